@@ -1,0 +1,1 @@
+//! The sidecar's side, for a stock Envoy.

@@ -1,0 +1,17 @@
+//! Istio's kinds as users write them, one file each.
+
+mod destination_rule;
+mod gateway;
+mod peer_authentication;
+mod service_entry;
+mod sidecar;
+mod traffic_policy;
+mod virtual_service;
+
+pub use destination_rule::*;
+pub use gateway::*;
+pub use peer_authentication::*;
+pub use service_entry::*;
+pub use sidecar::*;
+pub use traffic_policy::*;
+pub use virtual_service::*;

@@ -1,0 +1,168 @@
+//! `TrafficPolicy` and the messages below it, shared by DestinationRule, Sidecar and MeshConfig.
+
+use std::time::Duration;
+
+use smol_str::SmolStr;
+
+/// `trafficPolicy`
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TrafficPolicy {
+    /// `loadBalancer`
+    pub load_balancer: Option<LoadBalancer>,
+    /// `connectionPool`
+    pub connection_pool: Option<ConnectionPool>,
+    /// `outlierDetection`
+    pub outlier_detection: Option<OutlierDetection>,
+    /// `tls`
+    pub tls: Option<ClientTls>,
+    /// `portLevelSettings`
+    pub port_level_settings: Vec<PortTrafficPolicy>,
+}
+
+/// `portLevelSettings[]`
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PortTrafficPolicy {
+    /// `port.number`
+    pub port: u16,
+    /// `loadBalancer`
+    pub load_balancer: Option<LoadBalancer>,
+    /// `connectionPool`
+    pub connection_pool: Option<ConnectionPool>,
+    /// `outlierDetection`
+    pub outlier_detection: Option<OutlierDetection>,
+    /// `tls`
+    pub tls: Option<ClientTls>,
+}
+
+/// `loadBalancer`
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LoadBalancer {
+    /// `simple`
+    pub simple: SimpleLb,
+}
+
+/// `loadBalancer.simple`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum SimpleLb {
+    /// Not written: as LEAST_REQUEST.
+    #[default]
+    Unspecified,
+    /// `LEAST_REQUEST` (or the old name `LEAST_CONN`)
+    LeastRequest,
+    /// `ROUND_ROBIN`
+    RoundRobin,
+    /// `RANDOM`
+    Random,
+    /// `PASSTHROUGH`
+    Passthrough,
+}
+
+/// `connectionPool`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConnectionPool {
+    /// `tcp`
+    pub tcp: Option<TcpSettings>,
+    /// `http`
+    pub http: Option<HttpSettings>,
+}
+
+/// `connectionPool.tcp`; zero means not set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TcpSettings {
+    /// `maxConnections`
+    pub max_connections: u32,
+    /// `connectTimeout`
+    pub connect_timeout: Option<Duration>,
+    /// `tcpKeepalive`
+    pub tcp_keepalive: Option<TcpKeepalive>,
+    /// `maxConnectionDuration`
+    pub max_connection_duration: Option<Duration>,
+    /// `idleTimeout`
+    pub idle_timeout: Option<Duration>,
+}
+
+/// `tcpKeepalive`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TcpKeepalive {
+    /// `probes`; zero: the system's default.
+    pub probes: u32,
+    /// `time`
+    pub time: Option<Duration>,
+    /// `interval`
+    pub interval: Option<Duration>,
+}
+
+/// `connectionPool.http`; zero means not set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HttpSettings {
+    /// `http1MaxPendingRequests`
+    pub http1_max_pending_requests: u32,
+    /// `http2MaxRequests`
+    pub http2_max_requests: u32,
+    /// `maxRequestsPerConnection`
+    pub max_requests_per_connection: u32,
+    /// `maxRetries`
+    pub max_retries: u32,
+    /// `idleTimeout`
+    pub idle_timeout: Option<Duration>,
+    /// `h2UpgradePolicy`
+    pub h2_upgrade_policy: H2UpgradePolicy,
+    /// `useClientProtocol`
+    pub use_client_protocol: bool,
+    /// `maxConcurrentStreams`
+    pub max_concurrent_streams: u32,
+}
+
+/// `h2UpgradePolicy`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum H2UpgradePolicy {
+    /// The mesh's default.
+    #[default]
+    Default,
+    /// `DO_NOT_UPGRADE`
+    DoNotUpgrade,
+    /// `UPGRADE`
+    Upgrade,
+}
+
+/// `outlierDetection`
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OutlierDetection {
+    /// `splitExternalLocalOriginErrors`
+    pub split_external_local_origin_errors: bool,
+    /// `consecutiveLocalOriginFailures`
+    pub consecutive_local_origin_failures: Option<u32>,
+    /// `consecutiveGatewayErrors`
+    pub consecutive_gateway_errors: Option<u32>,
+    /// `consecutive5xxErrors`
+    pub consecutive_5xx_errors: Option<u32>,
+    /// `interval`
+    pub interval: Option<Duration>,
+    /// `baseEjectionTime`
+    pub base_ejection_time: Option<Duration>,
+    /// `maxEjectionPercent`; zero: not set.
+    pub max_ejection_percent: u32,
+    /// `minHealthPercent`; zero: panic mode off.
+    pub min_health_percent: u32,
+}
+
+/// `tls` of a client.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientTls {
+    /// `mode`
+    pub mode: ClientTlsMode,
+    /// `sni`
+    pub sni: SmolStr,
+    /// `subjectAltNames`
+    pub subject_alt_names: Vec<SmolStr>,
+}
+
+/// `tls.mode` of a client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ClientTlsMode {
+    /// `DISABLE`
+    #[default]
+    Disable,
+    /// `ISTIO_MUTUAL`
+    IstioMutual,
+}

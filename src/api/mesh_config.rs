@@ -1,0 +1,88 @@
+//! `MeshConfig`: settings for the whole mesh.
+
+use std::time::Duration;
+
+use smol_str::SmolStr;
+
+use super::istio::{OutboundTrafficPolicy, TcpKeepalive};
+
+/// The settings that are read, with Istio's defaults (contract §7).
+#[derive(Clone, Debug, PartialEq)]
+pub struct MeshConfig {
+    /// `rootNamespace`
+    pub root_namespace: SmolStr,
+    /// `trustDomain`
+    pub trust_domain: SmolStr,
+    /// `trustDomainAliases`
+    pub trust_domain_aliases: Vec<SmolStr>,
+    /// The cluster's DNS domain; not a field of MeshConfig: `--domain`.
+    pub domain: SmolStr,
+    /// `proxyListenPort`
+    pub proxy_listen_port: u16,
+    /// `proxyInboundListenPort`
+    pub proxy_inbound_listen_port: u16,
+    /// `proxyHttpPort`; zero: none.
+    pub proxy_http_port: u16,
+    /// `connectTimeout`
+    pub connect_timeout: Duration,
+    /// `tcpKeepalive`
+    pub tcp_keepalive: Option<TcpKeepalive>,
+    /// `dnsRefreshRate`
+    pub dns_refresh_rate: Duration,
+    /// `protocolDetectionTimeout`; zero: none.
+    pub protocol_detection_timeout: Duration,
+    /// `outboundTrafficPolicy.mode`
+    pub outbound_traffic_policy: OutboundTrafficPolicy,
+    /// `inboundTrafficPolicy.mode: LOCALHOST`
+    pub inbound_localhost: bool,
+    /// `enableAutoMtls`
+    pub enable_auto_mtls: bool,
+    /// `h2UpgradePolicy: UPGRADE`
+    pub h2_upgrade: bool,
+    /// `accessLogFile`; empty: none.
+    pub access_log_file: SmolStr,
+    /// `accessLogFormat`; empty: Istio's.
+    pub access_log_format: SmolStr,
+    /// `accessLogEncoding: JSON`
+    pub access_log_json: bool,
+    /// `defaultServiceExportTo`
+    pub default_service_export_to: Vec<SmolStr>,
+    /// `defaultVirtualServiceExportTo`
+    pub default_virtual_service_export_to: Vec<SmolStr>,
+    /// `defaultDestinationRuleExportTo`
+    pub default_destination_rule_export_to: Vec<SmolStr>,
+    /// `outboundClusterStatName`
+    pub outbound_cluster_stat_name: SmolStr,
+    /// `inboundClusterStatName`
+    pub inbound_cluster_stat_name: SmolStr,
+}
+
+impl Default for MeshConfig {
+    fn default() -> Self {
+        Self {
+            root_namespace: "istio-system".into(),
+            trust_domain: "cluster.local".into(),
+            trust_domain_aliases: Vec::new(),
+            domain: "cluster.local".into(),
+            proxy_listen_port: 15001,
+            proxy_inbound_listen_port: 15006,
+            proxy_http_port: 0,
+            connect_timeout: Duration::from_secs(10),
+            tcp_keepalive: None,
+            dns_refresh_rate: Duration::from_secs(60),
+            protocol_detection_timeout: Duration::ZERO,
+            outbound_traffic_policy: OutboundTrafficPolicy::AllowAny,
+            inbound_localhost: false,
+            enable_auto_mtls: true,
+            h2_upgrade: false,
+            access_log_file: SmolStr::default(),
+            access_log_format: SmolStr::default(),
+            access_log_json: false,
+            default_service_export_to: vec!["*".into()],
+            default_virtual_service_export_to: vec!["*".into()],
+            default_destination_rule_export_to: vec!["*".into()],
+            outbound_cluster_stat_name: SmolStr::default(),
+            inbound_cluster_stat_name: SmolStr::default(),
+        }
+    }
+}

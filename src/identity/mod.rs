@@ -1,0 +1,1 @@
+//! The CA, and who is calling.

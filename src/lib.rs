@@ -1,0 +1,14 @@
+//! istiod-lite: a control plane for Envoy that takes istiod's place.
+//!
+//! Data moves one way: `source` → `mesh` → `translate` → `xds`. `docs/architecture.md` has the map.
+
+pub mod agent;
+pub mod api;
+pub mod cli;
+pub mod identity;
+pub mod mesh;
+pub mod proto;
+pub mod serve;
+pub mod source;
+pub mod translate;
+pub mod xds;

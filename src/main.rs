@@ -1,0 +1,11 @@
+//! The `istiod-lite` binary: see [`istiod_lite::cli`].
+
+use std::process::ExitCode;
+
+// glibc's allocator keeps what a burst of connections freed; jemalloc gives it back (docs/architecture.md).
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    istiod_lite::cli::main()
+}

@@ -1,0 +1,1 @@
+//! Applies batches of changes to the tables and makes the next world.

@@ -1,0 +1,9 @@
+//! What the objects mean. Pure: no clock, socket, file, thread, async or environment.
+
+pub mod engine;
+pub mod model;
+pub mod policy;
+pub mod routing;
+pub mod scope;
+pub mod validate;
+pub mod world;

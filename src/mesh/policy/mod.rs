@@ -1,0 +1,1 @@
+//! Effective policies: which DestinationRule, which mTLS mode.

@@ -1,0 +1,3 @@
+//! Routes: VirtualService (later also HTTPRoute) becomes one model here.
+
+pub mod model;

@@ -1,0 +1,54 @@
+//! What a proxy may see: services, routes and policies after `exportTo` and `Sidecar`.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use smol_str::SmolStr;
+
+use super::{
+    model::{Hostname, Service},
+    routing::model::RouteSet,
+    world::{EffectiveDestinationRule, Sidecar},
+};
+
+/// Outbound view of one group of proxies: same namespace, same Sidecar (or none), same kind.
+#[derive(Clone, Debug)]
+pub struct Scope {
+    /// The proxies' configuration namespace.
+    pub namespace: SmolStr,
+    /// The Sidecar object that applies; its ingress and inbound settings are read from here.
+    pub sidecar: Option<Arc<Sidecar>>,
+    /// One per egress listener, in the order of the Sidecar; exactly one without a port when there is no Sidecar.
+    pub egress: Vec<EgressScope>,
+    /// All services of all egress listeners: one per hostname (own namespace, then Kubernetes, then others).
+    pub services: OrdMap<Hostname, Arc<Service>>,
+    /// The merged DestinationRule by service hostname, for services that have one.
+    pub destination_rules: OrdMap<Hostname, Arc<EffectiveDestinationRule>>,
+    /// Whether unknown destinations pass (`ALLOW_ANY`) or not (`REGISTRY_ONLY`).
+    pub allow_any: bool,
+}
+
+/// What one egress listener of a Sidecar shows.
+#[derive(Clone, Debug)]
+pub struct EgressScope {
+    /// The Sidecar's listener; `None`: all ports.
+    pub listener: Option<EgressListener>,
+    /// Services that its hosts select (only those that have the listener's port, where there is one).
+    pub services: OrdMap<Hostname, Arc<Service>>,
+    /// Routes that apply to sidecars in this scope (`gateways` has `mesh`), by exact VirtualService host: the first
+    /// in Istio's order wins.
+    pub routes: OrdMap<Hostname, Arc<RouteSet>>,
+}
+
+/// `port`, `bind` and `captureMode` of a Sidecar's egress listener.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EgressListener {
+    /// Number, when given.
+    pub port: Option<u16>,
+    /// Protocol as written, when a port is given.
+    pub protocol: Option<super::model::Protocol>,
+    /// Address or `unix://…`; empty when not given.
+    pub bind: SmolStr,
+    /// `captureMode: NONE`
+    pub no_capture: bool,
+}

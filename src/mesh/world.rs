@@ -1,0 +1,140 @@
+//! The immutable snapshot of all that the mesh means at one moment.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use smol_str::SmolStr;
+
+use super::{
+    model::{EndpointSet, Hostname, Labels, MtlsMode, Origin, Precedence, Service, ServiceKey, Visibility, Workload},
+    routing::model::RouteSet,
+};
+use crate::api::{istio, mesh_config::MeshConfig};
+
+pub use crate::api::istio::TrafficPolicy;
+
+/// `(namespace, name)` of a configuration object.
+pub type NamedKey = (SmolStr, SmolStr);
+
+/// What the mesh means now. Cheap to clone: every table shares its unchanged parts with the world before.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    /// Counts worlds within this process; for logs and debug only, never in what is served.
+    pub generation: u64,
+    /// Mesh-wide settings.
+    pub mesh: Arc<MeshConfig>,
+    /// Services by hostname and defining namespace.
+    pub services: OrdMap<ServiceKey, Arc<Service>>,
+    /// Their endpoints.
+    pub endpoints: OrdMap<ServiceKey, Arc<EndpointSet>>,
+    /// Pods (and WorkloadEntries) by `(namespace, name)`.
+    pub workloads: OrdMap<NamedKey, Arc<Workload>>,
+    /// Routes by object.
+    pub routes: OrdMap<NamedKey, Arc<RouteSet>>,
+    /// DestinationRules by object.
+    pub destination_rules: OrdMap<NamedKey, Arc<DestinationRule>>,
+    /// Gateways by object.
+    pub gateways: OrdMap<NamedKey, Arc<Gateway>>,
+    /// Sidecars by object.
+    pub sidecars: OrdMap<NamedKey, Arc<Sidecar>>,
+    /// PeerAuthentications by object.
+    pub peer_authentications: OrdMap<NamedKey, Arc<PeerAuthentication>>,
+    /// Labels of namespaces.
+    pub namespaces: OrdMap<SmolStr, Arc<Labels>>,
+}
+
+/// A DestinationRule with its host resolved.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DestinationRule {
+    /// Fully qualified, may be a wildcard.
+    pub host: Hostname,
+    /// As written, durations and enums parsed.
+    pub spec: Arc<istio::DestinationRule>,
+    /// Who may use it.
+    pub export_to: Visibility,
+    /// Age, for order.
+    pub precedence: Precedence,
+    /// The object.
+    pub origin: Origin,
+}
+
+/// What all DestinationRules that apply to one service for one client namespace say together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EffectiveDestinationRule {
+    /// The policy for all subsets and ports.
+    pub policy: Option<Arc<TrafficPolicy>>,
+    /// Subsets of all merged rules, first of a name wins.
+    pub subsets: Vec<istio::Subset>,
+    /// The oldest of the merged rules first; its name goes into `metadata.istio.config`.
+    pub origins: Vec<Origin>,
+}
+
+/// A Gateway.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gateway {
+    /// As written.
+    pub spec: Arc<istio::Gateway>,
+    /// Age, for order.
+    pub precedence: Precedence,
+    /// The object.
+    pub origin: Origin,
+}
+
+/// A Sidecar.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sidecar {
+    /// As written.
+    pub spec: Arc<istio::Sidecar>,
+    /// Age, for order.
+    pub precedence: Precedence,
+    /// The object.
+    pub origin: Origin,
+}
+
+/// A PeerAuthentication.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PeerAuthentication {
+    /// As written.
+    pub spec: Arc<istio::PeerAuthentication>,
+    /// Age, for order.
+    pub precedence: Precedence,
+    /// The object.
+    pub origin: Origin,
+}
+
+/// What a batch of changes touched, so that only that is translated again.
+///
+/// The engine fills it from what really differs: an object written again without change touches nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Services whose endpoints (and nothing else) differ.
+    pub endpoints: std::collections::BTreeSet<Hostname>,
+    /// Services that appeared, vanished or differ in shape (ports, addresses, identities, …), with those whose
+    /// DestinationRule or mTLS mode differs.
+    pub services: std::collections::BTreeSet<Hostname>,
+    /// Hosts whose routes differ, whatever service they name.
+    pub routes: std::collections::BTreeSet<Hostname>,
+    /// `(namespace, name)` of Gateways that differ.
+    pub gateways: std::collections::BTreeSet<NamedKey>,
+    /// Namespaces in which something that decides about inbound traffic or scope differs (Sidecar,
+    /// PeerAuthentication, Workload): proxies there are sorted into classes again.
+    pub namespaces: std::collections::BTreeSet<SmolStr>,
+    /// Mesh-wide settings (or a policy of the root namespace) differ: everything is looked at again.
+    pub everything: bool,
+}
+
+/// The inbound mTLS modes of one workload.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EffectiveMtls {
+    /// For ports that none below names.
+    pub mode: MtlsMode,
+    /// By port of the workload (target port); sorted.
+    pub ports: Vec<(u16, MtlsMode)>,
+}
+
+impl EffectiveMtls {
+    /// The mode for a port of the workload.
+    pub fn port(&self, number: u16) -> MtlsMode {
+        self.ports.iter().find(|(port, _)| *port == number).map_or(self.mode, |(_, mode)| *mode)
+    }
+}

@@ -1,0 +1,1 @@
+//! Listeners, TLS, readiness, metrics, debug.

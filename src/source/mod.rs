@@ -1,0 +1,39 @@
+//! Where objects come from. Every source yields the same stream of events; nothing behind it knows which it is.
+
+use std::sync::Arc;
+
+use smol_str::SmolStr;
+
+use crate::api::{Diagnostic, Object, ObjectKey};
+
+/// One object's new state.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// It is there, with this content.
+    Applied(Arc<Object>),
+    /// It is gone.
+    Deleted(ObjectKey),
+}
+
+/// What a source says.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Objects changed. Applying a batch twice is harmless.
+    Changes(Vec<Change>),
+    /// All that existed when the source was opened has been said: the world is complete.
+    Synced,
+    /// The findings that stand now, all of them: they replace those said before by the same source.
+    Diagnostics(Vec<Diagnostic>),
+    /// The source is gone or cannot be trusted; what it said before is kept (rule 8). Says why.
+    Lost {
+        /// The source, for logs and metrics.
+        source: SmolStr,
+        /// Why.
+        reason: String,
+    },
+    /// A lost source is back, and what it says is the truth again.
+    Recovered {
+        /// The source, for logs and metrics.
+        source: SmolStr,
+    },
+}

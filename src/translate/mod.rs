@@ -1,0 +1,1 @@
+//! Pure functions from mesh values to Envoy messages.

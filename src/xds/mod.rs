@@ -1,0 +1,5 @@
+//! Delivery: encode once, keep what each class of proxies is to have, speak ADS.
+
+pub mod node;
+pub mod resource;
+pub mod view;

@@ -1,0 +1,106 @@
+//! What one class of proxies is to have: for each type a few sorted layers of shared resources.
+
+use std::{iter, sync::Arc};
+
+use imbl::OrdMap;
+use smol_str::SmolStr;
+use tokio::sync::watch;
+
+use super::{
+    node::Node,
+    resource::{ContentHash, Resource, ResourceType},
+};
+
+/// One sorted layer, shared by every view that contains it.
+pub type Layer = Arc<OrdMap<SmolStr, Arc<Resource>>>;
+
+/// What a proxy is to have now. Cheap to clone; layers that did not change are the same `Arc`s as before.
+///
+/// A name occurs in at most one layer of a type.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// Counts views of this process (for logs); never part of what is sent.
+    pub generation: u64,
+    layers: [Vec<Layer>; 4],
+}
+
+/// One difference between two views.
+#[derive(Clone, Debug)]
+pub enum Difference<'a> {
+    /// Only the newer view has it, or it has it with other content.
+    Changed(&'a Arc<Resource>),
+    /// Only the older view has it.
+    Removed(&'a SmolStr),
+}
+
+/// Where sessions get their views from.
+pub trait Views: Send + Sync {
+    /// Attaches a proxy: the receiver always holds the newest view of its class, and changes when the proxy's
+    /// class does. Dropping the receiver detaches it.
+    fn attach(&self, node: Arc<Node>) -> watch::Receiver<View>;
+}
+
+impl View {
+    /// Puts a view together from layers by type.
+    pub fn new(generation: u64, layers: [Vec<Layer>; 4]) -> Self {
+        Self { generation, layers }
+    }
+
+    /// The layers of a type.
+    pub fn layers(&self, kind: ResourceType) -> &[Layer] {
+        &self.layers[kind as usize]
+    }
+
+    /// The resource of that name.
+    pub fn get(&self, kind: ResourceType, name: &str) -> Option<&Arc<Resource>> {
+        self.layers(kind).iter().find_map(|layer| layer.get(name))
+    }
+
+    /// All resources of a type, layer by layer (sorted within each).
+    pub fn iter(&self, kind: ResourceType) -> impl Iterator<Item = &Arc<Resource>> {
+        self.layers(kind).iter().flat_map(|layer| layer.values())
+    }
+
+    /// How many resources of a type there are.
+    pub fn len(&self, kind: ResourceType) -> usize {
+        self.layers(kind).iter().map(|layer| layer.len()).sum()
+    }
+
+    /// Whether there is nothing at all.
+    pub fn is_empty(&self) -> bool {
+        ResourceType::ALL.into_iter().all(|kind| self.len(kind) == 0)
+    }
+
+    /// What differs from `older`, for one type. Layers that both share are not walked.
+    pub fn differences<'a>(&'a self, older: &'a Self, kind: ResourceType) -> Vec<Difference<'a>> {
+        let (new, old) = (self.layers(kind), older.layers(kind));
+        let empty = || None;
+        let pairs = new.iter().map(Some).chain(iter::repeat_with(empty)).zip(old.iter().map(Some).chain(iter::repeat_with(empty)));
+        let mut found = Vec::new();
+        for (new, old) in pairs.take(self.layers(kind).len().max(older.layers(kind).len())) {
+            match (new, old) {
+                (Some(new), Some(old)) if Arc::ptr_eq(new, old) => {}
+                (Some(new), Some(old)) => found.extend(old.diff(new).filter_map(|item| match item {
+                    imbl::ordmap::DiffItem::Add(_, resource) => Some(Difference::Changed(resource)),
+                    imbl::ordmap::DiffItem::Update { old, new } if old.1.version != new.1.version => Some(Difference::Changed(new.1)),
+                    imbl::ordmap::DiffItem::Update { .. } => None,
+                    imbl::ordmap::DiffItem::Remove(name, _) => Some(Difference::Removed(name)),
+                })),
+                (Some(new), None) => found.extend(new.values().map(Difference::Changed)),
+                (None, Some(old)) => found.extend(old.keys().map(Difference::Removed)),
+                (None, None) => {}
+            }
+        }
+        // A name may have moved from one layer to another.
+        found.retain(|difference| match difference {
+            Difference::Changed(resource) => older.version(kind, &resource.name) != Some(resource.version),
+            Difference::Removed(name) => self.get(kind, name).is_none(),
+        });
+        found
+    }
+
+    /// The version of the resource of that name.
+    pub fn version(&self, kind: ResourceType, name: &str) -> Option<ContentHash> {
+        self.get(kind, name).map(|resource| resource.version)
+    }
+}
