@@ -1,1 +1,10 @@
 //! Pure functions from mesh values to Envoy messages.
+
+pub mod cluster;
+pub mod endpoint;
+pub mod filter;
+pub mod input;
+pub mod listener;
+pub mod naming;
+pub mod route;
+pub mod tls;

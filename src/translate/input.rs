@@ -1,0 +1,100 @@
+//! What translation works on. A function gets exactly the values that are its key and nothing else, so that its
+//! result can be remembered by its input and a stale result cannot exist (architecture, rule 4).
+
+use std::{
+    hash::{Hash, Hasher},
+    ops::Deref,
+    sync::Arc,
+    time::Duration,
+};
+
+use smol_str::SmolStr;
+
+use crate::mesh::model::{Flavour, Interception, Origin, ProxyKind, TelemetryIdentity};
+
+/// A shared value compared by identity. The engine keeps the old `Arc` whenever the new value equals it, so equal
+/// pointers mean equal values, and holding the `Arc` keeps the address from being used again.
+#[derive(Debug)]
+pub struct ByPtr<T: ?Sized>(pub Arc<T>);
+
+/// What of a proxy decides how resources that are shared look: proxies of equal class and scope get equal bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ProxyClass {
+    /// Sidecar or gateway.
+    pub kind: ProxyKind,
+    /// Stock Envoy or Istio's.
+    pub flavour: Flavour,
+    /// Capture mode.
+    pub interception: Interception,
+    /// Configuration namespace: short names are relative to it.
+    pub namespace: SmolStr,
+    /// `<ns>.svc.<domain>`
+    pub dns_domain: SmolStr,
+    /// It has an IPv4 address.
+    pub ipv4: bool,
+    /// It has an IPv6 address.
+    pub ipv6: bool,
+    /// Accepts HTTP/1.0.
+    pub http10: bool,
+    /// `IDLE_TIMEOUT`
+    pub idle_timeout: Option<Duration>,
+    /// Names for traces. Istio's flavour writes them into each listener as istiod does; in the stock flavour this is
+    /// the default value, and environment tags stand in.
+    pub telemetry: Arc<TelemetryIdentity>,
+}
+
+/// A translated message with what delivery wants to know about it.
+#[derive(Clone, Debug)]
+pub struct Built<M> {
+    /// The Envoy message.
+    pub message: M,
+    /// The objects that it came from.
+    pub origins: Vec<Origin>,
+    /// Clusters that it sends traffic to (see [`crate::xds::resource::Resource::clusters`]).
+    pub clusters: Vec<SmolStr>,
+    /// Route configurations that it subscribes to.
+    pub routes: Vec<SmolStr>,
+}
+
+impl<M> Built<M> {
+    /// A message that refers to nothing.
+    pub fn new(message: M, origins: impl IntoIterator<Item = Origin>) -> Self {
+        Self { message, origins: origins.into_iter().collect(), clusters: Vec::new(), routes: Vec::new() }
+    }
+}
+
+// === impl ByPtr ===
+
+impl<T: ?Sized> Clone for ByPtr<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T: ?Sized> PartialEq for ByPtr<T> {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl<T: ?Sized> Eq for ByPtr<T> {}
+
+impl<T: ?Sized> Hash for ByPtr<T> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0).cast::<()>().hash(state);
+    }
+}
+
+impl<T: ?Sized> Deref for ByPtr<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T: ?Sized> From<&Arc<T>> for ByPtr<T> {
+    fn from(shared: &Arc<T>) -> Self {
+        Self(Arc::clone(shared))
+    }
+}

@@ -1,0 +1,1 @@
+//! Listeners: outbound, inbound, gateway.
