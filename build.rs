@@ -4,7 +4,12 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost_build::Config;
 
-const PROTOS: &[&str] = &["proto/istio/v1/auth/ca.proto"];
+const PROTOS: &[&str] = &[
+    "proto/istio/v1/auth/ca.proto",
+    "proto/istio/envoy/config/filter/http/alpn/v2alpha1/config.proto",
+    "proto/udpa/type/v1/typed_struct.proto",
+    "proto/xds/type/v3/typed_struct.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
