@@ -54,8 +54,5 @@ pub fn list(values: Vec<Value>) -> Value {
 
 /// A duration as protobuf writes it; what is too long for it becomes its longest.
 pub fn duration(duration: std::time::Duration) -> Duration {
-    Duration {
-        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
-        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or(0),
-    }
+    Duration { seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX), nanos: i32::try_from(duration.subsec_nanos()).unwrap_or(0) }
 }

@@ -10,7 +10,10 @@ use envoy_types::{
                     CircuitBreakers, Cluster, OutlierDetection as EnvoyOutlierDetection, UpstreamConnectionOptions,
                     circuit_breakers::Thresholds, cluster::CommonLbConfig,
                 },
-                core::v3::{Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonHttpOptions, TcpKeepalive},
+                core::v3::{
+                    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonHttpOptions, TcpKeepalive,
+                    UpstreamHttpProtocolOptions,
+                },
             },
             extensions::upstreams::http::v3::{
                 HttpProtocolOptions,
@@ -75,19 +78,25 @@ impl HttpVersion {
 }
 
 /// Sets thresholds, timeouts, keepalive and protocol options.
-pub(super) fn apply(cluster: &mut Cluster, mesh: &MeshConfig, pool: Option<&ConnectionPool>, version: HttpVersion) {
+pub(super) fn apply(
+    cluster: &mut Cluster,
+    mesh: &MeshConfig,
+    pool: Option<&ConnectionPool>,
+    version: HttpVersion,
+    upstream: Option<UpstreamHttpProtocolOptions>,
+) {
     let tcp = pool.and_then(|pool| pool.tcp.as_ref());
     let connect_timeout = tcp.and_then(|tcp| tcp.connect_timeout).unwrap_or(mesh.connect_timeout);
     cluster.connect_timeout = Some(duration(connect_timeout));
     cluster.circuit_breakers = Some(circuit_breakers(pool));
     cluster.upstream_connection_options = keepalive([mesh.tcp_keepalive.as_ref(), tcp.and_then(|tcp| tcp.tcp_keepalive.as_ref())]);
-    cluster.typed_extension_protocol_options = protocol_options(common_options(pool), version, pool).unwrap_or_default();
+    cluster.typed_extension_protocol_options = protocol_options(common_options(pool), version, pool, upstream).unwrap_or_default();
 }
 
 /// Protocol options of the passthrough clusters: the client's version, idle for five minutes at most.
 pub(super) fn passthrough_options() -> HashMap<String, Any> {
     let common = CommonHttpOptions { idle_timeout: Some(duration(std::time::Duration::from_secs(300))), ..Default::default() };
-    protocol_options(Some(common), HttpVersion::Downstream, None).unwrap_or_default()
+    protocol_options(Some(common), HttpVersion::Downstream, None, None).unwrap_or_default()
 }
 
 /// One threshold; what is not limited is as good as unlimited.
@@ -183,8 +192,9 @@ fn protocol_options(
     common: Option<CommonHttpOptions>,
     version: HttpVersion,
     pool: Option<&ConnectionPool>,
+    upstream_http: Option<UpstreamHttpProtocolOptions>,
 ) -> Option<HashMap<String, Any>> {
-    if common.is_none() && version == HttpVersion::One {
+    if common.is_none() && upstream_http.is_none() && version == HttpVersion::One {
         return None;
     }
     let streams = pool.and_then(|pool| pool.http.as_ref()).map(|http| http.max_concurrent_streams).filter(|streams| *streams > 0);
@@ -192,9 +202,12 @@ fn protocol_options(
         HttpVersion::One => {
             UpstreamProtocolOptions::ExplicitHttpConfig(explicit(ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default())))
         }
-        HttpVersion::Two => UpstreamProtocolOptions::ExplicitHttpConfig(explicit(ProtocolConfig::Http2ProtocolOptions(
-            Http2ProtocolOptions { max_concurrent_streams: streams.map(|value| UInt32Value { value }), ..Default::default() },
-        ))),
+        HttpVersion::Two => {
+            UpstreamProtocolOptions::ExplicitHttpConfig(explicit(ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions {
+                max_concurrent_streams: streams.map(|value| UInt32Value { value }),
+                ..Default::default()
+            })))
+        }
         HttpVersion::Downstream => UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
             http_protocol_options: Some(Http1ProtocolOptions::default()),
             http2_protocol_options: Some(Http2ProtocolOptions::default()),
@@ -203,6 +216,7 @@ fn protocol_options(
     };
     let options = HttpProtocolOptions {
         common_http_protocol_options: common,
+        upstream_http_protocol_options: upstream_http,
         upstream_protocol_options: Some(upstream),
         ..Default::default()
     };

@@ -16,7 +16,6 @@ use crate::{
     api::mesh_config::MeshConfig,
     mesh::model::ProxyKind,
     translate::{
-        filter,
         input::{Built, ByPtr, ProxyClass},
         naming,
     },
@@ -54,7 +53,7 @@ pub(super) fn cluster(input: &Fixed) -> Built<Cluster> {
         Which::BlackHole => format!("{};", naming::BLACK_HOLE_CLUSTER),
         Which::Passthrough | Which::InboundPassthrough => format!("{};", naming::PASSTHROUGH_CLUSTER),
     };
-    connection::apply(&mut cluster, &input.mesh, None, connection::HttpVersion::One);
+    connection::apply(&mut cluster, &input.mesh, None, connection::HttpVersion::One, None);
     match input.which {
         Which::BlackHole => {
             cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into()));
@@ -69,7 +68,7 @@ pub(super) fn cluster(input: &Fixed) -> Built<Cluster> {
     }
     match input.which {
         Which::BlackHole => {}
-        Which::Passthrough => cluster.filters = filter::upstream_network_filters(input.profile.flavour),
+        Which::Passthrough => cluster.filters = super::upstream_tls::peer_exchange_filter(input.profile.flavour),
         Which::InboundPassthrough => cluster.upstream_bind_config = Some(passthrough_bind(input.profile)),
     }
     Built::new(cluster, [])
@@ -77,11 +76,8 @@ pub(super) fn cluster(input: &Fixed) -> Built<Cluster> {
 
 /// Connections to the workload come from 127.0.0.6 (`::6`), so that the capture rules leave them alone.
 pub(super) fn passthrough_bind(profile: Profile) -> BindConfig {
-    let address = |address: &str| SocketAddress {
-        address: address.into(),
-        port_specifier: Some(PortSpecifier::PortValue(0)),
-        ..Default::default()
-    };
+    let address =
+        |address: &str| SocketAddress { address: address.into(), port_specifier: Some(PortSpecifier::PortValue(0)), ..Default::default() };
     let (first, extra) = match (profile.ipv4, profile.ipv6) {
         (false, true) => ("::6", None),
         (true, true) => ("127.0.0.6", Some("::6")),

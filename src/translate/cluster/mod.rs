@@ -7,7 +7,7 @@ mod connection;
 mod fixed;
 mod inbound;
 mod outbound;
-mod policy;
+pub(super) mod policy;
 mod upstream_tls;
 
 use std::sync::Arc;

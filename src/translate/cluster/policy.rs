@@ -1,7 +1,7 @@
 //! The traffic policy of one port and subset (contract §6.3 Subset merge).
 
 use crate::{
-    api::istio::{ClientTls, ConnectionPool, LoadBalancer, OutlierDetection, Subset},
+    api::istio::{ClientTls, ConnectionPool, LoadBalancer, OutlierDetection, SimpleLb, Subset},
     mesh::world::{EffectiveDestinationRule, TrafficPolicy},
 };
 
@@ -21,6 +21,11 @@ impl<'a> Policy<'a> {
         policy.overlay(rule.and_then(|rule| rule.policy.as_deref()), port);
         policy.overlay(subset.and_then(|subset| subset.traffic_policy.as_deref()), port);
         policy
+    }
+
+    /// `loadBalancer.simple: PASSTHROUGH`: connections go where the client wanted them.
+    pub(crate) fn balances_by_destination(&self) -> bool {
+        self.load_balancer.is_some_and(|lb| lb.simple == SimpleLb::Passthrough)
     }
 
     // A field that is set replaces the whole field; settings of the port replace all four, also by nothing.
@@ -52,7 +57,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::api::istio::{HttpSettings, PortTrafficPolicy, SimpleLb, TcpSettings};
+    use crate::api::istio::{HttpSettings, PortTrafficPolicy, TcpSettings};
 
     fn pool(max_connections: u32) -> ConnectionPool {
         ConnectionPool { tcp: Some(TcpSettings { max_connections, ..Default::default() }), http: None }
