@@ -22,32 +22,32 @@ const COMES: Duration = Duration::from_secs(10);
 /// How long nothing has to come to be believed.
 const SILENCE: Duration = Duration::from_millis(150);
 
-pub struct Client<Q, A> {
+pub(crate) struct Client<Q, A> {
     requests: mpsc::UnboundedSender<Q>,
     responses: Streaming<A>,
 }
 
-pub type DeltaClient = Client<DeltaDiscoveryRequest, DeltaDiscoveryResponse>;
-pub type SotwClient = Client<DiscoveryRequest, DiscoveryResponse>;
+pub(crate) type DeltaClient = Client<DeltaDiscoveryRequest, DeltaDiscoveryResponse>;
+pub(crate) type SotwClient = Client<DiscoveryRequest, DiscoveryResponse>;
 
-pub fn node() -> Node {
+pub(crate) fn node() -> Node {
     Node { id: "sidecar~127.0.0.1~web-1.shop~shop.svc.cluster.local".into(), ..Node::default() }
 }
 
 impl<Q, A> Client<Q, A> {
-    pub fn send(&self, request: Q) {
+    pub(crate) fn send(&self, request: Q) {
         self.requests.send(request).unwrap();
     }
 
-    pub async fn receive(&mut self) -> Result<Option<A>, Status> {
+    pub(crate) async fn receive(&mut self) -> Result<Option<A>, Status> {
         time::timeout(COMES, self.responses.message()).await.expect("an answer")
     }
 
-    pub async fn next(&mut self) -> A {
+    pub(crate) async fn next(&mut self) -> A {
         self.receive().await.unwrap().expect("the stream goes on")
     }
 
-    pub async fn silent(&mut self)
+    pub(crate) async fn silent(&mut self)
     where
         A: std::fmt::Debug,
     {
@@ -58,7 +58,7 @@ impl<Q, A> Client<Q, A> {
 }
 
 impl DeltaClient {
-    pub async fn connect(address: SocketAddr) -> Self {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
         let mut client = AggregatedDiscoveryServiceClient::connect(format!("http://{address}")).await.unwrap();
         let (requests, stream) = mpsc::unbounded_channel();
         let responses = client.delta_aggregated_resources(UnboundedReceiverStream::new(stream)).await.unwrap().into_inner();
@@ -66,7 +66,7 @@ impl DeltaClient {
     }
 
     /// The first request for a type; `held` are versions from before.
-    pub fn open(&self, kind: ResourceType, names: &[&str], held: &[(&str, &str)]) {
+    pub(crate) fn open(&self, kind: ResourceType, names: &[&str], held: &[(&str, &str)]) {
         self.send(DeltaDiscoveryRequest {
             node: Some(node()),
             initial_resource_versions: held
@@ -77,11 +77,11 @@ impl DeltaClient {
         });
     }
 
-    pub fn change(&self, kind: ResourceType, subscribe: &[&str], unsubscribe: &[&str]) {
+    pub(crate) fn change(&self, kind: ResourceType, subscribe: &[&str], unsubscribe: &[&str]) {
         self.send(delta(kind, subscribe, unsubscribe));
     }
 
-    pub fn ack(&self, response: &DeltaDiscoveryResponse) {
+    pub(crate) fn ack(&self, response: &DeltaDiscoveryResponse) {
         self.send(DeltaDiscoveryRequest {
             type_url: response.type_url.clone(),
             response_nonce: response.nonce.clone(),
@@ -89,7 +89,7 @@ impl DeltaClient {
         });
     }
 
-    pub fn nack(&self, response: &DeltaDiscoveryResponse, error: &str) {
+    pub(crate) fn nack(&self, response: &DeltaDiscoveryResponse, error: &str) {
         self.send(DeltaDiscoveryRequest {
             type_url: response.type_url.clone(),
             response_nonce: response.nonce.clone(),
@@ -99,7 +99,7 @@ impl DeltaClient {
     }
 
     /// The next response, which is ACKed: its type, the names in it, the names removed.
-    pub async fn take(&mut self) -> (ResourceType, Vec<String>, Vec<String>) {
+    pub(crate) async fn take(&mut self) -> (ResourceType, Vec<String>, Vec<String>) {
         let response = self.next().await;
         self.ack(&response);
         said(&response)
@@ -107,7 +107,7 @@ impl DeltaClient {
 }
 
 impl SotwClient {
-    pub async fn connect(address: SocketAddr) -> Self {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
         let mut client = AggregatedDiscoveryServiceClient::connect(format!("http://{address}")).await.unwrap();
         let (requests, stream) = mpsc::unbounded_channel();
         let responses = client.stream_aggregated_resources(UnboundedReceiverStream::new(stream)).await.unwrap().into_inner();
@@ -115,7 +115,7 @@ impl SotwClient {
     }
 }
 
-pub fn said(response: &DeltaDiscoveryResponse) -> (ResourceType, Vec<String>, Vec<String>) {
+pub(crate) fn said(response: &DeltaDiscoveryResponse) -> (ResourceType, Vec<String>, Vec<String>) {
     let kind = ResourceType::from_type_url(&response.type_url).unwrap();
     (kind, response.resources.iter().map(|resource| resource.name.clone()).collect(), response.removed_resources.clone())
 }

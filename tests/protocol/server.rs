@@ -19,9 +19,9 @@ use tokio::{net::TcpListener, sync::watch};
 use tokio_stream::wrappers::TcpListenerStream;
 use tower::ServiceBuilder;
 
-pub struct Server {
-    pub address: SocketAddr,
-    pub ledger: Arc<Ledger>,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    pub(crate) ledger: Arc<Ledger>,
     views: Arc<OneView>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -34,20 +34,20 @@ impl Views for OneView {
     }
 }
 
-pub const SETTINGS: Settings = Settings { ordered: true, gate: Duration::from_millis(400), drain: Duration::from_millis(600) };
+pub(crate) const SETTINGS: Settings = Settings { ordered: true, gate: Duration::from_millis(400), drain: Duration::from_millis(600) };
 
 impl Server {
-    pub async fn start(settings: Settings, resources: Vec<Resource>) -> Self {
+    pub(crate) async fn start(settings: Settings, resources: Vec<Resource>) -> Self {
         let options = Options { rollout: settings, ..Options::default() };
         Self::start_with(options, Caller::Anonymous, resources).await
     }
 
-    pub async fn start_with(options: Options, caller: Caller, resources: Vec<Resource>) -> Self {
+    pub(crate) async fn start_with(options: Options, caller: Caller, resources: Vec<Resource>) -> Self {
         let views = Arc::new(OneView(watch::Sender::new(view(1, resources))));
         let ledger = Arc::new(Ledger::new(DeliveryMetrics::default()));
         let service = DiscoveryService::new(views.clone(), ledger.clone(), options);
         let service = ServiceBuilder::new()
-            .map_request(move |mut request: http::Request<tonic::body::Body>| {
+            .map_request(move |mut request: http::Request<axum::body::Body>| {
                 request.extensions_mut().insert(caller.clone());
                 request
             })
@@ -62,15 +62,15 @@ impl Server {
         Self { address, ledger, views, task }
     }
 
-    pub fn set(&self, resources: Vec<Resource>) {
+    pub(crate) fn set(&self, resources: Vec<Resource>) {
         self.views.0.send_modify(|old| *old = view(old.generation + 1, resources));
     }
 
-    pub fn resources_sent(&self, kind: ResourceType, reason: &'static str) -> u64 {
+    pub(crate) fn resources_sent(&self, kind: ResourceType, reason: &'static str) -> u64 {
         self.ledger.metrics().resources.get_or_create(&[("type", kind.short()), ("reason", reason)]).get()
     }
 
-    pub fn status(&self) -> Vec<ProxyStatus> {
+    pub(crate) fn status(&self) -> Vec<ProxyStatus> {
         self.ledger.proxies()
     }
 }
@@ -81,7 +81,7 @@ impl Drop for Server {
     }
 }
 
-pub fn view(generation: u64, resources: Vec<Resource>) -> View {
+pub(crate) fn view(generation: u64, resources: Vec<Resource>) -> View {
     let mut layers: [BTreeMap<_, _>; 4] = Default::default();
     for resource in resources {
         layers[resource.kind as usize].insert(resource.name.clone(), Arc::new(resource));
@@ -124,19 +124,19 @@ fn resource(kind: ResourceType, name: &str, content: u64) -> Resource {
     }
 }
 
-pub fn cluster(name: &str, content: u64) -> Resource {
+pub(crate) fn cluster(name: &str, content: u64) -> Resource {
     resource(ResourceType::Cluster, name, content)
 }
 
-pub fn endpoint(name: &str, content: u64) -> Resource {
+pub(crate) fn endpoint(name: &str, content: u64) -> Resource {
     resource(ResourceType::Endpoint, name, content)
 }
 
-pub fn listener(name: &str, content: u64, clusters: &[&str]) -> Resource {
+pub(crate) fn listener(name: &str, content: u64, clusters: &[&str]) -> Resource {
     Resource { clusters: names(clusters), ..resource(ResourceType::Listener, name, content) }
 }
 
-pub fn route(name: &str, content: u64, clusters: &[&str]) -> Resource {
+pub(crate) fn route(name: &str, content: u64, clusters: &[&str]) -> Resource {
     Resource { clusters: names(clusters), ..resource(ResourceType::Route, name, content) }
 }
 
