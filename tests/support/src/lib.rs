@@ -9,6 +9,7 @@ pub mod http_client;
 pub mod load;
 pub mod manifest;
 
+pub mod mesh;
 pub mod process;
 pub mod random;
 pub mod statistics;
