@@ -1,6 +1,9 @@
 //! Envoy's admin port: its counters and what configuration it runs.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -35,6 +38,12 @@ impl Admin {
     /// The whole dump, endpoints included.
     pub async fn config_dump(&self) -> Result<Value> {
         serde_json::from_str(&get_text(self.0, "/config_dump?include_eds").await?).context("config dump")
+    }
+
+    /// The names of the clusters that it has now.
+    pub async fn clusters(&self) -> Result<BTreeSet<String>> {
+        let text = get_text(self.0, "/clusters").await?;
+        Ok(text.lines().filter_map(|line| line.split_once("::")).map(|(name, _)| name.to_owned()).collect())
     }
 
     /// Envoy's state: `LIVE` when it serves.

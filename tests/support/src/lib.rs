@@ -12,6 +12,7 @@ pub mod manifest;
 pub mod mesh;
 pub mod process;
 pub mod random;
+pub mod said;
 pub mod statistics;
 pub mod tools;
 pub mod wait;

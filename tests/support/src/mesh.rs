@@ -20,8 +20,7 @@ use crate::{
     load,
     manifest::Manifests,
     process::{self, Process},
-    tools,
-    wait,
+    tools, wait,
     workload::Workload,
 };
 
@@ -297,7 +296,10 @@ fn ceremony(istiod_lite: &Path, home: &Path) -> Result<()> {
     let folder = |name: &str| home.join(name).display().to_string();
     let passphrase = passphrase.display().to_string();
     process::run(istiod_lite, &["ca", "root", "--out", &folder("root"), "--passphrase-file", &passphrase])?;
-    process::run(istiod_lite, &["ca", "intermediate", "--root", &folder("root"), "--out", &folder("ca"), "--passphrase-file", &passphrase])?;
+    process::run(
+        istiod_lite,
+        &["ca", "intermediate", "--root", &folder("root"), "--out", &folder("ca"), "--passphrase-file", &passphrase],
+    )?;
     process::run(istiod_lite, &["ca", "issuer", "--out", &folder("issuer")])?;
     Ok(())
 }

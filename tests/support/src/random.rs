@@ -16,7 +16,7 @@ impl Random {
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -26,7 +26,7 @@ impl Random {
 
     /// A number of `range`, which must not be empty. The bias of the remainder is below 2⁻⁵⁰ for small ranges.
     pub fn within(&mut self, range: Range<u64>) -> u64 {
-        range.start + self.next() % (range.end - range.start)
+        range.start + self.bits() % (range.end - range.start)
     }
 }
 
@@ -51,6 +51,6 @@ mod tests {
 
     #[test]
     fn first_number_of_seed_zero_is_the_published_one() {
-        assert_eq!(Random::seeded(0).next(), 0xe220_a839_7b1d_cdaf);
+        assert_eq!(Random::seeded(0).bits(), 0xe220_a839_7b1d_cdaf);
     }
 }
