@@ -46,8 +46,8 @@ pub fn node_id(settings: &Settings) -> String {
 pub fn environment(settings: &Settings) -> Vec<(&'static str, String)> {
     let workload = &settings.workload;
     vec![
-        ("ISTIO_META_CANONICAL_SERVICE", workload.canonical_name().to_owned()),
-        ("ISTIO_META_CANONICAL_REVISION", workload.canonical_revision().to_owned()),
+        ("CANONICAL_SERVICE", workload.canonical_name().to_owned()),
+        ("CANONICAL_REVISION", workload.canonical_revision().to_owned()),
         ("ISTIO_META_WORKLOAD_NAME", workload.workload_name.clone()),
         ("ISTIO_META_MESH_ID", workload.mesh_id.clone()),
         ("ISTIO_META_CLUSTER_ID", workload.cluster_id.clone()),
@@ -243,8 +243,8 @@ mod tests {
     #[test]
     fn the_environment_names_the_proxy() {
         let environment = environment(&settings());
-        assert!(environment.contains(&("ISTIO_META_CANONICAL_SERVICE", "reviews".to_owned())));
-        assert!(environment.contains(&("ISTIO_META_CANONICAL_REVISION", "v1".to_owned())));
+        assert!(environment.contains(&("CANONICAL_SERVICE", "reviews".to_owned())));
+        assert!(environment.contains(&("CANONICAL_REVISION", "v1".to_owned())));
         assert!(environment.contains(&("POD_NAMESPACE", "shop".to_owned())));
     }
 }

@@ -20,6 +20,9 @@ use crate::agent::{
     settings::{CertificatePolicy, Discovery, Drain, EnvoyOptions, Interception, Listen, Role, Settings, Workload},
 };
 
+/// The name of istiod's Service in its usual namespace.
+const DISCOVERY_NAME: &str = "istiod.istio-system.svc";
+
 /// Runs a stock Envoy as sidecar or gateway.
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -59,7 +62,7 @@ struct Options {
 #[command(next_help_heading = "Workload")]
 struct WorkloadOptions {
     /// Pod name
-    #[arg(long, env = "POD_NAME")]
+    #[arg(long, alias = "pod-name", env = "POD_NAME")]
     name: String,
     /// Namespace
     #[arg(long, env = "POD_NAMESPACE")]
@@ -68,10 +71,10 @@ struct WorkloadOptions {
     #[arg(long, env = "SERVICE_ACCOUNT", default_value = "default")]
     service_account: String,
     /// Instance address; repeated or comma-separated, the first is the primary [default: the listen address]
-    #[arg(long, env = "INSTANCE_IP", value_delimiter = ',')]
+    #[arg(long, alias = "instance-ip", env = "INSTANCE_IP", value_delimiter = ',')]
     ip: Vec<IpAddr>,
     /// Workload labels
-    #[arg(long, value_name = "KEY=VALUE,…", value_delimiter = ',', value_parser = label)]
+    #[arg(long, alias = "label", value_name = "KEY=VALUE,…", value_delimiter = ',', value_parser = label)]
     labels: Vec<(String, String)>,
     /// File of workload labels as the downward API writes it (one `key="value"` a line)
     #[arg(long, value_name = "FILE")]
@@ -80,7 +83,14 @@ struct WorkloadOptions {
     #[arg(long, env = "ISTIO_META_WORKLOAD_NAME")]
     workload_name: Option<String>,
     /// How traffic is captured
-    #[arg(long, env = "ISTIO_META_INTERCEPTION_MODE", value_enum, ignore_case = true, default_value = "REDIRECT")]
+    #[arg(
+        long,
+        alias = "interception-mode",
+        env = "ISTIO_META_INTERCEPTION_MODE",
+        value_enum,
+        ignore_case = true,
+        default_value = "REDIRECT"
+    )]
     interception: InterceptionMode,
     /// Cluster that the workload runs in
     #[arg(long, env = "ISTIO_META_CLUSTER_ID", default_value = "Kubernetes")]
@@ -111,7 +121,7 @@ struct DiscoveryOptions {
     /// Where certificates are signed [default: the discovery address]
     #[arg(long, env = "CA_ADDR", value_name = "HOST:PORT")]
     ca_address: Option<String>,
-    /// Name that the control plane's certificate must carry [default: the host of the discovery address]
+    /// Name that the control plane's certificate must carry [default: the host of the discovery address, istiod.istio-system.svc when that is an IP address]
     #[arg(long, env = "ISTIOD_SAN", alias = "discovery-sni", value_name = "NAME")]
     discovery_san: Option<String>,
     /// Roots that the control plane's certificate must chain to
@@ -138,7 +148,7 @@ struct DiscoveryOptions {
 #[command(next_help_heading = "Addresses")]
 struct ListenOptions {
     /// Address for every port of agent and admin [default: all addresses, admin on loopback]
-    #[arg(long, value_name = "IP")]
+    #[arg(long, alias = "listen", value_name = "IP")]
     listen_address: Option<IpAddr>,
     /// Envoy's admin
     #[arg(long, default_value_t = 15000)]
@@ -301,6 +311,13 @@ fn discovery(options: DiscoveryOptions) -> anyhow::Result<Discovery> {
         token_file: Some(options.token_file).filter(|path| !path.as_os_str().is_empty()),
         delta: options.delta || (by_environment && !options.sotw),
     })
+}
+
+/// The host of `HOST:PORT`. Certificates of control planes name no addresses, so an address stands for the usual name.
+fn server_name(address: &str) -> anyhow::Result<String> {
+    let (host, _) = address.rsplit_once(':').ok_or_else(|| anyhow!("--discovery-address: {address:?} has no port"))?;
+    let host = host.trim_matches(['[', ']']);
+    Ok(if host.parse::<IpAddr>().is_ok() { DISCOVERY_NAME.to_owned() } else { host.to_owned() })
 }
 
 fn listen(options: &ListenOptions, workload: &Workload) -> Listen {
