@@ -1,1 +1,6 @@
-//! Listeners, TLS, readiness, metrics, debug.
+//! Listeners, readiness, metrics, debug: what the outside world talks to.
+
+pub mod convergence;
+pub mod diagnostics;
+pub mod http;
+pub mod readiness;

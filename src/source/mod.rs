@@ -1,5 +1,7 @@
 //! Where objects come from. Every source yields the same stream of events; nothing behind it knows which it is.
 
+pub mod debounce;
+
 use std::sync::Arc;
 
 use smol_str::SmolStr;
