@@ -21,7 +21,7 @@ setup: ## fetches the project's own tools into .tools (Envoy 1.40 and 1.38, carg
 	@scripts/setup-envoy 1.40 1.38
 	@scripts/setup-cargo-deny
 
-setup-root: ## installs what the test of transparent capture needs (as root: apt-get install iptables iproute2)
+setup-root: ## installs what the test of transparent capture needs (as root: apt-get install iptables iproute2 curl)
 	@scripts/setup-root
 
 build: ## builds the library, the binary and the demo

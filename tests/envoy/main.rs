@@ -2,6 +2,7 @@
 //! retries are off, and the Envoys' own counters must agree with what the clients saw.
 
 mod canary;
+mod capture;
 
 mod faults;
 mod mesh;

@@ -6,10 +6,12 @@ pub mod admin;
 pub mod convergence;
 pub mod counters;
 pub mod http_client;
+pub mod launch;
 pub mod load;
 pub mod manifest;
 
 pub mod mesh;
+pub mod namespace;
 pub mod process;
 pub mod random;
 pub mod said;

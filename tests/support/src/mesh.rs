@@ -17,6 +17,7 @@ use crate::{
     convergence::{self, Converged, unix_millis},
     counters::Counters,
     http_client::get,
+    launch::{self, PORT_MONITORING, PORT_PLAIN_HTTP, PORT_SECURE_GRPC},
     load,
     manifest::Manifests,
     process::{self, Process},
@@ -37,11 +38,6 @@ pub const VIRTUAL_SERVICE_FILE: &str = "virtual-service.yaml";
 pub const PUBLIC_HOST: &str = "shop.example.com";
 /// The host that clients inside ask for.
 pub const MESH_HOST: &str = "reviews.shop.svc.cluster.local:9080";
-
-const PORT_PLAIN_HTTP: u16 = 8080;
-const PORT_PLAIN_GRPC: u16 = 15010;
-const PORT_SECURE_GRPC: u16 = 15012;
-const PORT_MONITORING: u16 = 15014;
 
 /// How the mesh is run.
 #[derive(Clone, Debug)]
@@ -156,10 +152,10 @@ impl Mesh {
     pub async fn start(options: Options, network: Loopback) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("istiod-lite-").tempdir()?;
         fs::create_dir(home.path().join("logs"))?;
-        ceremony(&options.istiod_lite, home.path())?;
+        launch::ceremony(&options.istiod_lite, home.path())?;
         let manifests = Manifests::create(home.path().join("config"))?;
         manifests.copy_from(&tools::project().join("manifests/demo"), &network.dotted_prefix())?;
-        let control_plane = start_control_plane(&options, &network, home.path())?;
+        let control_plane = launch::control_plane(&options, home.path(), network.address(1))?;
         let mut mesh = Self { proxies: Vec::new(), control_plane, workloads: Vec::new(), manifests, options, network, home };
         mesh.wait_for_control_plane().await?;
         for (pod, version) in [(REVIEWS_V1, "v1"), (REVIEWS_V2, "v2")] {
@@ -242,7 +238,7 @@ impl Mesh {
     /// Kills the control plane as a power cut would, and starts it again.
     pub async fn restart_control_plane(&mut self) -> Result<()> {
         self.control_plane.kill()?;
-        self.control_plane = start_control_plane(&self.options, &self.network, self.home.path())?;
+        self.control_plane = launch::control_plane(&self.options, self.home.path(), self.network.address(1))?;
         self.wait_for_control_plane().await
     }
 
@@ -254,11 +250,10 @@ impl Mesh {
 
     fn start_proxy(&self, pod: Pod) -> Result<Proxy> {
         let address = self.network.address(pod.host);
-        let token = self.home.path().join(format!("{}.token", pod.name));
-        issue_token(&self.options.istiod_lite, self.home.path(), pod, &token)?;
         let mut command = Command::new(&self.options.istiod_lite);
-        agent_arguments(&mut command, pod, address, self.network.socket(1, PORT_SECURE_GRPC), self.home.path(), &token);
-        command.arg("--envoy").arg(&self.options.envoy).arg(format!("--delta={}", self.options.delta));
+        let discovery = self.network.socket(1, PORT_SECURE_GRPC);
+        launch::issue_token(&self.options.istiod_lite, self.home.path(), pod)?;
+        launch::agent(&mut command, &self.options, self.home.path(), pod, address, discovery, "NONE");
         let agent = Process::start(pod.name, command, &self.home.path().join("logs"))?;
         Ok(Proxy { pod, address, agent })
     }
@@ -289,67 +284,8 @@ impl Mesh {
     }
 }
 
-/// Makes root and intermediate, the root's key in a folder that the control plane never sees, and a token issuer.
-fn ceremony(istiod_lite: &Path, home: &Path) -> Result<()> {
-    let passphrase = home.join("passphrase");
-    fs::write(&passphrase, format!("{:016x}{:016x}\n", crate::random::fresh_seed(), crate::random::fresh_seed()))?;
-    let folder = |name: &str| home.join(name).display().to_string();
-    let passphrase = passphrase.display().to_string();
-    process::run(istiod_lite, &["ca", "root", "--out", &folder("root"), "--passphrase-file", &passphrase])?;
-    process::run(
-        istiod_lite,
-        &["ca", "intermediate", "--root", &folder("root"), "--out", &folder("ca"), "--passphrase-file", &passphrase],
-    )?;
-    process::run(istiod_lite, &["ca", "issuer", "--out", &folder("issuer")])?;
-    Ok(())
-}
-
-fn issue_token(istiod_lite: &Path, home: &Path, pod: Pod, out: &Path) -> Result<()> {
-    let issuer = home.join("issuer").display().to_string();
-    let token = process::run(
-        istiod_lite,
-        &["ca", "token", "--issuer", &issuer, "--namespace", pod.namespace, "--service-account", pod.service_account],
-    )?;
-    fs::write(out, token)?;
-    Ok(())
-}
-
-fn start_control_plane(options: &Options, network: &Loopback, home: &Path) -> Result<Process> {
-    let mut command = Command::new(&options.istiod_lite);
-    command.arg("discovery");
-    command.arg("--config-dir").arg(home.join("config"));
-    command.arg("--ca-dir").arg(home.join("ca"));
-    command.arg("--token-issuer-dir").arg(home.join("issuer"));
-    for (flag, port) in [
-        ("--httpAddr", PORT_PLAIN_HTTP),
-        ("--grpcAddr", PORT_PLAIN_GRPC),
-        ("--secureGRPCAddr", PORT_SECURE_GRPC),
-        ("--monitoringAddr", PORT_MONITORING),
-    ] {
-        command.arg(flag).arg(network.socket(1, port).to_string());
-    }
-    if let Some(debounce) = options.debounce {
-        command.env("PILOT_DEBOUNCE_AFTER", debounce);
-    }
-    Process::start("control-plane", command, &home.join("logs"))
-}
-
-fn agent_arguments(command: &mut Command, pod: Pod, address: IpAddr, discovery: SocketAddr, home: &Path, token: &Path) {
-    command.arg("agent").arg(pod.role);
-    command.args(["--pod-name", pod.name, "--namespace", pod.namespace, "--service-account", pod.service_account]);
-    for (name, value) in pod.labels {
-        command.arg("--label").arg(format!("{name}={value}"));
-    }
-    command.arg("--instance-ip").arg(address.to_string());
-    command.arg("--listen").arg(address.to_string());
-    command.args(["--interception-mode", "NONE", "--concurrency", "1"]);
-    command.arg("--discovery-address").arg(discovery.to_string());
-    command.arg("--root-cert").arg(home.join("ca/root-cert.pem"));
-    command.arg("--token-file").arg(token);
-    command.arg("--work-dir").arg(home.join(pod.name));
-}
-
-async fn wait_until_ready(process: &mut Process, address: SocketAddr, path: &str) -> Result<()> {
+/// Waits until a process answers 200 at `path`; an early end is told with its log.
+pub async fn wait_until_ready(process: &mut Process, address: SocketAddr, path: &str) -> Result<()> {
     let what = format!("{} to be ready", process.name());
     let end = std::time::Instant::now() + START;
     loop {
