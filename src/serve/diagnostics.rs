@@ -14,7 +14,7 @@ pub struct Standing {
     source: Mutex<BTreeSet<Diagnostic>>,
     /// From checks across objects.
     mesh: Mutex<BTreeSet<Diagnostic>>,
-    /// How many stand, by severity: `istio_lite_diagnostics`.
+    /// How many stand, by severity: `istiod_lite_diagnostics`.
     pub gauges: Family<[(&'static str, &'static str); 1], Gauge>,
 }
 
