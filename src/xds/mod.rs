@@ -2,5 +2,6 @@
 
 pub mod encode;
 pub mod node;
+pub mod render;
 pub mod resource;
 pub mod view;
