@@ -3,6 +3,7 @@
 
 use std::sync::LazyLock;
 
+use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -29,6 +30,21 @@ pub fn resource_to_json(resource: &Resource) -> Value {
     to_json(resource.kind.type_url(), &resource.body)
 }
 
+/// A message as the `Any` of a resource is shown: with its type.
+pub fn to_json_any(type_url: &str, body: &[u8]) -> Value {
+    let mut value = to_json(type_url, body);
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("@type".to_owned(), json!(type_url));
+    }
+    value
+}
+
+/// The encoding of a message that is written as JSON; the error names the field that does not fit.
+pub fn from_json(type_url: &str, value: &Value) -> Result<Vec<u8>, String> {
+    let message = DynamicMessage::deserialize(descriptor(type_url)?, value).map_err(|error| error.to_string())?;
+    Ok(message.encode_to_vec())
+}
+
 fn shown(type_url: &str, body: &[u8]) -> Result<Value, String> {
     let message = DynamicMessage::decode(descriptor(type_url)?, body).map_err(|error| error.to_string())?;
     let options = SerializeOptions::new().use_proto_field_name(true).skip_default_fields(true);
@@ -41,25 +57,14 @@ fn descriptor(type_url: &str) -> Result<MessageDescriptor, String> {
     pool.get_message_by_name(name).ok_or_else(|| format!("unknown type {type_url}"))
 }
 
-/// A message as the `Any` of a resource is shown: with its type.
-pub fn to_json_any(type_url: &str, body: &[u8]) -> Value {
-    let mut value = to_json(type_url, body);
-    if let Some(fields) = value.as_object_mut() {
-        fields.insert("@type".to_owned(), json!(type_url));
-    }
-    value
-}
-
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use crate::{proto::udpa::TypedStruct, translate::metadata, xds::resource::ResourceType};
     use envoy_types::pb::{
         envoy::config::cluster::v3::Cluster,
         google::protobuf::{Any, Duration},
     };
-    use prost::Message;
-
-    use super::*;
-    use crate::{proto::udpa::TypedStruct, translate::metadata, xds::resource::ResourceType};
 
     #[test]
     fn any_is_opened_and_defaults_are_left_out() {

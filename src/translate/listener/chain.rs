@@ -91,7 +91,12 @@ impl ChainMatch {
 }
 
 /// A chain of an outbound or gateway listener.
-pub(crate) fn outgoing_chain(matcher: &ChainMatch, filters: Vec<Filter>, tls: Option<TransportSocket>, config: Option<&Origin>) -> FilterChain {
+pub(crate) fn outgoing_chain(
+    matcher: &ChainMatch,
+    filters: Vec<Filter>,
+    tls: Option<TransportSocket>,
+    config: Option<&Origin>,
+) -> FilterChain {
     FilterChain {
         filter_chain_match: matcher.message(),
         filters,

@@ -3,11 +3,13 @@
 use envoy_types::pb::{
     envoy::{
         config::listener::v3::{
-            ListenerFilter, ListenerFilterChainMatchPredicate, listener_filter::ConfigType,
+            ListenerFilter, ListenerFilterChainMatchPredicate,
+            listener_filter::ConfigType,
             listener_filter_chain_match_predicate::{MatchSet, Rule},
         },
         extensions::filters::listener::{
-            http_inspector::v3::HttpInspector, original_dst::v3::OriginalDst, original_src::v3::OriginalSrc, tls_inspector::v3::TlsInspector,
+            http_inspector::v3::HttpInspector, original_dst::v3::OriginalDst, original_src::v3::OriginalSrc,
+            tls_inspector::v3::TlsInspector,
         },
         r#type::v3::Int32Range,
     },
