@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+pub mod folder;
+pub mod memory;
+
 use smol_str::SmolStr;
 
 use crate::api::{Diagnostic, Object, ObjectKey};
