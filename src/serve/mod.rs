@@ -1,1 +1,4 @@
 //! Listeners, TLS, readiness, metrics, debug.
+
+pub mod connection;
+pub mod tls;
