@@ -55,7 +55,13 @@ impl Engine {
                     dirty.recomputed += 1;
                     let new = object.and_then(|object| rule(object, &world.mesh));
                     let Some((old, new)) = replace(&mut world.destination_rules, &key, new) else { continue };
-                    rule_hosts.extend([old, new].into_iter().flatten().map(|rule| (id.namespace.clone(), rule.host.clone())));
+                    for rule in [old, new].into_iter().flatten() {
+                        // Which rules select a proxy is part of its scope's key.
+                        if rule.spec.workload_selector.is_some() {
+                            dirty.touched.namespaces.insert(id.namespace.clone());
+                        }
+                        rule_hosts.insert((id.namespace.clone(), rule.host.clone()));
+                    }
                 }
                 _ => {}
             }

@@ -1,3 +1,5 @@
+mod any_order;
+
 use std::sync::Arc;
 
 use super::*;

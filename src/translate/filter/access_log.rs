@@ -83,14 +83,14 @@ fn text_file(mesh: &MeshConfig) -> Vec<u8> {
     };
     let source = DataSource { specifier: Some(data_source::Specifier::InlineString(format)), ..Default::default() };
     let format = SubstitutionFormatString { format: Some(Format::TextFormatSource(source)), ..Default::default() };
-    let file =
-        FileAccessLog { path: mesh.access_log_file.to_string(), access_log_format: Some(AccessLogFormat::LogFormat(format)) };
+    let file = FileAccessLog { path: mesh.access_log_file.to_string(), access_log_format: Some(AccessLogFormat::LogFormat(format)) };
     file.encode_to_vec()
 }
 
 fn json_file(mesh: &MeshConfig) -> Vec<u8> {
     let fields = JSON_FORMAT.iter().map(|(key, value)| (*key, Value::Text((*value).to_owned()))).collect();
-    let mut format = SubstitutionFormatString { json_format_options: Some(JsonFormatOptions::default()), ..Default::default() }.encode_to_vec();
+    let mut format =
+        SubstitutionFormatString { json_format_options: Some(JsonFormatOptions::default()), ..Default::default() }.encode_to_vec();
     append_field(&mut format, 2, &encode_struct(fields));
     let mut file = FileAccessLog { path: mesh.access_log_file.to_string(), access_log_format: None }.encode_to_vec();
     append_field(&mut file, 5, &format);

@@ -163,7 +163,10 @@ mod tests {
 
     fn names(flavour: Flavour, direction: Direction, sniffed: bool) -> Vec<String> {
         let wanted = HttpFilters { flavour, direction, grpc_web: true, sniffed, dns_cache: None };
-        http_filters(wanted).into_iter().map(|filter| filter.name.rsplit_once("http.").map_or(filter.name.clone(), |(_, name)| name.into())).collect()
+        http_filters(wanted)
+            .into_iter()
+            .map(|filter| filter.name.rsplit_once("http.").map_or(filter.name.clone(), |(_, name)| name.into()))
+            .collect()
     }
 
     #[test]

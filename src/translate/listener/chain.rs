@@ -31,25 +31,25 @@ pub(crate) const PASSTHROUGH_CHAIN: &str = "PassthroughFilterChain";
 
 /// What a chain of an outbound or gateway listener matches.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct ChainMatch {
+pub(crate) struct ChainMatch {
     /// SNI names; `*` stands for all.
-    pub server_names: Vec<SmolStr>,
+    pub(crate) server_names: Vec<SmolStr>,
     /// `a.b.c.d/n`, or an address.
-    pub prefix_ranges: Vec<SmolStr>,
+    pub(crate) prefix_ranges: Vec<SmolStr>,
     /// Plaintext HTTP, as sniffed.
-    pub plaintext_http: bool,
+    pub(crate) plaintext_http: bool,
     /// mTLS between proxies of the mesh, by its ALPN names (AUTO_PASSTHROUGH).
-    pub mesh_tls: bool,
+    pub(crate) mesh_tls: bool,
 }
 
 impl ChainMatch {
     /// Whether every connection matches.
-    pub fn is_all(&self) -> bool {
+    pub(crate) fn is_all(&self) -> bool {
         self.names().next().is_none() && self.ranges().next().is_none() && !self.plaintext_http && !self.mesh_tls
     }
 
     /// Whether a listener that has both would be refused: the order of names and ranges does not matter.
-    pub fn conflicts_with(&self, other: &Self) -> bool {
+    pub(crate) fn conflicts_with(&self, other: &Self) -> bool {
         let sorted = |chain: &Self| {
             let mut names = chain.names().collect::<Vec<_>>();
             let mut ranges = chain.ranges().filter_map(|range| cidr(range)).map(|range| (range.0, range.1)).collect::<Vec<_>>();
@@ -61,7 +61,7 @@ impl ChainMatch {
     }
 
     /// The message; `None` when everything matches.
-    pub fn message(&self) -> Option<FilterChainMatch> {
+    pub(crate) fn message(&self) -> Option<FilterChainMatch> {
         if self.is_all() {
             return None;
         }
@@ -91,7 +91,12 @@ impl ChainMatch {
 }
 
 /// A chain of an outbound or gateway listener.
-pub(crate) fn outgoing_chain(matcher: &ChainMatch, filters: Vec<Filter>, tls: Option<TransportSocket>, config: Option<&Origin>) -> FilterChain {
+pub(crate) fn outgoing_chain(
+    matcher: &ChainMatch,
+    filters: Vec<Filter>,
+    tls: Option<TransportSocket>,
+    config: Option<&Origin>,
+) -> FilterChain {
     FilterChain {
         filter_chain_match: matcher.message(),
         filters,

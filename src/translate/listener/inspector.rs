@@ -3,11 +3,13 @@
 use envoy_types::pb::{
     envoy::{
         config::listener::v3::{
-            ListenerFilter, ListenerFilterChainMatchPredicate, listener_filter::ConfigType,
+            ListenerFilter, ListenerFilterChainMatchPredicate,
+            listener_filter::ConfigType,
             listener_filter_chain_match_predicate::{MatchSet, Rule},
         },
         extensions::filters::listener::{
-            http_inspector::v3::HttpInspector, original_dst::v3::OriginalDst, original_src::v3::OriginalSrc, tls_inspector::v3::TlsInspector,
+            http_inspector::v3::HttpInspector, original_dst::v3::OriginalDst, original_src::v3::OriginalSrc,
+            tls_inspector::v3::TlsInspector,
         },
         r#type::v3::Int32Range,
     },
@@ -38,18 +40,22 @@ pub(crate) fn original_src() -> ListenerFilter {
 
 /// Turns a filter off for these destination ports (ascending); port 0 stands for those that no range names.
 pub(crate) fn disabled_for(mut filter: ListenerFilter, ports: &[u16]) -> ListenerFilter {
-    filter.filter_disabled = match ports {
-        [] => None,
-        [port] => Some(is_port(*port)),
-        ports => Some(predicate(Rule::OrMatch(MatchSet { rules: ports.iter().map(|port| is_port(*port)).collect() }))),
-    };
+    filter.filter_disabled = any_of(ports);
     filter
 }
 
-/// Turns a filter off for all but this destination port.
-pub(crate) fn disabled_but_for(mut filter: ListenerFilter, port: u16) -> ListenerFilter {
-    filter.filter_disabled = Some(predicate(Rule::NotMatch(Box::new(is_port(port)))));
+/// Turns a filter off for all but these destination ports (ascending).
+pub(crate) fn disabled_but_for(mut filter: ListenerFilter, ports: &[u16]) -> ListenerFilter {
+    filter.filter_disabled = any_of(ports).map(|ports| predicate(Rule::NotMatch(Box::new(ports))));
     filter
+}
+
+fn any_of(ports: &[u16]) -> Option<ListenerFilterChainMatchPredicate> {
+    match ports {
+        [] => None,
+        [port] => Some(is_port(*port)),
+        ports => Some(predicate(Rule::OrMatch(MatchSet { rules: ports.iter().map(|port| is_port(*port)).collect() }))),
+    }
 }
 
 fn is_port(port: u16) -> ListenerFilterChainMatchPredicate {
