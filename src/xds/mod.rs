@@ -4,6 +4,7 @@ pub mod codec;
 pub mod encode;
 pub mod ledger;
 pub mod node;
+pub mod render;
 pub mod resource;
 pub mod rollout;
 pub mod session;

@@ -26,6 +26,7 @@ use crate::{
         mesh_config::MeshConfig,
     },
     mesh::{
+        engine::protocol_named,
         model::{Interception, Protocol, Service},
         world::{EffectiveDestinationRule, Sidecar},
     },
@@ -77,21 +78,19 @@ pub struct InboundTarget {
 }
 
 /// The inbound clusters of a workload: one per `ingress` listener of its Sidecar; without any, one per target port
-/// (the first service of a port wins), unless nothing is captured. `protocol` reads a Sidecar's port as the listener
-/// does.
+/// (the first service of a port wins), unless nothing is captured.
 pub fn inbound_inputs(
     class: &ProxyClass,
     mesh: &Arc<MeshConfig>,
     sidecar: Option<&Arc<Sidecar>>,
     targets: &[InboundTarget],
     workload: IpAddr,
-    protocol: impl Fn(&IngressListener) -> Protocol,
 ) -> Vec<ClusterInput> {
     let input = |source| Inbound { profile: class.into(), mesh: mesh.into(), sidecar: sidecar.map(Into::into), source };
     let ingress = sidecar.map_or(&[][..], |sidecar| &sidecar.spec.ingress);
     let all: Vec<Inbound> = if !ingress.is_empty() {
         let listeners = ingress.iter().enumerate();
-        listeners.map(|(at, listener)| input(Source::Ingress { at, protocol: protocol(listener), workload })).collect()
+        listeners.map(|(at, listener)| input(Source::Ingress { at, protocol: protocol_named(&listener.port.protocol), workload })).collect()
     } else if class.interception == Interception::None {
         Vec::new()
     } else {
@@ -117,8 +116,10 @@ pub(super) fn cluster(input: &Inbound) -> Built<Cluster> {
     };
     let version = HttpVersion::of_port(input.protocol(), true);
     connection::apply(&mut cluster, &input.mesh, input.pool(), version, None);
-    if let Source::Service { service, .. } = &input.source {
-        cluster.metadata = metadata::istio([("services", outbound::services(service))]);
+    if let Source::Service { service, rule, .. } = &input.source {
+        let config = rule.as_ref().and_then(|rule| rule.origins.first()).map(naming::config_path);
+        let config = config.map(|path| ("config", metadata::text(path.as_str())));
+        cluster.metadata = metadata::istio(config.into_iter().chain([("services", outbound::services(service))]));
     }
     match input.endpoint() {
         Handover::Address { address, bound } => {
