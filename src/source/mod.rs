@@ -1,6 +1,12 @@
 //! Where objects come from. Every source yields the same stream of events; nothing behind it knows which it is.
 
+pub mod debounce;
+
 use std::sync::Arc;
+
+pub mod folder;
+pub mod memory;
+pub mod mesh_config;
 
 use smol_str::SmolStr;
 

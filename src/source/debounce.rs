@@ -1,0 +1,144 @@
+//! Gathers changes so that a burst becomes one batch. Time is handed in.
+//!
+//! Endpoint changes wait 5 ms at most, for they come in bursts and are wanted at once. Everything else waits for quiet
+//! (`PILOT_DEBOUNCE_AFTER`), but not for ever (`PILOT_DEBOUNCE_MAX`), as with istiod. The two do not wait for each
+//! other: the engine's result does not depend on the order of events.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Change;
+use crate::api::Kind;
+
+/// How long changes are gathered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Quiet that ends a batch.
+    pub after: Duration,
+    /// The longest that a change waits.
+    pub max: Duration,
+    /// The longest that an endpoint change waits.
+    pub endpoints: Duration,
+}
+
+/// Changes that wait.
+#[derive(Debug)]
+pub struct Debounce {
+    settings: Settings,
+    endpoints: Waiting,
+    others: Waiting,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    changes: Vec<Change>,
+    /// When the first and the last of them came.
+    since: Option<(Instant, Instant)>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { after: Duration::from_millis(100), max: Duration::from_secs(10), endpoints: Duration::from_millis(5) }
+    }
+}
+
+impl Debounce {
+    /// Nothing waits yet.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, endpoints: Waiting::default(), others: Waiting::default() }
+    }
+
+    /// Takes changes that came at `now`.
+    pub fn push(&mut self, changes: Vec<Change>, now: Instant) {
+        for change in changes {
+            let waiting = if is_endpoint(&change) { &mut self.endpoints } else { &mut self.others };
+            waiting.changes.push(change);
+            waiting.since = Some((waiting.since.map_or(now, |(first, _)| first), now));
+        }
+    }
+
+    /// When [`take`](Self::take) will have something; `None` when nothing waits.
+    pub fn due(&self) -> Option<Instant> {
+        self.endpoints_due().into_iter().chain(self.others_due()).min()
+    }
+
+    /// What is due at `now`, and when the oldest of it came; `None` when nothing is.
+    pub fn take(&mut self, now: Instant) -> Option<(Vec<Change>, Instant)> {
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        let (endpoints, others) = (due(self.endpoints_due()), due(self.others_due()));
+        let mut taken: Option<(Vec<Change>, Instant)> = None;
+        for waiting in
+            [(others, &mut self.others), (endpoints, &mut self.endpoints)].into_iter().filter_map(|(due, list)| due.then_some(list))
+        {
+            let Some((first, _)) = waiting.since.take() else { continue };
+            let (changes, since) = taken.get_or_insert((Vec::new(), first));
+            changes.append(&mut waiting.changes);
+            *since = first.min(*since);
+        }
+        taken
+    }
+
+    /// All that waits, due or not.
+    pub fn take_all(&mut self) -> Option<(Vec<Change>, Instant)> {
+        let latest = [&self.endpoints, &self.others].into_iter().filter_map(|waiting| waiting.since).map(|(_, last)| last).max()?;
+        self.take(latest + self.settings.max.max(self.settings.after).max(self.settings.endpoints))
+    }
+
+    fn endpoints_due(&self) -> Option<Instant> {
+        self.endpoints.since.map(|(first, _)| first + self.settings.endpoints)
+    }
+
+    fn others_due(&self) -> Option<Instant> {
+        self.others.since.map(|(first, last)| (last + self.settings.after).min(first + self.settings.max))
+    }
+}
+
+fn is_endpoint(change: &Change) -> bool {
+    let kind = match change {
+        Change::Applied(object) => object.key.kind,
+        Change::Deleted(key) => key.kind,
+    };
+    matches!(kind, Kind::EndpointSlice | Kind::Pod)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::ObjectKey;
+
+    fn gone(kind: Kind) -> Vec<Change> {
+        vec![Change::Deleted(ObjectKey { cluster: "Kubernetes".into(), kind, namespace: "a".into(), name: "b".into() })]
+    }
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[tokio::test]
+    async fn quiet_ends_a_batch_and_a_limit_ends_noise() {
+        let start = Instant::now();
+        let settings = Settings { after: 100 * MS, max: 250 * MS, endpoints: 5 * MS };
+        let mut debounce = Debounce::new(settings);
+        assert_eq!(debounce.due(), None);
+        debounce.push(gone(Kind::VirtualService), start);
+        debounce.push(gone(Kind::VirtualService), start + 80 * MS);
+        assert!(debounce.take(start + 170 * MS).is_none(), "not quiet for long enough");
+        debounce.push(gone(Kind::VirtualService), start + 170 * MS);
+        debounce.push(gone(Kind::VirtualService), start + 240 * MS);
+        assert_eq!(debounce.due(), Some(start + 250 * MS), "the limit counts from the first change");
+        let (changes, since) = debounce.take(start + 250 * MS).unwrap();
+        assert_eq!((changes.len(), since), (4, start));
+        assert_eq!(debounce.due(), None);
+    }
+
+    #[tokio::test]
+    async fn endpoints_do_not_wait_for_configuration() {
+        let start = Instant::now();
+        let mut debounce = Debounce::new(Settings::default());
+        debounce.push(gone(Kind::Service), start);
+        debounce.push(gone(Kind::EndpointSlice), start + MS);
+        assert_eq!(debounce.due(), Some(start + 6 * MS));
+        let (changes, _) = debounce.take(start + 6 * MS).unwrap();
+        assert_eq!(changes, gone(Kind::EndpointSlice));
+        assert_eq!(debounce.due(), Some(start + 100 * MS));
+    }
+}
