@@ -4,5 +4,7 @@
 mod client;
 #[path = "protocol/delta.rs"]
 mod delta;
+#[path = "protocol/envoy.rs"]
+mod envoy;
 #[path = "protocol/server.rs"]
 mod server;

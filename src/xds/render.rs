@@ -5,7 +5,6 @@ use std::sync::LazyLock;
 
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::resource::Resource;
