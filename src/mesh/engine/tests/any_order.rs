@@ -15,8 +15,11 @@ fn change() -> impl Strategy<Value = Change> {
     let present = prop_oneof![
         select(vec!["n1", "n2"]).prop_flat_map(|name| select(vec!["west", "east"]).prop_map(move |region| node(name, region))),
         (namespace(), name(), 80..82u16).prop_map(|(namespace, name, port)| service(namespace, name, port)),
-        (namespace(), select(vec!["alias", "a"]), namespace(), name())
-            .prop_map(|(namespace, name, to, target)| external_name(namespace, name, &format!("{target}.{to}.svc.cluster.local"))),
+        (namespace(), select(vec!["alias", "a"]), namespace(), name()).prop_map(|(namespace, name, to, target)| external_name(
+            namespace,
+            name,
+            &format!("{target}.{to}.svc.cluster.local")
+        )),
         (namespace(), name(), 1..4u8, select(vec!["v1", "v2"]), any::<bool>(), any::<bool>()).prop_map(
             |(namespace, app, at, version, sidecar, owned)| {
                 let mut labels = vec![("app", app), ("version", version)];
@@ -45,7 +48,8 @@ fn change() -> impl Strategy<Value = Change> {
             .prop_map(|(namespace, name, import, selecting)| sidecar(namespace, name, import, selecting)),
         (namespace(), select(vec!["e1", "e2"]), select(vec!["ext.example.com", "a.one.svc.cluster.local"]), any::<bool>(), created())
             .prop_map(|(namespace, name, host, selecting, created)| entry(namespace, name, host, selecting, created)),
-        (namespace(), select(vec!["vm", "pod-1"]), name(), 1..3u32).prop_map(|(namespace, name, app, weight)| vm(namespace, name, app, weight)),
+        (namespace(), select(vec!["vm", "pod-1"]), name(), 1..3u32)
+            .prop_map(|(namespace, name, app, weight)| vm(namespace, name, app, weight)),
         select(vec!["cluster.local", "other.local"]).prop_map(|trust_domain| {
             let mesh = MeshConfig { trust_domain: trust_domain.into(), ..MeshConfig::default() };
             object(Kind::MeshConfig, "istio-system", "istio", &[], Spec::MeshConfig(Arc::new(mesh)))
@@ -86,7 +90,8 @@ fn delegating(namespace: &str, name: &str, to: &str) -> Change {
 }
 
 fn delegate(namespace: &str, name: &str) -> Change {
-    let route = istio::RouteDestination { destination: istio::Destination { host: "b".into(), ..Default::default() }, ..Default::default() };
+    let route =
+        istio::RouteDestination { destination: istio::Destination { host: "b".into(), ..Default::default() }, ..Default::default() };
     let spec = istio::VirtualService { http: vec![istio::HttpRoute { route: vec![route], ..Default::default() }], ..Default::default() };
     object(Kind::VirtualService, namespace, name, &[], Spec::VirtualService(Arc::new(spec)))
 }
