@@ -70,7 +70,7 @@ pub fn inputs(
         let of_port = of_port.map_or(&none, |(_, endpoints)| endpoints);
         for subset in std::iter::once(None).chain(rule.iter().flat_map(|rule| &rule.subsets).map(Some)) {
             let rule = rule.map(Arc::as_ref);
-            if Policy::new(rule, subset, port.number).balances_by_destination() {
+            if Policy::balances_by_destination(rule, subset, port.number) {
                 continue;
             }
             let subset_name = subset.map_or("", |subset| &subset.name);

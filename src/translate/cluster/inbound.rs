@@ -26,6 +26,7 @@ use crate::{
         mesh_config::MeshConfig,
     },
     mesh::{
+        engine::protocol_named,
         model::{Interception, Protocol, Service},
         world::{EffectiveDestinationRule, Sidecar},
     },
@@ -77,21 +78,19 @@ pub struct InboundTarget {
 }
 
 /// The inbound clusters of a workload: one per `ingress` listener of its Sidecar; without any, one per target port
-/// (the first service of a port wins), unless nothing is captured. `protocol` reads a Sidecar's port as the listener
-/// does.
+/// (the first service of a port wins), unless nothing is captured.
 pub fn inbound_inputs(
     class: &ProxyClass,
     mesh: &Arc<MeshConfig>,
     sidecar: Option<&Arc<Sidecar>>,
     targets: &[InboundTarget],
     workload: IpAddr,
-    protocol: impl Fn(&IngressListener) -> Protocol,
 ) -> Vec<ClusterInput> {
     let input = |source| Inbound { profile: class.into(), mesh: mesh.into(), sidecar: sidecar.map(Into::into), source };
     let ingress = sidecar.map_or(&[][..], |sidecar| &sidecar.spec.ingress);
     let all: Vec<Inbound> = if !ingress.is_empty() {
         let listeners = ingress.iter().enumerate();
-        listeners.map(|(at, listener)| input(Source::Ingress { at, protocol: protocol(listener), workload })).collect()
+        listeners.map(|(at, listener)| input(Source::Ingress { at, protocol: protocol_named(&listener.port.protocol), workload })).collect()
     } else if class.interception == Interception::None {
         Vec::new()
     } else {

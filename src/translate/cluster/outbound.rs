@@ -115,9 +115,9 @@ pub(super) fn inputs(
     let ports = service.ports.iter().filter(|port| port.protocol != Protocol::Udp);
     let outbound = |port: &ServicePort, subset: Option<usize>| {
         let at = subset.and_then(|at| rule?.subsets.get(at));
-        let policy = Policy::new(rule.map(Arc::as_ref), at, port.number);
+        let by_destination = Policy::balances_by_destination(rule.map(Arc::as_ref), at, port.number);
         let endpoints = endpoints.map_or(&[][..], |endpoints| endpoints.port(port.number));
-        let discovery = discovery(profile, service, &policy, at, endpoints)?;
+        let discovery = discovery(profile, service, by_destination, at, endpoints)?;
         let auto_mtls = auto_mtls(mesh, service, mtls, &discovery, endpoints);
         Some(ClusterInput::Outbound(Outbound {
             profile: *profile,
@@ -138,11 +138,10 @@ pub(super) fn inputs(
 fn discovery(
     profile: &Profile,
     service: &Service,
-    policy: &Policy<'_>,
+    by_destination: bool,
     subset: Option<&Subset>,
     endpoints: &[Endpoint],
 ) -> Option<Discovery> {
-    let balanced_by_destination = policy.balances_by_destination();
     let resolved = || {
         let chosen: Arc<[Endpoint]> = endpoint::of_subset(endpoints, subset.map(|subset| &subset.labels)).cloned().collect();
         (!chosen.is_empty()).then_some(chosen)
@@ -150,13 +149,13 @@ fn discovery(
     let of_kubernetes = service.registry == Registry::Kubernetes;
     Some(match service.resolution {
         Resolution::DynamicDns => Discovery::DynamicForwardProxy,
-        Resolution::DnsLb if !balanced_by_destination => Discovery::StrictDns(resolved()?),
-        Resolution::DnsRoundRobin if !balanced_by_destination => Discovery::LogicalDns(resolved()?),
-        _ if balanced_by_destination => Discovery::OriginalDestination,
+        _ if by_destination => Discovery::OriginalDestination,
+        Resolution::DnsLb => Discovery::StrictDns(resolved()?),
+        Resolution::DnsRoundRobin => Discovery::LogicalDns(resolved()?),
         // A gateway has no original destination inside the mesh: it balances headless services itself.
         Resolution::Passthrough if of_kubernetes && profile.kind == ProxyKind::Gateway => Discovery::Eds,
         Resolution::Passthrough => Discovery::OriginalDestination,
-        _ => Discovery::Eds,
+        Resolution::ClientSideLb => Discovery::Eds,
     })
 }
 
@@ -232,6 +231,8 @@ fn discover(cluster: &mut Cluster, input: &Outbound, name: &SmolStr) {
     }
 }
 
+// The DNS settings of the cluster itself are older than `envoy.clusters.dns`, but all that istiod sends.
+#[allow(deprecated)]
 fn resolve(cluster: &mut Cluster, input: &Outbound, endpoints: &[Endpoint]) {
     cluster.dns_lookup_family = dns_family(input.profile).into();
     cluster.dns_refresh_rate = Some(metadata::duration(input.mesh.dns_refresh_rate));

@@ -23,9 +23,13 @@ impl<'a> Policy<'a> {
         policy
     }
 
-    /// `loadBalancer.simple: PASSTHROUGH`: connections go where the client wanted them.
-    pub(crate) fn balances_by_destination(&self) -> bool {
-        self.load_balancer.is_some_and(|lb| lb.simple == SimpleLb::Passthrough)
+    /// Whether connections go where the client wanted them (`loadBalancer.simple: PASSTHROUGH`). Said for the whole
+    /// service it holds for its subsets too, whatever these say (contract §6.3).
+    pub(crate) fn balances_by_destination(rule: Option<&EffectiveDestinationRule>, subset: Option<&Subset>, port: u16) -> bool {
+        [None, subset].into_iter().any(|subset| {
+            let load_balancer = Policy::new(rule, subset, port).load_balancer;
+            load_balancer.is_some_and(|lb| lb.simple == SimpleLb::Passthrough)
+        })
     }
 
     // A field that is set replaces the whole field; settings of the port replace all four, also by nothing.
