@@ -4,6 +4,9 @@ pub mod debounce;
 
 use std::sync::Arc;
 
+pub mod folder;
+pub mod memory;
+
 use smol_str::SmolStr;
 
 use crate::api::{Diagnostic, Object, ObjectKey};

@@ -1,22 +1,39 @@
 //! What we send to a proxy of a case: objects read, meshed and translated in this process.
 
-use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    sync::Arc,
+};
 
-use envoy_types::pb::envoy::config::{core::v3, route::v3::RouteConfiguration};
+use envoy_types::pb::envoy::config::{core::v3, listener::v3::Listener, route::v3::RouteConfiguration};
 use istiod_lite::{
-    api::{self, Object, ObjectKey, mesh_config::MeshConfig, yaml},
+    api::{
+        self, Object, ObjectKey,
+        istio::{IngressListener, ServerTls, ServerTlsMode},
+        mesh_config::MeshConfig,
+        yaml,
+    },
     mesh::{
-        engine::Engine,
+        engine::{Engine, protocol_named},
         model::{Proxy, ProxyKind},
         policy::mtls,
+        routing::model::{GatewayRef, RouteSet},
         scope::{self, Scope},
         world::World,
     },
     translate::{
         cluster::{self, ClusterInput, InboundTarget},
         endpoint,
-        input::ProxyClass,
-        route,
+        input::{Built, ProxyClass},
+        listener::{
+            Client,
+            gateway::{self, GatewayRouteTable, GatewayView},
+            inbound::{self, InboundInput},
+            outbound,
+        },
+        route::{self, RouteTable},
     },
     xds::{node::Node, render, resource::ResourceType},
 };
@@ -34,11 +51,68 @@ pub fn answer(case: &Path, proxy: &str) -> Dump {
     let proxy = scope::resolve_proxy(&world, &node.proxy);
     let class = class(&proxy);
     let scope = scope::scope(&world, proxy.kind, &proxy.namespace, &proxy.labels);
+    let targets = targets(&world, &proxy, &scope);
+    let gateways = scope::gateways_for(&world, &proxy.labels);
+    let plan = gateway::plan(GatewayView {
+        class: &class,
+        mesh: &world.mesh,
+        gateways: if proxy.kind == ProxyKind::Gateway { &gateways } else { &[] },
+        routes: &world.routes,
+        scope: &scope,
+        targets: &targets,
+        unprivileged: proxy.unprivileged,
+        protocol: protocol_named,
+    });
+    let listeners = match proxy.kind {
+        ProxyKind::Sidecar => sidecar_listeners(&world, &proxy, &class, &scope, &targets),
+        ProxyKind::Gateway => plan.listeners.iter().map(gateway::listener).collect(),
+    };
+    // As Envoy does, the dumps ask for the route tables that listeners name.
+    let named: BTreeSet<SmolStr> = listeners.iter().flat_map(|built| built.routes.iter().cloned()).collect();
+    let tables = match proxy.kind {
+        ProxyKind::Sidecar => {
+            let table = |name: &SmolStr| route::table(&scope, &class, &proxy.labels, &world.mesh, name).unwrap();
+            named.iter().map(table).collect::<Vec<_>>()
+        }
+        ProxyKind::Gateway => plan.tables.iter().map(|table| gateway_table(&world, &proxy, &class, &scope, table)).collect(),
+    };
     Dump::from([
-        ("cds".to_owned(), clusters(&world, &proxy, &class, &scope)),
-        ("eds".to_owned(), endpoints(&world, &class, &scope)),
-        ("rds".to_owned(), routes(&world, &proxy, &class, &scope)),
+        ("cds".to_owned(), clusters(&world, &proxy, &class, &scope, &targets)),
+        ("eds".to_owned(), endpoints(&world, &proxy, &class, &scope)),
+        (
+            "lds".to_owned(),
+            listeners.iter().map(|built| (built.message.name.clone(), shown(ResourceType::Listener, &built.message))).collect(),
+        ),
+        ("rds".to_owned(), tables.iter().map(routes).collect()),
     ])
+}
+
+fn sidecar_listeners(world: &World, proxy: &Proxy, class: &ProxyClass, scope: &Scope, targets: &[InboundTarget]) -> Vec<Built<Listener>> {
+    let client = Client { addresses: &proxy.ips, labels: &proxy.labels };
+    let outgoing = outbound::all_inputs(scope, class, &world.mesh, &world.endpoints, client);
+    let mtls = mtls::workload_mtls(world, &proxy.namespace, &proxy.labels);
+    let protocol = |listener: &IngressListener| protocol_named(&listener.port.protocol);
+    let incoming = InboundInput::new(class, &world.mesh, mtls, scope.sidecar.as_deref(), targets, &proxy.ips, protocol);
+    outgoing.values().flatten().map(outbound::listener).chain(inbound::listeners(&incoming)).collect()
+}
+
+fn targets(world: &World, proxy: &Proxy, scope: &Scope) -> Vec<InboundTarget> {
+    let targets = scope::service_targets(world, proxy).into_iter().map(|target| InboundTarget {
+        port: target.service.ports[target.port].number,
+        rule: scope.destination_rules.get(&target.service.hostname).cloned(),
+        target_port: target.target_port,
+        service: target.service,
+    });
+    targets.collect()
+}
+
+fn gateway_table(world: &World, proxy: &Proxy, class: &ProxyClass, scope: &Scope, table: &GatewayRouteTable) -> RouteTable {
+    let mut routes: Vec<Arc<RouteSet>> = Vec::new();
+    for server in &table.servers {
+        let at = GatewayRef::Gateway { namespace: server.gateway.0.clone(), name: server.gateway.1.clone() };
+        routes.extend(scope::routes_for_gateway(world, &proxy.namespace, &at));
+    }
+    route::gateway_table(scope, class, &proxy.labels, &world.mesh, table, &routes)
 }
 
 fn world(yaml: &str) -> Arc<World> {
@@ -68,24 +142,19 @@ fn class(proxy: &Proxy) -> ProxyClass {
     }
 }
 
-fn clusters(world: &World, proxy: &Proxy, class: &ProxyClass, scope: &Scope) -> BTreeMap<String, Value> {
+fn clusters(world: &World, proxy: &Proxy, class: &ProxyClass, scope: &Scope, targets: &[InboundTarget]) -> BTreeMap<String, Value> {
     let mut inputs = cluster::fixed_inputs(class, &world.mesh);
     for (host, service) in &scope.services {
         let mode = mtls::service_mtls(world, &service.namespace);
         let endpoints = world.endpoints.get(&service.key());
-        inputs.extend(cluster::inputs(class, &world.mesh, service, scope.destination_rules.get(host), Some(mode), endpoints));
+        let rule = scope.destination_rules.get(host);
+        inputs.extend(cluster::inputs(class, &world.mesh, service, rule, Some(mode), endpoints));
+        if passes_on(world, proxy) {
+            inputs.extend(cluster::auto_passthrough_inputs(class, &world.mesh, service, rule, endpoints));
+        }
     }
     if proxy.kind == ProxyKind::Sidecar {
-        let targets: Vec<_> = scope::service_targets(world, proxy)
-            .into_iter()
-            .map(|target| InboundTarget {
-                port: target.service.ports[target.port].number,
-                rule: scope.destination_rules.get(&target.service.hostname).cloned(),
-                target_port: target.target_port,
-                service: target.service,
-            })
-            .collect();
-        inputs.extend(cluster::inbound_inputs(class, &world.mesh, scope.sidecar.as_ref(), &targets, proxy.ips[0]));
+        inputs.extend(cluster::inbound_inputs(class, &world.mesh, scope.sidecar.as_ref(), targets, proxy.ips[0]));
     }
     let built = inputs.iter().map(|input: &ClusterInput| {
         let built = cluster::cluster(input);
@@ -95,9 +164,19 @@ fn clusters(world: &World, proxy: &Proxy, class: &ProxyClass, scope: &Scope) -> 
     built.collect()
 }
 
-fn endpoints(world: &World, class: &ProxyClass, scope: &Scope) -> BTreeMap<String, Value> {
+// Whether the proxy is a gateway that passes mTLS on as it is.
+fn passes_on(world: &World, proxy: &Proxy) -> bool {
+    let gateways = scope::gateways_for(world, &proxy.labels);
+    let mut servers = gateways.iter().flat_map(|gateway| &gateway.spec.servers);
+    let asks = |tls: &ServerTls| tls.mode == ServerTlsMode::AutoPassthrough;
+    proxy.kind == ProxyKind::Gateway && servers.any(|server| server.tls.as_ref().is_some_and(asks))
+}
+
+fn endpoints(world: &World, proxy: &Proxy, class: &ProxyClass, scope: &Scope) -> BTreeMap<String, Value> {
+    let forms: &[bool] = if passes_on(world, proxy) { &[false, true] } else { &[false] };
     let inputs = scope.services.iter().flat_map(|(host, service)| {
-        endpoint::inputs(class, service, scope.destination_rules.get(host), world.endpoints.get(&service.key()), false)
+        let (rule, endpoints) = (scope.destination_rules.get(host), world.endpoints.get(&service.key()));
+        forms.iter().flat_map(move |form| endpoint::inputs(class, service, rule, endpoints, *form))
     });
     let built = inputs.map(|input| {
         let built = endpoint::load_assignment(&input);
@@ -106,15 +185,10 @@ fn endpoints(world: &World, class: &ProxyClass, scope: &Scope) -> BTreeMap<Strin
     built.collect()
 }
 
-fn routes(world: &World, proxy: &Proxy, class: &ProxyClass, scope: &Scope) -> BTreeMap<String, Value> {
-    let names = route::tables(scope, &world.mesh);
-    let tables = names.iter().map(|name| {
-        let table = route::table(scope, class, &proxy.labels, &world.mesh, name).unwrap();
-        let virtual_hosts = table.hosts.iter().map(|host| route::virtual_host(host).message).collect();
-        let configuration = RouteConfiguration { virtual_hosts, ..route::route_configuration_header(&table) };
-        (name.to_string(), shown(ResourceType::Route, &configuration))
-    });
-    tables.collect()
+fn routes(table: &RouteTable) -> (String, Value) {
+    let virtual_hosts = table.hosts.iter().map(|host| route::virtual_host(host).message).collect();
+    let configuration = RouteConfiguration { virtual_hosts, ..route::route_configuration_header(table) };
+    (table.name.to_string(), shown(ResourceType::Route, &configuration))
 }
 
 fn shown(kind: ResourceType, message: &impl Message) -> Value {
