@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 pub mod folder;
 pub mod memory;
+pub mod mesh_config;
 
 use smol_str::SmolStr;
 
