@@ -1,13 +1,18 @@
 //! Rule 1: any order and batching of the same changes gives an equal world, and patched scopes equal fresh ones.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use proptest::{prelude::*, sample::select};
 
 use super::*;
 use crate::mesh::{
-    scope::{EgressScope, scope_key},
+    model::Proxy,
+    scope::{EgressScope, scope_key, service_targets},
     validate,
+    world::EffectiveMtls,
 };
 
 /// What one change may be: a small world in which names meet often.
@@ -15,8 +20,11 @@ fn change() -> impl Strategy<Value = Change> {
     let present = prop_oneof![
         select(vec!["n1", "n2"]).prop_flat_map(|name| select(vec!["west", "east"]).prop_map(move |region| node(name, region))),
         (namespace(), name(), 80..82u16).prop_map(|(namespace, name, port)| service(namespace, name, port)),
-        (namespace(), select(vec!["alias", "a"]), namespace(), name())
-            .prop_map(|(namespace, name, to, target)| external_name(namespace, name, &format!("{target}.{to}.svc.cluster.local"))),
+        (namespace(), select(vec!["alias", "a"]), namespace(), name()).prop_map(|(namespace, name, to, target)| external_name(
+            namespace,
+            name,
+            &format!("{target}.{to}.svc.cluster.local")
+        )),
         (namespace(), name(), 1..4u8, select(vec!["v1", "v2"]), any::<bool>(), any::<bool>()).prop_map(
             |(namespace, app, at, version, sidecar, owned)| {
                 let mut labels = vec![("app", app), ("version", version)];
@@ -45,7 +53,8 @@ fn change() -> impl Strategy<Value = Change> {
             .prop_map(|(namespace, name, import, selecting)| sidecar(namespace, name, import, selecting)),
         (namespace(), select(vec!["e1", "e2"]), select(vec!["ext.example.com", "a.one.svc.cluster.local"]), any::<bool>(), created())
             .prop_map(|(namespace, name, host, selecting, created)| entry(namespace, name, host, selecting, created)),
-        (namespace(), select(vec!["vm", "pod-1"]), name(), 1..3u32).prop_map(|(namespace, name, app, weight)| vm(namespace, name, app, weight)),
+        (namespace(), select(vec!["vm", "pod-1"]), name(), 1..3u32)
+            .prop_map(|(namespace, name, app, weight)| vm(namespace, name, app, weight)),
         select(vec!["cluster.local", "other.local"]).prop_map(|trust_domain| {
             let mesh = MeshConfig { trust_domain: trust_domain.into(), ..MeshConfig::default() };
             object(Kind::MeshConfig, "istio-system", "istio", &[], Spec::MeshConfig(Arc::new(mesh)))
@@ -86,7 +95,8 @@ fn delegating(namespace: &str, name: &str, to: &str) -> Change {
 }
 
 fn delegate(namespace: &str, name: &str) -> Change {
-    let route = istio::RouteDestination { destination: istio::Destination { host: "b".into(), ..Default::default() }, ..Default::default() };
+    let route =
+        istio::RouteDestination { destination: istio::Destination { host: "b".into(), ..Default::default() }, ..Default::default() };
     let spec = istio::VirtualService { http: vec![istio::HttpRoute { route: vec![route], ..Default::default() }], ..Default::default() };
     object(Kind::VirtualService, namespace, name, &[], Spec::VirtualService(Arc::new(spec)))
 }
@@ -175,6 +185,11 @@ fn assert_exact(old: &World, new: &World, touched: &Touched) {
     assert_eq!(differing(&old.endpoints, &new.endpoints, |key, _| vec![key.hostname.clone()]), touched.endpoints);
     let services = differing(&old.services, &new.services, |key, _| vec![key.hostname.clone()]);
     assert!(services.is_subset(&touched.services), "{services:?} {touched:?}");
+    if !touched.everything {
+        for key in new.services.keys().filter(|key| mtls::service_mtls(old, &key.namespace) != mtls::service_mtls(new, &key.namespace)) {
+            assert!(touched.services.contains(&key.hostname), "{key:?} {touched:?}");
+        }
+    }
     let routes = differing(&old.routes, &new.routes, |_, routes| routes.hosts.clone());
     assert!(routes.is_subset(&touched.routes), "{routes:?} {touched:?}");
 }
@@ -185,6 +200,23 @@ const PROXIES: [(ProxyKind, &str, &str); 4] = [
     (ProxyKind::Sidecar, "istio-system", "b"),
     (ProxyKind::Gateway, "istio-system", "a"),
 ];
+
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+
+fn inbound_modes(world: &World, namespace: &str, app: &str) -> EffectiveMtls {
+    mtls::workload_mtls(world, namespace, &labels_of(&[("app", app)]))
+}
+
+/// What a proxy at that address answers for: `(host, service port, target port)`.
+fn targets(world: &World, namespace: &str, app: &str) -> Vec<(Hostname, u16, u16)> {
+    let proxy =
+        Proxy { ips: vec![ADDRESS], namespace: namespace.into(), labels: Arc::new(labels_of(&[("app", app)])), ..oracle::blank_proxy() };
+    let targets = service_targets(world, &proxy);
+    targets
+        .into_iter()
+        .map(|target| (target.service.hostname.clone(), target.service.ports[target.port].number, target.target_port))
+        .collect()
+}
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
@@ -210,9 +242,11 @@ proptest! {
                         prop_assert!(Arc::ptr_eq(before, service), "{host} lost its pointer");
                     }
                 }
-                if keys(&old)[at] != keys(&applied.world)[at] {
-                    prop_assert!(!applied.touched.is_empty());
-                }
+                let resorted = applied.touched.everything || applied.touched.namespaces.contains(next.namespace.as_str());
+                prop_assert!(resorted || keys(&old)[at] == keys(&applied.world)[at]);
+                prop_assert!(resorted || inbound_modes(&old, &next.namespace, app) == inbound_modes(&applied.world, &next.namespace, app));
+                let answers = applied.touched.addresses.contains(&ADDRESS);
+                prop_assert!(resorted || answers || targets(&old, &next.namespace, app) == targets(&applied.world, &next.namespace, app));
                 patched[at] = next;
             }
             validate::check(&applied.world);

@@ -143,16 +143,26 @@ fn declared(node: &Value) -> Proxy {
         id: id[2].into(),
         kind: if id[0] == "router" { ProxyKind::Gateway } else { ProxyKind::Sidecar },
         namespace: metadata("NAMESPACE"),
-        service_account: metadata("SERVICE_ACCOUNT"),
         ips: vec![id[1].parse().unwrap()],
+        ..blank_proxy()
+    }
+}
+
+pub(super) fn blank_proxy() -> Proxy {
+    Proxy {
+        id: SmolStr::default(),
+        kind: ProxyKind::Sidecar,
+        namespace: SmolStr::default(),
+        service_account: SmolStr::default(),
+        ips: Vec::new(),
         labels: Arc::default(),
-        cluster: metadata("CLUSTER_ID"),
+        cluster: SmolStr::default(),
         network: SmolStr::default(),
         locality: Locality::default(),
-        node: metadata("NODE_NAME"),
+        node: SmolStr::default(),
         interception: Interception::Redirect,
         flavour: Flavour::Istio,
-        dns_domain: id[3].into(),
+        dns_domain: SmolStr::default(),
         telemetry: Arc::default(),
         idle_timeout: None,
         http10: false,
