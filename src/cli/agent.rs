@@ -295,12 +295,9 @@ fn workload(options: WorkloadOptions, listen: Option<IpAddr>) -> anyhow::Result<
 }
 
 fn discovery(options: DiscoveryOptions) -> anyhow::Result<Discovery> {
-    let host = |address: &str| address.rsplit_once(':').map(|(host, _)| host.trim_matches(['[', ']']).to_owned());
     let server_name = match options.discovery_san {
         Some(name) => name,
-        None => {
-            host(&options.discovery_address).ok_or_else(|| anyhow!("--discovery-address: {:?} has no port", options.discovery_address))?
-        }
+        None => server_name(&options.discovery_address)?,
     };
     let by_environment = env::var("ISTIO_DELTA_XDS").map_or(true, |value| value != "false");
     Ok(Discovery {
