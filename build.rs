@@ -11,10 +11,10 @@ use prost_build::Config;
 use prost_types::FileDescriptorSet;
 
 const PROTOS: &[&str] = &[
-    "proto/istio/v1/auth/ca.proto",
-    "proto/istio/envoy/config/filter/http/alpn/v2alpha1/config.proto",
-    "proto/udpa/type/v1/typed_struct.proto",
-    "proto/xds/type/v3/typed_struct.proto",
+    "istio/v1/auth/ca.proto",
+    "istio/envoy/config/filter/http/alpn/v2alpha1/config.proto",
+    "udpa/type/v1/typed_struct.proto",
+    "xds/type/v3/typed_struct.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use smol_str::SmolStr;
 
-use crate::api::ObjectKey;
+use crate::{api::ObjectKey, xds::ledger::Observer};
 
 /// How many changes are remembered.
 const REMEMBERED: usize = 256;
@@ -74,7 +74,7 @@ impl Convergence {
     }
 
     /// The proxy is gone: nobody waits for it.
-    pub fn disconnected(&self, proxy: &str, now: Timestamp) {
+    pub fn gone(&self, proxy: &str, now: Timestamp) {
         self.settle(proxy, |_| true, now);
     }
 
@@ -92,6 +92,16 @@ impl Convergence {
                 }
             }
         }
+    }
+}
+
+impl Observer for Convergence {
+    fn current(&self, proxy: &str, generation: u64) {
+        self.acknowledged(proxy, generation, Timestamp::now());
+    }
+
+    fn disconnected(&self, proxy: &str) {
+        self.gone(proxy, Timestamp::now());
     }
 }
 
@@ -119,7 +129,7 @@ mod tests {
     fn nobody_waits_for_a_proxy_that_is_gone() {
         let convergence = Convergence::default();
         convergence.published(1, &[], at(0), at(0), vec!["a.x".into()]);
-        convergence.disconnected("a.x", at(5));
+        convergence.gone("a.x", at(5));
         assert_eq!(convergence.records()[0].last_ack_unix_ms, Some(5));
     }
 }

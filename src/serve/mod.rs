@@ -3,4 +3,7 @@
 pub mod convergence;
 pub mod diagnostics;
 pub mod http;
+pub mod metrics;
+pub mod pipeline;
+pub mod proxies;
 pub mod readiness;

@@ -1,12 +1,286 @@
-//! Who a proxy says it is.
+//! Who a proxy says it is (contract §2.4, §2.5).
 
-use std::sync::Arc;
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
-use crate::mesh::model::Proxy;
+use envoy_types::pb::{
+    envoy::config::core::v3,
+    google::protobuf::{Struct, Value, value::Kind},
+};
+use smol_str::{SmolStr, format_smolstr};
+
+use crate::mesh::model::{Caller, Flavour, Interception, Labels, Locality, Proxy, ProxyKind, TelemetryIdentity};
 
 /// What a proxy said about itself in its first request, reduced to what is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     /// The proxy by its own account; its labels and locality give way to those of its pod once that is known.
     pub proxy: Arc<Proxy>,
+}
+
+/// Why a node is not one that can be served.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NodeError {
+    /// The id has not four parts.
+    #[error("node id {0:?} is not type~ip~pod.namespace~domain")]
+    Id(String),
+    /// Neither sidecar nor router.
+    #[error("proxies of type {0:?} are not served")]
+    Type(String),
+    /// No valid address.
+    #[error("node {0:?} has no valid IP address")]
+    Address(String),
+}
+
+impl Node {
+    /// Reads Envoy's account of itself.
+    pub fn parse(node: &v3::Node) -> Result<Self, NodeError> {
+        let mut parts = node.id.split('~');
+        let (Some(kind), Some(ip), Some(id), Some(domain), None) = (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(NodeError::Id(node.id.clone()));
+        };
+        let kind = match kind {
+            "sidecar" => ProxyKind::Sidecar,
+            "router" => ProxyKind::Gateway,
+            other => return Err(NodeError::Type(other.into())),
+        };
+        let metadata = Metadata(node.metadata.as_ref());
+        let ips = addresses(metadata.text("INSTANCE_IPS"), ip).ok_or_else(|| NodeError::Address(node.id.clone()))?;
+        let namespace = metadata.name("NAMESPACE").unwrap_or_else(|| domain.split('.').next().unwrap_or_default().into());
+        let labels = metadata.labels("LABELS");
+        let cluster = metadata.name("CLUSTER_ID").unwrap_or_else(|| "Kubernetes".into());
+        let telemetry = telemetry(&metadata, &labels, &namespace, &cluster);
+        Ok(Self {
+            proxy: Arc::new(Proxy {
+                id: id.into(),
+                kind,
+                namespace,
+                service_account: metadata.name("SERVICE_ACCOUNT").unwrap_or_default(),
+                ips,
+                labels: Arc::new(labels),
+                cluster,
+                network: metadata.name("NETWORK").unwrap_or_default(),
+                locality: node.locality.as_ref().map(locality).unwrap_or_default(),
+                node: metadata.name("NODE_NAME").unwrap_or_default(),
+                interception: interception(metadata.text("INTERCEPTION_MODE")),
+                flavour: flavour(&node.extensions),
+                dns_domain: domain.into(),
+                telemetry: Arc::new(telemetry),
+                idle_timeout: metadata.text("IDLE_TIMEOUT").and_then(duration),
+                http10: metadata.text("HTTP10") == Some("1"),
+                http_proxy_port: metadata.number("HTTP_PROXY_PORT"),
+                unprivileged: metadata.text("UNPRIVILEGED_POD") == Some("true"),
+                pod_ports: metadata.text("POD_PORTS").map(pod_ports).unwrap_or_default(),
+            }),
+        })
+    }
+
+    /// Whether a caller may ask for this proxy's configuration: its namespace is the proxy's, and its service account
+    /// too where the proxy names one (contract §2.6). Nothing is held against a caller on the plaintext port.
+    pub fn agrees_with(&self, caller: &Caller) -> bool {
+        match caller {
+            Caller::Anonymous => true,
+            Caller::Workload(identity) => {
+                let account = &self.proxy.service_account;
+                identity.namespace == self.proxy.namespace && (account.is_empty() || *account == identity.service_account)
+            }
+        }
+    }
+}
+
+struct Metadata<'a>(Option<&'a Struct>);
+
+impl<'a> Metadata<'a> {
+    fn value(&self, key: &str) -> Option<&'a Kind> {
+        self.0?.fields.get(key)?.kind.as_ref()
+    }
+
+    fn text(&self, key: &str) -> Option<&'a str> {
+        match self.value(key)? {
+            Kind::StringValue(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    fn name(&self, key: &str) -> Option<SmolStr> {
+        self.text(key).filter(|text| !text.is_empty()).map(SmolStr::from)
+    }
+
+    fn number(&self, key: &str) -> Option<u16> {
+        match self.value(key)? {
+            Kind::StringValue(text) => text.parse().ok(),
+            Kind::NumberValue(number) if (1.0..=65535.0).contains(number) => Some(*number as u16),
+            _ => None,
+        }
+    }
+
+    fn labels(&self, key: &str) -> Labels {
+        match self.value(key) {
+            Some(Kind::StructValue(labels)) => strings(&labels.fields),
+            _ => Labels::new(),
+        }
+    }
+}
+
+fn strings(fields: &HashMap<String, Value>) -> Labels {
+    let text = |value: &Value| match &value.kind {
+        Some(Kind::StringValue(text)) => Some(SmolStr::from(text)),
+        _ => None,
+    };
+    fields.iter().filter_map(|(key, value)| Some((key.into(), text(value)?))).collect()
+}
+
+/// All of `INSTANCE_IPS` if every one is an address, else that of the id; the metadata may repeat one.
+fn addresses(instance_ips: Option<&str>, own: &str) -> Option<Vec<IpAddr>> {
+    let listed = instance_ips.and_then(|ips| ips.split(',').map(|ip| ip.trim().parse().ok()).collect::<Option<Vec<IpAddr>>>());
+    let mut ips = listed.or_else(|| own.parse().ok().map(|ip| vec![ip]))?;
+    let mut seen = Vec::new();
+    ips.retain(|ip| {
+        let new = !seen.contains(ip);
+        seen.push(*ip);
+        new
+    });
+    Some(ips)
+}
+
+fn interception(mode: Option<&str>) -> Interception {
+    match mode {
+        Some("TPROXY") => Interception::Tproxy,
+        Some("NONE") => Interception::None,
+        _ => Interception::Redirect,
+    }
+}
+
+/// One that reports no extensions is taken for Istio's own, as istiod takes it.
+fn flavour(extensions: &[v3::Extension]) -> Flavour {
+    match extensions.is_empty() || extensions.iter().any(|extension| extension.name.starts_with("istio")) {
+        true => Flavour::Istio,
+        false => Flavour::Stock,
+    }
+}
+
+fn locality(locality: &v3::Locality) -> Locality {
+    let v3::Locality { region, zone, sub_zone } = locality;
+    Locality { region: region.into(), zone: zone.into(), subzone: sub_zone.into() }
+}
+
+fn telemetry(metadata: &Metadata<'_>, labels: &Labels, namespace: &SmolStr, cluster: &SmolStr) -> TelemetryIdentity {
+    let first = |keys: &[&str]| keys.iter().find_map(|key| labels.get(*key).filter(|value| !value.is_empty()).cloned());
+    let name = first(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
+    let revision = first(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
+    TelemetryIdentity {
+        canonical_name: name.or_else(|| metadata.name("WORKLOAD_NAME")).unwrap_or_default(),
+        canonical_revision: revision.unwrap_or_else(|| "latest".into()),
+        mesh_id: metadata.name("MESH_ID").unwrap_or_default(),
+        namespace: namespace.clone(),
+        cluster_id: cluster.clone(),
+    }
+}
+
+/// `1h30m`, `15s`, `250ms`: Go's form, as agents write it.
+fn duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        let unit_end = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |end| digits + end);
+        let seconds = match &rest[digits..unit_end] {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "us" | "µs" => 1e-6,
+            "ns" => 1e-9,
+            _ => return None,
+        };
+        total = total.checked_add(Duration::try_from_secs_f64(number * seconds).ok()?)?;
+        rest = &rest[unit_end..];
+    }
+    (!text.is_empty()).then_some(total)
+}
+
+/// `[{"name":"http","containerPort":8080}]`
+fn pod_ports(json: &str) -> Vec<(SmolStr, u16)> {
+    let ports: Vec<serde_json::Value> = serde_json::from_str(json).unwrap_or_default();
+    let port = |port: &serde_json::Value| {
+        let number = port.get("containerPort")?.as_u64()?.try_into().ok()?;
+        Some((format_smolstr!("{}", port.get("name")?.as_str()?), number))
+    };
+    ports.iter().filter_map(port).filter(|(name, _)| !name.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mesh::model::SpiffeId;
+
+    fn text(text: &str) -> Value {
+        Value { kind: Some(Kind::StringValue(text.into())) }
+    }
+
+    fn node(id: &str, fields: &[(&str, Value)]) -> v3::Node {
+        let fields = fields.iter().map(|(key, value)| (key.to_string(), value.clone())).collect();
+        v3::Node { id: id.into(), metadata: Some(Struct { fields }), ..v3::Node::default() }
+    }
+
+    #[test]
+    fn the_id_and_the_metadata_say_who_it_is() {
+        let labels = Struct { fields: [("app".to_string(), text("reviews")), ("version".to_string(), text("v2"))].into() };
+        let metadata = [
+            ("INSTANCE_IPS", text("10.0.0.1,fd00::1, 10.0.0.1")),
+            ("NAMESPACE", text("shop")),
+            ("SERVICE_ACCOUNT", text("reviews")),
+            ("LABELS", Value { kind: Some(Kind::StructValue(labels)) }),
+            ("INTERCEPTION_MODE", text("NONE")),
+            ("IDLE_TIMEOUT", text("1m30s")),
+            ("HTTP_PROXY_PORT", text("15007")),
+            ("POD_PORTS", text(r#"[{"name":"http","containerPort":8080},{"containerPort":9}]"#)),
+        ];
+        let mut message = node("sidecar~10.9.9.9~reviews-1.shop~shop.svc.cluster.local", &metadata);
+        let proxy = Node::parse(&message).unwrap().proxy;
+        assert_eq!((proxy.id.as_str(), proxy.namespace.as_str(), proxy.kind), ("reviews-1.shop", "shop", ProxyKind::Sidecar));
+        assert_eq!(proxy.ips, ["10.0.0.1".parse::<IpAddr>().unwrap(), "fd00::1".parse().unwrap()]);
+        assert_eq!((proxy.interception, proxy.idle_timeout), (Interception::None, Some(Duration::from_secs(90))));
+        assert_eq!((proxy.http_proxy_port, &proxy.pod_ports[..]), (Some(15007), &[("http".into(), 8080)][..]));
+        assert_eq!((proxy.telemetry.canonical_name.as_str(), proxy.telemetry.canonical_revision.as_str()), ("reviews", "v2"));
+        assert_eq!(proxy.flavour, Flavour::Istio, "no extensions reported");
+
+        message.extensions = vec![v3::Extension { name: "envoy.filters.http.router".into(), ..v3::Extension::default() }];
+        assert_eq!(Node::parse(&message).unwrap().proxy.flavour, Flavour::Stock);
+        message.extensions.push(v3::Extension { name: "istio.stats".into(), ..v3::Extension::default() });
+        assert_eq!(Node::parse(&message).unwrap().proxy.flavour, Flavour::Istio);
+    }
+
+    #[test]
+    fn a_node_without_type_or_address_is_refused() {
+        assert!(matches!(Node::parse(&node("x", &[])), Err(NodeError::Id(_))));
+        assert!(matches!(Node::parse(&node("ztunnel~1.1.1.1~a.b~b.svc", &[])), Err(NodeError::Type(_))));
+        assert!(matches!(Node::parse(&node("sidecar~~a.b~b.svc", &[])), Err(NodeError::Address(_))));
+        let wrong_list = node("sidecar~1.1.1.1~a.b~b.svc.cluster.local", &[("INSTANCE_IPS", text("1.1.1.2,nonsense"))]);
+        let proxy = Node::parse(&wrong_list).unwrap().proxy;
+        assert_eq!((proxy.ips[0].to_string().as_str(), proxy.namespace.as_str()), ("1.1.1.1", "b"));
+    }
+
+    #[test]
+    fn a_caller_asks_for_its_own_configuration_only() {
+        let caller = |namespace: &str, service_account: &str| {
+            let (namespace, service_account) = (namespace.into(), service_account.into());
+            Caller::Workload(SpiffeId { trust_domain: "td".into(), namespace, service_account })
+        };
+        let unnamed = Node::parse(&node("sidecar~1.1.1.1~a.shop~shop.svc", &[])).unwrap();
+        let named = Node::parse(&node("sidecar~1.1.1.1~a.shop~shop.svc", &[("SERVICE_ACCOUNT", text("reviews"))])).unwrap();
+        assert!(unnamed.agrees_with(&caller("shop", "any")) && !unnamed.agrees_with(&caller("bank", "any")));
+        assert!(named.agrees_with(&caller("shop", "reviews")) && !named.agrees_with(&caller("shop", "other")));
+    }
+
+    #[test]
+    fn durations_are_read_in_go_form() {
+        for (written, milliseconds) in [("15s", 15_000), ("1h30m", 5_400_000), ("250ms", 250), ("1.5s", 1500)] {
+            assert_eq!(duration(written), Some(Duration::from_millis(milliseconds)), "{written}");
+        }
+        for wrong in ["", "15", "s", "-1s", "1x", "99999999999999999999h"] {
+            assert_eq!(duration(wrong), None, "{wrong}");
+        }
+    }
 }

@@ -27,11 +27,6 @@ impl<O: Ord + Clone> Units<O> {
         &self.layer
     }
 
-    /// All owners that contribute something.
-    pub(super) fn owners(&self) -> impl Iterator<Item = &O> {
-        self.owners.keys()
-    }
-
     /// Replaces what `owner` contributes. A resource that equals the one before is not touched.
     pub(super) fn replace(&mut self, owner: &O, resources: Vec<Arc<Resource>>) {
         let before = self.owners.remove(owner).unwrap_or_default();
@@ -95,6 +90,5 @@ mod tests {
         assert!(Arc::ptr_eq(&before, units.layer()));
         units.retain(|_| false);
         assert!(units.layer().is_empty());
-        assert_eq!(units.owners().count(), 0);
     }
 }

@@ -1,0 +1,259 @@
+//! Responses on the wire: gRPC frames made of references to shared bytes, as the connection takes them.
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::Frame;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use super::{resource::Resource, session::Response};
+
+/// A body larger than this is referred to; smaller ones are copied together.
+const REFERRED: usize = 2048;
+/// Smaller pieces are gathered up to this size.
+const CHUNK: usize = 16 * 1024;
+
+/// The two forms of a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// `envoy.service.discovery.v3.DiscoveryResponse`
+    Sotw,
+    /// `envoy.service.discovery.v3.DeltaDiscoveryResponse`
+    Delta,
+}
+
+/// The body of a stream of responses. It takes a response only when the one before it is gone.
+#[derive(Debug)]
+pub(super) struct Responses {
+    form: Form,
+    incoming: mpsc::Receiver<Result<Response, Status>>,
+    frame: Option<GrpcFrame>,
+    finished: bool,
+}
+
+/// One response on its way out.
+#[derive(Debug)]
+struct GrpcFrame {
+    form: Form,
+    response: Response,
+    next: usize,
+    ready: VecDeque<Bytes>,
+    buffer: BytesMut,
+    ended: bool,
+}
+
+impl Responses {
+    pub(super) fn new(form: Form, incoming: mpsc::Receiver<Result<Response, Status>>) -> Self {
+        Self { form, incoming, frame: None, finished: false }
+    }
+}
+
+impl http_body::Body for Responses {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        loop {
+            if let Some(chunk) = self.frame.as_mut().and_then(GrpcFrame::next_chunk) {
+                return Poll::Ready(Some(Ok(Frame::data(chunk))));
+            }
+            self.frame = None;
+            if self.finished {
+                return Poll::Ready(None);
+            }
+            match ready!(self.incoming.poll_recv(context)) {
+                Some(Ok(response)) => self.frame = Some(GrpcFrame::new(self.form, response)),
+                Some(Err(status)) => return Poll::Ready(Some(Ok(self.finish(&status)))),
+                None => return Poll::Ready(Some(Ok(self.finish(&Status::ok(""))))),
+            }
+        }
+    }
+}
+
+impl Responses {
+    fn finish(&mut self, status: &Status) -> Frame<Bytes> {
+        self.finished = true;
+        let mut trailers = HeaderMap::new();
+        if status.add_header(&mut trailers).is_err() {
+            trailers.insert(Status::GRPC_STATUS, http::HeaderValue::from_static("13"));
+        }
+        Frame::trailers(trailers)
+    }
+}
+
+impl GrpcFrame {
+    fn new(form: Form, mut response: Response) -> Self {
+        if form == Form::Sotw {
+            // It removes by leaving out.
+            response.removed.clear();
+        }
+        let mut frame = Self { form, response, next: 0, ready: VecDeque::new(), buffer: BytesMut::new(), ended: false };
+        let length = frame.length();
+        frame.buffer.put_u8(0);
+        frame.buffer.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+        put_string(1, &frame.response.version, &mut frame.buffer);
+        frame
+    }
+
+    fn next_chunk(&mut self) -> Option<Bytes> {
+        while self.ready.is_empty() && !self.ended {
+            match self.response.resources.get(self.next).cloned() {
+                Some(resource) => self.put(&resource),
+                None => self.end(),
+            }
+            self.next += 1;
+        }
+        self.ready.pop_front()
+    }
+
+    fn put(&mut self, resource: &Resource) {
+        put_header(2, self.resource_length(resource), &mut self.buffer);
+        if self.form == Form::Delta {
+            put_string(3, &resource.name, &mut self.buffer);
+            put_string(1, &format!("{}", resource.version), &mut self.buffer);
+            put_header(2, any_length(resource), &mut self.buffer);
+        }
+        put_string(1, resource.kind.type_url(), &mut self.buffer);
+        if !resource.body.is_empty() {
+            put_header(2, resource.body.len(), &mut self.buffer);
+        }
+        if resource.body.len() > REFERRED {
+            self.flush();
+            self.ready.push_back(resource.body.clone());
+        } else {
+            self.buffer.put_slice(&resource.body);
+        }
+        if self.buffer.len() >= CHUNK {
+            self.flush();
+        }
+    }
+
+    fn end(&mut self) {
+        put_string(4, &self.response.type_url, &mut self.buffer);
+        put_string(5, &self.response.nonce, &mut self.buffer);
+        for name in &self.response.removed {
+            put_header(6, name.len(), &mut self.buffer);
+            self.buffer.put_slice(name.as_bytes());
+        }
+        self.ended = true;
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        if !self.buffer.is_empty() {
+            self.ready.push_back(self.buffer.split().freeze());
+        }
+    }
+
+    fn length(&self) -> usize {
+        let Response { type_url, nonce, version, resources, removed, .. } = &self.response;
+        let resources: usize = resources.iter().map(|resource| field_length(self.resource_length(resource))).sum();
+        let removed: usize = removed.iter().map(|name| field_length(name.len())).sum();
+        string_length(version) + resources + string_length(type_url) + string_length(nonce) + removed
+    }
+
+    fn resource_length(&self, resource: &Resource) -> usize {
+        match self.form {
+            Form::Sotw => any_length(resource),
+            Form::Delta => string_length(&resource.name) + field_length(16) + field_length(any_length(resource)),
+        }
+    }
+}
+
+fn any_length(resource: &Resource) -> usize {
+    let body = if resource.body.is_empty() { 0 } else { field_length(resource.body.len()) };
+    string_length(resource.kind.type_url()) + body
+}
+
+fn string_length(text: &str) -> usize {
+    if text.is_empty() { 0 } else { field_length(text.len()) }
+}
+
+// All field numbers here are below 16: their keys take one byte.
+fn field_length(length: usize) -> usize {
+    1 + encoded_len_varint(length as u64) + length
+}
+
+fn put_header(field: u32, length: usize, buffer: &mut BytesMut) {
+    encode_key(field, WireType::LengthDelimited, buffer);
+    encode_varint(length as u64, buffer);
+}
+
+fn put_string(field: u32, text: &str, buffer: &mut BytesMut) {
+    if !text.is_empty() {
+        put_header(field, text.len(), buffer);
+        buffer.put_slice(text.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse};
+    use prost::Message;
+
+    use super::*;
+    use crate::xds::{
+        resource::{ContentHash, ResourceType},
+        session::tests::resource,
+    };
+
+    fn response() -> Response {
+        let sized = |name: &str, size: usize| {
+            let body = Bytes::from(vec![7; size]);
+            Arc::new(Resource { body, version: ContentHash(size as u64), ..resource(ResourceType::Cluster, name, 1) })
+        };
+        Response {
+            kind: Some(ResourceType::Cluster),
+            type_url: ResourceType::Cluster.type_url().into(),
+            nonce: "7".into(),
+            version: "v".into(),
+            resources: vec![sized("empty", 0), sized("small", 300), sized("large", 300_000), sized("last", 5)],
+            removed: vec!["gone".into(), "away".into()],
+            ..Response::default()
+        }
+    }
+
+    fn wire(form: Form) -> Vec<Bytes> {
+        let mut frame = GrpcFrame::new(form, response());
+        std::iter::from_fn(|| frame.next_chunk()).collect()
+    }
+
+    fn message<M: Message + Default>(form: Form) -> M {
+        let wire = wire(form).concat();
+        assert_eq!((wire[0], u32::from_be_bytes(wire[1..5].try_into().unwrap()) as usize), (0, wire.len() - 5));
+        M::decode(&wire[5..]).unwrap()
+    }
+
+    #[test]
+    fn both_forms_decode_to_what_was_meant() {
+        let expected = response();
+        let delta: DeltaDiscoveryResponse = message(Form::Delta);
+        assert_eq!((delta.system_version_info.as_str(), delta.nonce.as_str()), ("v", "7"));
+        assert_eq!(delta.removed_resources, ["gone", "away"]);
+        for (got, want) in delta.resources.iter().zip(&expected.resources) {
+            assert_eq!((got.name.as_str(), got.version.clone()), (want.name.as_str(), want.version.to_string()));
+            assert_eq!(got.resource.as_ref().unwrap().value, want.body);
+        }
+        let sotw: DiscoveryResponse = message(Form::Sotw);
+        assert_eq!((sotw.version_info.as_str(), sotw.type_url.as_str()), ("v", ResourceType::Cluster.type_url()));
+        assert_eq!(sotw.resources.iter().map(|any| any.value.len()).collect::<Vec<_>>(), [0, 300, 300_000, 5]);
+    }
+
+    #[test]
+    fn a_large_body_is_not_copied() {
+        let mut frame = GrpcFrame::new(Form::Delta, response());
+        let shared = frame.response.resources[2].body.as_ptr();
+        let chunks: Vec<_> = std::iter::from_fn(|| frame.next_chunk()).collect();
+        assert!(chunks.iter().any(|chunk| chunk.as_ptr() == shared));
+    }
+}

@@ -1,0 +1,117 @@
+//! One proxy's conversation, as a state machine: requests and views in, responses out. It knows no socket and no
+//! clock; time is handed in.
+//!
+//! [`delta`] and [`sotw`] are the two protocols. What they share is the state of one type ([`channel`]) and the order
+//! between the types ([`super::rollout`]).
+
+pub(crate) mod channel;
+pub mod delta;
+mod names;
+pub mod sotw;
+mod unserved;
+
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+use envoy_types::pb::envoy::config::{core::v3, endpoint::v3::ClusterLoadAssignment, route::v3::RouteConfiguration};
+use envoy_types::pb::google::protobuf::BoolValue;
+use smol_str::SmolStr;
+
+pub use channel::Reason;
+
+use super::{
+    encode,
+    resource::{Resource, ResourceType},
+    view::View,
+};
+use crate::translate::input::Built;
+
+/// A conversation in one of the two protocols.
+pub trait Session: Send {
+    /// What the client sends.
+    type Request: prost::Message + Default + 'static;
+
+    /// Takes a request.
+    fn on_request(&mut self, request: Self::Request, now: Instant);
+
+    /// Turns to a newer view.
+    fn on_view(&mut self, view: View);
+
+    /// The next response, if there is something to say. Calling it means that the client can take it.
+    fn next(&mut self, now: Instant) -> Option<Response>;
+
+    /// When [`next`](Self::next) may have more to say though nothing happened.
+    fn deadline(&self) -> Option<Instant>;
+
+    /// What happened since this was last called.
+    fn events(&mut self) -> Vec<Event>;
+
+    /// Whether the client has answered for all that the view has for it. Removals may be outstanding.
+    fn is_current(&self) -> bool;
+
+    /// The view that the session works towards.
+    fn view(&self) -> &View;
+
+    /// The node in a request.
+    fn node(request: &mut Self::Request) -> Option<v3::Node>;
+
+    /// The type URL of a request.
+    fn type_url(request: &Self::Request) -> &str;
+}
+
+/// A response, made of references to shared resources.
+#[derive(Clone, Debug, Default)]
+pub struct Response {
+    /// The served type; `None` for one that is only answered.
+    pub kind: Option<ResourceType>,
+    /// What the client called the type.
+    pub type_url: SmolStr,
+    /// Counts the responses of this stream.
+    pub nonce: SmolStr,
+    /// State of the world: hash over all names and contents. Delta: that of the view's generation, for reading only.
+    pub version: SmolStr,
+    /// What is sent.
+    pub resources: Vec<Arc<Resource>>,
+    /// Delta: what is gone.
+    pub removed: Vec<SmolStr>,
+    /// How many of the resources are sent why.
+    pub reasons: BTreeMap<Reason, u64>,
+}
+
+/// What the operator should know.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The proxy refused a response.
+    Rejected {
+        /// Its type.
+        kind: ResourceType,
+        /// What the proxy said.
+        error: String,
+        /// Contents that are not sent again unasked.
+        refused: Vec<Arc<Resource>>,
+        /// Contents among which the refused ones are; they are tried in halves.
+        suspects: Vec<Arc<Resource>>,
+    },
+    /// A deadline passed, and what waited for an ACK went without it.
+    GateOpened {
+        /// The type whose ACK was awaited.
+        kind: ResourceType,
+        /// The names that were not ACKed.
+        awaited: Vec<SmolStr>,
+    },
+}
+
+/// The answer for a route table that does not exist: Envoy waits for it before it opens the listener.
+fn empty_route_configuration(name: &str) -> Arc<Resource> {
+    let header =
+        RouteConfiguration { name: name.into(), validate_clusters: Some(BoolValue { value: false }), ..RouteConfiguration::default() };
+    Arc::new(encode::route_configuration(&header, []))
+}
+
+/// The state-of-the-world answer for endpoints that do not exist.
+fn empty_load_assignment(name: &str) -> Arc<Resource> {
+    let message = ClusterLoadAssignment { cluster_name: name.into(), ..ClusterLoadAssignment::default() };
+    Arc::new(encode::load_assignment(Built::new(message, [])))
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,125 @@
+//! The names that a client asked for, without a list of them where they are what the view has anyway.
+
+use std::collections::BTreeSet;
+
+use smol_str::SmolStr;
+
+use crate::xds::{
+    resource::ResourceType,
+    view::{Difference, View},
+};
+
+/// Fewer names than this are simply listed.
+const LISTED: usize = 64;
+
+/// A set of names. Envoy subscribes to every ClusterLoadAssignment and route table that there is, so a large set is
+/// kept as "all that the view has" with the few names beyond (`plus`) and short of it (`minus`).
+#[derive(Clone, Debug, Default)]
+pub(super) struct Names {
+    follows_view: bool,
+    plus: BTreeSet<SmolStr>,
+    minus: BTreeSet<SmolStr>,
+    next_compaction: usize,
+}
+
+impl Names {
+    /// Whether the set has `name`; `view` is the one that it was last [`rebase`](Self::rebase)d to.
+    pub(super) fn contains(&self, name: &str, view: &View, kind: ResourceType) -> bool {
+        self.plus.contains(name) || (self.follows_view && !self.minus.contains(name) && view.get(kind, name).is_some())
+    }
+
+    /// Adds a name; whether it is new.
+    pub(super) fn insert(&mut self, name: &str, view: &View, kind: ResourceType) -> bool {
+        if self.contains(name, view, kind) {
+            return false;
+        }
+        let known = view.get(kind, name);
+        if !(self.follows_view && known.is_some() && self.minus.remove(name)) {
+            // The view's own string where it has the name: one allocation for all proxies.
+            self.plus.insert(known.map_or_else(|| name.into(), |resource| resource.name.clone()));
+        }
+        self.compact(view, kind);
+        true
+    }
+
+    /// Takes a name out; whether it was there.
+    pub(super) fn remove(&mut self, name: &str, view: &View, kind: ResourceType) -> bool {
+        if self.plus.remove(name) {
+            return true;
+        }
+        match view.get(kind, name) {
+            Some(resource) if self.follows_view => self.minus.insert(resource.name.clone()),
+            _ => false,
+        }
+    }
+
+    /// All names, in no particular order.
+    pub(super) fn iter<'a>(&'a self, view: &'a View, kind: ResourceType) -> impl Iterator<Item = &'a SmolStr> {
+        let followed = self.follows_view.then(|| view.iter(kind)).into_iter().flatten();
+        followed.map(|resource| &resource.name).filter(|name| !self.minus.contains(*name)).chain(&self.plus)
+    }
+
+    /// Keeps the set as it is while the view that it refers to changes by `differences`.
+    pub(super) fn rebase(&mut self, differences: &[Difference<'_>], old: &View, kind: ResourceType) {
+        if !self.follows_view {
+            return;
+        }
+        for difference in differences {
+            match difference {
+                Difference::Removed(name) if !self.minus.remove(*name) => {
+                    self.plus.insert((*name).clone());
+                }
+                Difference::Changed(resource) if old.get(kind, &resource.name).is_none() && !self.plus.remove(&resource.name) => {
+                    self.minus.insert(resource.name.clone());
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// How many names are listed one by one.
+    #[cfg(test)]
+    pub(super) fn listed(&self) -> usize {
+        self.plus.len() + self.minus.len()
+    }
+
+    fn compact(&mut self, view: &View, kind: ResourceType) {
+        if self.follows_view || self.plus.len() < self.next_compaction.max(LISTED) {
+            return;
+        }
+        self.next_compaction = self.plus.len() * 2;
+        let shared = self.plus.iter().filter(|name| view.get(kind, name).is_some()).count();
+        if view.len(kind) - shared < shared {
+            self.minus = view.iter(kind).map(|resource| &resource.name).filter(|name| !self.plus.contains(*name)).cloned().collect();
+            self.plus.retain(|name| view.get(kind, name).is_none());
+            self.follows_view = true;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::xds::session::tests::{endpoint, view};
+
+    #[test]
+    fn a_large_subscription_is_kept_as_its_difference_from_the_view() {
+        let kind = ResourceType::Endpoint;
+        let old = view(1, (0..300).map(|i| endpoint(&format!("c{i}"), 1)));
+        let mut names = Names::default();
+        for i in 0..300 {
+            assert!(names.insert(&format!("c{i}"), &old, kind));
+        }
+        assert!(names.listed() < 150, "{}", names.listed());
+        assert_eq!(names.iter(&old, kind).count(), 300);
+
+        let new = view(2, (1..301).map(|i| endpoint(&format!("c{i}"), 1)));
+        names.rebase(&new.differences(&old, kind), &old, kind);
+        assert!(names.contains("c0", &new, kind), "a name stays asked for when the view loses it");
+        assert!(!names.contains("c300", &new, kind), "a name is not asked for because the view has it");
+        assert_eq!(names.iter(&new, kind).count(), 300);
+        assert!(names.remove("c0", &new, kind) && names.remove("c7", &new, kind) && !names.remove("c7", &new, kind));
+        assert!(names.insert("c300", &new, kind) && !names.insert("c300", &new, kind));
+        assert_eq!(names.iter(&new, kind).count(), 299);
+    }
+}
