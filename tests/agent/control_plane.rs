@@ -32,7 +32,7 @@ use rcgen::{
 use tokio::{net::TcpListener, runtime::Runtime};
 use tonic::{
     Request, Response, Status, Streaming,
-    transport::{Identity, Server, ServerTlsConfig},
+    transport::{Certificate, Identity, Server, ServerTlsConfig},
 };
 
 /// The only token that is accepted.
@@ -126,7 +126,10 @@ impl ControlPlane {
         listener.set_nonblocking(true)?;
         let inside = runtime.enter();
         let listener = TcpListener::from_std(listener)?;
-        let tls = ServerTlsConfig::new().identity(Identity::from_pem(certificate, key));
+        let tls = ServerTlsConfig::new()
+            .identity(Identity::from_pem(certificate, key))
+            .client_ca_root(Certificate::from_pem(shared.authority.root_pem()))
+            .client_auth_optional(true);
         let service = Service(shared.clone());
         let server = Server::builder()
             .tls_config(tls)?
@@ -151,7 +154,8 @@ impl Drop for ControlPlane {
 
 fn authenticated<T>(request: &Request<T>) -> Result<(), Status> {
     let header = |name: &str| request.metadata().get(name).and_then(|value| value.to_str().ok());
-    if header("authorization") != Some(&format!("Bearer {TOKEN}")) {
+    let by_certificate = request.peer_certs().is_some_and(|chain| !chain.is_empty());
+    if header("authorization") != Some(&format!("Bearer {TOKEN}")) && !by_certificate {
         return Err(Status::unauthenticated("request authenticate failure"));
     }
     if header("clusterid") != Some("Kubernetes") {

@@ -7,6 +7,7 @@ mod stage;
 
 use std::{
     fs,
+    process::Command,
     sync::atomic::Ordering,
     time::{Duration, Instant},
 };
@@ -19,6 +20,8 @@ use self::{
     control_plane::{Authority, SPIFFE_ID},
     stage::{Stage, envoy, runs},
 };
+
+use istiod_lite::{agent::bootstrap::VARIABLES, translate::filter::tracing::IDENTITY_TAGS};
 
 const LONG: Duration = Duration::from_secs(3600);
 
@@ -123,6 +126,23 @@ async fn a_refused_token_is_read_again() -> Result<()> {
 }
 
 #[tokio::test]
+async fn the_certificate_speaks_when_the_token_is_gone() -> Result<()> {
+    let Some(envoy) = envoy() else { return Ok(()) };
+    let mut stage = Stage::set(envoy, Duration::from_secs(4))?;
+    let control_plane = stage.start_control_plane()?;
+    stage.start_agent(&[])?;
+    stage.wait_until_ready().await?;
+    fs::remove_file(stage.folder.path().join("token"))?;
+    let (issued, streams) = (stage.shared.issued.load(Ordering::SeqCst), stage.shared.streams.load(Ordering::SeqCst));
+    drop(control_plane);
+    let _control_plane = stage.start_control_plane()?;
+    let shared = stage.shared.clone();
+    stage.wait("renewed twice", async || shared.issued.load(Ordering::SeqCst) >= issued + 2).await?;
+    stage.wait("reconnected", async || shared.streams.load(Ordering::SeqCst) > streams).await?;
+    stage.connect().await?.ask("hello").await
+}
+
+#[tokio::test]
 async fn a_control_plane_of_another_root_is_not_trusted() -> Result<()> {
     let Some(envoy) = envoy() else { return Ok(()) };
     let mut stage = Stage::set(envoy, LONG)?;
@@ -190,4 +210,25 @@ async fn quitquitquit_ends_the_proxy() -> Result<()> {
     assert_eq!(http("POST", stage.at(15020), "/quitquitquit").await?.0, 200);
     assert_eq!(stage.agent_ended().await?.code(), Some(0));
     Ok(())
+}
+
+#[tokio::test]
+async fn envoy_accepts_the_bootstrap() -> Result<()> {
+    let Some(envoy) = envoy() else { return Ok(()) };
+    for role in ["sidecar", "gateway"] {
+        let mut stage = Stage::set(envoy.clone(), LONG)?;
+        stage.start_agent_as(role, &[])?;
+        stage.wait("started", async || stage.log().contains("Envoy started")).await?;
+        let validation =
+            Command::new(&envoy).args(["--mode", "validate", "-c"]).arg(stage.folder.path().join("run/bootstrap.json")).output()?;
+        assert!(validation.status.success(), "{}", String::from_utf8_lossy(&validation.stderr));
+    }
+    Ok(())
+}
+
+#[test]
+fn the_environment_has_what_the_stock_flavours_tags_read() {
+    for (tag, variable) in IDENTITY_TAGS {
+        assert!(VARIABLES.contains(&variable), "{tag} is read from {variable}, which the agent does not set");
+    }
 }

@@ -75,10 +75,14 @@ impl Stage {
     }
 
     pub(crate) fn start_agent(&mut self, further: &[&str]) -> Result<()> {
+        self.start_agent_as("sidecar", further)
+    }
+
+    pub(crate) fn start_agent_as(&mut self, role: &str, further: &[&str]) -> Result<()> {
         let path = |name: &str| self.folder.path().join(name);
         let ip = self.ip.to_string();
         let child = Command::new(env!("CARGO_BIN_EXE_istiod-lite"))
-            .args(["agent", "sidecar", "--name", "reviews-1", "--namespace", "shop", "--service-account", "reviews"])
+            .args(["agent", role, "--name", "reviews-1", "--namespace", "shop", "--service-account", "reviews"])
             .args(["--listen-address", &ip, "--ip", &ip, "--interception", "NONE", "--labels", "app=reviews", "--concurrency", "1"])
             .args(["--discovery-address", &self.at(15012).to_string(), "--termination-drain-duration", "3s"])
             .arg("--root-cert")
