@@ -26,6 +26,8 @@ use crate::proto::auth::{IstioCertificateRequest, istio_certificate_service_clie
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The first delay after a refusal that time alone may not heal (contract §4.1 lists those that it may).
 const REFUSED_DELAY: Duration = Duration::from_secs(1);
+/// How long the wall clock goes unlooked at.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// How far around the wanted fraction of the lifetime renewals are spread (contract §4.3).
 const RENEWAL_JITTER: f64 = 0.01;
 
@@ -154,7 +156,7 @@ impl Issuance {
                     pause
                 }
             };
-            tokio::time::sleep(pause).await;
+            sleep_until(SystemTime::now() + pause).await;
         }
     }
 
@@ -197,6 +199,16 @@ impl Issuance {
         // The scheme is http because TLS is already spoken below.
         let endpoint = Endpoint::from_shared(format!("http://{}", self.discovery.server_name))?.timeout(REQUEST_TIMEOUT);
         Ok(endpoint.connect_with_connector(connector).await?)
+    }
+}
+
+/// Sleeps by the clock that certificates expire by: after a suspension, or when the clock was set, renewal is not late by that.
+async fn sleep_until(at: SystemTime) {
+    while let Ok(left) = at.duration_since(SystemTime::now()) {
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
     }
 }
 

@@ -170,7 +170,7 @@ mod tests {
         assert!(token(&discovery).await.unwrap_err().to_string().contains("token: No such file"));
         std::fs::write(folder.path().join("token"), " \n").unwrap();
         assert!(token(&discovery).await.unwrap_err().to_string().contains("holds no token"));
-        for text in ["one\n", "two"] {
+        for text in ["first-jwt\n", "second-jwt"] {
             std::fs::write(folder.path().join("token"), text).unwrap();
             let credential = credential(&discovery, None).await.unwrap();
             assert_eq!(credential.token, Some(Token(text.trim().to_owned())));

@@ -7,7 +7,7 @@ use envoy_types::pb::{
         config::{
             cluster::v3::{Cluster, cluster},
             core::v3::{
-                Address, ApiConfigSource, ApiVersion, ConfigSource, DataSource, GrpcService, SocketAddress, TrafficDirection,
+                Address, ApiConfigSource, ApiVersion, ConfigSource, DataSource, GrpcService, Metadata, SocketAddress, TrafficDirection,
                 TransportSocket, address, api_config_source::ApiType, config_source::ConfigSourceSpecifier, data_source, grpc_service,
                 socket_address::PortSpecifier, transport_socket,
             },
@@ -26,7 +26,7 @@ use envoy_types::pb::{
             },
         },
     },
-    google::protobuf::{Any, BoolValue, Duration as ProtoDuration},
+    google::protobuf::{Any, BoolValue, Duration as ProtoDuration, Struct, Value, value},
 };
 use prost::{Message, Name};
 
@@ -51,10 +51,13 @@ pub(crate) fn answering(at: SocketAddr, answer: &str) -> Any {
     })
 }
 
-/// Some cluster: readiness asks for one update of clusters.
-pub(crate) fn cluster() -> Any {
+/// Some cluster: readiness asks for one update of clusters. Its metadata makes it at least `size` bytes long.
+pub(crate) fn cluster(size: usize) -> Any {
+    let note = Value { kind: Some(value::Kind::StringValue("x".repeat(size))) };
+    let notes = Struct { fields: [("note".to_owned(), note)].into() };
     any(&Cluster {
         name: "some".to_owned(),
+        metadata: Some(Metadata { filter_metadata: [("test".to_owned(), notes)].into(), ..Default::default() }),
         connect_timeout: Some(ProtoDuration { seconds: 1, nanos: 0 }),
         cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::Static.into())),
         ..Default::default()

@@ -107,6 +107,16 @@ async fn envoy_serves_on_while_the_control_plane_is_gone() -> Result<()> {
 }
 
 #[tokio::test]
+async fn answers_of_any_size_pass() -> Result<()> {
+    let Some(envoy) = envoy() else { return Ok(()) };
+    let mut stage = Stage::set(envoy, LONG)?;
+    stage.shared.serve_resource("some", listener::cluster(16 << 20));
+    let _control_plane = stage.start_control_plane()?;
+    stage.start_agent(&[])?;
+    stage.wait_until_ready().await
+}
+
+#[tokio::test]
 async fn a_refused_token_is_read_again() -> Result<()> {
     let Some(envoy) = envoy() else { return Ok(()) };
     let mut stage = Stage::set(envoy, LONG)?;

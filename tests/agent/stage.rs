@@ -57,7 +57,7 @@ impl Stage {
         let stage = Self { shared: Shared::new(ttl)?, folder: TempDir::new()?, envoy, ip, agent: None };
         fs::write(stage.folder.path().join("root-cert.pem"), stage.shared.authority.root_pem())?;
         fs::write(stage.folder.path().join("token"), TOKEN)?;
-        stage.shared.serve_resource("some", listener::cluster());
+        stage.shared.serve_resource("some", listener::cluster(0));
         stage.answer("hello");
         Ok(stage)
     }
