@@ -1,12 +1,10 @@
 //! The one writer: what sources say becomes the next world, and each new world is published to the classes of proxies.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use jiff::Timestamp;
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep_until},
-};
+use tokio::time::{Instant, sleep_until};
+use tokio_stream::{Stream, StreamExt};
 
 use super::{
     convergence::Convergence,
@@ -45,12 +43,13 @@ pub struct Pipeline {
 impl Pipeline {
     /// Works until the sources end. Before they are synced nothing is published: half a world would take away what
     /// proxies have from the process before this one.
-    pub async fn run(mut self, mut events: mpsc::Receiver<Event>) {
+    pub async fn run(mut self, events: impl Stream<Item = Event>) {
+        let mut events = pin!(events);
         let mut synced = false;
         loop {
             let due = self.debounce.due().filter(|_| synced);
             tokio::select! {
-                event = events.recv() => match event {
+                event = events.next() => match event {
                     None => return,
                     Some(Event::Synced) => {
                         synced = true;

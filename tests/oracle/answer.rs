@@ -4,7 +4,12 @@ use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use envoy_types::pb::envoy::config::{core::v3, route::v3::RouteConfiguration};
 use istiod_lite::{
-    api::{self, Object, ObjectKey, mesh_config::MeshConfig, yaml},
+    api::{
+        self, Object, ObjectKey,
+        istio::{ServerTls, ServerTlsMode},
+        mesh_config::MeshConfig,
+        yaml,
+    },
     mesh::{
         engine::Engine,
         model::{Proxy, ProxyKind},
@@ -36,7 +41,7 @@ pub fn answer(case: &Path, proxy: &str) -> Dump {
     let scope = scope::scope(&world, proxy.kind, &proxy.namespace, &proxy.labels);
     Dump::from([
         ("cds".to_owned(), clusters(&world, &proxy, &class, &scope)),
-        ("eds".to_owned(), endpoints(&world, &class, &scope)),
+        ("eds".to_owned(), endpoints(&world, &proxy, &class, &scope)),
         ("rds".to_owned(), routes(&world, &proxy, &class, &scope)),
     ])
 }
@@ -73,7 +78,11 @@ fn clusters(world: &World, proxy: &Proxy, class: &ProxyClass, scope: &Scope) -> 
     for (host, service) in &scope.services {
         let mode = mtls::service_mtls(world, &service.namespace);
         let endpoints = world.endpoints.get(&service.key());
-        inputs.extend(cluster::inputs(class, &world.mesh, service, scope.destination_rules.get(host), Some(mode), endpoints));
+        let rule = scope.destination_rules.get(host);
+        inputs.extend(cluster::inputs(class, &world.mesh, service, rule, Some(mode), endpoints));
+        if passes_on(world, proxy) {
+            inputs.extend(cluster::auto_passthrough_inputs(class, &world.mesh, service, rule, endpoints));
+        }
     }
     if proxy.kind == ProxyKind::Sidecar {
         let targets: Vec<_> = scope::service_targets(world, proxy)
@@ -95,9 +104,19 @@ fn clusters(world: &World, proxy: &Proxy, class: &ProxyClass, scope: &Scope) -> 
     built.collect()
 }
 
-fn endpoints(world: &World, class: &ProxyClass, scope: &Scope) -> BTreeMap<String, Value> {
+// Whether the proxy is a gateway that passes mTLS on as it is.
+fn passes_on(world: &World, proxy: &Proxy) -> bool {
+    let gateways = scope::gateways_for(world, &proxy.labels);
+    let mut servers = gateways.iter().flat_map(|gateway| &gateway.spec.servers);
+    let asks = |tls: &ServerTls| tls.mode == ServerTlsMode::AutoPassthrough;
+    proxy.kind == ProxyKind::Gateway && servers.any(|server| server.tls.as_ref().is_some_and(asks))
+}
+
+fn endpoints(world: &World, proxy: &Proxy, class: &ProxyClass, scope: &Scope) -> BTreeMap<String, Value> {
+    let forms: &[bool] = if passes_on(world, proxy) { &[false, true] } else { &[false] };
     let inputs = scope.services.iter().flat_map(|(host, service)| {
-        endpoint::inputs(class, service, scope.destination_rules.get(host), world.endpoints.get(&service.key()), false)
+        let (rule, endpoints) = (scope.destination_rules.get(host), world.endpoints.get(&service.key()));
+        forms.iter().flat_map(move |form| endpoint::inputs(class, service, rule, endpoints, *form))
     });
     let built = inputs.map(|input| {
         let built = endpoint::load_assignment(&input);
@@ -107,6 +126,9 @@ fn endpoints(world: &World, class: &ProxyClass, scope: &Scope) -> BTreeMap<Strin
 }
 
 fn routes(world: &World, proxy: &Proxy, class: &ProxyClass, scope: &Scope) -> BTreeMap<String, Value> {
+    if proxy.kind == ProxyKind::Gateway {
+        return BTreeMap::new();
+    }
     let names = route::tables(scope, &world.mesh);
     let tables = names.iter().map(|name| {
         let table = route::table(scope, class, &proxy.labels, &world.mesh, name).unwrap();

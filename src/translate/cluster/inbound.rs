@@ -116,8 +116,10 @@ pub(super) fn cluster(input: &Inbound) -> Built<Cluster> {
     };
     let version = HttpVersion::of_port(input.protocol(), true);
     connection::apply(&mut cluster, &input.mesh, input.pool(), version, None);
-    if let Source::Service { service, .. } = &input.source {
-        cluster.metadata = metadata::istio([("services", outbound::services(service))]);
+    if let Source::Service { service, rule, .. } = &input.source {
+        let config = rule.as_ref().and_then(|rule| rule.origins.first()).map(naming::config_path);
+        let config = config.map(|path| ("config", metadata::text(path.as_str())));
+        cluster.metadata = metadata::istio(config.into_iter().chain([("services", outbound::services(service))]));
     }
     match input.endpoint() {
         Handover::Address { address, bound } => {
