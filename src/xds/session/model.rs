@@ -11,7 +11,7 @@ use envoy_types::pb::{
     google::rpc,
 };
 use proptest::prelude::*;
-use smol_str::{SmolStr, format_smolstr};
+use smol_str::SmolStr;
 
 use super::{
     Response, Session,
@@ -296,8 +296,9 @@ impl<S: Dialect> Model<S> {
     }
 
     fn assert_has_view(&self) {
-        if self.paused_open {
-            // It refuses the endpoints that it waits for, and so does not even ask for clusters.
+        if self.paused_open || !self.withheld.is_empty() {
+            // It refuses the endpoints that it waits for, and so does not speak of clusters any more.
+            assert!(!self.store.bad.is_empty());
             return;
         }
         for kind in ResourceType::ALL {
