@@ -107,6 +107,12 @@ impl Rollout {
         self.channels.iter().all(|channel| channel.in_flight.is_empty() && channel.ready().is_empty())
     }
 
+    /// Types of which the proxy refused something that the view still has.
+    pub(crate) fn refused(&self) -> Vec<ResourceType> {
+        let refused = self.channels.iter().filter(|channel| channel.pending.keys().any(|name| channel.is_refused(name)));
+        refused.map(|channel| channel.kind).collect()
+    }
+
     /// A cluster that the proxy had before this connection and that is gone: what names it is not known here, so it
     /// stays as long as a listener may drain.
     pub(crate) fn spare(&mut self, cluster: &str, now: Instant) {

@@ -1,6 +1,6 @@
 //! Incremental xDS.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::{
     config::{core::v3::Node, route::v3::RouteConfiguration},
@@ -149,6 +149,9 @@ async fn a_refused_content_is_not_sent_again_unasked() {
     client.silent().await;
     client.change(Cluster, &["a"], &[]);
     assert_eq!(client.take().await, (Cluster, strings(&["a"]), strings(&[])));
+    assert_eq!(client.take().await.0, Endpoint);
+    client.silent().await;
+    assert!(server.status()[0].rejected.is_empty());
 }
 
 #[tokio::test]
@@ -396,6 +399,23 @@ async fn a_first_request_may_not_be_of_any_size() {
     let mut client = DeltaClient::connect(server.address).await;
     client.open(Cluster, &["x".repeat(2000).as_str()], &[]);
     assert_eq!(client.receive().await.unwrap_err().code(), Code::OutOfRange);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_behind_by_one_difference() {
+    let large = |content: u64| Resource { body: vec![content as u8; 400_000].into(), ..endpoint("a", content) };
+    let server = Server::start(SETTINGS, vec![large(1)]).await;
+    let mut client = DeltaClient::connect(server.address).await;
+    client.open(Endpoint, &["a"], &[]);
+    for content in 2..60 {
+        server.set(vec![large(content)]);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let mut read = 1;
+    while client.next().await.resources[0].version != endpoint("a", 59).version.to_string() {
+        read += 1;
+    }
+    assert!(read < 20, "{read} of 59 states were sent to a client that did not read");
 }
 
 async fn connected(mesh: Vec<Resource>) -> (Server, DeltaClient) {

@@ -188,6 +188,10 @@ impl Session for DeltaSession {
         self.rollout.is_current()
     }
 
+    fn refused(&self) -> Vec<ResourceType> {
+        self.rollout.refused()
+    }
+
     fn view(&self) -> &View {
         self.rollout.view()
     }

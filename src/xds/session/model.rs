@@ -437,7 +437,7 @@ fn refusing(bad: BTreeSet<u64>, names_errors: bool) -> Store {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(300)) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(200)) })]
 
     #[test]
     fn delta_ends_with_the_view_and_no_route_ever_dangles(happenings in prop::collection::vec(calm(), 0..60)) {

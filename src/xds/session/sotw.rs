@@ -159,6 +159,10 @@ impl Session for SotwSession {
         self.rollout.is_current()
     }
 
+    fn refused(&self) -> Vec<ResourceType> {
+        self.rollout.refused()
+    }
+
     fn view(&self) -> &View {
         self.rollout.view()
     }
