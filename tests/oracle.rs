@@ -4,6 +4,8 @@
 //!
 //! The nodes report no Envoy extensions, so both sides speak to Istio's own proxy.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 #[path = "oracle/answer.rs"]
 mod answer;
 #[path = "oracle/compare.rs"]

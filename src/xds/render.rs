@@ -90,7 +90,6 @@ mod tests {
         };
         let cluster = Cluster {
             name: "a".into(),
-            dns_jitter: None,
             connect_timeout: Some(Duration { seconds: 0, nanos: 100_000_000 }),
             filters: vec![envoy_types::pb::envoy::config::cluster::v3::Filter {
                 name: "f".into(),
