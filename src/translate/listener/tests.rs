@@ -13,7 +13,11 @@ use super::{
     outbound::{self, Group, ListenerInput},
 };
 use crate::{
-    api::{self, Object, ObjectKey, mesh_config::MeshConfig, yaml},
+    api::{
+        self, Object, ObjectKey,
+        mesh_config::{MeshConfig, PathNormalization},
+        yaml,
+    },
     mesh::{
         engine::Engine,
         model::{Flavour, Interception, Labels, MtlsMode, Proxy, ProxyKind},
@@ -401,6 +405,23 @@ fn a_sidecars_ingress_binds_where_nothing_is_captured() {
     assert_eq!(chains(listener)[0].1, "inline inbound|9080||");
     let captured = Asked::of(&(MESH.to_owned() + sidecar)).inbound();
     assert_eq!(captured.keys().collect::<Vec<_>>(), ["virtualInbound"], "under capture it is part of the one listener");
+}
+
+#[test]
+fn paths_are_normalized_as_the_mesh_asks() {
+    let table = [
+        (PathNormalization::None, (false, Value::Null, "KEEP_UNCHANGED")),
+        (PathNormalization::Base, (true, Value::Null, "KEEP_UNCHANGED")),
+        (PathNormalization::MergeSlashes, (true, json!(true), "KEEP_UNCHANGED")),
+        (PathNormalization::DecodeAndMergeSlashes, (true, json!(true), "UNESCAPE_AND_FORWARD")),
+    ];
+    for (path_normalization, (normalize, merge, escaped)) in table {
+        let listeners = Asked::with(MeshConfig { path_normalization, ..Default::default() }, MESH).outbound();
+        let manager = &listeners["0.0.0.0_80"]["filter_chains"][0]["filters"][0]["typed_config"];
+        assert_eq!(manager["normalize_path"], normalize, "{path_normalization:?}");
+        assert_eq!(manager["merge_slashes"], merge, "{path_normalization:?}");
+        assert_eq!(manager["path_with_escaped_slashes_action"], escaped, "{path_normalization:?}");
+    }
 }
 
 #[test]
