@@ -9,6 +9,8 @@ mod key;
 mod memo;
 mod outbound;
 mod own;
+#[cfg(test)]
+mod tests;
 mod translator;
 mod units;
 
