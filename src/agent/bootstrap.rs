@@ -41,21 +41,35 @@ pub fn node_id(settings: &Settings) -> String {
     )
 }
 
-/// Variables that Envoy's environment carries, so that shared configuration can name this proxy by substitution
-/// (`%ENVIRONMENT(X)%` in access logs, environment tags in traces).
-pub fn environment(settings: &Settings) -> Vec<(&'static str, String)> {
+/// What Envoy's environment carries, so that shared configuration can name this proxy by substitution (`%ENVIRONMENT(X)%` in
+/// access logs, environment tags in traces).
+pub const VARIABLES: [&str; 9] = [
+    "CANONICAL_SERVICE",
+    "CANONICAL_REVISION",
+    "ISTIO_META_WORKLOAD_NAME",
+    "ISTIO_META_MESH_ID",
+    "ISTIO_META_CLUSTER_ID",
+    "ISTIO_META_NODE_NAME",
+    "POD_NAME",
+    "POD_NAMESPACE",
+    "SERVICE_ACCOUNT",
+];
+
+/// The values of [`VARIABLES`].
+pub fn environment(settings: &Settings) -> impl Iterator<Item = (&'static str, &str)> {
     let workload = &settings.workload;
-    vec![
-        ("CANONICAL_SERVICE", workload.canonical_name().to_owned()),
-        ("CANONICAL_REVISION", workload.canonical_revision().to_owned()),
-        ("ISTIO_META_WORKLOAD_NAME", workload.workload_name.clone()),
-        ("ISTIO_META_MESH_ID", workload.mesh_id.clone()),
-        ("ISTIO_META_CLUSTER_ID", workload.cluster_id.clone()),
-        ("ISTIO_META_NODE_NAME", workload.node_name.clone()),
-        ("POD_NAME", workload.name.clone()),
-        ("POD_NAMESPACE", workload.namespace.clone()),
-        ("SERVICE_ACCOUNT", workload.service_account.clone()),
-    ]
+    let values = [
+        workload.canonical_name(),
+        workload.canonical_revision(),
+        &workload.workload_name,
+        &workload.mesh_id,
+        &workload.cluster_id,
+        &workload.node_name,
+        &workload.name,
+        &workload.namespace,
+        &workload.service_account,
+    ];
+    VARIABLES.into_iter().zip(values)
 }
 
 fn node(settings: &Settings) -> Value {
@@ -242,9 +256,10 @@ mod tests {
 
     #[test]
     fn the_environment_names_the_proxy() {
-        let environment = environment(&settings());
-        assert!(environment.contains(&("CANONICAL_SERVICE", "reviews".to_owned())));
-        assert!(environment.contains(&("CANONICAL_REVISION", "v1".to_owned())));
-        assert!(environment.contains(&("POD_NAMESPACE", "shop".to_owned())));
+        let settings = settings();
+        let environment: Vec<(&str, &str)> = environment(&settings).collect();
+        for variable in [("CANONICAL_SERVICE", "reviews"), ("CANONICAL_REVISION", "v1"), ("POD_NAMESPACE", "shop")] {
+            assert!(environment.contains(&variable), "{variable:?}");
+        }
     }
 }

@@ -26,6 +26,8 @@ use crate::proto::auth::{IstioCertificateRequest, istio_certificate_service_clie
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The first delay after a refusal that time alone may not heal (contract §4.1 lists those that it may).
 const REFUSED_DELAY: Duration = Duration::from_secs(1);
+/// How long the wall clock goes unlooked at.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// How far around the wanted fraction of the lifetime renewals are spread (contract §4.3).
 const RENEWAL_JITTER: f64 = 0.01;
 
@@ -66,6 +68,9 @@ pub enum Error {
     /// The CA said no.
     #[error("{:?}: {}", .0.code(), .0.message())]
     Refused(#[from] tonic::Status),
+    /// What must travel in a header holds characters that a header cannot.
+    #[error("{0} holds characters that a header cannot")]
+    Header(&'static str),
     /// The CA's answer is no certificate for the key that was asked for.
     #[error("unusable answer: {0}")]
     Answer(String),
@@ -135,7 +140,7 @@ impl Issuance {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
         loop {
             let held = current.borrow().clone();
-            let pause = match self.request(held.as_deref()).await {
+            let pause = match self.request(held.clone()).await {
                 Ok(certificate) => {
                     backoff.reset();
                     let pause = self.pause_before_renewal(&certificate);
@@ -151,7 +156,7 @@ impl Issuance {
                     pause
                 }
             };
-            tokio::time::sleep(pause).await;
+            sleep_until(SystemTime::now() + pause).await;
         }
     }
 
@@ -162,26 +167,25 @@ impl Issuance {
         at.duration_since(now).unwrap_or_default().max(Duration::from_secs(1))
     }
 
-    async fn request(&self, held: Option<&WorkloadCertificate>) -> Result<WorkloadCertificate, Error> {
+    async fn request(&self, held: Option<Arc<WorkloadCertificate>>) -> Result<WorkloadCertificate, Error> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut request = Request::new(IstioCertificateRequest {
             csr: signing_request(&key, &self.workload.spiffe_id())?,
             validity_duration: i64::try_from(self.policy.ttl.as_secs()).unwrap_or(i64::MAX),
             metadata: None,
         });
-        let token = upstream::token(&self.discovery).await;
-        let certificate = held.filter(|_| !matches!(token, Ok(Some(_))));
-        match (token, certificate) {
-            (Ok(Some(token)), _) => {
-                request.metadata_mut().insert("authorization", ascii(&format!("Bearer {token}"))?);
-            }
-            // The certificate that is about to be renewed speaks for the workload too.
-            (Ok(None), _) | (Err(_), Some(_)) => {}
-            (Err(error), None) => return Err(error.into()),
+        let credential = upstream::credential(&self.discovery, held).await?;
+        if let Some(token) = &credential.token {
+            let bearer = token.bearer().map_err(|_| Error::Header("the token"))?;
+            request
+                .metadata_mut()
+                .insert("authorization", MetadataValue::try_from(bearer.as_bytes()).map_err(|_| Error::Header("the token"))?);
         }
-        request.metadata_mut().insert("clusterid", ascii(&self.workload.cluster_id)?);
+        let cluster = self.workload.cluster_id.parse().map_err(|_| Error::Header("the cluster id"))?;
+        request.metadata_mut().insert("clusterid", cluster);
         request.set_timeout(REQUEST_TIMEOUT);
-        let answer = IstioCertificateServiceClient::new(self.connect(certificate).await?).create_certificate(request).await?;
+        let channel = self.connect(credential.certificate.as_deref()).await?;
+        let answer = IstioCertificateServiceClient::new(channel).create_certificate(request).await?;
         WorkloadCertificate::from_answer(&key, &answer.into_inner().cert_chain)
     }
 
@@ -195,6 +199,16 @@ impl Issuance {
         // The scheme is http because TLS is already spoken below.
         let endpoint = Endpoint::from_shared(format!("http://{}", self.discovery.server_name))?.timeout(REQUEST_TIMEOUT);
         Ok(endpoint.connect_with_connector(connector).await?)
+    }
+}
+
+/// Sleeps by the clock that certificates expire by: after a suspension, or when the clock was set, renewal is not late by that.
+async fn sleep_until(at: SystemTime) {
+    while let Ok(left) = at.duration_since(SystemTime::now()) {
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
     }
 }
 
@@ -215,11 +229,6 @@ fn pause_after(error: &Error, backoff: &mut Backoff) -> Duration {
 
 fn heals_with_time(code: Code) -> bool {
     matches!(code, Code::Cancelled | Code::DeadlineExceeded | Code::ResourceExhausted | Code::Aborted | Code::Internal | Code::Unavailable)
-}
-
-fn ascii(value: &str) -> Result<MetadataValue<tonic::metadata::Ascii>, Error> {
-    // The value may be a token: the message must not show it.
-    value.parse().map_err(|_| Error::Answer("token or cluster id holds characters that a header cannot".to_owned()))
 }
 
 fn join_pem(blocks: &[String]) -> String {

@@ -20,10 +20,11 @@ use tracing::{debug, info, warn};
 
 use super::{
     backoff::{Backoff, random_unit},
+    identity::WorkloadCertificate,
     sds::CurrentCertificate,
     settings::Discovery,
     telemetry::Telemetry,
-    upstream,
+    upstream::{self, Token},
 };
 
 /// HTTP/2 ping after this long without a frame, and how long its answer may take (contract §1.1).
@@ -88,7 +89,7 @@ impl Relay {
         }
         let delta = path == METHODS[0];
         let (mut sender, token) = self.reach_upstream().await;
-        let upstream_request = match self.upstream_request(request, token.as_deref()) {
+        let upstream_request = match self.upstream_request(request, token.as_ref()) {
             Ok(request) => request,
             Err(error) => return refusal(UNAVAILABLE, &format!("request: {error}")),
         };
@@ -105,7 +106,7 @@ impl Relay {
     }
 
     /// Dials until it succeeds; ends early only when Envoy gives its stream up and this future is dropped.
-    async fn reach_upstream(&self) -> (SendRequest<Incoming>, Option<String>) {
+    async fn reach_upstream(&self) -> (SendRequest<Incoming>, Option<Token>) {
         let mut backoff = Backoff::new(Duration::from_millis(100), LONGEST_PAUSE);
         loop {
             match self.connect().await {
@@ -120,10 +121,9 @@ impl Relay {
         }
     }
 
-    async fn connect(&self) -> Result<(SendRequest<Incoming>, Option<String>), upstream::Error> {
-        let token = upstream::token(&self.discovery).await?;
-        let certificate = if token.is_none() { self.issued_certificate().await } else { None };
-        let stream = upstream::dial(&self.discovery, &self.discovery.address, certificate.as_deref()).await?;
+    async fn connect(&self) -> Result<(SendRequest<Incoming>, Option<Token>), upstream::Error> {
+        let credential = upstream::credential(&self.discovery, self.held_certificate().await).await?;
+        let stream = upstream::dial(&self.discovery, &self.discovery.address, credential.certificate.as_deref()).await?;
         let mut client = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
         client
             .timer(TokioTimer::new())
@@ -142,15 +142,19 @@ impl Relay {
                 debug!("connection to the control plane ended: {error}");
             }
         });
-        Ok((sender, token))
+        Ok((sender, credential.token))
     }
 
-    async fn issued_certificate(&self) -> Option<Arc<super::identity::WorkloadCertificate>> {
+    /// The certificate as it is; awaited where it is the only credential.
+    async fn held_certificate(&self) -> Option<Arc<WorkloadCertificate>> {
         let mut certificate = self.certificate.clone();
-        certificate.wait_for(Option::is_some).await.ok().and_then(|current| current.clone())
+        if self.discovery.token_file.is_none() {
+            return certificate.wait_for(Option::is_some).await.ok().and_then(|issued| issued.clone());
+        }
+        certificate.borrow().clone()
     }
 
-    fn upstream_request(&self, request: Request<Incoming>, token: Option<&str>) -> Result<Request<Incoming>, http::Error> {
+    fn upstream_request(&self, request: Request<Incoming>, token: Option<&Token>) -> Result<Request<Incoming>, http::Error> {
         let uri = format!("https://{}{}", self.discovery.server_name, request.uri().path());
         let mut upstream_request = Request::post(uri)
             .header(header::CONTENT_TYPE, "application/grpc")
@@ -158,9 +162,7 @@ impl Relay {
             .header(header::USER_AGENT, concat!("istiod-lite-agent/", env!("CARGO_PKG_VERSION")))
             .header("clusterid", &self.cluster_id);
         if let Some(token) = token {
-            let mut value = HeaderValue::try_from(format!("Bearer {token}"))?;
-            value.set_sensitive(true);
-            upstream_request = upstream_request.header(header::AUTHORIZATION, value);
+            upstream_request = upstream_request.header(header::AUTHORIZATION, token.bearer()?);
         }
         upstream_request.body(request.into_body())
     }

@@ -1,7 +1,8 @@
 //! Connections to the control plane: TLS verified against the mesh's root, the token read afresh each time.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{fmt, io, path::Path, sync::Arc, time::Duration};
 
+use http::{HeaderValue, header::InvalidHeaderValue};
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
@@ -57,14 +58,56 @@ pub async fn dial(discovery: &Discovery, address: &str, certificate: Option<&Wor
     }
 }
 
-/// The token that says who is calling, without surrounding white space; `None` when no file is configured.
-pub async fn token(discovery: &Discovery) -> Result<Option<String>, Error> {
+/// What says who is calling.
+#[derive(Clone, Debug, Default)]
+pub struct Credential {
+    /// Sent as `authorization: Bearer`. Never shown.
+    pub token: Option<Token>,
+    /// Shown in the TLS handshake.
+    pub certificate: Option<Arc<WorkloadCertificate>>,
+}
+
+/// A token; `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+/// The token, read anew; where there is none (or none any more), the certificate that the workload holds speaks for it too.
+pub async fn credential(discovery: &Discovery, held: Option<Arc<WorkloadCertificate>>) -> Result<Credential, Error> {
+    match (token(discovery).await, held) {
+        (Ok(Some(token)), _) => Ok(Credential { token: Some(token), certificate: None }),
+        (Ok(None), held) => Ok(Credential { token: None, certificate: held }),
+        (Err(error), Some(held)) => {
+            tracing::warn!("calling with the certificate instead of the token: {error}");
+            Ok(Credential { token: None, certificate: Some(held) })
+        }
+        (Err(error), None) => Err(error),
+    }
+}
+
+async fn token(discovery: &Discovery) -> Result<Option<Token>, Error> {
     let Some(path) = &discovery.token_file else { return Ok(None) };
     let refused = |reason: String| Error::File { path: path.display().to_string(), reason };
     let text = tokio::fs::read_to_string(path).await.map_err(|error| refused(error.to_string()))?;
     match text.trim() {
         "" => Err(refused("holds no token".to_owned())),
-        token => Ok(Some(token.to_owned())),
+        token => Ok(Some(Token(token.to_owned()))),
+    }
+}
+
+// === impl Token ===
+
+impl Token {
+    /// The value of the `authorization` header, marked as a secret.
+    pub fn bearer(&self) -> Result<HeaderValue, InvalidHeaderValue> {
+        let mut value = HeaderValue::try_from(format!("Bearer {}", self.0))?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Token")
     }
 }
 
@@ -127,9 +170,11 @@ mod tests {
         assert!(token(&discovery).await.unwrap_err().to_string().contains("token: No such file"));
         std::fs::write(folder.path().join("token"), " \n").unwrap();
         assert!(token(&discovery).await.unwrap_err().to_string().contains("holds no token"));
-        for text in ["one\n", "two"] {
+        for text in ["first-jwt\n", "second-jwt"] {
             std::fs::write(folder.path().join("token"), text).unwrap();
-            assert_eq!(token(&discovery).await.unwrap().as_deref(), Some(text.trim()));
+            let credential = credential(&discovery, None).await.unwrap();
+            assert_eq!(credential.token, Some(Token(text.trim().to_owned())));
+            assert!(!format!("{credential:?}").contains(text.trim()), "a token is a secret");
         }
     }
 

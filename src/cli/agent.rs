@@ -15,6 +15,7 @@ use anyhow::{Context, anyhow, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value;
 
+use super::{log, values};
 use crate::agent::{
     self, End,
     settings::{CertificatePolicy, Discovery, Drain, EnvoyOptions, Interception, Listen, Role, Settings, Workload},
@@ -223,8 +224,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
 }
 
 fn serve(role: Role, options: Options) -> anyhow::Result<ExitCode> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&options.envoy.log_level).context("--log-level")?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    log::start(&options.envoy.log_level, false).context("--log-level")?;
     let settings = settings(role, options)?;
     // One thread is enough for one Envoy. It must be this one: the kernel ends Envoy with the thread that started it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -295,12 +295,9 @@ fn workload(options: WorkloadOptions, listen: Option<IpAddr>) -> anyhow::Result<
 }
 
 fn discovery(options: DiscoveryOptions) -> anyhow::Result<Discovery> {
-    let host = |address: &str| address.rsplit_once(':').map(|(host, _)| host.trim_matches(['[', ']']).to_owned());
     let server_name = match options.discovery_san {
         Some(name) => name,
-        None => {
-            host(&options.discovery_address).ok_or_else(|| anyhow!("--discovery-address: {:?} has no port", options.discovery_address))?
-        }
+        None => server_name(&options.discovery_address)?,
     };
     let by_environment = env::var("ISTIO_DELTA_XDS").map_or(true, |value| value != "false");
     Ok(Discovery {
@@ -377,13 +374,9 @@ fn label(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-/// `90s`, `1h30m`, `500ms`; a bare number is seconds.
+/// A duration as Go writes it; a bare number is seconds, as in `TERMINATION_DRAIN_DURATION_SECONDS`.
 fn duration(text: &str) -> Result<Duration, String> {
-    if let Ok(seconds) = text.parse() {
-        return Ok(Duration::from_secs(seconds));
-    }
-    let signed: jiff::SignedDuration = text.parse().map_err(|error: jiff::Error| error.to_string())?;
-    Duration::try_from(signed).map_err(|_| format!("{text} is negative"))
+    text.parse().map(Duration::from_secs).or_else(|_| values::duration(text))
 }
 
 fn fraction(text: &str) -> Result<f64, String> {

@@ -6,6 +6,7 @@
 
 pub mod authenticate;
 pub mod ca;
+pub mod ceremony;
 pub mod certificate;
 pub mod key;
 pub mod local_issuer;

@@ -275,7 +275,7 @@ impl Engine {
             }
             if !same_shape(old.map(|old| &**old), new.as_ref()) {
                 dirty.touched.routes.extend(self.routes.hosts_routing_to(&key.hostname, world));
-                touch_addresses(world, &key, new.as_ref(), &mut dirty.touched);
+                touch_proxies(world, &key, new.as_ref(), &mut dirty.touched);
             }
             dirty.touched.services.insert(key.hostname.clone());
             match new {
@@ -348,17 +348,17 @@ fn index_addresses(world: &mut World, key: &ServiceKey, old: &EndpointSet, new: 
     }
 }
 
-/// Proxies behind a service whose ports or selector differ may have other targets.
-fn touch_addresses(world: &World, key: &ServiceKey, new: Option<&Service>, touched: &mut Touched) {
+/// Proxies behind a service that differs may have other targets, and so may those that its selector selects.
+fn touch_proxies(world: &World, key: &ServiceKey, new: Option<&Service>, touched: &mut Touched) {
     let endpoints = world.endpoints.get(key).into_iter().flat_map(|set| set.ports.iter()).flat_map(|(_, endpoints)| endpoints.iter());
     touched.addresses.extend(endpoints.filter_map(|endpoint| match endpoint.address {
         EndpointAddress::Ip(ip) => Some(ip),
         _ => None,
     }));
-    for service in world.services.get(key).map(|old| &**old).into_iter().chain(new).filter(|service| !service.selector.is_empty()) {
-        let from = (service.namespace.clone(), SmolStr::default());
-        let pods = world.workloads.range(from..).take_while(|((namespace, _), _)| *namespace == service.namespace);
-        let selected = pods.filter(|(_, pod)| selects(&service.selector, &pod.labels));
-        touched.addresses.extend(selected.flat_map(|(_, pod)| pod.ips.iter().copied()));
+    let old = world.services.get(key).map(|old| &**old);
+    let inbound = |service: &Service| (service.registry, service.ports.clone(), service.selector.clone());
+    let selecting = old.into_iter().chain(new).any(|service| !service.selector.is_empty());
+    if selecting && old.map(inbound) != new.map(inbound) {
+        touched.namespaces.insert(key.namespace.clone());
     }
 }

@@ -32,11 +32,11 @@ use crate::{
         metrics::CaMetrics,
     },
     mesh::model::SpiffeId,
+    proto::auth::istio_certificate_service_server::SERVICE_NAME as CERTIFICATE_SERVICE,
 };
 
 /// How long a serving certificate lives; it is replaced when two thirds are over.
 const SERVING_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
-const CERTIFICATE_SERVICE: &str = "/istio.v1.auth.IstioCertificateService/";
 
 /// What names our serving certificate carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -234,7 +234,7 @@ impl Gate {
     }
 
     fn refuse(&self, path: &str) -> Response<Body> {
-        if path.starts_with(CERTIFICATE_SERVICE) {
+        if path.trim_start_matches('/').starts_with(CERTIFICATE_SERVICE) {
             self.metrics.requests.increment();
             self.metrics.authentication_failures.increment();
             return Status::unauthenticated("request authenticate failure").into_http();

@@ -179,7 +179,7 @@ fn address(endpoint: &Endpoint) -> address::Address {
         EndpointAddress::Ip(IpAddr::V4(address)) => socket(address.to_string()),
         EndpointAddress::Ip(IpAddr::V6(address)) => socket(address.to_string()),
         EndpointAddress::Host(name) => socket(name.to_string()),
-        EndpointAddress::Pipe(path) => address::Address::Pipe(Pipe { path: path.to_string(), mode: 0 }),
+        EndpointAddress::Pipe(path) => address::Address::Pipe(Pipe { path: path.to_string(), ..Default::default() }),
     }
 }
 

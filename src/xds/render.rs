@@ -47,7 +47,24 @@ pub fn from_json(type_url: &str, value: &Value) -> Result<Vec<u8>, String> {
 fn shown(type_url: &str, body: &[u8]) -> Result<Value, String> {
     let message = DynamicMessage::decode(descriptor(type_url)?, body).map_err(|error| error.to_string())?;
     let options = SerializeOptions::new().use_proto_field_name(true).skip_default_fields(true);
-    message.serialize_with_options(serde_json::value::Serializer, &options).map_err(|error| error.to_string())
+    let mut value = message.serialize_with_options(serde_json::value::Serializer, &options).map_err(|error| error.to_string())?;
+    whole_numbers(&mut value);
+    Ok(value)
+}
+
+// A double that is a whole number is written as one (`100`, not `100.0`), as other tools for protobuf do.
+fn whole_numbers(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(whole_numbers),
+        Value::Object(fields) => fields.values_mut().for_each(whole_numbers),
+        Value::Number(number) => {
+            let float = number.as_f64().filter(|float| number.is_f64() && float.fract() == 0.0 && float.abs() < 1e15);
+            if let Some(whole) = float {
+                *value = Value::from(whole as i64);
+            }
+        }
+        _ => {}
+    }
 }
 
 fn descriptor(type_url: &str) -> Result<MessageDescriptor, String> {
@@ -73,7 +90,6 @@ mod tests {
         };
         let cluster = Cluster {
             name: "a".into(),
-            dns_jitter: None,
             connect_timeout: Some(Duration { seconds: 0, nanos: 100_000_000 }),
             filters: vec![envoy_types::pb::envoy::config::cluster::v3::Filter {
                 name: "f".into(),

@@ -45,6 +45,13 @@ pub(crate) struct Step {
     pub(crate) unknown: Vec<SmolStr>,
 }
 
+/// See [`Rollout::take_warming`].
+#[derive(Debug, Default)]
+pub(crate) struct Warming {
+    all: bool,
+    sent: BTreeSet<SmolStr>,
+}
+
 /// The four types of one connection and the order between them.
 #[derive(Debug)]
 pub(crate) struct Rollout {
@@ -106,9 +113,11 @@ impl Rollout {
         self.draining.insert(cluster.into(), now + self.settings.drain);
     }
 
-    /// Whether the client was sent this cluster before it first asked for endpoints. Asked once, at that time.
-    pub(crate) fn take_warming(&mut self) -> BTreeSet<SmolStr> {
-        std::mem::take(&mut self.warming)
+    /// Clusters for whose endpoints the client may wait when it first asks for any on this connection.
+    pub(crate) fn take_warming(&mut self) -> Warming {
+        // Envoy asks for clusters first, unless one is warming: it then holds back all it has to say of clusters.
+        let all = !self.channel(ResourceType::Cluster).open;
+        Warming { all, sent: std::mem::take(&mut self.warming) }
     }
 
     /// What may be said now.
@@ -252,7 +261,7 @@ impl Rollout {
     fn stays_back(&self, channel: &Channel, resource: &Resource) -> bool {
         let clusters = self.channel(ResourceType::Cluster);
         channel.effective(&resource.name).is_some()
-            && resource.clusters.iter().any(|name| clusters.is_refused(name) && clusters.effective(name).is_none())
+            && resource.clusters.iter().any(|name| clusters.is_refused(name) && clusters.lacks(name))
     }
 
     fn report_opened(&mut self, advance: &[Arc<Resource>]) {
@@ -341,6 +350,13 @@ impl Rollout {
 impl Step {
     fn some(self) -> Option<Self> {
         (!self.advance.is_empty() || !self.retire.is_empty() || !self.unknown.is_empty()).then_some(self)
+    }
+}
+
+impl Warming {
+    /// Whether the client may wait for this cluster's endpoints though it has them.
+    pub(crate) fn awaits(&self, cluster: &str) -> bool {
+        self.all || self.sent.contains(cluster)
     }
 }
 

@@ -187,4 +187,6 @@ fn istio_spec<T: Read + Default>(fields: Fields<'_>) -> Arc<T> {
 }
 
 #[cfg(test)]
+mod mutation;
+#[cfg(test)]
 mod tests;

@@ -1,6 +1,9 @@
 //! Tables that hold objects nearly as written: namespaces, DestinationRules, Gateways, Sidecars, PeerAuthentications.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use imbl::OrdMap;
 use smol_str::SmolStr;
@@ -22,7 +25,7 @@ use crate::{
 impl Engine {
     /// Derives the tables of the changed objects and marks what depends on them.
     pub(super) fn derive_policies(&self, world: &mut World, changed: &BTreeSet<Id>, dirty: &mut Dirty) {
-        let mut rule_hosts = BTreeSet::new();
+        let mut rules: BTreeMap<(SmolStr, Hostname), Vec<Arc<DestinationRule>>> = BTreeMap::new();
         let mut peer_namespaces = BTreeSet::new();
         for id in changed {
             let key = (id.namespace.clone(), id.name.clone());
@@ -55,19 +58,23 @@ impl Engine {
                     dirty.recomputed += 1;
                     let new = object.and_then(|object| rule(object, &world.mesh));
                     let Some((old, new)) = replace(&mut world.destination_rules, &key, new) else { continue };
-                    for rule in [old, new].into_iter().flatten() {
-                        // Which rules select a proxy is part of its scope's key.
-                        if rule.spec.workload_selector.is_some() {
-                            dirty.touched.namespaces.insert(id.namespace.clone());
-                        }
-                        rule_hosts.insert((id.namespace.clone(), rule.host.clone()));
+                    // Which rules select a proxy is part of its scope's key.
+                    if old.iter().chain(&new).any(|rule| rule.spec.workload_selector.is_some()) {
+                        dirty.touched.namespaces.insert(id.namespace.clone());
+                    }
+                    let at = |rule: &Arc<DestinationRule>| (id.namespace.clone(), rule.host.clone());
+                    if let Some(old) = old {
+                        rules.entry(at(&old)).or_default();
+                    }
+                    if let Some(new) = new {
+                        rules.entry(at(&new)).or_default().push(new);
                     }
                 }
                 _ => {}
             }
         }
         self.derive_peer_authentications(world, changed, &peer_namespaces, dirty);
-        self.derive_rules_by_host(world, rule_hosts, dirty);
+        self.derive_rules_by_host(world, rules, dirty);
     }
 
     fn derive_peer_authentications(&self, world: &mut World, changed: &BTreeSet<Id>, namespaces: &BTreeSet<SmolStr>, dirty: &mut Dirty) {
@@ -100,13 +107,23 @@ impl Engine {
         }
     }
 
-    fn derive_rules_by_host(&self, world: &mut World, hosts: BTreeSet<(SmolStr, Hostname)>, dirty: &mut Dirty) {
-        for (namespace, host) in hosts {
+    /// `changed` has the new rules of each host whose rules changed; the others of that host stay.
+    fn derive_rules_by_host(
+        &self,
+        world: &mut World,
+        changed: BTreeMap<(SmolStr, Hostname), Vec<Arc<DestinationRule>>>,
+        dirty: &mut Dirty,
+    ) {
+        for ((namespace, host), new) in changed {
             dirty.recomputed += 1;
-            let from = (namespace.clone(), SmolStr::default());
-            let all = world.destination_rules.range(from..).take_while(|((of, _), _)| *of == namespace);
-            let rules: Vec<_> = all.filter(|(_, rule)| rule.host == host).map(|(_, rule)| Arc::clone(rule)).collect();
             let key = (namespace, host.clone());
+            let stays = |rule: &&Arc<DestinationRule>| {
+                let table = world.destination_rules.get(&(key.0.clone(), rule.origin.object.name.clone()));
+                table.is_some_and(|current| Arc::ptr_eq(current, rule))
+            };
+            let listed = world.rules_by_host.get(&key);
+            let mut rules: Vec<_> = listed.into_iter().flat_map(|listed| listed.rules.iter()).filter(stays).cloned().collect();
+            rules.extend(new);
             if rules.is_empty() {
                 world.rules_by_host.remove(&key);
             } else {

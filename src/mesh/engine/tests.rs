@@ -1,4 +1,5 @@
 mod any_order;
+mod oracle;
 
 use std::sync::Arc;
 

@@ -248,6 +248,11 @@ impl Reader {
             return;
         }
         let age = age(&stamp);
+        // Too fresh, and the watcher has not said yet whether its writer is done: it will in a moment.
+        if known.is_some() && age < CLOCK_TICK && !hints.all && !hints.changed.contains(path) {
+            seen.again = true;
+            return;
+        }
         let read = read_file(&absolute(&self.folder.path, path), self.folder.size_limit);
         let hash = match &read {
             Ok(text) => xxh3_128(text.as_bytes()),

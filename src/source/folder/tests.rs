@@ -283,7 +283,7 @@ async fn a_folder_below_that_cannot_be_read_keeps_what_it_said() {
     fs::create_dir(&below).unwrap();
     fs::write(below.join("a.yaml"), namespace("a", "1")).unwrap();
     let mut follower = Follower::at(folder.path()).await;
-    fs::set_permissions(&below, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&below, fs::Permissions::from_mode(0o000)).unwrap();
     follower.finds("(below): cannot be read").await;
     follower.has(&[("a", "1")]).await;
     fs::set_permissions(&below, fs::Permissions::from_mode(0o700)).unwrap();

@@ -150,7 +150,7 @@ enum Handover {
 // `127.0.0.1:8080`, `0.0.0.0:8080`, `[::1]:8080`, `unix:///path`.
 fn default_endpoint(text: &str, workload: IpAddr) -> Handover {
     if let Some(path) = text.strip_prefix("unix://") {
-        let address = address::Address::Pipe(Pipe { path: path.into(), mode: 0 });
+        let address = address::Address::Pipe(Pipe { path: path.into(), ..Default::default() });
         return Handover::Address { address, bound: true };
     }
     let Some((host, port)) = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?))) else {

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use smol_str::SmolStr;
 
-use super::Client;
 use crate::{
     mesh::{
-        model::{Hostname, Service},
+        model::{Hostname, Labels, Service},
         routing::model::{Destination, GatewayRef, L4Match, RouteSet, WeightedDestination},
         world::EffectiveDestinationRule,
     },
@@ -84,10 +83,10 @@ impl Destinations<'_> {
 }
 
 /// Whether the parts of a match that are known now hold: gateway, labels, port, namespace.
-pub(crate) fn holds(matcher: &L4Match, gateway: &GatewayRef, client: Client<'_>, namespace: &str, port: u16) -> bool {
-    let labels = matcher.source_labels.iter().all(|(key, value)| client.labels.get(key) == Some(value));
+pub(crate) fn holds(matcher: &L4Match, gateway: &GatewayRef, labels: &Labels, namespace: &str, port: u16) -> bool {
+    let right_labels = matcher.source_labels.iter().all(|(key, value)| labels.get(key) == Some(value));
     (matcher.gateways.is_empty() || matcher.gateways.contains(gateway))
-        && labels
+        && right_labels
         && matcher.port.is_none_or(|wanted| wanted == port)
         && matcher.source_namespace.as_ref().is_none_or(|wanted| wanted == namespace)
 }

@@ -8,12 +8,12 @@ mod chain;
 mod inspector;
 mod l4;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use envoy_types::pb::envoy::config::core::v3::{Address, Pipe, SocketAddress, address, socket_address::PortSpecifier};
 
 use super::input::ProxyClass;
-use crate::mesh::model::{Flavour, Interception, Labels, TelemetryIdentity};
+use crate::mesh::model::{Flavour, Interception, TelemetryIdentity};
 
 /// What of a proxy's class a listener reads: proxies of several namespaces may share one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -32,15 +32,6 @@ pub struct ListenerClass {
     pub idle_timeout: Option<Duration>,
     /// Names for traces.
     pub telemetry: Arc<TelemetryIdentity>,
-}
-
-/// What of a proxy itself (not of its class) decides which outbound listeners it has.
-#[derive(Clone, Copy, Debug)]
-pub struct Client<'a> {
-    /// Its addresses: a headless service gets no listener for the proxy's own.
-    pub addresses: &'a [IpAddr],
-    /// Its labels: `sourceLabels` of VirtualServices are matched against them.
-    pub labels: &'a Labels,
 }
 
 impl ListenerClass {

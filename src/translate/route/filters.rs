@@ -43,7 +43,6 @@ fn fault(fault: &Fault) -> HttpFault {
     let delay = fault.delay.map(|(delay, share)| FaultDelay {
         percentage: Some(fractional(share)),
         fault_delay_secifier: Some(FaultDelaySecifier::FixedDelay(duration(delay))),
-        ..Default::default()
     });
     let abort = fault.abort.map(|(status, share)| FaultAbort {
         percentage: Some(fractional(share)),

@@ -15,10 +15,7 @@ use crate::{
     translate::{
         cluster, endpoint,
         input::ProxyClass,
-        listener::{
-            Client,
-            outbound::{self, Group},
-        },
+        listener::outbound::{self, Group},
         route,
     },
     xds::{resource::Resource, view::Layer},
@@ -217,7 +214,7 @@ impl Listeners {
     }
 
     fn translate_everything(&mut self, world: &World, scope: &Scope, key: &ListenersKey, translator: &mut Translator) {
-        let planned = outbound::all_inputs(scope, &key.class, &world.mesh, &world.endpoints, key.client());
+        let planned = outbound::all_inputs(scope, &key.class, &world.mesh, &world.endpoints, &key.own);
         let groups: BTreeSet<Group> = planned.iter().map(|(group, _)| *group).collect();
         self.listeners.retain(|group| groups.contains(group));
         for (group, inputs) in planned {
@@ -227,15 +224,9 @@ impl Listeners {
     }
 
     fn translate(&mut self, world: &World, scope: &Scope, key: &ListenersKey, group: Group, translator: &mut Translator) {
-        let inputs = outbound::inputs(scope, &key.class, &world.mesh, &world.endpoints, key.client(), group);
+        let inputs = outbound::inputs(scope, &key.class, &world.mesh, &world.endpoints, &key.own, group);
         let resources: Vec<Arc<Resource>> = inputs.iter().map(|input| translator.outbound_listener(input)).collect();
         self.listeners.replace(&group, resources);
-    }
-}
-
-impl ListenersKey {
-    fn client(&self) -> Client<'_> {
-        Client { addresses: &self.own, labels: &self.class.labels }
     }
 }
 

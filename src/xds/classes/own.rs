@@ -11,9 +11,8 @@ use super::{
     translator::Translator,
 };
 use crate::{
-    api::istio::{IngressListener, ServerTlsMode},
+    api::istio::ServerTlsMode,
     mesh::{
-        engine::protocol_named,
         model::{Proxy, ProxyKind},
         policy::mtls::workload_mtls,
         routing::model::GatewayRef,
@@ -96,27 +95,25 @@ fn sidecar(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass) -> O
     let workload = proxy.ips.first().copied().unwrap_or(IpAddr::from([127, 0, 0, 1]));
     let sidecar = scope.sidecar.as_ref();
     let shared = ProxyClass { telemetry: Arc::default(), ..class.clone() };
-    let protocol = |listener: &IngressListener| protocol_named(&listener.port.protocol);
     let mtls = workload_mtls(world, &proxy.namespace, &proxy.labels);
     OwnInputs {
         clusters: cluster::inbound_inputs(&shared, &world.mesh, sidecar, &targets, workload),
-        inbound: Some(InboundInput::new(class, &world.mesh, mtls, sidecar.map(Arc::as_ref), &targets, &proxy.ips, protocol)),
+        inbound: Some(InboundInput::new(class, &world.mesh, mtls, sidecar.map(Arc::as_ref), &service_targets(world, proxy), &proxy.ips)),
         ..OwnInputs::default()
     }
 }
 
 fn gateway_proxy(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass) -> OwnInputs {
     let gateways = gateways_for(world, &proxy.labels);
-    let targets = inbound_targets(world, scope, proxy);
+    let targets = service_targets(world, proxy);
     let plan = gateway::plan(GatewayView {
         class,
         mesh: &world.mesh,
         gateways: &gateways,
-        routes: &world.routes,
+        world,
         scope,
         targets: &targets,
         unprivileged: proxy.unprivileged,
-        protocol: protocol_named,
     });
     let tables = plan.tables.iter().map(|table| {
         let named: BTreeSet<_> = table.servers.iter().map(|server| &server.gateway).collect();

@@ -74,6 +74,8 @@ pub(crate) struct Flight {
     pub(crate) overdue: bool,
     /// That a gate opened without it was said.
     pub(crate) reported: bool,
+    /// It repeated what was refused before: its refusal says nothing about its own items.
+    tainted: bool,
 }
 
 /// A response that the proxy refused, in whole or in part.
@@ -94,6 +96,8 @@ pub(crate) struct Channel {
     /// All of this type, named or not.
     pub(super) wildcard: bool,
     pub(super) names: Names,
+    /// Each response has all that the client is to have, not just what is new.
+    pub(super) whole: bool,
     /// A first answer is due, even an empty one.
     pub(crate) owes: bool,
     pub(crate) view: View,
@@ -111,6 +115,7 @@ impl Channel {
             open: false,
             wildcard: false,
             names: Names::default(),
+            whole: false,
             owes: false,
             view,
             pending: BTreeMap::new(),
@@ -226,6 +231,11 @@ impl Channel {
         self.refused.get(name).is_some_and(|refused| self.target(name).is_some_and(|target| target.version == *refused))
     }
 
+    /// Whether the proxy surely has nothing under a name.
+    pub(crate) fn lacks(&self, name: &str) -> bool {
+        self.pending.get(name).is_some_and(|pending| matches!(pending.held, Held::Nothing))
+    }
+
     /// What the proxy has under a name, once what is in flight has arrived.
     pub(crate) fn effective(&self, name: &str) -> Option<&Arc<Resource>> {
         match self.pending.get(name) {
@@ -235,9 +245,9 @@ impl Channel {
         }
     }
 
-    /// Whether the last response, that of `nonce`, is the one that a client answers.
-    pub(super) fn is_last(&self, nonce: &str) -> bool {
-        self.last_nonce != 0 && nonce.parse() == Ok(self.last_nonce)
+    /// Whether a nonce is one of this connection's.
+    pub(super) fn is_ours(&self, nonce: &str) -> bool {
+        nonce.parse().is_ok_and(|nonce| (1..=self.last_nonce).contains(&nonce))
     }
 
     /// Records a response: what it contains is now what the proxy has.
@@ -260,7 +270,7 @@ impl Channel {
         if self.in_flight.len() == FLIGHTS {
             self.merge_oldest();
         }
-        self.in_flight.push_back(Flight { nonce, sent_at: now, items, overdue: false, reported: false });
+        self.in_flight.push_back(Flight { nonce, sent_at: now, items, overdue: false, reported: false, tainted: false });
         self.in_flight.back().map_or(&[], |flight| &flight.items)
     }
 
@@ -289,12 +299,15 @@ impl Channel {
         for item in flight.items.iter().filter(|item| item.content.is_some()) {
             self.take_back(item);
         }
+        if self.whole {
+            self.in_flight.iter_mut().for_each(|later| later.tainted = true);
+        }
         let named = blamed(self.kind, &contents, error);
-        let refused = if contents.len() == 1 { contents.clone() } else { named };
+        let refused = if contents.len() == 1 && !flight.tainted { contents.clone() } else { named };
         for resource in &refused {
             self.refused.insert(resource.name.clone(), resource.version);
         }
-        let suspects = if refused.is_empty() { contents } else { Vec::new() };
+        let suspects = if refused.is_empty() && !flight.tainted { contents } else { Vec::new() };
         if !suspects.is_empty() {
             let (one, other) = suspects.split_at(suspects.len().div_ceil(2));
             for half in [other, one] {

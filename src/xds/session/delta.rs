@@ -6,7 +6,7 @@ use std::{
 };
 
 use envoy_types::pb::envoy::{config::core::v3, service::discovery::v3::DeltaDiscoveryRequest};
-use smol_str::{SmolStr, ToSmolStr};
+use smol_str::ToSmolStr;
 
 use super::{
     Event, Response, Session,
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::xds::{
     resource::{ContentHash, ResourceType},
-    rollout::{Rollout, Settings, Step},
+    rollout::{Rollout, Settings, Step, Warming},
     view::View,
 };
 
@@ -34,7 +34,7 @@ impl DeltaSession {
     }
 
     fn open(&mut self, kind: ResourceType, request: DeltaDiscoveryRequest, now: Instant) {
-        let warming = if kind == ResourceType::Endpoint { self.rollout.take_warming() } else { BTreeSet::new() };
+        let warming = if kind == ResourceType::Endpoint { self.rollout.take_warming() } else { Warming::default() };
         let held = request.initial_resource_versions;
         let mut named = request.resource_names_subscribe;
         let channel = self.rollout.channel_mut(kind);
@@ -69,12 +69,12 @@ impl DeltaSession {
         }
     }
 
-    fn compare(&mut self, kind: ResourceType, name: &str, held: &HashMap<String, String>, warming: &BTreeSet<SmolStr>, reason: Reason) {
+    fn compare(&mut self, kind: ResourceType, name: &str, held: &HashMap<String, String>, warming: &Warming, reason: Reason) {
         let channel = self.rollout.channel_mut(kind);
         let version = channel.target(name).map(|resource| resource.version);
         match held.get(name) {
             Some(held) if ContentHash::parse(held) == version => {
-                if warming.contains(name) {
+                if warming.awaits(name) {
                     channel.request(name, Reason::Warming);
                 }
             }

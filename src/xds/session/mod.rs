@@ -114,4 +114,6 @@ fn empty_load_assignment(name: &str) -> Arc<Resource> {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 pub(crate) mod tests;

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::xds::{
     resource::{ContentHash, Resource, ResourceType},
-    rollout::{Rollout, Settings, Step},
+    rollout::{Rollout, Settings, Step, Warming},
     view::View,
 };
 
@@ -37,17 +37,19 @@ impl SotwSession {
     }
 
     fn open(&mut self, kind: ResourceType, names: &[String], version: &str) {
-        let warming = if kind == ResourceType::Endpoint { self.rollout.take_warming() } else { BTreeSet::new() };
+        let warming = if kind == ResourceType::Endpoint { self.rollout.take_warming() } else { Warming::default() };
         let channel = self.rollout.channel_mut(kind);
         let view = channel.view.clone();
         channel.open = true;
+        channel.whole = kind.is_wildcard();
         channel.wildcard = names.iter().any(|name| name == "*") || (names.is_empty() && kind.is_wildcard());
         for name in names.iter().filter(|name| *name != "*") {
             channel.names.insert(name, &view, kind);
         }
         if !version.is_empty() && version == version_of(&owed(channel, &Step::nothing(kind))).to_smolstr() {
-            let warming: Vec<_> = warming.into_iter().filter(|name| channel.wants(name)).collect();
-            warming.iter().for_each(|name| channel.request(name, Reason::Warming));
+            for name in owed_names(channel).iter().filter(|name| warming.awaits(name)) {
+                channel.request(name, Reason::Warming);
+            }
             return;
         }
         channel.owes = channel.wildcard || !names.is_empty();
@@ -126,8 +128,9 @@ impl Session for SotwSession {
             Some(error) => self.rollout.nack(kind, &nonce, &error.message),
             None => self.rollout.ack(kind, &nonce, now),
         }
-        // The names in an answer to an older response are out of date: the answer to the last brings them again.
-        if nonce.is_empty() || self.rollout.channel(kind).is_last(&nonce) {
+        // A request that answers an old response acknowledges nothing new, but its names are the client's: one that
+        // it gave up and took up again in the meantime it no longer has.
+        if nonce.is_empty() || self.rollout.channel(kind).is_ours(&nonce) {
             self.resubscribe(kind, request.resource_names, nonce.is_empty());
         }
     }

@@ -1,13 +1,18 @@
 //! Rule 1: any order and batching of the same changes gives an equal world, and patched scopes equal fresh ones.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use proptest::{prelude::*, sample::select};
 
 use super::*;
 use crate::mesh::{
-    scope::{EgressScope, scope_key},
+    model::Proxy,
+    scope::{EgressScope, scope_key, service_targets},
     validate,
+    world::EffectiveMtls,
 };
 
 /// What one change may be: a small world in which names meet often.
@@ -180,6 +185,11 @@ fn assert_exact(old: &World, new: &World, touched: &Touched) {
     assert_eq!(differing(&old.endpoints, &new.endpoints, |key, _| vec![key.hostname.clone()]), touched.endpoints);
     let services = differing(&old.services, &new.services, |key, _| vec![key.hostname.clone()]);
     assert!(services.is_subset(&touched.services), "{services:?} {touched:?}");
+    if !touched.everything {
+        for key in new.services.keys().filter(|key| mtls::service_mtls(old, &key.namespace) != mtls::service_mtls(new, &key.namespace)) {
+            assert!(touched.services.contains(&key.hostname), "{key:?} {touched:?}");
+        }
+    }
     let routes = differing(&old.routes, &new.routes, |_, routes| routes.hosts.clone());
     assert!(routes.is_subset(&touched.routes), "{routes:?} {touched:?}");
 }
@@ -190,6 +200,23 @@ const PROXIES: [(ProxyKind, &str, &str); 4] = [
     (ProxyKind::Sidecar, "istio-system", "b"),
     (ProxyKind::Gateway, "istio-system", "a"),
 ];
+
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+
+fn inbound_modes(world: &World, namespace: &str, app: &str) -> EffectiveMtls {
+    mtls::workload_mtls(world, namespace, &labels_of(&[("app", app)]))
+}
+
+/// What a proxy at that address answers for: `(host, service port, target port)`.
+fn targets(world: &World, namespace: &str, app: &str) -> Vec<(Hostname, u16, u16)> {
+    let proxy =
+        Proxy { ips: vec![ADDRESS], namespace: namespace.into(), labels: Arc::new(labels_of(&[("app", app)])), ..oracle::blank_proxy() };
+    let targets = service_targets(world, &proxy);
+    targets
+        .into_iter()
+        .map(|target| (target.service.hostname.clone(), target.service.ports[target.port].number, target.target_port))
+        .collect()
+}
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
@@ -215,9 +242,11 @@ proptest! {
                         prop_assert!(Arc::ptr_eq(before, service), "{host} lost its pointer");
                     }
                 }
-                if keys(&old)[at] != keys(&applied.world)[at] {
-                    prop_assert!(!applied.touched.is_empty());
-                }
+                let resorted = applied.touched.everything || applied.touched.namespaces.contains(next.namespace.as_str());
+                prop_assert!(resorted || keys(&old)[at] == keys(&applied.world)[at]);
+                prop_assert!(resorted || inbound_modes(&old, &next.namespace, app) == inbound_modes(&applied.world, &next.namespace, app));
+                let answers = applied.touched.addresses.contains(&ADDRESS);
+                prop_assert!(resorted || answers || targets(&old, &next.namespace, app) == targets(&applied.world, &next.namespace, app));
                 patched[at] = next;
             }
             validate::check(&applied.world);

@@ -7,7 +7,6 @@ mod server_tls;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::listener::v3::Listener;
-use imbl::OrdMap;
 use smol_str::{SmolStr, format_smolstr};
 
 use self::server_tls::ServerSecrets;
@@ -15,13 +14,11 @@ use super::{ListenerClass, chain::ChainMatch};
 use crate::{
     api::mesh_config::MeshConfig,
     mesh::{
-        model::{Hostname, Origin, Protocol},
-        routing::model::RouteSet,
-        scope::Scope,
-        world::{Gateway, NamedKey},
+        model::{Hostname, Origin},
+        scope::{Scope, ServiceTarget},
+        world::{Gateway, NamedKey, World},
     },
     translate::{
-        cluster::InboundTarget,
         filter::network::TcpTarget,
         input::{Built, ByPtr, ProxyClass},
     },
@@ -36,16 +33,14 @@ pub struct GatewayView<'a> {
     pub mesh: &'a Arc<MeshConfig>,
     /// The Gateways that select it, in any order.
     pub gateways: &'a [Arc<Gateway>],
-    /// All routes; those that name none of the Gateways are passed over.
-    pub routes: &'a OrdMap<NamedKey, Arc<RouteSet>>,
+    /// Where the routes that are bound to its Gateways are found.
+    pub world: &'a World,
     /// Services and DestinationRules that it sees.
     pub scope: &'a Scope,
     /// Service ports that select it: a server's port is the service's, the listener's is the pod's.
-    pub targets: &'a [InboundTarget],
+    pub targets: &'a [ServiceTarget],
     /// It may not bind ports below 1024.
     pub unprivileged: bool,
-    /// Reads a protocol as it is written in a server's port.
-    pub protocol: fn(&str) -> Protocol,
 }
 
 /// What a gateway has.

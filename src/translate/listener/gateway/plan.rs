@@ -14,15 +14,17 @@ use super::{
 use crate::{
     api::istio::{Server, ServerTlsMode},
     mesh::{
+        engine::protocol_named,
         model::{Hostname, Labels, Origin, Protocol, Service},
         routing::model::{GatewayRef, L4Match, RouteSet},
+        scope::{ServiceTarget, routes_for_gateway},
         world::Gateway,
     },
     translate::{
         filter::network::TcpTarget,
         input::ByPtr,
         listener::{
-            Client, ListenerClass,
+            ListenerClass,
             chain::ChainMatch,
             l4::{Destinations, holds},
         },
@@ -76,7 +78,7 @@ struct Placed<'a> {
 
 impl<'a> Merge<'a> {
     fn add(&mut self, gateway: &'a Gateway, at: usize, server: &'a Server) {
-        let protocol = (self.view.protocol)(&server.port.protocol);
+        let protocol = protocol_named(&server.port.protocol);
         let kind = match protocol {
             protocol if protocol.is_http() => Kind::Http,
             protocol if protocol.is_tls() => Kind::Tls,
@@ -114,7 +116,8 @@ impl<'a> Merge<'a> {
 
     // Clients speak of the Service's port; the pod listens on its target port.
     fn listener_ports(&self, server: u16) -> BTreeSet<u16> {
-        let targets = self.view.targets.iter().filter(|target| target.port == server);
+        let number = |target: &ServiceTarget| target.service.ports.get(target.port).map(|port| port.number);
+        let targets = self.view.targets.iter().filter(|target| number(target) == Some(server));
         let ports = targets.map(|target| target.target_port).collect::<BTreeSet<_>>();
         if ports.is_empty() { BTreeSet::from([server]) } else { ports }
     }
@@ -176,7 +179,7 @@ impl<'a> Merge<'a> {
         let matcher = if tls.is_some() { placed.server_names() } else { ChainMatch::default() };
         let gateway = placed.gateway_ref();
         let routes = self.routes(placed);
-        let found = routes.into_iter().flat_map(|set| set.tcp.iter().map(move |route| (set, route))).find(|(_, route)| {
+        let found = routes.iter().flat_map(|set| set.tcp.iter().map(move |route| (set, route))).find(|(_, route)| {
             route.matches.is_empty() || route.matches.iter().any(|matcher| self.holds(matcher, &gateway, placed.server.port.number))
         });
         let (set, route) = found?;
@@ -187,7 +190,7 @@ impl<'a> Merge<'a> {
     fn passthrough(&self, placed: &Placed<'_>, names: &mut BTreeSet<SmolStr>) -> Vec<Chain> {
         let gateway = placed.gateway_ref();
         let mut chains = Vec::new();
-        for set in self.routes(placed) {
+        for set in &self.routes(placed) {
             for route in &set.tls {
                 let matches = route.matches.iter().filter(|matcher| self.holds(matcher, &gateway, placed.server.port.number));
                 for matcher in matches {
@@ -231,13 +234,10 @@ impl<'a> Merge<'a> {
         chains
     }
 
-    // Route sets that are bound to the server's Gateway and have a host in common with it, oldest first.
-    fn routes(&self, placed: &Placed<'_>) -> Vec<&'a Arc<RouteSet>> {
-        let gateway = placed.gateway_ref();
-        let namespace = self.view.scope.namespace.as_str();
-        let bound = self.view.routes.values().filter(|set| set.applies_at(&gateway) && set.export_to.allows(namespace));
-        let mut found = bound.filter(|set| placed.shares_host(set)).collect::<Vec<_>>();
-        found.sort_by(|one, other| one.precedence.cmp(&other.precedence));
+    // Route sets that are bound to the server's Gateway and have a host in common with it, in Istio's order.
+    fn routes(&self, placed: &Placed<'_>) -> Vec<Arc<RouteSet>> {
+        let mut found = routes_for_gateway(self.view.world, &self.view.scope.namespace, &placed.gateway_ref());
+        found.retain(|set| placed.shares_host(set));
         found
     }
 
@@ -252,9 +252,8 @@ impl<'a> Merge<'a> {
     }
 
     fn holds(&self, matcher: &L4Match, gateway: &GatewayRef, port: u16) -> bool {
-        let anyone = Labels::default();
         let matcher = L4Match { source_labels: Labels::default(), source_namespace: None, ..matcher.clone() };
-        holds(&matcher, gateway, Client { addresses: &[], labels: &anyone }, "", port)
+        holds(&matcher, gateway, &Labels::default(), "", port)
     }
 }
 

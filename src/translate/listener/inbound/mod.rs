@@ -21,11 +21,12 @@ use crate::{
         mesh_config::MeshConfig,
     },
     mesh::{
+        engine::protocol_named,
         model::{Interception, Origin, Protocol},
+        scope::ServiceTarget,
         world::{EffectiveMtls, Sidecar},
     },
     translate::{
-        cluster::InboundTarget,
         filter::{access_log::listener_access_log, number, period, wrapped},
         input::{Built, ByPtr, ProxyClass},
         naming::{BLACK_HOLE_CLUSTER, INBOUND_PASSTHROUGH_CLUSTER, inbound_cluster, statistics_name},
@@ -64,22 +65,21 @@ struct InboundPort {
 
 impl InboundInput {
     /// Collects what decides. `targets` are the service ports that select the workload, oldest service first (of two
-    /// for one target port the first counts); a Sidecar with `ingress` replaces them. `workload` is the workload's
-    /// primary address. `protocol` reads a protocol as it is written in a Sidecar's port.
+    /// for one target port the first counts); a Sidecar with `ingress` replaces them. `workload` are its
+    /// addresses, the primary first.
     pub fn new(
         class: &ProxyClass,
         mesh: &Arc<MeshConfig>,
         mtls: EffectiveMtls,
         sidecar: Option<&Sidecar>,
-        targets: &[InboundTarget],
+        targets: &[ServiceTarget],
         workload: &[IpAddr],
-        protocol: impl Fn(&IngressListener) -> Protocol,
     ) -> Self {
         let class = ListenerClass::of(class);
         let mut ports: Vec<InboundPort> = match sidecar.filter(|sidecar| !sidecar.spec.ingress.is_empty()) {
             Some(sidecar) => {
                 let listeners = sidecar.spec.ingress.iter();
-                listeners.map(|listener| ingress_port(&class, sidecar, listener, workload, protocol(listener))).collect()
+                listeners.map(|listener| ingress_port(&class, sidecar, listener, workload)).collect()
             }
             // Without capture the application itself holds these ports.
             None if class.interception == Interception::None => Vec::new(),
@@ -98,13 +98,7 @@ pub fn listeners(input: &InboundInput) -> Vec<Built<Listener>> {
     virtual_inbound.into_iter().chain(bound.into_iter().map(|port| own_listener(input, port))).collect()
 }
 
-fn ingress_port(
-    class: &ListenerClass,
-    sidecar: &Sidecar,
-    listener: &IngressListener,
-    workload: &[IpAddr],
-    protocol: Protocol,
-) -> InboundPort {
+fn ingress_port(class: &ListenerClass, sidecar: &Sidecar, listener: &IngressListener, workload: &[IpAddr]) -> InboundPort {
     let port = listener.port.number;
     let own = || {
         let usable = workload.iter().filter(|ip| if ip.is_ipv4() { class.ipv4 } else { class.ipv6 });
@@ -114,7 +108,7 @@ fn ingress_port(
         binds: if listener.bind.is_empty() { own() } else { vec![listener.bind.clone()] },
         target_port: port,
         service_port: port,
-        protocol,
+        protocol: protocol_named(&listener.port.protocol),
         host: format_smolstr!("{}.{}", sidecar.origin.object.name, sidecar.origin.object.namespace),
         stat_prefix: inbound_cluster(port),
         bound: match listener.capture_mode {
@@ -127,13 +121,13 @@ fn ingress_port(
     }
 }
 
-fn service_port(class: &ListenerClass, mesh: &MeshConfig, target: &InboundTarget) -> Option<InboundPort> {
-    let port = target.service.port(target.port)?;
+fn service_port(class: &ListenerClass, mesh: &MeshConfig, target: &ServiceTarget) -> Option<InboundPort> {
+    let port = target.service.ports.get(target.port)?;
     let named = statistics_name(&mesh.inbound_cluster_stat_name, &target.service, port, "");
     Some(InboundPort {
         binds: vec![class.wildcard().into()],
         target_port: target.target_port,
-        service_port: target.port,
+        service_port: port.number,
         protocol: port.protocol,
         host: target.service.hostname.text().clone(),
         stat_prefix: named.map_or_else(|| inbound_cluster(target.target_port), SmolStr::from),

@@ -11,6 +11,7 @@ mod render;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -18,7 +19,7 @@ use envoy_types::pb::envoy::config::listener::v3::Listener;
 use imbl::OrdMap;
 use smol_str::{SmolStr, format_smolstr};
 
-use super::{Client, ListenerClass, chain::ChainMatch};
+use super::{ListenerClass, chain::ChainMatch};
 use crate::{
     api::mesh_config::MeshConfig,
     mesh::{
@@ -105,16 +106,18 @@ pub fn ports(scope: &Scope, class: &ProxyClass, mesh: &Arc<MeshConfig>) -> BTree
 
 /// Plans the listeners of one group.
 ///
-/// `endpoints` are read for headless services alone.
+/// `endpoints` are read for headless services alone: each of their addresses has a listener, but for the proxy's
+/// `own`. (So a class may be planned with none, and a proxy of it leave out the inputs that
+/// [`inputs`] with its addresses does not give.)
 pub fn inputs(
     scope: &Scope,
     class: &ProxyClass,
     mesh: &Arc<MeshConfig>,
     endpoints: &OrdMap<ServiceKey, Arc<EndpointSet>>,
-    client: Client<'_>,
+    own: &[IpAddr],
     group: Group,
 ) -> Vec<ListenerInput> {
-    let planner = plan::Planner::new(scope, class, mesh, endpoints, client);
+    let planner = plan::Planner::new(scope, class, mesh, endpoints, own);
     match group {
         Group::Fixed => planner.fixed(class),
         Group::Port(port) => planner.port(port, &plan::candidates(scope, port)),
@@ -127,9 +130,9 @@ pub fn all_inputs(
     class: &ProxyClass,
     mesh: &Arc<MeshConfig>,
     endpoints: &OrdMap<ServiceKey, Arc<EndpointSet>>,
-    client: Client<'_>,
+    own: &[IpAddr],
 ) -> BTreeMap<Group, Vec<ListenerInput>> {
-    let planner = plan::Planner::new(scope, class, mesh, endpoints, client);
+    let planner = plan::Planner::new(scope, class, mesh, endpoints, own);
     let mut candidates = plan::all_candidates(scope);
     let planned = ports(scope, class, mesh).into_iter().map(|group| {
         let inputs = match group {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -15,14 +16,14 @@ use super::{
 use crate::{
     api::mesh_config::MeshConfig,
     mesh::{
-        model::{EndpointAddress, EndpointSet, Interception, Protocol, Registry, Resolution, Service, ServiceKey},
+        model::{EndpointAddress, EndpointSet, Interception, Labels, Protocol, Registry, Resolution, Service, ServiceKey},
         routing::model::GatewayRef,
         scope::{EgressScope, Scope},
     },
     translate::{
         input::{ByPtr, ProxyClass},
         listener::{
-            Client, ListenerClass,
+            ListenerClass,
             chain::ChainMatch,
             l4::{Destinations, holds, routes_for},
         },
@@ -37,7 +38,8 @@ pub(super) struct Planner<'a> {
     class: ListenerClass,
     mesh: &'a Arc<MeshConfig>,
     endpoints: &'a OrdMap<ServiceKey, Arc<EndpointSet>>,
-    client: Client<'a>,
+    own: &'a [IpAddr],
+    labels: Arc<Labels>,
 }
 
 /// Where one listener stands.
@@ -104,9 +106,9 @@ impl<'a> Planner<'a> {
         class: &ProxyClass,
         mesh: &'a Arc<MeshConfig>,
         endpoints: &'a OrdMap<ServiceKey, Arc<EndpointSet>>,
-        client: Client<'a>,
+        own: &'a [IpAddr],
     ) -> Self {
-        Self { scope, class: ListenerClass::of(class), mesh, endpoints, client }
+        Self { scope, class: ListenerClass::of(class), mesh, endpoints, own, labels: Arc::clone(&class.labels) }
     }
 
     /// The listeners that do not depend on services.
@@ -200,7 +202,7 @@ impl<'a> Planner<'a> {
             return vec![self.everywhere()];
         }
         let addresses = endpoints.iter().filter_map(|endpoint| match &endpoint.address {
-            EndpointAddress::Ip(ip) if !self.client.addresses.contains(ip) => Some(Bind::at(format_smolstr!("{ip}"))),
+            EndpointAddress::Ip(ip) if !self.own.contains(ip) => Some(Bind::at(format_smolstr!("{ip}"))),
             _ => None,
         });
         let mut seen = std::collections::BTreeSet::new();
@@ -269,7 +271,7 @@ impl<'a> Planner<'a> {
         for routes in routes_for(&port.egress.routes, &port.service.hostname) {
             for route in &routes.tls {
                 let matches = route.matches.iter();
-                for matcher in matches.filter(|matcher| holds(matcher, &GatewayRef::Mesh, self.client, &self.scope.namespace, port.number))
+                for matcher in matches.filter(|matcher| holds(matcher, &GatewayRef::Mesh, &self.labels, &self.scope.namespace, port.number))
                 {
                     let runtime = (&matcher.sni_hosts, &matcher.destination_subnets);
                     if handled.contains(&runtime) {
@@ -311,7 +313,7 @@ impl<'a> Planner<'a> {
                 let mut subnets = Vec::new();
                 let mut catches_all = route.matches.is_empty();
                 let matches = route.matches.iter();
-                for matcher in matches.filter(|matcher| holds(matcher, &GatewayRef::Mesh, self.client, &self.scope.namespace, port.number))
+                for matcher in matches.filter(|matcher| holds(matcher, &GatewayRef::Mesh, &self.labels, &self.scope.namespace, port.number))
                 {
                     catches_all |= matcher.destination_subnets.is_empty() || port.number == 0;
                     subnets.extend(matcher.destination_subnets.iter().cloned());

@@ -1,0 +1,470 @@
+//! A client that behaves as Envoy does, for property tests: whatever happens on the way, in the end it has the view.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use envoy_types::pb::{
+    envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest},
+    google::rpc,
+};
+use proptest::prelude::*;
+use smol_str::{SmolStr, format_smolstr};
+
+use super::{
+    Response, Session,
+    delta::DeltaSession,
+    sotw::SotwSession,
+    tests::{cluster, endpoint, listener, route, view},
+};
+use crate::xds::{
+    resource::{Resource, ResourceType},
+    rollout::Settings,
+    view::View,
+};
+
+use ResourceType::{Cluster, Endpoint, Listener, Route};
+
+const SETTINGS: Settings = Settings { ordered: true, gate: Duration::from_secs(5), drain: Duration::from_secs(3) };
+
+/// What is in a view: for each backend its cluster's and its endpoints' content, and which backends the routes use.
+#[derive(Clone, Debug)]
+struct World {
+    backends: BTreeMap<u8, (u64, u64)>,
+    listeners: u8,
+    picks: Vec<u8>,
+}
+
+#[derive(Clone, Debug)]
+enum Happening {
+    World(World),
+    /// The client reads so many responses.
+    Read(u8),
+    /// So many of the client's requests reach the server.
+    Deliver(u8),
+    /// The server says what it can.
+    Speak,
+    /// Milliseconds pass.
+    Pass(u16),
+    Reconnect,
+}
+
+/// Speaks a protocol for the model.
+trait Dialect: Session + Sized {
+    fn start(view: View) -> Self;
+    /// A first request; `held` are versions from an earlier connection.
+    fn open(client: &Store, kind: ResourceType) -> Self::Request;
+    fn change(client: &Store, kind: ResourceType, added: Vec<String>, removed: Vec<String>) -> Self::Request;
+    fn answer(client: &Store, response: &Response, error: Option<String>) -> Self::Request;
+    /// Names that a response takes away.
+    fn removed(client: &Store, response: &Response) -> Vec<SmolStr>;
+}
+
+/// What the client keeps across connections.
+#[derive(Debug, Default)]
+struct Store {
+    held: [BTreeMap<SmolStr, Arc<Resource>>; 4],
+    asked: [BTreeSet<SmolStr>; 4],
+    warming: BTreeSet<SmolStr>,
+    versions: [SmolStr; 4],
+    nonces: [SmolStr; 4],
+    /// The client refuses these contents, naming them or not.
+    bad: BTreeSet<u64>,
+    names_errors: bool,
+}
+
+struct Model<S: Dialect> {
+    session: S,
+    store: Store,
+    now: Instant,
+    view: View,
+    to_client: VecDeque<Response>,
+    to_server: VecDeque<S::Request>,
+    withheld: Vec<S::Request>,
+    paused_open: bool,
+    /// No deadline passed, nothing was refused, no connection was lost: no route may ever name a missing cluster.
+    strict: bool,
+}
+
+impl World {
+    fn resources(&self) -> Vec<Resource> {
+        let name = |backend: &u8| format!("c{backend}");
+        let mut all = Vec::new();
+        for (backend, (content, endpoints)) in &self.backends {
+            all.push(cluster(&name(backend), *content));
+            all.push(endpoint(&name(backend), *endpoints));
+        }
+        let known: Vec<_> = self.backends.keys().collect();
+        for number in 0..self.listeners {
+            let picked = self.picks.get(usize::from(number)).filter(|_| !known.is_empty());
+            let clusters: Vec<_> = picked.map(|pick| name(known[usize::from(*pick) % known.len()])).into_iter().collect();
+            let clusters: Vec<_> = clusters.iter().map(String::as_str).collect();
+            let content = clusters.iter().map(|name| name.bytes().map(u64::from).sum::<u64>()).sum::<u64>() + 1000;
+            let table = format!("r{number}");
+            // Odd listeners name their cluster themselves, even ones by a route table.
+            if number % 2 == 0 {
+                let own = listener(&format!("l{number}"), 7, &[]);
+                all.push(Resource { routes: Arc::new([table.as_str().into()]), ..own });
+                all.push(route(&table, content, &clusters));
+            } else {
+                all.push(listener(&format!("l{number}"), content, &clusters));
+            }
+        }
+        all
+    }
+}
+
+impl<S: Dialect> Model<S> {
+    fn new(store: Store) -> Self {
+        let strict = store.bad.is_empty();
+        let view = View::default();
+        let mut model = Self {
+            session: S::start(view.clone()),
+            store,
+            now: Instant::now(),
+            view,
+            to_client: VecDeque::new(),
+            to_server: VecDeque::new(),
+            withheld: Vec::new(),
+            paused_open: false,
+            strict,
+        };
+        model.connect();
+        model
+    }
+
+    fn connect(&mut self) {
+        self.session = S::start(self.view.clone());
+        self.to_client.clear();
+        self.to_server.clear();
+        self.withheld.clear();
+        self.store.nonces = Default::default();
+        self.paused_open = !self.store.warming.is_empty();
+        for kind in ResourceType::ALL {
+            let silent = !kind.is_wildcard() && self.store.asked[kind as usize].is_empty();
+            if !(silent || kind == Cluster && self.paused_open) {
+                self.to_server.push_back(S::open(&self.store, kind));
+            }
+        }
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::World(world) => {
+                self.view = view(self.view.generation + 1, world.resources());
+                self.session.on_view(self.view.clone());
+            }
+            Happening::Read(count) => (0..count).for_each(|_| self.read()),
+            Happening::Deliver(count) => (0..count).for_each(|_| self.deliver()),
+            Happening::Speak => self.speak(),
+            Happening::Pass(milliseconds) => {
+                self.strict = false;
+                self.now += Duration::from_millis(milliseconds.into());
+            }
+            Happening::Reconnect => {
+                self.strict = false;
+                self.connect();
+            }
+        }
+    }
+
+    fn deliver(&mut self) {
+        if let Some(request) = self.to_server.pop_front() {
+            self.session.on_request(request, self.now);
+        }
+    }
+
+    fn speak(&mut self) {
+        let mut said = 0;
+        while let Some(response) = self.session.next(self.now) {
+            self.to_client.push_back(response);
+            said += 1;
+            assert!(said < 1000, "the server does not come to an end");
+        }
+        self.session.events();
+    }
+
+    fn read(&mut self) {
+        let Some(response) = self.to_client.pop_front() else { return };
+        let kind = response.kind.unwrap();
+        let bad = |resource: &Arc<Resource>| self.store.bad.contains(&u64::from_le_bytes(resource.body[..].try_into().unwrap_or_default()));
+        let refused: Vec<_> = response.resources.iter().filter(|resource| bad(resource)).map(|resource| resource.name.clone()).collect();
+        self.store.nonces[kind as usize] = response.nonce.clone();
+        // Envoy applies the rest where it can tell the resources apart, and nothing otherwise.
+        let partly = self.store.names_errors && kind.is_wildcard();
+        if refused.is_empty() || partly {
+            self.apply(kind, &response, &refused);
+        }
+        if refused.is_empty() {
+            self.store.versions[kind as usize] = response.version.clone();
+        }
+        let error = (!refused.is_empty()).then(|| if partly { format!("cannot add {}: bad", refused.join(", ")) } else { "bad".into() });
+        let answer = S::answer(&self.store, &response, error);
+        self.withheld_or_sent(kind, answer);
+        if self.strict {
+            self.assert_no_dangling_route();
+        }
+    }
+
+    fn withheld_or_sent(&mut self, kind: ResourceType, answer: S::Request) {
+        if kind == Cluster {
+            self.withheld.push(answer);
+        } else {
+            self.to_server.push_back(answer);
+        }
+        if self.store.warming.is_empty() {
+            self.to_server.extend(self.withheld.drain(..));
+            if std::mem::take(&mut self.paused_open) {
+                self.to_server.push_back(S::open(&self.store, Cluster));
+            }
+        }
+    }
+
+    fn apply(&mut self, kind: ResourceType, response: &Response, refused: &[SmolStr]) {
+        for name in S::removed(&self.store, response) {
+            // Envoy does not take endpoints or route tables away by name.
+            if kind.is_wildcard() {
+                self.store.held[kind as usize].remove(&name);
+            }
+            // A cluster is warm when it is told that there are no endpoints.
+            if matches!(kind, Cluster | Endpoint) {
+                self.store.warming.remove(&name);
+            }
+        }
+        for resource in response.resources.iter().filter(|resource| !refused.contains(&resource.name)) {
+            let before = self.store.held[kind as usize].insert(resource.name.clone(), resource.clone());
+            match kind {
+                Cluster if before.is_none_or(|before| before.version != resource.version) => {
+                    self.store.warming.insert(resource.name.clone());
+                }
+                Endpoint => drop(self.store.warming.remove(&resource.name)),
+                _ => {}
+            }
+        }
+        match kind {
+            Cluster => {
+                let clusters = self.store.held[Cluster as usize].keys().cloned().collect();
+                self.ask(Endpoint, clusters);
+            }
+            Listener => {
+                let tables = self.store.held[Listener as usize].values().flat_map(|listener| listener.routes.iter().cloned()).collect();
+                self.ask(Route, tables);
+            }
+            _ => {}
+        }
+    }
+
+    fn ask(&mut self, kind: ResourceType, names: BTreeSet<SmolStr>) {
+        let asked = std::mem::replace(&mut self.store.asked[kind as usize], names.clone());
+        let added: Vec<String> = names.difference(&asked).map(ToString::to_string).collect();
+        let removed: Vec<String> = asked.difference(&names).map(ToString::to_string).collect();
+        self.store.held[kind as usize].retain(|name, _| names.contains(name));
+        if added.is_empty() && removed.is_empty() {
+            return;
+        }
+        self.to_server.push_back(S::change(&self.store, kind, added, removed));
+    }
+
+    fn assert_no_dangling_route(&self) {
+        let clusters = &self.store.held[Cluster as usize];
+        for resource in self.store.held[Listener as usize].values().chain(self.store.held[Route as usize].values()) {
+            for name in resource.clusters.iter() {
+                assert!(clusters.contains_key(name), "{} names {name}, which is not there", resource.name);
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        let mut steps = 0;
+        for _ in 0..200 {
+            self.speak();
+            while !self.to_client.is_empty() || !self.to_server.is_empty() {
+                steps += 1;
+                assert!(steps < 2000, "the two never stop talking");
+                self.read();
+                self.deliver();
+                self.speak();
+            }
+            match self.session.deadline() {
+                Some(at) => self.now = self.now.max(at),
+                None => return,
+            }
+        }
+        panic!("it does not come to rest");
+    }
+
+    fn assert_has_view(&self) {
+        if self.paused_open {
+            // It refuses the endpoints that it waits for, and so does not even ask for clusters.
+            return;
+        }
+        for kind in ResourceType::ALL {
+            let held = &self.store.held[kind as usize];
+            let wanted: BTreeMap<_, _> = self.view.iter(kind).map(|resource| (resource.name.clone(), resource.clone())).collect();
+            for (name, resource) in &wanted {
+                let asked = kind.is_wildcard() || self.store.asked[kind as usize].contains(name);
+                let content = u64::from_le_bytes(resource.body[..].try_into().unwrap());
+                let excused = self.excused(kind, resource) || self.store.bad.contains(&content);
+                let version = held.get(name).map(|resource| resource.version);
+                assert!(!asked || excused || version == Some(resource.version), "{kind:?} {name}: {version:?}, not {resource:?}");
+            }
+            if self.store.bad.is_empty() && kind.is_wildcard() {
+                assert_eq!(held.keys().collect::<Vec<_>>(), wanted.keys().collect::<Vec<_>>());
+            }
+        }
+        if self.store.bad.is_empty() {
+            assert_eq!(self.store.warming, BTreeSet::new(), "clusters that wait for endpoints");
+            assert!(self.session.is_current());
+        }
+    }
+
+    // What needs a cluster that was refused, or endpoints that were, stays as it was.
+    fn excused(&self, kind: ResourceType, resource: &Resource) -> bool {
+        let missing = |name: &SmolStr| !self.store.held[Cluster as usize].contains_key(name);
+        !kind.is_wildcard() && self.store.bad.len() > 1 && resource.clusters.iter().any(missing)
+            || matches!(kind, Listener | Route) && resource.clusters.iter().any(missing)
+    }
+}
+
+impl Dialect for DeltaSession {
+    fn start(view: View) -> Self {
+        Self::new(SETTINGS, view)
+    }
+
+    fn open(client: &Store, kind: ResourceType) -> DeltaDiscoveryRequest {
+        let held = &client.held[kind as usize];
+        DeltaDiscoveryRequest {
+            type_url: kind.type_url().into(),
+            resource_names_subscribe: client.asked[kind as usize].iter().map(ToString::to_string).collect(),
+            initial_resource_versions: held
+                .iter()
+                .map(|(name, resource)| (name.to_string(), resource.version.to_string()))
+                .collect::<HashMap<_, _>>(),
+            ..DeltaDiscoveryRequest::default()
+        }
+    }
+
+    fn change(_: &Store, kind: ResourceType, added: Vec<String>, removed: Vec<String>) -> DeltaDiscoveryRequest {
+        DeltaDiscoveryRequest {
+            type_url: kind.type_url().into(),
+            resource_names_subscribe: added,
+            resource_names_unsubscribe: removed,
+            ..DeltaDiscoveryRequest::default()
+        }
+    }
+
+    fn answer(_: &Store, response: &Response, error: Option<String>) -> DeltaDiscoveryRequest {
+        DeltaDiscoveryRequest {
+            type_url: response.type_url.to_string(),
+            response_nonce: response.nonce.to_string(),
+            error_detail: error.map(|message| rpc::Status { message, ..rpc::Status::default() }),
+            ..DeltaDiscoveryRequest::default()
+        }
+    }
+
+    fn removed(_: &Store, response: &Response) -> Vec<SmolStr> {
+        response.removed.clone()
+    }
+}
+
+impl Dialect for SotwSession {
+    fn start(view: View) -> Self {
+        Self::new(SETTINGS, view)
+    }
+
+    fn open(client: &Store, kind: ResourceType) -> DiscoveryRequest {
+        DiscoveryRequest {
+            type_url: kind.type_url().into(),
+            version_info: client.versions[kind as usize].to_string(),
+            resource_names: client.asked[kind as usize].iter().map(ToString::to_string).collect(),
+            response_nonce: client.nonces[kind as usize].to_string(),
+            ..DiscoveryRequest::default()
+        }
+    }
+
+    fn change(client: &Store, kind: ResourceType, _: Vec<String>, _: Vec<String>) -> DiscoveryRequest {
+        Self::open(client, kind)
+    }
+
+    fn answer(client: &Store, response: &Response, error: Option<String>) -> DiscoveryRequest {
+        DiscoveryRequest {
+            response_nonce: response.nonce.to_string(),
+            error_detail: error.map(|message| rpc::Status { message, ..rpc::Status::default() }),
+            ..Self::open(client, response.kind.unwrap())
+        }
+    }
+
+    fn removed(client: &Store, response: &Response) -> Vec<SmolStr> {
+        let kind = response.kind.unwrap();
+        let said: BTreeSet<_> = response.resources.iter().map(|resource| &resource.name).collect();
+        let gone = client.held[kind as usize].keys().filter(|name| !said.contains(name));
+        if kind.is_wildcard() { gone.cloned().collect() } else { Vec::new() }
+    }
+}
+
+fn world() -> impl Strategy<Value = World> {
+    let backends = prop::collection::btree_map(0..5_u8, (1..4_u64, 11..14_u64), 0..5);
+    (backends, 0..4_u8, prop::collection::vec(0..5_u8, 4)).prop_map(|(backends, listeners, picks)| World { backends, listeners, picks })
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        3 => world().prop_map(Happening::World),
+        4 => (1..4_u8).prop_map(Happening::Read),
+        4 => (1..4_u8).prop_map(Happening::Deliver),
+        4 => Just(Happening::Speak),
+        1 => (1..8000_u16).prop_map(Happening::Pass),
+        1 => Just(Happening::Reconnect),
+    ]
+}
+
+fn calm() -> impl Strategy<Value = Happening> {
+    happening().prop_filter("no time, no loss", |happening| !matches!(happening, Happening::Pass(_) | Happening::Reconnect))
+}
+
+fn run<S: Dialect>(store: Store, happenings: Vec<Happening>) {
+    let mut model = Model::<S>::new(store);
+    happenings.into_iter().for_each(|happening| model.happen(happening));
+    model.settle();
+    model.assert_has_view();
+}
+
+fn refusing(bad: BTreeSet<u64>, names_errors: bool) -> Store {
+    Store { bad, names_errors, ..Store::default() }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(300)) })]
+
+    #[test]
+    fn delta_ends_with_the_view_and_no_route_ever_dangles(happenings in prop::collection::vec(calm(), 0..60)) {
+        run::<DeltaSession>(Store::default(), happenings);
+    }
+
+    #[test]
+    fn delta_survives_deadlines_and_reconnects(happenings in prop::collection::vec(happening(), 0..60)) {
+        run::<DeltaSession>(Store::default(), happenings);
+    }
+
+    #[test]
+    fn delta_survives_refusals(bad in prop::collection::btree_set(1..14_u64, 1..3), named: bool, happenings in prop::collection::vec(happening(), 0..60)) {
+        run::<DeltaSession>(refusing(bad, named), happenings);
+    }
+
+    #[test]
+    fn sotw_ends_with_the_view_and_no_route_ever_dangles(happenings in prop::collection::vec(calm(), 0..60)) {
+        run::<SotwSession>(Store::default(), happenings);
+    }
+
+    #[test]
+    fn sotw_survives_deadlines_and_reconnects(happenings in prop::collection::vec(happening(), 0..60)) {
+        run::<SotwSession>(Store::default(), happenings);
+    }
+
+    #[test]
+    fn sotw_survives_refusals(bad in prop::collection::btree_set(1..14_u64, 1..3), named: bool, happenings in prop::collection::vec(happening(), 0..60)) {
+        run::<SotwSession>(refusing(bad, named), happenings);
+    }
+}
