@@ -40,8 +40,10 @@ pub fn ceremony(istiod_lite: &Path, home: &Path) -> Result<()> {
 /// Puts a token for the pod's service account into `<home>/<pod>.token`.
 pub fn issue_token(istiod_lite: &Path, home: &Path, pod: Pod) -> Result<()> {
     let issuer = home.join("issuer").display().to_string();
-    let token =
-        run(istiod_lite, &["ca", "token", "--issuer-dir", &issuer, "--namespace", pod.namespace, "--service-account", pod.service_account])?;
+    let token = run(
+        istiod_lite,
+        &["ca", "token", "--issuer-dir", &issuer, "--namespace", pod.namespace, "--service-account", pod.service_account],
+    )?;
     fs::write(home.join(format!("{}.token", pod.name)), token)?;
     Ok(())
 }
