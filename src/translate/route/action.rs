@@ -237,9 +237,9 @@ fn retry_on(conditions: &str) -> (String, Vec<u32>) {
     let mut words = Vec::new();
     let mut codes = Vec::new();
     for word in conditions.split(',').map(str::trim).filter(|word| !word.is_empty()) {
-        match word.parse() {
-            Ok(code) => codes.push(code),
-            Err(_) => words.push(word),
+        match word.parse().ok().filter(|code| (100..600).contains(code)) {
+            Some(code) => codes.push(code),
+            None => words.push(word),
         }
     }
     if !codes.is_empty() && !words.contains(&"retriable-status-codes") {
@@ -309,4 +309,51 @@ fn changes(changes: &HeaderChanges) -> (Vec<HeaderValueOption>, Option<SmolStr>)
 
 fn removals(changes: &HeaderChanges) -> Vec<String> {
     changes.remove.iter().filter(|name| !is_internal(name)).map(SmolStr::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(retry_on: &str) -> RetryPolicy {
+        RetryPolicy {
+            attempts: 3,
+            per_try_timeout: None,
+            retry_on: retry_on.into(),
+            retry_remote_localities: None,
+            retry_ignore_previous_hosts: None,
+            backoff: None,
+        }
+    }
+
+    #[test]
+    fn status_codes_among_the_conditions_have_a_list_of_their_own() {
+        let envoy = retry_policy(Some(&policy("5xx, 429,503")), false).unwrap();
+        assert_eq!(envoy.retry_on, "5xx,retriable-status-codes");
+        assert_eq!(envoy.retriable_status_codes, [429, 503]);
+        let codes_alone = retry_policy(Some(&policy("503")), false).unwrap();
+        assert_eq!(codes_alone.retry_on, "retriable-status-codes");
+    }
+
+    #[test]
+    fn no_attempts_are_no_policy_and_a_hash_keeps_its_host() {
+        assert_eq!(retry_policy(Some(&RetryPolicy { attempts: 0, ..policy("") }), false), None);
+        assert!(retry_policy(None, true).unwrap().retry_host_predicate.is_empty());
+        assert_eq!(retry_policy(None, false).unwrap().retry_host_predicate.len(), 1);
+    }
+
+    #[test]
+    fn a_redirect_does_not_name_the_port_of_its_scheme() {
+        let of = |port, scheme: &str, listener, tls| {
+            let redirect = Redirect { uri: "".into(), authority: "".into(), scheme: scheme.into(), port: Some(port), code: 301 };
+            match super::redirect(&redirect, listener, tls) {
+                Some(Action::Redirect(action)) => action.port_redirect,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(of(RedirectPort::FromRequestPort, "", 80, false), 0);
+        assert_eq!(of(RedirectPort::FromRequestPort, "https", 80, false), 80);
+        assert_eq!(of(RedirectPort::Number(443), "", 8443, true), 0);
+        assert_eq!(of(RedirectPort::FromProtocolDefault, "", 8080, false), 0);
+    }
 }

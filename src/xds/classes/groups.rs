@@ -2,7 +2,6 @@
 
 use std::{collections::hash_map::Entry, mem, sync::Arc};
 
-use imbl::OrdMap;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
@@ -44,6 +43,8 @@ pub(super) struct Groups {
     endpoints: FxHashMap<EndpointsKey, Endpoints>,
     listeners: FxHashMap<ListenersKey, Listeners>,
     own: FxHashMap<Arc<OwnInputs>, Own>,
+    /// Stands where a proxy has no layer; one for all, for equal layers are known by their pointers.
+    empty: Layer,
 }
 
 impl Groups {
@@ -103,7 +104,7 @@ impl Groups {
 
     /// The layers of a proxy's view, by type.
     pub(super) fn layers(&self, keys: &Keys) -> [Vec<Layer>; 4] {
-        let empty = || Arc::new(OrdMap::new());
+        let empty = || Arc::clone(&self.empty);
         let shared = self.shared.get(&keys.shared);
         let endpoints = self.endpoints.get(&keys.endpoints);
         let listeners = keys.listeners.as_ref().and_then(|key| self.listeners.get(key));

@@ -1,0 +1,100 @@
+//! What features look like: `tests/golden/<feature>/in.yaml` has objects, the other files what `istiod-lite translate`
+//! makes of them for one proxy and stock Envoy. `UPDATE_GOLDEN=1 cargo test --test golden` writes them anew.
+//!
+//! `in.yaml` begins with `# proxy: NAME.NAMESPACE`, `# shows: clusters endpoints listeners routes` (those of interest) and
+//! a line that says what to look at.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+const KINDS: [(&str, &str); 4] = [("clusters", "cds"), ("endpoints", "eds"), ("listeners", "lds"), ("routes", "rds")];
+
+fn features() -> Vec<PathBuf> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let mut found: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
+    found.sort();
+    found
+}
+
+// The value of a comment `# key: value` in the first lines.
+fn said(feature: &Path, key: &str) -> String {
+    let text = fs::read_to_string(feature.join("in.yaml")).unwrap();
+    let start = format!("# {key}: ");
+    let line = text.lines().take(3).find_map(|line| line.strip_prefix(&start));
+    line.unwrap_or_else(|| panic!("{}: no `{start}`", feature.display())).to_owned()
+}
+
+fn translate(feature: &Path, arguments: &[&str]) -> Output {
+    let output = Command::new(env!("CARGO_BIN_EXE_istiod-lite"))
+        .args(["translate", "-f"])
+        .arg(feature.join("in.yaml"))
+        .args(["--proxy", &said(feature, "proxy")])
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}: {}", feature.display(), String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+#[test]
+fn features_look_as_recorded() {
+    let update = env::var_os("UPDATE_GOLDEN").is_some();
+    let mut different = Vec::new();
+    for feature in features() {
+        let shows = said(&feature, "shows");
+        for (name, kind) in KINDS.into_iter().filter(|(name, _)| shows.split(' ').any(|shown| shown == *name)) {
+            let ours = String::from_utf8(translate(&feature, &["--type", kind]).stdout).unwrap();
+            assert!(ours.lines().count() > 1, "{}: no {name}", feature.display());
+            let path = feature.join(format!("{name}.yaml"));
+            if update {
+                fs::write(&path, &ours).unwrap();
+            }
+            let recorded = fs::read_to_string(&path).unwrap_or_default();
+            if recorded != ours {
+                let line = recorded.lines().zip(ours.lines()).position(|(a, b)| a != b).unwrap_or_else(|| recorded.lines().count());
+                let of = |text: &str| text.lines().nth(line).unwrap_or("(nothing)").to_owned();
+                different.push(format!("{} line {}:\n  recorded {}\n  now      {}", path.display(), line + 1, of(&recorded), of(&ours)));
+            }
+        }
+    }
+    assert!(different.is_empty(), "{}\nUPDATE_GOLDEN=1 records what is made now", different.join("\n"));
+}
+
+#[test]
+fn every_recorded_file_is_shown() {
+    for feature in features() {
+        let shows = said(&feature, "shows");
+        for entry in fs::read_dir(&feature).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let name = name.strip_suffix(".yaml").unwrap_or(&name);
+            assert!(
+                name == "in" || shows.split(' ').any(|shown| shown == name),
+                "{}: {name}.yaml is compared with nothing",
+                feature.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn envoy_accepts_every_feature() {
+    for minor in ["1.40", "1.38"] {
+        let Ok(envoy) = harness::tools::envoy(minor) else {
+            println!("skipped for Envoy {minor}: it is not here (make setup, or ENVOY)");
+            continue;
+        };
+        for feature in features() {
+            let bootstrap = translate(&feature, &["--bootstrap", "-o", "json"]).stdout;
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("bootstrap.json");
+            fs::write(&file, &bootstrap).unwrap();
+            let output = Command::new(&envoy).args(["--mode", "validate", "-l", "error", "-c"]).arg(&file).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "Envoy {minor} refuses {}: {said}", feature.display());
+        }
+    }
+}
