@@ -72,8 +72,10 @@ impl Classes {
         let before = state.groups.counts();
         state.world = world;
         state.proxies.retain(|_, attached| !attached.sender.is_closed());
+        // A proxy's own side is made from its scope: that comes first.
+        let scopes = state.groups.update_scopes(&state.world, touched);
         let resorted = state.sort_again(touched);
-        state.groups.update(&state.world, touched);
+        state.groups.update(&state.world, &scopes, touched);
         let mut views = Vec::new();
         for attached in state.proxies.values_mut() {
             let layers = state.groups.layers(&attached.keys);
