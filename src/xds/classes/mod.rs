@@ -137,7 +137,10 @@ impl State {
         self.distinctions = distinctions;
         let at_gateways = !touched.services.is_empty() || !touched.routes.is_empty() || !touched.gateways.is_empty();
         let namespaces = namespaces_of(&self.world, touched);
-        let concerned = |proxy: &Proxy| all || namespaces.contains(&proxy.namespace) || (at_gateways && proxy.kind == ProxyKind::Gateway);
+        let concerned = |proxy: &Proxy| {
+            let addressed = proxy.ips.iter().any(|ip| touched.addresses.contains(ip));
+            all || addressed || namespaces.contains(&proxy.namespace) || (at_gateways && proxy.kind == ProxyKind::Gateway)
+        };
         let mut moved = false;
         for attached in self.proxies.values_mut().filter(|attached| concerned(&attached.proxy)) {
             attached.proxy = resolve_proxy(&self.world, &attached.node.proxy);
