@@ -1,4 +1,5 @@
 //! Delivery over real gRPC: a scripted client in both protocols against a server with views made by hand.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 #[path = "protocol/client.rs"]
 mod client;
@@ -8,3 +9,5 @@ mod delta;
 mod envoy;
 #[path = "protocol/server.rs"]
 mod server;
+#[path = "protocol/sotw.rs"]
+mod sotw;

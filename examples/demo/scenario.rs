@@ -50,8 +50,9 @@ pub(crate) async fn run(mesh: &mut Mesh) -> Result<bool> {
         take(mesh, &load, step, &mut table).await?;
         mesh.check_running()?;
     }
-    let all = load.stop().await;
+    // Before the load stops: what it held open would end under the Envoys' eyes.
     let counted = expect_no_failures(&before, &mesh.counters().await?);
+    let all = load.stop().await;
     Ok(summarise(&table, &all, counted))
 }
 
@@ -61,7 +62,12 @@ async fn take(mesh: &Mesh, load: &Load, step: &Step, table: &mut Table) -> Resul
     let text = with_weights(&mesh.manifests().read(VIRTUAL_SERVICE_FILE)?, 100 - step.v2_percent, step.v2_percent);
     let converged = mesh.apply(VIRTUAL_SERVICE_FILE, &text, VIRTUAL_SERVICE).await?;
     let settled = Instant::now();
-    let mut row = Row { what: step.what, wanted_percent: step.v2_percent, to_last_ack: converged.took, ..Row::default() };
+    let mut row = Row {
+        what: step.what,
+        wanted_percent: step.v2_percent,
+        to_last_ack: (converged.proxies > 0).then_some(converged.took),
+        ..Row::default()
+    };
     loop {
         let window = load.since(settled);
         row.gateway = share(&window, "gateway", step.v2_percent);

@@ -22,7 +22,8 @@ pub(crate) struct Row {
     pub(crate) gateway: Share,
     pub(crate) mesh: Share,
     pub(crate) failed: usize,
-    pub(crate) to_last_ack: Duration,
+    /// `None`: nothing had to be edited.
+    pub(crate) to_last_ack: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -68,8 +69,13 @@ impl Table {
 
 fn text(row: &Row) -> String {
     let share = |share: &Share| {
-        format!("{:>5.1} % {:>6} {:>9.2e}{}", share.percent, share.seen, share.p_value, if share.agrees { ' ' } else { '!' })
+        format!("{:>5.1} % {:>6} {:>9}{}", share.percent, share.seen, p_value(share.p_value), if share.agrees { ' ' } else { '!' })
     };
+    let to_last_ack = row.to_last_ack.map_or_else(|| "-".to_owned(), |took| format!("{} ms", took.as_millis()));
     let (gateway, mesh) = (share(&row.gateway), share(&row.mesh));
-    format!("{:<19} {:>4} %  {gateway}  {mesh}  {:>6}  {:>6} ms", row.what, row.wanted_percent, row.failed, row.to_last_ack.as_millis())
+    format!("{:<19} {:>4} %  {gateway}  {mesh}  {:>6}  {to_last_ack:>9}", row.what, row.wanted_percent, row.failed)
+}
+
+fn p_value(p_value: f64) -> String {
+    if p_value >= 0.001 { format!("{p_value:.3}") } else { format!("{p_value:.0e}") }
 }

@@ -10,6 +10,7 @@ const ADMIN_CLUSTER: &str = "prometheus_stats";
 const AGENT_CLUSTER: &str = "agent";
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 const MANAGER: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+const CONNECTION_LIMIT: &str = "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig";
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 
 /// The bootstrap as JSON (contract §2.3).
@@ -19,6 +20,7 @@ pub fn bootstrap(settings: &Settings) -> Value {
         "admin": { "address": address(settings.listen.admin) },
         "dynamic_resources": dynamic_resources(settings),
         "static_resources": { "clusters": clusters(settings), "listeners": listeners(settings) },
+        "overload_manager": { "resource_monitors": [connection_limit()] },
         "layered_runtime": { "layers": [
             { "name": "fixed", "static_layer": runtime() },
             { "name": "admin", "admin_layer": {} },
@@ -199,10 +201,16 @@ fn type_url(message: &str) -> String {
     format!("type.googleapis.com/{message}")
 }
 
+/// No limit of connections, said explicitly: Envoy warns otherwise.
+fn connection_limit() -> Value {
+    json!({
+        "name": "envoy.resource_monitors.global_downstream_max_connections",
+        "typed_config": { "@type": type_url(CONNECTION_LIMIT), "max_active_downstream_connections": i32::MAX },
+    })
+}
+
 fn runtime() -> Value {
     json!({
-        // No limit of connections, said explicitly: Envoy warns otherwise.
-        "overload.global_downstream_max_connections": "2147483647",
         // Long regular expressions of users are legal.
         "re2.max_program_size.error_level": "32768",
     })

@@ -106,6 +106,8 @@ fn arguments(settings: &Settings) -> Vec<OsString> {
     }
     // Hot restart would need shared memory that several Envoys on one machine fight over.
     arguments.push("--disable-hot-restart".into());
+    // What is deprecated is chosen by the control plane; the workload's owner can do nothing about it.
+    arguments.push("--skip-deprecated-logs".into());
     arguments.extend(settings.envoy.arguments.iter().cloned());
     arguments
 }
@@ -137,13 +139,13 @@ mod tests {
     #[test]
     fn arguments_of_a_sidecar() {
         let mut settings = settings();
-        settings.envoy.arguments = vec!["--skip-deprecated-logs".into()];
+        settings.envoy.arguments = vec!["--enable-core-dump".into()];
         let arguments = arguments(&settings);
         let text: Vec<&str> = arguments.iter().filter_map(|argument| argument.to_str()).collect();
         assert_eq!(
             text.join(" "),
             "-c run/bootstrap.json --drain-time-s 45 --drain-strategy immediate --log-level warning --concurrency 2 \
-             --disable-hot-restart --skip-deprecated-logs"
+             --disable-hot-restart --skip-deprecated-logs --enable-core-dump"
         );
         settings.envoy.concurrency = 0;
         assert!(!super::arguments(&settings).contains(&"--concurrency".into()));

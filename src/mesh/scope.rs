@@ -18,7 +18,7 @@ use super::{
     world::{EffectiveDestinationRule, Sidecar},
 };
 
-pub use build::scope;
+pub use build::{scope, scope_of};
 pub use gateways::{gateways_for, routes_for_gateway};
 pub use key::{ScopeKey, scope_key, sidecar_for};
 pub use proxies::{ServiceTarget, resolve_proxy, service_targets};

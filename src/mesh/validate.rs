@@ -49,6 +49,7 @@ spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}]}
         let mut engine = Engine::new("cluster.local", MeshConfig::default());
         for text in documents(SHOP).into_iter().chain(documents(yaml)) {
             let parsed = parse(&document(text).unwrap(), &"Kubernetes".into());
+            assert_eq!(parsed.refused, []);
             engine.apply(parsed.objects.into_iter().map(|object| (object.key.clone(), Some(Arc::clone(&object)))));
         }
         check(engine.world()).iter().map(ToString::to_string).collect()
@@ -70,8 +71,8 @@ spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}]}
     fn destinations_that_lead_nowhere_are_named() {
         let wrong = virtual_service(
             "reviews",
-            "{hosts: [reviews], http: [{route: [{destination: {host: reviews, subset: v9}}, {destination: {host: gone}}, \
-             {destination: {host: reviews, port: {number: 1}}}]}]}",
+            "{hosts: [reviews], http: [{route: [{destination: {host: reviews, subset: v9}, weight: 1}, {destination: {host: gone}, weight: 1}, \
+             {destination: {host: reviews, port: {number: 1}}, weight: 1}]}]}",
         );
         assert_eq!(
             findings(&wrong),

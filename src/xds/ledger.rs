@@ -90,6 +90,7 @@ pub struct Entry {
     ledger: Arc<Ledger>,
     number: u64,
     id: SmolStr,
+    noted: (u64, bool, Vec<ResourceType>),
 }
 
 impl DeliveryMetrics {
@@ -132,7 +133,7 @@ impl Ledger {
         let status = ProxyStatus { id: id.clone(), wanted: 0, current: 0, rejected: BTreeMap::new() };
         self.proxies.lock().insert(number, status);
         self.metrics.connected.inc();
-        Entry { ledger: Arc::clone(self), number, id }
+        Entry { ledger: Arc::clone(self), number, id, noted: (0, false, Vec::new()) }
     }
 }
 
@@ -158,22 +159,23 @@ impl Entry {
         );
     }
 
-    /// Notes how far the proxy is.
-    pub fn progress(&self, wanted: u64, is_current: bool) {
-        let advanced = match self.ledger.proxies.lock().get_mut(&self.number) {
-            Some(status) => {
-                status.wanted = wanted;
-                let advanced = is_current && status.current != wanted;
-                if advanced {
-                    status.current = wanted;
-                }
-                advanced
+    /// Notes how far the proxy is, and of which types it has refused something that stands.
+    pub fn progress(&mut self, wanted: u64, is_current: bool, refused: &[ResourceType]) {
+        let noted = (wanted, is_current, refused.to_vec());
+        if self.noted == noted {
+            return;
+        }
+        if let Some(status) = self.ledger.proxies.lock().get_mut(&self.number) {
+            status.wanted = wanted;
+            if is_current {
+                status.current = wanted;
             }
-            None => false,
-        };
-        if let Some(observer) = self.ledger.observer.as_ref().filter(|_| advanced) {
+            status.rejected.retain(|kind, _| refused.contains(kind));
+        }
+        if let Some(observer) = self.ledger.observer.as_ref().filter(|_| is_current) {
             observer.current(&self.id, wanted);
         }
+        self.noted = noted;
     }
 
     /// Notes what happened in the conversation.

@@ -16,7 +16,7 @@ use super::{
     resource::{Resource, ResourceType},
     session::{
         Event, Reason,
-        channel::{Channel, Held},
+        channel::{Channel, Held, Pending},
     },
     view::View,
 };
@@ -105,6 +105,12 @@ impl Rollout {
     /// Whether the proxy has answered for all that it is to have (removals apart).
     pub(crate) fn is_current(&self) -> bool {
         self.channels.iter().all(|channel| channel.in_flight.is_empty() && channel.ready().is_empty())
+    }
+
+    /// Types of which the proxy refused something that the view still has.
+    pub(crate) fn refused(&self) -> Vec<ResourceType> {
+        let refused = self.channels.iter().filter(|channel| channel.pending.keys().any(|name| channel.is_refused(name)));
+        refused.map(|channel| channel.kind).collect()
     }
 
     /// A cluster that the proxy had before this connection and that is gone: what names it is not known here, so it
@@ -212,7 +218,7 @@ impl Rollout {
         // The endpoints of a cluster that goes stay until it is gone; Envoy then gives up the name itself.
         let needless = |name: &SmolStr, held: &Held| match held {
             Held::Nothing => false,
-            Held::Unknown => true,
+            Held::Unknown(_) => true,
             Held::Content(_) => clusters.target(name).is_some_and(|cluster| cluster.eds),
         };
         let gone = channel.gone().filter(|(name, pending)| pending.reason != Reason::Requested && needless(name, &pending.held));
@@ -223,7 +229,7 @@ impl Rollout {
     fn gated(&mut self, kind: ResourceType) -> Option<Step> {
         let channel = self.channel(kind);
         let mut advance = channel.ready();
-        let (mut retire, mut unknown) = (Vec::new(), asked_and_gone(channel));
+        let (mut retire, unknown) = (Vec::new(), asked_and_gone(channel));
         if self.settings.ordered {
             let awaited = self.unconfirmed_clusters();
             let all = advance.len();
@@ -238,8 +244,8 @@ impl Rollout {
         }
         if kind == ResourceType::Route {
             advance.extend(held_and_asked_again(channel));
-            retire.extend(channel.gone().filter(|(_, pending)| matches!(pending.held, Held::Unknown)).map(|(name, _)| name.clone()));
-            unknown.retain(|name| !retire.contains(name));
+            let away = |pending: &Pending| pending.reason != Reason::Requested && matches!(pending.held, Held::Unknown(None));
+            retire.extend(channel.gone().filter(|(_, pending)| away(pending)).map(|(name, _)| name.clone()));
         }
         self.report_opened(&advance);
         Step { kind, advance, retire, unknown }.some()
@@ -322,10 +328,7 @@ impl Rollout {
     // Clusters named by listeners and route tables that the proxy still has though the view has others.
     fn named_clusters(&self) -> BTreeSet<SmolStr> {
         let channels = [ResourceType::Listener, ResourceType::Route].map(|kind| self.channel(kind));
-        let held = channels.into_iter().flat_map(|channel| channel.pending.values()).filter_map(|pending| match &pending.held {
-            Held::Content(resource) => Some(resource),
-            _ => None,
-        });
+        let held = channels.into_iter().flat_map(|channel| channel.pending.values()).filter_map(|pending| pending.held.content());
         held.flat_map(|resource| resource.clusters.iter().cloned()).collect()
     }
 
@@ -368,10 +371,7 @@ impl Default for Settings {
 
 /// Clusters that a listener named itself and does not name any more.
 fn dropped<'a>(before: &'a Held, after: Option<&'a Arc<Resource>>) -> impl Iterator<Item = &'a SmolStr> {
-    let before = match before {
-        Held::Content(resource) => &resource.clusters[..],
-        _ => &[],
-    };
+    let before = before.content().map_or(&[][..], |resource| &resource.clusters[..]);
     let after = after.map_or(&[][..], |resource| &resource.clusters[..]);
     before.iter().filter(move |name| after.binary_search(name).is_err())
 }

@@ -152,7 +152,7 @@ impl<R: prost::Message + Default + 'static> Stream<R> {
 
     async fn converse<S: Session<Request = R>>(&mut self, session: fn(Settings, View) -> S) -> Result<(), Status> {
         let Some((node, first)) = self.introduction::<S>().await? else { return Ok(()) };
-        let entry = self.service.ledger.enter(&node);
+        let mut entry = self.service.ledger.enter(&node);
         let mut views = self.service.views.attach(Arc::new(node));
         let view = views.borrow_and_update().clone();
         let mut session = session(self.service.options.rollout, view);
@@ -161,7 +161,7 @@ impl<R: prost::Message + Default + 'static> Stream<R> {
         let mut stale = false;
         let mut deadline = pin!(time::sleep_until(time::Instant::now()));
         loop {
-            note(&mut session, &entry);
+            note(&mut session, &mut entry);
             if let Some(at) = session.deadline() {
                 deadline.as_mut().reset(at.into());
             }
@@ -217,9 +217,9 @@ impl<R: prost::Message + Default + 'static> Stream<R> {
     }
 }
 
-fn note(session: &mut impl Session, entry: &Entry) {
+fn note(session: &mut impl Session, entry: &mut Entry) {
     session.events().iter().for_each(|event| entry.event(event));
-    entry.progress(session.view().generation, session.is_current());
+    entry.progress(session.view().generation, session.is_current(), &session.refused());
 }
 
 // Tokio's clock, which a simulation can move.

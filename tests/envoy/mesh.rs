@@ -51,11 +51,12 @@ impl Measured {
 
     /// Stops, and fails unless every request was answered and the Envoys saw no failure either.
     pub(crate) async fn expect_no_failures(self, mesh: &mut Mesh) -> Result<Window> {
+        // Before the load stops: what it held open would end under the Envoys' eyes.
+        let counted = expect_no_failures(&self.before, &mesh.counters().await?);
         let window = self.load.stop().await;
         mesh.check_running()?;
         no_failures(&window, mesh)?;
-        expect_no_failures(&self.before, &mesh.counters().await?)?;
-        Ok(window)
+        counted.map(|()| window)
     }
 }
 

@@ -65,6 +65,12 @@ impl DeltaClient {
         Self { requests, responses }
     }
 
+    /// Why the server does not even open the stream.
+    pub(crate) async fn refusal(address: SocketAddr) -> Status {
+        let mut client = AggregatedDiscoveryServiceClient::connect(format!("http://{address}")).await.unwrap();
+        client.delta_aggregated_resources(tokio_stream::pending()).await.unwrap_err()
+    }
+
     /// The first request for a type; `held` are versions from before.
     pub(crate) fn open(&self, kind: ResourceType, names: &[&str], held: &[(&str, &str)]) {
         self.send(DeltaDiscoveryRequest {
@@ -113,6 +119,33 @@ impl SotwClient {
         let responses = client.stream_aggregated_resources(UnboundedReceiverStream::new(stream)).await.unwrap().into_inner();
         Self { requests, responses }
     }
+
+    /// The first request for a type on this stream; `version` is from an earlier one.
+    pub(crate) fn open(&self, kind: ResourceType, names: &[&str], version: &str) {
+        let version_info = version.into();
+        self.send(DiscoveryRequest { node: Some(node()), version_info, ..sotw(kind.type_url(), names) });
+    }
+
+    pub(crate) fn ack(&self, response: &DiscoveryResponse, names: &[&str]) {
+        self.send(DiscoveryRequest {
+            version_info: response.version_info.clone(),
+            response_nonce: response.nonce.clone(),
+            ..sotw(&response.type_url, names)
+        });
+    }
+
+    pub(crate) fn nack(&self, response: &DiscoveryResponse, names: &[&str], error: &str) {
+        self.send(DiscoveryRequest {
+            response_nonce: response.nonce.clone(),
+            error_detail: Some(rpc::Status { code: 13, message: error.into(), details: Vec::new() }),
+            ..sotw(&response.type_url, names)
+        });
+    }
+}
+
+fn sotw(type_url: &str, names: &[&str]) -> DiscoveryRequest {
+    let resource_names = names.iter().map(ToString::to_string).collect();
+    DiscoveryRequest { type_url: type_url.into(), resource_names, ..DiscoveryRequest::default() }
 }
 
 pub(crate) fn said(response: &DeltaDiscoveryResponse) -> (ResourceType, Vec<String>, Vec<String>) {

@@ -93,8 +93,8 @@ impl Read for LoadBalancer {
             fields.unsupported(name);
         }
         fields.exclusive(&["simple", "consistentHash"]);
-        for name in ["consistentHash", "localityLbSetting"].into_iter().filter(|name| fields.has(name)) {
-            fields.warn(name, format!("field {name} is not supported yet and has no effect"));
+        if fields.has("localityLbSetting") {
+            fields.warn("localityLbSetting", "field localityLbSetting is not supported yet and has no effect");
         }
         let balancer = Self {
             simple: fields.with("simple", simple).unwrap_or_default(),

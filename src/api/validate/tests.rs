@@ -174,10 +174,10 @@ fn destination_rules() {
             ],
         ),
         (
-            &policy("loadBalancer: {consistentHash: {httpHeaderName: x}, warmup: {duration: 1s}}"),
+            &policy("loadBalancer: {consistentHash: {httpHeaderName: x}, localityLbSetting: {enabled: true}, warmup: {duration: 1s}}"),
             &[
                 "warning: spec.trafficPolicy.loadBalancer.warmup: field warmup is not supported yet and has no effect",
-                "warning: spec.trafficPolicy.loadBalancer.consistentHash: field consistentHash is not supported yet and has no effect",
+                "warning: spec.trafficPolicy.loadBalancer.localityLbSetting: field localityLbSetting is not supported yet and has no effect",
             ],
         ),
         (

@@ -4,19 +4,22 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use smol_str::{SmolStr, format_smolstr};
 
-use crate::mesh::{
-    engine::selects,
-    model::{Hostname, Labels, Service, Visibility},
-    world::{DestinationRule, EffectiveDestinationRule, HostRules, World},
+use crate::{
+    api::ObjectKey,
+    mesh::{
+        model::{Hostname, Service, Visibility},
+        world::{DestinationRule, EffectiveDestinationRule, HostRules, World},
+    },
 };
 
-/// The rule for a service as proxies of `namespace` with `labels` see it: the client's namespace (unless it is the
-/// root namespace), then the service's, then the root namespace; in each the most specific host.
-pub fn effective(world: &World, namespace: &str, labels: &Labels, service: &Service) -> Option<Arc<EffectiveDestinationRule>> {
+/// The rule for a service as proxies of `namespace` see it: the client's namespace (unless it is the root namespace),
+/// then the service's, then the root namespace; in each the most specific host. `selecting` are the rules with a
+/// `workloadSelector` that selects the proxies.
+pub fn effective(world: &World, namespace: &str, selecting: &[ObjectKey], service: &Service) -> Option<Arc<EffectiveDestinationRule>> {
     if world.rules_by_host.is_empty() {
         return None;
     }
-    let client = Client { world, namespace, labels };
+    let client = Client { world, namespace, selecting };
     let root = &world.mesh.root_namespace;
     let own = if namespace == root.as_str() {
         client.find(root, &service.hostname, |rule| is_private(rule, root))
@@ -37,7 +40,7 @@ pub(in crate::mesh) fn host_rules(mut rules: Vec<Arc<DestinationRule>>) -> HostR
 struct Client<'a> {
     world: &'a World,
     namespace: &'a str,
-    labels: &'a Labels,
+    selecting: &'a [ObjectKey],
 }
 
 impl Client<'_> {
@@ -56,9 +59,7 @@ impl Client<'_> {
     /// Rules with a selector are for their own namespace's workloads and win over those without.
     fn visible(&self, owner: &str, rules: &HostRules, wanted: &impl Fn(&DestinationRule) -> bool) -> Option<Arc<EffectiveDestinationRule>> {
         let visible = || rules.rules.iter().filter(|rule| rule.export_to.allows(self.namespace) && wanted(rule));
-        let selecting = visible().find(|rule| {
-            owner == self.namespace && rule.spec.workload_selector.as_ref().is_some_and(|selector| selects(selector, self.labels))
-        });
+        let selecting = visible().find(|rule| owner == self.namespace && self.selecting.contains(&rule.origin.object));
         let selector = selecting.map(|rule| &rule.spec.workload_selector).unwrap_or(&None);
         let mut chosen = visible().filter(|rule| rule.spec.workload_selector == *selector).peekable();
         chosen.peek()?;

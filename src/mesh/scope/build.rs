@@ -8,7 +8,11 @@ use std::{
 use imbl::OrdMap;
 use smol_str::SmolStr;
 
-use super::{EgressListener, EgressScope, Scope, imports::Imports, key::applying_sidecar};
+use super::{
+    EgressListener, EgressScope, Scope,
+    imports::Imports,
+    key::{ScopeKey, scope_key},
+};
 use crate::{
     api::istio::{self, CaptureMode, OutboundTrafficPolicy},
     mesh::{
@@ -22,7 +26,13 @@ use crate::{
 
 /// What proxies of this kind, namespace and labels may see.
 pub fn scope(world: &World, kind: ProxyKind, namespace: &str, labels: &Labels) -> Scope {
-    let sidecar = applying_sidecar(world, kind, namespace, labels);
+    scope_of(world, &scope_key(world, kind, namespace, labels))
+}
+
+/// What proxies of this key may see. The key says all: which proxy it was made for does not matter.
+pub fn scope_of(world: &World, key: &ScopeKey) -> Scope {
+    let namespace = key.namespace.as_str();
+    let sidecar = key.sidecar(world);
     let allow_any = allows_any(world, sidecar.as_deref());
     let listeners = listeners(sidecar.as_deref(), namespace);
     let egress: Vec<EgressScope> = listeners
@@ -30,7 +40,7 @@ pub fn scope(world: &World, kind: ProxyKind, namespace: &str, labels: &Labels) -
         .map(|(listener, imports)| EgressScope {
             listener: listener.clone(),
             services: services(world, namespace, listener.as_ref(), imports),
-            routes: match kind {
+            routes: match key.kind {
                 ProxyKind::Sidecar => routes(world, namespace, imports),
                 ProxyKind::Gateway => OrdMap::new(),
             },
@@ -42,7 +52,7 @@ pub fn scope(world: &World, kind: ProxyKind, namespace: &str, labels: &Labels) -
     };
     let destination_rules = services
         .iter()
-        .filter_map(|(host, service)| Some((host.clone(), destination_rule::effective(world, namespace, labels, service)?)))
+        .filter_map(|(host, service)| Some((host.clone(), destination_rule::effective(world, namespace, &key.rules, service)?)))
         .collect();
     Scope { namespace: namespace.into(), sidecar, egress, services, destination_rules, allow_any }
 }

@@ -26,9 +26,18 @@ pub struct ScopeKey {
     pub rules: Vec<ObjectKey>,
 }
 
+impl ScopeKey {
+    /// The Sidecar object, as it is now.
+    pub(super) fn sidecar(&self, world: &World) -> Option<Arc<Sidecar>> {
+        let key = self.sidecar.as_ref()?;
+        world.sidecars.get(&(key.namespace.clone(), key.name.clone())).cloned()
+    }
+}
+
 /// The key of a proxy's scope.
 pub fn scope_key(world: &World, kind: ProxyKind, namespace: &str, labels: &Labels) -> ScopeKey {
-    let sidecar = applying_sidecar(world, kind, namespace, labels);
+    // Gateways are never restricted by Sidecar objects.
+    let sidecar = (kind == ProxyKind::Sidecar).then(|| sidecar_for(world, namespace, labels)).flatten();
     let from = (namespace.into(), SmolStr::default());
     let rules = world.destination_rules.range(from..).take_while(|((of, _), _)| of == namespace).map(|(_, rule)| rule);
     let selecting = rules.filter(|rule| rule.spec.workload_selector.as_ref().is_some_and(|selector| selects(selector, labels)));
@@ -49,14 +58,6 @@ pub fn sidecar_for(world: &World, namespace: &str, labels: &Labels) -> Option<Ar
         .or_else(|| oldest(world, namespace, |sidecar| selector(sidecar).is_none()))
         .or_else(|| oldest(world, &world.mesh.root_namespace, |sidecar| selector(sidecar).is_none()))
         .cloned()
-}
-
-/// Gateways are never restricted by Sidecar objects.
-pub(super) fn applying_sidecar(world: &World, kind: ProxyKind, namespace: &str, labels: &Labels) -> Option<Arc<Sidecar>> {
-    match kind {
-        ProxyKind::Sidecar => sidecar_for(world, namespace, labels),
-        ProxyKind::Gateway => None,
-    }
 }
 
 fn oldest<'a>(world: &'a World, namespace: &str, wanted: impl Fn(&Sidecar) -> bool) -> Option<&'a Arc<Sidecar>> {

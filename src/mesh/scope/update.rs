@@ -6,32 +6,32 @@ use imbl::OrdMap;
 
 use super::{
     EgressScope, Scope,
-    build::{allows_any, best_routes, best_service, scope, sees_all},
+    build::{allows_any, best_routes, best_service, scope_of, sees_all},
     imports::Imports,
-    key::applying_sidecar,
+    key::ScopeKey,
 };
 use crate::mesh::{
-    model::{Hostname, Labels, ProxyKind},
+    model::{Hostname, ProxyKind},
     policy::destination_rule,
     world::{Touched, World},
 };
 
 impl Scope {
-    /// The scope for the new world, equal to one built from nothing. `kind` and `labels` are those that it was built
-    /// for. Every value that did not change keeps its `Arc`. A scope that a Sidecar narrows is built again (and held
+    /// The scope for the new world, equal to one built from nothing. `key` is that which it was built for. Every value
+    /// that did not change keeps its `Arc`. A scope that a Sidecar narrows is built again (and held
     /// against the old) when a service or route was touched; any other costs what was touched.
-    pub fn update(&self, world: &World, kind: ProxyKind, labels: &Labels, touched: &Touched) -> Self {
-        let sidecar = applying_sidecar(world, kind, &self.namespace, labels);
+    pub fn update(&self, world: &World, key: &ScopeKey, touched: &Touched) -> Self {
+        let sidecar = key.sidecar(world);
         let names_touched = !touched.services.is_empty() || !touched.routes.is_empty();
         if touched.everything || sidecar != self.sidecar || (names_touched && !sees_all(self)) {
-            return self.reconciled(scope(world, kind, &self.namespace, labels));
+            return self.reconciled(scope_of(world, key));
         }
         let mut next = self.clone();
         next.allow_any = allows_any(world, self.sidecar.as_deref());
         for host in &touched.services {
-            next.patch_service(world, labels, host);
+            next.patch_service(world, key, host);
         }
-        if kind == ProxyKind::Sidecar {
+        if key.kind == ProxyKind::Sidecar {
             for host in &touched.routes {
                 next.patch_routes(world, host);
             }
@@ -39,9 +39,9 @@ impl Scope {
         next
     }
 
-    fn patch_service(&mut self, world: &World, labels: &Labels, host: &Hostname) {
+    fn patch_service(&mut self, world: &World, key: &ScopeKey, host: &Hostname) {
         let service = best_service(world.services_named(host), &self.namespace);
-        let rule = service.and_then(|service| destination_rule::effective(world, &self.namespace, labels, service));
+        let rule = service.and_then(|service| destination_rule::effective(world, &self.namespace, &key.rules, service));
         put(&mut self.services, host, service.cloned());
         for egress in &mut self.egress {
             put(&mut egress.services, host, service.cloned());

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
-    api::{Diagnostic, Labels},
+    api::Diagnostic,
     mesh::{
         model::{Hostname, Service, Visibility},
         policy::destination_rule,
@@ -105,7 +105,7 @@ impl Check<'_> {
         if subset.is_empty() {
             return;
         }
-        let rule = destination_rule::effective(self.world, &self.routes.namespace, &Labels::new(), service);
+        let rule = destination_rule::effective(self.world, &self.routes.namespace, &[], service);
         if rule.as_ref().is_some_and(|rule| rule.subsets.iter().any(|known| known.name == *subset)) {
             return;
         }

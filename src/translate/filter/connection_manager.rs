@@ -20,7 +20,7 @@ use smol_str::SmolStr;
 
 use super::{Direction, access_log::access_log, http::HttpFilters, http::http_filters, tracing::tracing, wrapped};
 use crate::{
-    api::mesh_config::MeshConfig,
+    api::mesh_config::{MeshConfig, PathNormalization},
     translate::{
         listener::ListenerClass,
         tls::{ads, any},
@@ -92,6 +92,11 @@ const SERVER_NAME: &str = "istio-envoy";
 
 fn common(wanted: &ConnectionManager<'_>) -> HttpConnectionManager {
     let class = wanted.class;
+    let paths = wanted.mesh.path_normalization;
+    let escaped_slashes = match paths {
+        PathNormalization::DecodeAndMergeSlashes => PathWithEscapedSlashesAction::UnescapeAndForward,
+        _ => PathWithEscapedSlashesAction::KeepUnchanged,
+    };
     let request_id = UuidRequestIdConfig { use_request_id_for_trace_sampling: wrapped(true), ..Default::default() };
     let filters = HttpFilters {
         flavour: class.flavour,
@@ -110,8 +115,9 @@ fn common(wanted: &ConnectionManager<'_>) -> HttpConnectionManager {
         use_remote_address: wrapped(false),
         proxy_100_continue: true,
         upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".into(), ..Default::default() }],
-        normalize_path: wrapped(true),
-        path_with_escaped_slashes_action: PathWithEscapedSlashesAction::KeepUnchanged.into(),
+        normalize_path: wrapped(paths != PathNormalization::None),
+        merge_slashes: matches!(paths, PathNormalization::MergeSlashes | PathNormalization::DecodeAndMergeSlashes),
+        path_with_escaped_slashes_action: escaped_slashes.into(),
         request_id_extension: Some(RequestIdExtension { typed_config: Some(any(&request_id)) }),
         ..Default::default()
     }

@@ -7,6 +7,8 @@ pub mod outbound;
 mod chain;
 mod inspector;
 mod l4;
+#[cfg(test)]
+mod tests;
 
 use std::{sync::Arc, time::Duration};
 

@@ -2,7 +2,6 @@
 
 use std::{collections::hash_map::Entry, mem, sync::Arc};
 
-use imbl::OrdMap;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
@@ -13,8 +12,8 @@ use super::{
 };
 use crate::{
     mesh::{
-        model::{Labels, Proxy, ProxyKind},
-        scope::{Scope, ScopeKey, scope, scope_key},
+        model::{Proxy, ProxyKind},
+        scope::{Scope, ScopeKey, scope_key, scope_of},
         world::{Touched, World},
     },
     xds::view::Layer,
@@ -30,30 +29,26 @@ pub(super) struct Keys {
     own: Arc<OwnInputs>,
 }
 
-/// A scope, and the labels of a proxy that it was made for (any proxy of its key would do).
-struct Scoped {
-    scope: Scope,
-    labels: Arc<Labels>,
-}
+/// Scopes by what decides about them.
+pub(super) type Scopes = FxHashMap<ScopeKey, Scope>;
 
 #[derive(Default)]
 pub(super) struct Groups {
     translator: Translator,
-    scopes: FxHashMap<ScopeKey, Scoped>,
+    scopes: Scopes,
     shared: FxHashMap<SharedKey, Shared>,
     endpoints: FxHashMap<EndpointsKey, Endpoints>,
     listeners: FxHashMap<ListenersKey, Listeners>,
     own: FxHashMap<Arc<OwnInputs>, Own>,
+    /// Stands where a proxy has no layer; one for all, for equal layers are known by their pointers.
+    empty: Layer,
 }
 
 impl Groups {
     /// The groups of a proxy, made now where they do not exist.
     pub(super) fn ensure(&mut self, world: &World, proxy: &Proxy, distinctions: &Distinctions) -> Keys {
         let key = scope_key(world, proxy.kind, &proxy.namespace, &proxy.labels);
-        let Scoped { scope, .. } = self.scopes.entry(key.clone()).or_insert_with(|| Scoped {
-            scope: scope(world, proxy.kind, &proxy.namespace, &proxy.labels),
-            labels: Arc::clone(&proxy.labels),
-        });
+        let scope = self.scopes.entry(key.clone()).or_insert_with(|| scope_of(world, &key));
         let shared = SharedKey { scope: key.clone(), class: class_of(proxy, distinctions, false) };
         if let Entry::Vacant(entry) = self.shared.entry(shared.clone()) {
             entry.insert(Shared::new(world, scope, &shared.class, &mut self.translator));
@@ -80,30 +75,34 @@ impl Groups {
         Keys { shared, endpoints, listeners, own }
     }
 
-    /// Brings all groups up to a new world.
-    pub(super) fn update(&mut self, world: &World, touched: &Touched) {
-        let mut before = FxHashMap::default();
-        for (key, known) in &mut self.scopes {
-            let next = known.scope.update(world, key.kind, &known.labels, touched);
-            before.insert(key.clone(), mem::replace(&mut known.scope, next));
-        }
+    /// Brings the scopes up to a new world, before proxies are sorted by them; gives those before.
+    pub(super) fn update_scopes(&mut self, world: &World, touched: &Touched) -> Scopes {
+        let next = |(key, scope): (&ScopeKey, &mut Scope)| {
+            let next = scope.update(world, key, touched);
+            (key.clone(), mem::replace(scope, next))
+        };
+        self.scopes.iter_mut().map(next).collect()
+    }
+
+    /// Brings all groups up to a new world; `before` are the scopes that they were made for.
+    pub(super) fn update(&mut self, world: &World, before: &Scopes, touched: &Touched) {
         for (key, group) in &mut self.shared {
             let (Some(old), Some(new)) = (before.get(&key.scope), self.scopes.get(&key.scope)) else { continue };
-            group.update(world, old, &new.scope, &key.class, touched, &mut self.translator);
+            group.update(world, old, new, &key.class, touched, &mut self.translator);
         }
         for (key, group) in &mut self.endpoints {
             let (Some(old), Some(new)) = (before.get(&key.scope), self.scopes.get(&key.scope)) else { continue };
-            group.update(world, old, &new.scope, &key.class, touched, &mut self.translator);
+            group.update(world, old, new, &key.class, touched, &mut self.translator);
         }
         for (key, group) in &mut self.listeners {
             let (Some(old), Some(new)) = (before.get(&key.scope), self.scopes.get(&key.scope)) else { continue };
-            group.update(world, old, &new.scope, key, touched, &mut self.translator);
+            group.update(world, old, new, key, touched, &mut self.translator);
         }
     }
 
     /// The layers of a proxy's view, by type.
     pub(super) fn layers(&self, keys: &Keys) -> [Vec<Layer>; 4] {
-        let empty = || Arc::new(OrdMap::new());
+        let empty = || Arc::clone(&self.empty);
         let shared = self.shared.get(&keys.shared);
         let endpoints = self.endpoints.get(&keys.endpoints);
         let listeners = keys.listeners.as_ref().and_then(|key| self.listeners.get(key));

@@ -9,13 +9,15 @@ mod key;
 mod memo;
 mod outbound;
 mod own;
+#[cfg(test)]
+mod tests;
 mod translator;
 mod units;
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use smol_str::SmolStr;
 use tokio::sync::watch;
 
@@ -26,7 +28,7 @@ use self::{
 use super::{
     node::Node,
     resource::ResourceType,
-    view::{Layer, View, Views},
+    view::{Difference, Layer, View, Views},
 };
 use crate::mesh::{
     model::{Proxy, ProxyKind},
@@ -72,8 +74,10 @@ impl Classes {
         let before = state.groups.counts();
         state.world = world;
         state.proxies.retain(|_, attached| !attached.sender.is_closed());
+        // A proxy's own side is made from its scope: that comes first.
+        let scopes = state.groups.update_scopes(&state.world, touched);
         let resorted = state.sort_again(touched);
-        state.groups.update(&state.world, touched);
+        state.groups.update(&state.world, &scopes, touched);
         let mut views = Vec::new();
         for attached in state.proxies.values_mut() {
             let layers = state.groups.layers(&attached.keys);
@@ -180,20 +184,23 @@ fn same(a: &[Vec<Layer>; 4], b: &[Vec<Layer>; 4]) -> bool {
     a.iter().zip(b).all(|(a, b)| equal(a, b))
 }
 
-/// Counts differences once per pair of layers, however many proxies have them.
+/// Counts each resource that is new to some proxy once, however many proxies it is new to.
 fn changes(views: &[(SmolStr, watch::Sender<View>, View)]) -> Vec<(ResourceType, u64)> {
-    let mut seen = rustc_hash::FxHashSet::default();
+    let mut walked = FxHashSet::default();
     let mut counts = Vec::new();
     for kind in ResourceType::ALL {
-        let mut count = 0;
+        let mut changed = FxHashSet::default();
         for (_, sender, view) in views {
             let before = sender.borrow();
-            let pair: Vec<_> = view.layers(kind).iter().chain(before.layers(kind)).map(Arc::as_ptr).collect();
-            if seen.insert((kind, pair)) {
-                count += view.differences(&before, kind).len() as u64;
+            let layers: Vec<_> = view.layers(kind).iter().chain(before.layers(kind)).map(Arc::as_ptr).collect();
+            if walked.insert((kind, layers)) {
+                changed.extend(view.differences(&before, kind).into_iter().map(|difference| match difference {
+                    Difference::Changed(resource) => (resource.name.clone(), Some(resource.version)),
+                    Difference::Removed(name) => (name.clone(), None),
+                }));
             }
         }
-        counts.push((kind, count));
+        counts.push((kind, changed.len() as u64));
     }
     counts
 }

@@ -41,8 +41,8 @@ pub enum Reason {
 pub(crate) enum Held {
     /// Nothing.
     Nothing,
-    /// Something, from an earlier connection.
-    Unknown,
+    /// Something: from an earlier connection, or out of a response that it refused in part. It may be this.
+    Unknown(Option<Arc<Resource>>),
     /// This.
     Content(Arc<Resource>),
 }
@@ -239,8 +239,7 @@ impl Channel {
     /// What the proxy has under a name, once what is in flight has arrived.
     pub(crate) fn effective(&self, name: &str) -> Option<&Arc<Resource>> {
         match self.pending.get(name) {
-            Some(Pending { held: Held::Content(resource), .. }) => Some(resource),
-            Some(_) => None,
+            Some(pending) => pending.held.content(),
             None => self.target(name),
         }
     }
@@ -295,10 +294,6 @@ impl Channel {
         let index = self.flight(nonce)?;
         let flight = self.in_flight.drain(..=index).next_back()?;
         let contents: Vec<_> = flight.items.iter().filter_map(|item| item.content.clone()).collect();
-        // A refused removal would be refused again.
-        for item in flight.items.iter().filter(|item| item.content.is_some()) {
-            self.take_back(item);
-        }
         if self.whole {
             self.in_flight.iter_mut().for_each(|later| later.tainted = true);
         }
@@ -306,6 +301,12 @@ impl Channel {
         let refused = if contents.len() == 1 && !flight.tainted { contents.clone() } else { named };
         for resource in &refused {
             self.refused.insert(resource.name.clone(), resource.version);
+        }
+        // A refused removal would be refused again.
+        for item in flight.items.iter().filter(|item| item.content.is_some()) {
+            let is_refused = refused.iter().any(|resource| resource.name == item.name);
+            // Envoy may have taken what it does not blame.
+            self.take_back(&item.name, if is_refused { item.before.clone() } else { item.before.blurred() });
         }
         let suspects = if refused.is_empty() && !flight.tainted { contents } else { Vec::new() };
         if !suspects.is_empty() {
@@ -317,19 +318,17 @@ impl Channel {
         Some(Refusal { refused, suspects })
     }
 
-    // The proxy has what it had before, unless a later response is on its way to it.
-    fn take_back(&mut self, item: &Sent) {
-        let later = self.in_flight.iter_mut().flat_map(|flight| &mut flight.items).find(|later| later.name == item.name);
+    // A response failed to change what the proxy has under a name, unless a later one is on its way to it.
+    fn take_back(&mut self, name: &SmolStr, held: Held) {
+        let later = self.in_flight.iter_mut().flat_map(|flight| &mut flight.items).find(|later| later.name == *name);
         if let Some(later) = later {
-            later.before = item.before.clone();
+            later.before = held;
             return;
         }
-        let wanted = self.wants(&item.name);
-        match self.pending.get_mut(&item.name) {
-            Some(pending) => pending.held = item.before.clone(),
-            None if wanted => {
-                self.pending.insert(item.name.clone(), Pending { held: item.before.clone(), reason: Reason::Changed });
-            }
+        let wanted = self.wants(name);
+        match self.pending.get_mut(name) {
+            Some(pending) => pending.held = held,
+            None if wanted => drop(self.pending.insert(name.clone(), Pending { held, reason: Reason::Changed })),
             None => {}
         }
     }
@@ -357,6 +356,19 @@ impl Held {
     /// Whether the proxy may lack it altogether.
     pub(crate) fn is_uncertain(&self) -> bool {
         !matches!(self, Self::Content(_))
+    }
+
+    /// What it has, or may have.
+    pub(crate) fn content(&self) -> Option<&Arc<Resource>> {
+        match self {
+            Self::Content(resource) => Some(resource),
+            Self::Unknown(resource) => resource.as_ref(),
+            Self::Nothing => None,
+        }
+    }
+
+    fn blurred(&self) -> Self {
+        Self::Unknown(self.content().cloned())
     }
 }
 

@@ -78,13 +78,13 @@ impl DeltaSession {
                     channel.request(name, Reason::Warming);
                 }
             }
-            Some(_) => channel.assume(name, Held::Unknown, Reason::Reconnect),
+            Some(_) => channel.assume(name, Held::Unknown(None), Reason::Reconnect),
             None => channel.assume(name, Held::Nothing, reason),
         }
     }
 
     fn gone_while_away(&mut self, kind: ResourceType, name: &str, now: Instant) {
-        self.rollout.channel_mut(kind).assume(name, Held::Unknown, Reason::Reconnect);
+        self.rollout.channel_mut(kind).assume(name, Held::Unknown(None), Reason::Reconnect);
         if kind == ResourceType::Cluster {
             self.rollout.spare(name, now);
         }
@@ -186,6 +186,10 @@ impl Session for DeltaSession {
 
     fn is_current(&self) -> bool {
         self.rollout.is_current()
+    }
+
+    fn refused(&self) -> Vec<ResourceType> {
+        self.rollout.refused()
     }
 
     fn view(&self) -> &View {

@@ -48,6 +48,9 @@ pub trait Session: Send {
     /// Whether the client has answered for all that the view has for it. Removals may be outstanding.
     fn is_current(&self) -> bool;
 
+    /// Types of which the client refused something that the view still has.
+    fn refused(&self) -> Vec<ResourceType>;
+
     /// The view that the session works towards.
     fn view(&self) -> &View;
 

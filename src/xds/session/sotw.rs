@@ -53,7 +53,7 @@ impl SotwSession {
             return;
         }
         channel.owes = channel.wildcard || !names.is_empty();
-        let (held, reason) = if version.is_empty() { (Held::Nothing, Reason::Requested) } else { (Held::Unknown, Reason::Reconnect) };
+        let (held, reason) = if version.is_empty() { (Held::Nothing, Reason::Requested) } else { (Held::Unknown(None), Reason::Reconnect) };
         for name in owed_names(channel) {
             let present = channel.target(&name).is_some();
             if present || !kind.is_wildcard() {
@@ -157,6 +157,10 @@ impl Session for SotwSession {
 
     fn is_current(&self) -> bool {
         self.rollout.is_current()
+    }
+
+    fn refused(&self) -> Vec<ResourceType> {
+        self.rollout.refused()
     }
 
     fn view(&self) -> &View {

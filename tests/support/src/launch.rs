@@ -40,8 +40,10 @@ pub fn ceremony(istiod_lite: &Path, home: &Path) -> Result<()> {
 /// Puts a token for the pod's service account into `<home>/<pod>.token`.
 pub fn issue_token(istiod_lite: &Path, home: &Path, pod: Pod) -> Result<()> {
     let issuer = home.join("issuer").display().to_string();
-    let token =
-        run(istiod_lite, &["ca", "token", "--issuer", &issuer, "--namespace", pod.namespace, "--service-account", pod.service_account])?;
+    let token = run(
+        istiod_lite,
+        &["ca", "token", "--issuer-dir", &issuer, "--namespace", pod.namespace, "--service-account", pod.service_account],
+    )?;
     fs::write(home.join(format!("{}.token", pod.name)), token)?;
     Ok(())
 }
@@ -78,6 +80,7 @@ pub fn agent(command: &mut Command, options: &Options, home: &Path, pod: Pod, ad
     command.arg("--listen").arg(address.to_string());
     command.args(["--interception-mode", interception, "--concurrency", "1"]);
     command.arg("--discovery-address").arg(discovery.to_string());
+    command.args(["--discovery-san", "istiod.istio-system.svc"]);
     command.arg("--root-cert").arg(home.join("ca/root-cert.pem"));
     command.arg("--token-file").arg(home.join(format!("{}.token", pod.name)));
     command.arg("--work-dir").arg(home.join(pod.name));

@@ -54,7 +54,13 @@ pub(super) async fn keep_tcp(target: SocketAddr, number: u32, late: Duration, re
         if result.is_err() {
             kept = None;
         }
-        let result = result.map(|()| Answer { status: StatusCode::OK, version: String::new(), bad_release: false, attempt: 1 });
+        let result = result.map(|()| Answer {
+            status: StatusCode::OK,
+            refusal: String::new(),
+            version: String::new(),
+            bad_release: false,
+            attempt: 1,
+        });
         let result = result.map_err(|error| format!("{error:#}"));
         record.lock().push(Outcome { path: "tcp", connection: Connection::Tcp, sent: due, latency: due.elapsed(), result });
         tokio::time::sleep(ECHO_EVERY).await;

@@ -26,6 +26,8 @@ pub enum Connection {
 pub struct Answer {
     /// Its status.
     pub status: StatusCode,
+    /// What a refusal says; empty with an answer of 200.
+    pub refusal: String,
     /// The version that answered; empty when the answer names none.
     pub version: String,
     /// Whether the release says that it misbehaves.
@@ -120,7 +122,7 @@ impl Outcome {
     fn failure(&self) -> Option<Failure> {
         let reason = match &self.result {
             Err(reason) => reason.clone(),
-            Ok(answer) if answer.status != StatusCode::OK => format!("status {}", answer.status),
+            Ok(answer) if answer.status != StatusCode::OK => format!("status {}: {:?}", answer.status, answer.refusal),
             Ok(answer) if answer.attempt > 1 => format!("answered at attempt {}", answer.attempt),
             Ok(_) => return None,
         };

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Result, anyhow};
+use http::StatusCode;
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
@@ -59,6 +60,7 @@ pub(super) async fn bounded(asked: impl Future<Output = Result<Response>>, due: 
 fn read(response: &Response) -> Answer {
     Answer {
         status: response.status,
+        refusal: if response.status == StatusCode::OK { String::new() } else { response.text().chars().take(200).collect() },
         version: response.header(VERSION).to_owned(),
         bad_release: response.header(HEALTH) == "bad",
         attempt: response.header(ATTEMPT).parse().unwrap_or(1),

@@ -1,0 +1,160 @@
+//! What is patched over many changes equals what is made from nothing.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use smol_str::SmolStr;
+
+use super::*;
+use crate::{
+    api::{
+        mesh_config::MeshConfig,
+        parse,
+        yaml::{document, documents},
+    },
+    mesh::{
+        engine::Engine,
+        model::{Flavour, Interception, Locality},
+    },
+    xds::resource::ContentHash,
+};
+
+const SHOP: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: gateway-1, namespace: istio-system, labels: {istio: ingress}}
+spec: {serviceAccountName: gateway}
+status: {podIP: 10.0.0.1, phase: Running}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: a-1, namespace: shop, labels: {app: a}}
+spec: {serviceAccountName: a}
+status: {podIP: 10.0.0.2, phase: Running}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: b-1, namespace: shop, labels: {app: b}}
+spec: {serviceAccountName: b}
+status: {podIP: 10.0.0.3, phase: Running}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: public, namespace: shop}
+spec: {selector: {istio: ingress}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: [shop.example.com]}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: shop, namespace: shop}
+spec: {hosts: [shop.example.com], gateways: [public], http: [{route: [{destination: {host: reviews}}]}]}
+";
+
+const REVIEWS: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: reviews, namespace: shop}
+spec: {clusterIP: 10.96.0.1, selector: {app: b}, ports: [{name: http, port: 9080}]}
+";
+
+const CONNECTIONS: &str = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews, namespace: shop}
+spec: {host: reviews, trafficPolicy: {connectionPool: {tcp: {connectTimeout: 7s}}}}
+";
+
+const SIDECAR: &str = "
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: a, namespace: shop}
+spec: {workloadSelector: {labels: {app: a}}, egress: [{hosts: [istio-system/*]}]}
+";
+
+struct Plane {
+    engine: Engine,
+    classes: Classes,
+    connected: Vec<(Arc<Node>, watch::Receiver<View>)>,
+}
+
+impl Plane {
+    fn new() -> Self {
+        Self { engine: Engine::new("cluster.local", MeshConfig::default()), classes: Classes::default(), connected: Vec::new() }
+    }
+
+    fn apply(&mut self, yaml: &str) {
+        let parsed = documents(yaml).into_iter().map(|text| parse(&document(text).unwrap(), &"Kubernetes".into()));
+        let objects: Vec<_> = parsed.flat_map(|parsed| parsed.objects).map(|object| (object.key.clone(), Some(object))).collect();
+        assert!(!objects.is_empty());
+        let applied = self.engine.apply(objects);
+        self.classes.prepare(applied.world, &applied.touched).send();
+    }
+
+    fn connect(&mut self, kind: ProxyKind, id: &str, ip: [u8; 4]) {
+        let node = Arc::new(Node { proxy: Arc::new(proxy(kind, id, ip)) });
+        let views = self.classes.attach(Arc::clone(&node));
+        self.connected.push((node, views));
+    }
+
+    /// Every proxy has what it would have if it and the control plane were new.
+    fn check(&self) {
+        let fresh = Classes::default();
+        let everything = Touched { everything: true, ..Touched::default() };
+        fresh.prepare(Arc::clone(self.engine.world()), &everything).send();
+        for (node, views) in &self.connected {
+            assert_eq!(content(&views.borrow()), content(&fresh.view_for(&node.proxy)), "{}", node.proxy.id);
+        }
+    }
+}
+
+/// Contents by type and name.
+fn content(view: &View) -> BTreeMap<(&'static str, SmolStr), ContentHash> {
+    let all = ResourceType::ALL.into_iter().flat_map(|kind| view.iter(kind).map(move |resource| (kind, resource)));
+    all.map(|(kind, resource)| ((kind.short(), resource.name.clone()), resource.version)).collect()
+}
+
+fn proxy(kind: ProxyKind, id: &str, ip: [u8; 4]) -> Proxy {
+    let namespace = id.rsplit_once('.').unwrap().1;
+    Proxy {
+        id: id.into(),
+        kind,
+        namespace: namespace.into(),
+        service_account: SmolStr::default(),
+        ips: vec![ip.into()],
+        labels: Arc::default(),
+        cluster: "Kubernetes".into(),
+        network: SmolStr::default(),
+        locality: Locality::default(),
+        node: SmolStr::default(),
+        interception: Interception::Redirect,
+        flavour: Flavour::Stock,
+        dns_domain: format!("{namespace}.svc.cluster.local").into(),
+        telemetry: Arc::default(),
+        idle_timeout: None,
+        http10: false,
+        http_proxy_port: None,
+        unprivileged: false,
+        pod_ports: Vec::new(),
+    }
+}
+
+#[test]
+fn a_proxys_own_side_follows_its_services_and_rules() {
+    let mut plane = Plane::new();
+    plane.apply(SHOP);
+    plane.connect(ProxyKind::Gateway, "gateway-1.istio-system", [10, 0, 0, 1]);
+    plane.connect(ProxyKind::Sidecar, "b-1.shop", [10, 0, 0, 3]);
+    for change in [REVIEWS, CONNECTIONS] {
+        plane.apply(change);
+        plane.check();
+    }
+}
+
+#[test]
+fn a_sidecar_for_one_proxy_leaves_the_others_of_its_group_alone() {
+    let mut plane = Plane::new();
+    plane.apply(SHOP);
+    plane.apply(REVIEWS);
+    plane.connect(ProxyKind::Sidecar, "a-1.shop", [10, 0, 0, 2]);
+    plane.connect(ProxyKind::Sidecar, "b-1.shop", [10, 0, 0, 3]);
+    plane.apply(SIDECAR);
+    plane.check();
+}

@@ -1,0 +1,268 @@
+//! Cost follows change (architecture, rule 4), told by the counters: one endpoint change translates one resource, one
+//! weight change exactly the distinct virtual hosts that contain the route, and both cost the same with 10 and with
+//! 2,000 other services.
+
+use std::{collections::BTreeMap, fmt::Write, sync::Arc};
+
+use istiod_lite::{
+    api::{self, Object, ObjectKey, mesh_config::MeshConfig, yaml},
+    mesh::{
+        engine::Engine,
+        model::{Flavour, Interception, Proxy, ProxyKind},
+    },
+    xds::{classes::Classes, node::Node, resource::ResourceType, view::View, view::Views},
+};
+use proptest::prelude::*;
+use tokio::sync::watch;
+
+const CANARY: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: reviews, namespace: shop}
+spec: {clusterIP: 10.96.7.7, selector: {app: reviews}, ports: [{name: http, port: 9080}]}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews, namespace: shop}
+spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: ratings, namespace: shop}
+spec: {clusterIP: 10.96.7.8, selector: {app: ratings}, ports: [{name: http, port: 9090}]}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: public, namespace: shop}
+spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: [shop.example.com]}]}
+";
+
+fn weights(v1: u32) -> String {
+    format!(
+        "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: reviews, namespace: shop}}
+spec:
+  hosts: [reviews, shop.example.com]
+  gateways: [public, mesh]
+  http:
+  - route:
+    - {{destination: {{host: reviews, subset: v1}}, weight: {v1}}}
+    - {{destination: {{host: reviews, subset: v2}}, weight: {}}}
+",
+        100 - v1
+    )
+}
+
+fn ratings(endpoints: &[&str]) -> String {
+    let mut text = String::from(
+        "
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: ratings-a, namespace: shop, labels: {kubernetes.io/service-name: ratings}}
+addressType: IPv4
+ports: [{name: http, port: 9090}]
+endpoints:
+",
+    );
+    for address in endpoints {
+        let _ = writeln!(text, "- {{addresses: [{address}], conditions: {{ready: true}}}}");
+    }
+    text
+}
+
+fn others(count: usize) -> String {
+    (0..count).fold(String::new(), |mut text, n| {
+        let (high, low) = (n / 250, 1 + n % 250);
+        let _ = write!(
+            text,
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: s{n}, namespace: load}}\n\
+             spec: {{clusterIP: 10.97.{high}.{low}, selector: {{app: s{n}}}, ports: [{{name: http, port: 9080}}]}}\n\
+             ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {{name: s{n}, namespace: load, labels: {{kubernetes.io/service-name: s{n}}}}}\n\
+             addressType: IPv4\nports: [{{name: http, port: 9080}}]\n\
+             endpoints: [{{addresses: [10.98.{high}.{low}], conditions: {{ready: true}}}}]\n"
+        );
+        text
+    })
+}
+
+fn parse(text: &str) -> Vec<Arc<Object>> {
+    let documents = yaml::documents(text).into_iter().map(|document| yaml::document(document).expect("YAML"));
+    let parsed: Vec<_> = documents.map(|document| api::parse(&document, &"Kubernetes".into())).collect();
+    for parsed in &parsed {
+        assert!(parsed.diagnostics.is_empty(), "{:?}", parsed.diagnostics);
+    }
+    parsed.into_iter().flat_map(|parsed| parsed.objects).collect()
+}
+
+fn keyed(objects: &[Arc<Object>]) -> Vec<(ObjectKey, Option<Arc<Object>>)> {
+    objects.iter().map(|object| (object.key.clone(), Some(Arc::clone(object)))).collect()
+}
+
+fn proxy(kind: ProxyKind, namespace: &str, last: u8) -> Proxy {
+    let label = |key: &str, value: &str| (key.into(), value.into());
+    let labels = match kind {
+        ProxyKind::Gateway => [label("istio", "ingressgateway")].into(),
+        ProxyKind::Sidecar => [label("app", "client")].into(),
+    };
+    Proxy {
+        id: format!("p{last}.{namespace}").into(),
+        kind,
+        namespace: namespace.into(),
+        service_account: "default".into(),
+        ips: vec![[10, 1, 0, last].into()],
+        labels: Arc::new(labels),
+        cluster: "Kubernetes".into(),
+        network: Default::default(),
+        locality: Default::default(),
+        node: Default::default(),
+        interception: Interception::Redirect,
+        flavour: Flavour::Stock,
+        dns_domain: format!("{namespace}.svc.cluster.local").into(),
+        telemetry: Arc::default(),
+        idle_timeout: None,
+        http10: false,
+        http_proxy_port: None,
+        unprivileged: false,
+        pod_ports: Vec::new(),
+    }
+}
+
+/// A mesh with proxies attached: three sidecars of two namespaces and a gateway.
+struct Mesh {
+    engine: Engine,
+    classes: Classes,
+    _receivers: Vec<watch::Receiver<View>>,
+}
+
+/// What one change cost.
+#[derive(Debug, PartialEq, Eq)]
+struct Cost {
+    recomputed: usize,
+    translated: BTreeMap<&'static str, u64>,
+    changed: BTreeMap<ResourceType, u64>,
+    proxies: usize,
+}
+
+impl Mesh {
+    fn with_others(count: usize) -> Self {
+        let mut engine = Engine::new("cluster.local", MeshConfig::default());
+        let text = [CANARY, "---", &weights(90), "---", &ratings(&["10.1.1.1"]), &others(count)].concat();
+        let applied = engine.apply(keyed(&parse(&text)));
+        let classes = Classes::default();
+        classes.prepare(applied.world, &applied.touched).send();
+        let sidecars = [("shop", 1), ("shop", 2), ("other", 3)].map(|(namespace, last)| proxy(ProxyKind::Sidecar, namespace, last));
+        let proxies = sidecars.into_iter().chain([proxy(ProxyKind::Gateway, "shop", 4)]);
+        let receivers = proxies.map(|proxy| classes.attach(Arc::new(Node { proxy: Arc::new(proxy) }))).collect();
+        Self { engine, classes, _receivers: receivers }
+    }
+
+    fn apply(&mut self, text: &str) -> Cost {
+        let applied = self.engine.apply(keyed(&parse(text)));
+        let prepared = self.classes.prepare(applied.world, &applied.touched);
+        let cost = Cost {
+            recomputed: applied.recomputed,
+            translated: prepared.translated().filter(|(_, count)| *count > 0).collect(),
+            changed: prepared.changed().filter(|(_, count)| *count > 0).collect(),
+            proxies: prepared.proxies().len(),
+        };
+        prepared.send();
+        cost
+    }
+}
+
+#[test]
+fn one_endpoint_change_translates_one_resource() {
+    let [few, many] = [10, 2_000].map(|count| Mesh::with_others(count).apply(&ratings(&["10.1.1.1", "10.1.1.2"])));
+    assert_eq!(few.translated, BTreeMap::from([("load_assignment", 1)]));
+    assert_eq!(few.changed, BTreeMap::from([(ResourceType::Endpoint, 1)]));
+    assert_eq!(few.proxies, 4, "all of them see the service");
+    assert_eq!(few, many);
+}
+
+#[test]
+fn one_weight_change_translates_the_distinct_virtual_hosts_with_the_route() {
+    let [few, many] = [10, 2_000].map(|count| Mesh::with_others(count).apply(&weights(50)));
+    // `reviews` as its own namespace and as another names it, the external host for sidecars, and the gateway's.
+    assert_eq!(few.translated, BTreeMap::from([("route_table", 3), ("virtual_host", 4)]));
+    assert_eq!(few.proxies, 4);
+    assert_eq!(few, many);
+}
+
+#[test]
+fn an_object_written_again_without_change_costs_nothing() {
+    let mut mesh = Mesh::with_others(10);
+    let cost = mesh.apply(&weights(90));
+    assert_eq!((cost.translated, cost.changed, cost.proxies), (BTreeMap::new(), BTreeMap::new(), 0));
+}
+
+#[test]
+fn a_change_of_one_service_leaves_the_layers_of_others_alone() {
+    let mut mesh = Mesh::with_others(10);
+    let cost = mesh.apply("apiVersion: v1\nkind: Service\nmetadata: {name: s3, namespace: load}\nspec: {clusterIP: 10.97.9.9, selector: {app: s3}, ports: [{name: http, port: 9080}]}\n");
+    assert_eq!(cost.translated.get("virtual_host"), Some(&1), "every other namespace names it alike: {cost:?}");
+    assert_eq!(cost.translated.get("load_assignment"), None, "{cost:?}");
+}
+
+/// Everything that every proxy is sent: names and versions.
+fn served(classes: &Classes) -> Vec<(String, Vec<(String, String)>)> {
+    let mut proxies = vec![proxy(ProxyKind::Gateway, "shop", 4)];
+    proxies.extend([("shop", 1), ("other", 3)].map(|(namespace, last)| proxy(ProxyKind::Sidecar, namespace, last)));
+    let of = |proxy: &Proxy| {
+        let view = classes.view_for(proxy);
+        let all = ResourceType::ALL
+            .iter()
+            .flat_map(|kind| view.iter(*kind).map(|r| (format!("{}/{}", kind.short(), r.name), r.version.to_string())));
+        let mut all: Vec<_> = all.collect();
+        all.sort();
+        all
+    };
+    proxies.iter().map(|proxy| (proxy.id.to_string(), of(proxy))).collect()
+}
+
+/// Events whose end is always the same: some objects go through other states first.
+fn events() -> impl Strategy<Value = Vec<Vec<(ObjectKey, Option<Arc<Object>>)>>> {
+    let last = keyed(&parse(&[CANARY, "---", &weights(70), "---", &ratings(&["10.1.1.1", "10.1.1.2"]), &others(6)].concat()));
+    let before = keyed(&parse(&[&weights(10), "---", &ratings(&["10.1.1.3"]), &others(9)].concat()));
+    let gone: Vec<_> = keyed(&parse(&others(9))).into_iter().map(|(key, _)| (key, None)).collect();
+    let shuffled = (Just(before.into_iter().chain(gone).collect::<Vec<_>>()).prop_shuffle(), Just(last).prop_shuffle());
+    (shuffled, prop::collection::vec(1usize..9, 1..40)).prop_map(|((first, last), sizes)| {
+        // What comes first may be anything; then each object's last state, in any order and batching.
+        let wanted: std::collections::BTreeSet<ObjectKey> = last.iter().map(|(key, _)| key.clone()).collect();
+        let strays: Vec<_> = first.iter().filter(|(key, _)| !wanted.contains(key)).map(|(key, _)| (key.clone(), None)).collect();
+        let mut all = first.into_iter().chain(last).chain(strays).peekable();
+        let mut batches = Vec::new();
+        let mut sizes = sizes.into_iter().cycle();
+        while all.peek().is_some() {
+            batches.push(all.by_ref().take(sizes.next().unwrap_or(1)).collect());
+        }
+        batches
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_order_and_batching_gives_the_same_bytes(batches in events()) {
+        let all_at_once = {
+            let mut engine = Engine::new("cluster.local", MeshConfig::default());
+            let text = [CANARY, "---", &weights(70), "---", &ratings(&["10.1.1.1", "10.1.1.2"]), &others(6)].concat();
+            let applied = engine.apply(keyed(&parse(&text)));
+            let classes = Classes::default();
+            classes.prepare(applied.world, &applied.touched).send();
+            served(&classes)
+        };
+        let mut engine = Engine::new("cluster.local", MeshConfig::default());
+        let classes = Classes::default();
+        for batch in batches {
+            let applied = engine.apply(batch);
+            classes.prepare(applied.world, &applied.touched).send();
+            // Views are kept up to date from the first batch on, not made at the end.
+            served(&classes);
+        }
+        prop_assert_eq!(served(&classes), all_at_once);
+    }
+}
