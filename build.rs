@@ -10,7 +10,12 @@ use prost::Message;
 use prost_build::Config;
 use prost_types::FileDescriptorSet;
 
-const PROTOS: &[&str] = &["istio/v1/auth/ca.proto"];
+const PROTOS: &[&str] = &[
+    "istio/v1/auth/ca.proto",
+    "istio/envoy/config/filter/http/alpn/v2alpha1/config.proto",
+    "udpa/type/v1/typed_struct.proto",
+    "xds/type/v3/typed_struct.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");

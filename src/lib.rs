@@ -7,6 +7,7 @@ pub mod api;
 pub mod cli;
 pub mod identity;
 pub mod mesh;
+pub mod metrics;
 pub mod proto;
 pub mod serve;
 pub mod source;

@@ -5,3 +5,21 @@
 pub mod auth {
     tonic::include_proto!("istio.v1.auth");
 }
+
+/// The HTTP filter `istio.alpn`.
+pub mod alpn {
+    tonic::include_proto!("istio.envoy.config.filter.http.alpn.v2alpha1");
+}
+
+/// `TypedStruct` under its older name.
+pub mod udpa {
+    tonic::include_proto!("udpa.r#type.v1");
+}
+
+/// `TypedStruct` under its newer name.
+pub mod xds {
+    tonic::include_proto!("xds.r#type.v3");
+}
+
+/// The descriptors of these and of all Envoy APIs (a `FileDescriptorSet` without comments), for reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -1,1 +1,166 @@
-//! The sidecar's side, for a stock Envoy.
+//! The sidecar's side, for a stock Envoy: certificate, secrets, ADS relay, bootstrap, readiness, and Envoy's life.
+//!
+//! [`run`] ties the pieces together: the identity task publishes certificates, [`sds`] serves them to Envoy, [`relay`] carries
+//! Envoy's configuration stream to the control plane, [`status`] answers on the agent's port, [`envoy`] starts and ends Envoy.
+
+pub mod admin;
+pub mod backoff;
+pub mod bootstrap;
+pub mod envoy;
+pub mod identity;
+pub mod launch;
+pub mod readiness;
+pub mod relay;
+pub mod sds;
+pub mod settings;
+pub mod status;
+pub mod telemetry;
+pub mod upstream;
+pub mod work_dir;
+
+use std::{io, net::SocketAddr, process::ExitStatus, sync::Arc};
+
+use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryServiceServer;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+};
+use tokio_stream::wrappers::UnixListenerStream;
+use tracing::info;
+
+use self::{
+    admin::Admin, envoy::Envoy, identity::Issuance, relay::Relay, sds::SecretService, settings::Settings, status::Status,
+    telemetry::Telemetry,
+};
+
+/// How the agent ended.
+#[derive(Debug)]
+pub enum End {
+    /// It was asked to, and Envoy is gone.
+    Asked,
+    /// Envoy ended on its own.
+    EnvoyEnded(ExitStatus),
+}
+
+/// Why the agent could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The folder for sockets and bootstrap cannot be used.
+    #[error("{0}")]
+    WorkDir(#[from] work_dir::Error),
+    /// The agent's port cannot be had.
+    #[error("agent port {address}: {source}")]
+    Listen {
+        /// Where it should be.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Envoy does not start or cannot be ended.
+    #[error("Envoy {binary}: {source}")]
+    Envoy {
+        /// Its binary.
+        binary: String,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// Signals cannot be awaited.
+    #[error("signals: {0}")]
+    Signals(io::Error),
+    /// One of the agent's own services ended.
+    #[error("{service} ended: {reason}")]
+    Service {
+        /// Which.
+        service: &'static str,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Runs Envoy with all that it needs until SIGTERM, SIGINT or `/quitquitquit`, then drains and ends it. A second signal ends the
+/// drain at once.
+pub async fn run(settings: Settings) -> Result<End, Error> {
+    let mut signals = Signals::listen().map_err(Error::Signals)?;
+    let mut services = JoinSet::new();
+    let status = start_services(&settings, &mut services).await?;
+    let failed = |source| Error::Envoy { binary: settings.envoy.binary.display().to_string(), source };
+    let mut envoy = Envoy::start(&settings).map_err(failed)?;
+    tokio::select! {
+        ended = envoy.ended() => return ended.map(End::EnvoyEnded).map_err(failed),
+        Some(Ok(error)) = services.join_next() => {
+            envoy.terminate().await.map_err(failed)?;
+            return Err(error);
+        }
+        () = signals.next() => info!("asked to end"),
+        () = status.quit_requested() => info!("asked to quit"),
+    }
+    let gently = async {
+        status.start_drain().await;
+        envoy.drained(settings.drain).await;
+    };
+    tokio::select! {
+        () = gently => {}
+        () = signals.next() => info!("asked again: not waiting any longer"),
+    }
+    envoy.terminate().await.map_err(failed)?;
+    work_dir::clear(&settings);
+    Ok(End::Asked)
+}
+
+async fn start_services(settings: &Settings, services: &mut JoinSet<Error>) -> Result<Status, Error> {
+    let telemetry = Arc::new(Telemetry::default());
+    let (sender, certificate) = watch::channel(None);
+    let sockets = work_dir::prepare(settings)?;
+    let address = settings.listen.agent;
+    let port = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
+
+    let secrets = tonic::transport::Server::builder()
+        .add_service(SecretDiscoveryServiceServer::new(SecretService::new(certificate.clone())))
+        .serve_with_incoming(UnixListenerStream::new(sockets.sds));
+    services.spawn(async move { service_ended("SDS", secrets.await) });
+
+    let relay = Arc::new(Relay {
+        discovery: settings.discovery.clone(),
+        cluster_id: settings.workload.cluster_id.clone(),
+        certificate: certificate.clone(),
+        telemetry: telemetry.clone(),
+    });
+    services.spawn(async move { service_ended("ADS relay", Err::<(), _>(relay.serve(sockets.xds).await)) });
+
+    let status = Status::new(Admin::new(settings.listen.admin), settings.role, certificate, telemetry.clone(), address.ip());
+    let router = status.clone().router().into_make_service_with_connect_info::<SocketAddr>();
+    services.spawn(async move { service_ended("agent port", axum::serve(port, router).await) });
+
+    let issuance =
+        Issuance { workload: settings.workload.clone(), discovery: settings.discovery.clone(), policy: settings.certificate, telemetry };
+    services.spawn(async move {
+        issuance.run(sender).await;
+        service_ended("identity", Ok::<_, io::Error>(()))
+    });
+    Ok(status)
+}
+
+fn service_ended<E: std::fmt::Display>(service: &'static str, result: Result<(), E>) -> Error {
+    Error::Service { service, reason: result.err().map_or_else(|| "without an error".to_owned(), |error| error.to_string()) }
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

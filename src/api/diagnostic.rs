@@ -79,6 +79,7 @@ impl fmt::Display for Diagnostic {
         if !self.field.is_empty() {
             write!(f, " {}", self.field)?;
         }
-        write!(f, ": {}", self.message)
+        let bare = self.object.is_none() && self.location.is_none() && self.field.is_empty();
+        write!(f, "{} {}", if bare { "" } else { ":" }, self.message)
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use smol_str::SmolStr;
 
-use super::istio::{OutboundTrafficPolicy, TcpKeepalive};
+use super::istio::{OutboundTrafficPolicy, RetryPolicy, TcpKeepalive};
 
 /// The settings that are read, with Istio's defaults (contract §7).
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +55,24 @@ pub struct MeshConfig {
     pub outbound_cluster_stat_name: SmolStr,
     /// `inboundClusterStatName`
     pub inbound_cluster_stat_name: SmolStr,
+    /// `defaultHttpRetryPolicy`; `None`: Istio's default (contract §6.2).
+    pub default_http_retry_policy: Option<RetryPolicy>,
+    /// `pathNormalization.normalization`
+    pub path_normalization: PathNormalization,
+}
+
+/// `pathNormalization.normalization`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum PathNormalization {
+    /// `NONE`
+    None,
+    /// `BASE`, which `DEFAULT` stands for: RFC 3986.
+    #[default]
+    Base,
+    /// `MERGE_SLASHES`
+    MergeSlashes,
+    /// `DECODE_AND_MERGE_SLASHES`
+    DecodeAndMergeSlashes,
 }
 
 impl Default for MeshConfig {
@@ -83,6 +101,8 @@ impl Default for MeshConfig {
             default_destination_rule_export_to: vec!["*".into()],
             outbound_cluster_stat_name: SmolStr::default(),
             inbound_cluster_stat_name: SmolStr::default(),
+            default_http_retry_policy: None,
+            path_normalization: PathNormalization::default(),
         }
     }
 }

@@ -1,10 +1,15 @@
 //! What users write, as typed values: parsing, defaults, validation with field paths.
 
 pub mod diagnostic;
+mod findings;
 pub mod istio;
 pub mod kubernetes;
 pub mod mesh_config;
 pub mod object;
+mod read;
+mod validate;
+pub mod yaml;
 
 pub use diagnostic::{Diagnostic, Location, Severity};
 pub use object::{Kind, Labels, Metadata, Object, ObjectKey, Spec};
+pub use read::{Parsed, parse, parse_mesh_config};

@@ -3,7 +3,9 @@
 mod agent;
 mod ca;
 mod discovery;
+mod log;
 mod translate;
+mod values;
 
 use std::process::ExitCode;
 
@@ -32,5 +34,17 @@ pub fn main() -> ExitCode {
         Command::Agent(arguments) => agent::run(arguments),
         Command::Ca(arguments) => ca::run(arguments),
         Command::Translate(arguments) => translate::run(arguments),
+    }
+}
+
+/// Runs a command that lives long; an error is said on stderr and makes the exit status 1.
+fn block_on(command: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    let finished = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from);
+    match finished.and_then(|runtime| runtime.block_on(command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

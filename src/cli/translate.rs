@@ -1,11 +1,197 @@
 //! `istiod-lite translate`
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
-/// Offline translation, the same code as the server.
+use anyhow::{Context, anyhow};
+use clap::ValueEnum;
+use envoy_types::pb::envoy::config::bootstrap::v3::Bootstrap;
+use prost::{Message, Name};
+use serde_json::{Map, Value};
+
+use crate::{
+    api::{Diagnostic, Severity, mesh_config::MeshConfig},
+    mesh::{
+        engine::Engine,
+        model::{Flavour, Interception, Locality, Proxy, ProxyKind, TelemetryIdentity, Workload},
+        scope::gateways_for,
+        validate,
+        world::World,
+    },
+    source::folder::read_paths,
+    xds::{
+        classes::Classes,
+        render::{resource_to_json, to_json},
+        resource::ResourceType,
+        static_bootstrap::static_bootstrap,
+        view::View,
+    },
+};
+
+/// Shows what a proxy would be sent: offline, by the same code as the server.
+///
+/// Exit status: 0 when every object was applied; 2 when some were refused (each is named on stderr, the rest is
+/// printed); 1 when there is no result.
 #[derive(clap::Args)]
-pub(super) struct Arguments {}
+pub(super) struct Arguments {
+    /// Files or folders with objects (YAML or JSON).
+    #[arg(short, long = "file", value_name = "PATH", required = true, num_args = 1..)]
+    file: Vec<PathBuf>,
 
-pub(super) fn run(_arguments: Arguments) -> ExitCode {
-    ExitCode::FAILURE
+    /// The proxy: its pod's name and namespace.
+    #[arg(long, value_name = "NAME.NAMESPACE")]
+    proxy: String,
+
+    /// Which resources.
+    #[arg(long = "type", value_enum, default_value = "all")]
+    kind: Which,
+
+    /// How they are printed.
+    #[arg(short, long, value_enum, default_value = "yaml")]
+    output: Format,
+
+    /// One static Envoy bootstrap instead, which `envoy --mode validate -c FILE` accepts.
+    #[arg(long, conflicts_with = "kind")]
+    bootstrap: bool,
+
+    /// For which build of Envoy.
+    #[arg(long, value_enum, default_value = "stock")]
+    flavour: Build,
+
+    /// Whether the proxy is a gateway; by default it is if a Gateway selects its pod.
+    #[arg(long)]
+    gateway: Option<bool>,
+
+    /// DNS domain of the cluster.
+    #[arg(long, default_value = "cluster.local")]
+    domain: String,
+
+    /// Id of the cluster that the objects belong to.
+    #[arg(long = "clusterID", default_value = "Kubernetes")]
+    cluster_id: String,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Which {
+    Lds,
+    Rds,
+    Cds,
+    Eds,
+    All,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Yaml,
+    Json,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Build {
+    /// Envoy as its project releases it.
+    Stock,
+    /// Istio's proxyv2.
+    Istio,
+}
+
+pub(super) fn run(arguments: Arguments) -> ExitCode {
+    let (objects, mut found) = read_paths(&arguments.file);
+    let mut engine = Engine::new(&arguments.domain, MeshConfig::default());
+    let applied = engine.apply(objects.into_iter().map(|object| (object.key.clone(), Some(object))));
+    found.extend(validate::check(&applied.world));
+    found.sort();
+    for finding in &found {
+        eprintln!("{finding}");
+    }
+    let shown = show(&arguments, applied.world).and_then(|value| print(&value, arguments.output));
+    match shown {
+        Ok(()) if found.iter().any(is_error) => ExitCode::from(2),
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_error(finding: &Diagnostic) -> bool {
+    finding.severity == Severity::Error
+}
+
+fn show(arguments: &Arguments, world: Arc<World>) -> anyhow::Result<Value> {
+    let proxy = declared(arguments, &world)?;
+    let classes = Classes::default();
+    classes.prepare(world, &Default::default()).send();
+    let view = classes.view_for(&proxy);
+    if arguments.bootstrap {
+        let bootstrap = static_bootstrap(&view, &proxy)?;
+        return Ok(to_json(&Bootstrap::type_url(), &bootstrap.encode_to_vec()));
+    }
+    let kinds: &[ResourceType] = match arguments.kind {
+        Which::Lds => &[ResourceType::Listener],
+        Which::Rds => &[ResourceType::Route],
+        Which::Cds => &[ResourceType::Cluster],
+        Which::Eds => &[ResourceType::Endpoint],
+        Which::All => &ResourceType::ALL,
+    };
+    let mut shown = Map::new();
+    for kind in kinds {
+        shown.insert(kind.short().into(), resources(&view, *kind));
+    }
+    Ok(Value::Object(shown))
+}
+
+fn resources(view: &View, kind: ResourceType) -> Value {
+    let mut sorted: Vec<_> = view.iter(kind).collect();
+    sorted.sort_by(|a, b| a.name.cmp(&b.name));
+    Value::Object(sorted.into_iter().map(|resource| (resource.name.to_string(), resource_to_json(resource))).collect())
+}
+
+fn print(value: &Value, format: Format) -> anyhow::Result<()> {
+    match format {
+        Format::Json => println!("{}", serde_json::to_string_pretty(value)?),
+        Format::Yaml => print!("{}", serde_norway::to_string(value)?),
+    }
+    Ok(())
+}
+
+/// The proxy as it would describe itself, from its pod.
+fn declared(arguments: &Arguments, world: &World) -> anyhow::Result<Proxy> {
+    let (name, namespace) = arguments.proxy.rsplit_once('.').context("--proxy: write NAME.NAMESPACE")?;
+    let pod = world.workloads.get(&(namespace.into(), name.into())).ok_or_else(|| {
+        let known: Vec<String> = world.workloads.keys().take(20).map(|(namespace, name)| format!("{name}.{namespace}")).collect();
+        anyhow!("--proxy: there is no Pod {name} in namespace {namespace}; there are: {}", known.join(", "))
+    })?;
+    let gateway = arguments.gateway.unwrap_or_else(|| !gateways_for(world, &pod.labels).is_empty());
+    Ok(Proxy {
+        id: arguments.proxy.as_str().into(),
+        kind: if gateway { ProxyKind::Gateway } else { ProxyKind::Sidecar },
+        namespace: namespace.into(),
+        service_account: pod.service_account.clone(),
+        ips: pod.ips.clone(),
+        labels: Arc::clone(&pod.labels),
+        cluster: arguments.cluster_id.as_str().into(),
+        network: Default::default(),
+        locality: Locality::default(),
+        node: pod.node.clone(),
+        interception: interception(pod),
+        flavour: match arguments.flavour {
+            Build::Stock => Flavour::Stock,
+            Build::Istio => Flavour::Istio,
+        },
+        dns_domain: format!("{namespace}.svc.{}", arguments.domain).into(),
+        telemetry: Arc::new(TelemetryIdentity::default()),
+        idle_timeout: None,
+        http10: false,
+        http_proxy_port: None,
+        unprivileged: false,
+        pod_ports: pod.ports.clone(),
+    })
+}
+
+fn interception(pod: &Workload) -> Interception {
+    match pod.annotations.get("sidecar.istio.io/interceptionMode").map(|mode| mode.as_str()) {
+        Some("NONE") => Interception::None,
+        Some("TPROXY") => Interception::Tproxy,
+        _ => Interception::Redirect,
+    }
 }

@@ -1,1 +1,34 @@
 //! The CA, and who is calling.
+//!
+//! [`ca`] loads, checks, rotates and uses the signing certificate; [`authenticate`] turns a request's token or a
+//! connection's client certificate into a [`Caller`](crate::mesh::model::Caller); [`service`] speaks Istio's
+//! certificate protocol. Time is handed in as a [`Clock`] (design rule 11).
+
+pub mod authenticate;
+pub mod ca;
+pub mod ceremony;
+pub mod certificate;
+pub mod key;
+pub mod local_issuer;
+pub mod metrics;
+pub mod service;
+pub mod token;
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+/// What time it is.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// The machine's clock, for everything that is not a test.
+pub fn system_clock() -> Clock {
+    Arc::new(Timestamp::now)
+}
+
+/// Whether a name may stand in a SPIFFE id's path or trust domain: the letters of DNS names, and `_`.
+///
+/// A `/` or `%` in a service account would otherwise let a token spell another identity.
+fn is_plain_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= 253 && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+}

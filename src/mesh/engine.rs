@@ -1,1 +1,364 @@
 //! Applies batches of changes to the tables and makes the next world.
+//!
+//! Every derived value is a pure function of the objects that stand, so order and batching of changes do not show
+//! (rule 1). A batch marks what depends on what it changed; the stages then derive only that, in dependency order
+//! (policies and workloads → services → endpoints → identities and aliases → routes), and stop where the new value
+//! equals the old.
+
+mod definitions;
+mod endpoints;
+pub(in crate::mesh) mod hosts;
+mod links;
+mod policies;
+mod protocol;
+mod routes;
+mod services;
+mod store;
+#[cfg(test)]
+mod tests;
+mod workloads;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use smol_str::SmolStr;
+
+pub(in crate::mesh) use endpoints::selects;
+pub use protocol::named as protocol_named;
+
+use self::{
+    definitions::Definitions,
+    endpoints::Tables,
+    links::Links,
+    routes::RouteLinks,
+    store::{Id, Store},
+};
+use super::{
+    model::{EndpointAddress, EndpointSet, Hostname, Service, ServiceKey},
+    policy::mtls,
+    world::{NamedKey, Touched, World},
+};
+use crate::api::{Kind, Object, ObjectKey, Spec, mesh_config::MeshConfig};
+
+/// The objects, the tables derived from them, and what depends on what.
+pub struct Engine {
+    domain: SmolStr,
+    defaults: Arc<MeshConfig>,
+    store: Store,
+    world: Arc<World>,
+    definitions: Definitions,
+    /// EndpointSlices and the service they belong to.
+    slices: Links<Id, NamedKey>,
+    /// EndpointSlices and the pods they name.
+    slice_pods: Links<Id, NamedKey>,
+    /// Pods and the node they run on.
+    pod_nodes: Links<NamedKey, SmolStr>,
+    routes: RouteLinks,
+}
+
+/// What a batch did.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    /// The world after it.
+    pub world: Arc<World>,
+    /// What differs from the world before.
+    pub touched: Touched,
+    /// Objects whose content differed from what stood.
+    pub applied: usize,
+    /// Derived values that were made again, whether or not they came out the same.
+    pub recomputed: usize,
+}
+
+/// What has to be derived again, filled by each stage for those after it.
+#[derive(Default)]
+struct Dirty {
+    workloads: BTreeSet<NamedKey>,
+    definitions: BTreeSet<Id>,
+    endpoints: BTreeSet<ServiceKey>,
+    services: BTreeSet<ServiceKey>,
+    routes: BTreeSet<NamedKey>,
+    touched: Touched,
+    recomputed: usize,
+}
+
+impl Engine {
+    /// An engine without objects. `domain` is the cluster's DNS domain; `mesh` counts while no MeshConfig object is
+    /// there.
+    pub fn new(domain: &str, mesh: MeshConfig) -> Self {
+        let defaults = Arc::new(MeshConfig { domain: domain.into(), ..mesh });
+        let world = World { mesh: Arc::clone(&defaults), ..World::default() };
+        Self {
+            domain: domain.into(),
+            defaults,
+            store: Store::default(),
+            world: Arc::new(world),
+            definitions: Definitions::default(),
+            slices: Links::default(),
+            slice_pods: Links::default(),
+            pod_nodes: Links::default(),
+            routes: RouteLinks::default(),
+        }
+    }
+
+    /// The world as it is.
+    pub fn world(&self) -> &Arc<World> {
+        &self.world
+    }
+
+    /// Applies a batch: each object's new content, or `None` where it is gone. Of several for one object the last
+    /// counts.
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = (ObjectKey, Option<Arc<Object>>)>) -> Applied {
+        let mut changed = BTreeSet::new();
+        let mut applied = 0;
+        for (key, object) in changes {
+            if self.store.put(&key, object) {
+                applied += 1;
+                changed.insert(Id::from(&key));
+            }
+        }
+        let mut dirty = Dirty::default();
+        if !changed.is_empty() {
+            let mut world = World::clone(&self.world);
+            world.generation += 1;
+            self.derive(&mut world, changed, &mut dirty);
+            self.world = Arc::new(world);
+        }
+        Applied { world: Arc::clone(&self.world), touched: dirty.touched, applied, recomputed: dirty.recomputed }
+    }
+
+    fn derive(&mut self, world: &mut World, changed: BTreeSet<Id>, dirty: &mut Dirty) {
+        let changed = self.derive_mesh(world, changed, dirty);
+        self.mark(world, &changed, dirty);
+        self.derive_policies(world, &changed, dirty);
+        self.derive_workloads(world, dirty);
+        self.derive_definitions(world, dirty);
+        self.derive_endpoints(world, dirty);
+        self.derive_services(world, dirty);
+        self.derive_routes(world, dirty);
+    }
+
+    /// The settings decide about everything: when they differ, every object counts as changed.
+    fn derive_mesh(&self, world: &mut World, changed: BTreeSet<Id>, dirty: &mut Dirty) -> BTreeSet<Id> {
+        if !changed.iter().any(|id| id.kind == Kind::MeshConfig) {
+            return changed;
+        }
+        let written = self.store.ids().filter(|id| id.kind == Kind::MeshConfig).find_map(|id| {
+            let (_, mesh) = self.store.spec(id, |spec| match spec {
+                Spec::MeshConfig(mesh) => Some(mesh),
+                _ => None,
+            })?;
+            Some(Arc::new(MeshConfig { domain: self.domain.clone(), ..MeshConfig::clone(mesh) }))
+        });
+        let mesh = written.unwrap_or_else(|| Arc::clone(&self.defaults));
+        if mesh == world.mesh {
+            return changed;
+        }
+        world.mesh = mesh;
+        dirty.touched.everything = true;
+        changed.into_iter().chain(self.store.ids().cloned()).collect()
+    }
+
+    /// Finds the derived values that read the changed objects.
+    fn mark(&mut self, world: &World, changed: &BTreeSet<Id>, dirty: &mut Dirty) {
+        for id in changed {
+            let named = (id.namespace.clone(), id.name.clone());
+            match id.kind {
+                Kind::Pod | Kind::WorkloadEntry => _ = dirty.workloads.insert(named),
+                Kind::Node => dirty.workloads.extend(self.pod_nodes.readers_of(&id.name).cloned()),
+                Kind::Service | Kind::ServiceEntry => _ = dirty.definitions.insert(id.clone()),
+                Kind::EndpointSlice => self.mark_slice(world, id, dirty),
+                Kind::VirtualService => {
+                    dirty.routes.extend(self.routes.roots_of(&named));
+                    dirty.routes.insert(named);
+                }
+                _ => {}
+            }
+            // A WorkloadEntry says more than its workload shows (weight, ports), and a pod may hide it.
+            if id.kind == Kind::WorkloadEntry {
+                dirty.endpoints.extend(self.definitions.selecting(&id.namespace).cloned());
+            }
+        }
+    }
+
+    fn mark_slice(&mut self, world: &World, id: &Id, dirty: &mut Dirty) {
+        let mut services: BTreeSet<NamedKey> = self.slices.read_by(id).cloned().collect();
+        let slice = self.store.spec(id, |spec| match spec {
+            Spec::EndpointSlice(slice) => Some(slice),
+            _ => None,
+        });
+        let now: BTreeSet<NamedKey> = slice.iter().map(|(_, slice)| (id.namespace.clone(), slice.service.clone())).collect();
+        let pods = slice.iter().flat_map(|(_, slice)| slice.endpoints.iter().filter_map(|endpoint| endpoint.pod.clone())).collect();
+        services.extend(now.iter().cloned());
+        self.slices.set(id, now);
+        self.slice_pods.set(id, pods);
+        dirty.endpoints.extend(services.iter().map(|service| kubernetes_key(service, world)));
+    }
+
+    fn derive_workloads(&mut self, world: &mut World, dirty: &mut Dirty) {
+        for key in std::mem::take(&mut dirty.workloads) {
+            dirty.recomputed += 1;
+            let new = workloads::derive(&self.store, &key);
+            let old = world.workloads.get(&key);
+            let slices = self.slice_pods.readers_of(&key);
+            let services = slices.flat_map(|slice| self.slices.read_by(slice));
+            dirty.endpoints.extend(services.map(|service| kubernetes_key(service, world)));
+            for labels in old.iter().map(|old| &old.labels).chain(new.iter().map(|new| &new.labels)) {
+                dirty.endpoints.extend(self.definitions.selecting_labels(&key.0, labels));
+            }
+            if old.map(|old| &**old) == new.as_ref() {
+                continue;
+            }
+            dirty.touched.namespaces.insert(key.0.clone());
+            dirty.touched.addresses.extend(old.into_iter().flat_map(|old| old.ips.iter().copied()));
+            dirty.touched.addresses.extend(new.iter().flat_map(|new| new.ips.iter().copied()));
+            self.pod_nodes.set(&key, new.iter().filter(|new| !new.node.is_empty()).map(|new| new.node.clone()).collect());
+            match new {
+                Some(new) => _ = world.workloads.insert(key, Arc::new(new)),
+                None => _ = world.workloads.remove(&key),
+            }
+        }
+    }
+
+    fn derive_definitions(&mut self, world: &mut World, dirty: &mut Dirty) {
+        for id in std::mem::take(&mut dirty.definitions) {
+            dirty.recomputed += 1;
+            let services = self.store.get(&id).map(|object| services::defined_by(object, &world.mesh)).unwrap_or_default();
+            // What the aliases among them pointed to, before and after.
+            let before: Vec<ServiceKey> =
+                self.definitions.defined_by(&id).flat_map(|key| self.definitions.aliased_by(&key.hostname)).collect();
+            dirty.services.extend(before);
+            for key in self.definitions.set(&id, services) {
+                dirty.services.extend(self.definitions.aliased_by(&key.hostname));
+                dirty.endpoints.insert(key.clone());
+                dirty.services.insert(key);
+            }
+        }
+    }
+
+    fn derive_endpoints(&mut self, world: &mut World, dirty: &mut Dirty) {
+        for key in std::mem::take(&mut dirty.endpoints) {
+            dirty.recomputed += 1;
+            let new = Arc::new(self.endpoints_of(world, &key));
+            let none = Arc::default();
+            let old = Arc::clone(world.endpoints.get(&key).unwrap_or(&none));
+            if old == new {
+                continue;
+            }
+            dirty.touched.endpoints.insert(key.hostname.clone());
+            if mtls::all_take_mtls(&old) != mtls::all_take_mtls(&new) {
+                dirty.touched.services.insert(key.hostname.clone());
+            }
+            index_addresses(world, &key, &old, &new, &mut dirty.touched);
+            dirty.services.insert(key.clone());
+            if new.ports.is_empty() {
+                world.endpoints.remove(&key);
+            } else {
+                world.endpoints.insert(key, new);
+            }
+        }
+    }
+
+    fn endpoints_of(&self, world: &World, key: &ServiceKey) -> EndpointSet {
+        let tables = Tables { store: &self.store, world };
+        endpoints::gather(self.definitions.of(key).flat_map(|service| {
+            let named = (service.namespace.clone(), service.name.clone());
+            tables.endpoints(service, self.slices.readers_of(&named).collect::<Vec<_>>())
+        }))
+    }
+
+    fn derive_services(&mut self, world: &mut World, dirty: &mut Dirty) {
+        for key in std::mem::take(&mut dirty.services) {
+            dirty.recomputed += 1;
+            let new = self.definitions.of(&key).next().map(|service| self.complete(world, &key, service));
+            let old = world.services.get(&key);
+            if old.map(|old| &**old) == new.as_ref() {
+                continue;
+            }
+            if !same_shape(old.map(|old| &**old), new.as_ref()) {
+                dirty.touched.routes.extend(self.routes.hosts_routing_to(&key.hostname, world));
+                touch_proxies(world, &key, new.as_ref(), &mut dirty.touched);
+            }
+            dirty.touched.services.insert(key.hostname.clone());
+            match new {
+                Some(new) => _ = world.services.insert(key, Arc::new(new)),
+                None => _ = world.services.remove(&key),
+            }
+        }
+    }
+
+    /// Adds what other objects say about a service: identities of its endpoints, aliases.
+    fn complete(&self, world: &World, key: &ServiceKey, service: &Service) -> Service {
+        let mut service = service.clone();
+        if let Some(endpoints) = world.endpoints.get(key) {
+            let all = endpoints.ports.iter().flat_map(|(_, endpoints)| endpoints.iter());
+            service.service_accounts.extend(all.filter_map(|endpoint| endpoint.identity.clone()));
+            service.service_accounts.sort();
+            service.service_accounts.dedup();
+        }
+        service.aliases = self.definitions.aliases_of(&key.hostname);
+        service
+    }
+
+    fn derive_routes(&mut self, world: &mut World, dirty: &mut Dirty) {
+        for key in std::mem::take(&mut dirty.routes) {
+            dirty.recomputed += 1;
+            self.routes.derive(&self.store, world, &key, &mut dirty.touched);
+        }
+    }
+}
+
+fn kubernetes_key((namespace, name): &NamedKey, world: &World) -> ServiceKey {
+    let hostname = Hostname::new(format!("{name}.{namespace}.svc.{}", world.mesh.domain));
+    ServiceKey { hostname, namespace: namespace.clone() }
+}
+
+/// Equal but for the identities, which routes do not show.
+fn same_shape(old: Option<&Service>, new: Option<&Service>) -> bool {
+    match (old, new) {
+        (Some(old), Some(new)) => {
+            let old = Service { service_accounts: new.service_accounts.clone(), ..old.clone() };
+            old == *new
+        }
+        (old, new) => old.is_none() && new.is_none(),
+    }
+}
+
+fn index_addresses(world: &mut World, key: &ServiceKey, old: &EndpointSet, new: &EndpointSet, touched: &mut Touched) {
+    let addresses = |set: &EndpointSet| -> BTreeSet<_> {
+        let all = set.ports.iter().flat_map(|(_, endpoints)| endpoints.iter());
+        let ips = all.filter_map(|endpoint| match endpoint.address {
+            EndpointAddress::Ip(ip) => Some(ip),
+            _ => None,
+        });
+        ips.collect()
+    };
+    let (old, new) = (addresses(old), addresses(new));
+    for ip in old.symmetric_difference(&new) {
+        touched.addresses.insert(*ip);
+        let mut services = world.services_at.get(ip).map(|services| BTreeSet::clone(services)).unwrap_or_default();
+        if new.contains(ip) {
+            services.insert(key.clone());
+        } else {
+            services.remove(key);
+        }
+        if services.is_empty() {
+            world.services_at.remove(ip);
+        } else {
+            world.services_at.insert(*ip, Arc::new(services));
+        }
+    }
+}
+
+/// Proxies behind a service that differs may have other targets, and so may those that its selector selects.
+fn touch_proxies(world: &World, key: &ServiceKey, new: Option<&Service>, touched: &mut Touched) {
+    let endpoints = world.endpoints.get(key).into_iter().flat_map(|set| set.ports.iter()).flat_map(|(_, endpoints)| endpoints.iter());
+    touched.addresses.extend(endpoints.filter_map(|endpoint| match endpoint.address {
+        EndpointAddress::Ip(ip) => Some(ip),
+        _ => None,
+    }));
+    let old = world.services.get(key).map(|old| &**old);
+    let inbound = |service: &Service| (service.registry, service.ports.clone(), service.selector.clone());
+    let selecting = old.into_iter().chain(new).any(|service| !service.selector.is_empty());
+    if selecting && old.map(inbound) != new.map(inbound) {
+        touched.namespaces.insert(key.namespace.clone());
+    }
+}

@@ -1,5 +1,12 @@
 //! What a proxy may see: services, routes and policies after `exportTo` and `Sidecar`.
 
+mod build;
+mod gateways;
+mod imports;
+mod key;
+mod proxies;
+mod update;
+
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -10,6 +17,11 @@ use super::{
     routing::model::RouteSet,
     world::{EffectiveDestinationRule, Sidecar},
 };
+
+pub use build::scope;
+pub use gateways::{gateways_for, routes_for_gateway};
+pub use key::{ScopeKey, scope_key, sidecar_for};
+pub use proxies::{ServiceTarget, resolve_proxy, service_targets};
 
 /// Outbound view of one group of proxies: same namespace, same Sidecar (or none), same kind.
 #[derive(Clone, Debug)]

@@ -1,1 +1,119 @@
-//! Checks across objects.
+//! Checks across objects: what each object says may be right by itself and still lead nowhere.
+//!
+//! All findings are warnings: the objects are applied as they are. Checks of one object alone are in `api`.
+
+mod destination_rules;
+mod gateways;
+mod routes;
+mod singletons;
+
+use super::world::World;
+use crate::api::Diagnostic;
+
+/// What is doubtful in the world, sorted. Costs one pass over the objects.
+pub fn check(world: &World) -> Vec<Diagnostic> {
+    let mut found = routes::check(world);
+    found.extend(destination_rules::check(world));
+    found.extend(gateways::check(world));
+    found.extend(singletons::check(world));
+    found.sort_by(|a, b| (&a.object, &a.field, &a.message).cmp(&(&b.object, &b.field, &b.message)));
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crate::{
+        api::{
+            mesh_config::MeshConfig,
+            parse,
+            yaml::{document, documents},
+        },
+        mesh::{engine::Engine, validate::check},
+    };
+
+    const SHOP: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: reviews, namespace: shop}
+spec: {clusterIP: 10.96.0.1, ports: [{name: http, port: 9080}]}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews, namespace: shop}
+spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}]}
+";
+
+    fn findings(yaml: &str) -> Vec<String> {
+        let mut engine = Engine::new("cluster.local", MeshConfig::default());
+        for text in documents(SHOP).into_iter().chain(documents(yaml)) {
+            let parsed = parse(&document(text).unwrap(), &"Kubernetes".into());
+            engine.apply(parsed.objects.into_iter().map(|object| (object.key.clone(), Some(Arc::clone(&object)))));
+        }
+        check(engine.world()).iter().map(ToString::to_string).collect()
+    }
+
+    fn virtual_service(name: &str, spec: &str) -> String {
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}, namespace: shop}}\nspec: {spec}\n"
+        )
+    }
+
+    #[test]
+    fn nothing_is_said_of_what_is_right() {
+        let right = virtual_service("reviews", "{hosts: [reviews], http: [{route: [{destination: {host: reviews, subset: v1}}]}]}");
+        assert_eq!(findings(&right), Vec::<String>::new());
+    }
+
+    #[test]
+    fn destinations_that_lead_nowhere_are_named() {
+        let wrong = virtual_service(
+            "reviews",
+            "{hosts: [reviews], http: [{route: [{destination: {host: reviews, subset: v9}}, {destination: {host: gone}}, \
+             {destination: {host: reviews, port: {number: 1}}}]}]}",
+        );
+        assert_eq!(
+            findings(&wrong),
+            [
+                "warning: VirtualService/shop/reviews spec.http[0].route[0].destination.subset: subset v9 of \
+                 reviews.shop.svc.cluster.local is defined by no DestinationRule; requests get 503 \
+                 (DestinationRule/shop/reviews defines: v1)",
+                "warning: VirtualService/shop/reviews spec.http[0].route[1].destination.host: no service has the host \
+                 gone.shop.svc.cluster.local; requests get 503",
+                "warning: VirtualService/shop/reviews spec.http[0].route[2].destination.port: reviews.shop.svc.cluster.local \
+                 has no port 1; requests get 503",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_younger_of_two_virtual_services_for_a_host_is_named() {
+        let route = "{hosts: [reviews], http: [{route: [{destination: {host: reviews}}]}]}";
+        let both = virtual_service("a", route) + &virtual_service("b", route);
+        assert_eq!(
+            findings(&both),
+            ["warning: VirtualService/shop/b spec.hosts[0]: reviews.shop.svc.cluster.local is routed by VirtualService/shop/a too, \
+              which goes first by age, then name: for this host these routes are ignored"]
+        );
+    }
+
+    #[test]
+    fn gateways_without_pods_routes_without_gateways_and_rules_without_services_are_named() {
+        let yaml = virtual_service("web", "{hosts: [a.example.com], gateways: [none], http: [{route: [{destination: {host: reviews}}]}]}")
+            + &virtual_service("other", "{hosts: [b.example.com], gateways: [public], http: [{route: [{destination: {host: reviews}}]}]}")
+            + "---\napiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: public, namespace: shop}\n\
+               spec: {selector: {istio: ingress}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: [a.example.com]}]}\n\
+               ---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: gone, namespace: shop}\nspec: {host: gone}\n";
+        assert_eq!(
+            findings(&yaml),
+            [
+                "warning: DestinationRule/shop/gone spec.host: no service has the host gone.shop.svc.cluster.local: the rule has no effect",
+                "warning: Gateway/shop/public spec.selector: no pod has the labels istio=ingress: nothing serves this Gateway",
+                "warning: VirtualService/shop/other spec.hosts: none of these hosts is among those of Gateway/shop/public: \
+                 nothing reaches these routes",
+                "warning: VirtualService/shop/web spec.gateways[0]: there is no Gateway shop/none",
+            ]
+        );
+    }
+}

@@ -1,13 +1,13 @@
 //! The immutable snapshot of all that the mesh means at one moment.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use imbl::OrdMap;
 use smol_str::SmolStr;
 
 use super::{
     model::{EndpointSet, Hostname, Labels, MtlsMode, Origin, Precedence, Service, ServiceKey, Visibility, Workload},
-    routing::model::RouteSet,
+    routing::model::{GatewayRef, RouteSet},
 };
 use crate::api::{istio, mesh_config::MeshConfig};
 
@@ -41,6 +41,23 @@ pub struct World {
     pub peer_authentications: OrdMap<NamedKey, Arc<PeerAuthentication>>,
     /// Labels of namespaces.
     pub namespaces: OrdMap<SmolStr, Arc<Labels>>,
+    /// Index: services that have an endpoint at an address.
+    pub services_at: OrdMap<IpAddr, Arc<BTreeSet<ServiceKey>>>,
+    /// Index: DestinationRules by namespace and host.
+    pub rules_by_host: OrdMap<(SmolStr, Hostname), Arc<HostRules>>,
+    /// Index: routes for sidecars by host, the oldest first.
+    pub routes_by_host: OrdMap<Hostname, Arc<Vec<Arc<RouteSet>>>>,
+    /// Index: routes by the Gateway that they are bound to, the oldest first.
+    pub routes_by_gateway: OrdMap<GatewayRef, Arc<Vec<Arc<RouteSet>>>>,
+}
+
+/// The DestinationRules of one namespace for one host.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostRules {
+    /// The oldest first.
+    pub rules: Vec<Arc<DestinationRule>>,
+    /// Their merge, when every proxy sees the same: no selector, all public. Shared by all scopes.
+    pub common: Option<Arc<EffectiveDestinationRule>>,
 }
 
 /// A DestinationRule with its host resolved.
@@ -107,18 +124,21 @@ pub struct PeerAuthentication {
 /// The engine fills it from what really differs: an object written again without change touches nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Touched {
-    /// Services whose endpoints (and nothing else) differ.
-    pub endpoints: std::collections::BTreeSet<Hostname>,
+    /// Services whose endpoints differ. (Those that are not in `services` too differ in nothing else.)
+    pub endpoints: BTreeSet<Hostname>,
     /// Services that appeared, vanished or differ in shape (ports, addresses, identities, …), with those whose
     /// DestinationRule or mTLS mode differs.
-    pub services: std::collections::BTreeSet<Hostname>,
+    pub services: BTreeSet<Hostname>,
     /// Hosts whose routes differ, whatever service they name.
-    pub routes: std::collections::BTreeSet<Hostname>,
+    pub routes: BTreeSet<Hostname>,
     /// `(namespace, name)` of Gateways that differ.
-    pub gateways: std::collections::BTreeSet<NamedKey>,
+    pub gateways: BTreeSet<NamedKey>,
     /// Namespaces in which something that decides about inbound traffic or scope differs (Sidecar,
     /// PeerAuthentication, Workload): proxies there are sorted into classes again.
-    pub namespaces: std::collections::BTreeSet<SmolStr>,
+    pub namespaces: BTreeSet<SmolStr>,
+    /// Addresses for which the services behind them, or those services' ports, differ: proxies that have one of them
+    /// may have other service targets.
+    pub addresses: BTreeSet<IpAddr>,
     /// Mesh-wide settings (or a policy of the root namespace) differ: everything is looked at again.
     pub everything: bool,
 }
@@ -130,6 +150,21 @@ pub struct EffectiveMtls {
     pub mode: MtlsMode,
     /// By port of the workload (target port); sorted.
     pub ports: Vec<(u16, MtlsMode)>,
+}
+
+impl World {
+    /// The services of that hostname, of all namespaces.
+    pub fn services_named<'a>(&'a self, host: &'a Hostname) -> impl Iterator<Item = &'a Arc<Service>> {
+        let from = ServiceKey { hostname: host.clone(), namespace: SmolStr::default() };
+        self.services.range(from..).take_while(move |(key, _)| key.hostname == *host).map(|(_, service)| service)
+    }
+}
+
+impl Touched {
+    /// Whether nothing differs.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl EffectiveMtls {

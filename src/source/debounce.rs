@@ -79,6 +79,12 @@ impl Debounce {
         taken
     }
 
+    /// All that waits, due or not.
+    pub fn take_all(&mut self) -> Option<(Vec<Change>, Instant)> {
+        let latest = [&self.endpoints, &self.others].into_iter().filter_map(|waiting| waiting.since).map(|(_, last)| last).max()?;
+        self.take(latest + self.settings.max.max(self.settings.after).max(self.settings.endpoints))
+    }
+
     fn endpoints_due(&self) -> Option<Instant> {
         self.endpoints.since.map(|(first, _)| first + self.settings.endpoints)
     }

@@ -4,6 +4,10 @@ pub mod debounce;
 
 use std::sync::Arc;
 
+pub mod folder;
+pub mod memory;
+pub mod mesh_config;
+
 use smol_str::SmolStr;
 
 use crate::api::{Diagnostic, Object, ObjectKey};

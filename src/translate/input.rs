@@ -10,7 +10,7 @@ use std::{
 
 use smol_str::SmolStr;
 
-use crate::mesh::model::{Flavour, Interception, Origin, ProxyKind, TelemetryIdentity};
+use crate::mesh::model::{Flavour, Interception, Labels, Origin, ProxyKind, TelemetryIdentity};
 
 /// A shared value compared by identity. The engine keeps the old `Arc` whenever the new value equals it, so equal
 /// pointers mean equal values, and holding the `Arc` keeps the address from being used again.
@@ -38,6 +38,8 @@ pub struct ProxyClass {
     pub http10: bool,
     /// `IDLE_TIMEOUT`
     pub idle_timeout: Option<Duration>,
+    /// Those of its labels that some route's `sourceLabels` can tell apart.
+    pub labels: Arc<Labels>,
     /// Names for traces. Istio's flavour writes them into each listener as istiod does; in the stock flavour this is
     /// the default value, and environment tags stand in.
     pub telemetry: Arc<TelemetryIdentity>,

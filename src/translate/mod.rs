@@ -5,6 +5,7 @@ pub mod endpoint;
 pub mod filter;
 pub mod input;
 pub mod listener;
+pub mod metadata;
 pub mod naming;
 pub mod route;
 pub mod tls;

@@ -2,7 +2,10 @@
 
 use smol_str::{SmolStr, format_smolstr};
 
-use crate::mesh::model::Hostname;
+use crate::{
+    api::Kind,
+    mesh::model::{Hostname, Origin, Registry, Service, ServicePort},
+};
 
 /// Where traffic goes that nothing may take.
 pub const BLACK_HOLE_CLUSTER: &str = "BlackHoleCluster";
@@ -25,4 +28,39 @@ pub fn inbound_cluster(target_port: u16) -> SmolStr {
 /// in-mesh mTLS.
 pub fn dns_srv(port: u16, subset: &str, host: &Hostname) -> SmolStr {
     format_smolstr!("outbound_.{port}_.{subset}_.{host}")
+}
+
+/// `/apis/networking.istio.io/v1/namespaces/shop/virtual-service/reviews`: how resources name the object that made
+/// them (contract §3.1 Metadata). The version is always `v1`, whatever the object was written in.
+pub fn config_path(origin: &Origin) -> SmolStr {
+    let kind = match origin.object.kind {
+        Kind::VirtualService => "virtual-service",
+        Kind::DestinationRule => "destination-rule",
+        Kind::Gateway => "gateway",
+        Kind::ServiceEntry => "service-entry",
+        Kind::Sidecar => "sidecar",
+        other => other.as_str(),
+    };
+    format_smolstr!("/apis/networking.istio.io/v1/namespaces/{}/{kind}/{}", origin.object.namespace, origin.object.name)
+}
+
+/// The name of a cluster's (or a TCP proxy's) statistics by a pattern of MeshConfig (`outboundClusterStatName`,
+/// `inboundClusterStatName`, contract §3.1); `None` when the pattern is empty.
+pub fn statistics_name(pattern: &str, service: &Service, port: &ServicePort, subset: &str) -> Option<String> {
+    if pattern.is_empty() {
+        return None;
+    }
+    let short = match service.registry {
+        Registry::Kubernetes => format!("{}.{}", service.name, service.namespace),
+        Registry::External => service.hostname.to_string(),
+    };
+    Some(
+        pattern
+            .replace("%SERVICE%", &short)
+            .replace("%SERVICE_NAME%", &service.name)
+            .replace("%SERVICE_FQDN%", service.hostname.as_str())
+            .replace("%SERVICE_PORT%", &port.number.to_string())
+            .replace("%SERVICE_PORT_NAME%", &port.name)
+            .replace("%SUBSET_NAME%", subset),
+    )
 }

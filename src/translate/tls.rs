@@ -1,1 +1,179 @@
-//! TLS contexts and secrets by SDS.
+//! TLS contexts and secrets by SDS (contract §3.2, §3.4).
+//!
+//! Workload certificates come from the agent beside the proxy: secret `default` and trust bundle `ROOTCA` from the
+//! static cluster `sds-grpc`. They are never sent over ADS.
+
+use envoy_types::pb::{
+    envoy::{
+        config::core::v3::{
+            AggregatedConfigSource, ApiConfigSource, ApiVersion, ConfigSource, GrpcService, TransportSocket, api_config_source::ApiType,
+            config_source::ConfigSourceSpecifier, grpc_service, transport_socket,
+        },
+        extensions::transport_sockets::{
+            raw_buffer::v3::RawBuffer,
+            tls::v3::{
+                CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, TlsParameters, UpstreamTlsContext,
+                common_tls_context::{CombinedCertificateValidationContext, ValidationContextType},
+                tls_parameters::TlsProtocol,
+            },
+        },
+        r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern},
+    },
+    google::protobuf::{Any, BoolValue, Duration},
+};
+use prost::{Message, Name};
+use smol_str::SmolStr;
+
+use crate::mesh::model::{Flavour, SpiffeId};
+
+/// The secret that holds the workload's own certificate.
+pub const WORKLOAD_CERTIFICATE: &str = "default";
+/// The secret that holds what the workload trusts.
+pub const TRUST_BUNDLE: &str = "ROOTCA";
+/// The static cluster of the agent's secret server.
+pub const SDS_CLUSTER: &str = "sds-grpc";
+/// ALPN name by which two Istio proxies agree to exchange metadata before the first byte of TCP. Offered only by
+/// proxies that have the filter: a side without it would pass the preamble on as payload.
+pub const PEER_EXCHANGE: &str = "istio-peer-exchange";
+/// ALPN name of mTLS between proxies of the mesh.
+pub const ISTIO: &str = "istio";
+
+const CIPHER_SUITES: [&str; 6] = [
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-AES128-GCM-SHA256",
+    "AES256-GCM-SHA384",
+    "AES128-GCM-SHA256",
+];
+
+/// Packs a message into an `Any`. The message must not hold maps of more than one entry: their order is not fixed.
+pub fn any<M: Message + Name>(message: &M) -> Any {
+    Any { type_url: M::type_url(), value: message.encode_to_vec() }
+}
+
+/// `sds_config` of secrets that the agent serves. Without end: a proxy without its certificate must not answer.
+pub fn agent_sds() -> ConfigSource {
+    let grpc = GrpcService {
+        target_specifier: Some(grpc_service::TargetSpecifier::EnvoyGrpc(grpc_service::EnvoyGrpc {
+            cluster_name: SDS_CLUSTER.into(),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    ConfigSource {
+        initial_fetch_timeout: Some(Duration::default()),
+        resource_api_version: ApiVersion::V3 as i32,
+        config_source_specifier: Some(ConfigSourceSpecifier::ApiConfigSource(ApiConfigSource {
+            api_type: ApiType::Grpc as i32,
+            transport_api_version: ApiVersion::V3 as i32,
+            grpc_services: vec![grpc],
+            set_node_on_first_message_only: true,
+            ..Default::default()
+        })),
+        ..Default::default()
+    }
+}
+
+/// Resources over the ADS stream; `wait_forever` sets `initial_fetch_timeout` to zero, which means no timeout.
+pub fn ads(wait_forever: bool) -> ConfigSource {
+    ConfigSource {
+        initial_fetch_timeout: wait_forever.then(Duration::default),
+        resource_api_version: ApiVersion::V3 as i32,
+        config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
+        ..Default::default()
+    }
+}
+
+/// The ALPN names that clients offer on in-mesh mTLS to a cluster (contract §3.2).
+pub fn mesh_alpn(flavour: Flavour, http2: bool) -> Vec<String> {
+    let peer_exchange = (flavour == Flavour::Istio).then_some(PEER_EXCHANGE);
+    let names = peer_exchange.into_iter().chain([ISTIO]).chain(http2.then_some("h2"));
+    names.map(str::to_owned).collect()
+}
+
+/// Client side of in-mesh mTLS: own certificate, the peer's identity must be one of `identities` or have one of the
+/// `other_names` (none at all: any certificate of the trust bundle), with this SNI and these ALPN names.
+pub fn upstream_istio_mutual(identities: &[SpiffeId], other_names: &[SmolStr], sni: &str, alpn: Vec<String>) -> TransportSocket {
+    let names = identities.iter().map(SpiffeId::to_string).chain(other_names.iter().map(SmolStr::to_string));
+    let mut common = workload_context(names.map(MatchPattern::Exact), alpn);
+    common.tls_params = Some(TlsParameters {
+        tls_minimum_protocol_version: TlsProtocol::TlSv12 as i32,
+        tls_maximum_protocol_version: TlsProtocol::TlSv13 as i32,
+        ..Default::default()
+    });
+    let context = UpstreamTlsContext { common_tls_context: Some(common), sni: sni.into(), ..Default::default() };
+    socket("envoy.transport_sockets.tls", &context)
+}
+
+/// No TLS.
+pub fn raw_buffer() -> TransportSocket {
+    socket("envoy.transport_sockets.raw_buffer", &RawBuffer {})
+}
+
+/// Server side of in-mesh mTLS: a client certificate is required, and its identity must be of one of these trust
+/// domains.
+pub fn downstream_istio_mutual(trust_domains: &[SmolStr], alpn: &[&str]) -> TransportSocket {
+    let prefixes = trust_domains.iter().map(|domain| MatchPattern::Prefix(format!("spiffe://{domain}/")));
+    let mut common = workload_context(prefixes, alpn.iter().map(|name| (*name).to_owned()).collect());
+    common.tls_params = Some(TlsParameters {
+        tls_minimum_protocol_version: TlsProtocol::TlSv12 as i32,
+        tls_maximum_protocol_version: TlsProtocol::TlSv13 as i32,
+        cipher_suites: CIPHER_SUITES.map(str::to_owned).to_vec(),
+        ..Default::default()
+    });
+    downstream(common, true)
+}
+
+/// A downstream TLS socket around a context.
+pub fn downstream(common: CommonTlsContext, require_client_certificate: bool) -> TransportSocket {
+    let context = DownstreamTlsContext {
+        common_tls_context: Some(common),
+        require_client_certificate: Some(BoolValue { value: require_client_certificate }),
+        ..Default::default()
+    };
+    socket("envoy.transport_sockets.tls", &context)
+}
+
+/// The workload's certificate and trust bundle, and what names of the peer are taken.
+pub fn workload_context(names: impl IntoIterator<Item = MatchPattern>, alpn: Vec<String>) -> CommonTlsContext {
+    CommonTlsContext {
+        alpn_protocols: alpn,
+        tls_certificate_sds_secret_configs: vec![secret(WORKLOAD_CERTIFICATE, agent_sds())],
+        validation_context_type: Some(validation(names, secret(TRUST_BUNDLE, agent_sds()))),
+        ..Default::default()
+    }
+}
+
+/// A trust bundle from SDS, combined with the names that a certificate must have.
+pub fn validation(names: impl IntoIterator<Item = MatchPattern>, bundle: SdsSecretConfig) -> ValidationContextType {
+    let matchers = names.into_iter().map(|pattern| StringMatcher { match_pattern: Some(pattern), ..Default::default() });
+    // As istiod does: the typed successor would have to be told the kind of each name, which Istio's API leaves open.
+    #[allow(deprecated)]
+    let context = CertificateValidationContext { match_subject_alt_names: matchers.collect(), ..Default::default() };
+    ValidationContextType::CombinedValidationContext(CombinedCertificateValidationContext {
+        default_validation_context: Some(context),
+        validation_context_sds_secret_config: Some(bundle),
+        ..Default::default()
+    })
+}
+
+/// A secret by name from a source.
+pub fn secret(name: &str, source: ConfigSource) -> SdsSecretConfig {
+    SdsSecretConfig { name: name.into(), sds_config: Some(source) }
+}
+
+fn socket<M: Message + Name>(name: &str, config: &M) -> TransportSocket {
+    TransportSocket { name: name.into(), config_type: Some(transport_socket::ConfigType::TypedConfig(any(config))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_istios_proxy_offers_the_metadata_exchange() {
+        assert_eq!(mesh_alpn(Flavour::Istio, true), ["istio-peer-exchange", "istio", "h2"]);
+        assert_eq!(mesh_alpn(Flavour::Stock, false), ["istio"]);
+    }
+}

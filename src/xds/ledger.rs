@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -41,10 +42,20 @@ pub struct DeliveryMetrics {
     pub gates_opened: Family<Label, Counter>,
 }
 
+/// Told how far proxies are.
+pub trait Observer: fmt::Debug + Send + Sync {
+    /// The proxy has answered for all of the view of that generation.
+    fn current(&self, proxy: &str, generation: u64);
+
+    /// Its stream has ended.
+    fn disconnected(&self, proxy: &str);
+}
+
 /// All connected proxies.
 #[derive(Debug, Default)]
 pub struct Ledger {
     metrics: DeliveryMetrics,
+    observer: Option<Arc<dyn Observer>>,
     last: AtomicU64,
     proxies: Mutex<BTreeMap<u64, ProxyStatus>>,
 }
@@ -100,6 +111,11 @@ impl Ledger {
         Self { metrics, ..Self::default() }
     }
 
+    /// The same, telling `observer` how far proxies are.
+    pub fn observed(metrics: DeliveryMetrics, observer: Arc<dyn Observer>) -> Self {
+        Self { metrics, observer: Some(observer), ..Self::default() }
+    }
+
     /// Where the connected proxies stand, in order of connection.
     pub fn proxies(&self) -> Vec<ProxyStatus> {
         self.proxies.lock().values().cloned().collect()
@@ -149,12 +165,20 @@ impl Entry {
         if self.noted == noted {
             return;
         }
-        if let Some(status) = self.ledger.proxies.lock().get_mut(&self.number) {
-            status.wanted = wanted;
-            if is_current {
-                status.current = wanted;
+        let advanced = match self.ledger.proxies.lock().get_mut(&self.number) {
+            Some(status) => {
+                status.rejected.retain(|kind, _| refused.contains(kind));
+                status.wanted = wanted;
+                let advanced = is_current && status.current != wanted;
+                if advanced {
+                    status.current = wanted;
+                }
+                advanced
             }
-            status.rejected.retain(|kind, _| refused.contains(kind));
+            None => false,
+        };
+        if let Some(observer) = self.ledger.observer.as_ref().filter(|_| advanced) {
+            observer.current(&self.id, wanted);
         }
         self.noted = noted;
     }
@@ -198,6 +222,9 @@ impl Drop for Entry {
     fn drop(&mut self) {
         self.ledger.proxies.lock().remove(&self.number);
         self.ledger.metrics.connected.dec();
+        if let Some(observer) = &self.ledger.observer {
+            observer.disconnected(&self.id);
+        }
     }
 }
 

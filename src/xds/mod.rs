@@ -1,11 +1,14 @@
 //! Delivery: encode once, keep what each class of proxies is to have, speak ADS.
 
+pub mod classes;
 pub mod codec;
 pub mod encode;
 pub mod ledger;
 pub mod node;
+pub mod render;
 pub mod resource;
 pub mod rollout;
 pub mod session;
+pub mod static_bootstrap;
 pub mod transport;
 pub mod view;

@@ -57,6 +57,11 @@ impl ResourceType {
     /// All of them, in push order.
     pub const ALL: [Self; 4] = [Self::Cluster, Self::Endpoint, Self::Listener, Self::Route];
 
+    /// The full name of its message.
+    pub fn message(self) -> &'static str {
+        self.type_url().trim_start_matches("type.googleapis.com/")
+    }
+
     /// The type URL on the wire.
     pub fn type_url(self) -> &'static str {
         match self {

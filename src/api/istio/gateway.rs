@@ -27,15 +27,73 @@ pub struct Server {
     pub tls: Option<ServerTls>,
     /// `name`
     pub name: SmolStr,
+    /// `defaultEndpoint`; has no effect in Istio either.
+    pub default_endpoint: SmolStr,
 }
 
-/// `servers[].tls`
+/// `servers[].tls`, and `ingress[].tls` of a Sidecar.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerTls {
     /// `httpsRedirect`
     pub https_redirect: bool,
-    /// `mode`, as written (`SIMPLE`, `MUTUAL`, …); empty: PASSTHROUGH.
-    pub mode: SmolStr,
+    /// `mode`
+    pub mode: ServerTlsMode,
+    /// `serverCertificate`: path of a file.
+    pub server_certificate: SmolStr,
+    /// `privateKey`: path of a file.
+    pub private_key: SmolStr,
+    /// `caCertificates`: path of a file.
+    pub ca_certificates: SmolStr,
+    /// `caCrl`: path of a file.
+    pub ca_crl: SmolStr,
     /// `credentialName`
     pub credential_name: SmolStr,
+    /// `credentialNames`
+    pub credential_names: Vec<SmolStr>,
+    /// `subjectAltNames`
+    pub subject_alt_names: Vec<SmolStr>,
+    /// `verifyCertificateSpki`
+    pub verify_certificate_spki: Vec<SmolStr>,
+    /// `verifyCertificateHash`
+    pub verify_certificate_hash: Vec<SmolStr>,
+    /// `minProtocolVersion`
+    pub min_protocol_version: TlsProtocol,
+    /// `maxProtocolVersion`
+    pub max_protocol_version: TlsProtocol,
+    /// `cipherSuites`
+    pub cipher_suites: Vec<SmolStr>,
+}
+
+/// `tls.mode` of a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ServerTlsMode {
+    /// `PASSTHROUGH`: not terminated, routed by SNI.
+    #[default]
+    Passthrough,
+    /// `SIMPLE`
+    Simple,
+    /// `MUTUAL`
+    Mutual,
+    /// `AUTO_PASSTHROUGH`
+    AutoPassthrough,
+    /// `ISTIO_MUTUAL`: with the mesh's own certificates.
+    IstioMutual,
+    /// `OPTIONAL_MUTUAL`: a client certificate is verified when there is one.
+    OptionalMutual,
+}
+
+/// `minProtocolVersion` and `maxProtocolVersion`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum TlsProtocol {
+    /// `TLS_AUTO`
+    #[default]
+    Auto,
+    /// `TLSV1_0`
+    V1_0,
+    /// `TLSV1_1`
+    V1_1,
+    /// `TLSV1_2`
+    V1_2,
+    /// `TLSV1_3`
+    V1_3,
 }

@@ -2,7 +2,9 @@
 
 mod destination_rule;
 mod gateway;
+mod http_route;
 mod peer_authentication;
+mod port;
 mod service_entry;
 mod sidecar;
 mod traffic_policy;
@@ -10,7 +12,9 @@ mod virtual_service;
 
 pub use destination_rule::*;
 pub use gateway::*;
+pub use http_route::*;
 pub use peer_authentication::*;
+pub use port::*;
 pub use service_entry::*;
 pub use sidecar::*;
 pub use traffic_policy::*;

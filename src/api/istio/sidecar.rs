@@ -2,7 +2,7 @@
 
 use smol_str::SmolStr;
 
-use super::{ConnectionPool, Port};
+use super::{ConnectionPool, Port, ServerTls};
 use crate::api::Labels;
 
 /// `spec` of a Sidecar.
@@ -33,6 +33,8 @@ pub struct IngressListener {
     pub default_endpoint: SmolStr,
     /// `connectionPool`
     pub connection_pool: Option<ConnectionPool>,
+    /// `tls`
+    pub tls: Option<ServerTls>,
 }
 
 /// `egress[]`

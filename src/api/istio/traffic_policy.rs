@@ -39,6 +39,78 @@ pub struct PortTrafficPolicy {
 pub struct LoadBalancer {
     /// `simple`
     pub simple: SimpleLb,
+    /// `consistentHash`
+    pub consistent_hash: Option<ConsistentHash>,
+    /// `localityLbSetting`
+    pub locality: Option<LocalityLb>,
+}
+
+/// `loadBalancer.consistentHash`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsistentHash {
+    /// What is hashed; `None` is refused by Istio, and hashes nothing.
+    pub key: Option<HashKey>,
+    /// `ringHash`, `maglev` or neither.
+    pub algorithm: HashAlgorithm,
+}
+
+/// The hash key of `consistentHash`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashKey {
+    /// `httpHeaderName`
+    HttpHeader(SmolStr),
+    /// `httpCookie`
+    HttpCookie {
+        /// `name`
+        name: SmolStr,
+        /// `path`; empty: not set.
+        path: SmolStr,
+        /// `ttl`; `None`: the cookie is not made when it is missing.
+        ttl: Option<Duration>,
+        /// `attributes`: name and value, in order.
+        attributes: Vec<(SmolStr, SmolStr)>,
+    },
+    /// `useSourceIp`
+    SourceIp,
+    /// `httpQueryParameterName`
+    HttpQueryParameter(SmolStr),
+}
+
+/// The algorithm of `consistentHash`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HashAlgorithm {
+    /// `ringHash.minimumRingSize`, the old `minimumRingSize`, or Istio's default of 1024.
+    RingHash {
+        /// Smallest number of entries of the ring.
+        minimum_ring_size: u64,
+    },
+    /// `maglev.tableSize`; zero: Envoy's default.
+    Maglev {
+        /// Number of entries of the table; a prime.
+        table_size: u64,
+    },
+}
+
+/// `localityLbSetting`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalityLb {
+    /// `distribute`
+    pub distribute: Vec<LocalityDistribute>,
+    /// `failover`: from region, to region.
+    pub failover: Vec<(SmolStr, SmolStr)>,
+    /// `failoverPriority`: labels, most telling first.
+    pub failover_priority: Vec<SmolStr>,
+    /// `enabled`; `None`: the mesh's.
+    pub enabled: Option<bool>,
+}
+
+/// `localityLbSetting.distribute[]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalityDistribute {
+    /// `from`: locality of the client, perhaps with `*`.
+    pub from: SmolStr,
+    /// `to`: percent by locality; sorted.
+    pub to: Vec<(SmolStr, u32)>,
 }
 
 /// `loadBalancer.simple`
@@ -155,6 +227,18 @@ pub struct ClientTls {
     pub sni: SmolStr,
     /// `subjectAltNames`
     pub subject_alt_names: Vec<SmolStr>,
+    /// `clientCertificate`: path of a file.
+    pub client_certificate: SmolStr,
+    /// `privateKey`: path of a file.
+    pub private_key: SmolStr,
+    /// `caCertificates`: path of a file; empty: the system's.
+    pub ca_certificates: SmolStr,
+    /// `caCrl`: path of a file.
+    pub ca_crl: SmolStr,
+    /// `credentialName`
+    pub credential_name: SmolStr,
+    /// `insecureSkipVerify`
+    pub insecure_skip_verify: bool,
 }
 
 /// `tls.mode` of a client.
@@ -163,6 +247,10 @@ pub enum ClientTlsMode {
     /// `DISABLE`
     #[default]
     Disable,
+    /// `SIMPLE`
+    Simple,
+    /// `MUTUAL`
+    Mutual,
     /// `ISTIO_MUTUAL`
     IstioMutual,
 }

@@ -1,1 +1,4 @@
 //! Effective policies: which DestinationRule, which mTLS mode.
+
+pub mod destination_rule;
+pub mod mtls;

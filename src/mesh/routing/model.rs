@@ -8,6 +8,10 @@ use smol_str::SmolStr;
 
 use crate::mesh::model::{Hostname, Labels, Origin, Precedence, Visibility};
 
+pub use crate::api::istio::{
+    AbortStatus, CorsPolicy, Fault, HeaderChanges, HeaderOperations, Redirect, RedirectPort, RetryPolicy, Rewrite, Share, StringMatch,
+};
+
 /// The routes of one VirtualService, delegates already merged in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RouteSet {
@@ -107,19 +111,6 @@ pub struct HttpMatch {
     pub stat_prefix: SmolStr,
 }
 
-/// How a text is matched.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum StringMatch {
-    /// The whole text.
-    Exact(SmolStr),
-    /// Its beginning.
-    Prefix(SmolStr),
-    /// RE2, the whole text.
-    Regex(SmolStr),
-    /// It is there, with any value (an empty matcher).
-    Present,
-}
-
 /// What a route does.
 #[derive(Clone, Debug, PartialEq)]
 pub enum HttpAction {
@@ -158,87 +149,6 @@ pub struct Destination {
     pub port: Option<u16>,
 }
 
-/// `redirect:`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Redirect {
-    /// New path; empty: kept. `%PREFIX()%…` replaces the matched prefix (Gateway API).
-    pub uri: SmolStr,
-    /// New authority; empty: kept.
-    pub authority: SmolStr,
-    /// New scheme; empty: kept.
-    pub scheme: SmolStr,
-    /// Which port the new location names.
-    pub port: Option<RedirectPort>,
-    /// 301 when not written.
-    pub code: u32,
-}
-
-/// The port of a redirect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RedirectPort {
-    /// This number.
-    Number(u16),
-    /// The default of the (new) scheme.
-    FromProtocolDefault,
-    /// The port of the listener (at gateways: of the server).
-    FromRequestPort,
-}
-
-/// `rewrite:`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rewrite {
-    /// Replaces the path, or its matched prefix.
-    pub uri: SmolStr,
-    /// Replaces the authority.
-    pub authority: SmolStr,
-    /// `(match, rewrite)` of `uriRegexRewrite`.
-    pub uri_regex: Option<(SmolStr, SmolStr)>,
-}
-
-/// `retries:`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RetryPolicy {
-    /// 0 or less: no retries at all.
-    pub attempts: i32,
-    /// `perTryTimeout`
-    pub per_try_timeout: Option<Duration>,
-    /// Comma-separated; empty: the default conditions.
-    pub retry_on: SmolStr,
-    /// `retryRemoteLocalities`
-    pub retry_remote_localities: Option<bool>,
-    /// `retryIgnorePreviousHosts`; true when not written.
-    pub retry_ignore_previous_hosts: Option<bool>,
-    /// `backoff`
-    pub backoff: Option<Duration>,
-}
-
-/// `fault:`
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Fault {
-    /// Delay and how often.
-    pub delay: Option<(Duration, Share)>,
-    /// Abort and how often.
-    pub abort: Option<(AbortStatus, Share)>,
-}
-
-/// What an aborted request is answered with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AbortStatus {
-    /// An HTTP status.
-    Http(u32),
-    /// A gRPC status code.
-    Grpc(u32),
-}
-
-/// A share of requests, with the denominator that Envoy is to be sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Share {
-    /// How many of the denominator.
-    pub numerator: u32,
-    /// True: of a million; false: of a hundred.
-    pub of_million: bool,
-}
-
 /// `mirror(s):`
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Mirror {
@@ -246,45 +156,6 @@ pub struct Mirror {
     pub destination: Destination,
     /// How many.
     pub share: Share,
-}
-
-/// `corsPolicy:`
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CorsPolicy {
-    /// Allowed origins.
-    pub allow_origins: Vec<StringMatch>,
-    /// Allowed methods.
-    pub allow_methods: Vec<SmolStr>,
-    /// Allowed headers.
-    pub allow_headers: Vec<SmolStr>,
-    /// Exposed headers.
-    pub expose_headers: Vec<SmolStr>,
-    /// `maxAge`
-    pub max_age: Option<Duration>,
-    /// `allowCredentials`
-    pub allow_credentials: Option<bool>,
-    /// `unmatchedPreflights: IGNORE` is false; forward (the default) is true.
-    pub forward_unmatched_preflights: bool,
-}
-
-/// `headers:`; lists sorted by name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HeaderOperations {
-    /// On the way to the destination.
-    pub request: HeaderChanges,
-    /// On the way back.
-    pub response: HeaderChanges,
-}
-
-/// Changes of one direction.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HeaderChanges {
-    /// Overwrite or add.
-    pub set: Vec<(SmolStr, SmolStr)>,
-    /// Append.
-    pub add: Vec<(SmolStr, SmolStr)>,
-    /// Remove, in the order written.
-    pub remove: Vec<SmolStr>,
 }
 
 /// One `tls:` entry.

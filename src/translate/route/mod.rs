@@ -1,1 +1,117 @@
-//! Route configurations and virtual hosts.
+//! Route configurations (contract §3.6, §3.7, §6.2).
+//!
+//! The virtual host is the unit: [`table`] and [`gateway_table`] say which virtual hosts a route configuration holds,
+//! each by an input of its own, and [`virtual_host`] builds one from its input and nothing else. The configuration is
+//! [`route_configuration_header`] followed by the encoded virtual hosts.
+
+mod action;
+mod build;
+mod domains;
+mod filters;
+mod gateway;
+mod matching;
+mod selection;
+mod sidecar;
+
+use std::sync::Arc;
+
+use envoy_types::pb::{
+    envoy::config::route::v3::{RouteConfiguration, VirtualHost},
+    google::protobuf::{BoolValue, UInt32Value},
+};
+use smol_str::SmolStr;
+
+use self::selection::Selection;
+pub use self::{
+    gateway::gateway_table,
+    selection::label_keys,
+    sidecar::{table, tables, tables_with},
+};
+use super::input::{Built, ByPtr};
+use crate::{
+    api::mesh_config::MeshConfig,
+    mesh::{
+        model::{Hostname, Origin},
+        world::EffectiveDestinationRule,
+    },
+};
+
+/// The route table of an HTTP proxy on 127.0.0.1 (`proxyHttpPort`).
+pub const HTTP_PROXY: &str = "http_proxy";
+
+/// A route configuration, not yet built.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RouteTable {
+    /// The resource's name.
+    pub name: SmolStr,
+    /// Its virtual hosts, in order.
+    pub hosts: Vec<VirtualHostInput>,
+}
+
+/// All that decides how one virtual host looks: equal inputs, equal virtual hosts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct VirtualHostInput {
+    name: SmolStr,
+    domains: Vec<SmolStr>,
+    content: Content,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Content {
+    /// A service without routes of its own.
+    Service(Default),
+    /// Routes that users wrote.
+    Routes { mesh: ByPtr<MeshConfig>, selections: Vec<Selection>, require_tls: bool },
+    /// Unknown destinations pass.
+    AllowAny,
+    /// Unknown destinations are refused.
+    BlockAll,
+    /// A gateway without routes: no request finds one.
+    BlackHole,
+}
+
+/// The default route of a service port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Default {
+    mesh: ByPtr<MeshConfig>,
+    host: Hostname,
+    port: u16,
+    /// Only where it asks for a consistent hash.
+    hash: Option<ByPtr<EffectiveDestinationRule>>,
+    origin: Origin,
+}
+
+/// Builds the virtual host of an input.
+pub fn virtual_host(input: &VirtualHostInput) -> Built<VirtualHost> {
+    build::virtual_host(input)
+}
+
+/// A route configuration without its virtual hosts.
+pub fn route_configuration_header(table: &RouteTable) -> RouteConfiguration {
+    RouteConfiguration {
+        name: table.name.to_string(),
+        validate_clusters: Some(BoolValue { value: false }),
+        max_direct_response_body_size_bytes: Some(UInt32Value { value: 1024 * 1024 }),
+        ignore_port_in_host_matching: true,
+        ..std::default::Default::default()
+    }
+}
+
+/// The route configuration that a proxy gets for a name that stands for nothing: empty, so that it does not wait.
+pub fn unknown(name: &str) -> RouteConfiguration {
+    RouteConfiguration { name: name.to_owned(), validate_clusters: Some(BoolValue { value: false }), ..std::default::Default::default() }
+}
+
+impl VirtualHostInput {
+    /// The virtual host's name.
+    pub fn name(&self) -> &SmolStr {
+        &self.name
+    }
+}
+
+impl Default {
+    fn new(mesh: &Arc<MeshConfig>, service: &crate::mesh::model::Service, port: u16, rule: Option<&Arc<EffectiveDestinationRule>>) -> Self {
+        let hash = rule.filter(|rule| action::hash(rule, "", port).is_some()).map(Into::into);
+        Self { mesh: mesh.into(), host: service.hostname.clone(), port, hash, origin: service.origin.clone() }
+    }
+}

@@ -1,0 +1,56 @@
+# One way to run everything. `make help` lists it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# RELEASE=1 builds the demo optimised (several minutes the first time).
+PROFILE := $(if $(RELEASE),--release,)
+BUILT := target/$(if $(RELEASE),release,debug)
+timed = @started=$$SECONDS; $(2); echo "$(1): $$((SECONDS - started)) s"
+
+.PHONY: help doctor setup setup-root demo build test lint bench advisories clean
+
+help: ## lists these targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+doctor: ## lists what this machine lacks, and the one line that installs it
+	@scripts/doctor
+
+setup: ## fetches the project's own tools into .tools (Envoy 1.40 and 1.38, cargo-deny)
+	@scripts/setup-envoy 1.40 1.38
+	@scripts/setup-cargo-deny
+
+setup-root: ## installs what the test of transparent capture needs (as root: apt-get install iptables iproute2 curl)
+	@scripts/setup-root
+
+build: ## builds the library, the binary and the demo
+	cargo build --locked $(PROFILE) --bin istiod-lite --example demo
+
+demo: ## a canary shifted through real Envoys, live; ARGS="--keep" leaves it running
+	@scripts/doctor >/dev/null || { scripts/doctor; exit 1; }
+	@scripts/setup-envoy 1.40
+	@echo "building (a few minutes the first time)"
+	@cargo build --quiet --locked $(PROFILE) --bin istiod-lite --example demo
+	@ENVOY="$$(. scripts/tools.sh && find_envoy 1.40)" $(BUILT)/examples/demo $(ARGS)
+
+test: ## every test, with real Envoys; WALK_STEPS, WALK_SEED set the random walk
+	@scripts/setup-envoy 1.40 1.38
+	$(call timed,build,cargo build --locked --all-targets)
+	$(call timed,tests,cargo test --locked)
+
+lint: ## formatting, clippy, licences and banned crates
+	$(call timed,fmt,cargo fmt --all --check)
+	$(call timed,clippy,cargo clippy --locked --workspace --all-targets -- -D warnings)
+	@scripts/setup-cargo-deny
+	$(call timed,deny,.tools/bin/cargo-deny --locked check bans licenses sources)
+
+advisories: ## known vulnerabilities in dependencies (needs github.com, so it is not part of lint)
+	@scripts/setup-cargo-deny
+	.tools/bin/cargo-deny --locked check advisories
+
+bench: ## first figures (criterion); not part of test
+	cargo bench --locked
+
+clean: ## removes what was built and fetched
+	rm -rf target .tools .demo

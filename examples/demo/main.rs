@@ -1,0 +1,82 @@
+//! The demo: a canary shifted through real Envoys while load runs, only the VirtualService's file being edited.
+//! `make demo` builds and runs it; `make demo ARGS="--keep"` leaves the mesh running afterwards.
+
+mod scenario;
+mod table;
+
+use std::{env, process::ExitCode};
+
+use anyhow::{Result, bail};
+use harness::{
+    address::Loopback,
+    mesh::{CLIENT, GATEWAY, MESH_HOST, Mesh, Options, PODS, PUBLIC_HOST},
+    tools,
+};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let shown = match Arguments::parse(env::args().skip(1)) {
+        Ok(arguments) => tokio::select! {
+            shown = show(arguments) => shown,
+            _ = tokio::signal::ctrl_c() => { eprintln!("\nstopped"); return ExitCode::FAILURE }
+        },
+        Err(error) => Err(error),
+    };
+    match shown {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Arguments {
+    keep: bool,
+    delta: bool,
+}
+
+impl Arguments {
+    fn parse(given: impl Iterator<Item = String>) -> Result<Self> {
+        let mut arguments = Self { keep: false, delta: true };
+        for argument in given {
+            match argument.as_str() {
+                "--keep" => arguments.keep = true,
+                "--sotw" => arguments.delta = false,
+                "--help" | "-h" => bail!("--keep leaves the mesh running; --sotw uses state-of-the-world xDS instead of delta"),
+                other => bail!("no such argument: {other} (--keep, --sotw)"),
+            }
+        }
+        Ok(arguments)
+    }
+}
+
+/// Whether every request was answered and every share was right.
+async fn show(arguments: Arguments) -> Result<bool> {
+    let envoy = tools::envoy("1.40")?;
+    let protocol = if arguments.delta { "delta" } else { "state of the world" };
+    println!("istiod-lite demo: Envoy {}, {protocol} xDS, mTLS STRICT, {} proxies", tools::version_of(&envoy)?, PODS.len());
+    let options = Options { istiod_lite: tools::istiod_lite()?, envoy, delta: arguments.delta, debounce: None };
+    let mut mesh = Mesh::start(options, Loopback::of_the_demo()?).await?;
+    let passed = scenario::run(&mut mesh).await?;
+    if arguments.keep {
+        print_addresses(&mut mesh);
+        tokio::signal::ctrl_c().await?;
+        println!();
+    }
+    Ok(passed)
+}
+
+fn print_addresses(mesh: &mut Mesh) {
+    let network = mesh.network();
+    println!("\nstill running; Ctrl-C ends it");
+    println!("  gateway        curl -H 'Host: {PUBLIC_HOST}' http://{}/", network.socket(GATEWAY.host, 8080));
+    println!("  client sidecar curl -H 'Host: {MESH_HOST}' http://{}/", network.socket(CLIENT.host, 9080));
+    println!("  control plane  http://{0}/metrics  http://{0}/debug/syncz", mesh.monitoring());
+    println!("  edit           {}", mesh.manifests().folder().display());
+    println!("  logs           {}", mesh.home().join("logs").display());
+    for proxy in mesh.proxies() {
+        println!("  Envoy admin    http://{}/  ({})", proxy.admin().address(), proxy.pod().name);
+    }
+}

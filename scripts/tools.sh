@@ -1,0 +1,21 @@
+# Where the project's own tools are, and which versions it wants. Sourced by the other scripts.
+
+project="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+tools="$project/.tools"
+cargo_deny_version=0.20.2
+
+# Prints "1.40.0" for an Envoy binary, nothing when it does not run.
+envoy_version() {
+  "$1" --version 2>/dev/null | sed -n 's|.*version: [0-9a-f]*/\([0-9.]*\).*|\1|p'
+}
+
+# Prints the Envoy of a minor version (1.40, 1.38): the person's own first, then the project's.
+find_envoy() {
+  local minor=$1 candidate
+  for candidate in "${ENVOY:-}" "$(command -v envoy || true)" "$tools/bin/envoy-$minor"; do
+    if [ -n "$candidate" ] && [ -x "$candidate" ]; then
+      case "$(envoy_version "$candidate")" in "$minor".*) printf '%s\n' "$candidate"; return 0 ;; esac
+    fi
+  done
+  return 1
+}

@@ -1,0 +1,77 @@
+//! Envoy's admin interface, as far as the agent uses it.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// How long one question may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Client of one Envoy's admin interface.
+#[derive(Clone, Copy, Debug)]
+pub struct Admin {
+    address: SocketAddr,
+}
+
+/// Why Envoy gave no answer.
+#[derive(Debug, thiserror::Error)]
+#[error("Envoy's admin interface at {address}: {reason}")]
+pub struct Error {
+    address: SocketAddr,
+    reason: String,
+}
+
+impl Admin {
+    /// Asks on that address.
+    pub fn new(address: SocketAddr) -> Self {
+        Self { address }
+    }
+
+    /// The body of a GET that was answered with 200.
+    pub async fn get(&self, path: &str) -> Result<Bytes, Error> {
+        self.ask(Method::GET, path).await
+    }
+
+    /// The body of a POST that was answered with 200.
+    pub async fn post(&self, path: &str) -> Result<Bytes, Error> {
+        self.ask(Method::POST, path).await
+    }
+
+    async fn ask(&self, method: Method, path: &str) -> Result<Bytes, Error> {
+        match tokio::time::timeout(TIMEOUT, self.exchange(method, path)).await {
+            Ok(Ok((StatusCode::OK, body))) => Ok(body),
+            Ok(Ok((status, _))) => Err(self.error(format!("{path}: {status}"))),
+            Ok(Err(error)) => Err(self.error(error)),
+            Err(_) => Err(self.error(format!("{path}: no answer within {TIMEOUT:?}"))),
+        }
+    }
+
+    async fn exchange(&self, method: Method, path: &str) -> Result<(StatusCode, Bytes), String> {
+        let stream = TcpStream::connect(self.address).await.map_err(|error| error.to_string())?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+        let driver = tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", self.address.to_string())
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| error.to_string())?;
+        let answer = async {
+            let response = sender.send_request(request).await?;
+            let status = response.status();
+            Ok::<_, hyper::Error>((status, response.into_body().collect().await?.to_bytes()))
+        };
+        let result = answer.await.map_err(|error| error.to_string());
+        driver.abort();
+        result
+    }
+
+    fn error(&self, reason: String) -> Error {
+        Error { address: self.address, reason }
+    }
+}

@@ -1,0 +1,265 @@
+//! Envoy's bootstrap: who the node is, where its configuration and secrets come from, and the agent's static ports.
+
+use std::{net::SocketAddr, path::Path};
+
+use serde_json::{Map, Value, json};
+
+use super::settings::Settings;
+
+const ADMIN_CLUSTER: &str = "prometheus_stats";
+const AGENT_CLUSTER: &str = "agent";
+const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+const MANAGER: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
+
+/// The bootstrap as JSON (contract §2.3).
+pub fn bootstrap(settings: &Settings) -> Value {
+    json!({
+        "node": node(settings),
+        "admin": { "address": address(settings.listen.admin) },
+        "dynamic_resources": dynamic_resources(settings),
+        "static_resources": { "clusters": clusters(settings), "listeners": listeners(settings) },
+        "layered_runtime": { "layers": [
+            { "name": "fixed", "static_layer": runtime() },
+            { "name": "admin", "admin_layer": {} },
+        ] },
+        "stats_config": { "use_all_default_tags": false, "stats_tags": stats_tags() },
+    })
+}
+
+/// `type~ip~pod.namespace~namespace.svc.domain` (contract §2.4).
+pub fn node_id(settings: &Settings) -> String {
+    let workload = &settings.workload;
+    let ip = workload.ips.first().map(ToString::to_string).unwrap_or_default();
+    format!(
+        "{}~{ip}~{}.{}~{}.svc.{}",
+        settings.role.node_type(),
+        workload.name,
+        workload.namespace,
+        workload.namespace,
+        workload.dns_domain
+    )
+}
+
+/// What Envoy's environment carries, so that shared configuration can name this proxy by substitution (`%ENVIRONMENT(X)%` in
+/// access logs, environment tags in traces).
+pub const VARIABLES: [&str; 9] = [
+    "CANONICAL_SERVICE",
+    "CANONICAL_REVISION",
+    "ISTIO_META_WORKLOAD_NAME",
+    "ISTIO_META_MESH_ID",
+    "ISTIO_META_CLUSTER_ID",
+    "ISTIO_META_NODE_NAME",
+    "POD_NAME",
+    "POD_NAMESPACE",
+    "SERVICE_ACCOUNT",
+];
+
+/// The values of [`VARIABLES`].
+pub fn environment(settings: &Settings) -> impl Iterator<Item = (&'static str, &str)> {
+    let workload = &settings.workload;
+    let values = [
+        workload.canonical_name(),
+        workload.canonical_revision(),
+        &workload.workload_name,
+        &workload.mesh_id,
+        &workload.cluster_id,
+        &workload.node_name,
+        &workload.name,
+        &workload.namespace,
+        &workload.service_account,
+    ];
+    VARIABLES.into_iter().zip(values)
+}
+
+fn node(settings: &Settings) -> Value {
+    json!({
+        "id": node_id(settings),
+        "cluster": format!("{}.{}", settings.workload.canonical_name(), settings.workload.namespace),
+        "metadata": metadata(settings),
+    })
+}
+
+fn metadata(settings: &Settings) -> Value {
+    let workload = &settings.workload;
+    let ips: Vec<String> = workload.ips.iter().map(ToString::to_string).collect();
+    let mut metadata = Map::new();
+    let texts = [
+        ("NAME", workload.name.as_str()),
+        ("NAMESPACE", &workload.namespace),
+        ("SERVICE_ACCOUNT", &workload.service_account),
+        ("WORKLOAD_NAME", &workload.workload_name),
+        ("CLUSTER_ID", &workload.cluster_id),
+        ("MESH_ID", &workload.mesh_id),
+        ("NODE_NAME", &workload.node_name),
+        ("NETWORK", &workload.network),
+        ("INTERCEPTION_MODE", workload.interception.as_str()),
+    ];
+    for (key, value) in texts.into_iter().filter(|(_, value)| !value.is_empty()) {
+        metadata.insert(key.to_owned(), value.into());
+    }
+    metadata.insert("INSTANCE_IPS".to_owned(), ips.join(",").into());
+    metadata.insert("LABELS".to_owned(), json!(workload.labels));
+    metadata.insert("ENVOY_STATUS_PORT".to_owned(), settings.listen.status.port().into());
+    metadata.insert("ENVOY_PROMETHEUS_PORT".to_owned(), settings.listen.prometheus.port().into());
+    metadata.insert(
+        "PROXY_CONFIG".to_owned(),
+        json!({ "discoveryAddress": settings.discovery.address, "concurrency": settings.envoy.concurrency }),
+    );
+    metadata.extend(workload.metadata.clone());
+    Value::Object(metadata)
+}
+
+fn dynamic_resources(settings: &Settings) -> Value {
+    // Envoy waits for its first configuration as long as it takes: starting with nothing would refuse requests.
+    let ads = json!({ "ads": {}, "initial_fetch_timeout": "0s", "resource_api_version": "V3" });
+    json!({
+        "cds_config": ads,
+        "lds_config": ads,
+        "ads_config": {
+            "api_type": if settings.discovery.delta { "DELTA_GRPC" } else { "GRPC" },
+            "transport_api_version": "V3",
+            "set_node_on_first_message_only": true,
+            "grpc_services": [{ "envoy_grpc": {
+                "cluster_name": "xds-grpc",
+                "retry_policy": { "retry_back_off": { "base_interval": "0.1s", "max_interval": "5s" } },
+            } }],
+        },
+    })
+}
+
+fn clusters(settings: &Settings) -> Value {
+    json!([
+        cluster(ADMIN_CLUSTER, address(settings.listen.admin)),
+        cluster(AGENT_CLUSTER, address(settings.listen.agent)),
+        grpc_cluster("sds-grpc", &settings.sds_socket()),
+        grpc_cluster("xds-grpc", &settings.xds_socket()),
+    ])
+}
+
+fn cluster(name: &str, address: Value) -> Value {
+    json!({
+        "name": name,
+        "alt_stat_name": format!("{name};"),
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{ "lb_endpoints": [{ "endpoint": { "address": address } }] }],
+        },
+    })
+}
+
+fn grpc_cluster(name: &str, socket: &Path) -> Value {
+    let mut cluster = cluster(name, json!({ "pipe": { "path": socket } }));
+    cluster["typed_extension_protocol_options"] =
+        json!({ HTTP_OPTIONS: { "@type": type_url(HTTP_OPTIONS), "explicit_http_config": { "http2_protocol_options": {} } } });
+    cluster
+}
+
+fn listeners(settings: &Settings) -> Value {
+    json!([
+        listener("prometheus", settings.listen.prometheus, "/stats/prometheus", ADMIN_CLUSTER),
+        listener("status", settings.listen.status, "/healthz/ready", AGENT_CLUSTER),
+    ])
+}
+
+fn listener(name: &str, at: SocketAddr, path: &str, cluster: &str) -> Value {
+    json!({
+        "name": format!("{}_{}", at.ip(), at.port()),
+        "address": address(at),
+        // Keeps health checks and scrapes apart from the traffic whose end a drain waits for.
+        "stat_prefix": format!("agent.{name}"),
+        "ignore_global_conn_limit": true,
+        "bypass_overload_manager": true,
+        "filter_chains": [{ "filters": [{
+            "name": "envoy.filters.network.http_connection_manager",
+            "typed_config": {
+                "@type": type_url(MANAGER),
+                "stat_prefix": format!("agent_{name}"),
+                "route_config": { "virtual_hosts": [{
+                    "name": name,
+                    "domains": ["*"],
+                    "routes": [{ "match": { "path": path }, "route": { "cluster": cluster } }],
+                }] },
+                "http_filters": [{
+                    "name": "envoy.filters.http.router",
+                    "typed_config": { "@type": type_url(ROUTER) },
+                }],
+            },
+        }] }],
+    })
+}
+
+fn address(at: SocketAddr) -> Value {
+    json!({ "socket_address": { "address": at.ip(), "port_value": at.port() } })
+}
+
+fn type_url(message: &str) -> String {
+    format!("type.googleapis.com/{message}")
+}
+
+fn runtime() -> Value {
+    json!({
+        // No limit of connections, said explicitly: Envoy warns otherwise.
+        "overload.global_downstream_max_connections": "2147483647",
+        // Long regular expressions of users are legal.
+        "re2.max_program_size.error_level": "32768",
+    })
+}
+
+/// What Envoy's statistics are labelled by: names that hold dots end in `;` (contract §3), so they can be told from the rest.
+fn stats_tags() -> Value {
+    json!([
+        { "tag_name": "cluster_name", "regex": "^cluster\\.((.+?);\\.)" },
+        { "tag_name": "http_conn_manager_prefix", "regex": "^http\\.((.+?);\\.)" },
+        { "tag_name": "tcp_prefix", "regex": "^tcp\\.((.+?);\\.)" },
+        { "tag_name": "listener_address", "regex": "^listener\\.(((?:[_.[:digit:]]*|[_\\[\\]aAbBcCdDeEfF[:digit:]]*))\\.)" },
+        { "tag_name": "response_code", "regex": "_rq(_(\\d{3}))$" },
+        { "tag_name": "response_code_class", "regex": "_rq(_(\\dxx))$" },
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::settings::{Role, tests::settings};
+
+    #[test]
+    fn golden() {
+        insta::assert_json_snapshot!(bootstrap(&settings()));
+    }
+
+    #[test]
+    fn a_gateway_is_a_router() {
+        let mut gateway = settings();
+        gateway.role = Role::Gateway;
+        gateway.discovery.delta = false;
+        let bootstrap = bootstrap(&gateway);
+        assert_eq!(bootstrap["node"]["id"], "router~127.0.1.5~reviews-v1-abc.shop~shop.svc.cluster.local");
+        assert_eq!(bootstrap["dynamic_resources"]["ads_config"]["api_type"], "GRPC");
+    }
+
+    #[test]
+    fn metadata_that_was_handed_in_wins() {
+        let mut settings = settings();
+        settings.workload.metadata.insert("HTTP10".to_owned(), "1".into());
+        settings.workload.metadata.insert("MESH_ID".to_owned(), "other".into());
+        let metadata = metadata(&settings);
+        assert_eq!((&metadata["HTTP10"], &metadata["MESH_ID"]), (&json!("1"), &json!("other")));
+    }
+
+    #[test]
+    fn what_was_not_said_is_left_out() {
+        assert!(metadata(&settings()).get("NETWORK").is_none());
+    }
+
+    #[test]
+    fn the_environment_names_the_proxy() {
+        let settings = settings();
+        let environment: Vec<(&str, &str)> = environment(&settings).collect();
+        for variable in [("CANONICAL_SERVICE", "reviews"), ("CANONICAL_REVISION", "v1"), ("POD_NAMESPACE", "shop")] {
+            assert!(environment.contains(&variable), "{variable:?}");
+        }
+    }
+}

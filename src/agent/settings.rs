@@ -1,0 +1,284 @@
+//! What one agent is told: who its workload is, where the control plane is, which addresses it may use.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use serde_json::Value;
+
+/// Everything that one agent needs to know; the command line makes it.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Sidecar or gateway.
+    pub role: Role,
+    /// The workload that this proxy stands before.
+    pub workload: Workload,
+    /// The control plane and how to trust it.
+    pub discovery: Discovery,
+    /// The workload's certificate.
+    pub certificate: CertificatePolicy,
+    /// Addresses on which Envoy and the agent listen.
+    pub listen: Listen,
+    /// How Envoy is run.
+    pub envoy: EnvoyOptions,
+    /// How a proxy ends.
+    pub drain: Drain,
+    /// Folder for sockets and bootstrap; made if missing, readable by its owner only.
+    pub work_dir: PathBuf,
+}
+
+/// The first part of a node id (contract §2.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// `sidecar`
+    Sidecar,
+    /// `router`
+    Gateway,
+}
+
+/// `INTERCEPTION_MODE` (contract §2.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interception {
+    /// iptables REDIRECT to 15001 and 15006.
+    Redirect,
+    /// As REDIRECT, keeping the source address.
+    Tproxy,
+    /// No capture: Envoy binds each port.
+    None,
+}
+
+/// Who the workload is; becomes the node id and metadata (contract §2.4, §2.5).
+#[derive(Clone, Debug)]
+pub struct Workload {
+    /// Pod name.
+    pub name: String,
+    /// Namespace.
+    pub namespace: String,
+    /// Service account, part of the SPIFFE id.
+    pub service_account: String,
+    /// Instance addresses, first the primary; at least one.
+    pub ips: Vec<IpAddr>,
+    /// Workload labels.
+    pub labels: BTreeMap<String, String>,
+    /// `WORKLOAD_NAME`
+    pub workload_name: String,
+    /// `INTERCEPTION_MODE`
+    pub interception: Interception,
+    /// `CLUSTER_ID`
+    pub cluster_id: String,
+    /// `MESH_ID`
+    pub mesh_id: String,
+    /// `NODE_NAME`; empty: not said.
+    pub node_name: String,
+    /// `NETWORK`; empty: not said.
+    pub network: String,
+    /// Trust domain of the SPIFFE id.
+    pub trust_domain: String,
+    /// DNS domain of the cluster, `cluster.local`.
+    pub dns_domain: String,
+    /// Further metadata (`ISTIO_META_*`, `ISTIO_METAJSON_*`); wins over what the fields above say.
+    pub metadata: BTreeMap<String, Value>,
+}
+
+/// The control plane.
+#[derive(Clone, Debug)]
+pub struct Discovery {
+    /// `HOST:PORT` for xDS.
+    pub address: String,
+    /// `HOST:PORT` for certificates; mostly the same.
+    pub ca_address: String,
+    /// The name that its certificate must carry.
+    pub server_name: String,
+    /// PEM file of the roots that its certificate must chain to; read again on every dial.
+    pub root_cert: PathBuf,
+    /// Token file; read again on every use. `None`: the workload certificate is the only credential.
+    pub token_file: Option<PathBuf>,
+    /// Delta (default) or state-of-the-world.
+    pub delta: bool,
+}
+
+/// How workload certificates are asked for and renewed.
+#[derive(Clone, Copy, Debug)]
+pub struct CertificatePolicy {
+    /// Lifetime asked for.
+    pub ttl: Duration,
+    /// Part of the lifetime after which it is renewed, between 0 and 1.
+    pub renew_at_fraction: f64,
+}
+
+/// Where Envoy and the agent listen.
+#[derive(Clone, Copy, Debug)]
+pub struct Listen {
+    /// Envoy's admin (15000).
+    pub admin: SocketAddr,
+    /// Readiness (15021), served by Envoy.
+    pub status: SocketAddr,
+    /// Envoy's metrics (15090), served by Envoy.
+    pub prometheus: SocketAddr,
+    /// The agent's own port (15020).
+    pub agent: SocketAddr,
+}
+
+/// How Envoy is run.
+#[derive(Clone, Debug)]
+pub struct EnvoyOptions {
+    /// Envoy's binary.
+    pub binary: PathBuf,
+    /// Worker threads; 0: one for each CPU.
+    pub concurrency: u32,
+    /// Envoy's log level.
+    pub log_level: String,
+    /// Further arguments.
+    pub arguments: Vec<OsString>,
+    /// Program that ties Envoy's life to the agent's and then becomes Envoy: `LAUNCHER agent launch PID ENVOY ARGUMENTS…`
+    /// (see [`super::launch`]). `None`: Envoy is started directly and outlives an agent that was killed.
+    pub launcher: Option<PathBuf>,
+}
+
+/// How a proxy ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Drain {
+    /// What Envoy gives the connections of a listener that was changed or removed (`--drain-time-s`).
+    pub listener: Duration,
+    /// The longest time open connections get when the proxy ends.
+    pub duration: Duration,
+    /// The shortest time between the start of the drain and the end, even with no connection open: how long others may still
+    /// send to this proxy.
+    pub minimum: Duration,
+}
+
+// === impl Role ===
+
+impl Role {
+    /// The node type in the node id.
+    pub fn node_type(self) -> &'static str {
+        match self {
+            Role::Sidecar => "sidecar",
+            Role::Gateway => "router",
+        }
+    }
+}
+
+// === impl Interception ===
+
+impl Interception {
+    /// The value of `INTERCEPTION_MODE`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Interception::Redirect => "REDIRECT",
+            Interception::Tproxy => "TPROXY",
+            Interception::None => "NONE",
+        }
+    }
+}
+
+// === impl Workload ===
+
+impl Workload {
+    /// The SPIFFE id that the control plane gives this workload.
+    pub fn spiffe_id(&self) -> String {
+        format!("spiffe://{}/ns/{}/sa/{}", self.trust_domain, self.namespace, self.service_account)
+    }
+
+    /// `service.istio.io/canonical-name`, else the labels that stand in for it (contract §5.4).
+    pub fn canonical_name(&self) -> &str {
+        self.first_label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]).unwrap_or(&self.workload_name)
+    }
+
+    /// `service.istio.io/canonical-revision`, else the labels that stand in for it, else `latest` (contract §5.4).
+    pub fn canonical_revision(&self) -> &str {
+        self.first_label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]).unwrap_or("latest")
+    }
+
+    fn first_label(&self, keys: &[&str]) -> Option<&str> {
+        keys.iter().find_map(|key| self.labels.get(*key)).map(String::as_str).filter(|value| !value.is_empty())
+    }
+}
+
+// === impl Settings ===
+
+impl Settings {
+    /// The socket on which the relay serves ADS to Envoy.
+    pub fn xds_socket(&self) -> PathBuf {
+        self.work_dir.join("xds.sock")
+    }
+
+    /// The socket on which secrets are served to Envoy.
+    pub fn sds_socket(&self) -> PathBuf {
+        self.work_dir.join("sds.sock")
+    }
+
+    /// The bootstrap file.
+    pub fn bootstrap_file(&self) -> PathBuf {
+        self.work_dir.join("bootstrap.json")
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A sidecar of `reviews` on 127.0.1.5.
+    pub(crate) fn settings() -> Settings {
+        let ip = IpAddr::from([127, 0, 1, 5]);
+        Settings {
+            role: Role::Sidecar,
+            workload: Workload {
+                name: "reviews-v1-abc".to_owned(),
+                namespace: "shop".to_owned(),
+                service_account: "reviews".to_owned(),
+                ips: vec![ip],
+                labels: [("app", "reviews"), ("version", "v1")].map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+                workload_name: "reviews-v1".to_owned(),
+                interception: Interception::None,
+                cluster_id: "Kubernetes".to_owned(),
+                mesh_id: "cluster.local".to_owned(),
+                node_name: "node-1".to_owned(),
+                network: String::new(),
+                trust_domain: "cluster.local".to_owned(),
+                dns_domain: "cluster.local".to_owned(),
+                metadata: BTreeMap::new(),
+            },
+            discovery: Discovery {
+                address: "127.0.0.1:15012".to_owned(),
+                ca_address: "127.0.0.1:15012".to_owned(),
+                server_name: "istiod.istio-system.svc".to_owned(),
+                root_cert: "root-cert.pem".into(),
+                token_file: Some("token".into()),
+                delta: true,
+            },
+            certificate: CertificatePolicy { ttl: Duration::from_secs(86_400), renew_at_fraction: 0.5 },
+            listen: Listen {
+                admin: (ip, 15000).into(),
+                status: (ip, 15021).into(),
+                prometheus: (ip, 15090).into(),
+                agent: (ip, 15020).into(),
+            },
+            envoy: EnvoyOptions {
+                binary: "envoy".into(),
+                concurrency: 2,
+                log_level: "warning".to_owned(),
+                arguments: Vec::new(),
+                launcher: None,
+            },
+            drain: Drain { listener: Duration::from_secs(45), duration: Duration::from_secs(5), minimum: Duration::ZERO },
+            work_dir: "run".into(),
+        }
+    }
+
+    #[test]
+    fn canonical_names_fall_back() {
+        let mut workload = settings().workload;
+        assert_eq!((workload.canonical_name(), workload.canonical_revision()), ("reviews", "v1"));
+        workload.labels.insert("service.istio.io/canonical-name".to_owned(), "canonical".to_owned());
+        workload.labels.remove("version");
+        assert_eq!((workload.canonical_name(), workload.canonical_revision()), ("canonical", "latest"));
+        workload.labels.clear();
+        assert_eq!(workload.canonical_name(), "reviews-v1");
+        assert_eq!(workload.spiffe_id(), "spiffe://cluster.local/ns/shop/sa/reviews");
+    }
+}

@@ -1,0 +1,121 @@
+//! Collects what is wrong in one document, each finding with the path of its field.
+
+use std::{cell::RefCell, fmt};
+
+use super::{Diagnostic, Severity};
+
+/// So many findings about one document are kept; a document of a million mistakes says no more by naming each.
+const MOST: usize = 50;
+
+/// Where in a document one is, as a chain on the stack: it costs nothing until something is to be said.
+#[derive(Clone, Copy)]
+pub(super) enum Path<'p> {
+    /// The document itself.
+    Root,
+    /// A field of what the parent path leads to.
+    Field(&'p Path<'p>, &'p str),
+    /// An element of a list.
+    Index(&'p Path<'p>, usize),
+    /// An entry of a map whose keys the user chose.
+    Key(&'p Path<'p>, &'p str),
+}
+
+/// The findings about one document.
+#[derive(Default)]
+pub(super) struct Findings {
+    kept: RefCell<Vec<Diagnostic>>,
+    left_out: RefCell<usize>,
+}
+
+impl<'p> Path<'p> {
+    pub(super) fn field(&'p self, name: &'p str) -> Path<'p> {
+        Path::Field(self, name)
+    }
+
+    pub(super) fn index(&'p self, index: usize) -> Path<'p> {
+        Path::Index(self, index)
+    }
+
+    pub(super) fn key(&'p self, key: &'p str) -> Path<'p> {
+        Path::Key(self, key)
+    }
+}
+
+// `spec.http[0].headers["x-user"]`
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Path::Root => Ok(()),
+            Path::Field(Path::Root, name) => f.write_str(name),
+            Path::Field(parent, name) => write!(f, "{parent}.{name}"),
+            Path::Index(parent, index) => write!(f, "{parent}[{index}]"),
+            Path::Key(parent, key) => write!(f, "{parent}[{key:?}]"),
+        }
+    }
+}
+
+impl Findings {
+    /// The object will not be applied.
+    pub(super) fn error(&self, at: &Path<'_>, message: impl Into<String>) {
+        self.keep(Severity::Error, at, message.into());
+    }
+
+    /// The object will be applied all the same.
+    pub(super) fn warning(&self, at: &Path<'_>, message: impl Into<String>) {
+        self.keep(Severity::Warning, at, message.into());
+    }
+
+    /// Whether an error was found.
+    pub(super) fn refuse(&self) -> bool {
+        self.kept.borrow().iter().any(|finding| finding.severity == Severity::Error)
+    }
+
+    /// All findings, in the order found; they say how many more there were.
+    pub(super) fn into_vec(self) -> Vec<Diagnostic> {
+        let mut kept = self.kept.into_inner();
+        let left_out = self.left_out.into_inner();
+        if left_out > 0 {
+            kept.push(Diagnostic::warning("", format!("{left_out} more findings are not listed")));
+        }
+        kept
+    }
+
+    // The first error is kept even behind many warnings: whether the object is applied hangs on it.
+    fn keep(&self, severity: Severity, at: &Path<'_>, message: String) {
+        if self.kept.borrow().len() >= MOST && (severity == Severity::Warning || self.refuse()) {
+            *self.left_out.borrow_mut() += 1;
+            return;
+        }
+        self.kept.borrow_mut().push(Diagnostic { severity, object: None, location: None, field: at.to_string(), message });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_read_as_users_write_them() {
+        let (spec, root) = (Path::Root.field("spec"), Path::Root);
+        assert_eq!(root.to_string(), "");
+        assert_eq!(spec.to_string(), "spec");
+        let headers = spec.field("http");
+        let headers = headers.index(0);
+        let headers = headers.field("headers");
+        assert_eq!(headers.key("x-user").to_string(), r#"spec.http[0].headers["x-user"]"#);
+    }
+
+    #[test]
+    fn an_error_counts_however_many_warnings_came_first() {
+        let findings = Findings::default();
+        for _ in 0..200 {
+            findings.warning(&Path::Root, "small");
+        }
+        assert!(!findings.refuse());
+        findings.error(&Path::Root, "grave");
+        assert!(findings.refuse());
+        let all = findings.into_vec();
+        assert_eq!(all.len(), MOST + 2);
+        assert_eq!(all.last().map(|finding| finding.message.as_str()), Some("150 more findings are not listed"));
+    }
+}

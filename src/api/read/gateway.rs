@@ -1,0 +1,180 @@
+//! Reads Gateway and Sidecar (contract §6.5), and the ports and TLS settings that they share.
+
+use super::fields::{Node, Read};
+use crate::api::{
+    Labels,
+    istio::{
+        CaptureMode, EgressListener, Gateway, IngressListener, OutboundTrafficPolicy, Port, Server, ServerTls, ServerTlsMode, Sidecar,
+        TlsProtocol,
+    },
+};
+
+impl Read for Gateway {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let fields = node.fields()?;
+        let gateway = Self { selector: fields.get("selector"), servers: fields.get("servers") };
+        fields.finish();
+        Some(gateway)
+    }
+}
+
+impl Read for Server {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let fields = node.fields()?;
+        if !fields.has("port") {
+            fields.error("port is missing");
+        }
+        if fields.has("defaultEndpoint") {
+            fields.warn("defaultEndpoint", "has no effect (nor has it in Istio)");
+        }
+        let server = Self {
+            port: fields.get("port"),
+            bind: fields.get("bind"),
+            hosts: fields.get("hosts"),
+            tls: fields.opt("tls"),
+            name: fields.get("name"),
+            default_endpoint: fields.get("defaultEndpoint"),
+        };
+        fields.finish();
+        Some(server)
+    }
+}
+
+impl Read for Port {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let fields = node.fields()?;
+        let port = Self {
+            number: fields.get("number"),
+            protocol: fields.get("protocol"),
+            name: fields.get("name"),
+            target_port: fields.get("targetPort"),
+        };
+        fields.finish();
+        Some(port)
+    }
+}
+
+impl Read for ServerTls {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let fields = node.fields()?;
+        // Left out silently these would be a server with less protection than was asked for.
+        for name in ["tlsCertificates", "caCertCredentialName", "insecureSkipVerify"].into_iter().filter(|name| fields.has(name)) {
+            fields.pass(name);
+            fields.refuse(name, format!("field {name} is not supported yet"));
+        }
+        let tls = Self {
+            https_redirect: fields.get("httpsRedirect"),
+            mode: fields.with("mode", mode).unwrap_or_default(),
+            server_certificate: fields.get("serverCertificate"),
+            private_key: fields.get("privateKey"),
+            ca_certificates: fields.get("caCertificates"),
+            ca_crl: fields.get("caCrl"),
+            credential_name: fields.get("credentialName"),
+            credential_names: fields.get("credentialNames"),
+            subject_alt_names: fields.get("subjectAltNames"),
+            verify_certificate_spki: fields.get("verifyCertificateSpki"),
+            verify_certificate_hash: fields.get("verifyCertificateHash"),
+            min_protocol_version: fields.with("minProtocolVersion", version).unwrap_or_default(),
+            max_protocol_version: fields.with("maxProtocolVersion", version).unwrap_or_default(),
+            cipher_suites: fields.get("cipherSuites"),
+        };
+        fields.finish();
+        Some(tls)
+    }
+}
+
+fn mode(node: Node<'_>) -> Option<ServerTlsMode> {
+    node.one_of(&[
+        ("PASSTHROUGH", ServerTlsMode::Passthrough),
+        ("SIMPLE", ServerTlsMode::Simple),
+        ("MUTUAL", ServerTlsMode::Mutual),
+        ("AUTO_PASSTHROUGH", ServerTlsMode::AutoPassthrough),
+        ("ISTIO_MUTUAL", ServerTlsMode::IstioMutual),
+        ("OPTIONAL_MUTUAL", ServerTlsMode::OptionalMutual),
+    ])
+}
+
+fn version(node: Node<'_>) -> Option<TlsProtocol> {
+    node.one_of(&[
+        ("TLS_AUTO", TlsProtocol::Auto),
+        ("TLSV1_0", TlsProtocol::V1_0),
+        ("TLSV1_1", TlsProtocol::V1_1),
+        ("TLSV1_2", TlsProtocol::V1_2),
+        ("TLSV1_3", TlsProtocol::V1_3),
+    ])
+}
+
+impl Read for Sidecar {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let fields = node.fields()?;
+        let sidecar = Self {
+            workload_selector: fields.with("workloadSelector", selector_labels),
+            ingress: fields.get("ingress"),
+            egress: fields.get("egress"),
+            outbound_traffic_policy: fields.with("outboundTrafficPolicy", |node| {
+                let fields = node.fields()?;
+                fields.unsupported("egressProxy");
+                let mode = fields.with("mode", outbound_mode);
+                fields.finish();
+                // A policy without a mode says mode 0.
+                Some(mode.unwrap_or(OutboundTrafficPolicy::RegistryOnly))
+            }),
+            inbound_connection_pool: fields.opt("inboundConnectionPool"),
+        };
+        fields.finish();
+        Some(sidecar)
+    }
+}
+
+/// `outboundTrafficPolicy.mode`, of a Sidecar and of the mesh.
+pub(super) fn outbound_mode(node: Node<'_>) -> Option<OutboundTrafficPolicy> {
+    node.one_of(&[("REGISTRY_ONLY", OutboundTrafficPolicy::RegistryOnly), ("ALLOW_ANY", OutboundTrafficPolicy::AllowAny)])
+}
+
+/// `{labels: …}`
+pub(super) fn selector_labels(node: Node<'_>) -> Option<Labels> {
+    let fields = node.fields()?;
+    let labels = fields.get("labels");
+    fields.finish();
+    Some(labels)
+}
+
+impl Read for IngressListener {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let fields = node.fields()?;
+        if !fields.has("port") {
+            fields.error("port is missing");
+        }
+        if fields.has("tls") {
+            fields.warn("tls", "field tls is not supported yet and has no effect");
+        }
+        let listener = Self {
+            port: fields.get("port"),
+            bind: fields.get("bind"),
+            capture_mode: fields.with("captureMode", capture_mode).unwrap_or_default(),
+            default_endpoint: fields.get("defaultEndpoint"),
+            connection_pool: fields.opt("connectionPool"),
+            tls: fields.opt("tls"),
+        };
+        fields.finish();
+        Some(listener)
+    }
+}
+
+impl Read for EgressListener {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let fields = node.fields()?;
+        let listener = Self {
+            port: fields.opt("port"),
+            bind: fields.get("bind"),
+            capture_mode: fields.with("captureMode", capture_mode).unwrap_or_default(),
+            hosts: fields.get("hosts"),
+        };
+        fields.finish();
+        Some(listener)
+    }
+}
+
+fn capture_mode(node: Node<'_>) -> Option<CaptureMode> {
+    node.one_of(&[("DEFAULT", CaptureMode::Default), ("IPTABLES", CaptureMode::Iptables), ("NONE", CaptureMode::None)])
+}

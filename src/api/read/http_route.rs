@@ -1,0 +1,335 @@
+//! Reads `http[]` of a VirtualService (contract §6.2).
+
+use std::{sync::Arc, time::Duration};
+
+use base64::{
+    Engine,
+    alphabet::{STANDARD, URL_SAFE},
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+use serde_json::Value;
+use smol_str::SmolStr;
+
+use super::fields::{Fields, Node, Read};
+use crate::api::istio::{
+    AbortStatus, CorsPolicy, Delegate, Destination, DirectResponse, Fault, HeaderChanges, HeaderOperations, HttpMatch, HttpMirror,
+    HttpRoute, Redirect, RedirectPort, RetryPolicy, Rewrite, Share, StringMatch,
+};
+
+impl Read for HttpRoute {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let fields = node.fields()?;
+        let route = Self {
+            name: fields.get("name"),
+            matches: fields.get("match"),
+            route: fields.get("route"),
+            redirect: fields.opt("redirect"),
+            direct_response: fields.opt("directResponse"),
+            delegate: fields.opt("delegate"),
+            rewrite: fields.opt("rewrite"),
+            timeout: fields.opt("timeout"),
+            retries: fields.opt("retries"),
+            fault: fields.opt("fault"),
+            mirrors: mirrors(&fields),
+            cors: fields.opt("corsPolicy"),
+            headers: fields.opt("headers"),
+        };
+        fields.finish();
+        Some(route)
+    }
+}
+
+// `mirror` is the older form of `mirrors`; its share stands beside it.
+fn mirrors(fields: &Fields<'_>) -> Vec<HttpMirror> {
+    fields.exclusive(&["mirror", "mirrors"]);
+    let old_share = fields.opt::<u32>("mirrorPercent").map(|percent| {
+        fields.warn("mirrorPercent", "is deprecated: use mirrorPercentage");
+        if percent > 100 {
+            fields.refuse("mirrorPercent", format!("must be from 0 to 100, is {percent}"));
+        }
+        Share { numerator: percent.min(100), of_million: false }
+    });
+    let share = fields.with("mirrorPercentage", percentage).or(old_share).unwrap_or(ALL);
+    match fields.opt::<Destination>("mirror") {
+        Some(destination) => vec![HttpMirror { destination, share }],
+        None => fields.get("mirrors"),
+    }
+}
+
+const ALL: Share = Share { numerator: 100, of_million: false };
+const NONE: Share = Share { numerator: 0, of_million: false };
+
+impl Read for HttpMirror {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let fields = node.fields()?;
+        let destination = fields.opt("destination");
+        if destination.is_none() {
+            fields.error("destination is missing");
+        }
+        let share = fields.with("percentage", percentage).unwrap_or(ALL);
+        fields.finish();
+        Some(Self { destination: destination?, share })
+    }
+}
+
+// `Percent`: a number of hundredths, of which Envoy is told the millionths.
+fn percentage(node: Node<'_>) -> Option<Share> {
+    let fields = node.fields()?;
+    let value: f64 = fields.get("value");
+    if !(0.0..=100.0).contains(&value) || (value > 0.0 && value < 0.0001) {
+        fields.refuse("value", format!("must be 0 or from 0.0001 to 100, is {value}"));
+    }
+    fields.finish();
+    // Saturates, and a value out of range is refused anyhow.
+    Some(Share { numerator: (value * 10_000.0).clamp(0.0, 1_000_000.0) as u32, of_million: true })
+}
+
+impl Read for HttpMatch {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let fields = node.fields()?;
+        let found = Self {
+            name: fields.get("name"),
+            uri: text_match(&fields, "uri"),
+            ignore_uri_case: fields.get("ignoreUriCase"),
+            scheme: text_match(&fields, "scheme"),
+            method: text_match(&fields, "method"),
+            authority: text_match(&fields, "authority"),
+            headers: fields.entries("headers"),
+            without_headers: fields.entries("withoutHeaders"),
+            query_params: fields.entries("queryParams"),
+            port: fields.opt("port").filter(|port| *port != 0),
+            source_labels: fields.get("sourceLabels"),
+            source_namespace: fields.opt("sourceNamespace").filter(|namespace: &SmolStr| !namespace.is_empty()),
+            gateways: fields.get("gateways"),
+            stat_prefix: fields.get("statPrefix"),
+        };
+        fields.finish();
+        Some(found)
+    }
+}
+
+// An empty matcher of the path and its like asks for nothing; of a header, that it is there.
+fn text_match(fields: &Fields<'_>, name: &'static str) -> Option<StringMatch> {
+    fields.opt(name).filter(|found| *found != StringMatch::Present)
+}
+
+impl Read for StringMatch {
+    fn read(node: Node<'_>) -> Option<Self> {
+        // In YAML an empty matcher is often written `x-user:`, which is null.
+        if node.value.is_null() {
+            return Some(Self::Present);
+        }
+        let fields = node.fields()?;
+        fields.exclusive(&["exact", "prefix", "regex"]);
+        let exact = fields.opt("exact").map(Self::Exact);
+        let prefix = fields.opt("prefix").map(Self::Prefix);
+        let regex = fields.opt("regex").map(Self::Regex);
+        fields.finish();
+        Some(exact.or(prefix).or(regex).unwrap_or(Self::Present))
+    }
+}
+
+impl Read for Redirect {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let fields = node.fields()?;
+        fields.exclusive(&["port", "derivePort"]);
+        let derived = [("FROM_PROTOCOL_DEFAULT", RedirectPort::FromProtocolDefault), ("FROM_REQUEST_PORT", RedirectPort::FromRequestPort)];
+        let redirect = Self {
+            uri: fields.get("uri"),
+            authority: fields.get("authority"),
+            scheme: fields.get("scheme"),
+            port: fields.opt("port").map(RedirectPort::Number).or_else(|| fields.with("derivePort", |node| node.one_of(&derived))),
+            code: fields.opt("redirectCode").filter(|code| *code != 0).unwrap_or(301),
+        };
+        fields.finish();
+        Some(redirect)
+    }
+}
+
+impl Read for DirectResponse {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let fields = node.fields()?;
+        let response = Self { status: fields.get("status"), body: fields.with("body", body).unwrap_or_default() };
+        fields.finish();
+        Some(response)
+    }
+}
+
+fn body(node: Node<'_>) -> Option<Arc<[u8]>> {
+    let fields = node.fields()?;
+    fields.exclusive(&["string", "bytes"]);
+    let text = fields.opt::<SmolStr>("string").map(|text| Arc::from(text.as_bytes()));
+    let bytes = fields.with("bytes", base64);
+    fields.finish();
+    text.or(bytes)
+}
+
+// proto3 JSON takes both alphabets, with padding or without.
+fn base64(node: Node<'_>) -> Option<Arc<[u8]>> {
+    let Value::String(text) = node.value else {
+        node.wrong("base64 text");
+        return None;
+    };
+    let lenient = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    let alphabet = if text.contains(['-', '_']) { &URL_SAFE } else { &STANDARD };
+    let decoded = GeneralPurpose::new(alphabet, lenient).decode(text);
+    if decoded.is_err() {
+        node.wrong("base64 text");
+    }
+    decoded.ok().map(Arc::from)
+}
+
+impl Read for Delegate {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let fields = node.fields()?;
+        let delegate = Self { name: fields.get("name"), namespace: fields.get("namespace") };
+        fields.finish();
+        Some(delegate)
+    }
+}
+
+impl Read for Rewrite {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let fields = node.fields()?;
+        let rewrite = Self {
+            uri: fields.get("uri"),
+            authority: fields.get("authority"),
+            uri_regex: fields.with("uriRegexRewrite", |node| {
+                let fields = node.fields()?;
+                let both = (fields.get("match"), fields.get("rewrite"));
+                fields.finish();
+                Some(both)
+            }),
+        };
+        fields.finish();
+        Some(rewrite)
+    }
+}
+
+impl Read for RetryPolicy {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let fields = node.fields()?;
+        let policy = Self {
+            attempts: fields.get("attempts"),
+            per_try_timeout: fields.opt("perTryTimeout"),
+            retry_on: fields.get("retryOn"),
+            retry_remote_localities: fields.opt("retryRemoteLocalities"),
+            retry_ignore_previous_hosts: fields.opt("retryIgnorePreviousHosts"),
+            backoff: fields.opt("backoff"),
+        };
+        fields.finish();
+        Some(policy)
+    }
+}
+
+impl Read for Fault {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let fields = node.fields()?;
+        let fault = Self {
+            delay: fields.with("delay", delay),
+            abort: fields.with("abort", |node| {
+                let fields = node.fields()?;
+                fields.exclusive(&["httpStatus", "grpcStatus"]);
+                fields.unsupported("http2Error");
+                let share = fields.with("percentage", percentage).unwrap_or(NONE);
+                let http = fields.opt("httpStatus").map(AbortStatus::Http);
+                let grpc = fields.with("grpcStatus", grpc_status).map(AbortStatus::Grpc);
+                if !fields.has("httpStatus") && !fields.has("grpcStatus") {
+                    fields.error("httpStatus or grpcStatus is missing");
+                }
+                fields.finish();
+                Some((http.or(grpc)?, share))
+            }),
+        };
+        fields.finish();
+        Some(fault)
+    }
+}
+
+fn delay(node: Node<'_>) -> Option<(Duration, Share)> {
+    let fields = node.fields()?;
+    if fields.has("exponentialDelay") {
+        fields.refuse("exponentialDelay", "is not supported (nor is it by Istio): use fixedDelay");
+    }
+    fields.opt::<Duration>("exponentialDelay");
+    let old_share = fields.opt::<u32>("percent").map(|percent| {
+        fields.warn("percent", "is deprecated: use percentage");
+        if percent > 100 {
+            fields.refuse("percent", format!("must be from 0 to 100, is {percent}"));
+        }
+        Share { numerator: percent.min(100), of_million: false }
+    });
+    let share = fields.with("percentage", percentage).or(old_share).unwrap_or(NONE);
+    let fixed = fields.opt("fixedDelay");
+    if !fields.has("fixedDelay") {
+        fields.error("fixedDelay is missing");
+    }
+    fields.finish();
+    Some((fixed?, share))
+}
+
+// The numbers are gRPC's status codes.
+fn grpc_status(node: Node<'_>) -> Option<u32> {
+    node.one_of(&[
+        ("OK", 0),
+        ("CANCELLED", 1),
+        ("UNKNOWN", 2),
+        ("INVALID_ARGUMENT", 3),
+        ("DEADLINE_EXCEEDED", 4),
+        ("NOT_FOUND", 5),
+        ("ALREADY_EXISTS", 6),
+        ("PERMISSION_DENIED", 7),
+        ("RESOURCE_EXHAUSTED", 8),
+        ("FAILED_PRECONDITION", 9),
+        ("ABORTED", 10),
+        ("OUT_OF_RANGE", 11),
+        ("UNIMPLEMENTED", 12),
+        ("INTERNAL", 13),
+        ("UNAVAILABLE", 14),
+        ("DATA_LOSS", 15),
+        ("UNAUTHENTICATED", 16),
+    ])
+}
+
+impl Read for CorsPolicy {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let fields = node.fields()?;
+        let old_origins: Vec<SmolStr> = fields.get("allowOrigin");
+        let origins: Vec<StringMatch> = fields.get("allowOrigins");
+        let preflights = [("UNSPECIFIED", true), ("FORWARD", true), ("IGNORE", false)];
+        let policy = Self {
+            allow_origins: if origins.is_empty() { old_origins.into_iter().map(old_origin).collect() } else { origins },
+            allow_methods: fields.get("allowMethods"),
+            allow_headers: fields.get("allowHeaders"),
+            expose_headers: fields.get("exposeHeaders"),
+            max_age: fields.opt("maxAge"),
+            allow_credentials: fields.opt("allowCredentials"),
+            forward_unmatched_preflights: fields.with("unmatchedPreflights", |node| node.one_of(&preflights)).unwrap_or(true),
+        };
+        fields.finish();
+        Some(policy)
+    }
+}
+
+// `allowOrigin`, the older form, knows exact origins and `*`.
+fn old_origin(origin: SmolStr) -> StringMatch {
+    if origin == "*" { StringMatch::Regex(".*".into()) } else { StringMatch::Exact(origin) }
+}
+
+impl Read for HeaderOperations {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let fields = node.fields()?;
+        let operations = Self { request: fields.get("request"), response: fields.get("response") };
+        fields.finish();
+        Some(operations)
+    }
+}
+
+impl Read for HeaderChanges {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let fields = node.fields()?;
+        let changes = Self { set: fields.entries("set"), add: fields.entries("add"), remove: fields.get("remove") };
+        fields.finish();
+        Some(changes)
+    }
+}

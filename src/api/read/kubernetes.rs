@@ -1,0 +1,212 @@
+//! Reads Kubernetes' own kinds. They have many fields more than are read here, so unknown ones are passed over.
+
+use std::net::IpAddr;
+
+use serde_json::Value;
+use smol_str::SmolStr;
+
+use super::fields::{Fields, Node, Read};
+use crate::api::{
+    Metadata,
+    kubernetes::{EndpointSlice, Pod, PortRef, Service, ServicePort, SliceEndpoint},
+};
+
+impl Read for Service {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let spec = node.fields()?;
+        let mut addresses: Vec<SmolStr> = spec.get("clusterIPs");
+        if let Some(address) = spec.opt::<SmolStr>("clusterIP").filter(|address| !addresses.contains(address)) {
+            addresses.insert(0, address);
+        }
+        let external = spec.get::<SmolStr>("type") == "ExternalName";
+        Some(Self {
+            external_name: external.then(|| spec.get("externalName")),
+            headless: addresses.iter().any(|address| address == "None"),
+            cluster_ips: cluster_ips(&spec, &addresses),
+            selector: spec.get("selector"),
+            ports: spec.get("ports"),
+            publish_not_ready_addresses: spec.get("publishNotReadyAddresses"),
+            internal_traffic_local: spec.get::<SmolStr>("internalTrafficPolicy") == "Local",
+        })
+    }
+}
+
+fn cluster_ips(spec: &Fields<'_>, addresses: &[SmolStr]) -> Vec<IpAddr> {
+    let mut parsed = Vec::new();
+    for address in addresses.iter().filter(|address| !address.is_empty() && *address != "None") {
+        match address.parse() {
+            Ok(address) => parsed.push(address),
+            Err(_) => spec.refuse("clusterIP", format!("must be an IP address or None, is {address:?}")),
+        }
+    }
+    parsed
+}
+
+impl Read for ServicePort {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let fields = node.fields()?;
+        let port: u16 = fields.get("port");
+        if port == 0 {
+            fields.refuse("port", "must be from 1 to 65535");
+        }
+        Some(Self {
+            name: fields.get("name"),
+            port,
+            target_port: fields.opt("targetPort"),
+            protocol: fields.get("protocol"),
+            app_protocol: fields.get("appProtocol"),
+        })
+    }
+}
+
+impl Read for PortRef {
+    fn read(node: Node<'_>) -> Option<Self> {
+        match node.value {
+            Value::String(name) => Some(Self::Name(name.into())),
+            _ => u16::read(node).map(Self::Number),
+        }
+    }
+}
+
+/// An EndpointSlice has no `spec`: its fields stand beside the metadata.
+pub(super) fn endpoint_slice(fields: &Fields<'_>, metadata: &Metadata) -> EndpointSlice {
+    EndpointSlice {
+        service: metadata.labels.get("kubernetes.io/service-name").cloned().unwrap_or_default(),
+        address_type: fields.get("addressType"),
+        ports: fields.get::<Vec<SlicePort>>("ports").into_iter().filter_map(|SlicePort(name, port)| Some((name, port?))).collect(),
+        endpoints: fields.get("endpoints"),
+    }
+}
+
+struct SlicePort(SmolStr, Option<u16>);
+
+impl Read for SlicePort {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let fields = node.fields()?;
+        Some(Self(fields.get("name"), fields.opt("port")))
+    }
+}
+
+impl Read for SliceEndpoint {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let fields = node.fields()?;
+        let conditions = fields.with("conditions", |node| {
+            let fields = node.fields()?;
+            Some((fields.opt("ready"), fields.opt("serving"), fields.get("terminating")))
+        });
+        let (ready, serving, terminating) = conditions.unwrap_or_default();
+        let ready = ready.unwrap_or(true);
+        Some(Self {
+            addresses: fields.get("addresses"),
+            ready,
+            serving: serving.unwrap_or(ready),
+            terminating,
+            node: fields.get("nodeName"),
+            zone: fields.get("zone"),
+            pod: fields.with("targetRef", target_pod),
+        })
+    }
+}
+
+fn target_pod(node: Node<'_>) -> Option<(SmolStr, SmolStr)> {
+    let fields = node.fields()?;
+    let is_pod = fields.get::<SmolStr>("kind") == "Pod";
+    let pod = (fields.get("namespace"), fields.get("name"));
+    is_pod.then_some(pod)
+}
+
+/// A Pod: its specification, its status, and its owner from the metadata.
+pub(super) fn pod(document: &Fields<'_>, metadata: &Metadata) -> Pod {
+    let mut pod = document.get::<PodSpec>("spec").0;
+    document.with("status", |node| {
+        let status = node.fields()?;
+        pod.phase = status.get("phase");
+        pod.ips = status.get::<Vec<PodIp>>("podIPs").into_iter().filter_map(|PodIp(ip)| ip).collect();
+        if pod.ips.is_empty() {
+            pod.ips.extend(status.with("podIP", ip));
+        }
+        Some(())
+    });
+    pod.owner = document.with("metadata", |node| owner(node, metadata)).unwrap_or_default();
+    pod
+}
+
+#[derive(Default)]
+struct PodSpec(Pod);
+
+impl Read for PodSpec {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let fields = node.fields()?;
+        let mut containers: Vec<Container> = fields.get("containers");
+        // Init containers that keep running are sidecars and may have named ports; others have none that matter.
+        containers.extend(fields.get::<Vec<Container>>("initContainers").into_iter().filter(|container| container.restarts));
+        Some(Self(Pod {
+            service_account: fields.opt("serviceAccountName").or_else(|| fields.opt("serviceAccount")).unwrap_or_default(),
+            node: fields.get("nodeName"),
+            host_network: fields.get("hostNetwork"),
+            ports: containers.into_iter().flat_map(|container| container.ports).collect(),
+            ..Pod::default()
+        }))
+    }
+}
+
+struct Container {
+    ports: Vec<(SmolStr, u16)>,
+    restarts: bool,
+}
+
+impl Read for Container {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let fields = node.fields()?;
+        let ports = fields.get::<Vec<ContainerPort>>("ports");
+        let named = ports.into_iter().filter(|port| !port.0.is_empty()).map(|ContainerPort(name, port)| (name, port)).collect();
+        Some(Self { ports: named, restarts: fields.get::<SmolStr>("restartPolicy") == "Always" })
+    }
+}
+
+struct ContainerPort(SmolStr, u16);
+
+impl Read for ContainerPort {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let fields = node.fields()?;
+        Some(Self(fields.get("name"), fields.get("containerPort")))
+    }
+}
+
+struct PodIp(Option<IpAddr>);
+
+impl Read for PodIp {
+    fn read(node: Node<'_>) -> Option<Self> {
+        Some(Self(node.fields()?.with("ip", ip)))
+    }
+}
+
+// The address of a pod that has none yet is empty.
+fn ip(node: Node<'_>) -> Option<IpAddr> {
+    if node.value.as_str() == Some("") { None } else { IpAddr::read(node) }
+}
+
+// The controller, else the first. A ReplicaSet's name is its Deployment's with the hash that the pod's label has too.
+fn owner(node: Node<'_>, metadata: &Metadata) -> Option<SmolStr> {
+    let owners: Vec<Owner> = node.fields()?.get("ownerReferences");
+    let owner = owners.iter().find(|owner| owner.controller).or_else(|| owners.first())?;
+    if owner.kind != "ReplicaSet" {
+        return Some(owner.name.clone());
+    }
+    let hash = metadata.labels.get("pod-template-hash");
+    let deployment = owner.name.rsplit_once('-').filter(|(_, suffix)| hash.is_none_or(|hash| hash == suffix));
+    Some(deployment.map_or_else(|| owner.name.clone(), |(name, _)| name.into()))
+}
+
+struct Owner {
+    kind: SmolStr,
+    name: SmolStr,
+    controller: bool,
+}
+
+impl Read for Owner {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let fields = node.fields()?;
+        Some(Self { kind: fields.get("kind"), name: fields.get("name"), controller: fields.get("controller") })
+    }
+}

@@ -1,0 +1,140 @@
+//! Reads MeshConfig over its defaults (contract §7).
+
+use smol_str::SmolStr;
+
+use super::{
+    fields::{Fields, Node, Read},
+    gateway::outbound_mode,
+};
+use crate::api::mesh_config::{MeshConfig, PathNormalization};
+
+// Known to Istio and without effect on what a proxy is sent here: at injection, at bootstrap, or not yet.
+const WITHOUT_EFFECT: [&str; 26] = [
+    "hboneIdleTimeout",
+    "ingressClass",
+    "ingressService",
+    "ingressControllerMode",
+    "ingressSelector",
+    "enableTracing",
+    "enableEnvoyAccessLogService",
+    "disableEnvoyListenerLog",
+    "defaultConfig",
+    "configSources",
+    "caCertificates",
+    "localityLbSetting",
+    "zoneAwareLbSetting",
+    "certificates",
+    "serviceSettings",
+    "serviceScopeConfigs",
+    "enablePrometheusMerge",
+    "verifyCertificateAtClient",
+    "ca",
+    "extensionProviders",
+    "defaultProviders",
+    "discoverySelectors",
+    "meshMTLS",
+    "tlsDefaults",
+    "defaultTrafficPolicy",
+    "serviceEntryVisibility",
+];
+
+impl Read for MeshConfig {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let fields = node.fields()?;
+        let mut mesh = Self::default();
+        read_names(&fields, &mut mesh);
+        read_proxy_defaults(&fields, &mut mesh);
+        read_policies(&fields, &mut mesh);
+        for name in WITHOUT_EFFECT {
+            fields.unsupported(name);
+        }
+        fields.finish();
+        Some(mesh)
+    }
+}
+
+fn read_names(fields: &Fields<'_>, mesh: &mut MeshConfig) {
+    set_text(fields, "rootNamespace", &mut mesh.root_namespace);
+    set_text(fields, "trustDomain", &mut mesh.trust_domain);
+    fields.set("trustDomainAliases", &mut mesh.trust_domain_aliases);
+    fields.set("outboundClusterStatName", &mut mesh.outbound_cluster_stat_name);
+    fields.set("inboundClusterStatName", &mut mesh.inbound_cluster_stat_name);
+    set_list(fields, "defaultServiceExportTo", &mut mesh.default_service_export_to);
+    set_list(fields, "defaultVirtualServiceExportTo", &mut mesh.default_virtual_service_export_to);
+    set_list(fields, "defaultDestinationRuleExportTo", &mut mesh.default_destination_rule_export_to);
+}
+
+fn read_proxy_defaults(fields: &Fields<'_>, mesh: &mut MeshConfig) {
+    fields.set("proxyListenPort", &mut mesh.proxy_listen_port);
+    fields.set("proxyInboundListenPort", &mut mesh.proxy_inbound_listen_port);
+    fields.set("proxyHttpPort", &mut mesh.proxy_http_port);
+    for (name, port) in [("proxyListenPort", mesh.proxy_listen_port), ("proxyInboundListenPort", mesh.proxy_inbound_listen_port)] {
+        if port == 0 {
+            fields.refuse(name, "must be a port from 1 to 65535");
+        }
+    }
+    fields.set("connectTimeout", &mut mesh.connect_timeout);
+    mesh.tcp_keepalive = fields.opt("tcpKeepalive");
+    fields.set("dnsRefreshRate", &mut mesh.dns_refresh_rate);
+    for (name, value) in [("connectTimeout", mesh.connect_timeout), ("dnsRefreshRate", mesh.dns_refresh_rate)] {
+        if value.as_millis() == 0 {
+            fields.refuse(name, "must be 1ms or more");
+        }
+    }
+    fields.set("protocolDetectionTimeout", &mut mesh.protocol_detection_timeout);
+    fields.set("accessLogFile", &mut mesh.access_log_file);
+    fields.set("accessLogFormat", &mut mesh.access_log_format);
+    let encodings = [("TEXT", false), ("JSON", true)];
+    mesh.access_log_json = fields.with("accessLogEncoding", |node| node.one_of(&encodings)).unwrap_or_default();
+}
+
+fn read_policies(fields: &Fields<'_>, mesh: &mut MeshConfig) {
+    if let Some(policy) = mode_of(fields, "outboundTrafficPolicy", outbound_mode) {
+        mesh.outbound_traffic_policy = policy;
+    }
+    let inbound = [("PASSTHROUGH", false), ("LOCALHOST", true)];
+    mesh.inbound_localhost = mode_of(fields, "inboundTrafficPolicy", |node| node.one_of(&inbound)).unwrap_or_default();
+    fields.set("enableAutoMtls", &mut mesh.enable_auto_mtls);
+    let upgrades = [("DO_NOT_UPGRADE", false), ("UPGRADE", true)];
+    mesh.h2_upgrade = fields.with("h2UpgradePolicy", |node| node.one_of(&upgrades)).unwrap_or_default();
+    mesh.default_http_retry_policy = fields.opt("defaultHttpRetryPolicy");
+    mesh.path_normalization = fields.with("pathNormalization", path_normalization).unwrap_or_default();
+}
+
+// `{mode: …}`
+fn mode_of<T>(fields: &Fields<'_>, name: &'static str, read: impl FnOnce(Node<'_>) -> Option<T>) -> Option<T> {
+    fields.with(name, |node| {
+        let fields = node.fields()?;
+        fields.unsupported("tls");
+        let mode = fields.with("mode", read);
+        fields.finish();
+        mode
+    })
+}
+
+fn path_normalization(node: Node<'_>) -> Option<PathNormalization> {
+    let fields = node.fields()?;
+    let kinds = [
+        ("DEFAULT", PathNormalization::Base),
+        ("NONE", PathNormalization::None),
+        ("BASE", PathNormalization::Base),
+        ("MERGE_SLASHES", PathNormalization::MergeSlashes),
+        ("DECODE_AND_MERGE_SLASHES", PathNormalization::DecodeAndMergeSlashes),
+    ];
+    let normalization = fields.with("normalization", |node| node.one_of(&kinds));
+    fields.finish();
+    normalization
+}
+
+// An empty text or list says nothing in proto3: the default stays.
+fn set_text(fields: &Fields<'_>, name: &'static str, target: &mut SmolStr) {
+    if let Some(text) = fields.opt::<SmolStr>(name).filter(|text| !text.is_empty()) {
+        *target = text;
+    }
+}
+
+fn set_list(fields: &Fields<'_>, name: &'static str, target: &mut Vec<SmolStr>) {
+    if let Some(list) = fields.opt::<Vec<SmolStr>>(name).filter(|list| !list.is_empty()) {
+        *target = list;
+    }
+}

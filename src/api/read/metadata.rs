@@ -1,0 +1,127 @@
+//! Reads what every document has: `apiVersion`, `kind` and `metadata`.
+
+use serde_json::Value;
+use smol_str::SmolStr;
+
+use super::fields::{Node, Read};
+use crate::api::{Kind, Metadata, ObjectKey};
+
+/// What a document says it is.
+pub(super) enum Claim {
+    /// An object of a kind that is read, with the version without the group.
+    Read(Kind, SmolStr),
+    /// A list of objects.
+    List,
+    /// ConfigMap `istio`, which holds MeshConfig.
+    MeshConfigMap,
+    /// Something else: `kind` and `apiVersion` as written.
+    Other(SmolStr, SmolStr),
+    /// It says nothing that could be understood.
+    Unclear(String),
+}
+
+const NETWORKING: (&str, &[&str]) = ("networking.istio.io", &["v1", "v1beta1", "v1alpha3"]);
+const SECURITY: (&str, &[&str]) = ("security.istio.io", &["v1", "v1beta1"]);
+const CORE: (&str, &[&str]) = ("", &["v1"]);
+const DISCOVERY: (&str, &[&str]) = ("discovery.k8s.io", &["v1"]);
+
+/// Which kind of object a document holds.
+pub(super) fn claim(document: &Value) -> Claim {
+    let text = |name: &str| document.get(name).and_then(Value::as_str);
+    let (Some(kind), Some(api_version)) = (text("kind"), text("apiVersion")) else {
+        return Claim::Unclear("apiVersion and kind are missing: this is no object".to_owned());
+    };
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    if kind.ends_with("List") && document.get("items").is_some() {
+        return Claim::List;
+    }
+    let name = document.pointer("/metadata/name").and_then(Value::as_str);
+    if (kind, group, name) == ("ConfigMap", "", Some("istio")) && document.pointer("/data/mesh").is_some() {
+        return Claim::MeshConfigMap;
+    }
+    match kind_of(kind).filter(|(_, (of, _))| *of == group) {
+        Some((kind, (_, versions))) if versions.contains(&version) => Claim::Read(kind, version.into()),
+        Some((_, (_, versions))) => {
+            Claim::Unclear(format!("apiVersion {api_version}: version {version} is unknown; known are {}", versions.join(", ")))
+        }
+        None => Claim::Other(kind.into(), api_version.into()),
+    }
+}
+
+fn kind_of(kind: &str) -> Option<(Kind, (&'static str, &'static [&'static str]))> {
+    Some(match kind {
+        "Namespace" => (Kind::Namespace, CORE),
+        "Node" => (Kind::Node, CORE),
+        "Pod" => (Kind::Pod, CORE),
+        "Service" => (Kind::Service, CORE),
+        "EndpointSlice" => (Kind::EndpointSlice, DISCOVERY),
+        "DestinationRule" => (Kind::DestinationRule, NETWORKING),
+        "Gateway" => (Kind::Gateway, NETWORKING),
+        "ServiceEntry" => (Kind::ServiceEntry, NETWORKING),
+        "Sidecar" => (Kind::Sidecar, NETWORKING),
+        "VirtualService" => (Kind::VirtualService, NETWORKING),
+        "WorkloadEntry" => (Kind::WorkloadEntry, NETWORKING),
+        "PeerAuthentication" => (Kind::PeerAuthentication, SECURITY),
+        _ => return None,
+    })
+}
+
+/// Name, namespace and the rest of `metadata`.
+pub(super) struct Named {
+    pub(super) name: SmolStr,
+    namespace: SmolStr,
+    pub(super) metadata: Metadata,
+}
+
+impl Named {
+    /// The object's key. Without a namespace it is in `default`, where the API server would put it.
+    pub(super) fn key(&self, kind: Kind, cluster: &SmolStr) -> ObjectKey {
+        let namespace = match kind {
+            Kind::Namespace | Kind::Node | Kind::MeshConfig => SmolStr::default(),
+            _ if self.namespace.is_empty() => "default".into(),
+            _ => self.namespace.clone(),
+        };
+        ObjectKey { cluster: cluster.clone(), kind, namespace, name: self.name.clone() }
+    }
+}
+
+// The API server holds names to these rules; a folder has no API server, and names end in resource names and file paths.
+impl Read for Named {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let fields = node.fields()?;
+        let name: SmolStr = fields.get("name");
+        let namespace: SmolStr = fields.get("namespace");
+        if name.is_empty() {
+            fields.refuse("name", "is missing");
+        } else if name.len() > 253 || !name.split('.').all(is_label) {
+            fields.refuse("name", format!("must be lower-case letters, digits, - and . (at most 253), is {name:?}"));
+        }
+        if !namespace.is_empty() && (namespace.len() > 63 || !is_label(&namespace)) {
+            fields.refuse("namespace", format!("must be lower-case letters, digits and - (at most 63), is {namespace:?}"));
+        }
+        let metadata = Metadata {
+            labels: fields.get("labels"),
+            annotations: fields.get("annotations"),
+            created: fields.with("creationTimestamp", seconds).unwrap_or_default(),
+            generation: fields.get("generation"),
+            uid: fields.get("uid"),
+        };
+        Some(Self { name, namespace, metadata })
+    }
+}
+
+fn seconds(node: Node<'_>) -> Option<i64> {
+    let time = node.value.as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+    if time.is_none() {
+        node.findings.warning(&node.path, "is no RFC 3339 time: taken as absent");
+    }
+    time.map(jiff::Timestamp::as_second)
+}
+
+// Characters of a DNS-1123 label; its length is held by the caller.
+fn is_label(text: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    text.bytes().all(|byte| inner(byte) || byte == b'-')
+        && text.bytes().next().is_some_and(inner)
+        && text.bytes().next_back().is_some_and(inner)
+}

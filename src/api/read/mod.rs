@@ -1,0 +1,192 @@
+//! From a document to typed objects, with findings that name the field.
+//!
+//! It is as tolerant as proto3 JSON: durations in Go's form, numbers as texts, enums by name or number, `snake_case` for
+//! `camelCase`, `null` for absent. An unknown field is a warning; an unknown enum value or a wrong type is an error, and
+//! then the object is refused.
+
+mod fields;
+mod gateway;
+mod http_route;
+mod kubernetes;
+mod mesh_config;
+mod metadata;
+mod peer_authentication;
+mod scalar;
+mod service_entry;
+mod traffic_policy;
+mod virtual_service;
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use smol_str::SmolStr;
+
+use self::{
+    fields::{Fields, Node, Read},
+    metadata::{Claim, Named, claim},
+};
+use super::{
+    Diagnostic, Kind, Metadata, Object, ObjectKey, Spec,
+    findings::{Findings, Path},
+    mesh_config::MeshConfig,
+    validate, yaml,
+};
+
+/// What one document holds.
+#[derive(Debug, Default)]
+pub struct Parsed {
+    /// The objects that may be applied, in the document's order; a `List` holds several.
+    pub objects: Vec<Arc<Object>>,
+    /// Objects that have a name and were refused: what was good of them before is to stay.
+    pub refused: Vec<ObjectKey>,
+    /// The findings. An error means that its object was refused.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Reads and validates one document: an object, or a list of objects. A document of a kind that is not read gives no
+/// object and a warning; so does nothing at all (`null`), without one.
+pub fn parse(document: &Value, cluster: &SmolStr) -> Parsed {
+    let mut parsed = Parsed::default();
+    parsed.read(document, cluster, 0);
+    parsed
+}
+
+/// Reads a file that holds plain MeshConfig. Its key has the name `istio`, as has that of ConfigMap `istio`.
+pub fn parse_mesh_config(document: &Value, cluster: &SmolStr) -> Parsed {
+    let mut parsed = Parsed::default();
+    parsed.read_mesh_config(document, cluster, Metadata::default());
+    parsed
+}
+
+impl Parsed {
+    fn read(&mut self, document: &Value, cluster: &SmolStr, depth: usize) {
+        if document.is_null() {
+            return;
+        }
+        match claim(document) {
+            Claim::Read(kind, version) => self.read_object(document, cluster, kind, version),
+            Claim::List if depth == 0 => self.read_list(document, cluster),
+            Claim::List => self.diagnostics.push(Diagnostic::error("items", "a list within a list is not read")),
+            Claim::MeshConfigMap => self.read_config_map(document, cluster),
+            Claim::Other(kind, version) => {
+                self.diagnostics.push(Diagnostic::warning("kind", format!("{kind} ({version}) is not read: the document has no effect")));
+            }
+            Claim::Unclear(why) => self.diagnostics.push(Diagnostic::error("", why)),
+        }
+    }
+
+    fn read_list(&mut self, document: &Value, cluster: &SmolStr) {
+        let Some(Value::Array(items)) = document.get("items") else {
+            return self.diagnostics.push(Diagnostic::error("items", "must be a list"));
+        };
+        for (index, item) in items.iter().enumerate() {
+            let before = self.diagnostics.len();
+            self.read(item, cluster, 1);
+            for finding in &mut self.diagnostics[before..] {
+                let dot = if finding.field.is_empty() { "" } else { "." };
+                finding.field = format!("items[{index}]{dot}{}", finding.field);
+            }
+        }
+    }
+
+    fn read_object(&mut self, document: &Value, cluster: &SmolStr, kind: Kind, version: SmolStr) {
+        let findings = Findings::default();
+        let named = read_metadata(document, &findings);
+        let key = named.as_ref().filter(|named| !named.name.is_empty()).map(|named| named.key(kind, cluster));
+        let object = named.zip(key.clone()).and_then(|(named, key)| {
+            let spec = read_spec(kind, document, &named.metadata, &findings)?;
+            Some(Object { key, version, metadata: Arc::new(named.metadata), spec })
+        });
+        if let Some(object) = &object
+            && !findings.refuse()
+        {
+            validate::object(object, &findings);
+        }
+        self.keep(object, key, findings);
+    }
+
+    fn read_config_map(&mut self, document: &Value, cluster: &SmolStr) {
+        let metadata = read_metadata(document, &Findings::default()).map(|named| named.metadata).unwrap_or_default();
+        let before = self.diagnostics.len();
+        match document.pointer("/data/mesh").and_then(Value::as_str).map(|text| yaml::document(yaml::Document { lines_before: 0, text })) {
+            Some(Ok(mesh)) => self.read_mesh_config(&mesh, cluster, metadata),
+            Some(Err(broken)) => self.diagnostics.push(Diagnostic::error("", broken.to_string())),
+            None => self.diagnostics.push(Diagnostic::error("", "must be a string")),
+        }
+        for finding in &mut self.diagnostics[before..] {
+            let dot = if finding.field.is_empty() { "" } else { "." };
+            finding.field = format!("data.mesh{dot}{}", finding.field);
+        }
+    }
+
+    fn read_mesh_config(&mut self, document: &Value, cluster: &SmolStr, metadata: Metadata) {
+        let findings = Findings::default();
+        let key = ObjectKey { cluster: cluster.clone(), kind: Kind::MeshConfig, namespace: SmolStr::default(), name: "istio".into() };
+        let empty = Value::Object(serde_json::Map::new());
+        let value = if document.is_null() { &empty } else { document };
+        let mesh = MeshConfig::read(Node { value, path: Path::Root, findings: &findings });
+        let object = mesh.map(|mesh| Object {
+            key: key.clone(),
+            version: SmolStr::default(),
+            metadata: Arc::new(metadata),
+            spec: Spec::MeshConfig(Arc::new(mesh)),
+        });
+        self.keep(object, Some(key), findings);
+    }
+
+    fn keep(&mut self, object: Option<Object>, key: Option<ObjectKey>, findings: Findings) {
+        match (object, &key) {
+            (Some(object), _) if !findings.refuse() => self.objects.push(Arc::new(object)),
+            (_, Some(key)) => self.refused.push(key.clone()),
+            (_, None) => {}
+        }
+        let named = findings.into_vec().into_iter().map(|finding| match &key {
+            Some(key) => finding.of(key),
+            None => finding,
+        });
+        self.diagnostics.extend(named);
+    }
+}
+
+fn read_metadata(document: &Value, findings: &Findings) -> Option<Named> {
+    let path = Path::Root.field("metadata");
+    let Some(value) = document.get("metadata") else {
+        findings.error(&path, "is missing");
+        return None;
+    };
+    Named::read(Node { value, path, findings })
+}
+
+fn read_spec(kind: Kind, document: &Value, metadata: &Metadata, findings: &Findings) -> Option<Spec> {
+    let fields = Node { value: document, path: Path::Root, findings }.fields()?;
+    Some(match kind {
+        Kind::Namespace => Spec::Namespace,
+        Kind::Node => Spec::Node,
+        Kind::Pod => Spec::Pod(Arc::new(kubernetes::pod(&fields, metadata))),
+        Kind::Service => Spec::Service(Arc::new(fields.get("spec"))),
+        Kind::EndpointSlice => Spec::EndpointSlice(Arc::new(kubernetes::endpoint_slice(&fields, metadata))),
+        Kind::DestinationRule => Spec::DestinationRule(istio_spec(fields)),
+        Kind::Gateway => Spec::Gateway(istio_spec(fields)),
+        Kind::ServiceEntry => Spec::ServiceEntry(istio_spec(fields)),
+        Kind::Sidecar => Spec::Sidecar(istio_spec(fields)),
+        Kind::VirtualService => Spec::VirtualService(istio_spec(fields)),
+        Kind::WorkloadEntry => Spec::WorkloadEntry(istio_spec(fields)),
+        Kind::PeerAuthentication => Spec::PeerAuthentication(istio_spec(fields)),
+        Kind::MeshConfig => return None,
+    })
+}
+
+// Beside `spec` Istio's kinds have only these.
+fn istio_spec<T: Read + Default>(fields: Fields<'_>) -> Arc<T> {
+    for name in ["apiVersion", "kind", "metadata", "status"] {
+        fields.pass(name);
+    }
+    let spec = fields.get("spec");
+    fields.finish();
+    Arc::new(spec)
+}
+
+#[cfg(test)]
+mod mutation;
+#[cfg(test)]
+mod tests;

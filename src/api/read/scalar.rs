@@ -1,0 +1,241 @@
+//! Texts, numbers, durations, lists and maps, as proto3 JSON (and the Go code behind it) takes them.
+
+use std::{net::IpAddr, time::Duration};
+
+use serde_json::Value;
+use smol_str::SmolStr;
+
+use super::fields::{Node, Read, entries};
+use crate::api::Labels;
+
+impl Read for bool {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let value = node.value.as_bool();
+        if value.is_none() {
+            node.wrong("true or false");
+        }
+        value
+    }
+}
+
+impl Read for SmolStr {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let value = node.value.as_str();
+        if value.is_none() {
+            node.wrong("a string");
+        }
+        value.map(Self::from)
+    }
+}
+
+impl Read for u16 {
+    fn read(node: Node<'_>) -> Option<Self> {
+        whole(node, 0, i128::from(Self::MAX)).and_then(|number| number.try_into().ok())
+    }
+}
+
+impl Read for u32 {
+    fn read(node: Node<'_>) -> Option<Self> {
+        whole(node, 0, i128::from(Self::MAX)).and_then(|number| number.try_into().ok())
+    }
+}
+
+impl Read for i32 {
+    fn read(node: Node<'_>) -> Option<Self> {
+        whole(node, i128::from(Self::MIN), i128::from(Self::MAX)).and_then(|number| number.try_into().ok())
+    }
+}
+
+impl Read for u64 {
+    fn read(node: Node<'_>) -> Option<Self> {
+        whole(node, 0, i128::from(Self::MAX)).and_then(|number| number.try_into().ok())
+    }
+}
+
+impl Read for i64 {
+    fn read(node: Node<'_>) -> Option<Self> {
+        whole(node, i128::from(Self::MIN), i128::from(Self::MAX)).and_then(|number| number.try_into().ok())
+    }
+}
+
+impl Read for f64 {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let value = match node.value {
+            Value::Number(number) => number.as_f64(),
+            Value::String(text) => text.parse().ok(),
+            _ => None,
+        };
+        let value = value.filter(|number: &f64| number.is_finite());
+        if value.is_none() {
+            node.wrong("a number");
+        }
+        value
+    }
+}
+
+impl Read for Duration {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let Value::String(text) = node.value else {
+            node.wrong("a duration such as 1.5s or 250ms");
+            return None;
+        };
+        let value = duration(text);
+        if value.is_none() {
+            let negative = text.starts_with('-') && duration(&text[1..]).is_some();
+            node.wrong(if negative { "a duration of zero or more" } else { "a duration such as 1.5s or 250ms" });
+        }
+        value
+    }
+}
+
+impl Read for IpAddr {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let value = node.value.as_str().and_then(|text| text.parse().ok());
+        if value.is_none() {
+            node.wrong("an IP address");
+        }
+        value
+    }
+}
+
+impl<T: Read> Read for Vec<T> {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let Value::Array(elements) = node.value else {
+            node.wrong("a list");
+            return None;
+        };
+        let element = |(index, value)| T::read(Node { value, path: node.path.index(index), findings: node.findings });
+        Some(elements.iter().enumerate().filter_map(element).collect())
+    }
+}
+
+impl Read for Labels {
+    fn read(node: Node<'_>) -> Option<Self> {
+        entries(node).map(|entries| entries.into_iter().map(|(key, Text(value))| (key, value)).collect())
+    }
+}
+
+// The API server takes `key:` without a value for an empty one.
+struct Text(SmolStr);
+
+impl Read for Text {
+    fn read(node: Node<'_>) -> Option<Self> {
+        if node.value.is_null() { Some(Self(SmolStr::default())) } else { SmolStr::read(node).map(Self) }
+    }
+}
+
+// Whole numbers come as numbers (`3`, `3.0`) or as texts (`"3"`).
+fn whole(node: Node<'_>, least: i128, most: i128) -> Option<i128> {
+    let number = match node.value {
+        Value::Number(number) => {
+            let whole = number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from));
+            whole.or_else(|| number.as_f64().filter(|number| number.fract() == 0.0 && number.abs() < 1e15).map(|number| number as i128))
+        }
+        Value::String(text) => text.parse::<i64>().map(i128::from).or_else(|_| text.parse::<u64>().map(i128::from)).ok(),
+        _ => None,
+    };
+    match number {
+        Some(number) if (least..=most).contains(&number) => Some(number),
+        Some(number) => {
+            node.error(format!("must be from {least} to {most}, is {number}"));
+            None
+        }
+        None => {
+            node.wrong("a whole number");
+            None
+        }
+    }
+}
+
+/// A duration as Go writes it (`1h30m`, `1.5s`, `250ms`), of which proto3 JSON's is a part; not negative.
+pub(super) fn duration(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut rest = text.strip_prefix('+').unwrap_or(text);
+    let mut total = Duration::ZERO;
+    while {
+        let end = rest.find(|letter: char| !letter.is_ascii_digit() && letter != '.')?;
+        let (number, after) = rest.split_at(end);
+        let unit_end = after.find(|letter: char| letter.is_ascii_digit() || letter == '.').unwrap_or(after.len());
+        let (unit, after) = after.split_at(unit_end);
+        total = total.checked_add(decimal(number, nanoseconds(unit)?)?)?;
+        rest = after;
+        !rest.is_empty()
+    } {}
+    Some(total)
+}
+
+fn nanoseconds(unit: &str) -> Option<u64> {
+    match unit {
+        "ns" => Some(1),
+        "us" | "µs" | "μs" => Some(1_000),
+        "ms" => Some(1_000_000),
+        "s" => Some(1_000_000_000),
+        "m" => Some(60_000_000_000),
+        "h" => Some(3_600_000_000_000),
+        _ => None,
+    }
+}
+
+// Exact where a float would round: `0.1s` is 100,000,000 ns.
+fn decimal(number: &str, unit: u64) -> Option<Duration> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
+        return None;
+    }
+    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let mut nanos = whole.checked_mul(unit)?;
+    let mut place = unit;
+    for digit in fraction.bytes() {
+        place /= 10;
+        nanos = nanos.checked_add(place.checked_mul(u64::from(digit - b'0'))?)?;
+    }
+    Some(Duration::from_nanos(nanos))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::findings::{Findings, Path};
+
+    fn read<T: Read>(value: Value) -> Result<T, String> {
+        let findings = Findings::default();
+        let read = T::read(Node { value: &value, path: Path::Root, findings: &findings });
+        read.ok_or_else(|| findings.into_vec().remove(0).message)
+    }
+
+    #[test]
+    fn durations() {
+        for (text, millis) in
+            [("1.5s", 1_500), ("0s", 0), ("0", 0), ("250ms", 250), ("1h30m", 5_400_000), ("2m0.5s", 120_500), (".5s", 500)]
+        {
+            assert_eq!(duration(text), Some(Duration::from_millis(millis)), "{text}");
+        }
+        assert_eq!(duration("0.1us"), Some(Duration::from_nanos(100)));
+        for text in ["", "s", "1", "1.5", "-1s", "1 s", "1d", "1..5s", ".s", "1s1", "99999999999999h", "١s"] {
+            assert_eq!(duration(text), None, "{text}");
+        }
+        assert_eq!(read::<Duration>("-1s".into()).unwrap_err(), r#"must be a duration of zero or more, is "-1s""#);
+        assert_eq!(read::<Duration>(5.into()).unwrap_err(), "must be a duration such as 1.5s or 250ms, is 5");
+    }
+
+    #[test]
+    fn numbers_come_as_texts_too() {
+        assert_eq!(read::<u16>("8080".into()), Ok(8080));
+        assert_eq!(read::<u16>(8080.0.into()), Ok(8080));
+        assert_eq!(read::<i32>((-1).into()), Ok(-1));
+        assert_eq!(read::<u64>(u64::MAX.into()), Ok(u64::MAX));
+        assert_eq!(read::<f64>("0.1".into()), Ok(0.1));
+        assert_eq!(read::<u16>(65536.into()), Err("must be from 0 to 65535, is 65536".to_owned()));
+        assert_eq!(read::<u32>(1.5.into()), Err("must be a whole number, is 1.5".to_owned()));
+        assert_eq!(read::<u32>(1e300.into()), Err("must be a whole number, is 1e+300".to_owned()));
+        assert!(read::<f64>("NaN".into()).is_err());
+    }
+
+    #[test]
+    fn a_number_is_not_a_string() {
+        assert_eq!(read::<SmolStr>(1.into()), Err("must be a string, is 1: put it in quotes".to_owned()));
+        assert_eq!(read::<Vec<SmolStr>>("a".into()), Err(r#"must be a list, is "a""#.to_owned()));
+    }
+}

@@ -1,0 +1,167 @@
+//! Rules for DestinationRule and TrafficPolicy.
+
+use super::{Check, text::is_dns_label};
+use crate::api::{
+    findings::Path,
+    istio::{
+        ClientTls, ClientTlsMode, ConnectionPool, DestinationRule, H2UpgradePolicy, HashAlgorithm, HashKey, LoadBalancer, OutlierDetection,
+        TrafficPolicy,
+    },
+};
+
+// Envoy's limit.
+const LARGEST_MAGLEV_TABLE: u64 = 5_000_011;
+const LARGEST_RING: u64 = 8 << 20;
+
+impl Check<'_> {
+    pub(super) fn destination_rule(self, rule: &DestinationRule, at: &Path<'_>) {
+        self.wildcard_host(&rule.host, &at.field("host"));
+        if let Some(policy) = &rule.traffic_policy {
+            self.traffic_policy(policy, &at.field("trafficPolicy"));
+        }
+        let subsets = at.field("subsets");
+        for (index, subset) in rule.subsets.iter().enumerate() {
+            let at = subsets.index(index);
+            if !is_dns_label(&subset.name) {
+                self.error(&at.field("name"), format!("must be letters, digits and - (at most 63), is {:?}", subset.name));
+            }
+            if rule.subsets[..index].iter().any(|earlier| earlier.name == subset.name) {
+                self.error(&at.field("name"), format!("{} is given twice", subset.name));
+            }
+            self.labels(&subset.labels, &at.field("labels"));
+            if let Some(policy) = &subset.traffic_policy {
+                self.traffic_policy(policy, &at.field("trafficPolicy"));
+            }
+        }
+        let export_to = at.field("exportTo");
+        self.export_to(&rule.export_to, false, &export_to);
+        if let Some(selector) = &rule.workload_selector {
+            self.selector(selector, &at.field("workloadSelector").field("matchLabels"));
+            if rule.export_to.iter().any(|target| target != "." && target != self.namespace) {
+                self.error(&export_to, "a rule with a workloadSelector is for its own namespace only");
+            }
+        }
+    }
+
+    fn traffic_policy(self, policy: &TrafficPolicy, at: &Path<'_>) {
+        if *policy == TrafficPolicy::default() {
+            self.warning(at, "says nothing");
+        }
+        self.pool(policy.connection_pool.as_ref(), &at.field("connectionPool"));
+        self.balancer(policy.load_balancer.as_ref(), &at.field("loadBalancer"));
+        self.outliers(policy.outlier_detection.as_ref(), &at.field("outlierDetection"));
+        self.client_tls(policy.tls.as_ref(), &at.field("tls"));
+        let ports = at.field("portLevelSettings");
+        for (index, port) in policy.port_level_settings.iter().enumerate() {
+            let at = ports.index(index);
+            if policy.port_level_settings[..index].iter().any(|earlier| earlier.port == port.port) {
+                self.warning(&at.field("port"), format!("has no effect: port {} has settings already", port.port));
+            }
+            self.pool(port.connection_pool.as_ref(), &at.field("connectionPool"));
+            self.balancer(port.load_balancer.as_ref(), &at.field("loadBalancer"));
+            self.outliers(port.outlier_detection.as_ref(), &at.field("outlierDetection"));
+            self.client_tls(port.tls.as_ref(), &at.field("tls"));
+        }
+    }
+
+    pub(super) fn pool(self, pool: Option<&ConnectionPool>, at: &Path<'_>) {
+        let Some(pool) = pool else { return };
+        if pool.tcp.is_none() && pool.http.is_none() {
+            self.error(at, "needs tcp or http");
+        }
+        if let Some(tcp) = &pool.tcp {
+            let at = at.field("tcp");
+            self.at_least_a_millisecond(tcp.connect_timeout, &at.field("connectTimeout"));
+            self.at_least_a_millisecond(tcp.max_connection_duration, &at.field("maxConnectionDuration"));
+            // Zero switches it off.
+            self.at_least_a_millisecond(tcp.idle_timeout.filter(|timeout| !timeout.is_zero()), &at.field("idleTimeout"));
+            if let Some(keepalive) = &tcp.tcp_keepalive {
+                let at = at.field("tcpKeepalive");
+                self.at_least_a_millisecond(keepalive.time, &at.field("time"));
+                self.at_least_a_millisecond(keepalive.interval, &at.field("interval"));
+            }
+        }
+        if let Some(http) = &pool.http {
+            let at = at.field("http");
+            self.at_least_a_millisecond(http.idle_timeout, &at.field("idleTimeout"));
+            if http.use_client_protocol && http.h2_upgrade_policy == H2UpgradePolicy::Upgrade {
+                self.error(&at.field("useClientProtocol"), "is not possible beside h2UpgradePolicy UPGRADE");
+            }
+        }
+    }
+
+    fn balancer(self, balancer: Option<&LoadBalancer>, at: &Path<'_>) {
+        let Some(hash) = balancer.and_then(|balancer| balancer.consistent_hash.as_ref()) else { return };
+        let at = at.field("consistentHash");
+        if hash.key.is_none() {
+            self.error(&at, "needs httpHeaderName, httpCookie, useSourceIp or httpQueryParameterName");
+        }
+        if let Some(HashKey::HttpCookie { name, attributes, .. }) = &hash.key {
+            if name.is_empty() {
+                self.error(&at.field("httpCookie").field("name"), "is missing");
+            }
+            if attributes.iter().any(|(name, _)| name.is_empty()) {
+                self.error(&at.field("httpCookie").field("attributes"), "an attribute needs a name");
+            }
+        }
+        match hash.algorithm {
+            HashAlgorithm::Maglev { table_size } if table_size >= LARGEST_MAGLEV_TABLE || !is_prime(table_size) => {
+                self.error(
+                    &at.field("maglev").field("tableSize"),
+                    format!("must be a prime below {LARGEST_MAGLEV_TABLE}, is {table_size}"),
+                );
+            }
+            HashAlgorithm::RingHash { minimum_ring_size } if minimum_ring_size > LARGEST_RING => {
+                self.error(
+                    &at.field("ringHash").field("minimumRingSize"),
+                    format!("must be at most {LARGEST_RING}, is {minimum_ring_size}"),
+                );
+            }
+            HashAlgorithm::Maglev { .. } | HashAlgorithm::RingHash { .. } => {}
+        }
+    }
+
+    fn outliers(self, detection: Option<&OutlierDetection>, at: &Path<'_>) {
+        let Some(detection) = detection else { return };
+        self.at_least_a_millisecond(detection.interval, &at.field("interval"));
+        self.at_least_a_millisecond(detection.base_ejection_time, &at.field("baseEjectionTime"));
+        for (name, percent) in [("maxEjectionPercent", detection.max_ejection_percent), ("minHealthPercent", detection.min_health_percent)]
+        {
+            if percent > 100 {
+                self.error(&at.field(name), format!("must be from 0 to 100, is {percent}"));
+            }
+        }
+        let local = detection.consecutive_local_origin_failures.is_some_and(|failures| failures > 0);
+        if local && !detection.split_external_local_origin_errors {
+            self.error(&at.field("consecutiveLocalOriginFailures"), "needs splitExternalLocalOriginErrors: true");
+        }
+    }
+
+    fn client_tls(self, tls: Option<&ClientTls>, at: &Path<'_>) {
+        let Some(tls) = tls else { return };
+        let files =
+            [("clientCertificate", &tls.client_certificate), ("privateKey", &tls.private_key), ("caCertificates", &tls.ca_certificates)];
+        match tls.mode {
+            ClientTlsMode::Mutual if tls.credential_name.is_empty() => {
+                for (name, _) in files.into_iter().take(2).filter(|(_, file)| file.is_empty()) {
+                    self.error(&at.field(name), "is missing: mode MUTUAL needs it, or a credentialName");
+                }
+            }
+            ClientTlsMode::Mutual | ClientTlsMode::Simple if !tls.credential_name.is_empty() => {
+                for (name, _) in files.into_iter().filter(|(_, file)| !file.is_empty()) {
+                    self.error(&at.field(name), "is not possible beside credentialName");
+                }
+            }
+            ClientTlsMode::IstioMutual => {
+                for (name, _) in files.into_iter().filter(|(_, file)| !file.is_empty()) {
+                    self.error(&at.field(name), "is not possible with mode ISTIO_MUTUAL: the mesh has its own certificates");
+                }
+            }
+            ClientTlsMode::Disable | ClientTlsMode::Simple | ClientTlsMode::Mutual => {}
+        }
+    }
+}
+
+fn is_prime(number: u64) -> bool {
+    number > 1 && (2..).take_while(|divisor| divisor * divisor <= number).all(|divisor: u64| !number.is_multiple_of(divisor))
+}

@@ -1,0 +1,122 @@
+//! Rules for Gateway and for the TLS settings of servers.
+
+use super::{
+    Check,
+    text::{ProtocolClass, is_dns_label, protocol_class},
+};
+use crate::api::{
+    findings::Path,
+    istio::{Gateway, Server, ServerTls, ServerTlsMode, TlsProtocol},
+};
+
+impl Check<'_> {
+    pub(super) fn gateway(self, name: &str, gateway: &Gateway, at: &Path<'_>) {
+        if !is_dns_label(name) {
+            self.error(&Path::Root.field("metadata").field("name"), format!("must be without dots and at most 63 long, is {name:?}"));
+        }
+        let servers = at.field("servers");
+        if gateway.servers.is_empty() {
+            self.error(&servers, "must not be empty");
+        }
+        self.selector(&gateway.selector, &at.field("selector"));
+        for (index, server) in gateway.servers.iter().enumerate() {
+            let at = servers.index(index);
+            self.server(server, &at);
+            if !server.port.name.is_empty() && gateway.servers[..index].iter().any(|earlier| earlier.port.name == server.port.name) {
+                self.error(&at.field("port").field("name"), format!("{} is given twice: port names must differ", server.port.name));
+            }
+        }
+    }
+
+    fn server(self, server: &Server, at: &Path<'_>) {
+        let port = at.field("port");
+        self.protocol(&server.port.protocol, &port.field("protocol"));
+        if server.port.name.is_empty() {
+            self.error(&port.field("name"), "is missing");
+        }
+        if server.port.target_port != 0 {
+            self.error(&port.field("targetPort"), "has no meaning for Gateways");
+        }
+        match server.bind.strip_prefix("unix://") {
+            Some(path) => {
+                self.socket_path(path, &at.field("bind"));
+                if server.port.number != 0 {
+                    self.error(&port.field("number"), "must be 0 for a Unix socket");
+                }
+            }
+            None => {
+                self.port_number(server.port.number, &port.field("number"));
+                if !server.bind.is_empty() {
+                    self.ip_address(&server.bind, &at.field("bind"));
+                }
+            }
+        }
+        let hosts = at.field("hosts");
+        if server.hosts.is_empty() {
+            self.error(&hosts, "must not be empty");
+        }
+        for (index, host) in server.hosts.iter().enumerate() {
+            self.namespaced_host(host, &["*", "."], false, &hosts.index(index));
+        }
+        self.server_protocol_and_tls(server, at);
+    }
+
+    fn server_protocol_and_tls(self, server: &Server, at: &Path<'_>) {
+        let tls = at.field("tls");
+        match (protocol_class(&server.port.protocol), &server.tls) {
+            (ProtocolClass::Tls, None) => self.error(&tls, "is missing: protocols HTTPS and TLS need it"),
+            (ProtocolClass::Http, Some(settings)) if settings.mode != ServerTlsMode::Passthrough || has_files(settings) => {
+                self.error(&tls, "is not possible for plain HTTP, but for httpsRedirect");
+            }
+            (ProtocolClass::Tcp | ProtocolClass::Udp, Some(_)) => self.error(&tls, "is possible for protocols HTTPS and TLS only"),
+            (ProtocolClass::Tls, Some(settings)) if settings.https_redirect => {
+                self.warning(&tls.field("httpsRedirect"), "has an effect on HTTP servers only");
+            }
+            _ => {}
+        }
+        if let Some(settings) = &server.tls {
+            self.server_tls(settings, &tls);
+        }
+    }
+
+    pub(super) fn server_tls(self, tls: &ServerTls, at: &Path<'_>) {
+        let credential = !tls.credential_name.is_empty() || !tls.credential_names.is_empty();
+        let certificate = !tls.server_certificate.is_empty() && !tls.private_key.is_empty();
+        let sources = [certificate, !tls.credential_name.is_empty(), !tls.credential_names.is_empty()];
+        match tls.mode {
+            ServerTlsMode::IstioMutual if credential || has_files(tls) => {
+                self.error(at, "has certificates, which mode ISTIO_MUTUAL does not: the mesh has its own");
+            }
+            ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough if credential || has_files(tls) => {
+                self.warning(at, "has certificates, which have no effect: TLS is not terminated in this mode");
+            }
+            ServerTlsMode::Simple | ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual => {
+                if sources.into_iter().filter(|given| *given).count() > 1 {
+                    self.error(at, "only one of credentialName, credentialNames and serverCertificate with privateKey may be set");
+                }
+                if !credential {
+                    self.certificate_files(tls, at);
+                }
+            }
+            ServerTlsMode::IstioMutual | ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough => {}
+        }
+        if matches!(tls.min_protocol_version, TlsProtocol::V1_0 | TlsProtocol::V1_1) && tls.cipher_suites.is_empty() {
+            self.warning(&at.field("minProtocolVersion"), "needs cipherSuites: those of today have none for versions before TLS 1.2");
+        }
+    }
+
+    fn certificate_files(self, tls: &ServerTls, at: &Path<'_>) {
+        for (name, file) in [("serverCertificate", &tls.server_certificate), ("privateKey", &tls.private_key)] {
+            if file.is_empty() {
+                self.error(&at.field(name), "is missing, and so is credentialName");
+            }
+        }
+        if tls.mode != ServerTlsMode::Simple && tls.ca_certificates.is_empty() {
+            self.error(&at.field("caCertificates"), "is missing: clients' certificates are held against it");
+        }
+    }
+}
+
+fn has_files(tls: &ServerTls) -> bool {
+    [&tls.server_certificate, &tls.private_key, &tls.ca_certificates].into_iter().any(|file| !file.is_empty())
+}

@@ -1,0 +1,82 @@
+//! Rules for host names, with wildcards or without.
+
+use std::net::IpAddr;
+
+use super::{Check, text::is_dns_label};
+use crate::api::findings::Path;
+
+impl Check<'_> {
+    /// A host name, of which the first label may be or start with `*`.
+    pub(super) fn wildcard_host(self, host: &str, at: &Path<'_>) {
+        if !is_wildcard_host(host) {
+            self.error(at, format!("must be a host name, perhaps with * as its first label, is {host:?}"));
+        }
+    }
+
+    /// `namespace/host` or, where that is possible, `host`. The namespace may be one of `special`.
+    pub(super) fn namespaced_host(self, host: &str, special: &[&str], needs_namespace: bool, at: &Path<'_>) {
+        let (namespace, name) = match host.split_once('/') {
+            Some((namespace, name)) => (Some(namespace), name),
+            None => (None, host),
+        };
+        match namespace {
+            Some(namespace) if special.contains(&namespace) || is_dns_label(namespace) => {}
+            Some(namespace) => self.error(at, format!("{namespace:?} is no namespace")),
+            None if needs_namespace => self.error(at, format!("must be namespace/host, is {host:?}")),
+            None => {}
+        }
+        if name != "*" {
+            self.wildcard_host(name, at);
+        }
+    }
+}
+
+/// Whether a text is a host name without wildcards.
+pub(super) fn is_host(host: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    host.len() <= 255 && host.split('.').all(is_dns_label)
+}
+
+/// Whether a text is a host name, of which the first label may be or start with `*`.
+pub(super) fn is_wildcard_host(host: &str) -> bool {
+    let Some(rest) = host.strip_prefix('*') else { return is_host(host) };
+    match rest.strip_prefix('.').or_else(|| rest.strip_prefix('-')).or(Some(rest)) {
+        Some("") => rest.is_empty(),
+        Some(rest) => is_host(rest),
+        None => false,
+    }
+}
+
+/// Whether a text is an IP address.
+pub(super) fn is_ip(host: &str) -> bool {
+    host.parse::<IpAddr>().is_ok()
+}
+
+/// Whether every name that `narrow` stands for is one that `wide` stands for.
+pub(super) fn covers(wide: &str, narrow: &str) -> bool {
+    match wide.strip_prefix('*') {
+        Some(suffix) => narrow.trim_start_matches('*').ends_with(suffix),
+        None => wide == narrow,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts() {
+        for good in ["reviews", "reviews.shop.svc.cluster.local", "a.b.", "*", "*.example.com", "*-x.example.com", "*x.com", "10.0.0.1"] {
+            assert!(is_wildcard_host(good), "{good}");
+        }
+        for bad in ["", ".", "*.", "*-", "a..b", "a*.b", "a.*.b", "a_b", "a/b", "**.a", "http://a", &"a.".repeat(200)] {
+            assert!(!is_wildcard_host(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_covers_what_ends_like_it() {
+        assert!(covers("*", "a") && covers("*", "*") && covers("*.com", "a.com") && covers("*.com", "*.a.com") && covers("a", "a"));
+        assert!(!covers("*.com", "com") && !covers("a.com", "*.com") && !covers("*.a.com", "*.com") && !covers("a", "b"));
+    }
+}

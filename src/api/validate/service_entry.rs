@@ -1,0 +1,144 @@
+//! Rules for ServiceEntry and WorkloadEntry.
+
+use super::{
+    Check,
+    host::{is_host, is_ip},
+    text::{ProtocolClass, protocol_class},
+};
+use crate::api::{
+    findings::Path,
+    istio::{ServiceEntry, ServiceEntryResolution as Resolution, WorkloadEntry},
+};
+
+impl Check<'_> {
+    pub(super) fn service_entry(self, entry: &ServiceEntry, at: &Path<'_>) {
+        if let Some(selector) = &entry.workload_selector {
+            self.selector(selector, &at.field("workloadSelector").field("labels"));
+            if !entry.endpoints.is_empty() {
+                self.error(at, "only one of workloadSelector and endpoints may be set");
+            }
+        }
+        self.entry_hosts(entry, &at.field("hosts"));
+        self.addresses(entry, &at.field("addresses"));
+        self.entry_ports(entry, &at.field("ports"));
+        self.resolution(entry, at);
+        let endpoints = at.field("endpoints");
+        for (index, endpoint) in entry.endpoints.iter().enumerate() {
+            self.endpoint(endpoint, entry, &endpoints.index(index));
+        }
+        self.export_to(&entry.export_to, true, &at.field("exportTo"));
+    }
+
+    fn entry_hosts(self, entry: &ServiceEntry, at: &Path<'_>) {
+        if entry.hosts.is_empty() {
+            self.error(at, "must not be empty");
+        }
+        for (index, host) in entry.hosts.iter().enumerate() {
+            let at = at.index(index);
+            match host.as_str() {
+                "*" => self.error(&at, "* alone is not possible"),
+                host if entry.resolution == Resolution::DynamicDns && !host.starts_with('*') => {
+                    self.error(&at, "must be a wildcard with resolution DYNAMIC_DNS");
+                }
+                host => self.wildcard_host(host, &at),
+            }
+        }
+        let exclusive = entry.ports.iter().any(|port| !matches!(protocol_class(&port.protocol), ProtocolClass::Http | ProtocolClass::Tls));
+        if entry.hosts.len() > 1 && entry.resolution != Resolution::None && exclusive {
+            self.error(at, "several hosts need ports of HTTP or TLS: nothing else tells them apart");
+        }
+    }
+
+    fn addresses(self, entry: &ServiceEntry, at: &Path<'_>) {
+        let networks_possible = matches!(entry.resolution, Resolution::None | Resolution::Static);
+        for (index, address) in entry.addresses.iter().enumerate() {
+            self.subnet(address, &at.index(index));
+            if address.contains('/') && !networks_possible {
+                self.error(&at.index(index), "a network is possible with resolution NONE or STATIC only");
+            }
+        }
+    }
+
+    fn entry_ports(self, entry: &ServiceEntry, at: &Path<'_>) {
+        for (index, port) in entry.ports.iter().enumerate() {
+            let at = at.index(index);
+            self.port_name(&port.name, &at.field("name"));
+            self.port_number(port.number, &at.field("number"));
+            if !port.protocol.is_empty() {
+                self.protocol(&port.protocol, &at.field("protocol"));
+            }
+            let earlier = &entry.ports[..index];
+            if earlier.iter().any(|earlier| earlier.name == port.name) {
+                self.error(&at.field("name"), format!("{} is given twice", port.name));
+            }
+            if earlier.iter().any(|earlier| earlier.number == port.number) {
+                self.error(&at.field("number"), format!("{} is given twice", port.number));
+            }
+        }
+    }
+
+    fn resolution(self, entry: &ServiceEntry, at: &Path<'_>) {
+        let endpoints = at.field("endpoints");
+        match entry.resolution {
+            Resolution::None if !entry.endpoints.is_empty() => self.error(&endpoints, "is not possible with resolution NONE"),
+            Resolution::None if entry.workload_selector.is_some() => {
+                self.warning(&at.field("workloadSelector"), "has no effect with resolution NONE");
+            }
+            Resolution::Dns | Resolution::DnsRoundRobin if entry.endpoints.is_empty() && !entry.hosts.iter().all(|host| is_host(host)) => {
+                self.error(&at.field("hosts"), "must be names that DNS knows when there are no endpoints");
+            }
+            Resolution::DnsRoundRobin if entry.endpoints.len() > 1 => {
+                self.error(&endpoints, "must be one at most with resolution DNS_ROUND_ROBIN");
+            }
+            Resolution::DynamicDns => {
+                for (name, _) in
+                    [("addresses", entry.addresses.len()), ("endpoints", entry.endpoints.len())].into_iter().filter(|(_, count)| *count > 0)
+                {
+                    self.error(&at.field(name), "is not possible with resolution DYNAMIC_DNS");
+                }
+            }
+            Resolution::None | Resolution::Static | Resolution::Dns | Resolution::DnsRoundRobin => {}
+        }
+    }
+
+    fn endpoint(self, endpoint: &WorkloadEntry, entry: &ServiceEntry, at: &Path<'_>) {
+        self.workload_entry(endpoint, at);
+        let address = &endpoint.address;
+        let by_name = !address.is_empty() && !address.starts_with("unix://") && !is_ip(address);
+        if entry.resolution == Resolution::Static && by_name {
+            self.error(&at.field("address"), format!("must be an IP address with resolution STATIC, is {address:?}"));
+        }
+        if address.starts_with("unix://") && entry.ports.len() != 1 {
+            self.error(&at.field("address"), "a Unix socket needs a ServiceEntry of exactly one port");
+        }
+        for (name, _) in &endpoint.ports {
+            if !entry.ports.iter().any(|port| port.name == *name) {
+                self.error(&at.field("ports").key(name), "the ServiceEntry has no port of this name");
+            }
+        }
+    }
+
+    pub(super) fn workload_entry(self, entry: &WorkloadEntry, at: &Path<'_>) {
+        let address = at.field("address");
+        match entry.address.strip_prefix("unix://") {
+            Some(path) => {
+                self.socket_path(path, &address);
+                if !entry.ports.is_empty() {
+                    self.error(&at.field("ports"), "is not possible for a Unix socket");
+                }
+            }
+            None if entry.address.is_empty() && entry.network.is_empty() => self.error(&address, "is missing"),
+            None if entry.address.is_empty() => self.warning(&address, "is missing: only its network is known"),
+            None if !is_ip(&entry.address) && !is_host(&entry.address) => {
+                self.error(&address, format!("must be an IP address or a host name, is {:?}", entry.address));
+            }
+            None => {}
+        }
+        for (name, number) in &entry.ports {
+            let ports = at.field("ports");
+            self.port_name(name, &ports.key(name));
+            self.port_number(*number, &ports.key(name));
+        }
+        self.labels(&entry.labels, &at.field("labels"));
+    }
+}

@@ -1,0 +1,217 @@
+//! Rules for names, labels, headers, protocols and addresses.
+
+use std::{net::IpAddr, time::Duration};
+
+use smol_str::SmolStr;
+
+use super::Check;
+use crate::api::{Labels, findings::Path};
+
+/// Whether a text is a label of a DNS name (RFC 1123), in either case.
+pub(super) fn is_dns_label(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let inner = |byte: &u8| byte.is_ascii_alphanumeric();
+    bytes.len() <= 63
+        && bytes.iter().all(|byte| inner(byte) || *byte == b'-')
+        && bytes.first().is_some_and(inner)
+        && bytes.last().is_some_and(inner)
+}
+
+/// What Istio makes of `protocol:`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum ProtocolClass {
+    Http,
+    // HTTPS and TLS: the proxy sees bytes and a server name.
+    Tls,
+    Tcp,
+    Udp,
+    Unknown,
+}
+
+/// The class of a protocol as written, in either case.
+pub(super) fn protocol_class(protocol: &str) -> ProtocolClass {
+    match protocol.to_ascii_uppercase().as_str() {
+        "HTTP" | "HTTP2" | "HTTP_PROXY" | "GRPC" | "GRPC-WEB" => ProtocolClass::Http,
+        "HTTPS" | "TLS" => ProtocolClass::Tls,
+        "TCP" | "MONGO" | "REDIS" | "MYSQL" | "HBONE" => ProtocolClass::Tcp,
+        "UDP" => ProtocolClass::Udp,
+        _ => ProtocolClass::Unknown,
+    }
+}
+
+impl Check<'_> {
+    pub(super) fn protocol(self, protocol: &str, at: &Path<'_>) {
+        if protocol_class(protocol) == ProtocolClass::Unknown {
+            let known = "HTTP, HTTP2, GRPC, GRPC-WEB, HTTPS, TLS, TCP, MONGO, REDIS, MYSQL, UDP";
+            self.error(at, format!("unknown protocol {protocol:?}; known are {known}"));
+        }
+    }
+
+    pub(super) fn port_number(self, number: u16, at: &Path<'_>) {
+        if number == 0 {
+            self.error(at, "must be from 1 to 65535");
+        }
+    }
+
+    pub(super) fn port_name(self, name: &str, at: &Path<'_>) {
+        if !is_dns_label(name) {
+            self.error(at, format!("must be letters, digits and - (at most 63), is {name:?}"));
+        }
+    }
+
+    pub(super) fn ip_address(self, address: &str, at: &Path<'_>) {
+        if address.parse::<IpAddr>().is_err() {
+            self.error(at, format!("must be an IP address, is {address:?}"));
+        }
+    }
+
+    /// An address or a network in CIDR form.
+    pub(super) fn subnet(self, subnet: &str, at: &Path<'_>) {
+        let valid = if subnet.contains('/') { subnet.parse::<ipnet::IpNet>().is_ok() } else { subnet.parse::<IpAddr>().is_ok() };
+        if !valid {
+            self.error(at, format!("must be an IP address or a network such as 10.0.0.0/8, is {subnet:?}"));
+        }
+    }
+
+    /// The path of a Unix socket, without `unix://`.
+    pub(super) fn socket_path(self, path: &str, at: &Path<'_>) {
+        let absolute = path.starts_with('/') && !path.ends_with('/');
+        if !absolute && !path.starts_with('@') {
+            self.error(at, format!("must be unix:// and an absolute path to a file, is {path:?}"));
+        }
+    }
+
+    /// Envoy counts in milliseconds: less would be no time at all.
+    pub(super) fn at_least_a_millisecond(self, duration: Option<Duration>, at: &Path<'_>) {
+        if duration.is_some_and(|duration| duration < Duration::from_millis(1)) {
+            self.error(at, "must be 1ms or more");
+        }
+    }
+
+    /// Labels that pods may carry.
+    pub(super) fn labels(self, labels: &Labels, at: &Path<'_>) {
+        for (key, value) in labels {
+            let name = key.rsplit_once('/').map_or(key.as_str(), |(_, name)| name);
+            if !is_label_text(name) || name.is_empty() {
+                self.error(&at.key(key), "is no name of a label");
+            }
+            if !is_label_text(value) {
+                self.error(&at.key(key), format!("must be at most 63 letters, digits, -, _ and ., is {value:?}"));
+            }
+        }
+    }
+
+    /// Labels that select: like labels, and `*` is no wildcard there.
+    pub(super) fn selector(self, labels: &Labels, at: &Path<'_>) {
+        for (key, value) in labels {
+            if key.contains('*') || value.contains('*') {
+                self.error(&at.key(key), "wildcards are not possible in selectors");
+            } else if key.is_empty() {
+                self.error(at, "must not have an empty key");
+            }
+        }
+    }
+
+    /// `exportTo`. `~` (nobody) is for ServiceEntries alone.
+    pub(super) fn export_to(self, targets: &[SmolStr], nobody_possible: bool, at: &Path<'_>) {
+        let resolve = |target: &SmolStr| if target == "." { self.namespace.to_owned() } else { target.to_string() };
+        for (index, target) in targets.iter().enumerate() {
+            let at = at.index(index);
+            match target.as_str() {
+                "*" if targets.len() > 1 => self.error(&at, "* already includes the others"),
+                "~" if !nobody_possible => self.error(&at, "~ is possible for ServiceEntries only"),
+                "~" if targets.len() > 1 => self.error(&at, "~ excludes the others"),
+                "*" | "~" | "." => {}
+                name if !is_dns_label(name) => self.error(&at, format!("must be ., * or a namespace, is {name:?}")),
+                _ => {}
+            }
+            if targets[..index].iter().any(|earlier| resolve(earlier) == resolve(target)) {
+                self.error(&at, format!("{target} is given twice"));
+            }
+        }
+    }
+
+    /// The name of a header that is set, added or removed. Pseudo-headers cannot be; the authority of a request can.
+    pub(super) fn header_name(self, name: &str, authority_possible: bool, at: &Path<'_>) {
+        let authority = name.eq_ignore_ascii_case("host") || name.eq_ignore_ascii_case(":authority");
+        if name.is_empty() {
+            self.error(at, "a header needs a name");
+        } else if authority && !authority_possible {
+            self.error(at, "the authority cannot be changed here");
+        } else if !authority && !is_header_name(name) {
+            self.error(at, format!("{name:?} is no name of a header that can be changed"));
+        }
+    }
+
+    /// The value of a header, in which `%…%` is a command to Envoy.
+    pub(super) fn header_value(self, value: &str, at: &Path<'_>) {
+        if value.bytes().any(|byte| (byte < b' ' && byte != b'\t') || byte == 0x7f) {
+            self.error(at, "has control characters");
+        } else if !commands_close(value) {
+            self.error(at, "has a % that starts no command: a plain percent sign is written %%");
+        }
+    }
+}
+
+/// Whether a text is a token of RFC 9110, as names of headers are.
+pub(super) fn is_header_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
+fn is_label_text(text: &str) -> bool {
+    let edge = |letter: char| letter.is_ascii_alphanumeric();
+    text.len() <= 63
+        && text.chars().all(|letter| edge(letter) || matches!(letter, '-' | '_' | '.'))
+        && (text.is_empty() || (text.starts_with(edge) && text.ends_with(edge)))
+}
+
+// `%%`, `%NAME%`, `%NAME(argument)%`, `%NAME(argument):3%`
+fn commands_close(value: &str) -> bool {
+    let mut rest = value;
+    while let Some((_, after)) = rest.split_once('%') {
+        if let Some(after) = after.strip_prefix('%') {
+            rest = after;
+            continue;
+        }
+        let name =
+            after.find(|letter: char| !(letter.is_ascii_uppercase() || letter.is_ascii_digit() || letter == '_')).unwrap_or(after.len());
+        if name == 0 {
+            return false;
+        }
+        let after = &after[name..];
+        let after = match after.strip_prefix('(') {
+            Some(argument) => match argument.split_once(')') {
+                Some((_, after)) => after,
+                None => return false,
+            },
+            None => after,
+        };
+        let digits = after.strip_prefix(':').map_or(after, |limit| limit.trim_start_matches(|letter: char| letter.is_ascii_digit()));
+        match digits.strip_prefix('%') {
+            Some(after) => rest = after,
+            None => return false,
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percent_signs_start_commands() {
+        for good in ["", "plain", "100%%", "%HOSTNAME%", "a %REQ(x-y?z):10% b", "%START_TIME(%s)%", "%DOWNSTREAM_PEER_URI_SAN%"] {
+            assert!(commands_close(good), "{good}");
+        }
+        for bad in ["%", "abc%123", "%START_TIME%%", "%REQ(x", "%req%", "50% off"] {
+            assert!(!commands_close(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn labels_of_names() {
+        assert!(["a", "v1", "A-b", &"x".repeat(63)].into_iter().all(is_dns_label));
+        assert!(!["", "-a", "a-", "a.b", "a_b", &"x".repeat(64)].into_iter().any(is_dns_label));
+    }
+}

@@ -1,0 +1,148 @@
+//! Rules for VirtualService as a whole, its destinations, and its TLS and TCP routes.
+
+use smol_str::SmolStr;
+
+use super::{
+    Check,
+    host::{covers, is_host, is_ip, is_wildcard_host},
+    text::is_dns_label,
+};
+use crate::api::{
+    findings::Path,
+    istio::{Destination, L4Match, RouteDestination, VirtualService},
+};
+
+impl Check<'_> {
+    pub(super) fn virtual_service(self, service: &VirtualService, at: &Path<'_>) {
+        if service.http.is_empty() && service.tls.is_empty() && service.tcp.is_empty() {
+            self.error(at, "needs http, tls or tcp");
+        }
+        let delegate = service.hosts.is_empty();
+        if delegate {
+            let given = [("gateways", service.gateways.len()), ("tls", service.tls.len()), ("tcp", service.tcp.len())];
+            for (name, _) in given.into_iter().filter(|(_, count)| *count > 0) {
+                self.error(&at.field(name), "is not possible without hosts: the object is a delegate");
+            }
+        }
+        let mesh = service.gateways.is_empty() || service.gateways.iter().any(|gateway| gateway == "mesh");
+        self.gateway_names(&service.gateways, &at.field("gateways"));
+        // Istio holds objects for both to the rules for gateways.
+        self.hosts(&service.hosts, mesh && service.gateways.iter().all(|gateway| gateway == "mesh"), &at.field("hosts"));
+        let http = at.field("http");
+        for (index, route) in service.http.iter().enumerate() {
+            self.http_route(route, delegate, mesh, &http.index(index));
+        }
+        self.unreachable_routes(&service.http, &http);
+        let tls = at.field("tls");
+        for (index, route) in service.tls.iter().enumerate() {
+            let at = tls.index(index);
+            if route.matches.is_empty() {
+                self.error(&at.field("match"), "must not be empty");
+            }
+            self.l4_matches(&route.matches, Some(&service.hosts), &at.field("match"));
+            self.l4_destinations(&route.route, &at.field("route"));
+        }
+        let tcp = at.field("tcp");
+        for (index, route) in service.tcp.iter().enumerate() {
+            let at = tcp.index(index);
+            self.l4_matches(&route.matches, None, &at.field("match"));
+            self.l4_destinations(&route.route, &at.field("route"));
+        }
+        self.export_to(&service.export_to, false, &at.field("exportTo"));
+    }
+
+    fn hosts(self, hosts: &[SmolStr], mesh_only: bool, at: &Path<'_>) {
+        for (index, host) in hosts.iter().enumerate() {
+            if mesh_only && host == "*" {
+                self.error(&at.index(index), "* is not possible in the mesh, only at gateways");
+            } else if !is_wildcard_host(host) && !is_ip(host) {
+                self.error(&at.index(index), format!("must be a host name, perhaps with * as its first label, is {host:?}"));
+            }
+            if let Some(earlier) = hosts[..index].iter().find(|earlier| covers(earlier, host) || covers(host, earlier)) {
+                self.error(&at.index(index), format!("{host} overlaps with {earlier}"));
+            }
+        }
+    }
+
+    pub(super) fn gateway_names(self, names: &[SmolStr], at: &Path<'_>) {
+        for (index, name) in names.iter().enumerate() {
+            let valid = match name.split_once('/') {
+                Some((namespace, name)) => is_dns_label(namespace) && is_dns_label(name),
+                None => is_host(name),
+            };
+            if !valid {
+                self.error(&at.index(index), format!("must be mesh, name or namespace/name, is {name:?}"));
+            }
+        }
+    }
+
+    pub(super) fn destination(self, destination: &Destination, at: &Path<'_>) {
+        if destination.host == "*" || !is_wildcard_host(&destination.host) {
+            let problem = if destination.host.is_empty() {
+                "is missing".to_owned()
+            } else {
+                format!("must be a host name, is {:?}", destination.host)
+            };
+            self.error(&at.field("host"), problem);
+        }
+        if !destination.subset.is_empty() && !is_dns_label(&destination.subset) {
+            self.error(&at.field("subset"), format!("must be letters, digits and - (at most 63), is {:?}", destination.subset));
+        }
+    }
+
+    /// The destinations of one route. One alone gets all; of several each gets its share of the total.
+    pub(super) fn weights(self, route: &[RouteDestination], at: &Path<'_>) {
+        let total: u64 = route.iter().map(|destination| u64::from(destination.weight)).sum();
+        if route.len() > 1 && total == 0 {
+            self.error(at, "the weights of several destinations must not all be 0");
+        }
+        // Envoy counts the total in 32 bits.
+        if total > u64::from(u32::MAX) {
+            self.error(at, format!("the sum of weights must be at most {}, is {total}", u32::MAX));
+        }
+        for (index, destination) in route.iter().enumerate() {
+            self.destination(&destination.destination, &at.index(index).field("destination"));
+        }
+    }
+
+    fn l4_destinations(self, route: &[RouteDestination], at: &Path<'_>) {
+        if route.is_empty() {
+            self.error(at, "must not be empty");
+        }
+        self.weights(route, at);
+    }
+
+    // `hosts`: those of the object, for TLS.
+    fn l4_matches(self, matches: &[L4Match], hosts: Option<&[SmolStr]>, at: &Path<'_>) {
+        for (index, found) in matches.iter().enumerate() {
+            let at = at.index(index);
+            let subnets = at.field("destinationSubnets");
+            for (index, subnet) in found.destination_subnets.iter().enumerate() {
+                self.subnet(subnet, &subnets.index(index));
+            }
+            self.labels(&found.source_labels, &at.field("sourceLabels"));
+            self.gateway_names(&found.gateways, &at.field("gateways"));
+            match hosts {
+                Some(hosts) => self.sni_hosts(&found.sni_hosts, hosts, &at.field("sniHosts")),
+                None if found.sni_hosts.is_empty() => {}
+                None => self.warning(&at.field("sniHosts"), "unknown field: it has no effect"),
+            }
+        }
+    }
+
+    fn sni_hosts(self, names: &[SmolStr], hosts: &[SmolStr], at: &Path<'_>) {
+        if names.is_empty() {
+            self.error(at, "must not be empty");
+        }
+        for (index, name) in names.iter().enumerate() {
+            let at = at.index(index);
+            if is_ip(name) {
+                self.warning(&at, "is an IP address, which clients do not send as a server name");
+            } else if !is_wildcard_host(name) {
+                self.error(&at, format!("must be a host name, perhaps with * as its first label, is {name:?}"));
+            } else if !hosts.iter().any(|host| covers(host, name)) {
+                self.error(&at, format!("{name} is not among the hosts of the object"));
+            }
+        }
+    }
+}

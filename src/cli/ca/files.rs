@@ -1,0 +1,80 @@
+//! Files of a ceremony: never overwritten unasked, keys readable by their owner only.
+
+use std::{
+    fs::{self, DirBuilder, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+
+/// Where the root key's passphrase comes from. It is never an argument: those are seen by every user of the machine.
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct PassphraseSource {
+    /// Read the root key's passphrase from the first line of this file
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
+    /// Read the root key's passphrase from this environment variable
+    #[arg(long, value_name = "VARIABLE")]
+    passphrase_env: Option<String>,
+    /// Read the root key's passphrase from the first line of standard input
+    #[arg(long)]
+    passphrase_stdin: bool,
+}
+
+/// One file to be written.
+pub(super) struct Output {
+    /// Its name in the folder.
+    pub(super) name: &'static str,
+    /// What it holds.
+    pub(super) contents: String,
+    /// Mode 0600 instead of 0644.
+    pub(super) secret: bool,
+}
+
+// === impl PassphraseSource ===
+
+impl PassphraseSource {
+    /// The passphrase, without its line end.
+    pub(super) fn read(&self) -> anyhow::Result<Vec<u8>> {
+        let text = if let Some(path) = &self.passphrase_file {
+            fs::read_to_string(path).with_context(|| format!("passphrase file {}", path.display()))?
+        } else if let Some(name) = &self.passphrase_env {
+            std::env::var(name).with_context(|| format!("passphrase from the environment variable {name}"))?
+        } else {
+            let mut text = String::new();
+            io::stdin().read_to_string(&mut text).context("passphrase from standard input")?;
+            text
+        };
+        match text.lines().next().unwrap_or_default() {
+            "" => bail!("the passphrase is empty"),
+            line => Ok(line.as_bytes().to_vec()),
+        }
+    }
+}
+
+/// Writes all files, or none when one exists and `force` is not given.
+pub(super) fn write(folder: &Path, outputs: &[Output], force: bool) -> anyhow::Result<()> {
+    let existing: Vec<_> = outputs.iter().filter(|output| folder.join(output.name).exists()).map(|output| output.name).collect();
+    if !existing.is_empty() && !force {
+        bail!("{}: {} exists already; --force overwrites", folder.display(), existing.join(", "));
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).with_context(|| format!("folder {}", folder.display()))?;
+    outputs.iter().try_for_each(|output| write_one(folder, output).with_context(|| format!("{}", folder.join(output.name).display())))
+}
+
+/// By a new file and a rename, so that nobody reads half a file, and an old file's wider mode is not kept.
+fn write_one(folder: &Path, output: &Output) -> io::Result<()> {
+    let new = folder.join(format!(".{}.new", output.name));
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mode = if output.secret { 0o600 } else { 0o644 };
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
+    file.write_all(output.contents.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, folder.join(output.name))
+}

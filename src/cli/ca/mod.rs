@@ -1,0 +1,40 @@
+//! `istiod-lite ca`
+
+mod files;
+mod inspect;
+mod root;
+mod token;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+/// The offline ceremony: root, intermediate, inspect; and tokens for meshes without Kubernetes.
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Root(root::RootArguments),
+    Intermediate(root::IntermediateArguments),
+    Inspect(inspect::Arguments),
+    Issuer(token::IssuerArguments),
+    Token(token::TokenArguments),
+}
+
+pub(super) fn run(arguments: Arguments) -> ExitCode {
+    let outcome = match arguments.command {
+        Command::Root(arguments) => root::make_root(arguments),
+        Command::Intermediate(arguments) => root::make_intermediate(arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Issuer(arguments) => token::make_issuer(&arguments),
+        Command::Token(arguments) => token::make_token(&arguments),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("istiod-lite ca: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,54 @@
+//! Values that flags take in the forms that istiod takes.
+
+use std::{net::SocketAddr, time::Duration};
+
+/// An address to listen on: `host:port`, or `:port` for all addresses, as Go writes it.
+pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let full = if text.starts_with(':') { format!("[::]{text}") } else { text.to_owned() };
+    full.parse().map_err(|_| format!("{text:?} is no address; write 127.0.0.1:15010, [::1]:15010 or :15010"))
+}
+
+/// A duration: `100ms`, `1.5s`, `2m`, `1h30m`, as Go writes it.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no duration; write 100ms, 1.5s, 2m or 1h30m");
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
+        let unit = rest[number..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |at| number + at);
+        let value: f64 = rest[..number].parse().map_err(|_| wrong())?;
+        let seconds = match &rest[number..unit] {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "us" | "µs" => 1e-6,
+            _ => return Err(wrong()),
+        };
+        total += Duration::try_from_secs_f64(value * seconds).map_err(|_| wrong())?;
+        rest = &rest[unit..];
+    }
+    (!text.is_empty()).then_some(total).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_as_go_writes_them() {
+        assert_eq!(duration("100ms"), Ok(Duration::from_millis(100)));
+        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
+        for wrong in ["", "5", "ms", "1x", "-1s"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn addresses_with_and_without_host() {
+        assert_eq!(listen_address("127.0.1.1:80"), Ok(SocketAddr::from(([127, 0, 1, 1], 80))));
+        assert_eq!(listen_address(":15010").map(|address| address.port()), Ok(15010));
+        assert!(listen_address("istiod").is_err());
+    }
+}

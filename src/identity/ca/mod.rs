@@ -1,0 +1,150 @@
+//! The signing certificate: loaded from a folder, checked, used, replaced while running.
+
+mod issue;
+mod load;
+mod watch;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use rcgen::{Issuer, KeyPair};
+use tokio::sync::watch as channel;
+
+pub use issue::{IssueError, IssuePolicy, Issued, Serial, ServingRequest};
+pub use load::{LoadError, find_root_keys, load};
+pub use watch::watch;
+
+use crate::identity::{certificate::Certificate, key::PrivateKey};
+
+/// A signing certificate that passed every check of [`load`], with its key and the way up to the root.
+pub struct SigningCa {
+    issuer: Issuer<'static, KeyPair>,
+    path: Vec<Certificate>,
+    roots: Vec<Certificate>,
+    root: Certificate,
+    above_leaf: Vec<String>,
+    root_bundle: String,
+}
+
+/// The CA in use, shared; a newer one under the same root takes its place without a restart.
+pub struct CaHandle {
+    current: ArcSwap<SigningCa>,
+    changed: channel::Sender<u64>,
+}
+
+/// What became of an offered CA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// It is the one in use already.
+    Unchanged,
+    /// It signs from now on.
+    Accepted,
+}
+
+/// Another root: proxies that trust the present one would trust nobody after the change.
+#[derive(Debug, thiserror::Error)]
+#[error("the new CA has another root ({offered}) than the one in use ({current}); it is not taken over, and needs a restart")]
+pub struct OtherRoot {
+    current: String,
+    offered: String,
+}
+
+// === impl SigningCa ===
+
+impl SigningCa {
+    fn new(key: PrivateKey, path: Vec<Certificate>, roots: Vec<Certificate>, root: Certificate) -> Result<Self, rcgen::Error> {
+        let signing = path.first().ok_or(rcgen::Error::CouldNotParseCertificate)?;
+        let issuer = Issuer::from_ca_cert_der(signing.der(), key.into_pair())?;
+        let root_bundle: String = roots.iter().map(Certificate::pem).collect();
+        let above_leaf = path.iter().map(Certificate::pem).chain([root_bundle.clone()]).collect();
+        Ok(Self { issuer, path, roots, root, above_leaf, root_bundle })
+    }
+
+    /// The signing certificate.
+    pub fn certificate(&self) -> &Certificate {
+        &self.path[0]
+    }
+
+    /// From the signing certificate up, without the root.
+    pub fn path(&self) -> &[Certificate] {
+        &self.path
+    }
+
+    /// Every root that callers and proxies trust.
+    pub fn roots(&self) -> &[Certificate] {
+        &self.roots
+    }
+
+    /// The root that the signing certificate chains to.
+    pub fn root(&self) -> &Certificate {
+        &self.root
+    }
+
+    /// The whole root bundle as PEM, ending in a newline.
+    pub fn root_bundle(&self) -> &str {
+        &self.root_bundle
+    }
+
+    /// When the first certificate of the chain expires: nothing issued lives longer.
+    pub fn not_after(&self) -> Timestamp {
+        self.path.iter().map(|certificate| certificate.not_after).fold(self.root.not_after, Timestamp::min)
+    }
+}
+
+impl std::fmt::Debug for SigningCa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SigningCa")
+            .field("subject", &self.certificate().subject)
+            .field("serial", &self.certificate().serial)
+            .field("root", &self.root.subject)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl CaHandle ===
+
+impl CaHandle {
+    /// Starts with this CA.
+    pub fn new(ca: SigningCa) -> Arc<Self> {
+        Arc::new(Self { current: ArcSwap::from_pointee(ca), changed: channel::Sender::new(0) })
+    }
+
+    /// The CA in use.
+    pub fn current(&self) -> Arc<SigningCa> {
+        self.current.load_full()
+    }
+
+    /// Takes a newer CA over at once when its roots are the same (contract §4.4).
+    pub fn offer(&self, offered: SigningCa) -> Result<Offer, OtherRoot> {
+        let current = self.current.load();
+        if !same_set(&current.roots, &offered.roots) {
+            return Err(OtherRoot { current: describe(&current.roots), offered: describe(&offered.roots) });
+        }
+        if current.path == offered.path {
+            return Ok(Offer::Unchanged);
+        }
+        self.current.store(Arc::new(offered));
+        self.changed.send_modify(|generation| *generation += 1);
+        Ok(Offer::Accepted)
+    }
+
+    /// Wakes whenever another CA was taken over.
+    pub fn subscribe(&self) -> channel::Receiver<u64> {
+        self.changed.subscribe()
+    }
+}
+
+impl std::fmt::Debug for CaHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("CaHandle").field(&self.current.load()).finish()
+    }
+}
+
+fn same_set(a: &[Certificate], b: &[Certificate]) -> bool {
+    a.iter().all(|certificate| b.contains(certificate)) && b.iter().all(|certificate| a.contains(certificate))
+}
+
+fn describe(roots: &[Certificate]) -> String {
+    roots.iter().map(|root| format!("{} serial {}", root.subject, root.serial)).collect::<Vec<_>>().join("; ")
+}

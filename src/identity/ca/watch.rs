@@ -1,0 +1,79 @@
+//! Looks at the CA folder and offers what it finds to the CA in use.
+//!
+//! It polls: a mounted secret changes by swapping a link above the files, which file events report on some file systems only.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use super::{CaHandle, Offer, load};
+use crate::identity::{Clock, metrics::CaMetrics};
+
+const POLL: Duration = Duration::from_millis(500);
+/// The four files are rarely written at one moment (contract §4.4).
+const DEBOUNCE: Duration = Duration::from_millis(100);
+
+/// Runs until `shutdown`: a changed folder is loaded, checked, and offered to `handle`; what is refused is logged and changes nothing.
+pub async fn watch(folder: PathBuf, handle: Arc<CaHandle>, clock: Clock, metrics: CaMetrics, shutdown: CancellationToken) {
+    let mut seen = None;
+    loop {
+        let found = settled(&folder).await;
+        if seen.as_ref() != Some(&found) {
+            reload(&folder, &handle, &clock);
+            seen = Some(found);
+        }
+        let ca = handle.current();
+        metrics.set_expiry(ca.root().not_after, ca.not_after());
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(POLL) => {}
+        }
+    }
+}
+
+fn reload(folder: &Path, handle: &CaHandle, clock: &Clock) {
+    let offered = match load(folder, clock()) {
+        Ok(offered) => offered,
+        Err(error) => {
+            error!(folder = %folder.display(), %error, "the CA folder changed and is refused; signing goes on with the CA in use");
+            return;
+        }
+    };
+    let (subject, serial, end) = (offered.certificate().subject.clone(), offered.certificate().serial.clone(), offered.not_after());
+    match handle.offer(offered) {
+        Ok(Offer::Unchanged) => {}
+        Ok(Offer::Accepted) => info!(
+            subject, serial, not_after = %end,
+            "Istiod has detected the newly added intermediate CA and updated its key and certs accordingly"
+        ),
+        Err(error) => error!(folder = %folder.display(), %error, "the CA folder changed and is refused"),
+    }
+}
+
+type Listing = Vec<(PathBuf, Option<SystemTime>, u64)>;
+
+async fn settled(folder: &Path) -> Listing {
+    let mut last = listing(folder);
+    loop {
+        tokio::time::sleep(DEBOUNCE).await;
+        let next = listing(folder);
+        if next == last {
+            return last;
+        }
+        last = next;
+    }
+}
+
+fn listing(folder: &Path) -> Listing {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut listing: Listing =
+        entries.filter_map(|path| fs::metadata(&path).ok().map(|metadata| (path, metadata.modified().ok(), metadata.len()))).collect();
+    listing.sort();
+    listing
+}

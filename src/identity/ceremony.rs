@@ -1,0 +1,126 @@
+//! Making roots and intermediates, away from the control plane.
+
+use jiff::{SignedDuration, Timestamp};
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyUsagePurpose};
+use time::OffsetDateTime;
+
+use super::{ca::Serial, certificate::Certificate, key::PrivateKey};
+
+/// What a CA certificate says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaSubject {
+    /// `O`
+    pub organization: String,
+    /// `CN`
+    pub common_name: String,
+}
+
+/// Why a CA certificate cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum CeremonyError {
+    /// The parent is no CA, may not sign, or allows no CA below itself.
+    #[error("{subject}: cannot sign an intermediate: {why}")]
+    Parent {
+        /// The parent's subject.
+        subject: String,
+        /// Why.
+        why: String,
+    },
+    /// The intermediate would outlive its root.
+    #[error("the intermediate would expire at {wanted}, after its root {subject} at {root}; choose fewer --days")]
+    Outlives {
+        /// The root's subject.
+        subject: String,
+        /// The root's end.
+        root: Timestamp,
+        /// The end asked for.
+        wanted: Timestamp,
+    },
+    /// Days beyond the calendar.
+    #[error("validity: {0}")]
+    Validity(String),
+    /// The crypto library refused.
+    #[error("signing failed: {0}")]
+    Signing(#[from] rcgen::Error),
+}
+
+/// A self-signed root, without name constraints (verifiers refuse SPIFFE chains under URI constraints).
+pub fn root_certificate(
+    key: &PrivateKey,
+    subject: &CaSubject,
+    days: u32,
+    now: Timestamp,
+    serial: Serial,
+) -> Result<Certificate, CeremonyError> {
+    let parameters = ca_parameters(subject, BasicConstraints::Unconstrained, now, end_after(now, days)?, serial)?;
+    read_back(parameters.self_signed(key.pair())?.der())
+}
+
+/// An intermediate for `key`, signed by a root. `path_length`: how many CAs may follow below it.
+#[expect(clippy::too_many_arguments, reason = "a ceremony says each of these once")]
+pub fn intermediate_certificate(
+    key: &PrivateKey,
+    subject: &CaSubject,
+    days: u32,
+    path_length: u8,
+    root: &Certificate,
+    root_key: PrivateKey,
+    now: Timestamp,
+    serial: Serial,
+) -> Result<Certificate, CeremonyError> {
+    check_parent(root, &root_key, path_length, now)?;
+    let end = end_after(now, days)?;
+    if end > root.not_after {
+        return Err(CeremonyError::Outlives { subject: root.subject.clone(), root: root.not_after, wanted: end });
+    }
+    let mut parameters = ca_parameters(subject, BasicConstraints::Constrained(path_length), now, end, serial)?;
+    parameters.use_authority_key_identifier_extension = true;
+    let issuer = Issuer::from_ca_cert_der(root.der(), root_key.into_pair())?;
+    read_back(parameters.signed_by(key.pair(), &issuer)?.der())
+}
+
+fn check_parent(root: &Certificate, key: &PrivateKey, path_length: u8, now: Timestamp) -> Result<(), CeremonyError> {
+    let why = if root.public_key != key.public_key() {
+        "the key is not that of the certificate".to_owned()
+    } else if !root.is_ca || !root.signs_certificates {
+        "it is not a CA certificate".to_owned()
+    } else if now > root.not_after || now < root.not_before {
+        format!("it is valid from {} to {} only", root.not_before, root.not_after)
+    } else if root.path_length.is_some_and(|allowed| allowed <= u32::from(path_length)) {
+        format!("its path length {} does not allow it", root.path_length.unwrap_or_default())
+    } else {
+        return Ok(());
+    };
+    Err(CeremonyError::Parent { subject: root.subject.clone(), why })
+}
+
+fn ca_parameters(
+    subject: &CaSubject,
+    constraints: BasicConstraints,
+    begin: Timestamp,
+    end: Timestamp,
+    serial: Serial,
+) -> Result<CertificateParams, CeremonyError> {
+    let mut parameters = CertificateParams::default();
+    parameters.distinguished_name = DistinguishedName::new();
+    parameters.distinguished_name.push(DnType::OrganizationName, subject.organization.as_str());
+    parameters.distinguished_name.push(DnType::CommonName, subject.common_name.as_str());
+    parameters.is_ca = IsCa::Ca(constraints);
+    parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    parameters.serial_number = Some(serial.number());
+    parameters.not_before = moment(begin)?;
+    parameters.not_after = moment(end)?;
+    Ok(parameters)
+}
+
+fn end_after(now: Timestamp, days: u32) -> Result<Timestamp, CeremonyError> {
+    now.checked_add(SignedDuration::from_hours(i64::from(days) * 24)).map_err(|error| CeremonyError::Validity(error.to_string()))
+}
+
+fn moment(time: Timestamp) -> Result<OffsetDateTime, CeremonyError> {
+    OffsetDateTime::from_unix_timestamp(time.as_second()).map_err(|error| CeremonyError::Validity(error.to_string()))
+}
+
+fn read_back(der: &[u8]) -> Result<Certificate, CeremonyError> {
+    Certificate::from_der(der).map_err(|_| CeremonyError::Signing(rcgen::Error::CouldNotParseCertificate))
+}

@@ -1,0 +1,215 @@
+//! A certificate, read: the facts that issuing, checking and inspecting need.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use rustls_pki_types::CertificateDer;
+use x509_parser::{
+    certificate::X509Certificate,
+    extensions::{GeneralName, NameConstraints, ParsedExtension},
+    prelude::FromDer,
+};
+
+use crate::mesh::model::SpiffeId;
+
+/// A certificate and what it says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    der: CertificateDer<'static>,
+    /// The subject's name, as text.
+    pub subject: String,
+    /// The issuer's name, as text.
+    pub issuer: String,
+    /// The subject's name as it is encoded, for comparing.
+    pub subject_der: Vec<u8>,
+    /// The issuer's name as it is encoded.
+    pub issuer_der: Vec<u8>,
+    /// The serial number, in hexadecimal.
+    pub serial: String,
+    /// First second of validity.
+    pub not_before: Timestamp,
+    /// Last second of validity.
+    pub not_after: Timestamp,
+    /// Basic constraints say CA.
+    pub is_ca: bool,
+    /// How many CAs may follow below; `None`: any number.
+    pub path_length: Option<u32>,
+    /// May sign certificates: key usage says so, or is absent.
+    pub signs_certificates: bool,
+    /// The public key, as the bits of its SubjectPublicKeyInfo.
+    pub public_key: Vec<u8>,
+    /// `RSA 2048`, `P-256`…
+    pub key_type: String,
+    /// URI subject alternative names.
+    pub uris: Vec<String>,
+    /// DNS subject alternative names.
+    pub dns_names: Vec<String>,
+    /// IP subject alternative names.
+    pub addresses: Vec<IpAddr>,
+    /// Name constraints, as text; with those on URIs many verifiers refuse every chain.
+    pub name_constraints: Option<String>,
+}
+
+/// Why a certificate could not be read.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum CertificateError {
+    /// The text is not PEM.
+    #[error("is not PEM: {0}")]
+    Pem(String),
+    /// PEM without a certificate in it.
+    #[error("holds no certificate")]
+    Missing,
+    /// A block that is no X.509 certificate.
+    #[error("certificate {number} cannot be read: {reason}")]
+    Unreadable {
+        /// Counted from 1.
+        number: usize,
+        /// What the parser said.
+        reason: String,
+    },
+}
+
+// === impl Certificate ===
+
+impl Certificate {
+    /// All certificates of a PEM text, in its order; at least one.
+    pub fn all_from_pem(text: &str) -> Result<Vec<Self>, CertificateError> {
+        let blocks = pem::parse_many(text).map_err(|error| CertificateError::Pem(error.to_string()))?;
+        let certificates = blocks
+            .iter()
+            .filter(|block| block.tag() == "CERTIFICATE")
+            .enumerate()
+            .map(|(index, block)| {
+                Self::from_der(block.contents()).map_err(|reason| CertificateError::Unreadable { number: index + 1, reason })
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        if certificates.is_empty() { Err(CertificateError::Missing) } else { Ok(certificates) }
+    }
+
+    /// Reads one DER certificate.
+    pub fn from_der(der: &[u8]) -> Result<Self, String> {
+        let (rest, x509) = X509Certificate::from_der(der).map_err(|error| error.to_string())?;
+        if !rest.is_empty() {
+            return Err("bytes follow the certificate".into());
+        }
+        let mut certificate = Self {
+            der: CertificateDer::from(der.to_vec()),
+            subject: x509.subject().to_string(),
+            issuer: x509.issuer().to_string(),
+            subject_der: x509.subject().as_raw().to_vec(),
+            issuer_der: x509.issuer().as_raw().to_vec(),
+            serial: x509.raw_serial_as_string(),
+            not_before: timestamp(x509.validity().not_before.timestamp())?,
+            not_after: timestamp(x509.validity().not_after.timestamp())?,
+            is_ca: false,
+            path_length: None,
+            signs_certificates: true,
+            public_key: x509.public_key().subject_public_key.data.to_vec(),
+            key_type: key_type(&x509),
+            uris: Vec::new(),
+            dns_names: Vec::new(),
+            addresses: Vec::new(),
+            name_constraints: None,
+        };
+        for extension in x509.extensions() {
+            certificate.read_extension(extension.parsed_extension());
+        }
+        Ok(certificate)
+    }
+
+    fn read_extension(&mut self, extension: &ParsedExtension<'_>) {
+        match extension {
+            ParsedExtension::BasicConstraints(constraints) => {
+                self.is_ca = constraints.ca;
+                self.path_length = constraints.path_len_constraint;
+            }
+            ParsedExtension::KeyUsage(usage) => self.signs_certificates = usage.key_cert_sign(),
+            ParsedExtension::NameConstraints(constraints) => self.name_constraints = Some(describe_constraints(constraints)),
+            ParsedExtension::SubjectAlternativeName(names) => {
+                for name in &names.general_names {
+                    match name {
+                        GeneralName::URI(uri) => self.uris.push((*uri).to_owned()),
+                        GeneralName::DNSName(name) => self.dns_names.push((*name).to_owned()),
+                        GeneralName::IPAddress(bytes) => self.addresses.extend(address(bytes)),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The certificate itself.
+    pub fn der(&self) -> &CertificateDer<'static> {
+        &self.der
+    }
+
+    /// The certificate as PEM, ending in a newline.
+    pub fn pem(&self) -> String {
+        pem_block("CERTIFICATE", &self.der)
+    }
+
+    /// Whether `issuer` signed this certificate: names match and the signature verifies.
+    pub fn is_issued_by(&self, issuer: &Self) -> bool {
+        if self.issuer_der != issuer.subject_der {
+            return false;
+        }
+        let (Ok((_, child)), Ok((_, parent))) = (X509Certificate::from_der(&self.der), X509Certificate::from_der(&issuer.der)) else {
+            return false;
+        };
+        child.verify_signature(Some(parent.public_key())).is_ok()
+    }
+
+    /// Whether subject and issuer are one and its own key signed it: a root.
+    pub fn is_self_signed(&self) -> bool {
+        self.is_issued_by(self)
+    }
+
+    /// The identity of a workload's certificate: not a CA, and exactly one URI, which is a SPIFFE id.
+    pub fn spiffe_id(&self) -> Option<SpiffeId> {
+        match self.uris.as_slice() {
+            [uri] if !self.is_ca => SpiffeId::parse(uri),
+            _ => None,
+        }
+    }
+}
+
+/// A PEM block with lines of 64 characters, each ending in a plain newline.
+pub(crate) fn pem_block(tag: &str, contents: &[u8]) -> String {
+    let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
+    pem::encode_config(&pem::Pem::new(tag, contents), config)
+}
+
+fn timestamp(seconds: i64) -> Result<Timestamp, String> {
+    Timestamp::from_second(seconds).map_err(|error| error.to_string())
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
+        16 => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
+        _ => None,
+    }
+}
+
+fn key_type(x509: &X509Certificate<'_>) -> String {
+    use x509_parser::public_key::PublicKey;
+    match x509.public_key().parsed() {
+        Ok(PublicKey::RSA(key)) => format!("RSA {}", key.key_size()),
+        Ok(PublicKey::EC(point)) => match point.key_size() {
+            256 => "P-256".into(),
+            384 => "P-384".into(),
+            bits => format!("EC {bits}"),
+        },
+        _ => format!("algorithm {}", x509.public_key().algorithm.algorithm),
+    }
+}
+
+fn describe_constraints(constraints: &NameConstraints<'_>) -> String {
+    let list = |label: &str, trees: &Option<Vec<x509_parser::extensions::GeneralSubtree<'_>>>| {
+        trees.iter().flatten().map(|tree| format!("{label} {}", tree.base)).collect::<Vec<_>>()
+    };
+    let mut all = list("permitted", &constraints.permitted_subtrees);
+    all.extend(list("excluded", &constraints.excluded_subtrees));
+    all.join(", ")
+}

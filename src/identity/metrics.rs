@@ -1,0 +1,172 @@
+//! The CA's counters, by istiod's names (contract §10.2).
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, AtomicU64, Ordering},
+};
+
+use jiff::Timestamp;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder},
+    metrics::{MetricType, TypedMetric, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+/// A counter whose name is written as it is: OpenMetrics would append `_total`, and istiod's names lack it.
+#[derive(Clone, Debug, Default)]
+pub struct PlainCounter(Arc<AtomicU64>);
+
+/// Why signing failed (label of `citadel_server_csr_sign_err_count`).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SignError {
+    /// `csr_error`, `ttl_error`, `cert_gen_error`
+    pub error: String,
+}
+
+/// What the CA counts. Cloning shares the counters.
+#[derive(Clone, Debug, Default)]
+pub struct CaMetrics {
+    /// Requests that came.
+    pub requests: PlainCounter,
+    /// Requests whose caller could not be proven.
+    pub authentication_failures: PlainCounter,
+    /// Requests whose CSR could not be read.
+    pub csr_parsing_errors: PlainCounter,
+    /// Callers without an identity.
+    pub id_extraction_errors: PlainCounter,
+    /// Requests that were not signed, by reason.
+    pub sign_errors: Family<SignError, PlainCounter>,
+    /// Certificates issued.
+    pub issued: PlainCounter,
+    /// When the root that signs the chain expires, Unix seconds.
+    pub root_expiry: Gauge<i64, AtomicI64>,
+    /// When the chain up to the root expires first, Unix seconds.
+    pub chain_expiry: Gauge<i64, AtomicI64>,
+}
+
+// === impl PlainCounter ===
+
+impl PlainCounter {
+    /// One more.
+    pub fn increment(&self) {
+        self.add(1);
+    }
+
+    /// `count` more.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// How many so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl TypedMetric for PlainCounter {
+    const TYPE: MetricType = MetricType::Counter;
+}
+
+impl EncodeMetric for PlainCounter {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+        encoder.encode_gauge(&self.get())
+    }
+
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
+    }
+}
+
+/// Seconds from now until a moment, computed when it is read.
+#[derive(Clone)]
+struct SecondsUntil {
+    moment: Gauge<i64, AtomicI64>,
+    clock: super::Clock,
+}
+
+impl std::fmt::Debug for SecondsUntil {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("SecondsUntil").field(&self.moment.get()).finish()
+    }
+}
+
+impl EncodeMetric for SecondsUntil {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+        encoder.encode_gauge(&(self.moment.get() - (self.clock)().as_second()))
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Gauge
+    }
+}
+
+// === impl CaMetrics ===
+
+impl CaMetrics {
+    /// Puts all counters into a registry, under istiod's names.
+    pub fn register(&self, registry: &mut Registry, clock: &super::Clock) {
+        registry.register("citadel_server_csr_count", "Certificate requests received", self.requests.clone());
+        registry.register(
+            "citadel_server_authentication_failure_count",
+            "Certificate requests whose caller could not be proven",
+            self.authentication_failures.clone(),
+        );
+        registry.register(
+            "citadel_server_csr_parsing_err_count",
+            "Certificate requests that could not be read",
+            self.csr_parsing_errors.clone(),
+        );
+        registry.register(
+            "citadel_server_id_extraction_err_count",
+            "Certificate requests of callers without an identity",
+            self.id_extraction_errors.clone(),
+        );
+        registry.register("citadel_server_csr_sign_err_count", "Certificate requests not signed, by reason", self.sign_errors.clone());
+        registry.register("citadel_server_success_cert_issuance_count", "Certificates issued", self.issued.clone());
+        let expiries = [("root_cert", "The root", &self.root_expiry), ("cert_chain", "The chain to the root", &self.chain_expiry)];
+        for (name, words, moment) in expiries {
+            registry.register(format!("citadel_server_{name}_expiry_timestamp"), format!("{words} expires, Unix seconds"), moment.clone());
+            registry.register(
+                format!("citadel_server_{name}_expiry_seconds"),
+                format!("{words} expires in so many seconds"),
+                SecondsUntil { moment: moment.clone(), clock: clock.clone() },
+            );
+        }
+    }
+
+    /// Says which certificates are in use.
+    pub fn set_expiry(&self, root: Timestamp, chain: Timestamp) {
+        self.root_expiry.set(root.as_second());
+        self.chain_expiry.set(chain.as_second());
+    }
+
+    pub(super) fn count_sign_error(&self, reason: &str) {
+        self.sign_errors.get_or_create(&SignError { error: reason.into() }).increment();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_written_as_istiod_writes_them() {
+        let (metrics, mut registry) = (CaMetrics::default(), Registry::default());
+        let clock: super::super::Clock = Arc::new(|| Timestamp::from_second(1_000).unwrap());
+        metrics.register(&mut registry, &clock);
+        metrics.requests.increment();
+        metrics.count_sign_error("csr_error");
+        metrics.set_expiry(Timestamp::from_second(4_000).unwrap(), Timestamp::from_second(3_000).unwrap());
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            "# TYPE citadel_server_csr_count counter\n",
+            "\ncitadel_server_csr_count 1\n",
+            "\ncitadel_server_csr_sign_err_count{error=\"csr_error\"} 1\n",
+            "\ncitadel_server_root_cert_expiry_timestamp 4000\n",
+            "\ncitadel_server_cert_chain_expiry_seconds 2000\n",
+        ] {
+            assert!(text.contains(line), "{line:?} not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Istio's certificate protocol (contract §4.1).
+
+use std::sync::Arc;
+
+use envoy_types::pb::google::protobuf::value::Kind;
+use tonic::{Request, Response, Status};
+use tracing::{debug, error, warn};
+
+use super::{
+    Clock,
+    ca::{CaHandle, IssueError, IssuePolicy, Serial},
+    metrics::CaMetrics,
+};
+use crate::{
+    mesh::model::{Caller, SpiffeId},
+    proto::auth::{
+        IstioCertificateRequest, IstioCertificateResponse,
+        istio_certificate_service_server::{IstioCertificateService, IstioCertificateServiceServer},
+    },
+};
+
+/// A request is not larger: one CSR, and a little metadata.
+const LARGEST_MESSAGE: usize = 64 << 10;
+
+/// Signs for whom [`crate::serve::tls`] has authenticated.
+pub struct CertificateService {
+    ca: Arc<CaHandle>,
+    policy: IssuePolicy,
+    clock: Clock,
+    metrics: CaMetrics,
+}
+
+// === impl CertificateService ===
+
+impl CertificateService {
+    /// Signs with whatever CA `ca` holds at the moment.
+    pub fn new(ca: Arc<CaHandle>, policy: IssuePolicy, clock: Clock, metrics: CaMetrics) -> Self {
+        Self { ca, policy, clock, metrics }
+    }
+
+    /// As a service for a gRPC router.
+    pub fn into_server(self) -> IstioCertificateServiceServer<Self> {
+        IstioCertificateServiceServer::new(self).max_decoding_message_size(LARGEST_MESSAGE)
+    }
+
+    fn sign(&self, request: &IstioCertificateRequest, caller: &SpiffeId) -> Result<Vec<String>, IssueError> {
+        let serial = Serial::random()?;
+        let ca = self.ca.current();
+        let issued = ca.issue(&request.csr, caller, request.validity_duration, &self.policy, (self.clock)(), serial)?;
+        Ok(issued.into_chain())
+    }
+
+    fn refuse(&self, caller: &SpiffeId, refusal: IssueError) -> Status {
+        let (reason, status) = match &refusal {
+            IssueError::Request(_) => ("csr_error", Status::invalid_argument(refusal.to_string())),
+            IssueError::KeyType(_) => ("csr_error", Status::invalid_argument(refusal.to_string())),
+            IssueError::Ttl { .. } => ("ttl_error", Status::invalid_argument(refusal.to_string())),
+            IssueError::Identity(_) => ("cert_gen_error", Status::unauthenticated("request authenticate failure")),
+            IssueError::CaExpired(_) | IssueError::Signing(_) => ("cert_gen_error", Status::internal(refusal.to_string())),
+        };
+        match &refusal {
+            IssueError::Request(_) => self.metrics.csr_parsing_errors.increment(),
+            IssueError::Identity(_) => self.metrics.id_extraction_errors.increment(),
+            _ => {}
+        }
+        self.metrics.count_sign_error(reason);
+        match reason {
+            "cert_gen_error" => error!(%caller, error = %refusal, "no certificate issued"),
+            _ => warn!(%caller, error = %refusal, "no certificate issued"),
+        }
+        status
+    }
+}
+
+#[tonic::async_trait]
+impl IstioCertificateService for CertificateService {
+    async fn create_certificate(&self, request: Request<IstioCertificateRequest>) -> Result<Response<IstioCertificateResponse>, Status> {
+        self.metrics.requests.increment();
+        let Some(Caller::Workload(caller)) = request.extensions().get::<Caller>().cloned() else {
+            self.metrics.authentication_failures.increment();
+            return Err(Status::unauthenticated("request authenticate failure"));
+        };
+        let request = request.into_inner();
+        if asks_to_impersonate(&request) {
+            self.metrics.authentication_failures.increment();
+            warn!(%caller, "asks for another's identity, which nobody is trusted to");
+            return Err(Status::unauthenticated("request impersonation authentication failure"));
+        }
+        let cert_chain = self.sign(&request, &caller).map_err(|error| self.refuse(&caller, error))?;
+        self.metrics.issued.increment();
+        debug!(%caller, "certificate issued");
+        Ok(Response::new(IstioCertificateResponse { cert_chain }))
+    }
+}
+
+/// `ImpersonatedIdentity` (ztunnel's): issuing the caller's own instead would answer another question.
+fn asks_to_impersonate(request: &IstioCertificateRequest) -> bool {
+    let value = request.metadata.as_ref().and_then(|metadata| metadata.fields.get("ImpersonatedIdentity"));
+    match value.and_then(|value| value.kind.as_ref()) {
+        None | Some(Kind::NullValue(_)) => false,
+        Some(Kind::StringValue(name)) => !name.is_empty(),
+        Some(_) => true,
+    }
+}

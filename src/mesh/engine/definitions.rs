@@ -1,0 +1,155 @@
+//! Which objects define which services. Several may define one; the order among them never depends on arrival.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use smol_str::SmolStr;
+
+use super::{selects, store::Id};
+use crate::{
+    api::Labels,
+    mesh::model::{Hostname, Precedence, Registry, Service, ServiceKey},
+};
+
+/// Kubernetes before ServiceEntries, then by age.
+type Order = (Registry, Precedence);
+
+/// Definitions of services by key and by object.
+#[derive(Debug, Default)]
+pub(super) struct Definitions {
+    /// The first shapes the service, all give it endpoints.
+    by_key: BTreeMap<ServiceKey, BTreeMap<Order, Service>>,
+    by_object: BTreeMap<Id, Vec<(ServiceKey, Order)>>,
+    /// ServiceEntries that select workloads, by namespace.
+    selecting: BTreeMap<SmolStr, BTreeSet<ServiceKey>>,
+    /// ExternalName services by where they point.
+    aliases: BTreeMap<Hostname, BTreeSet<Hostname>>,
+    /// Keys by namespace.
+    namespaces: BTreeMap<SmolStr, BTreeSet<ServiceKey>>,
+}
+
+impl Definitions {
+    /// Replaces what an object defines; gives the keys that it defined before or defines now.
+    pub(super) fn set(&mut self, id: &Id, services: Vec<Service>) -> BTreeSet<ServiceKey> {
+        let mut keys = BTreeSet::new();
+        for (key, order) in self.by_object.remove(id).unwrap_or_default() {
+            self.remove(&key, &order);
+            keys.insert(key);
+        }
+        let mut defined = Vec::new();
+        for service in services {
+            let (key, order) = (service.key(), (service.registry, service.precedence.clone()));
+            defined.push((key.clone(), order.clone()));
+            keys.insert(key.clone());
+            self.insert(key, order, service);
+        }
+        if !defined.is_empty() {
+            self.by_object.insert(id.clone(), defined);
+        }
+        keys
+    }
+
+    /// Definitions of a service, the one that shapes it first.
+    pub(super) fn of<'a>(&'a self, key: &ServiceKey) -> impl Iterator<Item = &'a Service> + use<'a> {
+        self.by_key.get(key).into_iter().flat_map(|definitions| definitions.values())
+    }
+
+    /// All services defined in a namespace.
+    pub(super) fn in_namespace(&self, namespace: &SmolStr) -> impl Iterator<Item = &ServiceKey> {
+        self.namespaces.get(namespace).into_iter().flatten()
+    }
+
+    /// All services.
+    pub(super) fn all(&self) -> impl Iterator<Item = &ServiceKey> {
+        self.by_key.keys()
+    }
+
+    /// Services that an object defines.
+    pub(super) fn defined_by(&self, id: &Id) -> impl Iterator<Item = &ServiceKey> {
+        self.by_object.get(id).into_iter().flatten().map(|(key, _)| key)
+    }
+
+    /// ServiceEntry services of a namespace that select workloads.
+    pub(super) fn selecting(&self, namespace: &SmolStr) -> impl Iterator<Item = &ServiceKey> {
+        self.selecting.get(namespace).into_iter().flatten()
+    }
+
+    /// ServiceEntry services of a namespace that select workloads with these labels.
+    pub(super) fn selecting_labels(&self, namespace: &SmolStr, labels: &Labels) -> Vec<ServiceKey> {
+        let selected = |key: &&ServiceKey| self.of(key).any(|service| is_selecting(service) && selects(&service.selector, labels));
+        self.selecting(namespace).filter(selected).cloned().collect()
+    }
+
+    /// Names that lead to a hostname over ExternalName services, sorted.
+    pub(super) fn aliases_of(&self, target: &Hostname) -> Vec<Hostname> {
+        let mut found = BTreeSet::new();
+        let mut open = vec![target];
+        while let Some(name) = open.pop() {
+            for alias in self.aliases.get(name).into_iter().flatten() {
+                if alias != target && found.insert(alias.clone()) {
+                    open.push(alias);
+                }
+            }
+        }
+        found.into_iter().collect()
+    }
+
+    /// Services that a hostname leads to over ExternalName services: their aliases depend on it.
+    pub(super) fn aliased_by(&self, alias: &Hostname) -> Vec<ServiceKey> {
+        let (mut keys, mut seen, mut open) = (Vec::new(), BTreeSet::new(), vec![alias.clone()]);
+        while let Some(name) = open.pop() {
+            for service in self.named(&name) {
+                let Some(target) = self.of(&service).find_map(|service| service.external_name.clone()) else { continue };
+                if seen.insert(target.clone()) {
+                    keys.extend(self.named(&target));
+                    open.push(target);
+                }
+            }
+        }
+        keys
+    }
+
+    /// Services of that hostname, of all namespaces.
+    pub(super) fn named(&self, host: &Hostname) -> Vec<ServiceKey> {
+        let from = ServiceKey { hostname: host.clone(), namespace: SmolStr::default() };
+        self.by_key.range(from..).map(|(key, _)| key.clone()).take_while(|key| key.hostname == *host).collect()
+    }
+
+    fn insert(&mut self, key: ServiceKey, order: Order, service: Service) {
+        if let Some(target) = &service.external_name {
+            self.aliases.entry(target.clone()).or_default().insert(key.hostname.clone());
+        }
+        if is_selecting(&service) {
+            self.selecting.entry(key.namespace.clone()).or_default().insert(key.clone());
+        }
+        self.namespaces.entry(key.namespace.clone()).or_default().insert(key.clone());
+        self.by_key.entry(key).or_default().insert(order, service);
+    }
+
+    fn remove(&mut self, key: &ServiceKey, order: &Order) {
+        let Some(definitions) = self.by_key.get_mut(key) else { return };
+        let removed = definitions.remove(order);
+        if !definitions.values().any(is_selecting) {
+            remove_from(&mut self.selecting, &key.namespace, key);
+        }
+        if definitions.is_empty() {
+            self.by_key.remove(key);
+            remove_from(&mut self.namespaces, &key.namespace, key);
+        }
+        if let Some(target) = removed.and_then(|service| service.external_name) {
+            remove_from(&mut self.aliases, &target, &key.hostname);
+        }
+    }
+}
+
+/// Whether it is a ServiceEntry with a `workloadSelector`.
+fn is_selecting(service: &Service) -> bool {
+    service.registry == Registry::External && !service.selector.is_empty()
+}
+
+fn remove_from<K: Ord, V: Ord>(table: &mut BTreeMap<K, BTreeSet<V>>, at: &K, value: &V) {
+    let Some(values) = table.get_mut(at) else { return };
+    values.remove(value);
+    if values.is_empty() {
+        table.remove(at);
+    }
+}

@@ -1,0 +1,292 @@
+//! Endpoints of a service: EndpointSlices joined with pods, and the endpoints of ServiceEntries (contract §3.1, §6.4).
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use smol_str::{SmolStr, format_smolstr};
+
+use super::{
+    services::identity,
+    store::{Id, Store},
+    workloads::{entry_labels, locality},
+};
+use crate::{
+    api::{Kind, Labels, Object, Spec, istio, kubernetes},
+    mesh::{
+        model::{
+            Endpoint, EndpointAddress, EndpointSet, Health, Locality, MtlsMode, Registry, Resolution, Service, ServicePort, TargetPort,
+            Workload,
+        },
+        policy::mtls,
+        world::World,
+    },
+};
+
+/// What the injector writes on pods that have a sidecar.
+const TLS_MODE: &str = "security.istio.io/tlsMode";
+
+/// Tables that endpoints are made from.
+pub(super) struct Tables<'a> {
+    /// The objects.
+    pub(super) store: &'a Store,
+    /// Workloads, policies and settings as they are after this batch.
+    pub(super) world: &'a World,
+}
+
+impl Tables<'_> {
+    /// The endpoints that one definition of a service has; `slices` are those of a Kubernetes Service.
+    pub(super) fn endpoints<'a>(&self, service: &Service, slices: impl IntoIterator<Item = &'a Id>) -> Vec<(u16, Endpoint)> {
+        match service.registry {
+            Registry::Kubernetes => slices.into_iter().flat_map(|slice| self.of_slice(service, slice)).collect(),
+            Registry::External => self.of_service_entry(service),
+        }
+    }
+
+    fn of_slice(&self, service: &Service, slice: &Id) -> Vec<(u16, Endpoint)> {
+        let slice = self.store.spec(slice, |spec| match spec {
+            Spec::EndpointSlice(slice) => Some(&**slice),
+            _ => None,
+        });
+        let Some((object, slice)) = slice else { return Vec::new() };
+        let ready = slice.endpoints.iter().filter(|endpoint| endpoint.ready || service.publish_not_ready);
+        ready.flat_map(|endpoint| self.of_slice_endpoint(service, object, slice, endpoint)).collect()
+    }
+
+    fn of_slice_endpoint(
+        &self,
+        service: &Service,
+        object: &Object,
+        slice: &kubernetes::EndpointSlice,
+        endpoint: &kubernetes::SliceEndpoint,
+    ) -> Vec<(u16, Endpoint)> {
+        let workload = match &endpoint.pod {
+            // A pod that is named but not known yet: its labels and identity decide, so it waits for the pod.
+            Some(pod) => match self.world.workloads.get(pod) {
+                Some(workload) => Some(&**workload),
+                None => return Vec::new(),
+            },
+            None => None,
+        };
+        let base = self.slice_base(object, endpoint, workload);
+        let mut found = Vec::new();
+        for (name, number) in &slice.ports {
+            for port in service.ports.iter().filter(|port| port.name == *name) {
+                let mtls = workload.is_some_and(|pod| has_sidecar(&pod.labels) && self.takes_mtls(&pod.namespace, &pod.labels, *number));
+                let ips = endpoint.addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok());
+                found.extend(
+                    ips.map(|ip| (port.number, Endpoint { address: EndpointAddress::Ip(ip), port: *number, mtls, ..base.clone() })),
+                );
+            }
+        }
+        found
+    }
+
+    fn slice_base(&self, object: &Object, endpoint: &kubernetes::SliceEndpoint, workload: Option<&Workload>) -> Endpoint {
+        let mut base = blank(object, Health::Healthy);
+        base.node = endpoint.node.clone();
+        if let Some(workload) = workload {
+            self.fill_from_pod(&mut base, workload);
+        }
+        base
+    }
+
+    fn fill_from_pod(&self, endpoint: &mut Endpoint, pod: &Workload) {
+        endpoint.labels = Arc::clone(&pod.labels);
+        endpoint.locality = pod.locality.clone();
+        endpoint.network = pod.labels.get("topology.istio.io/network").cloned().unwrap_or_default();
+        if !pod.node.is_empty() {
+            endpoint.node = pod.node.clone();
+        }
+        endpoint.identity = Some(identity(&self.world.mesh, &pod.namespace, pod.service_account.clone()));
+        endpoint.workload = self.workload_name(pod);
+        endpoint.namespace = pod.namespace.clone();
+    }
+
+    /// The owner's name, else the pod's.
+    fn workload_name(&self, workload: &Workload) -> SmolStr {
+        let pod = self.store.spec(&Id::from(&workload.origin.object), |spec| match spec {
+            Spec::Pod(pod) => Some(&**pod),
+            _ => None,
+        });
+        pod.map(|(_, pod)| &pod.owner).filter(|owner| !owner.is_empty()).unwrap_or(&workload.name).clone()
+    }
+
+    fn of_service_entry(&self, service: &Service) -> Vec<(u16, Endpoint)> {
+        let entry = self.store.spec(&Id::from(&service.origin.object), |spec| match spec {
+            Spec::ServiceEntry(entry) => Some(&**entry),
+            _ => None,
+        });
+        let Some((object, entry)) = entry else { return Vec::new() };
+        if matches!(service.resolution, Resolution::Passthrough | Resolution::DynamicDns) {
+            return Vec::new();
+        }
+        if entry.workload_selector.is_some() {
+            return self.selected(service);
+        }
+        if entry.endpoints.is_empty() {
+            return if is_dns(service) { self.of_own_name(service, object) } else { Vec::new() };
+        }
+        let inline = entry.endpoints.iter().enumerate();
+        inline
+            .flat_map(|(index, endpoint)| {
+                let name = format_smolstr!("{}-{index}", object.key.name);
+                self.of_entry(service, object, endpoint, Arc::new(endpoint.labels.clone()), &name)
+            })
+            .collect()
+    }
+
+    /// A DNS service without endpoints is its own host, once per address written.
+    fn of_own_name(&self, service: &Service, object: &Object) -> Vec<(u16, Endpoint)> {
+        let entry = istio::WorkloadEntry { address: service.hostname.text().clone(), ..Default::default() };
+        let times = service.addresses.len().max(1);
+        let once = self.of_entry(service, object, &entry, Arc::default(), &object.key.name);
+        std::iter::repeat_n(once, times).flatten().collect()
+    }
+
+    /// Pods and WorkloadEntries that a ServiceEntry's `workloadSelector` selects.
+    fn selected(&self, service: &Service) -> Vec<(u16, Endpoint)> {
+        let mut found = Vec::new();
+        for (_, object) in self.store.in_namespace(Kind::WorkloadEntry, &service.namespace) {
+            let Spec::WorkloadEntry(entry) = &object.spec else { continue };
+            let labels = entry_labels(object, entry);
+            if selects(&service.selector, &labels) {
+                found.extend(self.of_entry(service, object, entry, Arc::new(labels), &object.key.name));
+            }
+        }
+        for (id, _) in self.store.in_namespace(Kind::Pod, &service.namespace) {
+            let pod = self.world.workloads.get(&(id.namespace.clone(), id.name.clone()));
+            if let Some(pod) = pod.filter(|pod| selects(&service.selector, &pod.labels)) {
+                found.extend(self.of_selected_pod(service, pod));
+            }
+        }
+        found
+    }
+
+    fn of_selected_pod(&self, service: &Service, pod: &Workload) -> Vec<(u16, Endpoint)> {
+        let Some(ip) = pod.ips.first() else { return Vec::new() };
+        let mut base = Endpoint {
+            address: EndpointAddress::Ip(*ip),
+            cluster: pod.origin.object.cluster.clone(),
+            ..blank_of(&pod.origin.object.cluster, Health::Healthy)
+        };
+        self.fill_from_pod(&mut base, pod);
+        let at_port = |port: &ServicePort| {
+            let number = target_number(port);
+            let mtls = has_sidecar(&pod.labels) && self.takes_mtls(&pod.namespace, &pod.labels, number);
+            (port.number, Endpoint { port: number, mtls, ..base.clone() })
+        };
+        service.ports.iter().map(at_port).collect()
+    }
+
+    fn of_entry(
+        &self,
+        service: &Service,
+        object: &Object,
+        entry: &istio::WorkloadEntry,
+        labels: Arc<Labels>,
+        workload: &SmolStr,
+    ) -> Vec<(u16, Endpoint)> {
+        let namespace = &object.key.namespace;
+        let Some(address) = entry_address(&entry.address, is_dns(service)) else { return Vec::new() };
+        let sidecar = match labels.get(TLS_MODE) {
+            Some(mode) => mode == "istio",
+            None => !entry.service_account.is_empty(),
+        };
+        let base = Endpoint {
+            address,
+            locality: locality(&entry.locality, '/'),
+            network: entry.network.clone(),
+            weight: entry.weight.max(1),
+            identity: (!entry.service_account.is_empty()).then(|| identity(&self.world.mesh, namespace, entry.service_account.clone())),
+            workload: workload.clone(),
+            namespace: namespace.clone(),
+            labels: Arc::clone(&labels),
+            ..blank(object, Health::Unknown)
+        };
+        let at_port = |port: &ServicePort| {
+            let own = entry.ports.iter().find(|(name, _)| *name == port.name);
+            let number = own.map_or_else(|| target_number(port), |(_, number)| *number);
+            let mtls = sidecar && self.takes_mtls(namespace, &labels, number);
+            (port.number, Endpoint { port: number, mtls, ..base.clone() })
+        };
+        service.ports.iter().map(at_port).collect()
+    }
+
+    fn takes_mtls(&self, namespace: &str, labels: &Labels, port: u16) -> bool {
+        mtls::workload_mtls(self.world, namespace, labels).port(port) != MtlsMode::Disable
+    }
+}
+
+/// Puts endpoints of all definitions together; each list sorted, as the order of arrival must not show.
+pub(super) fn gather(endpoints: impl IntoIterator<Item = (u16, Endpoint)>) -> EndpointSet {
+    let mut by_port: BTreeMap<u16, Vec<Endpoint>> = BTreeMap::new();
+    for (port, endpoint) in endpoints {
+        by_port.entry(port).or_default().push(endpoint);
+    }
+    let ports = by_port.into_iter().map(|(port, mut endpoints)| {
+        endpoints.sort();
+        drop_repeated_addresses(&mut endpoints);
+        (port, endpoints.into())
+    });
+    EndpointSet { ports: ports.collect() }
+}
+
+/// Slices may say one address twice while it moves between them; DNS names are repeated on purpose.
+fn drop_repeated_addresses(endpoints: &mut Vec<Endpoint>) {
+    endpoints.dedup_by(|later, first| {
+        matches!(first.address, EndpointAddress::Ip(_))
+            && first.health == Health::Healthy
+            && (&first.address, first.port) == (&later.address, later.port)
+    });
+}
+
+/// Whether every label of the selector is there; an empty selector selects all.
+pub(in crate::mesh) fn selects(selector: &Labels, labels: &Labels) -> bool {
+    selector.iter().all(|(name, value)| labels.get(name) == Some(value))
+}
+
+fn has_sidecar(labels: &Labels) -> bool {
+    labels.get(TLS_MODE).is_some_and(|mode| mode == "istio")
+}
+
+fn is_dns(service: &Service) -> bool {
+    matches!(service.resolution, Resolution::DnsLb | Resolution::DnsRoundRobin)
+}
+
+fn entry_address(written: &SmolStr, names_allowed: bool) -> Option<EndpointAddress> {
+    if let Some(path) = written.strip_prefix("unix://") {
+        return Some(EndpointAddress::Pipe(path.into()));
+    }
+    match written.parse() {
+        Ok(ip) => Some(EndpointAddress::Ip(ip)),
+        Err(_) => (names_allowed && !written.is_empty()).then(|| EndpointAddress::Host(written.clone())),
+    }
+}
+
+fn target_number(port: &ServicePort) -> u16 {
+    match port.target_port {
+        TargetPort::Number(number) => number,
+        TargetPort::Name(_) => port.number,
+    }
+}
+
+fn blank(object: &Object, health: Health) -> Endpoint {
+    blank_of(&object.key.cluster, health)
+}
+
+fn blank_of(cluster: &SmolStr, health: Health) -> Endpoint {
+    Endpoint {
+        address: EndpointAddress::Host(SmolStr::default()),
+        port: 0,
+        labels: Arc::default(),
+        locality: Locality::default(),
+        network: SmolStr::default(),
+        cluster: cluster.clone(),
+        node: SmolStr::default(),
+        weight: 1,
+        identity: None,
+        workload: SmolStr::default(),
+        namespace: SmolStr::default(),
+        mtls: false,
+        health,
+    }
+}

@@ -1,0 +1,102 @@
+//! The table of routes, and which of them depend on which delegates and destinations.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use imbl::OrdMap;
+
+use super::{
+    links::Links,
+    store::{Id, Store},
+};
+use crate::{
+    api::{Kind, Object, Spec, istio::VirtualService},
+    mesh::{
+        model::Hostname,
+        routing::{
+            convert,
+            model::{GatewayRef, RouteSet},
+        },
+        world::{NamedKey, Touched, World},
+    },
+};
+
+/// What routes read besides their own object.
+#[derive(Debug, Default)]
+pub(super) struct RouteLinks {
+    /// Roots and the delegates that they name, whether those exist or not.
+    delegates: Links<NamedKey, NamedKey>,
+    /// VirtualServices and the hosts that they route to.
+    destinations: Links<NamedKey, Hostname>,
+}
+
+impl RouteLinks {
+    /// VirtualServices that name this one as delegate.
+    pub(super) fn roots_of(&self, delegate: &NamedKey) -> Vec<NamedKey> {
+        self.delegates.readers_of(delegate).cloned().collect()
+    }
+
+    /// Hosts of VirtualServices that route to a host.
+    pub(super) fn hosts_routing_to(&self, host: &Hostname, world: &World) -> Vec<Hostname> {
+        let routing = self.destinations.readers_of(host).filter_map(|key| world.routes.get(key));
+        routing.flat_map(|routes| routes.hosts.iter().cloned()).collect()
+    }
+
+    /// Derives the routes of one VirtualService.
+    pub(super) fn derive(&mut self, store: &Store, world: &mut World, key: &NamedKey, touched: &mut Touched) {
+        let find = |key: &NamedKey| virtual_service(store, key);
+        let own = find(key);
+        let new = own.and_then(|(object, spec)| convert::route_set(object, spec, &world.mesh, &find)).map(Arc::new);
+        self.delegates.set(key, own.map(|(_, spec)| convert::delegates(spec, &key.0)).unwrap_or_default());
+        let old = world.routes.get(key).cloned();
+        if old == new {
+            return;
+        }
+        self.destinations.set(key, new.as_ref().map(|new| convert::destinations(new)).unwrap_or_default());
+        touched.routes.extend(old.iter().chain(&new).flat_map(|routes| routes.hosts.iter().cloned()));
+        index(world, key, old.as_ref(), new.as_ref());
+        match new {
+            Some(new) => _ = world.routes.insert(key.clone(), new),
+            None => _ = world.routes.remove(key),
+        }
+    }
+}
+
+fn virtual_service<'a>(store: &'a Store, (namespace, name): &NamedKey) -> Option<(&'a Object, &'a VirtualService)> {
+    store.spec(&Id::new(Kind::VirtualService, namespace, name), |spec| match spec {
+        Spec::VirtualService(spec) => Some(&**spec),
+        _ => None,
+    })
+}
+
+fn index(world: &mut World, key: &NamedKey, old: Option<&Arc<RouteSet>>, new: Option<&Arc<RouteSet>>) {
+    let for_mesh = |routes: &&Arc<RouteSet>| routes.applies_at(&GatewayRef::Mesh);
+    let hosts = |routes: Option<&Arc<RouteSet>>| -> BTreeSet<Hostname> {
+        routes.filter(for_mesh).into_iter().flat_map(|routes| routes.hosts.iter().cloned()).collect()
+    };
+    let gateways = |routes: Option<&Arc<RouteSet>>| -> BTreeSet<GatewayRef> {
+        routes.into_iter().flat_map(|routes| routes.gateways.iter().cloned()).filter(|gateway| *gateway != GatewayRef::Mesh).collect()
+    };
+    relist(&mut world.routes_by_host, key, hosts(old), hosts(new), new);
+    relist(&mut world.routes_by_gateway, key, gateways(old), gateways(new), new);
+}
+
+fn relist<K: Ord + Clone>(
+    table: &mut OrdMap<K, Arc<Vec<Arc<RouteSet>>>>,
+    key: &NamedKey,
+    old: BTreeSet<K>,
+    now: BTreeSet<K>,
+    new: Option<&Arc<RouteSet>>,
+) {
+    for at in old.union(&now) {
+        let listed = table.get(at).map(|list| list.as_slice()).unwrap_or_default();
+        let mut list: Vec<Arc<RouteSet>> =
+            listed.iter().filter(|routes| (&routes.namespace, &routes.name) != (&key.0, &key.1)).cloned().collect();
+        list.extend(new.filter(|_| now.contains(at)).cloned());
+        list.sort_by(|a, b| a.precedence.cmp(&b.precedence));
+        if list.is_empty() {
+            table.remove(at);
+        } else {
+            table.insert(at.clone(), Arc::new(list));
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Services: one per Kubernetes Service, one per host of a ServiceEntry (contract §6.4).
+//!
+//! What is made here is the service as its own object says it; identities come from its endpoints and aliases from
+//! other services later.
+
+use smol_str::{SmolStr, format_smolstr};
+
+use super::{hosts, protocol};
+use crate::{
+    api::{
+        Labels, Metadata, Object, Spec,
+        istio::{self, ServiceEntryResolution},
+        kubernetes::{self, PortRef},
+        mesh_config::MeshConfig,
+    },
+    mesh::model::{Hostname, Origin, Precedence, Registry, Resolution, Service, ServicePort, SpiffeId, TargetPort, Visibility},
+};
+
+/// The services that an object defines; none for other kinds.
+pub(super) fn defined_by(object: &Object, mesh: &MeshConfig) -> Vec<Service> {
+    match &object.spec {
+        Spec::Service(spec) => vec![of_kubernetes(object, spec, mesh)],
+        Spec::ServiceEntry(spec) => of_service_entry(object, spec, mesh),
+        _ => Vec::new(),
+    }
+}
+
+/// Age, name and namespace of an object.
+pub(super) fn precedence(object: &Object) -> Precedence {
+    Precedence { created: object.metadata.created, name: object.key.name.clone(), namespace: object.key.namespace.clone() }
+}
+
+/// The object and its generation.
+pub(super) fn origin(object: &Object) -> Origin {
+    Origin { object: object.key.clone(), generation: object.metadata.generation }
+}
+
+fn of_kubernetes(object: &Object, spec: &kubernetes::Service, mesh: &MeshConfig) -> Service {
+    let (name, namespace) = (&object.key.name, &object.key.namespace);
+    Service {
+        hostname: Hostname::new(format_smolstr!("{name}.{namespace}.svc.{}", mesh.domain)),
+        ports: spec.ports.iter().map(kubernetes_port).collect(),
+        addresses: spec.cluster_ips.iter().map(|ip| format_smolstr!("{ip}")).collect(),
+        resolution: if spec.headless { Resolution::Passthrough } else { Resolution::ClientSideLb },
+        headless: spec.headless,
+        mesh_external: spec.external_name.is_some(),
+        external_name: spec.external_name.as_ref().map(Hostname::new),
+        export_to: annotated_visibility(&object.metadata, mesh, namespace),
+        service_accounts: annotated_accounts(&object.metadata, mesh, namespace),
+        selector: spec.selector.clone(),
+        publish_not_ready: spec.publish_not_ready_addresses,
+        node_local: spec.internal_traffic_local,
+        ..blank(object, Registry::Kubernetes)
+    }
+}
+
+fn kubernetes_port(port: &kubernetes::ServicePort) -> ServicePort {
+    let target_port = match &port.target_port {
+        Some(PortRef::Number(number)) if *number != 0 => TargetPort::Number(*number),
+        Some(PortRef::Name(name)) => TargetPort::Name(name.clone()),
+        _ => TargetPort::Number(port.port),
+    };
+    ServicePort { number: port.port, name: port.name.clone(), protocol: protocol::of_service_port(port), target_port }
+}
+
+fn annotated_visibility(metadata: &Metadata, mesh: &MeshConfig, namespace: &SmolStr) -> Visibility {
+    let written = words(metadata.annotations.get("networking.istio.io/exportTo"));
+    hosts::visibility(&written, &mesh.default_service_export_to, namespace)
+}
+
+fn annotated_accounts(metadata: &Metadata, mesh: &MeshConfig, namespace: &SmolStr) -> Vec<SpiffeId> {
+    let canonical = words(metadata.annotations.get("alpha.istio.io/canonical-serviceaccounts"));
+    let own = words(metadata.annotations.get("alpha.istio.io/kubernetes-serviceaccounts"));
+    let mut accounts: Vec<SpiffeId> = canonical.iter().filter_map(|uri| SpiffeId::parse(uri)).collect();
+    accounts.extend(own.into_iter().map(|account| identity(mesh, namespace, account)));
+    accounts.sort();
+    accounts.dedup();
+    accounts
+}
+
+/// The identity of a service account of a namespace.
+pub(super) fn identity(mesh: &MeshConfig, namespace: &SmolStr, service_account: SmolStr) -> SpiffeId {
+    SpiffeId { trust_domain: mesh.trust_domain.clone(), namespace: namespace.clone(), service_account }
+}
+
+fn words(list: Option<&SmolStr>) -> Vec<SmolStr> {
+    list.map(|list| list.split(',').map(str::trim).filter(|word| !word.is_empty()).map(SmolStr::new).collect()).unwrap_or_default()
+}
+
+fn of_service_entry(object: &Object, spec: &istio::ServiceEntry, mesh: &MeshConfig) -> Vec<Service> {
+    let template = Service {
+        ports: spec.ports.iter().map(service_entry_port).collect(),
+        addresses: spec.addresses.clone(),
+        resolution: match spec.resolution {
+            ServiceEntryResolution::None => Resolution::Passthrough,
+            ServiceEntryResolution::Static => Resolution::ClientSideLb,
+            ServiceEntryResolution::Dns => Resolution::DnsLb,
+            ServiceEntryResolution::DnsRoundRobin => Resolution::DnsRoundRobin,
+            ServiceEntryResolution::DynamicDns => Resolution::DynamicDns,
+        },
+        mesh_external: !spec.mesh_internal,
+        export_to: hosts::visibility(&spec.export_to, &mesh.default_service_export_to, &object.key.namespace),
+        subject_alt_names: spec.subject_alt_names.clone(),
+        selector: spec.workload_selector.clone().unwrap_or_default(),
+        ..blank(object, Registry::External)
+    };
+    let mut names: Vec<Hostname> = spec.hosts.iter().map(Hostname::new).collect();
+    names.sort();
+    names.dedup();
+    names.into_iter().map(|hostname| Service { hostname, ..template.clone() }).collect()
+}
+
+fn service_entry_port(port: &istio::Port) -> ServicePort {
+    let target = if port.target_port == 0 { port.number } else { port.target_port };
+    ServicePort {
+        number: port.number,
+        name: port.name.clone(),
+        protocol: protocol::named(&port.protocol),
+        target_port: TargetPort::Number(target),
+    }
+}
+
+fn blank(object: &Object, registry: Registry) -> Service {
+    Service {
+        hostname: Hostname::new(""),
+        name: object.key.name.clone(),
+        namespace: object.key.namespace.clone(),
+        registry,
+        ports: Vec::new(),
+        addresses: Vec::new(),
+        resolution: Resolution::ClientSideLb,
+        headless: false,
+        mesh_external: false,
+        aliases: Vec::new(),
+        external_name: None,
+        export_to: Visibility::Public,
+        service_accounts: Vec::new(),
+        subject_alt_names: Vec::new(),
+        labels: object.metadata.labels.clone(),
+        selector: Labels::new(),
+        publish_not_ready: false,
+        node_local: false,
+        precedence: precedence(object),
+        origin: origin(object),
+    }
+}

@@ -1,0 +1,258 @@
+//! Rule 1: any order and batching of the same changes gives an equal world, and patched scopes equal fresh ones.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use proptest::{prelude::*, sample::select};
+
+use super::*;
+use crate::mesh::{
+    model::Proxy,
+    scope::{EgressScope, scope_key, service_targets},
+    validate,
+    world::EffectiveMtls,
+};
+
+/// What one change may be: a small world in which names meet often.
+fn change() -> impl Strategy<Value = Change> {
+    let present = prop_oneof![
+        select(vec!["n1", "n2"]).prop_flat_map(|name| select(vec!["west", "east"]).prop_map(move |region| node(name, region))),
+        (namespace(), name(), 80..82u16).prop_map(|(namespace, name, port)| service(namespace, name, port)),
+        (namespace(), select(vec!["alias", "a"]), namespace(), name()).prop_map(|(namespace, name, to, target)| external_name(
+            namespace,
+            name,
+            &format!("{target}.{to}.svc.cluster.local")
+        )),
+        (namespace(), name(), 1..4u8, select(vec!["v1", "v2"]), any::<bool>(), any::<bool>()).prop_map(
+            |(namespace, app, at, version, sidecar, owned)| {
+                let mut labels = vec![("app", app), ("version", version)];
+                labels.extend(sidecar.then_some(("security.istio.io/tlsMode", "istio")));
+                let (key, object) = pod(namespace, &format!("pod-{at}"), &format!("10.0.0.{at}"), &labels);
+                let mut object = Object::clone(&object.unwrap());
+                if let (true, Spec::Pod(spec)) = (owned, &object.spec) {
+                    object.spec = Spec::Pod(Arc::new(Pod { owner: app.into(), ..Pod::clone(spec) }));
+                }
+                (key, Some(Arc::new(object)))
+            }
+        ),
+        (namespace(), name(), proptest::collection::vec(1..4u8, 0..3)).prop_map(|(namespace, service, pods)| {
+            let named: Vec<(String, String)> = pods.iter().map(|at| (format!("pod-{at}"), format!("10.0.0.{at}"))).collect();
+            let named: Vec<(&str, &str)> = named.iter().map(|(pod, ip)| (pod.as_str(), ip.as_str())).collect();
+            slice(namespace, service, &named)
+        }),
+        (namespace(), name(), host(), 0..3u32).prop_map(|(namespace, name, to, weight)| weights(namespace, name, to, &[("v1", weight)])),
+        (namespace(), name(), select(vec!["r", "a"])).prop_map(|(namespace, name, to)| delegating(namespace, name, to)),
+        (namespace(), select(vec!["r", "a"])).prop_map(|(namespace, name)| delegate(namespace, name)),
+        (namespace(), name(), host(), select(vec!["", ".", "*"]), any::<bool>())
+            .prop_map(|(namespace, name, host, export, selecting)| rule(namespace, name, host, export, selecting)),
+        (namespace(), select(vec!["default", "wl"]), mode(), any::<bool>())
+            .prop_map(|(namespace, name, mode, selecting)| peer(namespace, name, mode, selecting)),
+        (namespace(), select(vec!["s1", "s2"]), select(vec!["./*", "*/*", "one/*", "two/a.two.svc.cluster.local"]), any::<bool>())
+            .prop_map(|(namespace, name, import, selecting)| sidecar(namespace, name, import, selecting)),
+        (namespace(), select(vec!["e1", "e2"]), select(vec!["ext.example.com", "a.one.svc.cluster.local"]), any::<bool>(), created())
+            .prop_map(|(namespace, name, host, selecting, created)| entry(namespace, name, host, selecting, created)),
+        (namespace(), select(vec!["vm", "pod-1"]), name(), 1..3u32)
+            .prop_map(|(namespace, name, app, weight)| vm(namespace, name, app, weight)),
+        select(vec!["cluster.local", "other.local"]).prop_map(|trust_domain| {
+            let mesh = MeshConfig { trust_domain: trust_domain.into(), ..MeshConfig::default() };
+            object(Kind::MeshConfig, "istio-system", "istio", &[], Spec::MeshConfig(Arc::new(mesh)))
+        }),
+    ];
+    (present, 0..4u8).prop_map(|(change, fate)| if fate == 0 { gone(change) } else { change })
+}
+
+fn namespace() -> impl Strategy<Value = &'static str> {
+    select(vec!["one", "two", "istio-system"])
+}
+
+fn name() -> impl Strategy<Value = &'static str> {
+    select(vec!["a", "b"])
+}
+
+fn host() -> impl Strategy<Value = &'static str> {
+    select(vec!["a", "b", "a.two.svc.cluster.local", "*.svc.cluster.local", "ext.example.com"])
+}
+
+fn created() -> impl Strategy<Value = i64> {
+    0..3i64
+}
+
+fn mode() -> impl Strategy<Value = PeerMtlsMode> {
+    select(vec![PeerMtlsMode::Unset, PeerMtlsMode::Disable, PeerMtlsMode::Strict])
+}
+
+fn delegating(namespace: &str, name: &str, to: &str) -> Change {
+    let delegate = Some(istio::Delegate { name: to.into(), namespace: "one".into() });
+    let spec = istio::VirtualService {
+        hosts: vec!["shop.example.com".into(), name.into()],
+        gateways: vec!["mesh".into(), "one/public".into()],
+        http: vec![istio::HttpRoute { delegate, ..Default::default() }],
+        ..Default::default()
+    };
+    object(Kind::VirtualService, namespace, &format!("root-{name}"), &[], Spec::VirtualService(Arc::new(spec)))
+}
+
+fn delegate(namespace: &str, name: &str) -> Change {
+    let route =
+        istio::RouteDestination { destination: istio::Destination { host: "b".into(), ..Default::default() }, ..Default::default() };
+    let spec = istio::VirtualService { http: vec![istio::HttpRoute { route: vec![route], ..Default::default() }], ..Default::default() };
+    object(Kind::VirtualService, namespace, name, &[], Spec::VirtualService(Arc::new(spec)))
+}
+
+fn rule(namespace: &str, name: &str, host: &str, export: &str, selecting: bool) -> Change {
+    let spec = istio::DestinationRule {
+        host: host.into(),
+        export_to: (!export.is_empty()).then(|| export.into()).into_iter().collect(),
+        workload_selector: selecting.then(|| labels_of(&[("app", "a")])),
+        subsets: vec![istio::Subset { name: name.into(), ..Default::default() }],
+        ..Default::default()
+    };
+    object(Kind::DestinationRule, namespace, name, &[], Spec::DestinationRule(Arc::new(spec)))
+}
+
+fn peer(namespace: &str, name: &str, mode: PeerMtlsMode, selecting: bool) -> Change {
+    let spec = istio::PeerAuthentication { mode, selector: selecting.then(|| labels_of(&[("app", "a")])), ..Default::default() };
+    object(Kind::PeerAuthentication, namespace, name, &[], Spec::PeerAuthentication(Arc::new(spec)))
+}
+
+fn sidecar(namespace: &str, name: &str, import: &str, selecting: bool) -> Change {
+    let egress = vec![istio::EgressListener { hosts: vec![import.into()], ..Default::default() }];
+    let spec = istio::Sidecar { egress, workload_selector: selecting.then(|| labels_of(&[("app", "a")])), ..Default::default() };
+    object(Kind::Sidecar, namespace, name, &[], Spec::Sidecar(Arc::new(spec)))
+}
+
+fn entry(namespace: &str, name: &str, host: &str, selecting: bool, created: i64) -> Change {
+    let endpoint = istio::WorkloadEntry { address: "10.9.0.1".into(), service_account: name.into(), ..Default::default() };
+    let spec = istio::ServiceEntry {
+        hosts: vec![host.into()],
+        ports: vec![istio::Port { number: 80, name: "http".into(), protocol: "HTTP".into(), target_port: 0 }],
+        resolution: istio::ServiceEntryResolution::Static,
+        endpoints: if selecting { Vec::new() } else { vec![endpoint] },
+        workload_selector: selecting.then(|| labels_of(&[("app", "a")])),
+        ..Default::default()
+    };
+    let (key, object) = object(Kind::ServiceEntry, namespace, name, &[], Spec::ServiceEntry(Arc::new(spec)));
+    let object = object.map(|object| Object { metadata: Arc::new(Metadata { created, ..Metadata::default() }), ..Object::clone(&object) });
+    (key, object.map(Arc::new))
+}
+
+fn vm(namespace: &str, name: &str, app: &str, weight: u32) -> Change {
+    let spec = istio::WorkloadEntry { address: "10.8.0.1".into(), labels: labels_of(&[("app", app)]), weight, ..Default::default() };
+    object(Kind::WorkloadEntry, namespace, name, &[], Spec::WorkloadEntry(Arc::new(spec)))
+}
+
+fn assert_same(left: &World, right: &World) {
+    assert_eq!(left.mesh, right.mesh);
+    assert_eq!(left.services, right.services);
+    assert_eq!(left.endpoints, right.endpoints);
+    assert_eq!(left.workloads, right.workloads);
+    assert_eq!(left.routes, right.routes);
+    assert_eq!(left.destination_rules, right.destination_rules);
+    assert_eq!(left.gateways, right.gateways);
+    assert_eq!(left.sidecars, right.sidecars);
+    assert_eq!(left.peer_authentications, right.peer_authentications);
+    assert_eq!(left.namespaces, right.namespaces);
+    assert_eq!(left.services_at, right.services_at);
+    assert_eq!(left.rules_by_host, right.rules_by_host);
+    assert_eq!(left.routes_by_host, right.routes_by_host);
+    assert_eq!(left.routes_by_gateway, right.routes_by_gateway);
+}
+
+fn assert_same_scope(left: &Scope, right: &Scope) {
+    let egress = |egress: &EgressScope| (egress.listener.clone(), egress.services.clone(), egress.routes.clone());
+    assert_eq!(left.sidecar, right.sidecar);
+    assert_eq!(left.egress.iter().map(egress).collect::<Vec<_>>(), right.egress.iter().map(egress).collect::<Vec<_>>());
+    assert_eq!(left.services, right.services);
+    assert_eq!(left.destination_rules, right.destination_rules);
+    assert_eq!(left.allow_any, right.allow_any);
+}
+
+/// Hosts whose values of one table differ.
+fn differing<K: Ord + Clone, V: PartialEq>(
+    old: &imbl::OrdMap<K, Arc<V>>,
+    new: &imbl::OrdMap<K, Arc<V>>,
+    hosts: impl Fn(&K, &V) -> Vec<Hostname>,
+) -> BTreeSet<Hostname> {
+    let gone = old.iter().filter(|(key, value)| new.get(*key) != Some(*value));
+    let new = new.iter().filter(|(key, value)| old.get(*key) != Some(*value));
+    gone.chain(new).flat_map(|(key, value)| hosts(key, value)).collect()
+}
+
+/// What was touched is exactly what differs (services and routes: besides, what depends on policies).
+fn assert_exact(old: &World, new: &World, touched: &Touched) {
+    assert_eq!(differing(&old.endpoints, &new.endpoints, |key, _| vec![key.hostname.clone()]), touched.endpoints);
+    let services = differing(&old.services, &new.services, |key, _| vec![key.hostname.clone()]);
+    assert!(services.is_subset(&touched.services), "{services:?} {touched:?}");
+    if !touched.everything {
+        for key in new.services.keys().filter(|key| mtls::service_mtls(old, &key.namespace) != mtls::service_mtls(new, &key.namespace)) {
+            assert!(touched.services.contains(&key.hostname), "{key:?} {touched:?}");
+        }
+    }
+    let routes = differing(&old.routes, &new.routes, |_, routes| routes.hosts.clone());
+    assert!(routes.is_subset(&touched.routes), "{routes:?} {touched:?}");
+}
+
+const PROXIES: [(ProxyKind, &str, &str); 4] = [
+    (ProxyKind::Sidecar, "one", "a"),
+    (ProxyKind::Sidecar, "two", "b"),
+    (ProxyKind::Sidecar, "istio-system", "b"),
+    (ProxyKind::Gateway, "istio-system", "a"),
+];
+
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+
+fn inbound_modes(world: &World, namespace: &str, app: &str) -> EffectiveMtls {
+    mtls::workload_mtls(world, namespace, &labels_of(&[("app", app)]))
+}
+
+/// What a proxy at that address answers for: `(host, service port, target port)`.
+fn targets(world: &World, namespace: &str, app: &str) -> Vec<(Hostname, u16, u16)> {
+    let proxy =
+        Proxy { ips: vec![ADDRESS], namespace: namespace.into(), labels: Arc::new(labels_of(&[("app", app)])), ..oracle::blank_proxy() };
+    let targets = service_targets(world, &proxy);
+    targets
+        .into_iter()
+        .map(|target| (target.service.hostname.clone(), target.service.ports[target.port].number, target.target_port))
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn order_and_batches_do_not_show(batches in proptest::collection::vec(proptest::collection::vec(change(), 1..6), 1..12)) {
+        let mut engine = engine();
+        let scopes = |world: &World| PROXIES.map(|(kind, namespace, app)| scope(world, kind, namespace, &labels_of(&[("app", app)])));
+        let keys = |world: &World| PROXIES.map(|(kind, namespace, app)| scope_key(world, kind, namespace, &labels_of(&[("app", app)])));
+        let mut patched = scopes(engine.world());
+        let mut last: BTreeMap<ObjectKey, Option<Arc<Object>>> = BTreeMap::new();
+        for batch in batches {
+            last.extend(batch.iter().cloned());
+            let old = Arc::clone(engine.world());
+            let applied = engine.apply(batch);
+            assert_exact(&old, &applied.world, &applied.touched);
+            let fresh = scopes(&applied.world);
+            for (at, (kind, _, app)) in PROXIES.iter().enumerate() {
+                let next = patched[at].update(&applied.world, *kind, &labels_of(&[("app", app)]), &applied.touched);
+                assert_same_scope(&next, &fresh[at]);
+                for (host, service) in next.services.iter() {
+                    if let Some(before) = patched[at].services.get(host).filter(|before| *before == service) {
+                        prop_assert!(Arc::ptr_eq(before, service), "{host} lost its pointer");
+                    }
+                }
+                let resorted = applied.touched.everything || applied.touched.namespaces.contains(next.namespace.as_str());
+                prop_assert!(resorted || keys(&old)[at] == keys(&applied.world)[at]);
+                prop_assert!(resorted || inbound_modes(&old, &next.namespace, app) == inbound_modes(&applied.world, &next.namespace, app));
+                let answers = applied.touched.addresses.contains(&ADDRESS);
+                prop_assert!(resorted || answers || targets(&old, &next.namespace, app) == targets(&applied.world, &next.namespace, app));
+                patched[at] = next;
+            }
+            validate::check(&applied.world);
+        }
+        let mut whole = self::engine();
+        let world = whole.apply(last.into_iter().rev()).world;
+        assert_same(engine.world(), &world);
+    }
+}

@@ -1,0 +1,105 @@
+//! Workloads: pods, and WorkloadEntries that no pod shares its name with.
+
+use std::{net::IpAddr, sync::Arc};
+
+use smol_str::SmolStr;
+
+use super::{
+    services::origin,
+    store::{Id, Store},
+};
+use crate::{
+    api::{Kind, Labels, Object, Spec, istio, kubernetes},
+    mesh::{
+        model::{Locality, Workload},
+        world::NamedKey,
+    },
+};
+
+/// The workload of that name.
+pub(super) fn derive(store: &Store, (namespace, name): &NamedKey) -> Option<Workload> {
+    let id = |kind| Id::new(kind, namespace, name);
+    let pod = store.spec(&id(Kind::Pod), |spec| match spec {
+        Spec::Pod(pod) => Some(&**pod),
+        _ => None,
+    });
+    if let Some((object, pod)) = pod {
+        return is_alive(pod).then(|| of_pod(store, object, pod));
+    }
+    let (object, entry) = store.spec(&id(Kind::WorkloadEntry), |spec| match spec {
+        Spec::WorkloadEntry(entry) => Some(&**entry),
+        _ => None,
+    })?;
+    Some(of_entry(object, entry))
+}
+
+/// A pod that has ended has an address no more: another pod may have it.
+fn is_alive(pod: &kubernetes::Pod) -> bool {
+    pod.phase != "Succeeded" && pod.phase != "Failed"
+}
+
+fn of_pod(store: &Store, object: &Object, pod: &kubernetes::Pod) -> Workload {
+    Workload {
+        name: object.key.name.clone(),
+        namespace: object.key.namespace.clone(),
+        labels: Arc::new(object.metadata.labels.clone()),
+        annotations: Arc::new(object.metadata.annotations.clone()),
+        service_account: if pod.service_account.is_empty() { "default".into() } else { pod.service_account.clone() },
+        ips: pod.ips.clone(),
+        node: pod.node.clone(),
+        locality: pod_locality(store, &object.metadata.labels, &pod.node),
+        uid: object.metadata.uid.clone(),
+        ports: pod.ports.clone(),
+        origin: origin(object),
+    }
+}
+
+/// The pod's own label wins over the node's (contract §2.4).
+fn pod_locality(store: &Store, labels: &Labels, node: &SmolStr) -> Locality {
+    let own = labels.get("topology.istio.io/locality").or_else(|| labels.get("istio-locality"));
+    match own.filter(|text| !text.is_empty()) {
+        Some(text) if text.contains('/') => locality(text, '/'),
+        Some(text) => locality(text, '.'),
+        None => node_locality(store, node),
+    }
+}
+
+fn node_locality(store: &Store, node: &SmolStr) -> Locality {
+    let Some(object) = store.get(&Id::new(Kind::Node, &SmolStr::default(), node)) else { return Locality::default() };
+    let label = |name: &str| object.metadata.labels.get(name).cloned().unwrap_or_default();
+    Locality {
+        region: label("topology.kubernetes.io/region"),
+        zone: label("topology.kubernetes.io/zone"),
+        subzone: label("topology.istio.io/subzone"),
+    }
+}
+
+/// Reads `region/zone/subzone`.
+pub(super) fn locality(text: &str, separator: char) -> Locality {
+    let mut parts = text.splitn(3, separator).map(SmolStr::new);
+    let mut next = || parts.next().unwrap_or_default();
+    Locality { region: next(), zone: next(), subzone: next() }
+}
+
+fn of_entry(object: &Object, entry: &istio::WorkloadEntry) -> Workload {
+    Workload {
+        name: object.key.name.clone(),
+        namespace: object.key.namespace.clone(),
+        labels: Arc::new(entry_labels(object, entry)),
+        annotations: Arc::new(object.metadata.annotations.clone()),
+        service_account: entry.service_account.clone(),
+        ips: entry.address.parse::<IpAddr>().into_iter().collect(),
+        node: SmolStr::default(),
+        locality: locality(&entry.locality, '/'),
+        uid: object.metadata.uid.clone(),
+        ports: entry.ports.clone(),
+        origin: origin(object),
+    }
+}
+
+/// Labels of a WorkloadEntry: those of its spec over those of its metadata.
+pub(super) fn entry_labels(object: &Object, entry: &istio::WorkloadEntry) -> Labels {
+    let mut labels = object.metadata.labels.clone();
+    labels.extend(entry.labels.iter().map(|(name, value)| (name.clone(), value.clone())));
+    labels
+}

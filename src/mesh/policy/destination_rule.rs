@@ -1,0 +1,106 @@
+//! Which DestinationRules apply to a service for a client, and what they say together (contract §6.3).
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use smol_str::{SmolStr, format_smolstr};
+
+use crate::mesh::{
+    engine::selects,
+    model::{Hostname, Labels, Service, Visibility},
+    world::{DestinationRule, EffectiveDestinationRule, HostRules, World},
+};
+
+/// The rule for a service as proxies of `namespace` with `labels` see it: the client's namespace (unless it is the
+/// root namespace), then the service's, then the root namespace; in each the most specific host.
+pub fn effective(world: &World, namespace: &str, labels: &Labels, service: &Service) -> Option<Arc<EffectiveDestinationRule>> {
+    if world.rules_by_host.is_empty() {
+        return None;
+    }
+    let client = Client { world, namespace, labels };
+    let root = &world.mesh.root_namespace;
+    let own = if namespace == root.as_str() {
+        client.find(root, &service.hostname, |rule| is_private(rule, root))
+    } else {
+        client.find(namespace, &service.hostname, |_| true)
+    };
+    own.or_else(|| client.find(&service.namespace, &service.hostname, |_| true)).or_else(|| client.find(root, &service.hostname, |_| true))
+}
+
+/// All rules of one namespace for one host, with their merge where no proxy sees less than another.
+pub(in crate::mesh) fn host_rules(mut rules: Vec<Arc<DestinationRule>>) -> HostRules {
+    rules.sort_by(|a, b| a.precedence.cmp(&b.precedence));
+    let same_for_all = rules.iter().all(|rule| rule.export_to == Visibility::Public && rule.spec.workload_selector.is_none());
+    let common = same_for_all.then(|| Arc::new(merge(rules.iter())));
+    HostRules { rules, common }
+}
+
+struct Client<'a> {
+    world: &'a World,
+    namespace: &'a str,
+    labels: &'a Labels,
+}
+
+impl Client<'_> {
+    fn find(&self, owner: &str, host: &Hostname, wanted: impl Fn(&DestinationRule) -> bool) -> Option<Arc<EffectiveDestinationRule>> {
+        let owner = SmolStr::new(owner);
+        let mut hosts = covering(host);
+        hosts.find_map(|host| {
+            let rules = self.world.rules_by_host.get(&(owner.clone(), host))?;
+            match &rules.common {
+                Some(common) if rules.rules.iter().all(|rule| wanted(rule)) => Some(Arc::clone(common)),
+                _ => self.visible(&owner, rules, &wanted),
+            }
+        })
+    }
+
+    /// Rules with a selector are for their own namespace's workloads and win over those without.
+    fn visible(&self, owner: &str, rules: &HostRules, wanted: &impl Fn(&DestinationRule) -> bool) -> Option<Arc<EffectiveDestinationRule>> {
+        let visible = || rules.rules.iter().filter(|rule| rule.export_to.allows(self.namespace) && wanted(rule));
+        let selecting = visible().find(|rule| {
+            owner == self.namespace && rule.spec.workload_selector.as_ref().is_some_and(|selector| selects(selector, self.labels))
+        });
+        let selector = selecting.map(|rule| &rule.spec.workload_selector).unwrap_or(&None);
+        let mut chosen = visible().filter(|rule| rule.spec.workload_selector == *selector).peekable();
+        chosen.peek()?;
+        Some(Arc::new(merge(chosen)))
+    }
+}
+
+/// The host itself, then the wildcards that cover it, the longest first.
+fn covering(host: &Hostname) -> impl Iterator<Item = Hostname> {
+    let text = host.as_str();
+    let wildcards = text.match_indices('.').map(|(at, _)| format_smolstr!("*{}", &text[at..])).filter(move |wildcard| wildcard != text);
+    std::iter::once(host.clone()).chain(wildcards.map(Hostname::new)).chain((text != "*").then(|| Hostname::new("*")))
+}
+
+/// Whether a rule is for its own namespace alone.
+fn is_private(rule: &DestinationRule, namespace: &str) -> bool {
+    matches!(&rule.export_to, Visibility::Namespaces(names) if names.iter().all(|name| name == namespace))
+}
+
+/// Subsets are put together, the first of a name wins; the first policy wins whole.
+fn merge<'a>(rules: impl Iterator<Item = &'a Arc<DestinationRule>>) -> EffectiveDestinationRule {
+    let mut merged = EffectiveDestinationRule { policy: None, subsets: Vec::new(), origins: Vec::new() };
+    let mut names = BTreeSet::new();
+    for rule in rules {
+        if merged.policy.is_none() {
+            merged.policy = rule.spec.traffic_policy.clone();
+        }
+        merged.subsets.extend(rule.spec.subsets.iter().filter(|subset| names.insert(subset.name.clone())).cloned());
+        merged.origins.push(rule.origin.clone());
+    }
+    merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcards_are_tried_from_the_longest() {
+        let tried: Vec<String> = covering(&Hostname::new("a.b.c")).map(|host| host.to_string()).collect();
+        assert_eq!(tried, ["a.b.c", "*.b.c", "*.c", "*"]);
+        let tried: Vec<String> = covering(&Hostname::new("*.b.c")).map(|host| host.to_string()).collect();
+        assert_eq!(tried, ["*.b.c", "*.c", "*"]);
+    }
+}

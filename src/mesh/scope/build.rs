@@ -1,0 +1,238 @@
+//! Builds a scope from nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use imbl::OrdMap;
+use smol_str::SmolStr;
+
+use super::{EgressListener, EgressScope, Scope, imports::Imports, key::applying_sidecar};
+use crate::{
+    api::istio::{self, CaptureMode, OutboundTrafficPolicy},
+    mesh::{
+        engine::protocol_named,
+        model::{Hostname, Labels, ProxyKind, Registry, Service, Visibility},
+        policy::destination_rule,
+        routing::model::{Destination, HttpAction, RouteSet},
+        world::{Sidecar, World},
+    },
+};
+
+/// What proxies of this kind, namespace and labels may see.
+pub fn scope(world: &World, kind: ProxyKind, namespace: &str, labels: &Labels) -> Scope {
+    let sidecar = applying_sidecar(world, kind, namespace, labels);
+    let allow_any = allows_any(world, sidecar.as_deref());
+    let listeners = listeners(sidecar.as_deref(), namespace);
+    let egress: Vec<EgressScope> = listeners
+        .iter()
+        .map(|(listener, imports)| EgressScope {
+            listener: listener.clone(),
+            services: services(world, namespace, listener.as_ref(), imports),
+            routes: match kind {
+                ProxyKind::Sidecar => routes(world, namespace, imports),
+                ProxyKind::Gateway => OrdMap::new(),
+            },
+        })
+        .collect();
+    let services = match &egress[..] {
+        [all] if listeners[0].1.is_all() && all.listener.is_none() => all.services.clone(),
+        _ => united(world, namespace, &egress),
+    };
+    let destination_rules = services
+        .iter()
+        .filter_map(|(host, service)| Some((host.clone(), destination_rule::effective(world, namespace, labels, service)?)))
+        .collect();
+    Scope { namespace: namespace.into(), sidecar, egress, services, destination_rules, allow_any }
+}
+
+/// Whether the scope sees everything that is exported to it: then it can be patched name by name.
+pub(super) fn sees_all(scope: &Scope) -> bool {
+    let all = |sidecar: &Arc<Sidecar>| {
+        let listeners = listeners(Some(sidecar), &scope.namespace);
+        matches!(&listeners[..], [(None, imports)] if imports.is_all())
+    };
+    scope.sidecar.as_ref().is_none_or(all)
+}
+
+/// The service of that hostname for proxies of a namespace: its own, then Kubernetes', then the oldest.
+pub(super) fn best_service<'a>(candidates: impl Iterator<Item = &'a Arc<Service>>, namespace: &str) -> Option<&'a Arc<Service>> {
+    let visible = candidates.filter(|service| service.export_to.allows(namespace));
+    visible.min_by(|a, b| rank(a, namespace).cmp(&rank(b, namespace)))
+}
+
+/// The routes of that host for proxies of a namespace: private before exported to it before public, then the oldest.
+pub(super) fn best_routes(listed: &[Arc<RouteSet>], namespace: &str, imports: &Imports) -> Option<Arc<RouteSet>> {
+    let visible = listed.iter().filter(|routes| routes.export_to.allows(namespace) && (imports.is_all() || imports.routes(routes)));
+    visible.min_by(|a, b| (bucket(a), &a.precedence).cmp(&(bucket(b), &b.precedence))).cloned()
+}
+
+/// How narrowly something is exported; the narrowest comes first.
+pub(super) fn bucket(routes: &RouteSet) -> u8 {
+    match &routes.export_to {
+        Visibility::Namespaces(names) if names.iter().all(|name| *name == routes.namespace) => 0,
+        Visibility::Namespaces(_) | Visibility::None => 1,
+        Visibility::Public => 2,
+    }
+}
+
+pub(super) fn allows_any(world: &World, sidecar: Option<&Sidecar>) -> bool {
+    let policy = sidecar.and_then(|sidecar| sidecar.spec.outbound_traffic_policy).unwrap_or(world.mesh.outbound_traffic_policy);
+    policy == OutboundTrafficPolicy::AllowAny
+}
+
+fn rank<'a>(service: &'a Service, namespace: &str) -> impl Ord + use<'a> {
+    (service.namespace != namespace, service.registry, &service.precedence)
+}
+
+fn listeners(sidecar: Option<&Sidecar>, namespace: &str) -> Vec<(Option<EgressListener>, Imports)> {
+    match sidecar {
+        Some(sidecar) if !sidecar.spec.egress.is_empty() => {
+            sidecar.spec.egress.iter().map(|written| (listener(written), Imports::read(&written.hosts, namespace))).collect()
+        }
+        _ => vec![(None, Imports::all())],
+    }
+}
+
+fn listener(written: &istio::EgressListener) -> Option<EgressListener> {
+    let no_capture = written.capture_mode == CaptureMode::None;
+    if written.port.is_none() && written.bind.is_empty() && !no_capture {
+        return None;
+    }
+    let port = written.port.as_ref();
+    Some(EgressListener {
+        port: port.map(|port| port.number).filter(|number| *number != 0),
+        protocol: port.map(|port| protocol_named(&port.protocol)),
+        bind: written.bind.clone(),
+        no_capture,
+    })
+}
+
+fn services(world: &World, namespace: &str, listener: Option<&EgressListener>, imports: &Imports) -> OrdMap<Hostname, Arc<Service>> {
+    let port = listener.and_then(|listener| listener.port);
+    let mut chosen: Vec<(Hostname, Arc<Service>)> = Vec::new();
+    let mut all = world.services.values().peekable();
+    while let Some(first) = all.next() {
+        let mut group = vec![first];
+        while let Some(same) = all.next_if(|next| next.hostname == first.hostname) {
+            group.push(same);
+        }
+        let imported = group.into_iter().filter_map(|service| match imports.is_all() {
+            true => Some(Arc::clone(service)),
+            false => imports.service(service),
+        });
+        let imported: Vec<Arc<Service>> = imported.filter_map(|service| with_port(service, port)).collect();
+        if let Some(best) = best_service(imported.iter(), namespace) {
+            chosen.push((best.hostname.clone(), Arc::clone(best)));
+        }
+    }
+    chosen.into_iter().collect()
+}
+
+/// The service with that port alone; `None` when it has no such port.
+fn with_port(service: Arc<Service>, port: Option<u16>) -> Option<Arc<Service>> {
+    let Some(port) = port else { return Some(service) };
+    service.port(port)?;
+    Some(only_ports(service, &BTreeSet::from([port])))
+}
+
+fn only_ports(service: Arc<Service>, ports: &BTreeSet<u16>) -> Arc<Service> {
+    if service.ports.iter().all(|port| ports.contains(&port.number)) {
+        return service;
+    }
+    let mut trimmed = Service::clone(&service);
+    trimmed.ports.retain(|port| ports.contains(&port.number));
+    Arc::new(trimmed)
+}
+
+fn routes(world: &World, namespace: &str, imports: &Imports) -> OrdMap<Hostname, Arc<RouteSet>> {
+    let best = |(host, listed): (&Hostname, &Arc<Vec<Arc<RouteSet>>>)| Some((host.clone(), best_routes(listed, namespace, imports)?));
+    world.routes_by_host.iter().filter_map(best).collect()
+}
+
+/// Services of all listeners, then those that their routes lead to though no listener names them.
+fn united(world: &World, namespace: &str, egress: &[EgressScope]) -> OrdMap<Hostname, Arc<Service>> {
+    let mut union = Union { world, services: BTreeMap::new() };
+    for listener in egress {
+        for service in listener.services.values() {
+            union.add(service);
+        }
+        let mut routes: Vec<&Arc<RouteSet>> = listener.routes.values().collect();
+        routes.sort_by(|a, b| (bucket(a), &a.precedence).cmp(&(bucket(b), &b.precedence)));
+        routes.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        for routes in routes {
+            for (host, ports) in destinations(routes, namespace) {
+                let Some(service) = best_service(world.services_named(&host), namespace) else { continue };
+                let port = listener.listener.as_ref().and_then(|listener| listener.port);
+                let wanted = match port {
+                    Some(port) => with_port(Arc::clone(service), Some(port)),
+                    None if ports.contains(&None) => Some(Arc::clone(service)),
+                    None => Some(only_ports(Arc::clone(service), &ports.into_iter().flatten().collect())),
+                };
+                if let Some(service) = wanted.filter(|service| !service.ports.is_empty()) {
+                    union.add(&service);
+                }
+            }
+        }
+    }
+    union.services.into_iter().collect()
+}
+
+struct Union<'a> {
+    world: &'a World,
+    services: BTreeMap<Hostname, Arc<Service>>,
+}
+
+impl Union<'_> {
+    /// The first of a hostname stays, unless a Kubernetes service comes after one that is none; ports of one service
+    /// that several listeners show are put together.
+    fn add(&mut self, service: &Arc<Service>) {
+        let Some(existing) = self.services.get_mut(&service.hostname) else {
+            self.services.insert(service.hostname.clone(), Arc::clone(service));
+            return;
+        };
+        if existing.namespace != service.namespace || existing.registry != service.registry {
+            if service.registry < existing.registry {
+                *existing = Arc::clone(service);
+            }
+            return;
+        }
+        let both: BTreeSet<u16> = existing.ports.iter().chain(&service.ports).map(|port| port.number).collect();
+        let Some(whole) = self.world.services.get(&service.key()) else { return };
+        if both.len() == existing.ports.len() && existing.aliases == service.aliases {
+            return;
+        }
+        let mut aliases: Vec<Hostname> = existing.aliases.iter().chain(&service.aliases).cloned().collect();
+        aliases.sort();
+        aliases.dedup();
+        let whole = only_ports(Arc::clone(whole), &both);
+        *existing = if whole.aliases == aliases { whole } else { Arc::new(Service { aliases, ..Service::clone(&whole) }) };
+    }
+}
+
+/// Hosts that routes lead to for clients of a namespace, with the ports that they name (`None`: any).
+fn destinations(routes: &RouteSet, namespace: &str) -> BTreeMap<Hostname, BTreeSet<Option<u16>>> {
+    let for_us = |source: Option<&SmolStr>| source.is_none_or(|source| source == namespace);
+    let mut found: BTreeMap<Hostname, BTreeSet<Option<u16>>> = BTreeMap::new();
+    let mut add = |destination: &Destination| _ = found.entry(destination.host.clone()).or_default().insert(destination.port);
+    let http =
+        routes.http.iter().filter(|route| route.matches.is_empty() || route.matches.iter().any(|m| for_us(m.source_namespace.as_ref())));
+    for route in http {
+        if let HttpAction::Forward(weighted) = &route.action {
+            weighted.iter().for_each(|weighted| add(&weighted.destination));
+        }
+        route.mirrors.iter().for_each(|mirror| add(&mirror.destination));
+    }
+    let tls = routes.tls.iter().map(|route| (&route.matches, &route.destinations));
+    let tcp = routes.tcp.iter().map(|route| (&route.matches, &route.destinations));
+    for (matches, weighted) in tls.chain(tcp) {
+        if matches.is_empty() || matches.iter().any(|m| for_us(m.source_namespace.as_ref())) {
+            weighted.iter().for_each(|weighted| add(&weighted.destination));
+        }
+    }
+    found
+}
+
+/// Kubernetes' own services come before all others of a hostname.
+const _: () = assert!((Registry::Kubernetes as u8) < Registry::External as u8);

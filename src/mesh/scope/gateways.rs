@@ -1,0 +1,29 @@
+//! What a gateway proxy serves: Gateways that select it and the routes bound to them.
+
+use std::sync::Arc;
+
+use super::build::bucket;
+use crate::mesh::{
+    engine::selects,
+    model::Labels,
+    routing::model::{GatewayRef, RouteSet},
+    world::{Gateway, World},
+};
+
+/// Gateways whose selector matches a proxy's labels, the oldest first. Gateways select in all namespaces
+/// (contract §6.5); one without a selector selects every gateway proxy.
+pub fn gateways_for(world: &World, labels: &Labels) -> Vec<Arc<Gateway>> {
+    let selecting = world.gateways.values().filter(|gateway| selects(&gateway.spec.selector, labels));
+    let mut found: Vec<Arc<Gateway>> = selecting.cloned().collect();
+    found.sort_by(|a, b| a.precedence.cmp(&b.precedence));
+    found
+}
+
+/// Routes bound to a Gateway that proxies of `namespace` may use: private before exported to it before public, each
+/// the oldest first (contract §6.2).
+pub fn routes_for_gateway(world: &World, namespace: &str, gateway: &GatewayRef) -> Vec<Arc<RouteSet>> {
+    let bound = world.routes_by_gateway.get(gateway).into_iter().flat_map(|listed| listed.iter());
+    let mut found: Vec<Arc<RouteSet>> = bound.filter(|routes| routes.export_to.allows(namespace)).cloned().collect();
+    found.sort_by(|a, b| (bucket(a), &a.precedence).cmp(&(bucket(b), &b.precedence)));
+    found
+}

@@ -1,0 +1,101 @@
+//! Patches a scope after a change, at the cost of the change.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+
+use super::{
+    EgressScope, Scope,
+    build::{allows_any, best_routes, best_service, scope, sees_all},
+    imports::Imports,
+    key::applying_sidecar,
+};
+use crate::mesh::{
+    model::{Hostname, Labels, ProxyKind},
+    policy::destination_rule,
+    world::{Touched, World},
+};
+
+impl Scope {
+    /// The scope for the new world, equal to one built from nothing. `kind` and `labels` are those that it was built
+    /// for. Every value that did not change keeps its `Arc`. A scope that a Sidecar narrows is built again (and held
+    /// against the old) when a service or route was touched; any other costs what was touched.
+    pub fn update(&self, world: &World, kind: ProxyKind, labels: &Labels, touched: &Touched) -> Self {
+        let sidecar = applying_sidecar(world, kind, &self.namespace, labels);
+        let names_touched = !touched.services.is_empty() || !touched.routes.is_empty();
+        if touched.everything || sidecar != self.sidecar || (names_touched && !sees_all(self)) {
+            return self.reconciled(scope(world, kind, &self.namespace, labels));
+        }
+        let mut next = self.clone();
+        next.allow_any = allows_any(world, self.sidecar.as_deref());
+        for host in &touched.services {
+            next.patch_service(world, labels, host);
+        }
+        if kind == ProxyKind::Sidecar {
+            for host in &touched.routes {
+                next.patch_routes(world, host);
+            }
+        }
+        next
+    }
+
+    fn patch_service(&mut self, world: &World, labels: &Labels, host: &Hostname) {
+        let service = best_service(world.services_named(host), &self.namespace);
+        let rule = service.and_then(|service| destination_rule::effective(world, &self.namespace, labels, service));
+        put(&mut self.services, host, service.cloned());
+        for egress in &mut self.egress {
+            put(&mut egress.services, host, service.cloned());
+        }
+        put(&mut self.destination_rules, host, rule);
+    }
+
+    fn patch_routes(&mut self, world: &World, host: &Hostname) {
+        let listed = world.routes_by_host.get(host);
+        let best = listed.and_then(|listed| best_routes(listed, &self.namespace, &Imports::all()));
+        for egress in &mut self.egress {
+            put(&mut egress.routes, host, best.clone());
+        }
+    }
+
+    /// The fresh scope with every value of this one that is equal.
+    fn reconciled(&self, fresh: Self) -> Self {
+        let egress = fresh.egress.into_iter().enumerate().map(|(at, fresh)| match self.egress.get(at) {
+            Some(old) => EgressScope {
+                listener: fresh.listener,
+                services: kept(&old.services, &fresh.services),
+                routes: kept(&old.routes, &fresh.routes),
+            },
+            None => fresh,
+        });
+        Self {
+            namespace: fresh.namespace,
+            sidecar: if fresh.sidecar == self.sidecar { self.sidecar.clone() } else { fresh.sidecar },
+            egress: egress.collect(),
+            services: kept(&self.services, &fresh.services),
+            destination_rules: kept(&self.destination_rules, &fresh.destination_rules),
+            allow_any: fresh.allow_any,
+        }
+    }
+}
+
+fn kept<V: PartialEq>(old: &OrdMap<Hostname, Arc<V>>, fresh: &OrdMap<Hostname, Arc<V>>) -> OrdMap<Hostname, Arc<V>> {
+    let mut next = old.clone();
+    for host in old.keys().filter(|host| !fresh.contains_key(*host)) {
+        next.remove(host);
+    }
+    for (host, value) in fresh {
+        put(&mut next, host, Some(Arc::clone(value)));
+    }
+    next
+}
+
+fn put<V: PartialEq>(table: &mut OrdMap<Hostname, Arc<V>>, host: &Hostname, value: Option<Arc<V>>) {
+    let Some(value) = value else {
+        table.remove(host);
+        return;
+    };
+    let same = table.get(host).is_some_and(|old| Arc::ptr_eq(old, &value) || *old == value);
+    if !same {
+        table.insert(host.clone(), value);
+    }
+}

@@ -1,0 +1,37 @@
+//! DestinationRules: hosts that no service has, subsets that an older rule defines.
+
+use crate::{
+    api::Diagnostic,
+    mesh::world::{DestinationRule, HostRules, World},
+};
+
+pub(super) fn check(world: &World) -> Vec<Diagnostic> {
+    let unknown = world.destination_rules.values().filter_map(|rule| unknown_host(world, rule));
+    unknown.chain(world.rules_by_host.values().flat_map(|rules| repeated_subsets(rules))).collect()
+}
+
+fn unknown_host(world: &World, rule: &DestinationRule) -> Option<Diagnostic> {
+    let known = match rule.host.is_wildcard() {
+        true => world.services.keys().any(|key| rule.host.covers(&key.hostname)),
+        false => world.services_named(&rule.host).next().is_some(),
+    };
+    let message = || format!("no service has the host {}: the rule has no effect", rule.host);
+    (!known).then(|| Diagnostic::warning("spec.host", message()).of(&rule.origin.object))
+}
+
+fn repeated_subsets(rules: &HostRules) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    for (at, rule) in rules.rules.iter().enumerate() {
+        let older = rules.rules[..at].iter().filter(|older| older.spec.workload_selector == rule.spec.workload_selector);
+        for (index, subset) in rule.spec.subsets.iter().enumerate() {
+            let first = older.clone().find(|older| older.spec.subsets.iter().any(|known| known.name == subset.name));
+            let Some(first) = first else { continue };
+            let message = format!(
+                "{} goes first by age, then name, and defines subset {} of {} too: this one is ignored",
+                first.origin.object, subset.name, rule.host
+            );
+            found.push(Diagnostic::warning(format!("spec.subsets[{index}].name"), message).of(&rule.origin.object));
+        }
+    }
+    found
+}

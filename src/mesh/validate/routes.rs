@@ -1,0 +1,153 @@
+//! VirtualServices: destinations, subsets, gateways, hosts that another one has.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use crate::{
+    api::{Diagnostic, Labels},
+    mesh::{
+        model::{Hostname, Service, Visibility},
+        policy::destination_rule,
+        routing::model::{Destination, GatewayRef, HttpAction, RouteSet},
+        world::{EffectiveDestinationRule, Gateway, World},
+    },
+};
+
+pub(super) fn check(world: &World) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    for routes in world.routes.values() {
+        let mut check = Check { world, routes, found: &mut found };
+        check.destinations();
+        check.gateways();
+    }
+    for (host, listed) in &world.routes_by_host {
+        found.extend(listed.iter().enumerate().filter_map(|(at, routes)| conflict(host, routes, &listed[..at])));
+    }
+    found
+}
+
+/// An older VirtualService for the same host wins wherever both are seen; there is no merging (contract §6.2).
+fn conflict(host: &Hostname, routes: &RouteSet, older: &[Arc<RouteSet>]) -> Option<Diagnostic> {
+    let winner = older.iter().find(|older| meet(&older.export_to, &routes.export_to))?;
+    let message = format!(
+        "{host} is routed by {} too, which goes first by age, then name: for this host these routes are ignored",
+        winner.origin.object
+    );
+    let at = routes.hosts.iter().position(|written| written == host).unwrap_or_default();
+    Some(Diagnostic::warning(format!("spec.hosts[{at}]"), message).of(&routes.origin.object))
+}
+
+/// Whether neither is narrower than the other and some namespace sees both. (The narrower of two wins on purpose.)
+fn meet(a: &Visibility, b: &Visibility) -> bool {
+    match (a, b) {
+        (Visibility::Public, Visibility::Public) => true,
+        (Visibility::Namespaces(a), Visibility::Namespaces(b)) => a.iter().any(|name| b.contains(name)),
+        _ => false,
+    }
+}
+
+struct Check<'a> {
+    world: &'a World,
+    routes: &'a RouteSet,
+    found: &'a mut Vec<Diagnostic>,
+}
+
+impl Check<'_> {
+    fn warn(&mut self, field: impl Into<String>, message: String) {
+        self.found.push(Diagnostic::warning(field, message).of(&self.routes.origin.object));
+    }
+
+    fn destinations(&mut self) {
+        let routes = self.routes;
+        // With delegates merged in, places in the list are not those in the object.
+        let at = |list: &str, index: usize| match routes.merged.is_empty() {
+            true => format!("spec.{list}[{index}]"),
+            false => format!("spec.{list}"),
+        };
+        for (index, route) in routes.http.iter().enumerate() {
+            let place = at("http", index);
+            if let HttpAction::Forward(weighted) = &route.action {
+                for (index, weighted) in weighted.iter().enumerate() {
+                    self.destination(&format!("{place}.route[{index}].destination"), &weighted.destination);
+                }
+            }
+            for mirror in &route.mirrors {
+                self.destination(&format!("{place}.mirror"), &mirror.destination);
+            }
+        }
+        let tls = routes.tls.iter().map(|route| &route.destinations).enumerate().map(|(index, to)| ("tls", index, to));
+        let tcp = routes.tcp.iter().map(|route| &route.destinations).enumerate().map(|(index, to)| ("tcp", index, to));
+        for (list, index, weighted) in tls.chain(tcp) {
+            for (to, weighted) in weighted.iter().enumerate() {
+                self.destination(&format!("{}.route[{to}].destination", at(list, index)), &weighted.destination);
+            }
+        }
+    }
+
+    fn destination(&mut self, field: &str, destination: &Destination) {
+        let host = &destination.host;
+        let namespace = &self.routes.namespace;
+        let candidates = self.world.services_named(host).filter(|service| service.export_to.allows(namespace));
+        let Some(service) = candidates.min_by_key(|service| service.namespace != *namespace) else {
+            let wildcard = self.world.services.values().any(|service| service.hostname.is_wildcard() && service.hostname.covers(host));
+            if !wildcard {
+                self.warn(format!("{field}.host"), format!("no service has the host {host}; requests get 503"));
+            }
+            return;
+        };
+        if let Some(port) = destination.port.filter(|port| service.external_name.is_none() && service.port(*port).is_none()) {
+            self.warn(format!("{field}.port"), format!("{host} has no port {port}; requests get 503"));
+        }
+        self.subset(field, destination, service);
+    }
+
+    fn subset(&mut self, field: &str, destination: &Destination, service: &Service) {
+        let subset = &destination.subset;
+        if subset.is_empty() {
+            return;
+        }
+        let rule = destination_rule::effective(self.world, &self.routes.namespace, &Labels::new(), service);
+        if rule.as_ref().is_some_and(|rule| rule.subsets.iter().any(|known| known.name == *subset)) {
+            return;
+        }
+        let message = format!(
+            "subset {subset} of {} is defined by no DestinationRule; requests get 503{}",
+            destination.host,
+            rule.map(|rule| known_subsets(&rule)).unwrap_or_default()
+        );
+        self.warn(format!("{field}.subset"), message);
+    }
+
+    fn gateways(&mut self) {
+        let mut bound = Vec::new();
+        for (index, gateway) in self.routes.gateways.iter().enumerate() {
+            let GatewayRef::Gateway { namespace, name } = gateway else { continue };
+            match self.world.gateways.get(&(namespace.clone(), name.clone())) {
+                Some(gateway) => bound.push(gateway),
+                None => self.warn(format!("spec.gateways[{index}]"), format!("there is no Gateway {namespace}/{name}")),
+            }
+        }
+        let all_found = bound.len() == self.routes.gateways.len();
+        let taken = self.routes.hosts.iter().any(|host| bound.iter().any(|gateway| takes(gateway, host)));
+        if all_found && !bound.is_empty() && !taken {
+            let names: BTreeSet<String> = bound.iter().map(|gateway| gateway.origin.object.to_string()).collect();
+            let names: Vec<String> = names.into_iter().collect();
+            self.warn("spec.hosts", format!("none of these hosts is among those of {}: nothing reaches these routes", names.join(", ")));
+        }
+    }
+}
+
+fn known_subsets(rule: &EffectiveDestinationRule) -> String {
+    let rules: Vec<String> = rule.origins.iter().map(|origin| origin.object.to_string()).collect();
+    let names: Vec<&str> = rule.subsets.iter().map(|subset| subset.name.as_str()).collect();
+    let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    format!(" ({} defines: {names})", rules.join(", "))
+}
+
+/// Whether some server of a Gateway has a host that overlaps.
+fn takes(gateway: &Gateway, host: &Hostname) -> bool {
+    let hosts = gateway.spec.servers.iter().flat_map(|server| &server.hosts);
+    hosts.into_iter().any(|written| {
+        let bare = written.split_once('/').map_or(written.as_str(), |(_, host)| host);
+        Hostname::new(bare).overlaps(host)
+    })
+}

@@ -1,0 +1,69 @@
+//! Counters under exactly the names that istiod's dashboards query (contract §10).
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use prometheus_client::{
+    encoding::{EncodeMetric, MetricEncoder},
+    metrics::{MetricType, TypedMetric},
+};
+
+/// A counter whose name is not given the suffix `_total`, which the OpenMetrics encoder adds to every counter.
+///
+/// It is exposed with the type `gauge` for that reason; queries do not see the difference.
+#[derive(Clone, Debug, Default)]
+pub struct ExactCounter(Arc<AtomicU64>);
+
+impl ExactCounter {
+    /// Adds one.
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    /// Adds `count`.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// The count so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl TypedMetric for ExactCounter {
+    const TYPE: MetricType = MetricType::Gauge;
+}
+
+impl EncodeMetric for ExactCounter {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        encoder.encode_gauge(&i64::try_from(self.get()).unwrap_or(i64::MAX))
+    }
+
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::{encoding::text::encode, registry::Registry};
+
+    use super::*;
+
+    #[test]
+    fn the_name_stands_as_it_was_given() {
+        let mut registry = Registry::default();
+        let counter = ExactCounter::default();
+        registry.register("pilot_xds_pushes", "Pushes", counter.clone());
+        counter.add(3);
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        assert!(text.contains("\npilot_xds_pushes 3\n"), "{text}");
+    }
+}

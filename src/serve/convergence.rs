@@ -1,0 +1,135 @@
+//! How long a change takes from the moment it was seen to the last proxy's ACK.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use serde::Serialize;
+use smol_str::SmolStr;
+
+use crate::{api::ObjectKey, xds::ledger::Observer};
+
+/// How many changes are remembered.
+const REMEMBERED: usize = 256;
+
+/// The recent changes and who has acknowledged them.
+#[derive(Debug, Default)]
+pub struct Convergence {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    changes: VecDeque<Tracked>,
+}
+
+#[derive(Debug)]
+struct Tracked {
+    record: Record,
+    /// Proxies that were sent something because of it and have not acknowledged all of it.
+    awaited: BTreeSet<SmolStr>,
+}
+
+/// One change, as `/debug/convergence` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Record {
+    /// The generation of the world that has the change.
+    pub change: u64,
+    /// The objects that changed, `Kind/namespace/name`; at most 20 are named.
+    pub objects: Vec<String>,
+    /// When the first of them was seen, Unix milliseconds.
+    pub seen_unix_ms: i64,
+    /// When the batch was published to sessions (after debounce and translation), Unix milliseconds.
+    pub published_unix_ms: i64,
+    /// When the last proxy acknowledged, Unix milliseconds; absent while some have not.
+    pub last_ack_unix_ms: Option<i64>,
+    /// How many proxies the change concerned.
+    pub proxies: usize,
+    /// How many have yet to acknowledge.
+    pub awaited: usize,
+}
+
+impl Convergence {
+    /// A batch became the world `change`, and concerns these proxies.
+    pub fn published(&self, change: u64, objects: &[ObjectKey], seen: Timestamp, now: Timestamp, proxies: Vec<SmolStr>) {
+        let mut state = self.state.lock();
+        if state.changes.len() == REMEMBERED {
+            state.changes.pop_front();
+        }
+        let record = Record {
+            change,
+            objects: objects.iter().take(20).map(ToString::to_string).collect(),
+            seen_unix_ms: seen.as_millisecond(),
+            published_unix_ms: now.as_millisecond(),
+            last_ack_unix_ms: proxies.is_empty().then(|| now.as_millisecond()),
+            proxies: proxies.len(),
+            awaited: proxies.len(),
+        };
+        state.changes.push_back(Tracked { record, awaited: proxies.into_iter().collect() });
+    }
+
+    /// The proxy has acknowledged all that it was owed up to the world `change`.
+    pub fn acknowledged(&self, proxy: &str, change: u64, now: Timestamp) {
+        self.settle(proxy, |tracked| tracked.record.change <= change, now);
+    }
+
+    /// The proxy is gone: nobody waits for it.
+    pub fn gone(&self, proxy: &str, now: Timestamp) {
+        self.settle(proxy, |_| true, now);
+    }
+
+    /// The recent changes, oldest first.
+    pub fn records(&self) -> Vec<Record> {
+        self.state.lock().changes.iter().map(|tracked| tracked.record.clone()).collect()
+    }
+
+    fn settle(&self, proxy: &str, concerned: impl Fn(&Tracked) -> bool, now: Timestamp) {
+        for tracked in self.state.lock().changes.iter_mut().filter(|tracked| concerned(tracked)) {
+            if tracked.awaited.remove(proxy) {
+                tracked.record.awaited = tracked.awaited.len();
+                if tracked.awaited.is_empty() {
+                    tracked.record.last_ack_unix_ms = Some(now.as_millisecond());
+                }
+            }
+        }
+    }
+}
+
+impl Observer for Convergence {
+    fn current(&self, proxy: &str, generation: u64) {
+        self.acknowledged(proxy, generation, Timestamp::now());
+    }
+
+    fn disconnected(&self, proxy: &str) {
+        self.gone(proxy, Timestamp::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: i64) -> Timestamp {
+        Timestamp::from_millisecond(ms).unwrap()
+    }
+
+    #[test]
+    fn a_change_has_converged_with_the_last_ack() {
+        let convergence = Convergence::default();
+        convergence.published(7, &[], at(1_000), at(1_010), vec!["a.x".into(), "b.x".into()]);
+        convergence.acknowledged("a.x", 7, at(1_020));
+        convergence.acknowledged("b.x", 6, at(1_030));
+        assert_eq!(convergence.records()[0].last_ack_unix_ms, None);
+        convergence.acknowledged("b.x", 9, at(1_040));
+        let record = &convergence.records()[0];
+        assert_eq!((record.last_ack_unix_ms, record.awaited, record.proxies), (Some(1_040), 0, 2));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_proxy_that_is_gone() {
+        let convergence = Convergence::default();
+        convergence.published(1, &[], at(0), at(0), vec!["a.x".into()]);
+        convergence.gone("a.x", at(5));
+        assert_eq!(convergence.records()[0].last_ack_unix_ms, Some(5));
+    }
+}

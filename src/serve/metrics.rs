@@ -1,0 +1,82 @@
+//! What the pipeline counts, under istiod's names where istiod has one (contract §10.2).
+
+use std::time::Duration;
+
+use prometheus_client::{
+    metrics::{family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+use smol_str::SmolStr;
+
+use crate::{metrics::ExactCounter, source::Change, xds::classes::Prepared};
+
+type Labels<const N: usize> = [(&'static str, String); N];
+
+/// Counters of the pipeline.
+#[derive(Debug)]
+pub struct PipelineMetrics {
+    events: Family<Labels<2>, ExactCounter>,
+    objects: ExactCounter,
+    recomputed: ExactCounter,
+    batches: ExactCounter,
+    translated: Family<Labels<1>, ExactCounter>,
+    changed: Family<Labels<1>, ExactCounter>,
+    proxies_pushed: ExactCounter,
+    batch_seconds: Histogram,
+    lost: Family<Labels<1>, Gauge>,
+}
+
+impl PipelineMetrics {
+    /// Registers all of them.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            events: Family::default(),
+            objects: ExactCounter::default(),
+            recomputed: ExactCounter::default(),
+            batches: ExactCounter::default(),
+            translated: Family::default(),
+            changed: Family::default(),
+            proxies_pushed: ExactCounter::default(),
+            batch_seconds: Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0]),
+            lost: Family::default(),
+        };
+        registry.register("pilot_k8s_cfg_events", "Objects that a source said changed, by kind and event", metrics.events.clone());
+        registry.register("istiod_lite_objects_applied", "Objects applied to the engine", metrics.objects.clone());
+        registry.register("istiod_lite_values_recomputed", "Derived values that the engine computed again", metrics.recomputed.clone());
+        registry.register("istiod_lite_batches", "Batches of changes that became worlds", metrics.batches.clone());
+        registry.register("istiod_lite_translated", "Translations done, by what was translated", metrics.translated.clone());
+        registry.register("istiod_lite_resources_changed", "Shared resources that got new content, by type", metrics.changed.clone());
+        registry.register("istiod_lite_proxies_concerned", "Proxies whose view a batch changed, summed", metrics.proxies_pushed.clone());
+        registry.register("istiod_lite_batch_seconds", "From a batch to published views", metrics.batch_seconds.clone());
+        registry.register("istiod_lite_source_lost", "1 while a source is gone and its last word is kept", metrics.lost.clone());
+        metrics
+    }
+
+    pub(super) fn count_events(&self, changes: &[Change]) {
+        for change in changes {
+            let (kind, event) = match change {
+                Change::Applied(object) => (object.key.kind, "update"),
+                Change::Deleted(key) => (key.kind, "delete"),
+            };
+            self.events.get_or_create(&[("type", kind.as_str().into()), ("event", event.into())]).inc();
+        }
+    }
+
+    pub(super) fn count_batch(&self, objects: usize, recomputed: usize, prepared: &Prepared, took: Duration) {
+        self.batches.inc();
+        self.objects.add(objects as u64);
+        self.recomputed.add(recomputed as u64);
+        for (what, count) in prepared.translated() {
+            self.translated.get_or_create(&[("type", what.into())]).add(count);
+        }
+        for (kind, count) in prepared.changed() {
+            self.changed.get_or_create(&[("type", kind.short().into())]).add(count);
+        }
+        self.proxies_pushed.add(prepared.proxies().len() as u64);
+        self.batch_seconds.observe(took.as_secs_f64());
+    }
+
+    pub(super) fn set_lost(&self, source: &SmolStr, lost: bool) {
+        self.lost.get_or_create(&[("source", source.to_string())]).set(i64::from(lost));
+    }
+}

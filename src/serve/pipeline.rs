@@ -1,0 +1,127 @@
+//! The one writer: what sources say becomes the next world, and each new world is published to the classes of proxies.
+
+use std::{pin::pin, sync::Arc};
+
+use jiff::Timestamp;
+use tokio::time::{Instant, sleep_until};
+use tokio_stream::{Stream, StreamExt};
+
+use super::{
+    convergence::Convergence,
+    diagnostics::{Finder, Standing},
+    metrics::PipelineMetrics,
+    readiness::Readiness,
+};
+use crate::{
+    api::{Object, ObjectKey},
+    mesh::{engine::Engine, validate},
+    source::{Change, Event, debounce::Debounce},
+    xds::classes::Classes,
+};
+
+/// Readiness condition: all sources have said all that they had.
+pub const SYNCED: &str = "sources synced";
+
+/// All that a batch of changes passes through.
+pub struct Pipeline {
+    /// Makes worlds.
+    pub engine: Engine,
+    /// Makes views.
+    pub classes: Arc<Classes>,
+    /// Gathers changes.
+    pub debounce: Debounce,
+    /// Shows findings.
+    pub standing: Arc<Standing>,
+    /// Told when the first world is published.
+    pub readiness: Arc<Readiness>,
+    /// Told of each published change.
+    pub convergence: Arc<Convergence>,
+    /// Counts.
+    pub metrics: PipelineMetrics,
+}
+
+impl Pipeline {
+    /// Works until the sources end. Before they are synced nothing is published: half a world would take away what
+    /// proxies have from the process before this one.
+    pub async fn run(mut self, events: impl Stream<Item = Event>) {
+        let mut events = pin!(events);
+        let mut synced = false;
+        loop {
+            let due = self.debounce.due().filter(|_| synced);
+            tokio::select! {
+                event = events.next() => match event {
+                    None => return,
+                    Some(Event::Synced) => {
+                        synced = true;
+                        self.publish_all();
+                        self.readiness.set(SYNCED, true);
+                    }
+                    Some(event) => self.take_in(event),
+                },
+                () = until(due), if due.is_some() => self.publish_due(),
+            }
+        }
+    }
+
+    fn take_in(&mut self, event: Event) {
+        match event {
+            Event::Changes(changes) => {
+                self.metrics.count_events(&changes);
+                self.debounce.push(changes, Instant::now());
+            }
+            Event::Diagnostics(found) => self.standing.replace(Finder::Source, found),
+            Event::Lost { source, reason } => {
+                tracing::error!(%source, reason, "source lost; what it said is kept");
+                self.metrics.set_lost(&source, true);
+            }
+            Event::Recovered { source } => {
+                tracing::info!(%source, "source recovered");
+                self.metrics.set_lost(&source, false);
+            }
+            Event::Synced => {}
+        }
+    }
+
+    // The first world is published even when it is empty: it is then the truth.
+    fn publish_all(&mut self) {
+        let (changes, since) = self.debounce.take_all().unwrap_or_else(|| (Vec::new(), Instant::now()));
+        self.publish(changes, since);
+    }
+
+    fn publish_due(&mut self) {
+        if let Some((changes, since)) = self.debounce.take(Instant::now()) {
+            self.publish(changes, since);
+        }
+    }
+
+    fn publish(&mut self, changes: Vec<Change>, since: Instant) {
+        let started = Instant::now();
+        let batch: Vec<(ObjectKey, Option<Arc<Object>>)> = changes.into_iter().map(keyed).collect();
+        let keys: Vec<ObjectKey> = batch.iter().map(|(key, _)| key.clone()).collect();
+        let applied = self.engine.apply(batch);
+        let world = applied.world;
+        let generation = world.generation;
+        self.standing.replace(Finder::Mesh, validate::check(&world));
+        let now = Timestamp::now();
+        let seen = now.checked_sub(since.elapsed()).unwrap_or(now);
+        let published = self.classes.prepare(world, &applied.touched);
+        self.metrics.count_batch(keys.len(), applied.recomputed, &published, started.elapsed());
+        // Convergence is told before the sessions are, else an ACK could come first.
+        self.convergence.published(generation, &keys, seen, now, published.proxies());
+        published.send();
+    }
+}
+
+fn keyed(change: Change) -> (ObjectKey, Option<Arc<Object>>) {
+    match change {
+        Change::Applied(object) => (object.key.clone(), Some(object)),
+        Change::Deleted(key) => (key, None),
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

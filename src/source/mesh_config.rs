@@ -1,0 +1,116 @@
+//! A MeshConfig file as a source: read at start, then looked at every second.
+
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+
+use smol_str::SmolStr;
+use tokio::{sync::mpsc, time::sleep};
+
+use super::{Change, Event};
+use crate::api::{self, Diagnostic, Location, Object, Severity, yaml};
+
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A file that holds plain MeshConfig.
+#[derive(Clone, Debug)]
+pub struct MeshConfigFile {
+    /// The file.
+    pub path: PathBuf,
+    /// The cluster that the settings belong to.
+    pub cluster: SmolStr,
+}
+
+impl MeshConfigFile {
+    /// Reads the file. Warnings are logged.
+    ///
+    /// # Errors
+    /// The findings that say why it cannot be used.
+    pub fn read(&self) -> Result<Arc<Object>, Vec<Diagnostic>> {
+        let location = Location { file: self.path.to_string_lossy().into(), document: 0 };
+        let broken = |message: String| vec![Diagnostic::error("", message).at(&location)];
+        let text = fs::read_to_string(&self.path).map_err(|error| broken(format!("cannot be read: {error}")))?;
+        let mut parsed = api::Parsed::default();
+        for document in yaml::documents(&text) {
+            let value = yaml::document(document).map_err(|error| broken(error.to_string()))?;
+            parsed = api::parse_mesh_config(&value, &self.cluster);
+        }
+        let (errors, warnings): (Vec<_>, Vec<_>) =
+            parsed.diagnostics.into_iter().map(|found| found.at(&location)).partition(|found| found.severity == Severity::Error);
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        match parsed.objects.into_iter().next() {
+            Some(object) if errors.is_empty() => Ok(object),
+            None if errors.is_empty() => Err(broken("holds no MeshConfig".into())),
+            _ => Err(errors),
+        }
+    }
+
+    /// Follows the file until nobody listens. A version that cannot be used is logged, and the last good one stays.
+    pub async fn follow(self, events: mpsc::Sender<Event>) {
+        let mut last = None;
+        while !events.is_closed() {
+            let read = self.read();
+            if last.as_ref() != Some(&read) {
+                match &read {
+                    Ok(object) => {
+                        if events.send(Event::Changes(vec![Change::Applied(Arc::clone(object))])).await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(found) => found.iter().for_each(|error| tracing::error!("{error}; the last good settings stay")),
+                }
+                last = Some(read);
+            }
+            sleep(LOOK).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Spec;
+
+    fn file(text: &str) -> (tempfile::TempDir, MeshConfigFile) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mesh.yaml");
+        fs::write(&path, text).unwrap();
+        (folder, MeshConfigFile { path, cluster: "Kubernetes".into() })
+    }
+
+    #[test]
+    fn settings_are_read_over_the_defaults() {
+        let (_folder, file) = file("trustDomain: example.org\n");
+        let object = file.read().unwrap();
+        let Spec::MeshConfig(mesh) = &object.spec else { panic!("{object:?}") };
+        assert_eq!((mesh.trust_domain.as_str(), mesh.proxy_listen_port), ("example.org", 15001));
+    }
+
+    #[test]
+    fn a_broken_file_is_named() {
+        let (_folder, file) = file("trustDomain: [\n");
+        let found = file.read().unwrap_err();
+        assert!(found[0].to_string().contains("mesh.yaml"), "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn a_change_is_told_and_a_mistake_is_not() {
+        let (_folder, file) = file("trustDomain: a.example\n");
+        let path = file.path.clone();
+        let (events, mut inbox) = mpsc::channel(4);
+        tokio::spawn(file.follow(events));
+        let mut next = async || match tokio::time::timeout(Duration::from_secs(20), inbox.recv()).await.unwrap().unwrap() {
+            Event::Changes(changes) => match &changes[0] {
+                Change::Applied(object) => match &object.spec {
+                    Spec::MeshConfig(mesh) => mesh.trust_domain.clone(),
+                    other => panic!("{other:?}"),
+                },
+                Change::Deleted(key) => panic!("{key}"),
+            },
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(next().await, "a.example");
+        fs::write(&path, "trustDomain: [\n").unwrap();
+        sleep(LOOK + Duration::from_millis(200)).await;
+        fs::write(&path, "trustDomain: b.example\n").unwrap();
+        assert_eq!(next().await, "b.example");
+    }
+}

@@ -1,0 +1,228 @@
+//! Connection pools: thresholds, timeouts, keepalive, HTTP protocol options, outlier detection.
+
+use std::collections::HashMap;
+
+use envoy_types::{
+    pb::{
+        envoy::{
+            config::{
+                cluster::v3::{
+                    CircuitBreakers, Cluster, OutlierDetection as EnvoyOutlierDetection, UpstreamConnectionOptions,
+                    circuit_breakers::Thresholds, cluster::CommonLbConfig,
+                },
+                core::v3::{
+                    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonHttpOptions, TcpKeepalive,
+                    UpstreamHttpProtocolOptions,
+                },
+            },
+            extensions::upstreams::http::v3::{
+                HttpProtocolOptions,
+                http_protocol_options::{
+                    ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig, explicit_http_config::ProtocolConfig,
+                },
+            },
+            r#type::v3::Percent,
+        },
+        google::protobuf::{Any, UInt32Value},
+    },
+    util::pack_any,
+};
+
+use crate::{
+    api::{
+        istio::{ConnectionPool, H2UpgradePolicy, OutlierDetection, TcpKeepalive as Keepalive},
+        mesh_config::MeshConfig,
+    },
+    mesh::model::Protocol,
+    translate::metadata::duration,
+};
+
+const PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+const UNLIMITED: u32 = u32::MAX;
+
+/// Which HTTP version is spoken upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HttpVersion {
+    /// HTTP/1.1, or no HTTP at all.
+    One,
+    /// HTTP/2.
+    Two,
+    /// The version that the client spoke.
+    Downstream,
+}
+
+impl HttpVersion {
+    /// The version for a port before any policy: sniffed ports keep the client's version where `sniffed` is handled.
+    pub(super) fn of_port(protocol: Protocol, sniffed: bool) -> Self {
+        match protocol {
+            protocol if protocol.is_http2() => Self::Two,
+            Protocol::Auto if sniffed => Self::Downstream,
+            _ => Self::One,
+        }
+    }
+
+    /// The version after `h2UpgradePolicy` and `useClientProtocol`. A rule may upgrade any port but a sniffed one,
+    /// the mesh only HTTP ports.
+    pub(super) fn upgraded(self, protocol: Protocol, pool: Option<&ConnectionPool>, mesh: &MeshConfig) -> Self {
+        let http = pool.and_then(|pool| pool.http.as_ref());
+        if http.is_some_and(|http| http.use_client_protocol) {
+            return Self::Downstream;
+        }
+        let upgrade = match http.map(|http| http.h2_upgrade_policy).unwrap_or_default() {
+            H2UpgradePolicy::Upgrade => true,
+            H2UpgradePolicy::DoNotUpgrade => false,
+            H2UpgradePolicy::Default => mesh.h2_upgrade && protocol.is_http(),
+        };
+        if upgrade && self == Self::One { Self::Two } else { self }
+    }
+}
+
+/// Sets thresholds, timeouts, keepalive and protocol options.
+pub(super) fn apply(
+    cluster: &mut Cluster,
+    mesh: &MeshConfig,
+    pool: Option<&ConnectionPool>,
+    version: HttpVersion,
+    upstream: Option<UpstreamHttpProtocolOptions>,
+) {
+    let tcp = pool.and_then(|pool| pool.tcp.as_ref());
+    let connect_timeout = tcp.and_then(|tcp| tcp.connect_timeout).unwrap_or(mesh.connect_timeout);
+    cluster.connect_timeout = Some(duration(connect_timeout));
+    cluster.circuit_breakers = Some(circuit_breakers(pool));
+    cluster.upstream_connection_options = keepalive([mesh.tcp_keepalive.as_ref(), tcp.and_then(|tcp| tcp.tcp_keepalive.as_ref())]);
+    cluster.typed_extension_protocol_options = protocol_options(common_options(pool), version, pool, upstream).unwrap_or_default();
+}
+
+/// Protocol options of the passthrough clusters: the client's version, idle for five minutes at most.
+pub(super) fn passthrough_options() -> HashMap<String, Any> {
+    let common = CommonHttpOptions { idle_timeout: Some(duration(std::time::Duration::from_secs(300))), ..Default::default() };
+    protocol_options(Some(common), HttpVersion::Downstream, None, None).unwrap_or_default()
+}
+
+/// One threshold; what is not limited is as good as unlimited.
+pub(super) fn circuit_breakers(pool: Option<&ConnectionPool>) -> CircuitBreakers {
+    let tcp = pool.and_then(|pool| pool.tcp.as_ref());
+    let http = pool.and_then(|pool| pool.http.as_ref());
+    let limit = |value: Option<u32>| Some(UInt32Value { value: value.filter(|value| *value > 0).unwrap_or(UNLIMITED) });
+    let threshold = Thresholds {
+        max_connections: limit(tcp.map(|tcp| tcp.max_connections)),
+        max_pending_requests: limit(http.map(|http| http.http1_max_pending_requests)),
+        max_requests: limit(http.map(|http| http.http2_max_requests)),
+        max_retries: limit(http.map(|http| http.max_retries)),
+        ..Default::default()
+    };
+    CircuitBreakers { thresholds: vec![threshold], ..Default::default() }
+}
+
+/// Sets outlier detection; the panic threshold follows it even when it is zero (off).
+pub(super) fn detect_outliers(cluster: &mut Cluster, detection: &OutlierDetection) {
+    cluster.outlier_detection = Some(outlier_detection(detection));
+    if let Some(common) = &mut cluster.common_lb_config {
+        common.healthy_panic_threshold = Some(Percent { value: f64::from(detection.min_health_percent) });
+    }
+}
+
+/// An empty `common_lb_config`, which all service clusters have.
+pub(super) fn common_lb_config() -> Option<CommonLbConfig> {
+    Some(CommonLbConfig::default())
+}
+
+fn outlier_detection(detection: &OutlierDetection) -> EnvoyOutlierDetection {
+    let value = |value: u32| Some(UInt32Value { value });
+    let enforcing = |errors: u32| value(if errors > 0 { 100 } else { 0 });
+    let mut envoy = EnvoyOutlierDetection {
+        enforcing_success_rate: value(0),
+        interval: detection.interval.map(duration),
+        base_ejection_time: detection.base_ejection_time.map(duration),
+        max_ejection_percent: (detection.max_ejection_percent > 0).then_some(UInt32Value { value: detection.max_ejection_percent }),
+        ..Default::default()
+    };
+    if let Some(errors) = detection.consecutive_5xx_errors {
+        envoy.consecutive_5xx = value(errors);
+        envoy.enforcing_consecutive_5xx = enforcing(errors);
+    }
+    if let Some(errors) = detection.consecutive_gateway_errors {
+        envoy.consecutive_gateway_failure = value(errors);
+        envoy.enforcing_consecutive_gateway_failure = enforcing(errors);
+    }
+    if detection.split_external_local_origin_errors {
+        envoy.split_external_local_origin_errors = true;
+        envoy.enforcing_local_origin_success_rate = value(0);
+        if let Some(errors) = detection.consecutive_local_origin_failures.filter(|errors| *errors > 0) {
+            envoy.consecutive_local_origin_failure = value(errors);
+            envoy.enforcing_consecutive_local_origin_failure = value(100);
+        }
+    }
+    envoy
+}
+
+// Later settings go over earlier ones, field by field.
+fn keepalive(settings: [Option<&Keepalive>; 2]) -> Option<UpstreamConnectionOptions> {
+    let seconds = |time: std::time::Duration| UInt32Value { value: u32::try_from(time.as_secs()).unwrap_or(u32::MAX) };
+    let mut keepalive: Option<TcpKeepalive> = None;
+    for settings in settings.into_iter().flatten() {
+        let keepalive = keepalive.get_or_insert_default();
+        if settings.probes > 0 {
+            keepalive.keepalive_probes = Some(UInt32Value { value: settings.probes });
+        }
+        keepalive.keepalive_time = settings.time.map(seconds).or(keepalive.keepalive_time);
+        keepalive.keepalive_interval = settings.interval.map(seconds).or(keepalive.keepalive_interval);
+    }
+    keepalive.map(|keepalive| UpstreamConnectionOptions { tcp_keepalive: Some(keepalive), ..Default::default() })
+}
+
+fn common_options(pool: Option<&ConnectionPool>) -> Option<CommonHttpOptions> {
+    let tcp = pool.and_then(|pool| pool.tcp.as_ref());
+    let http = pool.and_then(|pool| pool.http.as_ref());
+    let idle = http.and_then(|http| http.idle_timeout).or(tcp.and_then(|tcp| tcp.idle_timeout));
+    let longest = tcp.and_then(|tcp| tcp.max_connection_duration);
+    let requests = http.map(|http| http.max_requests_per_connection).filter(|requests| *requests > 0);
+    let streams = http.map(|http| http.max_concurrent_streams).filter(|streams| *streams > 0);
+    let set = idle.is_some() || longest.is_some() || requests.is_some() || streams.is_some();
+    set.then(|| CommonHttpOptions {
+        idle_timeout: idle.map(duration),
+        max_connection_duration: longest.map(duration),
+        max_requests_per_connection: requests.map(|value| UInt32Value { value }),
+        ..Default::default()
+    })
+}
+
+// HTTP/1 without settings needs no options: it is Envoy's default.
+fn protocol_options(
+    common: Option<CommonHttpOptions>,
+    version: HttpVersion,
+    pool: Option<&ConnectionPool>,
+    upstream_http: Option<UpstreamHttpProtocolOptions>,
+) -> Option<HashMap<String, Any>> {
+    if common.is_none() && upstream_http.is_none() && version == HttpVersion::One {
+        return None;
+    }
+    let streams = pool.and_then(|pool| pool.http.as_ref()).map(|http| http.max_concurrent_streams).filter(|streams| *streams > 0);
+    let upstream = match version {
+        HttpVersion::One => {
+            UpstreamProtocolOptions::ExplicitHttpConfig(explicit(ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default())))
+        }
+        HttpVersion::Two => {
+            UpstreamProtocolOptions::ExplicitHttpConfig(explicit(ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions {
+                max_concurrent_streams: streams.map(|value| UInt32Value { value }),
+                ..Default::default()
+            })))
+        }
+        HttpVersion::Downstream => UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
+            http_protocol_options: Some(Http1ProtocolOptions::default()),
+            http2_protocol_options: Some(Http2ProtocolOptions::default()),
+            ..Default::default()
+        }),
+    };
+    let options = HttpProtocolOptions {
+        common_http_protocol_options: common,
+        upstream_http_protocol_options: upstream_http,
+        upstream_protocol_options: Some(upstream),
+        ..Default::default()
+    };
+    Some(HashMap::from([(PROTOCOL_OPTIONS.to_owned(), pack_any(options))]))
+}
+
+fn explicit(config: ProtocolConfig) -> ExplicitHttpConfig {
+    ExplicitHttpConfig { protocol_config: Some(config) }
+}

@@ -1,0 +1,251 @@
+//! Clusters of the workload itself: where a sidecar hands over what it took in (contract §3.1).
+
+use std::{net::IpAddr, sync::Arc};
+
+use envoy_types::pb::envoy::config::{
+    cluster::v3::{
+        Cluster,
+        cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy},
+    },
+    core::v3::{Address, Pipe, SocketAddress, address, socket_address::PortSpecifier},
+    endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier},
+};
+use envoy_types::pb::google::protobuf::Duration;
+use smol_str::SmolStr;
+
+use super::{
+    ClusterInput, Profile,
+    connection::{self, HttpVersion},
+    fixed::passthrough_bind,
+    outbound,
+    policy::Policy,
+};
+use crate::{
+    api::{
+        istio::{ConnectionPool, IngressListener},
+        mesh_config::MeshConfig,
+    },
+    mesh::{
+        engine::protocol_named,
+        model::{Interception, Protocol, Service},
+        world::{EffectiveDestinationRule, Sidecar},
+    },
+    translate::{
+        input::{Built, ByPtr, ProxyClass},
+        metadata, naming,
+    },
+};
+
+/// Original-destination clusters forget hosts after this long: never, as far as protobuf can say it.
+const NEVER: Duration = Duration { seconds: 9_223_372_035, nanos: 0 };
+
+/// One port on which the workload takes traffic in.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Inbound {
+    profile: Profile,
+    mesh: ByPtr<MeshConfig>,
+    sidecar: Option<ByPtr<Sidecar>>,
+    source: Source,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Source {
+    Service {
+        service: ByPtr<Service>,
+        port: u16,
+        target_port: u16,
+        rule: Option<ByPtr<EffectiveDestinationRule>>,
+    },
+    /// Position in the Sidecar's `ingress`, its protocol as parsed, and the address that `0.0.0.0` stands for.
+    Ingress {
+        at: usize,
+        protocol: Protocol,
+        workload: IpAddr,
+    },
+}
+
+/// A service port that selects the workload.
+#[derive(Clone, Debug)]
+pub struct InboundTarget {
+    /// The service.
+    pub service: Arc<Service>,
+    /// Its port.
+    pub port: u16,
+    /// The port on which the workload listens.
+    pub target_port: u16,
+    /// The DestinationRule that applies to the service in the workload's own namespace.
+    pub rule: Option<Arc<EffectiveDestinationRule>>,
+}
+
+/// The inbound clusters of a workload: one per `ingress` listener of its Sidecar; without any, one per target port
+/// (the first service of a port wins), unless nothing is captured.
+pub fn inbound_inputs(
+    class: &ProxyClass,
+    mesh: &Arc<MeshConfig>,
+    sidecar: Option<&Arc<Sidecar>>,
+    targets: &[InboundTarget],
+    workload: IpAddr,
+) -> Vec<ClusterInput> {
+    let input = |source| Inbound { profile: class.into(), mesh: mesh.into(), sidecar: sidecar.map(Into::into), source };
+    let ingress = sidecar.map_or(&[][..], |sidecar| &sidecar.spec.ingress);
+    let all: Vec<Inbound> = if !ingress.is_empty() {
+        let listeners = ingress.iter().enumerate();
+        listeners.map(|(at, listener)| input(Source::Ingress { at, protocol: protocol_named(&listener.port.protocol), workload })).collect()
+    } else if class.interception == Interception::None {
+        Vec::new()
+    } else {
+        let source = |target: &InboundTarget| Source::Service {
+            service: (&target.service).into(),
+            port: target.port,
+            target_port: target.target_port,
+            rule: target.rule.as_ref().map(Into::into),
+        };
+        targets.iter().map(|target| input(source(target))).collect()
+    };
+    let mut seen = std::collections::BTreeSet::new();
+    all.into_iter().filter(|inbound| seen.insert(inbound.port())).map(ClusterInput::Inbound).collect()
+}
+
+pub(super) fn cluster(input: &Inbound) -> Built<Cluster> {
+    let name = input.name();
+    let mut cluster = Cluster {
+        name: name.to_string(),
+        alt_stat_name: statistics_name(input).unwrap_or_else(|| name.to_string()) + ";",
+        common_lb_config: connection::common_lb_config(),
+        ..Default::default()
+    };
+    let version = HttpVersion::of_port(input.protocol(), true);
+    connection::apply(&mut cluster, &input.mesh, input.pool(), version, None);
+    if let Source::Service { service, rule, .. } = &input.source {
+        let config = rule.as_ref().and_then(|rule| rule.origins.first()).map(naming::config_path);
+        let config = config.map(|path| ("config", metadata::text(path.as_str())));
+        cluster.metadata = metadata::istio(config.into_iter().chain([("services", outbound::services(service))]));
+    }
+    match input.endpoint() {
+        Handover::Address { address, bound } => {
+            cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into()));
+            cluster.load_assignment = Some(single(&name, address));
+            cluster.upstream_bind_config = bound.then(|| passthrough_bind(input.profile));
+        }
+        Handover::OriginalDestination => {
+            cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst.into()));
+            cluster.lb_policy = LbPolicy::ClusterProvided.into();
+            cluster.cleanup_interval = Some(NEVER);
+            cluster.upstream_bind_config = Some(passthrough_bind(input.profile));
+        }
+    }
+    Built::new(cluster, input.origins())
+}
+
+/// Where the application is reached.
+enum Handover {
+    /// At this address; bound says whether the connection comes from the passthrough address.
+    Address {
+        address: address::Address,
+        bound: bool,
+    },
+    OriginalDestination,
+}
+
+// `127.0.0.1:8080`, `0.0.0.0:8080`, `[::1]:8080`, `unix:///path`.
+fn default_endpoint(text: &str, workload: IpAddr) -> Handover {
+    if let Some(path) = text.strip_prefix("unix://") {
+        let address = address::Address::Pipe(Pipe { path: path.into(), ..Default::default() });
+        return Handover::Address { address, bound: true };
+    }
+    let Some((host, port)) = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?))) else {
+        return Handover::OriginalDestination;
+    };
+    match host.trim_start_matches('[').trim_end_matches(']') {
+        "0.0.0.0" | "::" => Handover::Address { address: socket(&workload.to_string(), port), bound: true },
+        "127.0.0.1" => Handover::Address { address: socket("127.0.0.1", port), bound: false },
+        "::1" => Handover::Address { address: socket("::1", port), bound: false },
+        _ => Handover::OriginalDestination,
+    }
+}
+
+fn socket(address: &str, port: u16) -> address::Address {
+    address::Address::SocketAddress(SocketAddress {
+        address: address.into(),
+        port_specifier: Some(PortSpecifier::PortValue(port.into())),
+        ..Default::default()
+    })
+}
+
+fn single(name: &SmolStr, address: address::Address) -> ClusterLoadAssignment {
+    let endpoint = Endpoint { address: Some(Address { address: Some(address) }), ..Default::default() };
+    let endpoint = LbEndpoint { host_identifier: Some(HostIdentifier::Endpoint(endpoint)), ..Default::default() };
+    ClusterLoadAssignment {
+        cluster_name: name.to_string(),
+        endpoints: vec![LocalityLbEndpoints { lb_endpoints: vec![endpoint], ..Default::default() }],
+        ..Default::default()
+    }
+}
+
+fn statistics_name(input: &Inbound) -> Option<String> {
+    let Source::Service { service, port, target_port, .. } = &input.source else { return None };
+    let name = naming::statistics_name(&input.mesh.inbound_cluster_stat_name, service, service.port(*port)?, "")?;
+    Some(name.replace("%TARGET_PORT%", &target_port.to_string()))
+}
+
+impl Inbound {
+    pub(super) fn name(&self) -> SmolStr {
+        naming::inbound_cluster(self.port())
+    }
+
+    fn port(&self) -> u16 {
+        match &self.source {
+            Source::Service { target_port, .. } => *target_port,
+            Source::Ingress { .. } => self.listener().map_or(0, |listener| listener.port.number),
+        }
+    }
+
+    fn protocol(&self) -> Protocol {
+        match &self.source {
+            Source::Service { service, port, .. } => service.port(*port).map_or(Protocol::Tcp, |port| port.protocol),
+            Source::Ingress { protocol, .. } => *protocol,
+        }
+    }
+
+    fn listener(&self) -> Option<&IngressListener> {
+        match &self.source {
+            Source::Service { .. } => None,
+            Source::Ingress { at, .. } => self.sidecar.as_ref()?.spec.ingress.get(*at),
+        }
+    }
+
+    fn endpoint(&self) -> Handover {
+        match &self.source {
+            Source::Ingress { workload, .. } => {
+                default_endpoint(self.listener().map_or("", |listener| &listener.default_endpoint), *workload)
+            }
+            Source::Service { target_port, .. } if self.mesh.inbound_localhost => {
+                let localhost = if self.profile.ipv6 && !self.profile.ipv4 { "::1" } else { "127.0.0.1" };
+                Handover::Address { address: socket(localhost, *target_port), bound: false }
+            }
+            Source::Service { .. } => Handover::OriginalDestination,
+        }
+    }
+
+    // The listener's own settings, else the Sidecar's, else those of the service's rule.
+    fn pool(&self) -> Option<&ConnectionPool> {
+        let of_listener = self.listener().and_then(|listener| listener.connection_pool.as_ref());
+        let of_sidecar = self.sidecar.as_ref().and_then(|sidecar| sidecar.spec.inbound_connection_pool.as_ref());
+        let of_rule = match &self.source {
+            Source::Service { rule, port, .. } => Policy::new(rule.as_deref(), None, *port).connection_pool,
+            Source::Ingress { .. } => None,
+        };
+        of_listener.or(of_sidecar).or(of_rule)
+    }
+
+    fn origins(&self) -> Vec<crate::mesh::model::Origin> {
+        let sidecar = self.sidecar.iter().map(|sidecar| sidecar.origin.clone());
+        match &self.source {
+            Source::Service { service, rule, .. } => {
+                let rules = rule.iter().flat_map(|rule| rule.origins.iter().cloned());
+                std::iter::once(service.origin.clone()).chain(rules).chain(sidecar).collect()
+            }
+            Source::Ingress { .. } => sidecar.collect(),
+        }
+    }
+}

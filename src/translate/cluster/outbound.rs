@@ -1,0 +1,364 @@
+//! Clusters of services: one per port and subset.
+
+use std::sync::Arc;
+
+use envoy_types::{
+    pb::{
+        envoy::{
+            config::{
+                cluster::v3::{
+                    Cluster,
+                    cluster::{
+                        ClusterDiscoveryType, CustomClusterType, DiscoveryType, DnsLookupFamily, EdsClusterConfig, LbConfig, LbPolicy,
+                        MaglevLbConfig, RingHashLbConfig,
+                    },
+                },
+                core::v3::{Metadata, TypedExtensionConfig},
+            },
+            extensions::{
+                clusters::dynamic_forward_proxy::v3::{ClusterConfig, cluster_config::ClusterImplementationSpecifier},
+                common::dynamic_forward_proxy::v3::DnsCacheConfig,
+                network::dns_resolver::cares::v3::CaresDnsResolverConfig,
+            },
+        },
+        google::protobuf::{Duration, UInt32Value, UInt64Value},
+    },
+    util::pack_any,
+};
+use smol_str::SmolStr;
+
+use super::{
+    ClusterInput, Profile,
+    connection::{self, HttpVersion},
+    policy::Policy,
+    upstream_tls::{self, AutoMtls, Peer},
+};
+use crate::{
+    api::{
+        istio::{HashAlgorithm, SimpleLb, Subset},
+        mesh_config::MeshConfig,
+    },
+    mesh::{
+        model::{Endpoint, EndpointSet, MtlsMode, Origin, Protocol, ProxyKind, Registry, Resolution, Service, ServicePort},
+        world::EffectiveDestinationRule,
+    },
+    translate::{
+        endpoint,
+        input::{Built, ByPtr, ProxyClass},
+        metadata, naming, tls,
+    },
+};
+
+/// A port (and perhaps subset) of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Outbound {
+    profile: Profile,
+    mesh: ByPtr<MeshConfig>,
+    service: ByPtr<Service>,
+    rule: Option<ByPtr<EffectiveDestinationRule>>,
+    port: u16,
+    /// Position in the rule's subsets.
+    subset: Option<usize>,
+    discovery: Discovery,
+    auto_mtls: AutoMtls,
+    naming: Naming,
+}
+
+/// How the cluster finds its endpoints.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Discovery {
+    Eds,
+    StrictDns(Arc<[Endpoint]>),
+    LogicalDns(Arc<[Endpoint]>),
+    OriginalDestination,
+    DynamicForwardProxy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Naming {
+    /// `outbound|80||host`
+    Plain,
+    /// `outbound_.80_._.host`, for AUTO_PASSTHROUGH gateways: bytes pass as they are, so without TLS.
+    Sni,
+}
+
+/// The clusters through which an AUTO_PASSTHROUGH gateway passes mTLS on: as [`super::inputs`], under other names.
+pub fn auto_passthrough_inputs(
+    class: &ProxyClass,
+    mesh: &Arc<MeshConfig>,
+    service: &Arc<Service>,
+    rule: Option<&Arc<EffectiveDestinationRule>>,
+    endpoints: Option<&Arc<EndpointSet>>,
+) -> Vec<ClusterInput> {
+    let plain = inputs(&class.into(), mesh, service, rule, None, endpoints.map(Arc::as_ref));
+    plain
+        .into_iter()
+        .map(|input| match input {
+            ClusterInput::Outbound(outbound) => ClusterInput::Outbound(Outbound { naming: Naming::Sni, ..outbound }),
+            other => other,
+        })
+        .collect()
+}
+
+pub(super) fn inputs(
+    profile: &Profile,
+    mesh: &Arc<MeshConfig>,
+    service: &Arc<Service>,
+    rule: Option<&Arc<EffectiveDestinationRule>>,
+    mtls: Option<MtlsMode>,
+    endpoints: Option<&EndpointSet>,
+) -> Vec<ClusterInput> {
+    if service.external_name.is_some() {
+        return Vec::new();
+    }
+    let subsets = rule.map_or(0, |rule| rule.subsets.len());
+    let ports = service.ports.iter().filter(|port| port.protocol != Protocol::Udp);
+    let outbound = |port: &ServicePort, subset: Option<usize>| {
+        let at = subset.and_then(|at| rule?.subsets.get(at));
+        let by_destination = Policy::balances_by_destination(rule.map(Arc::as_ref), at, port.number);
+        let endpoints = endpoints.map_or(&[][..], |endpoints| endpoints.port(port.number));
+        let discovery = discovery(profile, service, by_destination, at, endpoints)?;
+        let auto_mtls = auto_mtls(mesh, service, mtls, &discovery, endpoints);
+        Some(ClusterInput::Outbound(Outbound {
+            profile: *profile,
+            mesh: mesh.into(),
+            service: service.into(),
+            rule: rule.map(Into::into),
+            port: port.number,
+            subset,
+            discovery,
+            auto_mtls,
+            naming: Naming::Plain,
+        }))
+    };
+    ports.flat_map(|port| std::iter::once(None).chain((0..subsets).map(Some)).filter_map(move |at| outbound(port, at))).collect()
+}
+
+// `None`: DNS clusters without endpoints are not sent.
+fn discovery(
+    profile: &Profile,
+    service: &Service,
+    by_destination: bool,
+    subset: Option<&Subset>,
+    endpoints: &[Endpoint],
+) -> Option<Discovery> {
+    let resolved = || {
+        let chosen: Arc<[Endpoint]> = endpoint::of_subset(endpoints, subset.map(|subset| &subset.labels)).cloned().collect();
+        (!chosen.is_empty()).then_some(chosen)
+    };
+    let of_kubernetes = service.registry == Registry::Kubernetes;
+    Some(match service.resolution {
+        Resolution::DynamicDns => Discovery::DynamicForwardProxy,
+        _ if by_destination => Discovery::OriginalDestination,
+        Resolution::DnsLb => Discovery::StrictDns(resolved()?),
+        Resolution::DnsRoundRobin => Discovery::LogicalDns(resolved()?),
+        // A gateway has no original destination inside the mesh: it balances headless services itself.
+        Resolution::Passthrough if of_kubernetes && profile.kind == ProxyKind::Gateway => Discovery::Eds,
+        Resolution::Passthrough => Discovery::OriginalDestination,
+        Resolution::ClientSideLb => Discovery::Eds,
+    })
+}
+
+// Where the original destination is used, nothing tells the proxy whether it can do mTLS: all must.
+fn auto_mtls(mesh: &MeshConfig, service: &Service, mtls: Option<MtlsMode>, discovery: &Discovery, endpoints: &[Endpoint]) -> AutoMtls {
+    let wanted = mesh.enable_auto_mtls && !service.mesh_external && mtls.is_some_and(|mode| mode != MtlsMode::Disable);
+    let direct = *discovery == Discovery::OriginalDestination;
+    let all_must = direct || service.resolution == Resolution::Passthrough;
+    let all_can = !endpoints.is_empty() && endpoints.iter().all(|endpoint| endpoint.mtls);
+    match wanted && (!all_must || all_can) {
+        false => AutoMtls::Off,
+        true if direct => AutoMtls::Direct,
+        true => AutoMtls::Match,
+    }
+}
+
+pub(super) fn cluster(input: &Outbound) -> Built<Cluster> {
+    let subset = input.subset();
+    let policy = Policy::new(input.rule.as_deref(), subset, input.port);
+    let name = input.name();
+    let protocol = input.service.port(input.port).map_or(Protocol::Tcp, |port| port.protocol);
+    let sniffed = input.profile.kind == ProxyKind::Sidecar;
+    let version = HttpVersion::of_port(protocol, sniffed).upgraded(protocol, policy.connection_pool, &input.mesh);
+
+    let mut cluster = Cluster {
+        name: name.to_string(),
+        alt_stat_name: statistics_name(input, subset).unwrap_or_else(|| name.to_string()) + ";",
+        metadata: istio_metadata(input, subset),
+        filters: upstream_tls::peer_exchange_filter(input.profile.flavour),
+        common_lb_config: connection::common_lb_config(),
+        ..Default::default()
+    };
+    let upstream = (input.naming == Naming::Plain).then(|| upstream_tls::http_options(policy.tls)).flatten();
+    connection::apply(&mut cluster, &input.mesh, policy.connection_pool, version, upstream);
+    discover(&mut cluster, input, &name);
+    balance(&mut cluster, input, &policy);
+    if let Some(detection) = policy.outlier_detection {
+        connection::detect_outliers(&mut cluster, detection);
+    }
+    if input.naming == Naming::Plain {
+        let peer = Peer {
+            service: &input.service,
+            sni: naming::dns_srv(input.port, subset.map_or("", |subset| &subset.name), &input.service.hostname),
+            http2: version == HttpVersion::Two,
+            kind: input.profile.kind,
+            flavour: input.profile.flavour,
+        };
+        upstream_tls::apply(&mut cluster, &peer, policy.tls, input.auto_mtls);
+    }
+    Built::new(cluster, origins(input))
+}
+
+fn discover(cluster: &mut Cluster, input: &Outbound, name: &SmolStr) {
+    let kind = |kind: DiscoveryType| Some(ClusterDiscoveryType::Type(kind.into()));
+    match &input.discovery {
+        Discovery::Eds => {
+            cluster.cluster_discovery_type = kind(DiscoveryType::Eds);
+            cluster.eds_cluster_config = Some(EdsClusterConfig { eds_config: Some(tls::ads(true)), service_name: name.to_string() });
+        }
+        Discovery::StrictDns(endpoints) => {
+            cluster.cluster_discovery_type = kind(DiscoveryType::StrictDns);
+            resolve(cluster, input, endpoints);
+        }
+        Discovery::LogicalDns(endpoints) => {
+            cluster.cluster_discovery_type = kind(DiscoveryType::LogicalDns);
+            resolve(cluster, input, endpoints);
+        }
+        Discovery::OriginalDestination => cluster.cluster_discovery_type = kind(DiscoveryType::OriginalDst),
+        Discovery::DynamicForwardProxy => {
+            cluster.cluster_discovery_type = Some(ClusterDiscoveryType::ClusterType(forward_proxy(input)));
+            cluster.common_lb_config = None;
+        }
+    }
+}
+
+// The DNS settings of the cluster itself are older than `envoy.clusters.dns`, but all that istiod sends.
+#[allow(deprecated)]
+fn resolve(cluster: &mut Cluster, input: &Outbound, endpoints: &[Endpoint]) {
+    cluster.dns_lookup_family = dns_family(input.profile).into();
+    cluster.dns_refresh_rate = Some(metadata::duration(input.mesh.dns_refresh_rate));
+    cluster.dns_jitter = Some(Duration { seconds: 0, nanos: 100_000_000 });
+    cluster.respect_dns_ttl = true;
+    cluster.typed_dns_resolver_config = Some(TypedExtensionConfig {
+        name: "envoy.network.dns_resolver.cares".into(),
+        typed_config: Some(pack_any(CaresDnsResolverConfig { udp_max_queries: Some(UInt32Value { value: 100 }), ..Default::default() })),
+    });
+    let keep_mtls = endpoint::keeps_mtls(input.rule.as_deref(), input.subset(), input.port);
+    cluster.load_assignment = Some(endpoint::assignment(&cluster.name, endpoints.iter(), keep_mtls));
+}
+
+fn forward_proxy(input: &Outbound) -> CustomClusterType {
+    let cache = DnsCacheConfig {
+        name: format!("{}_dfp_dns_cache", input.service.hostname),
+        dns_lookup_family: dns_family(input.profile).into(),
+        ..Default::default()
+    };
+    let config = ClusterConfig {
+        cluster_implementation_specifier: Some(ClusterImplementationSpecifier::DnsCacheConfig(cache)),
+        ..Default::default()
+    };
+    CustomClusterType { name: "envoy.clusters.dynamic_forward_proxy".into(), typed_config: Some(pack_any(config)) }
+}
+
+fn dns_family(profile: Profile) -> DnsLookupFamily {
+    match (profile.ipv4, profile.ipv6) {
+        (true, true) => DnsLookupFamily::All,
+        (false, true) => DnsLookupFamily::V6Only,
+        _ => DnsLookupFamily::V4Only,
+    }
+}
+
+fn balance(cluster: &mut Cluster, input: &Outbound, policy: &Policy<'_>) {
+    if matches!(input.discovery, Discovery::OriginalDestination | Discovery::DynamicForwardProxy) {
+        cluster.lb_policy = LbPolicy::ClusterProvided.into();
+        return;
+    }
+    let simple = policy.load_balancer.map_or(SimpleLb::Unspecified, |lb| lb.simple);
+    let by_simple = match simple {
+        SimpleLb::Unspecified | SimpleLb::LeastRequest | SimpleLb::Passthrough => LbPolicy::LeastRequest,
+        SimpleLb::RoundRobin => LbPolicy::RoundRobin,
+        SimpleLb::Random => LbPolicy::Random,
+    };
+    cluster.lb_policy = by_simple.into();
+    match policy.load_balancer.and_then(|lb| lb.consistent_hash.as_ref()).map(|hash| hash.algorithm) {
+        Some(HashAlgorithm::RingHash { minimum_ring_size }) => {
+            cluster.lb_policy = LbPolicy::RingHash.into();
+            cluster.lb_config = Some(LbConfig::RingHashLbConfig(RingHashLbConfig {
+                minimum_ring_size: Some(UInt64Value { value: minimum_ring_size }),
+                ..Default::default()
+            }));
+        }
+        Some(HashAlgorithm::Maglev { table_size }) => {
+            cluster.lb_policy = LbPolicy::Maglev.into();
+            let table_size = (table_size > 0).then_some(UInt64Value { value: table_size });
+            cluster.lb_config = Some(LbConfig::MaglevLbConfig(MaglevLbConfig { table_size }));
+        }
+        None => {}
+    }
+}
+
+fn istio_metadata(input: &Outbound, subset: Option<&Subset>) -> Option<Metadata> {
+    let mut fields = Vec::new();
+    if input.service.mesh_external {
+        fields.push(("external", metadata::boolean(true)));
+    }
+    if input.discovery != Discovery::DynamicForwardProxy {
+        if let Some(origin) = input.rule.as_deref().and_then(|rule| rule.origins.first()) {
+            fields.push(("config", metadata::text(naming::config_path(origin).as_str())));
+        }
+        if let Some(subset) = subset {
+            fields.push(("subset", metadata::text(subset.name.as_str())));
+        }
+        if upstream_tls::originates(input.policy_tls(subset)) {
+            fields.push(("alpn_override", metadata::text("false")));
+        }
+        fields.push(("services", services(&input.service)));
+    }
+    metadata::istio(fields)
+}
+
+/// `services: [{host, name, namespace}]`; what comes from a ServiceEntry is named by its host.
+pub(super) fn services(service: &Service) -> envoy_types::pb::google::protobuf::Value {
+    let name = match service.registry {
+        Registry::Kubernetes => service.name.as_str(),
+        Registry::External => service.hostname.as_str(),
+    };
+    let fields = [
+        ("host", metadata::text(service.hostname.as_str())),
+        ("name", metadata::text(name)),
+        ("namespace", metadata::text(service.namespace.as_str())),
+    ];
+    metadata::list(vec![metadata::nested(metadata::structure(fields))])
+}
+
+fn statistics_name(input: &Outbound, subset: Option<&Subset>) -> Option<String> {
+    let port = input.service.port(input.port)?;
+    let subset = subset.map_or("", |subset| &subset.name);
+    naming::statistics_name(&input.mesh.outbound_cluster_stat_name, &input.service, port, subset)
+}
+
+fn origins(input: &Outbound) -> Vec<Origin> {
+    let rules = input.rule.iter().flat_map(|rule| rule.origins.iter().cloned());
+    std::iter::once(input.service.origin.clone()).chain(rules).collect()
+}
+
+impl Outbound {
+    pub(super) fn name(&self) -> SmolStr {
+        let subset = self.subset().map_or("", |subset| &subset.name);
+        match self.naming {
+            Naming::Plain => naming::outbound_cluster(self.port, subset, &self.service.hostname),
+            Naming::Sni => naming::dns_srv(self.port, subset, &self.service.hostname),
+        }
+    }
+
+    pub(super) fn is_eds(&self) -> bool {
+        self.discovery == Discovery::Eds
+    }
+
+    fn subset(&self) -> Option<&Subset> {
+        self.rule.as_ref()?.subsets.get(self.subset?)
+    }
+
+    fn policy_tls<'a>(&'a self, subset: Option<&'a Subset>) -> Option<&'a crate::api::istio::ClientTls> {
+        Policy::new(self.rule.as_deref(), subset, self.port).tls
+    }
+}

@@ -1,0 +1,135 @@
+//! The HTTP connection manager (contract §3.5).
+
+use envoy_types::pb::envoy::{
+    config::{
+        core::v3::Http1ProtocolOptions,
+        listener::v3::{Filter, filter::ConfigType},
+        route::v3::RouteConfiguration,
+    },
+    extensions::{
+        filters::network::http_connection_manager::v3::{
+            HttpConnectionManager, Rds, RequestIdExtension,
+            http_connection_manager::{
+                ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier, SetCurrentClientCertDetails, UpgradeConfig,
+            },
+        },
+        request_id::uuid::v3::UuidRequestIdConfig,
+    },
+};
+use smol_str::SmolStr;
+
+use super::{Direction, access_log::access_log, http::HttpFilters, http::http_filters, tracing::tracing, wrapped};
+use crate::{
+    api::mesh_config::MeshConfig,
+    translate::{
+        listener::ListenerClass,
+        tls::{ads, any},
+    },
+};
+
+/// What decides how a connection manager looks.
+#[derive(Debug)]
+pub struct ConnectionManager<'a> {
+    /// The class of proxies.
+    pub class: &'a ListenerClass,
+    /// Mesh-wide settings.
+    pub mesh: &'a MeshConfig,
+    /// Where it stands.
+    pub direction: Direction,
+    /// Prefix of its statistics, without the closing `;`.
+    pub stat_prefix: &'a str,
+    /// Where its routes come from.
+    pub routes: Routes,
+    /// The port speaks gRPC-Web.
+    pub grpc_web: bool,
+    /// A sniffed port with a route configuration of its own.
+    pub sniffed: bool,
+    /// The DNS cache of a `DYNAMIC_DNS` service.
+    pub dns_cache: Option<&'a SmolStr>,
+    /// An explicit HTTP proxy (`proxyHttpPort`): requests name the whole URL.
+    pub explicit_proxy: bool,
+}
+
+/// Where routes come from.
+#[derive(Debug)]
+pub enum Routes {
+    /// Subscribed to under this name.
+    Rds(SmolStr),
+    /// Part of the listener.
+    Inline(Box<RouteConfiguration>),
+}
+
+/// The network filter.
+pub fn connection_manager(wanted: ConnectionManager<'_>) -> Filter {
+    let mut manager = common(&wanted);
+    match wanted.direction {
+        Direction::Outbound => {
+            manager.http_protocol_options = http1_options(&wanted);
+            manager.proxy_100_continue = !wanted.explicit_proxy;
+        }
+        Direction::Inbound => {
+            manager.http_protocol_options = http1_options(&wanted);
+            manager.server_name = SERVER_NAME.into();
+            manager.forward_client_cert_details = ForwardClientCertDetails::AppendForward.into();
+            manager.set_current_client_cert_details = Some(client_certificate(false));
+        }
+        Direction::Gateway => {
+            manager.http_protocol_options = Some(http1_options(&wanted).unwrap_or_default());
+            manager.server_name = SERVER_NAME.into();
+            manager.use_remote_address = wrapped(true);
+            manager.forward_client_cert_details = ForwardClientCertDetails::SanitizeSet.into();
+            manager.set_current_client_cert_details = Some(client_certificate(true));
+        }
+    }
+    manager.route_specifier = Some(match wanted.routes {
+        Routes::Rds(name) => RouteSpecifier::Rds(Rds { config_source: Some(ads(true)), route_config_name: name.into() }),
+        Routes::Inline(routes) => RouteSpecifier::RouteConfig(*routes),
+    });
+    Filter { name: "envoy.filters.network.http_connection_manager".into(), config_type: Some(ConfigType::TypedConfig(any(&manager))) }
+}
+
+const SERVER_NAME: &str = "istio-envoy";
+
+fn common(wanted: &ConnectionManager<'_>) -> HttpConnectionManager {
+    let class = wanted.class;
+    let request_id = UuidRequestIdConfig { use_request_id_for_trace_sampling: wrapped(true), ..Default::default() };
+    let filters = HttpFilters {
+        flavour: class.flavour,
+        direction: wanted.direction,
+        grpc_web: wanted.grpc_web,
+        sniffed: wanted.sniffed,
+        dns_cache: wanted.dns_cache,
+    };
+    HttpConnectionManager {
+        stat_prefix: format!("{};", wanted.stat_prefix),
+        http_filters: http_filters(filters),
+        tracing: Some(tracing(class.flavour, &class.telemetry)),
+        stream_idle_timeout: Some(Default::default()),
+        common_http_protocol_options: idle_timeout(class),
+        access_log: access_log(wanted.mesh),
+        use_remote_address: wrapped(false),
+        proxy_100_continue: true,
+        upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".into(), ..Default::default() }],
+        normalize_path: wrapped(true),
+        path_with_escaped_slashes_action: PathWithEscapedSlashesAction::KeepUnchanged.into(),
+        request_id_extension: Some(RequestIdExtension { typed_config: Some(any(&request_id)) }),
+        ..Default::default()
+    }
+}
+
+fn idle_timeout(class: &ListenerClass) -> Option<envoy_types::pb::envoy::config::core::v3::HttpProtocolOptions> {
+    let idle_timeout = Some(super::period(class.idle_timeout?));
+    Some(envoy_types::pb::envoy::config::core::v3::HttpProtocolOptions { idle_timeout, ..Default::default() })
+}
+
+fn http1_options(wanted: &ConnectionManager<'_>) -> Option<Http1ProtocolOptions> {
+    (wanted.class.http10 || wanted.explicit_proxy).then(|| Http1ProtocolOptions {
+        accept_http_10: wanted.class.http10,
+        allow_absolute_url: if wanted.explicit_proxy { wrapped(true) } else { None },
+        ..Default::default()
+    })
+}
+
+fn client_certificate(cert: bool) -> SetCurrentClientCertDetails {
+    SetCurrentClientCertDetails { subject: wrapped(true), cert, dns: true, uri: true, ..Default::default() }
+}

@@ -1,0 +1,134 @@
+//! Network filters of TCP chains (contract §3.3, §3.5).
+
+use std::time::Duration;
+
+use envoy_types::pb::{
+    envoy::{
+        config::listener::v3::{Filter, filter::ConfigType},
+        extensions::filters::network::{
+            mongo_proxy::v3::MongoProxy,
+            sni_dynamic_forward_proxy::v3::{FilterConfig as SniForwardProxy, filter_config::PortSpecifier},
+            tcp_proxy::v3::{
+                TcpProxy,
+                tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight},
+            },
+        },
+    },
+    google::protobuf::Any,
+};
+use smol_str::SmolStr;
+
+use super::{
+    access_log::access_log,
+    http::dns_cache,
+    period,
+    typed_struct::{Value, typed_struct},
+};
+use crate::{
+    api::mesh_config::MeshConfig,
+    mesh::model::Flavour,
+    translate::tls::{PEER_EXCHANGE, any},
+};
+
+/// Where the bytes of a TCP chain go.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TcpTarget {
+    /// Clusters by weight; a single one needs none.
+    pub clusters: Vec<(SmolStr, u32)>,
+    /// A VirtualService's destinations: weights are written even for one cluster.
+    pub weighted: bool,
+    /// Prefix of the proxy's statistics.
+    pub stat_prefix: SmolStr,
+    /// Closes connections that carry nothing for so long.
+    pub idle_timeout: Option<Duration>,
+    /// Closes connections after so long.
+    pub max_duration: Option<Duration>,
+    /// MongoDB's protocol: its filter counts operations.
+    pub mongo: bool,
+    /// The destination is resolved from the SNI: DNS cache and port.
+    pub sni_forward: Option<(SmolStr, u16)>,
+}
+
+impl TcpTarget {
+    /// Everything to one cluster, which also names the statistics.
+    pub fn cluster(name: impl Into<SmolStr>) -> Self {
+        let name = name.into();
+        Self {
+            stat_prefix: name.clone(),
+            clusters: vec![(name, 1)],
+            weighted: false,
+            idle_timeout: None,
+            max_duration: None,
+            mongo: false,
+            sni_forward: None,
+        }
+    }
+}
+
+/// The filters of a chain that ends in a TCP proxy.
+pub fn tcp_filters(target: &TcpTarget, mesh: &MeshConfig) -> Vec<Filter> {
+    let mut filters = Vec::with_capacity(2);
+    if let Some((cache, port)) = &target.sni_forward {
+        filters.push(sni_forward_proxy(cache, *port));
+    }
+    if target.mongo {
+        let config = MongoProxy { stat_prefix: target.stat_prefix.to_string(), ..Default::default() };
+        filters.push(filter("envoy.filters.network.mongo_proxy", any(&config)));
+    }
+    filters.push(tcp_proxy(target, mesh, true));
+    filters
+}
+
+/// The filter that sends connections nowhere; without access log.
+pub fn black_hole() -> Filter {
+    tcp_proxy(&TcpTarget::cluster(crate::translate::naming::BLACK_HOLE_CLUSTER), &MeshConfig::default(), false)
+}
+
+/// Exchange of metadata before the first byte of a TCP connection: first in each chain of Istio's proxy for inbound
+/// traffic, absent from a stock Envoy.
+pub fn metadata_exchange(flavour: Flavour) -> Option<Filter> {
+    (flavour == Flavour::Istio).then(|| filter("istio.metadata_exchange", metadata_exchange_config()))
+}
+
+/// The configuration of that filter, for listeners and clusters alike.
+pub fn metadata_exchange_config() -> Any {
+    typed_struct(
+        "type.googleapis.com/envoy.tcp.metadataexchange.config.MetadataExchange",
+        vec![("enable_discovery", Value::Bool(true)), ("protocol", Value::Text(PEER_EXCHANGE.into()))],
+    )
+}
+
+fn tcp_proxy(target: &TcpTarget, mesh: &MeshConfig, logged: bool) -> Filter {
+    let config = TcpProxy {
+        stat_prefix: target.stat_prefix.to_string(),
+        idle_timeout: target.idle_timeout.map(period),
+        max_downstream_connection_duration: target.max_duration.map(period),
+        access_log: if logged { access_log(mesh) } else { Vec::new() },
+        cluster_specifier: Some(cluster_specifier(target)),
+        ..Default::default()
+    };
+    filter("envoy.filters.network.tcp_proxy", any(&config))
+}
+
+fn cluster_specifier(target: &TcpTarget) -> ClusterSpecifier {
+    match target.clusters.as_slice() {
+        [(name, _)] if !target.weighted => ClusterSpecifier::Cluster(name.to_string()),
+        clusters => {
+            let weigh = |(name, weight): &(SmolStr, u32)| ClusterWeight { name: name.to_string(), weight: *weight, ..Default::default() };
+            ClusterSpecifier::WeightedClusters(WeightedCluster { clusters: clusters.iter().map(weigh).collect() })
+        }
+    }
+}
+
+fn sni_forward_proxy(cache: &str, port: u16) -> Filter {
+    let config = SniForwardProxy {
+        dns_cache_config: Some(dns_cache(cache)),
+        port_specifier: Some(PortSpecifier::PortValue(port.into())),
+        ..Default::default()
+    };
+    filter("envoy.extensions.filters.network.sni_dynamic_forward_proxy", any(&config))
+}
+
+fn filter(name: &str, config: Any) -> Filter {
+    Filter { name: name.into(), config_type: Some(ConfigType::TypedConfig(config)) }
+}

@@ -1,0 +1,75 @@
+//! The `tracing` block of connection managers: always there, so that sampling and tags are right as soon as a
+//! provider is configured (contract §3.5).
+
+use envoy_types::pb::envoy::{
+    extensions::filters::network::http_connection_manager::v3::http_connection_manager::Tracing,
+    r#type::{
+        metadata::v3::{MetadataKey, MetadataKind, metadata_key, metadata_kind},
+        tracing::v3::{CustomTag, custom_tag},
+        v3::Percent,
+    },
+};
+
+use crate::mesh::model::{Flavour, TelemetryIdentity};
+
+/// For each tag that names the proxy itself: the tag, and the environment variable that a stock Envoy reads it from.
+/// The agent (or the injected pod) sets them; so all proxies of a class share one listener.
+pub const IDENTITY_TAGS: [(&str, &str); 5] = [
+    ("istio.canonical_revision", "CANONICAL_REVISION"),
+    ("istio.canonical_service", "CANONICAL_SERVICE"),
+    ("istio.cluster_id", "ISTIO_META_CLUSTER_ID"),
+    ("istio.mesh_id", "ISTIO_META_MESH_ID"),
+    ("istio.namespace", "POD_NAMESPACE"),
+];
+
+const DRY_RUN_TAGS: [(&str, &str); 4] = [
+    ("istio.authorization.dry_run.allow_policy.name", "istio_dry_run_allow_shadow_effective_policy_id"),
+    ("istio.authorization.dry_run.allow_policy.result", "istio_dry_run_allow_shadow_engine_result"),
+    ("istio.authorization.dry_run.deny_policy.name", "istio_dry_run_deny_shadow_effective_policy_id"),
+    ("istio.authorization.dry_run.deny_policy.result", "istio_dry_run_deny_shadow_engine_result"),
+];
+
+/// The block for a class of proxies.
+pub fn tracing(flavour: Flavour, identity: &TelemetryIdentity) -> Tracing {
+    let percent = |value| Some(Percent { value });
+    let dry_run = DRY_RUN_TAGS.iter().map(|(tag, key)| dry_run_tag(tag, key));
+    let own = IDENTITY_TAGS.iter().map(|(tag, variable)| match flavour {
+        Flavour::Istio => custom(tag, custom_tag::Type::Literal(custom_tag::Literal { value: value_of(tag, identity).into() })),
+        Flavour::Stock => {
+            let default_value = if *tag == "istio.canonical_revision" { "latest" } else { "unknown" };
+            let environment = custom_tag::Environment { name: (*variable).into(), default_value: default_value.into() };
+            custom(tag, custom_tag::Type::Environment(environment))
+        }
+    });
+    Tracing {
+        client_sampling: percent(100.0),
+        random_sampling: percent(1.0),
+        overall_sampling: percent(100.0),
+        custom_tags: dry_run.chain(own).collect(),
+        ..Default::default()
+    }
+}
+
+fn value_of<'a>(tag: &str, identity: &'a TelemetryIdentity) -> &'a str {
+    match tag {
+        "istio.canonical_revision" => &identity.canonical_revision,
+        "istio.canonical_service" => &identity.canonical_name,
+        "istio.cluster_id" => &identity.cluster_id,
+        "istio.mesh_id" => &identity.mesh_id,
+        _ => &identity.namespace,
+    }
+}
+
+fn dry_run_tag(tag: &str, key: &str) -> CustomTag {
+    let segment = metadata_key::PathSegment { segment: Some(metadata_key::path_segment::Segment::Key(key.into())) };
+    let metadata = custom_tag::Metadata {
+        kind: Some(MetadataKind { kind: Some(metadata_kind::Kind::Request(metadata_kind::Request {})) }),
+        metadata_key: Some(MetadataKey { key: "envoy.filters.http.rbac".into(), path: vec![segment] }),
+        ..Default::default()
+    };
+    custom(tag, custom_tag::Type::Metadata(metadata))
+}
+
+fn custom(tag: &str, kind: custom_tag::Type) -> CustomTag {
+    CustomTag { tag: tag.into(), r#type: Some(kind) }
+}

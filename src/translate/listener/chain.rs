@@ -1,0 +1,142 @@
+//! Filter chains: what they match and what is in them.
+
+use std::{net::IpAddr, time::Duration};
+
+use envoy_types::pb::envoy::config::{
+    core::v3::{CidrRange, TransportSocket},
+    listener::v3::{Filter, FilterChain, FilterChainMatch},
+};
+use smol_str::SmolStr;
+
+use crate::{
+    mesh::model::Origin,
+    translate::{
+        filter::{number, period},
+        metadata::istio_config,
+        naming::config_path,
+    },
+};
+
+/// ALPN names that the HTTP inspector sets for plaintext.
+pub(crate) const PLAINTEXT_HTTP: [&str; 2] = ["http/1.1", "h2c"];
+/// ALPN names of all mTLS between proxies of the mesh.
+pub(crate) const MESH: [&str; 5] = ["istio", "istio-peer-exchange", "istio-http/1.0", "istio-http/1.1", "istio-h2"];
+/// ALPN names of mTLS with HTTP inside.
+pub(crate) const MESH_HTTP: [&str; 3] = ["istio-http/1.0", "istio-http/1.1", "istio-h2"];
+/// ALPN names of mTLS with something else inside.
+pub(crate) const MESH_TCP: [&str; 2] = ["istio-peer-exchange", "istio"];
+
+/// What `PassthroughFilterChain` is called.
+pub(crate) const PASSTHROUGH_CHAIN: &str = "PassthroughFilterChain";
+
+/// What a chain of an outbound or gateway listener matches.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct ChainMatch {
+    /// SNI names; `*` stands for all.
+    pub(crate) server_names: Vec<SmolStr>,
+    /// `a.b.c.d/n`, or an address.
+    pub(crate) prefix_ranges: Vec<SmolStr>,
+    /// Plaintext HTTP, as sniffed.
+    pub(crate) plaintext_http: bool,
+    /// mTLS between proxies of the mesh, by its ALPN names (AUTO_PASSTHROUGH).
+    pub(crate) mesh_tls: bool,
+}
+
+impl ChainMatch {
+    /// Whether every connection matches.
+    pub(crate) fn is_all(&self) -> bool {
+        self.names().next().is_none() && self.ranges().next().is_none() && !self.plaintext_http && !self.mesh_tls
+    }
+
+    /// Whether a listener that has both would be refused: the order of names and ranges does not matter.
+    pub(crate) fn conflicts_with(&self, other: &Self) -> bool {
+        let sorted = |chain: &Self| {
+            let mut names = chain.names().collect::<Vec<_>>();
+            let mut ranges = chain.ranges().filter_map(|range| cidr(range)).map(|range| (range.0, range.1)).collect::<Vec<_>>();
+            names.sort_unstable();
+            ranges.sort_unstable();
+            (names.into_iter().cloned().collect::<Vec<_>>(), ranges)
+        };
+        self.plaintext_http == other.plaintext_http && self.mesh_tls == other.mesh_tls && sorted(self) == sorted(other)
+    }
+
+    /// The message; `None` when everything matches.
+    pub(crate) fn message(&self) -> Option<FilterChainMatch> {
+        if self.is_all() {
+            return None;
+        }
+        let protocols: &[&str] = match (self.plaintext_http, self.mesh_tls) {
+            (true, _) => &PLAINTEXT_HTTP,
+            (_, true) => &MESH,
+            _ => &[],
+        };
+        Some(FilterChainMatch {
+            server_names: self.names().map(SmolStr::to_string).collect(),
+            prefix_ranges: self.ranges().filter_map(|range| cidr(range)).map(cidr_range).collect(),
+            application_protocols: protocols.iter().map(|name| (*name).to_owned()).collect(),
+            transport_protocol: if self.plaintext_http { "raw_buffer".into() } else { String::new() },
+            ..Default::default()
+        })
+    }
+
+    // A star among the names means that there is no condition on them.
+    fn names(&self) -> impl Iterator<Item = &SmolStr> {
+        let all = self.server_names.iter().any(|name| name == "*");
+        self.server_names.iter().filter(move |_| !all)
+    }
+
+    fn ranges(&self) -> impl Iterator<Item = &SmolStr> {
+        self.prefix_ranges.iter().filter(|range| cidr(range).is_some_and(|(address, _)| !address.is_unspecified()))
+    }
+}
+
+/// A chain of an outbound or gateway listener.
+pub(crate) fn outgoing_chain(
+    matcher: &ChainMatch,
+    filters: Vec<Filter>,
+    tls: Option<TransportSocket>,
+    config: Option<&Origin>,
+) -> FilterChain {
+    FilterChain {
+        filter_chain_match: matcher.message(),
+        filters,
+        transport_socket: tls,
+        transport_socket_connect_timeout: Some(period(Duration::from_secs(15))),
+        metadata: config.map(|origin| istio_config(&config_path(origin))),
+        ..Default::default()
+    }
+}
+
+/// A name and address of a network: `10.0.0.0/8` → its first address and 8; a bare address has all its bits.
+pub(crate) fn cidr(text: &str) -> Option<(IpAddr, u8)> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Some((address, if address.is_ipv4() { 32 } else { 128 }));
+    }
+    let network = text.parse::<ipnet::IpNet>().ok()?;
+    Some((network.network(), network.prefix_len()))
+}
+
+fn cidr_range((address, length): (IpAddr, u8)) -> CidrRange {
+    CidrRange { address_prefix: address.to_string(), prefix_len: number(length.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_or_an_unspecified_network_is_no_condition() {
+        let star = ChainMatch { server_names: vec!["a.b".into(), "*".into()], ..Default::default() };
+        assert!(star.is_all() && star.message().is_none());
+        let everywhere = ChainMatch { prefix_ranges: vec!["0.0.0.0/0".into()], ..Default::default() };
+        assert!(everywhere.is_all());
+    }
+
+    #[test]
+    fn conflicts_ignore_order_and_host_bits() {
+        let one = ChainMatch { prefix_ranges: vec!["1.2.3.4/8".into(), "10.0.0.0/8".into()], ..Default::default() };
+        let other = ChainMatch { prefix_ranges: vec!["10.1.0.0/8".into(), "1.0.0.0/8".into()], ..Default::default() };
+        assert!(one.conflicts_with(&other));
+        assert!(!one.conflicts_with(&ChainMatch::default()));
+    }
+}

@@ -1,0 +1,75 @@
+//! Makes the messages of planned gateway listeners.
+
+use envoy_types::pb::envoy::config::{
+    core::v3::TrafficDirection,
+    listener::v3::{AdditionalAddress, Filter, Listener},
+};
+use smol_str::SmolStr;
+
+use super::{Chain, GatewayListenerInput, Target};
+use crate::translate::{
+    filter::{
+        Direction,
+        access_log::listener_access_log,
+        connection_manager::{ConnectionManager, Routes, connection_manager},
+        network::{metadata_exchange, tcp_filters},
+        number,
+    },
+    input::Built,
+    listener::{address, chain::outgoing_chain, inspector::tls_inspector},
+};
+
+pub(super) fn listener(input: &GatewayListenerInput) -> Built<Listener> {
+    let name = input.name();
+    let looks_at_tls = input.chains.iter().any(|chain| chain.tls.is_some() || !chain.matcher.server_names.is_empty());
+    let second = (input.class.dual_stack() && input.bind == input.class.wildcard()).then_some("::");
+    let mut built = Built::new(Listener::default(), input.origins.iter().cloned());
+    let chains = input.chains.iter().map(|chain| {
+        let tls = chain.tls.as_ref().map(|tls| tls.socket(input.class.flavour));
+        outgoing_chain(&chain.matcher, filters(input, &name, chain, &mut built), tls, None)
+    });
+    let filter_chains = chains.collect();
+    built.message = Listener {
+        name: name.into(),
+        address: Some(address(&input.bind, input.port)),
+        additional_addresses: second
+            .into_iter()
+            .map(|ip| AdditionalAddress { address: Some(address(ip, input.port)), ..Default::default() })
+            .collect(),
+        filter_chains,
+        listener_filters: looks_at_tls.then(tls_inspector).into_iter().collect(),
+        traffic_direction: TrafficDirection::Outbound.into(),
+        access_log: listener_access_log(&input.mesh),
+        max_connections_to_accept_per_socket_event: number(1),
+        ..Default::default()
+    };
+    built.clusters.sort_unstable();
+    built.clusters.dedup();
+    built.routes.sort_unstable();
+    built
+}
+
+fn filters(input: &GatewayListenerInput, name: &SmolStr, chain: &Chain, built: &mut Built<Listener>) -> Vec<Filter> {
+    match &chain.target {
+        Target::Http { routes, grpc_web } => {
+            built.routes.push(routes.clone());
+            vec![connection_manager(ConnectionManager {
+                class: &input.class,
+                mesh: &input.mesh,
+                direction: Direction::Gateway,
+                stat_prefix: &format!("outbound_{name}"),
+                routes: Routes::Rds(routes.clone()),
+                grpc_web: *grpc_web,
+                sniffed: false,
+                dns_cache: None,
+                explicit_proxy: false,
+            })]
+        }
+        Target::Tcp(target) => {
+            built.clusters.extend(target.clusters.iter().map(|(cluster, _)| cluster.clone()));
+            let exchanges = chain.tls.as_ref().is_some_and(|tls| tls.exchanges_metadata());
+            let exchange = exchanges.then(|| metadata_exchange(input.class.flavour)).flatten();
+            exchange.into_iter().chain(tcp_filters(target, &input.mesh)).collect()
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The filter chains of inbound ports: which there are follows from mTLS mode and protocol (contract §3.4, table).
+
+use envoy_types::pb::envoy::config::{
+    listener::v3::{Filter, FilterChain, FilterChainMatch},
+    route::v3::{
+        Decorator, RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route, route_action,
+        route_match::PathSpecifier,
+    },
+};
+use smol_str::SmolStr;
+
+use super::{InboundInput, InboundPort};
+use crate::{
+    mesh::model::{Flavour, MtlsMode, Protocol},
+    translate::{
+        filter::{
+            Direction,
+            connection_manager::{ConnectionManager, Routes, connection_manager},
+            network::{TcpTarget, black_hole, metadata_exchange, tcp_filters},
+            number, wrapped,
+        },
+        listener::chain::{MESH, MESH_HTTP, MESH_TCP, PLAINTEXT_HTTP},
+        metadata::istio_config,
+        naming::{INBOUND_PASSTHROUGH_CLUSTER, config_path, inbound_cluster},
+        tls::{PEER_EXCHANGE, downstream_istio_mutual},
+    },
+};
+
+/// Chains for ports that no service names, and for the listener's own port (which nobody may reach: a loop).
+pub(super) fn passthrough(input: &InboundInput) -> Vec<FilterChain> {
+    let own_port = FilterChainMatch { destination_port: number(input.mesh.proxy_inbound_listen_port.into()), ..Default::default() };
+    let filters = metadata_exchange(input.class.flavour).into_iter().chain([black_hole()]);
+    let mut chains = vec![FilterChain {
+        name: "virtualInbound-blackhole".into(),
+        filter_chain_match: Some(own_port),
+        filters: filters.collect(),
+        ..Default::default()
+    }];
+    chains.extend(Handover::passthrough(None).chains(input, input.mtls.mode));
+    let covered = |port: u16| input.ports.iter().any(|known| known.target_port == port);
+    for (port, mode) in input.mtls.ports.iter().filter(|(port, _)| !covered(*port)) {
+        chains.extend(Handover::passthrough(Some(*port)).chains(input, *mode));
+    }
+    chains
+}
+
+/// Chains for one port.
+pub(super) fn port(input: &InboundInput, port: &InboundPort) -> Vec<FilterChain> {
+    let name = port.name();
+    let cluster = inbound_cluster(port.target_port);
+    let handover = Handover {
+        destination: Some(port.target_port),
+        protocol: port.protocol,
+        http_name: name.clone(),
+        tcp_name: name.clone(),
+        stat_prefix: format!("inbound_{name}"),
+        tcp_stat_prefix: port.stat_prefix.clone(),
+        operation: format!("{}:{}/*", port.host, port.service_port),
+        service_port: port.service_port,
+        cluster,
+    };
+    let mut chains = handover.chains(input, input.mtls.port(port.target_port));
+    if let Some(origin) = &port.config {
+        for chain in &mut chains {
+            chain.metadata = Some(istio_config(&config_path(origin)));
+        }
+    }
+    chains
+}
+
+/// Where a port's traffic is handed over, and under which names.
+struct Handover {
+    destination: Option<u16>,
+    protocol: Protocol,
+    http_name: SmolStr,
+    tcp_name: SmolStr,
+    stat_prefix: String,
+    tcp_stat_prefix: SmolStr,
+    operation: String,
+    service_port: u16,
+    cluster: SmolStr,
+}
+
+/// One row's chain: what is matched, and what is inside.
+struct Shape {
+    tls: bool,
+    alpn: &'static [&'static str],
+    http: bool,
+    /// The proxy ends the TLS; else it passes it on.
+    mtls: bool,
+}
+
+fn shapes(mode: MtlsMode, protocol: Protocol) -> Vec<Shape> {
+    let shape = |tls, alpn, http, mtls| Shape { tls, alpn, http, mtls };
+    let (auto, http) = (protocol == Protocol::Auto, protocol.is_http());
+    match mode {
+        MtlsMode::Permissive if auto => vec![
+            shape(true, &MESH_HTTP, true, true),
+            shape(false, &PLAINTEXT_HTTP, true, false),
+            shape(true, &MESH_TCP, false, true),
+            shape(false, &[], false, false),
+            shape(true, &[], false, false),
+        ],
+        MtlsMode::Permissive if http => vec![shape(true, &MESH, true, true), shape(false, &[], true, false)],
+        MtlsMode::Permissive => vec![shape(true, &MESH, false, true), shape(true, &[], false, false), shape(false, &[], false, false)],
+        MtlsMode::Strict if auto => vec![shape(true, &MESH_HTTP, true, true), shape(true, &[], false, true)],
+        MtlsMode::Strict => vec![shape(true, &[], http, true)],
+        MtlsMode::Disable if auto => vec![shape(false, &PLAINTEXT_HTTP, true, false), shape(false, &[], false, false)],
+        MtlsMode::Disable => vec![shape(false, &[], http, false)],
+    }
+}
+
+impl Handover {
+    fn passthrough(destination: Option<u16>) -> Self {
+        Self {
+            destination,
+            protocol: Protocol::Auto,
+            http_name: "virtualInbound-catchall-http".into(),
+            tcp_name: "virtualInbound".into(),
+            stat_prefix: INBOUND_PASSTHROUGH_CLUSTER.into(),
+            tcp_stat_prefix: INBOUND_PASSTHROUGH_CLUSTER.into(),
+            operation: ":0/*".into(),
+            service_port: 0,
+            cluster: INBOUND_PASSTHROUGH_CLUSTER.into(),
+        }
+    }
+
+    fn chains(&self, input: &InboundInput, mode: MtlsMode) -> Vec<FilterChain> {
+        shapes(mode, self.protocol).into_iter().map(|shape| self.chain(input, &shape)).collect()
+    }
+
+    fn chain(&self, input: &InboundInput, shape: &Shape) -> FilterChain {
+        let matcher = FilterChainMatch {
+            destination_port: self.destination.and_then(|port| number(port.into())),
+            transport_protocol: if shape.tls { "tls".into() } else { "raw_buffer".into() },
+            application_protocols: shape.alpn.iter().map(|name| (*name).to_owned()).collect(),
+            ..Default::default()
+        };
+        let body = if shape.http { self.http_filters(input) } else { self.tcp_filters(input) };
+        FilterChain {
+            name: if shape.http { self.http_name.to_string() } else { self.tcp_name.to_string() },
+            filter_chain_match: Some(matcher),
+            filters: metadata_exchange(input.class.flavour).into_iter().chain(body).collect(),
+            transport_socket: shape.mtls.then(|| mesh_tls(input, shape.http)),
+            ..Default::default()
+        }
+    }
+
+    fn tcp_filters(&self, input: &InboundInput) -> Vec<Filter> {
+        let target = TcpTarget {
+            stat_prefix: self.tcp_stat_prefix.clone(),
+            idle_timeout: input.class.idle_timeout,
+            mongo: self.protocol == Protocol::Mongo,
+            ..TcpTarget::cluster(self.cluster.clone())
+        };
+        tcp_filters(&target, &input.mesh)
+    }
+
+    fn http_filters(&self, input: &InboundInput) -> Vec<Filter> {
+        vec![connection_manager(ConnectionManager {
+            class: &input.class,
+            mesh: &input.mesh,
+            direction: Direction::Inbound,
+            stat_prefix: &self.stat_prefix,
+            routes: Routes::Inline(Box::new(self.routes())),
+            grpc_web: self.protocol == Protocol::GrpcWeb,
+            sniffed: false,
+            dns_cache: None,
+            explicit_proxy: false,
+        })]
+    }
+
+    // Everything goes to the application (contract §3.6 "Inbound").
+    fn routes(&self) -> RouteConfiguration {
+        let grpc = matches!(self.protocol, Protocol::Grpc | Protocol::GrpcWeb);
+        let retry = RetryPolicy { retry_on: "reset-before-request".into(), num_retries: number(2), ..Default::default() };
+        let action = RouteAction {
+            cluster_specifier: Some(route_action::ClusterSpecifier::Cluster(self.cluster.to_string())),
+            timeout: Some(Default::default()),
+            max_stream_duration: Some(route_action::MaxStreamDuration {
+                max_stream_duration: Some(Default::default()),
+                grpc_timeout_header_max: Some(Default::default()),
+                ..Default::default()
+            }),
+            retry_policy: (!grpc).then_some(retry),
+            ..Default::default()
+        };
+        let route = Route {
+            name: "default".into(),
+            r#match: Some(RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".into())), ..Default::default() }),
+            action: Some(route::Action::Route(action)),
+            decorator: Some(Decorator { operation: self.operation.clone(), ..Default::default() }),
+            ..Default::default()
+        };
+        RouteConfiguration {
+            name: self.cluster.to_string(),
+            virtual_hosts: vec![VirtualHost {
+                name: format!("inbound|http|{}", self.service_port),
+                domains: vec!["*".into()],
+                routes: vec![route],
+                ..Default::default()
+            }],
+            validate_clusters: wrapped(false),
+            ..Default::default()
+        }
+    }
+}
+
+// `istio-peer-exchange` is offered only where the filter is that speaks it (contract §3.8).
+fn mesh_tls(input: &InboundInput, http: bool) -> envoy_types::pb::envoy::config::core::v3::TransportSocket {
+    let exchanges = !http && input.class.flavour == Flavour::Istio;
+    let alpn = exchanges.then_some(PEER_EXCHANGE).into_iter().chain(["h2", "http/1.1"]).collect::<Vec<_>>();
+    let domains = [&input.mesh.trust_domain].into_iter().chain(&input.mesh.trust_domain_aliases).cloned().collect::<Vec<_>>();
+    downstream_istio_mutual(&domains, &alpn)
+}

@@ -1,0 +1,230 @@
+//! Listeners for what a sidecar's application receives (contract §3.4): one for all captured traffic, and one for
+//! each port that a `Sidecar` binds itself.
+
+mod chains;
+
+use std::{net::IpAddr, sync::Arc};
+
+use envoy_types::pb::envoy::config::{
+    core::v3::TrafficDirection,
+    listener::v3::{AdditionalAddress, FilterChain, Listener, ListenerFilter},
+};
+use smol_str::{SmolStr, format_smolstr};
+
+use super::{
+    ListenerClass, address,
+    inspector::{disabled_but_for, disabled_for, http_inspector, original_dst, original_src, tls_inspector},
+};
+use crate::{
+    api::{
+        istio::{CaptureMode, IngressListener},
+        mesh_config::MeshConfig,
+    },
+    mesh::{
+        engine::protocol_named,
+        model::{Interception, Origin, Protocol},
+        scope::ServiceTarget,
+        world::{EffectiveMtls, Sidecar},
+    },
+    translate::{
+        filter::{access_log::listener_access_log, number, period, wrapped},
+        input::{Built, ByPtr, ProxyClass},
+        naming::{BLACK_HOLE_CLUSTER, INBOUND_PASSTHROUGH_CLUSTER, inbound_cluster, statistics_name},
+    },
+};
+
+/// Everything that a sidecar's inbound listeners are made of, and the key of their memo: proxies of one workload
+/// share it, and so do workloads with the same ports and policies, but for those whose `Sidecar` binds their address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct InboundInput {
+    class: ListenerClass,
+    mesh: ByPtr<MeshConfig>,
+    mtls: EffectiveMtls,
+    /// By target port, ascending.
+    ports: Vec<InboundPort>,
+}
+
+/// One port that the application listens on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct InboundPort {
+    /// The first is part of the chains' name.
+    binds: Vec<SmolStr>,
+    target_port: u16,
+    service_port: u16,
+    protocol: Protocol,
+    /// Hostname of the service, or `<name>.<namespace>` of the Sidecar.
+    host: SmolStr,
+    /// Of TCP statistics.
+    stat_prefix: SmolStr,
+    /// It has a listener of its own.
+    bound: bool,
+    origin: Origin,
+    /// The Sidecar that made it.
+    config: Option<Origin>,
+}
+
+impl InboundInput {
+    /// Collects what decides. `targets` are the service ports that select the workload, oldest service first (of two
+    /// for one target port the first counts); a Sidecar with `ingress` replaces them. `workload` are its
+    /// addresses, the primary first.
+    pub fn new(
+        class: &ProxyClass,
+        mesh: &Arc<MeshConfig>,
+        mtls: EffectiveMtls,
+        sidecar: Option<&Sidecar>,
+        targets: &[ServiceTarget],
+        workload: &[IpAddr],
+    ) -> Self {
+        let class = ListenerClass::of(class);
+        let mut ports: Vec<InboundPort> = match sidecar.filter(|sidecar| !sidecar.spec.ingress.is_empty()) {
+            Some(sidecar) => {
+                let listeners = sidecar.spec.ingress.iter();
+                listeners.map(|listener| ingress_port(&class, sidecar, listener, workload)).collect()
+            }
+            // Without capture the application itself holds these ports.
+            None if class.interception == Interception::None => Vec::new(),
+            None => targets.iter().filter_map(|target| service_port(&class, mesh, target)).collect(),
+        };
+        ports.sort_by_key(|port| port.target_port);
+        ports.dedup_by_key(|port| port.target_port);
+        Self { class, mesh: ByPtr::from(mesh), mtls, ports }
+    }
+}
+
+/// The listeners, `virtualInbound` first where there is capture.
+pub fn listeners(input: &InboundInput) -> Vec<Built<Listener>> {
+    let (bound, captured): (Vec<_>, Vec<_>) = input.ports.iter().partition(|port| port.bound);
+    let virtual_inbound = (input.class.interception != Interception::None).then(|| virtual_inbound(input, &captured));
+    virtual_inbound.into_iter().chain(bound.into_iter().map(|port| own_listener(input, port))).collect()
+}
+
+fn ingress_port(class: &ListenerClass, sidecar: &Sidecar, listener: &IngressListener, workload: &[IpAddr]) -> InboundPort {
+    let port = listener.port.number;
+    let own = || {
+        let usable = workload.iter().filter(|ip| if ip.is_ipv4() { class.ipv4 } else { class.ipv6 });
+        usable.take(if class.dual_stack() { 2 } else { 1 }).map(|ip| format_smolstr!("{ip}")).collect()
+    };
+    InboundPort {
+        binds: if listener.bind.is_empty() { own() } else { vec![listener.bind.clone()] },
+        target_port: port,
+        service_port: port,
+        protocol: protocol_named(&listener.port.protocol),
+        host: format_smolstr!("{}.{}", sidecar.origin.object.name, sidecar.origin.object.namespace),
+        stat_prefix: inbound_cluster(port),
+        bound: match listener.capture_mode {
+            CaptureMode::Default => class.interception == Interception::None,
+            CaptureMode::Iptables => false,
+            CaptureMode::None => true,
+        },
+        origin: sidecar.origin.clone(),
+        config: Some(sidecar.origin.clone()),
+    }
+}
+
+fn service_port(class: &ListenerClass, mesh: &MeshConfig, target: &ServiceTarget) -> Option<InboundPort> {
+    let port = target.service.ports.get(target.port)?;
+    let named = statistics_name(&mesh.inbound_cluster_stat_name, &target.service, port, "");
+    Some(InboundPort {
+        binds: vec![class.wildcard().into()],
+        target_port: target.target_port,
+        service_port: port.number,
+        protocol: port.protocol,
+        host: target.service.hostname.text().clone(),
+        stat_prefix: named.map_or_else(|| inbound_cluster(target.target_port), SmolStr::from),
+        bound: false,
+        origin: target.service.origin.clone(),
+        config: None,
+    })
+}
+
+fn virtual_inbound(input: &InboundInput, ports: &[&InboundPort]) -> Built<Listener> {
+    let tproxy = input.class.interception == Interception::Tproxy;
+    let mut chains = chains::passthrough(input);
+    chains.extend(ports.iter().flat_map(|port| chains::port(input, port)));
+    let mut filters = vec![original_dst()];
+    if tproxy {
+        filters.push(original_src());
+    }
+    filters.extend(inspectors(&chains));
+    let port = input.mesh.proxy_inbound_listen_port;
+    let listener = Listener {
+        name: "virtualInbound".into(),
+        transparent: if tproxy { wrapped(true) } else { None },
+        listener_filters: filters,
+        ..listener(input, &wildcards(&input.class), port, chains)
+    };
+    let mut built = Built::new(listener, ports.iter().map(|port| port.origin.clone()));
+    built.clusters = vec![BLACK_HOLE_CLUSTER.into(), INBOUND_PASSTHROUGH_CLUSTER.into()];
+    built.clusters.extend(ports.iter().map(|port| inbound_cluster(port.target_port)));
+    built.clusters.sort_unstable();
+    built.origins.sort_unstable();
+    built.origins.dedup();
+    built
+}
+
+fn own_listener(input: &InboundInput, port: &InboundPort) -> Built<Listener> {
+    let chains = chains::port(input, port);
+    let listener = Listener {
+        name: port.name().into(),
+        listener_filters: inspectors(&chains),
+        ..listener(input, &port.binds, port.target_port, chains)
+    };
+    let mut built = Built::new(listener, [port.origin.clone()]);
+    built.clusters = vec![inbound_cluster(port.target_port)];
+    built
+}
+
+fn listener(input: &InboundInput, binds: &[SmolStr], port: u16, filter_chains: Vec<FilterChain>) -> Listener {
+    let more = binds.iter().skip(1).map(|ip| AdditionalAddress { address: Some(address(ip, port)), ..Default::default() });
+    Listener {
+        address: binds.first().map(|ip| address(ip, port)),
+        additional_addresses: more.collect(),
+        filter_chains,
+        traffic_direction: TrafficDirection::Inbound.into(),
+        continue_on_listener_filters_timeout: true,
+        listener_filters_timeout: Some(period(input.mesh.protocol_detection_timeout)),
+        max_connections_to_accept_per_socket_event: number(1),
+        access_log: listener_access_log(&input.mesh),
+        ..Default::default()
+    }
+}
+
+fn wildcards(class: &ListenerClass) -> Vec<SmolStr> {
+    [class.wildcard()].into_iter().chain(class.dual_stack().then_some("::")).map(SmolStr::from).collect()
+}
+
+/// What a port's chains need to know before one of them is chosen; port 0: chains that name no port.
+#[derive(Clone, Copy, Default)]
+struct Needs {
+    tls: bool,
+    http: bool,
+}
+
+// An inspector waits for the client's first bytes, which breaks protocols where the server speaks first: it is off
+// wherever no chain needs it.
+fn inspectors(chains: &[FilterChain]) -> Vec<ListenerFilter> {
+    let mut ports = std::collections::BTreeMap::<u16, Needs>::new();
+    for matcher in chains.iter().filter_map(|chain| chain.filter_chain_match.as_ref()) {
+        let port = matcher.destination_port.map_or(0, |port| u16::try_from(port.value).unwrap_or_default());
+        let needs = ports.entry(port).or_default();
+        needs.tls |= matcher.transport_protocol == "tls";
+        needs.http |= matcher.application_protocols.iter().any(|name| super::chain::PLAINTEXT_HTTP.contains(&name.as_str()));
+    }
+    let of = |wanted: fn(&Needs) -> bool| ports.iter().filter(move |(_, needs)| wanted(needs)).map(|(port, _)| *port);
+    let tls = of(|needs| needs.tls).next().is_some().then(|| {
+        if ports.get(&0).is_some_and(|needs| needs.tls) {
+            disabled_for(tls_inspector(), &of(|needs| !needs.tls).collect::<Vec<_>>())
+        } else {
+            disabled_but_for(tls_inspector(), &of(|needs| needs.tls).collect::<Vec<_>>())
+        }
+    });
+    let http = of(|needs| needs.http).next().is_some();
+    let http = http.then(|| disabled_for(http_inspector(), &of(|needs| !needs.http).collect::<Vec<_>>()));
+    tls.into_iter().chain(http).collect()
+}
+
+impl InboundPort {
+    fn name(&self) -> SmolStr {
+        format_smolstr!("{}_{}", self.binds.first().map_or("", SmolStr::as_str), self.target_port)
+    }
+}

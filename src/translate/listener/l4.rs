@@ -1,0 +1,113 @@
+//! `tls` and `tcp` routes of VirtualServices, as far as they can be decided before a connection exists.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use smol_str::SmolStr;
+
+use crate::{
+    mesh::{
+        model::{Hostname, Labels, Service},
+        routing::model::{Destination, GatewayRef, L4Match, RouteSet, WeightedDestination},
+        world::EffectiveDestinationRule,
+    },
+    translate::{
+        filter::network::TcpTarget,
+        naming::{outbound_cluster, statistics_name},
+    },
+};
+
+/// What is needed to turn destinations into clusters.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Destinations<'a> {
+    /// Services that the proxy knows.
+    pub(crate) services: &'a OrdMap<Hostname, Arc<Service>>,
+    /// Their DestinationRules.
+    pub(crate) destination_rules: &'a OrdMap<Hostname, Arc<EffectiveDestinationRule>>,
+    /// The proxy's own `IDLE_TIMEOUT`.
+    pub(crate) idle_timeout: Option<std::time::Duration>,
+    /// `outboundClusterStatName`
+    pub(crate) stat_name: &'a str,
+    /// The port of the listener (at gateways: of the server).
+    pub(crate) port: u16,
+}
+
+impl Destinations<'_> {
+    /// Everything to one service port and subset.
+    pub(crate) fn single(&self, host: &Hostname, subset: &str, port: u16) -> TcpTarget {
+        let mut target = TcpTarget::cluster(outbound_cluster(port, subset, host));
+        let service = self.services.get(host);
+        if let Some((service, port)) = service.and_then(|service| Some((service, service.port(port)?)))
+            && let Some(name) = statistics_name(self.stat_name, service, port, subset)
+        {
+            target.stat_prefix = name.into();
+        }
+        self.limit(&mut target, host);
+        target
+    }
+
+    /// The destinations of a route.
+    pub(crate) fn route(&self, routes: &RouteSet, destinations: &[WeightedDestination]) -> Option<TcpTarget> {
+        if let [only] = destinations {
+            return Some(self.single(&only.destination.host, &only.destination.subset, self.port_of(&only.destination)));
+        }
+        let first = destinations.first()?;
+        let clusters = destinations.iter().filter(|weighted| weighted.weight > 0).map(|weighted| {
+            let destination = &weighted.destination;
+            (outbound_cluster(self.port_of(destination), &destination.subset, &destination.host), weighted.weight)
+        });
+        let clusters = clusters.collect::<Vec<_>>();
+        let mut target = TcpTarget::cluster(SmolStr::default());
+        target.stat_prefix = format!("{}.{}", routes.name, routes.namespace).into();
+        target.weighted = true;
+        target.clusters = clusters;
+        self.limit(&mut target, &first.destination.host);
+        (!target.clusters.is_empty()).then_some(target)
+    }
+
+    fn limit(&self, target: &mut TcpTarget, host: &Hostname) {
+        let rule = self.destination_rules.get(host).and_then(|rule| rule.policy.clone());
+        let tcp = rule.as_ref().and_then(|policy| policy.connection_pool.as_ref()).and_then(|pool| pool.tcp.as_ref());
+        target.idle_timeout = tcp.and_then(|tcp| tcp.idle_timeout).or(self.idle_timeout);
+        target.max_duration = tcp.and_then(|tcp| tcp.max_connection_duration);
+    }
+
+    // As written, else the service's only port, else the listener's.
+    fn port_of(&self, destination: &Destination) -> u16 {
+        let only = || match self.services.get(&destination.host)?.ports.as_slice() {
+            [port] => Some(port.number),
+            _ => None,
+        };
+        destination.port.or_else(only).unwrap_or(self.port)
+    }
+}
+
+/// Whether the parts of a match that are known now hold: gateway, labels, port, namespace.
+pub(crate) fn holds(matcher: &L4Match, gateway: &GatewayRef, labels: &Labels, namespace: &str, port: u16) -> bool {
+    let right_labels = matcher.source_labels.iter().all(|(key, value)| labels.get(key) == Some(value));
+    (matcher.gateways.is_empty() || matcher.gateways.contains(gateway))
+        && right_labels
+        && matcher.port.is_none_or(|wanted| wanted == port)
+        && matcher.source_namespace.as_ref().is_none_or(|wanted| wanted == namespace)
+}
+
+/// The route sets of which some host stands for `host`, in Istio's order.
+pub(crate) fn routes_for<'a>(routes: &'a OrdMap<Hostname, Arc<RouteSet>>, host: &Hostname) -> Vec<&'a Arc<RouteSet>> {
+    let mut found = Vec::new();
+    if host.is_wildcard() {
+        found.extend(routes.iter().filter(|(key, _)| key.overlaps(host)).map(|(_, set)| set));
+    } else {
+        found.extend(names_of(host).filter_map(|name| routes.get(&name)));
+    }
+    found.retain(|set| !set.tls.is_empty() || !set.tcp.is_empty());
+    found.sort_by(|one, other| one.precedence.cmp(&other.precedence));
+    found.dedup_by(|one, other| Arc::ptr_eq(one, other));
+    found
+}
+
+// The name itself and all wildcards that cover it, so that a lookup replaces a walk over all routes.
+fn names_of(host: &Hostname) -> impl Iterator<Item = Hostname> {
+    let text = host.as_str();
+    let wildcards = text.match_indices('.').map(|(at, _)| Hostname::new(format!("*{}", &text[at..])));
+    [host.clone()].into_iter().chain(wildcards).chain([Hostname::new("*")]).collect::<Vec<_>>().into_iter()
+}

@@ -1,0 +1,173 @@
+//! Listeners for what a sidecar's application sends (contract §3.3).
+//!
+//! Two steps. [`inputs`] plans: it looks at all services of one port and decides, in Istio's order of age, who gets a
+//! listener of its own, who shares one, and who loses. Its results are small values. [`listener`] turns one of them
+//! into a message and looks at nothing else, so that an input is the memo key of its listener, and a service that
+//! changes without changing a plan costs nothing.
+
+mod merge;
+mod plan;
+mod render;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use envoy_types::pb::envoy::config::listener::v3::Listener;
+use imbl::OrdMap;
+use smol_str::{SmolStr, format_smolstr};
+
+use super::{ListenerClass, chain::ChainMatch};
+use crate::{
+    api::mesh_config::MeshConfig,
+    mesh::{
+        model::{EndpointSet, Interception, Origin, Service, ServiceKey},
+        scope::Scope,
+    },
+    translate::{
+        filter::network::TcpTarget,
+        input::{Built, ByPtr, ProxyClass},
+    },
+};
+
+/// Listeners that are planned together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Group {
+    /// `virtualOutbound`, and the explicit HTTP proxy where there is one.
+    Fixed,
+    /// All listeners of a port; 0 stands for Unix domain sockets.
+    Port(u16),
+}
+
+/// Everything that one outbound listener is made of, and the key of its memo.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ListenerInput {
+    class: ListenerClass,
+    mesh: ByPtr<MeshConfig>,
+    allow_any: bool,
+    plan: Plan,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Plan {
+    Virtual,
+    HttpProxy(u16),
+    Service(ServiceListener),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct ServiceListener {
+    /// The first gives the name.
+    binds: Vec<SmolStr>,
+    port: u16,
+    /// It really binds, as nothing is captured.
+    bound: bool,
+    chains: Vec<Chain>,
+    /// The object that opened the listener.
+    origin: Origin,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Chain {
+    matcher: ChainMatch,
+    target: Target,
+    /// The VirtualService that made it.
+    config: Option<Origin>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Target {
+    Http {
+        /// Name of the route configuration.
+        routes: SmolStr,
+        sniffed: bool,
+        grpc_web: bool,
+        dns_cache: Option<SmolStr>,
+    },
+    Tcp(TcpTarget),
+}
+
+/// The groups that a scope has.
+pub fn ports(scope: &Scope, class: &ProxyClass, mesh: &Arc<MeshConfig>) -> BTreeSet<Group> {
+    let mut groups = BTreeSet::new();
+    if class.interception != Interception::None || mesh.proxy_http_port != 0 {
+        groups.insert(Group::Fixed);
+    }
+    for egress in &scope.egress {
+        match egress.listener.as_ref().and_then(|listener| listener.port) {
+            Some(port) => drop(groups.insert(Group::Port(port))),
+            None => groups.extend(egress.services.values().flat_map(|service| &service.ports).map(|port| Group::Port(port.number))),
+        }
+    }
+    groups
+}
+
+/// Plans the listeners of one group.
+///
+/// `endpoints` are read for headless services alone: each of their addresses has a listener, but for the proxy's
+/// `own`. (So a class may be planned with none, and a proxy of it leave out the inputs that
+/// [`inputs`] with its addresses does not give.)
+pub fn inputs(
+    scope: &Scope,
+    class: &ProxyClass,
+    mesh: &Arc<MeshConfig>,
+    endpoints: &OrdMap<ServiceKey, Arc<EndpointSet>>,
+    own: &[IpAddr],
+    group: Group,
+) -> Vec<ListenerInput> {
+    let planner = plan::Planner::new(scope, class, mesh, endpoints, own);
+    match group {
+        Group::Fixed => planner.fixed(class),
+        Group::Port(port) => planner.port(port, &plan::candidates(scope, port)),
+    }
+}
+
+/// Plans all listeners of a scope in one walk over its services.
+pub fn all_inputs(
+    scope: &Scope,
+    class: &ProxyClass,
+    mesh: &Arc<MeshConfig>,
+    endpoints: &OrdMap<ServiceKey, Arc<EndpointSet>>,
+    own: &[IpAddr],
+) -> BTreeMap<Group, Vec<ListenerInput>> {
+    let planner = plan::Planner::new(scope, class, mesh, endpoints, own);
+    let mut candidates = plan::all_candidates(scope);
+    let planned = ports(scope, class, mesh).into_iter().map(|group| {
+        let inputs = match group {
+            Group::Fixed => planner.fixed(class),
+            Group::Port(port) => planner.port(port, &candidates.remove(&port).unwrap_or_default()),
+        };
+        (group, inputs)
+    });
+    planned.filter(|(_, inputs)| !inputs.is_empty()).collect()
+}
+
+/// Makes the listener.
+pub fn listener(input: &ListenerInput) -> Built<Listener> {
+    render::listener(input)
+}
+
+impl ListenerInput {
+    /// The name of the listener.
+    pub fn name(&self) -> SmolStr {
+        match &self.plan {
+            Plan::Virtual => "virtualOutbound".into(),
+            Plan::HttpProxy(port) => format_smolstr!("{}_{port}", self.class.localhost()),
+            Plan::Service(service) => service.name(),
+        }
+    }
+}
+
+impl ServiceListener {
+    fn name(&self) -> SmolStr {
+        format_smolstr!("{}_{}", self.binds.first().map_or("", SmolStr::as_str), self.port)
+    }
+}
+
+/// The DNS cache of a service whose destination comes from the request.
+fn dns_cache(service: &Service) -> Option<SmolStr> {
+    let dynamic = service.resolution == crate::mesh::model::Resolution::DynamicDns && service.hostname.is_wildcard();
+    dynamic.then(|| format_smolstr!("{}_dfp_dns_cache", service.hostname))
+}

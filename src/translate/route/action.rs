@@ -1,0 +1,312 @@
+//! What a route does with a request: forward, redirect, answer (contract §6.2).
+
+use envoy_types::{
+    pb::{
+        envoy::{
+            config::{
+                core::v3::{
+                    DataSource, HeaderValue, HeaderValueOption, RuntimeFractionalPercent, data_source,
+                    header_value_option::HeaderAppendAction,
+                },
+                route::v3::{
+                    DirectResponseAction, RedirectAction, RetryPolicy as EnvoyRetryPolicy, RouteAction, WeightedCluster,
+                    redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier},
+                    retry_policy::{RetryBackOff, RetryHostPredicate, RetryPriority, retry_host_predicate, retry_priority},
+                    route::Action,
+                    route_action::{
+                        ClusterSpecifier, HashPolicy, HostRewriteSpecifier, RequestMirrorPolicy,
+                        hash_policy::{ConnectionProperties, Cookie, CookieAttribute, Header, PolicySpecifier, QueryParameter},
+                    },
+                    weighted_cluster::{ClusterWeight, cluster_weight},
+                },
+            },
+            extensions::retry::{
+                host::previous_hosts::v3::PreviousHostsPredicate, priority::previous_priorities::v3::PreviousPrioritiesConfig,
+            },
+            r#type::matcher::v3::RegexMatchAndSubstitute,
+        },
+        google::protobuf::{BoolValue, UInt32Value},
+    },
+    util::pack_any,
+};
+use smol_str::SmolStr;
+
+use super::{filters, matching, selection::Selection};
+use crate::{
+    api::istio::HashKey,
+    mesh::{
+        routing::model::{HeaderChanges, HttpRoute, Redirect, RedirectPort, RetryPolicy, WeightedDestination},
+        world::EffectiveDestinationRule,
+    },
+    translate::{cluster::policy::Policy, metadata::duration},
+};
+
+const DEFAULT_RETRY_ON: &str = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
+
+/// The key by which requests to a port and subset are spread, where the rule asks for a consistent hash.
+pub(super) fn hash<'a>(rule: &'a EffectiveDestinationRule, subset: &str, port: u16) -> Option<&'a HashKey> {
+    let subset = rule.subsets.iter().find(|candidate| candidate.name == subset);
+    Policy::new(Some(rule), subset, port).load_balancer?.consistent_hash.as_ref()?.key.as_ref()
+}
+
+/// Header operations in Envoy's four lists.
+#[derive(Default)]
+pub(super) struct Headers {
+    pub(super) request_add: Vec<HeaderValueOption>,
+    pub(super) request_remove: Vec<String>,
+    pub(super) response_add: Vec<HeaderValueOption>,
+    pub(super) response_remove: Vec<String>,
+    /// What the request's authority becomes.
+    pub(super) authority: Option<SmolStr>,
+}
+
+/// A forwarding action, and the header operations that belong to the whole route.
+pub(super) fn forward(
+    selection: &Selection,
+    route: &HttpRoute,
+    to: &[WeightedDestination],
+    default_retries: Option<&RetryPolicy>,
+) -> (RouteAction, Headers) {
+    let mut headers = Headers::new(&route.headers);
+    let timeout = duration(route.timeout.unwrap_or_default());
+    // The maximum for gRPC's own timeout is deprecated but what Istio sends; without it gRPC's timeout would not count.
+    #[allow(deprecated)]
+    let mut action = RouteAction { timeout: Some(timeout), max_grpc_timeout: Some(timeout), ..Default::default() };
+    rewrite(&mut action, route, &mut headers);
+    action.request_mirror_policies = mirrors(selection, route);
+    let single_hash = match to {
+        [only] => {
+            let single = Headers::new(&only.headers);
+            headers.authority = headers.authority.take().or(single.authority.clone());
+            headers.append(single);
+            let resolved = selection.resolved(&only.destination);
+            action.cluster_specifier = resolved.map(|resolved| ClusterSpecifier::Cluster(resolved.cluster().into()));
+            resolved.and_then(|resolved| resolved.hash()).is_some()
+        }
+        several => {
+            action.cluster_specifier = Some(ClusterSpecifier::WeightedClusters(weighted(selection, several)));
+            false
+        }
+    };
+    let counted = to.iter().filter(|destination| to.len() == 1 || destination.weight > 0);
+    let hashes = counted.filter_map(|destination| selection.resolved(&destination.destination)?.hash());
+    action.hash_policy = hashes.map(hash_policy).collect();
+    action.host_rewrite_specifier = headers.authority.take().map(|authority| HostRewriteSpecifier::HostRewriteLiteral(authority.into()));
+    action.retry_policy = retry_policy(route.retries.as_ref().or(default_retries), single_hash);
+    (action, headers)
+}
+
+/// A redirect; `None` for a status code that is none.
+pub(super) fn redirect(redirect: &Redirect, port: u16, tls: bool) -> Option<Action> {
+    let code = match redirect.code {
+        0 | 301 => RedirectResponseCode::MovedPermanently,
+        302 => RedirectResponseCode::Found,
+        303 => RedirectResponseCode::SeeOther,
+        307 => RedirectResponseCode::TemporaryRedirect,
+        308 => RedirectResponseCode::PermanentRedirect,
+        _ => return None,
+    };
+    let scheme = match redirect.scheme.as_str() {
+        "" if tls => "https",
+        "" => "http",
+        scheme => scheme,
+    };
+    let port = match redirect.port {
+        Some(RedirectPort::Number(port)) => port,
+        Some(RedirectPort::FromRequestPort) => port,
+        Some(RedirectPort::FromProtocolDefault) | None => 0,
+    };
+    let implied = matches!((port, scheme), (80, "http") | (443, "https"));
+    Some(Action::Redirect(RedirectAction {
+        host_redirect: redirect.authority.to_string(),
+        port_redirect: if implied { 0 } else { port.into() },
+        response_code: code.into(),
+        path_rewrite_specifier: Some(PathRewriteSpecifier::PathRedirect(redirect.uri.to_string())),
+        scheme_rewrite_specifier: (!redirect.scheme.is_empty())
+            .then(|| SchemeRewriteSpecifier::SchemeRedirect(redirect.scheme.to_string())),
+        ..Default::default()
+    }))
+}
+
+/// An answer of the proxy's own.
+pub(super) fn direct_response(status: u32, body: &[u8]) -> Action {
+    let source = match std::str::from_utf8(body) {
+        Ok(text) => data_source::Specifier::InlineString(text.into()),
+        Err(_) => data_source::Specifier::InlineBytes(body.into()),
+    };
+    let body = (!body.is_empty()).then(|| DataSource { specifier: Some(source), ..Default::default() });
+    Action::DirectResponse(DirectResponseAction { status, body, ..Default::default() })
+}
+
+/// The retry policy; `None` when retries are switched off. A consistent hash keeps going to the same host.
+pub(super) fn retry_policy(policy: Option<&RetryPolicy>, consistent_hash: bool) -> Option<EnvoyRetryPolicy> {
+    let mut envoy = EnvoyRetryPolicy {
+        retry_on: DEFAULT_RETRY_ON.into(),
+        num_retries: Some(UInt32Value { value: 2 }),
+        host_selection_retry_max_attempts: 5,
+        ..Default::default()
+    };
+    let mut avoid_previous = !consistent_hash;
+    if let Some(policy) = policy {
+        envoy.num_retries = Some(UInt32Value { value: u32::try_from(policy.attempts).ok().filter(|attempts| *attempts > 0)? });
+        if !policy.retry_on.is_empty() {
+            (envoy.retry_on, envoy.retriable_status_codes) = retry_on(&policy.retry_on);
+        }
+        envoy.per_try_timeout = policy.per_try_timeout.map(duration);
+        envoy.retry_back_off = policy.backoff.map(|backoff| RetryBackOff { base_interval: Some(duration(backoff)), max_interval: None });
+        avoid_previous = policy.retry_ignore_previous_hosts.unwrap_or(avoid_previous);
+        if policy.retry_remote_localities == Some(true) {
+            envoy.retry_priority = Some(previous_priorities());
+        }
+    }
+    envoy.retry_host_predicate = avoid_previous.then(previous_hosts).into_iter().collect();
+    Some(envoy)
+}
+
+/// How requests are spread by a key.
+pub(super) fn hash_policy(key: &HashKey) -> HashPolicy {
+    let specifier = match key {
+        HashKey::HttpHeader(name) => PolicySpecifier::Header(Header { header_name: name.to_string(), ..Default::default() }),
+        HashKey::HttpCookie { name, path, ttl, attributes } => PolicySpecifier::Cookie(Cookie {
+            name: name.to_string(),
+            path: path.to_string(),
+            ttl: ttl.map(duration),
+            attributes: attributes
+                .iter()
+                .map(|(name, value)| CookieAttribute { name: name.to_string(), value: value.to_string() })
+                .collect(),
+        }),
+        HashKey::SourceIp => PolicySpecifier::ConnectionProperties(ConnectionProperties { source_ip: true }),
+        HashKey::HttpQueryParameter(name) => PolicySpecifier::QueryParameter(QueryParameter { name: name.to_string() }),
+    };
+    HashPolicy { policy_specifier: Some(specifier), ..Default::default() }
+}
+
+fn rewrite(action: &mut RouteAction, route: &HttpRoute, headers: &mut Headers) {
+    let Some(rewrite) = &route.rewrite else { return };
+    match &rewrite.uri_regex {
+        Some((pattern, substitution)) => {
+            action.regex_rewrite =
+                Some(RegexMatchAndSubstitute { pattern: Some(matching::regex(pattern)), substitution: substitution.to_string() });
+        }
+        None => action.prefix_rewrite = rewrite.uri.to_string(),
+    }
+    if !rewrite.authority.is_empty() {
+        headers.authority = Some(rewrite.authority.clone());
+    }
+}
+
+fn mirrors(selection: &Selection, route: &HttpRoute) -> Vec<RequestMirrorPolicy> {
+    let wanted = route.mirrors.iter().filter(|mirror| mirror.share.numerator > 0);
+    let policy = wanted.filter_map(|mirror| {
+        Some(RequestMirrorPolicy {
+            cluster: selection.resolved(&mirror.destination)?.cluster().into(),
+            runtime_fraction: Some(RuntimeFractionalPercent {
+                default_value: Some(filters::fractional(mirror.share)),
+                ..Default::default()
+            }),
+            trace_sampled: Some(BoolValue { value: false }),
+            disable_shadow_host_suffix_append: true,
+            ..Default::default()
+        })
+    });
+    policy.collect()
+}
+
+fn weighted(selection: &Selection, to: &[WeightedDestination]) -> WeightedCluster {
+    let clusters = to.iter().filter(|destination| destination.weight > 0).filter_map(|destination| {
+        let headers = Headers::new(&destination.headers);
+        Some(ClusterWeight {
+            name: selection.resolved(&destination.destination)?.cluster().into(),
+            weight: Some(UInt32Value { value: destination.weight }),
+            request_headers_to_add: headers.request_add,
+            request_headers_to_remove: headers.request_remove,
+            response_headers_to_add: headers.response_add,
+            response_headers_to_remove: headers.response_remove,
+            host_rewrite_specifier: headers
+                .authority
+                .map(|authority| cluster_weight::HostRewriteSpecifier::HostRewriteLiteral(authority.into())),
+            ..Default::default()
+        })
+    });
+    WeightedCluster { clusters: clusters.collect(), ..Default::default() }
+}
+
+// Numbers among the conditions are status codes, which have a list of their own.
+fn retry_on(conditions: &str) -> (String, Vec<u32>) {
+    let mut words = Vec::new();
+    let mut codes = Vec::new();
+    for word in conditions.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+        match word.parse() {
+            Ok(code) => codes.push(code),
+            Err(_) => words.push(word),
+        }
+    }
+    if !codes.is_empty() && !words.contains(&"retriable-status-codes") {
+        words.push("retriable-status-codes");
+    }
+    (words.join(","), codes)
+}
+
+fn previous_hosts() -> RetryHostPredicate {
+    RetryHostPredicate {
+        name: "envoy.retry_host_predicates.previous_hosts".into(),
+        config_type: Some(retry_host_predicate::ConfigType::TypedConfig(pack_any(PreviousHostsPredicate {}))),
+    }
+}
+
+fn previous_priorities() -> RetryPriority {
+    RetryPriority {
+        name: "envoy.retry_priorities.previous_priorities".into(),
+        config_type: Some(retry_priority::ConfigType::TypedConfig(pack_any(PreviousPrioritiesConfig { update_frequency: 2 }))),
+    }
+}
+
+// === impl Headers ===
+
+impl Headers {
+    pub(super) fn new(operations: &crate::mesh::routing::model::HeaderOperations) -> Self {
+        let (request_add, authority) = changes(&operations.request);
+        let (response_add, _) = changes(&operations.response);
+        Self {
+            request_add,
+            request_remove: removals(&operations.request),
+            response_add,
+            response_remove: removals(&operations.response),
+            authority,
+        }
+    }
+
+    fn append(&mut self, other: Self) {
+        self.request_add.extend(other.request_add);
+        self.request_remove.extend(other.request_remove);
+        self.response_add.extend(other.response_add);
+        self.response_remove.extend(other.response_remove);
+    }
+}
+
+fn is_authority(name: &str) -> bool {
+    name.eq_ignore_ascii_case(":authority") || name.eq_ignore_ascii_case("host")
+}
+
+// Envoy refuses to change pseudo headers; the authority is rewritten in another way.
+fn is_internal(name: &str) -> bool {
+    name.starts_with(':') || name.eq_ignore_ascii_case("host")
+}
+
+fn changes(changes: &HeaderChanges) -> (Vec<HeaderValueOption>, Option<SmolStr>) {
+    let option = |(key, value): &(SmolStr, SmolStr), append: HeaderAppendAction| HeaderValueOption {
+        header: Some(HeaderValue { key: key.to_string(), value: value.to_string(), ..Default::default() }),
+        append_action: append.into(),
+        ..Default::default()
+    };
+    let plain = |(name, _): &&(SmolStr, SmolStr)| !is_internal(name);
+    let set = changes.set.iter().filter(plain).map(|header| option(header, HeaderAppendAction::OverwriteIfExistsOrAdd));
+    let add = changes.add.iter().filter(plain).map(|header| option(header, HeaderAppendAction::AppendIfExistsOrAdd));
+    let named = changes.set.iter().chain(&changes.add).find(|(name, _)| is_authority(name));
+    (set.chain(add).collect(), named.map(|(_, value)| value.clone()))
+}
+
+fn removals(changes: &HeaderChanges) -> Vec<String> {
+    changes.remove.iter().filter(|name| !is_internal(name)).map(SmolStr::to_string).collect()
+}

@@ -1,0 +1,163 @@
+//! Virtual hosts and their routes from inputs.
+
+use envoy_types::pb::envoy::config::route::v3::{
+    Decorator, Route, RouteAction, VirtualHost, route::Action, route_action::ClusterSpecifier, virtual_host::TlsRequirementType,
+};
+use envoy_types::pb::google::protobuf::Duration;
+use smol_str::SmolStr;
+
+use super::{
+    Content, Default as DefaultRoute, VirtualHostInput,
+    action::{self, Headers},
+    filters, matching,
+    selection::Selection,
+};
+use crate::{
+    api::mesh_config::MeshConfig,
+    mesh::routing::model::{HttpAction, HttpMatch, HttpRoute},
+    translate::{input::Built, metadata, naming},
+};
+
+pub(super) fn virtual_host(input: &VirtualHostInput) -> Built<VirtualHost> {
+    let mut host = VirtualHost {
+        name: input.name.to_string(),
+        domains: input.domains.iter().map(SmolStr::to_string).collect(),
+        include_request_attempt_count: true,
+        ..Default::default()
+    };
+    let mut origins = Vec::new();
+    match &input.content {
+        Content::Service(default) => {
+            host.routes = vec![default_route(default)];
+            origins.push(default.origin.clone());
+        }
+        Content::Routes { mesh, selections, require_tls } => {
+            for selection in selections {
+                host.routes.extend(routes(selection, mesh));
+                origins.push(selection.routes.origin.clone());
+                origins.extend(selection.routes.merged.iter().cloned());
+            }
+            if selections.len() > 1 {
+                host.routes.sort_by_key(takes_everything);
+            }
+            if *require_tls {
+                host.require_tls = TlsRequirementType::All.into();
+            }
+        }
+        Content::AllowAny => host.routes = vec![catch_all("allow_any", pass_through())],
+        Content::BlockAll => host.routes = vec![catch_all("block_all", action::direct_response(502, &[]))],
+        Content::BlackHole => host.include_request_attempt_count = false,
+    }
+    origins.sort();
+    origins.dedup();
+    let clusters = clusters(&host.routes);
+    Built { clusters, ..Built::new(host, origins) }
+}
+
+fn routes(selection: &Selection, mesh: &MeshConfig) -> Vec<Route> {
+    selection.routes().map(|(route, block)| http_route(selection, route, block, mesh)).collect()
+}
+
+fn http_route(selection: &Selection, route: &HttpRoute, block: Option<&HttpMatch>, mesh: &MeshConfig) -> Route {
+    let matched = matching::route_match(block);
+    let mut headers = Headers::new(&route.headers);
+    let mut operation = format!("{}:{}", selection.routes.name, selection.port);
+    let action = match &route.action {
+        HttpAction::Redirect(redirect) => action::redirect(redirect, selection.port, selection.tls),
+        HttpAction::DirectResponse { status, body } => Some(action::direct_response(*status, body)),
+        HttpAction::Forward(to) => {
+            let (action, all) = action::forward(selection, route, to, mesh.default_http_retry_policy.as_ref());
+            headers = all;
+            if let [only] = to.as_slice()
+                && let Some(resolved) = selection.resolved(&only.destination)
+            {
+                operation = resolved.authority();
+            }
+            Some(Action::Route(action))
+        }
+    };
+    operation.push_str(&matching::path_label(&matched));
+    Route {
+        name: name(route, block),
+        r#match: Some(matched),
+        metadata: Some(metadata::istio_config(&naming::config_path(&selection.routes.origin))),
+        decorator: Some(Decorator { operation, ..Default::default() }),
+        typed_per_filter_config: filters::per_route(route),
+        request_headers_to_add: headers.request_add,
+        request_headers_to_remove: headers.request_remove,
+        response_headers_to_add: headers.response_add,
+        response_headers_to_remove: headers.response_remove,
+        stat_prefix: block.map(|block| block.stat_prefix.to_string()).unwrap_or_default(),
+        action,
+        ..Default::default()
+    }
+}
+
+// The route's name, with the block's after a dot.
+fn name(route: &HttpRoute, block: Option<&HttpMatch>) -> String {
+    match block.map(|block| block.name.as_str()).filter(|name| !name.is_empty()) {
+        Some(block) => format!("{}.{block}", route.name),
+        None => route.name.to_string(),
+    }
+}
+
+fn default_route(default: &DefaultRoute) -> Route {
+    let hash = default.hash.as_deref().and_then(|rule| action::hash(rule, "", default.port));
+    let cluster = naming::outbound_cluster(default.port, "", &default.host);
+    let mut action = unlimited(cluster.as_str());
+    action.retry_policy = action::retry_policy(default.mesh.default_http_retry_policy.as_ref(), false);
+    action.hash_policy = hash.map(action::hash_policy).into_iter().collect();
+    Route {
+        name: "default".into(),
+        r#match: Some(matching::route_match(None)),
+        decorator: Some(Decorator { operation: format!("{}:{}/*", default.host, default.port), ..Default::default() }),
+        action: Some(Action::Route(action)),
+        ..Default::default()
+    }
+}
+
+fn catch_all(name: &str, action: Action) -> Route {
+    Route { name: name.into(), r#match: Some(matching::route_match(None)), action: Some(action), ..Default::default() }
+}
+
+fn pass_through() -> Action {
+    Action::Route(unlimited(naming::PASSTHROUGH_CLUSTER))
+}
+
+// No timeout, for gRPC neither (`max_grpc_timeout` is deprecated but what Istio sends).
+#[allow(deprecated)]
+fn unlimited(cluster: &str) -> RouteAction {
+    RouteAction {
+        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.into())),
+        timeout: Some(Duration::default()),
+        max_grpc_timeout: Some(Duration::default()),
+        ..Default::default()
+    }
+}
+
+// Routes that take everything go last, where several VirtualServices share a host.
+fn takes_everything(route: &Route) -> bool {
+    use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
+    route.r#match.as_ref().is_some_and(|matched| {
+        let any_path = matches!(&matched.path_specifier, Some(PathSpecifier::Prefix(prefix)) if prefix == "/");
+        any_path && matched.headers.is_empty() && matched.query_parameters.is_empty()
+    })
+}
+
+fn clusters(routes: &[Route]) -> Vec<SmolStr> {
+    let mut clusters: Vec<SmolStr> = Vec::new();
+    for route in routes {
+        let Some(Action::Route(action)) = &route.action else { continue };
+        match &action.cluster_specifier {
+            Some(ClusterSpecifier::Cluster(cluster)) => clusters.push(cluster.into()),
+            Some(ClusterSpecifier::WeightedClusters(weighted)) => {
+                clusters.extend(weighted.clusters.iter().map(|cluster| SmolStr::from(&cluster.name)));
+            }
+            _ => {}
+        }
+        clusters.extend(action.request_mirror_policies.iter().map(|mirror| SmolStr::from(&mirror.cluster)));
+    }
+    clusters.sort();
+    clusters.dedup();
+    clusters
+}

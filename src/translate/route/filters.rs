@@ -1,0 +1,71 @@
+//! What filters do on one route: faults and CORS (contract §6.2).
+
+use std::collections::HashMap;
+
+use envoy_types::{
+    pb::{
+        envoy::{
+            config::core::v3::RuntimeFractionalPercent,
+            extensions::filters::{
+                common::fault::v3::{FaultDelay, fault_delay::FaultDelaySecifier},
+                http::{
+                    cors::v3::CorsPolicy as EnvoyCors,
+                    fault::v3::{FaultAbort, HttpFault, fault_abort::ErrorType},
+                },
+            },
+            r#type::v3::{FractionalPercent, fractional_percent::DenominatorType},
+        },
+        google::protobuf::{Any, BoolValue},
+    },
+    util::pack_any,
+};
+
+use super::matching;
+use crate::{
+    mesh::routing::model::{AbortStatus, CorsPolicy, Fault, HttpRoute, Share},
+    translate::metadata::duration,
+};
+
+/// `typed_per_filter_config` of a route.
+pub(super) fn per_route(route: &HttpRoute) -> HashMap<String, Any> {
+    let fault = route.fault.as_ref().map(|policy| ("envoy.filters.http.fault".to_owned(), pack_any(fault(policy))));
+    let cors = route.cors.as_ref().map(|policy| ("envoy.filters.http.cors".to_owned(), pack_any(cors(policy))));
+    fault.into_iter().chain(cors).collect()
+}
+
+/// A share as Envoy counts it.
+pub(super) fn fractional(share: Share) -> FractionalPercent {
+    let denominator = if share.of_million { DenominatorType::Million } else { DenominatorType::Hundred };
+    FractionalPercent { numerator: share.numerator, denominator: denominator.into() }
+}
+
+fn fault(fault: &Fault) -> HttpFault {
+    let delay = fault.delay.map(|(delay, share)| FaultDelay {
+        percentage: Some(fractional(share)),
+        fault_delay_secifier: Some(FaultDelaySecifier::FixedDelay(duration(delay))),
+    });
+    let abort = fault.abort.map(|(status, share)| FaultAbort {
+        percentage: Some(fractional(share)),
+        error_type: Some(match status {
+            AbortStatus::Http(status) => ErrorType::HttpStatus(status),
+            AbortStatus::Grpc(status) => ErrorType::GrpcStatus(status),
+        }),
+        ..Default::default()
+    });
+    HttpFault { delay, abort, ..Default::default() }
+}
+
+fn cors(cors: &CorsPolicy) -> EnvoyCors {
+    let always = FractionalPercent { numerator: 100, denominator: DenominatorType::Hundred.into() };
+    EnvoyCors {
+        allow_origin_string_match: cors.allow_origins.iter().filter_map(matching::string_matcher).collect(),
+        allow_methods: cors.allow_methods.join(","),
+        allow_headers: cors.allow_headers.join(","),
+        expose_headers: cors.expose_headers.join(","),
+        max_age: cors.max_age.map(|age| age.as_secs().to_string()).unwrap_or_default(),
+        allow_credentials: cors.allow_credentials.map(|value| BoolValue { value }),
+        filter_enabled: Some(RuntimeFractionalPercent { default_value: Some(always), ..Default::default() }),
+        forward_not_matching_preflights: Some(BoolValue { value: cors.forward_unmatched_preflights }),
+        ..Default::default()
+    }
+}

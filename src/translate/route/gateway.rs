@@ -1,0 +1,120 @@
+//! The route tables of gateways (contract §3.7).
+
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
+
+use smol_str::format_smolstr;
+
+use super::{
+    Content, RouteTable, VirtualHostInput,
+    selection::{self, Selection, Site},
+};
+use crate::{
+    api::{Labels, mesh_config::MeshConfig},
+    mesh::{
+        model::Hostname,
+        routing::model::{GatewayRef, RouteSet},
+        scope::Scope,
+    },
+    translate::{
+        input::ProxyClass,
+        listener::gateway::{GatewayRouteTable, RoutedServer},
+    },
+};
+
+/// The virtual hosts of a gateway's route table. `routes` are the VirtualServices of the gateways that the table's
+/// servers belong to, the oldest first.
+///
+/// Hosts with the same routes share a virtual host; the routes of several VirtualServices for one host follow each
+/// other, those that take everything last.
+pub fn gateway_table(
+    scope: &Scope,
+    class: &ProxyClass,
+    labels: &Labels,
+    mesh: &Arc<MeshConfig>,
+    servers: &GatewayRouteTable,
+    routes: &[Arc<RouteSet>],
+) -> RouteTable {
+    let tls = servers.name.starts_with("https.");
+    let mut entries: BTreeMap<HostOrder, Entry> = BTreeMap::new();
+    for server in &servers.servers {
+        for routes in routes {
+            let at = GatewayRef::Gateway { namespace: server.gateway.0.clone(), name: server.gateway.1.clone() };
+            if !routes.applies_at(&at) {
+                continue;
+            }
+            let hosts = served(server, routes);
+            if hosts.is_empty() {
+                continue;
+            }
+            let site = Site { port: server.port, gateways: &[at], namespace: &class.namespace, labels, tls };
+            let Some(selection) = selection::select(routes, &site, scope) else { continue };
+            for host in hosts {
+                let key = HostOrder { wildcard: host.is_wildcard(), longest: Reverse(host.as_str().len()), host };
+                let entry = entries.entry(key).or_insert_with(|| Entry { port: server.port, selections: Vec::new(), require_tls: false });
+                entry.require_tls |= server.https_redirect;
+                // Two servers of one gateway that serve the host bring the same routes.
+                if !entry.selections.iter().any(|known| known.routes == selection.routes) {
+                    entry.selections.push(selection.clone());
+                }
+            }
+        }
+    }
+    let hosts = if entries.is_empty() { vec![black_hole(servers)] } else { share(entries, mesh) };
+    RouteTable { name: servers.name.clone(), hosts }
+}
+
+/// Longest first, then by alphabet, wildcards last.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct HostOrder {
+    wildcard: bool,
+    longest: Reverse<usize>,
+    host: Hostname,
+}
+
+struct Entry {
+    port: u16,
+    selections: Vec<Selection>,
+    require_tls: bool,
+}
+
+// The hosts of the VirtualService that the server serves; where one is wider, the narrower counts.
+fn served(server: &RoutedServer, routes: &RouteSet) -> Vec<Hostname> {
+    let mut hosts: Vec<Hostname> = Vec::new();
+    for of in server.hosts.iter().filter(|of| of.namespace.as_ref().is_none_or(|namespace| *namespace == routes.namespace)) {
+        for host in &routes.hosts {
+            let narrower = if of.host.covers(host) {
+                host
+            } else if host.covers(&of.host) {
+                &of.host
+            } else {
+                continue;
+            };
+            if !hosts.contains(narrower) {
+                hosts.push(narrower.clone());
+            }
+        }
+    }
+    hosts
+}
+
+fn share(entries: BTreeMap<HostOrder, Entry>, mesh: &Arc<MeshConfig>) -> Vec<VirtualHostInput> {
+    let mut hosts: Vec<VirtualHostInput> = Vec::new();
+    for (HostOrder { host, .. }, entry) in entries {
+        let single = entry.selections.len() == 1;
+        let content = Content::Routes { mesh: mesh.into(), selections: entry.selections, require_tls: entry.require_tls };
+        let same = hosts.iter_mut().find(|input| single && input.content == content);
+        match same {
+            Some(input) => input.domains.push(host.text().clone()),
+            None => {
+                hosts.push(VirtualHostInput { name: format_smolstr!("{host}:{}", entry.port), domains: vec![host.text().clone()], content })
+            }
+        }
+    }
+    hosts.sort_by(|a, b| a.name.cmp(&b.name));
+    hosts
+}
+
+fn black_hole(servers: &GatewayRouteTable) -> VirtualHostInput {
+    let port = servers.servers.first().map_or(0, |server| server.port);
+    VirtualHostInput { name: format_smolstr!("blackhole:{port}"), domains: vec!["*".into()], content: Content::BlackHole }
+}

@@ -1,0 +1,284 @@
+//! The route tables of sidecars: by port, by sniffed service, by Unix socket (contract §3.6).
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use smol_str::{SmolStr, format_smolstr};
+
+use super::{
+    Content, Default, HTTP_PROXY, RouteTable, VirtualHostInput,
+    domains::{self, Taken},
+    selection::{self, Selection, Site},
+};
+use crate::{
+    api::{Labels, mesh_config::MeshConfig},
+    mesh::{
+        model::{Hostname, Protocol, Service, ServicePort},
+        routing::model::{GatewayRef, HttpAction, RouteSet},
+        scope::{EgressScope, Scope},
+    },
+    translate::input::ProxyClass,
+};
+
+/// Where hosts that no service has get their virtual host.
+const DEFAULT_PORT: u16 = 80;
+
+/// The names of all route tables that listeners of this scope may name.
+pub fn tables(scope: &Scope, mesh: &MeshConfig) -> BTreeSet<SmolStr> {
+    let mut names = BTreeSet::new();
+    for egress in &scope.egress {
+        let listener = egress.listener.as_ref();
+        match listener.map(|listener| (listener.port, &listener.bind)) {
+            Some((Some(0), bind)) => {
+                names.insert(bind.clone());
+            }
+            listener => {
+                let only = listener.and_then(|(port, _)| port);
+                let ports = egress.services.values().flat_map(|service| service.ports.iter().map(move |port| (service, port)));
+                for (service, port) in ports.filter(|(_, port)| only.is_none_or(|only| only == port.number)) {
+                    names.extend(tables_of_port(service, port));
+                }
+                names.extend(only.map(|port| format_smolstr!("{port}")));
+            }
+        }
+    }
+    if mesh.proxy_http_port > 0 {
+        names.insert(HTTP_PROXY.into());
+    }
+    names
+}
+
+/// The names of the route tables that may look different when something about `host` changed: the service of that
+/// name, routes for it, or the DestinationRule of a destination. When the host appeared or vanished, ask the scope
+/// before and the scope after.
+pub fn tables_with(scope: &Scope, mesh: &MeshConfig, host: &Hostname) -> BTreeSet<SmolStr> {
+    let mut names = BTreeSet::new();
+    for egress in &scope.egress {
+        let mut hosts = BTreeSet::from([host]);
+        let mut routed = false;
+        for routes in egress.routes.values() {
+            if routes.hosts.iter().any(|of| of.overlaps(host)) || sends_to(routes, host) {
+                routed = true;
+                hosts.extend(&routes.hosts);
+            }
+        }
+        for wanted in hosts {
+            let services = egress.services.iter().filter(|(name, _)| *name == wanted || (wanted.is_wildcard() && wanted.covers(name)));
+            for (_, service) in services {
+                names.extend(service.ports.iter().flat_map(|port| tables_of_port(service, port)));
+                names.extend(service.ports.iter().map(|port| format_smolstr!("{}", port.number)));
+            }
+        }
+        if routed {
+            names.insert(format_smolstr!("{DEFAULT_PORT}"));
+        }
+        if let Some(listener) = egress.listener.as_ref().filter(|listener| listener.port == Some(0)) {
+            names.insert(listener.bind.clone());
+        }
+    }
+    if mesh.proxy_http_port > 0 {
+        names.insert(HTTP_PROXY.into());
+    }
+    let all = tables(scope, mesh);
+    names.retain(|name| all.contains(name));
+    names
+}
+
+/// The virtual hosts of a route table; `None` when no listener of this scope can name it. Of `labels`, the proxy's,
+/// only those in [`super::label_keys`] are read.
+pub fn table(scope: &Scope, class: &ProxyClass, labels: &Labels, mesh: &Arc<MeshConfig>, name: &str) -> Option<RouteTable> {
+    let place = Place { scope, class, labels, mesh };
+    let hosts = if let Some(bind) = name.strip_prefix("unix:") {
+        let egress = scope.egress.iter().find(|egress| egress.listener.as_ref().is_some_and(|listener| listener.bind.ends_with(bind)))?;
+        place.all_ports(egress)
+    } else if name == HTTP_PROXY {
+        place.all_ports(scope.egress.iter().find(|egress| of_port(egress, 0))?)
+    } else if let Some((host, port)) = name.rsplit_once(':') {
+        let port = port.parse().ok()?;
+        let egress = scope.egress.iter().find(|egress| of_port(egress, port))?;
+        place.sniffed(egress, port, &Hostname::new(host))
+    } else {
+        let port = name.parse().ok()?;
+        let egress = scope.egress.iter().find(|egress| of_port(egress, port))?;
+        let mut hosts = place.port(egress, port);
+        hosts.push(catch_all(scope.allow_any));
+        hosts
+    };
+    Some(RouteTable { name: name.into(), hosts })
+}
+
+// The first listener for the port; the one without a port takes the rest.
+fn of_port(egress: &EgressScope, port: u16) -> bool {
+    egress.listener.as_ref().and_then(|listener| listener.port).is_none_or(|of| of == port)
+}
+
+fn tables_of_port(service: &Service, port: &ServicePort) -> Option<SmolStr> {
+    if service.external_name.is_some() {
+        return None;
+    }
+    match port.protocol {
+        Protocol::Auto => Some(format_smolstr!("{}:{}", service.hostname, port.number)),
+        protocol if protocol.is_http() => Some(format_smolstr!("{}", port.number)),
+        _ => None,
+    }
+}
+
+fn sends_to(routes: &RouteSet, host: &Hostname) -> bool {
+    routes.http.iter().any(|route| {
+        let forwarded = match &route.action {
+            HttpAction::Forward(to) => to.as_slice(),
+            HttpAction::Redirect(_) | HttpAction::DirectResponse { .. } => &[],
+        };
+        let mut mirrored = route.mirrors.iter().map(|mirror| &mirror.destination.host);
+        forwarded.iter().any(|to| to.destination.host == *host) || mirrored.any(|mirror| mirror == host)
+    })
+}
+
+fn catch_all(allow_any: bool) -> VirtualHostInput {
+    let (name, content) = if allow_any { ("allow_any", Content::AllowAny) } else { ("block_all", Content::BlockAll) };
+    VirtualHostInput { name: name.into(), domains: vec!["*".into()], content }
+}
+
+/// Who the table is for.
+struct Place<'a> {
+    scope: &'a Scope,
+    class: &'a ProxyClass,
+    labels: &'a Labels,
+    mesh: &'a Arc<MeshConfig>,
+}
+
+/// What a port has: services, and routes for some of them.
+struct PortView<'a> {
+    port: u16,
+    /// Services that have the port, whatever it speaks.
+    services: BTreeMap<&'a Hostname, &'a Arc<Service>>,
+    /// Routes by the address of their set, with the hosts that they have here.
+    routed: Vec<Routed<'a>>,
+}
+
+/// The routes of one VirtualService at a port.
+struct Routed<'a> {
+    selection: Selection,
+    services: Vec<&'a Arc<Service>>,
+    others: Vec<&'a Hostname>,
+}
+
+impl<'a> Place<'a> {
+    fn port(&self, egress: &'a EgressScope, port: u16) -> Vec<VirtualHostInput> {
+        let view = self.view(egress, port, |service| service.port(port).is_some());
+        let mut hosts = self.hosts(&view);
+        hosts.sort_by(|a, b| a.name.cmp(&b.name));
+        hosts
+    }
+
+    fn sniffed(&self, egress: &'a EgressScope, port: u16, host: &Hostname) -> Vec<VirtualHostInput> {
+        let view = self.view(egress, port, |service| service.hostname == *host && service.port(port).is_some());
+        let mut hosts = self.hosts(&view);
+        hosts.retain(|input| input.domains.iter().any(|domain| domain == host.as_str()));
+        for input in &mut hosts {
+            input.domains = vec!["*".into()];
+        }
+        hosts
+    }
+
+    // A listener that does not stand for one port: hosts say theirs, port 80 also without.
+    fn all_ports(&self, egress: &'a EgressScope) -> Vec<VirtualHostInput> {
+        let ports: BTreeSet<u16> = egress.services.values().flat_map(|service| service.ports.iter().map(|port| port.number)).collect();
+        let mut hosts: Vec<_> = ports
+            .into_iter()
+            .flat_map(|port| {
+                let mut hosts = self.port(egress, port);
+                for host in &mut hosts {
+                    let with_port: Vec<SmolStr> = host.domains.iter().map(|domain| format_smolstr!("{domain}:{port}")).collect();
+                    let plain = std::mem::take(&mut host.domains);
+                    let plain = if port == DEFAULT_PORT { plain } else { Vec::new() };
+                    host.domains = plain.into_iter().chain(with_port).collect();
+                }
+                hosts
+            })
+            .collect();
+        hosts.sort_by(|a, b| a.name.cmp(&b.name));
+        hosts.push(catch_all(self.scope.allow_any));
+        hosts
+    }
+
+    fn view(&self, egress: &'a EgressScope, port: u16, has: impl Fn(&Service) -> bool) -> PortView<'a> {
+        let services: BTreeMap<_, _> = egress.services.iter().filter(|(_, service)| has(service)).collect();
+        let site = Site { port, gateways: &[GatewayRef::Mesh], namespace: &self.class.namespace, labels: self.labels, tls: false };
+        let mut at: HashMap<*const RouteSet, Option<usize>> = HashMap::new();
+        let mut routed: Vec<Routed<'a>> = Vec::new();
+        for (host, routes) in &egress.routes {
+            let position = *at.entry(Arc::as_ptr(routes)).or_insert_with(|| {
+                let selection = selection::select(routes, &site, self.scope)?;
+                routed.push(Routed { selection, services: Vec::new(), others: Vec::new() });
+                Some(routed.len() - 1)
+            });
+            let Some(entry) = position.and_then(|position| routed.get_mut(position)) else { continue };
+            match services.get(host) {
+                Some(service) if !host.is_wildcard() => entry.services.push(service),
+                _ if host.is_wildcard() => {
+                    let covered = || services.iter().filter(|(name, _)| host.covers(name));
+                    if covered().next().is_none() {
+                        entry.others.push(host);
+                    }
+                    let theirs = covered().filter(|(name, _)| most_specific(egress, name) == Some(host));
+                    entry.services.extend(theirs.map(|(_, service)| *service));
+                }
+                _ => entry.others.push(host),
+            }
+        }
+        for entry in &mut routed {
+            entry.services.retain(|service| http_port(service, port).is_some());
+        }
+        routed.retain(|entry| port == DEFAULT_PORT || !entry.services.is_empty());
+        PortView { port, services, routed }
+    }
+
+    fn hosts(&self, view: &PortView<'a>) -> Vec<VirtualHostInput> {
+        let port = view.port;
+        let mut taken = Taken::default();
+        let known = |name: &str| view.services.contains_key(&Hostname::new(name));
+        let of_routes =
+            |selection: &Selection| Content::Routes { mesh: self.mesh.into(), selections: vec![selection.clone()], require_tls: false };
+        let mut hosts = Vec::new();
+        let mut push = |host: &Hostname, domains: Vec<SmolStr>, content| {
+            if !domains.is_empty() {
+                hosts.push(VirtualHostInput { name: format_smolstr!("{host}:{port}"), domains, content });
+            }
+        };
+        let mut done: BTreeSet<&Hostname> = BTreeSet::new();
+        for entry in &view.routed {
+            for host in entry.others.iter().filter(|host| done.insert(host)) {
+                push(host, taken.claim_one(host.text().clone()), of_routes(&entry.selection));
+            }
+            for service in entry.services.iter().filter(|service| done.insert(&service.hostname)) {
+                let domains = domains::of_service(service, &self.class.dns_domain);
+                push(&service.hostname, taken.claim(domains, &known), of_routes(&entry.selection));
+            }
+        }
+        for (host, service) in &view.services {
+            if http_port(service, port).is_none() || service.external_name.is_some() || !done.insert(host) {
+                continue;
+            }
+            let rule = self.scope.destination_rules.get(*host);
+            let content = Content::Service(Default::new(self.mesh, service, port, rule));
+            push(host, taken.claim(domains::of_service(service, &self.class.dns_domain), &known), content);
+        }
+        hosts
+    }
+}
+
+fn http_port(service: &Service, number: u16) -> Option<&ServicePort> {
+    service.port(number).filter(|port| port.protocol.is_http() || port.protocol == Protocol::Auto)
+}
+
+// The VirtualService host that a service's routes come from: itself, or the longest wildcard that covers it.
+fn most_specific<'a>(egress: &'a EgressScope, service: &Hostname) -> Option<&'a Hostname> {
+    if let Some((host, _)) = egress.routes.get_key_value(service) {
+        return Some(host);
+    }
+    let wildcards = egress.routes.keys().filter(|host| host.is_wildcard() && host.covers(service));
+    wildcards.max_by_key(|host| host.as_str().len())
+}

@@ -1,0 +1,143 @@
+//! All groups, and which of them a proxy belongs to.
+
+use std::{collections::hash_map::Entry, mem, sync::Arc};
+
+use imbl::OrdMap;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::{
+    key::{Distinctions, EndpointsKey, ListenersKey, SharedKey, class_of, own_headless_addresses},
+    outbound::{Endpoints, Listeners, Shared},
+    own::{Own, OwnInputs},
+    translator::{Counts, Translator},
+};
+use crate::{
+    mesh::{
+        model::{Labels, Proxy, ProxyKind},
+        scope::{Scope, ScopeKey, scope, scope_key},
+        world::{Touched, World},
+    },
+    xds::view::Layer,
+};
+
+/// Which groups a proxy's view is put together from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Keys {
+    shared: SharedKey,
+    endpoints: EndpointsKey,
+    /// Only sidecars have outbound listeners by scope; a gateway's are its own.
+    listeners: Option<ListenersKey>,
+    own: Arc<OwnInputs>,
+}
+
+/// A scope, and the labels of a proxy that it was made for (any proxy of its key would do).
+struct Scoped {
+    scope: Scope,
+    labels: Arc<Labels>,
+}
+
+#[derive(Default)]
+pub(super) struct Groups {
+    translator: Translator,
+    scopes: FxHashMap<ScopeKey, Scoped>,
+    shared: FxHashMap<SharedKey, Shared>,
+    endpoints: FxHashMap<EndpointsKey, Endpoints>,
+    listeners: FxHashMap<ListenersKey, Listeners>,
+    own: FxHashMap<Arc<OwnInputs>, Own>,
+}
+
+impl Groups {
+    /// The groups of a proxy, made now where they do not exist.
+    pub(super) fn ensure(&mut self, world: &World, proxy: &Proxy, distinctions: &Distinctions) -> Keys {
+        let key = scope_key(world, proxy.kind, &proxy.namespace, &proxy.labels);
+        let Scoped { scope, .. } = self.scopes.entry(key.clone()).or_insert_with(|| Scoped {
+            scope: scope(world, proxy.kind, &proxy.namespace, &proxy.labels),
+            labels: Arc::clone(&proxy.labels),
+        });
+        let shared = SharedKey { scope: key.clone(), class: class_of(proxy, distinctions, false) };
+        if let Entry::Vacant(entry) = self.shared.entry(shared.clone()) {
+            entry.insert(Shared::new(world, scope, &shared.class, &mut self.translator));
+        }
+        let endpoints = EndpointsKey { scope: key.clone(), class: shared.class.clone() };
+        if let Entry::Vacant(entry) = self.endpoints.entry(endpoints.clone()) {
+            entry.insert(Endpoints::new(world, scope, &endpoints.class, &mut self.translator));
+        }
+        let listeners = (proxy.kind == ProxyKind::Sidecar).then(|| ListenersKey {
+            class: class_of(proxy, distinctions, true),
+            http_proxy_port: proxy.http_proxy_port,
+            own: own_headless_addresses(world, scope, &proxy.ips),
+            scope: key,
+        });
+        if let Some(listeners) = &listeners
+            && let Entry::Vacant(entry) = self.listeners.entry(listeners.clone())
+        {
+            entry.insert(Listeners::new(world, scope, listeners, &mut self.translator));
+        }
+        let own = Arc::new(OwnInputs::of(world, scope, proxy, distinctions));
+        if let Entry::Vacant(entry) = self.own.entry(Arc::clone(&own)) {
+            entry.insert(Own::new(&own, &mut self.translator));
+        }
+        Keys { shared, endpoints, listeners, own }
+    }
+
+    /// Brings all groups up to a new world.
+    pub(super) fn update(&mut self, world: &World, touched: &Touched) {
+        let mut before = FxHashMap::default();
+        for (key, known) in &mut self.scopes {
+            let next = known.scope.update(world, key.kind, &known.labels, touched);
+            before.insert(key.clone(), mem::replace(&mut known.scope, next));
+        }
+        for (key, group) in &mut self.shared {
+            let (Some(old), Some(new)) = (before.get(&key.scope), self.scopes.get(&key.scope)) else { continue };
+            group.update(world, old, &new.scope, &key.class, touched, &mut self.translator);
+        }
+        for (key, group) in &mut self.endpoints {
+            let (Some(old), Some(new)) = (before.get(&key.scope), self.scopes.get(&key.scope)) else { continue };
+            group.update(world, old, &new.scope, &key.class, touched, &mut self.translator);
+        }
+        for (key, group) in &mut self.listeners {
+            let (Some(old), Some(new)) = (before.get(&key.scope), self.scopes.get(&key.scope)) else { continue };
+            group.update(world, old, &new.scope, key, touched, &mut self.translator);
+        }
+    }
+
+    /// The layers of a proxy's view, by type.
+    pub(super) fn layers(&self, keys: &Keys) -> [Vec<Layer>; 4] {
+        let empty = || Arc::new(OrdMap::new());
+        let shared = self.shared.get(&keys.shared);
+        let endpoints = self.endpoints.get(&keys.endpoints);
+        let listeners = keys.listeners.as_ref().and_then(|key| self.listeners.get(key));
+        let own = self.own.get(&keys.own);
+        [
+            vec![shared.map_or_else(empty, Shared::clusters), own.map_or_else(empty, Own::clusters)],
+            vec![endpoints.map_or_else(empty, Endpoints::assignments), own.map_or_else(empty, Own::assignments)],
+            vec![listeners.map_or_else(empty, Listeners::listeners), own.map_or_else(empty, Own::listeners)],
+            vec![shared.map_or_else(empty, Shared::routes), own.map_or_else(empty, Own::routes)],
+        ]
+    }
+
+    /// Lets go of groups that none of these keys needs.
+    pub(super) fn retain<'a>(&mut self, used: impl Iterator<Item = &'a Keys>) {
+        let used: Vec<&Keys> = used.collect();
+        let shared: FxHashSet<&SharedKey> = used.iter().map(|keys| &keys.shared).collect();
+        let endpoints: FxHashSet<&EndpointsKey> = used.iter().map(|keys| &keys.endpoints).collect();
+        let listeners: FxHashSet<&ListenersKey> = used.iter().filter_map(|keys| keys.listeners.as_ref()).collect();
+        let own: FxHashSet<&Arc<OwnInputs>> = used.iter().map(|keys| &keys.own).collect();
+        let scopes: FxHashSet<&ScopeKey> = used.iter().map(|keys| &keys.shared.scope).collect();
+        self.shared.retain(|key, _| shared.contains(key));
+        self.endpoints.retain(|key, _| endpoints.contains(key));
+        self.listeners.retain(|key, _| listeners.contains(key));
+        self.own.retain(|key, _| own.contains(key));
+        self.scopes.retain(|key, _| scopes.contains(key));
+    }
+
+    /// Translations since the beginning.
+    pub(super) fn counts(&self) -> Counts {
+        self.translator.counts()
+    }
+
+    /// Translations since `before`.
+    pub(super) fn counts_since(&self, before: &Counts) -> Vec<(&'static str, u64)> {
+        self.counts().iter().zip(before).map(|((what, now), (_, then))| (*what, now - then)).collect()
+    }
+}

@@ -1,0 +1,89 @@
+//! What proxies have in common. Equal keys, equal bytes; a key holds exactly what the translation behind it may read.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use smol_str::SmolStr;
+
+use crate::{
+    mesh::{
+        model::{Flavour, Labels, Proxy, Resolution, TelemetryIdentity},
+        scope::{Scope, ScopeKey},
+        world::World,
+    },
+    translate::input::ProxyClass,
+};
+
+/// Proxies that share clusters and routes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct SharedKey {
+    pub(super) scope: ScopeKey,
+    pub(super) class: ProxyClass,
+}
+
+/// Proxies that share endpoints.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct EndpointsKey {
+    pub(super) scope: ScopeKey,
+    pub(super) class: ProxyClass,
+}
+
+/// Proxies that share outbound listeners.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct ListenersKey {
+    pub(super) scope: ScopeKey,
+    pub(super) class: ProxyClass,
+    pub(super) http_proxy_port: Option<u16>,
+    /// The proxy's own addresses, as far as headless services have endpoints there.
+    pub(super) own: Vec<IpAddr>,
+}
+
+/// The label keys by which objects of a world tell proxies apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Distinctions {
+    /// In `sourceLabels` of routes.
+    routes: BTreeSet<SmolStr>,
+}
+
+impl Distinctions {
+    pub(super) fn of(world: &World) -> Self {
+        let mut found = Self::default();
+        for routes in world.routes.values() {
+            let http = routes.http.iter().flat_map(|route| &route.matches).flat_map(|matched| matched.source_labels.keys());
+            let tls = routes.tls.iter().flat_map(|route| &route.matches).flat_map(|matched| matched.source_labels.keys());
+            let tcp = routes.tcp.iter().flat_map(|route| &route.matches).flat_map(|matched| matched.source_labels.keys());
+            found.routes.extend(http.chain(tls).chain(tcp).cloned());
+        }
+        found
+    }
+}
+
+/// The class of a proxy for resources that name it in traces; without telemetry names for those that do not.
+pub(super) fn class_of(proxy: &Proxy, distinctions: &Distinctions, with_telemetry: bool) -> ProxyClass {
+    let named = with_telemetry && proxy.flavour == Flavour::Istio;
+    ProxyClass {
+        kind: proxy.kind,
+        flavour: proxy.flavour,
+        interception: proxy.interception,
+        namespace: proxy.namespace.clone(),
+        dns_domain: proxy.dns_domain.clone(),
+        ipv4: proxy.ips.iter().any(IpAddr::is_ipv4),
+        ipv6: proxy.ips.iter().any(IpAddr::is_ipv6),
+        http10: proxy.http10,
+        idle_timeout: proxy.idle_timeout,
+        labels: Arc::new(project(&proxy.labels, &distinctions.routes)),
+        telemetry: if named { Arc::clone(&proxy.telemetry) } else { Arc::new(TelemetryIdentity::default()) },
+    }
+}
+
+fn project(labels: &Labels, keys: &BTreeSet<SmolStr>) -> Labels {
+    labels.iter().filter(|(key, _)| keys.contains(*key)).map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// Those of the proxy's addresses at which a visible headless service has an endpoint: it gets no listener there.
+pub(super) fn own_headless_addresses(world: &World, scope: &Scope, addresses: &[IpAddr]) -> Vec<IpAddr> {
+    let own = |address: &IpAddr| {
+        let services = world.services_at.get(address).into_iter().flat_map(|services| services.iter());
+        services.filter_map(|key| scope.services.get(&key.hostname)).any(|service| service.resolution == Resolution::Passthrough)
+    };
+    addresses.iter().filter(|address| own(address)).copied().collect()
+}

@@ -1,0 +1,76 @@
+//! Remembers results by their whole input, so that the same translation is never done twice and a stale result cannot
+//! exist.
+
+use std::{hash::Hash, sync::Arc};
+
+use rustc_hash::FxHashMap;
+
+/// Results by input. An entry lives while somebody else holds its result.
+#[derive(Debug)]
+pub(super) struct Memo<I, R> {
+    entries: FxHashMap<I, Arc<R>>,
+    /// How many results were made, ever.
+    made: u64,
+    /// The size at which unused entries are dropped next.
+    sweep_at: usize,
+}
+
+const SWEEP_AT_LEAST: usize = 1024;
+
+impl<I, R> Default for Memo<I, R> {
+    fn default() -> Self {
+        Self { entries: FxHashMap::default(), made: 0, sweep_at: SWEEP_AT_LEAST }
+    }
+}
+
+impl<I: Eq + Hash + Clone, R> Memo<I, R> {
+    /// The result for `input`, made by `make` if it is not known.
+    pub(super) fn get(&mut self, input: &I, make: impl FnOnce(&I) -> R) -> Arc<R> {
+        if let Some(known) = self.entries.get(input) {
+            return Arc::clone(known);
+        }
+        let result = Arc::new(make(input));
+        self.made += 1;
+        self.entries.insert(input.clone(), Arc::clone(&result));
+        self.sweep();
+        result
+    }
+
+    /// How many results were made since the beginning.
+    pub(super) fn made(&self) -> u64 {
+        self.made
+    }
+
+    // Doubling keeps the cost of sweeping proportional to what was inserted.
+    fn sweep(&mut self) {
+        if self.entries.len() >= self.sweep_at {
+            self.entries.retain(|_, result| Arc::strong_count(result) > 1);
+            self.sweep_at = (self.entries.len() * 2).max(SWEEP_AT_LEAST);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_known_input_is_not_made_again() {
+        let mut memo = Memo::default();
+        let first = memo.get(&7, |n| n * 2);
+        let second = memo.get(&7, |_| unreachable!());
+        assert!(Arc::ptr_eq(&first, &second));
+        assert_eq!(memo.made(), 1);
+    }
+
+    #[test]
+    fn results_that_nobody_holds_are_dropped() {
+        let mut memo = Memo::default();
+        let held = memo.get(&0, |n| *n);
+        for n in 1..10 * SWEEP_AT_LEAST {
+            memo.get(&n, |n| *n);
+        }
+        assert!(memo.entries.len() <= SWEEP_AT_LEAST, "{}", memo.entries.len());
+        assert!(Arc::ptr_eq(&held, &memo.get(&0, |_| unreachable!())));
+    }
+}

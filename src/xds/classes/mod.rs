@@ -1,0 +1,199 @@
+//! Sorts proxies into classes and keeps what each class is to have up to date (architecture, rules 3 and 4).
+//!
+//! What a proxy has is put together from groups that it shares with others: clusters and routes by scope, endpoints by
+//! scope and place, outbound listeners by scope and (in Istio's flavour) names for traces, and what is its own. A
+//! change is translated once for each distinct input, whichever groups contain it.
+
+mod groups;
+mod key;
+mod memo;
+mod outbound;
+mod own;
+mod translator;
+mod units;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use smol_str::SmolStr;
+use tokio::sync::watch;
+
+use self::{
+    groups::{Groups, Keys},
+    key::Distinctions,
+};
+use super::{
+    node::Node,
+    resource::ResourceType,
+    view::{Layer, View, Views},
+};
+use crate::mesh::{
+    model::{Proxy, ProxyKind},
+    scope::resolve_proxy,
+    world::{Touched, World},
+};
+
+/// All connected proxies, sorted into classes, with the world that they are shown.
+#[derive(Default)]
+pub struct Classes {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    world: Arc<World>,
+    distinctions: Distinctions,
+    groups: Groups,
+    proxies: FxHashMap<u64, Attached>,
+    next: u64,
+}
+
+struct Attached {
+    node: Arc<Node>,
+    proxy: Proxy,
+    keys: Keys,
+    layers: [Vec<Layer>; 4],
+    sender: watch::Sender<View>,
+}
+
+/// New views that are not sent yet, and what it took to make them.
+pub struct Prepared {
+    views: Vec<(SmolStr, watch::Sender<View>, View)>,
+    translated: Vec<(&'static str, u64)>,
+    changed: Vec<(ResourceType, u64)>,
+}
+
+impl Classes {
+    /// Takes the next world and makes the views that differ from those before.
+    pub fn prepare(&self, world: Arc<World>, touched: &Touched) -> Prepared {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let before = state.groups.counts();
+        state.world = world;
+        state.proxies.retain(|_, attached| !attached.sender.is_closed());
+        let resorted = state.sort_again(touched);
+        state.groups.update(&state.world, touched);
+        let mut views = Vec::new();
+        for attached in state.proxies.values_mut() {
+            let layers = state.groups.layers(&attached.keys);
+            if !same(&layers, &attached.layers) {
+                attached.layers = layers.clone();
+                views.push((attached.proxy.id.clone(), attached.sender.clone(), View::new(state.world.generation, layers)));
+            }
+        }
+        if resorted {
+            let used = state.proxies.values().map(|attached| &attached.keys);
+            state.groups.retain(used);
+        }
+        let changed = changes(&views);
+        Prepared { views, translated: state.groups.counts_since(&before), changed }
+    }
+
+    /// The ids and views of all connected proxies whose id contains `id`.
+    pub fn views_of(&self, id: &str) -> Vec<(SmolStr, View)> {
+        let state = self.state.lock();
+        let matching = state.proxies.values().filter(|attached| attached.proxy.id.contains(id) && !attached.sender.is_closed());
+        matching.map(|attached| (attached.proxy.id.clone(), attached.sender.borrow().clone())).collect()
+    }
+
+    /// The view of a proxy that is not connected: offline translation.
+    pub fn view_for(&self, proxy: &Proxy) -> View {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let proxy = resolve_proxy(&state.world, proxy);
+        let keys = state.groups.ensure(&state.world, &proxy, &state.distinctions);
+        View::new(state.world.generation, state.groups.layers(&keys))
+    }
+}
+
+impl Views for Classes {
+    fn attach(&self, node: Arc<Node>) -> watch::Receiver<View> {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let proxy = resolve_proxy(&state.world, &node.proxy);
+        let keys = state.groups.ensure(&state.world, &proxy, &state.distinctions);
+        let layers = state.groups.layers(&keys);
+        let (sender, receiver) = watch::channel(View::new(state.world.generation, layers.clone()));
+        state.proxies.insert(state.next, Attached { node, proxy, keys, layers, sender });
+        state.next += 1;
+        receiver
+    }
+}
+
+impl State {
+    /// Resolves the proxies that a change may put into another class; says whether groups may have lost their last.
+    fn sort_again(&mut self, touched: &Touched) -> bool {
+        let distinctions = if touched.everything || !touched.routes.is_empty() || !touched.services.is_empty() {
+            Distinctions::of(&self.world)
+        } else {
+            self.distinctions.clone()
+        };
+        let all = touched.everything || distinctions != self.distinctions;
+        self.distinctions = distinctions;
+        let at_gateways = !touched.services.is_empty() || !touched.routes.is_empty() || !touched.gateways.is_empty();
+        let namespaces = namespaces_of(&self.world, touched);
+        let concerned = |proxy: &Proxy| all || namespaces.contains(&proxy.namespace) || (at_gateways && proxy.kind == ProxyKind::Gateway);
+        let mut moved = false;
+        for attached in self.proxies.values_mut().filter(|attached| concerned(&attached.proxy)) {
+            attached.proxy = resolve_proxy(&self.world, &attached.node.proxy);
+            let keys = self.groups.ensure(&self.world, &attached.proxy, &self.distinctions);
+            moved |= keys != attached.keys;
+            attached.keys = keys;
+        }
+        moved || all
+    }
+}
+
+impl Prepared {
+    /// The proxies whose view changed.
+    pub fn proxies(&self) -> Vec<SmolStr> {
+        self.views.iter().map(|(id, ..)| id.clone()).collect()
+    }
+
+    /// How many translations were done, by what was translated.
+    pub fn translated(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.translated.iter().copied()
+    }
+
+    /// How many distinct resources have new content, by type.
+    pub fn changed(&self) -> impl Iterator<Item = (ResourceType, u64)> {
+        self.changed.iter().copied()
+    }
+
+    /// Hands the views to the sessions.
+    pub fn send(self) {
+        for (_, sender, view) in self.views {
+            sender.send_replace(view);
+        }
+    }
+}
+
+/// Namespaces whose proxies may answer for other services now, or otherwise.
+fn namespaces_of(world: &World, touched: &Touched) -> BTreeSet<SmolStr> {
+    let services = touched.services.iter().chain(&touched.endpoints).flat_map(|host| world.services_named(host));
+    touched.namespaces.iter().cloned().chain(services.map(|service| service.namespace.clone())).collect()
+}
+
+fn same(a: &[Vec<Layer>; 4], b: &[Vec<Layer>; 4]) -> bool {
+    let equal = |a: &Vec<Layer>, b: &Vec<Layer>| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b));
+    a.iter().zip(b).all(|(a, b)| equal(a, b))
+}
+
+/// Counts differences once per pair of layers, however many proxies have them.
+fn changes(views: &[(SmolStr, watch::Sender<View>, View)]) -> Vec<(ResourceType, u64)> {
+    let mut seen = rustc_hash::FxHashSet::default();
+    let mut counts = Vec::new();
+    for kind in ResourceType::ALL {
+        let mut count = 0;
+        for (_, sender, view) in views {
+            let before = sender.borrow();
+            let pair: Vec<_> = view.layers(kind).iter().chain(before.layers(kind)).map(Arc::as_ptr).collect();
+            if seen.insert((kind, pair)) {
+                count += view.differences(&before, kind).len() as u64;
+            }
+        }
+        counts.push((kind, count));
+    }
+    counts
+}

@@ -1,0 +1,156 @@
+//! What a proxy has of its own: a sidecar its inbound side, a gateway its listeners and routes.
+//!
+//! The inputs of the translation are the key: proxies whose own side looks the same share it.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use imbl::OrdMap;
+
+use super::{
+    key::{Distinctions, class_of},
+    translator::Translator,
+};
+use crate::{
+    api::istio::ServerTlsMode,
+    mesh::{
+        model::{Proxy, ProxyKind},
+        policy::mtls::workload_mtls,
+        routing::model::GatewayRef,
+        scope::{Scope, ServiceTarget, gateways_for, routes_for_gateway, service_targets},
+        world::{Gateway, World},
+    },
+    translate::{
+        cluster::{self, ClusterInput, InboundTarget},
+        endpoint::{self, EndpointInput},
+        input::ProxyClass,
+        listener::{
+            gateway::{self, GatewayListenerInput, GatewayView},
+            inbound::InboundInput,
+        },
+        route::{self, RouteTable},
+    },
+    xds::{resource::Resource, view::Layer},
+};
+
+/// All that decides about a proxy's own side.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct OwnInputs {
+    clusters: Vec<ClusterInput>,
+    assignments: Vec<EndpointInput>,
+    inbound: Option<InboundInput>,
+    gateway: Vec<GatewayListenerInput>,
+    tables: Vec<RouteTable>,
+}
+
+/// The layers made from it.
+#[derive(Debug)]
+pub(super) struct Own {
+    clusters: Layer,
+    assignments: Layer,
+    listeners: Layer,
+    routes: Layer,
+}
+
+impl OwnInputs {
+    pub(super) fn of(world: &World, scope: &Scope, proxy: &Proxy, distinctions: &Distinctions) -> Self {
+        let class = class_of(proxy, distinctions, true);
+        match proxy.kind {
+            ProxyKind::Sidecar => sidecar(world, scope, proxy, &class),
+            ProxyKind::Gateway => gateway_proxy(world, scope, proxy, &class),
+        }
+    }
+}
+
+impl Own {
+    pub(super) fn new(inputs: &OwnInputs, translator: &mut Translator) -> Self {
+        let mut listeners: Vec<Arc<Resource>> = inputs.inbound.iter().flat_map(|input| translator.inbound_listeners(input)).collect();
+        listeners.extend(inputs.gateway.iter().map(|input| translator.gateway_listener(input)));
+        Self {
+            clusters: layer(inputs.clusters.iter().map(|input| translator.cluster(input))),
+            assignments: layer(inputs.assignments.iter().map(|input| translator.assignment(input))),
+            listeners: layer(listeners),
+            routes: layer(inputs.tables.iter().map(|table| translator.table(table))),
+        }
+    }
+
+    pub(super) fn clusters(&self) -> Layer {
+        Arc::clone(&self.clusters)
+    }
+
+    pub(super) fn assignments(&self) -> Layer {
+        Arc::clone(&self.assignments)
+    }
+
+    pub(super) fn listeners(&self) -> Layer {
+        Arc::clone(&self.listeners)
+    }
+
+    pub(super) fn routes(&self) -> Layer {
+        Arc::clone(&self.routes)
+    }
+}
+
+fn sidecar(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass) -> OwnInputs {
+    let targets = inbound_targets(world, scope, proxy);
+    let workload = proxy.ips.first().copied().unwrap_or(IpAddr::from([127, 0, 0, 1]));
+    let sidecar = scope.sidecar.as_ref();
+    let shared = ProxyClass { telemetry: Arc::default(), ..class.clone() };
+    let mtls = workload_mtls(world, &proxy.namespace, &proxy.labels);
+    OwnInputs {
+        clusters: cluster::inbound_inputs(&shared, &world.mesh, sidecar, &targets, workload),
+        inbound: Some(InboundInput::new(class, &world.mesh, mtls, sidecar.map(Arc::as_ref), &service_targets(world, proxy), &proxy.ips)),
+        ..OwnInputs::default()
+    }
+}
+
+fn gateway_proxy(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass) -> OwnInputs {
+    let gateways = gateways_for(world, &proxy.labels);
+    let targets = service_targets(world, proxy);
+    let plan = gateway::plan(GatewayView {
+        class,
+        mesh: &world.mesh,
+        gateways: &gateways,
+        world,
+        scope,
+        targets: &targets,
+        unprivileged: proxy.unprivileged,
+    });
+    let tables = plan.tables.iter().map(|table| {
+        let named: BTreeSet<_> = table.servers.iter().map(|server| &server.gateway).collect();
+        let at = named.into_iter().map(|(namespace, name)| GatewayRef::Gateway { namespace: namespace.clone(), name: name.clone() });
+        let mut routes: Vec<_> = at.flat_map(|at| routes_for_gateway(world, &proxy.namespace, &at)).collect();
+        routes.sort_by(|a, b| a.precedence.cmp(&b.precedence));
+        routes.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        route::gateway_table(scope, class, &class.labels, &world.mesh, table, &routes)
+    });
+    let (clusters, assignments) = if passes_mtls_on(&gateways) { auto_passthrough(world, scope, class) } else { Default::default() };
+    OwnInputs { clusters, assignments, tables: tables.collect(), gateway: plan.listeners, inbound: None }
+}
+
+fn passes_mtls_on(gateways: &[Arc<Gateway>]) -> bool {
+    let servers = gateways.iter().flat_map(|gateway| &gateway.spec.servers);
+    servers.filter_map(|server| server.tls.as_ref()).any(|tls| tls.mode == ServerTlsMode::AutoPassthrough)
+}
+
+fn auto_passthrough(world: &World, scope: &Scope, class: &ProxyClass) -> (Vec<ClusterInput>, Vec<EndpointInput>) {
+    let (mut clusters, mut assignments) = (Vec::new(), Vec::new());
+    for (host, service) in &scope.services {
+        let (rule, endpoints) = (scope.destination_rules.get(host), world.endpoints.get(&service.key()));
+        clusters.extend(cluster::auto_passthrough_inputs(class, &world.mesh, service, rule, endpoints));
+        assignments.extend(endpoint::inputs(class, service, rule, endpoints, true));
+    }
+    (clusters, assignments)
+}
+
+fn inbound_targets(world: &World, scope: &Scope, proxy: &Proxy) -> Vec<InboundTarget> {
+    let target = |target: ServiceTarget| {
+        let port = target.service.ports.get(target.port)?.number;
+        let rule = scope.destination_rules.get(&target.service.hostname).cloned();
+        Some(InboundTarget { port, target_port: target.target_port, rule, service: target.service })
+    };
+    service_targets(world, proxy).into_iter().filter_map(target).collect()
+}
+
+fn layer(resources: impl IntoIterator<Item = Arc<Resource>>) -> Layer {
+    Arc::new(resources.into_iter().map(|resource| (resource.name.clone(), resource)).collect::<OrdMap<_, _>>())
+}

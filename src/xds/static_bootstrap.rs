@@ -1,0 +1,128 @@
+//! A view as one static Envoy bootstrap: what ADS would deliver piece by piece, in one file that `envoy -c` takes.
+
+use std::collections::HashMap;
+
+use envoy_types::pb::{
+    envoy::{
+        config::{
+            bootstrap::v3::{Bootstrap, bootstrap::StaticResources},
+            cluster::v3::{
+                Cluster,
+                cluster::{ClusterDiscoveryType, DiscoveryType},
+            },
+            core::v3::{Address, Http2ProtocolOptions, Node, Pipe, address},
+            endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier},
+            listener::v3::{Filter, FilterChain, Listener, filter::ConfigType},
+            route::v3::RouteConfiguration,
+        },
+        extensions::{
+            filters::network::http_connection_manager::v3::{HttpConnectionManager, http_connection_manager::RouteSpecifier},
+            upstreams::http::v3::{
+                HttpProtocolOptions,
+                http_protocol_options::{ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig},
+            },
+        },
+    },
+    google::protobuf::{Any, Duration},
+};
+use prost::{DecodeError, Message, Name};
+
+use super::{resource::ResourceType, view::View};
+use crate::mesh::model::Proxy;
+
+/// The cluster under which Istio's sidecars find their certificates.
+const SDS_CLUSTER: &str = "sds-grpc";
+/// Where the agent serves them, relative to Envoy's working directory.
+const SDS_SOCKET: &str = "./var/run/secrets/workload-spiffe-uds/socket";
+
+/// Puts everything that the proxy is to have into one bootstrap: endpoints inside clusters, routes inside listeners.
+///
+/// # Errors
+/// When a resource does not decode, which would be a fault of this program.
+pub fn static_bootstrap(view: &View, proxy: &Proxy) -> Result<Bootstrap, DecodeError> {
+    let mut clusters = vec![sds_cluster()];
+    for resource in view.iter(ResourceType::Cluster) {
+        clusters.push(with_endpoints(Cluster::decode(&resource.body[..])?, view)?);
+    }
+    let mut listeners = Vec::new();
+    for resource in view.iter(ResourceType::Listener) {
+        listeners.push(with_routes(Listener::decode(&resource.body[..])?, view)?);
+    }
+    Ok(Bootstrap {
+        node: Some(Node {
+            id: format!("sidecar~{}~{}~{}", proxy.ips.first().map(ToString::to_string).unwrap_or_default(), proxy.id, proxy.dns_domain),
+            cluster: proxy.id.to_string(),
+            ..Node::default()
+        }),
+        static_resources: Some(StaticResources { clusters, listeners, ..StaticResources::default() }),
+        ..Bootstrap::default()
+    })
+}
+
+fn with_endpoints(mut cluster: Cluster, view: &View) -> Result<Cluster, DecodeError> {
+    if cluster.cluster_discovery_type == Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)) {
+        let assignment = match view.get(ResourceType::Endpoint, &cluster.name) {
+            Some(resource) => ClusterLoadAssignment::decode(&resource.body[..])?,
+            None => ClusterLoadAssignment { cluster_name: cluster.name.clone(), ..ClusterLoadAssignment::default() },
+        };
+        cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Static as i32));
+        cluster.eds_cluster_config = None;
+        cluster.load_assignment = Some(assignment);
+    }
+    Ok(cluster)
+}
+
+fn with_routes(mut listener: Listener, view: &View) -> Result<Listener, DecodeError> {
+    for chain in listener.filter_chains.iter_mut().chain(&mut listener.default_filter_chain) {
+        inline_routes(chain, view)?;
+    }
+    Ok(listener)
+}
+
+fn inline_routes(chain: &mut FilterChain, view: &View) -> Result<(), DecodeError> {
+    for filter in &mut chain.filters {
+        let Filter { config_type: Some(ConfigType::TypedConfig(config)), .. } = filter else { continue };
+        if config.type_url != HttpConnectionManager::type_url() {
+            continue;
+        }
+        let mut manager = HttpConnectionManager::decode(&config.value[..])?;
+        if let Some(RouteSpecifier::Rds(rds)) = &manager.route_specifier {
+            let routes = match view.get(ResourceType::Route, &rds.route_config_name) {
+                Some(resource) => RouteConfiguration::decode(&resource.body[..])?,
+                None => RouteConfiguration { name: rds.route_config_name.clone(), ..RouteConfiguration::default() },
+            };
+            manager.route_specifier = Some(RouteSpecifier::RouteConfig(routes));
+            *config = Any { type_url: HttpConnectionManager::type_url(), value: manager.encode_to_vec() };
+        }
+    }
+    Ok(())
+}
+
+fn sds_cluster() -> Cluster {
+    let pipe = Address { address: Some(address::Address::Pipe(Pipe { path: SDS_SOCKET.into(), mode: 0 })) };
+    let endpoint = LbEndpoint {
+        host_identifier: Some(HostIdentifier::Endpoint(Endpoint { address: Some(pipe), ..Endpoint::default() })),
+        ..LbEndpoint::default()
+    };
+    let http2 = HttpProtocolOptions {
+        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default())),
+        })),
+        ..HttpProtocolOptions::default()
+    };
+    Cluster {
+        name: SDS_CLUSTER.into(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static as i32)),
+        connect_timeout: Some(Duration { seconds: 1, nanos: 0 }),
+        typed_extension_protocol_options: HashMap::from([(
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions".into(),
+            Any { type_url: HttpProtocolOptions::type_url(), value: http2.encode_to_vec() },
+        )]),
+        load_assignment: Some(ClusterLoadAssignment {
+            cluster_name: SDS_CLUSTER.into(),
+            endpoints: vec![LocalityLbEndpoints { lb_endpoints: vec![endpoint], ..LocalityLbEndpoints::default() }],
+            ..ClusterLoadAssignment::default()
+        }),
+        ..Cluster::default()
+    }
+}

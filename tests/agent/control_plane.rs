@@ -1,0 +1,236 @@
+//! A control plane as small as can be: a CA that signs for one token, and ADS with one listener.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use envoy_types::pb::{
+    envoy::service::discovery::v3::{
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
+        aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
+    },
+    google::protobuf::Any,
+};
+use futures::{Stream, StreamExt};
+use istiod_lite::proto::auth::{
+    IstioCertificateRequest, IstioCertificateResponse,
+    istio_certificate_service_server::{IstioCertificateService, IstioCertificateServiceServer},
+};
+use parking_lot::Mutex;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    SanType,
+};
+use tokio::{net::TcpListener, runtime::Runtime};
+use tonic::{
+    Request, Response, Status, Streaming,
+    transport::{Certificate, Identity, Server, ServerTlsConfig},
+};
+
+/// The only token that is accepted.
+pub(crate) const TOKEN: &str = "the-workload-is-who-it-says";
+/// The only caller that there is.
+pub(crate) const SPIFFE_ID: &str = "spiffe://cluster.local/ns/shop/sa/reviews";
+/// The name in the control plane's certificate.
+pub(crate) const NAME: &str = "istiod.istio-system.svc";
+
+/// The CA, which outlives control planes.
+pub(crate) struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+/// What control planes serve and saw; shared by one that stops and the next.
+pub(crate) struct Shared {
+    pub(crate) authority: Authority,
+    /// Lifetime of workload certificates.
+    pub(crate) ttl: Duration,
+    /// Resources by type URL.
+    pub(crate) resources: Mutex<BTreeMap<String, Vec<(String, Any)>>>,
+    pub(crate) issued: AtomicU64,
+    pub(crate) streams: AtomicU64,
+}
+
+/// A running control plane; dropping it cuts every connection.
+pub(crate) struct ControlPlane {
+    runtime: Option<Runtime>,
+}
+
+#[derive(Clone)]
+struct Service(Arc<Shared>);
+
+// === impl Authority ===
+
+impl Authority {
+    pub(crate) fn new() -> Result<Self> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "root of the test");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Ok(Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate()?)? })
+    }
+
+    pub(crate) fn root_pem(&self) -> String {
+        self.issuer.pem()
+    }
+
+    /// A certificate and its key for that name, a DNS name or a URI.
+    pub(crate) fn identity(&self, name: SanType) -> Result<(String, String)> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![name];
+        Ok((params.signed_by(&key, &self.issuer)?.pem(), key.serialize_pem()))
+    }
+
+    fn sign(&self, csr: &str, ttl: Duration) -> Result<String> {
+        let mut request = CertificateSigningRequestParams::from_pem(csr)?;
+        let now = time::OffsetDateTime::now_utc();
+        request.params.not_before = now - Duration::from_secs(120);
+        request.params.not_after = now + ttl;
+        request.params.subject_alt_names = vec![SanType::URI(SPIFFE_ID.try_into()?)];
+        request.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        Ok(request.signed_by(&self.issuer)?.pem())
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    pub(crate) fn new(ttl: Duration) -> Result<Arc<Self>> {
+        let authority = Authority::new()?;
+        Ok(Arc::new(Self { authority, ttl, resources: Mutex::default(), issued: AtomicU64::new(0), streams: AtomicU64::new(0) }))
+    }
+
+    pub(crate) fn serve_resource(&self, name: &str, resource: Any) {
+        self.resources.lock().insert(resource.type_url.clone(), vec![(name.to_owned(), resource)]);
+    }
+
+    fn of_type(&self, type_url: &str) -> Vec<(String, Any)> {
+        self.resources.lock().get(type_url).cloned().unwrap_or_default()
+    }
+}
+
+// === impl ControlPlane ===
+
+impl ControlPlane {
+    pub(crate) fn start(shared: &Arc<Shared>, address: SocketAddr) -> Result<Self> {
+        let (certificate, key) = shared.authority.identity(SanType::DnsName(NAME.try_into()?))?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let listener = std::net::TcpListener::bind(address).with_context(|| format!("control plane on {address}"))?;
+        listener.set_nonblocking(true)?;
+        let inside = runtime.enter();
+        let listener = TcpListener::from_std(listener)?;
+        let tls = ServerTlsConfig::new()
+            .identity(Identity::from_pem(certificate, key))
+            .client_ca_root(Certificate::from_pem(shared.authority.root_pem()))
+            .client_auth_optional(true);
+        let service = Service(shared.clone());
+        let server = Server::builder()
+            .tls_config(tls)?
+            .add_service(IstioCertificateServiceServer::new(service.clone()))
+            .add_service(AggregatedDiscoveryServiceServer::new(service))
+            .serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener));
+        runtime.spawn(server);
+        drop(inside);
+        Ok(Self { runtime: Some(runtime) })
+    }
+}
+
+impl Drop for ControlPlane {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+// === impl Service ===
+
+fn authenticated<T>(request: &Request<T>) -> Result<(), Status> {
+    let header = |name: &str| request.metadata().get(name).and_then(|value| value.to_str().ok());
+    let by_certificate = request.peer_certs().is_some_and(|chain| !chain.is_empty());
+    if header("authorization") != Some(&format!("Bearer {TOKEN}")) && !by_certificate {
+        return Err(Status::unauthenticated("request authenticate failure"));
+    }
+    if header("clusterid") != Some("Kubernetes") {
+        return Err(Status::invalid_argument("no clusterid"));
+    }
+    Ok(())
+}
+
+#[tonic::async_trait]
+impl IstioCertificateService for Service {
+    async fn create_certificate(&self, request: Request<IstioCertificateRequest>) -> Result<Response<IstioCertificateResponse>, Status> {
+        authenticated(&request)?;
+        let Service(shared) = self;
+        let leaf =
+            shared.authority.sign(&request.get_ref().csr, shared.ttl).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        shared.issued.fetch_add(1, Ordering::SeqCst);
+        Ok(Response::new(IstioCertificateResponse { cert_chain: vec![leaf, shared.authority.root_pem()] }))
+    }
+}
+
+type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Service {
+    type StreamAggregatedResourcesStream = Responses<DiscoveryResponse>;
+    type DeltaAggregatedResourcesStream = Responses<DeltaDiscoveryResponse>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        authenticated(&request)?;
+        let Service(shared) = self.clone();
+        shared.streams.fetch_add(1, Ordering::SeqCst);
+        let answers = request.into_inner().filter_map(move |request| {
+            let answer = request.map(|request| {
+                assert!(request.error_detail.is_none(), "refused: {:?}", request.error_detail);
+                // An empty nonce asks; anything else acknowledges.
+                request.response_nonce.is_empty().then(|| DiscoveryResponse {
+                    version_info: "1".to_owned(),
+                    nonce: "1".to_owned(),
+                    resources: shared.of_type(&request.type_url).into_iter().map(|(_, resource)| resource).collect(),
+                    type_url: request.type_url,
+                    ..Default::default()
+                })
+            });
+            async move { answer.transpose() }
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        authenticated(&request)?;
+        let Service(shared) = self.clone();
+        shared.streams.fetch_add(1, Ordering::SeqCst);
+        let answers = request.into_inner().filter_map(move |request| {
+            let answer = request.map(|request| {
+                assert!(request.error_detail.is_none(), "refused: {:?}", request.error_detail);
+                request.response_nonce.is_empty().then(|| DeltaDiscoveryResponse {
+                    nonce: "1".to_owned(),
+                    resources: shared.of_type(&request.type_url).into_iter().map(resource).collect(),
+                    type_url: request.type_url,
+                    ..Default::default()
+                })
+            });
+            async move { answer.transpose() }
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+}
+
+fn resource((name, resource): (String, Any)) -> Resource {
+    let version = format!("{:x}", xxhash_rust::xxh3::xxh3_64(&resource.value));
+    Resource { name, version, resource: Some(resource), ..Default::default() }
+}

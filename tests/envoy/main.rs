@@ -1,0 +1,9 @@
+//! Behaviour with real Envoys and real traffic: control plane, agents and Envoys are processes, load is open loop,
+//! retries are off, and the Envoys' own counters must agree with what the clients saw.
+
+mod canary;
+mod capture;
+
+mod faults;
+mod mesh;
+mod walk;

@@ -1,0 +1,94 @@
+//! A mesh of processes for one test; the tests of this file take turns, for they all measure.
+
+use std::{ops::DerefMut, path::PathBuf, time::Instant};
+
+use anyhow::{Result, ensure};
+use harness::{
+    address::Loopback,
+    counters::{Counters, expect_no_failures},
+    load::{Load, Plan, Window},
+    mesh::{Mesh, Options},
+    process::tail,
+    statistics::{binomial_p_value, share_agrees},
+    tools,
+};
+use tokio::sync::Mutex;
+
+static TURN: Mutex<()> = Mutex::const_new(());
+
+/// Waits for this test's turn; hold what it gives until the end.
+pub(crate) async fn turn() -> impl DerefMut {
+    TURN.lock().await
+}
+
+pub(crate) fn options(envoy_minor: &str, delta: bool) -> Result<Options> {
+    Ok(Options {
+        istiod_lite: PathBuf::from(env!("CARGO_BIN_EXE_istiod-lite")),
+        envoy: tools::envoy(envoy_minor)?,
+        delta,
+        debounce: Some("10ms"),
+    })
+}
+
+/// The mesh of `manifests/demo`, with changes gathered for 10 ms.
+pub(crate) async fn start(envoy_minor: &str, delta: bool) -> Result<Mesh> {
+    Mesh::start(options(envoy_minor, delta)?, Loopback::free()?).await
+}
+
+/// Load on both ways into the mesh, with the Envoys' counters from before it.
+pub(crate) struct Measured {
+    pub(crate) load: Load,
+    before: Vec<Counters>,
+}
+
+impl Measured {
+    /// `rate` requests per second on each path.
+    pub(crate) async fn start(mesh: &Mesh, rate: u32) -> Result<Self> {
+        let mut plan = Plan::new(mesh.paths(), rate);
+        plan.tcp = Some((mesh.tcp(), 2));
+        Ok(Self { before: mesh.counters().await?, load: Load::start(&plan) })
+    }
+
+    /// Stops, and fails unless every request was answered and the Envoys saw no failure either.
+    pub(crate) async fn expect_no_failures(self, mesh: &mut Mesh) -> Result<Window> {
+        let window = self.load.stop().await;
+        mesh.check_running()?;
+        no_failures(&window, mesh)?;
+        expect_no_failures(&self.before, &mesh.counters().await?)?;
+        Ok(window)
+    }
+}
+
+/// Fails with the first failures, if there are any.
+pub(crate) fn no_failures(window: &Window, mesh: &mut Mesh) -> Result<()> {
+    let failures = window.failures();
+    let first = failures.iter().take(8).map(|failure| format!("\n  {failure}")).collect::<String>();
+    let total = window.outcomes().len();
+    ensure!(
+        failures.is_empty(),
+        "{} of {total} requests failed:{first}\ncontrol plane:\n{}",
+        failures.len(),
+        tail(&mesh.control_plane().log(), 10)
+    );
+    Ok(())
+}
+
+/// Waits until each path has `sample` answers to requests sent from now on, and judges the share of v2 on each.
+pub(crate) async fn judge_shares(measured: &Measured, mesh: &mut Mesh, sample: u64, v2_percent: u32, tests: usize) -> Result<()> {
+    let settled = Instant::now();
+    let window = loop {
+        let window = measured.load.since(settled);
+        no_failures(&window, mesh)?;
+        if window.sample("gateway").total >= sample && window.sample("mesh").total >= sample {
+            break window;
+        }
+        ensure!(settled.elapsed().as_secs() < 60, "no {sample} answers within a minute");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    };
+    for path in ["gateway", "mesh"] {
+        let seen = window.sample(path);
+        let p_value = binomial_p_value(seen.of("v2"), seen.total, f64::from(v2_percent) / 100.0);
+        ensure!(share_agrees(p_value, tests), "{path}: {} of {} on v2, wanted {v2_percent} % (p = {p_value:e})", seen.of("v2"), seen.total);
+    }
+    Ok(())
+}

@@ -1,0 +1,10 @@
+//! The CA and the callers: chains held against openssl and webpki, bad CAs refused at load, forged tokens refused, and
+//! the whole exchange through the TLS port.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+
+mod ceremony;
+mod fixture;
+mod issue;
+mod load;
+mod port;
+mod tokens;

@@ -1,0 +1,75 @@
+//! What we send to a proxy of a case: objects read, meshed and translated by the code of the server, in this process.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    sync::Arc,
+};
+
+use envoy_types::pb::envoy::config::core::v3;
+use istiod_lite::{
+    api::{self, Object, ObjectKey, mesh_config::MeshConfig, yaml},
+    mesh::{engine::Engine, model::Proxy, world::Touched},
+    xds::{
+        classes::Classes,
+        node::Node,
+        render,
+        resource::{Resource, ResourceType},
+        view::View,
+    },
+};
+use prost::Message;
+use serde_json::Value;
+use smol_str::SmolStr;
+
+use super::compare::Dump;
+
+/// The API server's own Service: istiod saw it, the cases do not list it.
+const KUBERNETES: &str = r#"---
+apiVersion: v1
+kind: Service
+metadata: {name: kubernetes, namespace: default, creationTimestamp: "2020-01-01T00:00:00Z"}
+spec: {clusterIP: 10.96.0.1, ports: [{name: https, port: 443, targetPort: 6443}]}
+"#;
+
+/// The dump of the proxy of that name in a case.
+pub fn answer(case: &Path, proxy: &str) -> Dump {
+    let node: Value = serde_json::from_str(&fs::read_to_string(case.join(format!("{proxy}.node.json"))).unwrap()).unwrap();
+    let node = render::from_json("type.googleapis.com/envoy.config.core.v3.Node", &node).unwrap();
+    let node = Node::parse(&v3::Node::decode(&node[..]).unwrap()).unwrap();
+    let objects = fs::read_to_string(case.join("in.yaml")).unwrap() + KUBERNETES;
+    dump(&view(&objects, &node.proxy))
+}
+
+/// What a proxy has, given objects as YAML.
+pub fn view(objects: &str, proxy: &Proxy) -> View {
+    let cluster = SmolStr::new_static("Kubernetes");
+    let mut engine = Engine::new("cluster.local", MeshConfig::default());
+    let mut changes: Vec<(ObjectKey, Option<Arc<Object>>)> = Vec::new();
+    for document in yaml::documents(objects) {
+        let parsed = api::parse(&yaml::document(document).unwrap(), &cluster);
+        assert!(parsed.refused.is_empty(), "{:?}", parsed.diagnostics);
+        changes.extend(parsed.objects.into_iter().map(|object| (object.key.clone(), Some(object))));
+    }
+    let classes = Classes::default();
+    classes.prepare(engine.apply(changes).world, &Touched { everything: true, ..Touched::default() }).send();
+    classes.view_for(proxy)
+}
+
+// As Envoy does, the dumps ask for the assignments of the clusters and for the route tables that listeners name.
+fn dump(view: &View) -> Dump {
+    let assigned: BTreeSet<&SmolStr> =
+        view.iter(ResourceType::Cluster).filter(|cluster| cluster.eds).map(|cluster| &cluster.name).collect();
+    let routed: BTreeSet<&SmolStr> = view.iter(ResourceType::Listener).flat_map(|listener| listener.routes.iter()).collect();
+    let asked = |resource: &&Arc<Resource>| match resource.kind {
+        ResourceType::Cluster | ResourceType::Listener => true,
+        ResourceType::Endpoint => assigned.contains(&resource.name),
+        ResourceType::Route => routed.contains(&resource.name),
+    };
+    let kinds = ResourceType::ALL.into_iter().map(|kind| {
+        let shown = |resource: &Arc<Resource>| (resource.name.to_string(), render::resource_to_json(resource));
+        (kind.short().to_owned(), view.iter(kind).filter(asked).map(shown).collect::<BTreeMap<_, _>>())
+    });
+    kinds.collect()
+}

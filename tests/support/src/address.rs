@@ -1,0 +1,76 @@
+//! Loopback networks: each mesh has a /24 of 127.0.0.0/8 to itself, so that tests run side by side.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+
+use anyhow::{Context, Result, bail};
+
+use crate::random::{Random, fresh_seed};
+
+/// The port on `.254` whose listener says that the network is taken.
+const CLAIM_PORT: u16 = 40_404;
+
+/// A /24 of the loopback network, ours until it is dropped.
+#[derive(Debug)]
+pub struct Loopback {
+    prefix: [u8; 3],
+    _claim: TcpListener,
+}
+
+impl Loopback {
+    /// The network of the demo, 127.0.1.0/24: fixed, so that its addresses can be written in the docs.
+    pub fn of_the_demo() -> Result<Self> {
+        Self::claim([127, 0, 1]).context("another demo is running (127.0.1.254 is taken)")
+    }
+
+    /// A free network, not that of the demo.
+    pub fn free() -> Result<Self> {
+        let mut random = Random::seeded(fresh_seed());
+        for _ in 0..100 {
+            let (second, third) = (random.within(1..255) as u8, random.within(0..255) as u8);
+            if let Ok(claimed) = Self::claim([127, second, third]) {
+                return Ok(claimed);
+            }
+        }
+        bail!("no free /24 in 127.0.0.0/8")
+    }
+
+    fn claim(prefix: [u8; 3]) -> Result<Self> {
+        let listener = TcpListener::bind(SocketAddr::new(address(prefix, 254), CLAIM_PORT))?;
+        Ok(Self { prefix, _claim: listener })
+    }
+
+    /// Address number `host` of this network.
+    pub fn address(&self, host: u8) -> IpAddr {
+        address(self.prefix, host)
+    }
+
+    /// A socket on address number `host`.
+    pub fn socket(&self, host: u8, port: u16) -> SocketAddr {
+        SocketAddr::new(self.address(host), port)
+    }
+
+    /// What addresses of this network start with, dot included: `127.0.1.`
+    pub fn dotted_prefix(&self) -> String {
+        let [first, second, third] = self.prefix;
+        format!("{first}.{second}.{third}.")
+    }
+}
+
+fn address([first, second, third]: [u8; 3], host: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(first, second, third, host))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_has_one_owner() {
+        let first = Loopback::free().unwrap();
+        assert!(Loopback::claim(first.prefix).is_err());
+        assert!(first.address(7).to_string().starts_with(&first.dotted_prefix()));
+        let prefix = first.prefix;
+        drop(first);
+        assert!(Loopback::claim(prefix).is_ok());
+    }
+}

@@ -1,0 +1,85 @@
+//! How `istiod-lite` is called: the ceremony, the control plane, the agents.
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    process::Command,
+};
+
+use anyhow::Result;
+
+use crate::{
+    mesh::{Options, Pod},
+    process::{Process, run},
+    random::fresh_seed,
+};
+
+/// `/ready`
+pub const PORT_PLAIN_HTTP: u16 = 8080;
+/// Plaintext xDS.
+pub const PORT_PLAIN_GRPC: u16 = 15010;
+/// xDS and CA over TLS.
+pub const PORT_SECURE_GRPC: u16 = 15012;
+/// `/metrics`, `/debug`.
+pub const PORT_MONITORING: u16 = 15014;
+
+/// Makes `<home>/root` (its key encrypted, never shown to the control plane), `<home>/ca` and `<home>/issuer`.
+pub fn ceremony(istiod_lite: &Path, home: &Path) -> Result<()> {
+    let folder = |name: &str| home.join(name).display().to_string();
+    let passphrase = folder("passphrase");
+    fs::write(&passphrase, format!("{:016x}{:016x}\n", fresh_seed(), fresh_seed()))?;
+    run(istiod_lite, &["ca", "root", "--out", &folder("root"), "--passphrase-file", &passphrase])?;
+    run(istiod_lite, &["ca", "intermediate", "--root", &folder("root"), "--out", &folder("ca"), "--passphrase-file", &passphrase])?;
+    run(istiod_lite, &["ca", "issuer", "--out", &folder("issuer")])?;
+    // Only the ceremony had it: the root's key is of no use to anybody from here on.
+    fs::remove_file(&passphrase)?;
+    Ok(())
+}
+
+/// Puts a token for the pod's service account into `<home>/<pod>.token`.
+pub fn issue_token(istiod_lite: &Path, home: &Path, pod: Pod) -> Result<()> {
+    let issuer = home.join("issuer").display().to_string();
+    let token =
+        run(istiod_lite, &["ca", "token", "--issuer", &issuer, "--namespace", pod.namespace, "--service-account", pod.service_account])?;
+    fs::write(home.join(format!("{}.token", pod.name)), token)?;
+    Ok(())
+}
+
+/// Starts the control plane on `<home>/config`, with every port on `address`.
+pub fn control_plane(options: &Options, home: &Path, address: IpAddr) -> Result<Process> {
+    let mut command = Command::new(&options.istiod_lite);
+    command.arg("discovery");
+    command.arg("--config-dir").arg(home.join("config"));
+    command.arg("--ca-dir").arg(home.join("ca"));
+    command.arg("--token-issuer-dir").arg(home.join("issuer"));
+    for (flag, port) in [
+        ("--httpAddr", PORT_PLAIN_HTTP),
+        ("--grpcAddr", PORT_PLAIN_GRPC),
+        ("--secureGRPCAddr", PORT_SECURE_GRPC),
+        ("--monitoringAddr", PORT_MONITORING),
+    ] {
+        command.arg(flag).arg(SocketAddr::new(address, port).to_string());
+    }
+    if let Some(debounce) = options.debounce {
+        command.env("PILOT_DEBOUNCE_AFTER", debounce);
+    }
+    Process::start("control-plane", command, &home.join("logs"))
+}
+
+/// Adds the arguments of a pod's agent. `command` is `istiod-lite`, or something that runs it.
+pub fn agent(command: &mut Command, options: &Options, home: &Path, pod: Pod, address: IpAddr, discovery: SocketAddr, interception: &str) {
+    command.arg("agent").arg(pod.role);
+    command.args(["--pod-name", pod.name, "--namespace", pod.namespace, "--service-account", pod.service_account]);
+    for (name, value) in pod.labels {
+        command.arg("--label").arg(format!("{name}={value}"));
+    }
+    command.arg("--instance-ip").arg(address.to_string());
+    command.arg("--listen").arg(address.to_string());
+    command.args(["--interception-mode", interception, "--concurrency", "1"]);
+    command.arg("--discovery-address").arg(discovery.to_string());
+    command.arg("--root-cert").arg(home.join("ca/root-cert.pem"));
+    command.arg("--token-file").arg(home.join(format!("{}.token", pod.name)));
+    command.arg("--work-dir").arg(home.join(pod.name));
+    command.arg("--envoy").arg(&options.envoy).arg(if options.delta { "--delta" } else { "--sotw" });
+}

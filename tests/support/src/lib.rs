@@ -1,0 +1,21 @@
+//! What the tests and the demo share: real processes, workloads that say their version, open-loop load,
+//! Envoy's own counters, and the statistics that judge them.
+
+pub mod address;
+pub mod admin;
+pub mod convergence;
+pub mod counters;
+pub mod http_client;
+pub mod launch;
+pub mod load;
+pub mod manifest;
+
+pub mod mesh;
+pub mod namespace;
+pub mod process;
+pub mod random;
+pub mod said;
+pub mod statistics;
+pub mod tools;
+pub mod wait;
+pub mod workload;

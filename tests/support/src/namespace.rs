@@ -1,0 +1,268 @@
+//! Network namespaces joined by a bridge, as pods on a node are, and what goes over the wire between them.
+
+use std::{
+    fs::{self, File},
+    net::{IpAddr, Ipv4Addr},
+    os::fd::{AsRawFd, OwnedFd},
+    path::PathBuf,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow};
+use nix::{
+    errno::Errno,
+    sched::{CloneFlags, setns},
+    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, socket},
+    unistd::Uid,
+};
+use tokio::sync::oneshot;
+
+use crate::process::run;
+
+/// The user as which sidecars run: what it sends is not captured.
+pub const SIDECAR_USER: u32 = 1337;
+
+/// Programs that namespaces and capture need.
+const PROGRAMS: &[&str] = &["ip", "iptables", "setpriv", "curl"];
+
+/// Why this machine cannot make captured namespaces; `None` when it can.
+pub fn missing() -> Option<String> {
+    if !Uid::effective().is_root() {
+        return Some("needs root for network namespaces".to_owned());
+    }
+    let absent = PROGRAMS.iter().filter(|program| run(program, &["--version"]).or_else(|_| run(program, &["-V"])).is_err());
+    let absent = absent.copied().collect::<Vec<_>>();
+    (!absent.is_empty()).then(|| format!("needs {} (`make setup-root` installs them)", absent.join(", ")))
+}
+
+/// A bridge on this machine; namespaces hang on it. Removed when dropped.
+#[derive(Debug)]
+pub struct Bridge {
+    name: String,
+    third: u8,
+}
+
+impl Bridge {
+    /// Makes the bridge; the address of this machine on it is `.1`.
+    pub fn create() -> Result<Self> {
+        let third = (std::process::id() % 250) as u8;
+        let bridge = Self { name: format!("isl{third}"), third };
+        run("ip", &["link", "add", &bridge.name, "type", "bridge"])?;
+        run("ip", &["addr", "add", &format!("{}/24", bridge.address(1)), "dev", &bridge.name])?;
+        run("ip", &["link", "set", &bridge.name, "up"])?;
+        Ok(bridge)
+    }
+
+    /// Address number `host` on the bridge's network.
+    pub fn address(&self, host: u8) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::new(10, 211, self.third, host))
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        let _ = run("ip", &["link", "del", &self.name]);
+    }
+}
+
+/// A namespace with one address on a bridge. Removed when dropped.
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+    address: IpAddr,
+}
+
+impl Namespace {
+    /// Makes it; its host names are those of `hosts` (`ADDRESS NAME` lines).
+    pub fn create(bridge: &Bridge, role: &str, host: u8, hosts: &str) -> Result<Self> {
+        let namespace = Self { name: format!("{}-{role}", bridge.name), address: bridge.address(host) };
+        let (name, outer) = (namespace.name.as_str(), format!("{}p{host}", bridge.name));
+        fs::create_dir_all(namespace.etc())?;
+        fs::write(namespace.etc().join("hosts"), hosts)?;
+        run("ip", &["netns", "add", name])?;
+        run("ip", &["link", "add", &outer, "type", "veth", "peer", "name", "eth0", "netns", name])?;
+        run("ip", &["link", "set", &outer, "master", &bridge.name, "up"])?;
+        run("ip", &["-n", name, "addr", "add", &format!("{}/24", namespace.address), "dev", "eth0"])?;
+        run("ip", &["-n", name, "link", "set", "eth0", "up"])?;
+        run("ip", &["-n", name, "link", "set", "lo", "up"])?;
+        run("ip", &["-n", name, "route", "add", "default", "via", &bridge.address(1).to_string()])?;
+        Ok(namespace)
+    }
+
+    /// Its address.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Sends all its TCP to the sidecar's ports 15001 and 15006, but for what the sidecar itself sends and its own ports.
+    pub fn capture(&self) -> Result<()> {
+        let user = SIDECAR_USER.to_string();
+        self.iptables(&["-A", "OUTPUT", "-m", "owner", "--uid-owner", &user, "-j", "RETURN"])?;
+        self.iptables(&["-A", "OUTPUT", "-d", "127.0.0.1/32", "-j", "RETURN"])?;
+        self.iptables(&["-A", "OUTPUT", "-p", "tcp", "-j", "REDIRECT", "--to-ports", "15001"])?;
+        for own in ["15000", "15020", "15021", "15090"] {
+            self.iptables(&["-A", "PREROUTING", "-p", "tcp", "--dport", own, "-j", "RETURN"])?;
+        }
+        self.iptables(&["-A", "PREROUTING", "-p", "tcp", "-j", "REDIRECT", "--to-ports", "15006"])
+    }
+
+    /// A command that runs `program` inside, as root or as another user.
+    pub fn command(&self, user: Option<u32>, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name]);
+        if let Some(user) = user {
+            let user = user.to_string();
+            command.args(["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups", "--"]);
+        }
+        command.arg(program);
+        command
+    }
+
+    /// Runs `program` inside to its end; its standard output.
+    pub fn run(&self, user: Option<u32>, program: &str, arguments: &[&str]) -> Result<String> {
+        let output = self.command(user, program).args(arguments).output()?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        anyhow::ensure!(output.status.success(), "{program} {}: {}: {error}", arguments.join(" "), output.status);
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Keeps what `make` gives alive on a thread inside the namespace: its sockets are the namespace's.
+    pub fn inhabit<T, F, Fut>(&self, make: F) -> Result<Inhabitant>
+    where
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T>>,
+    {
+        let file = File::open(format!("/run/netns/{}", self.name))?;
+        let (stop, stopped) = oneshot::channel();
+        let (started, starting) = std::sync::mpsc::channel();
+        let thread = thread::spawn(move || {
+            let run = || -> Result<()> {
+                setns(file, CloneFlags::CLONE_NEWNET).context("enter the namespace")?;
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                runtime.block_on(async {
+                    let kept = make().await?;
+                    let _ = started.send(Ok(()));
+                    let _ = stopped.await;
+                    drop(kept);
+                    Ok(())
+                })
+            };
+            if let Err(error) = run() {
+                let _ = started.send(Err(error));
+            }
+        });
+        starting.recv().map_err(|_| anyhow!("the thread in the namespace ended"))??;
+        Ok(Inhabitant { stop: Some(stop), thread: Some(thread) })
+    }
+
+    fn iptables(&self, rule: &[&str]) -> Result<()> {
+        let arguments = [&["netns", "exec", self.name.as_str(), "iptables", "-t", "nat"], rule].concat();
+        run("ip", &arguments).map(|_| ())
+    }
+
+    fn etc(&self) -> PathBuf {
+        PathBuf::from("/etc/netns").join(&self.name)
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = run("ip", &["netns", "del", &self.name]);
+        let _ = fs::remove_dir_all(self.etc());
+    }
+}
+
+/// Something that lives on a thread in a namespace until it is dropped.
+#[derive(Debug)]
+pub struct Inhabitant {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Inhabitant {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Records every frame that this machine's interfaces see.
+#[derive(Debug)]
+pub struct Sniffer {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<Vec<u8>>>,
+}
+
+impl Sniffer {
+    /// Starts recording.
+    pub fn start() -> Result<Self> {
+        let socket =
+            socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_NONBLOCK, SockProtocol::EthAll).context("packet socket")?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = stop.clone();
+        Ok(Self { stop, thread: thread::spawn(move || record(&socket, &told)) })
+    }
+
+    /// Ends recording; the frames.
+    pub fn stop(self) -> Result<Vec<Vec<u8>>> {
+        // What was sent just now is still on its way through the interfaces.
+        thread::sleep(Duration::from_millis(200));
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| anyhow!("the recorder panicked"))
+    }
+}
+
+fn record(socket: &OwnedFd, stop: &AtomicBool) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    let mut buffer = vec![0; 70_000];
+    while !stop.load(Ordering::Relaxed) {
+        match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+            Ok(length) => frames.push(buffer[..length].to_vec()),
+            Err(Errno::EAGAIN | Errno::EINTR) => thread::sleep(Duration::from_millis(1)),
+            Err(_) => break,
+        }
+    }
+    frames
+}
+
+/// Whether any frame contains these bytes.
+pub fn seen(frames: &[Vec<u8>], needle: &[u8]) -> bool {
+    frames.iter().any(|frame| frame.windows(needle.len()).any(|window| window == needle))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::{said::skip, workload::Workload};
+
+    #[test]
+    fn namespaces_talk_and_the_recorder_sees_it() {
+        if let Some(reason) = missing() {
+            return skip("namespaces_talk_and_the_recorder_sees_it", &reason);
+        }
+        let bridge = Bridge::create().unwrap();
+        let client = Namespace::create(&bridge, "client", 3, "127.0.0.1 localhost\n").unwrap();
+        let server = Namespace::create(&bridge, "server", 4, "127.0.0.1 localhost\n").unwrap();
+        let _workload = server.inhabit(|| Workload::start("v1", SocketAddr::from(([0, 0, 0, 0], 9080)), None)).unwrap();
+        let url = format!("http://{}:9080/plain-as-day", server.address());
+        let sniffer = Sniffer::start().unwrap();
+        let answer = client.run(Some(SIDECAR_USER), "curl", &["-sS", "--max-time", "5", &url]).unwrap();
+        let frames = sniffer.stop().unwrap();
+        assert_eq!(answer, "reviews v1 (good)\n");
+        assert!(seen(&frames, b"GET /plain-as-day") && seen(&frames, b"reviews v1") && !seen(&frames, b"reviews v2"));
+        // Captured, with nobody on 15001, it goes nowhere; the sidecar's user still gets through.
+        client.capture().unwrap();
+        assert!(client.run(None, "curl", &["-sS", "--max-time", "5", &url]).is_err());
+        assert!(client.run(Some(SIDECAR_USER), "curl", &["-sS", "--max-time", "5", &url]).is_ok());
+    }
+}

@@ -1,0 +1,42 @@
+//! Where the programs are that tests and demo run.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::process::run;
+
+/// The root of the project.
+pub fn project() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).map(Path::to_path_buf).unwrap_or_default()
+}
+
+/// The Envoy of a minor version (`1.40`): `ENVOY` if it is of that version, else what `make setup` fetched.
+pub fn envoy(minor: &str) -> Result<PathBuf> {
+    let own = env::var_os("ENVOY").map(PathBuf::from).filter(|path| version_of(path).is_ok_and(|version| is_of(&version, minor)));
+    let path = own.unwrap_or_else(|| project().join(".tools/bin").join(format!("envoy-{minor}")));
+    let version = version_of(&path).with_context(|| format!("Envoy {minor} is missing: run `make setup`"))?;
+    ensure!(is_of(&version, minor), "{} is Envoy {version}, not {minor}", path.display());
+    Ok(path)
+}
+
+/// `1.40.0` of an Envoy binary.
+pub fn version_of(envoy: &Path) -> Result<String> {
+    let text = run(envoy, &["--version"])?;
+    let version = text.split_once("version: ").and_then(|(_, rest)| rest.split('/').nth(1));
+    Ok(version.with_context(|| format!("not an Envoy: {text}"))?.to_owned())
+}
+
+/// The `istiod-lite` that was built together with the running example or test.
+pub fn istiod_lite() -> Result<PathBuf> {
+    let own = env::current_exe()?;
+    let found = own.ancestors().skip(1).take(3).map(|folder| folder.join("istiod-lite")).find(|path| path.is_file());
+    found.with_context(|| format!("no istiod-lite beside {}: run `make build`", own.display()))
+}
+
+fn is_of(version: &str, minor: &str) -> bool {
+    version.strip_prefix(minor).is_some_and(|rest| rest.starts_with('.'))
+}

@@ -1,0 +1,135 @@
+//! A small HTTP workload that says its version, and a TCP port that echoes.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::copy,
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+
+/// The version of the workload that answered.
+pub const VERSION: &str = "x-version";
+/// `bad` when the release misbehaves: an application's fault, told apart from the mesh's.
+pub const HEALTH: &str = "x-health";
+/// The attempt that this request was for the proxy: above 1 means that it retried.
+pub const ATTEMPT: &str = "x-attempt";
+/// The certificates that the sidecar saw, as Envoy forwards them.
+pub const PEER: &str = "x-peer";
+
+/// A running workload; it ends when dropped.
+#[derive(Debug)]
+pub struct Workload {
+    state: Arc<State>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct State {
+    version: String,
+    bad: AtomicBool,
+    answered: AtomicU64,
+}
+
+impl Workload {
+    /// Serves HTTP on `http` and, if asked for, echoes TCP on `echo`.
+    pub async fn start(version: &str, http: SocketAddr, echo: Option<SocketAddr>) -> Result<Self> {
+        let state = Arc::new(State { version: version.to_owned(), bad: AtomicBool::new(false), answered: AtomicU64::new(0) });
+        let listener = TcpListener::bind(http).await.with_context(|| format!("workload on {http}"))?;
+        let mut tasks = vec![tokio::spawn(serve_http(listener, state.clone()))];
+        if let Some(echo) = echo {
+            let listener = TcpListener::bind(echo).await.with_context(|| format!("echo on {echo}"))?;
+            tasks.push(tokio::spawn(serve_echo(listener)));
+        }
+        Ok(Self { state, tasks })
+    }
+
+    /// From now on it answers as a bad release would (or no longer).
+    pub fn misbehave(&self, bad: bool) {
+        self.state.bad.store(bad, Ordering::Relaxed);
+    }
+
+    /// How many requests reached it.
+    pub fn answered(&self) -> u64 {
+        self.state.answered.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Workload {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+async fn serve_http(listener: TcpListener, state: Arc<State>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let state = state.clone();
+        tokio::spawn(async move {
+            let _ = stream.set_nodelay(true);
+            let service = service_fn(move |request| {
+                let answer = answer(&state, &request);
+                async move { Ok::<_, Infallible>(answer) }
+            });
+            // A client that goes away is no failure of the workload.
+            let _ = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+fn answer(state: &State, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    state.answered.fetch_add(1, Ordering::Relaxed);
+    let asked = |name: &str| request.headers().get(name).cloned().unwrap_or(HeaderValue::from_static(""));
+    let health = if state.bad.load(Ordering::Relaxed) { "bad" } else { "good" };
+    let mut response = Response::new(Full::from(format!("reviews {} ({health})\n", state.version)));
+    let headers = response.headers_mut();
+    if let Ok(version) = HeaderValue::from_str(&state.version) {
+        headers.insert(VERSION, version);
+    }
+    headers.insert(HEALTH, HeaderValue::from_static(health));
+    headers.insert(ATTEMPT, asked("x-envoy-attempt-count"));
+    headers.insert(PEER, asked("x-forwarded-client-cert"));
+    response
+}
+
+async fn serve_echo(listener: TcpListener) {
+    while let Ok((stream, _)) = listener.accept().await {
+        tokio::spawn(echo(stream));
+    }
+}
+
+async fn echo(mut stream: TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let (mut reader, mut writer) = stream.split();
+    let _ = copy(&mut reader, &mut writer).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{address::Loopback, http_client::get};
+
+    #[tokio::test]
+    async fn it_says_its_version_and_its_health() {
+        let network = Loopback::free().unwrap();
+        let http = network.socket(1, 9080);
+        let workload = Workload::start("v7", http, None).await.unwrap();
+        let response = get(http, "reviews", "/").await.unwrap();
+        assert_eq!((response.header(VERSION), response.header(HEALTH)), ("v7", "good"));
+        workload.misbehave(true);
+        assert_eq!(get(http, "reviews", "/").await.unwrap().header(HEALTH), "bad");
+        assert_eq!(workload.answered(), 2);
+    }
+}
