@@ -164,11 +164,18 @@ impl Mesh {
     }
 
     fn apply(&mut self, text: &str) -> Cost {
+        let before = self.classes.translated();
         let applied = self.engine.apply(keyed(&parse(text)));
         let prepared = self.classes.prepare(applied.world, &applied.touched);
         let cost = Cost {
             recomputed: applied.recomputed,
-            translated: prepared.translated().filter(|(_, count)| *count > 0).collect(),
+            translated: self
+                .classes
+                .translated()
+                .into_iter()
+                .map(|(what, now)| (what, now - before[what]))
+                .filter(|(_, count)| *count > 0)
+                .collect(),
             changed: prepared.changed().filter(|(_, count)| *count > 0).collect(),
             proxies: prepared.proxies().len(),
         };
