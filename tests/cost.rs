@@ -89,7 +89,11 @@ fn others(count: usize) -> String {
 }
 
 fn parse(text: &str) -> Vec<Arc<Object>> {
-    let documents = yaml::documents(text).into_iter().map(|document| yaml::document(document).expect("YAML"));
+    let documents = yaml::documents(text).into_iter().map(|document| {
+        let read = yaml::document(document);
+        assert!(read.is_ok(), "{read:?}");
+        read.unwrap_or_default()
+    });
     let parsed: Vec<_> = documents.map(|document| api::parse(&document, &"Kubernetes".into())).collect();
     for parsed in &parsed {
         assert!(parsed.diagnostics.is_empty(), "{:?}", parsed.diagnostics);

@@ -17,7 +17,7 @@ use crate::{
         validate,
         world::World,
     },
-    source::folder::read_paths,
+    source::folder::{Contents, read_paths},
     xds::{
         classes::Classes,
         render::{resource_to_json, to_json},
@@ -94,16 +94,17 @@ enum Build {
 }
 
 pub(super) fn run(arguments: Arguments) -> ExitCode {
-    let (objects, mut found) = read_paths(&arguments.file);
+    let Contents { objects, findings: mut found, places } = read_paths(&arguments.file);
     let mut engine = Engine::new(&arguments.domain, MeshConfig::default());
     let applied = engine.apply(objects.into_iter().map(|object| (object.key.clone(), Some(object))));
     found.extend(validate::check(&applied.world));
+    let shown = show(&arguments, applied.world, &mut found);
+    let mut found: Vec<Diagnostic> = found.into_iter().map(|finding| places.locate(finding)).collect();
     found.sort();
     for finding in &found {
         eprintln!("{finding}");
     }
-    let shown = show(&arguments, applied.world).and_then(|value| print(&value, arguments.output));
-    match shown {
+    match shown.and_then(|value| print(&value, arguments.output)) {
         Ok(()) if found.iter().any(is_error) => ExitCode::from(2),
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -117,11 +118,12 @@ fn is_error(finding: &Diagnostic) -> bool {
     finding.severity == Severity::Error
 }
 
-fn show(arguments: &Arguments, world: Arc<World>) -> anyhow::Result<Value> {
+fn show(arguments: &Arguments, world: Arc<World>, found: &mut Vec<Diagnostic>) -> anyhow::Result<Value> {
     let proxy = declared(arguments, &world)?;
     let classes = Classes::default();
     classes.prepare(world, &Default::default()).send();
     let view = classes.view_for(&proxy);
+    found.extend(classes.findings_for(&proxy));
     if arguments.bootstrap {
         let bootstrap = static_bootstrap(&view, &proxy)?;
         return Ok(to_json(&Bootstrap::type_url(), &bootstrap.encode_to_vec()));

@@ -182,7 +182,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 }
 
 fn mesh_config(file: &MeshConfigFile) -> anyhow::Result<MeshConfig> {
-    let object = file
+    let (object, _) = file
         .read()
         .map_err(|found| anyhow::anyhow!("--meshConfig: {}", found.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
     match &object.spec {

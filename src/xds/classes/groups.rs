@@ -11,6 +11,7 @@ use super::{
     translator::{Counts, Translator},
 };
 use crate::{
+    api::Diagnostic,
     mesh::{
         model::{Proxy, ProxyKind},
         scope::{Scope, ScopeKey, scope_key, scope_of},
@@ -27,6 +28,13 @@ pub(super) struct Keys {
     /// Only sidecars have outbound listeners by scope; a gateway's are its own.
     listeners: Option<ListenersKey>,
     own: Arc<OwnInputs>,
+}
+
+impl Keys {
+    /// What of the objects the proxy cannot have.
+    pub(super) fn findings(&self) -> impl Iterator<Item = Diagnostic> {
+        self.own.findings()
+    }
 }
 
 /// Scopes by what decides about them.

@@ -30,16 +30,20 @@ use super::{
     resource::ResourceType,
     view::{Difference, Layer, View, Views},
 };
-use crate::mesh::{
-    model::{Proxy, ProxyKind},
-    scope::resolve_proxy,
-    world::{Touched, World},
+use crate::{
+    api::Diagnostic,
+    mesh::{
+        model::{Proxy, ProxyKind},
+        scope::resolve_proxy,
+        world::{Touched, World},
+    },
 };
 
 /// All connected proxies, sorted into classes, with the world that they are shown.
 #[derive(Default)]
 pub struct Classes {
     state: Mutex<State>,
+    findings: watch::Sender<BTreeSet<Diagnostic>>,
 }
 
 #[derive(Default)]
@@ -90,6 +94,7 @@ impl Classes {
             let used = state.proxies.values().map(|attached| &attached.keys);
             state.groups.retain(used);
         }
+        self.findings.send_if_modified(|before| replaced(before, state.findings()));
         let changed = changes(&views);
         Prepared { views, translated: state.groups.counts_since(&before), changed }
     }
@@ -109,6 +114,19 @@ impl Classes {
         let keys = state.groups.ensure(&state.world, &proxy, &state.distinctions);
         View::new(state.world.generation, state.groups.layers(&keys))
     }
+
+    /// What of the objects a proxy cannot have that is not connected.
+    pub fn findings_for(&self, proxy: &Proxy) -> Vec<Diagnostic> {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let proxy = resolve_proxy(&state.world, proxy);
+        state.groups.ensure(&state.world, &proxy, &state.distinctions).findings().collect()
+    }
+
+    /// What of the objects the connected proxies cannot have, kept up to date.
+    pub fn findings(&self) -> watch::Receiver<BTreeSet<Diagnostic>> {
+        self.findings.subscribe()
+    }
 }
 
 impl Views for Classes {
@@ -121,11 +139,17 @@ impl Views for Classes {
         let (sender, receiver) = watch::channel(View::new(state.world.generation, layers.clone()));
         state.proxies.insert(state.next, Attached { node, proxy, keys, layers, sender });
         state.next += 1;
+        self.findings.send_if_modified(|before| replaced(before, state.findings()));
         receiver
     }
 }
 
 impl State {
+    fn findings(&self) -> BTreeSet<Diagnostic> {
+        let connected = self.proxies.values().filter(|attached| !attached.sender.is_closed());
+        connected.flat_map(|attached| attached.keys.findings()).collect()
+    }
+
     /// Resolves the proxies that a change may put into another class; says whether groups may have lost their last.
     fn sort_again(&mut self, touched: &Touched) -> bool {
         let distinctions = if touched.everything || !touched.routes.is_empty() || !touched.services.is_empty() {
@@ -180,6 +204,13 @@ impl Prepared {
 fn namespaces_of(world: &World, touched: &Touched) -> BTreeSet<SmolStr> {
     let services = touched.services.iter().chain(&touched.endpoints).flat_map(|host| world.services_named(host));
     touched.namespaces.iter().cloned().chain(services.map(|service| service.namespace.clone())).collect()
+}
+
+/// Whether that made a difference.
+fn replaced(before: &mut BTreeSet<Diagnostic>, now: BTreeSet<Diagnostic>) -> bool {
+    let differs = *before != now;
+    *before = now;
+    differs
 }
 
 fn same(a: &[Vec<Layer>; 4], b: &[Vec<Layer>; 4]) -> bool {

@@ -215,7 +215,7 @@ impl Listeners {
 
     fn translate_everything(&mut self, world: &World, scope: &Scope, key: &ListenersKey, translator: &mut Translator) {
         let planned = outbound::all_inputs(scope, &key.class, &world.mesh, &world.endpoints, &key.own);
-        let groups: BTreeSet<Group> = planned.iter().map(|(group, _)| *group).collect();
+        let groups: BTreeSet<Group> = planned.keys().copied().collect();
         self.listeners.retain(|group| groups.contains(group));
         for (group, inputs) in planned {
             let resources = inputs.iter().map(|input| translator.outbound_listener(input)).collect();
