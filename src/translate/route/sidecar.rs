@@ -60,7 +60,7 @@ pub fn tables_with(scope: &Scope, mesh: &MeshConfig, host: &Hostname) -> BTreeSe
     for egress in &scope.egress {
         let mut hosts = BTreeSet::from([host]);
         let mut routed = false;
-        for routes in egress.routes.values() {
+        for routes in egress.routes.values().flat_map(|listed| listed.iter()) {
             if routes.hosts.iter().any(|of| of.overlaps(host)) || std::iter::once(host).chain(aliases).any(|host| sends_to(routes, host)) {
                 routed = true;
                 hosts.extend(&routes.hosts);
@@ -211,13 +211,22 @@ impl<'a> Place<'a> {
         let site = Site { port, gateways: &[GatewayRef::Mesh], namespace: &self.class.namespace, labels: self.labels, tls: false };
         let mut at: HashMap<*const RouteSet, Option<usize>> = HashMap::new();
         let mut routed: Vec<Routed<'a>> = Vec::new();
-        for (host, routes) in &egress.routes {
-            let position = *at.entry(Arc::as_ptr(routes)).or_insert_with(|| {
+        let mut position = |routes: &Arc<RouteSet>| {
+            *at.entry(Arc::as_ptr(routes)).or_insert_with(|| {
                 let selection = selection::select(routes, &site, self.scope)?;
                 routed.push(Routed { selection, services: Vec::new(), others: Vec::new() });
                 Some(routed.len() - 1)
-            });
-            let Some(entry) = position.and_then(|position| routed.get_mut(position)) else { continue };
+            })
+        };
+        let mut placed: Vec<(usize, &Hostname)> = Vec::new();
+        for (host, listed) in &egress.routes {
+            // Services take a wildcard's first routes or none; any other host those that have something for this proxy.
+            let stands_for_services = host.is_wildcard() && services.keys().any(|name| host.covers(name));
+            let candidates = if stands_for_services { listed.get(..1).unwrap_or_default() } else { listed.as_slice() };
+            placed.extend(candidates.iter().find_map(&mut position).map(|position| (position, host)));
+        }
+        for (position, host) in placed {
+            let Some(entry) = routed.get_mut(position) else { continue };
             match services.get(host) {
                 Some(service) if !host.is_wildcard() => entry.services.push(service),
                 _ if host.is_wildcard() => {
