@@ -246,8 +246,11 @@ fn inbound_modes(world: &World, namespace: &str, app: &str) -> EffectiveMtls {
 
 /// What a proxy at that address answers for: `(host, service port, target port)`.
 fn targets(world: &World, namespace: &str, app: &str) -> Vec<(Hostname, u16, u16)> {
-    let proxy =
-        Proxy { ips: vec![ADDRESS], namespace: namespace.into(), labels: Arc::new(labels_of(&[("app", app)])), ..oracle::blank_proxy() };
+    let proxy = Proxy {
+        ips: vec![ADDRESS],
+        labels: Arc::new(labels_of(&[("app", app)])),
+        ..Proxy::new(ProxyKind::Sidecar, &format!(".{namespace}"))
+    };
     let targets = service_targets(world, &proxy);
     targets
         .into_iter()
