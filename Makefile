@@ -37,7 +37,7 @@ demo: ## a canary shifted through real Envoys, live; ARGS="--keep" leaves it run
 test: ## every test, with real Envoys; WALK_STEPS, WALK_SEED set the random walk
 	@scripts/setup-envoy 1.40 1.38
 	$(call timed,build,cargo build --locked --all-targets)
-	$(call timed,tests,cargo test --locked)
+	$(call timed,tests,RUST_BACKTRACE=0 cargo test --locked)
 
 lint: ## formatting, clippy, licences and banned crates
 	$(call timed,fmt,cargo fmt --all --check)

@@ -114,7 +114,11 @@ fn canary(n: usize, weight: u32) -> String {
 }
 
 fn parse(text: &str) -> Vec<Arc<Object>> {
-    let documents = yaml::documents(text).into_iter().map(|document| yaml::document(document).expect("YAML"));
+    let documents = yaml::documents(text).into_iter().map(|document| {
+        let read = yaml::document(document);
+        assert!(read.is_ok(), "{read:?}");
+        read.unwrap_or_default()
+    });
     let parsed: Vec<Parsed> = documents.map(|document| api::parse(&document, &"Kubernetes".into())).collect();
     assert!(parsed.iter().all(|parsed| parsed.diagnostics.is_empty()));
     parsed.into_iter().flat_map(|parsed| parsed.objects).collect()

@@ -89,7 +89,11 @@ fn others(count: usize) -> String {
 }
 
 fn parse(text: &str) -> Vec<Arc<Object>> {
-    let documents = yaml::documents(text).into_iter().map(|document| yaml::document(document).expect("YAML"));
+    let documents = yaml::documents(text).into_iter().map(|document| {
+        let read = yaml::document(document);
+        assert!(read.is_ok(), "{read:?}");
+        read.unwrap_or_default()
+    });
     let parsed: Vec<_> = documents.map(|document| api::parse(&document, &"Kubernetes".into())).collect();
     for parsed in &parsed {
         assert!(parsed.diagnostics.is_empty(), "{:?}", parsed.diagnostics);
@@ -160,11 +164,18 @@ impl Mesh {
     }
 
     fn apply(&mut self, text: &str) -> Cost {
+        let before = self.classes.translated();
         let applied = self.engine.apply(keyed(&parse(text)));
         let prepared = self.classes.prepare(applied.world, &applied.touched);
         let cost = Cost {
             recomputed: applied.recomputed,
-            translated: prepared.translated().filter(|(_, count)| *count > 0).collect(),
+            translated: self
+                .classes
+                .translated()
+                .into_iter()
+                .map(|(what, now)| (what, now - before[what]))
+                .filter(|(_, count)| *count > 0)
+                .collect(),
             changed: prepared.changed().filter(|(_, count)| *count > 0).collect(),
             proxies: prepared.proxies().len(),
         };

@@ -21,7 +21,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    Discovery(discovery::Arguments),
+    Discovery(Box<discovery::Arguments>),
     Agent(agent::Arguments),
     Ca(ca::Arguments),
     Translate(translate::Arguments),
@@ -30,7 +30,7 @@ enum Command {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
-        Command::Discovery(arguments) => discovery::run(arguments),
+        Command::Discovery(arguments) => discovery::run(*arguments),
         Command::Agent(arguments) => agent::run(arguments),
         Command::Ca(arguments) => ca::run(arguments),
         Command::Translate(arguments) => translate::run(arguments),

@@ -18,7 +18,7 @@ mod store;
 mod tests;
 mod workloads;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use smol_str::SmolStr;
 
@@ -33,7 +33,7 @@ use self::{
     store::{Id, Store},
 };
 use super::{
-    model::{EndpointAddress, EndpointSet, Hostname, Service, ServiceKey},
+    model::{Endpoint, EndpointAddress, EndpointSet, Hostname, Service, ServiceKey},
     policy::mtls,
     world::{NamedKey, Touched, World},
 };
@@ -323,17 +323,11 @@ fn same_shape(old: Option<&Service>, new: Option<&Service>) -> bool {
 }
 
 fn index_addresses(world: &mut World, key: &ServiceKey, old: &EndpointSet, new: &EndpointSet, touched: &mut Touched) {
-    let addresses = |set: &EndpointSet| -> BTreeSet<_> {
-        let all = set.ports.iter().flat_map(|(_, endpoints)| endpoints.iter());
-        let ips = all.filter_map(|endpoint| match endpoint.address {
-            EndpointAddress::Ip(ip) => Some(ip),
-            _ => None,
-        });
-        ips.collect()
-    };
+    // A proxy's target is the port that its endpoint has, so that one which moves to another port counts too.
+    touched.addresses.extend(listening(old).symmetric_difference(&listening(new)).map(|(ip, ..)| *ip));
+    let addresses = |set: &EndpointSet| -> BTreeSet<IpAddr> { listening(set).into_iter().map(|(ip, ..)| ip).collect() };
     let (old, new) = (addresses(old), addresses(new));
     for ip in old.symmetric_difference(&new) {
-        touched.addresses.insert(*ip);
         let mut services = world.services_at.get(ip).map(|services| BTreeSet::clone(services)).unwrap_or_default();
         if new.contains(ip) {
             services.insert(key.clone());
@@ -348,15 +342,21 @@ fn index_addresses(world: &mut World, key: &ServiceKey, old: &EndpointSet, new: 
     }
 }
 
+/// Where endpoints listen: `(address, service port, endpoint port)`.
+fn listening(set: &EndpointSet) -> BTreeSet<(IpAddr, u16, u16)> {
+    let all = set.ports.iter().flat_map(|(port, endpoints)| endpoints.iter().map(move |endpoint| (*port, endpoint)));
+    let at = |(port, endpoint): (u16, &Endpoint)| match endpoint.address {
+        EndpointAddress::Ip(ip) => Some((ip, port, endpoint.port)),
+        _ => None,
+    };
+    all.filter_map(at).collect()
+}
+
 /// Proxies behind a service that differs may have other targets, and so may those that its selector selects.
 fn touch_proxies(world: &World, key: &ServiceKey, new: Option<&Service>, touched: &mut Touched) {
-    let endpoints = world.endpoints.get(key).into_iter().flat_map(|set| set.ports.iter()).flat_map(|(_, endpoints)| endpoints.iter());
-    touched.addresses.extend(endpoints.filter_map(|endpoint| match endpoint.address {
-        EndpointAddress::Ip(ip) => Some(ip),
-        _ => None,
-    }));
+    touched.addresses.extend(world.endpoints.get(key).into_iter().flat_map(|set| listening(set)).map(|(ip, ..)| ip));
     let old = world.services.get(key).map(|old| &**old);
-    let inbound = |service: &Service| (service.registry, service.ports.clone(), service.selector.clone());
+    let inbound = |service: &Service| (service.registry, service.ports.clone(), service.selector.clone(), service.precedence.clone());
     let selecting = old.into_iter().chain(new).any(|service| !service.selector.is_empty());
     if selecting && old.map(inbound) != new.map(inbound) {
         touched.namespaces.insert(key.namespace.clone());

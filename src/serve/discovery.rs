@@ -129,7 +129,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         standing: Arc::clone(&standing),
         readiness: Arc::clone(&readiness),
         convergence: Arc::clone(&convergence),
-        metrics: PipelineMetrics::register(&mut registry),
+        metrics: PipelineMetrics::register(&mut registry, classes.translations()),
     };
     let exposed = Exposed {
         readiness: Arc::clone(&readiness),

@@ -2,14 +2,14 @@
 //!
 //! Endpoint changes wait 5 ms at most, for they come in bursts and are wanted at once. Everything else waits for quiet
 //! (`PILOT_DEBOUNCE_AFTER`), but not for ever (`PILOT_DEBOUNCE_MAX`), as with istiod. The two do not wait for each
-//! other: the engine's result does not depend on the order of events.
+//! other, but for what came in one step: a backend that goes must keep its endpoints until its routes are gone too.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Change;
-use crate::api::Kind;
+use crate::api::{Kind, ObjectKey};
 
 /// How long changes are gathered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +51,11 @@ impl Debounce {
 
     /// Takes changes that came at `now`.
     pub fn push(&mut self, changes: Vec<Change>, now: Instant) {
+        let endpoints_alone = changes.iter().all(is_endpoint);
         for change in changes {
-            let waiting = if is_endpoint(&change) { &mut self.endpoints } else { &mut self.others };
+            // An object's newer state must not overtake an older one that waits.
+            let ahead = endpoints_alone && !self.others.changes.iter().any(|waiting| key(waiting) == key(&change));
+            let waiting = if ahead { &mut self.endpoints } else { &mut self.others };
             waiting.changes.push(change);
             waiting.since = Some((waiting.since.map_or(now, |(first, _)| first), now));
         }
@@ -95,17 +98,19 @@ impl Debounce {
 }
 
 fn is_endpoint(change: &Change) -> bool {
-    let kind = match change {
-        Change::Applied(object) => object.key.kind,
-        Change::Deleted(key) => key.kind,
-    };
-    matches!(kind, Kind::EndpointSlice | Kind::Pod)
+    matches!(key(change).kind, Kind::EndpointSlice | Kind::Pod)
+}
+
+fn key(change: &Change) -> &ObjectKey {
+    match change {
+        Change::Applied(object) => &object.key,
+        Change::Deleted(key) => key,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::ObjectKey;
 
     fn gone(kind: Kind) -> Vec<Change> {
         vec![Change::Deleted(ObjectKey { cluster: "Kubernetes".into(), kind, namespace: "a".into(), name: "b".into() })]
@@ -140,5 +145,16 @@ mod tests {
         let (changes, _) = debounce.take(start + 6 * MS).unwrap();
         assert_eq!(changes, gone(Kind::EndpointSlice));
         assert_eq!(debounce.due(), Some(start + 100 * MS));
+    }
+
+    #[tokio::test]
+    async fn what_came_in_one_step_is_one_batch() {
+        let start = Instant::now();
+        let mut debounce = Debounce::new(Settings::default());
+        let step = [gone(Kind::Service), gone(Kind::EndpointSlice)].concat();
+        debounce.push(step.clone(), start);
+        debounce.push(gone(Kind::EndpointSlice), start + MS);
+        assert_eq!(debounce.due(), Some(start + 101 * MS), "neither the step's endpoints nor their newer state go ahead");
+        assert_eq!(debounce.take(start + 101 * MS).unwrap().0, [step, gone(Kind::EndpointSlice)].concat());
     }
 }

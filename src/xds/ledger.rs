@@ -165,14 +165,19 @@ impl Entry {
         if self.noted == noted {
             return;
         }
-        if let Some(status) = self.ledger.proxies.lock().get_mut(&self.number) {
-            status.wanted = wanted;
-            if is_current {
-                status.current = wanted;
+        let advanced = match self.ledger.proxies.lock().get_mut(&self.number) {
+            Some(status) => {
+                status.rejected.retain(|kind, _| refused.contains(kind));
+                status.wanted = wanted;
+                let advanced = is_current && status.current != wanted;
+                if advanced {
+                    status.current = wanted;
+                }
+                advanced
             }
-            status.rejected.retain(|kind, _| refused.contains(kind));
-        }
-        if let Some(observer) = self.ledger.observer.as_ref().filter(|_| is_current) {
+            None => false,
+        };
+        if let Some(observer) = self.ledger.observer.as_ref().filter(|_| advanced) {
             observer.current(&self.id, wanted);
         }
         self.noted = noted;

@@ -221,7 +221,7 @@ impl Rollout {
             Held::Unknown(_) => true,
             Held::Content(_) => clusters.target(name).is_some_and(|cluster| cluster.eds),
         };
-        let gone = channel.gone().filter(|(name, pending)| pending.reason != Reason::Requested && needless(name, &pending.held));
+        let gone = channel.gone().filter(|(name, pending)| pending.reason == Reason::Changed && needless(name, &pending.held));
         let retire = gone.map(|(name, _)| name.clone()).collect();
         Step { kind: ResourceType::Endpoint, advance, retire, unknown: asked_and_gone(channel) }.some()
     }
@@ -229,7 +229,7 @@ impl Rollout {
     fn gated(&mut self, kind: ResourceType) -> Option<Step> {
         let channel = self.channel(kind);
         let mut advance = channel.ready();
-        let (mut retire, unknown) = (Vec::new(), asked_and_gone(channel));
+        let (mut retire, mut unknown) = (Vec::new(), asked_and_gone(channel));
         if self.settings.ordered {
             let awaited = self.unconfirmed_clusters();
             let all = advance.len();
@@ -246,6 +246,7 @@ impl Rollout {
             advance.extend(held_and_asked_again(channel));
             let away = |pending: &Pending| pending.reason != Reason::Requested && matches!(pending.held, Held::Unknown(None));
             retire.extend(channel.gone().filter(|(_, pending)| away(pending)).map(|(name, _)| name.clone()));
+            unknown.retain(|name| !retire.contains(name));
         }
         self.report_opened(&advance);
         Step { kind, advance, retire, unknown }.some()
@@ -381,15 +382,21 @@ fn held_and_gone(channel: &Channel) -> Vec<SmolStr> {
 }
 
 fn asked_and_gone(channel: &Channel) -> Vec<SmolStr> {
-    let asked = |held: &Held, reason| reason == Reason::Requested && held.is_uncertain();
+    let asked = |held: &Held, reason| is_awaited(channel, reason) && held.is_uncertain();
     channel.gone().filter(|(_, pending)| asked(&pending.held, pending.reason)).map(|(name, _)| name.clone()).collect()
 }
 
 fn held_and_asked_again(channel: &Channel) -> impl Iterator<Item = Arc<Resource>> {
-    channel.gone().filter(|(_, pending)| pending.reason == Reason::Requested).filter_map(|(_, pending)| match &pending.held {
+    channel.gone().filter(|(_, pending)| is_awaited(channel, pending.reason)).filter_map(|(_, pending)| match &pending.held {
         Held::Content(resource) => Some(Arc::clone(resource)),
         _ => None,
     })
+}
+
+/// Whether the client waits for an answer even when there is nothing any more: of endpoints and route tables, for all
+/// that it subscribed to.
+fn is_awaited(channel: &Channel, reason: Reason) -> bool {
+    if channel.kind.is_wildcard() { reason == Reason::Requested } else { reason != Reason::Changed }
 }
 
 fn earlier(wake: &mut Option<Instant>, at: Instant) {

@@ -34,7 +34,7 @@ spec: {clusterIP: 10.96.0.1, ports: [{name: https, port: 443, targetPort: 6443}]
 "#;
 
 /// The dump of the proxy of that name in a case.
-pub fn answer(case: &Path, proxy: &str) -> Dump {
+pub(crate) fn answer(case: &Path, proxy: &str) -> Dump {
     let node: Value = serde_json::from_str(&fs::read_to_string(case.join(format!("{proxy}.node.json"))).unwrap()).unwrap();
     let node = render::from_json("type.googleapis.com/envoy.config.core.v3.Node", &node).unwrap();
     let node = Node::parse(&v3::Node::decode(&node[..]).unwrap()).unwrap();
@@ -43,7 +43,7 @@ pub fn answer(case: &Path, proxy: &str) -> Dump {
 }
 
 /// What a proxy has, given objects as YAML.
-pub fn view(objects: &str, proxy: &Proxy) -> View {
+pub(crate) fn view(objects: &str, proxy: &Proxy) -> View {
     let cluster = SmolStr::new_static("Kubernetes");
     let mut engine = Engine::new("cluster.local", MeshConfig::default());
     let mut changes: Vec<(ObjectKey, Option<Arc<Object>>)> = Vec::new();

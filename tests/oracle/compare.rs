@@ -8,20 +8,20 @@ use std::{
 use serde_json::Value;
 
 /// Resources by type (`cds`, `eds`, `lds`, `rds`) and name.
-pub type Dump = BTreeMap<String, BTreeMap<String, Value>>;
+pub(crate) type Dump = BTreeMap<String, BTreeMap<String, Value>>;
 
 /// What a comparison found.
 #[derive(Default)]
-pub struct Report {
-    pub equal: usize,
-    pub total: usize,
-    pub differences: Vec<Difference>,
+pub(crate) struct Report {
+    pub(crate) equal: usize,
+    pub(crate) total: usize,
+    pub(crate) differences: Vec<Difference>,
 }
 
 /// One path that differs.
-pub struct Difference {
+pub(crate) struct Difference {
     /// `type/name` of a resource that only one side has, else `type/name:path`.
-    pub path: String,
+    pub(crate) path: String,
     theirs: Option<String>,
     ours: Option<String>,
 }
@@ -31,7 +31,7 @@ fn is_of_the_moment(kind: &str, name: &str) -> bool {
     kind == "eds" && name.contains("kubernetes.default.svc.cluster.local")
 }
 
-pub fn compare(theirs: &Dump, ours: &Dump) -> Report {
+pub(crate) fn compare(theirs: &Dump, ours: &Dump) -> Report {
     let mut report = Report::default();
     for kind in ["cds", "eds", "lds", "rds"] {
         let empty = BTreeMap::new();

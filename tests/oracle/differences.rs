@@ -6,24 +6,24 @@ use regex_lite::Regex;
 use serde::Deserialize;
 
 /// `differences.yaml`
-pub struct Differences(Vec<(Difference, Regex)>);
+pub(crate) struct Differences(Vec<(Difference, Regex)>);
 
 /// One entry.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Difference {
+pub(crate) struct Difference {
     /// By which the document names it.
-    pub id: String,
+    pub(crate) id: String,
     /// Matches `case type/name:path`, or `case type/name` for a resource that only one side has.
-    pub pattern: String,
+    pub(crate) pattern: String,
     /// `better`, `equal` (another spelling of the same), or `not yet`.
-    pub verdict: String,
+    pub(crate) verdict: String,
     /// Why.
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 impl Differences {
-    pub fn load() -> Self {
+    pub(crate) fn load() -> Self {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/oracle/differences.yaml");
         let text = fs::read_to_string(path).unwrap();
         let entries: Option<Vec<Difference>> = serde_norway::from_str(&text).unwrap();
@@ -36,22 +36,22 @@ impl Differences {
     }
 
     /// The entry that names a difference.
-    pub fn find(&self, case: &str, path: &str) -> Option<&str> {
+    pub(crate) fn find(&self, case: &str, path: &str) -> Option<&str> {
         let subject = format!("{case} {path}");
         self.0.iter().find(|(_, regex)| regex.is_match(&subject)).map(|(entry, _)| entry.id.as_str())
     }
 
-    pub fn ids(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn ids(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|(entry, _)| entry.id.as_str())
     }
 
-    pub fn all(&self) -> impl Iterator<Item = &Difference> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Difference> {
         self.0.iter().map(|(entry, _)| entry)
     }
 }
 
 /// A row of the document's table of differences: its id (in backquotes in the first cell) and the whole row.
-pub fn row(line: &str) -> Option<(&str, &str)> {
+pub(crate) fn row(line: &str) -> Option<(&str, &str)> {
     let id = line.strip_prefix("| `")?.split_once('`')?.0;
     Some((id, line))
 }

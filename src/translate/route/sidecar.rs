@@ -55,11 +55,13 @@ pub fn tables(scope: &Scope, mesh: &MeshConfig) -> BTreeSet<SmolStr> {
 /// before and the scope after.
 pub fn tables_with(scope: &Scope, mesh: &MeshConfig, host: &Hostname) -> BTreeSet<SmolStr> {
     let mut names = BTreeSet::new();
+    // Routes may name it by an ExternalName that stands for it.
+    let aliases = scope.services.get(host).map_or(&[][..], |service| &service.aliases);
     for egress in &scope.egress {
         let mut hosts = BTreeSet::from([host]);
         let mut routed = false;
-        for routes in egress.routes.values() {
-            if routes.hosts.iter().any(|of| of.overlaps(host)) || sends_to(routes, host) {
+        for routes in egress.routes.values().flat_map(|listed| listed.iter()) {
+            if routes.hosts.iter().any(|of| of.overlaps(host)) || std::iter::once(host).chain(aliases).any(|host| sends_to(routes, host)) {
                 routed = true;
                 hosts.extend(&routes.hosts);
             }
@@ -209,13 +211,22 @@ impl<'a> Place<'a> {
         let site = Site { port, gateways: &[GatewayRef::Mesh], namespace: &self.class.namespace, labels: self.labels, tls: false };
         let mut at: HashMap<*const RouteSet, Option<usize>> = HashMap::new();
         let mut routed: Vec<Routed<'a>> = Vec::new();
-        for (host, routes) in &egress.routes {
-            let position = *at.entry(Arc::as_ptr(routes)).or_insert_with(|| {
+        let mut position = |routes: &Arc<RouteSet>| {
+            *at.entry(Arc::as_ptr(routes)).or_insert_with(|| {
                 let selection = selection::select(routes, &site, self.scope)?;
                 routed.push(Routed { selection, services: Vec::new(), others: Vec::new() });
                 Some(routed.len() - 1)
-            });
-            let Some(entry) = position.and_then(|position| routed.get_mut(position)) else { continue };
+            })
+        };
+        let mut placed: Vec<(usize, &Hostname)> = Vec::new();
+        for (host, listed) in &egress.routes {
+            // Services take a wildcard's first routes or none; any other host those that have something for this proxy.
+            let stands_for_services = host.is_wildcard() && services.keys().any(|name| host.covers(name));
+            let candidates = if stands_for_services { listed.get(..1).unwrap_or_default() } else { listed.as_slice() };
+            placed.extend(candidates.iter().find_map(&mut position).map(|position| (position, host)));
+        }
+        for (position, host) in placed {
+            let Some(entry) = routed.get_mut(position) else { continue };
             match services.get(host) {
                 Some(service) if !host.is_wildcard() => entry.services.push(service),
                 _ if host.is_wildcard() => {
@@ -281,4 +292,91 @@ fn most_specific<'a>(egress: &'a EgressScope, service: &Hostname) -> Option<&'a 
     }
     let wildcards = egress.routes.keys().filter(|host| host.is_wildcard() && host.covers(service));
     wildcards.max_by_key(|host| host.as_str().len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api,
+        mesh::{
+            engine::Engine,
+            model::{Flavour, Interception, ProxyKind},
+            scope,
+            world::World,
+        },
+    };
+
+    const SERVICES: [&str; 3] = [
+        "{apiVersion: v1, kind: Service, metadata: {name: a, namespace: n}, spec: {clusterIP: 10.0.0.1, ports: [{name: http, port: 80}, {name: auto, port: 81}]}}",
+        "{apiVersion: v1, kind: Service, metadata: {name: b, namespace: n}, spec: {clusterIP: 10.0.0.2, ports: [{name: http, port: 8080}]}}",
+        "{apiVersion: v1, kind: Service, metadata: {name: c, namespace: n}, spec: {type: ExternalName, externalName: b.n.svc.cluster.local}}",
+    ];
+    const ROUTES: [&str; 5] = [
+        "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: a, namespace: n}, spec: {hosts: [a, other.example.com], http: [{route: [{destination: {host: b}}]}]}}",
+        "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: w, namespace: n}, spec: {hosts: ['*.n.svc.cluster.local'], http: [{route: [{destination: {host: c}}]}]}}",
+        "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: o, namespace: n}, spec: {hosts: [alone.example.com], http: [{route: [{destination: {host: a, port: {number: 81}}}]}]}}",
+        "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: l, namespace: n}, spec: {hosts: [by-alias.example.com], http: [{route: [{destination: {host: c, port: {number: 8080}}}]}]}}",
+        "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: b, namespace: n}, spec: {host: b, trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: x}}}}}",
+    ];
+
+    fn world(objects: &[&str]) -> Arc<World> {
+        let mut engine = Engine::new("cluster.local", MeshConfig::default());
+        let read = |object: &&str| api::parse(&api::yaml::document(api::yaml::documents(object)[0]).unwrap(), &"Kubernetes".into()).objects;
+        let changes: Vec<_> = objects.iter().flat_map(read).map(|object| (object.key.clone(), Some(object))).collect();
+        assert_eq!(changes.len(), objects.len());
+        engine.apply(changes).world
+    }
+
+    fn scope_of(world: &World) -> Scope {
+        scope::scope(world, ProxyKind::Sidecar, "n", &Labels::new())
+    }
+
+    // What every table holds, by the virtual hosts it would be built of.
+    fn contents(scope: &Scope, world: &World) -> BTreeMap<SmolStr, String> {
+        let class = ProxyClass {
+            kind: ProxyKind::Sidecar,
+            flavour: Flavour::Stock,
+            interception: Interception::Redirect,
+            namespace: "n".into(),
+            dns_domain: "n.svc.cluster.local".into(),
+            ipv4: true,
+            ipv6: false,
+            http10: false,
+            idle_timeout: None,
+            labels: Arc::default(),
+            telemetry: Arc::default(),
+        };
+        let table = |name: &SmolStr| {
+            let table = table(scope, &class, &class.labels, &world.mesh, name).unwrap();
+            let hosts: Vec<_> = table.hosts.iter().map(|host| super::super::virtual_host(host).message).collect();
+            (name.clone(), format!("{hosts:?}"))
+        };
+        tables(scope, &world.mesh).iter().map(table).collect()
+    }
+
+    #[test]
+    fn every_table_that_an_object_changes_is_among_those_with_its_host() {
+        let all: Vec<&str> = SERVICES.iter().chain(&ROUTES).copied().collect();
+        let touched = ["a", "b", "c", "a", "*", "alone.example.com", "by-alias.example.com", "b"];
+        let after = world(&all);
+        for (left_out, host) in touched.iter().enumerate() {
+            let mut fewer = all.clone();
+            fewer.remove(left_out);
+            let before = world(&fewer);
+            let (old, new) = (scope_of(&before), scope_of(&after));
+            let (then, now) = (contents(&old, &before), contents(&new, &after));
+            let changed: BTreeSet<_> = then.keys().chain(now.keys()).filter(|name| then.get(*name) != now.get(*name)).collect();
+            assert!(!changed.is_empty(), "{}: the test changes nothing", all[left_out]);
+            let host = match *host {
+                full if full.ends_with(".com") => Hostname::new(full),
+                short => Hostname::new(format!("{short}.n.svc.cluster.local")),
+            };
+            let mut named = tables_with(&old, &before.mesh, &host);
+            named.extend(tables_with(&new, &after.mesh, &host));
+            // A table that is gone is no table to make again.
+            let missed: Vec<_> = changed.into_iter().filter(|name| now.contains_key(*name) && !named.contains(*name)).collect();
+            assert!(missed.is_empty(), "{}: {missed:?} change and are not named", all[left_out]);
+        }
+    }
 }

@@ -14,16 +14,21 @@ mod tests;
 mod translator;
 mod units;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
 use smol_str::SmolStr;
 use tokio::sync::watch;
 
+pub use self::translator::Translations;
 use self::{
     groups::{Groups, Keys},
     key::Distinctions,
+    translator::TRANSLATED,
 };
 use super::{
     node::Node,
@@ -66,7 +71,6 @@ struct Attached {
 /// New views that are not sent yet, and what it took to make them.
 pub struct Prepared {
     views: Vec<(SmolStr, watch::Sender<View>, View)>,
-    translated: Vec<(&'static str, u64)>,
     changed: Vec<(ResourceType, u64)>,
 }
 
@@ -75,7 +79,6 @@ impl Classes {
     pub fn prepare(&self, world: Arc<World>, touched: &Touched) -> Prepared {
         let mut state = self.state.lock();
         let state = &mut *state;
-        let before = state.groups.counts();
         state.world = world;
         state.proxies.retain(|_, attached| !attached.sender.is_closed());
         // A proxy's own side is made from its scope: that comes first.
@@ -96,7 +99,18 @@ impl Classes {
         }
         self.findings.send_if_modified(|before| replaced(before, state.findings()));
         let changed = changes(&views);
-        Prepared { views, translated: state.groups.counts_since(&before), changed }
+        Prepared { views, changed }
+    }
+
+    /// Counts all translations, those for proxies that come included.
+    pub fn translations(&self) -> Translations {
+        self.state.lock().groups.translations().clone()
+    }
+
+    /// How many translations were done since the beginning, by what was translated.
+    pub fn translated(&self) -> BTreeMap<&'static str, u64> {
+        let translations = self.translations();
+        TRANSLATED.into_iter().map(|what| (what, translations.get_or_create(&[("type", what)]).get())).collect()
     }
 
     /// The ids and views of all connected proxies whose id contains `id`.
@@ -161,7 +175,10 @@ impl State {
         self.distinctions = distinctions;
         let at_gateways = !touched.services.is_empty() || !touched.routes.is_empty() || !touched.gateways.is_empty();
         let namespaces = namespaces_of(&self.world, touched);
-        let concerned = |proxy: &Proxy| all || namespaces.contains(&proxy.namespace) || (at_gateways && proxy.kind == ProxyKind::Gateway);
+        let concerned = |proxy: &Proxy| {
+            let addressed = proxy.ips.iter().any(|ip| touched.addresses.contains(ip));
+            all || addressed || namespaces.contains(&proxy.namespace) || (at_gateways && proxy.kind == ProxyKind::Gateway)
+        };
         let mut moved = false;
         for attached in self.proxies.values_mut().filter(|attached| concerned(&attached.proxy)) {
             attached.proxy = resolve_proxy(&self.world, &attached.node.proxy);
@@ -177,11 +194,6 @@ impl Prepared {
     /// The proxies whose view changed.
     pub fn proxies(&self) -> Vec<SmolStr> {
         self.views.iter().map(|(id, ..)| id.clone()).collect()
-    }
-
-    /// How many translations were done, by what was translated.
-    pub fn translated(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        self.translated.iter().copied()
     }
 
     /// How many distinct resources have new content, by type.

@@ -62,6 +62,8 @@ pub(crate) struct Sent {
     pub(crate) content: Option<Arc<Resource>>,
     pub(crate) before: Held,
     pub(crate) reason: Reason,
+    /// An answer that stands for nothing in the view: never to blame, and not repeated.
+    made_up: bool,
 }
 
 /// A response that was not yet answered.
@@ -203,6 +205,10 @@ impl Channel {
     /// Pending names that may be sent as far as this type alone can tell. Suspects of an unexplained refusal go
     /// group by group, each alone.
     pub(crate) fn ready(&self) -> Vec<Arc<Resource>> {
+        // What repeats a refused content will be refused too: only then can be told who is to blame.
+        if self.in_flight.iter().any(|flight| flight.tainted && !flight.overdue) {
+            return Vec::new();
+        }
         let suspect = |name: &SmolStr| self.suspects.iter().any(|group| group.contains(name));
         let sendable = self.pending.iter().filter_map(|(name, pending)| self.sendable(name, pending));
         let ready: Vec<_> = sendable.filter(|resource| !suspect(&resource.name)).cloned().collect();
@@ -256,11 +262,12 @@ impl Channel {
         let mut items = Vec::with_capacity(contents.len());
         for (name, content) in contents {
             let pending = self.pending.remove(&name).unwrap_or(Pending { held: Held::Nothing, reason: Reason::Requested });
-            if let Some(extra) = content.as_ref().filter(|_| self.target(&name).is_none()) {
+            let made_up = self.target(&name).is_none();
+            if let Some(extra) = content.as_ref().filter(|_| made_up) {
                 // An answer that the view does not have (an empty route table): to be replaced once it has one.
                 self.pending.insert(name.clone(), Pending { held: Held::Content(Arc::clone(extra)), reason: Reason::Changed });
             }
-            items.push(Sent { name, content, before: pending.held, reason: pending.reason });
+            items.push(Sent { name, content, before: pending.held, reason: pending.reason, made_up });
         }
         for group in &mut self.suspects {
             group.retain(|name| self.pending.contains_key(name));
@@ -293,7 +300,9 @@ impl Channel {
     pub(crate) fn nack(&mut self, nonce: &str, error: &str) -> Option<Refusal> {
         let index = self.flight(nonce)?;
         let flight = self.in_flight.drain(..=index).next_back()?;
-        let contents: Vec<_> = flight.items.iter().filter_map(|item| item.content.clone()).collect();
+        // A refused removal would be refused again.
+        let blamable = || flight.items.iter().filter(|item| !item.made_up && item.content.is_some());
+        let contents: Vec<_> = blamable().filter_map(|item| item.content.clone()).collect();
         if self.whole {
             self.in_flight.iter_mut().for_each(|later| later.tainted = true);
         }
@@ -302,8 +311,7 @@ impl Channel {
         for resource in &refused {
             self.refused.insert(resource.name.clone(), resource.version);
         }
-        // A refused removal would be refused again.
-        for item in flight.items.iter().filter(|item| item.content.is_some()) {
+        for item in blamable() {
             let is_refused = refused.iter().any(|resource| resource.name == item.name);
             // Envoy may have taken what it does not blame.
             self.take_back(&item.name, if is_refused { item.before.clone() } else { item.before.blurred() });

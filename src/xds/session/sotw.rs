@@ -91,7 +91,11 @@ impl SotwSession {
 
     fn response(&mut self, mut step: Step, now: Instant) -> Response {
         let kind = step.kind;
-        let missing = std::mem::take(&mut step.unknown);
+        let mut missing = std::mem::take(&mut step.unknown);
+        if !kind.is_wildcard() {
+            // There is no other way to say that something is gone.
+            missing.append(&mut step.retire);
+        }
         let mut contents: Vec<_> = missing.iter().map(|name| (name.clone(), empty(kind, name))).collect();
         step.advance.extend(contents.iter().filter_map(|(_, content)| content.clone()));
         let known = step.advance.iter().filter(|resource| !missing.contains(&resource.name));

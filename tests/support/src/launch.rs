@@ -1,7 +1,7 @@
 //! How `istiod-lite` is called: the ceremony, the control plane, the agents.
 
 use std::{
-    fs,
+    env, fs,
     net::{IpAddr, SocketAddr},
     path::Path,
     process::Command,
@@ -65,6 +65,10 @@ pub fn control_plane(options: &Options, home: &Path, address: IpAddr) -> Result<
     }
     if let Some(debounce) = options.debounce {
         command.env("PILOT_DEBOUNCE_AFTER", debounce);
+    }
+    // Shows what the order is worth: with it, the random walk must fail.
+    if env::var_os("UNORDERED_ROLLOUT").is_some() {
+        command.arg("--unordered-rollout");
     }
     Process::start("control-plane", command, &home.join("logs"))
 }
