@@ -84,7 +84,7 @@ async fn what_was_good_stays_until_the_mistake_is_mended() {
     plane.finds("a mended weight", &NOTHING).await;
 
     // A document is broken: all that was good of the file counts.
-    plane.write(FILE, &(shares(0, 100) + "---\nkind: [\n"));
+    plane.write(FILE, &(shares(20, 80) + "---\nkind: [\n"));
     wait::until("a broken document", START, || async {
         let found = plane.findings().await?;
         anyhow::ensure!(found.len() == 1 && found[0].starts_with("error: (z.yaml, document 2): "), "{found:?}");
@@ -94,8 +94,8 @@ async fn what_was_good_stays_until_the_mistake_is_mended() {
     .unwrap();
     assert_eq!(plane.destinations("reviews.").await, expected(50, 50));
     assert!(plane.clusters().await.iter().any(|name| name == "outbound|80||added.shop.svc.cluster.local"));
-    plane.write(FILE, &shares(0, 100));
-    plane.sends(0, 100).await;
+    plane.write(FILE, &shares(20, 80));
+    plane.sends(20, 80).await;
     plane.finds("a mended file", &NOTHING).await;
 }
 
@@ -136,11 +136,10 @@ async fn a_folder_that_vanishes_withdraws_nothing() {
 async fn a_server_without_a_listener_is_told_while_its_gateway_is_connected() {
     let plane = ControlPlane::start().await;
     plane.write(FILE, RIVAL_GATEWAYS);
-    let mut gateway = plane.connect(GATEWAY, ResourceType::Listener, &[]).await;
+    let _gateway = plane.connect(GATEWAY, ResourceType::Listener, &[]).await;
     plane.finds("rivals", &[RIVAL_FINDING]).await;
     assert_eq!(plane.counted("warning").await, 1);
     assert_eq!(plane.times_logged(RIVAL_FINDING), 1);
-    assert!(!gateway.first().await.is_empty());
     // It moves in its file: the same finding, at its new place, and no news.
     plane.write(FILE, &format!("---\n---\n{RIVAL_GATEWAYS}"));
     plane.finds("rivals moved", &[RIVAL_FINDING.replace("document 2", "document 3")]).await;
