@@ -1,7 +1,7 @@
 //! The route tables of sidecars: by port, by sniffed service, by Unix socket (contract §3.6).
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -83,9 +83,27 @@ pub fn tables_with(scope: &Scope, mesh: &MeshConfig, host: &Hostname) -> BTreeSe
     if mesh.proxy_http_port > 0 {
         names.insert(HTTP_PROXY.into());
     }
-    let all = tables(scope, mesh);
-    names.retain(|name| all.contains(name));
+    names.retain(|name| is_table(scope, mesh, name));
     names
+}
+
+/// Whether [`tables`] has the name, at the cost of the services that have its port.
+fn is_table(scope: &Scope, mesh: &MeshConfig, name: &SmolStr) -> bool {
+    if name == HTTP_PROXY {
+        return mesh.proxy_http_port > 0;
+    }
+    let number = name.rsplit_once(':').map_or(name.as_str(), |(_, port)| port).parse::<u16>().ok();
+    scope.egress.iter().any(|egress| {
+        let listener = egress.listener.as_ref();
+        let only = match listener.map(|listener| (listener.port, &listener.bind)) {
+            Some((Some(0), bind)) => return bind == name,
+            listener => listener.and_then(|(port, _)| port),
+        };
+        let ports = egress.services.values().flat_map(|service| service.ports.iter().map(move |port| (service, port)));
+        let mut asked = ports.filter(|(_, port)| Some(port.number) == number && only.is_none_or(|only| only == port.number));
+        only.is_some_and(|only| format_smolstr!("{only}") == *name)
+            || asked.any(|(service, port)| tables_of_port(service, port).is_some_and(|table| table == *name))
+    })
 }
 
 /// The virtual hosts of a route table; `None` when no listener of this scope can name it. Of `labels`, the proxy's,
@@ -250,7 +268,8 @@ impl<'a> Place<'a> {
     fn hosts(&self, view: &PortView<'a>) -> Vec<VirtualHostInput> {
         let port = view.port;
         let mut taken = Taken::default();
-        let known = |name: &str| view.services.contains_key(&Hostname::new(name));
+        let names: HashSet<&str> = view.services.keys().map(|host| host.as_str()).collect();
+        let known = |name: &str| names.contains(name);
         let of_routes =
             |selection: &Selection| Content::Routes { mesh: self.mesh.into(), selections: vec![selection.clone()], require_tls: false };
         let mut hosts = Vec::new();
