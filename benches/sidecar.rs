@@ -6,12 +6,11 @@
 //! The figures are CPU time of the one thread that does the work (what istiod's are too), so that what else the machine
 //! does shows less.
 
-use std::{fmt::Write, hint::black_box, sync::Arc, time::Duration};
+mod measure;
 
-use criterion::{
-    BatchSize, Criterion, criterion_group, criterion_main,
-    measurement::{Measurement, ValueFormatter, WallTime},
-};
+use std::{fmt::Write, hint::black_box, sync::Arc};
+
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use istiod_lite::{
     api::{self, Object, ObjectKey, Parsed, mesh_config::MeshConfig, yaml},
     mesh::{
@@ -22,7 +21,8 @@ use istiod_lite::{
     },
     xds::{classes::Classes, resource::ResourceType, view::View},
 };
-use nix::time::{ClockId, clock_gettime};
+
+use measure::ThreadCpu;
 
 // As the binary does.
 #[global_allocator]
@@ -171,38 +171,6 @@ fn client() -> Proxy {
         http_proxy_port: None,
         unprivileged: false,
         pod_ports: Vec::new(),
-    }
-}
-
-/// CPU time of this thread.
-struct ThreadCpu;
-
-impl Measurement for ThreadCpu {
-    type Intermediate = Duration;
-    type Value = Duration;
-
-    fn start(&self) -> Duration {
-        clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap_or_default()
-    }
-
-    fn end(&self, started: Duration) -> Duration {
-        self.start() - started
-    }
-
-    fn add(&self, a: &Duration, b: &Duration) -> Duration {
-        *a + *b
-    }
-
-    fn zero(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    fn to_f64(&self, value: &Duration) -> f64 {
-        WallTime.to_f64(value)
-    }
-
-    fn formatter(&self) -> &dyn ValueFormatter {
-        WallTime.formatter()
     }
 }
 
