@@ -12,7 +12,7 @@ use crate::{
     api::{Diagnostic, Severity, mesh_config::MeshConfig},
     mesh::{
         engine::Engine,
-        model::{Flavour, Interception, Locality, Proxy, ProxyKind, TelemetryIdentity, Workload},
+        model::{Flavour, Interception, Proxy, ProxyKind, Workload},
         scope::gateways_for,
         validate,
         world::World,
@@ -164,16 +164,12 @@ fn declared(arguments: &Arguments, world: &World) -> anyhow::Result<Proxy> {
         anyhow!("--proxy: there is no Pod {name} in namespace {namespace}; there are: {}", known.join(", "))
     })?;
     let gateway = arguments.gateway.unwrap_or_else(|| !gateways_for(world, &pod.labels).is_empty());
+    let kind = if gateway { ProxyKind::Gateway } else { ProxyKind::Sidecar };
     Ok(Proxy {
-        id: arguments.proxy.as_str().into(),
-        kind: if gateway { ProxyKind::Gateway } else { ProxyKind::Sidecar },
-        namespace: namespace.into(),
         service_account: pod.service_account.clone(),
         ips: pod.ips.clone(),
         labels: Arc::clone(&pod.labels),
         cluster: arguments.cluster_id.as_str().into(),
-        network: Default::default(),
-        locality: Locality::default(),
         node: pod.node.clone(),
         interception: interception(pod),
         flavour: match arguments.flavour {
@@ -181,12 +177,8 @@ fn declared(arguments: &Arguments, world: &World) -> anyhow::Result<Proxy> {
             Build::Istio => Flavour::Istio,
         },
         dns_domain: format!("{namespace}.svc.{}", arguments.domain).into(),
-        telemetry: Arc::new(TelemetryIdentity::default()),
-        idle_timeout: None,
-        http10: false,
-        http_proxy_port: None,
-        unprivileged: false,
         pod_ports: pod.ports.clone(),
+        ..Proxy::new(kind, &arguments.proxy)
     })
 }
 

@@ -21,7 +21,8 @@ pub struct Standing {
 
 #[derive(Debug, Default)]
 struct Found {
-    by_finder: BTreeMap<Finder, BTreeSet<Diagnostic>>,
+    // Each with the words in which it was told: when it is mended, its object may be nowhere any more.
+    by_finder: BTreeMap<Finder, BTreeMap<Diagnostic, String>>,
     // Told at the moment of showing: an object that moves in its file is no new finding.
     places: Places,
 }
@@ -42,17 +43,23 @@ impl Standing {
     pub fn replace(&self, finder: Finder, findings: impl IntoIterator<Item = Diagnostic>) {
         let findings: BTreeSet<Diagnostic> = findings.into_iter().collect();
         let mut found = self.found.lock();
-        let before = found.by_finder.insert(finder, findings.clone()).unwrap_or_default();
-        for new in findings.difference(&before) {
-            let located = found.places.locate(new.clone());
-            match new.severity {
-                Severity::Error => tracing::error!("{located}"),
-                Severity::Warning => tracing::warn!("{located}"),
-            }
+        let mut before = found.by_finder.remove(&finder).unwrap_or_default();
+        let mut now = BTreeMap::new();
+        for finding in findings {
+            let told = before.remove(&finding).unwrap_or_else(|| {
+                let words = found.places.locate(finding.clone()).to_string();
+                match finding.severity {
+                    Severity::Error => tracing::error!("{words}"),
+                    Severity::Warning => tracing::warn!("{words}"),
+                }
+                words
+            });
+            now.insert(finding, told);
         }
-        for mended in before.difference(&findings) {
-            tracing::info!("no longer: {}", found.places.locate(mended.clone()));
+        for mended in before.values() {
+            tracing::info!("no longer: {mended}");
         }
+        found.by_finder.insert(finder, now);
         for (severity, label) in [(Severity::Error, "error"), (Severity::Warning, "warning")] {
             let count = found.all().filter(|finding| finding.severity == severity).count();
             self.gauges.get_or_create(&[("severity", label)]).set(i64::try_from(count).unwrap_or(i64::MAX));
@@ -75,7 +82,7 @@ impl Standing {
 
 impl Found {
     fn all(&self) -> impl Iterator<Item = &Diagnostic> {
-        self.by_finder.values().flatten()
+        self.by_finder.values().flat_map(BTreeMap::keys)
     }
 }
 

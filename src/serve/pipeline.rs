@@ -107,14 +107,15 @@ impl Pipeline {
         let applied = self.engine.apply(batch);
         let world = applied.world;
         let generation = world.generation;
-        self.standing.replace(Finder::Mesh, validate::check(&world));
         let now = Timestamp::now();
         let seen = now.checked_sub(since.elapsed()).unwrap_or(now);
-        let published = self.classes.prepare(world, &applied.touched);
+        let published = self.classes.prepare(Arc::clone(&world), &applied.touched);
         self.metrics.count_batch(keys.len(), applied.recomputed, &published, started.elapsed());
         // Convergence is told before the sessions are, else an ACK could come first.
         self.convergence.published(generation, &keys, seen, now, published.proxies());
         published.send();
+        // Findings cost what the whole mesh costs: proxies do not wait for them.
+        self.standing.replace(Finder::Mesh, validate::check(&world));
     }
 }
 

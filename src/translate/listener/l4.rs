@@ -103,15 +103,15 @@ pub(crate) fn holds(matcher: &L4Match, gateway: &GatewayRef, labels: &Labels, na
 }
 
 /// The route sets of which some host stands for `host`, in Istio's order.
-pub(crate) fn routes_for<'a>(routes: &'a OrdMap<Hostname, Arc<RouteSet>>, host: &Hostname) -> Vec<&'a Arc<RouteSet>> {
+pub(crate) fn routes_for<'a>(routes: &'a OrdMap<Hostname, Arc<Vec<Arc<RouteSet>>>>, host: &Hostname) -> Vec<&'a Arc<RouteSet>> {
     let mut found = Vec::new();
     if host.is_wildcard() {
-        found.extend(routes.iter().filter(|(key, _)| key.overlaps(host)).map(|(_, set)| set));
+        found.extend(routes.iter().filter(|(key, _)| key.overlaps(host)).flat_map(|(_, listed)| listed.iter()));
     } else {
-        found.extend(names_of(host).filter_map(|name| routes.get(&name)));
+        found.extend(names_of(host).filter_map(|name| routes.get(&name)).flat_map(|listed| listed.iter()));
     }
     found.retain(|set| !set.tls.is_empty() || !set.tcp.is_empty());
-    found.sort_by(|one, other| one.precedence.cmp(&other.precedence));
+    found.sort_by(|one, other| one.order().cmp(&other.order()));
     found.dedup_by(|one, other| Arc::ptr_eq(one, other));
     found
 }

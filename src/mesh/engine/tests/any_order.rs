@@ -45,7 +45,13 @@ fn change() -> impl Strategy<Value = Change> {
             let named: Vec<(&str, &str)> = named.iter().map(|(pod, ip)| (pod.as_str(), ip.as_str())).collect();
             with_slice_port(slice(namespace, service, &named), port)
         }),
-        (namespace(), name(), host(), 0..3u32).prop_map(|(namespace, name, to, weight)| weights(namespace, name, to, &[("v1", weight)])),
+        (namespace(), name(), host(), 0..3u32, select(vec!["", ".", "*"])).prop_map(|(namespace, name, to, weight, export)| {
+            with_spec(weights(namespace, name, to, &[("v1", weight)]), |spec| {
+                if let Spec::VirtualService(spec) = spec {
+                    Arc::make_mut(spec).export_to = (!export.is_empty()).then(|| export.into()).into_iter().collect();
+                }
+            })
+        }),
         (namespace(), name(), select(vec!["r", "a"])).prop_map(|(namespace, name, to)| delegating(namespace, name, to)),
         (namespace(), select(vec!["r", "a"])).prop_map(|(namespace, name)| delegate(namespace, name)),
         (namespace(), name(), host(), select(vec!["", ".", "*"]), any::<bool>())
@@ -240,8 +246,11 @@ fn inbound_modes(world: &World, namespace: &str, app: &str) -> EffectiveMtls {
 
 /// What a proxy at that address answers for: `(host, service port, target port)`.
 fn targets(world: &World, namespace: &str, app: &str) -> Vec<(Hostname, u16, u16)> {
-    let proxy =
-        Proxy { ips: vec![ADDRESS], namespace: namespace.into(), labels: Arc::new(labels_of(&[("app", app)])), ..oracle::blank_proxy() };
+    let proxy = Proxy {
+        ips: vec![ADDRESS],
+        labels: Arc::new(labels_of(&[("app", app)])),
+        ..Proxy::new(ProxyKind::Sidecar, &format!(".{namespace}"))
+    };
     let targets = service_targets(world, &proxy);
     targets
         .into_iter()
