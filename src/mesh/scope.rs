@@ -55,7 +55,7 @@ pub struct EgressScope {
 /// `port`, `bind` and `captureMode` of a Sidecar's egress listener.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EgressListener {
-    /// Number, when given.
+    /// Number, when given; zero for a Unix socket, which has services of every port.
     pub port: Option<u16>,
     /// Protocol as written, when a port is given.
     pub protocol: Option<super::model::Protocol>,

@@ -109,7 +109,7 @@ fn listener(written: &istio::EgressListener) -> Option<EgressListener> {
     }
     let port = written.port.as_ref();
     Some(EgressListener {
-        port: port.map(|port| port.number).filter(|number| *number != 0),
+        port: port.map(|port| port.number).filter(|number| *number != 0 || written.bind.starts_with("unix://")),
         protocol: port.map(|port| protocol_named(&port.protocol)),
         bind: written.bind.clone(),
         no_capture,
@@ -139,7 +139,7 @@ fn services(world: &World, namespace: &str, listener: Option<&EgressListener>, i
 
 /// The service with that port alone; `None` when it has no such port.
 fn with_port(service: Arc<Service>, port: Option<u16>) -> Option<Arc<Service>> {
-    let Some(port) = port else { return Some(service) };
+    let Some(port) = port.filter(|port| *port != 0) else { return Some(service) };
     service.port(port)?;
     Some(only_ports(service, &BTreeSet::from([port])))
 }

@@ -203,7 +203,8 @@ impl<'a> Place<'a> {
         hosts
     }
 
-    // A listener that does not stand for one port: hosts say theirs, port 80 also without.
+    // A listener that does not stand for one port: services say theirs, those of port 80 also without. A host that no
+    // service has stands for port 80 alone.
     fn all_ports(&self, egress: &'a EgressScope) -> Vec<VirtualHostInput> {
         let ports: BTreeSet<u16> = egress.services.values().flat_map(|service| service.ports.iter().map(|port| port.number)).collect();
         let mut hosts: Vec<_> = ports
@@ -211,11 +212,13 @@ impl<'a> Place<'a> {
             .flat_map(|port| {
                 let mut hosts = self.port(egress, port);
                 for host in &mut hosts {
-                    let with_port: Vec<SmolStr> = host.domains.iter().map(|domain| format_smolstr!("{domain}:{port}")).collect();
                     let plain = std::mem::take(&mut host.domains);
+                    let service = host.name.rsplit_once(':').is_some_and(|(name, _)| egress.services.contains_key(&Hostname::new(name)));
+                    let with_port = plain.iter().filter(|_| service).map(|domain| format_smolstr!("{domain}:{port}")).collect::<Vec<_>>();
                     let plain = if port == DEFAULT_PORT { plain } else { Vec::new() };
                     host.domains = plain.into_iter().chain(with_port).collect();
                 }
+                hosts.retain(|host| !host.domains.is_empty());
                 hosts
             })
             .collect();
