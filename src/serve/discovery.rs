@@ -156,7 +156,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     tokio::spawn(pipeline.run(ReceiverStream::new(folder).merge(ReceiverStream::new(mesh_inbox))));
 
     // Proxies are let in when there is a world to show: before, they would be told that there is nothing.
-    wait_until_ready(&readiness, &stop).await;
+    let signalled = until_signalled();
+    tokio::pin!(signalled);
+    tokio::select! {
+        () = wait_until_ready(&readiness) => {}
+        signalled = &mut signalled => return signalled.map_err(Into::into),
+    }
     let connections = ConnectionOptions { max_age: settings.max_connection_age, grace: settings.shutdown, ..ConnectionOptions::default() };
     let discovery = |authenticated| {
         let rollout = rollout::Settings { ordered: !settings.unordered, gate: settings.gate_deadline, drain: settings.drain_time };
@@ -171,7 +176,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(ca::watch(settings.ca_dir.clone(), ca, clock, ca_metrics, stop.clone()));
     tracing::info!(version = http::VERSION, config_dir = %settings.config_dir.display(), "serving");
 
-    until_signalled().await?;
+    signalled.await?;
     tracing::info!(grace = ?settings.shutdown, "draining");
     stop.cancel();
     tasks.close();
@@ -205,8 +210,8 @@ async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| anyhow::anyhow!("{flag} {address}: {error}"))
 }
 
-async fn wait_until_ready(readiness: &Readiness, stop: &CancellationToken) {
-    while !readiness.is_ready() && !stop.is_cancelled() {
+async fn wait_until_ready(readiness: &Readiness) {
+    while !readiness.is_ready() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -52,7 +52,7 @@ async fn a_plain_request_is_mtls_on_the_wire() -> Result<()> {
 /// One plain request; the certificate that the server's sidecar saw; and no word of either on the wire.
 fn prove(client: &Namespace, bridge: &Bridge) -> Result<()> {
     let control = format!("http://{}:{PORT_PLAIN_HTTP}/ready", bridge.address(1));
-    let sniffer = Sniffer::start()?;
+    let sniffer = Sniffer::start(bridge)?;
     // The sidecar's own user is not captured: proof that the recorder sees what is sent in the clear.
     client.run(Some(SIDECAR_USER), "curl", &["-sS", "--max-time", "5", &control])?;
     let answer =

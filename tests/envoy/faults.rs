@@ -25,8 +25,17 @@ const CLIENT: usize = 1;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_control_plane_is_killed_and_comes_back() -> Result<()> {
+    kill_and_come_back(true).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_control_plane_is_killed_and_comes_back_state_of_the_world() -> Result<()> {
+    kill_and_come_back(false).await
+}
+
+async fn kill_and_come_back(delta: bool) -> Result<()> {
     let _turn = turn().await;
-    let mut mesh = start("1.40", true).await?;
+    let mut mesh = start("1.40", delta).await?;
     let measured = Measured::start(&mesh, 200).await?;
     mesh.restart_control_plane().await?;
     wait_until_connected(&mesh, 4).await?;

@@ -3,7 +3,8 @@
 
 mod canary;
 mod capture;
-
+mod discovery;
 mod faults;
 mod mesh;
+mod sniffing;
 mod walk;

@@ -1,24 +1,26 @@
 //! A mesh of processes for one test; the tests of this file take turns, for they all measure.
 
-use std::{ops::DerefMut, path::PathBuf, time::Instant};
+use std::{fs::File, path::PathBuf, time::Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Error, Result, ensure};
 use harness::{
     address::Loopback,
     counters::{Counters, expect_no_failures},
     load::{Load, Plan, Window},
-    mesh::{Mesh, Options},
-    process::tail,
+    mesh::{Mesh, Options, Proxy},
+    process::{tail, waited_for_cpu},
     statistics::{binomial_p_value, share_agrees},
     tools,
 };
-use tokio::sync::Mutex;
 
-static TURN: Mutex<()> = Mutex::const_new(());
-
-/// Waits for this test's turn; hold what it gives until the end.
-pub(crate) async fn turn() -> impl DerefMut {
-    TURN.lock().await
+/// Waits for this test's turn; hold what it gives until the end. A file's lock, not a mutex: some runners start a
+/// process for each test.
+pub(crate) async fn turn() -> File {
+    let locked = tokio::task::spawn_blocking(|| {
+        let file = File::create(concat!(env!("CARGO_TARGET_TMPDIR"), "/envoy-turn"))?;
+        file.lock().map(|()| file)
+    });
+    locked.await.unwrap().unwrap()
 }
 
 pub(crate) fn options(envoy_minor: &str, delta: bool) -> Result<Options> {
@@ -51,12 +53,32 @@ impl Measured {
 
     /// Stops, and fails unless every request was answered and the Envoys saw no failure either.
     pub(crate) async fn expect_no_failures(self, mesh: &mut Mesh) -> Result<Window> {
+        let finished = self.finish(mesh).await?;
+        finished.judge(mesh)?;
+        Ok(finished.window)
+    }
+
+    /// Stops.
+    pub(crate) async fn finish(self, mesh: &mut Mesh) -> Result<Finished> {
         // Before the load stops: what it held open would end under the Envoys' eyes.
-        let counted = expect_no_failures(&self.before, &mesh.counters().await?);
+        let counted = expect_no_failures(&self.before, &mesh.counters().await?).map_err(|error| error.to_string());
         let window = self.load.stop().await;
         mesh.check_running()?;
-        no_failures(&window, mesh)?;
-        counted.map(|()| window)
+        Ok(Finished { window, counted })
+    }
+}
+
+/// What a measurement gave: as the clients saw it and as the Envoys counted it.
+pub(crate) struct Finished {
+    pub(crate) window: Window,
+    counted: Result<(), String>,
+}
+
+impl Finished {
+    /// Fails unless every request was answered and the Envoys saw no failure either.
+    pub(crate) fn judge(&self, mesh: &mut Mesh) -> Result<()> {
+        no_failures(&self.window, mesh)?;
+        self.counted.clone().map_err(Error::msg)
     }
 }
 
@@ -67,11 +89,21 @@ pub(crate) fn no_failures(window: &Window, mesh: &mut Mesh) -> Result<()> {
     let total = window.outcomes().len();
     ensure!(
         failures.is_empty(),
-        "{} of {total} requests failed:{first}\ncontrol plane:\n{}",
+        "{} of {total} requests failed:{first}\nwaited for a CPU, as a share of running and waiting: {}\ncontrol plane:\n{}",
         failures.len(),
+        starvation(mesh),
         tail(&mesh.control_plane().log(), 10)
     );
     Ok(())
+}
+
+/// Tells a stall from a machine that is too busy: how long each Envoy's workers stood in the kernel's run queue.
+fn starvation(mesh: &mut Mesh) -> String {
+    let share = |proxy: &Proxy| {
+        let waited = proxy.envoy_id().and_then(waited_for_cpu).map_or("unknown".to_owned(), |share| format!("{:.0} %", share * 100.0));
+        format!("{} {waited}", proxy.pod().name)
+    };
+    mesh.proxies().iter().map(share).collect::<Vec<_>>().join(", ")
 }
 
 /// Waits until each path has `sample` answers to requests sent from now on, and judges the share of v2 on each.

@@ -1,10 +1,14 @@
 //! A random walk of weights, subsets and whole backends under load: no request may fail because of the order in
 //! which a proxy is told. `WALK_STEPS` sets its length, `WALK_SEED` walks the same way again.
 
-use std::{env, time::Instant};
+use std::{
+    env,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use harness::{
+    load::Window,
     mesh::{Mesh, PUBLIC_HOST, REVIEWS_V1, REVIEWS_V2, VIRTUAL_SERVICE, VIRTUAL_SERVICE_FILE},
     random::{Random, fresh_seed},
     said::say,
@@ -57,17 +61,31 @@ async fn take_steps(envoy_minor: &str, delta: bool, steps: u32, seed: u64) -> Re
     mesh.apply(VIRTUAL_SERVICE_FILE, &place.yaml(&mesh), VIRTUAL_SERVICE).await?;
     let measured = Measured::start(&mesh, RATE).await?;
     let tests = 2 * (steps / HELD_EVERY) as usize;
+    let mut taken_steps = Vec::new();
     for number in 1..=steps {
-        let sent_from = Instant::now();
         let action = place.step(&mut random);
+        let began = Instant::now();
+        taken_steps.push((began, format!("step {number}: {action}")));
         let taken = mesh.apply(VIRTUAL_SERVICE_FILE, &place.yaml(&mesh), VIRTUAL_SERVICE).await;
         taken.with_context(|| format!("step {number}: {action}"))?;
         if number % HELD_EVERY == 0 {
-            judge_shares(&measured, &mut mesh, SAMPLE, place.v2_percent, tests).await.with_context(|| format!("held at step {number}"))?;
+            let held = judge_shares(&measured, &mut mesh, SAMPLE, place.v2_percent, tests).await;
+            held.with_context(|| format!("held at step {number}: {}", blamed(&taken_steps, &measured.load.so_far())))?;
         }
-        no_failures(&measured.load.since(sent_from), &mut mesh).with_context(|| format!("step {number}: {action}"))?;
+        // A late request is known to be late a second after it was sent, steps later: the step is that of its sending.
+        let window = measured.load.since(began - Duration::from_secs(2));
+        no_failures(&window, &mut mesh).with_context(|| blamed(&taken_steps, &window))?;
     }
-    Ok(measured.expect_no_failures(&mut mesh).await?.outcomes().len())
+    let finished = measured.finish(&mut mesh).await?;
+    finished.judge(&mut mesh).with_context(|| blamed(&taken_steps, &finished.window))?;
+    Ok(finished.window.outcomes().len())
+}
+
+/// The step under way when the first request that failed was sent.
+fn blamed(steps: &[(Instant, String)], window: &Window) -> String {
+    let first = window.failures().iter().map(|failure| failure.sent).min();
+    let step = first.and_then(|sent| steps.iter().rev().find(|(began, _)| *began <= sent));
+    step.map_or_else(|| "no request failed".to_owned(), |(_, action)| format!("first failure sent during {action}"))
 }
 
 /// The client may reach every service of its namespace: the walk makes new ones.

@@ -24,22 +24,31 @@ pub const PORT_SECURE_GRPC: u16 = 15012;
 /// `/metrics`, `/debug`.
 pub const PORT_MONITORING: u16 = 15014;
 
-/// Makes `<home>/root` (its key encrypted, never shown to the control plane), `<home>/ca` and `<home>/issuer`.
+/// Where the token issuer's key is, below a mesh's folder.
+const ISSUER: &str = "offline/issuer";
+
+/// Makes `<home>/ca`, all that the control plane has of the CA, and `<home>/jwks`, all that it has of the token
+/// issuer. What stays with whoever holds the ceremony is `<home>/offline`: the issuer's key. The root's key is gone
+/// when this returns.
 pub fn ceremony(istiod_lite: &Path, home: &Path) -> Result<()> {
     let folder = |name: &str| home.join(name).display().to_string();
-    let passphrase = folder("passphrase");
+    let (root, passphrase, issuer) = (folder("offline/root"), folder("offline/passphrase"), folder(ISSUER));
+    fs::create_dir(home.join("offline"))?;
     fs::write(&passphrase, format!("{:016x}{:016x}\n", fresh_seed(), fresh_seed()))?;
-    run(istiod_lite, &["ca", "root", "--out", &folder("root"), "--passphrase-file", &passphrase])?;
-    run(istiod_lite, &["ca", "intermediate", "--root", &folder("root"), "--out", &folder("ca"), "--passphrase-file", &passphrase])?;
-    run(istiod_lite, &["ca", "issuer", "--out", &folder("issuer")])?;
-    // Only the ceremony had it: the root's key is of no use to anybody from here on.
-    fs::remove_file(&passphrase)?;
+    run(istiod_lite, &["ca", "root", "--out", &root, "--passphrase-file", &passphrase])?;
+    run(istiod_lite, &["ca", "intermediate", "--root", &root, "--out", &folder("ca"), "--passphrase-file", &passphrase])?;
+    run(istiod_lite, &["ca", "issuer", "--out", &issuer])?;
+    fs::create_dir(home.join("jwks"))?;
+    fs::copy(home.join(ISSUER).join("jwks.json"), home.join("jwks/jwks.json"))?;
+    // Nobody needs the root's key from here on: its certificate is in `ca`.
+    fs::remove_dir_all(root)?;
+    fs::remove_file(passphrase)?;
     Ok(())
 }
 
 /// Puts a token for the pod's service account into `<home>/<pod>.token`.
 pub fn issue_token(istiod_lite: &Path, home: &Path, pod: Pod) -> Result<()> {
-    let issuer = home.join("issuer").display().to_string();
+    let issuer = home.join(ISSUER).display().to_string();
     let token = run(
         istiod_lite,
         &["ca", "token", "--issuer-dir", &issuer, "--namespace", pod.namespace, "--service-account", pod.service_account],
@@ -51,10 +60,11 @@ pub fn issue_token(istiod_lite: &Path, home: &Path, pod: Pod) -> Result<()> {
 /// Starts the control plane on `<home>/config`, with every port on `address`.
 pub fn control_plane(options: &Options, home: &Path, address: IpAddr) -> Result<Process> {
     let mut command = Command::new(&options.istiod_lite);
+    end_with_this_process(&mut command, options);
     command.arg("discovery");
     command.arg("--config-dir").arg(home.join("config"));
     command.arg("--ca-dir").arg(home.join("ca"));
-    command.arg("--token-issuer-dir").arg(home.join("issuer"));
+    command.arg("--token-issuer-dir").arg(home.join("jwks"));
     for (flag, port) in [
         ("--httpAddr", PORT_PLAIN_HTTP),
         ("--grpcAddr", PORT_PLAIN_GRPC),
@@ -75,6 +85,7 @@ pub fn control_plane(options: &Options, home: &Path, address: IpAddr) -> Result<
 
 /// Adds the arguments of a pod's agent. `command` is `istiod-lite`, or something that runs it.
 pub fn agent(command: &mut Command, options: &Options, home: &Path, pod: Pod, address: IpAddr, discovery: SocketAddr, interception: &str) {
+    end_with_this_process(command, options);
     command.arg("agent").arg(pod.role);
     command.args(["--pod-name", pod.name, "--namespace", pod.namespace, "--service-account", pod.service_account]);
     for (name, value) in pod.labels {
@@ -89,4 +100,9 @@ pub fn agent(command: &mut Command, options: &Options, home: &Path, pod: Pod, ad
     command.arg("--token-file").arg(home.join(format!("{}.token", pod.name)));
     command.arg("--work-dir").arg(home.join(pod.name));
     command.arg("--envoy").arg(&options.envoy).arg(if options.delta { "--delta" } else { "--sotw" });
+}
+
+/// A runner that is killed cannot tidy up: the kernel ends its children instead, as agents have it end their Envoys.
+fn end_with_this_process(command: &mut Command, options: &Options) {
+    command.args(["agent", "launch", &std::process::id().to_string()]).arg(&options.istiod_lite);
 }

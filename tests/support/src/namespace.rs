@@ -194,7 +194,7 @@ impl Drop for Inhabitant {
     }
 }
 
-/// Records every frame that this machine's interfaces see.
+/// Records every frame of a bridge's network that this machine's interfaces see.
 #[derive(Debug)]
 pub struct Sniffer {
     stop: Arc<AtomicBool>,
@@ -202,13 +202,14 @@ pub struct Sniffer {
 }
 
 impl Sniffer {
-    /// Starts recording.
-    pub fn start() -> Result<Self> {
+    /// Starts recording; what else happens on this machine (another mesh, say) is left out.
+    pub fn start(bridge: &Bridge) -> Result<Self> {
+        let network = [10, 211, bridge.third];
         let socket =
             socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_NONBLOCK, SockProtocol::EthAll).context("packet socket")?;
         let stop = Arc::new(AtomicBool::new(false));
         let told = stop.clone();
-        Ok(Self { stop, thread: thread::spawn(move || record(&socket, &told)) })
+        Ok(Self { stop, thread: thread::spawn(move || record(&socket, network, &told)) })
     }
 
     /// Ends recording; the frames.
@@ -220,17 +221,23 @@ impl Sniffer {
     }
 }
 
-fn record(socket: &OwnedFd, stop: &AtomicBool) -> Vec<Vec<u8>> {
+fn record(socket: &OwnedFd, network: [u8; 3], stop: &AtomicBool) -> Vec<Vec<u8>> {
     let mut frames = Vec::new();
     let mut buffer = vec![0; 70_000];
     while !stop.load(Ordering::Relaxed) {
         match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-            Ok(length) => frames.push(buffer[..length].to_vec()),
+            Ok(length) if is_of(network, &buffer[..length]) => frames.push(buffer[..length].to_vec()),
+            Ok(_) => {}
             Err(Errno::EAGAIN | Errno::EINTR) => thread::sleep(Duration::from_millis(1)),
             Err(_) => break,
         }
     }
     frames
+}
+
+/// Whether source or destination of an IPv4 packet in an Ethernet frame is in the network.
+fn is_of(network: [u8; 3], frame: &[u8]) -> bool {
+    [26, 30].into_iter().any(|at| frame.get(at..at + 3) == Some(&network))
 }
 
 /// Whether any frame contains these bytes.
@@ -255,7 +262,7 @@ mod tests {
         let server = Namespace::create(&bridge, "server", 4, "127.0.0.1 localhost\n").unwrap();
         let _workload = server.inhabit(|| Workload::start("v1", SocketAddr::from(([0, 0, 0, 0], 9080)), None)).unwrap();
         let url = format!("http://{}:9080/plain-as-day", server.address());
-        let sniffer = Sniffer::start().unwrap();
+        let sniffer = Sniffer::start(&bridge).unwrap();
         let answer = client.run(Some(SIDECAR_USER), "curl", &["-sS", "--max-time", "5", &url]).unwrap();
         let frames = sniffer.stop().unwrap();
         assert_eq!(answer, "reviews v1 (good)\n");

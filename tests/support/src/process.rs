@@ -59,6 +59,11 @@ impl Process {
         Ok(())
     }
 
+    /// How it ended; `None` while it runs.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
     /// Sends a signal to the process itself.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         signal_process(self.id(), signal)
@@ -111,6 +116,21 @@ pub fn children(parent: u32) -> Result<Vec<u32>> {
     }
     found.sort_unstable();
     Ok(found)
+}
+
+/// Of the time that an Envoy's workers ran or wanted to run, the share that they waited for a CPU (Linux `schedstat`).
+pub fn waited_for_cpu(envoy: u32) -> Result<f64> {
+    let (mut ran, mut waited) = (0.0, 0.0);
+    for task in std::fs::read_dir(format!("/proc/{envoy}/task"))? {
+        let task = task?.path();
+        if std::fs::read_to_string(task.join("comm"))?.starts_with("wrk:") {
+            let text = std::fs::read_to_string(task.join("schedstat"))?;
+            let mut numbers = text.split_ascii_whitespace().filter_map(|number| number.parse::<f64>().ok());
+            ran += numbers.next().unwrap_or_default();
+            waited += numbers.next().unwrap_or_default();
+        }
+    }
+    Ok(if ran + waited > 0.0 { waited / (ran + waited) } else { 0.0 })
 }
 
 /// Runs a command to its end; an error with its output unless it succeeds.

@@ -13,8 +13,12 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
 use http_body_util::Full;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::copy,
     net::{TcpListener, TcpStream},
@@ -57,6 +61,13 @@ impl Workload {
         Ok(Self { state, tasks })
     }
 
+    /// Serves HTTP/1, HTTP/2 without TLS, and an echo of what is neither, all on one port.
+    pub async fn start_any(version: &str, address: SocketAddr) -> Result<Self> {
+        let state = Arc::new(State { version: version.to_owned(), bad: AtomicBool::new(false), answered: AtomicU64::new(0) });
+        let listener = TcpListener::bind(address).await.with_context(|| format!("workload on {address}"))?;
+        Ok(Self { state: state.clone(), tasks: vec![tokio::spawn(serve_any(listener, state))] })
+    }
+
     /// From now on it answers as a bad release would (or no longer).
     pub fn misbehave(&self, bad: bool) {
         self.state.bad.store(bad, Ordering::Relaxed);
@@ -85,6 +96,25 @@ async fn serve_http(listener: TcpListener, state: Arc<State>) {
             });
             // A client that goes away is no failure of the workload.
             let _ = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+async fn serve_any(listener: TcpListener, state: Arc<State>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let state = state.clone();
+        tokio::spawn(async move {
+            let mut first = [0; 4];
+            let _ = stream.peek(&mut first).await;
+            let service = service_fn(move |request| {
+                let answer = answer(&state, &request);
+                async move { Ok::<_, Infallible>(answer) }
+            });
+            match &first {
+                b"GET " => drop(http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await),
+                b"PRI " => drop(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await),
+                _ => echo(stream).await,
+            }
         });
     }
 }
