@@ -6,6 +6,8 @@
 //! The figures are CPU time of the one thread that does the work (what istiod's are too), so that what else the machine
 //! does shows less.
 
+#![allow(clippy::expect_used, reason = "a bench ends when something fails")]
+
 mod measure;
 
 use std::{fmt::Write, hint::black_box, sync::Arc};
@@ -21,7 +23,6 @@ use istiod_lite::{
     },
     xds::{classes::Classes, resource::ResourceType, view::View},
 };
-
 use measure::ThreadCpu;
 
 // As the binary does.

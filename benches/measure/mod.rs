@@ -1,5 +1,7 @@
 //! What is measured where one thread does all the work: its CPU time, so that what else the machine does shows less.
 
+#![allow(clippy::expect_used, reason = "a bench ends when something fails")]
+
 use std::time::Duration;
 
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
