@@ -13,9 +13,9 @@ use prometheus_client::{
     metrics::{MetricType, TypedMetric},
 };
 
-/// A counter whose name is not given the suffix `_total`, which the OpenMetrics encoder adds to every counter.
+/// A counter whose name is not given the suffix `_total`, which the encoder adds to every other counter.
 ///
-/// It is exposed with the type `gauge` for that reason; queries do not see the difference.
+/// OpenMetrics forbids that, the text format of Prometheus does not: an endpoint that has one serves the latter.
 #[derive(Clone, Debug, Default)]
 pub struct ExactCounter(Arc<AtomicU64>);
 
@@ -37,11 +37,12 @@ impl ExactCounter {
 }
 
 impl TypedMetric for ExactCounter {
-    const TYPE: MetricType = MetricType::Gauge;
+    const TYPE: MetricType = MetricType::Counter;
 }
 
 impl EncodeMetric for ExactCounter {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        // What is encoded as a gauge keeps its name.
         encoder.encode_gauge(&i64::try_from(self.get()).unwrap_or(i64::MAX))
     }
 
@@ -64,6 +65,6 @@ mod tests {
         counter.add(3);
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();
-        assert!(text.contains("\npilot_xds_pushes 3\n"), "{text}");
+        assert!(text.contains("# TYPE pilot_xds_pushes counter\npilot_xds_pushes 3\n"), "{text}");
     }
 }

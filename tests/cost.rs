@@ -8,7 +8,7 @@ use istiod_lite::{
     api::{self, Object, ObjectKey, mesh_config::MeshConfig, yaml},
     mesh::{
         engine::Engine,
-        model::{Flavour, Interception, Proxy, ProxyKind},
+        model::{Proxy, ProxyKind},
     },
     xds::{classes::Classes, node::Node, resource::ResourceType, view::View, view::Views},
 };
@@ -111,27 +111,7 @@ fn proxy(kind: ProxyKind, namespace: &str, last: u8) -> Proxy {
         ProxyKind::Gateway => [label("istio", "ingressgateway")].into(),
         ProxyKind::Sidecar => [label("app", "client")].into(),
     };
-    Proxy {
-        id: format!("p{last}.{namespace}").into(),
-        kind,
-        namespace: namespace.into(),
-        service_account: "default".into(),
-        ips: vec![[10, 1, 0, last].into()],
-        labels: Arc::new(labels),
-        cluster: "Kubernetes".into(),
-        network: Default::default(),
-        locality: Default::default(),
-        node: Default::default(),
-        interception: Interception::Redirect,
-        flavour: Flavour::Stock,
-        dns_domain: format!("{namespace}.svc.cluster.local").into(),
-        telemetry: Arc::default(),
-        idle_timeout: None,
-        http10: false,
-        http_proxy_port: None,
-        unprivileged: false,
-        pod_ports: Vec::new(),
-    }
+    Proxy { ips: vec![[10, 1, 0, last].into()], labels: Arc::new(labels), ..Proxy::new(kind, &format!("p{last}.{namespace}")) }
 }
 
 /// A mesh with proxies attached: three sidecars of two namespaces and a gateway.
@@ -164,11 +144,18 @@ impl Mesh {
     }
 
     fn apply(&mut self, text: &str) -> Cost {
+        let before = self.classes.translated();
         let applied = self.engine.apply(keyed(&parse(text)));
         let prepared = self.classes.prepare(applied.world, &applied.touched);
         let cost = Cost {
             recomputed: applied.recomputed,
-            translated: prepared.translated().filter(|(_, count)| *count > 0).collect(),
+            translated: self
+                .classes
+                .translated()
+                .into_iter()
+                .map(|(what, now)| (what, now - before[what]))
+                .filter(|(_, count)| *count > 0)
+                .collect(),
             changed: prepared.changed().filter(|(_, count)| *count > 0).collect(),
             proxies: prepared.proxies().len(),
         };

@@ -12,12 +12,12 @@ use crate::{
     api::{Diagnostic, Severity, mesh_config::MeshConfig},
     mesh::{
         engine::Engine,
-        model::{Flavour, Interception, Locality, Proxy, ProxyKind, TelemetryIdentity, Workload},
+        model::{Flavour, Interception, Proxy, ProxyKind, Workload},
         scope::gateways_for,
         validate,
         world::World,
     },
-    source::folder::read_paths,
+    source::folder::{Contents, read_paths},
     xds::{
         classes::Classes,
         render::{resource_to_json, to_json},
@@ -94,16 +94,17 @@ enum Build {
 }
 
 pub(super) fn run(arguments: Arguments) -> ExitCode {
-    let (objects, mut found) = read_paths(&arguments.file);
+    let Contents { objects, findings: mut found, places } = read_paths(&arguments.file);
     let mut engine = Engine::new(&arguments.domain, MeshConfig::default());
     let applied = engine.apply(objects.into_iter().map(|object| (object.key.clone(), Some(object))));
     found.extend(validate::check(&applied.world));
+    let shown = show(&arguments, applied.world, &mut found);
+    let mut found: Vec<Diagnostic> = found.into_iter().map(|finding| places.locate(finding)).collect();
     found.sort();
     for finding in &found {
         eprintln!("{finding}");
     }
-    let shown = show(&arguments, applied.world).and_then(|value| print(&value, arguments.output));
-    match shown {
+    match shown.and_then(|value| print(&value, arguments.output)) {
         Ok(()) if found.iter().any(is_error) => ExitCode::from(2),
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -117,11 +118,12 @@ fn is_error(finding: &Diagnostic) -> bool {
     finding.severity == Severity::Error
 }
 
-fn show(arguments: &Arguments, world: Arc<World>) -> anyhow::Result<Value> {
+fn show(arguments: &Arguments, world: Arc<World>, found: &mut Vec<Diagnostic>) -> anyhow::Result<Value> {
     let proxy = declared(arguments, &world)?;
     let classes = Classes::default();
     classes.prepare(world, &Default::default()).send();
     let view = classes.view_for(&proxy);
+    found.extend(classes.findings_for(&proxy));
     if arguments.bootstrap {
         let bootstrap = static_bootstrap(&view, &proxy)?;
         return Ok(to_json(&Bootstrap::type_url(), &bootstrap.encode_to_vec()));
@@ -162,16 +164,12 @@ fn declared(arguments: &Arguments, world: &World) -> anyhow::Result<Proxy> {
         anyhow!("--proxy: there is no Pod {name} in namespace {namespace}; there are: {}", known.join(", "))
     })?;
     let gateway = arguments.gateway.unwrap_or_else(|| !gateways_for(world, &pod.labels).is_empty());
+    let kind = if gateway { ProxyKind::Gateway } else { ProxyKind::Sidecar };
     Ok(Proxy {
-        id: arguments.proxy.as_str().into(),
-        kind: if gateway { ProxyKind::Gateway } else { ProxyKind::Sidecar },
-        namespace: namespace.into(),
         service_account: pod.service_account.clone(),
         ips: pod.ips.clone(),
         labels: Arc::clone(&pod.labels),
         cluster: arguments.cluster_id.as_str().into(),
-        network: Default::default(),
-        locality: Locality::default(),
         node: pod.node.clone(),
         interception: interception(pod),
         flavour: match arguments.flavour {
@@ -179,12 +177,8 @@ fn declared(arguments: &Arguments, world: &World) -> anyhow::Result<Proxy> {
             Build::Istio => Flavour::Istio,
         },
         dns_domain: format!("{namespace}.svc.{}", arguments.domain).into(),
-        telemetry: Arc::new(TelemetryIdentity::default()),
-        idle_timeout: None,
-        http10: false,
-        http_proxy_port: None,
-        unprivileged: false,
         pod_ports: pod.ports.clone(),
+        ..Proxy::new(kind, &arguments.proxy)
     })
 }
 

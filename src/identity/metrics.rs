@@ -1,20 +1,15 @@
 //! The CA's counters, by istiod's names (contract §10.2).
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, AtomicU64, Ordering},
-};
+use std::sync::atomic::AtomicI64;
 
 use jiff::Timestamp;
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder},
-    metrics::{MetricType, TypedMetric, family::Family, gauge::Gauge},
+    metrics::{MetricType, family::Family, gauge::Gauge},
     registry::Registry,
 };
 
-/// A counter whose name is written as it is: OpenMetrics would append `_total`, and istiod's names lack it.
-#[derive(Clone, Debug, Default)]
-pub struct PlainCounter(Arc<AtomicU64>);
+use crate::metrics::ExactCounter;
 
 /// Why signing failed (label of `citadel_server_csr_sign_err_count`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -27,54 +22,21 @@ pub struct SignError {
 #[derive(Clone, Debug, Default)]
 pub struct CaMetrics {
     /// Requests that came.
-    pub requests: PlainCounter,
+    pub requests: ExactCounter,
     /// Requests whose caller could not be proven.
-    pub authentication_failures: PlainCounter,
+    pub authentication_failures: ExactCounter,
     /// Requests whose CSR could not be read.
-    pub csr_parsing_errors: PlainCounter,
+    pub csr_parsing_errors: ExactCounter,
     /// Callers without an identity.
-    pub id_extraction_errors: PlainCounter,
+    pub id_extraction_errors: ExactCounter,
     /// Requests that were not signed, by reason.
-    pub sign_errors: Family<SignError, PlainCounter>,
+    pub sign_errors: Family<SignError, ExactCounter>,
     /// Certificates issued.
-    pub issued: PlainCounter,
+    pub issued: ExactCounter,
     /// When the root that signs the chain expires, Unix seconds.
     pub root_expiry: Gauge<i64, AtomicI64>,
     /// When the chain up to the root expires first, Unix seconds.
     pub chain_expiry: Gauge<i64, AtomicI64>,
-}
-
-// === impl PlainCounter ===
-
-impl PlainCounter {
-    /// One more.
-    pub fn increment(&self) {
-        self.add(1);
-    }
-
-    /// `count` more.
-    pub fn add(&self, count: u64) {
-        self.0.fetch_add(count, Ordering::Relaxed);
-    }
-
-    /// How many so far.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-impl TypedMetric for PlainCounter {
-    const TYPE: MetricType = MetricType::Counter;
-}
-
-impl EncodeMetric for PlainCounter {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
-        encoder.encode_gauge(&self.get())
-    }
-
-    fn metric_type(&self) -> MetricType {
-        Self::TYPE
-    }
 }
 
 /// Seconds from now until a moment, computed when it is read.
@@ -141,12 +103,14 @@ impl CaMetrics {
     }
 
     pub(super) fn count_sign_error(&self, reason: &str) {
-        self.sign_errors.get_or_create(&SignError { error: reason.into() }).increment();
+        self.sign_errors.get_or_create(&SignError { error: reason.into() }).inc();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
@@ -154,7 +118,7 @@ mod tests {
         let (metrics, mut registry) = (CaMetrics::default(), Registry::default());
         let clock: super::super::Clock = Arc::new(|| Timestamp::from_second(1_000).unwrap());
         metrics.register(&mut registry, &clock);
-        metrics.requests.increment();
+        metrics.requests.inc();
         metrics.count_sign_error("csr_error");
         metrics.set_expiry(Timestamp::from_second(4_000).unwrap(), Timestamp::from_second(3_000).unwrap());
         let mut text = String::new();

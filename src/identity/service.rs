@@ -59,8 +59,8 @@ impl CertificateService {
             IssueError::CaExpired(_) | IssueError::Signing(_) => ("cert_gen_error", Status::internal(refusal.to_string())),
         };
         match &refusal {
-            IssueError::Request(_) => self.metrics.csr_parsing_errors.increment(),
-            IssueError::Identity(_) => self.metrics.id_extraction_errors.increment(),
+            IssueError::Request(_) => self.metrics.csr_parsing_errors.inc(),
+            IssueError::Identity(_) => self.metrics.id_extraction_errors.inc(),
             _ => {}
         }
         self.metrics.count_sign_error(reason);
@@ -75,19 +75,19 @@ impl CertificateService {
 #[tonic::async_trait]
 impl IstioCertificateService for CertificateService {
     async fn create_certificate(&self, request: Request<IstioCertificateRequest>) -> Result<Response<IstioCertificateResponse>, Status> {
-        self.metrics.requests.increment();
+        self.metrics.requests.inc();
         let Some(Caller::Workload(caller)) = request.extensions().get::<Caller>().cloned() else {
-            self.metrics.authentication_failures.increment();
+            self.metrics.authentication_failures.inc();
             return Err(Status::unauthenticated("request authenticate failure"));
         };
         let request = request.into_inner();
         if asks_to_impersonate(&request) {
-            self.metrics.authentication_failures.increment();
+            self.metrics.authentication_failures.inc();
             warn!(%caller, "asks for another's identity, which nobody is trusted to");
             return Err(Status::unauthenticated("request impersonation authentication failure"));
         }
         let cert_chain = self.sign(&request, &caller).map_err(|error| self.refuse(&caller, error))?;
-        self.metrics.issued.increment();
+        self.metrics.issued.inc();
         debug!(%caller, "certificate issued");
         Ok(Response::new(IstioCertificateResponse { cert_chain }))
     }

@@ -18,7 +18,7 @@ mod store;
 mod tests;
 mod workloads;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use smol_str::SmolStr;
 
@@ -33,7 +33,7 @@ use self::{
     store::{Id, Store},
 };
 use super::{
-    model::{EndpointAddress, EndpointSet, Hostname, Service, ServiceKey},
+    model::{Endpoint, EndpointAddress, EndpointSet, Hostname, Service, ServiceKey},
     policy::mtls,
     world::{NamedKey, Touched, World},
 };
@@ -77,6 +77,8 @@ struct Dirty {
     services: BTreeSet<ServiceKey>,
     routes: BTreeSet<NamedKey>,
     touched: Touched,
+    /// Becomes `touched.addresses` in one go: a set is much cheaper made from a list than one by one.
+    addresses: Vec<IpAddr>,
     recomputed: usize,
 }
 
@@ -134,6 +136,7 @@ impl Engine {
         self.derive_endpoints(world, dirty);
         self.derive_services(world, dirty);
         self.derive_routes(world, dirty);
+        dirty.touched.addresses = std::mem::take(&mut dirty.addresses).into_iter().collect();
     }
 
     /// The settings decide about everything: when they differ, every object counts as changed.
@@ -208,8 +211,8 @@ impl Engine {
                 continue;
             }
             dirty.touched.namespaces.insert(key.0.clone());
-            dirty.touched.addresses.extend(old.into_iter().flat_map(|old| old.ips.iter().copied()));
-            dirty.touched.addresses.extend(new.iter().flat_map(|new| new.ips.iter().copied()));
+            dirty.addresses.extend(old.into_iter().flat_map(|old| old.ips.iter().copied()));
+            dirty.addresses.extend(new.iter().flat_map(|new| new.ips.iter().copied()));
             self.pod_nodes.set(&key, new.iter().filter(|new| !new.node.is_empty()).map(|new| new.node.clone()).collect());
             match new {
                 Some(new) => _ = world.workloads.insert(key, Arc::new(new)),
@@ -247,7 +250,7 @@ impl Engine {
             if mtls::all_take_mtls(&old) != mtls::all_take_mtls(&new) {
                 dirty.touched.services.insert(key.hostname.clone());
             }
-            index_addresses(world, &key, &old, &new, &mut dirty.touched);
+            index_addresses(world, &key, &old, &new, &mut dirty.addresses);
             dirty.services.insert(key.clone());
             if new.ports.is_empty() {
                 world.endpoints.remove(&key);
@@ -275,7 +278,7 @@ impl Engine {
             }
             if !same_shape(old.map(|old| &**old), new.as_ref()) {
                 dirty.touched.routes.extend(self.routes.hosts_routing_to(&key.hostname, world));
-                touch_proxies(world, &key, new.as_ref(), &mut dirty.touched);
+                touch_proxies(world, &key, new.as_ref(), dirty);
             }
             dirty.touched.services.insert(key.hostname.clone());
             match new {
@@ -322,43 +325,62 @@ fn same_shape(old: Option<&Service>, new: Option<&Service>) -> bool {
     }
 }
 
-fn index_addresses(world: &mut World, key: &ServiceKey, old: &EndpointSet, new: &EndpointSet, touched: &mut Touched) {
-    let addresses = |set: &EndpointSet| -> BTreeSet<_> {
-        let all = set.ports.iter().flat_map(|(_, endpoints)| endpoints.iter());
-        let ips = all.filter_map(|endpoint| match endpoint.address {
-            EndpointAddress::Ip(ip) => Some(ip),
-            _ => None,
-        });
-        ips.collect()
-    };
-    let (old, new) = (addresses(old), addresses(new));
-    for ip in old.symmetric_difference(&new) {
-        touched.addresses.insert(*ip);
-        let mut services = world.services_at.get(ip).map(|services| BTreeSet::clone(services)).unwrap_or_default();
-        if new.contains(ip) {
-            services.insert(key.clone());
-        } else {
-            services.remove(key);
+fn index_addresses(world: &mut World, key: &ServiceKey, old: &EndpointSet, new: &EndpointSet, touched: &mut Vec<IpAddr>) {
+    let (old, new) = (listening(old), listening(new));
+    // A proxy's target is the port that its endpoint has, so that one which moves to another port counts too.
+    touched.extend(missing(&old, &new).chain(missing(&new, &old)).map(|(ip, ..)| *ip));
+    let (old, new) = (addresses(&old), addresses(&new));
+    let gone = missing(&old, &new).map(|ip| (ip, false));
+    let come = missing(&new, &old).map(|ip| (ip, true));
+    // An address serves one service as a rule: all of them share this.
+    let alone: Arc<[ServiceKey]> = Arc::new([key.clone()]);
+    for (ip, is_ours) in gone.chain(come) {
+        let others = world.services_at.get(ip).map_or(&[][..], |services| services).iter().filter(|other| *other != key);
+        let mut services: Vec<ServiceKey> = others.cloned().collect();
+        if is_ours && services.is_empty() {
+            world.services_at.insert(*ip, Arc::clone(&alone));
+            continue;
         }
+        services.extend(is_ours.then(|| key.clone()));
+        services.sort();
         if services.is_empty() {
             world.services_at.remove(ip);
         } else {
-            world.services_at.insert(*ip, Arc::new(services));
+            world.services_at.insert(*ip, services.into());
         }
     }
 }
 
-/// Proxies behind a service that differs may have other targets, and so may those that its selector selects.
-fn touch_proxies(world: &World, key: &ServiceKey, new: Option<&Service>, touched: &mut Touched) {
-    let endpoints = world.endpoints.get(key).into_iter().flat_map(|set| set.ports.iter()).flat_map(|(_, endpoints)| endpoints.iter());
-    touched.addresses.extend(endpoints.filter_map(|endpoint| match endpoint.address {
-        EndpointAddress::Ip(ip) => Some(ip),
+/// Those of one sorted list that the other has not.
+fn missing<'a, T: Ord>(from: &'a [T], other: &'a [T]) -> impl Iterator<Item = &'a T> {
+    from.iter().filter(|item| other.binary_search(item).is_err())
+}
+
+/// Where endpoints listen: `(address, service port, endpoint port)`, sorted.
+fn listening(set: &EndpointSet) -> Vec<(IpAddr, u16, u16)> {
+    let all = set.ports.iter().flat_map(|(port, endpoints)| endpoints.iter().map(move |endpoint| (*port, endpoint)));
+    let at = |(port, endpoint): (u16, &Endpoint)| match endpoint.address {
+        EndpointAddress::Ip(ip) => Some((ip, port, endpoint.port)),
         _ => None,
-    }));
+    };
+    let mut listening: Vec<_> = all.filter_map(at).collect();
+    listening.sort_unstable();
+    listening
+}
+
+fn addresses(listening: &[(IpAddr, u16, u16)]) -> Vec<IpAddr> {
+    let mut addresses: Vec<IpAddr> = listening.iter().map(|(ip, ..)| *ip).collect();
+    addresses.dedup();
+    addresses
+}
+
+/// Proxies behind a service that differs may have other targets, and so may those that its selector selects.
+fn touch_proxies(world: &World, key: &ServiceKey, new: Option<&Service>, dirty: &mut Dirty) {
+    dirty.addresses.extend(world.endpoints.get(key).into_iter().flat_map(|set| listening(set)).map(|(ip, ..)| ip));
     let old = world.services.get(key).map(|old| &**old);
-    let inbound = |service: &Service| (service.registry, service.ports.clone(), service.selector.clone());
+    let inbound = |service: &Service| (service.registry, service.ports.clone(), service.selector.clone(), service.precedence.clone());
     let selecting = old.into_iter().chain(new).any(|service| !service.selector.is_empty());
     if selecting && old.map(inbound) != new.map(inbound) {
-        touched.namespaces.insert(key.namespace.clone());
+        dirty.touched.namespaces.insert(key.namespace.clone());
     }
 }

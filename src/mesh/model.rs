@@ -455,6 +455,37 @@ impl fmt::Display for SpiffeId {
     }
 }
 
+// === impl Proxy ===
+
+impl Proxy {
+    /// A proxy of which only this is known: stock Envoy, REDIRECT, in cluster `Kubernetes` of the domain
+    /// `cluster.local`. `id` is `pod.namespace`.
+    pub fn new(kind: ProxyKind, id: &str) -> Self {
+        let namespace = id.rsplit_once('.').map_or("", |(_, namespace)| namespace);
+        Self {
+            id: id.into(),
+            kind,
+            namespace: namespace.into(),
+            service_account: SmolStr::default(),
+            ips: Vec::new(),
+            labels: Arc::default(),
+            cluster: "Kubernetes".into(),
+            network: SmolStr::default(),
+            locality: Locality::default(),
+            node: SmolStr::default(),
+            interception: Interception::Redirect,
+            flavour: Flavour::Stock,
+            dns_domain: format_smolstr!("{namespace}.svc.cluster.local"),
+            telemetry: Arc::default(),
+            idle_timeout: None,
+            http10: false,
+            http_proxy_port: None,
+            unprivileged: false,
+            pod_ports: Vec::new(),
+        }
+    }
+}
+
 // === impl others ===
 
 impl Visibility {

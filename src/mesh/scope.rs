@@ -47,15 +47,15 @@ pub struct EgressScope {
     pub listener: Option<EgressListener>,
     /// Services that its hosts select (only those that have the listener's port, where there is one).
     pub services: OrdMap<Hostname, Arc<Service>>,
-    /// Routes that apply to sidecars in this scope (`gateways` has `mesh`), by exact VirtualService host: the first
-    /// in Istio's order wins.
-    pub routes: OrdMap<Hostname, Arc<RouteSet>>,
+    /// Routes that apply to sidecars in this scope (`gateways` has `mesh`), by exact VirtualService host; each list in
+    /// Istio's order. For one proxy and port the first of a list that has any routes for it wins.
+    pub routes: OrdMap<Hostname, Arc<Vec<Arc<RouteSet>>>>,
 }
 
 /// `port`, `bind` and `captureMode` of a Sidecar's egress listener.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EgressListener {
-    /// Number, when given.
+    /// Number, when given; zero for a Unix socket, which has services of every port.
     pub port: Option<u16>,
     /// Protocol as written, when a port is given.
     pub protocol: Option<super::model::Protocol>,

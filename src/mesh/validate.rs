@@ -95,7 +95,7 @@ spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}]}
         assert_eq!(
             findings(&both),
             ["warning: VirtualService/shop/b spec.hosts[0]: reviews.shop.svc.cluster.local is routed by VirtualService/shop/a too, \
-              which goes first by age, then name: for this host these routes are ignored"]
+              which goes first by age, then name: these routes are ignored for proxies and ports that it has any for"]
         );
     }
 

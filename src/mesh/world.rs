@@ -41,8 +41,8 @@ pub struct World {
     pub peer_authentications: OrdMap<NamedKey, Arc<PeerAuthentication>>,
     /// Labels of namespaces.
     pub namespaces: OrdMap<SmolStr, Arc<Labels>>,
-    /// Index: services that have an endpoint at an address.
-    pub services_at: OrdMap<IpAddr, Arc<BTreeSet<ServiceKey>>>,
+    /// Index: services that have an endpoint at an address, sorted.
+    pub services_at: OrdMap<IpAddr, Arc<[ServiceKey]>>,
     /// Index: DestinationRules by namespace and host.
     pub rules_by_host: OrdMap<(SmolStr, Hostname), Arc<HostRules>>,
     /// Index: routes for sidecars by host, the oldest first.

@@ -43,6 +43,12 @@ pub struct Record {
     pub published_unix_ms: i64,
     /// When the last proxy acknowledged, Unix milliseconds; absent while some have not.
     pub last_ack_unix_ms: Option<i64>,
+    /// `seen_unix_ms` to the microsecond.
+    pub seen_unix_us: i64,
+    /// `published_unix_ms` to the microsecond.
+    pub published_unix_us: i64,
+    /// `last_ack_unix_ms` to the microsecond.
+    pub last_ack_unix_us: Option<i64>,
     /// How many proxies the change concerned.
     pub proxies: usize,
     /// How many have yet to acknowledge.
@@ -62,6 +68,9 @@ impl Convergence {
             seen_unix_ms: seen.as_millisecond(),
             published_unix_ms: now.as_millisecond(),
             last_ack_unix_ms: proxies.is_empty().then(|| now.as_millisecond()),
+            seen_unix_us: seen.as_microsecond(),
+            published_unix_us: now.as_microsecond(),
+            last_ack_unix_us: proxies.is_empty().then(|| now.as_microsecond()),
             proxies: proxies.len(),
             awaited: proxies.len(),
         };
@@ -89,6 +98,7 @@ impl Convergence {
                 tracked.record.awaited = tracked.awaited.len();
                 if tracked.awaited.is_empty() {
                     tracked.record.last_ack_unix_ms = Some(now.as_millisecond());
+                    tracked.record.last_ack_unix_us = Some(now.as_microsecond());
                 }
             }
         }

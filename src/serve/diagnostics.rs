@@ -1,68 +1,88 @@
 //! The findings that stand: said once in the log, counted in metrics, shown under `/debug/diagnostics`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use parking_lot::Mutex;
 use prometheus_client::metrics::{family::Family, gauge::Gauge};
+use smol_str::SmolStr;
 
-use crate::api::{Diagnostic, Severity};
+use crate::{
+    api::{Diagnostic, Location, ObjectKey, Severity},
+    source::places::Places,
+};
 
 /// All findings that stand now, by who found them.
 #[derive(Debug, Default)]
 pub struct Standing {
-    /// From the source: what could not be read or was refused.
-    source: Mutex<BTreeSet<Diagnostic>>,
-    /// From checks across objects.
-    mesh: Mutex<BTreeSet<Diagnostic>>,
+    found: Mutex<Found>,
     /// How many stand, by severity: `istiod_lite_diagnostics`.
     pub gauges: Family<[(&'static str, &'static str); 1], Gauge>,
 }
 
+#[derive(Debug, Default)]
+struct Found {
+    // Each with the words in which it was told: when it is mended, its object may be nowhere any more.
+    by_finder: BTreeMap<Finder, BTreeMap<Diagnostic, String>>,
+    // Told at the moment of showing: an object that moves in its file is no new finding.
+    places: Places,
+}
+
 /// Who found it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Finder {
-    /// Reading and checking single objects.
-    Source,
+    /// A source: reading and checking single objects.
+    Source(SmolStr),
     /// Checking objects against each other.
     Mesh,
+    /// Making configuration for the proxies that are connected.
+    Translation,
 }
 
 impl Standing {
     /// These findings replace those of the same finder before. What is new is logged, and so is what is mended.
-    pub fn replace(&self, finder: Finder, found: Vec<Diagnostic>) {
-        let found: BTreeSet<Diagnostic> = found.into_iter().collect();
-        {
-            let mut standing = match finder {
-                Finder::Source => self.source.lock(),
-                Finder::Mesh => self.mesh.lock(),
-            };
-            for new in found.difference(&standing) {
-                match new.severity {
-                    Severity::Error => tracing::error!("{new}"),
-                    Severity::Warning => tracing::warn!("{new}"),
+    pub fn replace(&self, finder: Finder, findings: impl IntoIterator<Item = Diagnostic>) {
+        let findings: BTreeSet<Diagnostic> = findings.into_iter().collect();
+        let mut found = self.found.lock();
+        let mut before = found.by_finder.remove(&finder).unwrap_or_default();
+        let mut now = BTreeMap::new();
+        for finding in findings {
+            let told = before.remove(&finding).unwrap_or_else(|| {
+                let words = found.places.locate(finding.clone()).to_string();
+                match finding.severity {
+                    Severity::Error => tracing::error!("{words}"),
+                    Severity::Warning => tracing::warn!("{words}"),
                 }
-            }
-            for mended in standing.difference(&found) {
-                tracing::info!("no longer: {mended}");
-            }
-            *standing = found;
+                words
+            });
+            now.insert(finding, told);
         }
-        self.count();
+        for mended in before.values() {
+            tracing::info!("no longer: {mended}");
+        }
+        found.by_finder.insert(finder, now);
+        for (severity, label) in [(Severity::Error, "error"), (Severity::Warning, "warning")] {
+            let count = found.all().filter(|finding| finding.severity == severity).count();
+            self.gauges.get_or_create(&[("severity", label)]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Takes news of where objects are written, for findings that do not know it.
+    pub fn note_places(&self, news: Vec<(ObjectKey, Option<Location>)>) {
+        self.found.lock().places.note(news);
     }
 
     /// One line each, errors first.
     pub fn lines(&self) -> Vec<String> {
-        let mut all: Vec<Diagnostic> = self.source.lock().iter().chain(self.mesh.lock().iter()).cloned().collect();
+        let found = self.found.lock();
+        let mut all: Vec<Diagnostic> = found.all().map(|finding| found.places.locate(finding.clone())).collect();
         all.sort();
         all.iter().map(ToString::to_string).collect()
     }
+}
 
-    fn count(&self) {
-        for (severity, label) in [(Severity::Error, "error"), (Severity::Warning, "warning")] {
-            let of = |set: &Mutex<BTreeSet<Diagnostic>>| set.lock().iter().filter(|finding| finding.severity == severity).count();
-            let count = of(&self.source) + of(&self.mesh);
-            self.gauges.get_or_create(&[("severity", label)]).set(i64::try_from(count).unwrap_or(i64::MAX));
-        }
+impl Found {
+    fn all(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.by_finder.values().flat_map(BTreeMap::keys)
     }
 }
 
@@ -73,11 +93,21 @@ mod tests {
     #[test]
     fn findings_of_one_finder_replace_each_other() {
         let standing = Standing::default();
-        standing.replace(Finder::Source, vec![Diagnostic::error("spec", "bad")]);
+        standing.replace(Finder::Source("a".into()), vec![Diagnostic::error("spec", "bad")]);
+        standing.replace(Finder::Source("b".into()), vec![Diagnostic::error("spec", "worse")]);
         standing.replace(Finder::Mesh, vec![Diagnostic::warning("spec.host", "unknown")]);
-        standing.replace(Finder::Source, vec![]);
-        assert_eq!(standing.lines(), ["warning: spec.host: unknown"]);
-        assert_eq!(standing.gauges.get_or_create(&[("severity", "error")]).get(), 0);
+        standing.replace(Finder::Source("a".into()), vec![]);
+        assert_eq!(standing.lines(), ["error: spec: worse", "warning: spec.host: unknown"]);
+        assert_eq!(standing.gauges.get_or_create(&[("severity", "error")]).get(), 1);
         assert_eq!(standing.gauges.get_or_create(&[("severity", "warning")]).get(), 1);
+    }
+
+    #[test]
+    fn a_finding_is_shown_with_the_place_of_its_object() {
+        let key = ObjectKey { cluster: "c".into(), kind: crate::api::Kind::Gateway, namespace: "shop".into(), name: "public".into() };
+        let standing = Standing::default();
+        standing.replace(Finder::Mesh, [Diagnostic::warning("spec", "doubtful").of(&key)]);
+        standing.note_places(vec![(key, Some(Location { file: "g.yaml".into(), document: 3 }))]);
+        assert_eq!(standing.lines(), ["warning: Gateway/shop/public (g.yaml, document 3) spec: doubtful"]);
     }
 }

@@ -129,7 +129,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         standing: Arc::clone(&standing),
         readiness: Arc::clone(&readiness),
         convergence: Arc::clone(&convergence),
-        metrics: PipelineMetrics::register(&mut registry),
+        metrics: PipelineMetrics::register(&mut registry, classes.translations()),
     };
     let exposed = Exposed {
         readiness: Arc::clone(&readiness),
@@ -187,7 +187,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 }
 
 fn mesh_config(file: &MeshConfigFile) -> anyhow::Result<MeshConfig> {
-    let object = file
+    let (object, _) = file
         .read()
         .map_err(|found| anyhow::anyhow!("--meshConfig: {}", found.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
     match &object.spec {

@@ -75,7 +75,7 @@ async fn ready(State(exposed): State<Exposed>) -> Response {
 async fn metrics(State(exposed): State<Exposed>) -> Response {
     let mut text = String::new();
     match encode(&mut text, &exposed.registry) {
-        Ok(()) => ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response(),
+        Ok(()) => ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

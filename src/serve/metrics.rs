@@ -8,7 +8,11 @@ use prometheus_client::{
 };
 use smol_str::SmolStr;
 
-use crate::{metrics::ExactCounter, source::Change, xds::classes::Prepared};
+use crate::{
+    metrics::ExactCounter,
+    source::Change,
+    xds::classes::{Prepared, Translations},
+};
 
 type Labels<const N: usize> = [(&'static str, String); N];
 
@@ -19,7 +23,6 @@ pub struct PipelineMetrics {
     objects: ExactCounter,
     recomputed: ExactCounter,
     batches: ExactCounter,
-    translated: Family<Labels<1>, ExactCounter>,
     changed: Family<Labels<1>, ExactCounter>,
     proxies_pushed: ExactCounter,
     batch_seconds: Histogram,
@@ -28,13 +31,12 @@ pub struct PipelineMetrics {
 
 impl PipelineMetrics {
     /// Registers all of them.
-    pub fn register(registry: &mut Registry) -> Self {
+    pub fn register(registry: &mut Registry, translations: Translations) -> Self {
         let metrics = Self {
             events: Family::default(),
             objects: ExactCounter::default(),
             recomputed: ExactCounter::default(),
             batches: ExactCounter::default(),
-            translated: Family::default(),
             changed: Family::default(),
             proxies_pushed: ExactCounter::default(),
             batch_seconds: Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0]),
@@ -44,7 +46,7 @@ impl PipelineMetrics {
         registry.register("istiod_lite_objects_applied", "Objects applied to the engine", metrics.objects.clone());
         registry.register("istiod_lite_values_recomputed", "Derived values that the engine computed again", metrics.recomputed.clone());
         registry.register("istiod_lite_batches", "Batches of changes that became worlds", metrics.batches.clone());
-        registry.register("istiod_lite_translated", "Translations done, by what was translated", metrics.translated.clone());
+        registry.register("istiod_lite_translated", "Translations done, by what was translated", translations);
         registry.register("istiod_lite_resources_changed", "Shared resources that got new content, by type", metrics.changed.clone());
         registry.register("istiod_lite_proxies_concerned", "Proxies whose view a batch changed, summed", metrics.proxies_pushed.clone());
         registry.register("istiod_lite_batch_seconds", "From a batch to published views", metrics.batch_seconds.clone());
@@ -66,9 +68,6 @@ impl PipelineMetrics {
         self.batches.inc();
         self.objects.add(objects as u64);
         self.recomputed.add(recomputed as u64);
-        for (what, count) in prepared.translated() {
-            self.translated.get_or_create(&[("type", what.into())]).add(count);
-        }
         for (kind, count) in prepared.changed() {
             self.changed.get_or_create(&[("type", kind.short().into())]).add(count);
         }

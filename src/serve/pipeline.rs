@@ -46,6 +46,7 @@ impl Pipeline {
     pub async fn run(mut self, events: impl Stream<Item = Event>) {
         let mut events = pin!(events);
         let mut synced = false;
+        let mut findings = self.classes.findings();
         loop {
             let due = self.debounce.due().filter(|_| synced);
             tokio::select! {
@@ -59,6 +60,10 @@ impl Pipeline {
                     Some(event) => self.take_in(event),
                 },
                 () = until(due), if due.is_some() => self.publish_due(),
+                Ok(()) = findings.changed() => {
+                    let found = findings.borrow_and_update().clone();
+                    self.standing.replace(Finder::Translation, found);
+                }
             }
         }
     }
@@ -69,7 +74,8 @@ impl Pipeline {
                 self.metrics.count_events(&changes);
                 self.debounce.push(changes, Instant::now());
             }
-            Event::Diagnostics(found) => self.standing.replace(Finder::Source, found),
+            Event::Diagnostics { source, findings } => self.standing.replace(Finder::Source(source), findings),
+            Event::Places(news) => self.standing.note_places(news),
             Event::Lost { source, reason } => {
                 tracing::error!(%source, reason, "source lost; what it said is kept");
                 self.metrics.set_lost(&source, true);
@@ -101,14 +107,15 @@ impl Pipeline {
         let applied = self.engine.apply(batch);
         let world = applied.world;
         let generation = world.generation;
-        self.standing.replace(Finder::Mesh, validate::check(&world));
         let now = Timestamp::now();
         let seen = now.checked_sub(since.elapsed()).unwrap_or(now);
-        let published = self.classes.prepare(world, &applied.touched);
+        let published = self.classes.prepare(Arc::clone(&world), &applied.touched);
         self.metrics.count_batch(keys.len(), applied.recomputed, &published, started.elapsed());
         // Convergence is told before the sessions are, else an ACK could come first.
         self.convergence.published(generation, &keys, seen, now, published.proxies());
         published.send();
+        // Findings cost what the whole mesh costs: proxies do not wait for them.
+        self.standing.replace(Finder::Mesh, validate::check(&world));
     }
 }
 

@@ -235,8 +235,8 @@ impl Gate {
 
     fn refuse(&self, path: &str) -> Response<Body> {
         if path.trim_start_matches('/').starts_with(CERTIFICATE_SERVICE) {
-            self.metrics.requests.increment();
-            self.metrics.authentication_failures.increment();
+            self.metrics.requests.inc();
+            self.metrics.authentication_failures.inc();
             return Status::unauthenticated("request authenticate failure").into_http();
         }
         Status::unauthenticated("authentication failure").into_http()

@@ -37,7 +37,7 @@ impl Memory {
 
     /// The findings that stand now.
     pub fn diagnostics(&self, findings: Vec<Diagnostic>) {
-        self.send(Event::Diagnostics(findings));
+        self.send(Event::Diagnostics { source: "memory".into(), findings });
     }
 
     /// Whatever else a source can say.

@@ -20,11 +20,11 @@ pub struct MeshConfigFile {
 }
 
 impl MeshConfigFile {
-    /// Reads the file. Warnings are logged.
+    /// Reads the file: the settings, and warnings.
     ///
     /// # Errors
     /// The findings that say why it cannot be used.
-    pub fn read(&self) -> Result<Arc<Object>, Vec<Diagnostic>> {
+    pub fn read(&self) -> Result<(Arc<Object>, Vec<Diagnostic>), Vec<Diagnostic>> {
         let location = Location { file: self.path.to_string_lossy().into(), document: 0 };
         let broken = |message: String| vec![Diagnostic::error("", message).at(&location)];
         let text = fs::read_to_string(&self.path).map_err(|error| broken(format!("cannot be read: {error}")))?;
@@ -35,27 +35,30 @@ impl MeshConfigFile {
         }
         let (errors, warnings): (Vec<_>, Vec<_>) =
             parsed.diagnostics.into_iter().map(|found| found.at(&location)).partition(|found| found.severity == Severity::Error);
-        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         match parsed.objects.into_iter().next() {
-            Some(object) if errors.is_empty() => Ok(object),
+            Some(object) if errors.is_empty() => Ok((object, warnings)),
             None if errors.is_empty() => Err(broken("holds no MeshConfig".into())),
             _ => Err(errors),
         }
     }
 
-    /// Follows the file until nobody listens. A version that cannot be used is logged, and the last good one stays.
+    /// Follows the file until nobody listens. Of a version that cannot be used only the findings are told: the last good
+    /// one stays.
     pub async fn follow(self, events: mpsc::Sender<Event>) {
         let mut last = None;
         while !events.is_closed() {
             let read = self.read();
             if last.as_ref() != Some(&read) {
-                match &read {
-                    Ok(object) => {
-                        if events.send(Event::Changes(vec![Change::Applied(Arc::clone(object))])).await.is_err() {
-                            return;
-                        }
+                let (object, findings) = match read.clone() {
+                    Ok((object, warnings)) => (Some(object), warnings),
+                    Err(errors) => (None, errors),
+                };
+                let source = format!("file {}", self.path.display()).into();
+                let changes = object.map(|object| Event::Changes(vec![Change::Applied(object)]));
+                for event in changes.into_iter().chain([Event::Diagnostics { source, findings }]) {
+                    if events.send(event).await.is_err() {
+                        return;
                     }
-                    Err(found) => found.iter().for_each(|error| tracing::error!("{error}; the last good settings stay")),
                 }
                 last = Some(read);
             }
@@ -79,7 +82,7 @@ mod tests {
     #[test]
     fn settings_are_read_over_the_defaults() {
         let (_folder, file) = file("trustDomain: example.org\n");
-        let object = file.read().unwrap();
+        let (object, _) = file.read().unwrap();
         let Spec::MeshConfig(mesh) = &object.spec else { panic!("{object:?}") };
         assert_eq!((mesh.trust_domain.as_str(), mesh.proxy_listen_port), ("example.org", 15001));
     }
@@ -92,7 +95,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_change_is_told_and_a_mistake_is_not() {
+    async fn a_mistake_is_told_and_the_last_good_settings_stay() {
         let (_folder, file) = file("trustDomain: a.example\n");
         let path = file.path.clone();
         let (events, mut inbox) = mpsc::channel(4);
@@ -100,17 +103,18 @@ mod tests {
         let mut next = async || match tokio::time::timeout(Duration::from_secs(20), inbox.recv()).await.unwrap().unwrap() {
             Event::Changes(changes) => match &changes[0] {
                 Change::Applied(object) => match &object.spec {
-                    Spec::MeshConfig(mesh) => mesh.trust_domain.clone(),
+                    Spec::MeshConfig(mesh) => mesh.trust_domain.to_string(),
                     other => panic!("{other:?}"),
                 },
                 Change::Deleted(key) => panic!("{key}"),
             },
+            Event::Diagnostics { findings, .. } => format!("{} findings", findings.len()),
             other => panic!("{other:?}"),
         };
-        assert_eq!(next().await, "a.example");
+        assert_eq!([next().await, next().await], ["a.example", "0 findings"]);
         fs::write(&path, "trustDomain: [\n").unwrap();
-        sleep(LOOK + Duration::from_millis(200)).await;
+        assert_eq!(next().await, "1 findings");
         fs::write(&path, "trustDomain: b.example\n").unwrap();
-        assert_eq!(next().await, "b.example");
+        assert_eq!([next().await, next().await], ["b.example", "0 findings"]);
     }
 }

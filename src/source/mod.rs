@@ -7,10 +7,11 @@ use std::sync::Arc;
 pub mod folder;
 pub mod memory;
 pub mod mesh_config;
+pub mod places;
 
 use smol_str::SmolStr;
 
-use crate::api::{Diagnostic, Object, ObjectKey};
+use crate::api::{Diagnostic, Location, Object, ObjectKey};
 
 /// One object's new state.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,7 +30,14 @@ pub enum Event {
     /// All that existed when the source was opened has been said: the world is complete.
     Synced,
     /// The findings that stand now, all of them: they replace those said before by the same source.
-    Diagnostics(Vec<Diagnostic>),
+    Diagnostics {
+        /// The source.
+        source: SmolStr,
+        /// What it found.
+        findings: Vec<Diagnostic>,
+    },
+    /// Where objects are written, as far as that is news; `None`: nowhere any more. Comes before their changes.
+    Places(Vec<(ObjectKey, Option<Location>)>),
     /// The source is gone or cannot be trusted; what it said before is kept (rule 8). Says why.
     Lost {
         /// The source, for logs and metrics.

@@ -1,6 +1,6 @@
 //! Load assignments: the endpoints of EDS clusters (contract §2.10, §3.1, §6.4).
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use envoy_types::pb::{
     envoy::config::{
@@ -33,7 +33,8 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EndpointInput {
     name: SmolStr,
-    endpoints: ByPtr<[Endpoint]>,
+    /// `None`: there are none.
+    endpoints: Option<ByPtr<[Endpoint]>>,
     /// Labels of the subset; `None`: all endpoints.
     subset: Option<Labels>,
     choice: Choice,
@@ -60,14 +61,13 @@ pub fn inputs(
     endpoints: Option<&Arc<EndpointSet>>,
     auto_passthrough: bool,
 ) -> Vec<EndpointInput> {
-    let none: Arc<[Endpoint]> = Arc::new([]);
     if service.external_name.is_some() || !by_eds(class.kind, service) {
         return Vec::new();
     }
     let mut inputs = Vec::new();
     for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
         let of_port = endpoints.and_then(|set| set.ports.iter().find(|(number, _)| *number == port.number));
-        let of_port = of_port.map_or(&none, |(_, endpoints)| endpoints);
+        let of_port: Option<ByPtr<[Endpoint]>> = of_port.map(|(_, endpoints)| endpoints.into());
         for subset in std::iter::once(None).chain(rule.iter().flat_map(|rule| &rule.subsets).map(Some)) {
             let rule = rule.map(Arc::as_ref);
             if Policy::balances_by_destination(rule, subset, port.number) {
@@ -80,7 +80,7 @@ pub fn inputs(
                 (false, false) => (naming::outbound_cluster(port.number, subset_name, &service.hostname), Choice::Unmarked),
             };
             let subset = subset.map(|subset| subset.labels.clone());
-            inputs.push(EndpointInput { name, endpoints: of_port.into(), subset, choice, origin: service.origin.clone() });
+            inputs.push(EndpointInput { name, endpoints: of_port.clone(), subset, choice, origin: service.origin.clone() });
         }
     }
     inputs
@@ -88,7 +88,7 @@ pub fn inputs(
 
 /// Builds the load assignment of an input. Without endpoints it holds only its name.
 pub fn load_assignment(input: &EndpointInput) -> Built<ClusterLoadAssignment> {
-    let chosen = of_subset(&input.endpoints, input.subset.as_ref());
+    let chosen = of_subset(input.endpoints.as_deref().unwrap_or_default(), input.subset.as_ref());
     let message = match input.choice {
         Choice::Marked => assignment(&input.name, chosen, true),
         Choice::Unmarked => assignment(&input.name, chosen, false),
@@ -113,9 +113,9 @@ impl EndpointInput {
 }
 
 /// The endpoints that have the labels of a subset.
-pub(super) fn of_subset<'a>(endpoints: &'a [Endpoint], labels: Option<&Labels>) -> impl Iterator<Item = &'a Endpoint> {
-    let wanted = labels.cloned().unwrap_or_default();
-    endpoints.iter().filter(move |endpoint| wanted.iter().all(|(key, value)| endpoint.labels.get(key) == Some(value)))
+pub(super) fn of_subset<'a>(endpoints: &'a [Endpoint], labels: Option<&'a Labels>) -> impl Iterator<Item = &'a Endpoint> {
+    let has = |endpoint: &Endpoint, wanted: &Labels| wanted.iter().all(|(key, value)| endpoint.labels.get(key) == Some(value));
+    endpoints.iter().filter(move |endpoint| labels.is_none_or(|wanted| has(endpoint, wanted)))
 }
 
 /// Whether endpoints may say that they can do mTLS: not when a rule decided about TLS, unless for in-mesh mTLS.
@@ -125,12 +125,17 @@ pub(super) fn keeps_mtls(rule: Option<&EffectiveDestinationRule>, subset: Option
 
 /// A load assignment of these endpoints, by locality in the order of its label.
 pub(super) fn assignment<'a>(name: &str, endpoints: impl Iterator<Item = &'a Endpoint>, keep_mtls: bool) -> ClusterLoadAssignment {
-    let mut localities: BTreeMap<SmolStr, (&Locality, Vec<LbEndpoint>)> = BTreeMap::new();
+    // A service has few localities, often one.
+    let mut localities: Vec<(&Locality, Vec<LbEndpoint>)> = Vec::new();
     for endpoint in endpoints {
-        let entry = localities.entry(endpoint.locality.label()).or_insert_with(|| (&endpoint.locality, Vec::new()));
-        entry.1.push(lb_endpoint(endpoint, keep_mtls));
+        let built = lb_endpoint(endpoint, keep_mtls);
+        match localities.iter_mut().find(|(locality, _)| **locality == endpoint.locality) {
+            Some((_, endpoints)) => endpoints.push(built),
+            None => localities.push((&endpoint.locality, vec![built])),
+        }
     }
-    let localities = localities.into_values().map(|(locality, endpoints)| LocalityLbEndpoints {
+    localities.sort_by_cached_key(|(locality, _)| locality.label());
+    let localities = localities.into_iter().map(|(locality, endpoints)| LocalityLbEndpoints {
         locality: Some(EnvoyLocality {
             region: locality.region.to_string(),
             zone: locality.zone.to_string(),
@@ -191,7 +196,7 @@ fn endpoint_metadata(endpoint: &Endpoint, mtls: bool) -> Metadata {
     let canonical = label(["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
     let canonical = if canonical.is_empty() { endpoint.workload.as_str() } else { canonical };
     let revision = label(["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
-    let workload = format!("{};{};{canonical};{revision};{}", endpoint.workload, endpoint.namespace, endpoint.cluster);
+    let workload = [&endpoint.workload, &endpoint.namespace, canonical, revision, &endpoint.cluster].join(";");
     let istio = (metadata::ISTIO, metadata::structure([("workload", metadata::text(workload))]));
     let matched = mtls.then(|| (TRANSPORT_SOCKET_MATCH, metadata::structure([("tlsMode", metadata::text("istio"))])));
     metadata::filter_metadata(matched.into_iter().chain([istio]))

@@ -40,7 +40,7 @@ pub struct HttpRoute {
 }
 
 /// `http[].match[]`: all that is set must hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct HttpMatch {
     /// `name`
     pub name: SmolStr,

@@ -298,7 +298,7 @@ impl Read for CorsPolicy {
         let origins: Vec<StringMatch> = fields.get("allowOrigins");
         let preflights = [("UNSPECIFIED", true), ("FORWARD", true), ("IGNORE", false)];
         let policy = Self {
-            allow_origins: if origins.is_empty() { old_origins.into_iter().map(old_origin).collect() } else { origins },
+            allow_origins: if origins.is_empty() { old_origins.into_iter().map(StringMatch::Exact).collect() } else { origins },
             allow_methods: fields.get("allowMethods"),
             allow_headers: fields.get("allowHeaders"),
             expose_headers: fields.get("exposeHeaders"),
@@ -309,11 +309,6 @@ impl Read for CorsPolicy {
         fields.finish();
         Some(policy)
     }
-}
-
-// `allowOrigin`, the older form, knows exact origins and `*`.
-fn old_origin(origin: SmolStr) -> StringMatch {
-    if origin == "*" { StringMatch::Regex(".*".into()) } else { StringMatch::Exact(origin) }
 }
 
 impl Read for HeaderOperations {

@@ -45,13 +45,13 @@ fn cluster_ips(spec: &Fields<'_>, addresses: &[SmolStr]) -> Vec<IpAddr> {
 impl Read for ServicePort {
     fn read(node: Node<'_>) -> Option<Self> {
         let fields = node.fields()?;
-        let port: u16 = fields.get("port");
-        if port == 0 {
+        let port = fields.opt::<u16>("port");
+        if port == Some(0) || !fields.has("port") {
             fields.refuse("port", "must be from 1 to 65535");
         }
         Some(Self {
             name: fields.get("name"),
-            port,
+            port: port.unwrap_or_default(),
             target_port: fields.opt("targetPort"),
             protocol: fields.get("protocol"),
             app_protocol: fields.get("appProtocol"),
@@ -83,7 +83,11 @@ struct SlicePort(SmolStr, Option<u16>);
 impl Read for SlicePort {
     fn read(node: Node<'_>) -> Option<Self> {
         let fields = node.fields()?;
-        Some(Self(fields.get("name"), fields.opt("port")))
+        let port = fields.opt("port");
+        if port == Some(0) {
+            fields.refuse("port", "must be from 1 to 65535");
+        }
+        Some(Self(fields.get("name"), port))
     }
 }
 

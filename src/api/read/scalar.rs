@@ -73,6 +73,9 @@ impl Read for f64 {
     }
 }
 
+// What Go and Envoy can count in nanoseconds: Envoy refuses more.
+const LONGEST: Duration = Duration::from_nanos(i64::MAX as u64);
+
 impl Read for Duration {
     fn read(node: Node<'_>) -> Option<Self> {
         let Value::String(text) = node.value else {
@@ -80,6 +83,10 @@ impl Read for Duration {
             return None;
         };
         let value = duration(text);
+        if value.is_some_and(|duration| duration > LONGEST) {
+            node.error(format!("must be at most 2562047h (292 years), is {text:?}"));
+            return None;
+        }
         if value.is_none() {
             let negative = text.starts_with('-') && duration(&text[1..]).is_some();
             node.wrong(if negative { "a duration of zero or more" } else { "a duration such as 1.5s or 250ms" });
@@ -217,6 +224,8 @@ mod tests {
             assert_eq!(duration(text), None, "{text}");
         }
         assert_eq!(read::<Duration>("-1s".into()).unwrap_err(), r#"must be a duration of zero or more, is "-1s""#);
+        assert!(read::<Duration>("2562047h".into()).is_ok());
+        assert_eq!(read::<Duration>("9999999999s".into()).unwrap_err(), r#"must be at most 2562047h (292 years), is "9999999999s""#);
         assert_eq!(read::<Duration>(5.into()).unwrap_err(), "must be a duration such as 1.5s or 250ms, is 5");
     }
 

@@ -1,6 +1,6 @@
 //! Rules for `http[]` of a VirtualService.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use smol_str::SmolStr;
 
@@ -301,21 +301,23 @@ impl Check<'_> {
                 self.warning(&at.index(index), format!("has no effect: http[{all}] before it matches every request"));
             }
         }
-        let mut before: Vec<(usize, &HttpMatch)> = Vec::new();
+        let mut before: HashMap<HttpMatch, usize> = HashMap::new();
         for (index, route) in routes.iter().enumerate() {
-            for (position, found) in route.matches.iter().enumerate() {
-                if let Some((earlier, _)) = before.iter().find(|(_, known)| same_condition(known, found)) {
+            let conditions: Vec<HttpMatch> = route.matches.iter().map(condition).collect();
+            for (position, condition) in conditions.iter().enumerate() {
+                if let Some(earlier) = before.get(condition) {
                     let at = at.index(index);
                     self.warning(&at.field("match").index(position), format!("has no effect: http[{earlier}] has the same match"));
                 }
             }
-            before.extend(route.matches.iter().map(|found| (index, found)));
+            for condition in conditions {
+                before.entry(condition).or_insert(index);
+            }
         }
     }
 }
 
 // The name says nothing about the request.
-fn same_condition(a: &HttpMatch, b: &HttpMatch) -> bool {
-    let nameless = |found: &HttpMatch| HttpMatch { name: SmolStr::default(), stat_prefix: SmolStr::default(), ..found.clone() };
-    nameless(a) == nameless(b)
+fn condition(found: &HttpMatch) -> HttpMatch {
+    HttpMatch { name: SmolStr::default(), stat_prefix: SmolStr::default(), ..found.clone() }
 }

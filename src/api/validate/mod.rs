@@ -1,10 +1,12 @@
-//! Istio's rules for its kinds (contract §5.6), on objects that could be read. An error keeps the object from being
+//! Istio's rules for its kinds (contract §5.6), and those of the API server that a folder of YAML goes without, on objects
+//! that could be read. An error keeps the object from being
 //! applied: Envoy, or a person, would misunderstand it.
 
 mod destination_rule;
 mod gateway;
 mod host;
 mod http_route;
+mod kubernetes;
 mod regex;
 mod service_entry;
 mod sidecar;
@@ -29,8 +31,10 @@ pub(super) fn object(object: &Object, findings: &Findings) {
         Spec::ServiceEntry(entry) => check.service_entry(entry, &spec),
         Spec::WorkloadEntry(entry) => check.workload_entry(entry, &spec),
         Spec::PeerAuthentication(authentication) => check.peer_authentication(authentication, &spec),
-        // The API server holds Kubernetes' own kinds to their rules, and MeshConfig was checked as it was read.
-        Spec::Namespace | Spec::Node | Spec::Pod(_) | Spec::Service(_) | Spec::EndpointSlice(_) | Spec::MeshConfig(_) => {}
+        Spec::Service(service) => check.service(service, &spec),
+        Spec::EndpointSlice(slice) => check.endpoint_slice(slice, &Path::Root),
+        // Checked as they were read.
+        Spec::Namespace | Spec::Node | Spec::Pod(_) | Spec::MeshConfig(_) => {}
     }
 }
 

@@ -36,19 +36,25 @@ impl Tables<'_> {
     /// The endpoints that one definition of a service has; `slices` are those of a Kubernetes Service.
     pub(super) fn endpoints<'a>(&self, service: &Service, slices: impl IntoIterator<Item = &'a Id>) -> Vec<(u16, Endpoint)> {
         match service.registry {
-            Registry::Kubernetes => slices.into_iter().flat_map(|slice| self.of_slice(service, slice)).collect(),
+            Registry::Kubernetes => {
+                let mut found = Vec::new();
+                slices.into_iter().for_each(|slice| self.of_slice(service, slice, &mut found));
+                found
+            }
             Registry::External => self.of_service_entry(service),
         }
     }
 
-    fn of_slice(&self, service: &Service, slice: &Id) -> Vec<(u16, Endpoint)> {
+    fn of_slice(&self, service: &Service, slice: &Id, found: &mut Vec<(u16, Endpoint)>) {
         let slice = self.store.spec(slice, |spec| match spec {
             Spec::EndpointSlice(slice) => Some(&**slice),
             _ => None,
         });
-        let Some((object, slice)) = slice else { return Vec::new() };
-        let ready = slice.endpoints.iter().filter(|endpoint| endpoint.ready || service.publish_not_ready);
-        ready.flat_map(|endpoint| self.of_slice_endpoint(service, object, slice, endpoint)).collect()
+        let Some((object, slice)) = slice else { return };
+        found.reserve(slice.endpoints.len());
+        for endpoint in slice.endpoints.iter().filter(|endpoint| endpoint.ready || service.publish_not_ready) {
+            self.of_slice_endpoint(service, object, slice, endpoint, found);
+        }
     }
 
     fn of_slice_endpoint(
@@ -57,17 +63,17 @@ impl Tables<'_> {
         object: &Object,
         slice: &kubernetes::EndpointSlice,
         endpoint: &kubernetes::SliceEndpoint,
-    ) -> Vec<(u16, Endpoint)> {
+        found: &mut Vec<(u16, Endpoint)>,
+    ) {
         let workload = match &endpoint.pod {
             // A pod that is named but not known yet: its labels and identity decide, so it waits for the pod.
             Some(pod) => match self.world.workloads.get(pod) {
                 Some(workload) => Some(&**workload),
-                None => return Vec::new(),
+                None => return,
             },
             None => None,
         };
         let base = self.slice_base(object, endpoint, workload);
-        let mut found = Vec::new();
         for (name, number) in &slice.ports {
             for port in service.ports.iter().filter(|port| port.name == *name) {
                 let mtls = workload.is_some_and(|pod| has_sidecar(&pod.labels) && self.takes_mtls(&pod.namespace, &pod.labels, *number));
@@ -77,7 +83,6 @@ impl Tables<'_> {
                 );
             }
         }
-        found
     }
 
     fn slice_base(&self, object: &Object, endpoint: &kubernetes::SliceEndpoint, workload: Option<&Workload>) -> Endpoint {

@@ -253,6 +253,32 @@ fn the_scope_sees_services_routes_and_rules() {
     let scope = default_scope(&world);
     assert!(scope.services.contains_key(&host("reviews")));
     assert_eq!(scope.destination_rules[&host("reviews")].subsets.len(), 2);
-    assert_eq!(scope.egress[0].routes[&host("reviews")].name, "reviews");
+    assert_eq!(scope.egress[0].routes[&host("reviews")][0].name, "reviews");
     assert!(scope.allow_any);
+}
+
+#[test]
+fn a_host_keeps_all_its_routes_the_narrowest_exported_first() {
+    let named = |name: &str, export: &str| {
+        let route = istio::RouteDestination {
+            destination: istio::Destination { host: "reviews".into(), ..Default::default() },
+            ..Default::default()
+        };
+        let spec = istio::VirtualService {
+            hosts: vec!["reviews".into()],
+            export_to: vec![export.into()],
+            http: vec![istio::HttpRoute { route: vec![route], ..Default::default() }],
+            ..Default::default()
+        };
+        object(Kind::VirtualService, "shop", name, &[], Spec::VirtualService(Arc::new(spec)))
+    };
+    let mut engine = engine();
+    engine.apply(shop());
+    let world = engine.apply([named("a-public", "*"), named("b-some", "other"), named("c-private", ".")]).world;
+    let names = |namespace: &str| -> Vec<String> {
+        let scope = scope(&world, ProxyKind::Sidecar, namespace, &Labels::new());
+        scope.egress[0].routes[&host("reviews")].iter().map(|routes| routes.name.to_string()).collect()
+    };
+    assert_eq!(names("shop"), ["c-private", "a-public", "reviews"]);
+    assert_eq!(names("other"), ["b-some", "a-public", "reviews"]);
 }

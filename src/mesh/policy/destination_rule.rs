@@ -26,7 +26,10 @@ pub fn effective(world: &World, namespace: &str, selecting: &[ObjectKey], servic
     } else {
         client.find(namespace, &service.hostname, |_| true)
     };
-    own.or_else(|| client.find(&service.namespace, &service.hostname, |_| true)).or_else(|| client.find(root, &service.hostname, |_| true))
+    // Asked just now, where the client's namespace is the service's.
+    let asked = namespace != root.as_str() && service.namespace == namespace;
+    own.or_else(|| (!asked).then(|| client.find(&service.namespace, &service.hostname, |_| true)).flatten())
+        .or_else(|| client.find(root, &service.hostname, |_| true))
 }
 
 /// All rules of one namespace for one host, with their merge where no proxy sees less than another.
@@ -45,13 +48,15 @@ struct Client<'a> {
 
 impl Client<'_> {
     fn find(&self, owner: &str, host: &Hostname, wanted: impl Fn(&DestinationRule) -> bool) -> Option<Arc<EffectiveDestinationRule>> {
-        let owner = SmolStr::new(owner);
-        let mut hosts = covering(host);
-        hosts.find_map(|host| {
-            let rules = self.world.rules_by_host.get(&(owner.clone(), host))?;
+        let from = (SmolStr::new(owner), Hostname::new(""));
+        let (first, _) = self.world.rules_by_host.get_next(&from).filter(|((of, _), _)| of == owner)?;
+        // Nothing sorts before a wildcard: where the first is none, there is none.
+        let tried = if first.1.is_wildcard() { usize::MAX } else { 1 };
+        covering(host).take(tried).find_map(|host| {
+            let rules = self.world.rules_by_host.get(&(from.0.clone(), host))?;
             match &rules.common {
                 Some(common) if rules.rules.iter().all(|rule| wanted(rule)) => Some(Arc::clone(common)),
-                _ => self.visible(&owner, rules, &wanted),
+                _ => self.visible(owner, rules, &wanted),
             }
         })
     }

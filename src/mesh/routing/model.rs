@@ -198,4 +198,14 @@ impl RouteSet {
     pub fn applies_at(&self, gateway: &GatewayRef) -> bool {
         self.gateways.contains(gateway)
     }
+
+    /// Istio's order among routes that meet: exported to nobody else first, then to some, then to all; then by age.
+    pub fn order(&self) -> (u8, &Precedence) {
+        let narrow = match &self.export_to {
+            Visibility::Namespaces(names) if names.iter().all(|name| *name == self.namespace) => 0,
+            Visibility::Namespaces(_) | Visibility::None => 1,
+            Visibility::Public => 2,
+        };
+        (narrow, &self.precedence)
+    }
 }

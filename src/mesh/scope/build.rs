@@ -17,7 +17,7 @@ use crate::{
     api::istio::{self, CaptureMode, OutboundTrafficPolicy},
     mesh::{
         engine::protocol_named,
-        model::{Hostname, Labels, ProxyKind, Registry, Service, Visibility},
+        model::{Hostname, Labels, ProxyKind, Registry, Service},
         policy::destination_rule,
         routing::model::{Destination, HttpAction, RouteSet},
         world::{Sidecar, World},
@@ -72,19 +72,16 @@ pub(super) fn best_service<'a>(candidates: impl Iterator<Item = &'a Arc<Service>
     visible.min_by(|a, b| rank(a, namespace).cmp(&rank(b, namespace)))
 }
 
-/// The routes of that host for proxies of a namespace: private before exported to it before public, then the oldest.
-pub(super) fn best_routes(listed: &[Arc<RouteSet>], namespace: &str, imports: &Imports) -> Option<Arc<RouteSet>> {
-    let visible = listed.iter().filter(|routes| routes.export_to.allows(namespace) && (imports.is_all() || imports.routes(routes)));
-    visible.min_by(|a, b| (bucket(a), &a.precedence).cmp(&(bucket(b), &b.precedence))).cloned()
-}
-
-/// How narrowly something is exported; the narrowest comes first.
-pub(super) fn bucket(routes: &RouteSet) -> u8 {
-    match &routes.export_to {
-        Visibility::Namespaces(names) if names.iter().all(|name| *name == routes.namespace) => 0,
-        Visibility::Namespaces(_) | Visibility::None => 1,
-        Visibility::Public => 2,
+/// The routes of that host that proxies of a namespace see, in Istio's order; `None` when they see none. Where nothing
+/// is left out or moved the list is the one given.
+pub(super) fn visible_routes(listed: &Arc<Vec<Arc<RouteSet>>>, namespace: &str, imports: &Imports) -> Option<Arc<Vec<Arc<RouteSet>>>> {
+    let seen = |routes: &&Arc<RouteSet>| routes.export_to.allows(namespace) && (imports.is_all() || imports.routes(routes));
+    if listed.iter().all(|routes| seen(&routes)) && listed.is_sorted_by_key(|routes| routes.order()) {
+        return Some(Arc::clone(listed));
     }
+    let mut visible: Vec<Arc<RouteSet>> = listed.iter().filter(seen).cloned().collect();
+    visible.sort_by(|a, b| a.order().cmp(&b.order()));
+    (!visible.is_empty()).then(|| Arc::new(visible))
 }
 
 pub(super) fn allows_any(world: &World, sidecar: Option<&Sidecar>) -> bool {
@@ -112,7 +109,7 @@ fn listener(written: &istio::EgressListener) -> Option<EgressListener> {
     }
     let port = written.port.as_ref();
     Some(EgressListener {
-        port: port.map(|port| port.number).filter(|number| *number != 0),
+        port: port.map(|port| port.number).filter(|number| *number != 0 || written.bind.starts_with("unix://")),
         protocol: port.map(|port| protocol_named(&port.protocol)),
         bind: written.bind.clone(),
         no_capture,
@@ -142,7 +139,7 @@ fn services(world: &World, namespace: &str, listener: Option<&EgressListener>, i
 
 /// The service with that port alone; `None` when it has no such port.
 fn with_port(service: Arc<Service>, port: Option<u16>) -> Option<Arc<Service>> {
-    let Some(port) = port else { return Some(service) };
+    let Some(port) = port.filter(|port| *port != 0) else { return Some(service) };
     service.port(port)?;
     Some(only_ports(service, &BTreeSet::from([port])))
 }
@@ -156,9 +153,9 @@ fn only_ports(service: Arc<Service>, ports: &BTreeSet<u16>) -> Arc<Service> {
     Arc::new(trimmed)
 }
 
-fn routes(world: &World, namespace: &str, imports: &Imports) -> OrdMap<Hostname, Arc<RouteSet>> {
-    let best = |(host, listed): (&Hostname, &Arc<Vec<Arc<RouteSet>>>)| Some((host.clone(), best_routes(listed, namespace, imports)?));
-    world.routes_by_host.iter().filter_map(best).collect()
+fn routes(world: &World, namespace: &str, imports: &Imports) -> OrdMap<Hostname, Arc<Vec<Arc<RouteSet>>>> {
+    let seen = |(host, listed): (&Hostname, &Arc<Vec<Arc<RouteSet>>>)| Some((host.clone(), visible_routes(listed, namespace, imports)?));
+    world.routes_by_host.iter().filter_map(seen).collect()
 }
 
 /// Services of all listeners, then those that their routes lead to though no listener names them.
@@ -168,8 +165,8 @@ fn united(world: &World, namespace: &str, egress: &[EgressScope]) -> OrdMap<Host
         for service in listener.services.values() {
             union.add(service);
         }
-        let mut routes: Vec<&Arc<RouteSet>> = listener.routes.values().collect();
-        routes.sort_by(|a, b| (bucket(a), &a.precedence).cmp(&(bucket(b), &b.precedence)));
+        let mut routes: Vec<&Arc<RouteSet>> = listener.routes.values().flat_map(|listed| listed.iter()).collect();
+        routes.sort_by(|a, b| a.order().cmp(&b.order()));
         routes.dedup_by(|a, b| Arc::ptr_eq(a, b));
         for routes in routes {
             for (host, ports) in destinations(routes, namespace) {

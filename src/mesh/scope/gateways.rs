@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::build::bucket;
 use crate::mesh::{
     engine::selects,
     model::Labels,
@@ -24,6 +23,6 @@ pub fn gateways_for(world: &World, labels: &Labels) -> Vec<Arc<Gateway>> {
 pub fn routes_for_gateway(world: &World, namespace: &str, gateway: &GatewayRef) -> Vec<Arc<RouteSet>> {
     let bound = world.routes_by_gateway.get(gateway).into_iter().flat_map(|listed| listed.iter());
     let mut found: Vec<Arc<RouteSet>> = bound.filter(|routes| routes.export_to.allows(namespace)).cloned().collect();
-    found.sort_by(|a, b| (bucket(a), &a.precedence).cmp(&(bucket(b), &b.precedence)));
+    found.sort_by(|a, b| a.order().cmp(&b.order()));
     found
 }

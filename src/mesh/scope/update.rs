@@ -6,7 +6,7 @@ use imbl::OrdMap;
 
 use super::{
     EgressScope, Scope,
-    build::{allows_any, best_routes, best_service, scope_of, sees_all},
+    build::{allows_any, best_service, scope_of, sees_all, visible_routes},
     imports::Imports,
     key::ScopeKey,
 };
@@ -51,9 +51,9 @@ impl Scope {
 
     fn patch_routes(&mut self, world: &World, host: &Hostname) {
         let listed = world.routes_by_host.get(host);
-        let best = listed.and_then(|listed| best_routes(listed, &self.namespace, &Imports::all()));
+        let seen = listed.and_then(|listed| visible_routes(listed, &self.namespace, &Imports::all()));
         for egress in &mut self.egress {
-            put(&mut egress.routes, host, best.clone());
+            put(&mut egress.routes, host, seen.clone());
         }
     }
 

@@ -25,11 +25,12 @@ pub(super) fn check(world: &World) -> Vec<Diagnostic> {
     found
 }
 
-/// An older VirtualService for the same host wins wherever both are seen; there is no merging (contract §6.2).
+/// An older VirtualService for the same host wins wherever both are seen and it has routes; there is no merging
+/// (contract §6.2).
 fn conflict(host: &Hostname, routes: &RouteSet, older: &[Arc<RouteSet>]) -> Option<Diagnostic> {
     let winner = older.iter().find(|older| meet(&older.export_to, &routes.export_to))?;
     let message = format!(
-        "{host} is routed by {} too, which goes first by age, then name: for this host these routes are ignored",
+        "{host} is routed by {} too, which goes first by age, then name: these routes are ignored for proxies and ports that it has any for",
         winner.origin.object
     );
     let at = routes.hosts.iter().position(|written| written == host).unwrap_or_default();

@@ -27,8 +27,8 @@ use self::{
     listing::{Identity, Listing, Stamp, absolute, identity, is_read, list},
     state::State,
 };
-use super::{Change, Event};
-use crate::api::{Diagnostic, Location, Object, Severity};
+use super::{Change, Event, places::Places};
+use crate::api::{Diagnostic, Location, Object, ObjectKey};
 
 /// The cluster that a folder's objects belong to (rule 12 of the architecture).
 pub const CLUSTER: &str = "Kubernetes";
@@ -59,9 +59,20 @@ impl Folder {
     }
 }
 
-/// Reads files and folders once, for offline use: the objects in the order of their keys, and the findings. A path that
-/// does not exist, or a file given by name that cannot be read, is an error among them.
-pub fn read_paths(paths: &[PathBuf]) -> (Vec<Arc<Object>>, Vec<Diagnostic>) {
+/// What files and folders hold.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// The objects, in the order of their keys.
+    pub objects: Vec<Arc<Object>>,
+    /// What is wrong with them and with the files.
+    pub findings: Vec<Diagnostic>,
+    /// Where each object is written.
+    pub places: Places,
+}
+
+/// Reads files and folders once, for offline use. A path that does not exist, or a file given by name that cannot be
+/// read, is an error among the findings.
+pub fn read_paths(paths: &[PathBuf]) -> Contents {
     let mut state = State::default();
     let mut findings = Vec::new();
     for path in paths {
@@ -86,7 +97,9 @@ pub fn read_paths(paths: &[PathBuf]) -> (Vec<Arc<Object>>, Vec<Diagnostic>) {
     });
     let objects = objects.collect();
     findings.extend(state.diagnostics());
-    (objects, findings)
+    let mut places = Places::default();
+    places.note(state.moved());
+    Contents { objects, findings, places }
 }
 
 fn whole(path: &Path, message: String) -> Diagnostic {
@@ -156,6 +169,7 @@ struct Known {
 #[derive(Debug, Default)]
 struct Seen {
     changes: Vec<Change>,
+    moved: Vec<(ObjectKey, Option<Location>)>,
     // All findings, when they are not those told before.
     diagnostics: Option<Vec<Diagnostic>>,
     // Some file was left for later.
@@ -200,6 +214,7 @@ impl Reader {
             self.state.set(path, unreadable(path, why.clone()));
         }
         seen.changes = self.state.changes();
+        seen.moved = self.state.moved();
         let diagnostics = self.state.diagnostics();
         if diagnostics != self.told {
             self.told.clone_from(&diagnostics);
@@ -284,15 +299,6 @@ fn age(stamp: &Stamp) -> Duration {
         Some(age) => age,
         None if then - now < Duration::from_secs(1) => Duration::ZERO,
         None => Duration::MAX,
-    }
-}
-
-fn log_findings(folder: &Path, diagnostics: &[Diagnostic]) {
-    for finding in diagnostics {
-        match finding.severity {
-            Severity::Error => tracing::error!(folder = %folder.display(), "{finding}"),
-            Severity::Warning => tracing::warn!(folder = %folder.display(), "{finding}"),
-        }
     }
 }
 

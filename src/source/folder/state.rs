@@ -18,7 +18,9 @@ pub(super) struct State {
     contested: BTreeSet<ObjectKey>,
     // Files that name an object and were refused.
     refusals: HashMap<ObjectKey, BTreeSet<Arc<str>>>,
-    applied: HashMap<ObjectKey, Arc<Object>>,
+    applied: HashMap<ObjectKey, (Arc<Object>, Location)>,
+    // Places that changed since they were asked for last.
+    moved: Vec<(ObjectKey, Option<Location>)>,
     // Keys to look at when the batch ends.
     touched: HashSet<ObjectKey>,
 }
@@ -66,23 +68,35 @@ impl State {
         touched.sort();
         let mut changes = Vec::new();
         for key in touched {
-            let winner = self.claims.get(&key).and_then(|claims| claims.values().next());
+            let winner = self.claims.get(&key).and_then(|claims| claims.first_key_value());
             match winner {
-                Some(object) if self.applied.get(&key) == Some(object) => {}
-                Some(object) => {
-                    self.applied.insert(key, Arc::clone(object));
-                    changes.push(Change::Applied(Arc::clone(object)));
+                Some(((file, document, _), object)) => {
+                    let place = Location { file: Arc::clone(file), document: *document };
+                    let before = self.applied.insert(key.clone(), (Arc::clone(object), place.clone()));
+                    let (known, told) = before.unzip();
+                    if told.as_ref() != Some(&place) {
+                        self.moved.push((key, Some(place)));
+                    }
+                    if known.as_ref() != Some(object) {
+                        changes.push(Change::Applied(Arc::clone(object)));
+                    }
                 }
                 // It moved to another file and was broken on the way: the last good version stays.
                 None if self.refusals.contains_key(&key) => {}
                 None => {
                     if self.applied.remove(&key).is_some() {
+                        self.moved.push((key.clone(), None));
                         changes.push(Change::Deleted(key));
                     }
                 }
             }
         }
         changes
+    }
+
+    /// Where the objects of the changes stand, and others that moved, since this was asked last.
+    pub(super) fn moved(&mut self) -> Vec<(ObjectKey, Option<Location>)> {
+        std::mem::take(&mut self.moved)
     }
 
     /// All findings that stand now, by file.

@@ -82,7 +82,8 @@ impl Follower {
                 }
             }
             Event::Synced => self.log.push("synced"),
-            Event::Diagnostics(findings) => self.findings = findings.iter().map(ToString::to_string).collect(),
+            Event::Diagnostics { findings, .. } => self.findings = findings.iter().map(ToString::to_string).collect(),
+            Event::Places(_) => {}
             Event::Lost { .. } => self.log.push("lost"),
             Event::Recovered { .. } => self.log.push("recovered"),
         }
@@ -298,9 +299,11 @@ fn files_and_folders_are_read_once_for_offline_use() {
     fs::write(folder.path().join("dir/b.yaml"), namespace("b", "1")).unwrap();
     fs::write(folder.path().join("a.conf"), namespace("a", "1") + &namespace("b", "2")).unwrap();
     let paths = [folder.path().join("dir"), folder.path().join("a.conf"), folder.path().join("missing")];
-    let (objects, findings) = read_paths(&paths);
+    let Contents { objects, findings, places } = read_paths(&paths);
     let names: Vec<_> = objects.iter().map(|object| object.key.to_string()).collect();
     assert_eq!(names, ["Namespace/a", "Namespace/b"]);
+    let place = places.locate(Diagnostic::warning("", "").of(&objects[1].key)).location.unwrap();
+    assert!(place.file.ends_with("/a.conf") && place.document == 2, "{place:?}");
     let said: Vec<_> =
         findings.iter().map(|finding| finding.to_string().replace(&folder.path().to_string_lossy().into_owned(), "")).collect();
     assert_eq!(

@@ -18,7 +18,7 @@ use notify::{
 };
 use tokio::sync::mpsc;
 
-use super::{Folder, Hints, Reader, is_read, listing::relative, log_findings};
+use super::{Folder, Hints, Reader, is_read, listing::relative};
 use crate::source::Event;
 
 /// Events of one save come close together; the engine gathers for longer.
@@ -131,15 +131,16 @@ impl Follower {
 
     fn tell(&mut self, seen: super::Seen) -> Result<bool, Gone> {
         if std::mem::take(&mut self.lost) {
-            tracing::info!(folder = %self.reader.folder.path.display(), "is back");
             self.send(Event::Recovered { source: self.name() })?;
+        }
+        if !seen.moved.is_empty() {
+            self.send(Event::Places(seen.moved))?;
         }
         if !seen.changes.is_empty() {
             self.send(Event::Changes(seen.changes))?;
         }
-        if let Some(diagnostics) = seen.diagnostics {
-            log_findings(&self.reader.folder.path, &diagnostics);
-            self.send(Event::Diagnostics(diagnostics))?;
+        if let Some(findings) = seen.diagnostics {
+            self.send(Event::Diagnostics { source: self.name(), findings })?;
         }
         if !std::mem::replace(&mut self.synced, true) {
             self.send(Event::Synced)?;
@@ -152,7 +153,6 @@ impl Follower {
         self.watcher = None;
         self.writers.clear();
         if !std::mem::replace(&mut self.lost, true) {
-            tracing::error!(folder = %self.reader.folder.path.display(), "lost, what it said is kept: {reason}");
             self.send(Event::Lost { source: self.name(), reason })?;
         }
         Ok(())

@@ -61,6 +61,8 @@ enum Source {
         at: usize,
         protocol: Protocol,
         workload: IpAddr,
+        /// The service of the workload with that target port.
+        service: Option<ByPtr<Service>>,
     },
 }
 
@@ -90,7 +92,12 @@ pub fn inbound_inputs(
     let ingress = sidecar.map_or(&[][..], |sidecar| &sidecar.spec.ingress);
     let all: Vec<Inbound> = if !ingress.is_empty() {
         let listeners = ingress.iter().enumerate();
-        listeners.map(|(at, listener)| input(Source::Ingress { at, protocol: protocol_named(&listener.port.protocol), workload })).collect()
+        let source = |at: usize, listener: &IngressListener| {
+            let target = targets.iter().find(|target| target.target_port == listener.port.number);
+            let service = target.map(|target| (&target.service).into());
+            Source::Ingress { at, protocol: protocol_named(&listener.port.protocol), workload, service }
+        };
+        listeners.map(|(at, listener)| input(source(at, listener))).collect()
     } else if class.interception == Interception::None {
         Vec::new()
     } else {
@@ -116,6 +123,9 @@ pub(super) fn cluster(input: &Inbound) -> Built<Cluster> {
     };
     let version = HttpVersion::of_port(input.protocol(), true);
     connection::apply(&mut cluster, &input.mesh, input.pool(), version, None);
+    if let Source::Ingress { service: Some(service), .. } = &input.source {
+        cluster.metadata = metadata::istio([("services", outbound::services(service))]);
+    }
     if let Source::Service { service, rule, .. } = &input.source {
         let config = rule.as_ref().and_then(|rule| rule.origins.first()).map(naming::config_path);
         let config = config.map(|path| ("config", metadata::text(path.as_str())));
@@ -245,7 +255,7 @@ impl Inbound {
                 let rules = rule.iter().flat_map(|rule| rule.origins.iter().cloned());
                 std::iter::once(service.origin.clone()).chain(rules).chain(sidecar).collect()
             }
-            Source::Ingress { .. } => sidecar.collect(),
+            Source::Ingress { service, .. } => service.iter().map(|service| service.origin.clone()).chain(sidecar).collect(),
         }
     }
 }

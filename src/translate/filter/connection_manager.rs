@@ -40,6 +40,8 @@ pub struct ConnectionManager<'a> {
     pub stat_prefix: &'a str,
     /// Where its routes come from.
     pub routes: Routes,
+    /// The port of a workload speaks HTTP/2.
+    pub http2: bool,
     /// The port speaks gRPC-Web.
     pub grpc_web: bool,
     /// A sniffed port with a route configuration of its own.
@@ -69,6 +71,7 @@ pub fn connection_manager(wanted: ConnectionManager<'_>) -> Filter {
         }
         Direction::Inbound => {
             manager.http_protocol_options = http1_options(&wanted);
+            manager.http2_protocol_options = wanted.http2.then(Default::default);
             manager.server_name = SERVER_NAME.into();
             manager.forward_client_cert_details = ForwardClientCertDetails::AppendForward.into();
             manager.set_current_client_cert_details = Some(client_certificate(false));

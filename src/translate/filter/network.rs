@@ -13,6 +13,7 @@ use envoy_types::pb::{
                 tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight},
             },
         },
+        r#type::v3::{HashPolicy, hash_policy::PolicySpecifier},
     },
     google::protobuf::Any,
 };
@@ -43,6 +44,8 @@ pub struct TcpTarget {
     pub idle_timeout: Option<Duration>,
     /// Closes connections after so long.
     pub max_duration: Option<Duration>,
+    /// Connections of one client address keep to one endpoint.
+    pub by_source_ip: bool,
     /// MongoDB's protocol: its filter counts operations.
     pub mongo: bool,
     /// The destination is resolved from the SNI: DNS cache and port.
@@ -59,6 +62,7 @@ impl TcpTarget {
             weighted: false,
             idle_timeout: None,
             max_duration: None,
+            by_source_ip: false,
             mongo: false,
             sni_forward: None,
         }
@@ -104,10 +108,15 @@ fn tcp_proxy(target: &TcpTarget, mesh: &MeshConfig, logged: bool) -> Filter {
         idle_timeout: target.idle_timeout.map(period),
         max_downstream_connection_duration: target.max_duration.map(period),
         access_log: if logged { access_log(mesh) } else { Vec::new() },
+        hash_policy: if target.by_source_ip { vec![source_ip()] } else { Vec::new() },
         cluster_specifier: Some(cluster_specifier(target)),
         ..Default::default()
     };
     filter("envoy.filters.network.tcp_proxy", any(&config))
+}
+
+fn source_ip() -> HashPolicy {
+    HashPolicy { policy_specifier: Some(PolicySpecifier::SourceIp(Default::default())) }
 }
 
 fn cluster_specifier(target: &TcpTarget) -> ClusterSpecifier {

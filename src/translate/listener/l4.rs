@@ -6,6 +6,7 @@ use imbl::OrdMap;
 use smol_str::SmolStr;
 
 use crate::{
+    api::istio::HashKey,
     mesh::{
         model::{Hostname, Labels, Service},
         routing::model::{Destination, GatewayRef, L4Match, RouteSet, WeightedDestination},
@@ -42,7 +43,7 @@ impl Destinations<'_> {
         {
             target.stat_prefix = name.into();
         }
-        self.limit(&mut target, host);
+        self.limit(&mut target, host, subset);
         target
     }
 
@@ -61,13 +62,16 @@ impl Destinations<'_> {
         target.stat_prefix = format!("{}.{}", routes.name, routes.namespace).into();
         target.weighted = true;
         target.clusters = clusters;
-        self.limit(&mut target, &first.destination.host);
+        self.limit(&mut target, &first.destination.host, "");
         (!target.clusters.is_empty()).then_some(target)
     }
 
-    fn limit(&self, target: &mut TcpTarget, host: &Hostname) {
-        let rule = self.destination_rules.get(host).and_then(|rule| rule.policy.clone());
-        let tcp = rule.as_ref().and_then(|policy| policy.connection_pool.as_ref()).and_then(|pool| pool.tcp.as_ref());
+    // What ports have of their own does not count here, nor do a subset's limits: as in istiod.
+    fn limit(&self, target: &mut TcpTarget, host: &Hostname, subset: &str) {
+        let rule = self.destination_rules.get(host);
+        let policy = rule.and_then(|rule| rule.policy.as_ref());
+        let tcp = policy.and_then(|policy| policy.connection_pool.as_ref()).and_then(|pool| pool.tcp.as_ref());
+        target.by_source_ip = rule.is_some_and(|rule| hashes_source_ip(rule, subset));
         target.idle_timeout = tcp.and_then(|tcp| tcp.idle_timeout).or(self.idle_timeout);
         target.max_duration = tcp.and_then(|tcp| tcp.max_connection_duration);
     }
@@ -82,6 +86,13 @@ impl Destinations<'_> {
     }
 }
 
+fn hashes_source_ip(rule: &EffectiveDestinationRule, subset: &str) -> bool {
+    let subset = rule.subsets.iter().find(|candidate| candidate.name == subset);
+    let own = subset.and_then(|subset| subset.traffic_policy.as_ref()?.load_balancer.as_ref());
+    let balancer = own.or_else(|| rule.policy.as_ref()?.load_balancer.as_ref());
+    balancer.and_then(|balancer| balancer.consistent_hash.as_ref()).is_some_and(|hash| hash.key == Some(HashKey::SourceIp))
+}
+
 /// Whether the parts of a match that are known now hold: gateway, labels, port, namespace.
 pub(crate) fn holds(matcher: &L4Match, gateway: &GatewayRef, labels: &Labels, namespace: &str, port: u16) -> bool {
     let right_labels = matcher.source_labels.iter().all(|(key, value)| labels.get(key) == Some(value));
@@ -92,15 +103,15 @@ pub(crate) fn holds(matcher: &L4Match, gateway: &GatewayRef, labels: &Labels, na
 }
 
 /// The route sets of which some host stands for `host`, in Istio's order.
-pub(crate) fn routes_for<'a>(routes: &'a OrdMap<Hostname, Arc<RouteSet>>, host: &Hostname) -> Vec<&'a Arc<RouteSet>> {
+pub(crate) fn routes_for<'a>(routes: &'a OrdMap<Hostname, Arc<Vec<Arc<RouteSet>>>>, host: &Hostname) -> Vec<&'a Arc<RouteSet>> {
     let mut found = Vec::new();
     if host.is_wildcard() {
-        found.extend(routes.iter().filter(|(key, _)| key.overlaps(host)).map(|(_, set)| set));
+        found.extend(routes.iter().filter(|(key, _)| key.overlaps(host)).flat_map(|(_, listed)| listed.iter()));
     } else {
-        found.extend(names_of(host).filter_map(|name| routes.get(&name)));
+        found.extend(names_of(host).filter_map(|name| routes.get(&name)).flat_map(|listed| listed.iter()));
     }
     found.retain(|set| !set.tls.is_empty() || !set.tcp.is_empty());
-    found.sort_by(|one, other| one.precedence.cmp(&other.precedence));
+    found.sort_by(|one, other| one.order().cmp(&other.order()));
     found.dedup_by(|one, other| Arc::ptr_eq(one, other));
     found
 }

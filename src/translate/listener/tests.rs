@@ -91,25 +91,13 @@ impl Asked {
 
     fn proxy(&self) -> Proxy {
         Proxy {
-            id: "app.shop".into(),
-            kind: self.class.kind,
             namespace: self.class.namespace.clone(),
-            service_account: "app".into(),
             ips: vec![OWN.parse().unwrap()],
             labels: Arc::new(self.labels.clone()),
-            cluster: "Kubernetes".into(),
-            network: "".into(),
-            locality: Default::default(),
-            node: "".into(),
             interception: self.class.interception,
             flavour: self.class.flavour,
             dns_domain: self.class.dns_domain.clone(),
-            telemetry: Arc::default(),
-            idle_timeout: None,
-            http10: false,
-            http_proxy_port: None,
-            unprivileged: false,
-            pod_ports: Vec::new(),
+            ..Proxy::new(self.class.kind, "app.shop")
         }
     }
 

@@ -6,30 +6,29 @@ use smol_str::{SmolStr, format_smolstr};
 
 use crate::mesh::model::{Hostname, Registry, Resolution, Service};
 
-/// The names and addresses by which a service is reached from a namespace.
-pub(super) struct Domains {
-    /// All, in Istio's order.
-    pub(super) all: Vec<SmolStr>,
-    /// How many names stand for themselves; the short forms among them give way to a service that really has the name.
-    short: HashSet<SmolStr>,
+/// The names and addresses by which a service is reached from a namespace, in Istio's order.
+pub(super) struct Domains(Vec<Domain>);
+
+struct Domain {
+    text: SmolStr,
+    /// Another form of a name, which gives way to a service that really has it.
+    form: bool,
 }
 
 /// The domains of a service for proxies whose DNS domain is `dns_domain` (`<namespace>.svc.<domain>`).
 pub(super) fn of_service(service: &Service, dns_domain: &str) -> Domains {
     let mut all = Vec::with_capacity(8);
-    let mut short = HashSet::new();
     for host in std::iter::once(&service.hostname).chain(&service.aliases) {
-        all.push(host.text().clone());
-        let forms = forms(host, dns_domain);
-        short.extend(forms.iter().cloned());
-        all.extend(forms);
+        all.push(Domain { text: host.text().clone(), form: false });
+        all.extend(forms(host, dns_domain).into_iter().map(|text| Domain { text, form: true }));
     }
     if service.resolution == Resolution::Passthrough && service.registry == Registry::Kubernetes {
-        let wildcards: Vec<_> = all.iter().map(|domain| format_smolstr!("*.{domain}")).collect();
-        all.extend(wildcards);
+        let wildcards: Vec<_> = all.iter().map(|Domain { text, .. }| format_smolstr!("*.{text}")).collect();
+        all.extend(wildcards.into_iter().map(|text| Domain { text, form: false }));
     }
-    all.extend(service.addresses.iter().filter(|address| !matches!(address.as_str(), "" | "0.0.0.0")).map(bracketed));
-    Domains { all, short }
+    let addresses = service.addresses.iter().filter(|address| !matches!(address.as_str(), "" | "0.0.0.0"));
+    all.extend(addresses.map(|address| Domain { text: bracketed(address), form: false }));
+    Domains(all)
 }
 
 /// Keeps no domain twice within a table, in any case of letters: Envoy refuses the whole table otherwise.
@@ -39,14 +38,19 @@ pub(super) struct Taken(HashSet<SmolStr>);
 impl Taken {
     /// The domains that are still free, which are then taken. `known` are names of services themselves.
     pub(super) fn claim(&mut self, domains: Domains, known: &dyn Fn(&str) -> bool) -> Vec<SmolStr> {
-        let Domains { all, short } = domains;
-        all.into_iter().filter(|domain| !(short.contains(domain) && known(domain)) && self.0.insert(domain.to_lowercase().into())).collect()
+        let free = |domain: &Domain| !(domain.form && known(&domain.text)) && self.0.insert(lowercase(&domain.text));
+        domains.0.into_iter().filter(free).map(|domain| domain.text).collect()
     }
 
     /// As [`Self::claim`] for one name.
     pub(super) fn claim_one(&mut self, domain: SmolStr) -> Vec<SmolStr> {
-        self.claim(Domains { all: vec![domain], short: HashSet::new() }, &|_| false)
+        self.claim(Domains(vec![Domain { text: domain, form: false }]), &|_| false)
     }
+}
+
+// Names are lower case as a rule: those are not written anew.
+fn lowercase(domain: &SmolStr) -> SmolStr {
+    if domain.bytes().any(|byte| !byte.is_ascii() || byte.is_ascii_uppercase()) { domain.to_lowercase().into() } else { domain.clone() }
 }
 
 // The absolute form, and the forms that the search path of the proxy's namespace makes valid.
@@ -91,7 +95,8 @@ mod tests {
         let mut taken = Taken::default();
         assert_eq!(taken.claim_one("a".into()), ["a"]);
         assert!(taken.claim_one("A".into()).is_empty());
-        let domains = Domains { all: vec!["b".into(), "c".into()], short: HashSet::from(["c".into()]) };
+        let domain = |text: &str| Domain { text: text.into(), form: text == "c" };
+        let domains = Domains(vec![domain("b"), domain("c")]);
         assert_eq!(taken.claim(domains, &|name| name == "c"), ["b"], "a short form gives way to the service of that name");
     }
 }

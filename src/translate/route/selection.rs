@@ -62,7 +62,7 @@ pub(super) struct Resolved {
 /// The labels of a proxy that any route in scope asks for: only their values need to be handed to
 /// [`super::table`], and only they tell classes of proxies apart.
 pub fn label_keys(scope: &Scope) -> BTreeSet<SmolStr> {
-    let routes = scope.egress.iter().flat_map(|egress| egress.routes.values());
+    let routes = scope.egress.iter().flat_map(|egress| egress.routes.values()).flat_map(|listed| listed.iter());
     let blocks = routes.flat_map(|routes| &routes.http).flat_map(|route| &route.matches);
     blocks.flat_map(|block| block.source_labels.keys().cloned()).collect()
 }

@@ -1,7 +1,7 @@
 //! The route tables of sidecars: by port, by sniffed service, by Unix socket (contract §3.6).
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -60,7 +60,7 @@ pub fn tables_with(scope: &Scope, mesh: &MeshConfig, host: &Hostname) -> BTreeSe
     for egress in &scope.egress {
         let mut hosts = BTreeSet::from([host]);
         let mut routed = false;
-        for routes in egress.routes.values() {
+        for routes in egress.routes.values().flat_map(|listed| listed.iter()) {
             if routes.hosts.iter().any(|of| of.overlaps(host)) || std::iter::once(host).chain(aliases).any(|host| sends_to(routes, host)) {
                 routed = true;
                 hosts.extend(&routes.hosts);
@@ -83,9 +83,27 @@ pub fn tables_with(scope: &Scope, mesh: &MeshConfig, host: &Hostname) -> BTreeSe
     if mesh.proxy_http_port > 0 {
         names.insert(HTTP_PROXY.into());
     }
-    let all = tables(scope, mesh);
-    names.retain(|name| all.contains(name));
+    names.retain(|name| is_table(scope, mesh, name));
     names
+}
+
+/// Whether [`tables`] has the name, at the cost of the services that have its port.
+fn is_table(scope: &Scope, mesh: &MeshConfig, name: &SmolStr) -> bool {
+    if name == HTTP_PROXY {
+        return mesh.proxy_http_port > 0;
+    }
+    let number = name.rsplit_once(':').map_or(name.as_str(), |(_, port)| port).parse::<u16>().ok();
+    scope.egress.iter().any(|egress| {
+        let listener = egress.listener.as_ref();
+        let only = match listener.map(|listener| (listener.port, &listener.bind)) {
+            Some((Some(0), bind)) => return bind == name,
+            listener => listener.and_then(|(port, _)| port),
+        };
+        let ports = egress.services.values().flat_map(|service| service.ports.iter().map(move |port| (service, port)));
+        let mut asked = ports.filter(|(_, port)| Some(port.number) == number && only.is_none_or(|only| only == port.number));
+        only.is_some_and(|only| format_smolstr!("{only}") == *name)
+            || asked.any(|(service, port)| tables_of_port(service, port).is_some_and(|table| table == *name))
+    })
 }
 
 /// The virtual hosts of a route table; `None` when no listener of this scope can name it. Of `labels`, the proxy's,
@@ -185,7 +203,8 @@ impl<'a> Place<'a> {
         hosts
     }
 
-    // A listener that does not stand for one port: hosts say theirs, port 80 also without.
+    // A listener that does not stand for one port: services say theirs, those of port 80 also without. A host that no
+    // service has stands for port 80 alone.
     fn all_ports(&self, egress: &'a EgressScope) -> Vec<VirtualHostInput> {
         let ports: BTreeSet<u16> = egress.services.values().flat_map(|service| service.ports.iter().map(|port| port.number)).collect();
         let mut hosts: Vec<_> = ports
@@ -193,11 +212,13 @@ impl<'a> Place<'a> {
             .flat_map(|port| {
                 let mut hosts = self.port(egress, port);
                 for host in &mut hosts {
-                    let with_port: Vec<SmolStr> = host.domains.iter().map(|domain| format_smolstr!("{domain}:{port}")).collect();
                     let plain = std::mem::take(&mut host.domains);
+                    let service = host.name.rsplit_once(':').is_some_and(|(name, _)| egress.services.contains_key(&Hostname::new(name)));
+                    let with_port = plain.iter().filter(|_| service).map(|domain| format_smolstr!("{domain}:{port}")).collect::<Vec<_>>();
                     let plain = if port == DEFAULT_PORT { plain } else { Vec::new() };
                     host.domains = plain.into_iter().chain(with_port).collect();
                 }
+                hosts.retain(|host| !host.domains.is_empty());
                 hosts
             })
             .collect();
@@ -211,13 +232,22 @@ impl<'a> Place<'a> {
         let site = Site { port, gateways: &[GatewayRef::Mesh], namespace: &self.class.namespace, labels: self.labels, tls: false };
         let mut at: HashMap<*const RouteSet, Option<usize>> = HashMap::new();
         let mut routed: Vec<Routed<'a>> = Vec::new();
-        for (host, routes) in &egress.routes {
-            let position = *at.entry(Arc::as_ptr(routes)).or_insert_with(|| {
+        let mut position = |routes: &Arc<RouteSet>| {
+            *at.entry(Arc::as_ptr(routes)).or_insert_with(|| {
                 let selection = selection::select(routes, &site, self.scope)?;
                 routed.push(Routed { selection, services: Vec::new(), others: Vec::new() });
                 Some(routed.len() - 1)
-            });
-            let Some(entry) = position.and_then(|position| routed.get_mut(position)) else { continue };
+            })
+        };
+        let mut placed: Vec<(usize, &Hostname)> = Vec::new();
+        for (host, listed) in &egress.routes {
+            // Services take a wildcard's first routes or none; any other host those that have something for this proxy.
+            let stands_for_services = host.is_wildcard() && services.keys().any(|name| host.covers(name));
+            let candidates = if stands_for_services { listed.get(..1).unwrap_or_default() } else { listed.as_slice() };
+            placed.extend(candidates.iter().find_map(&mut position).map(|position| (position, host)));
+        }
+        for (position, host) in placed {
+            let Some(entry) = routed.get_mut(position) else { continue };
             match services.get(host) {
                 Some(service) if !host.is_wildcard() => entry.services.push(service),
                 _ if host.is_wildcard() => {
@@ -241,7 +271,8 @@ impl<'a> Place<'a> {
     fn hosts(&self, view: &PortView<'a>) -> Vec<VirtualHostInput> {
         let port = view.port;
         let mut taken = Taken::default();
-        let known = |name: &str| view.services.contains_key(&Hostname::new(name));
+        let names: HashSet<&str> = view.services.keys().map(|host| host.as_str()).collect();
+        let known = |name: &str| names.contains(name);
         let of_routes =
             |selection: &Selection| Content::Routes { mesh: self.mesh.into(), selections: vec![selection.clone()], require_tls: false };
         let mut hosts = Vec::new();

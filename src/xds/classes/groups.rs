@@ -6,11 +6,12 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
     key::{Distinctions, EndpointsKey, ListenersKey, SharedKey, class_of, own_headless_addresses},
-    outbound::{Endpoints, Listeners, Shared},
+    outbound::{Endpoints, Listeners, Shared, Step},
     own::{Own, OwnInputs},
-    translator::{Counts, Translator},
+    translator::{Translations, Translator},
 };
 use crate::{
+    api::Diagnostic,
     mesh::{
         model::{Proxy, ProxyKind},
         scope::{Scope, ScopeKey, scope_key, scope_of},
@@ -27,6 +28,13 @@ pub(super) struct Keys {
     /// Only sidecars have outbound listeners by scope; a gateway's are its own.
     listeners: Option<ListenersKey>,
     own: Arc<OwnInputs>,
+}
+
+impl Keys {
+    /// What of the objects the proxy cannot have.
+    pub(super) fn findings(&self) -> impl Iterator<Item = Diagnostic> {
+        self.own.findings()
+    }
 }
 
 /// Scopes by what decides about them.
@@ -86,17 +94,16 @@ impl Groups {
 
     /// Brings all groups up to a new world; `before` are the scopes that they were made for.
     pub(super) fn update(&mut self, world: &World, before: &Scopes, touched: &Touched) {
-        for (key, group) in &mut self.shared {
-            let (Some(old), Some(new)) = (before.get(&key.scope), self.scopes.get(&key.scope)) else { continue };
-            group.update(world, old, new, &key.class, touched, &mut self.translator);
+        let Self { scopes, shared, endpoints, listeners, translator, .. } = self;
+        let step = |key: &ScopeKey| Some(Step { world, old: before.get(key)?, new: scopes.get(key)?, touched });
+        for (key, group) in shared {
+            step(&key.scope).into_iter().for_each(|step| group.update(step, &key.class, translator));
         }
-        for (key, group) in &mut self.endpoints {
-            let (Some(old), Some(new)) = (before.get(&key.scope), self.scopes.get(&key.scope)) else { continue };
-            group.update(world, old, new, &key.class, touched, &mut self.translator);
+        for (key, group) in endpoints {
+            step(&key.scope).into_iter().for_each(|step| group.update(step, &key.class, translator));
         }
-        for (key, group) in &mut self.listeners {
-            let (Some(old), Some(new)) = (before.get(&key.scope), self.scopes.get(&key.scope)) else { continue };
-            group.update(world, old, new, key, touched, &mut self.translator);
+        for (key, group) in listeners {
+            step(&key.scope).into_iter().for_each(|step| group.update(step, key, translator));
         }
     }
 
@@ -130,13 +137,8 @@ impl Groups {
         self.scopes.retain(|key, _| scopes.contains(key));
     }
 
-    /// Translations since the beginning.
-    pub(super) fn counts(&self) -> Counts {
-        self.translator.counts()
-    }
-
-    /// Translations since `before`.
-    pub(super) fn counts_since(&self, before: &Counts) -> Vec<(&'static str, u64)> {
-        self.counts().iter().zip(before).map(|((what, now), (_, then))| (*what, now - then)).collect()
+    /// Counts the translations.
+    pub(super) fn translations(&self) -> &Translations {
+        self.translator.translations()
     }
 }

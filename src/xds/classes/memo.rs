@@ -5,21 +5,24 @@ use std::{hash::Hash, sync::Arc};
 
 use rustc_hash::FxHashMap;
 
+use crate::metrics::ExactCounter;
+
 /// Results by input. An entry lives while somebody else holds its result.
 #[derive(Debug)]
 pub(super) struct Memo<I, R> {
     entries: FxHashMap<I, Arc<R>>,
-    /// How many results were made, ever.
-    made: u64,
+    /// Counts the results that were made.
+    made: ExactCounter,
     /// The size at which unused entries are dropped next.
     sweep_at: usize,
 }
 
 const SWEEP_AT_LEAST: usize = 1024;
 
-impl<I, R> Default for Memo<I, R> {
-    fn default() -> Self {
-        Self { entries: FxHashMap::default(), made: 0, sweep_at: SWEEP_AT_LEAST }
+impl<I, R> Memo<I, R> {
+    /// An empty memo that counts what it makes.
+    pub(super) fn counting(made: ExactCounter) -> Self {
+        Self { entries: FxHashMap::default(), made, sweep_at: SWEEP_AT_LEAST }
     }
 }
 
@@ -30,15 +33,10 @@ impl<I: Eq + Hash + Clone, R> Memo<I, R> {
             return Arc::clone(known);
         }
         let result = Arc::new(make(input));
-        self.made += 1;
+        self.made.inc();
         self.entries.insert(input.clone(), Arc::clone(&result));
         self.sweep();
         result
-    }
-
-    /// How many results were made since the beginning.
-    pub(super) fn made(&self) -> u64 {
-        self.made
     }
 
     // Doubling keeps the cost of sweeping proportional to what was inserted.
@@ -56,16 +54,17 @@ mod tests {
 
     #[test]
     fn a_known_input_is_not_made_again() {
-        let mut memo = Memo::default();
+        let made = ExactCounter::default();
+        let mut memo = Memo::counting(made.clone());
         let first = memo.get(&7, |n| n * 2);
         let second = memo.get(&7, |_| unreachable!());
         assert!(Arc::ptr_eq(&first, &second));
-        assert_eq!(memo.made(), 1);
+        assert_eq!(made.get(), 1);
     }
 
     #[test]
     fn results_that_nobody_holds_are_dropped() {
-        let mut memo = Memo::default();
+        let mut memo = Memo::counting(ExactCounter::default());
         let held = memo.get(&0, |n| *n);
         for n in 1..10 * SWEEP_AT_LEAST {
             memo.get(&n, |n| *n);

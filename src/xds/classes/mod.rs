@@ -14,32 +14,41 @@ mod tests;
 mod translator;
 mod units;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
 use smol_str::SmolStr;
 use tokio::sync::watch;
 
+pub use self::translator::Translations;
 use self::{
     groups::{Groups, Keys},
     key::Distinctions,
+    translator::TRANSLATED,
 };
 use super::{
     node::Node,
     resource::ResourceType,
     view::{Difference, Layer, View, Views},
 };
-use crate::mesh::{
-    model::{Proxy, ProxyKind},
-    scope::resolve_proxy,
-    world::{Touched, World},
+use crate::{
+    api::Diagnostic,
+    mesh::{
+        model::{Proxy, ProxyKind},
+        scope::resolve_proxy,
+        world::{Touched, World},
+    },
 };
 
 /// All connected proxies, sorted into classes, with the world that they are shown.
 #[derive(Default)]
 pub struct Classes {
     state: Mutex<State>,
+    findings: watch::Sender<BTreeSet<Diagnostic>>,
 }
 
 #[derive(Default)]
@@ -62,7 +71,6 @@ struct Attached {
 /// New views that are not sent yet, and what it took to make them.
 pub struct Prepared {
     views: Vec<(SmolStr, watch::Sender<View>, View)>,
-    translated: Vec<(&'static str, u64)>,
     changed: Vec<(ResourceType, u64)>,
 }
 
@@ -71,7 +79,6 @@ impl Classes {
     pub fn prepare(&self, world: Arc<World>, touched: &Touched) -> Prepared {
         let mut state = self.state.lock();
         let state = &mut *state;
-        let before = state.groups.counts();
         state.world = world;
         state.proxies.retain(|_, attached| !attached.sender.is_closed());
         // A proxy's own side is made from its scope: that comes first.
@@ -90,8 +97,20 @@ impl Classes {
             let used = state.proxies.values().map(|attached| &attached.keys);
             state.groups.retain(used);
         }
+        self.findings.send_if_modified(|before| replaced(before, state.findings()));
         let changed = changes(&views);
-        Prepared { views, translated: state.groups.counts_since(&before), changed }
+        Prepared { views, changed }
+    }
+
+    /// Counts all translations, those for proxies that come included.
+    pub fn translations(&self) -> Translations {
+        self.state.lock().groups.translations().clone()
+    }
+
+    /// How many translations were done since the beginning, by what was translated.
+    pub fn translated(&self) -> BTreeMap<&'static str, u64> {
+        let translations = self.translations();
+        TRANSLATED.into_iter().map(|what| (what, translations.get_or_create(&[("type", what)]).get())).collect()
     }
 
     /// The ids and views of all connected proxies whose id contains `id`.
@@ -109,6 +128,19 @@ impl Classes {
         let keys = state.groups.ensure(&state.world, &proxy, &state.distinctions);
         View::new(state.world.generation, state.groups.layers(&keys))
     }
+
+    /// What of the objects a proxy cannot have that is not connected.
+    pub fn findings_for(&self, proxy: &Proxy) -> Vec<Diagnostic> {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let proxy = resolve_proxy(&state.world, proxy);
+        state.groups.ensure(&state.world, &proxy, &state.distinctions).findings().collect()
+    }
+
+    /// What of the objects the connected proxies cannot have, kept up to date.
+    pub fn findings(&self) -> watch::Receiver<BTreeSet<Diagnostic>> {
+        self.findings.subscribe()
+    }
 }
 
 impl Views for Classes {
@@ -121,11 +153,17 @@ impl Views for Classes {
         let (sender, receiver) = watch::channel(View::new(state.world.generation, layers.clone()));
         state.proxies.insert(state.next, Attached { node, proxy, keys, layers, sender });
         state.next += 1;
+        self.findings.send_if_modified(|before| replaced(before, state.findings()));
         receiver
     }
 }
 
 impl State {
+    fn findings(&self) -> BTreeSet<Diagnostic> {
+        let connected = self.proxies.values().filter(|attached| !attached.sender.is_closed());
+        connected.flat_map(|attached| attached.keys.findings()).collect()
+    }
+
     /// Resolves the proxies that a change may put into another class; says whether groups may have lost their last.
     fn sort_again(&mut self, touched: &Touched) -> bool {
         let distinctions = if touched.everything || !touched.routes.is_empty() || !touched.services.is_empty() {
@@ -158,11 +196,6 @@ impl Prepared {
         self.views.iter().map(|(id, ..)| id.clone()).collect()
     }
 
-    /// How many translations were done, by what was translated.
-    pub fn translated(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        self.translated.iter().copied()
-    }
-
     /// How many distinct resources have new content, by type.
     pub fn changed(&self) -> impl Iterator<Item = (ResourceType, u64)> {
         self.changed.iter().copied()
@@ -180,6 +213,13 @@ impl Prepared {
 fn namespaces_of(world: &World, touched: &Touched) -> BTreeSet<SmolStr> {
     let services = touched.services.iter().chain(&touched.endpoints).flat_map(|host| world.services_named(host));
     touched.namespaces.iter().cloned().chain(services.map(|service| service.namespace.clone())).collect()
+}
+
+/// Whether that made a difference.
+fn replaced(before: &mut BTreeSet<Diagnostic>, now: BTreeSet<Diagnostic>) -> bool {
+    let differs = *before != now;
+    *before = now;
+    differs
 }
 
 fn same(a: &[Vec<Layer>; 4], b: &[Vec<Layer>; 4]) -> bool {

@@ -40,6 +40,17 @@ pub(super) struct Listeners {
     listeners: Units<Group>,
 }
 
+/// From one world to the next, as one scope shows it.
+#[derive(Clone, Copy)]
+pub(super) struct Step<'a> {
+    pub(super) world: &'a World,
+    /// The scope before.
+    pub(super) old: &'a Scope,
+    /// The scope now.
+    pub(super) new: &'a Scope,
+    pub(super) touched: &'a Touched,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum ClusterOwner {
     /// Black hole and passthrough.
@@ -62,16 +73,9 @@ impl Shared {
         Arc::clone(self.routes.layer())
     }
 
-    pub(super) fn update(
-        &mut self,
-        world: &World,
-        old: &Scope,
-        new: &Scope,
-        class: &ProxyClass,
-        touched: &Touched,
-        translator: &mut Translator,
-    ) {
-        if rescoped(old, new, touched) {
+    pub(super) fn update(&mut self, step: Step<'_>, class: &ProxyClass, translator: &mut Translator) {
+        let Step { world, new, touched, .. } = step;
+        if step.is_rescoped() {
             return self.translate_everything(world, new, class, translator);
         }
         for host in &touched.services {
@@ -85,7 +89,7 @@ impl Shared {
         if class.kind == ProxyKind::Sidecar {
             let mut tables = BTreeSet::new();
             for host in touched.services.iter().chain(&touched.routes) {
-                tables.extend(route::tables_with(old, &world.mesh, host));
+                tables.extend(route::tables_with(step.old, &world.mesh, host));
                 tables.extend(route::tables_with(new, &world.mesh, host));
             }
             for table in tables {
@@ -140,16 +144,9 @@ impl Endpoints {
         Arc::clone(self.assignments.layer())
     }
 
-    pub(super) fn update(
-        &mut self,
-        world: &World,
-        old: &Scope,
-        new: &Scope,
-        class: &ProxyClass,
-        touched: &Touched,
-        translator: &mut Translator,
-    ) {
-        if rescoped(old, new, touched) {
+    pub(super) fn update(&mut self, step: Step<'_>, class: &ProxyClass, translator: &mut Translator) {
+        let Step { world, new, touched, .. } = step;
+        if step.is_rescoped() {
             return self.translate_everything(world, new, class, translator);
         }
         for host in touched.services.iter().chain(&touched.endpoints) {
@@ -185,16 +182,9 @@ impl Listeners {
         Arc::clone(self.listeners.layer())
     }
 
-    pub(super) fn update(
-        &mut self,
-        world: &World,
-        old: &Scope,
-        new: &Scope,
-        key: &ListenersKey,
-        touched: &Touched,
-        translator: &mut Translator,
-    ) {
-        if rescoped(old, new, touched) {
+    pub(super) fn update(&mut self, step: Step<'_>, key: &ListenersKey, translator: &mut Translator) {
+        let Step { world, old, new, touched } = step;
+        if step.is_rescoped() {
             return self.translate_everything(world, new, key, translator);
         }
         let mut ports: BTreeSet<u16> = BTreeSet::new();
@@ -230,9 +220,11 @@ impl Listeners {
     }
 }
 
-/// Whether more than the touched hosts may look different.
-fn rescoped(old: &Scope, new: &Scope, touched: &Touched) -> bool {
-    touched.everything || old.sidecar != new.sidecar || old.allow_any != new.allow_any
+impl Step<'_> {
+    /// Whether more than the touched hosts may look different.
+    fn is_rescoped(&self) -> bool {
+        self.touched.everything || self.old.sidecar != self.new.sidecar || self.old.allow_any != self.new.allow_any
+    }
 }
 
 fn holds_endpoints(service: &Service) -> bool {

@@ -11,7 +11,7 @@ use super::{
     translator::Translator,
 };
 use crate::{
-    api::istio::ServerTlsMode,
+    api::{Diagnostic, istio::ServerTlsMode},
     mesh::{
         model::{Proxy, ProxyKind},
         policy::mtls::workload_mtls,
@@ -24,7 +24,7 @@ use crate::{
         endpoint::{self, EndpointInput},
         input::ProxyClass,
         listener::{
-            gateway::{self, GatewayListenerInput, GatewayView},
+            gateway::{self, GatewayListenerInput, GatewayView, RefusedServer},
             inbound::InboundInput,
         },
         route::{self, RouteTable},
@@ -40,6 +40,7 @@ pub(super) struct OwnInputs {
     inbound: Option<InboundInput>,
     gateway: Vec<GatewayListenerInput>,
     tables: Vec<RouteTable>,
+    refused: Vec<RefusedServer>,
 }
 
 /// The layers made from it.
@@ -58,6 +59,14 @@ impl OwnInputs {
             ProxyKind::Sidecar => sidecar(world, scope, proxy, &class),
             ProxyKind::Gateway => gateway_proxy(world, scope, proxy, &class),
         }
+    }
+
+    /// Servers of Gateways that the proxy has no listener for.
+    pub(super) fn findings(&self) -> impl Iterator<Item = Diagnostic> {
+        self.refused.iter().map(|refused| {
+            let message = format!("{}: this server gets no listener", refused.reason);
+            Diagnostic::warning(format!("spec.servers[{}]", refused.server), message).of(&refused.gateway.object)
+        })
     }
 }
 
@@ -124,7 +133,7 @@ fn gateway_proxy(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass
         route::gateway_table(scope, class, &class.labels, &world.mesh, table, &routes)
     });
     let (clusters, assignments) = if passes_mtls_on(&gateways) { auto_passthrough(world, scope, class) } else { Default::default() };
-    OwnInputs { clusters, assignments, tables: tables.collect(), gateway: plan.listeners, inbound: None }
+    OwnInputs { clusters, assignments, tables: tables.collect(), gateway: plan.listeners, refused: plan.refused, inbound: None }
 }
 
 fn passes_mtls_on(gateways: &[Arc<Gateway>]) -> bool {

@@ -11,10 +11,7 @@ use crate::{
         parse,
         yaml::{document, documents},
     },
-    mesh::{
-        engine::Engine,
-        model::{Flavour, Interception, Locality},
-    },
+    mesh::engine::Engine,
     xds::resource::ContentHash,
 };
 
@@ -112,28 +109,7 @@ fn content(view: &View) -> BTreeMap<(&'static str, SmolStr), ContentHash> {
 }
 
 fn proxy(kind: ProxyKind, id: &str, ip: [u8; 4]) -> Proxy {
-    let namespace = id.rsplit_once('.').unwrap().1;
-    Proxy {
-        id: id.into(),
-        kind,
-        namespace: namespace.into(),
-        service_account: SmolStr::default(),
-        ips: vec![ip.into()],
-        labels: Arc::default(),
-        cluster: "Kubernetes".into(),
-        network: SmolStr::default(),
-        locality: Locality::default(),
-        node: SmolStr::default(),
-        interception: Interception::Redirect,
-        flavour: Flavour::Stock,
-        dns_domain: format!("{namespace}.svc.cluster.local").into(),
-        telemetry: Arc::default(),
-        idle_timeout: None,
-        http10: false,
-        http_proxy_port: None,
-        unprivileged: false,
-        pod_ports: Vec::new(),
-    }
+    Proxy { ips: vec![ip.into()], ..Proxy::new(kind, id) }
 }
 
 #[test]

@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 
+use prometheus_client::metrics::family::Family;
+
 use super::memo::Memo;
 use crate::{
+    metrics::ExactCounter,
     translate::{
         cluster::{self, ClusterInput},
         endpoint::{self, EndpointInput},
@@ -24,7 +27,7 @@ use crate::{
 };
 
 /// All memos of this process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Translator {
     clusters: Memo<ClusterInput, Resource>,
     assignments: Memo<EndpointInput, Resource>,
@@ -33,6 +36,7 @@ pub(super) struct Translator {
     gateway: Memo<GatewayListenerInput, Resource>,
     virtual_hosts: Memo<VirtualHostInput, EncodedVirtualHost>,
     tables: Memo<JoinedTable, Resource>,
+    translations: Translations,
 }
 
 /// A route table is its own fields and the virtual hosts in it; each distinct one is joined once.
@@ -42,8 +46,29 @@ struct JoinedTable {
     hosts: Vec<ByPtr<EncodedVirtualHost>>,
 }
 
-/// How many translations were done since the beginning, by what was translated.
-pub(super) type Counts = [(&'static str, u64); 5];
+/// Translations done since the beginning, by what was translated (`istiod_lite_translated`).
+pub type Translations = Family<[(&'static str, &'static str); 1], ExactCounter>;
+
+/// What is counted in [`Translations`].
+pub(super) const TRANSLATED: [&str; 5] = ["cluster", "load_assignment", "listener", "virtual_host", "route_table"];
+
+impl Default for Translator {
+    fn default() -> Self {
+        let translations = Translations::default();
+        let [cluster, load_assignment, listener, virtual_host, route_table] =
+            TRANSLATED.map(|what| translations.get_or_create(&[("type", what)]).clone());
+        Self {
+            clusters: Memo::counting(cluster),
+            assignments: Memo::counting(load_assignment),
+            outbound: Memo::counting(listener.clone()),
+            inbound: Memo::counting(listener.clone()),
+            gateway: Memo::counting(listener),
+            virtual_hosts: Memo::counting(virtual_host),
+            tables: Memo::counting(route_table),
+            translations,
+        }
+    }
+}
 
 impl Translator {
     pub(super) fn cluster(&mut self, input: &ClusterInput) -> Arc<Resource> {
@@ -74,14 +99,9 @@ impl Translator {
         self.tables.get(&joined, |joined| encode::route_configuration(&header, joined.hosts.iter().map(|host| &*host.0)))
     }
 
-    pub(super) fn counts(&self) -> Counts {
-        [
-            ("cluster", self.clusters.made()),
-            ("load_assignment", self.assignments.made()),
-            ("listener", self.outbound.made() + self.inbound.made() + self.gateway.made()),
-            ("virtual_host", self.virtual_hosts.made()),
-            ("route_table", self.tables.made()),
-        ]
+    /// The counters.
+    pub(super) fn translations(&self) -> &Translations {
+        &self.translations
     }
 
     fn virtual_host(&mut self, input: &VirtualHostInput) -> Arc<EncodedVirtualHost> {

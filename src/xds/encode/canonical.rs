@@ -4,12 +4,9 @@
 //! the wire format itself, guided by a table that the build derives from the descriptors: a subtree that can hold
 //! neither map nor `Any` is copied unread.
 
-use std::mem;
-
 use prost::{
     Message, Name,
-    bytes::Buf,
-    encoding::{DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field},
+    encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
 };
 
 include!(concat!(env!("OUT_DIR"), "/shapes.rs"));
@@ -32,16 +29,17 @@ const ANY: &str = "google.protobuf.Any";
 
 /// The canonical encoding of a message.
 pub fn canonical<M: Message + Name>(message: &M) -> Vec<u8> {
-    let encoded = message.encode_to_vec();
-    canonical_bytes(&M::full_name(), &encoded)
+    let mut bytes = message.encode_to_vec();
+    // What was encoded just now can be read; and a part that is in order says the same as one that is not.
+    let _ = find(&M::full_name()).and_then(|shape| order_message(shape, &mut bytes));
+    bytes
 }
 
 /// The canonical form of an encoded message of the named type. Bytes that are not such a message come back as they are.
 pub fn canonical_bytes(full_name: &str, encoded: &[u8]) -> Vec<u8> {
-    let Some(shape) = find(full_name) else { return encoded.to_vec() };
-    let mut sorted = Vec::with_capacity(encoded.len());
-    match write_message(shape, encoded, &mut sorted) {
-        Some(()) => sorted,
+    let mut ordered = encoded.to_vec();
+    match find(full_name).and_then(|shape| order_message(shape, &mut ordered)) {
+        Some(()) => ordered,
         None => encoded.to_vec(),
     }
 }
@@ -50,112 +48,116 @@ fn find(full_name: &str) -> Option<usize> {
     SHAPES.binary_search_by(|shape| shape.name.cmp(full_name)).ok()
 }
 
-fn write_message(shape: usize, mut bytes: &[u8], out: &mut Vec<u8>) -> Option<()> {
+// Order changes no length, so all is done in place.
+fn order_message(shape: usize, bytes: &mut [u8]) -> Option<()> {
     if SHAPES[shape].name == ANY {
-        return write_any(bytes, out);
+        return order_any(bytes);
     }
     let fields = SHAPES[shape].fields;
     let mut entries = Entries::default();
-    while bytes.has_remaining() {
-        let start = bytes;
-        let (number, wire) = decode_key(&mut bytes).ok()?;
-        if entries.number != number {
-            entries.flush(out);
+    let mut at = 0;
+    while at < bytes.len() {
+        let field = field_at(bytes, at)?;
+        if entries.number != field.number {
+            entries.order(bytes);
         }
-        let field = fields.binary_search_by_key(&number, |(number, _)| *number).ok().map(|at| fields[at].1);
-        match (wire, field) {
-            (WireType::LengthDelimited, Some(Field::Message(inner))) => {
-                let mut sorted = Vec::new();
-                write_message(inner, take(&mut bytes)?, &mut sorted)?;
-                write_delimited(number, &sorted, out);
+        let leads_to = fields.binary_search_by_key(&field.number, |(number, _)| *number).ok().map(|at| fields[at].1);
+        match leads_to.filter(|_| field.wire == WireType::LengthDelimited) {
+            Some(Field::Message(inner)) => order_message(inner, &mut bytes[field.content..field.end])?,
+            Some(Field::Map(value)) => {
+                order_entry(value, &mut bytes[field.content..field.end])?;
+                entries.number = field.number;
+                entries.list.push(field);
             }
-            (WireType::LengthDelimited, Some(Field::Map(value))) => {
-                let entry = write_entry(value, take(&mut bytes)?)?;
-                entries.number = number;
-                entries.list.push(entry);
-            }
-            _ => {
-                skip_field(wire, number, &mut bytes, DecodeContext::default()).ok()?;
-                out.extend_from_slice(&start[..start.len() - bytes.len()]);
-            }
+            None => {}
         }
+        at = field.end;
     }
-    entries.flush(out);
+    entries.order(bytes);
     Some(())
+}
+
+fn order_entry(value: Option<usize>, bytes: &mut [u8]) -> Option<()> {
+    let Some(inner) = value else { return Some(()) };
+    let mut at = 0;
+    while at < bytes.len() {
+        let field = field_at(bytes, at)?;
+        if field.number == 2 && field.wire == WireType::LengthDelimited {
+            order_message(inner, &mut bytes[field.content..field.end])?;
+        }
+        at = field.end;
+    }
+    Some(())
+}
+
+fn order_any(bytes: &mut [u8]) -> Option<()> {
+    let (mut type_url, mut value) = (0..0, 0..0);
+    let mut at = 0;
+    while at < bytes.len() {
+        let field = field_at(bytes, at)?;
+        match (field.number, field.wire) {
+            (1, WireType::LengthDelimited) => type_url = field.content..field.end,
+            (2, WireType::LengthDelimited) => value = field.content..field.end,
+            _ => return None,
+        }
+        at = field.end;
+    }
+    let full_name = std::str::from_utf8(&bytes[type_url]).ok()?.rsplit('/').next()?;
+    match find(full_name) {
+        Some(shape) => order_message(shape, &mut bytes[value]),
+        None => Some(()),
+    }
+}
+
+/// A field on the wire: from its key at `start` over its content to its `end`.
+#[derive(Clone, Copy)]
+struct FieldAt {
+    number: u32,
+    wire: WireType,
+    start: usize,
+    content: usize,
+    end: usize,
+}
+
+fn field_at(bytes: &[u8], start: usize) -> Option<FieldAt> {
+    let mut rest = bytes.get(start..)?;
+    let (number, wire) = decode_key(&mut rest).ok()?;
+    if wire == WireType::LengthDelimited {
+        let length = usize::try_from(decode_varint(&mut rest).ok()?).ok()?;
+        let content = bytes.len() - rest.len();
+        let end = content.checked_add(length).filter(|end| *end <= bytes.len())?;
+        return Some(FieldAt { number, wire, start, content, end });
+    }
+    let content = bytes.len() - rest.len();
+    skip_field(wire, number, &mut rest, DecodeContext::default()).ok()?;
+    Some(FieldAt { number, wire, start, content, end: bytes.len() - rest.len() })
 }
 
 /// Entries of one map field that follow each other on the wire.
 #[derive(Default)]
 struct Entries {
     number: u32,
-    list: Vec<Vec<u8>>,
+    list: Vec<FieldAt>,
 }
 
 impl Entries {
     // The key is an entry's first field, so entries in byte order are in the order of (length of key, key): any fixed
     // order will do.
-    fn flush(&mut self, out: &mut Vec<u8>) {
-        let mut list = mem::take(&mut self.list);
-        list.sort_unstable();
-        for entry in &list {
-            write_delimited(self.number, entry, out);
+    fn order(&mut self, bytes: &mut [u8]) {
+        let content = |field: &FieldAt| &bytes[field.content..field.end];
+        if let [first, .., last] = self.list[..]
+            && !self.list.is_sorted_by(|a, b| content(a) <= content(b))
+        {
+            self.list.sort_unstable_by(|a, b| content(a).cmp(content(b)));
+            let ordered = self.list.iter().fold(Vec::with_capacity(last.end - first.start), |mut ordered, field| {
+                ordered.extend_from_slice(&bytes[field.start..field.end]);
+                ordered
+            });
+            bytes[first.start..last.end].copy_from_slice(&ordered);
         }
+        self.list.clear();
         self.number = 0;
     }
-}
-
-fn write_entry(value: Option<usize>, mut bytes: &[u8]) -> Option<Vec<u8>> {
-    let Some(inner) = value else { return Some(bytes.to_vec()) };
-    let mut out = Vec::with_capacity(bytes.len());
-    while bytes.has_remaining() {
-        let start = bytes;
-        let (number, wire) = decode_key(&mut bytes).ok()?;
-        if number == 2 && wire == WireType::LengthDelimited {
-            let mut sorted = Vec::new();
-            write_message(inner, take(&mut bytes)?, &mut sorted)?;
-            write_delimited(number, &sorted, &mut out);
-        } else {
-            skip_field(wire, number, &mut bytes, DecodeContext::default()).ok()?;
-            out.extend_from_slice(&start[..start.len() - bytes.len()]);
-        }
-    }
-    Some(out)
-}
-
-fn write_any(mut bytes: &[u8], out: &mut Vec<u8>) -> Option<()> {
-    let (mut type_url, mut value): (&[u8], &[u8]) = (&[], &[]);
-    while bytes.has_remaining() {
-        match decode_key(&mut bytes).ok()? {
-            (1, WireType::LengthDelimited) => type_url = take(&mut bytes)?,
-            (2, WireType::LengthDelimited) => value = take(&mut bytes)?,
-            _ => return None,
-        }
-    }
-    let full_name = std::str::from_utf8(type_url).ok()?.rsplit('/').next()?;
-    write_delimited(1, type_url, out);
-    match find(full_name) {
-        _ if value.is_empty() => {}
-        None => write_delimited(2, value, out),
-        Some(shape) => {
-            let mut sorted = Vec::with_capacity(value.len());
-            write_message(shape, value, &mut sorted)?;
-            write_delimited(2, &sorted, out);
-        }
-    }
-    Some(())
-}
-
-fn take<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let length = usize::try_from(decode_varint(bytes).ok()?).ok()?;
-    let (head, tail) = bytes.split_at_checked(length)?;
-    *bytes = tail;
-    Some(head)
-}
-
-fn write_delimited(number: u32, bytes: &[u8], out: &mut Vec<u8>) {
-    encode_key(number, WireType::LengthDelimited, out);
-    encode_varint(bytes.len() as u64, out);
-    out.extend_from_slice(bytes);
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::{
         yaml::{document, documents},
     },
     mesh::{
-        model::{Endpoint, Flavour, Health, Interception, Locality, Protocol, Proxy, Resolution},
+        model::{Endpoint, Health, Locality, Protocol, Proxy, Resolution},
         scope::{resolve_proxy, service_targets},
     },
 };
@@ -139,37 +139,8 @@ fn our_line(endpoint: &Endpoint) -> String {
 fn declared(node: &Value) -> Proxy {
     let id: Vec<&str> = node["id"].as_str().unwrap().split('~').collect();
     let metadata = |key: &str| SmolStr::new(node["metadata"][key].as_str().unwrap_or_default());
-    Proxy {
-        id: id[2].into(),
-        kind: if id[0] == "router" { ProxyKind::Gateway } else { ProxyKind::Sidecar },
-        namespace: metadata("NAMESPACE"),
-        ips: vec![id[1].parse().unwrap()],
-        ..blank_proxy()
-    }
-}
-
-pub(super) fn blank_proxy() -> Proxy {
-    Proxy {
-        id: SmolStr::default(),
-        kind: ProxyKind::Sidecar,
-        namespace: SmolStr::default(),
-        service_account: SmolStr::default(),
-        ips: Vec::new(),
-        labels: Arc::default(),
-        cluster: SmolStr::default(),
-        network: SmolStr::default(),
-        locality: Locality::default(),
-        node: SmolStr::default(),
-        interception: Interception::Redirect,
-        flavour: Flavour::Istio,
-        dns_domain: SmolStr::default(),
-        telemetry: Arc::default(),
-        idle_timeout: None,
-        http10: false,
-        http_proxy_port: None,
-        unprivileged: false,
-        pod_ports: Vec::new(),
-    }
+    let kind = if id[0] == "router" { ProxyKind::Gateway } else { ProxyKind::Sidecar };
+    Proxy { namespace: metadata("NAMESPACE"), ips: vec![id[1].parse().unwrap()], ..Proxy::new(kind, id[2]) }
 }
 
 macro_rules! case {

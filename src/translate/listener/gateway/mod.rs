@@ -4,7 +4,7 @@ mod plan;
 mod render;
 mod server_tls;
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use envoy_types::pb::envoy::config::listener::v3::Listener;
 use smol_str::{SmolStr, format_smolstr};
@@ -74,6 +74,16 @@ pub enum Refusal {
     HostTaken(Hostname),
     /// The gateway may not bind the port.
     Privileged(u16),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PortTaken(port) => write!(f, "port {port} is held by an older server of another kind"),
+            Self::HostTaken(host) => write!(f, "an older server on this port has the TLS host {host}"),
+            Self::Privileged(port) => write!(f, "the gateway may not bind port {port} (below 1024)"),
+        }
+    }
 }
 
 /// Everything that one listener of a gateway is made of, and the key of its memo.

@@ -1,0 +1,131 @@
+//! `istiod-lite translate`: what it says, what it prints all the same, and its exit status.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::cases::{self, FILE, GOOD, GOOD_CLUSTER, GOOD_FILE, RIVAL_FINDING, RIVAL_GATEWAYS};
+
+fn folder(good: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join(GOOD_FILE), good).unwrap();
+    folder
+}
+
+fn translate(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_istiod-lite"));
+    command.args(["translate", "-f"]).arg(folder).args(arguments).output().unwrap()
+}
+
+/// What was said, with the files named from the folder.
+fn said(output: &Output, folder: &Path) -> Vec<String> {
+    let said = String::from_utf8(output.stderr.clone()).unwrap();
+    said.replace(&format!("{}/", folder.display()), "").lines().map(str::to_owned).collect()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stdout)))
+}
+
+#[test]
+fn each_mistake_is_named_and_the_rest_is_printed() {
+    for case in cases::all() {
+        let folder = folder(GOOD);
+        case.put_into(folder.path());
+        let output = translate(folder.path(), &["--proxy", "client-1.shop", "--type", "cds", "-o", "json"]);
+        assert_eq!(said(&output, folder.path()), case.findings, "{}", case.name);
+        assert_eq!(output.status.code(), Some(if case.refuses() { 2 } else { 0 }), "{}", case.name);
+        assert!(json(&output)["cds"][GOOD_CLUSTER].is_object(), "{}", case.name);
+    }
+}
+
+#[test]
+fn without_a_result_the_status_is_1() {
+    let folder = folder(GOOD);
+    for (proxy, reason) in [
+        ("nobody.shop", "error: --proxy: there is no Pod nobody in namespace shop; there are: client-1.shop, gateway-1.shop"),
+        ("nobody", "error: --proxy: write NAME.NAMESPACE"),
+    ] {
+        let output = translate(folder.path(), &["--proxy", proxy]);
+        assert_eq!((output.status.code(), said(&output, folder.path())), (Some(1), vec![reason.to_owned()]));
+        assert!(output.stdout.is_empty());
+    }
+    let missing = folder.path().join("missing");
+    let output = translate(&missing, &["--proxy", "client-1.shop"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = said(&output, folder.path());
+    assert_eq!(said[0], "error: (missing): cannot be read: No such file or directory (os error 2)");
+}
+
+#[test]
+fn a_path_that_is_missing_does_not_hide_the_others() {
+    let folder = folder(GOOD);
+    let good = folder.path().join(GOOD_FILE);
+    let output = translate(&folder.path().join("missing"), &[good.to_str().unwrap(), "--proxy", "client-1.shop", "-o", "json"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(json(&output)["cds"][GOOD_CLUSTER].is_object());
+}
+
+#[test]
+fn types_and_forms_are_as_asked() {
+    let folder = folder(GOOD);
+    for kind in ["lds", "rds", "cds", "eds"] {
+        let output = translate(folder.path(), &["--proxy", "client-1.shop", "--type", kind]);
+        assert_eq!(output.status.code(), Some(0));
+        let yaml: Value = serde_norway::from_slice(&output.stdout).unwrap();
+        assert_eq!(yaml.as_object().unwrap().keys().collect::<Vec<_>>(), [kind]);
+        let output = translate(folder.path(), &["--proxy", "client-1.shop", "--type", kind, "-o", "json"]);
+        assert_eq!(json(&output), yaml);
+    }
+    let all = json(&translate(folder.path(), &["--proxy", "client-1.shop", "-o", "json"]));
+    assert_eq!(all.as_object().unwrap().len(), 4);
+}
+
+#[test]
+fn a_server_without_a_listener_is_named_to_its_gateway() {
+    let folder = folder(GOOD);
+    fs::write(folder.path().join(FILE), RIVAL_GATEWAYS).unwrap();
+    let output = translate(folder.path(), &["--proxy", "gateway-1.shop", "-o", "json"]);
+    assert_eq!(said(&output, folder.path()), [RIVAL_FINDING]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(json(&output)["lds"]["0.0.0.0_8080"].is_object());
+    let client = translate(folder.path(), &["--proxy", "client-1.shop"]);
+    assert_eq!(said(&client, folder.path()), [""; 0]);
+}
+
+#[test]
+fn five_thousand_routes_are_five_thousand_routes() {
+    let routes = |index| format!("{{match: [{{uri: {{exact: /{index}}}}}], route: [{{destination: {{host: ratings}}}}]}}");
+    let folder = folder(GOOD);
+    fs::write(folder.path().join(FILE), cases::virtual_service(&(0..5_000).map(routes).collect::<Vec<_>>().join(", "))).unwrap();
+    let output = translate(folder.path(), &["--proxy", "client-1.shop", "--type", "rds", "-o", "json"]);
+    assert_eq!((output.status.code(), said(&output, folder.path())), (Some(0), vec![]));
+    let shown = json(&output);
+    let hosts = shown["rds"]["9080"]["virtual_hosts"].as_array().unwrap();
+    assert!(hosts.iter().any(|host| host["routes"].as_array().is_some_and(|routes| routes.len() == 5_000)));
+}
+
+#[test]
+fn envoy_accepts_the_bootstrap_whatever_was_refused() {
+    let envoy = match harness::tools::envoy("1.40") {
+        Ok(envoy) => envoy,
+        Err(reason) => return println!("skipped: {reason:#}"),
+    };
+    for case in cases::all() {
+        let folder = folder(GOOD);
+        case.put_into(folder.path());
+        for proxy in ["client-1.shop", "gateway-1.shop"] {
+            let output = translate(folder.path(), &["--proxy", proxy, "--bootstrap"]);
+            let file = folder.path().join(".bootstrap.yaml");
+            fs::write(&file, &output.stdout).unwrap();
+            let validated = Command::new(&envoy).args(["--mode", "validate", "-l", "error", "-c"]).arg(&file).output().unwrap();
+            let reason = String::from_utf8_lossy(&validated.stderr);
+            assert!(validated.status.success(), "{}, {proxy}: {reason}", case.name);
+        }
+    }
+}
