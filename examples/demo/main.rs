@@ -17,6 +17,8 @@ use harness::{
 async fn main() -> ExitCode {
     let shown = match Arguments::parse(env::args().skip(1)) {
         Ok(arguments) => tokio::select! {
+            // First what is shown: with --keep it ends by the same signal, and has a result to tell.
+            biased;
             shown = show(arguments) => shown,
             _ = tokio::signal::ctrl_c() => { eprintln!("\nstopped"); return ExitCode::FAILURE }
         },

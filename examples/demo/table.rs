@@ -69,7 +69,13 @@ impl Table {
 
 fn text(row: &Row) -> String {
     let share = |share: &Share| {
-        format!("{:>5.1} % {:>6} {:>9}{}", share.percent, share.seen, p_value(share.p_value), if share.agrees { ' ' } else { '!' })
+        format!(
+            "{:>5.1} % {:>6} {:>9}{}",
+            share.percent,
+            share.seen,
+            p_value(share.p_value),
+            if share.agrees || share.seen == 0 { ' ' } else { '!' }
+        )
     };
     let to_last_ack = row.to_last_ack.map_or_else(|| "-".to_owned(), |took| format!("{} ms", took.as_millis()));
     let (gateway, mesh) = (share(&row.gateway), share(&row.mesh));

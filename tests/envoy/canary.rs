@@ -12,7 +12,7 @@ const STEPS: [u32; 4] = [0, 50, 100, 0];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn half_then_all_then_rolled_back() -> Result<()> {
-    let _turn = turn().await;
+    let _turn = turn().await?;
     let mut mesh = start("1.40", true).await?;
     let measured = Measured::start(&mesh, 200).await?;
     for v2_percent in STEPS {

@@ -26,7 +26,7 @@ async fn a_plain_request_is_mtls_on_the_wire() -> Result<()> {
         skip("a_plain_request_is_mtls_on_the_wire", &reason);
         return Ok(());
     }
-    let _turn = turn().await;
+    let _turn = turn().await?;
     let options = options("1.40", true)?;
     let bridge = Bridge::create()?;
     let client = Namespace::create(&bridge, "client", 3, "127.0.0.1 localhost\n10.96.7.7 reviews\n")?;

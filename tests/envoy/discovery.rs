@@ -25,7 +25,7 @@ const SHUTDOWN: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_is_ready_when_its_folder_is_there_and_not_before() -> Result<()> {
-    let _turn = turn().await;
+    let _turn = turn().await?;
     let (options, network, home) = (options("1.40", true)?, Loopback::free()?, tempfile::tempdir()?);
     fs::create_dir(home.path().join("logs"))?;
     launch::ceremony(&options.istiod_lite, home.path())?;
@@ -52,7 +52,7 @@ async fn expect_istiod_pages(monitoring: SocketAddr) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_ends_its_streams_on_sigterm_and_the_proxies_go_on() -> Result<()> {
-    let _turn = turn().await;
+    let _turn = turn().await?;
     let mut mesh = start("1.40", true).await?;
     let http = mesh.network().socket(1, PORT_PLAIN_HTTP);
     let began = Instant::now();
@@ -75,7 +75,7 @@ async fn it_ends_its_streams_on_sigterm_and_the_proxies_go_on() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_ends_on_sigterm_even_before_it_is_ready() -> Result<()> {
-    let _turn = turn().await;
+    let _turn = turn().await?;
     let (options, network, home) = (options("1.40", true)?, Loopback::free()?, tempfile::tempdir()?);
     fs::create_dir(home.path().join("logs"))?;
     launch::ceremony(&options.istiod_lite, home.path())?;
@@ -94,6 +94,7 @@ async fn it_ends_on_sigterm_even_before_it_is_ready() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_does_not_start_beside_a_roots_key() -> Result<()> {
+    let _turn = turn().await?;
     let (options, home) = (options("1.40", true)?, tempfile::tempdir()?);
     launch::ceremony(&options.istiod_lite, home.path())?;
     let root = home.path().join("root");

@@ -34,7 +34,7 @@ async fn the_control_plane_is_killed_and_comes_back_state_of_the_world() -> Resu
 }
 
 async fn kill_and_come_back(delta: bool) -> Result<()> {
-    let _turn = turn().await;
+    let _turn = turn().await?;
     let mut mesh = start("1.40", delta).await?;
     let measured = Measured::start(&mesh, 200).await?;
     mesh.restart_control_plane().await?;
@@ -51,7 +51,7 @@ async fn kill_and_come_back(delta: bool) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_envoy_holds_nobody_else_back() -> Result<()> {
-    let _turn = turn().await;
+    let _turn = turn().await?;
     let mut mesh = start("1.40", true).await?;
     let gateway_only = Plan::new(mesh.paths().into_iter().take(1).collect(), 200);
     let load = Load::start(&gateway_only);
@@ -73,7 +73,7 @@ async fn a_stopped_envoy_holds_nobody_else_back() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_folder_moves_away_and_back() -> Result<()> {
-    let _turn = turn().await;
+    let _turn = turn().await?;
     let mut mesh = start("1.40", true).await?;
     let measured = Measured::start(&mesh, 200).await?;
     let before = clusters(&mut mesh).await?;
@@ -91,7 +91,7 @@ async fn the_folder_moves_away_and_back() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_file_takes_its_objects_and_only_them() -> Result<()> {
-    let _turn = turn().await;
+    let _turn = turn().await?;
     let mut mesh = start("1.40", true).await?;
     let measured = Measured::start(&mesh, 200).await?;
     let before = clusters(&mut mesh).await?;
@@ -107,7 +107,7 @@ async fn a_deleted_file_takes_its_objects_and_only_them() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_half_finished_edit_keeps_the_last_good_objects() -> Result<()> {
-    let _turn = turn().await;
+    let _turn = turn().await?;
     let mut mesh = start("1.40", true).await?;
     shift_to(&mesh, 100).await?;
     let measured = Measured::start(&mesh, 200).await?;

@@ -1,6 +1,6 @@
 //! A mesh of processes for one test; the tests of this file take turns, for they all measure.
 
-use std::{fs::File, path::PathBuf, time::Instant};
+use std::{fs::File, io, path::PathBuf, time::Instant};
 
 use anyhow::{Error, Result, ensure};
 use harness::{
@@ -15,12 +15,12 @@ use harness::{
 
 /// Waits for this test's turn; hold what it gives until the end. A file's lock, not a mutex: some runners start a
 /// process for each test.
-pub(crate) async fn turn() -> File {
-    let locked = tokio::task::spawn_blocking(|| {
+pub(crate) async fn turn() -> Result<File> {
+    let locked = tokio::task::spawn_blocking(|| -> io::Result<File> {
         let file = File::create(concat!(env!("CARGO_TARGET_TMPDIR"), "/envoy-turn"))?;
         file.lock().map(|()| file)
     });
-    locked.await.unwrap().unwrap()
+    Ok(locked.await??)
 }
 
 pub(crate) fn options(envoy_minor: &str, delta: bool) -> Result<Options> {

@@ -35,7 +35,7 @@ async fn envoy_1_38() -> Result<()> {
 }
 
 async fn sniff(envoy_minor: &str) -> Result<()> {
-    let _turn = turn().await;
+    let _turn = turn().await?;
     let mut mesh = start(envoy_minor, true).await?;
     let _workload = Workload::start_any("v1", mesh.network().socket(REVIEWS_V1.host, 9071)).await?;
     let target = mesh.network().socket(CLIENT.host, 9070);

@@ -44,7 +44,7 @@ async fn envoy_1_38_state_of_the_world() -> Result<()> {
 }
 
 async fn walk(envoy_minor: &str, delta: bool) -> Result<()> {
-    let _turn = turn().await;
+    let _turn = turn().await?;
     let steps = number("WALK_STEPS")?.unwrap_or(200) as u32;
     let seed = number("WALK_SEED")?.unwrap_or_else(fresh_seed);
     let name = format!("walk Envoy {envoy_minor} {}: {steps} steps, WALK_SEED={seed}", if delta { "delta" } else { "state of the world" });
