@@ -123,14 +123,15 @@ impl Place {
         format!("{before:?} to {self:?}")
     }
 
-    /// The objects of this place in one file: they change in one step, the old going as the new come.
+    /// The objects of this place in one file: they change in one step, the old going as the new come. Backends are
+    /// younger than `reviews`, whose sidecars name their oldest service in what they receive.
     fn yaml(&self, mesh: &Mesh) -> String {
         let Self { v2_percent, subsets, backend } = self;
         let (v1, v2) = (mesh.network().address(REVIEWS_V1.host), mesh.network().address(REVIEWS_V2.host));
         format!(
             r#"apiVersion: v1
 kind: Service
-metadata: {{name: backend-{backend}, namespace: shop}}
+metadata: {{name: backend-{backend}, namespace: shop, creationTimestamp: "2026-01-01T00:00:00Z"}}
 spec: {{clusterIP: 10.97.{high}.{low}, selector: {{app: reviews}}, ports: [{{name: http, port: 9080, targetPort: 9080}}]}}
 ---
 apiVersion: discovery.k8s.io/v1
