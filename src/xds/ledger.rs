@@ -38,6 +38,8 @@ pub struct DeliveryMetrics {
     pub resources: Family<Labels, Counter>,
     /// Responses refused, by type.
     pub rejects: Family<Label, Counter>,
+    /// How often a proxy refused something that came from an object (`Kind/namespace/name`).
+    pub refused_objects: Family<[(&'static str, String); 1], Counter>,
     /// Gates that a deadline opened, by the type whose ACK was awaited.
     pub gates_opened: Family<Label, Counter>,
 }
@@ -101,6 +103,7 @@ impl DeliveryMetrics {
         registry.register("istiod_lite_xds_bytes", "Bytes of resources sent", self.bytes.clone());
         registry.register("istiod_lite_xds_resources", "Resources sent, by reason", self.resources.clone());
         registry.register("istiod_lite_xds_rejects", "Responses that proxies refused", self.rejects.clone());
+        registry.register("istiod_lite_xds_refused_objects", "Refusals, by the object refused", self.refused_objects.clone());
         registry.register("istiod_lite_xds_gates_opened", "Gates that a deadline opened", self.gates_opened.clone());
     }
 }
@@ -202,7 +205,13 @@ impl Entry {
         objects.sort_unstable();
         objects.dedup();
         let objects: Vec<_> = objects.into_iter().map(|origin| origin.object.to_string()).collect();
+        // Suspects are only counted when they are found out.
         let found = !refused.is_empty();
+        if found {
+            objects.iter().for_each(|object| {
+                self.ledger.metrics.refused_objects.get_or_create(&[("object", object.clone())]).inc();
+            });
+        }
         tracing::warn!(
             proxy = %self.id,
             r#type = kind.short(),
@@ -234,4 +243,41 @@ fn listed<T: AsRef<str>>(items: &[T]) -> String {
     let shown: Vec<_> = items.iter().take(SHOWN).map(AsRef::as_ref).collect();
     let more = items.len().saturating_sub(SHOWN);
     if more == 0 { shown.join(", ") } else { format!("{} and {more} more", shown.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::{Kind, ObjectKey},
+        mesh::model::{Origin, Proxy, ProxyKind},
+        xds::resource::ContentHash,
+    };
+
+    #[test]
+    fn a_refusal_is_counted_under_the_users_object() {
+        let ledger = Arc::new(Ledger::new(DeliveryMetrics::default()));
+        let mut entry = ledger.enter(&Node { proxy: Arc::new(Proxy::new(ProxyKind::Sidecar, "client.shop")) });
+        let object =
+            ObjectKey { cluster: "Kubernetes".into(), kind: Kind::DestinationRule, namespace: "shop".into(), name: "reviews".into() };
+        let resource = Arc::new(Resource {
+            kind: ResourceType::Cluster,
+            name: "outbound|80||reviews".into(),
+            version: ContentHash(1),
+            body: Default::default(),
+            clusters: Arc::new([]),
+            routes: Arc::new([]),
+            eds: true,
+            origins: Arc::new([Origin { object, generation: 1 }]),
+        });
+        let rejected = |refused: Vec<_>, suspects| Event::Rejected { kind: ResourceType::Cluster, error: "no".into(), refused, suspects };
+        entry.event(&rejected(vec![], vec![Arc::clone(&resource)]));
+        let counter = || ledger.metrics().refused_objects.get_or_create(&[("object", "DestinationRule/shop/reviews".into())]).get();
+        assert_eq!(counter(), 0, "a suspect is not guilty");
+        entry.event(&rejected(vec![resource], vec![]));
+        assert_eq!(counter(), 1);
+        assert_eq!(ledger.proxies()[0].rejected[&ResourceType::Cluster].objects, ["DestinationRule/shop/reviews"]);
+        entry.progress(1, true, &[]);
+        assert!(ledger.proxies()[0].rejected.is_empty(), "nothing refused stands");
+    }
 }

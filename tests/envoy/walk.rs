@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 use harness::{
     load::Window,
-    mesh::{Mesh, PUBLIC_HOST, REVIEWS_V1, REVIEWS_V2, VIRTUAL_SERVICE, VIRTUAL_SERVICE_FILE},
+    mesh::{GATEWAY, Mesh, PUBLIC_HOST, REVIEWS_V1, REVIEWS_V2, VIRTUAL_SERVICE, VIRTUAL_SERVICE_FILE},
     random::{Random, fresh_seed},
     said::say,
 };
@@ -98,12 +98,14 @@ fn number(variable: &str) -> Result<Option<u64>> {
     env::var(variable).ok().map(|text| text.parse().with_context(|| format!("{variable}={text}"))).transpose()
 }
 
-/// Where the walk is: which weights, which names of subsets, which name of the backend.
+/// Where the walk is: which weights, which names of subsets, which name of the backend, which further listener of the
+/// gateway.
 #[derive(Clone, Copy, Debug, Default)]
 struct Place {
     v2_percent: u32,
     subsets: u32,
     backend: u32,
+    listener: u32,
 }
 
 impl Place {
@@ -120,13 +122,17 @@ impl Place {
         if kind >= 7 {
             self.backend += 1;
         }
+        // Listeners come and go beside those under load.
+        if random.within(0..3) == 0 {
+            self.listener += 1;
+        }
         format!("{before:?} to {self:?}")
     }
 
     /// The objects of this place in one file: they change in one step, the old going as the new come. Backends are
     /// younger than `reviews`, whose sidecars name their oldest service in what they receive.
     fn yaml(&self, mesh: &Mesh) -> String {
-        let Self { v2_percent, subsets, backend } = self;
+        let Self { v2_percent, subsets, backend, listener } = self;
         let (v1, v2) = (mesh.network().address(REVIEWS_V1.host), mesh.network().address(REVIEWS_V2.host));
         format!(
             r#"apiVersion: v1
@@ -153,6 +159,13 @@ spec:
   - {{name: canary-{subsets}, labels: {{version: v2}}}}
 ---
 apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: further-{listener}, namespace: shop}}
+spec:
+  selector: {{istio: ingressgateway}}
+  servers: [{{port: {{number: {further}, name: http, protocol: HTTP}}, bind: {gateway}, hosts: [further.example.com]}}]
+---
+apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {{name: reviews, namespace: shop, annotations: {{step: "{backend}/{subsets}/{v2_percent}"}}}}
 spec:
@@ -166,6 +179,8 @@ spec:
 "#,
             high = backend / 250,
             low = backend % 250 + 1,
+            gateway = mesh.network().address(GATEWAY.host),
+            further = 20_000 + listener % 1_000,
             v1_percent = 100 - v2_percent,
         )
     }
