@@ -2,13 +2,15 @@
 
 use std::{
     collections::BTreeMap,
+    io::ErrorKind,
     net::SocketAddr,
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -121,8 +123,8 @@ impl Shared {
 impl ControlPlane {
     pub(crate) fn start(shared: &Arc<Shared>, address: SocketAddr) -> Result<Self> {
         let (certificate, key) = shared.authority.identity(SanType::DnsName(NAME.try_into()?))?;
+        let listener = bind(address).with_context(|| format!("control plane on {address}"))?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        let listener = std::net::TcpListener::bind(address).with_context(|| format!("control plane on {address}"))?;
         listener.set_nonblocking(true)?;
         let inside = runtime.enter();
         let listener = TcpListener::from_std(listener)?;
@@ -139,6 +141,17 @@ impl ControlPlane {
         runtime.spawn(server);
         drop(inside);
         Ok(Self { runtime: Some(runtime) })
+    }
+}
+
+/// The control plane before this one lets go of its port in the background.
+fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        match std::net::TcpListener::bind(address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => sleep(Duration::from_millis(10)),
+            bound => return bound,
+        }
     }
 }
 
