@@ -1,22 +1,17 @@
 //! Load assignments: the endpoints of EDS clusters (contract §2.10, §3.1, §6.4).
 
-use std::{net::IpAddr, sync::Arc};
+mod wire;
 
-use envoy_types::pb::{
-    envoy::config::{
-        core::v3::{
-            Address, HealthStatus, Locality as EnvoyLocality, Metadata, Pipe, SocketAddress, address, socket_address::PortSpecifier,
-        },
-        endpoint::v3::{ClusterLoadAssignment, Endpoint as EnvoyEndpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier},
-    },
-    google::protobuf::UInt32Value,
-};
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use prost::Message;
 use smol_str::SmolStr;
 
 use super::{
     cluster::policy::Policy,
     input::{Built, ByPtr, ProxyClass},
-    metadata, naming,
+    naming,
 };
 use crate::{
     api::{
@@ -24,7 +19,7 @@ use crate::{
         istio::{ClientTlsMode, Subset},
     },
     mesh::{
-        model::{Endpoint, EndpointAddress, EndpointSet, Health, Locality, Origin, Protocol, ProxyKind, Registry, Resolution, Service},
+        model::{Endpoint, EndpointSet, Origin, Protocol, ProxyKind, Registry, Resolution, Service},
         world::EffectiveDestinationRule,
     },
 };
@@ -86,23 +81,16 @@ pub fn inputs(
     inputs
 }
 
-/// Builds the load assignment of an input. Without endpoints it holds only its name.
-pub fn load_assignment(input: &EndpointInput) -> Built<ClusterLoadAssignment> {
+/// The load assignment of an input: a `ClusterLoadAssignment`, encoded in canonical order. Without endpoints it holds
+/// only its name.
+pub fn load_assignment(input: &EndpointInput) -> Built<Vec<u8>> {
     let chosen = of_subset(input.endpoints.as_deref().unwrap_or_default(), input.subset.as_ref());
-    let message = match input.choice {
-        Choice::Marked => assignment(&input.name, chosen, true),
-        Choice::Unmarked => assignment(&input.name, chosen, false),
-        Choice::MtlsOnly => {
-            // As istiod: a locality whose endpoints were all left out stays, empty.
-            let mut assignment = assignment(&input.name, chosen, true);
-            for locality in &mut assignment.endpoints {
-                locality.lb_endpoints.retain(says_mtls);
-                locality.load_balancing_weight = summed(&locality.lb_endpoints);
-            }
-            assignment
-        }
-    };
-    Built::new(message, [input.origin.clone()])
+    let mut localities = by_locality(chosen, input.choice != Choice::Unmarked);
+    if input.choice == Choice::MtlsOnly {
+        // As istiod: a locality whose endpoints were all left out stays, empty.
+        localities.iter_mut().for_each(|(_, endpoints)| endpoints.retain(|(_, mtls)| *mtls));
+    }
+    Built::new(wire::encode(&input.name, &localities), [input.origin.clone()])
 }
 
 impl EndpointInput {
@@ -125,27 +113,24 @@ pub(super) fn keeps_mtls(rule: Option<&EffectiveDestinationRule>, subset: Option
 
 /// A load assignment of these endpoints, by locality in the order of its label.
 pub(super) fn assignment<'a>(name: &str, endpoints: impl Iterator<Item = &'a Endpoint>, keep_mtls: bool) -> ClusterLoadAssignment {
+    // What was encoded just now can be read.
+    ClusterLoadAssignment::decode(&wire::encode(name, &by_locality(endpoints, keep_mtls))[..]).unwrap_or_default()
+}
+
+fn by_locality<'a>(endpoints: impl Iterator<Item = &'a Endpoint>, keep_mtls: bool) -> Vec<wire::Group<'a>> {
     // A service has few localities, often one.
-    let mut localities: Vec<(&Locality, Vec<LbEndpoint>)> = Vec::new();
+    let mut localities: Vec<wire::Group<'a>> = Vec::new();
     for endpoint in endpoints {
-        let built = lb_endpoint(endpoint, keep_mtls);
+        let marked = (endpoint, keep_mtls && endpoint.mtls);
         match localities.iter_mut().find(|(locality, _)| **locality == endpoint.locality) {
-            Some((_, endpoints)) => endpoints.push(built),
-            None => localities.push((&endpoint.locality, vec![built])),
+            Some((_, endpoints)) => endpoints.push(marked),
+            None => localities.push((&endpoint.locality, vec![marked])),
         }
     }
-    localities.sort_by_cached_key(|(locality, _)| locality.label());
-    let localities = localities.into_iter().map(|(locality, endpoints)| LocalityLbEndpoints {
-        locality: Some(EnvoyLocality {
-            region: locality.region.to_string(),
-            zone: locality.zone.to_string(),
-            sub_zone: locality.subzone.to_string(),
-        }),
-        load_balancing_weight: summed(&endpoints),
-        lb_endpoints: endpoints,
-        ..Default::default()
-    });
-    ClusterLoadAssignment { cluster_name: name.into(), endpoints: localities.collect(), ..Default::default() }
+    if localities.len() > 1 {
+        localities.sort_by_cached_key(|(locality, _)| locality.label());
+    }
+    localities
 }
 
 fn by_eds(kind: ProxyKind, service: &Service) -> bool {
@@ -154,61 +139,4 @@ fn by_eds(kind: ProxyKind, service: &Service) -> bool {
         Resolution::Passthrough => kind == ProxyKind::Gateway && service.registry == Registry::Kubernetes,
         Resolution::DnsLb | Resolution::DnsRoundRobin | Resolution::DynamicDns => false,
     }
-}
-
-fn lb_endpoint(endpoint: &Endpoint, keep_mtls: bool) -> LbEndpoint {
-    let health = match endpoint.health {
-        Health::Healthy => HealthStatus::Healthy,
-        Health::Unknown => HealthStatus::Unknown,
-    };
-    LbEndpoint {
-        health_status: health.into(),
-        metadata: Some(endpoint_metadata(endpoint, keep_mtls && endpoint.mtls)),
-        load_balancing_weight: Some(UInt32Value { value: endpoint.weight }),
-        host_identifier: Some(HostIdentifier::Endpoint(EnvoyEndpoint {
-            address: Some(Address { address: Some(address(endpoint)) }),
-            ..Default::default()
-        })),
-    }
-}
-
-fn address(endpoint: &Endpoint) -> address::Address {
-    let socket = |address: String| {
-        address::Address::SocketAddress(SocketAddress {
-            address,
-            port_specifier: Some(PortSpecifier::PortValue(endpoint.port.into())),
-            ..Default::default()
-        })
-    };
-    match &endpoint.address {
-        EndpointAddress::Ip(IpAddr::V4(address)) => socket(address.to_string()),
-        EndpointAddress::Ip(IpAddr::V6(address)) => socket(address.to_string()),
-        EndpointAddress::Host(name) => socket(name.to_string()),
-        EndpointAddress::Pipe(path) => address::Address::Pipe(Pipe { path: path.to_string(), ..Default::default() }),
-    }
-}
-
-const TRANSPORT_SOCKET_MATCH: &str = "envoy.transport_socket_match";
-
-// `istio.workload`: name;namespace;canonical name;canonical revision;cluster.
-fn endpoint_metadata(endpoint: &Endpoint, mtls: bool) -> Metadata {
-    let label = |keys: [&str; 3]| keys.iter().find_map(|key| endpoint.labels.get(*key)).map_or("", SmolStr::as_str);
-    let canonical = label(["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
-    let canonical = if canonical.is_empty() { endpoint.workload.as_str() } else { canonical };
-    let revision = label(["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
-    let workload = [&endpoint.workload, &endpoint.namespace, canonical, revision, &endpoint.cluster].join(";");
-    let istio = (metadata::ISTIO, metadata::structure([("workload", metadata::text(workload))]));
-    let matched = mtls.then(|| (TRANSPORT_SOCKET_MATCH, metadata::structure([("tlsMode", metadata::text("istio"))])));
-    metadata::filter_metadata(matched.into_iter().chain([istio]))
-}
-
-fn says_mtls(endpoint: &LbEndpoint) -> bool {
-    endpoint.metadata.as_ref().is_some_and(|metadata| metadata.filter_metadata.contains_key(TRANSPORT_SOCKET_MATCH))
-}
-
-// An empty locality has no weight.
-fn summed(endpoints: &[LbEndpoint]) -> Option<UInt32Value> {
-    let weights = endpoints.iter().filter_map(|endpoint| endpoint.load_balancing_weight);
-    let value = weights.fold(0u32, |sum, weight| sum.saturating_add(weight.value));
-    (!endpoints.is_empty()).then_some(UInt32Value { value })
 }

@@ -76,7 +76,7 @@ impl Translator {
     }
 
     pub(super) fn assignment(&mut self, input: &EndpointInput) -> Arc<Resource> {
-        self.assignments.get(input, |input| encode::load_assignment(endpoint::load_assignment(input)))
+        self.assignments.get(input, |input| encode::encoded_load_assignment(input.name().clone(), endpoint::load_assignment(input)))
     }
 
     pub(super) fn outbound_listener(&mut self, input: &ListenerInput) -> Arc<Resource> {

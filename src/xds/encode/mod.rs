@@ -52,6 +52,11 @@ pub fn load_assignment(built: Built<ClusterLoadAssignment>) -> Resource {
     resource(ResourceType::Endpoint, name, body, built.clusters, built.routes, built.origins)
 }
 
+/// A load assignment that is encoded already, in canonical order.
+pub fn encoded_load_assignment(name: SmolStr, built: Built<Vec<u8>>) -> Resource {
+    resource(ResourceType::Endpoint, name, built.message.into(), built.clusters, built.routes, built.origins)
+}
+
 /// Encodes a listener.
 pub fn listener(built: Built<Listener>) -> Resource {
     let name = built.message.name.as_str().into();

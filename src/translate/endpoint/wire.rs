@@ -1,0 +1,222 @@
+//! Load assignments straight on the wire.
+//!
+//! They are the most numerous messages of a mesh, and each endpoint in one holds maps of maps for a line of text. So
+//! they are written in canonical order from the start (see `xds::encode`), and metadata that endpoints share is
+//! written once. Numbers are those of the fields in `envoy.config.endpoint.v3` and `envoy.config.core.v3`.
+
+use prost::encoding::{WireType, encode_key, encode_varint};
+use smol_str::{SmolStr, format_smolstr};
+
+use crate::{
+    mesh::model::{Endpoint, EndpointAddress, Health, Locality},
+    translate::metadata::ISTIO,
+};
+
+const TRANSPORT_SOCKET_MATCH: &str = "envoy.transport_socket_match";
+
+/// The endpoints of one locality, and whether each says that it can do mTLS.
+pub(super) type Group<'a> = (&'a Locality, Vec<(&'a Endpoint, bool)>);
+
+/// The encoding of a `ClusterLoadAssignment` with these localities, in this order.
+pub(super) fn encode(name: &str, localities: &[Group<'_>]) -> Vec<u8> {
+    let endpoints: usize = localities.iter().map(|(_, endpoints)| endpoints.len()).sum();
+    let mut bytes = Vec::with_capacity(name.len() + 16 + 96 * endpoints);
+    let mut shared = Shared::default();
+    text(&mut bytes, 1, name);
+    for group in localities {
+        nested(&mut bytes, 2, |bytes| locality(bytes, group, &mut shared));
+    }
+    bytes
+}
+
+fn locality<'a>(bytes: &mut Vec<u8>, (locality, endpoints): &Group<'a>, shared: &mut Shared<'a>) {
+    nested(bytes, 1, |bytes| {
+        text(bytes, 1, &locality.region);
+        text(bytes, 2, &locality.zone);
+        text(bytes, 3, &locality.subzone);
+    });
+    for (endpoint, mtls) in endpoints {
+        nested(bytes, 2, |bytes| lb_endpoint(bytes, endpoint, *mtls, shared));
+    }
+    // An empty locality has no weight.
+    if !endpoints.is_empty() {
+        let weight = endpoints.iter().fold(0u32, |sum, (endpoint, _)| sum.saturating_add(endpoint.weight));
+        nested(bytes, 3, |bytes| number(bytes, 1, weight));
+    }
+}
+
+fn lb_endpoint<'a>(bytes: &mut Vec<u8>, endpoint: &'a Endpoint, mtls: bool, shared: &mut Shared<'a>) {
+    // LbEndpoint.endpoint, Endpoint.address
+    nested(bytes, 1, |bytes| nested(bytes, 1, |bytes| address(bytes, endpoint)));
+    if endpoint.health == Health::Healthy {
+        number(bytes, 2, 1);
+    }
+    nested(bytes, 3, |bytes| bytes.extend_from_slice(shared.metadata(endpoint, mtls)));
+    nested(bytes, 4, |bytes| number(bytes, 1, endpoint.weight));
+}
+
+fn address(bytes: &mut Vec<u8>, endpoint: &Endpoint) {
+    if let EndpointAddress::Pipe(path) = &endpoint.address {
+        return nested(bytes, 2, |bytes| text(bytes, 1, path));
+    }
+    nested(bytes, 1, |bytes| {
+        match &endpoint.address {
+            EndpointAddress::Ip(ip) => text(bytes, 2, &format_smolstr!("{ip}")),
+            EndpointAddress::Host(name) | EndpointAddress::Pipe(name) => text(bytes, 2, name),
+        }
+        // A port is written even when it is zero: it is a choice between kinds of ports.
+        encode_key(3, WireType::Varint, bytes);
+        encode_varint(endpoint.port.into(), bytes);
+    });
+}
+
+/// The metadata of the endpoint before, encoded: neighbours are often alike.
+#[derive(Default)]
+struct Shared<'a> {
+    of: Option<(&'a Endpoint, bool)>,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Shared<'a> {
+    fn metadata(&mut self, endpoint: &'a Endpoint, mtls: bool) -> &[u8] {
+        let alike = self.of.is_some_and(|(other, other_mtls)| mtls == other_mtls && same_workload(endpoint, other));
+        if !alike {
+            self.of = Some((endpoint, mtls));
+            self.bytes.clear();
+            metadata(&mut self.bytes, endpoint, mtls);
+        }
+        &self.bytes
+    }
+}
+
+fn same_workload(one: &Endpoint, other: &Endpoint) -> bool {
+    (&one.workload, &one.namespace, &one.cluster) == (&other.workload, &other.namespace, &other.cluster) && one.labels == other.labels
+}
+
+// The entries stand in canonical order: the shorter key first.
+fn metadata(bytes: &mut Vec<u8>, endpoint: &Endpoint, mtls: bool) {
+    entry(bytes, ISTIO, "workload", &workload(endpoint));
+    if mtls {
+        entry(bytes, TRANSPORT_SOCKET_MATCH, "tlsMode", "istio");
+    }
+}
+
+// `filter_metadata: {key: {field: value}}`
+fn entry(bytes: &mut Vec<u8>, key: &str, field: &str, value: &str) {
+    nested(bytes, 1, |bytes| {
+        text(bytes, 1, key);
+        // The Struct, its one entry, and its Value.
+        nested(bytes, 2, |bytes| {
+            nested(bytes, 1, |bytes| {
+                text(bytes, 1, field);
+                nested(bytes, 2, |bytes| nested(bytes, 3, |bytes| bytes.extend_from_slice(value.as_bytes())));
+            });
+        });
+    });
+}
+
+// name;namespace;canonical name;canonical revision;cluster
+fn workload(endpoint: &Endpoint) -> String {
+    let label = |keys: [&str; 3]| keys.iter().find_map(|key| endpoint.labels.get(*key)).map_or("", SmolStr::as_str);
+    let canonical = label(["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
+    let canonical = if canonical.is_empty() { endpoint.workload.as_str() } else { canonical };
+    let revision = label(["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
+    [&endpoint.workload, &endpoint.namespace, canonical, revision, &endpoint.cluster].join(";")
+}
+
+/// A text field; an empty one is left out.
+fn text(bytes: &mut Vec<u8>, field: u32, text: &str) {
+    if !text.is_empty() {
+        encode_key(field, WireType::LengthDelimited, bytes);
+        encode_varint(text.len() as u64, bytes);
+        bytes.extend_from_slice(text.as_bytes());
+    }
+}
+
+/// A number field; zero is left out.
+fn number(bytes: &mut Vec<u8>, field: u32, number: u32) {
+    if number != 0 {
+        encode_key(field, WireType::Varint, bytes);
+        encode_varint(number.into(), bytes);
+    }
+}
+
+/// A field of a length that is known once it is written. One byte holds most lengths.
+fn nested(bytes: &mut Vec<u8>, field: u32, content: impl FnOnce(&mut Vec<u8>)) {
+    encode_key(field, WireType::LengthDelimited, bytes);
+    let at = bytes.len();
+    bytes.push(0);
+    content(bytes);
+    let length = bytes.len() - at - 1;
+    match u8::try_from(length) {
+        Ok(short) if short < 0x80 => bytes[at] = short,
+        _ => {
+            let mut long = Vec::with_capacity(4);
+            encode_varint(length as u64, &mut long);
+            bytes.splice(at..=at, long);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+    use prost::Message;
+
+    use super::*;
+    use crate::{api::Labels, xds::encode::canonical};
+
+    fn endpoint(address: EndpointAddress, health: Health) -> Endpoint {
+        Endpoint {
+            address,
+            port: 8080,
+            labels: Arc::new(Labels::from([("app".into(), "reviews".into()), ("version".into(), "v1".repeat(70).into())])),
+            locality: Locality::default(),
+            network: SmolStr::default(),
+            cluster: "Kubernetes".into(),
+            node: SmolStr::default(),
+            weight: 300,
+            identity: None,
+            workload: "reviews-v1".into(),
+            namespace: "shop".into(),
+            mtls: true,
+            health,
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_canonical() {
+        let locality = Locality { region: "eu".into(), zone: "a".into(), subzone: SmolStr::default() };
+        let ends = [
+            endpoint(EndpointAddress::Ip([10, 0, 0, 1].into()), Health::Healthy),
+            endpoint(EndpointAddress::Host("a.example.com".into()), Health::Unknown),
+            Endpoint { port: 0, workload: "other".into(), ..endpoint(EndpointAddress::Ip([0; 16].into()), Health::Healthy) },
+            endpoint(EndpointAddress::Pipe("/run/a".into()), Health::Unknown),
+        ];
+        let all: Vec<(&Endpoint, bool)> = ends.iter().zip([true, true, false, true]).collect();
+        let nowhere = Locality::default();
+        let bytes = encode("outbound|80||a", &[(&nowhere, Vec::new()), (&locality, all)]);
+        let message = ClusterLoadAssignment::decode(&bytes[..]).unwrap();
+        assert_eq!(canonical(&message), bytes);
+        assert_eq!(message.endpoints.iter().map(|group| group.lb_endpoints.len()).collect::<Vec<_>>(), [0, 4]);
+        let weights: Vec<_> = message.endpoints.iter().map(|group| group.load_balancing_weight.map(|weight| weight.value)).collect();
+        assert_eq!(weights, [None, Some(1200)]);
+    }
+
+    #[test]
+    fn only_what_is_alike_shares_its_metadata() {
+        let ip = |last| EndpointAddress::Ip([10, 0, 0, last].into());
+        let ends = [1, 2, 3, 4].map(|last| endpoint(ip(last), Health::Healthy));
+        let [first, second, third, fourth] = &ends;
+        let third = Endpoint { workload: "ratings".into(), ..third.clone() };
+        let bytes = encode("a", &[(&first.locality, vec![(first, true), (second, true), (&third, true), (fourth, false)])]);
+        let message = ClusterLoadAssignment::decode(&bytes[..]).unwrap();
+        let [group] = &message.endpoints[..] else { panic!("one locality") };
+        let metadata: Vec<_> = group.lb_endpoints.iter().map(|endpoint| endpoint.metadata.clone().unwrap()).collect();
+        assert_eq!(metadata[0], metadata[1]);
+        assert_ne!(metadata[1], metadata[2]);
+        assert_eq!([1, 2, 3].map(|at| metadata[at].filter_metadata.len()), [2, 2, 1]);
+    }
+}
