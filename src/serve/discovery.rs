@@ -7,7 +7,7 @@ use smol_str::SmolStr;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, watch},
 };
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -122,6 +122,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     delivery.register(&mut registry);
     let ledger = Arc::new(Ledger::observed(delivery, Arc::<Convergence>::clone(&convergence)));
     let classes = Arc::new(Classes::default());
+    let (worlds, _) = watch::channel(Arc::default());
     let pipeline = Pipeline {
         engine: Engine::new(&settings.domain, mesh),
         classes: Arc::clone(&classes),
@@ -129,6 +130,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         standing: Arc::clone(&standing),
         readiness: Arc::clone(&readiness),
         convergence: Arc::clone(&convergence),
+        worlds,
         metrics: PipelineMetrics::register(&mut registry, classes.translations()),
     };
     let exposed = Exposed {

@@ -3,7 +3,10 @@
 use std::{pin::pin, sync::Arc};
 
 use jiff::Timestamp;
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 use tokio_stream::{Stream, StreamExt};
 
 use super::{
@@ -14,7 +17,7 @@ use super::{
 };
 use crate::{
     api::{Object, ObjectKey},
-    mesh::{engine::Engine, validate},
+    mesh::{engine::Engine, validate, world::World},
     source::{Change, Event, debounce::Debounce},
     xds::classes::Classes,
 };
@@ -36,6 +39,8 @@ pub struct Pipeline {
     pub readiness: Arc<Readiness>,
     /// Told of each published change.
     pub convergence: Arc<Convergence>,
+    /// Shows each published world to those who read it beside the flow: authentication, admission, controllers.
+    pub worlds: watch::Sender<Arc<World>>,
     /// Counts.
     pub metrics: PipelineMetrics,
 }
@@ -114,6 +119,7 @@ impl Pipeline {
         // Convergence is told before the sessions are, else an ACK could come first.
         self.convergence.published(generation, &keys, seen, now, published.proxies());
         published.send();
+        self.worlds.send_replace(Arc::clone(&world));
         // Findings cost what the whole mesh costs: proxies do not wait for them.
         self.standing.replace(Finder::Mesh, validate::check(&world));
     }
