@@ -150,15 +150,15 @@ impl Tables<'_> {
     /// Pods and WorkloadEntries that a ServiceEntry's `workloadSelector` selects.
     fn selected(&self, service: &Service) -> Vec<(u16, Endpoint)> {
         let mut found = Vec::new();
-        for (_, object) in self.store.in_namespace(Kind::WorkloadEntry, &service.namespace) {
+        for object in self.store.selectable_in(Kind::WorkloadEntry, &service.namespace) {
             let Spec::WorkloadEntry(entry) = &object.spec else { continue };
             let labels = entry_labels(object, entry);
             if selects(&service.selector, &labels) {
                 found.extend(self.of_entry(service, object, entry, Arc::new(labels), &object.key.name));
             }
         }
-        for (id, _) in self.store.in_namespace(Kind::Pod, &service.namespace) {
-            let pod = self.world.workloads.get(&(id.namespace.clone(), id.name.clone()));
+        for object in self.store.selectable_in(Kind::Pod, &service.namespace) {
+            let pod = self.world.workloads.get(&(object.key.namespace.clone(), object.key.name.clone()));
             if let Some(pod) = pod.filter(|pod| selects(&service.selector, &pod.labels)) {
                 found.extend(self.of_selected_pod(service, pod));
             }

@@ -1,26 +1,30 @@
 //! A two-way index: which things a thing was made from, and what was made from a thing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hash;
 
-/// Many-to-many links between derived values (`A`) and what they read (`B`).
+use rustc_hash::{FxHashMap, FxHashSet};
+
+/// Many-to-many links between derived values (`A`) and what they read (`B`). In no order: who reads them sorts.
 #[derive(Debug)]
 pub(super) struct Links<A, B> {
-    forward: BTreeMap<A, BTreeSet<B>>,
-    back: BTreeMap<B, BTreeSet<A>>,
+    forward: FxHashMap<A, Vec<B>>,
+    back: FxHashMap<B, FxHashSet<A>>,
 }
 
 impl<A, B> Default for Links<A, B> {
     fn default() -> Self {
-        Self { forward: BTreeMap::new(), back: BTreeMap::new() }
+        Self { forward: FxHashMap::default(), back: FxHashMap::default() }
     }
 }
 
-impl<A: Ord + Clone, B: Ord + Clone> Links<A, B> {
+impl<A: Eq + Hash + Clone, B: Ord + Hash + Clone> Links<A, B> {
     /// Replaces what `a` reads.
-    pub(super) fn set(&mut self, a: &A, reads: BTreeSet<B>) {
-        let before = if reads.is_empty() { self.forward.remove(a) } else { self.forward.insert(a.clone(), reads.clone()) };
-        let before = before.unwrap_or_default();
-        for gone in before.difference(&reads) {
+    pub(super) fn set(&mut self, a: &A, reads: impl IntoIterator<Item = B>) {
+        let mut reads: Vec<B> = reads.into_iter().collect();
+        reads.sort_unstable();
+        reads.dedup();
+        let before = self.forward.remove(a).unwrap_or_default();
+        for gone in before.iter().filter(|old| reads.binary_search(old).is_err()) {
             if let Some(readers) = self.back.get_mut(gone) {
                 readers.remove(a);
                 if readers.is_empty() {
@@ -28,8 +32,11 @@ impl<A: Ord + Clone, B: Ord + Clone> Links<A, B> {
                 }
             }
         }
-        for new in reads.difference(&before) {
+        for new in reads.iter().filter(|new| before.binary_search(new).is_err()) {
             self.back.entry(new.clone()).or_default().insert(a.clone());
+        }
+        if !reads.is_empty() {
+            self.forward.insert(a.clone(), reads);
         }
     }
 
@@ -51,11 +58,11 @@ mod tests {
     #[test]
     fn links_are_replaced_whole() {
         let mut links = Links::default();
-        links.set(&"slice", BTreeSet::from(["pod-1", "pod-2"]));
-        links.set(&"slice", BTreeSet::from(["pod-2", "pod-3"]));
+        links.set(&"slice", ["pod-1", "pod-2"]);
+        links.set(&"slice", ["pod-3", "pod-2", "pod-3"]);
         assert_eq!(links.readers_of(&"pod-1").count(), 0);
         assert_eq!(links.readers_of(&"pod-3").collect::<Vec<_>>(), [&"slice"]);
-        links.set(&"slice", BTreeSet::new());
+        links.set(&"slice", []);
         assert_eq!(links.readers_of(&"pod-2").count(), 0);
         assert_eq!(links.read_by(&"slice").count(), 0);
     }

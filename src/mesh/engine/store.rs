@@ -1,13 +1,14 @@
 //! The objects as they stand: the only input of everything derived.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
+use rustc_hash::{FxHashMap, FxHashSet};
 use smol_str::SmolStr;
 
 use crate::api::{Kind, Object, ObjectKey, Spec};
 
 /// An object's name without its cluster. Configuration of one name from two clusters is one thing.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Id {
     /// Kind.
     pub(super) kind: Kind,
@@ -32,7 +33,10 @@ impl From<&ObjectKey> for Id {
 /// All objects. Where clusters share a name, the first cluster's object counts, whatever the order of arrival.
 #[derive(Debug, Default)]
 pub(super) struct Store {
-    objects: BTreeMap<Id, BTreeMap<SmolStr, Arc<Object>>>,
+    /// By cluster, sorted.
+    objects: FxHashMap<Id, Vec<(SmolStr, Arc<Object>)>>,
+    /// Names of those that labels can select, by kind and namespace.
+    selectable: FxHashMap<(Kind, SmolStr), FxHashSet<SmolStr>>,
 }
 
 impl Store {
@@ -40,28 +44,49 @@ impl Store {
     pub(super) fn put(&mut self, key: &ObjectKey, object: Option<Arc<Object>>) -> bool {
         let id = Id::from(key);
         match object {
-            Some(object) => {
-                let clusters = self.objects.entry(id).or_default();
-                if clusters.get(&key.cluster).is_some_and(|old| *old == object) {
-                    return false;
-                }
-                clusters.insert(key.cluster.clone(), object);
-                true
-            }
-            None => {
-                let Some(clusters) = self.objects.get_mut(&id) else { return false };
-                let removed = clusters.remove(&key.cluster).is_some();
-                if clusters.is_empty() {
-                    self.objects.remove(&id);
-                }
-                removed
+            Some(object) => self.insert(id, &key.cluster, object),
+            None => self.remove(&id, &key.cluster),
+        }
+    }
+
+    fn insert(&mut self, id: Id, cluster: &SmolStr, object: Arc<Object>) -> bool {
+        if is_selectable(id.kind) {
+            self.selectable.entry((id.kind, id.namespace.clone())).or_default().insert(id.name.clone());
+        }
+        let clusters = self.objects.entry(id).or_default();
+        match clusters.binary_search_by(|(other, _)| other.cmp(cluster)) {
+            Ok(at) if clusters[at].1 == object => return false,
+            Ok(at) => clusters[at].1 = object,
+            Err(at) => clusters.insert(at, (cluster.clone(), object)),
+        }
+        true
+    }
+
+    fn remove(&mut self, id: &Id, cluster: &SmolStr) -> bool {
+        let Some(clusters) = self.objects.get_mut(id) else { return false };
+        let before = clusters.len();
+        clusters.retain(|(other, _)| other != cluster);
+        let removed = clusters.len() < before;
+        if clusters.is_empty() {
+            self.objects.remove(id);
+            self.forget_selectable(id);
+        }
+        removed
+    }
+
+    fn forget_selectable(&mut self, id: &Id) {
+        let at = (id.kind, id.namespace.clone());
+        if let Some(names) = self.selectable.get_mut(&at) {
+            names.remove(&id.name);
+            if names.is_empty() {
+                self.selectable.remove(&at);
             }
         }
     }
 
     /// The object of that name.
     pub(super) fn get(&self, id: &Id) -> Option<&Arc<Object>> {
-        self.objects.get(id)?.values().next()
+        self.objects.get(id)?.first().map(|(_, object)| object)
     }
 
     /// The object of that name, if it is what its kind says.
@@ -70,17 +95,18 @@ impl Store {
         Some((object, as_kind(&object.spec)?))
     }
 
-    /// All objects of a kind in a namespace.
-    pub(super) fn in_namespace<'a>(&'a self, kind: Kind, namespace: &'a SmolStr) -> impl Iterator<Item = (&'a Id, &'a Arc<Object>)> {
-        let from = Id { kind, namespace: namespace.clone(), name: SmolStr::default() };
-        self.objects
-            .range(from..)
-            .take_while(move |(id, _)| id.kind == kind && id.namespace == *namespace)
-            .filter_map(|(id, clusters)| Some((id, clusters.values().next()?)))
+    /// All objects of a kind that labels can select (pods, WorkloadEntries) in a namespace; in no order.
+    pub(super) fn selectable_in(&self, kind: Kind, namespace: &SmolStr) -> impl Iterator<Item = &Arc<Object>> {
+        let names = self.selectable.get(&(kind, namespace.clone())).into_iter().flatten();
+        names.filter_map(move |name| self.get(&Id::new(kind, namespace, name)))
     }
 
-    /// The names of all objects.
+    /// The names of all objects; in no order.
     pub(super) fn ids(&self) -> impl Iterator<Item = &Id> {
         self.objects.keys()
     }
+}
+
+fn is_selectable(kind: Kind) -> bool {
+    matches!(kind, Kind::Pod | Kind::WorkloadEntry)
 }

@@ -144,7 +144,11 @@ fn an_endpoint_touches_the_endpoints_of_its_host_alone() {
     let mut engine = engine();
     engine.apply(shop());
     let touched = engine.apply([slice("shop", "reviews", &[("reviews-1", "10.1.0.1"), ("reviews-2", "10.1.0.2")])]).touched;
-    let expected = Touched { endpoints: [host("reviews")].into(), addresses: ["10.1.0.2".parse().unwrap()].into(), ..Touched::default() };
+    let expected = Touched {
+        endpoints: [host("reviews")].into(),
+        addresses: FxHashSet::from_iter(["10.1.0.2".parse().unwrap()]),
+        ..Touched::default()
+    };
     assert_eq!(touched, expected);
 }
 

@@ -4,10 +4,13 @@
 //! the wire format itself, guided by a table that the build derives from the descriptors: a subtree that can hold
 //! neither map nor `Any` is copied unread.
 
+use std::sync::LazyLock;
+
 use prost::{
     Message, Name,
     encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
 };
+use rustc_hash::FxHashMap;
 
 include!(concat!(env!("OUT_DIR"), "/shapes.rs"));
 
@@ -45,7 +48,9 @@ pub fn canonical_bytes(full_name: &str, encoded: &[u8]) -> Vec<u8> {
 }
 
 fn find(full_name: &str) -> Option<usize> {
-    SHAPES.binary_search_by(|shape| shape.name.cmp(full_name)).ok()
+    static BY_NAME: LazyLock<FxHashMap<&str, usize>> =
+        LazyLock::new(|| SHAPES.iter().enumerate().map(|(at, shape)| (shape.name, at)).collect());
+    BY_NAME.get(full_name).copied()
 }
 
 // Order changes no length, so all is done in place.

@@ -1,7 +1,7 @@
 //! Rule 1: any order and batching of the same changes gives an equal world, and patched scopes equal fresh ones.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
 };
 
