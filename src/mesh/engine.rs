@@ -36,7 +36,7 @@ use self::{
     store::{Id, Store},
 };
 use super::{
-    model::{Endpoint, EndpointAddress, EndpointSet, Hostname, Service, ServiceKey},
+    model::{Endpoint, EndpointAddress, EndpointSet, Hostname, Service, ServiceKey, SpiffeId},
     policy::mtls,
     world::{NamedKey, Touched, World},
 };
@@ -296,7 +296,9 @@ impl Engine {
         let mut service = service.clone();
         if let Some(endpoints) = world.endpoints.get(key) {
             let all = endpoints.ports.iter().flat_map(|(_, endpoints)| endpoints.iter());
-            service.service_accounts.extend(all.filter_map(|endpoint| endpoint.identity.clone()));
+            let mut identities: Vec<&SpiffeId> = all.filter_map(|endpoint| endpoint.backend.identity.as_ref()).collect();
+            identities.dedup();
+            service.service_accounts.extend(identities.into_iter().cloned());
             service.service_accounts.sort();
             service.service_accounts.dedup();
         }
