@@ -79,9 +79,7 @@ impl Finder {
     /// How this kind is served, kept up to date.
     pub(super) fn add(&mut self, resource: &'static Resource) -> watch::Receiver<Served> {
         let (served, receiver) = watch::channel(if resource.custom { Served::Unknown } else { Served::As("v1") });
-        if resource.custom {
-            self.kinds.push(Found { resource, served, missed: false });
-        }
+        self.kinds.push(Found { resource, served, missed: false });
         receiver
     }
 
@@ -108,8 +106,12 @@ impl Finder {
     }
 
     async fn look(&self) -> Result<Plurals, Trouble> {
-        let wanted: BTreeSet<_> =
-            self.kinds.iter().flat_map(|found| found.resource.versions.iter().map(|version| (found.resource.group, *version))).collect();
+        let wanted: BTreeSet<_> = self
+            .kinds
+            .iter()
+            .filter(|found| found.resource.custom)
+            .flat_map(|found| found.resource.versions.iter().map(|version| (found.resource.group, *version)))
+            .collect();
         let mut plurals = Plurals::new();
         for (group, version) in wanted {
             let request = get(&format!("/apis/{group}/{version}")).map_err(|error| Trouble::Away(error.to_string()))?;
@@ -129,7 +131,7 @@ impl Finder {
     // Tells what was found, and how long it is good for.
     fn settle(&mut self, plurals: &Plurals) -> Duration {
         let mut pause = WHILE_COMPLETE;
-        for found in &mut self.kinds {
+        for found in self.kinds.iter_mut().filter(|found| found.resource.custom) {
             let Resource { group, plural, versions, .. } = found.resource;
             let serves = |version: &&'static str| plurals.get(&(*group, *version)).is_some_and(|names| names.contains(*plural));
             let now = versions.iter().copied().find(|version| serves(version)).map_or(Served::Nowhere, Served::As);
