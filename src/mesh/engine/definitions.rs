@@ -38,7 +38,7 @@ impl Definitions {
             self.remove(&key, &order);
             keys.push(key);
         }
-        let mut defined = Vec::new();
+        let mut defined = Vec::with_capacity(services.len());
         for service in services {
             let (key, order) = (service.key(), (service.registry, service.precedence.clone()));
             defined.push((key.clone(), order.clone()));
@@ -130,7 +130,8 @@ impl Definitions {
             self.namespaces.entry(key.namespace.clone()).or_default().insert(key.clone());
             self.hosts.entry(key.hostname.clone()).or_default().push(key.namespace.clone());
         }
-        let definitions = self.by_key.entry(key).or_default();
+        // Mostly it is the only one.
+        let definitions = self.by_key.entry(key).or_insert_with(|| Vec::with_capacity(1));
         match definitions.binary_search_by(|(other, _)| other.cmp(&order)) {
             Ok(at) => definitions[at].1 = service,
             Err(at) => definitions.insert(at, (order, service)),

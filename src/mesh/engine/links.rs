@@ -1,14 +1,24 @@
 //! A two-way index: which things a thing was made from, and what was made from a thing.
 
-use std::hash::Hash;
+use std::{
+    collections::{BTreeSet, hash_map::Entry},
+    hash::Hash,
+};
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
-/// Many-to-many links between derived values (`A`) and what they read (`B`). In no order: who reads them sorts.
+/// Many-to-many links between derived values (`A`) and what they read (`B`).
 #[derive(Debug)]
 pub(super) struct Links<A, B> {
-    forward: FxHashMap<A, Vec<B>>,
-    back: FxHashMap<B, FxHashSet<A>>,
+    forward: FxHashMap<A, OneOrMore<B>>,
+    back: FxHashMap<B, OneOrMore<A>>,
+}
+
+/// One value or more. One is by far the most common (a pod has one node, and mostly one slice), and costs no table.
+#[derive(Debug)]
+enum OneOrMore<T> {
+    One(T),
+    More(BTreeSet<T>),
 }
 
 impl<A, B> Default for Links<A, B> {
@@ -17,37 +27,80 @@ impl<A, B> Default for Links<A, B> {
     }
 }
 
-impl<A: Eq + Hash + Clone, B: Ord + Hash + Clone> Links<A, B> {
+impl<A: Ord + Hash + Clone, B: Ord + Hash + Clone> Links<A, B> {
     /// Replaces what `a` reads.
     pub(super) fn set(&mut self, a: &A, reads: impl IntoIterator<Item = B>) {
-        let mut reads: Vec<B> = reads.into_iter().collect();
-        reads.sort_unstable();
-        reads.dedup();
-        let before = self.forward.remove(a).unwrap_or_default();
-        for gone in before.iter().filter(|old| reads.binary_search(old).is_err()) {
-            if let Some(readers) = self.back.get_mut(gone) {
-                readers.remove(a);
-                if readers.is_empty() {
-                    self.back.remove(gone);
-                }
+        let reads = OneOrMore::of(reads);
+        let before = self.forward.remove(a);
+        let reading = |b: &B, reads: &Option<OneOrMore<B>>| reads.as_ref().is_some_and(|reads| reads.contains(b));
+        for gone in before.iter().flat_map(OneOrMore::iter).filter(|b| !reading(b, &reads)) {
+            let Entry::Occupied(mut readers) = self.back.entry(gone.clone()) else { continue };
+            if !readers.get_mut().remove(a) {
+                readers.remove();
             }
         }
-        for new in reads.iter().filter(|new| before.binary_search(new).is_err()) {
-            self.back.entry(new.clone()).or_default().insert(a.clone());
+        for new in reads.iter().flat_map(OneOrMore::iter).filter(|b| !reading(b, &before)) {
+            match self.back.entry(new.clone()) {
+                Entry::Vacant(vacant) => _ = vacant.insert(OneOrMore::One(a.clone())),
+                Entry::Occupied(mut readers) => readers.get_mut().insert(a.clone()),
+            }
         }
-        if !reads.is_empty() {
+        if let Some(reads) = reads {
             self.forward.insert(a.clone(), reads);
         }
     }
 
     /// What `a` reads.
     pub(super) fn read_by(&self, a: &A) -> impl Iterator<Item = &B> {
-        self.forward.get(a).into_iter().flatten()
+        self.forward.get(a).into_iter().flat_map(OneOrMore::iter)
     }
 
     /// What reads `b`.
     pub(super) fn readers_of(&self, b: &B) -> impl Iterator<Item = &A> {
-        self.back.get(b).into_iter().flatten()
+        self.back.get(b).into_iter().flat_map(OneOrMore::iter)
+    }
+}
+
+impl<T: Ord + Clone> OneOrMore<T> {
+    fn of(values: impl IntoIterator<Item = T>) -> Option<Self> {
+        let mut values = values.into_iter();
+        let mut all = Self::One(values.next()?);
+        values.for_each(|value| all.insert(value));
+        Some(all)
+    }
+
+    fn contains(&self, value: &T) -> bool {
+        match self {
+            Self::One(one) => one == value,
+            Self::More(more) => more.contains(value),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &T> {
+        let (one, more) = match self {
+            Self::One(one) => (Some(one), None),
+            Self::More(more) => (None, Some(more)),
+        };
+        one.into_iter().chain(more.into_iter().flatten())
+    }
+
+    fn insert(&mut self, value: T) {
+        match self {
+            Self::One(one) if *one == value => {}
+            Self::One(one) => *self = Self::More(BTreeSet::from([one.clone(), value])),
+            Self::More(more) => _ = more.insert(value),
+        }
+    }
+
+    /// Takes a value out; says whether others are left.
+    fn remove(&mut self, value: &T) -> bool {
+        match self {
+            Self::One(one) => one != value,
+            Self::More(more) => {
+                more.remove(value);
+                !more.is_empty()
+            }
+        }
     }
 }
 

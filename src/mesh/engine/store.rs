@@ -1,6 +1,9 @@
 //! The objects as they stand: the only input of everything derived.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, hash_map::Entry},
+    sync::Arc,
+};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use smol_str::SmolStr;
@@ -33,60 +36,74 @@ impl From<&ObjectKey> for Id {
 /// All objects. Where clusters share a name, the first cluster's object counts, whatever the order of arrival.
 #[derive(Debug, Default)]
 pub(super) struct Store {
-    /// By cluster, sorted.
-    objects: FxHashMap<Id, Vec<(SmolStr, Arc<Object>)>>,
+    objects: FxHashMap<Id, Named>,
     /// Names of those that labels can select, by kind and namespace.
     selectable: FxHashMap<(Kind, SmolStr), FxHashSet<SmolStr>>,
+}
+
+/// The objects of one name by cluster; mostly there is one, which then costs no table.
+#[derive(Debug)]
+enum Named {
+    One(Arc<Object>),
+    Several(BTreeMap<SmolStr, Arc<Object>>),
 }
 
 impl Store {
     /// Puts or removes an object; says whether that changed anything.
     pub(super) fn put(&mut self, key: &ObjectKey, object: Option<Arc<Object>>) -> bool {
         let id = Id::from(key);
-        match object {
-            Some(object) => self.insert(id, &key.cluster, object),
-            None => self.remove(&id, &key.cluster),
-        }
-    }
-
-    fn insert(&mut self, id: Id, cluster: &SmolStr, object: Arc<Object>) -> bool {
+        let Some(object) = object else { return self.remove(id, &key.cluster) };
         if is_selectable(id.kind) {
             self.selectable.entry((id.kind, id.namespace.clone())).or_default().insert(id.name.clone());
         }
-        let clusters = self.objects.entry(id).or_default();
-        match clusters.binary_search_by(|(other, _)| other.cmp(cluster)) {
-            Ok(at) if clusters[at].1 == object => return false,
-            Ok(at) => clusters[at].1 = object,
-            Err(at) => clusters.insert(at, (cluster.clone(), object)),
+        match self.objects.entry(id) {
+            Entry::Vacant(vacant) => _ = vacant.insert(Named::One(object)),
+            Entry::Occupied(mut named) => {
+                if named.get().of(&key.cluster) == Some(&object) {
+                    return false;
+                }
+                named.get_mut().put(object);
+            }
         }
         true
     }
 
-    fn remove(&mut self, id: &Id, cluster: &SmolStr) -> bool {
-        let Some(clusters) = self.objects.get_mut(id) else { return false };
-        let before = clusters.len();
-        clusters.retain(|(other, _)| other != cluster);
-        let removed = clusters.len() < before;
-        if clusters.is_empty() {
-            self.objects.remove(id);
-            self.forget_selectable(id);
-        }
-        removed
+    /// Whether there is an object of that name.
+    pub(super) fn has(&self, id: &Id) -> bool {
+        self.objects.contains_key(id)
     }
 
-    fn forget_selectable(&mut self, id: &Id) {
-        let at = (id.kind, id.namespace.clone());
-        if let Some(names) = self.selectable.get_mut(&at) {
-            names.remove(&id.name);
-            if names.is_empty() {
-                self.selectable.remove(&at);
+    fn remove(&mut self, id: Id, cluster: &SmolStr) -> bool {
+        let Entry::Occupied(mut named) = self.objects.entry(id) else { return false };
+        if named.get().of(cluster).is_none() {
+            return false;
+        }
+        let left = match named.get_mut() {
+            Named::One(_) => 0,
+            Named::Several(objects) => {
+                objects.remove(cluster);
+                objects.len()
+            }
+        };
+        if left == 0 {
+            let (id, _) = named.remove_entry();
+            self.forget_selectable(id);
+        }
+        true
+    }
+
+    fn forget_selectable(&mut self, id: Id) {
+        if let Entry::Occupied(mut names) = self.selectable.entry((id.kind, id.namespace)) {
+            names.get_mut().remove(&id.name);
+            if names.get().is_empty() {
+                names.remove();
             }
         }
     }
 
     /// The object of that name.
     pub(super) fn get(&self, id: &Id) -> Option<&Arc<Object>> {
-        self.objects.get(id)?.first().map(|(_, object)| object)
+        self.objects.get(id)?.first()
     }
 
     /// The object of that name, if it is what its kind says.
@@ -104,6 +121,33 @@ impl Store {
     /// The names of all objects; in no order.
     pub(super) fn ids(&self) -> impl Iterator<Item = &Id> {
         self.objects.keys()
+    }
+}
+
+impl Named {
+    fn first(&self) -> Option<&Arc<Object>> {
+        match self {
+            Self::One(object) => Some(object),
+            Self::Several(objects) => objects.values().next(),
+        }
+    }
+
+    fn of(&self, cluster: &SmolStr) -> Option<&Arc<Object>> {
+        match self {
+            Self::One(object) => Some(object).filter(|object| object.key.cluster == *cluster),
+            Self::Several(objects) => objects.get(cluster),
+        }
+    }
+
+    fn put(&mut self, object: Arc<Object>) {
+        match self {
+            Self::One(one) if one.key.cluster == object.key.cluster => *one = object,
+            Self::One(one) => {
+                let both = [Arc::clone(one), object].map(|object| (object.key.cluster.clone(), object));
+                *self = Self::Several(BTreeMap::from(both));
+            }
+            Self::Several(objects) => _ = objects.insert(object.key.cluster.clone(), object),
+        }
     }
 }
 
