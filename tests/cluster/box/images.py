@@ -93,7 +93,7 @@ def main():
     write("pause", ["box.local/pause:1"], {"bin/busybox": "/bin/busybox"}, {"Entrypoint": ["/bin/busybox", "sleep", "2147483647"]})
     write("coredns", ["box.local/coredns:1"], {"coredns": given.coredns}, {"Entrypoint": ["/coredns"]})
     # Under two names: a rollout to a new image needs another one.
-    write("reviews", ["docker.io/istiod-lite/reviews:1", "docker.io/istiod-lite/reviews:2"],
+    write("reviews", ["localhost/reviews:1", "localhost/reviews:2"],
           {"reviews": given.reviews, **libraries(given.reviews), **USERS}, {"Entrypoint": ["/reviews"], "User": "65534"})
 
 

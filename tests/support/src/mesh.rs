@@ -69,7 +69,7 @@ pub struct Pod {
     pub role: &'static str,
 }
 
-/// The ingress gateway of `manifests/demo`.
+/// The ingress gateway of `manifests/folder-demo`.
 pub const GATEWAY: Pod = Pod {
     host: 2,
     name: "gateway-1",
@@ -100,7 +100,7 @@ pub const REVIEWS_V2: Pod = Pod {
     role: "sidecar",
 };
 
-/// The pods of `manifests/demo`.
+/// The pods of `manifests/folder-demo`.
 pub const PODS: [Pod; 4] = [GATEWAY, CLIENT, REVIEWS_V1, REVIEWS_V2];
 
 /// A running mesh. Dropping it ends every process and removes its folder.
@@ -148,13 +148,13 @@ impl Proxy {
 }
 
 impl Mesh {
-    /// Starts the mesh of `manifests/demo` in a network of its own, and waits until all of it is ready.
+    /// Starts the mesh of `manifests/folder-demo` in a network of its own, and waits until all of it is ready.
     pub async fn start(options: Options, network: Loopback) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("istiod-lite-").tempdir()?;
         fs::create_dir(home.path().join("logs"))?;
         launch::ceremony(&options.istiod_lite, home.path())?;
         let manifests = Manifests::create(home.path().join("config"))?;
-        manifests.copy_from(&tools::project().join("manifests/demo"), &network.dotted_prefix())?;
+        manifests.copy_from(&tools::project().join("manifests/folder-demo"), &network.dotted_prefix())?;
         let control_plane = launch::control_plane(&options, home.path(), network.address(1))?;
         let mut mesh = Self { proxies: Vec::new(), control_plane, workloads: Vec::new(), manifests, options, network, home };
         mesh.wait_for_control_plane().await?;

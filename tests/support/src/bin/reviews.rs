@@ -1,4 +1,4 @@
-//! The workload of the cluster's demo as a program: what the image `istiod-lite/reviews` runs.
+//! The workload of the cluster's demo as a program: what the image `reviews` runs.
 //!
 //! ```text
 //! reviews serve VERSION      HTTP on 9080, TCP echo on 9000, until SIGTERM
