@@ -3,13 +3,14 @@
 
 pub mod address;
 pub mod admin;
+pub mod canary;
+pub mod cluster;
 pub mod convergence;
 pub mod counters;
 pub mod http_client;
 pub mod launch;
 pub mod load;
 pub mod manifest;
-
 pub mod mesh;
 pub mod namespace;
 pub mod process;

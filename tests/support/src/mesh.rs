@@ -14,12 +14,13 @@ use tempfile::TempDir;
 use crate::{
     address::Loopback,
     admin::Admin,
+    canary,
     convergence::{self, Converged, unix_millis},
     counters::Counters,
     http_client::get,
     launch::{self, PORT_MONITORING, PORT_PLAIN_HTTP, PORT_SECURE_GRPC},
-    load,
-    manifest::Manifests,
+    load::{self, Load},
+    manifest::{Manifests, with_weights},
     process::{self, Process},
     tools, wait,
     workload::Workload,
@@ -285,6 +286,34 @@ impl Mesh {
             .await?;
         }
         Ok(())
+    }
+}
+
+impl canary::Stage for Mesh {
+    const EDITED: &'static str = VIRTUAL_SERVICE_FILE;
+
+    async fn load(&self, rate: u32) -> Result<Load> {
+        let mut plan = load::Plan::new(self.paths(), rate);
+        plan.tcp = Some((self.tcp(), 2));
+        Ok(Load::start(&plan))
+    }
+
+    async fn counters(&self) -> Result<Vec<Counters>> {
+        self.counters().await
+    }
+
+    async fn shift(&self, v2_percent: u32) -> Result<Converged> {
+        let text = with_weights(&self.manifests().read(VIRTUAL_SERVICE_FILE)?, 100 - v2_percent, v2_percent);
+        self.apply(VIRTUAL_SERVICE_FILE, &text, VIRTUAL_SERVICE).await
+    }
+
+    async fn turn_v2(&self, bad: bool) -> Result<()> {
+        self.workload("v2").misbehave(bad);
+        Ok(())
+    }
+
+    async fn check_running(&mut self) -> Result<()> {
+        self.check_running()
     }
 }
 
