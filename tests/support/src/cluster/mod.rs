@@ -21,12 +21,17 @@ use tokio::{
 };
 
 use self::place::Place;
-use crate::{process::tail, tools};
+use crate::{process::tail, tools, wait};
 
 /// How long the box may take to come up, or a state in it to be reached; generous, for machines that do much else.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 /// The /24 network of the node and its pods.
 pub const POD_NETWORK: [u8; 3] = [10, 244, 0];
+
+/// Where the node's kubelet keeps its pods' volumes.
+const KUBELET: &str = "/run/box/kubelet";
+/// The key that signs tokens.
+const TOKEN_KEY: &str = "/run/box/keys/accounts.key";
 
 /// What the box runs besides Kubernetes itself.
 const PROGRAMS: [&str; 12] =
@@ -133,6 +138,45 @@ impl Cluster {
     pub async fn apply_folder(&self, name: &str) -> Result<String> {
         let folder = tools::project().join("manifests").join(name).display().to_string();
         self.kubectl(&["apply", "--server-side", "-k", &folder]).await
+    }
+
+    /// `kubectl delete -k` of a folder in `manifests`; waits until its objects are gone.
+    ///
+    /// # Errors
+    /// As [`Self::kubectl`].
+    pub async fn delete_folder(&self, name: &str) -> Result<String> {
+        let folder = tools::project().join("manifests").join(name).display().to_string();
+        self.kubectl(&["delete", "-k", &folder, "--timeout=180s"]).await
+    }
+
+    /// A file of a pod's volume as the kubelet put it there: `<volume>/<file>`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn file_in_pod(&self, namespace: &str, pod: &str, file: &str) -> Result<String> {
+        let id = self.kubectl(&["-n", namespace, "get", "pod", pod, "-o", "jsonpath={.metadata.uid}"]).await?;
+        let path = format!("{KUBELET}/pods/{id}/volumes/kubernetes.io~projected/{file}");
+        self.on_node("cat", &[&path]).await
+    }
+
+    /// Replaces the key that signs service accounts' tokens: those of the old key are worth nothing from then on, and
+    /// the kubelet projects new ones. API server and kubelet are started again for that.
+    ///
+    /// # Errors
+    /// When they do not come back.
+    pub async fn rotate_token_key(&self) -> Result<()> {
+        self.on_node("openssl", &["genrsa", "-out", TOKEN_KEY, "2048"]).await?;
+        self.restart("kube-apiserver").await?;
+        wait::until("the API server", PATIENCE, || self.kubectl(&["get", "--raw", "/readyz"])).await?;
+        self.restart("kubelet").await
+    }
+
+    /// Kills a daemon; the node starts it again, as systemd would.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn restart(&self, daemon: &str) -> Result<()> {
+        self.on_node("pkill", &["-KILL", "-x", daemon]).await.map(|_| ())
     }
 
     /// Waits for a condition of objects, as `kubectl wait --for=condition=… `.
