@@ -2,6 +2,7 @@
 
 mod agent;
 mod ca;
+mod capture;
 mod discovery;
 mod log;
 mod translate;
@@ -24,6 +25,7 @@ enum Command {
     Discovery(Box<discovery::Arguments>),
     Agent(agent::Arguments),
     Ca(ca::Arguments),
+    Capture(Box<capture::Arguments>),
     Translate(translate::Arguments),
 }
 
@@ -33,6 +35,7 @@ pub fn main() -> ExitCode {
         Command::Discovery(arguments) => discovery::run(*arguments),
         Command::Agent(arguments) => agent::run(arguments),
         Command::Ca(arguments) => ca::run(arguments),
+        Command::Capture(arguments) => capture::run(*arguments),
         Command::Translate(arguments) => translate::run(arguments),
     }
 }
