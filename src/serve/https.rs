@@ -1,11 +1,7 @@
 //! Port 15017: what the API server asks of us, over TLS (contract §1.1). Its caller is not authenticated: the API server has
 //! no certificate of ours, and an answer says nothing that the question does not.
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,

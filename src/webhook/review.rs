@@ -64,10 +64,8 @@ impl Review {
 
     /// The body of the response.
     pub fn respond(&self, answer: &Answer) -> Value {
-        let mut response = Map::from_iter([
-            ("uid".to_owned(), json!(self.request.uid)),
-            ("allowed".to_owned(), json!(answer.refusal.is_none())),
-        ]);
+        let mut response =
+            Map::from_iter([("uid".to_owned(), json!(self.request.uid)), ("allowed".to_owned(), json!(answer.refusal.is_none()))]);
         if let Some((code, message)) = &answer.refusal {
             response.insert("status".to_owned(), json!({"code": code, "message": message}));
         }

@@ -324,7 +324,8 @@ mod tests {
         ]);
         assert_eq!(said.refusals, [""; 0]);
         let warnings: Vec<_> = said.warnings.iter().map(|warning| warning.split(": ").next().unwrap()).collect();
-        let expected = ["proxy.istio.io/config", "sidecar.istio.io/nativeSidecar", "sidecar.istio.io/extraStatTags", "sidecar.istio.io/proxyCpu"];
+        let expected =
+            ["proxy.istio.io/config", "sidecar.istio.io/nativeSidecar", "sidecar.istio.io/extraStatTags", "sidecar.istio.io/proxyCpu"];
         assert_eq!(warnings, expected.map(|name| format!("annotation {name}")));
     }
 

@@ -70,7 +70,9 @@ fn overlay_container(container: &mut Value, own: &Value) {
             "env" => overlay_list(target, field, value, &["name"]),
             "ports" => overlay_list(target, field, value, &["containerPort", "protocol"]),
             "volumeMounts" => overlay_list(target, field, value, &["mountPath"]),
-            "livenessProbe" | "readinessProbe" | "startupProbe" => overlay_action(target.entry(field.as_str()).or_insert(Value::Null), value),
+            "livenessProbe" | "readinessProbe" | "startupProbe" => {
+                overlay_action(target.entry(field.as_str()).or_insert(Value::Null), value)
+            }
             "lifecycle" => {
                 for (moment, action) in value.as_object().into_iter().flatten() {
                     overlay_action(map_at(container, &["lifecycle"]).entry(moment).or_insert(Value::Null), action);
@@ -135,7 +137,8 @@ fn add_missing(pod: &mut Value, list: &str, elements: Vec<Value>) -> Vec<String>
         return Vec::new();
     }
     let present = list_of(pod, list);
-    let missing: Vec<Value> = elements.into_iter().filter(|element| !present.iter().any(|other| name_of(other) == name_of(element))).collect();
+    let missing: Vec<Value> =
+        elements.into_iter().filter(|element| !present.iter().any(|other| name_of(other) == name_of(element))).collect();
     let names = missing.iter().map(|element| name_of(element).to_owned()).collect();
     present.extend(missing);
     names

@@ -23,6 +23,7 @@ mod workload;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
+use self::{annotations::Annotations, template::Inputs};
 pub use self::{
     metrics::{InjectionMetrics, Outcome},
     path::Parameters,
@@ -32,7 +33,6 @@ pub use self::{
     template::Template,
     workload::Owner,
 };
-use self::{annotations::Annotations, template::Inputs};
 use crate::api::{
     mesh_config::MeshConfig,
     proxy_config::{InterceptionMode, ProxyConfig},
@@ -118,7 +118,11 @@ fn typed(pod: &Value) -> Result<Pod, Refused> {
 fn refuse(mut refusals: Vec<String>, annotations: &Annotations, config: &ProxyConfig, template: Template) -> Result<(), Refused> {
     let mode = annotations.interception.or(config.interception_mode).unwrap_or_default();
     if template == Template::Sidecar && mode == InterceptionMode::Tproxy {
-        let name = if annotations.interception.is_some() { "annotation sidecar.istio.io/interceptionMode" } else { "ProxyConfig interceptionMode" };
+        let name = if annotations.interception.is_some() {
+            "annotation sidecar.istio.io/interceptionMode"
+        } else {
+            "ProxyConfig interceptionMode"
+        };
         refusals.push(format!("{name}: TPROXY is not supported; use REDIRECT, or NONE for no capture"));
     }
     if refusals.is_empty() { Ok(()) } else { Err(Refused(refusals)) }

@@ -86,8 +86,7 @@ impl Injector {
             return (Outcome::Skipped, Answer { warnings, ..Answer::default() });
         }
         let mesh = Arc::clone(&self.worlds.borrow().mesh);
-        let around =
-            Surroundings { namespace: &request.namespace, owner: None, parameters, settings: &self.settings, mesh: &mesh };
+        let around = Surroundings { namespace: &request.namespace, owner: None, parameters, settings: &self.settings, mesh: &mesh };
         match inject(&request.object, around) {
             Ok(injected) => {
                 tracing::info!(namespace = request.namespace, pod, "injected");

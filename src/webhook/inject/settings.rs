@@ -73,7 +73,7 @@ pub struct CaptureDefaults {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            image: concat!("istiod-lite:", env!("CARGO_PKG_VERSION")).to_owned(),
+            image: concat!("localhost/istiod-lite:", env!("CARGO_PKG_VERSION")).to_owned(),
             image_pull_policy: None,
             image_pull_secrets: Vec::new(),
             revision: "default".to_owned(),
