@@ -15,6 +15,7 @@ mod protocol;
 mod routes;
 mod services;
 mod store;
+mod preview;
 #[cfg(test)]
 mod tests;
 mod workloads;
