@@ -10,10 +10,12 @@ mod endpoints;
 pub(in crate::mesh) mod hosts;
 mod links;
 mod policies;
+mod preview;
 mod protocol;
 mod routes;
 mod services;
 mod store;
+mod preview;
 #[cfg(test)]
 mod tests;
 mod workloads;
@@ -23,6 +25,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use smol_str::SmolStr;
 
 pub(in crate::mesh) use endpoints::selects;
+pub use preview::preview;
 pub use protocol::named as protocol_named;
 
 use self::{
@@ -99,6 +102,11 @@ impl Engine {
             pod_nodes: Links::default(),
             routes: RouteLinks::default(),
         }
+    }
+
+    /// An engine that knows this world and none of the objects it was made from.
+    fn beside(world: &Arc<World>) -> Self {
+        Self { world: Arc::clone(world), defaults: Arc::clone(&world.mesh), ..Self::new(&world.mesh.domain, MeshConfig::default()) }
     }
 
     /// The world as it is.
