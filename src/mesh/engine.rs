@@ -15,7 +15,6 @@ mod protocol;
 mod routes;
 mod services;
 mod store;
-mod preview;
 #[cfg(test)]
 mod tests;
 mod workloads;
