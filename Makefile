@@ -9,7 +9,7 @@ PROFILE := $(if $(RELEASE),--release,)
 BUILT := target/$(if $(RELEASE),release,debug)
 timed = @started=$$SECONDS; $(2); echo "$(1): $$((SECONDS - started)) s"
 
-.PHONY: help doctor setup setup-root demo build test lint bench advisories clean
+.PHONY: help doctor setup setup-root demo build image test lint bench advisories clean
 
 help: ## lists these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -27,6 +27,11 @@ setup-root: ## installs what the test of transparent capture needs (as root: apt
 
 build: ## builds the library, the binary and the demo
 	cargo build --locked $(PROFILE) --bin istiod-lite --example demo
+
+image: ## the image as target/image/{rootfs,istiod-lite}.tar; BIN= takes another istiod-lite than a release build, IMAGE= names it
+	@scripts/setup-envoy 1.40
+	@$(if $(BIN),,cargo build --locked --release --bin istiod-lite)
+	@BIN="$(or $(BIN),target/release/istiod-lite)" ENVOY="$$(. scripts/tools.sh && find_envoy 1.40)" scripts/make-image
 
 demo: ## a canary shifted through real Envoys, live; ARGS="--keep" leaves it running
 	@scripts/doctor >/dev/null || { scripts/doctor; exit 1; }

@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod backoff;
 pub mod bootstrap;
+pub mod capture;
 pub mod envoy;
 pub mod identity;
 pub mod launch;

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use axum::Router;
 use prometheus_client::registry::Registry;
 use smol_str::SmolStr;
 use tokio::{
@@ -18,6 +19,7 @@ use super::{
     convergence::Convergence,
     diagnostics::Standing,
     http::{self, Exposed},
+    https::{self, Bounds},
     metrics::PipelineMetrics,
     pipeline::{Pipeline, SYNCED},
     proxies::ConnectedProxies,
@@ -43,6 +45,7 @@ use crate::{
         kubernetes,
         mesh_config::MeshConfigFile,
     },
+    webhook::inject::{self, InjectionMetrics, Injector},
     xds::{
         classes::Classes,
         ledger::{DeliveryMetrics, Ledger},
@@ -73,8 +76,10 @@ pub struct Settings {
     pub secure_grpc: SocketAddr,
     /// Port 15014.
     pub monitoring: SocketAddr,
-    /// Port 15017.
-    pub https: SocketAddr,
+    /// Port 15017; `None`: no webhooks.
+    pub https: Option<SocketAddr>,
+    /// What injected proxies are like.
+    pub injection: inject::Settings,
     /// DNS domain of the cluster.
     pub domain: String,
     /// Cluster id of the objects.
@@ -145,6 +150,7 @@ struct Core {
     classes: Arc<Classes>,
     worlds: watch::Sender<Arc<World>>,
     ca_metrics: CaMetrics,
+    injections: InjectionMetrics,
     clock: Clock,
 }
 
@@ -160,6 +166,10 @@ async fn start(settings: &Settings, running: &Running) -> anyhow::Result<()> {
     let grpc = bind("--grpcAddr", settings.grpc).await?;
     let secure_grpc = bind("--secureGRPCAddr", settings.secure_grpc).await?;
     let monitoring = bind("--monitoringAddr", settings.monitoring).await?;
+    let https = match settings.https {
+        Some(address) => Some(bind("--httpsAddr", address).await?),
+        None => None,
+    };
 
     let mut registry = Registry::default();
     let core = Core::register(&mut registry);
@@ -177,6 +187,10 @@ async fn start(settings: &Settings, running: &Running) -> anyhow::Result<()> {
     // Proxies are let in when there is a world to show: before, they would be told that there is nothing.
     wait_until_ready(&core.readiness).await;
     serve_proxies(settings, &core, &identity, grpc, secure_grpc, running);
+    if let Some(https) = https {
+        let webhooks = https::router(webhooks(settings, &core), Arc::clone(&core.readiness), Bounds::default());
+        running.spawn(https::serve(https, Arc::clone(&identity.tls), webhooks, Bounds::default(), running.stop.clone()));
+    }
     running.spawn(Arc::clone(&identity.tls).keep_fresh(running.stop.clone()));
     running.spawn(ca::watch(settings.ca_dir.clone(), identity.ca, core.clock, core.ca_metrics, running.stop.clone()));
     tracing::info!(version = http::VERSION, source = %settings.source, "serving");
@@ -190,6 +204,8 @@ impl Core {
         let clock = identity::system_clock();
         let ca_metrics = CaMetrics::default();
         ca_metrics.register(registry, &clock);
+        let injections = InjectionMetrics::default();
+        injections.register(registry);
         let standing = Arc::new(Standing::default());
         registry.register("istiod_lite_diagnostics", "Findings that stand, by severity", standing.gauges.clone());
         let convergence = Arc::new(Convergence::default());
@@ -203,6 +219,7 @@ impl Core {
             classes: Arc::new(Classes::default()),
             worlds: watch::channel(Arc::default()).0,
             ca_metrics,
+            injections,
             clock,
         }
     }
@@ -317,6 +334,11 @@ fn serve_proxies(settings: &Settings, core: &Core, identity: &Identity, grpc: Tc
     let (tls, authenticator) = (Arc::clone(&identity.tls), Arc::clone(&identity.authenticator));
     running.spawn(serve_plain(grpc, Routes::new(discovery(false)), connections, running.stop.clone()));
     running.spawn(serve_tls(secure_grpc, tls, secure, authenticator, metrics, connections, running.stop.clone()));
+}
+
+fn webhooks(settings: &Settings, core: &Core) -> Router {
+    let injector = Injector { settings: settings.injection.clone(), worlds: core.worlds.subscribe(), metrics: core.injections.clone() };
+    inject::routes(Arc::new(injector))
 }
 
 async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
