@@ -10,11 +10,11 @@ mod endpoints;
 pub(in crate::mesh) mod hosts;
 mod links;
 mod policies;
+mod preview;
 mod protocol;
 mod routes;
 mod services;
 mod store;
-mod preview;
 #[cfg(test)]
 mod tests;
 mod workloads;
