@@ -45,7 +45,10 @@ use crate::{
         kubernetes,
         mesh_config::MeshConfigFile,
     },
-    webhook::inject::{self, InjectionMetrics, Injector},
+    webhook::{
+        admission::{self, AdmissionMetrics},
+        inject::{self, InjectionMetrics, Injector},
+    },
     xds::{
         classes::Classes,
         ledger::{DeliveryMetrics, Ledger},
@@ -151,6 +154,7 @@ struct Core {
     worlds: watch::Sender<Arc<World>>,
     ca_metrics: CaMetrics,
     injections: InjectionMetrics,
+    admissions: AdmissionMetrics,
     clock: Clock,
 }
 
@@ -206,6 +210,8 @@ impl Core {
         ca_metrics.register(registry, &clock);
         let injections = InjectionMetrics::default();
         injections.register(registry);
+        let admissions = AdmissionMetrics::default();
+        admissions.register(registry);
         let standing = Arc::new(Standing::default());
         registry.register("istiod_lite_diagnostics", "Findings that stand, by severity", standing.gauges.clone());
         let convergence = Arc::new(Convergence::default());
@@ -220,6 +226,7 @@ impl Core {
             worlds: watch::channel(Arc::default()).0,
             ca_metrics,
             injections,
+            admissions,
             clock,
         }
     }
@@ -338,7 +345,8 @@ fn serve_proxies(settings: &Settings, core: &Core, identity: &Identity, grpc: Tc
 
 fn webhooks(settings: &Settings, core: &Core) -> Router {
     let injector = Injector { settings: settings.injection.clone(), worlds: core.worlds.subscribe(), metrics: core.injections.clone() };
-    inject::routes(Arc::new(injector))
+    let cluster = SmolStr::new(&settings.cluster_id);
+    inject::routes(Arc::new(injector)).merge(admission::routes(core.worlds.subscribe(), cluster, core.admissions.clone()))
 }
 
 async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
