@@ -137,7 +137,10 @@ spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}]}
         engine.apply(others.iter().map(|object| (object.key.clone(), Some(Arc::clone(object)))));
         let foreseen = of(&preview(engine.world(), root), &root.key);
         let told: Vec<(&str, &str)> = foreseen.iter().map(|finding| (finding.field.as_str(), finding.message.as_str())).collect();
-        assert_eq!(told, [("spec.http.route[0].destination.host", "no service has the host lost.shop.svc.cluster.local; requests get 503")]);
+        assert_eq!(
+            told,
+            [("spec.http.route[0].destination.host", "no service has the host lost.shop.svc.cluster.local; requests get 503")]
+        );
     }
 
     #[test]

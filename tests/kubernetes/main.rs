@@ -2,5 +2,6 @@
 //! Envoys carry traffic. Each test has an API server of its own, which it may kill.
 
 mod canary;
+mod injection;
 mod objects;
 mod shop;
