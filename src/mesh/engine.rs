@@ -10,6 +10,7 @@ mod endpoints;
 pub(in crate::mesh) mod hosts;
 mod links;
 mod policies;
+mod preview;
 mod protocol;
 mod routes;
 mod services;
@@ -23,6 +24,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use smol_str::SmolStr;
 
 pub(in crate::mesh) use endpoints::selects;
+pub use preview::preview;
 pub use protocol::named as protocol_named;
 
 use self::{
@@ -101,9 +103,19 @@ impl Engine {
         }
     }
 
+    /// An engine that knows this world and none of the objects it was made from.
+    fn beside(world: &Arc<World>) -> Self {
+        Self { world: Arc::clone(world), defaults: Arc::clone(&world.mesh), ..Self::new(&world.mesh.domain, MeshConfig::default()) }
+    }
+
     /// The world as it is.
     pub fn world(&self) -> &Arc<World> {
         &self.world
+    }
+
+    /// Whether an object of that name is among those that stand.
+    pub fn has(&self, key: &ObjectKey) -> bool {
+        self.store.has(&Id::from(key))
     }
 
     /// Applies a batch: each object's new content, or `None` where it is gone. Of several for one object the last

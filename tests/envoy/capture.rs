@@ -15,6 +15,7 @@ use harness::{
     namespace::{Bridge, Namespace, SIDECAR_USER, Sniffer, missing, seen},
     process::{Process, tail},
     said::skip,
+    tools::istiod_lite,
     workload::Workload,
 };
 
@@ -31,8 +32,8 @@ async fn a_plain_request_is_mtls_on_the_wire() -> Result<()> {
     let bridge = Bridge::create()?;
     let client = Namespace::create(&bridge, "client", 3, "127.0.0.1 localhost\n10.96.7.7 reviews\n")?;
     let server = Namespace::create(&bridge, "server", 4, "127.0.0.1 localhost\n")?;
-    client.capture()?;
-    server.capture()?;
+    client.capture(&options.istiod_lite)?;
+    server.capture(&options.istiod_lite)?;
     let _workload = server.inhabit(|| Workload::start("v1", SocketAddr::from(([0, 0, 0, 0], 9080)), None))?;
 
     let home = tempfile::tempdir()?;
@@ -47,6 +48,66 @@ async fn a_plain_request_is_mtls_on_the_wire() -> Result<()> {
         agents.push(agent);
     }
     prove(&client, &bridge).inspect_err(|_| agents.iter().for_each(|agent| eprintln!("{}:\n{}", agent.name(), tail(&agent.log(), 20))))
+}
+
+#[test]
+fn capturing_twice_equals_once_and_removal_leaves_what_others_set() -> Result<()> {
+    if let Some(reason) = missing() {
+        skip("capturing_twice_equals_once_and_removal_leaves_what_others_set", &reason);
+        return Ok(());
+    }
+    let bridge = Bridge::create()?;
+    let pod = Namespace::create(&bridge, "twice", 9, "127.0.0.1 localhost\n")?;
+    for program in ["iptables", "ip6tables"] {
+        pod.run(None, program, &["-t", "nat", "-A", "OUTPUT", "-p", "tcp", "--dport", "7", "-j", "RETURN"])?;
+    }
+    let before = rules(&pod)?;
+    capture(&pod, &["--exclude-outbound-ports", "25,26", "--include-outbound-ranges", "10.0.0.0/8,fd00::/8"])?;
+    ensure!(rules(&pod)?.contains("--dport 26 -j RETURN"), "{}", rules(&pod)?);
+    capture(&pod, &[])?;
+    let once = rules(&pod)?;
+    ensure!(!once.contains("--dport 26"), "the first run's rules are still there:\n{once}");
+    ensure!(once.matches("--dport 7 -j RETURN").count() == 2, "somebody else's rules are gone:\n{once}");
+    ensure!(once.matches("-A OUTPUT -p tcp -j ISTIO_OUTPUT").count() == 2, "not in both families:\n{once}");
+    capture(&pod, &[])?;
+    ensure!(rules(&pod)? == once, "twice is not once:\n{once}\n{}", rules(&pod)?);
+    let loopback = pod.run(None, "ip", &["-6", "addr", "show", "lo"])?;
+    ensure!(loopback.contains("inet6 ::6/128 "), "the address that the proxy calls from is missing: {loopback}");
+    capture(&pod, &["--remove"])?;
+    ensure!(rules(&pod)? == before, "removal leaves:\n{}\nbefore:\n{before}", rules(&pod)?);
+    capture(&pod, &["--remove"])
+}
+
+#[test]
+fn a_pod_without_ipv6_is_captured_with_a_note() -> Result<()> {
+    if let Some(reason) = missing() {
+        skip("a_pod_without_ipv6_is_captured_with_a_note", &reason);
+        return Ok(());
+    }
+    let bridge = Bridge::create()?;
+    let pod = Namespace::create(&bridge, "four", 10, "127.0.0.1 localhost\n")?;
+    pod.run(None, "sysctl", &["-qw", "net.ipv6.conf.all.disable_ipv6=1"])?;
+    let said = pod.run(None, &istiod_lite()?.display().to_string(), &["capture"])?;
+    ensure!(said.contains("IPv4: rules set with iptables") && said.contains("IPv6: left alone, it is turned off"), "{said}");
+    let unprivileged = pod.run(Some(SIDECAR_USER), &istiod_lite()?.display().to_string(), &["capture"]).unwrap_err().to_string();
+    ensure!(unprivileged.contains("NET_ADMIN"), "{unprivileged}");
+    Ok(())
+}
+
+fn capture(pod: &Namespace, flags: &[&str]) -> Result<()> {
+    pod.run(None, &istiod_lite()?.display().to_string(), &[&["capture"], flags].concat()).map(|_| ())
+}
+
+/// Both families' rules without the comments, which hold the time, and without counters.
+fn rules(pod: &Namespace) -> Result<String> {
+    let mut rules = String::new();
+    for program in ["iptables-save", "ip6tables-save"] {
+        let saved = pod.run(None, program, &[])?;
+        rules.extend(
+            saved.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{}\n", line.split(" [").next().unwrap_or(line))),
+        );
+    }
+    Ok(rules)
 }
 
 /// One plain request; the certificate that the server's sidecar saw; and no word of either on the wire.

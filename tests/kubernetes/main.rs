@@ -4,6 +4,7 @@
 mod arrival;
 mod canary;
 mod faults;
+mod injection;
 mod objects;
 mod outage;
 mod shop;

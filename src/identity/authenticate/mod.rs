@@ -1,0 +1,144 @@
+//! Who is calling on 15012: by client certificate, else by token (contract §2.6).
+
+pub mod kubernetes;
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use http::{HeaderMap, header::AUTHORIZATION};
+use jiff::Timestamp;
+use smol_str::SmolStr;
+use tracing::debug;
+
+use super::{Clock, certificate::Certificate, token::TokenError};
+use crate::mesh::model::{Caller, SpiffeId};
+
+/// One way to prove an identity by token. The local issuer is one, Kubernetes' TokenReview another.
+pub trait TokenVerifier: Send + Sync {
+    /// Whose token it is.
+    fn verify<'a>(&'a self, token: &'a str, now: Timestamp) -> BoxFuture<'a, Result<SpiffeId, TokenError>>;
+}
+
+/// A client certificate whose chain was verified in the TLS handshake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerCertificate {
+    identity: Option<SpiffeId>,
+    not_after: Timestamp,
+}
+
+/// Resolves the caller of each request on the TLS port.
+pub struct Authenticator {
+    trust_domain: SmolStr,
+    verifiers: Vec<Arc<dyn TokenVerifier>>,
+    clock: Clock,
+}
+
+/// Why a caller is not known. The text is for logs; clients are told only that they are unauthenticated.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthenticationError {
+    /// Nothing was presented.
+    #[error("neither a client certificate nor a token")]
+    NoCredentials,
+    /// The header is not `Bearer <token>` or `Istio <token>`.
+    #[error("the authorization header is neither Bearer nor Istio")]
+    Header,
+    /// The certificate ran out while the connection was open.
+    #[error("the client certificate expired at {0}")]
+    CertificateExpired(Timestamp),
+    /// The certificate does not carry exactly one SPIFFE id of our trust domain.
+    #[error("the client certificate has no SPIFFE id in trust domain {0}, and there is no token")]
+    CertificateIdentity(SmolStr),
+    /// No verifier takes tokens.
+    #[error("a token came, but no token issuer is configured")]
+    NoVerifier,
+    /// No verifier took the token; says what the last one found, or that one could not find out.
+    #[error("token: {0}")]
+    Token(TokenError),
+}
+
+// === impl PeerCertificate ===
+
+impl PeerCertificate {
+    /// Reads a verified leaf; `None` when it cannot be read.
+    pub fn from_verified_der(der: &[u8]) -> Option<Self> {
+        let certificate = Certificate::from_der(der).ok()?;
+        Some(Self { identity: certificate.spiffe_id(), not_after: certificate.not_after })
+    }
+
+    /// The one SPIFFE id, if it has exactly one.
+    pub fn identity(&self) -> Option<&SpiffeId> {
+        self.identity.as_ref()
+    }
+}
+
+// === impl AuthenticationError ===
+
+impl AuthenticationError {
+    /// Whether asking again may help: nothing is wrong with what was presented, but who decides cannot be asked now.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Token(TokenError::Unavailable(_)))
+    }
+}
+
+// === impl Authenticator ===
+
+impl Authenticator {
+    /// Accepts client certificates of `trust_domain`, and tokens that one of `verifiers` accepts.
+    pub fn new(trust_domain: impl Into<SmolStr>, verifiers: Vec<Arc<dyn TokenVerifier>>, clock: Clock) -> Self {
+        Self { trust_domain: trust_domain.into(), verifiers, clock }
+    }
+
+    /// The caller of one request. Always a workload: who proves nothing is an error here, not [`Caller::Anonymous`].
+    pub async fn authenticate(&self, headers: &HeaderMap, peer: Option<&PeerCertificate>) -> Result<Caller, AuthenticationError> {
+        let now = (self.clock)();
+        let certificate = peer.map(|peer| self.identity_of(peer, now));
+        match (certificate, bearer_token(headers)?) {
+            (Some(Ok(identity)), _) => Ok(Caller::Workload(identity)),
+            (_, Some(token)) => self.verify_token(token, now).await.map(Caller::Workload),
+            (Some(Err(error)), None) => Err(error),
+            (None, None) => Err(AuthenticationError::NoCredentials),
+        }
+    }
+
+    fn identity_of(&self, peer: &PeerCertificate, now: Timestamp) -> Result<SpiffeId, AuthenticationError> {
+        if now > peer.not_after {
+            return Err(AuthenticationError::CertificateExpired(peer.not_after));
+        }
+        let identity = peer.identity.clone().filter(|identity| identity.trust_domain == self.trust_domain);
+        identity.ok_or_else(|| AuthenticationError::CertificateIdentity(self.trust_domain.clone()))
+    }
+
+    async fn verify_token(&self, token: &str, now: Timestamp) -> Result<SpiffeId, AuthenticationError> {
+        let mut last = AuthenticationError::NoVerifier;
+        for verifier in &self.verifiers {
+            match verifier.verify(token, now).await {
+                Ok(identity) => return Ok(identity),
+                Err(error) => {
+                    debug!(%error, "a token verifier refused");
+                    if !last.is_temporary() {
+                        last = AuthenticationError::Token(error);
+                    }
+                }
+            }
+        }
+        Err(last)
+    }
+}
+
+impl std::fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authenticator").field("trust_domain", &self.trust_domain).field("verifiers", &self.verifiers.len()).finish()
+    }
+}
+
+/// The token of `authorization: Bearer …` or `Istio …` (contract §4.2).
+fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, AuthenticationError> {
+    let Some(value) = headers.get(AUTHORIZATION) else { return Ok(None) };
+    let text = value.to_str().map_err(|_| AuthenticationError::Header)?;
+    let (scheme, token) = text.split_once(' ').ok_or(AuthenticationError::Header)?;
+    match scheme {
+        _ if scheme.eq_ignore_ascii_case("bearer") => Ok(Some(token.trim())),
+        "Istio" => Ok(Some(token.trim())),
+        _ => Err(AuthenticationError::Header),
+    }
+}
