@@ -5,6 +5,7 @@
 pub mod agent;
 pub mod api;
 pub mod cli;
+pub mod controllers;
 pub mod identity;
 pub mod mesh;
 pub mod metrics;
@@ -12,4 +13,5 @@ pub mod proto;
 pub mod serve;
 pub mod source;
 pub mod translate;
+pub mod webhook;
 pub mod xds;

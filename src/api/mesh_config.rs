@@ -7,6 +7,7 @@ use smol_str::SmolStr;
 use super::{
     istio::{OutboundTrafficPolicy, RetryPolicy, TcpKeepalive},
     label_selector::LabelSelector,
+    proxy_config::ProxyConfig,
 };
 
 /// The settings that are read, with Istio's defaults (contract §7).
@@ -64,6 +65,10 @@ pub struct MeshConfig {
     pub default_http_retry_policy: Option<RetryPolicy>,
     /// `pathNormalization.normalization`
     pub path_normalization: PathNormalization,
+    /// `defaultConfig`; read at injection.
+    pub default_config: ProxyConfig,
+    /// `enablePrometheusMerge`; read at injection.
+    pub enable_prometheus_merge: bool,
 }
 
 /// `pathNormalization.normalization`
@@ -109,6 +114,8 @@ impl Default for MeshConfig {
             inbound_cluster_stat_name: SmolStr::default(),
             default_http_retry_policy: None,
             path_normalization: PathNormalization::default(),
+            default_config: ProxyConfig::default(),
+            enable_prometheus_merge: true,
         }
     }
 }

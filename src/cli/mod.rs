@@ -4,6 +4,7 @@ mod agent;
 mod ca;
 mod capture;
 mod discovery;
+mod inject;
 mod log;
 mod translate;
 mod values;
@@ -26,6 +27,7 @@ enum Command {
     Agent(agent::Arguments),
     Ca(ca::Arguments),
     Capture(Box<capture::Arguments>),
+    Inject(Box<inject::Arguments>),
     Translate(translate::Arguments),
 }
 
@@ -36,6 +38,7 @@ pub fn main() -> ExitCode {
         Command::Agent(arguments) => agent::run(arguments),
         Command::Ca(arguments) => ca::run(arguments),
         Command::Capture(arguments) => capture::run(*arguments),
+        Command::Inject(arguments) => inject::run(*arguments),
         Command::Translate(arguments) => translate::run(arguments),
     }
 }

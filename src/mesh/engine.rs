@@ -11,6 +11,7 @@ pub(in crate::mesh) mod hosts;
 mod links;
 mod marks;
 mod policies;
+mod preview;
 mod protocol;
 mod routes;
 mod services;
@@ -29,6 +30,7 @@ use rustc_hash::FxHashSet;
 use smol_str::SmolStr;
 
 pub(in crate::mesh) use endpoints::selects;
+pub use preview::preview;
 pub use protocol::named as protocol_named;
 
 use self::{
@@ -104,6 +106,11 @@ impl Engine {
             pods_on: BTreeMap::new(),
             routes: RouteLinks::default(),
         }
+    }
+
+    /// An engine that knows this world and none of the objects it was made from.
+    fn beside(world: &Arc<World>) -> Self {
+        Self { world: Arc::clone(world), defaults: Arc::clone(&world.mesh), ..Self::new(&world.mesh.domain, MeshConfig::default()) }
     }
 
     /// The world as it is.

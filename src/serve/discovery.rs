@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use axum::Router;
 use prometheus_client::registry::Registry;
 use smol_str::SmolStr;
 use tokio::{
@@ -18,23 +19,17 @@ use super::{
     convergence::Convergence,
     diagnostics::Standing,
     http::{self, Exposed},
+    https::{self, Bounds},
+    identity::{Identity, IdentityMetrics, IdentitySettings},
     metrics::PipelineMetrics,
     pipeline::{Pipeline, SYNCED},
     proxies::ConnectedProxies,
     readiness::Readiness,
-    tls::{ServingNames, TlsIdentity, serve_tls},
+    tls::serve_tls,
 };
 use crate::{
     api::{Diagnostic, Spec, mesh_config::MeshConfig},
-    identity::{
-        self, Clock,
-        authenticate::{Authenticator, TokenVerifier},
-        ca::{self, CaHandle, IssuePolicy},
-        local_issuer::{DEFAULT_AUDIENCE, DEFAULT_ISSUER, KEY_SET_FILE},
-        metrics::CaMetrics,
-        service::CertificateService,
-        token::KeySetVerifier,
-    },
+    identity::{self, Clock, ca::IssuePolicy, service::CertificateService},
     mesh::{engine::Engine, world::World},
     source::{
         Event,
@@ -42,6 +37,10 @@ use crate::{
         folder::Folder,
         kubernetes,
         mesh_config::MeshConfigFile,
+    },
+    webhook::{
+        admission::{self, AdmissionMetrics},
+        inject::{self, InjectionMetrics, Injector},
     },
     xds::{
         classes::Classes,
@@ -61,6 +60,8 @@ pub struct Settings {
     pub source: Source,
     /// Folder of the signing CA.
     pub ca_dir: PathBuf,
+    /// Identity and leadership in Kubernetes.
+    pub identity: IdentitySettings,
     /// Folder with the key set of the local token issuer.
     pub token_issuer_dir: Option<PathBuf>,
     /// MeshConfig file, which wins over the API server's ConfigMap.
@@ -73,8 +74,10 @@ pub struct Settings {
     pub secure_grpc: SocketAddr,
     /// Port 15014.
     pub monitoring: SocketAddr,
-    /// Port 15017.
-    pub https: SocketAddr,
+    /// Port 15017; `None`: no webhooks.
+    pub https: Option<SocketAddr>,
+    /// What injected proxies are like.
+    pub injection: inject::Settings,
     /// DNS domain of the cluster.
     pub domain: String,
     /// Cluster id of the objects.
@@ -144,15 +147,10 @@ struct Core {
     ledger: Arc<Ledger>,
     classes: Arc<Classes>,
     worlds: watch::Sender<Arc<World>>,
-    ca_metrics: CaMetrics,
+    identity_metrics: IdentityMetrics,
+    injections: InjectionMetrics,
+    admissions: AdmissionMetrics,
     clock: Clock,
-}
-
-/// Who signs, and who may call.
-struct Identity {
-    ca: Arc<CaHandle>,
-    authenticator: Arc<Authenticator>,
-    tls: Arc<TlsIdentity>,
 }
 
 async fn start(settings: &Settings, running: &Running) -> anyhow::Result<()> {
@@ -160,6 +158,10 @@ async fn start(settings: &Settings, running: &Running) -> anyhow::Result<()> {
     let grpc = bind("--grpcAddr", settings.grpc).await?;
     let secure_grpc = bind("--secureGRPCAddr", settings.secure_grpc).await?;
     let monitoring = bind("--monitoringAddr", settings.monitoring).await?;
+    let https = match settings.https {
+        Some(address) => Some(bind("--httpsAddr", address).await?),
+        None => None,
+    };
 
     let mut registry = Registry::default();
     let core = Core::register(&mut registry);
@@ -170,15 +172,19 @@ async fn start(settings: &Settings, running: &Running) -> anyhow::Result<()> {
     }
 
     let mesh = mesh_config(settings).await?;
-    let identity = Identity::load(settings, &mesh, &core.clock).await?;
+    let identity = Identity::load(settings, &mesh, &core.clock, core.worlds.subscribe(), &core.identity_metrics).await?;
+    identity.keep(&running.tasks, &running.stop);
     core.readiness.set(CA_LOADED, true);
     tokio::spawn(core.pipeline(settings, mesh, pipeline_metrics).run(events(settings)?));
 
     // Proxies are let in when there is a world to show: before, they would be told that there is nothing.
     wait_until_ready(&core.readiness).await;
     serve_proxies(settings, &core, &identity, grpc, secure_grpc, running);
-    running.spawn(Arc::clone(&identity.tls).keep_fresh(running.stop.clone()));
-    running.spawn(ca::watch(settings.ca_dir.clone(), identity.ca, core.clock, core.ca_metrics, running.stop.clone()));
+    if let Some(https) = https {
+        let webhooks = https::router(webhooks(settings, &core), Arc::clone(&core.readiness), Bounds::default());
+        running.spawn(https::serve(https, Arc::clone(&identity.tls), webhooks, Bounds::default(), running.stop.clone()));
+    }
+    identity.control(settings, core.worlds.subscribe(), &running.tasks, &running.stop);
     tracing::info!(version = http::VERSION, source = %settings.source, "serving");
     Ok(())
 }
@@ -188,8 +194,11 @@ async fn start(settings: &Settings, running: &Running) -> anyhow::Result<()> {
 impl Core {
     fn register(registry: &mut Registry) -> Self {
         let clock = identity::system_clock();
-        let ca_metrics = CaMetrics::default();
-        ca_metrics.register(registry, &clock);
+        let identity_metrics = IdentityMetrics::register(registry, &clock);
+        let injections = InjectionMetrics::default();
+        injections.register(registry);
+        let admissions = AdmissionMetrics::default();
+        admissions.register(registry);
         let standing = Arc::new(Standing::default());
         registry.register("istiod_lite_diagnostics", "Findings that stand, by severity", standing.gauges.clone());
         let convergence = Arc::new(Convergence::default());
@@ -202,7 +211,9 @@ impl Core {
             convergence,
             classes: Arc::new(Classes::default()),
             worlds: watch::channel(Arc::default()).0,
-            ca_metrics,
+            identity_metrics,
+            injections,
+            admissions,
             clock,
         }
     }
@@ -230,29 +241,6 @@ impl Core {
             untrusted: BTreeMap::new(),
         }
     }
-}
-
-// === impl Identity ===
-
-impl Identity {
-    async fn load(settings: &Settings, mesh: &MeshConfig, clock: &Clock) -> anyhow::Result<Self> {
-        let ca = CaHandle::new(ca::load(&settings.ca_dir, clock())?);
-        let verifiers = verifiers(settings, mesh)?;
-        let authenticator = Arc::new(Authenticator::new(mesh.trust_domain.clone(), verifiers, Arc::clone(clock)));
-        let tls = TlsIdentity::new(Arc::clone(&ca), serving_names(settings), Arc::clone(clock))?;
-        Ok(Self { ca, authenticator, tls })
-    }
-}
-
-fn verifiers(settings: &Settings, mesh: &MeshConfig) -> anyhow::Result<Vec<Arc<dyn TokenVerifier>>> {
-    let Some(folder) = &settings.token_issuer_dir else { return Ok(Vec::new()) };
-    let verifier = KeySetVerifier::open(&folder.join(KEY_SET_FILE), DEFAULT_ISSUER, &[DEFAULT_AUDIENCE.into()], &mesh.trust_domain)?;
-    Ok(vec![Arc::new(verifier)])
-}
-
-fn serving_names(settings: &Settings) -> ServingNames {
-    let istiod = ServingNames::istiod(&settings.namespace, Some(&settings.revision)).and_local();
-    settings.tls_sans.iter().fold(istiod, |names, name| names.and(name))
 }
 
 // === sources ===
@@ -311,12 +299,18 @@ fn serve_proxies(settings: &Settings, core: &Core, identity: &Identity, grpc: Tc
         let options = Options { rollout, authenticated, shutdown: running.stop.clone(), ..Options::default() };
         DiscoveryService::new(Arc::<Classes>::clone(&core.classes), Arc::clone(&core.ledger), options)
     };
-    let metrics = core.ca_metrics.clone();
+    let metrics = core.identity_metrics.ca.clone();
     let certificates = CertificateService::new(Arc::clone(&identity.ca), IssuePolicy::default(), Arc::clone(&core.clock), metrics.clone());
     let secure = Routes::new(discovery(true)).add_service(certificates.into_server());
     let (tls, authenticator) = (Arc::clone(&identity.tls), Arc::clone(&identity.authenticator));
     running.spawn(serve_plain(grpc, Routes::new(discovery(false)), connections, running.stop.clone()));
     running.spawn(serve_tls(secure_grpc, tls, secure, authenticator, metrics, connections, running.stop.clone()));
+}
+
+fn webhooks(settings: &Settings, core: &Core) -> Router {
+    let injector = Injector { settings: settings.injection.clone(), worlds: core.worlds.subscribe(), metrics: core.injections.clone() };
+    let cluster = SmolStr::new(&settings.cluster_id);
+    inject::routes(Arc::new(injector)).merge(admission::routes(core.worlds.subscribe(), cluster, core.admissions.clone()))
 }
 
 async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {

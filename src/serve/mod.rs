@@ -5,6 +5,8 @@ pub mod convergence;
 pub mod diagnostics;
 pub mod discovery;
 pub mod http;
+pub mod https;
+pub mod identity;
 pub mod metrics;
 pub mod pipeline;
 pub mod proxies;

@@ -9,7 +9,7 @@ use super::{
 use crate::api::mesh_config::{MeshConfig, PathNormalization};
 
 // Known to Istio and without effect on what a proxy is sent here: at injection, at bootstrap, or not yet.
-const WITHOUT_EFFECT: [&str; 25] = [
+const WITHOUT_EFFECT: [&str; 23] = [
     "hboneIdleTimeout",
     "ingressClass",
     "ingressService",
@@ -18,7 +18,6 @@ const WITHOUT_EFFECT: [&str; 25] = [
     "enableTracing",
     "enableEnvoyAccessLogService",
     "disableEnvoyListenerLog",
-    "defaultConfig",
     "configSources",
     "caCertificates",
     "localityLbSetting",
@@ -26,7 +25,6 @@ const WITHOUT_EFFECT: [&str; 25] = [
     "certificates",
     "serviceSettings",
     "serviceScopeConfigs",
-    "enablePrometheusMerge",
     "verifyCertificateAtClient",
     "ca",
     "extensionProviders",
@@ -44,6 +42,8 @@ impl Read for MeshConfig {
         read_names(&fields, &mut mesh);
         read_proxy_defaults(&fields, &mut mesh);
         read_policies(&fields, &mut mesh);
+        mesh.default_config = fields.get("defaultConfig");
+        fields.set("enablePrometheusMerge", &mut mesh.enable_prometheus_merge);
         for name in WITHOUT_EFFECT {
             fields.unsupported(name);
         }

@@ -7,50 +7,51 @@ use std::{
 
 /// A share of v2 as seen on one path.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Share {
-    pub(crate) seen: u64,
-    pub(crate) percent: f64,
-    pub(crate) p_value: f64,
-    pub(crate) agrees: bool,
+pub(super) struct Share {
+    pub(super) seen: u64,
+    pub(super) percent: f64,
+    pub(super) p_value: f64,
+    pub(super) agrees: bool,
 }
 
 /// One step.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Row {
-    pub(crate) what: &'static str,
-    pub(crate) wanted_percent: u32,
-    pub(crate) gateway: Share,
-    pub(crate) mesh: Share,
-    pub(crate) failed: usize,
+pub(super) struct Row {
+    pub(super) what: &'static str,
+    pub(super) wanted_percent: u32,
+    pub(super) gateway: Share,
+    pub(super) mesh: Share,
+    pub(super) failed: usize,
     /// `None`: nothing had to be edited.
-    pub(crate) to_last_ack: Option<Duration>,
+    pub(super) to_last_ack: Option<Duration>,
 }
 
 #[derive(Debug)]
-pub(crate) struct Table {
+pub(super) struct Table {
     live: bool,
+    edited: &'static str,
     final_rows: Vec<Row>,
 }
 
 impl Table {
-    pub(crate) fn begin() -> Self {
+    pub(super) fn begin(edited: &'static str) -> Self {
         println!();
         println!("{:<19} {:>6}  {:^25}  {:^25}  {:>6}  {:>9}", "", "v2", "seen at the gateway", "seen in the mesh", "failed", "edit to");
         println!(
             "{:<19} {:>6}  {:>7} {:>6} {:>10}  {:>7} {:>6} {:>10}  {:>6}  {:>9}",
             "step", "wanted", "v2", "n", "p", "v2", "n", "p", "", "last ACK"
         );
-        Self { live: stdout().is_terminal(), final_rows: Vec::new() }
+        Self { live: stdout().is_terminal(), edited, final_rows: Vec::new() }
     }
 
-    pub(crate) fn announce(&self, what: &str, wanted_percent: u32) {
+    pub(super) fn announce(&self, what: &str, wanted_percent: u32) {
         if self.live {
-            print!("\r\x1b[2K{what:<19} {wanted_percent:>4} %  editing virtual-service.yaml");
+            print!("\r\x1b[2K{what:<19} {wanted_percent:>4} %  editing {}", self.edited);
             let _ = stdout().flush();
         }
     }
 
-    pub(crate) fn update(&mut self, row: &Row, is_final: bool) {
+    pub(super) fn update(&mut self, row: &Row, is_final: bool) {
         if self.live {
             print!("\r\x1b[2K{}", text(row));
             let _ = stdout().flush();
@@ -62,7 +63,7 @@ impl Table {
     }
 
     /// How many shares do not agree with what was asked for.
-    pub(crate) fn shares_off(&self) -> usize {
+    pub(super) fn shares_off(&self) -> usize {
         self.final_rows.iter().flat_map(|row| [row.gateway, row.mesh]).filter(|share| !share.agrees).count()
     }
 }

@@ -1,17 +1,39 @@
-//! The steps of the canary, and what is measured at each.
+//! The canary: its steps, and what is measured at each. The same in the folder's mesh and on a cluster.
+
+mod table;
 
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use harness::{
-    counters::expect_no_failures,
-    load::{Load, Plan, Window},
-    manifest::with_weights,
-    mesh::{Mesh, VIRTUAL_SERVICE, VIRTUAL_SERVICE_FILE},
+
+use self::table::{Row, Share, Table};
+use crate::{
+    convergence::Converged,
+    counters::{Counters, expect_no_failures},
+    load::{Load, Window},
     statistics::{binomial_p_value, share_agrees},
 };
 
-use crate::table::{Row, Share, Table};
+/// A mesh with two versions of `reviews`, in which the share of v2 can be moved.
+pub trait Stage {
+    /// What is edited, as a person would name it.
+    const EDITED: &'static str;
+
+    /// Starts load on both ways to `reviews`, `gateway` and `mesh`, with so many requests per second on each.
+    fn load(&self, rate: u32) -> impl Future<Output = Result<Load>>;
+
+    /// The counters of every Envoy, always in the same order.
+    fn counters(&self) -> impl Future<Output = Result<Vec<Counters>>>;
+
+    /// Gives v2 its share, and waits until every Envoy that this concerns has ACKed it.
+    fn shift(&self, v2_percent: u32) -> impl Future<Output = Result<Converged>>;
+
+    /// Has v2 behave as a bad release would, or no longer.
+    fn turn_v2(&self, bad: bool) -> impl Future<Output = Result<()>>;
+
+    /// An error if anything ended by itself.
+    fn check_running(&mut self) -> impl Future<Output = Result<()>>;
+}
 
 /// Requests per second on each path.
 const RATE: u32 = 200;
@@ -38,29 +60,29 @@ const STEPS: &[Step] = &[
     step("rolled back", 0, true),
 ];
 
-/// Runs every step; whether no request failed and every share was right.
-pub(crate) async fn run(mesh: &mut Mesh) -> Result<bool> {
-    let mut plan = Plan::new(mesh.paths(), RATE);
-    plan.tcp = Some((mesh.tcp(), 2));
-    let before = mesh.counters().await?;
-    let load = Load::start(&plan);
-    let mut table = Table::begin();
+/// Runs every step and prints the table; whether no request failed and every share was right.
+///
+/// # Errors
+/// When a step cannot be taken at all.
+pub async fn run<S: Stage>(stage: &mut S) -> Result<bool> {
+    let before = stage.counters().await?;
+    let load = stage.load(RATE).await?;
+    let mut table = Table::begin(S::EDITED);
     for step in STEPS {
-        mesh.workload("v2").misbehave(step.bad_release);
-        take(mesh, &load, step, &mut table).await?;
-        mesh.check_running()?;
+        stage.turn_v2(step.bad_release).await?;
+        take(stage, &load, step, &mut table).await?;
+        stage.check_running().await?;
     }
     // Before the load stops: what it held open would end under the Envoys' eyes.
-    let counted = expect_no_failures(&before, &mesh.counters().await?);
+    let counted = expect_no_failures(&before, &stage.counters().await?);
     let all = load.stop().await;
     Ok(summarise(&table, &all, counted))
 }
 
-async fn take(mesh: &Mesh, load: &Load, step: &Step, table: &mut Table) -> Result<()> {
+async fn take<S: Stage>(stage: &S, load: &Load, step: &Step, table: &mut Table) -> Result<()> {
     let began = Instant::now();
     table.announce(step.what, step.v2_percent);
-    let text = with_weights(&mesh.manifests().read(VIRTUAL_SERVICE_FILE)?, 100 - step.v2_percent, step.v2_percent);
-    let converged = mesh.apply(VIRTUAL_SERVICE_FILE, &text, VIRTUAL_SERVICE).await?;
+    let converged = stage.shift(step.v2_percent).await?;
     let settled = Instant::now();
     let mut row = Row {
         what: step.what,

@@ -1,0 +1,140 @@
+//! `/inject`: the webhook (contract §5.2).
+
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{Path, State},
+    http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use serde_json::Value;
+use tokio::sync::watch;
+
+use super::{
+    InjectionMetrics, Outcome, Parameters, Settings, Surroundings,
+    decision::{Candidate, Map, POD_LABEL, Skip, decide},
+    inject,
+};
+use crate::{
+    mesh::world::World,
+    webhook::review::{Answer, Review},
+};
+
+/// What the webhook works with.
+#[derive(Debug)]
+pub struct Injector {
+    /// The operator's settings.
+    pub settings: Settings,
+    /// For the mesh's settings.
+    pub worlds: watch::Receiver<Arc<World>>,
+    /// Counts.
+    pub metrics: InjectionMetrics,
+}
+
+/// `/inject` and `/inject/*`.
+pub fn routes(injector: Arc<Injector>) -> Router {
+    Router::new()
+        .route("/inject", post(plain))
+        .route("/inject/", post(plain))
+        .route("/inject/{*parameters}", post(with_parameters))
+        .with_state(injector)
+}
+
+async fn plain(State(injector): State<Arc<Injector>>, headers: HeaderMap, body: Bytes) -> Response {
+    injector.serve(&headers, &body, &Parameters::default())
+}
+
+async fn with_parameters(
+    State(injector): State<Arc<Injector>>,
+    Path(parameters): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    injector.serve(&headers, &body, &Parameters::read(&parameters))
+}
+
+// === impl Injector ===
+
+impl Injector {
+    fn serve(&self, headers: &HeaderMap, body: &[u8], parameters: &Parameters) -> Response {
+        let began = Instant::now();
+        let (outcome, response) = match read(headers, body) {
+            Ok(review) => {
+                let (outcome, answer) = self.answer(&review, parameters);
+                (outcome, Json(review.respond(&answer)).into_response())
+            }
+            Err((status, why)) => {
+                tracing::warn!(why, "a request to inject that cannot be read");
+                (Outcome::Failed, (status, why).into_response())
+            }
+        };
+        self.metrics.count(outcome, began.elapsed());
+        response
+    }
+
+    /// What the API server is told about one pod, and how that is counted.
+    pub fn answer(&self, review: &Review, parameters: &Parameters) -> (Outcome, Answer) {
+        let request = &review.request;
+        let pod = pod_name(review);
+        if let Err(skip) = decided(review) {
+            tracing::debug!(namespace = request.namespace, pod, %skip, "not injected");
+            let asked = text(&request.object, "/metadata/labels", POD_LABEL) == Some("true");
+            let warnings = if asked { vec![format!("no proxy is injected: {skip}")] } else { Vec::new() };
+            return (Outcome::Skipped, Answer { warnings, ..Answer::default() });
+        }
+        let mesh = Arc::clone(&self.worlds.borrow().mesh);
+        let around = Surroundings { namespace: &request.namespace, owner: None, parameters, settings: &self.settings, mesh: &mesh };
+        match inject(&request.object, around) {
+            Ok(injected) => {
+                tracing::info!(namespace = request.namespace, pod, "injected");
+                let patch = json_patch::diff(&request.object, &injected.pod);
+                (Outcome::Injected, Answer { patch, warnings: injected.warnings, refusal: None })
+            }
+            Err(refused) => {
+                tracing::warn!(namespace = request.namespace, pod, %refused, "refused");
+                let message = format!("Pod {}/{pod} cannot be injected: {refused}", request.namespace);
+                (Outcome::Failed, Answer { refusal: Some((422, message)), ..Answer::default() })
+            }
+        }
+    }
+}
+
+fn read(headers: &HeaderMap, body: &[u8]) -> Result<Review, (StatusCode, String)> {
+    if body.is_empty() {
+        return Err((StatusCode::BAD_REQUEST, "no body found".to_owned()));
+    }
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    if kind.split(';').next() != Some("application/json") {
+        return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid Content-Type, want `application/json`".to_owned()));
+    }
+    Review::read(body).map_err(|why| (StatusCode::BAD_REQUEST, why))
+}
+
+fn decided(review: &Review) -> Result<(), Skip> {
+    let object = &review.request.object;
+    let (labels, annotations) = (map(object, "/metadata/labels"), map(object, "/metadata/annotations"));
+    decide(Candidate {
+        namespace: &review.request.namespace,
+        labels: &labels,
+        annotations: &annotations,
+        host_network: object.pointer("/spec/hostNetwork") == Some(&Value::Bool(true)),
+    })
+}
+
+fn pod_name(review: &Review) -> &str {
+    let metadata = |field| review.request.object.pointer(field).and_then(Value::as_str);
+    let names = [Some(review.request.name.as_str()), metadata("/metadata/name"), metadata("/metadata/generateName")];
+    names.into_iter().flatten().find(|name| !name.is_empty()).unwrap_or_default()
+}
+
+pub(super) fn map(object: &Value, at: &str) -> Map {
+    let entries = object.pointer(at).and_then(Value::as_object).into_iter().flatten();
+    entries.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
+}
+
+fn text<'v>(object: &'v Value, at: &str, key: &str) -> Option<&'v str> {
+    object.pointer(at)?.get(key)?.as_str()
+}
