@@ -3,9 +3,12 @@
 
 mod arrival;
 mod canary;
+mod controllers;
 mod faults;
 mod injection;
+mod identity;
 mod objects;
 mod outage;
+mod replica;
 mod shop;
 mod storage;
