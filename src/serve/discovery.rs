@@ -45,7 +45,11 @@ use crate::{
         kubernetes,
         mesh_config::MeshConfigFile,
     },
-    webhook::inject::{self, InjectionMetrics, Injector},
+    status::{self, StatusMetrics},
+    webhook::{
+        admission::{self, AdmissionMetrics},
+        inject::{self, InjectionMetrics, Injector},
+    },
     xds::{
         classes::Classes,
         ledger::{DeliveryMetrics, Ledger},
@@ -151,6 +155,8 @@ struct Core {
     worlds: watch::Sender<Arc<World>>,
     ca_metrics: CaMetrics,
     injections: InjectionMetrics,
+    admissions: AdmissionMetrics,
+    statuses: StatusMetrics,
     clock: Clock,
 }
 
@@ -191,6 +197,7 @@ async fn start(settings: &Settings, running: &Running) -> anyhow::Result<()> {
         let webhooks = https::router(webhooks(settings, &core), Arc::clone(&core.readiness), Bounds::default());
         running.spawn(https::serve(https, Arc::clone(&identity.tls), webhooks, Bounds::default(), running.stop.clone()));
     }
+    write_status(settings, &core, watch::channel(true).1, running);
     running.spawn(Arc::clone(&identity.tls).keep_fresh(running.stop.clone()));
     running.spawn(ca::watch(settings.ca_dir.clone(), identity.ca, core.clock, core.ca_metrics, running.stop.clone()));
     tracing::info!(version = http::VERSION, source = %settings.source, "serving");
@@ -206,6 +213,10 @@ impl Core {
         ca_metrics.register(registry, &clock);
         let injections = InjectionMetrics::default();
         injections.register(registry);
+        let admissions = AdmissionMetrics::default();
+        admissions.register(registry);
+        let statuses = StatusMetrics::default();
+        statuses.register(registry);
         let standing = Arc::new(Standing::default());
         registry.register("istiod_lite_diagnostics", "Findings that stand, by severity", standing.gauges.clone());
         let convergence = Arc::new(Convergence::default());
@@ -220,6 +231,8 @@ impl Core {
             worlds: watch::channel(Arc::default()).0,
             ca_metrics,
             injections,
+            admissions,
+            statuses,
             clock,
         }
     }
@@ -338,7 +351,24 @@ fn serve_proxies(settings: &Settings, core: &Core, identity: &Identity, grpc: Tc
 
 fn webhooks(settings: &Settings, core: &Core) -> Router {
     let injector = Injector { settings: settings.injection.clone(), worlds: core.worlds.subscribe(), metrics: core.injections.clone() };
-    inject::routes(Arc::new(injector))
+    let admission = admission::routes(core.worlds.subscribe(), SmolStr::new(&settings.cluster_id), core.admissions.clone());
+    inject::routes(Arc::new(injector)).merge(admission)
+}
+
+// === what users see with kubectl ===
+
+fn write_status(settings: &Settings, core: &Core, leader: watch::Receiver<bool>, running: &Running) {
+    let Source::Kubernetes(kubernetes) = &settings.source else { return };
+    let inputs = status::Inputs { findings: core.standing.subscribe(), ledger: Arc::clone(&core.ledger), leader };
+    let settings = status::Settings {
+        client: kubernetes.client.clone(),
+        cluster: kubernetes.cluster.clone(),
+        namespace: kubernetes.namespace.clone(),
+        revision: kubernetes.revision.clone(),
+        instance: if settings.pod.is_empty() { "istiod-lite".to_owned() } else { settings.pod.clone() },
+        clock: Arc::clone(&core.clock),
+    };
+    running.spawn(status::run(settings, inputs, core.statuses.clone(), running.stop.clone()));
 }
 
 async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
