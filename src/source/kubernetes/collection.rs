@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, time::Duration};
 
-use http::{Request, Uri};
+use http::Request;
 use kube::client::Body;
 use smol_str::{SmolStr, format_smolstr};
 
@@ -72,7 +72,7 @@ impl Collection {
 /// # Errors
 /// When it is no URI.
 pub(super) fn get(path_and_query: &str) -> Result<Request<Body>, http::Error> {
-    Ok(Request::get(path_and_query.parse::<Uri>()?).body(Body::empty())?)
+    Request::get(path_and_query).body(Body::empty())
 }
 
 // Percent-encodes all but the unreserved characters of RFC 3986.

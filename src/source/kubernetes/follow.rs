@@ -33,6 +33,8 @@ use crate::{
 const WATCH: Duration = Duration::from_secs(290);
 /// A watch in which nothing comes for so long may be dead: it is opened again. Bookmarks come every minute.
 const SILENCE: Duration = Duration::from_secs(150);
+/// A watch that lasted so long went well.
+const GOOD: Duration = Duration::from_secs(10);
 
 /// What all followers share.
 #[derive(Clone)]
@@ -74,7 +76,7 @@ pub(super) struct Follower {
 enum Turn {
     /// Something is wrong.
     Trouble(Trouble),
-    /// The watch ended as it should: open it again.
+    /// The watch ended too soon: open it again in a while.
     Again,
     /// What was listed is not what should be: list.
     Relist,
@@ -124,11 +126,7 @@ impl Follower {
             };
             match turn {
                 Turn::End => return,
-                Turn::Served if *self.served.borrow() == served => {
-                    if self.served.changed().await.is_err() {
-                        return;
-                    }
-                }
+                Turn::Served if *self.served.borrow() == served && self.served.changed().await.is_err() => return,
                 _ => {}
             }
         }
@@ -138,52 +136,52 @@ impl Follower {
     async fn withdraw(&mut self) -> Turn {
         let changes = self.known.retain(|_| false);
         self.highest = 0;
-        let told = self.tell(changes).await.and(self.recovered().await);
-        told.map_or_else(
-            |turn| turn,
-            |()| {
-                self.say_listed();
-                Turn::Served
-            },
-        )
+        if let Err(turn) = self.tell(changes).await.and(self.recovered().await) {
+            return turn;
+        }
+        self.say_listed();
+        Turn::Served
     }
 
     async fn follow(&mut self, version: &'static str) -> Turn {
         let mut since = None;
         loop {
-            let done = match since.take() {
-                None => self.list(version).await.map(Some),
-                Some(since) => Ok(Some(since)),
+            let turn = match self.go_on(version, &mut since).await {
+                Ok(()) => continue,
+                Err(turn) => turn,
             };
-            let at = match done {
-                Ok(at) => at,
-                Err(turn) => match self.turn(turn).await {
-                    Some(leave) => return leave,
-                    None => continue,
-                },
-            };
-            let mut at = at.unwrap_or_default();
-            let Err(turn) = self.watch(version, &mut at).await else { continue };
-            since = match &turn {
-                Turn::Relist | Turn::Trouble(Trouble::Expired(_)) => None,
-                _ => Some(at),
-            };
+            // What is not known to follow on what was seen is listed.
+            if matches!(turn, Turn::Relist | Turn::Trouble(Trouble::Expired(_) | Trouble::Absent(_))) {
+                since = None;
+            }
             if let Some(leave) = self.turn(turn).await {
                 return leave;
             }
         }
     }
 
+    async fn go_on(&mut self, version: &'static str, since: &mut Option<SmolStr>) -> Result<(), Turn> {
+        let mut at = match since.take() {
+            Some(at) => at,
+            None => self.list(version).await?,
+        };
+        let watched = self.watch(version, &mut at).await;
+        *since = Some(at);
+        watched
+    }
+
     // What to do about a turn; `Some`: this version is followed no more.
     async fn turn(&mut self, turn: Turn) -> Option<Turn> {
         let trouble = match turn {
-            Turn::Again | Turn::Relist => return None,
+            Turn::Relist => return None,
             Turn::Served | Turn::End => return Some(turn),
-            Turn::Trouble(trouble) => trouble,
+            Turn::Again => None,
+            Turn::Trouble(trouble) => Some(self.weigh(trouble).await),
         };
-        match self.weigh(trouble).await {
-            Trouble::Expired(why) => tracing::info!(source = %self.name, why, "the watch is too old: listing again"),
-            trouble => {
+        match trouble {
+            None => {}
+            Some(Trouble::Expired(why)) => tracing::info!(source = %self.name, why, "listing again"),
+            Some(trouble) => {
                 if matches!(trouble, Trouble::Absent(_)) {
                     self.shared.look_again.notify_one();
                 }
@@ -239,7 +237,6 @@ impl Follower {
         self.tell(changes).await?;
         self.recovered().await?;
         self.say_listed();
-        self.backoff.reset();
         Ok(at)
     }
 
@@ -248,6 +245,7 @@ impl Follower {
         let lasts = WATCH + WATCH.mul_f64(random() / 5.0);
         let request = self.collection.watch(version, at, lasts).map_err(|error| Trouble::Away(error.to_string()))?;
         let mut body = stream(&self.shared.client, request).await?;
+        let opened = Instant::now();
         self.shared.trust.confirm().await?;
         self.recovered().await?;
         let mut lines = Lines::default();
@@ -261,14 +259,22 @@ impl Follower {
                 }
                 () = self.shared.events.closed() => return Err(Turn::End),
             };
-            let Some(chunk) = chunk else { return Err(Turn::Again) };
+            let Some(chunk) = chunk else { return if self.went_well(opened) { Ok(()) } else { Err(Turn::Again) } };
             lines.push(&chunk).map_err(|_| Trouble::Away("a watch event is longer than any object".to_owned()))?;
             let told = self.take_in(&mut lines, version, at);
             // What came before a bad line counts.
             self.tell(told.0).await?;
             told.1?;
+            self.went_well(opened);
+        }
+    }
+
+    fn went_well(&mut self, opened: Instant) -> bool {
+        let well = opened.elapsed() > GOOD;
+        if well {
             self.backoff.reset();
         }
+        well
     }
 
     fn take_in(&mut self, lines: &mut Lines, version: &'static str, at: &mut SmolStr) -> (Vec<Change>, Result<(), Turn>) {
@@ -290,8 +296,7 @@ impl Follower {
                 Ok(Line::Failure(status)) => return (changes, Err(failure(&status).into())),
                 // What it was about is not known: only a list tells.
                 Err(error) => {
-                    tracing::error!(source = %self.name, %error, "a watch event cannot be read: listing again");
-                    return (changes, Err(Turn::Trouble(Trouble::Expired(format!("a garbled event: {error}")))));
+                    return (changes, Err(Trouble::Expired(format!("a watch event cannot be read: {error}")).into()));
                 }
             };
             if !seen.is_empty() {
