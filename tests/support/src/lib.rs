@@ -12,6 +12,7 @@ pub mod load;
 pub mod manifest;
 
 pub mod mesh;
+pub mod mistakes;
 pub mod namespace;
 pub mod process;
 pub mod random;
