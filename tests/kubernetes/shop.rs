@@ -116,6 +116,11 @@ impl Shop {
         Ok(Traffic { load: Load::start(&plan), before })
     }
 
+    /// The certificate that the control plane's own leads to.
+    pub(crate) fn root_certificate(&self) -> Result<Vec<u8>> {
+        Ok(fs::read(self.home.path().join("ca/root-cert.pem"))?)
+    }
+
     /// The metrics, as text.
     pub(crate) async fn metrics(&self) -> Result<String> {
         get_text(self.network.socket(1, PORT_MONITORING), "/metrics").await
@@ -305,7 +310,10 @@ fn no_failures(window: &Window) -> Result<()> {
 fn discovery(api: &ApiServer, wire: &Relay, options: &Options, network: &Loopback, home: &TempDir) -> Result<Process> {
     // By certificate: an empty storage would not know a service account.
     let kubeconfig = api.kubeconfig(USER, Who::User { name: USER, group: None }, wire.address())?;
-    launch::discovery(options, home.path(), network.address(1), &["--kubeconfig".into(), kubeconfig.into()])
+    let address = network.address(1);
+    // The API server asks its webhooks at that address.
+    let san = format!("--tls-san={address}");
+    launch::discovery(options, home.path(), address, &["--kubeconfig".into(), kubeconfig.into(), san.into()])
 }
 
 fn options() -> Result<Options> {
