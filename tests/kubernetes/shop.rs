@@ -116,6 +116,11 @@ impl Shop {
         Ok(Traffic { load: Load::start(&plan), before })
     }
 
+    /// The certificate that the control plane's own leads to.
+    pub(crate) fn root_certificate(&self) -> Result<Vec<u8>> {
+        Ok(fs::read(self.home.path().join("ca/root-cert.pem"))?)
+    }
+
     /// The metrics, as text.
     pub(crate) async fn metrics(&self) -> Result<String> {
         get_text(self.network.socket(1, PORT_MONITORING), "/metrics").await
@@ -307,8 +312,12 @@ fn discovery(api: &ApiServer, wire: &Relay, options: &Options, network: &Loopbac
     // By certificate: an empty storage would not know a service account.
     let kubeconfig = api.kubeconfig(USER, Who::User { name: USER, group: None }, wire.address())?;
     // No test has a connection on a listener that goes away, for which its clusters would have to stay.
-    let flags = ["--kubeconfig".into(), kubeconfig.into(), "--drain-time".into(), "1s".into()];
-    launch::discovery(options, home.path(), network.address(1), &flags)
+    let drain = ["--drain-time".into(), "1s".into()];
+    let address = network.address(1);
+    // The API server asks its webhooks at that address.
+    let san = format!("--tls-san={address}");
+    let flags: Vec<OsString> = ["--kubeconfig".into(), kubeconfig.into(), san.into()].into_iter().chain(drain).collect();
+    launch::discovery(options, home.path(), address, &flags)
 }
 
 fn options() -> Result<Options> {
