@@ -11,7 +11,10 @@ use smol_str::{SmolStr, format_smolstr};
 
 use crate::{
     mesh::model::{Backend, Endpoint, EndpointAddress, Health, Locality},
-    translate::metadata::ISTIO,
+    translate::{
+        metadata::ISTIO,
+        wire::{nested, number, text},
+    },
 };
 
 const TRANSPORT_SOCKET_MATCH: &str = "envoy.transport_socket_match";
@@ -128,40 +131,6 @@ fn workload(backend: &Backend) -> String {
     let canonical = if canonical.is_empty() { backend.workload.as_str() } else { canonical };
     let revision = label(["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
     [&backend.workload, &backend.namespace, canonical, revision, &backend.cluster].join(";")
-}
-
-/// A text field; an empty one is left out.
-fn text(bytes: &mut Vec<u8>, field: u32, text: &str) {
-    if !text.is_empty() {
-        encode_key(field, WireType::LengthDelimited, bytes);
-        encode_varint(text.len() as u64, bytes);
-        bytes.extend_from_slice(text.as_bytes());
-    }
-}
-
-/// A number field; zero is left out.
-fn number(bytes: &mut Vec<u8>, field: u32, number: u32) {
-    if number != 0 {
-        encode_key(field, WireType::Varint, bytes);
-        encode_varint(number.into(), bytes);
-    }
-}
-
-/// A field of a length that is known once it is written. One byte holds most lengths.
-fn nested(bytes: &mut Vec<u8>, field: u32, content: impl FnOnce(&mut Vec<u8>)) {
-    encode_key(field, WireType::LengthDelimited, bytes);
-    let at = bytes.len();
-    bytes.push(0);
-    content(bytes);
-    let length = bytes.len() - at - 1;
-    match u8::try_from(length) {
-        Ok(short) if short < 0x80 => bytes[at] = short,
-        _ => {
-            let mut long = Vec::with_capacity(4);
-            encode_varint(length as u64, &mut long);
-            bytes.splice(at..=at, long);
-        }
-    }
 }
 
 #[cfg(test)]
