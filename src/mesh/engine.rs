@@ -18,7 +18,11 @@ mod store;
 mod tests;
 mod workloads;
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use smol_str::SmolStr;
 
@@ -50,8 +54,8 @@ pub struct Engine {
     slices: Links<Id, NamedKey>,
     /// EndpointSlices and the pods they name.
     slice_pods: Links<Id, NamedKey>,
-    /// Pods and the node they run on.
-    pod_nodes: Links<NamedKey, SmolStr>,
+    /// Pods by the node that they run on, which their workload names.
+    pods_on: BTreeMap<SmolStr, BTreeSet<NamedKey>>,
     routes: RouteLinks,
 }
 
@@ -96,7 +100,7 @@ impl Engine {
             definitions: Definitions::default(),
             slices: Links::default(),
             slice_pods: Links::default(),
-            pod_nodes: Links::default(),
+            pods_on: BTreeMap::new(),
             routes: RouteLinks::default(),
         }
     }
@@ -104,6 +108,11 @@ impl Engine {
     /// The world as it is.
     pub fn world(&self) -> &Arc<World> {
         &self.world
+    }
+
+    /// Whether an object of that name is among those that stand.
+    pub fn has(&self, key: &ObjectKey) -> bool {
+        self.store.has(&Id::from(key))
     }
 
     /// Applies a batch: each object's new content, or `None` where it is gone. Of several for one object the last
@@ -166,7 +175,7 @@ impl Engine {
             let named = (id.namespace.clone(), id.name.clone());
             match id.kind {
                 Kind::Pod | Kind::WorkloadEntry => _ = dirty.workloads.insert(named),
-                Kind::Node => dirty.workloads.extend(self.pod_nodes.readers_of(&id.name).cloned()),
+                Kind::Node => dirty.workloads.extend(self.pods_on.get(&id.name).into_iter().flatten().cloned()),
                 Kind::Service | Kind::ServiceEntry => _ = dirty.definitions.insert(id.clone()),
                 Kind::EndpointSlice => self.mark_slice(world, id, dirty),
                 Kind::VirtualService => {
@@ -213,7 +222,7 @@ impl Engine {
             dirty.touched.namespaces.insert(key.0.clone());
             dirty.addresses.extend(old.into_iter().flat_map(|old| old.ips.iter().copied()));
             dirty.addresses.extend(new.iter().flat_map(|new| new.ips.iter().copied()));
-            self.pod_nodes.set(&key, new.iter().filter(|new| !new.node.is_empty()).map(|new| new.node.clone()).collect());
+            move_pod(&mut self.pods_on, &key, old.map(|old| &old.node), new.as_ref().map(|new| &new.node));
             match new {
                 Some(new) => _ = world.workloads.insert(key, Arc::new(new)),
                 None => _ = world.workloads.remove(&key),
@@ -306,6 +315,24 @@ impl Engine {
             dirty.recomputed += 1;
             self.routes.derive(&self.store, world, &key, &mut dirty.touched);
         }
+    }
+}
+
+fn move_pod(pods_on: &mut BTreeMap<SmolStr, BTreeSet<NamedKey>>, pod: &NamedKey, from: Option<&SmolStr>, to: Option<&SmolStr>) {
+    let [from, to] = [from, to].map(|node| node.filter(|node| !node.is_empty()));
+    if from == to {
+        return;
+    }
+    if let Some(from) = from
+        && let Some(pods) = pods_on.get_mut(from)
+    {
+        pods.remove(pod);
+        if pods.is_empty() {
+            pods_on.remove(from);
+        }
+    }
+    if let Some(to) = to {
+        pods_on.entry(to.clone()).or_default().insert(pod.clone());
     }
 }
 

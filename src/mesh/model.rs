@@ -182,9 +182,9 @@ pub struct Service {
     /// `subjectAltNames` of a ServiceEntry.
     pub subject_alt_names: Vec<SmolStr>,
     /// Labels of the object.
-    pub labels: Labels,
+    pub labels: Arc<Labels>,
     /// Selects its pods; empty: none.
-    pub selector: Labels,
+    pub selector: Arc<Labels>,
     /// `publishNotReadyAddresses`
     pub publish_not_ready: bool,
     /// `internalTrafficPolicy: Local`

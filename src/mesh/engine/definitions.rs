@@ -17,7 +17,7 @@ type Order = (Registry, Precedence);
 #[derive(Debug, Default)]
 pub(super) struct Definitions {
     /// The first shapes the service, all give it endpoints.
-    by_key: BTreeMap<ServiceKey, BTreeMap<Order, Service>>,
+    by_key: BTreeMap<ServiceKey, Vec<(Order, Service)>>,
     by_object: BTreeMap<Id, Vec<(ServiceKey, Order)>>,
     /// ServiceEntries that select workloads, by namespace.
     selecting: BTreeMap<SmolStr, BTreeSet<ServiceKey>>,
@@ -35,7 +35,7 @@ impl Definitions {
             self.remove(&key, &order);
             keys.insert(key);
         }
-        let mut defined = Vec::new();
+        let mut defined = Vec::with_capacity(services.len());
         for service in services {
             let (key, order) = (service.key(), (service.registry, service.precedence.clone()));
             defined.push((key.clone(), order.clone()));
@@ -50,7 +50,7 @@ impl Definitions {
 
     /// Definitions of a service, the one that shapes it first.
     pub(super) fn of<'a>(&'a self, key: &ServiceKey) -> impl Iterator<Item = &'a Service> + use<'a> {
-        self.by_key.get(key).into_iter().flat_map(|definitions| definitions.values())
+        self.by_key.get(key).into_iter().flat_map(|definitions| definitions.iter().map(|(_, service)| service))
     }
 
     /// All services defined in a namespace.
@@ -122,13 +122,18 @@ impl Definitions {
             self.selecting.entry(key.namespace.clone()).or_default().insert(key.clone());
         }
         self.namespaces.entry(key.namespace.clone()).or_default().insert(key.clone());
-        self.by_key.entry(key).or_default().insert(order, service);
+        // Mostly it is the only one.
+        let definitions = self.by_key.entry(key).or_insert_with(|| Vec::with_capacity(1));
+        match definitions.binary_search_by(|(other, _)| other.cmp(&order)) {
+            Ok(at) => definitions[at].1 = service,
+            Err(at) => definitions.insert(at, (order, service)),
+        }
     }
 
     fn remove(&mut self, key: &ServiceKey, order: &Order) {
         let Some(definitions) = self.by_key.get_mut(key) else { return };
-        let removed = definitions.remove(order);
-        if !definitions.values().any(is_selecting) {
+        let removed = definitions.binary_search_by(|(other, _)| other.cmp(order)).ok().map(|at| definitions.remove(at).1);
+        if !definitions.iter().any(|(_, service)| is_selecting(service)) {
             remove_from(&mut self.selecting, &key.namespace, key);
         }
         if definitions.is_empty() {
