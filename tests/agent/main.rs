@@ -19,7 +19,7 @@ use anyhow::{Result, ensure};
 use nix::sys::signal::{Signal, kill};
 
 use self::{
-    client::http,
+    client::{Connection, http},
     control_plane::{Authority, SPIFFE_ID},
     stage::{Stage, envoy, runs},
 };
@@ -207,6 +207,27 @@ async fn a_drain_waits_for_open_connections_and_tells_the_others() -> Result<()>
     connection.ask("hello").await?;
     assert_eq!(stage.agent_ended().await?.code(), Some(0));
     ensure!(start.elapsed() < Duration::from_secs(6), "the drain is bounded: {:?}", start.elapsed());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_new_root_in_the_file_is_trusted_before_the_next_certificate() -> Result<()> {
+    let Some(envoy) = envoy() else { return Ok(()) };
+    let mut stage = Stage::set(envoy, LONG)?;
+    let _control_plane = stage.start_control_plane()?;
+    stage.start_agent(&[])?;
+    stage.wait_until_ready().await?;
+    let next = Authority::new()?;
+    let trusted = async || match Connection::open(&next, stage.at(8080)).await {
+        Ok(mut connection) => connection.ask("hello").await.is_ok(),
+        Err(_) => false,
+    };
+    ensure!(!trusted().await, "a client of a root that nobody named was let in");
+    let (old, new) = (stage.shared.authority.root_pem(), next.root_pem());
+    fs::write(stage.folder.path().join("root-cert.pem"), format!("{old}{new}"))?;
+    stage.wait("trusting the new root", trusted).await?;
+    stage.connect().await?.ask("hello").await?;
+    ensure!(stage.shared.issued.load(Ordering::SeqCst) == 1, "not before the next certificate");
     Ok(())
 }
 

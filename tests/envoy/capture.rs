@@ -95,6 +95,42 @@ fn a_pod_without_ipv6_is_captured_with_a_note() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn rules_lead_to_the_proxys_ports_with_either_family() -> Result<()> {
+    if let Some(reason) = missing() {
+        skip("rules_lead_to_the_proxys_ports_with_either_family", &reason);
+        return Ok(());
+    }
+    let bridge = Bridge::create()?;
+    let client = Namespace::create(&bridge, "outer", 11, "127.0.0.1 localhost\n")?;
+    let pod = Namespace::create(&bridge, "inner", 12, "127.0.0.1 localhost\n")?;
+    for (namespace, address) in [(&client, "fd00:11::b/64"), (&pod, "fd00:11::c/64")] {
+        namespace.run(None, "ip", &["-6", "addr", "add", address, "dev", "eth0", "nodad"])?;
+    }
+    let _outbound = pod.inhabit(|| Workload::start("out", SocketAddr::from(([0_u16; 8], 15001)), None))?;
+    let _inbound = pod.inhabit(|| Workload::start("in", SocketAddr::from(([0_u16; 8], 15006)), None))?;
+    let _direct = pod.inhabit(|| Workload::start("direct", SocketAddr::from(([0_u16; 8], 7000)), None))?;
+    capture(&pod, &["--exclude-inbound-ports", "7000", "--exclude-outbound-ports", "25"])?;
+
+    for (outer, inner) in [(client.address().to_string(), pod.address().to_string()), ("[fd00:11::b]".into(), "[fd00:11::c]".into())] {
+        let at = |host: &str, port: u16| format!("http://{host}:{port}/");
+        for (from, user, url, expected) in [
+            (&client, None, at(&inner, 9080), Some("in")),
+            (&client, None, at(&inner, 7000), Some("direct")),
+            (&pod, None, at(&outer, 80), Some("out")),
+            (&pod, None, at(&outer, 25), None),
+            (&pod, None, at(&inner, 7000), Some("direct")),
+            (&pod, Some(SIDECAR_USER), at(&outer, 80), None),
+            (&pod, Some(SIDECAR_USER), at(&inner, 9080), Some("in")),
+        ] {
+            let answer = from.run(user, "curl", &["-gsS", "--max-time", "5", &url]);
+            let said = answer.as_deref().ok().and_then(|text| text.split_whitespace().nth(1));
+            ensure!(said == expected, "{url} as {user:?}: {answer:?}, expected {expected:?}");
+        }
+    }
+    Ok(())
+}
+
 fn capture(pod: &Namespace, flags: &[&str]) -> Result<()> {
     pod.run(None, &istiod_lite()?.display().to_string(), &[&["capture"], flags].concat()).map(|_| ())
 }
