@@ -10,6 +10,7 @@ mod faults;
 mod identity;
 mod objects;
 mod outage;
+mod refusals;
 mod replica;
 mod shop;
 mod storage;
