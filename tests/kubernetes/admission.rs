@@ -69,6 +69,7 @@ async fn what_slips_past_hurts_only_itself_and_shows() -> Result<()> {
     let written = counted(&shop.metrics().await?, "istiod_lite_status_writes{what=\"condition\",result=\"written\"}");
     ensure!((placed.len()..2 * placed.len()).contains(&written), "{written} conditions written of {} objects", placed.len());
     shop.what_was_good_is_served_until_it_is_mended().await?;
+    shop.what_an_earlier_leader_said_is_taken_back(placed.iter().find(|mistake| mistake.refused).context("a refusal")?).await?;
     traffic.judge(&mut shop).await?;
     Ok(())
 }
@@ -247,6 +248,16 @@ impl Shop {
         let mended = self.wait_for_condition(VIRTUAL_SERVICE, "Accepted").await?;
         ensure!(mended["observedGeneration"].as_i64() > condition["observedGeneration"].as_i64(), "{condition} {mended}");
         self.wait_for_event(VIRTUAL_SERVICE, "Accepted", "what was said of it no longer holds").await
+    }
+
+    /// The object is mended while nobody looks.
+    async fn what_an_earlier_leader_said_is_taken_back(&mut self, mistake: &Placed<'_>) -> Result<()> {
+        let right = json!({ "spec": { "http": [{ "route": [{ "destination": { "host": "reviews" }, "weight": 1 }] }] } });
+        ensure!(mistake.object.starts_with("VirtualService/"), "{} is no VirtualService", mistake.object);
+        self.restart_control_plane_after(async |api| api.patch(mistake.stored(), &right).await).await?;
+        let condition = self.wait_for_condition(mistake.stored(), "Accepted").await?;
+        ensure!(condition["status"] == "True" && condition["observedGeneration"] == 2, "{condition}");
+        Ok(())
     }
 
     fn log_end(&self) -> String {

@@ -11,6 +11,7 @@ mod injection;
 mod identity;
 mod objects;
 mod outage;
+mod refusals;
 mod replica;
 mod shop;
 mod storage;

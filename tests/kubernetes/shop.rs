@@ -232,7 +232,13 @@ impl Shop {
 
     /// Ends the control plane as a power cut would, and starts it again.
     pub(crate) async fn restart_control_plane(&mut self) -> Result<()> {
+        self.restart_control_plane_after(async |_| Ok(())).await
+    }
+
+    /// The same, with something done while it is down.
+    pub(crate) async fn restart_control_plane_after(&mut self, meanwhile: impl AsyncFnOnce(&ApiServer) -> Result<()>) -> Result<()> {
         self.control_plane.kill()?;
+        meanwhile(&self.api).await?;
         self.control_plane = discovery(&self.api, &self.wire, &options()?, &self.network, &self.home)?;
         self.wait_until_ready().await
     }
