@@ -66,8 +66,8 @@ pub fn control_plane(options: &Options, home: &Path, address: IpAddr) -> Result<
     discovery(options, home, address, &["--config-dir".into(), home.join("config").into()])
 }
 
-/// Starts the control plane with the CA and token issuer of [`ceremony`], and with every port on `address`. `source`
-/// says where its objects come from.
+/// Starts the control plane with the CA and token issuer of [`ceremony`], if there was one, and with every port on
+/// `address`. `source` says where its objects come from.
 pub fn discovery(options: &Options, home: &Path, address: IpAddr, source: &[OsString]) -> Result<Process> {
     let mut command = Command::new(&options.istiod_lite);
     end_with_this_process(&mut command, options);
@@ -75,7 +75,10 @@ pub fn discovery(options: &Options, home: &Path, address: IpAddr, source: &[OsSt
     // The person's own cluster is none of its business.
     command.env_remove("KUBECONFIG");
     command.arg("--ca-dir").arg(home.join("ca"));
-    command.arg("--token-issuer-dir").arg(home.join("jwks"));
+    let issuer = home.join("jwks");
+    if issuer.exists() {
+        command.arg("--token-issuer-dir").arg(issuer);
+    }
     for (flag, port) in [
         ("--httpAddr", PORT_PLAIN_HTTP),
         ("--grpcAddr", PORT_PLAIN_GRPC),
