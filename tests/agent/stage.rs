@@ -84,7 +84,14 @@ impl Stage {
         let child = Command::new(env!("CARGO_BIN_EXE_istiod-lite"))
             .args(["agent", role, "--name", "reviews-1", "--namespace", "shop", "--service-account", "reviews"])
             .args(["--listen-address", &ip, "--ip", &ip, "--interception", "NONE", "--labels", "app=reviews", "--concurrency", "1"])
-            .args(["--discovery-address", &self.at(15012).to_string(), "--termination-drain-duration", "3s", "--minimum-drain-duration", "0s"])
+            .args([
+                "--discovery-address",
+                &self.at(15012).to_string(),
+                "--termination-drain-duration",
+                "3s",
+                "--minimum-drain-duration",
+                "0s",
+            ])
             .arg("--root-cert")
             .arg(path("root-cert.pem"))
             .arg("--token-file")
