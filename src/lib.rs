@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod proto;
 pub mod serve;
 pub mod source;
+pub mod status;
 pub mod translate;
 pub mod webhook;
 pub mod xds;

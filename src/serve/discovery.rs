@@ -38,6 +38,7 @@ use crate::{
         kubernetes,
         mesh_config::MeshConfigFile,
     },
+    status::{self, StatusMetrics},
     webhook::{
         admission::{self, AdmissionMetrics},
         inject::{self, InjectionMetrics, Injector},
@@ -150,6 +151,7 @@ struct Core {
     identity_metrics: IdentityMetrics,
     injections: InjectionMetrics,
     admissions: AdmissionMetrics,
+    statuses: StatusMetrics,
     clock: Clock,
 }
 
@@ -184,7 +186,8 @@ async fn start(settings: &Settings, running: &Running) -> anyhow::Result<()> {
         let webhooks = https::router(webhooks(settings, &core), Arc::clone(&core.readiness), Bounds::default());
         running.spawn(https::serve(https, Arc::clone(&identity.tls), webhooks, Bounds::default(), running.stop.clone()));
     }
-    identity.control(settings, core.worlds.subscribe(), &running.tasks, &running.stop);
+    let leads = identity.control(settings, core.worlds.subscribe(), &running.tasks, &running.stop);
+    write_status(settings, &core, leads, running);
     tracing::info!(version = http::VERSION, source = %settings.source, "serving");
     Ok(())
 }
@@ -199,6 +202,8 @@ impl Core {
         injections.register(registry);
         let admissions = AdmissionMetrics::default();
         admissions.register(registry);
+        let statuses = StatusMetrics::default();
+        statuses.register(registry);
         let standing = Arc::new(Standing::default());
         registry.register("istiod_lite_diagnostics", "Findings that stand, by severity", standing.gauges.clone());
         let convergence = Arc::new(Convergence::default());
@@ -214,6 +219,7 @@ impl Core {
             identity_metrics,
             injections,
             admissions,
+            statuses,
             clock,
         }
     }
@@ -309,8 +315,24 @@ fn serve_proxies(settings: &Settings, core: &Core, identity: &Identity, grpc: Tc
 
 fn webhooks(settings: &Settings, core: &Core) -> Router {
     let injector = Injector { settings: settings.injection.clone(), worlds: core.worlds.subscribe(), metrics: core.injections.clone() };
-    let cluster = SmolStr::new(&settings.cluster_id);
-    inject::routes(Arc::new(injector)).merge(admission::routes(core.worlds.subscribe(), cluster, core.admissions.clone()))
+    let admission = admission::routes(core.worlds.subscribe(), SmolStr::new(&settings.cluster_id), core.admissions.clone());
+    inject::routes(Arc::new(injector)).merge(admission)
+}
+
+// === what users see with kubectl ===
+
+fn write_status(settings: &Settings, core: &Core, leader: watch::Receiver<bool>, running: &Running) {
+    let Source::Kubernetes(kubernetes) = &settings.source else { return };
+    let inputs = status::Inputs { findings: core.standing.subscribe(), ledger: Arc::clone(&core.ledger), leader };
+    let settings = status::Settings {
+        client: kubernetes.client.clone(),
+        cluster: kubernetes.cluster.clone(),
+        namespace: kubernetes.namespace.clone(),
+        revision: kubernetes.revision.clone(),
+        instance: if settings.pod.is_empty() { "istiod-lite".to_owned() } else { settings.pod.clone() },
+        clock: Arc::clone(&core.clock),
+    };
+    running.spawn(status::run(settings, inputs, core.statuses.clone(), running.stop.clone()));
 }
 
 async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
