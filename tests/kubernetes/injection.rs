@@ -286,12 +286,12 @@ fn names<'v>(pod: &'v Value, list: &str) -> Vec<&'v str> {
 }
 
 fn without(pod: &mut Value, annotation: &str, omitted: &[&str]) {
-    if let Some(annotations) = pod["metadata"]["annotations"].as_object_mut() {
+    if let Some(annotations) = pod.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
         annotations.remove(annotation);
     }
-    for list in ["initContainers", "containers"] {
-        for container in pod["spec"][list].as_array_mut().into_iter().flatten() {
-            if let Some(variables) = container["env"].as_array_mut() {
+    for list in ["/spec/initContainers", "/spec/containers"] {
+        for container in pod.pointer_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(Value::Array(variables)) = container.get_mut("env") {
                 variables.retain(|found| !omitted.iter().any(|name| found["name"] == *name));
             }
         }

@@ -116,6 +116,11 @@ impl Shop {
         Ok(Traffic { load: Load::start(&plan), before })
     }
 
+    /// The certificate that the control plane's own leads to.
+    pub(crate) fn root_certificate(&self) -> Result<Vec<u8>> {
+        Ok(fs::read(self.home.path().join("ca/root-cert.pem"))?)
+    }
+
     /// The metrics, as text.
     pub(crate) async fn metrics(&self) -> Result<String> {
         get_text(self.network.socket(1, PORT_MONITORING), "/metrics").await
@@ -324,11 +329,10 @@ fn discovery(api: &ApiServer, wire: &Relay, options: &Options, network: &Loopbac
     // By certificate: an empty storage would not know a service account.
     let kubeconfig = api.kubeconfig(USER, Who::User { name: USER, group: None }, wire.address())?;
     // No test has a connection on a listener that goes away, for which its clusters would have to stay.
-    let flags = ["--kubeconfig".into(), kubeconfig.into(), "--drain-time".into(), "1s".into()];
-    // Apart from what the proxies are given: a folder with a root certificate would be that of a CA.
-    let home = home.path().join("control-plane");
-    fs::create_dir_all(home.join("logs"))?;
-    launch::discovery(options, &home, network.address(1), &flags)
+    // Its CA and its callers' tokens are those of Kubernetes. The API server asks its webhooks at that address.
+    let (address, kubeconfig) = (network.address(1), format!("--kubeconfig={}", kubeconfig.display()));
+    let flags = [kubeconfig, format!("--tls-san={address}"), "--drain-time=1s".to_owned()].map(OsString::from);
+    launch::replica("control-plane", options, home.path(), address, &flags)
 }
 
 fn options() -> Result<Options> {
