@@ -134,7 +134,7 @@ impl Cluster {
         let account =
             json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "default", "namespace": "kube-system" } });
         api.put(&[account]).await?;
-        api.put(&objects::rights(&[])).await?;
+        api.put(&objects::rights(&[])?).await?;
         let control_plane = discovery(&api, &network, &home)?;
         let mut cluster = Self { control_plane, api, network, home };
         cluster.wait_until_ready().await?;
