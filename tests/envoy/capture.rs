@@ -37,7 +37,7 @@ async fn a_plain_request_is_mtls_on_the_wire() -> Result<()> {
     let _workload = server.inhabit(|| Workload::start("v1", SocketAddr::from(([0, 0, 0, 0], 9080)), None))?;
 
     let home = tempfile::tempdir()?;
-    prepare(&options, home.path(), client.address(), server.address())?;
+    prepare(&options, home.path(), &objects(client.address(), server.address()))?;
     let mut control_plane = launch::control_plane(&options, home.path(), bridge.address(1))?;
     wait_until_ready(&mut control_plane, SocketAddr::new(bridge.address(1), PORT_PLAIN_HTTP), "/ready").await?;
     let discovery = SocketAddr::new(bridge.address(1), PORT_SECURE_GRPC);
@@ -183,17 +183,17 @@ fn calls_to_itself(server: &Namespace) -> Result<()> {
 }
 
 /// CA, tokens, objects; readable for the user of the sidecars.
-fn prepare(options: &Options, home: &Path, client: IpAddr, server: IpAddr) -> Result<()> {
+pub(crate) fn prepare(options: &Options, home: &Path, objects: &str) -> Result<()> {
     fs::create_dir(home.join("logs"))?;
     fs::create_dir(home.join("config"))?;
     launch::ceremony(&options.istiod_lite, home)?;
-    fs::write(home.join("config/shop.yaml"), objects(client, server))?;
+    fs::write(home.join("config/shop.yaml"), objects)?;
     fs::set_permissions(home, Permissions::from_mode(0o755))?;
     fs::set_permissions(home.join("ca"), Permissions::from_mode(0o755))?;
     Ok(())
 }
 
-fn start_agent(options: &Options, home: &Path, namespace: &Namespace, pod: Pod, discovery: SocketAddr) -> Result<Process> {
+pub(crate) fn start_agent(options: &Options, home: &Path, namespace: &Namespace, pod: Pod, discovery: SocketAddr) -> Result<Process> {
     launch::issue_token(&options.istiod_lite, home, pod)?;
     let token = home.join(format!("{}.token", pod.name));
     chown(&token, Some(SIDECAR_USER), Some(SIDECAR_USER))?;

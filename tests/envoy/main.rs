@@ -6,6 +6,7 @@ mod capture;
 mod discovery;
 mod ending;
 mod faults;
+mod gateway;
 mod mesh;
 mod sniffing;
 mod walk;

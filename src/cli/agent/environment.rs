@@ -153,6 +153,14 @@ pub(super) fn pod_info(named: Option<PathBuf>, usual: &str) -> anyhow::Result<BT
     Ok(lines_of(&fs::read_to_string(&path).with_context(|| path.display().to_string())?))
 }
 
+/// Istio's own annotations, but for what the injector left for itself. Others may be large (the manifest last applied) and nobody
+/// asks a proxy for them.
+pub(super) fn concerns_the_proxy(annotation: &str) -> bool {
+    const LEFT_BY_INJECTION: [&str; 2] = ["sidecar.istio.io/status", "proxy.istio.io/overrides"];
+    let domain = annotation.split_once('/').map_or("", |(domain, _)| domain);
+    (domain == "istio.io" || domain.ends_with(".istio.io")) && !LEFT_BY_INJECTION.contains(&annotation)
+}
+
 /// The downward API writes values as Go quotes them: nearly always JSON, too.
 fn lines_of(text: &str) -> BTreeMap<String, String> {
     let lines = text.lines().filter_map(|line| line.trim().split_once('='));
@@ -196,6 +204,21 @@ pub(super) mod tests {
         assert!(wrong.concurrency().unwrap_err().to_string().contains("PROXY_CONFIG.concurrency"));
         assert!(wrong.drain_duration().unwrap_err().to_string().contains("PROXY_CONFIG.drainDuration"));
         assert!(environment(&[("PROXY_CONFIG", "x")]).proxy_config().is_err());
+    }
+
+    #[test]
+    fn only_istios_annotations_concern_the_proxy() {
+        for (annotation, concerns) in [
+            ("sidecar.istio.io/statsInclusionPrefixes", true),
+            ("traffic.sidecar.istio.io/includeInboundPorts", true),
+            ("istio.io/rev", true),
+            ("sidecar.istio.io/status", false),
+            ("kubectl.kubernetes.io/last-applied-configuration", false),
+            ("notistio.io/x", false),
+            ("plain", false),
+        ] {
+            assert_eq!(concerns_the_proxy(annotation), concerns, "{annotation}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use anyhow::{Context, anyhow, bail};
 use clap::ValueEnum;
 
 use super::{
-    environment::{Environment, ProxyConfig, pod_info},
+    environment::{Environment, ProxyConfig, concerns_the_proxy, pod_info},
     options::{DiscoveryOptions, EnvoyArguments, InterceptionMode, ListenOptions, Options, WorkloadOptions},
 };
 use crate::agent::{
@@ -60,7 +60,7 @@ fn workload(options: WorkloadOptions, listen: Option<IpAddr>, environment: &Envi
     Ok(Workload {
         ips,
         labels,
-        annotations: pod_info(options.annotations_file, "annotations")?,
+        annotations: pod_info(options.annotations_file, "annotations")?.into_iter().filter(|(key, _)| concerns_the_proxy(key)).collect(),
         workload_name: options.workload_name.unwrap_or_else(|| options.name.clone()),
         name: options.name,
         namespace: options.namespace,
