@@ -244,7 +244,7 @@ pub struct Endpoint {
     /// At least 1.
     pub weight: u32,
     /// The identity that it presents over mTLS.
-    pub identity: Option<SpiffeId>,
+    pub identity: Option<Arc<SpiffeId>>,
     /// Workload name, for telemetry.
     pub workload: SmolStr,
     /// Namespace of the workload.

@@ -5,6 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use http_body::Frame;
 use http_body_util::BodyExt;
 use kube::{Client, client::Body};
 use smol_str::SmolStr;
@@ -261,7 +262,7 @@ impl Follower {
         let mut lines = Lines::default();
         loop {
             let chunk = tokio::select! {
-                chunk = chunk(&mut body) => chunk?,
+                chunk = chunk(&mut body, &self.name) => chunk,
                 changed = self.served.changed() => return Err(if changed.is_ok() { Turn::Served } else { Turn::End }),
                 changed = self.shared.selection.changed() => {
                     changed.map_err(|_| Turn::End)?;
@@ -383,20 +384,23 @@ impl Follower {
     }
 }
 
-/// The next piece of a watch; `None`: the server ended it.
-async fn chunk(body: &mut Body) -> Result<Option<bytes::Bytes>, Trouble> {
+/// The next piece of a watch; `None`: it is over. What that means shows when it is opened again.
+async fn chunk(body: &mut Body, source: &SmolStr) -> Option<bytes::Bytes> {
     loop {
         let frame = match timeout_at(Instant::now() + SILENCE, body.frame()).await {
+            Ok(frame) => frame?,
             Err(_) => {
-                tracing::debug!("nothing came for long: opening the watch again");
-                return Ok(None);
+                tracing::debug!(%source, "nothing came for long: opening the watch again");
+                return None;
             }
-            Ok(None) => return Ok(None),
-            Ok(Some(Err(error))) => return Err(Trouble::Away(format!("the watch broke off: {error}"))),
-            Ok(Some(Ok(frame))) => frame,
         };
-        if let Ok(data) = frame.into_data() {
-            return Ok(Some(data));
+        match frame.map(Frame::into_data) {
+            Ok(Ok(data)) => return Some(data),
+            Ok(Err(_)) => {}
+            Err(error) => {
+                tracing::info!(%source, %error, "the watch broke off: opening it again");
+                return None;
+            }
         }
     }
 }
