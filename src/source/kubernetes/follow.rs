@@ -3,7 +3,11 @@
 //! kube's own watcher was not taken: it says neither a list's resource version nor when a list is complete before it
 //! tells of its objects, and both must be known before a list is believed.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    mem::{Discriminant, discriminant},
+    sync::Arc,
+    time::Duration,
+};
 
 use http_body::Frame;
 use http_body_util::BodyExt;
@@ -69,8 +73,8 @@ pub(super) struct Follower {
     /// The highest resource version seen of the collection.
     highest: u64,
     said_listed: bool,
-    /// Why it is lost, when it is.
-    lost: Option<String>,
+    /// For what sort of reason it is lost, when it is.
+    lost: Option<Discriminant<Trouble>>,
 }
 
 /// Why following goes another way.
@@ -352,11 +356,11 @@ impl Follower {
     }
 
     async fn lose(&mut self, trouble: &Trouble) -> Result<(), Turn> {
-        let reason = trouble.to_string();
-        if self.lost.as_ref() == Some(&reason) {
+        // The same trouble in other words is no news.
+        if self.lost.replace(discriminant(trouble)) == Some(discriminant(trouble)) {
             return Ok(());
         }
-        self.lost = Some(reason.clone());
+        let reason = trouble.to_string();
         let loss = if matches!(trouble, Trouble::Untrusted(_)) { Loss::Untrusted } else { Loss::Away };
         self.send(Event::Lost { source: self.name.clone(), reason, loss }).await
     }
