@@ -81,7 +81,7 @@ fn start(istiod_lite: &Path, home: &Path, http: SocketAddr) -> Result<Process> {
 }
 
 async fn until_ready(cluster: &Cluster, http: SocketAddr) -> Result<Duration> {
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + Duration::from_secs(600);
     while Instant::now() < deadline {
         if get_text(http, "/ready").await.is_ok() {
             return Ok(cluster.asked.get().context("ready without a question")?.elapsed());

@@ -280,7 +280,7 @@ impl Engine {
     }
 
     fn endpoints_of(&self, world: &World, key: &ServiceKey) -> EndpointSet {
-        let tables = Tables { store: &self.store, world };
+        let tables = Tables::new(&self.store, world);
         endpoints::gather(self.definitions.of(key).flat_map(|service| {
             let named = (service.namespace.clone(), service.name.clone());
             tables.endpoints(service, self.slices.readers_of(&named).collect::<Vec<_>>())
@@ -312,11 +312,13 @@ impl Engine {
         let mut service = service.clone();
         if let Some(endpoints) = world.endpoints.get(key) {
             let all = endpoints.ports.iter().flat_map(|(_, endpoints)| endpoints.iter());
-            let mut identities: Vec<&SpiffeId> = all.filter_map(|endpoint| endpoint.backend.identity.as_ref()).collect();
+            let mut identities: Vec<&SpiffeId> = all.filter_map(|endpoint| endpoint.backend.identity.as_deref()).collect();
             identities.dedup();
             service.service_accounts.extend(identities.into_iter().cloned());
             service.service_accounts.sort();
             service.service_accounts.dedup();
+            // There was one for each endpoint.
+            service.service_accounts.shrink_to_fit();
         }
         service.aliases = self.definitions.aliases_of(&key.hostname);
         service

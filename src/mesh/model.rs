@@ -253,7 +253,7 @@ pub struct Backend {
     /// At least 1.
     pub weight: u32,
     /// The identity that it presents over mTLS.
-    pub identity: Option<SpiffeId>,
+    pub identity: Option<Arc<SpiffeId>>,
     /// Workload name, for telemetry.
     pub workload: SmolStr,
     /// Namespace of the workload.

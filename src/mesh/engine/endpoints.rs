@@ -1,6 +1,6 @@
 //! Endpoints of a service: EndpointSlices joined with pods, and the endpoints of ServiceEntries (contract §3.1, §6.4).
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{cell::Cell, collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use smol_str::{SmolStr, format_smolstr};
 
@@ -14,7 +14,7 @@ use crate::{
     mesh::{
         model::{
             Backend, Endpoint, EndpointAddress, EndpointSet, Health, Locality, MtlsMode, Registry, Resolution, Service, ServicePort,
-            TargetPort, Workload,
+            SpiffeId, TargetPort, Workload,
         },
         policy::mtls,
         world::World,
@@ -30,9 +30,16 @@ pub(super) struct Tables<'a> {
     pub(super) store: &'a Store,
     /// Workloads, policies and settings as they are after this batch.
     pub(super) world: &'a World,
+    /// That of the endpoint made last.
+    last_identity: Cell<Option<Arc<SpiffeId>>>,
 }
 
-impl Tables<'_> {
+impl<'t> Tables<'t> {
+    /// Tables for the endpoints of one service.
+    pub(super) fn new(store: &'t Store, world: &'t World) -> Self {
+        Self { store, world, last_identity: Cell::default() }
+    }
+
     /// The endpoints that one definition of a service has; `slices` are those of a Kubernetes Service.
     pub(super) fn endpoints<'a>(&self, service: &Service, slices: impl IntoIterator<Item = &'a Id>) -> Vec<(u16, Endpoint)> {
         match service.registry {
@@ -99,11 +106,20 @@ impl Tables<'_> {
             locality: pod.locality.clone(),
             network: pod.labels.get("topology.istio.io/network").cloned().unwrap_or_default(),
             node: if pod.node.is_empty() { node.clone() } else { pod.node.clone() },
-            identity: Some(identity(&self.world.mesh, &pod.namespace, pod.service_account.clone())),
+            identity: Some(self.identity(&pod.namespace, &pod.service_account)),
             workload: self.workload_name(pod),
             namespace: pod.namespace.clone(),
             ..blank(object, Health::Healthy)
         }
+    }
+
+    /// Mostly all endpoints of a service have one identity: it is kept once.
+    fn identity(&self, namespace: &SmolStr, service_account: &SmolStr) -> Arc<SpiffeId> {
+        let id = identity(&self.world.mesh, namespace, service_account.clone());
+        let last = self.last_identity.take().filter(|last| **last == id);
+        let shared = last.unwrap_or_else(|| Arc::new(id));
+        self.last_identity.set(Some(Arc::clone(&shared)));
+        shared
     }
 
     /// The owner's name, else the pod's.
@@ -195,7 +211,7 @@ impl Tables<'_> {
             locality: locality(&entry.locality, '/'),
             network: entry.network.clone(),
             weight: entry.weight.max(1),
-            identity: (!entry.service_account.is_empty()).then(|| identity(&self.world.mesh, namespace, entry.service_account.clone())),
+            identity: (!entry.service_account.is_empty()).then(|| self.identity(namespace, &entry.service_account)),
             workload: workload.clone(),
             namespace: namespace.clone(),
             labels: Arc::clone(&labels),

@@ -3,8 +3,13 @@
 //! kube's own watcher was not taken: it says neither a list's resource version nor when a list is complete before it
 //! tells of its objects, and both must be known before a list is believed.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    mem::{Discriminant, discriminant},
+    sync::Arc,
+    time::Duration,
+};
 
+use http_body::Frame;
 use http_body_util::BodyExt;
 use kube::{Client, client::Body};
 use smol_str::SmolStr;
@@ -68,8 +73,8 @@ pub(super) struct Follower {
     /// The highest resource version seen of the collection.
     highest: u64,
     said_listed: bool,
-    /// Why it is lost, when it is.
-    lost: Option<String>,
+    /// For what sort of reason it is lost, when it is.
+    lost: Option<Discriminant<Trouble>>,
 }
 
 /// Why following goes another way.
@@ -261,7 +266,7 @@ impl Follower {
         let mut lines = Lines::default();
         loop {
             let chunk = tokio::select! {
-                chunk = chunk(&mut body) => chunk?,
+                chunk = chunk(&mut body, &self.name) => chunk,
                 changed = self.served.changed() => return Err(if changed.is_ok() { Turn::Served } else { Turn::End }),
                 changed = self.shared.selection.changed() => {
                     changed.map_err(|_| Turn::End)?;
@@ -351,11 +356,11 @@ impl Follower {
     }
 
     async fn lose(&mut self, trouble: &Trouble) -> Result<(), Turn> {
-        let reason = trouble.to_string();
-        if self.lost.as_ref() == Some(&reason) {
+        // The same trouble in other words is no news.
+        if self.lost.replace(discriminant(trouble)) == Some(discriminant(trouble)) {
             return Ok(());
         }
-        self.lost = Some(reason.clone());
+        let reason = trouble.to_string();
         let loss = if matches!(trouble, Trouble::Untrusted(_)) { Loss::Untrusted } else { Loss::Away };
         self.send(Event::Lost { source: self.name.clone(), reason, loss }).await
     }
@@ -383,20 +388,23 @@ impl Follower {
     }
 }
 
-/// The next piece of a watch; `None`: the server ended it.
-async fn chunk(body: &mut Body) -> Result<Option<bytes::Bytes>, Trouble> {
+/// The next piece of a watch; `None`: it is over. What that means shows when it is opened again.
+async fn chunk(body: &mut Body, source: &SmolStr) -> Option<bytes::Bytes> {
     loop {
         let frame = match timeout_at(Instant::now() + SILENCE, body.frame()).await {
+            Ok(frame) => frame?,
             Err(_) => {
-                tracing::debug!("nothing came for long: opening the watch again");
-                return Ok(None);
+                tracing::debug!(%source, "nothing came for long: opening the watch again");
+                return None;
             }
-            Ok(None) => return Ok(None),
-            Ok(Some(Err(error))) => return Err(Trouble::Away(format!("the watch broke off: {error}"))),
-            Ok(Some(Ok(frame))) => frame,
         };
-        if let Ok(data) = frame.into_data() {
-            return Ok(Some(data));
+        match frame.map(Frame::into_data) {
+            Ok(Ok(data)) => return Some(data),
+            Ok(Err(_)) => {}
+            Err(error) => {
+                tracing::info!(%source, %error, "the watch broke off: opening it again");
+                return None;
+            }
         }
     }
 }

@@ -5,10 +5,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    num::NonZero,
     sync::Arc,
 };
 
 use smol_str::SmolStr;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     common::Common,
@@ -43,12 +45,13 @@ pub(super) struct Listing {
     nameless: Vec<Diagnostic>,
 }
 
-/// One object: its last good content, and what is wrong with the newest.
+/// One object: its last good content, and what is wrong with the newest. There are as many as there are pods.
 #[derive(Clone, Debug)]
 struct Entry {
-    version: SmolStr,
+    /// Hash of `metadata.resourceVersion`, which is only compared; `None`: it has none.
+    version: Option<NonZero<u64>>,
     object: Option<Arc<Object>>,
-    findings: Option<Arc<[Diagnostic]>>,
+    findings: Option<Arc<Vec<Diagnostic>>>,
 }
 
 impl Known {
@@ -153,7 +156,8 @@ impl Known {
     // What cannot be read or is refused leaves the last good content; `None`: nobody wants it.
     fn read(&mut self, name: &Name, item: Item, wanted: impl Fn(&Object) -> bool) -> Option<Entry> {
         let before = self.objects.get(name);
-        if let Some(before) = before.filter(|before| !item.version.is_empty() && before.version == item.version) {
+        let version = NonZero::new(xxh3_64(item.version.as_bytes())).filter(|_| !item.version.is_empty());
+        if let Some(before) = before.filter(|before| version.is_some() && before.version == version) {
             return before.object.as_ref().is_none_or(|object| wanted(object)).then(|| before.clone());
         }
         let last_good = before.and_then(|before| before.object.clone());
@@ -173,8 +177,8 @@ impl Known {
             (Some(new), _) => Some(new),
             (None, old) => old,
         };
-        let findings = Some(findings).filter(|findings| !findings.is_empty()).map(Arc::from);
-        Some(Entry { version: item.version, object, findings })
+        let findings = Some(findings).filter(|findings| !findings.is_empty()).map(Arc::new);
+        Some(Entry { version, object, findings })
     }
 
     fn key(&self, (namespace, name): &Name) -> ObjectKey {
@@ -190,7 +194,7 @@ impl Known {
 
 impl Entry {
     fn findings(&self) -> &[Diagnostic] {
-        self.findings.as_deref().unwrap_or_default()
+        self.findings.as_ref().map_or(&[], |findings| findings)
     }
 
     // As the object has it, so that its text is kept once. MeshConfig's key is not its ConfigMap's name.

@@ -16,6 +16,8 @@ mod known;
 mod lines;
 mod selection;
 mod served;
+#[cfg(test)]
+mod tests;
 mod trust;
 
 use std::{fmt, sync::Arc};

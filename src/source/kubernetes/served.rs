@@ -86,14 +86,19 @@ impl Finder {
     /// Works until nobody wants to know.
     pub(super) async fn run(mut self) {
         let mut backoff = Backoff::default();
+        let mut failing = false;
         while self.kinds.iter().any(|found| found.served.receiver_count() > 0) {
             let pause = match self.look().await {
                 Ok(plurals) => {
                     backoff.reset();
+                    failing = false;
                     self.settle(&plurals)
                 }
                 Err(trouble) => {
-                    tracing::warn!(%trouble, "it cannot be learned which kinds are served");
+                    if !failing {
+                        tracing::warn!(%trouble, "it cannot be learned which kinds are served");
+                    }
+                    failing = true;
                     backoff.next(random())
                 }
             };
