@@ -21,8 +21,8 @@ pub(crate) fn rights(without: &[&str]) -> Result<Vec<Value>> {
         if object.get("subjects").is_some() {
             object["subjects"] = json!([{ "kind": "User", "name": USER, "apiGroup": "rbac.authorization.k8s.io" }]);
         }
-        for rule in object["rules"].as_array_mut().into_iter().flatten() {
-            if let Some(resources) = rule["resources"].as_array_mut() {
+        for rule in object.get_mut("rules").and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(resources) = rule.get_mut("resources").and_then(Value::as_array_mut) {
                 resources.retain(|resource| !without.iter().any(|name| resource == name));
             }
         }

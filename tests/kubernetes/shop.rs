@@ -2,6 +2,7 @@
 //! versions of `reviews`, with traffic that must not fail.
 
 use std::{
+    ffi::OsString,
     fs,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
