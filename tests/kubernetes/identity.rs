@@ -15,7 +15,7 @@ use harness::{
     wait,
 };
 use istiod_lite::identity::{
-    ca::Serial,
+    ca::{SelfSigned, Serial},
     ceremony::{self, CaSubject},
     certificate::Certificate,
     key::{KeyType, PrivateKey},
@@ -146,6 +146,41 @@ async fn a_new_intermediate_in_cacerts_signs_without_a_failed_request() -> Resul
     for key in [&first, &second, &foreign].map(|entries| entries["ca-key.pem"].lines().nth(1).unwrap_or_default().to_owned()) {
         ensure!(!key.is_empty() && !log.contains(&key), "a private key is in the log");
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_self_signed_root_is_renewed_while_running_and_not_replaced() -> Result<()> {
+    let plane = Installation::new(ApiServer::shared().await?, "mesh-renewal").await?;
+    plane.pod("renewal", "reviews", "reviews-1").await?;
+    let istiod = plane.start("istiod-1", 1, plane.api.address())?;
+    istiod.wait_until_ready().await?;
+    let secret = plane.secret("istio-ca-secret").await?;
+    let old = secret["root-cert.pem"].clone();
+    let token = plane.api.token("renewal", "reviews", AUDIENCE, Some("reviews-1")).await?;
+    istiod.wait_for_answer(&old, &token, Code::Ok).await?;
+
+    // As another replica does it near the root's end.
+    let early = SelfSigned { grace_percent: 100, ..SelfSigned::new("cluster.local") };
+    let entries = secret.into_iter().map(|(name, text)| (name, text.into_bytes())).collect();
+    let renewed = early.renew(&entries, Timestamp::now())?.context("not renewed")?;
+    let text = |name: &str| anyhow::Ok(String::from_utf8(renewed[name].clone())?);
+    let new = text("root-cert.pem")?;
+    ensure!(new != old);
+    plane.put_secret("istio-ca-secret", &BTreeMap::from([("ca-cert.pem", text("ca-cert.pem")?), ("root-cert.pem", new.clone())])).await?;
+    istiod.wait_for_metric(r#"istiod_lite_ca_offers{secret="istio-ca-secret",result="accepted"} 1"#).await?;
+    let chain = istiod.certificate(&old, &token).await.context("who trusts the old certificate trusts the new one's leaves")?;
+    ensure!(chain.last().context("no root")?.pem() == new);
+    wait::until("the new root in every namespace", PATIENCE, || async {
+        ensure!(plane.root_in("renewal").await?["data"]["root-cert.pem"] == new.as_str());
+        Ok(())
+    })
+    .await?;
+
+    plane.put_secret("cacerts", &Root::new()?.intermediate("late")?).await?;
+    istiod.wait_for_metric(r#"istiod_lite_ca_offers{secret="cacerts",result="refused"} 1"#).await?;
+    ensure!(istiod.process.log().contains("needs a restart"));
+    ensure!(istiod.certificate(&new, &token).await?.last().context("no root")?.pem() == new);
     Ok(())
 }
 
