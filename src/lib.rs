@@ -5,12 +5,14 @@
 pub mod agent;
 pub mod api;
 pub mod cli;
+pub mod controllers;
 pub mod identity;
 pub mod mesh;
 pub mod metrics;
 pub mod proto;
 pub mod serve;
 pub mod source;
+pub mod status;
 pub mod translate;
 pub mod webhook;
 pub mod xds;

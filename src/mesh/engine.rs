@@ -113,6 +113,11 @@ impl Engine {
         &self.world
     }
 
+    /// Whether an object of that name is among those that stand.
+    pub fn has(&self, key: &ObjectKey) -> bool {
+        self.store.has(&Id::from(key))
+    }
+
     /// Applies a batch: each object's new content, or `None` where it is gone. Of several for one object the last
     /// counts.
     pub fn apply(&mut self, changes: impl IntoIterator<Item = (ObjectKey, Option<Arc<Object>>)>) -> Applied {

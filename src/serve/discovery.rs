@@ -20,23 +20,16 @@ use super::{
     diagnostics::Standing,
     http::{self, Exposed},
     https::{self, Bounds},
+    identity::{Identity, IdentityMetrics, IdentitySettings},
     metrics::PipelineMetrics,
     pipeline::{Pipeline, SYNCED},
     proxies::ConnectedProxies,
     readiness::Readiness,
-    tls::{ServingNames, TlsIdentity, serve_tls},
+    tls::serve_tls,
 };
 use crate::{
     api::{Diagnostic, Spec, mesh_config::MeshConfig},
-    identity::{
-        self, Clock,
-        authenticate::{Authenticator, TokenVerifier},
-        ca::{self, CaHandle, IssuePolicy},
-        local_issuer::{DEFAULT_AUDIENCE, DEFAULT_ISSUER, KEY_SET_FILE},
-        metrics::CaMetrics,
-        service::CertificateService,
-        token::KeySetVerifier,
-    },
+    identity::{self, Clock, ca::IssuePolicy, service::CertificateService},
     mesh::{engine::Engine, world::World},
     source::{
         Event,
@@ -45,7 +38,11 @@ use crate::{
         kubernetes,
         mesh_config::MeshConfigFile,
     },
-    webhook::inject::{self, InjectionMetrics, Injector},
+    status::{self, StatusMetrics},
+    webhook::{
+        admission::{self, AdmissionMetrics},
+        inject::{self, InjectionMetrics, Injector},
+    },
     xds::{
         classes::Classes,
         ledger::{DeliveryMetrics, Ledger},
@@ -64,6 +61,8 @@ pub struct Settings {
     pub source: Source,
     /// Folder of the signing CA.
     pub ca_dir: PathBuf,
+    /// Identity and leadership in Kubernetes.
+    pub identity: IdentitySettings,
     /// Folder with the key set of the local token issuer.
     pub token_issuer_dir: Option<PathBuf>,
     /// MeshConfig file, which wins over the API server's ConfigMap.
@@ -149,16 +148,11 @@ struct Core {
     ledger: Arc<Ledger>,
     classes: Arc<Classes>,
     worlds: watch::Sender<Arc<World>>,
-    ca_metrics: CaMetrics,
+    identity_metrics: IdentityMetrics,
     injections: InjectionMetrics,
+    admissions: AdmissionMetrics,
+    statuses: StatusMetrics,
     clock: Clock,
-}
-
-/// Who signs, and who may call.
-struct Identity {
-    ca: Arc<CaHandle>,
-    authenticator: Arc<Authenticator>,
-    tls: Arc<TlsIdentity>,
 }
 
 async fn start(settings: &Settings, running: &Running) -> anyhow::Result<()> {
@@ -180,7 +174,8 @@ async fn start(settings: &Settings, running: &Running) -> anyhow::Result<()> {
     }
 
     let mesh = mesh_config(settings).await?;
-    let identity = Identity::load(settings, &mesh, &core.clock).await?;
+    let identity = Identity::load(settings, &mesh, &core.clock, core.worlds.subscribe(), &core.identity_metrics).await?;
+    identity.keep(&running.tasks, &running.stop);
     core.readiness.set(CA_LOADED, true);
     tokio::spawn(core.pipeline(settings, mesh, pipeline_metrics).run(events(settings)?));
 
@@ -191,8 +186,8 @@ async fn start(settings: &Settings, running: &Running) -> anyhow::Result<()> {
         let webhooks = https::router(webhooks(settings, &core), Arc::clone(&core.readiness), Bounds::default());
         running.spawn(https::serve(https, Arc::clone(&identity.tls), webhooks, Bounds::default(), running.stop.clone()));
     }
-    running.spawn(Arc::clone(&identity.tls).keep_fresh(running.stop.clone()));
-    running.spawn(ca::watch(settings.ca_dir.clone(), identity.ca, core.clock, core.ca_metrics, running.stop.clone()));
+    let leads = identity.control(settings, core.worlds.subscribe(), &running.tasks, &running.stop);
+    write_status(settings, &core, leads, running);
     tracing::info!(version = http::VERSION, source = %settings.source, "serving");
     Ok(())
 }
@@ -202,10 +197,13 @@ async fn start(settings: &Settings, running: &Running) -> anyhow::Result<()> {
 impl Core {
     fn register(registry: &mut Registry) -> Self {
         let clock = identity::system_clock();
-        let ca_metrics = CaMetrics::default();
-        ca_metrics.register(registry, &clock);
+        let identity_metrics = IdentityMetrics::register(registry, &clock);
         let injections = InjectionMetrics::default();
         injections.register(registry);
+        let admissions = AdmissionMetrics::default();
+        admissions.register(registry);
+        let statuses = StatusMetrics::default();
+        statuses.register(registry);
         let standing = Arc::new(Standing::default());
         registry.register("istiod_lite_diagnostics", "Findings that stand, by severity", standing.gauges.clone());
         let convergence = Arc::new(Convergence::default());
@@ -218,8 +216,10 @@ impl Core {
             convergence,
             classes: Arc::new(Classes::default()),
             worlds: watch::channel(Arc::default()).0,
-            ca_metrics,
+            identity_metrics,
             injections,
+            admissions,
+            statuses,
             clock,
         }
     }
@@ -247,29 +247,6 @@ impl Core {
             untrusted: BTreeMap::new(),
         }
     }
-}
-
-// === impl Identity ===
-
-impl Identity {
-    async fn load(settings: &Settings, mesh: &MeshConfig, clock: &Clock) -> anyhow::Result<Self> {
-        let ca = CaHandle::new(ca::load(&settings.ca_dir, clock())?);
-        let verifiers = verifiers(settings, mesh)?;
-        let authenticator = Arc::new(Authenticator::new(mesh.trust_domain.clone(), verifiers, Arc::clone(clock)));
-        let tls = TlsIdentity::new(Arc::clone(&ca), serving_names(settings), Arc::clone(clock))?;
-        Ok(Self { ca, authenticator, tls })
-    }
-}
-
-fn verifiers(settings: &Settings, mesh: &MeshConfig) -> anyhow::Result<Vec<Arc<dyn TokenVerifier>>> {
-    let Some(folder) = &settings.token_issuer_dir else { return Ok(Vec::new()) };
-    let verifier = KeySetVerifier::open(&folder.join(KEY_SET_FILE), DEFAULT_ISSUER, &[DEFAULT_AUDIENCE.into()], &mesh.trust_domain)?;
-    Ok(vec![Arc::new(verifier)])
-}
-
-fn serving_names(settings: &Settings) -> ServingNames {
-    let istiod = ServingNames::istiod(&settings.namespace, Some(&settings.revision)).and_local();
-    settings.tls_sans.iter().fold(istiod, |names, name| names.and(name))
 }
 
 // === sources ===
@@ -328,7 +305,7 @@ fn serve_proxies(settings: &Settings, core: &Core, identity: &Identity, grpc: Tc
         let options = Options { rollout, authenticated, shutdown: running.stop.clone(), ..Options::default() };
         DiscoveryService::new(Arc::<Classes>::clone(&core.classes), Arc::clone(&core.ledger), options)
     };
-    let metrics = core.ca_metrics.clone();
+    let metrics = core.identity_metrics.ca.clone();
     let certificates = CertificateService::new(Arc::clone(&identity.ca), IssuePolicy::default(), Arc::clone(&core.clock), metrics.clone());
     let secure = Routes::new(discovery(true)).add_service(certificates.into_server());
     let (tls, authenticator) = (Arc::clone(&identity.tls), Arc::clone(&identity.authenticator));
@@ -338,7 +315,24 @@ fn serve_proxies(settings: &Settings, core: &Core, identity: &Identity, grpc: Tc
 
 fn webhooks(settings: &Settings, core: &Core) -> Router {
     let injector = Injector { settings: settings.injection.clone(), worlds: core.worlds.subscribe(), metrics: core.injections.clone() };
-    inject::routes(Arc::new(injector))
+    let admission = admission::routes(core.worlds.subscribe(), SmolStr::new(&settings.cluster_id), core.admissions.clone());
+    inject::routes(Arc::new(injector)).merge(admission)
+}
+
+// === what users see with kubectl ===
+
+fn write_status(settings: &Settings, core: &Core, leader: watch::Receiver<bool>, running: &Running) {
+    let Source::Kubernetes(kubernetes) = &settings.source else { return };
+    let inputs = status::Inputs { findings: core.standing.subscribe(), ledger: Arc::clone(&core.ledger), leader };
+    let settings = status::Settings {
+        client: kubernetes.client.clone(),
+        cluster: kubernetes.cluster.clone(),
+        namespace: kubernetes.namespace.clone(),
+        revision: kubernetes.revision.clone(),
+        instance: if settings.pod.is_empty() { "istiod-lite".to_owned() } else { settings.pod.clone() },
+        clock: Arc::clone(&core.clock),
+    };
+    running.spawn(status::run(settings, inputs, core.statuses.clone(), running.stop.clone()));
 }
 
 async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {

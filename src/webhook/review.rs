@@ -34,6 +34,24 @@ pub struct Request {
     /// The object as it is to be stored; `null` for `DELETE`.
     #[serde(default)]
     pub object: Value,
+    /// The object as it stands; `null` for `CREATE`.
+    #[serde(default)]
+    pub old_object: Value,
+    /// What the API server calls its kind.
+    #[serde(default)]
+    pub resource: Resource,
+}
+
+/// A resource of the API server.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Resource {
+    /// API group; empty for the core group.
+    pub group: String,
+    /// Version.
+    pub version: String,
+    /// The plural of its kind.
+    pub resource: String,
 }
 
 /// The answer.

@@ -4,8 +4,9 @@ use anyhow::{Result, ensure};
 use harness::{
     cluster::{
         Cluster, PATIENCE,
-        shop::{SHOP, SYSTEM, Shop},
+        shop::{SHOP, SYSTEM, Shop, available},
     },
+    http_client::get,
     wait,
 };
 
@@ -47,4 +48,31 @@ pub(crate) async fn what_was_installed_can_be_removed(cluster: &Cluster) -> Resu
     })
     .await?;
     cluster.wait_for("after", "condition=Ready", &["pod/plain"]).await
+}
+
+/// `manifests/revision` beside `manifests/base`.
+pub(crate) async fn a_revision_serves_those_who_ask_for_it(cluster: &Cluster) -> Result<()> {
+    let before = Shop::find(cluster).await?.client().name.clone();
+    cluster.apply_folder("revision").await?;
+    available(cluster, SYSTEM, &["istiod-lite"]).await?;
+    cluster.apply("{apiVersion: v1, kind: Namespace, metadata: {name: asks, labels: {istio.io/rev: lite}}}").await?;
+    let deployment = ["-n", "asks", "create", "deployment", "asker", "--image=localhost/reviews:1", "--", "/reviews", "serve", "asker"];
+    cluster.kubectl(&deployment).await?;
+    available(cluster, "asks", &["asker"]).await?;
+    let whom = ["-n", "asks", "get", "pods", "-l", "app=asker", "-o", "jsonpath={.items[*].spec.initContainers[*].args}"];
+    let whom = cluster.kubectl(&whom).await?;
+    let asker = cluster.only_pod("asks", "app=asker").await?;
+    let lite = cluster.only_pod(SYSTEM, "app=istiod,istio.io/rev=lite").await?;
+    let proxies = lite.monitoring("/debug/syncz").await?;
+    ensure!(proxies.contains(&asker.name), "{} is not at its revision; it was told {whom}: {proxies}", asker.name);
+    ensure!(!proxies.contains(&before), "the default revision's proxies are at this one: {proxies}");
+    // One root: what asks from there is served in a STRICT namespace of the other.
+    let reviews = Shop::find(cluster).await?.reviews();
+    let answer = asker.place().run(async move { get(reviews, "reviews.shop:9080", "/").await }).await?;
+    ensure!(answer.header("x-peer").contains("URI=spiffe://cluster.local/ns/asks/"), "{} {}", answer.status, answer.text());
+    cluster.kubectl(&["delete", "namespace", "asks"]).await?;
+    // All but the namespace, which is the default revision's as well.
+    cluster.kubectl(&["delete", "deployment,service,configmap,poddisruptionbudget", "-n", SYSTEM, "-l", "istio.io/rev=lite"]).await?;
+    cluster.kubectl(&["delete", "mutatingwebhookconfiguration,validatingwebhookconfiguration", "-l", "istio.io/rev=lite"]).await?;
+    Ok(())
 }

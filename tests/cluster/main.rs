@@ -70,6 +70,7 @@ fn trials(theatre: &Arc<Theatre>) -> Vec<Trial> {
         control_plane::a_second_replica_takes_over,
         identity::projected_tokens_are_rotated,
         identity::a_new_intermediate_is_taken_without_restart,
+        install::a_revision_serves_those_who_ask_for_it,
         install::what_was_installed_can_be_removed,
     ];
     let theatre = Arc::clone(theatre);

@@ -1,7 +1,11 @@
-//! The control plane on a real API server: what it reads, how fast a change is effective, and what breaks while real
+//! The control plane on a real API server: what it reads, how a change becomes effective, and what breaks while real
 //! Envoys carry traffic. Each test has an API server of its own, which it may kill.
 
+mod arrival;
 mod canary;
+mod faults;
 mod injection;
 mod objects;
+mod outage;
 mod shop;
+mod storage;

@@ -23,7 +23,7 @@ use harness::{
     tools, wait,
     workload::Workload,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::objects::{self, Places, USER};
@@ -35,6 +35,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const VIRTUAL_SERVICE: Object<'_> =
     Object { api_version: "networking.istio.io/v1", kind: "VirtualService", namespace: "shop", name: "reviews" };
 
+/// A ServiceEntry of this name.
+pub(crate) fn service_entry(name: &str) -> Object<'_> {
+    Object { kind: "ServiceEntry", name, ..VIRTUAL_SERVICE }
+}
+
 /// A running shop. Dropping it ends every process.
 pub(crate) struct Shop {
     // In the order in which they end: proxies drain while the control plane is still there.
@@ -44,7 +49,6 @@ pub(crate) struct Shop {
     pub(crate) wire: Relay,
     pub(crate) api: ApiServer,
     pub(crate) network: Loopback,
-    places: Places,
     home: TempDir,
 }
 
@@ -73,7 +77,7 @@ impl Shop {
         api.put(&objects::shop(places)).await?;
         let wire = api.relay().await?;
         let control_plane = discovery(&api, &wire, &options, &network, &home)?;
-        let mut shop = Self { proxies: Vec::new(), control_plane, _workloads: workloads, wire, api, network, places, home };
+        let mut shop = Self { proxies: Vec::new(), control_plane, _workloads: workloads, wire, api, network, home };
         shop.wait_until_ready().await?;
         for pod in [GATEWAY, CLIENT] {
             let proxy = shop.start_proxy(&options, pod)?;
@@ -91,16 +95,6 @@ impl Shop {
             .await?;
         }
         Ok(shop)
-    }
-
-    /// All its objects, as [`Shop::open`] applied them.
-    pub(crate) fn objects(&self) -> Vec<Value> {
-        objects::shop(self.places)
-    }
-
-    /// The address of `reviews` v1, for endpoints that lead somewhere.
-    pub(crate) fn reviews(&self) -> SocketAddr {
-        self.places.reviews[0]
     }
 
     /// The ingress gateway's Envoy.
@@ -133,6 +127,18 @@ impl Shop {
             let metrics = self.metrics().await?;
             let related = || metrics.lines().filter(|found| found.starts_with("istiod_lite_source")).collect::<Vec<_>>().join("\n");
             ensure!(metrics.lines().any(|found| found.starts_with(line)), "there is only\n{}\nlog:\n{}", related(), tail(&self.log(), 30));
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits until no source is lost.
+    pub(crate) async fn wait_until_found(&self) -> Result<()> {
+        wait::until("every source to be found again", PATIENCE, || async {
+            let metrics = self.metrics().await?;
+            let lost = metrics.lines().filter(|line| line.starts_with("istiod_lite_source_lost") && line.ends_with(" 1"));
+            let lost = lost.collect::<Vec<_>>();
+            ensure!(lost.is_empty(), "{}\nlog:\n{}", lost.join("\n"), tail(&self.log(), 30));
             Ok(())
         })
         .await
@@ -216,6 +222,13 @@ impl Shop {
             all.extend(envoy.clusters().await?);
         }
         Ok(all)
+    }
+
+    /// Ends the control plane as a power cut would, and starts it again.
+    pub(crate) async fn restart_control_plane(&mut self) -> Result<()> {
+        self.control_plane.kill()?;
+        self.control_plane = discovery(&self.api, &self.wire, &options()?, &self.network, &self.home)?;
+        self.wait_until_ready().await
     }
 
     /// An error if a process ended by itself.

@@ -186,6 +186,12 @@ pub fn load(folder: &Path, now: Timestamp) -> Result<SigningCa, LoadError> {
     files.intermediate(names, roots, now)
 }
 
+/// Whether somebody put a CA, or a part of one, into the folder. One that istiod made by itself and keeps in Secret
+/// `cacerts` (`istio-generated`) is not given.
+pub fn holds_ca(folder: &Path) -> bool {
+    file_names().any(|name| folder.join(name).exists()) && !folder.join("istio-generated").exists()
+}
+
 /// Reads and checks the CA in the entries of a Secret; `place` names it in errors.
 pub fn load_entries(place: &str, entries: &BTreeMap<String, Vec<u8>>, now: Timestamp) -> Result<SigningCa, LoadError> {
     let files = Files::of_entries(place, entries)?;

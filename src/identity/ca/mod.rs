@@ -14,7 +14,7 @@ use rcgen::{Issuer, KeyPair};
 use tokio::sync::watch as channel;
 
 pub use issue::{IssueError, IssuePolicy, Issued, Serial, ServingRequest};
-pub use load::{LoadError, load, load_entries, load_self_signed};
+pub use load::{LoadError, holds_ca, load, load_entries, load_self_signed};
 pub use root_keys::find_root_keys;
 pub use self_signed::{SelfSigned, SelfSignedError};
 pub use watch::watch;
@@ -88,6 +88,16 @@ impl SigningCa {
     /// The whole root bundle as PEM, ending in a newline.
     pub fn root_bundle(&self) -> &str {
         &self.root_bundle
+    }
+
+    /// Says which certificates these are, as istiod does (contract §4.4).
+    pub fn log_certificates(&self) {
+        for certificate in self.path.iter().chain(&self.roots) {
+            let Certificate { issuer, subject, serial, not_before, not_after, .. } = certificate;
+            tracing::info!(
+                "x509 cert - Issuer: {issuer:?}, Subject: {subject:?}, SN: {serial}, NotBefore: \"{not_before}\", NotAfter: \"{not_after}\""
+            );
+        }
     }
 
     /// When the first certificate of the chain expires: nothing issued lives longer.

@@ -14,7 +14,7 @@ use super::{
     store::Id,
 };
 use crate::{
-    api::{Kind, Object, Spec, mesh_config::MeshConfig},
+    api::{Kind, Labels, Object, Spec, mesh_config::MeshConfig},
     mesh::{
         model::{Hostname, ServiceKey},
         policy::{destination_rule, mtls},
@@ -34,7 +34,7 @@ impl Engine {
             match id.kind {
                 Kind::Namespace => {
                     dirty.recomputed += 1;
-                    let labels = object.map(|object| object.metadata.labels.clone());
+                    let labels = object.map(|object| Labels::clone(&object.metadata.labels));
                     replace(&mut world.namespaces, &id.name, labels);
                 }
                 Kind::Gateway => {

@@ -136,7 +136,7 @@ fn blank(object: &Object, registry: Registry) -> Service {
         export_to: Visibility::Public,
         service_accounts: Vec::new(),
         subject_alt_names: Vec::new(),
-        labels: object.metadata.labels.clone(),
+        labels: Labels::clone(&object.metadata.labels),
         selector: Labels::new(),
         publish_not_ready: false,
         node_local: false,

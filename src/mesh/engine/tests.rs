@@ -20,7 +20,7 @@ pub(super) type Change = (ObjectKey, Option<Arc<Object>>);
 
 pub(super) fn object(kind: Kind, namespace: &str, name: &str, labels: &[(&str, &str)], spec: Spec) -> Change {
     let key = ObjectKey { cluster: "Kubernetes".into(), kind, namespace: namespace.into(), name: name.into() };
-    let metadata = Arc::new(Metadata { labels: labels_of(labels), ..Metadata::default() });
+    let metadata = Arc::new(Metadata { labels: labels_of(labels).into(), ..Metadata::default() });
     (key.clone(), Some(Arc::new(Object { key, version: "v1".into(), metadata, spec })))
 }
 

@@ -10,7 +10,10 @@ use std::{
 
 use smol_str::SmolStr;
 
-use super::decode::{Item, Name};
+use super::{
+    common::Common,
+    decode::{Item, Name},
+};
 use crate::{
     api::{self, Diagnostic, Kind, Object, ObjectKey},
     source::Change,
@@ -30,6 +33,7 @@ pub(super) struct Known {
     /// Findings about objects whose name could not be read.
     nameless: Vec<Diagnostic>,
     findings_changed: bool,
+    common: Common,
 }
 
 /// A list that is being read: it counts when it is complete.
@@ -50,7 +54,15 @@ struct Entry {
 impl Known {
     /// Nothing is known yet.
     pub(super) fn new(kind: Kind, cluster: SmolStr) -> Self {
-        Self { kind, cluster, objects: BTreeMap::new(), noted: BTreeSet::new(), nameless: Vec::new(), findings_changed: false }
+        Self {
+            kind,
+            cluster,
+            objects: BTreeMap::new(),
+            noted: BTreeSet::new(),
+            nameless: Vec::new(),
+            findings_changed: false,
+            common: Common::default(),
+        }
     }
 
     /// An object is there, with this content: what that changes.
@@ -61,7 +73,7 @@ impl Known {
             return None;
         };
         match self.read(&name, item, wanted) {
-            Some(entry) => self.put(name, entry),
+            Some(entry) => self.put(entry.name(name), entry),
             None => self.remove(&name),
         }
     }
@@ -74,13 +86,13 @@ impl Known {
     }
 
     /// Takes an object of a list that is being read.
-    pub(super) fn listed(&self, listing: &mut Listing, item: Item, wanted: impl Fn(&Object) -> bool) {
+    pub(super) fn listed(&mut self, listing: &mut Listing, item: Item, wanted: impl Fn(&Object) -> bool) {
         let Some(name) = item.name.clone() else {
             listing.nameless.extend(self.unnamed(&item));
             return;
         };
         if let Some(entry) = self.read(&name, item, wanted) {
-            listing.objects.insert(name, entry);
+            listing.objects.insert(entry.name(name), entry);
         }
     }
 
@@ -134,7 +146,7 @@ impl Known {
     }
 
     // What cannot be read or is refused leaves the last good content; `None`: nobody wants it.
-    fn read(&self, name: &Name, item: Item, wanted: impl Fn(&Object) -> bool) -> Option<Entry> {
+    fn read(&mut self, name: &Name, item: Item, wanted: impl Fn(&Object) -> bool) -> Option<Entry> {
         let before = self.objects.get(name);
         if let Some(before) = before.filter(|before| !item.version.is_empty() && before.version == item.version) {
             return before.object.as_ref().is_none_or(|object| wanted(object)).then(|| before.clone());
@@ -143,7 +155,7 @@ impl Known {
         let (object, findings) = match item.content {
             Ok(value) => {
                 let mut parsed = api::parse(&value, &self.cluster);
-                (parsed.objects.pop(), parsed.diagnostics)
+                (parsed.objects.pop().map(|object| self.common.share(object)), parsed.diagnostics)
             }
             Err(why) => (None, vec![Diagnostic::error("", format!("cannot be read: {why}")).of(&self.key(name))]),
         };
@@ -167,5 +179,16 @@ impl Known {
         let why = item.content.as_ref().err().map_or("it has no name", String::as_str);
         let full = self.nameless.len() >= MOST_FINDINGS;
         (!full).then(|| Diagnostic::error("", format!("a {} cannot be read: {why}", self.kind.as_str())))
+    }
+}
+
+impl Entry {
+    // As the object has it, so that its text is kept once. MeshConfig's key is not its ConfigMap's name.
+    fn name(&self, read: Name) -> Name {
+        let own = self.object.as_ref().map(|object| (&object.key.namespace, &object.key.name));
+        match own {
+            Some((namespace, name)) if (namespace, name) == (&read.0, &read.1) => (namespace.clone(), name.clone()),
+            _ => read,
+        }
     }
 }

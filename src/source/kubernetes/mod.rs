@@ -7,6 +7,7 @@ mod ask;
 mod backoff;
 mod client;
 mod collection;
+mod common;
 mod decode;
 mod follow;
 mod keep;

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the box's images from files of this machine, as OCI archives for `ctr images import`: no registry, no daemon.
 
-   images.py FOLDER --coredns FILE --reviews FILE
+   images.py FOLDER [--coredns FILE] [--reviews FILE]    the images of the programs that are given
 """
 import argparse
 import hashlib
@@ -81,20 +81,22 @@ def write_image(path, names, content, config):
 def main():
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("folder")
-    arguments.add_argument("--coredns", required=True)
-    arguments.add_argument("--reviews", required=True)
+    arguments.add_argument("--coredns")
+    arguments.add_argument("--reviews")
     given = arguments.parse_args()
     os.makedirs(given.folder, exist_ok=True)
 
     def write(name, *rest):
         write_image(os.path.join(given.folder, name + ".tar"), *rest)
 
-    # The pause container only has to be there: kubelet asks for no shared process namespace that it would have to reap.
-    write("pause", ["box.local/pause:1"], {"bin/busybox": "/bin/busybox"}, {"Entrypoint": ["/bin/busybox", "sleep", "2147483647"]})
-    write("coredns", ["box.local/coredns:1"], {"coredns": given.coredns}, {"Entrypoint": ["/coredns"]})
-    # Under two names: a rollout to a new image needs another one.
-    write("reviews", ["localhost/reviews:1", "localhost/reviews:2"],
-          {"reviews": given.reviews, **libraries(given.reviews), **USERS}, {"Entrypoint": ["/reviews"], "User": "65534"})
+    if given.coredns:
+        # The pause container only has to be there: kubelet asks for no shared process namespace that it would have to reap.
+        write("pause", ["box.local/pause:1"], {"bin/busybox": "/bin/busybox"}, {"Entrypoint": ["/bin/busybox", "sleep", "2147483647"]})
+        write("coredns", ["box.local/coredns:1"], {"coredns": given.coredns}, {"Entrypoint": ["/coredns"]})
+    if given.reviews:
+        # Under two names: a rollout to a new image needs another one.
+        write("reviews", ["localhost/reviews:1", "localhost/reviews:2"],
+              {"reviews": given.reviews, **libraries(given.reviews), **USERS}, {"Entrypoint": ["/reviews"], "User": "65534"})
 
 
 main()

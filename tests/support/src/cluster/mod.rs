@@ -123,6 +123,12 @@ impl Cluster {
         command
     }
 
+    /// `kubectl` of this cluster, as a shell says it.
+    pub fn shell(&self) -> String {
+        let (kubectl, folder) = (self.kubectl.display(), self.folder.path().display());
+        format!("nsenter --net=/proc/{}/ns/net -- {kubectl} --kubeconfig {folder}/kubeconfig", self.init)
+    }
+
     /// `kubectl apply --server-side` of a text.
     ///
     /// # Errors
