@@ -54,3 +54,54 @@ fn block_on(command: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use clap::Parser;
+    use serde_json::Value;
+
+    use super::Arguments;
+    use crate::api::yaml;
+
+    /// What injection writes into pods, this program understands.
+    #[test]
+    fn commands_of_injected_pods_are_commands() {
+        let mut seen = 0;
+        for feature in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/inject")).unwrap() {
+            let path = feature.unwrap().path().join("out.yaml");
+            let text = fs::read_to_string(&path).unwrap();
+            let documents = yaml::documents(&text).into_iter().map(|document| yaml::document(document).unwrap());
+            for line in documents.flat_map(|document| command_lines(&document)) {
+                // Which a pod has in its environment.
+                let in_a_pod =
+                    ["--name", "a", "--namespace", "b", "--ip", "10.0.0.1"].iter().filter(|_| line[1] == "agent" && line[2] != "drain");
+                let arguments = line.iter().map(String::as_str).chain(in_a_pod.copied());
+                if let Err(error) = Arguments::try_parse_from(arguments) {
+                    panic!("{}: {line:?}: {error}", path.display());
+                }
+                seen += 1;
+            }
+        }
+        assert!(seen > 100, "only {seen} commands seen");
+    }
+
+    // Of containers, and of what is run in them.
+    fn command_lines(value: &Value) -> Vec<Vec<String>> {
+        let texts = |field: &str| -> Vec<String> {
+            let list = value.get(field).and_then(Value::as_array).into_iter().flatten();
+            list.filter_map(|text| text.as_str().map(str::to_owned)).collect()
+        };
+        let mut found = match value {
+            Value::Array(elements) => elements.iter().flat_map(command_lines).collect(),
+            Value::Object(fields) => fields.values().flat_map(command_lines).collect(),
+            _ => Vec::new(),
+        };
+        let line: Vec<String> = texts("command").into_iter().chain(texts("args")).collect();
+        if line.first().is_some_and(|program| program == "istiod-lite") && line.len() > 2 {
+            found.push(line);
+        }
+        found
+    }
+}
