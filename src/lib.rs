@@ -12,4 +12,5 @@ pub mod proto;
 pub mod serve;
 pub mod source;
 pub mod translate;
+pub mod version;
 pub mod xds;

@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::{config::core::v3, service::discovery::v3::DeltaDisc
 use smol_str::ToSmolStr;
 
 use super::{
-    Event, Response, Session,
+    Event, Response, Session, Standing,
     channel::{Held, Reason},
     empty_route_configuration,
     unserved::Unserved,
@@ -152,7 +152,7 @@ impl Session for DeltaSession {
         };
         match (&request.response_nonce, &request.error_detail) {
             (nonce, _) if nonce.is_empty() => {}
-            (nonce, Some(error)) => self.rollout.nack(kind, nonce, &error.message),
+            (nonce, Some(error)) => self.rollout.nack(kind, nonce, error),
             (nonce, None) => self.rollout.ack(kind, nonce, now),
         }
         if !self.rollout.channel(kind).open {
@@ -192,6 +192,10 @@ impl Session for DeltaSession {
         self.rollout.refused()
     }
 
+    fn standing(&self) -> [Standing; 4] {
+        self.rollout.standing()
+    }
+
     fn view(&self) -> &View {
         self.rollout.view()
     }
@@ -202,5 +206,13 @@ impl Session for DeltaSession {
 
     fn type_url(request: &DeltaDiscoveryRequest) -> &str {
         &request.type_url
+    }
+
+    fn names(request: &DeltaDiscoveryRequest) -> &[String] {
+        &request.resource_names_subscribe
+    }
+
+    fn is_answer(request: &DeltaDiscoveryRequest) -> bool {
+        !request.response_nonce.is_empty()
     }
 }
