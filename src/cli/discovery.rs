@@ -62,6 +62,10 @@ pub(super) struct Arguments {
     #[arg(long, env = "POD_NAMESPACE", default_value = "istio-system")]
     namespace: String,
 
+    /// Name of this process among its replicas, as clients are told it.
+    #[arg(long = "instance", value_name = "NAME", env = "POD_NAME", default_value = "istiod-lite")]
+    instance: String,
+
     /// How long streams under way may go on after SIGTERM.
     #[arg(long = "shutdownDuration", value_parser = duration, default_value = "10s")]
     shutdown: Duration,
@@ -122,6 +126,7 @@ impl Arguments {
             cluster_id: self.cluster_id,
             tls_sans: self.tls_sans,
             namespace: self.namespace,
+            instance: self.instance,
             shutdown: self.shutdown,
             max_connection_age: self.max_connection_age,
             debounce: crate::source::debounce::Settings {

@@ -16,11 +16,11 @@ use tonic::service::Routes;
 use super::{
     connection::{ConnectionOptions, serve_plain},
     convergence::Convergence,
+    debug::{Access, Inspection},
     diagnostics::Standing,
     http::{self, Exposed},
     metrics::PipelineMetrics,
     pipeline::{Pipeline, SYNCED},
-    proxies::ConnectedProxies,
     readiness::Readiness,
     tls::{ServingNames, TlsIdentity, serve_tls},
 };
@@ -41,6 +41,7 @@ use crate::{
         folder::Folder,
         mesh_config::MeshConfigFile,
     },
+    version,
     xds::{
         classes::Classes,
         ledger::{DeliveryMetrics, Ledger},
@@ -79,6 +80,8 @@ pub struct Settings {
     pub tls_sans: Vec<String>,
     /// Namespace of the control plane.
     pub namespace: String,
+    /// Name of this process among its replicas: its pod's.
+    pub instance: String,
     /// Grace of streams on shutdown.
     pub shutdown: Duration,
     /// Age at which connections are ended.
@@ -123,22 +126,31 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let ledger = Arc::new(Ledger::observed(delivery, Arc::<Convergence>::clone(&convergence)));
     let classes = Arc::new(Classes::default());
     let (worlds, _) = watch::channel(Arc::default());
+    let inspection = Arc::new(Inspection {
+        instance: settings.instance.clone(),
+        cluster: cluster.clone(),
+        ledger: Arc::clone(&ledger),
+        classes: Arc::clone(&classes),
+        worlds: worlds.subscribe(),
+        readiness: Arc::clone(&readiness),
+        convergence: Arc::clone(&convergence),
+        diagnostics: Arc::clone(&standing),
+    });
     let pipeline = Pipeline {
         engine: Engine::new(&settings.domain, mesh),
         classes: Arc::clone(&classes),
         debounce: Debounce::new(settings.debounce),
-        standing: Arc::clone(&standing),
+        standing,
         readiness: Arc::clone(&readiness),
-        convergence: Arc::clone(&convergence),
+        convergence,
         worlds,
         metrics: PipelineMetrics::register(&mut registry, classes.translations()),
     };
     let exposed = Exposed {
         readiness: Arc::clone(&readiness),
         registry: Arc::new(registry),
-        convergence,
-        diagnostics: standing,
-        proxies: Arc::new(ConnectedProxies { ledger: Arc::clone(&ledger), classes: Arc::clone(&classes) }),
+        inspection: Arc::clone(&inspection),
+        access: Access::new(Arc::clone(&authenticator)),
     };
 
     let http = bind("--httpAddr", settings.http).await?;
@@ -169,6 +181,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         let rollout = rollout::Settings { ordered: !settings.unordered, gate: settings.gate_deadline, drain: settings.drain_time };
         let options = Options { rollout, authenticated, shutdown: stop.clone(), ..Options::default() };
         DiscoveryService::new(Arc::<Classes>::clone(&classes), Arc::clone(&ledger), options)
+            .inspected_by(Arc::<Inspection>::clone(&inspection))
     };
     let certificates = CertificateService::new(Arc::clone(&ca), IssuePolicy::default(), Arc::clone(&clock), ca_metrics.clone());
     let secure = Routes::new(discovery(true)).add_service(certificates.into_server());
@@ -176,7 +189,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(serve_tls(secure_grpc, Arc::clone(&tls), secure, authenticator, ca_metrics.clone(), connections, stop.clone()));
     tasks.spawn(tls.keep_fresh(stop.clone()));
     tasks.spawn(ca::watch(settings.ca_dir.clone(), ca, clock, ca_metrics, stop.clone()));
-    tracing::info!(version = http::VERSION, config_dir = %settings.config_dir.display(), "serving");
+    tracing::info!(version = version::VERSION, config_dir = %settings.config_dir.display(), "serving");
 
     signalled.await?;
     tracing::info!(grace = ?settings.shutdown, "draining");

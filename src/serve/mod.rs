@@ -2,11 +2,11 @@
 
 pub mod connection;
 pub mod convergence;
+pub mod debug;
 pub mod diagnostics;
 pub mod discovery;
 pub mod http;
 pub mod metrics;
 pub mod pipeline;
-pub mod proxies;
 pub mod readiness;
 pub mod tls;

@@ -9,7 +9,6 @@ use envoy_types::pb::{
     },
     google::protobuf::Any,
 };
-use futures::future::BoxFuture;
 use prost::Message;
 use smol_str::SmolStr;
 use tonic::Status;
@@ -42,7 +41,7 @@ pub trait Inspector: Send + Sync {
     fn system_namespace(&self) -> SmolStr;
 
     /// One page of `/debug`, `path` with its query: what the HTTP port would answer, refusals included.
-    fn page(&self, path: String, viewer: Viewer) -> BoxFuture<'_, Bytes>;
+    fn page(&self, path: &str, viewer: &Viewer) -> Vec<u8>;
 
     /// `envoy.service.status.v3.ClientConfig` of each proxy that tools list.
     fn sync_status(&self, viewer: &Viewer) -> Vec<Any>;
@@ -87,7 +86,7 @@ pub(super) fn is_debug(type_url: &str) -> bool {
 }
 
 /// Answers one request.
-pub(super) async fn answer(inspector: &dyn Inspector, caller: &Caller, type_url: &str, names: &[String]) -> Result<Answer, Status> {
+pub(super) fn answer(inspector: &dyn Inspector, caller: &Caller, type_url: &str, names: &[String]) -> Result<Answer, Status> {
     let Caller::Workload(identity) = caller else {
         return Err(Status::unauthenticated("authentication required"));
     };
@@ -101,18 +100,18 @@ pub(super) async fn answer(inspector: &dyn Inspector, caller: &Caller, type_url:
             let resources = inspector.config_dump(proxy, &viewer).into_iter().map(unnamed).collect();
             Ok(Answer { resources, instance: None })
         }
-        (PAGE, [path]) => page(inspector, identity.to_string(), path, viewer).await,
+        (PAGE, [path]) => page(inspector, &identity.to_string(), path, &viewer),
         (PAGE, _) => Err(Status::invalid_argument("exactly one debug request is required")),
         _ => Ok(Answer::default()),
     }
 }
 
-async fn page(inspector: &dyn Inspector, identity: String, path: &str, viewer: Viewer) -> Result<Answer, Status> {
+fn page(inspector: &dyn Inspector, identity: &str, path: &str, viewer: &Viewer) -> Result<Answer, Status> {
     let name = path.split('?').next().unwrap_or_default();
     if !viewer.may_open(name) {
         return Err(Status::permission_denied(format!("the debug info is not available for current identity: {identity:?}")));
     }
-    let value = inspector.page(path.to_owned(), viewer).await.to_vec();
+    let value = inspector.page(path, viewer);
     Ok(Answer { resources: vec![(path.to_owned(), Any { type_url: PAGE.into(), value })], instance: None })
 }
 
@@ -153,8 +152,8 @@ mod tests {
             "istio-system".into()
         }
 
-        fn page(&self, path: String, viewer: Viewer) -> BoxFuture<'_, Bytes> {
-            Box::pin(async move { format!("{path} for {viewer:?}").into() })
+        fn page(&self, path: &str, viewer: &Viewer) -> Vec<u8> {
+            format!("{path} for {viewer:?}").into()
         }
 
         fn sync_status(&self, viewer: &Viewer) -> Vec<Any> {
@@ -174,31 +173,31 @@ mod tests {
         Caller::Workload(SpiffeId { trust_domain: "td".into(), namespace: namespace.into(), service_account: "default".into() })
     }
 
-    async fn ask(caller: &Caller, type_url: &str, names: &[&str]) -> Result<Answer, tonic::Code> {
+    fn ask(caller: &Caller, type_url: &str, names: &[&str]) -> Result<Answer, tonic::Code> {
         let names: Vec<String> = names.iter().copied().map(String::from).collect();
-        answer(&Shows, caller, type_url, &names).await.map_err(|status| status.code())
+        answer(&Shows, caller, type_url, &names).map_err(|status| status.code())
     }
 
-    #[tokio::test]
-    async fn only_who_is_known_is_answered_and_only_the_system_namespace_sees_all() {
+    #[test]
+    fn only_who_is_known_is_answered_and_only_the_system_namespace_sees_all() {
         let (system, shop) = (caller("istio-system"), caller("shop"));
-        assert_eq!(ask(&Caller::Anonymous, SYNC_STATUS, &[]).await.unwrap_err(), tonic::Code::Unauthenticated);
-        assert_eq!(ask(&system, PAGE, &[]).await.unwrap_err(), tonic::Code::InvalidArgument);
-        assert_eq!(ask(&shop, PAGE, &["syncz"]).await.unwrap_err(), tonic::Code::PermissionDenied);
-        let open = ask(&shop, PAGE, &["edsz?proxyID=a.shop"]).await.unwrap();
+        assert_eq!(ask(&Caller::Anonymous, SYNC_STATUS, &[]).unwrap_err(), tonic::Code::Unauthenticated);
+        assert_eq!(ask(&system, PAGE, &[]).unwrap_err(), tonic::Code::InvalidArgument);
+        assert_eq!(ask(&shop, PAGE, &["syncz"]).unwrap_err(), tonic::Code::PermissionDenied);
+        let open = ask(&shop, PAGE, &["edsz?proxyID=a.shop"]).unwrap();
         assert_eq!(open.resources[0].1.value, br#"edsz?proxyID=a.shop for Namespace("shop")"#);
-        assert_eq!(ask(&system, PAGE, &["syncz"]).await.unwrap().resources[0].1.value, b"syncz for All");
-        assert_eq!(ask(&shop, SYNC_STATUS, &[]).await.unwrap().resources[0].1.type_url, r#"Namespace("shop")"#);
-        assert!(ask(&system, CONFIG_DUMP, &["a.shop", "b.shop"]).await.unwrap().resources.is_empty());
+        assert_eq!(ask(&system, PAGE, &["syncz"]).unwrap().resources[0].1.value, b"syncz for All");
+        assert_eq!(ask(&shop, SYNC_STATUS, &[]).unwrap().resources[0].1.type_url, r#"Namespace("shop")"#);
+        assert!(ask(&system, CONFIG_DUMP, &["a.shop", "b.shop"]).unwrap().resources.is_empty());
     }
 
-    #[tokio::test]
-    async fn the_instance_is_named_with_the_sync_status_alone() {
+    #[test]
+    fn the_instance_is_named_with_the_sync_status_alone() {
         let system = caller("istio-system");
-        let status = ask(&system, SYNC_STATUS, &[]).await.unwrap().encode(Form::Sotw, SYNC_STATUS, "1".into());
+        let status = ask(&system, SYNC_STATUS, &[]).unwrap().encode(Form::Sotw, SYNC_STATUS, "1".into());
         let status = DiscoveryResponse::decode(status).unwrap();
         assert_eq!((status.control_plane.unwrap().identifier.as_str(), status.nonce.as_str()), ("us", "1"));
-        let dump = ask(&system, CONFIG_DUMP, &["a.shop"]).await.unwrap().encode(Form::Delta, CONFIG_DUMP, "2".into());
+        let dump = ask(&system, CONFIG_DUMP, &["a.shop"]).unwrap().encode(Form::Delta, CONFIG_DUMP, "2".into());
         let dump = DeltaDiscoveryResponse::decode(dump).unwrap();
         assert_eq!((dump.control_plane, dump.resources[0].resource.as_ref().unwrap().type_url.as_str()), (None, "a.shop"));
     }

@@ -3,6 +3,7 @@
 pub mod classes;
 pub mod codec;
 pub mod debug;
+pub mod dump;
 pub mod encode;
 pub mod ledger;
 pub mod metrics;

@@ -268,7 +268,7 @@ impl<R: prost::Message + Default + 'static> Stream<R> {
     async fn answer_debug<S: Session<Request = R>>(&mut self, request: &R) -> Result<(), Status> {
         let Some(inspector) = self.service.inspector.clone().filter(|_| !S::is_answer(request)) else { return Ok(()) };
         let type_url = S::type_url(request);
-        let answer = debug::answer(inspector.as_ref(), &self.caller, type_url, S::names(request)).await?;
+        let answer = debug::answer(inspector.as_ref(), &self.caller, type_url, S::names(request))?;
         self.debug_answers += 1;
         let message = answer.encode(self.form, type_url, format!("d{}", self.debug_answers));
         // The client may have gone.

@@ -131,7 +131,7 @@ pub enum Event {
 }
 
 /// The answer for a route table that does not exist: Envoy waits for it before it opens the listener.
-fn empty_route_configuration(name: &str) -> Arc<Resource> {
+pub(crate) fn empty_route_configuration(name: &str) -> Arc<Resource> {
     let header =
         RouteConfiguration { name: name.into(), validate_clusters: Some(BoolValue { value: false }), ..RouteConfiguration::default() };
     Arc::new(encode::route_configuration(&header, []))
