@@ -212,7 +212,7 @@ impl Session for DeltaSession {
         &request.resource_names_subscribe
     }
 
-    fn is_answer(request: &DeltaDiscoveryRequest) -> bool {
-        !request.response_nonce.is_empty()
+    fn nonce(request: &DeltaDiscoveryRequest) -> &str {
+        &request.response_nonce
     }
 }

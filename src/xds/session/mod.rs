@@ -66,8 +66,8 @@ pub trait Session: Send {
     /// The names that a request asks for.
     fn names(request: &Self::Request) -> &[String];
 
-    /// Whether a request answers a response.
-    fn is_answer(request: &Self::Request) -> bool;
+    /// The nonce that a request answers.
+    fn nonce(request: &Self::Request) -> &str;
 }
 
 /// A response, made of references to shared resources.

@@ -187,8 +187,8 @@ impl Session for SotwSession {
         &request.resource_names
     }
 
-    fn is_answer(request: &DiscoveryRequest) -> bool {
-        !request.response_nonce.is_empty()
+    fn nonce(request: &DiscoveryRequest) -> &str {
+        &request.response_nonce
     }
 }
 
