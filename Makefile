@@ -17,8 +17,9 @@ help: ## lists these targets
 doctor: ## lists what this machine lacks, and the one line that installs it
 	@scripts/doctor
 
-setup: ## fetches the project's own tools into .tools (Envoy 1.40 and 1.38, cargo-deny)
+setup: ## makes the project's own tools in .tools (Envoy 1.40 and 1.38, Kubernetes for tests, cargo-deny)
 	@scripts/setup-envoy 1.40 1.38
+	@scripts/setup-go-tools kubernetes
 	@scripts/setup-cargo-deny
 
 setup-root: ## installs what the test of transparent capture needs (as root: apt-get install iptables iproute2 curl)
@@ -34,8 +35,9 @@ demo: ## a canary shifted through real Envoys, live; ARGS="--keep" leaves it run
 	@cargo build --quiet --locked $(PROFILE) --bin istiod-lite --example demo
 	@ENVOY="$$(. scripts/tools.sh && find_envoy 1.40)" $(BUILT)/examples/demo $(ARGS)
 
-test: ## every test, with real Envoys; WALK_STEPS, WALK_SEED set the random walk
+test: ## every test, with real Envoys and a real API server; WALK_STEPS, WALK_SEED set the random walk
 	@scripts/setup-envoy 1.40 1.38
+	@scripts/setup-go-tools kubernetes
 	$(call timed,build,cargo build --locked --all-targets)
 	$(call timed,tests,RUST_BACKTRACE=0 cargo test --locked)
 

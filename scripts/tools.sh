@@ -3,6 +3,7 @@
 project="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 tools="$project/.tools"
 cargo_deny_version=0.20.2
+kubernetes_version=v1.34.4
 
 # Prints "1.40.0" for an Envoy binary, nothing when it does not run.
 envoy_version() {
@@ -16,6 +17,26 @@ find_envoy() {
     if [ -n "$candidate" ] && [ -x "$candidate" ]; then
       case "$(envoy_version "$candidate")" in "$minor".*) printf '%s\n' "$candidate"; return 0 ;; esac
     fi
+  done
+  return 1
+}
+
+# Prints where the programs of scripts/go-tools/<name> are, or go when they are built.
+go_tools_folder() {
+  local sum
+  sum=$(sha256sum "$project/scripts/go-tools/$1/go.sum")
+  printf '%s\n' "$tools/go/$1-${sum:0:16}"
+}
+
+# Prints a Go that is new enough: the person's own first, then the project's.
+find_go() {
+  local candidate version
+  for candidate in "$(command -v go || true)" /usr/local/go/bin/go "$tools"/go-toolchain/lib/python3*/site-packages/go/bin/go; do
+    [ -n "$candidate" ] && [ -x "$candidate" ] || continue
+    version=$(GOTOOLCHAIN=local "$candidate" env GOVERSION 2>/dev/null) || continue
+    version=${version#go1.}
+    version=${version%%[!0-9]*}
+    if [ "${version:-0}" -ge 26 ]; then printf '%s\n' "$candidate"; return 0; fi
   done
   return 1
 }

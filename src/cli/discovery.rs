@@ -4,17 +4,26 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use crate::{
     cli::values::{duration, listen_address},
-    serve::discovery::{self, Settings},
+    serve::discovery::{self, Settings, Source},
+    source::kubernetes::{self, ClientSettings},
 };
+
+/// Where istiod's chart mounts ConfigMap `istio`.
+const MOUNTED_MESH_CONFIG: &str = "./etc/istio/config/mesh";
 
 /// Runs the control plane: reads objects, serves xDS to proxies and certificates to workloads.
 ///
-/// Flags have istiod's names where istiod has them.
+/// Objects come from a Kubernetes API server, or with --config-dir from a folder. Flags and environment variables have
+/// istiod's names where istiod has them.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
-    /// Folder of YAML (or JSON) with Kubernetes and Istio objects, watched with all folders below it.
+    /// Folder of YAML (or JSON) with Kubernetes and Istio objects, watched with all folders below it. Without it objects
+    /// come from the API server.
     #[arg(long, value_name = "DIR")]
-    config_dir: PathBuf,
+    config_dir: Option<PathBuf>,
+
+    #[command(flatten)]
+    kubernetes: KubernetesArguments,
 
     /// Folder with the signing CA: ca-cert.pem, ca-key.pem, root-cert.pem, cert-chain.pem (what `istiod-lite ca
     /// intermediate` makes and Istio's `cacerts` secret holds). A folder that holds a root's key is refused.
@@ -26,7 +35,9 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "DIR")]
     token_issuer_dir: Option<PathBuf>,
 
-    /// MeshConfig file; built-in defaults hold for what it does not say. Watched like the folder.
+    /// MeshConfig file; built-in defaults hold for what it does not say. Watched like the folder. With the API server as
+    /// source ./etc/istio/config/mesh is taken when it is there, and else ConfigMap `istio` (`istio-<revision>`) of our
+    /// namespace.
     #[arg(long = "meshConfig", value_name = "FILE")]
     mesh_config: Option<PathBuf>,
 
@@ -46,6 +57,10 @@ pub(super) struct Arguments {
     #[arg(long = "monitoringAddr", value_name = "ADDRESS", value_parser = listen_address, default_value = ":15014")]
     monitoring: SocketAddr,
 
+    /// HTTPS: webhooks of the API server.
+    #[arg(long = "httpsAddr", value_name = "ADDRESS", value_parser = listen_address, default_value = ":15017")]
+    https: SocketAddr,
+
     /// DNS domain of the cluster.
     #[arg(long, default_value = "cluster.local")]
     domain: String,
@@ -62,9 +77,17 @@ pub(super) struct Arguments {
     #[arg(long, env = "POD_NAMESPACE", default_value = "istio-system")]
     namespace: String,
 
-    /// Name of this process among its replicas, as clients are told it.
-    #[arg(long = "instance", value_name = "NAME", env = "POD_NAME", default_value = "istiod-lite")]
-    instance: String,
+    /// Revision of this control plane. Istio objects labelled with another one (`istio.io/rev`) are not read.
+    #[arg(long, env = "REVISION", default_value = "default")]
+    revision: String,
+
+    /// Name of the pod that the control plane runs in.
+    #[arg(long, env = "POD_NAME", default_value = "", hide_default_value = true)]
+    pod_name: String,
+
+    /// Service account that the control plane runs as.
+    #[arg(long, env = "SERVICE_ACCOUNT", default_value = "", hide_default_value = true)]
+    service_account: String,
 
     /// How long streams under way may go on after SIGTERM.
     #[arg(long = "shutdownDuration", value_parser = duration, default_value = "10s")]
@@ -103,30 +126,65 @@ pub(super) struct Arguments {
     log_level: String,
 }
 
+/// The API server as the source.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Kubernetes (without --config-dir)")]
+struct KubernetesArguments {
+    /// Kubeconfig file. Without it: the files of KUBECONFIG, /var/run/secrets/remote/config, the cluster that this pod
+    /// runs in, ~/.kube/config; the first that is there.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+
+    /// Context of the kubeconfig, if not its current one.
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+
+    /// Requests a second to the API server, on average.
+    #[arg(long = "kubernetesApiQPS", value_name = "NUMBER", default_value_t = 80)]
+    qps: u32,
+
+    /// Requests to the API server that may come at once.
+    #[arg(long = "kubernetesApiBurst", value_name = "NUMBER", default_value_t = 160)]
+    burst: u32,
+
+    /// Read only these namespaces, and our own: roles in them are then enough, but for Nodes and Namespaces. Without it
+    /// all are read.
+    #[arg(long, value_name = "NAMESPACE", value_delimiter = ',')]
+    watch_namespaces: Vec<String>,
+
+    /// Registries to read; istiod's flag. There is no other than Kubernetes.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "Kubernetes", value_parser = ["Kubernetes"], hide = true)]
+    registries: Vec<String>,
+}
+
 pub(super) fn run(arguments: Arguments) -> ExitCode {
     if let Err(error) = super::log::start(&arguments.log_level, arguments.log_as_json) {
         eprintln!("error: --log_output_level: {error}");
         return ExitCode::from(2);
     }
-    super::block_on(discovery::run(arguments.settings()))
+    super::block_on(async { discovery::run(arguments.settings().await?).await })
 }
 
 impl Arguments {
-    fn settings(self) -> Settings {
-        Settings {
-            config_dir: self.config_dir,
+    async fn settings(self) -> anyhow::Result<Settings> {
+        let mounted = || Some(PathBuf::from(MOUNTED_MESH_CONFIG)).filter(|path| path.is_file());
+        Ok(Settings {
+            mesh_config: self.mesh_config.clone().or_else(|| if self.config_dir.is_none() { mounted() } else { None }),
+            source: self.source().await?,
             ca_dir: self.ca_dir,
             token_issuer_dir: self.token_issuer_dir,
-            mesh_config: self.mesh_config,
             http: self.http,
             grpc: self.grpc,
             secure_grpc: self.secure_grpc,
             monitoring: self.monitoring,
+            https: self.https,
             domain: self.domain,
             cluster_id: self.cluster_id,
             tls_sans: self.tls_sans,
             namespace: self.namespace,
-            instance: self.instance,
+            revision: self.revision,
+            pod: self.pod_name,
+            service_account: self.service_account,
             shutdown: self.shutdown,
             max_connection_age: self.max_connection_age,
             debounce: crate::source::debounce::Settings {
@@ -137,6 +195,21 @@ impl Arguments {
             gate_deadline: self.gate_deadline,
             unordered: self.unordered_rollout,
             drain_time: self.drain_time,
+        })
+    }
+
+    async fn source(&self) -> anyhow::Result<Source> {
+        if let Some(folder) = &self.config_dir {
+            return Ok(Source::Folder(folder.clone()));
         }
+        let KubernetesArguments { kubeconfig, context, qps, burst, watch_namespaces, .. } = &self.kubernetes;
+        let settings = ClientSettings { kubeconfig: kubeconfig.clone(), context: context.clone(), qps: *qps, burst: *burst };
+        Ok(Source::Kubernetes(kubernetes::Settings {
+            client: kubernetes::client(&settings).await?,
+            cluster: self.cluster_id.as_str().into(),
+            namespace: self.namespace.as_str().into(),
+            revision: self.revision.as_str().into(),
+            watch_namespaces: watch_namespaces.iter().map(Into::into).collect(),
+        }))
     }
 }

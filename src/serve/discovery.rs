@@ -1,15 +1,15 @@
 //! The control plane put together: sources, pipeline, ports; started in order, drained on SIGTERM.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use prometheus_client::registry::Registry;
 use smol_str::SmolStr;
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
 };
-use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
 
@@ -25,9 +25,9 @@ use super::{
     tls::{ServingNames, TlsIdentity, serve_tls},
 };
 use crate::{
-    api::{Spec, mesh_config::MeshConfig},
+    api::{Diagnostic, Spec, mesh_config::MeshConfig},
     identity::{
-        self,
+        self, Clock,
         authenticate::{Authenticator, TokenVerifier},
         ca::{self, CaHandle, IssuePolicy},
         local_issuer::{DEFAULT_AUDIENCE, DEFAULT_ISSUER, KEY_SET_FILE},
@@ -35,10 +35,12 @@ use crate::{
         service::CertificateService,
         token::KeySetVerifier,
     },
-    mesh::engine::Engine,
+    mesh::{engine::Engine, world::World},
     source::{
+        Event,
         debounce::{self, Debounce},
         folder::Folder,
+        kubernetes,
         mesh_config::MeshConfigFile,
     },
     version,
@@ -56,13 +58,13 @@ const CA_LOADED: &str = "CA loaded";
 /// What the command line says.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Folder of objects.
-    pub config_dir: PathBuf,
+    /// Where objects come from.
+    pub source: Source,
     /// Folder of the signing CA.
     pub ca_dir: PathBuf,
     /// Folder with the key set of the local token issuer.
     pub token_issuer_dir: Option<PathBuf>,
-    /// MeshConfig file.
+    /// MeshConfig file, which wins over the API server's ConfigMap.
     pub mesh_config: Option<PathBuf>,
     /// Port 8080.
     pub http: SocketAddr,
@@ -72,6 +74,8 @@ pub struct Settings {
     pub secure_grpc: SocketAddr,
     /// Port 15014.
     pub monitoring: SocketAddr,
+    /// Port 15017.
+    pub https: SocketAddr,
     /// DNS domain of the cluster.
     pub domain: String,
     /// Cluster id of the objects.
@@ -80,8 +84,12 @@ pub struct Settings {
     pub tls_sans: Vec<String>,
     /// Namespace of the control plane.
     pub namespace: String,
-    /// Name of this process among its replicas: its pod's.
-    pub instance: String,
+    /// Its revision; empty or `default` for the one without a name.
+    pub revision: String,
+    /// Name of the pod that it runs in; empty outside of one.
+    pub pod: String,
+    /// Service account that it runs as; empty outside of a pod.
+    pub service_account: String,
     /// Grace of streams on shutdown.
     pub shutdown: Duration,
     /// Age at which connections are ended.
@@ -96,118 +104,152 @@ pub struct Settings {
     pub drain_time: Duration,
 }
 
+/// Where objects come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A folder of YAML.
+    Folder(PathBuf),
+    /// An API server.
+    Kubernetes(kubernetes::Settings),
+}
+
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// When it cannot start: the CA is refused, a port is taken, the key set or MeshConfig cannot be read. Says which.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
-    let stop = CancellationToken::new();
-    let tasks = TaskTracker::new();
-    let mut registry = Registry::default();
-    let clock = identity::system_clock();
+    let mut signals = Signals::catch()?;
+    let running = Running::default();
+    // An API server that is away is waited for; whoever stops us meanwhile is obeyed.
+    tokio::select! {
+        started = start(&settings, &running) => started?,
+        () = signals.wait() => return Ok(()),
+    }
+    signals.wait().await;
+    running.drain(settings.shutdown).await;
+    Ok(())
+}
 
-    let cluster = SmolStr::new(&settings.cluster_id);
-    let mesh_file = settings.mesh_config.clone().map(|path| MeshConfigFile { path, cluster: cluster.clone() });
-    let mesh = mesh_file.as_ref().map_or_else(|| Ok(MeshConfig::default()), mesh_config)?;
-    let ca = ca::load(&settings.ca_dir, clock())?;
-    let ca_metrics = CaMetrics::default();
-    ca_metrics.register(&mut registry, &clock);
-    let ca = CaHandle::new(ca);
-    let authenticator = Arc::new(Authenticator::new(mesh.trust_domain.clone(), verifiers(&settings, &mesh)?, Arc::clone(&clock)));
-    let tls = TlsIdentity::new(Arc::clone(&ca), serving_names(&settings), Arc::clone(&clock))?;
+/// What is stopped on SIGTERM.
+#[derive(Clone, Default)]
+struct Running {
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
 
-    let readiness = Arc::new(Readiness::awaiting(&[CA_LOADED, SYNCED]));
-    readiness.set(CA_LOADED, true);
-    let standing = Arc::new(Standing::default());
-    registry.register("istiod_lite_diagnostics", "Findings that stand, by severity", standing.gauges.clone());
-    let convergence = Arc::new(Convergence::default());
-    let delivery = DeliveryMetrics::default();
-    delivery.register(&mut registry);
-    let ledger = Arc::new(Ledger::observed(delivery, Arc::<Convergence>::clone(&convergence)));
-    let classes = Arc::new(Classes::default());
-    let (worlds, _) = watch::channel(Arc::default());
-    let inspection = Arc::new(Inspection {
-        instance: settings.instance.clone(),
-        cluster: cluster.clone(),
-        ledger: Arc::clone(&ledger),
-        classes: Arc::clone(&classes),
-        worlds: worlds.subscribe(),
-        readiness: Arc::clone(&readiness),
-        convergence: Arc::clone(&convergence),
-        diagnostics: Arc::clone(&standing),
-    });
-    let pipeline = Pipeline {
-        engine: Engine::new(&settings.domain, mesh),
-        classes: Arc::clone(&classes),
-        debounce: Debounce::new(settings.debounce),
-        standing,
-        readiness: Arc::clone(&readiness),
-        convergence,
-        worlds,
-        metrics: PipelineMetrics::register(&mut registry, classes.translations()),
-    };
-    let exposed = Exposed {
-        readiness: Arc::clone(&readiness),
-        registry: Arc::new(registry),
-        inspection: Arc::clone(&inspection),
-        access: Access::new(Arc::clone(&authenticator)),
-    };
+/// The state that the parts share. Its metrics are registered.
+struct Core {
+    readiness: Arc<Readiness>,
+    standing: Arc<Standing>,
+    convergence: Arc<Convergence>,
+    ledger: Arc<Ledger>,
+    classes: Arc<Classes>,
+    worlds: watch::Sender<Arc<World>>,
+    inspection: Arc<Inspection>,
+    access: Access,
+    ca_metrics: CaMetrics,
+    clock: Clock,
+}
 
+/// Who signs, and who may call.
+struct Identity {
+    ca: Arc<CaHandle>,
+    authenticator: Arc<Authenticator>,
+    tls: Arc<TlsIdentity>,
+}
+
+async fn start(settings: &Settings, running: &Running) -> anyhow::Result<()> {
     let http = bind("--httpAddr", settings.http).await?;
     let grpc = bind("--grpcAddr", settings.grpc).await?;
     let secure_grpc = bind("--secureGRPCAddr", settings.secure_grpc).await?;
     let monitoring = bind("--monitoringAddr", settings.monitoring).await?;
+
+    let mut registry = Registry::default();
+    let core = Core::register(settings, &mut registry);
+    let pipeline_metrics = PipelineMetrics::register(&mut registry, core.classes.translations());
+    let exposed = core.exposed(registry);
     for listener in [http, monitoring] {
-        tasks.spawn(http::serve(listener, exposed.clone(), stop.clone().cancelled_owned()));
+        running.spawn(http::serve(listener, exposed.clone(), running.stop.clone().cancelled_owned()));
     }
 
-    let folder = Folder { cluster, ..Folder::new(&settings.config_dir) }.watch()?;
-    let (mesh_events, mesh_inbox) = mpsc::channel(1);
-    match mesh_file {
-        Some(file) => drop(tokio::spawn(file.follow(mesh_events))),
-        None => drop(mesh_events),
-    }
-    tokio::spawn(pipeline.run(ReceiverStream::new(folder).merge(ReceiverStream::new(mesh_inbox))));
+    let mesh = mesh_config(settings).await?;
+    let identity = Identity::load(settings, &mesh, &core.clock).await?;
+    core.access.authenticate_by(Arc::clone(&identity.authenticator));
+    core.readiness.set(CA_LOADED, true);
+    tokio::spawn(core.pipeline(settings, mesh, pipeline_metrics).run(events(settings)?));
 
     // Proxies are let in when there is a world to show: before, they would be told that there is nothing.
-    let signalled = until_signalled();
-    tokio::pin!(signalled);
-    tokio::select! {
-        () = wait_until_ready(&readiness) => {}
-        signalled = &mut signalled => return signalled.map_err(Into::into),
-    }
-    let connections = ConnectionOptions { max_age: settings.max_connection_age, grace: settings.shutdown, ..ConnectionOptions::default() };
-    let discovery = |authenticated| {
-        let rollout = rollout::Settings { ordered: !settings.unordered, gate: settings.gate_deadline, drain: settings.drain_time };
-        let options = Options { rollout, authenticated, shutdown: stop.clone(), ..Options::default() };
-        DiscoveryService::new(Arc::<Classes>::clone(&classes), Arc::clone(&ledger), options)
-            .inspected_by(Arc::<Inspection>::clone(&inspection))
-    };
-    let certificates = CertificateService::new(Arc::clone(&ca), IssuePolicy::default(), Arc::clone(&clock), ca_metrics.clone());
-    let secure = Routes::new(discovery(true)).add_service(certificates.into_server());
-    tasks.spawn(serve_plain(grpc, Routes::new(discovery(false)), connections, stop.clone()));
-    tasks.spawn(serve_tls(secure_grpc, Arc::clone(&tls), secure, authenticator, ca_metrics.clone(), connections, stop.clone()));
-    tasks.spawn(tls.keep_fresh(stop.clone()));
-    tasks.spawn(ca::watch(settings.ca_dir.clone(), ca, clock, ca_metrics, stop.clone()));
-    tracing::info!(version = version::VERSION, config_dir = %settings.config_dir.display(), "serving");
-
-    signalled.await?;
-    tracing::info!(grace = ?settings.shutdown, "draining");
-    stop.cancel();
-    tasks.close();
-    if tokio::time::timeout(settings.shutdown + Duration::from_secs(1), tasks.wait()).await.is_err() {
-        tracing::warn!("some tasks did not end in time");
-    }
+    wait_until_ready(&core.readiness).await;
+    serve_proxies(settings, &core, &identity, grpc, secure_grpc, running);
+    running.spawn(Arc::clone(&identity.tls).keep_fresh(running.stop.clone()));
+    running.spawn(ca::watch(settings.ca_dir.clone(), identity.ca, core.clock, core.ca_metrics, running.stop.clone()));
+    tracing::info!(version = version::VERSION, source = %settings.source, "serving");
     Ok(())
 }
 
-fn mesh_config(file: &MeshConfigFile) -> anyhow::Result<MeshConfig> {
-    let (object, _) = file
-        .read()
-        .map_err(|found| anyhow::anyhow!("--meshConfig: {}", found.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
-    match &object.spec {
-        Spec::MeshConfig(mesh) => Ok(MeshConfig::clone(mesh)),
-        other => Err(anyhow::anyhow!("--meshConfig: holds no MeshConfig but {other:?}")),
+// === impl Core ===
+
+impl Core {
+    fn register(settings: &Settings, registry: &mut Registry) -> Self {
+        let clock = identity::system_clock();
+        let ca_metrics = CaMetrics::default();
+        ca_metrics.register(registry, &clock);
+        let standing = Arc::new(Standing::default());
+        registry.register("istiod_lite_diagnostics", "Findings that stand, by severity", standing.gauges.clone());
+        let convergence = Arc::new(Convergence::default());
+        let delivery = DeliveryMetrics::default();
+        delivery.register(registry);
+        let readiness = Arc::new(Readiness::awaiting(&[CA_LOADED, SYNCED]));
+        let ledger = Arc::new(Ledger::observed(delivery, Arc::<Convergence>::clone(&convergence)));
+        let classes = Arc::new(Classes::default());
+        let worlds = watch::channel(Arc::default()).0;
+        let inspection = Arc::new(Inspection {
+            instance: if settings.pod.is_empty() { "istiod-lite".to_owned() } else { settings.pod.clone() },
+            cluster: SmolStr::new(&settings.cluster_id),
+            ledger: Arc::clone(&ledger),
+            classes: Arc::clone(&classes),
+            worlds: worlds.subscribe(),
+            readiness: Arc::clone(&readiness),
+            convergence: Arc::clone(&convergence),
+            diagnostics: Arc::clone(&standing),
+        });
+        let access = Access::default();
+        Self { readiness, standing, ledger, convergence, classes, worlds, inspection, access, ca_metrics, clock }
+    }
+
+    fn exposed(&self, registry: Registry) -> Exposed {
+        Exposed {
+            readiness: Arc::clone(&self.readiness),
+            registry: Arc::new(registry),
+            inspection: Arc::clone(&self.inspection),
+            access: self.access.clone(),
+        }
+    }
+
+    fn pipeline(&self, settings: &Settings, mesh: MeshConfig, metrics: PipelineMetrics) -> Pipeline {
+        Pipeline {
+            engine: Engine::new(&settings.domain, mesh),
+            classes: Arc::clone(&self.classes),
+            debounce: Debounce::new(settings.debounce),
+            standing: Arc::clone(&self.standing),
+            readiness: Arc::clone(&self.readiness),
+            convergence: Arc::clone(&self.convergence),
+            worlds: self.worlds.clone(),
+            metrics,
+            untrusted: BTreeMap::new(),
+        }
+    }
+}
+
+// === impl Identity ===
+
+impl Identity {
+    async fn load(settings: &Settings, mesh: &MeshConfig, clock: &Clock) -> anyhow::Result<Self> {
+        let ca = CaHandle::new(ca::load(&settings.ca_dir, clock())?);
+        let verifiers = verifiers(settings, mesh)?;
+        let authenticator = Arc::new(Authenticator::new(mesh.trust_domain.clone(), verifiers, Arc::clone(clock)));
+        let tls = TlsIdentity::new(Arc::clone(&ca), serving_names(settings), Arc::clone(clock))?;
+        Ok(Self { ca, authenticator, tls })
     }
 }
 
@@ -218,7 +260,73 @@ fn verifiers(settings: &Settings, mesh: &MeshConfig) -> anyhow::Result<Vec<Arc<d
 }
 
 fn serving_names(settings: &Settings) -> ServingNames {
-    settings.tls_sans.iter().fold(ServingNames::istiod(&settings.namespace, None).and_local(), |names, name| names.and(name))
+    let istiod = ServingNames::istiod(&settings.namespace, Some(&settings.revision)).and_local();
+    settings.tls_sans.iter().fold(istiod, |names, name| names.and(name))
+}
+
+// === sources ===
+
+/// The settings that hold at the start: those of the file, else those of the API server, else the defaults.
+async fn mesh_config(settings: &Settings) -> anyhow::Result<MeshConfig> {
+    let object = match (mesh_file(settings), &settings.source) {
+        (Some(file), _) => {
+            let said = |found: &[Diagnostic]| found.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            Some(file.read().map_err(|found| anyhow::anyhow!("--meshConfig: {}", said(&found)))?.0)
+        }
+        (None, Source::Kubernetes(kubernetes)) => kubernetes::mesh_config(kubernetes).await,
+        (None, Source::Folder(_)) => None,
+    };
+    Ok(match object.as_ref().map(|object| &object.spec) {
+        Some(Spec::MeshConfig(mesh)) => MeshConfig::clone(mesh),
+        _ => MeshConfig::default(),
+    })
+}
+
+fn mesh_file(settings: &Settings) -> Option<MeshConfigFile> {
+    let cluster = SmolStr::new(&settings.cluster_id);
+    settings.mesh_config.clone().map(|path| MeshConfigFile { path, cluster })
+}
+
+fn events(settings: &Settings) -> anyhow::Result<impl Stream<Item = Event> + use<>> {
+    let (mesh_events, mesh_inbox) = mpsc::channel(1);
+    let events = match &settings.source {
+        Source::Folder(folder) => {
+            if let Some(file) = mesh_file(settings) {
+                tokio::spawn(file.follow(mesh_events));
+            }
+            Folder { cluster: SmolStr::new(&settings.cluster_id), ..Folder::new(folder) }.watch()?
+        }
+        // It follows the file itself, as the settings say what it reads.
+        Source::Kubernetes(kubernetes) => kubernetes::watch(kubernetes.clone(), mesh_file(settings)),
+    };
+    Ok(ReceiverStream::new(events).merge(ReceiverStream::new(mesh_inbox)))
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(folder) => write!(f, "folder {}", folder.display()),
+            Self::Kubernetes(_) => f.write_str("Kubernetes"),
+        }
+    }
+}
+
+// === ports ===
+
+fn serve_proxies(settings: &Settings, core: &Core, identity: &Identity, grpc: TcpListener, secure_grpc: TcpListener, running: &Running) {
+    let connections = ConnectionOptions { max_age: settings.max_connection_age, grace: settings.shutdown, ..ConnectionOptions::default() };
+    let discovery = |authenticated| {
+        let rollout = rollout::Settings { ordered: !settings.unordered, gate: settings.gate_deadline, drain: settings.drain_time };
+        let options = Options { rollout, authenticated, shutdown: running.stop.clone(), ..Options::default() };
+        DiscoveryService::new(Arc::<Classes>::clone(&core.classes), Arc::clone(&core.ledger), options)
+            .inspected_by(Arc::<Inspection>::clone(&core.inspection))
+    };
+    let metrics = core.ca_metrics.clone();
+    let certificates = CertificateService::new(Arc::clone(&identity.ca), IssuePolicy::default(), Arc::clone(&core.clock), metrics.clone());
+    let secure = Routes::new(discovery(true)).add_service(certificates.into_server());
+    let (tls, authenticator) = (Arc::clone(&identity.tls), Arc::clone(&identity.authenticator));
+    running.spawn(serve_plain(grpc, Routes::new(discovery(false)), connections, running.stop.clone()));
+    running.spawn(serve_tls(secure_grpc, tls, secure, authenticator, metrics, connections, running.stop.clone()));
 }
 
 async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -231,11 +339,41 @@ async fn wait_until_ready(readiness: &Readiness) {
     }
 }
 
-async fn until_signalled() -> std::io::Result<()> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+// === start and end ===
+
+impl Running {
+    fn spawn<F>(&self, task: F)
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.tasks.spawn(task);
     }
-    Ok(())
+
+    async fn drain(&self, grace: Duration) {
+        tracing::info!(?grace, "draining");
+        self.stop.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(grace + Duration::from_secs(1), self.tasks.wait()).await.is_err() {
+            tracing::warn!("some tasks did not end in time");
+        }
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn catch() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }

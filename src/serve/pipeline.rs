@@ -1,8 +1,9 @@
 //! The one writer: what sources say becomes the next world, and each new world is published to the classes of proxies.
 
-use std::{pin::pin, sync::Arc};
+use std::{collections::BTreeMap, pin::pin, sync::Arc};
 
 use jiff::Timestamp;
+use smol_str::SmolStr;
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
@@ -18,12 +19,15 @@ use super::{
 use crate::{
     api::{Object, ObjectKey},
     mesh::{engine::Engine, validate, world::World},
-    source::{Change, Event, debounce::Debounce},
+    source::{Change, Event, Loss, debounce::Debounce},
     xds::classes::Classes,
 };
 
 /// Readiness condition: all sources have said all that they had.
 pub const SYNCED: &str = "sources synced";
+
+/// Readiness condition: what the sources say is about this mesh.
+pub const TRUSTED: &str = "sources trusted";
 
 /// All that a batch of changes passes through.
 pub struct Pipeline {
@@ -43,6 +47,8 @@ pub struct Pipeline {
     pub worlds: watch::Sender<Arc<World>>,
     /// Counts.
     pub metrics: PipelineMetrics,
+    /// The sources that are not to be believed now, and why.
+    pub(super) untrusted: BTreeMap<SmolStr, String>,
 }
 
 impl Pipeline {
@@ -81,15 +87,29 @@ impl Pipeline {
             }
             Event::Diagnostics { source, findings } => self.standing.replace(Finder::Source(source), findings),
             Event::Places(news) => self.standing.note_places(news),
-            Event::Lost { source, reason } => {
+            Event::Lost { source, reason, loss } => {
                 tracing::error!(%source, reason, "source lost; what it said is kept");
                 self.metrics.set_lost(&source, true);
+                self.distrust(source, (loss == Loss::Untrusted).then_some(reason));
             }
             Event::Recovered { source } => {
                 tracing::info!(%source, "source recovered");
                 self.metrics.set_lost(&source, false);
+                self.distrust(source, None);
             }
             Event::Synced => {}
+        }
+    }
+
+    fn distrust(&mut self, source: SmolStr, why: Option<String>) {
+        match why {
+            Some(why) => _ = self.untrusted.insert(source, why),
+            None if self.untrusted.remove(&source).is_none() => return,
+            None => {}
+        }
+        match self.untrusted.values().next() {
+            Some(why) => self.readiness.fail(TRUSTED, &format!("{why}; what was known is kept until it is back, or until a restart")),
+            None => self.readiness.set(TRUSTED, true),
         }
     }
 

@@ -5,6 +5,7 @@ pub mod debounce;
 use std::sync::Arc;
 
 pub mod folder;
+pub mod kubernetes;
 pub mod memory;
 pub mod mesh_config;
 pub mod places;
@@ -44,10 +45,22 @@ pub enum Event {
         source: SmolStr,
         /// Why.
         reason: String,
+        /// How grave that is.
+        loss: Loss,
     },
     /// A lost source is back, and what it says is the truth again.
     Recovered {
         /// The source, for logs and metrics.
         source: SmolStr,
     },
+}
+
+/// How grave the loss of a source is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// It cannot be read. What it said last is as good as what can be known.
+    Away,
+    /// It can be read, and what it says is not about this mesh: another cluster answers, or an older state of this one.
+    /// Proxies are better served elsewhere, so this control plane is not ready while that lasts.
+    Untrusted,
 }

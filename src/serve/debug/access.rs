@@ -1,7 +1,10 @@
 //! Who may read `/debug` over HTTP: callers on this machine everything (a port-forward looks like one), others what
 //! their proven identity may see.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
 
 use axum::{
     body::Body,
@@ -11,16 +14,19 @@ use axum::{
 
 use crate::{identity::authenticate::Authenticator, mesh::model::Caller, xds::debug::Viewer};
 
-/// Decides by the caller's address and its `authorization` header.
-#[derive(Clone)]
+/// Decides by the caller's address and its `authorization` header. The ports are open before identities can be proven:
+/// until then only callers on this machine are let in.
+#[derive(Clone, Debug, Default)]
 pub struct Access {
-    authenticator: Arc<Authenticator>,
+    authenticator: Arc<OnceLock<Arc<Authenticator>>>,
 }
 
 impl Access {
-    /// Identities are proven as on the TLS port.
-    pub fn new(authenticator: Arc<Authenticator>) -> Self {
-        Self { authenticator }
+    /// Identities are proven by `authenticator` from now on, the same as on the TLS port.
+    pub fn authenticate_by(&self, authenticator: Arc<Authenticator>) {
+        if self.authenticator.set(authenticator).is_err() {
+            tracing::warn!("callers of /debug are authenticated already");
+        }
     }
 
     /// How much the caller may see; the status says why not.
@@ -30,7 +36,8 @@ impl Access {
         if peer.is_ok_and(|ConnectInfo(peer)| peer.ip().to_canonical().is_loopback()) {
             return Ok(Viewer::All);
         }
-        match self.authenticator.authenticate(&parts.headers, None).await {
+        let authenticator = self.authenticator.get().ok_or(StatusCode::UNAUTHORIZED)?;
+        match authenticator.authenticate(&parts.headers, None).await {
             Ok(Caller::Workload(identity)) => Ok(Viewer::of(&identity.namespace, system_namespace)),
             Ok(Caller::Anonymous) => Err(StatusCode::UNAUTHORIZED),
             Err(error) => {

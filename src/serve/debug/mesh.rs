@@ -48,7 +48,7 @@ pub(super) fn mesh(inspection: &Inspection, _: &Asked) -> Reply {
 }
 
 pub(super) fn clusterz(inspection: &Inspection, _: &Asked) -> Reply {
-    let status = if inspection.readiness.missing().contains(&SYNCED) { "syncing" } else { "synced" };
+    let status = if inspection.readiness.missing().iter().any(|missing| missing == SYNCED) { "syncing" } else { "synced" };
     Reply::Json(json!([{"id": inspection.cluster, "syncStatus": status}]))
 }
 

@@ -19,7 +19,7 @@ use notify::{
 use tokio::sync::mpsc;
 
 use super::{Folder, Hints, Reader, is_read, listing::relative};
-use crate::source::Event;
+use crate::source::{Event, Loss};
 
 /// Events of one save come close together; the engine gathers for longer.
 const GATHER: Duration = Duration::from_millis(5);
@@ -153,7 +153,7 @@ impl Follower {
         self.watcher = None;
         self.writers.clear();
         if !std::mem::replace(&mut self.lost, true) {
-            self.send(Event::Lost { source: self.name(), reason })?;
+            self.send(Event::Lost { source: self.name(), reason, loss: Loss::Away })?;
         }
         Ok(())
     }

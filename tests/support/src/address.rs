@@ -56,6 +56,17 @@ impl Loopback {
     }
 }
 
+/// An IPv4 address of this machine that is no loopback one, which Kubernetes accepts for an endpoint; `None`: it has
+/// none, so that it is on no network at all.
+pub fn of_this_machine() -> Option<IpAddr> {
+    let all = nix::ifaddrs::getifaddrs().ok()?;
+    let addresses = all.filter_map(|interface| Some(interface.address?.as_sockaddr_in()?.ip()));
+    addresses.map(IpAddr::V4).find(|address| match address {
+        IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local() && !v4.is_unspecified(),
+        IpAddr::V6(_) => false,
+    })
+}
+
 fn address([first, second, third]: [u8; 3], host: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(first, second, third, host))
 }

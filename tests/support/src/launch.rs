@@ -1,7 +1,9 @@
 //! How `istiod-lite` is called: the ceremony, the control plane, the agents.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     net::{IpAddr, SocketAddr},
     path::Path,
     process::Command,
@@ -23,6 +25,8 @@ pub const PORT_PLAIN_GRPC: u16 = 15010;
 pub const PORT_SECURE_GRPC: u16 = 15012;
 /// `/metrics`, `/debug`.
 pub const PORT_MONITORING: u16 = 15014;
+/// Webhooks over TLS.
+pub const PORT_WEBHOOKS: u16 = 15017;
 
 /// Where the token issuer's key is, below a mesh's folder.
 const ISSUER: &str = "offline/issuer";
@@ -59,10 +63,17 @@ pub fn issue_token(istiod_lite: &Path, home: &Path, pod: Pod) -> Result<()> {
 
 /// Starts the control plane on `<home>/config`, with every port on `address`.
 pub fn control_plane(options: &Options, home: &Path, address: IpAddr) -> Result<Process> {
+    discovery(options, home, address, &["--config-dir".into(), home.join("config").into()])
+}
+
+/// Starts the control plane with the CA and token issuer of [`ceremony`], and with every port on `address`. `source`
+/// says where its objects come from.
+pub fn discovery(options: &Options, home: &Path, address: IpAddr, source: &[OsString]) -> Result<Process> {
     let mut command = Command::new(&options.istiod_lite);
     end_with_this_process(&mut command, options);
-    command.arg("discovery");
-    command.arg("--config-dir").arg(home.join("config"));
+    command.arg("discovery").args(source);
+    // The person's own cluster is none of its business.
+    command.env_remove("KUBECONFIG");
     command.arg("--ca-dir").arg(home.join("ca"));
     command.arg("--token-issuer-dir").arg(home.join("jwks"));
     for (flag, port) in [
@@ -70,6 +81,7 @@ pub fn control_plane(options: &Options, home: &Path, address: IpAddr) -> Result<
         ("--grpcAddr", PORT_PLAIN_GRPC),
         ("--secureGRPCAddr", PORT_SECURE_GRPC),
         ("--monitoringAddr", PORT_MONITORING),
+        ("--httpsAddr", PORT_WEBHOOKS),
     ] {
         command.arg(flag).arg(SocketAddr::new(address, port).to_string());
     }

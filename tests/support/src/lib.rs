@@ -1,4 +1,4 @@
-//! What the tests and the demo share: real processes, workloads that say their version, open-loop load,
+//! What the tests and the demo share: real processes, a real API server, workloads that say their version, open-loop load,
 //! Envoy's own counters, and the statistics that judge them.
 
 pub mod address;
@@ -6,6 +6,7 @@ pub mod admin;
 pub mod convergence;
 pub mod counters;
 pub mod http_client;
+pub mod kubernetes;
 pub mod launch;
 pub mod load;
 pub mod manifest;

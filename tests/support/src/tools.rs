@@ -23,6 +23,18 @@ pub fn envoy(minor: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// A program of Kubernetes, or etcd, as `make setup` built it from its Go module.
+pub fn kubernetes(program: &str) -> Result<PathBuf> {
+    go("kubernetes", program)
+}
+
+/// A program that `scripts/setup-go-tools <tools>` built.
+pub fn go(tools: &str, program: &str) -> Result<PathBuf> {
+    let path = project().join(".tools/go").join(tools).join("bin").join(program);
+    ensure!(path.is_file(), "{program} is missing: run `scripts/setup-go-tools {tools}`");
+    Ok(path)
+}
+
 /// `1.40.0` of an Envoy binary.
 pub fn version_of(envoy: &Path) -> Result<String> {
     let text = run(envoy, &["--version"])?;

@@ -14,7 +14,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
-pub use self::outcome::{Answer, Connection, Failure, Outcome, Window};
+pub use self::outcome::{Answer, Connection, Failure, Outcome, Sample, Window};
 use self::request::Pool;
 
 /// A way into the mesh.

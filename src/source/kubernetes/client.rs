@@ -1,0 +1,81 @@
+//! Which API server there is, and how it is spoken to.
+
+use std::{env, path::PathBuf, time::Duration};
+
+use anyhow::Context;
+use http::{HeaderValue, header::USER_AGENT};
+use kube::{
+    Client, Config,
+    client::ClientBuilder,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use tower::limit::RateLimitLayer;
+
+/// Where the chart mounts Secret `istio-kubeconfig` (contract §1.1).
+const REMOTE: &str = "/var/run/secrets/remote/config";
+
+/// How the API server is found and how hard it may be asked.
+#[derive(Clone, Debug)]
+pub struct ClientSettings {
+    /// `--kubeconfig`: wins over everything else.
+    pub kubeconfig: Option<PathBuf>,
+    /// `--context` of the kubeconfig; `None`: its current one.
+    pub context: Option<String>,
+    /// `--kubernetesApiQPS`: requests a second, on average over `burst / qps` seconds.
+    pub qps: u32,
+    /// `--kubernetesApiBurst`: requests that may come at once.
+    pub burst: u32,
+}
+
+/// Makes the client that all parts of the process share, and with it the bound on requests. Nothing is asked yet.
+///
+/// The API server is that of the first of these which exists: [`ClientSettings::kubeconfig`], the files of environment
+/// variable `KUBECONFIG`, the file where istiod's chart mounts a remote kubeconfig, the cluster that this pod runs in,
+/// `~/.kube/config`. The chart sets `KUBECONFIG` to a file that mostly does not exist: a missing one is passed over.
+///
+/// # Errors
+/// When there is none of them, or the one that there is cannot be used.
+pub async fn client(settings: &ClientSettings) -> anyhow::Result<Client> {
+    let mut config = config(settings).await?;
+    config.headers.push((USER_AGENT, HeaderValue::from_static(concat!("istiod-lite/", env!("CARGO_PKG_VERSION")))));
+    // Every caller here has its own way to wait and try again, and says so.
+    config.default_retry = false;
+    let burst = settings.burst.max(1);
+    let window = Duration::from_secs_f64(f64::from(burst) / f64::from(settings.qps.max(1)));
+    let limit = RateLimitLayer::new(u64::from(burst), window);
+    let builder = ClientBuilder::try_from(config).context("the settings of the API server cannot be used")?;
+    Ok(builder.with_layer(&limit).build())
+}
+
+async fn config(settings: &ClientSettings) -> anyhow::Result<Config> {
+    let options = KubeConfigOptions { context: settings.context.clone(), ..KubeConfigOptions::default() };
+    if let Some(kubeconfig) = kubeconfig(settings)? {
+        return Config::from_custom_kubeconfig(kubeconfig, &options).await.context("kubeconfig");
+    }
+    if env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
+        return Config::incluster().context("the cluster that this pod runs in");
+    }
+    let nowhere = "no API server: give --kubeconfig or KUBECONFIG, run in a pod, or read a folder by --config-dir";
+    Config::from_kubeconfig(&options).await.context(nowhere)
+}
+
+fn kubeconfig(settings: &ClientSettings) -> anyhow::Result<Option<Kubeconfig>> {
+    if let Some(path) = &settings.kubeconfig {
+        let read = Kubeconfig::read_from(path).with_context(|| format!("--kubeconfig {}", path.display()))?;
+        return Ok(Some(read));
+    }
+    let named = env::var_os("KUBECONFIG").unwrap_or_default();
+    let mut paths: Vec<PathBuf> = env::split_paths(&named).filter(|path| path.is_file()).collect();
+    if paths.is_empty() {
+        paths.extend(Some(PathBuf::from(REMOTE)).filter(|path| path.is_file()));
+    }
+    let mut merged: Option<Kubeconfig> = None;
+    for path in paths {
+        let next = Kubeconfig::read_from(&path).with_context(|| format!("kubeconfig {}", path.display()))?;
+        merged = Some(match merged {
+            Some(before) => before.merge(next).with_context(|| format!("kubeconfig {}", path.display()))?,
+            None => next,
+        });
+    }
+    Ok(merged)
+}

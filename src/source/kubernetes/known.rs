@@ -1,0 +1,171 @@
+//! What is known of one collection, and what differs when more is learned. No clock, no socket.
+//!
+//! The objects themselves are those that the engine holds too: beside a pointer to each only its name and version are
+//! kept here.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use smol_str::SmolStr;
+
+use super::decode::{Item, Name};
+use crate::{
+    api::{self, Diagnostic, Kind, Object, ObjectKey},
+    source::Change,
+};
+
+/// So many findings stand for one collection at most; how many more there are is said.
+const MOST_FINDINGS: usize = 1_000;
+
+/// The objects of one collection as they were last told.
+#[derive(Debug)]
+pub(super) struct Known {
+    kind: Kind,
+    cluster: SmolStr,
+    objects: BTreeMap<Name, Entry>,
+    /// Objects with findings, so that these need no look at all objects.
+    noted: BTreeSet<Name>,
+    /// Findings about objects whose name could not be read.
+    nameless: Vec<Diagnostic>,
+    findings_changed: bool,
+}
+
+/// A list that is being read: it counts when it is complete.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    objects: BTreeMap<Name, Entry>,
+    nameless: Vec<Diagnostic>,
+}
+
+/// One object: its last good content, and what is wrong with the newest.
+#[derive(Clone, Debug)]
+struct Entry {
+    version: SmolStr,
+    object: Option<Arc<Object>>,
+    findings: Arc<[Diagnostic]>,
+}
+
+impl Known {
+    /// Nothing is known yet.
+    pub(super) fn new(kind: Kind, cluster: SmolStr) -> Self {
+        Self { kind, cluster, objects: BTreeMap::new(), noted: BTreeSet::new(), nameless: Vec::new(), findings_changed: false }
+    }
+
+    /// An object is there, with this content: what that changes.
+    pub(super) fn apply(&mut self, item: Item, wanted: impl Fn(&Object) -> bool) -> Option<Change> {
+        let Some(name) = item.name.clone() else {
+            self.nameless.extend(self.unnamed(&item));
+            self.findings_changed = true;
+            return None;
+        };
+        match self.read(&name, item, wanted) {
+            Some(entry) => self.put(name, entry),
+            None => self.remove(&name),
+        }
+    }
+
+    /// An object is gone: what that changes.
+    pub(super) fn remove(&mut self, name: &Name) -> Option<Change> {
+        let gone = self.objects.remove(name)?;
+        self.findings_changed |= self.noted.remove(name);
+        gone.object.map(|object| Change::Deleted(object.key.clone()))
+    }
+
+    /// Takes an object of a list that is being read.
+    pub(super) fn listed(&self, listing: &mut Listing, item: Item, wanted: impl Fn(&Object) -> bool) {
+        let Some(name) = item.name.clone() else {
+            listing.nameless.extend(self.unnamed(&item));
+            return;
+        };
+        if let Some(entry) = self.read(&name, item, wanted) {
+            listing.objects.insert(name, entry);
+        }
+    }
+
+    /// The list is complete and is the truth: what that changes.
+    pub(super) fn swap(&mut self, listing: Listing) -> Vec<Change> {
+        self.findings_changed |= self.nameless != listing.nameless;
+        self.nameless = listing.nameless;
+        let gone: Vec<Name> = self.objects.keys().filter(|name| !listing.objects.contains_key(*name)).cloned().collect();
+        let mut changes: Vec<Change> = gone.iter().filter_map(|name| self.remove(name)).collect();
+        changes.extend(listing.objects.into_iter().filter_map(|(name, entry)| self.put(name, entry)));
+        changes
+    }
+
+    /// Everything is gone, or no longer wanted: what that changes.
+    pub(super) fn retain(&mut self, wanted: impl Fn(&Object) -> bool) -> Vec<Change> {
+        let unwanted = |entry: &Entry| entry.object.as_ref().is_none_or(|object| !wanted(object));
+        let gone: Vec<Name> = self.objects.iter().filter(|(_, entry)| unwanted(entry)).map(|(name, _)| name.clone()).collect();
+        gone.iter().filter_map(|name| self.remove(name)).collect()
+    }
+
+    /// The objects.
+    pub(super) fn objects(&self) -> impl Iterator<Item = &Arc<Object>> {
+        self.objects.values().filter_map(|entry| entry.object.as_ref())
+    }
+
+    /// The findings that stand, when they are others than when last asked.
+    pub(super) fn new_findings(&mut self) -> Option<Vec<Diagnostic>> {
+        if !std::mem::take(&mut self.findings_changed) {
+            return None;
+        }
+        let noted = self.noted.iter().filter_map(|name| self.objects.get(name)).flat_map(|entry| entry.findings.iter());
+        let mut findings: Vec<Diagnostic> = self.nameless.iter().chain(noted).take(MOST_FINDINGS + 1).cloned().collect();
+        if findings.len() > MOST_FINDINGS {
+            findings.truncate(MOST_FINDINGS);
+            findings.push(Diagnostic::warning("", format!("{}: more findings than {MOST_FINDINGS} are not listed", self.kind.as_str())));
+        }
+        Some(findings)
+    }
+
+    fn put(&mut self, name: Name, entry: Entry) -> Option<Change> {
+        let before = self.objects.get(&name);
+        let changed = entry.object.clone().filter(|object| before.and_then(|before| before.object.as_ref()) != Some(object));
+        self.findings_changed |= before.map_or(&[][..], |before| &before.findings) != &*entry.findings;
+        if entry.findings.is_empty() {
+            self.noted.remove(&name);
+        } else {
+            self.noted.insert(name.clone());
+        }
+        self.objects.insert(name, entry);
+        changed.map(Change::Applied)
+    }
+
+    // What cannot be read or is refused leaves the last good content; `None`: nobody wants it.
+    fn read(&self, name: &Name, item: Item, wanted: impl Fn(&Object) -> bool) -> Option<Entry> {
+        let before = self.objects.get(name);
+        if let Some(before) = before.filter(|before| !item.version.is_empty() && before.version == item.version) {
+            return before.object.as_ref().is_none_or(|object| wanted(object)).then(|| before.clone());
+        }
+        let last_good = before.and_then(|before| before.object.clone());
+        let (object, findings) = match item.content {
+            Ok(value) => {
+                let mut parsed = api::parse(&value, &self.cluster);
+                (parsed.objects.pop(), parsed.diagnostics)
+            }
+            Err(why) => (None, vec![Diagnostic::error("", format!("cannot be read: {why}")).of(&self.key(name))]),
+        };
+        if object.as_ref().or(last_good.as_ref()).is_some_and(|object| !wanted(object)) {
+            return None;
+        }
+        // One content is kept once: an equal one is that which the engine has.
+        let object = match (object, last_good) {
+            (Some(new), Some(old)) if new == old => Some(old),
+            (Some(new), _) => Some(new),
+            (None, old) => old,
+        };
+        Some(Entry { version: item.version, object, findings: findings.into() })
+    }
+
+    fn key(&self, (namespace, name): &Name) -> ObjectKey {
+        ObjectKey { cluster: self.cluster.clone(), kind: self.kind, namespace: namespace.clone(), name: name.clone() }
+    }
+
+    fn unnamed(&self, item: &Item) -> Option<Diagnostic> {
+        let why = item.content.as_ref().err().map_or("it has no name", String::as_str);
+        let full = self.nameless.len() >= MOST_FINDINGS;
+        (!full).then(|| Diagnostic::error("", format!("a {} cannot be read: {why}", self.kind.as_str())))
+    }
+}

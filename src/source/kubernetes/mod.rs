@@ -1,0 +1,167 @@
+//! A Kubernetes API server as the source: every kind is listed and then watched, slim.
+//!
+//! Losing the API server, a right, or a watch withdraws nothing (rule 8): a list counts when it is complete and comes
+//! from the cluster that we know, and then only what differs from before is told.
+
+mod ask;
+mod backoff;
+mod client;
+mod collection;
+mod decode;
+mod follow;
+mod keep;
+mod kinds;
+mod known;
+mod lines;
+mod selection;
+mod served;
+mod trust;
+
+use std::{fmt, sync::Arc};
+
+use kube::Client;
+use smol_str::{SmolStr, format_smolstr};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::sleep,
+};
+
+pub use self::client::{ClientSettings, client};
+use self::{
+    ask::{Trouble, whole},
+    backoff::{Backoff, random},
+    collection::Collection,
+    follow::{Follower, Shared},
+    kinds::{MESH_CONFIG, RESOURCES},
+    known::{Known, Listing},
+    selection::Selection,
+    served::Finder,
+    trust::Trust,
+};
+use super::{Event, mesh_config::MeshConfigFile};
+use crate::api::{Kind, Object};
+
+/// What is read from which API server.
+#[derive(Clone)]
+pub struct Settings {
+    /// Asks the API server; see [`client`].
+    pub client: Client,
+    /// The cluster that its objects belong to.
+    pub cluster: SmolStr,
+    /// The namespace that this control plane runs in, with ConfigMap `istio`.
+    pub namespace: SmolStr,
+    /// Its revision; empty or `default`: that of objects and names without one.
+    pub revision: SmolStr,
+    /// `--watch-namespaces`: only these are read, and [`namespace`](Self::namespace); empty: all. Namespaces themselves
+    /// and Nodes are always read.
+    pub watch_namespaces: Vec<SmolStr>,
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("cluster", &self.cluster)
+            .field("namespace", &self.namespace)
+            .field("revision", &self.revision)
+            .field("watch_namespaces", &self.watch_namespaces)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Reads the API server until the receiver is dropped. First come all objects and `Synced`, when all kinds that are
+/// served were listed; then what changes. It may be away at the start: then it is waited for.
+///
+/// MeshConfig comes from `mesh_file` if that is given (a mounted one wins, contract §7), else from the ConfigMap.
+pub fn watch(settings: Settings, mesh_file: Option<MeshConfigFile>) -> mpsc::Receiver<Event> {
+    let (events, receiver) = mpsc::channel(64);
+    tokio::spawn(run(settings, mesh_file, events));
+    receiver
+}
+
+/// MeshConfig as ConfigMap `istio` (or `istio-<revision>`) of our namespace has it now; `None`: there is none, or it is
+/// no good, which [`watch`] tells of. Waits for the API server.
+pub async fn mesh_config(settings: &Settings) -> Option<Arc<Object>> {
+    let collection = mesh_config_map(settings);
+    let mut backoff = Backoff::default();
+    loop {
+        let trouble = match listed(settings, &collection).await {
+            Ok(known) => return known.objects().next().cloned(),
+            Err(trouble) => trouble,
+        };
+        tracing::warn!(%trouble, "waiting for the API server's MeshConfig");
+        sleep(backoff.next(random())).await;
+    }
+}
+
+async fn run(settings: Settings, mesh_file: Option<MeshConfigFile>, events: mpsc::Sender<Event>) {
+    let (_selecting, selection) = watch::channel(Arc::new(Selection::new(&settings.revision)));
+    let (listed, mut all_listed) = mpsc::unbounded_channel();
+    let look_again = Arc::new(Notify::new());
+    let trust = Arc::new(Trust::new(settings.client.clone()));
+    let mut finder = Finder::new(settings.client.clone(), Arc::clone(&trust), Arc::clone(&look_again));
+    let shared = Shared {
+        client: settings.client.clone(),
+        cluster: settings.cluster.clone(),
+        trust,
+        selection,
+        look_again,
+        events: events.clone(),
+        listed,
+    };
+    let collections = collections(&settings, mesh_file.is_none());
+    let count = collections.len();
+    for collection in collections {
+        let served = finder.add(collection.resource);
+        tokio::spawn(Follower::new(collection, shared.clone(), served, None).run());
+    }
+    drop(shared);
+    tokio::spawn(finder.run());
+    if let Some(file) = mesh_file {
+        tokio::spawn(file.follow(events.clone()));
+    }
+    for _ in 0..count {
+        if all_listed.recv().await.is_none() {
+            return;
+        }
+    }
+    // Nobody listens any more: then nobody misses it.
+    let _ = events.send(Event::Synced).await;
+    events.closed().await;
+}
+
+fn collections(settings: &Settings, mesh_config: bool) -> Vec<Collection> {
+    let mut namespaces = settings.watch_namespaces.clone();
+    if !namespaces.is_empty() {
+        namespaces.push(settings.namespace.clone());
+        namespaces.sort();
+        namespaces.dedup();
+    }
+    let mut all: Vec<Collection> = mesh_config.then(|| mesh_config_map(settings)).into_iter().collect();
+    for resource in RESOURCES {
+        if namespaces.is_empty() || !resource.namespaced {
+            all.push(Collection::all(resource));
+        } else {
+            all.extend(namespaces.iter().map(|namespace| Collection { namespace: Some(namespace.clone()), ..Collection::all(resource) }));
+        }
+    }
+    all
+}
+
+fn mesh_config_map(settings: &Settings) -> Collection {
+    let name = match settings.revision.as_str() {
+        "" | "default" => SmolStr::new_static("istio"),
+        revision => format_smolstr!("istio-{revision}"),
+    };
+    Collection { resource: &MESH_CONFIG, namespace: Some(settings.namespace.clone()), object: Some(name) }
+}
+
+async fn listed(settings: &Settings, collection: &Collection) -> Result<Known, Trouble> {
+    let request = collection.list("v1", 1, None).map_err(|error| Trouble::Away(error.to_string()))?;
+    let body = whole(&settings.client, request).await?;
+    let page = decode::page(&body).map_err(|error| Trouble::Away(error.to_string()))?;
+    let mut known = Known::new(Kind::MeshConfig, settings.cluster.clone());
+    let mut listing = Listing::default();
+    page.items(collection.resource, "v1").for_each(|item| known.listed(&mut listing, item, |_| true));
+    known.swap(listing);
+    Ok(known)
+}

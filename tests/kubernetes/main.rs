@@ -1,0 +1,10 @@
+//! The control plane on a real API server: what it reads, how a change becomes effective, and what breaks while real
+//! Envoys carry traffic. Each test has an API server of its own, which it may kill.
+
+mod arrival;
+mod canary;
+mod faults;
+mod objects;
+mod outage;
+mod shop;
+mod storage;
