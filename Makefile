@@ -37,7 +37,7 @@ demo: ## a canary shifted through real Envoys, live; ARGS="--keep" leaves it run
 
 test: ## every test, with real Envoys and a real API server; WALK_STEPS, WALK_SEED set the random walk
 	@scripts/setup-envoy 1.40 1.38
-	@scripts/setup-go-tools kubernetes
+	@scripts/setup-go-tools kubernetes istio
 	$(call timed,build,cargo build --locked --all-targets)
 	$(call timed,tests,RUST_BACKTRACE=0 cargo test --locked)
 

@@ -166,6 +166,13 @@ impl GrpcFrame {
     }
 
     fn end(&mut self) {
+        if self.response.blank {
+            put_header(2, self.blank_length(), &mut self.buffer);
+            if self.form == Form::Delta {
+                put_header(2, string_length(&self.response.type_url), &mut self.buffer);
+            }
+            put_string(1, &self.response.type_url, &mut self.buffer);
+        }
         put_string(4, &self.response.type_url, &mut self.buffer);
         put_string(5, &self.response.nonce, &mut self.buffer);
         for name in &self.response.removed {
@@ -183,10 +190,16 @@ impl GrpcFrame {
     }
 
     fn length(&self) -> usize {
-        let Response { type_url, nonce, version, resources, removed, .. } = &self.response;
+        let Response { type_url, nonce, version, resources, blank, removed, .. } = &self.response;
         let resources: usize = resources.iter().map(|resource| field_length(self.resource_length(resource))).sum();
         let removed: usize = removed.iter().map(|name| field_length(name.len())).sum();
-        string_length(version) + resources + string_length(type_url) + string_length(nonce) + removed
+        let blank = if *blank { field_length(self.blank_length()) } else { 0 };
+        string_length(version) + resources + blank + string_length(type_url) + string_length(nonce) + removed
+    }
+
+    fn blank_length(&self) -> usize {
+        let any = string_length(&self.response.type_url);
+        if self.form == Form::Delta { field_length(any) } else { any }
     }
 
     fn resource_length(&self, resource: &Resource) -> usize {
@@ -276,6 +289,19 @@ mod tests {
         let sotw: DiscoveryResponse = message(Form::Sotw);
         assert_eq!((sotw.version_info.as_str(), sotw.type_url.as_str()), ("v", ResourceType::Cluster.type_url()));
         assert_eq!(sotw.resources.iter().map(|any| any.value.len()).collect::<Vec<_>>(), [0, 300, 300_000, 5]);
+    }
+
+    #[test]
+    fn a_blank_resource_has_its_type() {
+        let response = || Response { type_url: "type.googleapis.com/some.Type".into(), blank: true, ..Response::default() };
+        let wire = |form| {
+            let mut frame = GrpcFrame::new(form, response());
+            std::iter::from_fn(|| frame.next_chunk()).collect::<Vec<_>>().concat()
+        };
+        let sotw = DiscoveryResponse::decode(&wire(Form::Sotw)[5..]).unwrap();
+        assert_eq!((sotw.resources.len(), sotw.resources[0].type_url.as_str()), (1, "type.googleapis.com/some.Type"));
+        let delta = DeltaDiscoveryResponse::decode(&wire(Form::Delta)[5..]).unwrap();
+        assert_eq!(delta.resources[0].resource.as_ref().unwrap().type_url, "type.googleapis.com/some.Type");
     }
 
     #[test]

@@ -137,7 +137,16 @@ impl DeltaSession {
         let contents = sent.chain(removed.iter().map(|name| (name.clone(), None))).collect();
         let (nonce, reasons) = self.rollout.sent(kind, now, contents);
         let version = self.rollout.view().generation.to_smolstr();
-        Response { kind: Some(kind), type_url: kind.type_url().into(), nonce: nonce.to_smolstr(), version, resources, removed, reasons }
+        Response {
+            kind: Some(kind),
+            type_url: kind.type_url().into(),
+            nonce: nonce.to_smolstr(),
+            version,
+            resources,
+            blank: false,
+            removed,
+            reasons,
+        }
     }
 }
 

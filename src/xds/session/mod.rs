@@ -83,6 +83,8 @@ pub struct Response {
     pub version: SmolStr,
     /// What is sent.
     pub resources: Vec<Arc<Resource>>,
+    /// One resource without content goes along: for a type that is not served, but without which a client waits.
+    pub blank: bool,
     /// Delta: what is gone.
     pub removed: Vec<SmolStr>,
     /// How many of the resources are sent why.

@@ -110,7 +110,7 @@ impl SotwSession {
             reasons.insert(Reason::Repeated, resources.len() as u64 - changed);
         }
         let (type_url, nonce) = (kind.type_url().into(), nonce.to_smolstr());
-        Response { kind: Some(kind), type_url, nonce, version, resources, removed: Vec::new(), reasons }
+        Response { kind: Some(kind), type_url, nonce, version, resources, blank: false, removed: Vec::new(), reasons }
     }
 }
 

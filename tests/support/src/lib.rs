@@ -6,6 +6,7 @@ pub mod admin;
 pub mod convergence;
 pub mod counters;
 pub mod http_client;
+pub mod istioctl;
 pub mod kubernetes;
 pub mod launch;
 pub mod load;
@@ -13,6 +14,7 @@ pub mod manifest;
 
 pub mod mesh;
 pub mod namespace;
+pub mod pilot_agent;
 pub mod process;
 pub mod random;
 pub mod said;

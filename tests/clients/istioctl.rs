@@ -1,0 +1,55 @@
+//! `istioctl` shows the truth. It reaches the control plane directly: port-forward needs a kubelet, which only the
+//! tests of the cluster have.
+
+use anyhow::Result;
+use harness::{
+    istioctl::{Istioctl, Reach},
+    kubernetes::{ApiServer, Who},
+    mesh::Pod,
+    pilot_agent,
+};
+use istiod_lite::version;
+
+use crate::stage::Stage;
+
+/// Whose certificate istioctl shows.
+const OPERATOR: Pod =
+    Pod { host: 9, name: "operator", namespace: "istio-system", service_account: "default", labels: &[], role: "sidecar" };
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_shows_the_truth() -> Result<()> {
+    let (api, stage) = (ApiServer::shared().await?, Stage::start(&[]).await?);
+    stage.ask().await?;
+    api.namespace("shop").await?;
+    let istioctl = istioctl(&api, &stage).await?;
+    let proxies = ["client-1.shop", "reviews-v1-1.shop"];
+    istioctl.expect_proxies(&proxies, "istiod-lite").await?;
+    istioctl.expect_version(version::VERSION, 2).await?;
+    istioctl.expect_debug_pages(2).await?;
+    let envoy = stage.client.admin();
+    istioctl.expect_in_sync("client-1.shop", envoy, stage.home()).await?;
+    istioctl.expect_proxy_config("client-1.shop", envoy, stage.home()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_analyzes_what_users_wrote() -> Result<()> {
+    let api = ApiServer::shared().await?;
+    api.namespace("analyzed").await?;
+    let nowhere = "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: nowhere, namespace: analyzed}
+spec:
+  hosts: [nowhere.analyzed.svc.cluster.local]
+  http: [{route: [{destination: {host: nowhere.analyzed.svc.cluster.local}}]}]
+";
+    api.apply(nowhere).await?;
+    let kubeconfig = api.kubeconfig("analyst", Who::Admin, api.address())?;
+    Istioctl::new(kubeconfig, Reach::Cluster).expect_finding("analyzed", "IST0101", "VirtualService analyzed/nowhere").await
+}
+
+async fn istioctl(api: &ApiServer, stage: &Stage) -> Result<Istioctl> {
+    let setup = stage.setup(OPERATOR);
+    let certificates = pilot_agent::certificates(setup).await?;
+    let address = setup.discovery;
+    Ok(Istioctl::new(api.kubeconfig("operator", Who::Admin, api.address())?, Reach::Direct { address, certificates }))
+}
