@@ -106,6 +106,11 @@ impl Engine {
         &self.world
     }
 
+    /// Whether the object was applied and not taken away since.
+    pub fn has(&self, key: &ObjectKey) -> bool {
+        self.store.has(key)
+    }
+
     /// Applies a batch: each object's new content, or `None` where it is gone. Of several for one object the last
     /// counts.
     pub fn apply(&mut self, changes: impl IntoIterator<Item = (ObjectKey, Option<Arc<Object>>)>) -> Applied {

@@ -21,8 +21,10 @@ use super::{
     http::{self, Exposed},
     metrics::PipelineMetrics,
     pipeline::{Pipeline, SYNCED},
+    process_metrics,
     readiness::Readiness,
     tls::{ServingNames, TlsIdentity, serve_tls},
+    world_metrics::WorldMetrics,
 };
 use crate::{
     api::{Diagnostic, Spec, mesh_config::MeshConfig},
@@ -197,12 +199,15 @@ impl Core {
         let standing = Arc::new(Standing::default());
         registry.register("istiod_lite_diagnostics", "Findings that stand, by severity", standing.gauges.clone());
         let convergence = Arc::new(Convergence::default());
+        convergence.register(registry);
+        process_metrics::register(registry);
         let delivery = DeliveryMetrics::default();
         delivery.register(registry);
         let readiness = Arc::new(Readiness::awaiting(&[CA_LOADED, SYNCED]));
         let ledger = Arc::new(Ledger::observed(delivery, Arc::<Convergence>::clone(&convergence)));
         let classes = Arc::new(Classes::default());
         let worlds = watch::channel(Arc::default()).0;
+        registry.register_collector(Box::new(WorldMetrics(worlds.subscribe())));
         let inspection = Arc::new(Inspection {
             instance: if settings.pod.is_empty() { "istiod-lite".to_owned() } else { settings.pod.clone() },
             cluster: SmolStr::new(&settings.cluster_id),

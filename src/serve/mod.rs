@@ -8,5 +8,7 @@ pub mod discovery;
 pub mod http;
 pub mod metrics;
 pub mod pipeline;
+pub mod process_metrics;
 pub mod readiness;
 pub mod tls;
+pub mod world_metrics;

@@ -5,7 +5,6 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::resource::ResourceType;
 use crate::metrics::ExactCounter;
 
 /// One label.
@@ -16,6 +15,9 @@ pub type Labels = [(&'static str, &'static str); 2];
 pub type Refusal = [(&'static str, String); 2];
 /// A distribution by type.
 pub type ByType = Family<Label, Histogram, fn() -> Histogram>;
+
+/// In push order.
+const REJECTS: [&str; 4] = ["pilot_xds_cds_reject", "pilot_xds_eds_reject", "pilot_xds_lds_reject", "pilot_xds_rds_reject"];
 
 /// Counters of delivery. Cloning shares them.
 #[derive(Clone, Debug)]
@@ -85,8 +87,7 @@ impl DeliveryMetrics {
         registry.register("pilot_xds_config_size_bytes", "Bytes of the resources of a response, by type", self.config_size.clone());
         registry.register("pilot_xds_recv_max", "The largest request so far, bytes", self.largest_request.clone());
         registry.register("pilot_total_xds_rejects", "Responses that proxies refused, by type", self.rejects.clone());
-        for (kind, family) in ResourceType::ALL.into_iter().zip(&self.rejects_by_proxy) {
-            let name = format!("pilot_xds_{}_reject", kind.short());
+        for (name, family) in REJECTS.into_iter().zip(&self.rejects_by_proxy) {
             registry.register(name, "Responses that the connected proxies refused, by proxy and gRPC code", family.clone());
         }
         registry.register("pilot_xds_expired_nonce", "Answers to responses that were not awaited, by type", self.expired_nonces.clone());

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use harness::{
-    istioctl::{Istioctl, Reach},
+    istioctl::{Istioctl, Listed, Reach},
     kubernetes::{ApiServer, Who},
     mesh::Pod,
     pilot_agent,
@@ -16,14 +16,18 @@ use crate::stage::Stage;
 const OPERATOR: Pod =
     Pod { host: 9, name: "operator", namespace: "istio-system", service_account: "default", labels: &[], role: "sidecar" };
 
+/// Who is connected. `reviews` calls nobody and routes nothing: it asks for no endpoints and no routes.
+const PROXIES: [Listed<'_>; 2] =
+    [Listed { name: "client-1.shop", types: "4 (CDS,LDS,EDS,RDS)" }, Listed { name: "reviews-v1-1.shop", types: "2 (CDS,LDS)" }];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn it_shows_the_truth() -> Result<()> {
     let (api, stage) = (ApiServer::shared().await?, Stage::start(&[]).await?);
     stage.ask().await?;
     api.namespace("shop").await?;
     let istioctl = istioctl(&api, &stage).await?;
-    let proxies = ["client-1.shop", "reviews-v1-1.shop"];
-    istioctl.expect_proxies(&proxies, "istiod-lite").await?;
+    istioctl.expect_proxies(&PROXIES, "istiod-lite").await?;
+    istioctl.expect_synced(&PROXIES).await?;
     istioctl.expect_version(version::VERSION, 2).await?;
     istioctl.expect_debug_pages(2).await?;
     let envoy = stage.client.admin();

@@ -22,6 +22,7 @@ pub(crate) struct Stage {
     pub(crate) client: PilotAgent,
     pub(crate) reviews: PilotAgent,
     _control_plane: Process,
+    pub(crate) manifests: Manifests,
     _workload: Workload,
     network: Loopback,
     options: Options,
@@ -53,7 +54,7 @@ impl Stage {
         let (mut client, mut reviews) = (start(CLIENT)?, start(REVIEWS_V1)?);
         client.wait_until_ready().await?;
         reviews.wait_until_ready().await?;
-        Ok(Self { client, reviews, _control_plane: control_plane, _workload: workload, network, options, home })
+        Ok(Self { client, reviews, _control_plane: control_plane, manifests, _workload: workload, network, options, home })
     }
 
     /// Asks `reviews` through the client's sidecar, until it answers.

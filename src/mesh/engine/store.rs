@@ -36,6 +36,11 @@ pub(super) struct Store {
 }
 
 impl Store {
+    /// Whether the object is there.
+    pub(super) fn has(&self, key: &ObjectKey) -> bool {
+        self.objects.get(&Id::from(key)).is_some_and(|clusters| clusters.contains_key(&key.cluster))
+    }
+
     /// Puts or removes an object; says whether that changed anything.
     pub(super) fn put(&mut self, key: &ObjectKey, object: Option<Arc<Object>>) -> bool {
         let id = Id::from(key);

@@ -16,8 +16,14 @@ use crate::{admin::Admin, tools};
 /// How long one command may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The types that a sidecar subscribes to, as `proxy-status` names them.
-const SUBSCRIBED: &str = "4 (CDS,LDS,EDS,RDS)";
+/// A proxy that `proxy-status` is to list.
+#[derive(Clone, Copy, Debug)]
+pub struct Listed<'a> {
+    /// `pod.namespace`
+    pub name: &'a str,
+    /// What it subscribes to, as the table says it: `4 (CDS,LDS,EDS,RDS)`, or `2 (CDS,LDS)` for one that calls nobody.
+    pub types: &'a str,
+}
 
 /// `istioctl` for somebody who reaches a cluster by a kubeconfig.
 #[derive(Clone, Debug)]
@@ -62,28 +68,29 @@ impl Istioctl {
         Ok((output.status.success(), [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat()))
     }
 
-    /// `proxy-status` lists exactly these proxies (`pod.namespace`), each with its types, and names the control plane.
-    pub async fn expect_proxies(&self, proxies: &[&str], instance: &str) -> Result<()> {
+    /// `proxy-status` lists exactly these proxies, each with its types and the name of the control plane (its pod's).
+    pub async fn expect_proxies(&self, proxies: &[Listed<'_>], instance: &str) -> Result<()> {
         let table = self.ask(&["proxy-status"]).await?;
         let mut rows: Vec<&str> = table.lines().filter(|line| !line.trim().is_empty()).collect();
         let header = rows.iter().position(|row| row.starts_with("NAME")).with_context(|| format!("no table: {table}"))?;
         rows.drain(..=header);
         let names: Vec<&str> = rows.iter().filter_map(|row| row.split_whitespace().next()).collect();
         let mut expected = proxies.to_vec();
-        expected.sort_unstable();
-        ensure!(names == expected, "listed are {names:?}, connected are {expected:?}:\n{table}");
-        for row in rows {
-            ensure!(row.contains(SUBSCRIBED) && row.contains("Kubernetes") && row.contains(instance), "{row:?} of\n{table}");
+        expected.sort_unstable_by_key(|proxy| proxy.name);
+        ensure!(names.iter().copied().eq(expected.iter().map(|proxy| proxy.name)), "listed are {names:?}, not {expected:?}:\n{table}");
+        for (row, proxy) in rows.iter().zip(expected) {
+            ensure!(row.contains(proxy.types) && row.contains("Kubernetes") && row.contains(instance), "{row:?} of\n{table}");
         }
         Ok(())
     }
 
-    /// `proxy-status --verbosity 1` says of each of these proxies that all types are in sync.
-    pub async fn expect_synced(&self, proxies: &[&str]) -> Result<()> {
+    /// `proxy-status --verbosity 1` says of each of these proxies that all its types are in sync.
+    pub async fn expect_synced(&self, proxies: &[Listed<'_>]) -> Result<()> {
         let table = self.ask(&["proxy-status", "--verbosity", "1"]).await?;
-        for proxy in proxies {
-            let row = table.lines().find(|row| row.starts_with(&format!("{proxy} "))).with_context(|| format!("no {proxy} in\n{table}"))?;
-            ensure!(row.matches("SYNCED").count() == 4, "{row:?} of\n{table}");
+        for Listed { name, types } in proxies {
+            let row = table.lines().find(|row| row.starts_with(&format!("{name} "))).with_context(|| format!("no {name} in\n{table}"))?;
+            let synced = row.matches("SYNCED").count();
+            ensure!(types.starts_with(&format!("{synced} ")) && !row.contains("STALE"), "{row:?} of\n{table}");
         }
         Ok(())
     }
