@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use harness::{
-    istioctl::{Istioctl, Listed, Reach},
+    istioctl::{Envoy, Istioctl, Listed, Reach},
     kubernetes::{ApiServer, Who},
     mesh::Pod,
     pilot_agent,
@@ -30,9 +30,9 @@ async fn it_shows_the_truth() -> Result<()> {
     istioctl.expect_synced(&PROXIES).await?;
     istioctl.expect_version(version::VERSION, 2).await?;
     istioctl.expect_debug_pages(2).await?;
-    let envoy = stage.client.admin();
-    istioctl.expect_in_sync("client-1.shop", envoy, stage.home()).await?;
-    istioctl.expect_proxy_config("client-1.shop", envoy, stage.home()).await
+    let envoy = Envoy::Here { admin: stage.client.admin(), folder: stage.home() };
+    istioctl.expect_in_sync("client-1.shop", envoy).await?;
+    istioctl.expect_proxy_config("client-1.shop", envoy).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -125,7 +125,9 @@ fn documented(text: &str) -> BTreeMap<&str, &str> {
     let rows = text.lines().filter(|line| line.starts_with("| `"));
     rows.filter_map(|line| {
         let mut cells = line.trim_matches('|').split('|').map(str::trim);
-        Some((cells.next()?.trim_matches('`'), cells.next()?))
+        let (name, kind) = (cells.next()?.trim_matches('`'), cells.next()?);
+        // The last table is of what does not exist.
+        ["counter", "gauge", "histogram"].contains(&kind).then_some((name, kind))
     })
     .collect()
 }

@@ -47,3 +47,47 @@ impl Access {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::future::BoxFuture;
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::{
+        identity::{authenticate::TokenVerifier, token::TokenError},
+        mesh::model::SpiffeId,
+    };
+
+    /// The token is the namespace.
+    struct Naive;
+
+    impl TokenVerifier for Naive {
+        fn verify<'a>(&'a self, token: &'a str, _: Timestamp) -> BoxFuture<'a, Result<SpiffeId, TokenError>> {
+            let (namespace, service_account) = (token.into(), "default".into());
+            Box::pin(async move { Ok(SpiffeId { trust_domain: "td".into(), namespace, service_account }) })
+        }
+    }
+
+    async fn viewer(access: &Access, peer: &str, token: Option<&str>) -> Result<Viewer, StatusCode> {
+        let peer: SocketAddr = peer.parse().unwrap();
+        let mut request = Request::builder().uri("/debug/syncz").extension(ConnectInfo(peer));
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        access.viewer(request.body(Body::empty()).unwrap(), "istio-system").await
+    }
+
+    #[tokio::test]
+    async fn callers_from_elsewhere_prove_who_they_are() {
+        let access = Access::default();
+        for here in ["127.0.0.1:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+            assert_eq!(viewer(&access, here, None).await, Ok(Viewer::All), "{here}");
+        }
+        assert_eq!(viewer(&access, "10.0.0.1:1", Some("istio-system")).await, Err(StatusCode::UNAUTHORIZED), "nobody can be proven yet");
+        access.authenticate_by(Arc::new(Authenticator::new("td", vec![Arc::new(Naive)], Arc::new(Timestamp::now))));
+        assert_eq!(viewer(&access, "10.0.0.1:1", None).await, Err(StatusCode::UNAUTHORIZED));
+        assert_eq!(viewer(&access, "10.0.0.1:1", Some("istio-system")).await, Ok(Viewer::All));
+        assert_eq!(viewer(&access, "10.0.0.1:1", Some("shop")).await, Ok(Viewer::Namespace("shop".into())));
+    }
+}

@@ -11,10 +11,13 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use tokio::{process::Command, time::timeout};
 
-use crate::{admin::Admin, tools};
+use crate::{admin::Admin, http_client::get_text, tools};
 
 /// How long one command may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+const CONFIG_DUMP: &str = "/config_dump";
+const CLUSTERS: &str = "/clusters?format=json";
 
 /// A proxy that `proxy-status` is to list.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +46,20 @@ pub enum Reach {
         address: SocketAddr,
         /// `key.pem`, `cert-chain.pem`, `root-cert.pem`; see [`crate::pilot_agent::certificates`].
         certificates: PathBuf,
+    },
+}
+
+/// Where a proxy's Envoy is asked for what it has.
+#[derive(Clone, Copy, Debug)]
+pub enum Envoy<'a> {
+    /// In its pod, by istioctl itself: that needs a kubelet.
+    InItsPod,
+    /// On this machine; what it says goes into a file in the folder.
+    Here {
+        /// Its admin port.
+        admin: Admin,
+        /// For the file.
+        folder: &'a Path,
     },
 }
 
@@ -107,27 +124,28 @@ impl Istioctl {
     }
 
     /// `proxy-status <pod>` compares what the control plane wants with what the Envoy has, and finds no difference.
-    /// `folder` is for the Envoy's dump.
-    pub async fn expect_in_sync(&self, proxy: &str, envoy: Admin, folder: &Path) -> Result<()> {
-        let file = dump(proxy, envoy, folder).await?;
-        let text = self.ask(&["proxy-status", proxy, "--file", &file]).await?;
+    pub async fn expect_in_sync(&self, proxy: &str, envoy: Envoy<'_>) -> Result<()> {
+        let file = envoy.file(proxy, CONFIG_DUMP).await?;
+        let from = file.iter().flat_map(|file| ["--file", file]);
+        let text = self.ask(&["proxy-status", proxy].into_iter().chain(from).collect::<Vec<_>>()).await?;
         for what in ["Clusters Match", "Listeners Match", "Routes Match"] {
             ensure!(text.contains(what), "{what}? {text}");
         }
         Ok(())
     }
 
-    /// `proxy-config` reads our names: the service's cluster with its subset, listener, route and endpoint of the client
-    /// of `reviews`.
-    pub async fn expect_proxy_config(&self, proxy: &str, envoy: Admin, folder: &Path) -> Result<()> {
-        let file = dump(proxy, envoy, folder).await?;
-        for (section, expected) in [
-            ("cluster", &["reviews.shop.svc.cluster.local", "9080", "v2", "outbound", "EDS", "reviews.shop"][..]),
-            ("listener", &["9080", "Route: "]),
-            ("route", &["reviews.shop.svc.cluster.local", "reviews.shop"]),
-            ("endpoint", &["HEALTHY", "outbound|9080|v1|reviews.shop.svc.cluster.local"]),
+    /// `proxy-config` reads our names in the Envoy of a client of `reviews`: clusters with subsets, listeners, routes and
+    /// endpoints.
+    pub async fn expect_proxy_config(&self, proxy: &str, envoy: Envoy<'_>) -> Result<()> {
+        for (section, path, expected) in [
+            ("cluster", CONFIG_DUMP, &["reviews.shop.svc.cluster.local", "9080", "v2", "outbound", "EDS"][..]),
+            ("listener", CONFIG_DUMP, &["9080", "Route: "]),
+            ("route", CONFIG_DUMP, &["reviews.shop.svc.cluster.local", "reviews.shop"]),
+            ("endpoint", CLUSTERS, &["HEALTHY", "outbound|9080|v1|reviews.shop.svc.cluster.local"]),
         ] {
-            let text = self.run(&["proxy-config", section, "--file", &file]).await?;
+            let file = envoy.file(proxy, path).await?;
+            let from = file.as_deref().map_or(vec![proxy], |file| vec!["--file", file]);
+            let text = self.run(&[&["proxy-config", section][..], &from].concat()).await?;
             for word in expected {
                 ensure!(text.contains(word), "proxy-config {section} without {word:?}:\n{text}");
             }
@@ -170,8 +188,11 @@ impl Istioctl {
     }
 }
 
-async fn dump(proxy: &str, envoy: Admin, folder: &Path) -> Result<String> {
-    let file = folder.join(format!("{proxy}.json"));
-    std::fs::write(&file, envoy.config_dump().await?.to_string())?;
-    file.to_str().map(str::to_owned).context("a folder whose name is no text")
+impl Envoy<'_> {
+    async fn file(self, proxy: &str, path: &str) -> Result<Option<String>> {
+        let Self::Here { admin, folder } = self else { return Ok(None) };
+        let file = folder.join(format!("{proxy}.json"));
+        std::fs::write(&file, get_text(admin.address(), path).await?)?;
+        Ok(Some(file.to_str().context("a folder whose name is no text")?.to_owned()))
+    }
 }
