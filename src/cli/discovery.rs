@@ -2,9 +2,16 @@
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
+use clap::builder::TypedValueParser;
+
 use crate::{
     cli::values::{duration, listen_address},
-    serve::discovery::{self, Settings, Source},
+    controllers::{ROOT_CERTIFICATE, election::Timing},
+    identity::key::KeyType,
+    serve::{
+        discovery::{self, Settings, Source},
+        identity::IdentitySettings,
+    },
     source::kubernetes::{self, ClientSettings},
 };
 
@@ -26,7 +33,9 @@ pub(super) struct Arguments {
     kubernetes: KubernetesArguments,
 
     /// Folder with the signing CA: ca-cert.pem, ca-key.pem, root-cert.pem, cert-chain.pem (what `istiod-lite ca
-    /// intermediate` makes and Istio's `cacerts` secret holds). A folder that holds a root's key is refused.
+    /// intermediate` makes and Istio's `cacerts` secret holds). A folder that holds a root's key is refused. With the API
+    /// server as source and no CA in the folder, Secret `cacerts` of our namespace is taken, else `istio-ca-secret`: a
+    /// self-signed root, made when there is none.
     #[arg(long, value_name = "DIR", env = "ROOT_CA_DIR", default_value = "./etc/cacerts")]
     ca_dir: PathBuf,
 
@@ -152,6 +161,26 @@ struct KubernetesArguments {
     #[arg(long, value_name = "NAMESPACE", value_delimiter = ',')]
     watch_namespaces: Vec<String>,
 
+    /// Whom service-account tokens must be for.
+    #[arg(long, value_name = "AUDIENCE", env = "TOKEN_AUDIENCES", value_delimiter = ',', default_value = "istio-ca")]
+    token_audiences: Vec<String>,
+
+    /// A self-signed root gets an RSA key of so many bits (2048 or 4096), as istiod's. Without it one on P-256, which
+    /// signs faster and which istiod reads as well.
+    #[arg(
+        long, value_name = "BITS", env = "CITADEL_SELF_SIGNED_CA_RSA_KEY_SIZE",
+        value_parser = clap::builder::PossibleValuesParser::new(["2048", "4096"]).try_map(|bits| bits.parse::<u32>())
+    )]
+    self_signed_rsa: Option<u32>,
+
+    /// Name of the ConfigMaps with the root certificate, one in each namespace.
+    #[arg(long, value_name = "NAME", env = "PILOT_CA_CERT_CONFIGMAP", default_value = ROOT_CERTIFICATE)]
+    root_certificate: String,
+
+    /// How long a leader that is gone holds back the next: it is renewed for half of that, looked at each quarter.
+    #[arg(long, value_parser = duration, default_value = "30s", hide = true)]
+    lease: Duration,
+
     /// Registries to read; istiod's flag. There is no other than Kubernetes.
     #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "Kubernetes", value_parser = ["Kubernetes"], hide = true)]
     registries: Vec<String>,
@@ -171,6 +200,7 @@ impl Arguments {
         Ok(Settings {
             mesh_config: self.mesh_config.clone().or_else(|| if self.config_dir.is_none() { mounted() } else { None }),
             source: self.source().await?,
+            identity: self.identity(),
             ca_dir: self.ca_dir,
             token_issuer_dir: self.token_issuer_dir,
             http: self.http,
@@ -196,6 +226,16 @@ impl Arguments {
             unordered: self.unordered_rollout,
             drain_time: self.drain_time,
         })
+    }
+
+    fn identity(&self) -> IdentitySettings {
+        let KubernetesArguments { token_audiences, self_signed_rsa, root_certificate, lease, .. } = &self.kubernetes;
+        IdentitySettings {
+            token_audiences: token_audiences.clone(),
+            self_signed_key: self_signed_rsa.map_or(KeyType::P256, |bits| if bits > 2048 { KeyType::Rsa4096 } else { KeyType::Rsa2048 }),
+            root_certificate: root_certificate.clone(),
+            leadership: Timing::of_lease(*lease),
+        }
     }
 
     async fn source(&self) -> anyhow::Result<Source> {

@@ -1,8 +1,9 @@
 //! Making roots and intermediates, away from the control plane.
 
 use jiff::{SignedDuration, Timestamp};
-use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyUsagePurpose};
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, IsCa, Issuer, KeyUsagePurpose};
 use time::OffsetDateTime;
+use x509_parser::{asn1_rs::Tag, certificate::X509Certificate, prelude::FromDer};
 
 use super::{ca::Serial, certificate::Certificate, key::PrivateKey};
 
@@ -11,7 +12,7 @@ use super::{ca::Serial, certificate::Certificate, key::PrivateKey};
 pub struct CaSubject {
     /// `O`
     pub organization: String,
-    /// `CN`
+    /// `CN`; empty: none.
     pub common_name: String,
 }
 
@@ -56,6 +57,27 @@ pub fn root_certificate(
     read_back(parameters.self_signed(key.pair())?.der())
 }
 
+/// The same root again: its name and key, so that whoever trusts the old certificate trusts what the new one signs.
+pub fn renewed_root(root: &Certificate, key: &PrivateKey, days: u32, now: Timestamp, serial: Serial) -> Result<Certificate, CeremonyError> {
+    if !root.is_self_signed() || root.public_key != key.public_key() {
+        let why = "it is not self-signed by this key".to_owned();
+        return Err(CeremonyError::Parent { subject: root.subject.clone(), why });
+    }
+    let mut parameters = CertificateParams::default();
+    parameters.distinguished_name = name_of(root)?;
+    parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    parameters.serial_number = Some(serial.number());
+    parameters.not_before = moment(now)?;
+    parameters.not_after = moment(end_after(now, days)?)?;
+    let renewed = read_back(parameters.self_signed(key.pair())?.der())?;
+    if renewed.subject_der != root.subject_der {
+        let why = "its name cannot be written again as it is".to_owned();
+        return Err(CeremonyError::Parent { subject: root.subject.clone(), why });
+    }
+    Ok(renewed)
+}
+
 /// An intermediate for `key`, signed by a root. `path_length`: how many CAs may follow below it.
 #[expect(clippy::too_many_arguments, reason = "a ceremony says each of these once")]
 pub fn intermediate_certificate(
@@ -94,6 +116,23 @@ fn check_parent(root: &Certificate, key: &PrivateKey, path_length: u8, now: Time
     Err(CeremonyError::Parent { subject: root.subject.clone(), why })
 }
 
+/// The subject with the same attributes in the same kinds of strings: a name that is encoded otherwise is another name.
+fn name_of(root: &Certificate) -> Result<DistinguishedName, CeremonyError> {
+    let unreadable = || CeremonyError::Signing(rcgen::Error::CouldNotParseCertificate);
+    let (_, x509) = X509Certificate::from_der(root.der()).map_err(|_| unreadable())?;
+    let mut name = DistinguishedName::new();
+    for attribute in x509.subject().iter_attributes() {
+        let text = attribute.as_str().map_err(|_| unreadable())?;
+        let value = match attribute.attr_value().tag() {
+            Tag::PrintableString => DnValue::PrintableString(text.try_into()?),
+            _ => DnValue::Utf8String(text.into()),
+        };
+        let oid: Vec<u64> = attribute.attr_type().iter().ok_or_else(unreadable)?.collect();
+        name.push(DnType::from_oid(&oid), value);
+    }
+    Ok(name)
+}
+
 fn ca_parameters(
     subject: &CaSubject,
     constraints: BasicConstraints,
@@ -104,7 +143,9 @@ fn ca_parameters(
     let mut parameters = CertificateParams::default();
     parameters.distinguished_name = DistinguishedName::new();
     parameters.distinguished_name.push(DnType::OrganizationName, subject.organization.as_str());
-    parameters.distinguished_name.push(DnType::CommonName, subject.common_name.as_str());
+    if !subject.common_name.is_empty() {
+        parameters.distinguished_name.push(DnType::CommonName, subject.common_name.as_str());
+    }
     parameters.is_ca = IsCa::Ca(constraints);
     parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     parameters.serial_number = Some(serial.number());

@@ -9,6 +9,7 @@ pub mod ca;
 pub mod ceremony;
 pub mod certificate;
 pub mod key;
+pub mod key_set;
 pub mod local_issuer;
 pub mod metrics;
 pub mod service;

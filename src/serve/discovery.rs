@@ -19,24 +19,17 @@ use super::{
     debug::{Access, Inspection},
     diagnostics::Standing,
     http::{self, Exposed},
+    identity::{Identity, IdentityMetrics, IdentitySettings},
     metrics::PipelineMetrics,
     pipeline::{Pipeline, SYNCED},
     process_metrics,
     readiness::Readiness,
-    tls::{ServingNames, TlsIdentity, serve_tls},
+    tls::serve_tls,
     world_metrics::WorldMetrics,
 };
 use crate::{
     api::{Diagnostic, Spec, mesh_config::MeshConfig},
-    identity::{
-        self, Clock,
-        authenticate::{Authenticator, TokenVerifier},
-        ca::{self, CaHandle, IssuePolicy},
-        local_issuer::{DEFAULT_AUDIENCE, DEFAULT_ISSUER, KEY_SET_FILE},
-        metrics::CaMetrics,
-        service::CertificateService,
-        token::KeySetVerifier,
-    },
+    identity::{self, Clock, ca::IssuePolicy, service::CertificateService},
     mesh::{engine::Engine, world::World},
     source::{
         Event,
@@ -64,6 +57,8 @@ pub struct Settings {
     pub source: Source,
     /// Folder of the signing CA.
     pub ca_dir: PathBuf,
+    /// Identity and leadership in Kubernetes.
+    pub identity: IdentitySettings,
     /// Folder with the key set of the local token issuer.
     pub token_issuer_dir: Option<PathBuf>,
     /// MeshConfig file, which wins over the API server's ConfigMap.
@@ -149,15 +144,8 @@ struct Core {
     worlds: watch::Sender<Arc<World>>,
     inspection: Arc<Inspection>,
     access: Access,
-    ca_metrics: CaMetrics,
+    identity_metrics: IdentityMetrics,
     clock: Clock,
-}
-
-/// Who signs, and who may call.
-struct Identity {
-    ca: Arc<CaHandle>,
-    authenticator: Arc<Authenticator>,
-    tls: Arc<TlsIdentity>,
 }
 
 async fn start(settings: &Settings, running: &Running) -> anyhow::Result<()> {
@@ -175,16 +163,16 @@ async fn start(settings: &Settings, running: &Running) -> anyhow::Result<()> {
     }
 
     let mesh = mesh_config(settings).await?;
-    let identity = Identity::load(settings, &mesh, &core.clock).await?;
+    let identity = Identity::load(settings, &mesh, &core.clock, core.worlds.subscribe(), &core.identity_metrics).await?;
     core.access.authenticate_by(Arc::clone(&identity.authenticator));
+    identity.keep(&running.tasks, &running.stop);
     core.readiness.set(CA_LOADED, true);
     tokio::spawn(core.pipeline(settings, mesh, pipeline_metrics).run(events(settings)?));
 
     // Proxies are let in when there is a world to show: before, they would be told that there is nothing.
     wait_until_ready(&core.readiness).await;
     serve_proxies(settings, &core, &identity, grpc, secure_grpc, running);
-    running.spawn(Arc::clone(&identity.tls).keep_fresh(running.stop.clone()));
-    running.spawn(ca::watch(settings.ca_dir.clone(), identity.ca, core.clock, core.ca_metrics, running.stop.clone()));
+    identity.control(settings, core.worlds.subscribe(), &running.tasks, &running.stop);
     tracing::info!(version = version::VERSION, source = %settings.source, "serving");
     Ok(())
 }
@@ -194,8 +182,7 @@ async fn start(settings: &Settings, running: &Running) -> anyhow::Result<()> {
 impl Core {
     fn register(settings: &Settings, registry: &mut Registry) -> Self {
         let clock = identity::system_clock();
-        let ca_metrics = CaMetrics::default();
-        ca_metrics.register(registry, &clock);
+        let identity_metrics = IdentityMetrics::register(registry, &clock);
         let standing = Arc::new(Standing::default());
         registry.register("istiod_lite_diagnostics", "Findings that stand, by severity", standing.gauges.clone());
         let convergence = Arc::new(Convergence::default());
@@ -219,7 +206,7 @@ impl Core {
             diagnostics: Arc::clone(&standing),
         });
         let access = Access::default();
-        Self { readiness, standing, ledger, convergence, classes, worlds, inspection, access, ca_metrics, clock }
+        Self { readiness, standing, ledger, convergence, classes, worlds, inspection, access, identity_metrics, clock }
     }
 
     fn exposed(&self, registry: Registry) -> Exposed {
@@ -244,29 +231,6 @@ impl Core {
             untrusted: BTreeMap::new(),
         }
     }
-}
-
-// === impl Identity ===
-
-impl Identity {
-    async fn load(settings: &Settings, mesh: &MeshConfig, clock: &Clock) -> anyhow::Result<Self> {
-        let ca = CaHandle::new(ca::load(&settings.ca_dir, clock())?);
-        let verifiers = verifiers(settings, mesh)?;
-        let authenticator = Arc::new(Authenticator::new(mesh.trust_domain.clone(), verifiers, Arc::clone(clock)));
-        let tls = TlsIdentity::new(Arc::clone(&ca), serving_names(settings), Arc::clone(clock))?;
-        Ok(Self { ca, authenticator, tls })
-    }
-}
-
-fn verifiers(settings: &Settings, mesh: &MeshConfig) -> anyhow::Result<Vec<Arc<dyn TokenVerifier>>> {
-    let Some(folder) = &settings.token_issuer_dir else { return Ok(Vec::new()) };
-    let verifier = KeySetVerifier::open(&folder.join(KEY_SET_FILE), DEFAULT_ISSUER, &[DEFAULT_AUDIENCE.into()], &mesh.trust_domain)?;
-    Ok(vec![Arc::new(verifier)])
-}
-
-fn serving_names(settings: &Settings) -> ServingNames {
-    let istiod = ServingNames::istiod(&settings.namespace, Some(&settings.revision)).and_local();
-    settings.tls_sans.iter().fold(istiod, |names, name| names.and(name))
 }
 
 // === sources ===
@@ -326,7 +290,7 @@ fn serve_proxies(settings: &Settings, core: &Core, identity: &Identity, grpc: Tc
         DiscoveryService::new(Arc::<Classes>::clone(&core.classes), Arc::clone(&core.ledger), options)
             .inspected_by(Arc::<Inspection>::clone(&core.inspection))
     };
-    let metrics = core.ca_metrics.clone();
+    let metrics = core.identity_metrics.ca.clone();
     let certificates = CertificateService::new(Arc::clone(&identity.ca), IssuePolicy::default(), Arc::clone(&core.clock), metrics.clone());
     let secure = Routes::new(discovery(true)).add_service(certificates.into_server());
     let (tls, authenticator) = (Arc::clone(&identity.tls), Arc::clone(&identity.authenticator));

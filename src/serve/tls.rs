@@ -25,7 +25,7 @@ use super::connection::{ConnectionOptions, accept, call, serve_connection};
 use crate::{
     identity::{
         Clock,
-        authenticate::{Authenticator, PeerCertificate},
+        authenticate::{AuthenticationError, Authenticator, PeerCertificate},
         ca::{CaHandle, IssueError, Serial, ServingRequest, SigningCa},
         certificate::Certificate,
         key::{KeyError, KeyType, PrivateKey},
@@ -220,7 +220,7 @@ impl Gate {
             Ok(caller) => caller,
             Err(error) => {
                 info!(peer = ?info.remote_addr, path = request.uri().path(), %error, "caller not authenticated");
-                return Ok(self.refuse(request.uri().path()));
+                return Ok(self.refuse(request.uri().path(), &error));
             }
         };
         debug!(?caller, path = request.uri().path(), "request");
@@ -233,10 +233,17 @@ impl Gate {
         call(self.routes.clone(), request).await
     }
 
-    fn refuse(&self, path: &str) -> Response<Body> {
-        if path.trim_start_matches('/').starts_with(CERTIFICATE_SERVICE) {
+    fn refuse(&self, path: &str, why: &AuthenticationError) -> Response<Body> {
+        let certificate = path.trim_start_matches('/').starts_with(CERTIFICATE_SERVICE);
+        if certificate {
             self.metrics.requests.inc();
             self.metrics.authentication_failures.inc();
+        }
+        // Agents try again soon after this, and much later after the others.
+        if why.is_temporary() {
+            return Status::unavailable("the caller's token cannot be checked now").into_http();
+        }
+        if certificate {
             return Status::unauthenticated("request authenticate failure").into_http();
         }
         Status::unauthenticated("authentication failure").into_http()

@@ -3,8 +3,11 @@
 
 mod arrival;
 mod canary;
+mod controllers;
 mod faults;
+mod identity;
 mod objects;
 mod outage;
+mod replica;
 mod shop;
 mod storage;

@@ -1,6 +1,7 @@
-//! Reading a CA folder, and everything that must hold before we sign with it (contract §4.4).
+//! Reading a CA from a folder or a Secret, and everything that must hold before we sign with it (contract §4.4).
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     time::Duration,
@@ -11,11 +12,14 @@ use rcgen::KeyPair;
 use rustls::{RootCertStore, server::WebPkiClientVerifier};
 use rustls_pki_types::{CertificateDer, UnixTime};
 
-use super::{IssuePolicy, Serial, SigningCa};
+use super::{
+    IssuePolicy, Serial, SigningCa,
+    root_keys::{find_root_keys, root_key_in},
+};
 use crate::{
     identity::{
         certificate::{Certificate, CertificateError},
-        key::{self, KeyError, KeyType, PrivateKey},
+        key::{KeyError, KeyType, PrivateKey},
     },
     mesh::model::SpiffeId,
 };
@@ -25,10 +29,8 @@ const KUBERNETES_FILES: [&str; 3] = ["tls.crt", "tls.key", "ca.crt"];
 
 /// Longer chains than this are a mistake, or a loop.
 const LONGEST_PATH: usize = 8;
-/// A file of keys or certificates is not larger.
-const LARGEST_FILE: u64 = 1 << 20;
 
-/// Why a CA folder is refused.
+/// Why a CA is refused. Of a CA in a Secret, the "folder" is the Secret and the "files" are its keys.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The folder or a file in it cannot be read.
@@ -175,97 +177,151 @@ const KUBERNETES: Names = Names { signing: "tls.crt", key: "tls.key", roots: "ca
 
 /// Reads and checks the CA in a folder: Istio's four files, or those of a `kubernetes.io/tls` secret.
 pub fn load(folder: &Path, now: Timestamp) -> Result<SigningCa, LoadError> {
-    let names = choose_form(folder)?;
-    let roots = read_certificates(folder, names.roots)?;
+    let files = Files::of_folder(folder)?;
+    let names = files.choose_form()?;
+    let roots = files.certificates(names.roots)?;
     if let Some(error) = find_root_keys(folder, &roots)?.pop() {
         return Err(error);
     }
-    let signing_file = read_certificates(folder, names.signing)?;
-    let chain = read_certificates(folder, names.chain)?;
-    let key = PrivateKey::from_pem(&read(folder, names.key)?).map_err(|error| LoadError::Key { file: names.key, error })?;
-    let Some(signing) = signing_file.first() else {
-        return Err(LoadError::Certificate { file: names.signing, error: CertificateError::Missing });
-    };
-    if signing.is_self_signed() {
-        let why = "the signing certificate is self-signed, so its key is a root key";
-        return Err(LoadError::RootKey { path: folder.join(names.key), why });
+    files.intermediate(names, roots, now)
+}
+
+/// Whether somebody put a CA, or a part of one, into the folder. One that istiod made by itself and keeps in Secret
+/// `cacerts` (`istio-generated`) is not given.
+pub fn holds_ca(folder: &Path) -> bool {
+    file_names().any(|name| folder.join(name).exists()) && !folder.join("istio-generated").exists()
+}
+
+/// Reads and checks the CA in the entries of a Secret; `place` names it in errors.
+pub fn load_entries(place: &str, entries: &BTreeMap<String, Vec<u8>>, now: Timestamp) -> Result<SigningCa, LoadError> {
+    let files = Files::of_entries(place, entries)?;
+    let names = files.choose_form()?;
+    let roots = files.certificates(names.roots)?;
+    for (name, contents) in entries {
+        let path = files.place.join(name);
+        if let Some(why) = root_key_in(&path, contents, &roots) {
+            return Err(LoadError::RootKey { path, why });
+        }
     }
-    if signing.public_key != key.public_key() {
-        let subject = signing.subject.clone();
-        return Err(LoadError::KeyMismatch { key: names.key, certificate: names.signing, subject });
+    files.intermediate(names, roots, now)
+}
+
+/// Reads and checks a self-signed root with its key, as `istio-ca-secret` holds it: `ca-cert.pem` and `ca-key.pem`.
+///
+/// It alone is its root: what else `root-cert.pem` may hold is not trusted, as istiod does not.
+pub fn load_self_signed(place: &str, entries: &BTreeMap<String, Vec<u8>>, now: Timestamp) -> Result<SigningCa, LoadError> {
+    let files = Files::of_entries(place, entries)?;
+    let missing: Vec<_> = [ISTIO.signing, ISTIO.key].into_iter().filter(|name| !files.contents.contains_key(name)).collect();
+    if !missing.is_empty() {
+        return Err(LoadError::Incomplete { folder: files.place, missing });
     }
-    let (path, root) = build_path(signing, &signing_file[1..], &chain, &roots, &names)?;
-    check_path(&path, &root, now)?;
+    let root = files.first_certificate(ISTIO.signing)?;
+    let key = files.key_of(&root, &ISTIO)?;
+    if !root.is_self_signed() {
+        let (subject, issuer) = (root.subject, root.issuer);
+        return Err(LoadError::NotChained { subject, issuer, roots: ISTIO.signing, chain: ISTIO.signing });
+    }
+    check_path(&[], &root, now)?;
+    checked(key, Vec::new(), vec![root.clone()], root, now)
+}
+
+/// What is there of the files that a CA may consist of.
+struct Files {
+    place: PathBuf,
+    contents: BTreeMap<&'static str, String>,
+}
+
+impl Files {
+    fn of_folder(folder: &Path) -> Result<Self, LoadError> {
+        fs::read_dir(folder).map_err(|error| LoadError::Io { path: folder.into(), error })?;
+        let mut contents = BTreeMap::new();
+        for name in file_names().filter(|name| folder.join(name).exists()) {
+            let path = folder.join(name);
+            contents.insert(name, fs::read_to_string(&path).map_err(|error| LoadError::Io { path, error })?);
+        }
+        Ok(Self { place: folder.into(), contents })
+    }
+
+    fn of_entries(place: &str, entries: &BTreeMap<String, Vec<u8>>) -> Result<Self, LoadError> {
+        let place = PathBuf::from(place);
+        let mut contents = BTreeMap::new();
+        for (name, bytes) in file_names().filter_map(|name| Some((name, entries.get(name)?))) {
+            let text = String::from_utf8(bytes.clone()).map_err(|_| LoadError::Io {
+                path: place.join(name),
+                error: io::Error::new(io::ErrorKind::InvalidData, "not PEM but binary"),
+            })?;
+            contents.insert(name, text);
+        }
+        Ok(Self { place, contents })
+    }
+
+    fn choose_form(&self) -> Result<&'static Names, LoadError> {
+        let missing = |names: &[&'static str]| names.iter().copied().filter(|name| !self.contents.contains_key(name)).collect::<Vec<_>>();
+        let (istio, kubernetes) = (missing(&ISTIO_FILES), missing(&KUBERNETES_FILES));
+        if istio.is_empty() {
+            return Ok(&ISTIO);
+        }
+        if kubernetes.is_empty() {
+            return Ok(&KUBERNETES);
+        }
+        let folder = self.place.clone();
+        match (istio.len() < ISTIO_FILES.len(), kubernetes.len() < KUBERNETES_FILES.len()) {
+            (true, _) => Err(LoadError::Incomplete { folder, missing: istio }),
+            (false, true) => Err(LoadError::Incomplete { folder, missing: kubernetes }),
+            (false, false) => Err(LoadError::Empty { folder }),
+        }
+    }
+
+    /// A CA below a root whose key is elsewhere.
+    fn intermediate(&self, names: &Names, roots: Vec<Certificate>, now: Timestamp) -> Result<SigningCa, LoadError> {
+        let beside = self.certificates(names.signing)?;
+        let chain = self.certificates(names.chain)?;
+        let signing = self.first_certificate(names.signing)?;
+        if signing.is_self_signed() {
+            let why = "the signing certificate is self-signed, so its key is a root key";
+            return Err(LoadError::RootKey { path: self.place.join(names.key), why });
+        }
+        let key = self.key_of(&signing, names)?;
+        let (path, root) = build_path(&signing, &beside, &chain, &roots, names)?;
+        check_path(&path, &root, now)?;
+        checked(key, path, roots, root, now)
+    }
+
+    fn certificates(&self, file: &'static str) -> Result<Vec<Certificate>, LoadError> {
+        let text = self.contents.get(file).map_or("", String::as_str);
+        Certificate::all_from_pem(text).map_err(|error| LoadError::Certificate { file, error })
+    }
+
+    fn first_certificate(&self, file: &'static str) -> Result<Certificate, LoadError> {
+        let missing = LoadError::Certificate { file, error: CertificateError::Missing };
+        self.certificates(file)?.into_iter().next().ok_or(missing)
+    }
+
+    fn key_of(&self, signing: &Certificate, names: &Names) -> Result<PrivateKey, LoadError> {
+        let text = self.contents.get(names.key).map_or("", String::as_str);
+        let key = PrivateKey::from_pem(text).map_err(|error| LoadError::Key { file: names.key, error })?;
+        if signing.public_key != key.public_key() {
+            let subject = signing.subject.clone();
+            return Err(LoadError::KeyMismatch { key: names.key, certificate: names.signing, subject });
+        }
+        Ok(key)
+    }
+}
+
+fn file_names() -> impl Iterator<Item = &'static str> {
+    ISTIO_FILES.into_iter().chain(KUBERNETES_FILES)
+}
+
+fn checked(
+    key: PrivateKey,
+    path: Vec<Certificate>,
+    roots: Vec<Certificate>,
+    root: Certificate,
+    now: Timestamp,
+) -> Result<SigningCa, LoadError> {
     let ca = SigningCa::new(key, path, roots, root).map_err(|error| LoadError::Trial { reason: error.to_string() })?;
     try_out(&ca, now)?;
     Ok(ca)
-}
-
-/// Every file in the folder (and folders in it) that is, or may be, the private key of a root.
-pub fn find_root_keys(folder: &Path, roots: &[Certificate]) -> Result<Vec<LoadError>, LoadError> {
-    let mut found = Vec::new();
-    search_root_keys(folder, roots, 0, &mut found)?;
-    Ok(found)
-}
-
-fn choose_form(folder: &Path) -> Result<Names, LoadError> {
-    let missing = |names: &[&'static str]| names.iter().copied().filter(|name| !folder.join(name).exists()).collect::<Vec<_>>();
-    fs::read_dir(folder).map_err(|error| LoadError::Io { path: folder.into(), error })?;
-    let (istio, kubernetes) = (missing(&ISTIO_FILES), missing(&KUBERNETES_FILES));
-    if istio.is_empty() {
-        return Ok(ISTIO);
-    }
-    if kubernetes.is_empty() {
-        return Ok(KUBERNETES);
-    }
-    let folder = folder.to_path_buf();
-    match (istio.len() < ISTIO_FILES.len(), kubernetes.len() < KUBERNETES_FILES.len()) {
-        (true, _) => Err(LoadError::Incomplete { folder, missing: istio }),
-        (false, true) => Err(LoadError::Incomplete { folder, missing: kubernetes }),
-        (false, false) => Err(LoadError::Empty { folder }),
-    }
-}
-
-fn read(folder: &Path, name: &str) -> Result<String, LoadError> {
-    let path = folder.join(name);
-    fs::read_to_string(&path).map_err(|error| LoadError::Io { path, error })
-}
-
-fn read_certificates(folder: &Path, file: &'static str) -> Result<Vec<Certificate>, LoadError> {
-    Certificate::all_from_pem(&read(folder, file)?).map_err(|error| LoadError::Certificate { file, error })
-}
-
-fn search_root_keys(folder: &Path, roots: &[Certificate], depth: usize, found: &mut Vec<LoadError>) -> Result<(), LoadError> {
-    let failed = |error| LoadError::Io { path: folder.to_path_buf(), error };
-    for entry in fs::read_dir(folder).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        // A link to nowhere, or a file that went while we looked, holds no key.
-        let Ok(metadata) = fs::metadata(&path) else { continue };
-        if metadata.is_dir() && depth < 3 {
-            search_root_keys(&path, roots, depth + 1, found)?;
-        } else if metadata.is_file() && metadata.len() <= LARGEST_FILE {
-            let contents = fs::read(&path).map_err(|error| LoadError::Io { path: path.clone(), error })?;
-            if let Some(why) = root_key_in(&path, &contents, roots) {
-                found.push(LoadError::RootKey { path, why });
-            }
-        }
-    }
-    Ok(())
-}
-
-fn root_key_in(path: &Path, contents: &[u8], roots: &[Certificate]) -> Option<&'static str> {
-    if path.file_name().is_some_and(|name| name == "root-key.pem") {
-        return Some("a root key by its name");
-    }
-    let is_roots = |key: &PrivateKey| roots.iter().any(|root| root.public_key == key.public_key());
-    let blocks = pem::parse_many(contents).unwrap_or_default();
-    let keys: Vec<_> = blocks.iter().filter(|block| block.tag().ends_with("PRIVATE KEY")).collect();
-    if keys.iter().any(|block| key::is_encrypted(block)) {
-        return Some("an encrypted private key, which may be the root's");
-    }
-    let mut readable = keys.iter().map(|block| block.contents()).chain(blocks.is_empty().then_some(contents));
-    let found = readable.any(|der| PrivateKey::from_der(der).is_ok_and(|key| is_roots(&key)));
-    found.then_some("the private key of a root certificate")
 }
 
 /// From the signing certificate up to, and without, a root.

@@ -1,7 +1,9 @@
-//! The signing certificate: loaded from a folder, checked, used, replaced while running.
+//! The signing certificate: loaded from a folder or a Secret, or self-signed; checked, used, replaced while running.
 
 mod issue;
 mod load;
+mod root_keys;
+mod self_signed;
 mod watch;
 
 use std::sync::Arc;
@@ -12,7 +14,9 @@ use rcgen::{Issuer, KeyPair};
 use tokio::sync::watch as channel;
 
 pub use issue::{IssueError, IssuePolicy, Issued, Serial, ServingRequest};
-pub use load::{LoadError, find_root_keys, load};
+pub use load::{LoadError, holds_ca, load, load_entries, load_self_signed};
+pub use root_keys::find_root_keys;
+pub use self_signed::{SelfSigned, SelfSignedError};
 pub use watch::watch;
 
 use crate::identity::{certificate::Certificate, key::PrivateKey};
@@ -54,19 +58,19 @@ pub struct OtherRoot {
 
 impl SigningCa {
     fn new(key: PrivateKey, path: Vec<Certificate>, roots: Vec<Certificate>, root: Certificate) -> Result<Self, rcgen::Error> {
-        let signing = path.first().ok_or(rcgen::Error::CouldNotParseCertificate)?;
+        let signing = path.first().unwrap_or(&root);
         let issuer = Issuer::from_ca_cert_der(signing.der(), key.into_pair())?;
         let root_bundle: String = roots.iter().map(Certificate::pem).collect();
         let above_leaf = path.iter().map(Certificate::pem).chain([root_bundle.clone()]).collect();
         Ok(Self { issuer, path, roots, root, above_leaf, root_bundle })
     }
 
-    /// The signing certificate.
+    /// The signing certificate: the first intermediate, or a self-signed root itself.
     pub fn certificate(&self) -> &Certificate {
-        &self.path[0]
+        self.path.first().unwrap_or(&self.root)
     }
 
-    /// From the signing certificate up, without the root.
+    /// From the signing certificate up, without the root: empty when the root itself signs.
     pub fn path(&self) -> &[Certificate] {
         &self.path
     }
@@ -84,6 +88,16 @@ impl SigningCa {
     /// The whole root bundle as PEM, ending in a newline.
     pub fn root_bundle(&self) -> &str {
         &self.root_bundle
+    }
+
+    /// Says which certificates these are, as istiod does (contract §4.4).
+    pub fn log_certificates(&self) {
+        for certificate in self.path.iter().chain(&self.roots) {
+            let Certificate { issuer, subject, serial, not_before, not_after, .. } = certificate;
+            tracing::info!(
+                "x509 cert - Issuer: {issuer:?}, Subject: {subject:?}, SN: {serial}, NotBefore: \"{not_before}\", NotAfter: \"{not_after}\""
+            );
+        }
     }
 
     /// When the first certificate of the chain expires: nothing issued lives longer.
@@ -115,13 +129,14 @@ impl CaHandle {
         self.current.load_full()
     }
 
-    /// Takes a newer CA over at once when its roots are the same (contract §4.4).
+    /// Takes a newer CA over at once when its roots are the same (contract §4.4): the same names and keys, so that a
+    /// root whose validity was renewed is no other root.
     pub fn offer(&self, offered: SigningCa) -> Result<Offer, OtherRoot> {
         let current = self.current.load();
-        if !same_set(&current.roots, &offered.roots) {
+        if !same_anchors(&current.roots, &offered.roots) {
             return Err(OtherRoot { current: describe(&current.roots), offered: describe(&offered.roots) });
         }
-        if current.path == offered.path {
+        if current.path == offered.path && current.roots == offered.roots {
             return Ok(Offer::Unchanged);
         }
         self.current.store(Arc::new(offered));
@@ -141,8 +156,12 @@ impl std::fmt::Debug for CaHandle {
     }
 }
 
-fn same_set(a: &[Certificate], b: &[Certificate]) -> bool {
-    a.iter().all(|certificate| b.contains(certificate)) && b.iter().all(|certificate| a.contains(certificate))
+/// Trust is in a name and a key (RFC 5280 §6.1.1 d); a certificate only carries them.
+fn same_anchors(a: &[Certificate], b: &[Certificate]) -> bool {
+    let holds = |all: &[Certificate], one: &Certificate| {
+        all.iter().any(|other| other.subject_der == one.subject_der && other.public_key == one.public_key)
+    };
+    a.iter().all(|certificate| holds(b, certificate)) && b.iter().all(|certificate| holds(a, certificate))
 }
 
 fn describe(roots: &[Certificate]) -> String {

@@ -51,6 +51,8 @@ pub(super) struct Finder {
     trust: Arc<Trust>,
     look_again: Arc<Notify>,
     kinds: Vec<Found>,
+    /// What tells that a kind is served as ever: whoever follows it takes the end of this for the end of all.
+    always: Vec<watch::Sender<Served>>,
 }
 
 struct Found {
@@ -73,7 +75,7 @@ struct Plural {
 impl Finder {
     /// Nothing is known yet.
     pub(super) fn new(client: Client, trust: Arc<Trust>, look_again: Arc<Notify>) -> Self {
-        Self { client, trust, look_again, kinds: Vec::new() }
+        Self { client, trust, look_again, kinds: Vec::new(), always: Vec::new() }
     }
 
     /// How this kind is served, kept up to date.
@@ -81,6 +83,8 @@ impl Finder {
         let (served, receiver) = watch::channel(if resource.custom { Served::Unknown } else { Served::As("v1") });
         if resource.custom {
             self.kinds.push(Found { resource, served, missed: false });
+        } else {
+            self.always.push(served);
         }
         receiver
     }
@@ -122,7 +126,8 @@ impl Finder {
                 serde_json::from_slice(&body).map_err(|error| Trouble::Away(format!("/apis/{group}/{version}: {error}")))?;
             plurals.insert((group, version), list.resources.into_iter().map(|plural| plural.name).collect());
         }
-        self.trust.confirm().await?;
+        // Whoever refuses to say who it is may be a cluster without these kinds, which takes nothing from ours.
+        self.trust.identify().await?;
         Ok(plurals)
     }
 

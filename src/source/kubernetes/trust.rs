@@ -57,20 +57,27 @@ impl Trust {
         Self { client, seen: Mutex::default() }
     }
 
-    /// Asks who answers now. To be done after an answer and before it is believed.
+    /// Asks who answers now. To be done after an answer and before it is believed. Whoever refuses to say it is
+    /// believed: it knows us and our rights, and nothing speaks against it.
     ///
     /// # Errors
     /// [`Trouble::Untrusted`] when it is another cluster, or this one in an older state.
     pub(super) async fn confirm(&self) -> Result<(), Trouble> {
+        match self.identify().await {
+            Err(Trouble::Forbidden(_)) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// As [`confirm`](Self::confirm), and without an answer nobody is believed.
+    ///
+    /// # Errors
+    /// [`Trouble::Untrusted`] as there, [`Trouble::Forbidden`] when it refuses to say it.
+    pub(super) async fn identify(&self) -> Result<(), Trouble> {
         // Several ask at once: an answer is held against what was seen before its question.
         let floor = self.seen.lock().highest;
         let request = get(KUBE_SYSTEM).map_err(|error| Trouble::Away(error.to_string()))?;
-        let answer = match whole(&self.client, request).await {
-            Ok(answer) => answer,
-            // Whoever refuses this knows us and our rights, and nothing speaks against it.
-            Err(Trouble::Forbidden(_)) => return Ok(()),
-            Err(trouble) => return Err(trouble),
-        };
+        let answer = whole(&self.client, request).await?;
         let namespaces: Namespaces =
             serde_json::from_slice(&answer).map_err(|error| Trouble::Away(format!("namespace kube-system: {error}")))?;
         let uid = namespaces.items.into_iter().flatten().next().map(|namespace| namespace.metadata.uid);

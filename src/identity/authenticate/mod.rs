@@ -1,5 +1,7 @@
 //! Who is calling on 15012: by client certificate, else by token (contract §2.6).
 
+pub mod kubernetes;
+
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -49,7 +51,7 @@ pub enum AuthenticationError {
     /// No verifier takes tokens.
     #[error("a token came, but no token issuer is configured")]
     NoVerifier,
-    /// No verifier took the token; says what the last one found.
+    /// No verifier took the token; says what the last one found, or that one could not find out.
     #[error("token: {0}")]
     Token(TokenError),
 }
@@ -66,6 +68,15 @@ impl PeerCertificate {
     /// The one SPIFFE id, if it has exactly one.
     pub fn identity(&self) -> Option<&SpiffeId> {
         self.identity.as_ref()
+    }
+}
+
+// === impl AuthenticationError ===
+
+impl AuthenticationError {
+    /// Whether asking again may help: nothing is wrong with what was presented, but who decides cannot be asked now.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Token(TokenError::Unavailable(_)))
     }
 }
 
@@ -104,7 +115,9 @@ impl Authenticator {
                 Ok(identity) => return Ok(identity),
                 Err(error) => {
                     debug!(%error, "a token verifier refused");
-                    last = AuthenticationError::Token(error);
+                    if !last.is_temporary() {
+                        last = AuthenticationError::Token(error);
+                    }
                 }
             }
         }

@@ -1,0 +1,202 @@
+//! One of several replicas leads, by a Lease (contract §8.2).
+//!
+//! Not by a crate: those that there are either bring a second `kube` into the tree or leave out that a leader steps
+//! down by itself when it cannot renew.
+
+mod candidate;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+};
+use kube::{Api, Client, api::PostParams};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+pub use self::candidate::Timing;
+use self::candidate::{Candidate, Record};
+use super::ControllerMetrics;
+use crate::identity::Clock;
+
+/// Which Lease is wanted by whom.
+#[derive(Clone)]
+pub struct Election {
+    /// Asks the API server.
+    pub client: Client,
+    /// Namespace of the Lease.
+    pub namespace: String,
+    /// Name of the Lease.
+    pub name: String,
+    /// The candidate: no other has the same.
+    pub identity: String,
+    /// How fast.
+    pub timing: Timing,
+    /// What time it is.
+    pub clock: Clock,
+    /// Shows who leads.
+    pub metrics: ControllerMetrics,
+}
+
+struct Campaign {
+    election: Election,
+    api: Api<Lease>,
+    candidate: Candidate,
+    leading: watch::Sender<bool>,
+}
+
+// === impl Election ===
+
+impl Election {
+    /// Runs for it until `shutdown`, and releases the Lease then. The receiver says whether this process leads.
+    pub fn start(self, shutdown: CancellationToken) -> (watch::Receiver<bool>, impl Future<Output = ()> + Send + use<>) {
+        let (leading, leads) = watch::channel(false);
+        let api = Api::namespaced(self.client.clone(), &self.namespace);
+        let candidate = Candidate::new(&self.identity, self.timing);
+        let campaign = Campaign { election: self, api, candidate, leading };
+        (leads, campaign.run(shutdown))
+    }
+}
+
+impl std::fmt::Debug for Election {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Election").field("name", &self.name).field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+// === impl Campaign ===
+
+impl Campaign {
+    async fn run(mut self, shutdown: CancellationToken) {
+        let work = async {
+            loop {
+                self.attempt_in_time().await;
+                self.show();
+                sleep(self.pause()).await;
+                self.show();
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = work => {}
+        }
+        self.leading.send_replace(false);
+        self.release().await;
+    }
+
+    /// A request that hangs must not outlast the time for which this process may believe that it leads.
+    async fn attempt_in_time(&mut self) {
+        let now = (self.election.clock)();
+        let retry = self.election.timing.retry;
+        let patience = self.candidate.leads_until(now).map_or(retry, |end| unsigned(end, now).min(retry));
+        match timeout(patience, self.attempt()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) if is_lost_race(&error) => debug!(lease = self.election.name, "another replica was faster"),
+            Ok(Err(error)) => warn!(lease = self.election.name, %error, "the Lease cannot be kept"),
+            Err(_) => warn!(lease = self.election.name, "the Lease cannot be kept: no answer in time"),
+        }
+    }
+
+    async fn attempt(&mut self) -> Result<(), kube::Error> {
+        let read = self.api.get_opt(&self.election.name).await?;
+        let now = (self.election.clock)();
+        let Some(record) = self.candidate.observe(read.as_ref().and_then(record_of), now) else { return Ok(()) };
+        self.write(read, &record).await?;
+        self.candidate.written(record, (self.election.clock)());
+        Ok(())
+    }
+
+    /// The resourceVersion that was read makes the API server refuse the slower of two.
+    async fn write(&self, read: Option<Lease>, record: &Record) -> Result<(), kube::Error> {
+        match read {
+            None => {
+                let name = Some(self.election.name.clone());
+                let lease = Lease { metadata: ObjectMeta { name, ..ObjectMeta::default() }, spec: Some(spec(record)) };
+                self.api.create(&PostParams::default(), &lease).await.map(drop)
+            }
+            Some(lease) => {
+                let lease = Lease { spec: Some(spec(record)), ..lease };
+                self.api.replace(&self.election.name, &PostParams::default(), &lease).await.map(drop)
+            }
+        }
+    }
+
+    async fn release(&self) {
+        let Some(record) = self.candidate.release((self.election.clock)()) else { return };
+        let released = async {
+            let read = self.api.get_opt(&self.election.name).await?;
+            match read.as_ref().and_then(record_of).is_some_and(|read| read.holder == self.election.identity) {
+                true => self.write(read, &record).await,
+                false => Ok(()),
+            }
+        };
+        match timeout(Duration::from_secs(2), released).await {
+            Ok(Ok(())) => info!(lease = self.election.name, "leadership released"),
+            Ok(Err(error)) => warn!(lease = self.election.name, %error, "leadership not released; it expires"),
+            Err(_) => warn!(lease = self.election.name, "leadership not released in time; it expires"),
+        }
+    }
+
+    fn show(&self) {
+        let leads = self.candidate.leads_until((self.election.clock)()).is_some();
+        self.election.metrics.set_leader(&self.election.name, leads);
+        let changed = self.leading.send_if_modified(|leading| std::mem::replace(leading, leads) != leads);
+        match (changed, leads) {
+            (true, true) => info!(lease = self.election.name, identity = self.election.identity, "leader election lock obtained"),
+            (true, false) => warn!(lease = self.election.name, identity = self.election.identity, "leader election lock lost"),
+            (false, _) => {}
+        }
+    }
+
+    /// Until the next attempt, or until leadership ends, whatever is first.
+    fn pause(&self) -> Duration {
+        let (now, retry) = ((self.election.clock)(), self.election.timing.retry);
+        self.candidate.leads_until(now).map_or(retry, |end| unsigned(end, now).min(retry))
+    }
+}
+
+fn unsigned(end: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(end.duration_since(now)).unwrap_or_default()
+}
+
+fn is_lost_race(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409)
+}
+
+fn record_of(lease: &Lease) -> Option<Record> {
+    let spec = lease.spec.as_ref()?;
+    let time = |time: &Option<MicroTime>| time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+    Some(Record {
+        holder: spec.holder_identity.clone().unwrap_or_default(),
+        duration: Duration::from_secs(spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(0)),
+        acquired: time(&spec.acquire_time),
+        renewed: time(&spec.renew_time),
+        transitions: spec.lease_transitions.unwrap_or(0),
+    })
+}
+
+fn spec(record: &Record) -> LeaseSpec {
+    LeaseSpec {
+        holder_identity: Some(record.holder.clone()),
+        lease_duration_seconds: i32::try_from(record.duration.as_secs().max(1)).ok(),
+        acquire_time: Some(MicroTime(record.acquired)),
+        renew_time: Some(MicroTime(record.renewed)),
+        lease_transitions: Some(record.transitions),
+        ..LeaseSpec::default()
+    }
+}
+
+/// A name that no other process has, for one that is not a pod.
+pub fn identity_outside_a_pod() -> String {
+    let mut bytes = [0_u8; 8];
+    // Without randomness two processes of one machine still differ by their ids.
+    let _ = aws_lc_rs::rand::fill(&mut bytes);
+    let random: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("istiod-lite-{}-{random}", std::process::id())
+}

@@ -1,0 +1,73 @@
+//! What the controllers count, under istiod's names where it has one (contract §10.2).
+
+use prometheus_client::{
+    metrics::{family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+use crate::metrics::ExactCounter;
+
+type Labels<const N: usize> = [(&'static str, String); N];
+
+/// Counters of all controllers. Cloning shares them.
+#[derive(Clone, Debug, Default)]
+pub struct ControllerMetrics {
+    leader: Family<Labels<1>, Gauge>,
+    root_writes: Family<Labels<1>, ExactCounter>,
+    patch_attempts: Family<Labels<1>, ExactCounter>,
+    patch_retries: Family<Labels<1>, ExactCounter>,
+    patch_failures: Family<Labels<2>, ExactCounter>,
+    ca_offers: Family<Labels<2>, ExactCounter>,
+    watch_errors: Family<Labels<1>, ExactCounter>,
+}
+
+// === impl ControllerMetrics ===
+
+impl ControllerMetrics {
+    /// Puts them into a registry.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("istiod_lite_leader", "1 while this process leads, by Lease", self.leader.clone());
+        registry.register(
+            "istiod_lite_root_certificate_writes",
+            "Writes of ConfigMaps with the root certificate, by result",
+            self.root_writes.clone(),
+        );
+        registry.register("webhook_patch_attempts_total", "Writes of a webhook's caBundle, by webhook", self.patch_attempts.clone());
+        registry.register("webhook_patch_retries_total", "Writes that followed a failed one, by configuration", self.patch_retries.clone());
+        registry.register("webhook_patch_failures_total", "Failed writes, by configuration and reason", self.patch_failures.clone());
+        registry.register(
+            "istiod_lite_ca_offers",
+            "CAs found in Secrets while running, by Secret and what became of them: accepted, unchanged, refused",
+            self.ca_offers.clone(),
+        );
+        registry.register("istiod_lite_controller_watch_errors", "Failed watches of controllers", self.watch_errors.clone());
+    }
+
+    pub(super) fn set_leader(&self, lease: &str, leads: bool) {
+        self.leader.get_or_create(&[("lease", lease.into())]).set(i64::from(leads));
+    }
+
+    pub(super) fn count_root_write(&self, result: &str) {
+        self.root_writes.get_or_create(&[("result", result.into())]).inc();
+    }
+
+    pub(super) fn count_patch_attempt(&self, configuration: &str) {
+        self.patch_attempts.get_or_create(&[("name", configuration.into())]).inc();
+    }
+
+    pub(super) fn count_patch_retry(&self, configuration: &str) {
+        self.patch_retries.get_or_create(&[("name", configuration.into())]).inc();
+    }
+
+    pub(super) fn count_patch_failure(&self, configuration: &str, reason: &str) {
+        self.patch_failures.get_or_create(&[("name", configuration.into()), ("reason", reason.into())]).inc();
+    }
+
+    pub(super) fn count_ca_offer(&self, secret: &str, result: &str) {
+        self.ca_offers.get_or_create(&[("secret", secret.into()), ("result", result.into())]).inc();
+    }
+
+    pub(super) fn count_watch_error(&self, controller: &str) {
+        self.watch_errors.get_or_create(&[("controller", controller.into())]).inc();
+    }
+}

@@ -1,0 +1,187 @@
+//! The `caBundle` of our webhook configurations (contract §5.1, §5.6): by what root the API server trusts us when it calls.
+//!
+//! Every replica writes them, not the leader alone: all have the same root, so the second write of a change finds nothing
+//! to do; and no pod should fail to start because the one that may repair a bundle is on its way out.
+
+use std::{collections::BTreeSet, fmt::Debug, sync::Arc};
+
+use futures::{Stream, StreamExt};
+use k8s_openapi::{
+    ByteString,
+    api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig},
+};
+use kube::{
+    Api, Client, Resource,
+    api::{Patch, PatchParams},
+    runtime::{WatchStreamExt, watcher},
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::{ControllerMetrics, FIELD_MANAGER, collected::Collected, pace::Pace, until};
+use crate::identity::ca::CaHandle;
+
+/// Keeps the bundles of one kind of configuration.
+#[derive(Clone)]
+pub(super) struct WebhookCertificates {
+    pub(super) client: Client,
+    pub(super) revision: String,
+    pub(super) ca: Arc<CaHandle>,
+    pub(super) metrics: ControllerMetrics,
+}
+
+/// A kind of configuration that has webhooks, some of them ours.
+pub(super) trait Configuration:
+    Resource<DynamicType = (), Scope = kube::core::ClusterResourceScope> + Clone + Debug + DeserializeOwned + Send + 'static
+{
+    /// Our webhooks' names end so.
+    const SUFFIX: &str;
+    /// For metrics and logs.
+    const CONTROLLER: &str;
+    /// Name and client configuration of each webhook.
+    fn webhooks(&self) -> impl Iterator<Item = (&str, &WebhookClientConfig)>;
+}
+
+impl Configuration for MutatingWebhookConfiguration {
+    const SUFFIX: &str = "sidecar-injector.istio.io";
+    const CONTROLLER: &str = "mutating_webhooks";
+    fn webhooks(&self) -> impl Iterator<Item = (&str, &WebhookClientConfig)> {
+        self.webhooks.iter().flatten().map(|webhook| (webhook.name.as_str(), &webhook.client_config))
+    }
+}
+
+impl Configuration for ValidatingWebhookConfiguration {
+    const SUFFIX: &str = "validation.istio.io";
+    const CONTROLLER: &str = "validating_webhooks";
+    fn webhooks(&self) -> impl Iterator<Item = (&str, &WebhookClientConfig)> {
+        self.webhooks.iter().flatten().map(|webhook| (webhook.name.as_str(), &webhook.client_config))
+    }
+}
+
+/// What matters of a configuration: the bundle of each webhook of ours, by its name.
+type Bundles = Vec<(String, Vec<u8>)>;
+
+// === impl WebhookCertificates ===
+
+impl WebhookCertificates {
+    /// Works until it is dropped.
+    pub(super) async fn run<C: Configuration>(self) {
+        let mut changed = self.ca.subscribe();
+        let api = Api::<C>::all(self.client.clone());
+        let selection = watcher::Config::default().labels(&format!("istio.io/rev={}", self.revision));
+        let mut events = Box::pin(watcher(api.clone(), selection).default_backoff());
+        let (mut found, mut pace, mut failed) = (Collected::new(), Pace::<String>::new(), BTreeSet::new());
+        loop {
+            let bundle = self.ca.current().root_bundle().as_bytes().to_vec();
+            let wrong = wrong(&found, &bundle);
+            let due = pace.next(&wrong, Instant::now());
+            tokio::select! {
+                event = next::<C>(&mut events) => match event {
+                    Some(Ok(event)) => found.take(event, bundles),
+                    Some(Err(error)) => {
+                        self.metrics.count_watch_error(C::CONTROLLER);
+                        warn!(controller = C::CONTROLLER, %error, "webhook configurations cannot be watched");
+                    }
+                    None => return,
+                },
+                Ok(()) = changed.changed() => {}
+                () = until(due) => {
+                    let now = Instant::now();
+                    pace.tidy(now);
+                    let allowed: Vec<String> = wrong.into_iter().filter(|name| pace.may(name, now)).collect();
+                    for name in allowed {
+                        if failed.remove(&name) {
+                            self.metrics.count_patch_retry(&name);
+                        }
+                        let Some(present) = found.items().get(&(String::new(), name.clone())).cloned() else { continue };
+                        match self.write::<C>(&api, &name, &present, &bundle).await {
+                            true => found.note("", &name, with_bundle(present, &bundle)),
+                            false => drop(failed.insert(name)),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    async fn write<C: Configuration>(&self, api: &Api<C>, name: &str, present: &Bundles, bundle: &[u8]) -> bool {
+        self.metrics.count_patch_attempt(name);
+        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+        match api.patch(name, &parameters, &Patch::Strategic(patch(present, bundle))).await {
+            Ok(_) => {
+                info!(name, controller = C::CONTROLLER, "caBundle written");
+                true
+            }
+            Err(error) => {
+                let reason = match &error {
+                    kube::Error::Api(status) if status.code == 404 => "webhook_config_not_found",
+                    _ => "webhook_update_failure",
+                };
+                self.metrics.count_patch_failure(name, reason);
+                warn!(name, controller = C::CONTROLLER, %error, "caBundle not written; it is tried again");
+                false
+            }
+        }
+    }
+}
+
+async fn next<C>(
+    events: &mut (impl Stream<Item = watcher::Result<watcher::Event<C>>> + Unpin),
+) -> Option<watcher::Result<watcher::Event<C>>> {
+    events.next().await
+}
+
+fn bundles<C: Configuration>(configuration: &C) -> Bundles {
+    let bundle = |config: &WebhookClientConfig| config.ca_bundle.as_ref().map(|ByteString(bytes)| bytes.clone()).unwrap_or_default();
+    let ours = configuration.webhooks().filter(|(name, _)| name.ends_with(C::SUFFIX));
+    ours.map(|(name, config)| (name.to_owned(), bundle(config))).collect()
+}
+
+fn wrong(found: &Collected<Bundles>, bundle: &[u8]) -> Vec<String> {
+    let is_wrong = |bundles: &Bundles| bundles.iter().any(|(_, present)| present != bundle);
+    found.items().iter().filter(|(_, bundles)| is_wrong(bundles)).map(|((_, name), _)| name.clone()).collect()
+}
+
+fn with_bundle(present: Bundles, bundle: &[u8]) -> Bundles {
+    present.into_iter().map(|(name, _)| (name, bundle.to_vec())).collect()
+}
+
+/// Merged by the webhooks' names. A webhook that went meanwhile would come back without its rules, which the API server
+/// refuses: nothing is written then, and the watch shows what is.
+fn patch(present: &Bundles, bundle: &[u8]) -> Value {
+    let wrong = present.iter().filter(|(_, present)| present != bundle);
+    let webhooks = wrong.map(|(name, _)| json!({"name": name, "clientConfig": {"caBundle": ByteString(bundle.to_vec())}}));
+    json!({ "webhooks": webhooks.collect::<Vec<_>>() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_webhooks_with_another_bundle_are_written() {
+        let webhook = |name: &str, bundle: &str| json!({"name": name, "clientConfig": {"caBundle": bundle}, "admissionReviewVersions": ["v1"], "sideEffects": "None"});
+        let configuration: MutatingWebhookConfiguration = serde_json::from_value(json!({
+            "metadata": {"name": "istio-sidecar-injector"},
+            "webhooks": [
+                webhook("rev.namespace.sidecar-injector.istio.io", "bmV3"),
+                webhook("namespace.sidecar-injector.istio.io", "b2xk"),
+                {"name": "object.sidecar-injector.istio.io", "clientConfig": {}, "admissionReviewVersions": ["v1"], "sideEffects": "None"},
+                webhook("somebody.example.com", "b2xk"),
+            ],
+        }))
+        .unwrap();
+        let present = bundles(&configuration);
+        assert_eq!(present.len(), 3);
+        assert_eq!(
+            patch(&present, b"new"),
+            json!({"webhooks": [
+                {"name": "namespace.sidecar-injector.istio.io", "clientConfig": {"caBundle": "bmV3"}},
+                {"name": "object.sidecar-injector.istio.io", "clientConfig": {"caBundle": "bmV3"}},
+            ]})
+        );
+        assert_eq!(patch(&with_bundle(present, b"new"), b"new"), json!({"webhooks": []}));
+    }
+}

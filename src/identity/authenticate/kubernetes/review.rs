@@ -1,0 +1,82 @@
+//! Kubernetes' own word on a token.
+
+use std::time::Duration;
+
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
+use kube::{Api, Client, api::PostParams};
+use tokio::{sync::Semaphore, time::timeout};
+use tracing::debug;
+
+use super::{Settings, TokenMetrics};
+use crate::identity::token::TokenError;
+
+/// The group of every service account.
+const SERVICE_ACCOUNTS: &str = "system:serviceaccounts";
+
+/// Asks for TokenReviews, a few at a time.
+pub(super) struct TokenReviews {
+    api: Api<TokenReview>,
+    audiences: Vec<String>,
+    turns: Semaphore,
+    patience: Duration,
+    metrics: TokenMetrics,
+}
+
+// === impl TokenReviews ===
+
+impl TokenReviews {
+    /// Asks the API server of `client`.
+    pub(super) fn new(client: Client, settings: &Settings, metrics: TokenMetrics) -> Self {
+        Self {
+            api: Api::all(client),
+            audiences: settings.audiences.clone(),
+            turns: Semaphore::new(settings.reviews),
+            patience: settings.patience,
+            metrics,
+        }
+    }
+
+    /// The user that the token proves: `system:serviceaccount:<namespace>:<name>`.
+    pub(super) async fn review(&self, token: &str) -> Result<String, TokenError> {
+        let answer = timeout(self.patience, self.ask(token)).await;
+        let status = match answer {
+            Ok(Ok(status)) => status,
+            Ok(Err(error)) => return Err(self.unavailable(error.to_string())),
+            Err(_) => return Err(self.unavailable("no answer in time".into())),
+        };
+        let user = user_of(status, &self.audiences);
+        self.metrics.count_review(if user.is_ok() { "authenticated" } else { "refused" });
+        user
+    }
+
+    async fn ask(&self, token: &str) -> Result<TokenReviewStatus, kube::Error> {
+        // The semaphore is never closed.
+        let _turn = self.turns.acquire().await;
+        let spec = TokenReviewSpec { audiences: Some(self.audiences.clone()), token: Some(token.to_owned()) };
+        let review = TokenReview { spec, ..TokenReview::default() };
+        let answer = self.api.create(&PostParams::default(), &review).await?;
+        Ok(answer.status.unwrap_or_default())
+    }
+
+    fn unavailable(&self, reason: String) -> TokenError {
+        self.metrics.count_review("unavailable");
+        debug!(reason, "no TokenReview");
+        TokenError::Unavailable(format!("TokenReview: {reason}"))
+    }
+}
+
+/// An API server that does not know audiences says none: its yes would be to another question.
+fn user_of(status: TokenReviewStatus, audiences: &[String]) -> Result<String, TokenError> {
+    let refuse = |reason: &str| Err(TokenError::Review(reason.to_owned()));
+    if status.authenticated != Some(true) {
+        return refuse(status.error.as_deref().unwrap_or("not authenticated"));
+    }
+    if !status.audiences.unwrap_or_default().iter().any(|audience| audiences.contains(audience)) {
+        return refuse("it is for another audience");
+    }
+    let user = status.user.unwrap_or_default();
+    match (user.username, user.groups) {
+        (Some(name), Some(groups)) if groups.iter().any(|group| group == SERVICE_ACCOUNTS) => Ok(name),
+        _ => refuse("it is not a service account's"),
+    }
+}
