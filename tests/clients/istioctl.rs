@@ -55,5 +55,5 @@ async fn istioctl(api: &ApiServer, stage: &Stage) -> Result<Istioctl> {
     let setup = stage.setup(OPERATOR);
     let certificates = pilot_agent::certificates(setup).await?;
     let address = setup.discovery;
-    Ok(Istioctl::new(api.kubeconfig("operator", Who::Admin, api.address())?, Reach::Direct { address, certificates }))
+    Ok(Istioctl::new(api.kubeconfig("operator", Who::Admin, api.address())?, Reach::ByCertificate { address, certificates }))
 }

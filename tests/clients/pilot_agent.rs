@@ -1,9 +1,18 @@
 //! `pilot-agent` gets its certificate and its configuration, becomes ready and carries traffic over mTLS.
 
-use anyhow::{Result, ensure};
-use harness::{http_client::get_text, mesh::START, wait, workload::PEER};
+use std::{fs, net::SocketAddr};
 
-use crate::stage::Stage;
+use anyhow::{Result, anyhow, ensure};
+use harness::{
+    http_client::get_text,
+    launch,
+    mesh::{CLIENT, START},
+    pilot_agent::{Credentials, PilotAgent, Setup},
+    wait,
+    workload::PEER,
+};
+
+use crate::stage::{Stage, options};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_carries_traffic_by_delta() -> Result<()> {
@@ -33,6 +42,30 @@ async fn it_is_ready_with_dns_capture_and_dynamic_proxy_config() -> Result<()> {
         expect_mtls(&stage).await?;
     }
     Ok(())
+}
+
+/// The one thing that the template can ask for and only Istio's own proxy has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stock_envoy_lacks_what_peer_metadata_discovery_needs() -> Result<()> {
+    let (options, home) = (options()?, tempfile::tempdir()?);
+    fs::create_dir(home.path().join("logs"))?;
+    launch::ceremony(&options.istiod_lite, home.path())?;
+    let (discovery, environment) = (SocketAddr::from(([127, 0, 0, 1], 1)), [("PEER_METADATA_DISCOVERY", "true")]);
+    let mut agent = PilotAgent::start(Setup {
+        options: &options,
+        home: home.path(),
+        credentials: Credentials::Ceremony,
+        pod: CLIENT,
+        address: discovery.ip(),
+        discovery,
+        environment: &environment,
+    })?;
+    wait::until("Envoy's refusal", START, || {
+        let log = agent.process().log();
+        let said = log.lines().any(|line| line.contains("critical") && line.contains("istio.workload.BootstrapExtension"));
+        async move { if said { Ok(()) } else { Err(anyhow!("not in\n{log}")) } }
+    })
+    .await
 }
 
 /// Both sidecars are pilot-agent's: each shows the other's identity to the workload, and none refused anything.

@@ -9,7 +9,7 @@ use harness::{
     launch::{self, PORT_MONITORING, PORT_PLAIN_HTTP, PORT_SECURE_GRPC},
     manifest::Manifests,
     mesh::{CLIENT, MESH_HOST, Options, Pod, REVIEWS_V1, START, wait_until_ready},
-    pilot_agent::{PilotAgent, Setup},
+    pilot_agent::{Credentials, PilotAgent, Setup},
     process::Process,
     tools, wait,
     workload::Workload,
@@ -33,12 +33,7 @@ impl Stage {
     /// Starts it and waits until both agents are ready. The environment is that of both.
     pub(crate) async fn start(environment: &[(&str, &str)]) -> Result<Self> {
         let (network, home) = (Loopback::free()?, tempfile::Builder::new().prefix("istiod-lite-").tempdir()?);
-        let options = Options {
-            istiod_lite: PathBuf::from(env!("CARGO_BIN_EXE_istiod-lite")),
-            envoy: tools::envoy("1.40")?,
-            delta: true,
-            debounce: Some("10ms"),
-        };
+        let options = options()?;
         fs::create_dir(home.path().join("logs"))?;
         launch::ceremony(&options.istiod_lite, home.path())?;
         let manifests = Manifests::create(home.path().join("config"))?;
@@ -47,9 +42,10 @@ impl Stage {
         wait_until_ready(&mut control_plane, network.socket(1, PORT_PLAIN_HTTP), "/ready").await?;
         let workload = Workload::start("v1", network.socket(REVIEWS_V1.host, 9081), None).await?;
         let discovery = network.socket(1, PORT_SECURE_GRPC);
+        let credentials = Credentials::Ceremony;
         let start = |pod: Pod| {
             let address = network.address(pod.host);
-            PilotAgent::start(Setup { options: &options, home: home.path(), pod, address, discovery, environment })
+            PilotAgent::start(Setup { options: &options, home: home.path(), credentials, pod, address, discovery, environment })
         };
         let (mut client, mut reviews) = (start(CLIENT)?, start(REVIEWS_V1)?);
         client.wait_until_ready().await?;
@@ -77,11 +73,18 @@ impl Stage {
     pub(crate) fn setup(&self, pod: Pod) -> Setup<'_> {
         let discovery = self.network.socket(1, PORT_SECURE_GRPC);
         let address = self.network.address(pod.host);
-        Setup { options: &self.options, home: self.home.path(), pod, address, discovery, environment: &[] }
+        let credentials = Credentials::Ceremony;
+        Setup { options: &self.options, home: self.home.path(), credentials, pod, address, discovery, environment: &[] }
     }
 
     /// The folder of all that is written.
     pub(crate) fn home(&self) -> &std::path::Path {
         self.home.path()
     }
+}
+
+/// What processes are started with.
+pub(crate) fn options() -> Result<Options> {
+    let istiod_lite = PathBuf::from(env!("CARGO_BIN_EXE_istiod-lite"));
+    Ok(Options { istiod_lite, envoy: tools::envoy("1.40")?, delta: true, debounce: Some("10ms") })
 }

@@ -40,8 +40,13 @@ pub struct Istioctl {
 pub enum Reach {
     /// By port-forward to the pods of the control plane: that needs a kubelet.
     Cluster,
+    /// At port 15012, with a token of `istio-system/default`, which it gets from the API server.
+    ByToken {
+        /// Where it listens.
+        address: SocketAddr,
+    },
     /// At port 15012, with a certificate of `istio-system/default`.
-    Direct {
+    ByCertificate {
         /// Where it listens.
         address: SocketAddr,
         /// `key.pem`, `cert-chain.pem`, `root-cert.pem`; see [`crate::pilot_agent::certificates`].
@@ -116,7 +121,7 @@ impl Istioctl {
     pub async fn expect_version(&self, version: &str, proxies: usize) -> Result<()> {
         let text = match self.reach {
             Reach::Cluster => self.run(&["version"]).await?,
-            Reach::Direct { .. } => self.ask(&["experimental", "version"]).await?,
+            Reach::ByToken { .. } | Reach::ByCertificate { .. } => self.ask(&["experimental", "version"]).await?,
         };
         ensure!(text.contains(&format!("control plane version: {version}\n")), "{text}");
         ensure!(text.contains(&format!("({proxies} proxies)")), "{text}");
@@ -179,10 +184,14 @@ impl Istioctl {
     /// Asks the control plane.
     async fn ask(&self, arguments: &[&str]) -> Result<String> {
         let mut all: Vec<String> = arguments.iter().copied().map(String::from).collect();
-        if let Reach::Direct { address, certificates } = &self.reach {
-            let Some(certificates) = certificates.to_str() else { bail!("a folder whose name is no text") };
-            all.extend(["--xds-address".into(), address.to_string(), "--cert-dir".into(), certificates.into()]);
-            all.extend(["--authority", "istiod.istio-system.svc"].map(String::from));
+        match &self.reach {
+            Reach::Cluster => {}
+            Reach::ByToken { address } => all.extend(["--xds-address".into(), address.to_string()]),
+            Reach::ByCertificate { address, certificates } => {
+                let Some(certificates) = certificates.to_str() else { bail!("a folder whose name is no text") };
+                all.extend(["--xds-address".into(), address.to_string(), "--cert-dir".into(), certificates.into()]);
+                all.extend(["--authority", "istiod.istio-system.svc"].map(String::from));
+            }
         }
         self.run(&all.iter().map(String::as_str).collect::<Vec<_>>()).await
     }

@@ -38,8 +38,10 @@ struct Ports {
 pub struct Setup<'a> {
     /// What the mesh is run with.
     pub options: &'a Options,
-    /// The mesh's folder: `ca/root-cert.pem`, and the token issuer of [`launch::ceremony`].
+    /// The mesh's folder.
     pub home: &'a Path,
+    /// What it proves itself by, and whom it believes.
+    pub credentials: Credentials<'a>,
     /// Who it is.
     pub pod: Pod,
     /// Its address.
@@ -48,6 +50,20 @@ pub struct Setup<'a> {
     pub discovery: SocketAddr,
     /// More environment, as a pod's `proxyMetadata` would set it.
     pub environment: &'a [(&'a str, &'a str)],
+}
+
+/// What a pod has mounted.
+#[derive(Clone, Copy, Debug)]
+pub enum Credentials<'a> {
+    /// Those of [`launch::ceremony`]: a token of the issuer in the mesh's folder, and `ca/root-cert.pem`.
+    Ceremony,
+    /// Those of a cluster.
+    Cluster {
+        /// A token of the service account, for `istio-ca`.
+        token: &'a str,
+        /// The certificate in `istio-ca-root-cert`.
+        root: &'a str,
+    },
 }
 
 impl PilotAgent {
@@ -108,9 +124,18 @@ fn prepare(setup: Setup<'_>) -> Result<PathBuf> {
     for made in ["var/run/secrets/tokens", "var/run/secrets/istio", "etc/istio/proxy"] {
         fs::create_dir_all(folder.join(made))?;
     }
-    launch::issue_token(&setup.options.istiod_lite, setup.home, setup.pod)?;
-    fs::copy(setup.home.join(format!("{}.token", setup.pod.name)), folder.join("var/run/secrets/tokens/istio-token"))?;
-    fs::copy(setup.home.join("ca/root-cert.pem"), folder.join("var/run/secrets/istio/root-cert.pem"))?;
+    let (token_file, root_file) = (folder.join("var/run/secrets/tokens/istio-token"), folder.join("var/run/secrets/istio/root-cert.pem"));
+    match setup.credentials {
+        Credentials::Ceremony => {
+            launch::issue_token(&setup.options.istiod_lite, setup.home, setup.pod)?;
+            fs::rename(setup.home.join(format!("{}.token", setup.pod.name)), token_file)?;
+            fs::copy(setup.home.join("ca/root-cert.pem"), root_file)?;
+        }
+        Credentials::Cluster { token, root } => {
+            fs::write(token_file, token)?;
+            fs::write(root_file, root)?;
+        }
+    }
     Ok(folder)
 }
 
