@@ -313,6 +313,17 @@ mod tests {
     }
 
     #[test]
+    fn a_command_line_need_not_say_where_it_is() {
+        let identity = SpiffeId { trust_domain: "td".into(), namespace: "istio-system".into(), service_account: "default".into() };
+        let operator = Caller::Workload(identity);
+        let said = [("NAMESPACE", text("istio-system")), ("SERVICE_ACCOUNT", text("default"))];
+        let claim = |id: &str| Claim::parse(&node(id, &said));
+        assert!(claim("sidecar~~test-1.default~default.svc.cluster.local").agrees_with(&operator));
+        assert!(claim("debug~0.0.0.0~istioctl~cluster.local").agrees_with(&operator));
+        assert!(!Claim::parse(&node("sidecar~~test-1.default~default.svc.cluster.local", &[])).agrees_with(&operator));
+    }
+
+    #[test]
     fn durations_are_read_in_go_form() {
         for (written, milliseconds) in [("15s", 15_000), ("1h30m", 5_400_000), ("250ms", 250), ("1.5s", 1500)] {
             assert_eq!(duration(written), Some(Duration::from_millis(milliseconds)), "{written}");

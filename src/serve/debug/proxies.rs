@@ -218,3 +218,56 @@ fn subscribed(proxy: &ProxyStatus) -> impl Iterator<Item = (ResourceType, &TypeS
 fn timestamp(moment: Moment) -> Timestamp {
     Timestamp { seconds: moment.as_second(), nanos: moment.subsec_nanosecond() }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use super::*;
+    use crate::xds::{ledger::Rejection, node::Node as ProxyNode, session::Standing};
+
+    fn proxy(standings: [Standing; 4]) -> ProxyStatus {
+        let about = Proxy { namespace: "shop".into(), cluster: "Kubernetes".into(), ..Proxy::new(ProxyKind::Sidecar, "client.shop") };
+        let node = ProxyNode { istio_version: "1.30.3".into(), ..ProxyNode::from(Arc::new(about)) };
+        ProxyStatus {
+            id: "client.shop".into(),
+            connection: "client.shop-7".into(),
+            node: Arc::new(node),
+            address: None,
+            connected: Moment::UNIX_EPOCH,
+            types: standings.map(|standing| TypeStatus { standing, sent_at: (standing.sent > 0).then_some(Moment::UNIX_EPOCH) }),
+            wanted: 3,
+            current: 2,
+            rejected: BTreeMap::new(),
+        }
+    }
+
+    fn standing(sent: u64, acked: u64) -> Standing {
+        Standing { subscribed: true, sent, acked }
+    }
+
+    fn statuses(proxy: &ProxyStatus) -> Vec<(String, ConfigStatus)> {
+        let message = <ClientConfig as prost::Message>::decode(&client_config(proxy).value[..]).unwrap();
+        let short = |url: &str| url.rsplit('.').next().unwrap().to_owned();
+        message.generic_xds_configs.iter().map(|config| (short(&config.type_url), config.config_status())).collect()
+    }
+
+    #[test]
+    fn each_type_is_as_far_as_its_answers() {
+        let mut proxy = proxy([standing(4, 4), standing(5, 2), standing(0, 0), Standing::default()]);
+        let expected = [
+            ("Cluster".to_owned(), ConfigStatus::Synced),
+            ("ClusterLoadAssignment".to_owned(), ConfigStatus::Stale),
+            ("Listener".to_owned(), ConfigStatus::NotSent),
+        ];
+        assert_eq!(statuses(&proxy), expected, "routes were not asked for");
+        let rejection = Rejection { error: "no such filter".into(), resources: vec!["l".into()], objects: vec!["Gateway/shop/g".into()] };
+        proxy.rejected.insert(ResourceType::Cluster, rejection);
+        assert_eq!(statuses(&proxy)[0].1, ConfigStatus::Error);
+        let shown = sync_status(&proxy);
+        assert_eq!((&shown["cluster_sent"], &shown["cluster_acked"], &shown["endpoint_acked"]), (&json!("4"), &json!("4"), &json!("2")));
+        assert_eq!((&shown["listener_sent"], &shown["istio_version"]), (&Value::Null, &json!("1.30.3")));
+        assert_eq!(shown["resources"][ResourceType::Cluster.type_url()]["lastError"], "no such filter");
+        assert_eq!(shown["refused"]["cds"]["objects"], json!(["Gateway/shop/g"]));
+    }
+}
