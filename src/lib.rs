@@ -12,6 +12,8 @@ pub mod metrics;
 pub mod proto;
 pub mod serve;
 pub mod source;
+pub mod status;
 pub mod translate;
 pub mod version;
+pub mod webhook;
 pub mod xds;

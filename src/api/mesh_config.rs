@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use smol_str::SmolStr;
 
-use super::istio::{OutboundTrafficPolicy, RetryPolicy, TcpKeepalive};
+use super::{
+    istio::{OutboundTrafficPolicy, RetryPolicy, TcpKeepalive},
+    label_selector::LabelSelector,
+    proxy_config::ProxyConfig,
+};
 
 /// The settings that are read, with Istio's defaults (contract §7).
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +55,8 @@ pub struct MeshConfig {
     pub default_virtual_service_export_to: Vec<SmolStr>,
     /// `defaultDestinationRuleExportTo`
     pub default_destination_rule_export_to: Vec<SmolStr>,
+    /// `discoverySelectors`: namespaces that one of them selects are read; empty: all are.
+    pub discovery_selectors: Vec<LabelSelector>,
     /// `outboundClusterStatName`
     pub outbound_cluster_stat_name: SmolStr,
     /// `inboundClusterStatName`
@@ -59,6 +65,10 @@ pub struct MeshConfig {
     pub default_http_retry_policy: Option<RetryPolicy>,
     /// `pathNormalization.normalization`
     pub path_normalization: PathNormalization,
+    /// `defaultConfig`; read at injection.
+    pub default_config: ProxyConfig,
+    /// `enablePrometheusMerge`; read at injection.
+    pub enable_prometheus_merge: bool,
 }
 
 /// `pathNormalization.normalization`
@@ -99,10 +109,13 @@ impl Default for MeshConfig {
             default_service_export_to: vec!["*".into()],
             default_virtual_service_export_to: vec!["*".into()],
             default_destination_rule_export_to: vec!["*".into()],
+            discovery_selectors: Vec::new(),
             outbound_cluster_stat_name: SmolStr::default(),
             inbound_cluster_stat_name: SmolStr::default(),
             default_http_retry_policy: None,
             path_normalization: PathNormalization::default(),
+            default_config: ProxyConfig::default(),
+            enable_prometheus_merge: true,
         }
     }
 }

@@ -1,11 +1,19 @@
 //! `istiod-lite discovery`
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::builder::TypedValueParser;
 
 use crate::{
-    cli::values::{duration, listen_address},
+    cli::{
+        inject::InjectionArguments,
+        values::{duration, listen_address},
+    },
     controllers::{ROOT_CERTIFICATE, election::Timing},
     identity::key::KeyType,
     serve::{
@@ -17,6 +25,9 @@ use crate::{
 
 /// Where istiod's chart mounts ConfigMap `istio`.
 const MOUNTED_MESH_CONFIG: &str = "./etc/istio/config/mesh";
+
+/// Where the API server finds the webhooks.
+const WEBHOOKS: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 15017);
 
 /// Runs the control plane: reads objects, serves xDS to proxies and certificates to workloads.
 ///
@@ -31,6 +42,9 @@ pub(super) struct Arguments {
 
     #[command(flatten)]
     kubernetes: KubernetesArguments,
+
+    #[command(flatten)]
+    injection: InjectionArguments,
 
     /// Folder with the signing CA: ca-cert.pem, ca-key.pem, root-cert.pem, cert-chain.pem (what `istiod-lite ca
     /// intermediate` makes and Istio's `cacerts` secret holds). A folder that holds a root's key is refused. With the API
@@ -66,9 +80,9 @@ pub(super) struct Arguments {
     #[arg(long = "monitoringAddr", value_name = "ADDRESS", value_parser = listen_address, default_value = ":15014")]
     monitoring: SocketAddr,
 
-    /// HTTPS: webhooks of the API server.
-    #[arg(long = "httpsAddr", value_name = "ADDRESS", value_parser = listen_address, default_value = ":15017")]
-    https: SocketAddr,
+    /// HTTPS: webhooks of the API server [default: :15017; none with --config-dir].
+    #[arg(long = "httpsAddr", value_name = "ADDRESS", value_parser = listen_address)]
+    https: Option<SocketAddr>,
 
     /// DNS domain of the cluster.
     #[arg(long, default_value = "cluster.local")]
@@ -196,6 +210,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
 
 impl Arguments {
     async fn settings(self) -> anyhow::Result<Settings> {
+        let of_cluster = self.config_dir.is_none();
         let mounted = || Some(PathBuf::from(MOUNTED_MESH_CONFIG)).filter(|path| path.is_file());
         Ok(Settings {
             mesh_config: self.mesh_config.clone().or_else(|| if self.config_dir.is_none() { mounted() } else { None }),
@@ -207,7 +222,8 @@ impl Arguments {
             grpc: self.grpc,
             secure_grpc: self.secure_grpc,
             monitoring: self.monitoring,
-            https: self.https,
+            https: self.https.or_else(|| of_cluster.then_some(WEBHOOKS)),
+            injection: self.injection.settings(&self.namespace, &self.revision, &self.cluster_id, &self.domain),
             domain: self.domain,
             cluster_id: self.cluster_id,
             tls_sans: self.tls_sans,

@@ -2,7 +2,9 @@
 
 mod agent;
 mod ca;
+mod capture;
 mod discovery;
+mod inject;
 mod log;
 mod translate;
 mod values;
@@ -24,6 +26,8 @@ enum Command {
     Discovery(Box<discovery::Arguments>),
     Agent(agent::Arguments),
     Ca(ca::Arguments),
+    Capture(Box<capture::Arguments>),
+    Inject(Box<inject::Arguments>),
     Translate(translate::Arguments),
 }
 
@@ -33,6 +37,8 @@ pub fn main() -> ExitCode {
         Command::Discovery(arguments) => discovery::run(*arguments),
         Command::Agent(arguments) => agent::run(arguments),
         Command::Ca(arguments) => ca::run(arguments),
+        Command::Capture(arguments) => capture::run(*arguments),
+        Command::Inject(arguments) => inject::run(*arguments),
         Command::Translate(arguments) => translate::run(arguments),
     }
 }

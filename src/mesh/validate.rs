@@ -8,7 +8,7 @@ mod routes;
 mod singletons;
 
 use super::world::World;
-use crate::api::Diagnostic;
+use crate::api::{Diagnostic, Kind, ObjectKey};
 
 /// What is doubtful in the world, sorted. Costs one pass over the objects.
 pub fn check(world: &World) -> Vec<Diagnostic> {
@@ -17,6 +17,22 @@ pub fn check(world: &World) -> Vec<Diagnostic> {
     found.extend(gateways::check(world));
     found.extend(singletons::check(world));
     found.sort_by(|a, b| (&a.object, &a.field, &a.message).cmp(&(&b.object, &b.field, &b.message)));
+    found
+}
+
+/// What is doubtful about one object of the world, sorted. Costs no pass over all objects.
+pub fn of(world: &World, object: &ObjectKey) -> Vec<Diagnostic> {
+    let key = (object.namespace.clone(), object.name.clone());
+    let mut found = match object.kind {
+        Kind::VirtualService => world.routes.get(&key).map(|routes| routes::of(world, routes)),
+        Kind::DestinationRule => world.destination_rules.get(&key).map(|rule| destination_rules::of(world, rule)),
+        Kind::Gateway => world.gateways.get(&key).map(|gateway| gateways::of(world, gateway)),
+        Kind::Sidecar | Kind::PeerAuthentication => Some(singletons::check(world)),
+        _ => None,
+    }
+    .unwrap_or_default();
+    found.retain(|finding| finding.object.as_ref().is_some_and(|of| (of.kind, &of.namespace, &of.name) == (object.kind, &key.0, &key.1)));
+    found.sort_by(|a, b| (&a.field, &a.message).cmp(&(&b.field, &b.message)));
     found
 }
 
@@ -30,7 +46,10 @@ mod tests {
             parse,
             yaml::{document, documents},
         },
-        mesh::{engine::Engine, validate::check},
+        mesh::{
+            engine::{Engine, preview},
+            validate::{check, of},
+        },
     };
 
     const SHOP: &str = "
@@ -50,7 +69,14 @@ spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}]}
         for text in documents(SHOP).into_iter().chain(documents(yaml)) {
             let parsed = parse(&document(text).unwrap(), &"Kubernetes".into());
             assert_eq!(parsed.refused, []);
-            engine.apply(parsed.objects.into_iter().map(|object| (object.key.clone(), Some(Arc::clone(&object)))));
+            for object in parsed.objects {
+                // What is said of an object before it stands is what is said of it then.
+                let foreseen = of(&preview(engine.world(), &object), &object.key);
+                engine.apply([(object.key.clone(), Some(Arc::clone(&object)))]);
+                let mut stands = check(engine.world());
+                stands.retain(|finding| finding.object.as_ref() == Some(&object.key));
+                assert_eq!(foreseen, stands);
+            }
         }
         check(engine.world()).iter().map(ToString::to_string).collect()
     }
@@ -96,6 +122,24 @@ spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}]}
             findings(&both),
             ["warning: VirtualService/shop/b spec.hosts[0]: reviews.shop.svc.cluster.local is routed by VirtualService/shop/a too, \
               which goes first by age, then name: these routes are ignored for proxies and ports that it has any for"]
+        );
+    }
+
+    #[test]
+    fn what_only_delegates_say_is_told_when_they_stand() {
+        let delegate = virtual_service("leaf", "{http: [{route: [{destination: {host: gone}}]}]}");
+        let root = "{hosts: [reviews], http: [{delegate: {name: leaf}}, {route: [{destination: {host: lost}}]}]}";
+        let mut engine = Engine::new("cluster.local", MeshConfig::default());
+        let objects = [SHOP, &delegate, &virtual_service("root", root)].concat();
+        let objects: Vec<_> =
+            documents(&objects).into_iter().flat_map(|text| parse(&document(text).unwrap(), &"Kubernetes".into()).objects).collect();
+        let (root, others) = objects.split_last().unwrap();
+        engine.apply(others.iter().map(|object| (object.key.clone(), Some(Arc::clone(object)))));
+        let foreseen = of(&preview(engine.world(), root), &root.key);
+        let told: Vec<(&str, &str)> = foreseen.iter().map(|finding| (finding.field.as_str(), finding.message.as_str())).collect();
+        assert_eq!(
+            told,
+            [("spec.http.route[0].destination.host", "no service has the host lost.shop.svc.cluster.local; requests get 503")]
         );
     }
 

@@ -1,10 +1,14 @@
 //! The findings that stand: said once in the log, counted in metrics, shown under `/debug/diagnostics`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 use prometheus_client::metrics::{family::Family, gauge::Gauge};
 use smol_str::SmolStr;
+use tokio::sync::watch;
 
 use crate::{
     api::{Diagnostic, Location, ObjectKey, Severity},
@@ -15,6 +19,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Standing {
     found: Mutex<Found>,
+    listed: watch::Sender<Arc<Vec<Diagnostic>>>,
     /// How many stand, by severity: `istiod_lite_diagnostics`.
     pub gauges: Family<[(&'static str, &'static str); 1], Gauge>,
 }
@@ -45,8 +50,10 @@ impl Standing {
         let mut found = self.found.lock();
         let mut before = found.by_finder.remove(&finder).unwrap_or_default();
         let mut now = BTreeMap::new();
+        let mut news = false;
         for finding in findings {
             let told = before.remove(&finding).unwrap_or_else(|| {
+                news = true;
                 let words = found.places.locate(finding.clone()).to_string();
                 match finding.severity {
                     Severity::Error => tracing::error!("{words}"),
@@ -59,11 +66,20 @@ impl Standing {
         for mended in before.values() {
             tracing::info!("no longer: {mended}");
         }
+        news |= !before.is_empty();
         found.by_finder.insert(finder, now);
         for (severity, label) in [(Severity::Error, "error"), (Severity::Warning, "warning")] {
             let count = found.all().filter(|finding| finding.severity == severity).count();
             self.gauges.get_or_create(&[("severity", label)]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
+        if news {
+            self.listed.send_replace(Arc::new(found.located()));
+        }
+    }
+
+    /// All findings that stand, sorted, now and whenever they change; those of objects in files name the place.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Vec<Diagnostic>>> {
+        self.listed.subscribe()
     }
 
     /// Takes news of where objects are written, for findings that do not know it.
@@ -73,16 +89,19 @@ impl Standing {
 
     /// One line each, errors first.
     pub fn lines(&self) -> Vec<String> {
-        let found = self.found.lock();
-        let mut all: Vec<Diagnostic> = found.all().map(|finding| found.places.locate(finding.clone())).collect();
-        all.sort();
-        all.iter().map(ToString::to_string).collect()
+        self.found.lock().located().iter().map(ToString::to_string).collect()
     }
 }
 
 impl Found {
     fn all(&self) -> impl Iterator<Item = &Diagnostic> {
         self.by_finder.values().flat_map(BTreeMap::keys)
+    }
+
+    fn located(&self) -> Vec<Diagnostic> {
+        let mut all: Vec<Diagnostic> = self.all().map(|finding| self.places.locate(finding.clone())).collect();
+        all.sort();
+        all
     }
 }
 
@@ -98,6 +117,10 @@ mod tests {
         standing.replace(Finder::Mesh, vec![Diagnostic::warning("spec.host", "unknown")]);
         standing.replace(Finder::Source("a".into()), vec![]);
         assert_eq!(standing.lines(), ["error: spec: worse", "warning: spec.host: unknown"]);
+        let mut listed = standing.subscribe();
+        assert_eq!(listed.borrow_and_update().iter().map(ToString::to_string).collect::<Vec<_>>(), standing.lines());
+        standing.replace(Finder::Mesh, vec![Diagnostic::warning("spec.host", "unknown")]);
+        assert!(!listed.has_changed().unwrap(), "nothing is new");
         assert_eq!(standing.gauges.get_or_create(&[("severity", "error")]).get(), 1);
         assert_eq!(standing.gauges.get_or_create(&[("severity", "warning")]).get(), 1);
     }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use axum::Router;
 use prometheus_client::registry::Registry;
 use smol_str::SmolStr;
 use tokio::{
@@ -19,6 +20,7 @@ use super::{
     debug::{Access, Inspection},
     diagnostics::Standing,
     http::{self, Exposed},
+    https::{self, Bounds},
     identity::{Identity, IdentityMetrics, IdentitySettings},
     metrics::PipelineMetrics,
     pipeline::{Pipeline, SYNCED},
@@ -38,7 +40,12 @@ use crate::{
         kubernetes,
         mesh_config::MeshConfigFile,
     },
+    status::{self, StatusMetrics},
     version,
+    webhook::{
+        admission::{self, AdmissionMetrics},
+        inject::{self, InjectionMetrics, Injector},
+    },
     xds::{
         classes::Classes,
         ledger::{DeliveryMetrics, Ledger},
@@ -71,8 +78,10 @@ pub struct Settings {
     pub secure_grpc: SocketAddr,
     /// Port 15014.
     pub monitoring: SocketAddr,
-    /// Port 15017.
-    pub https: SocketAddr,
+    /// Port 15017; `None`: no webhooks.
+    pub https: Option<SocketAddr>,
+    /// What injected proxies are like.
+    pub injection: inject::Settings,
     /// DNS domain of the cluster.
     pub domain: String,
     /// Cluster id of the objects.
@@ -144,6 +153,9 @@ struct Core {
     worlds: watch::Sender<Arc<World>>,
     inspection: Arc<Inspection>,
     access: Access,
+    injections: InjectionMetrics,
+    admissions: AdmissionMetrics,
+    statuses: StatusMetrics,
     identity_metrics: IdentityMetrics,
     clock: Clock,
 }
@@ -153,6 +165,10 @@ async fn start(settings: &Settings, running: &Running) -> anyhow::Result<()> {
     let grpc = bind("--grpcAddr", settings.grpc).await?;
     let secure_grpc = bind("--secureGRPCAddr", settings.secure_grpc).await?;
     let monitoring = bind("--monitoringAddr", settings.monitoring).await?;
+    let https = match settings.https {
+        Some(address) => Some(bind("--httpsAddr", address).await?),
+        None => None,
+    };
 
     let mut registry = Registry::default();
     let core = Core::register(settings, &mut registry);
@@ -172,7 +188,12 @@ async fn start(settings: &Settings, running: &Running) -> anyhow::Result<()> {
     // Proxies are let in when there is a world to show: before, they would be told that there is nothing.
     wait_until_ready(&core.readiness).await;
     serve_proxies(settings, &core, &identity, grpc, secure_grpc, running);
-    identity.control(settings, core.worlds.subscribe(), &running.tasks, &running.stop);
+    if let Some(https) = https {
+        let webhooks = https::router(webhooks(settings, &core), Arc::clone(&core.readiness), Bounds::default());
+        running.spawn(https::serve(https, Arc::clone(&identity.tls), webhooks, Bounds::default(), running.stop.clone()));
+    }
+    let leader = identity.control(settings, core.worlds.subscribe(), &running.tasks, &running.stop);
+    write_status(settings, &core, leader, running);
     tracing::info!(version = version::VERSION, source = %settings.source, "serving");
     Ok(())
 }
@@ -183,6 +204,12 @@ impl Core {
     fn register(settings: &Settings, registry: &mut Registry) -> Self {
         let clock = identity::system_clock();
         let identity_metrics = IdentityMetrics::register(registry, &clock);
+        let injections = InjectionMetrics::default();
+        injections.register(registry);
+        let admissions = AdmissionMetrics::default();
+        admissions.register(registry);
+        let statuses = StatusMetrics::default();
+        statuses.register(registry);
         let standing = Arc::new(Standing::default());
         registry.register("istiod_lite_diagnostics", "Findings that stand, by severity", standing.gauges.clone());
         let convergence = Arc::new(Convergence::default());
@@ -206,7 +233,21 @@ impl Core {
             diagnostics: Arc::clone(&standing),
         });
         let access = Access::default();
-        Self { readiness, standing, ledger, convergence, classes, worlds, inspection, access, identity_metrics, clock }
+        Self {
+            readiness,
+            standing,
+            ledger,
+            convergence,
+            classes,
+            worlds,
+            inspection,
+            access,
+            injections,
+            admissions,
+            statuses,
+            identity_metrics,
+            clock,
+        }
     }
 
     fn exposed(&self, registry: Registry) -> Exposed {
@@ -296,6 +337,28 @@ fn serve_proxies(settings: &Settings, core: &Core, identity: &Identity, grpc: Tc
     let (tls, authenticator) = (Arc::clone(&identity.tls), Arc::clone(&identity.authenticator));
     running.spawn(serve_plain(grpc, Routes::new(discovery(false)), connections, running.stop.clone()));
     running.spawn(serve_tls(secure_grpc, tls, secure, authenticator, metrics, connections, running.stop.clone()));
+}
+
+fn webhooks(settings: &Settings, core: &Core) -> Router {
+    let injector = Injector { settings: settings.injection.clone(), worlds: core.worlds.subscribe(), metrics: core.injections.clone() };
+    let admission = admission::routes(core.worlds.subscribe(), SmolStr::new(&settings.cluster_id), core.admissions.clone());
+    inject::routes(Arc::new(injector)).merge(admission)
+}
+
+// === what users see with kubectl ===
+
+fn write_status(settings: &Settings, core: &Core, leader: watch::Receiver<bool>, running: &Running) {
+    let Source::Kubernetes(kubernetes) = &settings.source else { return };
+    let inputs = status::Inputs { findings: core.standing.subscribe(), ledger: Arc::clone(&core.ledger), leader };
+    let settings = status::Settings {
+        client: kubernetes.client.clone(),
+        cluster: kubernetes.cluster.clone(),
+        namespace: kubernetes.namespace.clone(),
+        revision: kubernetes.revision.clone(),
+        instance: if settings.pod.is_empty() { "istiod-lite".to_owned() } else { settings.pod.clone() },
+        clock: Arc::clone(&core.clock),
+    };
+    running.spawn(status::run(settings, inputs, core.statuses.clone(), running.stop.clone()));
 }
 
 async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {

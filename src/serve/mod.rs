@@ -6,6 +6,7 @@ pub mod debug;
 pub mod diagnostics;
 pub mod discovery;
 pub mod http;
+pub mod https;
 pub mod identity;
 pub mod metrics;
 pub mod pipeline;

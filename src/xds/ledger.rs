@@ -83,6 +83,17 @@ pub struct Rejection {
     pub objects: Vec<String>,
 }
 
+/// An object from which something was made that some connected proxy refused and still lacks.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Refusal {
+    /// `Kind/namespace/name`
+    pub object: String,
+    /// What was made of it.
+    pub kind: ResourceType,
+    /// What one of the proxies said.
+    pub error: String,
+}
+
 /// One proxy's line in the ledger; dropping it strikes it out.
 #[derive(Debug)]
 pub struct Entry {
@@ -110,6 +121,20 @@ impl Ledger {
     /// Where the connected proxies stand, in order of connection.
     pub fn proxies(&self) -> Vec<ProxyStatus> {
         self.proxies.lock().values().cloned().collect()
+    }
+
+    /// What connected proxies refuse, told of each object once, sorted.
+    pub fn refusals(&self) -> Vec<Refusal> {
+        let mut all = BTreeSet::new();
+        for status in self.proxies.lock().values() {
+            for (kind, rejection) in &status.rejected {
+                let of = |object: &String| Refusal { object: object.clone(), kind: *kind, error: rejection.error.clone() };
+                all.extend(rejection.objects.iter().map(of));
+            }
+        }
+        let mut all: Vec<Refusal> = all.into_iter().collect();
+        all.dedup_by(|a, b| (&a.object, a.kind) == (&b.object, b.kind));
+        all
     }
 
     /// Its counters.
@@ -317,6 +342,8 @@ mod tests {
         entry.event(&rejected(vec![resource], vec![]));
         assert_eq!(counter(), 1);
         assert_eq!(ledger.proxies()[0].rejected[&ResourceType::Cluster].objects, ["DestinationRule/shop/reviews"]);
+        let refusal = Refusal { object: "DestinationRule/shop/reviews".into(), kind: ResourceType::Cluster, error: "no".into() };
+        assert_eq!(ledger.refusals(), [refusal]);
         entry.progress(1, true, &[]);
         assert!(ledger.proxies()[0].rejected.is_empty(), "nothing refused stands");
     }

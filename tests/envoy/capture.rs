@@ -15,6 +15,7 @@ use harness::{
     namespace::{Bridge, Namespace, SIDECAR_USER, Sniffer, missing, seen},
     process::{Process, tail},
     said::skip,
+    tools::istiod_lite,
     workload::Workload,
 };
 
@@ -31,8 +32,8 @@ async fn a_plain_request_is_mtls_on_the_wire() -> Result<()> {
     let bridge = Bridge::create()?;
     let client = Namespace::create(&bridge, "client", 3, "127.0.0.1 localhost\n10.96.7.7 reviews\n")?;
     let server = Namespace::create(&bridge, "server", 4, "127.0.0.1 localhost\n")?;
-    client.capture()?;
-    server.capture()?;
+    client.capture(&options.istiod_lite)?;
+    server.capture(&options.istiod_lite)?;
     let _workload = server.inhabit(|| Workload::start("v1", SocketAddr::from(([0, 0, 0, 0], 9080)), None))?;
 
     let home = tempfile::tempdir()?;
@@ -46,7 +47,68 @@ async fn a_plain_request_is_mtls_on_the_wire() -> Result<()> {
         wait_until_ready(&mut agent, SocketAddr::new(namespace.address(), 15021), "/healthz/ready").await?;
         agents.push(agent);
     }
-    prove(&client, &bridge).inspect_err(|_| agents.iter().for_each(|agent| eprintln!("{}:\n{}", agent.name(), tail(&agent.log(), 20))))
+    let proven = prove(&client, &bridge).and_then(|()| calls_to_itself(&server));
+    proven.inspect_err(|_| agents.iter().for_each(|agent| eprintln!("{}:\n{}", agent.name(), tail(&agent.log(), 20))))
+}
+
+#[test]
+fn capturing_twice_equals_once_and_removal_leaves_what_others_set() -> Result<()> {
+    if let Some(reason) = missing() {
+        skip("capturing_twice_equals_once_and_removal_leaves_what_others_set", &reason);
+        return Ok(());
+    }
+    let bridge = Bridge::create()?;
+    let pod = Namespace::create(&bridge, "twice", 9, "127.0.0.1 localhost\n")?;
+    for program in ["iptables", "ip6tables"] {
+        pod.run(None, program, &["-t", "nat", "-A", "OUTPUT", "-p", "tcp", "--dport", "7", "-j", "RETURN"])?;
+    }
+    let before = rules(&pod)?;
+    capture(&pod, &["--exclude-outbound-ports", "25,26", "--include-outbound-ranges", "10.0.0.0/8,fd00::/8"])?;
+    ensure!(rules(&pod)?.contains("--dport 26 -j RETURN"), "{}", rules(&pod)?);
+    capture(&pod, &[])?;
+    let once = rules(&pod)?;
+    ensure!(!once.contains("--dport 26"), "the first run's rules are still there:\n{once}");
+    ensure!(once.matches("--dport 7 -j RETURN").count() == 2, "somebody else's rules are gone:\n{once}");
+    ensure!(once.matches("-A OUTPUT -p tcp -j ISTIO_OUTPUT").count() == 2, "not in both families:\n{once}");
+    capture(&pod, &[])?;
+    ensure!(rules(&pod)? == once, "twice is not once:\n{once}\n{}", rules(&pod)?);
+    let loopback = pod.run(None, "ip", &["-6", "addr", "show", "lo"])?;
+    ensure!(loopback.contains("inet6 ::6/128 "), "the address that the proxy calls from is missing: {loopback}");
+    capture(&pod, &["--remove"])?;
+    ensure!(rules(&pod)? == before, "removal leaves:\n{}\nbefore:\n{before}", rules(&pod)?);
+    capture(&pod, &["--remove"])
+}
+
+#[test]
+fn a_pod_without_ipv6_is_captured_with_a_note() -> Result<()> {
+    if let Some(reason) = missing() {
+        skip("a_pod_without_ipv6_is_captured_with_a_note", &reason);
+        return Ok(());
+    }
+    let bridge = Bridge::create()?;
+    let pod = Namespace::create(&bridge, "four", 10, "127.0.0.1 localhost\n")?;
+    pod.run(None, "sysctl", &["-qw", "net.ipv6.conf.all.disable_ipv6=1"])?;
+    let said = pod.run(None, &istiod_lite()?.display().to_string(), &["capture"])?;
+    ensure!(said.contains("IPv4: rules set with iptables") && said.contains("IPv6: left alone, it is turned off"), "{said}");
+    let unprivileged = pod.run(Some(SIDECAR_USER), &istiod_lite()?.display().to_string(), &["capture"]).unwrap_err().to_string();
+    ensure!(unprivileged.contains("NET_ADMIN"), "{unprivileged}");
+    Ok(())
+}
+
+fn capture(pod: &Namespace, flags: &[&str]) -> Result<()> {
+    pod.run(None, &istiod_lite()?.display().to_string(), &[&["capture"], flags].concat()).map(|_| ())
+}
+
+/// Both families' rules without the comments, which hold the time, and without counters.
+fn rules(pod: &Namespace) -> Result<String> {
+    let mut rules = String::new();
+    for program in ["iptables-save", "ip6tables-save"] {
+        let saved = pod.run(None, program, &[])?;
+        rules.extend(
+            saved.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{}\n", line.split(" [").next().unwrap_or(line))),
+        );
+    }
+    Ok(rules)
 }
 
 /// One plain request; the certificate that the server's sidecar saw; and no word of either on the wire.
@@ -72,6 +134,18 @@ fn prove(client: &Namespace, bridge: &Bridge) -> Result<()> {
     Ok(())
 }
 
+/// By its Service a workload reaches itself through its proxy, inbound policy included; by its own address directly.
+fn calls_to_itself(server: &Namespace) -> Result<()> {
+    let by_service = server.run(None, "curl", &["-sS", "-i", "--max-time", "5", "http://10.96.7.7:9080/"])?;
+    let peer = by_service.lines().find_map(|line| line.strip_prefix("x-peer: ")).unwrap_or_default();
+    ensure!(peer.contains("URI=spiffe://cluster.local/ns/shop/sa/reviews"), "not by mutual TLS: {by_service}");
+    for address in [server.address().to_string(), "127.0.0.1".to_owned()] {
+        let direct = server.run(None, "curl", &["-sS", "-i", "--max-time", "5", &format!("http://{address}:9080/")])?;
+        ensure!(direct.contains("reviews v1") && !direct.contains("x-peer: By="), "{address}: {direct}");
+    }
+    Ok(())
+}
+
 /// CA, tokens, objects; readable for the user of the sidecars.
 fn prepare(options: &Options, home: &Path, client: IpAddr, server: IpAddr) -> Result<()> {
     fs::create_dir(home.join("logs"))?;
@@ -85,12 +159,12 @@ fn prepare(options: &Options, home: &Path, client: IpAddr, server: IpAddr) -> Re
 
 fn start_agent(options: &Options, home: &Path, namespace: &Namespace, pod: Pod, discovery: SocketAddr) -> Result<Process> {
     launch::issue_token(&options.istiod_lite, home, pod)?;
-    for made in [home.join(format!("{}.token", pod.name)), home.join(pod.name)] {
-        if !made.exists() {
-            fs::create_dir(&made)?;
-        }
-        chown(&made, Some(SIDECAR_USER), Some(SIDECAR_USER))?;
-    }
+    let token = home.join(format!("{}.token", pod.name));
+    chown(&token, Some(SIDECAR_USER), Some(SIDECAR_USER))?;
+    // As the kubelet makes a volume: it belongs to root, and everybody may write.
+    let volume = home.join(pod.name);
+    fs::create_dir(&volume)?;
+    fs::set_permissions(&volume, Permissions::from_mode(0o777))?;
     let mut command = namespace.command(Some(SIDECAR_USER), &options.istiod_lite.display().to_string());
     launch::agent(&mut command, options, home, pod, namespace.address(), discovery, "REDIRECT");
     Process::start(pod.name, command, &home.join("logs"))

@@ -55,11 +55,11 @@ async fn an_object_that_nobody_can_read_hurts_only_itself() -> Result<()> {
     shop.wait_for_config(shop.client(), "good.example", true).await?;
     wait::until("both to be named", PATIENCE, || async {
         let found = shop.diagnostics().await?;
-        ensure!(found.contains("VirtualService shop/reviews") && found.contains("ServiceEntry shop/unreadable"), "{found}");
+        ensure!(found.contains("VirtualService/shop/reviews") && found.contains("ServiceEntry/shop/unreadable"), "{found}");
         Ok(())
     })
     .await?;
-    shop.wait_for_log(&["VirtualService shop/reviews", "spec.http"]).await?;
+    shop.wait_for_log(&["VirtualService/shop/reviews", "spec.http"]).await?;
     shop.wait_for_metric(r#"istiod_lite_diagnostics{severity="error"}"#).await?;
     shop.wait_for_version(&traffic, "v1").await?;
     shop.patch_weights(100).await?;
@@ -70,7 +70,7 @@ async fn an_object_that_nobody_can_read_hurts_only_itself() -> Result<()> {
     shop.wait_for_config(shop.client(), "better.example", true).await?;
     shop.wait_for_config(shop.client(), "good.example", true).await?;
     let found = shop.diagnostics().await?;
-    ensure!(found.contains("ServiceEntry shop/unreadable") && !found.contains("VirtualService"), "{found}");
+    ensure!(found.contains("ServiceEntry/shop/unreadable") && !found.contains("VirtualService"), "{found}");
     traffic.judge(&mut shop).await?;
     Ok(())
 }

@@ -1,10 +1,13 @@
 //! The control plane on a real API server: what it reads, how a change becomes effective, and what breaks while real
 //! Envoys carry traffic. Each test has an API server of its own, which it may kill.
 
+mod admission;
 mod arrival;
 mod canary;
 mod controllers;
+mod definitions;
 mod faults;
+mod injection;
 mod identity;
 mod objects;
 mod outage;

@@ -28,6 +28,8 @@ pub(crate) fn rights(without: &[&str]) -> Vec<Value> {
     let mut rules: Vec<Value> = READS.iter().map(read).collect();
     rules.push(json!({ "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["*"] }));
     rules.push(json!({ "apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"] }));
+    rules.push(json!({ "apiGroups": ["networking.istio.io", "security.istio.io"], "resources": ["*/status"], "verbs": ["patch"] }));
+    rules.push(json!({ "apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["get", "create", "patch"] }));
     let everyone = json!({ "kind": "User", "name": USER, "apiGroup": "rbac.authorization.k8s.io" });
     vec![
         json!({

@@ -48,7 +48,7 @@ async fn what_happened_meanwhile_arrives_though_the_watches_expired() -> Result<
     shop.api.compact().await?;
     shop.wait_for_config(shop.client(), "removed.example", true).await?;
     shop.wire.mend();
-    shop.wait_for_log(&["kubernetes/ServiceEntry", "too old"]).await?;
+    shop.wait_for_log(&["kubernetes/ServiceEntry", "listing again"]).await?;
     shop.wait_for_config(shop.client(), "added.example", true).await?;
     shop.wait_for_config(shop.client(), "removed.example", false).await?;
     shop.wait_for_version(&traffic, "v2").await?;

@@ -9,7 +9,7 @@ use super::{
 use crate::api::mesh_config::{MeshConfig, PathNormalization};
 
 // Known to Istio and without effect on what a proxy is sent here: at injection, at bootstrap, or not yet.
-const WITHOUT_EFFECT: [&str; 26] = [
+const WITHOUT_EFFECT: [&str; 23] = [
     "hboneIdleTimeout",
     "ingressClass",
     "ingressService",
@@ -18,7 +18,6 @@ const WITHOUT_EFFECT: [&str; 26] = [
     "enableTracing",
     "enableEnvoyAccessLogService",
     "disableEnvoyListenerLog",
-    "defaultConfig",
     "configSources",
     "caCertificates",
     "localityLbSetting",
@@ -26,12 +25,10 @@ const WITHOUT_EFFECT: [&str; 26] = [
     "certificates",
     "serviceSettings",
     "serviceScopeConfigs",
-    "enablePrometheusMerge",
     "verifyCertificateAtClient",
     "ca",
     "extensionProviders",
     "defaultProviders",
-    "discoverySelectors",
     "meshMTLS",
     "tlsDefaults",
     "defaultTrafficPolicy",
@@ -45,6 +42,8 @@ impl Read for MeshConfig {
         read_names(&fields, &mut mesh);
         read_proxy_defaults(&fields, &mut mesh);
         read_policies(&fields, &mut mesh);
+        mesh.default_config = fields.get("defaultConfig");
+        fields.set("enablePrometheusMerge", &mut mesh.enable_prometheus_merge);
         for name in WITHOUT_EFFECT {
             fields.unsupported(name);
         }
@@ -57,6 +56,7 @@ fn read_names(fields: &Fields<'_>, mesh: &mut MeshConfig) {
     set_text(fields, "rootNamespace", &mut mesh.root_namespace);
     set_text(fields, "trustDomain", &mut mesh.trust_domain);
     fields.set("trustDomainAliases", &mut mesh.trust_domain_aliases);
+    fields.set("discoverySelectors", &mut mesh.discovery_selectors);
     fields.set("outboundClusterStatName", &mut mesh.outbound_cluster_stat_name);
     fields.set("inboundClusterStatName", &mut mesh.inbound_cluster_stat_name);
     set_list(fields, "defaultServiceExportTo", &mut mesh.default_service_export_to);

@@ -1,5 +1,7 @@
 //! Reads what every document has: `apiVersion`, `kind` and `metadata`.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use smol_str::SmolStr;
 
@@ -20,11 +22,6 @@ pub(super) enum Claim {
     Unclear(String),
 }
 
-const NETWORKING: (&str, &[&str]) = ("networking.istio.io", &["v1", "v1beta1", "v1alpha3"]);
-const SECURITY: (&str, &[&str]) = ("security.istio.io", &["v1", "v1beta1"]);
-const CORE: (&str, &[&str]) = ("", &["v1"]);
-const DISCOVERY: (&str, &[&str]) = ("discovery.k8s.io", &["v1"]);
-
 /// Which kind of object a document holds.
 pub(super) fn claim(document: &Value) -> Claim {
     let text = |name: &str| document.get(name).and_then(Value::as_str);
@@ -39,31 +36,14 @@ pub(super) fn claim(document: &Value) -> Claim {
     if (kind, group, name) == ("ConfigMap", "", Some("istio")) && document.pointer("/data/mesh").is_some() {
         return Claim::MeshConfigMap;
     }
-    match kind_of(kind).filter(|(_, (of, _))| *of == group) {
-        Some((kind, (_, versions))) if versions.contains(&version) => Claim::Read(kind, version.into()),
-        Some((_, (_, versions))) => {
-            Claim::Unclear(format!("apiVersion {api_version}: version {version} is unknown; known are {}", versions.join(", ")))
+    let known = Kind::named(kind).and_then(|kind| kind.resource().map(|resource| (kind, resource)));
+    match known.filter(|(_, resource)| resource.group == group) {
+        Some((kind, resource)) if resource.versions.contains(&version) => Claim::Read(kind, version.into()),
+        Some((_, resource)) => {
+            Claim::Unclear(format!("apiVersion {api_version}: version {version} is unknown; known are {}", resource.versions.join(", ")))
         }
         None => Claim::Other(kind.into(), api_version.into()),
     }
-}
-
-fn kind_of(kind: &str) -> Option<(Kind, (&'static str, &'static [&'static str]))> {
-    Some(match kind {
-        "Namespace" => (Kind::Namespace, CORE),
-        "Node" => (Kind::Node, CORE),
-        "Pod" => (Kind::Pod, CORE),
-        "Service" => (Kind::Service, CORE),
-        "EndpointSlice" => (Kind::EndpointSlice, DISCOVERY),
-        "DestinationRule" => (Kind::DestinationRule, NETWORKING),
-        "Gateway" => (Kind::Gateway, NETWORKING),
-        "ServiceEntry" => (Kind::ServiceEntry, NETWORKING),
-        "Sidecar" => (Kind::Sidecar, NETWORKING),
-        "VirtualService" => (Kind::VirtualService, NETWORKING),
-        "WorkloadEntry" => (Kind::WorkloadEntry, NETWORKING),
-        "PeerAuthentication" => (Kind::PeerAuthentication, SECURITY),
-        _ => return None,
-    })
 }
 
 /// Name, namespace and the rest of `metadata`.
@@ -100,7 +80,7 @@ impl Read for Named {
             fields.refuse("namespace", format!("must be lower-case letters, digits and - (at most 63), is {namespace:?}"));
         }
         let metadata = Metadata {
-            labels: fields.get("labels"),
+            labels: Arc::new(fields.get("labels")),
             annotations: fields.get("annotations"),
             created: fields.with("creationTimestamp", seconds).unwrap_or_default(),
             generation: fields.get("generation"),

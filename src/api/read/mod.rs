@@ -8,9 +8,11 @@ mod fields;
 mod gateway;
 mod http_route;
 mod kubernetes;
+mod label_selector;
 mod mesh_config;
 mod metadata;
 mod peer_authentication;
+mod proxy_config;
 mod scalar;
 mod service_entry;
 mod traffic_policy;
@@ -29,6 +31,7 @@ use super::{
     Diagnostic, Kind, Metadata, Object, ObjectKey, Spec,
     findings::{Findings, Path},
     mesh_config::MeshConfig,
+    proxy_config::ProxyConfig,
     validate, yaml,
 };
 
@@ -56,6 +59,22 @@ pub fn parse_mesh_config(document: &Value, cluster: &SmolStr) -> Parsed {
     let mut parsed = Parsed::default();
     parsed.read_mesh_config(document, cluster, Metadata::default());
     parsed
+}
+
+/// Reads ProxyConfig, and what is doubtful in it.
+///
+/// # Errors
+/// When it cannot be applied: the findings, of which at least one is an error.
+pub fn parse_proxy_config(document: &Value) -> Result<(ProxyConfig, Vec<Diagnostic>), Vec<Diagnostic>> {
+    let findings = Findings::default();
+    let config = match document {
+        Value::Null => Some(ProxyConfig::default()),
+        document => ProxyConfig::read(Node { value: document, path: Path::Root, findings: &findings }),
+    };
+    match config {
+        Some(config) if !findings.refuse() => Ok((config, findings.into_vec())),
+        _ => Err(findings.into_vec()),
+    }
 }
 
 impl Parsed {

@@ -10,6 +10,12 @@ pub(super) fn check(world: &World) -> Vec<Diagnostic> {
     unknown.chain(world.rules_by_host.values().flat_map(|rules| repeated_subsets(rules))).collect()
 }
 
+/// What is doubtful about one rule; perhaps with findings about others of its host.
+pub(super) fn of(world: &World, rule: &DestinationRule) -> Vec<Diagnostic> {
+    let rules = world.rules_by_host.get(&(rule.origin.object.namespace.clone(), rule.host.clone()));
+    unknown_host(world, rule).into_iter().chain(rules.into_iter().flat_map(|rules| repeated_subsets(rules))).collect()
+}
+
 fn unknown_host(world: &World, rule: &DestinationRule) -> Option<Diagnostic> {
     let known = match rule.host.is_wildcard() {
         true => world.services.keys().any(|key| rule.host.covers(&key.hostname)),

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use crate::{
     api::{Diagnostic, Labels},
-    mesh::{engine::selects, world::World},
+    mesh::{
+        engine::selects,
+        world::{Gateway, World},
+    },
 };
 
 pub(super) fn check(world: &World) -> Vec<Diagnostic> {
@@ -13,12 +16,24 @@ pub(super) fn check(world: &World) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     for gateway in world.gateways.values() {
         let selector = &gateway.spec.selector;
-        let any = selected.entry(selector).or_insert_with(|| world.workloads.values().any(|pod| selects(selector, &pod.labels)));
-        if !*any {
-            let labels: Vec<String> = selector.iter().map(|(name, value)| format!("{name}={value}")).collect();
-            let message = format!("no pod has the labels {}: nothing serves this Gateway", labels.join(","));
-            found.push(Diagnostic::warning("spec.selector", message).of(&gateway.origin.object));
+        if !*selected.entry(selector).or_insert_with(|| any_pod(world, selector)) {
+            found.push(unserved(gateway));
         }
     }
     found
+}
+
+/// What is doubtful about one Gateway.
+pub(super) fn of(world: &World, gateway: &Gateway) -> Vec<Diagnostic> {
+    if any_pod(world, &gateway.spec.selector) { Vec::new() } else { vec![unserved(gateway)] }
+}
+
+fn any_pod(world: &World, selector: &Labels) -> bool {
+    world.workloads.values().any(|pod| selects(selector, &pod.labels))
+}
+
+fn unserved(gateway: &Gateway) -> Diagnostic {
+    let labels: Vec<String> = gateway.spec.selector.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let message = format!("no pod has the labels {}: nothing serves this Gateway", labels.join(","));
+    Diagnostic::warning("spec.selector", message).of(&gateway.origin.object)
 }

@@ -15,12 +15,22 @@ use crate::{
 pub(super) fn check(world: &World) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     for routes in world.routes.values() {
-        let mut check = Check { world, routes, found: &mut found };
-        check.destinations();
-        check.gateways();
+        Check { world, routes, found: &mut found }.run();
     }
     for (host, listed) in &world.routes_by_host {
         found.extend(listed.iter().enumerate().filter_map(|(at, routes)| conflict(host, routes, &listed[..at])));
+    }
+    found
+}
+
+/// What is doubtful about the routes of one VirtualService.
+pub(super) fn of(world: &World, routes: &RouteSet) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    Check { world, routes, found: &mut found }.run();
+    for host in routes.hosts.iter().collect::<BTreeSet<_>>() {
+        let listed = world.routes_by_host.get(host).map(|listed| listed.as_slice()).unwrap_or_default();
+        let at = listed.iter().position(|other| other.origin.object == routes.origin.object);
+        found.extend(at.and_then(|at| conflict(host, routes, &listed[..at])));
     }
     found
 }
@@ -53,6 +63,11 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
+    fn run(&mut self) {
+        self.destinations();
+        self.gateways();
+    }
+
     fn warn(&mut self, field: impl Into<String>, message: String) {
         self.found.push(Diagnostic::warning(field, message).of(&self.routes.origin.object));
     }

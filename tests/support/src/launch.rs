@@ -108,8 +108,13 @@ pub fn agent(command: &mut Command, options: &Options, home: &Path, pod: Pod, ad
         command.arg("--label").arg(format!("{name}={value}"));
     }
     command.arg("--instance-ip").arg(address.to_string());
-    command.arg("--listen").arg(address.to_string());
+    // Where traffic is captured, the pod has its network to itself, and what the proxy sends to the pod's address is inbound traffic.
+    if interception == "NONE" {
+        command.arg("--listen").arg(address.to_string());
+    }
     command.args(["--interception-mode", interception, "--concurrency", "1"]);
+    // Nobody calls a mesh that is taken down.
+    command.args(["--minimum-drain-duration", "0s"]);
     command.arg("--discovery-address").arg(discovery.to_string());
     command.args(["--discovery-san", "istiod.istio-system.svc"]);
     command.arg("--root-cert").arg(home.join("ca/root-cert.pem"));

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     net::{IpAddr, Ipv4Addr},
     os::fd::{AsRawFd, OwnedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     sync::{
         Arc,
@@ -28,6 +28,9 @@ use crate::process::run;
 /// The user as which sidecars run: what it sends is not captured.
 pub const SIDECAR_USER: u32 = 1337;
 
+/// Networks that bridges can have, one each.
+const NETWORKS: u32 = 250;
+
 /// Programs that namespaces and capture need.
 const PROGRAMS: &[&str] = &["ip", "iptables", "setpriv", "curl"];
 
@@ -49,14 +52,24 @@ pub struct Bridge {
 }
 
 impl Bridge {
-    /// Makes the bridge; the address of this machine on it is `.1`.
+    /// Makes the bridge, with the first number that no other test on this machine has; the address of this machine on it is `.1`.
     pub fn create() -> Result<Self> {
-        let third = (std::process::id() % 250) as u8;
-        let bridge = Self { name: format!("isl{third}"), third };
-        run("ip", &["link", "add", &bridge.name, "type", "bridge"])?;
-        run("ip", &["addr", "add", &format!("{}/24", bridge.address(1)), "dev", &bridge.name])?;
-        run("ip", &["link", "set", &bridge.name, "up"])?;
-        Ok(bridge)
+        let start = std::process::id() % NETWORKS;
+        let mut refusal = None;
+        for number in (start..NETWORKS).chain(0..start) {
+            let third = u8::try_from(number)?;
+            let name = format!("isl{third}");
+            match run("ip", &["link", "add", &name, "type", "bridge"]) {
+                Err(error) => refusal = Some(error),
+                Ok(_) => {
+                    let bridge = Self { name, third };
+                    run("ip", &["addr", "add", &format!("{}/24", bridge.address(1)), "dev", &bridge.name])?;
+                    run("ip", &["link", "set", &bridge.name, "up"])?;
+                    return Ok(bridge);
+                }
+            }
+        }
+        Err(refusal.unwrap_or_else(|| anyhow!("no network is free")))
     }
 
     /// Address number `host` on the bridge's network.
@@ -100,16 +113,9 @@ impl Namespace {
         self.address
     }
 
-    /// Sends all its TCP to the sidecar's ports 15001 and 15006, but for what the sidecar itself sends and its own ports.
-    pub fn capture(&self) -> Result<()> {
-        let user = SIDECAR_USER.to_string();
-        self.iptables(&["-A", "OUTPUT", "-m", "owner", "--uid-owner", &user, "-j", "RETURN"])?;
-        self.iptables(&["-A", "OUTPUT", "-d", "127.0.0.1/32", "-j", "RETURN"])?;
-        self.iptables(&["-A", "OUTPUT", "-p", "tcp", "-j", "REDIRECT", "--to-ports", "15001"])?;
-        for own in ["15000", "15020", "15021", "15090"] {
-            self.iptables(&["-A", "PREROUTING", "-p", "tcp", "--dport", own, "-j", "RETURN"])?;
-        }
-        self.iptables(&["-A", "PREROUTING", "-p", "tcp", "-j", "REDIRECT", "--to-ports", "15006"])
+    /// Sends all its TCP to the sidecar's ports, as the init container of a pod does.
+    pub fn capture(&self, istiod_lite: &Path) -> Result<()> {
+        self.run(None, &istiod_lite.display().to_string(), &["capture"]).map(|_| ())
     }
 
     /// A command that runs `program` inside, as root or as another user.
@@ -161,11 +167,6 @@ impl Namespace {
         Ok(Inhabitant { stop: Some(stop), thread: Some(thread) })
     }
 
-    fn iptables(&self, rule: &[&str]) -> Result<()> {
-        let arguments = [&["netns", "exec", self.name.as_str(), "iptables", "-t", "nat"], rule].concat();
-        run("ip", &arguments).map(|_| ())
-    }
-
     fn etc(&self) -> PathBuf {
         PathBuf::from("/etc/netns").join(&self.name)
     }
@@ -204,7 +205,11 @@ pub struct Sniffer {
 impl Sniffer {
     /// Starts recording; what else happens on this machine (another mesh, say) is left out.
     pub fn start(bridge: &Bridge) -> Result<Self> {
-        let network = [10, 211, bridge.third];
+        Self::of([10, 211, bridge.third])
+    }
+
+    /// Starts recording what goes from or to a /24 network, on every interface of this thread's network namespace.
+    pub fn of(network: [u8; 3]) -> Result<Self> {
         let socket =
             socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_NONBLOCK, SockProtocol::EthAll).context("packet socket")?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -250,7 +255,7 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
-    use crate::{said::skip, workload::Workload};
+    use crate::{said::skip, tools::istiod_lite, workload::Workload};
 
     #[test]
     fn namespaces_talk_and_the_recorder_sees_it() {
@@ -268,7 +273,7 @@ mod tests {
         assert_eq!(answer, "reviews v1 (good)\n");
         assert!(seen(&frames, b"GET /plain-as-day") && seen(&frames, b"reviews v1") && !seen(&frames, b"reviews v2"));
         // Captured, with nobody on 15001, it goes nowhere; the sidecar's user still gets through.
-        client.capture().unwrap();
+        client.capture(&istiod_lite().unwrap()).unwrap();
         assert!(client.run(None, "curl", &["-sS", "--max-time", "5", &url]).is_err());
         assert!(client.run(Some(SIDECAR_USER), "curl", &["-sS", "--max-time", "5", &url]).is_ok());
     }

@@ -1,0 +1,80 @@
+//! Transparent capture: the rules that send a pod's TCP through its sidecar, and their application with iptables.
+//!
+//! [`rules`] computes what should be, [`table`] the transaction that gets there from what is, [`tools`] runs iptables, and
+//! [`ipv6`] looks after what IPv6 needs beyond rules. Applying twice changes nothing: the chains are replaced whole, in one
+//! transaction for each family, and no connection sees half of them.
+
+pub mod ipv6;
+pub mod rules;
+pub mod table;
+pub mod tools;
+
+use std::io;
+
+use self::{
+    ipv6::Ipv6,
+    rules::{Family, Rules},
+    tools::Tools,
+};
+
+/// What was done; each line is for a person.
+pub type Report = Vec<String>;
+
+/// Why traffic is not captured.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// iptables is missing, or refuses.
+    #[error("{0}")]
+    Tools(#[from] tools::Error),
+    /// The loopback interface lacks the address that the proxy calls the workload from.
+    #[error("address {address} on the loopback interface: {source}", address = rules::PROXY_SOURCE_V6)]
+    Loopback {
+        /// Why it cannot be added.
+        source: io::Error,
+    },
+}
+
+/// Puts the rules in place, IPv4's and, where the pod has IPv6, IPv6's.
+pub fn apply(rules: &Rules) -> Result<Report, Error> {
+    let mut report = vec![replace(rules, Family::V4)?];
+    let lacking = match Ipv6::of_this_namespace() {
+        Ipv6::Absent(reason) => Some(reason.to_owned()),
+        Ipv6::Present { routable } => match replace(rules, Family::V6) {
+            Ok(line) => {
+                ipv6::add_proxy_source().map_err(|source| Error::Loopback { source })?;
+                report.push(line);
+                None
+            }
+            // Traffic that could leave the pod around its sidecar is no trifle; addresses of the link alone are.
+            Err(error) if routable => return Err(error),
+            Err(error) => Some(error.to_string()),
+        },
+    };
+    report.extend(lacking.map(|reason| format!("IPv6: left alone, {reason}")));
+    Ok(report)
+}
+
+/// Takes the rules away, and only them.
+pub fn remove() -> Result<Report, Error> {
+    let mut report = Report::new();
+    for family in [Family::V4, Family::V6] {
+        if family == Family::V6 && matches!(Ipv6::of_this_namespace(), Ipv6::Absent(_)) {
+            continue;
+        }
+        let tools = Tools::find(family)?;
+        tools.restore(&table::removal(&tools.saved()?))?;
+        report.push(format!("{family}: rules removed with {}", tools.name()));
+    }
+    Ok(report)
+}
+
+/// The transaction for a pod without any rules, for a person to read.
+pub fn preview(rules: &Rules) -> String {
+    [Family::V4, Family::V6].map(|family| format!("# {family}\n{}", table::replacement(rules, family, ""))).concat()
+}
+
+fn replace(rules: &Rules, family: Family) -> Result<String, Error> {
+    let tools = Tools::find(family)?;
+    tools.restore(&table::replacement(rules, family, &tools.saved()?))?;
+    Ok(format!("{family}: rules set with {}", tools.name()))
+}

@@ -1,0 +1,110 @@
+//! iptables, run as a program: it knows what the kernel at hand can do.
+
+use std::{
+    io::{self, Write},
+    process::{Command, Output, Stdio},
+};
+
+use super::rules::Family;
+
+/// Variants in the order in which they are looked for: nf_tables, whatever the system's default is, the older x_tables.
+const VARIANTS: [&str; 3] = ["-nft", "", "-legacy"];
+/// How many seconds the older variant waits for another that holds its lock.
+const LOCK_WAIT: &str = "10";
+
+/// `iptables…-save` and `iptables…-restore` of one variant.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    prefix: String,
+}
+
+/// iptables did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No variant works here.
+    #[error("no usable {program}: {reasons} (it takes root with the capabilities NET_ADMIN and NET_RAW)")]
+    Unusable {
+        /// `iptables` or `ip6tables`.
+        program: &'static str,
+        /// What each variant said.
+        reasons: String,
+    },
+    /// A run failed.
+    #[error("{program}: {reason}")]
+    Run {
+        /// Which.
+        program: String,
+        /// What it said.
+        reason: String,
+    },
+}
+
+impl Tools {
+    /// The first variant that can read this network namespace's `nat` table.
+    pub fn find(family: Family) -> Result<Self, Error> {
+        let program = match family {
+            Family::V4 => "iptables",
+            Family::V6 => "ip6tables",
+        };
+        let mut reasons = Vec::new();
+        for variant in VARIANTS {
+            let tools = Self { prefix: format!("{program}{variant}") };
+            match tools.saved() {
+                Ok(_) => return Ok(tools),
+                Err(error) => reasons.push(error.to_string()),
+            }
+        }
+        Err(Error::Unusable { program, reasons: reasons.join("; ") })
+    }
+
+    /// `iptables-nft`, `iptables`, ….
+    pub fn name(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The `nat` table as text.
+    pub fn saved(&self) -> Result<String, Error> {
+        run(&format!("{}-save", self.prefix), &["-t", "nat"], "")
+    }
+
+    /// Carries out one transaction; chains that it does not name stay.
+    pub fn restore(&self, transaction: &str) -> Result<(), Error> {
+        let arguments: &[&str] = if self.prefix.ends_with("-legacy") { &["--noflush", "--wait", LOCK_WAIT] } else { &["--noflush"] };
+        run(&format!("{}-restore", self.prefix), arguments, transaction).map(|_| ())
+    }
+}
+
+/// Runs a program with `input` to its end; its standard output.
+fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, Error> {
+    let failed = |reason: String| Error::Run { program: program.to_owned(), reason };
+    let output = piped(program, arguments, input).map_err(|error| failed(error.to_string()))?;
+    if !output.status.success() {
+        return Err(failed(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim())));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn piped(program: &str, arguments: &[&str], input: &str) -> io::Result<Output> {
+    let mut child = Command::new(program).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        match stdin.write_all(input.as_bytes()) {
+            // It ended before it read everything: its exit status says why.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            written => written?,
+        }
+    }
+    child.wait_with_output()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_fails_is_named_with_what_it_said() {
+        let error = run("sh", &["-c", "echo no such table >&2; exit 3"], "input").unwrap_err().to_string();
+        assert_eq!(error, "sh: exit status: 3: no such table");
+        assert!(run("iptables-of-nobody", &[], "").unwrap_err().to_string().starts_with("iptables-of-nobody: No such file"));
+        assert_eq!(run("cat", &[], "text").unwrap(), "text");
+    }
+}

@@ -1,0 +1,126 @@
+//! The part of Istio's ProxyConfig that injection and the agent read: MeshConfig's `defaultConfig`, and the annotation
+//! `proxy.istio.io/config` of one pod over it (contract §5.5).
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+use smol_str::SmolStr;
+
+use super::Labels;
+
+/// How one proxy is started. `None`: not said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProxyConfig {
+    /// `discoveryAddress`, `host:port` of the control plane.
+    pub discovery_address: Option<SmolStr>,
+    /// `concurrency`: Envoy's worker threads; 0: one for each CPU that the container may use.
+    pub concurrency: Option<u32>,
+    /// `drainDuration`: how long the connections of a changed listener may stay.
+    pub drain_duration: Option<Duration>,
+    /// `terminationDrainDuration`: the longest time that connections get when the proxy ends.
+    pub termination_drain_duration: Option<Duration>,
+    /// `interceptionMode`
+    pub interception_mode: Option<InterceptionMode>,
+    /// `statusPort`: the agent's own port.
+    pub status_port: Option<u16>,
+    /// `proxyMetadata`: environment variables of the agent.
+    pub proxy_metadata: Labels,
+}
+
+/// How traffic reaches a sidecar.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InterceptionMode {
+    /// `REDIRECT`
+    #[default]
+    Redirect,
+    /// `TPROXY`
+    Tproxy,
+    /// `NONE`: not captured at all.
+    None,
+}
+
+// === impl InterceptionMode ===
+
+impl InterceptionMode {
+    /// The name in annotations, ProxyConfig and node metadata.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Redirect => "REDIRECT",
+            Self::Tproxy => "TPROXY",
+            Self::None => "NONE",
+        }
+    }
+
+    /// The mode of a name; `None` for any other text.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Redirect, Self::Tproxy, Self::None].into_iter().find(|mode| mode.as_str() == name)
+    }
+}
+
+// === impl ProxyConfig ===
+
+impl ProxyConfig {
+    /// This, and over it what `above` says; metadata is merged by key.
+    pub fn with(&self, above: &Self) -> Self {
+        let mut proxy_metadata = self.proxy_metadata.clone();
+        proxy_metadata.extend(above.proxy_metadata.iter().map(|(key, value)| (key.clone(), value.clone())));
+        Self {
+            discovery_address: above.discovery_address.clone().or_else(|| self.discovery_address.clone()),
+            concurrency: above.concurrency.or(self.concurrency),
+            drain_duration: above.drain_duration.or(self.drain_duration),
+            termination_drain_duration: above.termination_drain_duration.or(self.termination_drain_duration),
+            interception_mode: above.interception_mode.or(self.interception_mode),
+            status_port: above.status_port.or(self.status_port),
+            proxy_metadata,
+        }
+    }
+
+    /// As proto3 JSON, what is said only: the value of `PROXY_CONFIG`.
+    pub fn to_json(&self) -> Value {
+        let said = [
+            ("discoveryAddress", self.discovery_address.as_ref().map(|address| json!(address))),
+            ("concurrency", self.concurrency.map(|threads| json!(threads))),
+            ("drainDuration", self.drain_duration.map(seconds)),
+            ("terminationDrainDuration", self.termination_drain_duration.map(seconds)),
+            ("interceptionMode", self.interception_mode.map(|mode| json!(mode.as_str()))),
+            ("statusPort", self.status_port.map(|port| json!(port))),
+            ("proxyMetadata", (!self.proxy_metadata.is_empty()).then(|| json!(self.proxy_metadata))),
+        ];
+        Value::Object(said.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect::<Map<_, _>>())
+    }
+}
+
+// Without a fraction where there is none: `45s`, `0.500s`.
+fn seconds(duration: Duration) -> Value {
+    match duration.subsec_millis() {
+        0 => json!(format!("{}s", duration.as_secs())),
+        millis => json!(format!("{}.{millis:03}s", duration.as_secs())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_above_wins_and_metadata_is_merged() {
+        let metadata = |pairs: &[(&str, &str)]| pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect::<Labels>();
+        let mesh = ProxyConfig {
+            concurrency: Some(2),
+            drain_duration: Some(Duration::from_secs(45)),
+            proxy_metadata: metadata(&[("A", "mesh"), ("B", "mesh")]),
+            ..ProxyConfig::default()
+        };
+        let pod = ProxyConfig {
+            concurrency: Some(0),
+            termination_drain_duration: Some(Duration::from_millis(1500)),
+            proxy_metadata: metadata(&[("B", "pod")]),
+            ..ProxyConfig::default()
+        };
+        let expected = json!({
+            "concurrency": 0, "drainDuration": "45s", "terminationDrainDuration": "1.500s",
+            "proxyMetadata": {"A": "mesh", "B": "pod"},
+        });
+        assert_eq!(mesh.with(&pod).to_json(), expected);
+    }
+}

@@ -1,0 +1,62 @@
+//! Reads ProxyConfig (contract §5.5), of which only what injection and the agent use has an effect.
+
+use super::fields::{Node, Read};
+use crate::api::proxy_config::{InterceptionMode, ProxyConfig};
+
+// Known to Istio; at most some of its own proxy's bootstrap would change by them.
+const WITHOUT_EFFECT: [&str; 31] = [
+    "configPath",
+    "binaryPath",
+    "serviceCluster",
+    "tracingServiceName",
+    "discoveryRefreshDelay",
+    "zipkinAddress",
+    "statsdUdpAddress",
+    "proxyAdminPort",
+    "controlPlaneAuthPolicy",
+    "customConfigFile",
+    "statNameLength",
+    "proxyBootstrapTemplatePath",
+    "tracing",
+    "envoyAccessLogService",
+    "envoyMetricsService",
+    "runtimeValues",
+    "availabilityZone",
+    "sds",
+    "gatewayTopology",
+    "parentShutdownDuration",
+    "meshId",
+    "readinessProbe",
+    "proxyStatsMatcher",
+    "extraStatTags",
+    "caCertificatesPem",
+    "image",
+    "privateKeyProvider",
+    "proxyHeaders",
+    "fileFlushInterval",
+    "fileFlushMinSizeKb",
+    "statsCompression",
+];
+
+impl Read for ProxyConfig {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let fields = node.fields()?;
+        let modes = [("REDIRECT", InterceptionMode::Redirect), ("TPROXY", InterceptionMode::Tproxy), ("NONE", InterceptionMode::None)];
+        let config = Self {
+            discovery_address: fields.opt("discoveryAddress"),
+            concurrency: fields.opt("concurrency"),
+            drain_duration: fields.opt("drainDuration"),
+            termination_drain_duration: fields.opt("terminationDrainDuration"),
+            interception_mode: fields.with("interceptionMode", |node| node.one_of(&modes)),
+            status_port: fields.opt("statusPort"),
+            proxy_metadata: fields.get("proxyMetadata"),
+        };
+        // A native sidecar starts before the application, and is ready before it: nothing to hold.
+        fields.pass("holdApplicationUntilProxyStarts");
+        for name in WITHOUT_EFFECT {
+            fields.unsupported(name);
+        }
+        fields.finish();
+        Some(config)
+    }
+}

@@ -1,0 +1,152 @@
+//! Port 15017: what the API server asks of us, over TLS (contract §1.1). Its caller is not authenticated: the API server has
+//! no certificate of ours, and an answer says nothing that the question does not.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, Request},
+    http::StatusCode,
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use rustls::ServerConfig;
+use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, info};
+
+use super::{connection::accept, readiness::Readiness, tls::TlsIdentity};
+
+/// What one caller may cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// The most bytes of a request's body. The API server takes objects of 3 MB, and an update brings two.
+    pub body: usize,
+    /// So many requests at a time; more wait.
+    pub requests: usize,
+    /// So many connections at a time; more wait.
+    pub connections: usize,
+    /// A request is answered in this time.
+    pub request_time: Duration,
+    /// TLS must be agreed in this time.
+    pub handshake_time: Duration,
+    /// A connection of HTTP/1.1 may be quiet for so long: longer than Go's client keeps one, so that it never asks on a
+    /// connection that is being closed.
+    pub quiet_time: Duration,
+    /// What runs is given so long to end on shutdown.
+    pub grace: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            body: 8 << 20,
+            requests: 32,
+            connections: 512,
+            request_time: Duration::from_secs(10),
+            handshake_time: Duration::from_secs(10),
+            quiet_time: Duration::from_secs(120),
+            grace: Duration::from_secs(10),
+        }
+    }
+}
+
+/// All paths: those of the webhooks, and `/ready`.
+pub fn router(webhooks: Router, readiness: Arc<Readiness>, bounds: Bounds) -> Router {
+    let turns = Arc::new(Semaphore::new(bounds.requests));
+    let bounded = webhooks
+        .layer(DefaultBodyLimit::max(bounds.body))
+        .layer(middleware::from_fn(move |request, next| in_time(request, next, Arc::clone(&turns), bounds.request_time)));
+    bounded.route("/ready", get(move || ready(Arc::clone(&readiness))))
+}
+
+/// Serves HTTPS until `shutdown`, and returns when all connections have ended or their grace is over.
+pub async fn serve(listener: TcpListener, tls: Arc<TlsIdentity>, routes: Router, bounds: Bounds, shutdown: CancellationToken) {
+    let tracker = TaskTracker::new();
+    let connections = Arc::new(Semaphore::new(bounds.connections));
+    while let Ok(permit) = Arc::clone(&connections).acquire_owned().await {
+        let Some((stream, peer)) = accept(&listener, &shutdown).await else { break };
+        let (tls, routes, shutdown) = (Arc::clone(&tls), routes.clone(), shutdown.clone());
+        tracker.spawn(async move {
+            match timeout(bounds.handshake_time, handshake(stream, &tls)).await {
+                Ok(Ok(stream)) => connection(stream, peer, routes, bounds, shutdown).await,
+                Ok(Err(error)) => info!(%peer, %error, "TLS handshake failed"),
+                Err(_) => info!(%peer, "TLS handshake timed out"),
+            }
+            drop(permit);
+        });
+    }
+    drop(listener);
+    tracker.close();
+    tracker.wait().await;
+}
+
+async fn handshake(stream: tokio::net::TcpStream, tls: &TlsIdentity) -> std::io::Result<TlsStream<tokio::net::TcpStream>> {
+    let config = without_clients(&tls.config()).map_err(std::io::Error::other)?;
+    TlsAcceptor::from(Arc::new(config)).accept(stream).await
+}
+
+// The certificate in use, no question for the client's, HTTP/1.1 beside HTTP/2.
+fn without_clients(config: &ServerConfig) -> Result<ServerConfig, rustls::Error> {
+    let mut plain = ServerConfig::builder_with_provider(Arc::clone(config.crypto_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::clone(&config.cert_resolver));
+    plain.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    plain.send_tls13_tickets = 0;
+    Ok(plain)
+}
+
+async fn connection(
+    stream: TlsStream<tokio::net::TcpStream>,
+    peer: SocketAddr,
+    routes: Router,
+    bounds: Bounds,
+    shutdown: CancellationToken,
+) {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(bounds.quiet_time);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(100)
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(10));
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes)));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            match timeout(bounds.grace, connection).await {
+                Ok(ended) => ended,
+                Err(_) => return debug!(%peer, "connection closed with a request open"),
+            }
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%peer, error, "connection broke");
+    }
+}
+
+async fn in_time(request: Request, next: Next, turns: Arc<Semaphore>, time: Duration) -> Response {
+    let answered = timeout(time, async {
+        let _turn = turns.acquire().await;
+        next.run(request).await
+    });
+    answered.await.unwrap_or_else(|_| (StatusCode::SERVICE_UNAVAILABLE, "no answer in time").into_response())
+}
+
+async fn ready(readiness: Arc<Readiness>) -> Response {
+    let missing = readiness.missing();
+    if missing.is_empty() {
+        return StatusCode::OK.into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for: {}\n", missing.join(", "))).into_response()
+}

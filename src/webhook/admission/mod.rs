@@ -1,0 +1,54 @@
+//! The validating webhook: says of an object of Istio's kinds, before it is stored, what `istiod-lite translate` would say
+//! of it, and what leads nowhere in the world as it is (contract §5.6).
+
+mod judge;
+mod metrics;
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use smol_str::SmolStr;
+use tokio::sync::watch;
+
+use self::judge::Judge;
+pub use self::metrics::AdmissionMetrics;
+use super::review::Review;
+use crate::mesh::world::World;
+
+/// `POST /validate`. `worlds` shows what objects are held against; before the first world they are only looked at by
+/// themselves. `cluster` is the one that asks.
+pub fn routes(worlds: watch::Receiver<Arc<World>>, cluster: SmolStr, metrics: AdmissionMetrics) -> Router {
+    let admission = Arc::new(Admission { worlds, cluster, metrics });
+    Router::new().route("/validate", post(validate)).with_state(admission)
+}
+
+struct Admission {
+    worlds: watch::Receiver<Arc<World>>,
+    cluster: SmolStr,
+    metrics: AdmissionMetrics,
+}
+
+async fn validate(State(admission): State<Arc<Admission>>, body: Bytes) -> Response {
+    let review = match Review::read(&body) {
+        Ok(review) => review,
+        Err(reason) => {
+            tracing::warn!(reason, "/validate was asked something else");
+            admission.metrics.not_understood(StatusCode::BAD_REQUEST);
+            return (StatusCode::BAD_REQUEST, format!("{reason}\n")).into_response();
+        }
+    };
+    let world = Arc::clone(&admission.worlds.borrow());
+    let verdict = Judge { world: &world, cluster: &admission.cluster }.verdict(&review.request);
+    admission.metrics.count(&review.request.resource, verdict.reason);
+    Json(review.respond(&verdict.answer)).into_response()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,202 @@
+//! What the API server is answered.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    body::Body,
+    http::{Request, StatusCode},
+};
+use http_body_util::BodyExt;
+use prometheus_client::{encoding::text::encode, registry::Registry};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tower::ServiceExt;
+
+use super::{AdmissionMetrics, routes};
+use crate::{
+    api::{
+        mesh_config::MeshConfig,
+        parse,
+        yaml::{document, documents},
+    },
+    mesh::{engine::Engine, world::World},
+};
+
+const SHOP: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: reviews, namespace: shop}
+spec: {clusterIP: 10.96.0.1, ports: [{name: http, port: 9080}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: old, namespace: shop, creationTimestamp: '2026-01-01T00:00:00Z'}
+spec: {hosts: [reviews], http: [{route: [{destination: {host: reviews}}]}]}
+";
+
+fn world(yaml: &str) -> Arc<World> {
+    let mut engine = Engine::new("cluster.local", MeshConfig::default());
+    let objects = documents(yaml).into_iter().flat_map(|text| parse(&document(text).unwrap(), &"Kubernetes".into()).objects);
+    engine.apply(objects.map(|object| (object.key.clone(), Some(object)))).world
+}
+
+struct Webhook {
+    routes: Router,
+    registry: Registry,
+}
+
+impl Webhook {
+    fn on(world: Arc<World>) -> Self {
+        let (metrics, mut registry) = (AdmissionMetrics::default(), Registry::default());
+        metrics.register(&mut registry);
+        Self { routes: routes(watch::channel(world).1, "Kubernetes".into(), metrics), registry }
+    }
+
+    async fn post(&self, body: impl Into<Body>) -> (StatusCode, Vec<u8>) {
+        let request = Request::post("/validate").header("content-type", "application/json").body(body.into()).unwrap();
+        let response = self.routes.clone().oneshot(request).await.unwrap();
+        (response.status(), response.into_body().collect().await.unwrap().to_bytes().to_vec())
+    }
+
+    async fn asked(&self, request: Value) -> Value {
+        let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request});
+        let (status, body) = self.post(review.to_string()).await;
+        assert_eq!(status, StatusCode::OK, "{}", String::from_utf8_lossy(&body));
+        let answer: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!((&answer["apiVersion"], &answer["response"]["uid"]), (&json!("admission.k8s.io/v1"), &json!("u")));
+        answer["response"].clone()
+    }
+
+    fn metrics(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).unwrap();
+        text
+    }
+}
+
+fn create(object: Value) -> Value {
+    json!({
+        "uid": "u", "operation": "CREATE", "namespace": "shop", "name": object["metadata"]["name"], "object": object,
+        "resource": {"group": "networking.istio.io", "version": "v1", "resource": "virtualservices"},
+    })
+}
+
+fn update(old: Value, object: Value) -> Value {
+    let mut request = create(object);
+    request["operation"] = json!("UPDATE");
+    request["oldObject"] = old;
+    request
+}
+
+fn virtual_service(http: Value) -> Value {
+    json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": {"name": "reviews", "namespace": "shop"},
+        "spec": {"hosts": ["reviews.example"], "http": [http]},
+    })
+}
+
+fn right() -> Value {
+    virtual_service(json!({"route": [{"destination": {"host": "reviews"}}]}))
+}
+
+fn wrong() -> Value {
+    virtual_service(json!({"route": [{"destination": {"host": "reviews"}}], "timeout": "soon", "tiemout": "1s"}))
+}
+
+const WRONG: &str = "VirtualService/shop/reviews spec.http[0].timeout: must be a duration such as 1.5s or 250ms, is \"soon\"";
+const DOUBTFUL: &str = "VirtualService/shop/reviews spec.http[0].tiemout: unknown field: it has no effect";
+
+#[tokio::test]
+async fn what_is_right_passes_and_what_is_wrong_is_refused_with_its_fields() {
+    let webhook = Webhook::on(world(SHOP));
+    assert_eq!(webhook.asked(create(right())).await, json!({"uid": "u", "allowed": true}));
+    let refused = json!({"uid": "u", "allowed": false, "status": {"code": 422, "message": WRONG}, "warnings": [DOUBTFUL]});
+    assert_eq!(webhook.asked(create(wrong())).await, refused);
+    assert_eq!(webhook.asked(update(right(), wrong())).await, refused);
+    let metrics = webhook.metrics();
+    let series = "{group=\"networking.istio.io\",version=\"v1\",resource=\"virtualservices\"";
+    assert!(metrics.contains(&format!("galley_validation_passed{series}}} 1")), "{metrics}");
+    assert!(metrics.contains(&format!("galley_validation_failed{series},reason=\"invalid_resource\"}} 2")), "{metrics}");
+}
+
+#[tokio::test]
+async fn what_leads_nowhere_in_the_world_is_a_warning() {
+    let nowhere = virtual_service(json!({"route": [{"destination": {"host": "gone"}}]}));
+    let warnings = json!([
+        "VirtualService/shop/reviews spec.http[0].route[0].destination.host: no service has the host gone.shop.svc.cluster.local; requests get 503"
+    ]);
+    let answer = Webhook::on(world(SHOP)).asked(create(nowhere.clone())).await;
+    assert_eq!((&answer["allowed"], &answer["warnings"]), (&json!(true), &warnings));
+    // Before the first world nothing is known to be missing.
+    assert_eq!(Webhook::on(Arc::default()).asked(create(nowhere)).await, json!({"uid": "u", "allowed": true}));
+}
+
+#[tokio::test]
+async fn a_new_object_is_the_youngest() {
+    let mut second = right();
+    second["spec"]["hosts"] = json!(["reviews"]);
+    let answer = Webhook::on(world(SHOP)).asked(create(second)).await;
+    assert!(answer["warnings"][0].as_str().unwrap().contains("is routed by VirtualService/shop/old too"), "{answer}");
+}
+
+#[tokio::test]
+async fn what_slipped_in_can_be_labelled_and_deleted() {
+    let webhook = Webhook::on(world(SHOP));
+    let mut labelled = wrong();
+    labelled["metadata"]["labels"] = json!({"team": "a"});
+    let answer = webhook.asked(update(wrong(), labelled)).await;
+    assert_eq!((&answer["allowed"], &answer["warnings"]), (&json!(true), &json!([format!("{WRONG} (not applied)"), DOUBTFUL])));
+    let mut leaving = wrong();
+    leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    assert_eq!(webhook.asked(update(right(), leaving)).await["allowed"], true);
+    let deleted = json!({"uid": "u", "operation": "DELETE", "namespace": "shop", "name": "reviews", "object": null, "oldObject": wrong()});
+    assert_eq!(webhook.asked(deleted).await["allowed"], true);
+}
+
+#[tokio::test]
+async fn a_name_that_is_yet_to_be_made_is_none_that_is_missing() {
+    let mut object = right();
+    object["metadata"] = json!({"generateName": "reviews-"});
+    let mut request = create(object);
+    request["name"] = json!("");
+    assert_eq!(Webhook::on(world(SHOP)).asked(request).await, json!({"uid": "u", "allowed": true}));
+}
+
+#[tokio::test]
+async fn kinds_that_are_not_read_pass_with_a_warning_and_unknown_ones_do_not() {
+    let webhook = Webhook::on(world(SHOP));
+    let object =
+        |api_version: &str, kind: &str| json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": "all", "namespace": "shop"}});
+    let answer = webhook.asked(create(object("security.istio.io/v1", "AuthorizationPolicy"))).await;
+    let warning = "AuthorizationPolicy/shop/all: is not read by istiod-lite: it protects nothing";
+    assert_eq!((&answer["allowed"], &answer["warnings"]), (&json!(true), &json!([warning])));
+    for (api_version, kind) in [("networking.istio.io/v1", "VirtualServices"), ("v1", "Pod"), ("", "")] {
+        let answer = webhook.asked(create(object(api_version, kind))).await;
+        assert_eq!((&answer["allowed"], &answer["status"]["code"]), (&json!(false), &json!(422)), "{kind}");
+        let message = answer["status"]["message"].as_str().unwrap();
+        assert!(message.contains(kind) && message.contains("is none of Istio's kinds"), "{message}");
+    }
+    assert!(webhook.metrics().contains("reason=\"unknown_type\"} 3"), "{}", webhook.metrics());
+    let unknown_version = webhook.asked(create(object("networking.istio.io/v7", "Gateway"))).await;
+    assert!(unknown_version["status"]["message"].as_str().unwrap().contains("known are v1, v1beta1, v1alpha3"), "{unknown_version}");
+}
+
+#[tokio::test]
+async fn many_findings_are_cut() {
+    let unknown: serde_json::Map<String, Value> = (0..60).map(|number| (format!("x{number}"), json!(1))).collect();
+    let mut http = Value::Object(unknown);
+    http["route"] = json!([{"destination": {"host": "reviews"}}]);
+    let answer = Webhook::on(world(SHOP)).asked(create(virtual_service(http))).await;
+    let warnings = answer["warnings"].as_array().unwrap();
+    assert_eq!((warnings.len(), warnings[20].as_str().unwrap()), (21, "31 more findings are not listed"));
+}
+
+#[tokio::test]
+async fn what_is_no_question_is_a_bad_request() {
+    let webhook = Webhook::on(world(SHOP));
+    for body in ["", "{", "{}", r#"{"apiVersion": "v1", "request": {"uid": "u"}}"#] {
+        assert_eq!(webhook.post(body).await.0, StatusCode::BAD_REQUEST, "{body}");
+    }
+    assert!(webhook.metrics().contains("galley_validation_http_error{status=\"400\"} 4"), "{}", webhook.metrics());
+}

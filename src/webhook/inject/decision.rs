@@ -1,0 +1,150 @@
+//! Whether a pod gets a proxy (contract §5.1, §5.2).
+
+use std::collections::BTreeMap;
+
+/// Label of a namespace: `enabled`, `disabled`.
+pub const NAMESPACE_LABEL: &str = "istio-injection";
+/// Label of a namespace or pod: the revision (or tag) that injects.
+pub const REVISION_LABEL: &str = "istio.io/rev";
+/// Label (or, of old, annotation) of a pod: `true`, `false`.
+pub const POD_LABEL: &str = "sidecar.istio.io/inject";
+
+/// Namespaces of the cluster itself, where nothing is injected.
+const IGNORED_NAMESPACES: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
+
+/// Labels or annotations.
+pub type Map = BTreeMap<String, String>;
+
+/// What is known of a pod before it is injected.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate<'a> {
+    /// The namespace's name.
+    pub namespace: &'a str,
+    /// The pod's labels.
+    pub labels: &'a Map,
+    /// The pod's annotations.
+    pub annotations: &'a Map,
+    /// `spec.hostNetwork`
+    pub host_network: bool,
+}
+
+/// Why a pod is left as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Skip {
+    /// It shares the node's network: rules for its traffic would be rules for the node's.
+    #[error("the pod uses the node's network (spec.hostNetwork)")]
+    HostNetwork,
+    /// The namespace belongs to the cluster itself.
+    #[error("nothing is injected in this namespace")]
+    Namespace,
+    /// The pod says `sidecar.istio.io/inject: "false"`.
+    #[error("the pod says {POD_LABEL}: \"false\"")]
+    Pod,
+    /// Neither the namespace's labels nor the pod's ask for it, or they ask another revision.
+    #[error("neither namespace nor pod asks this revision for it")]
+    NotAsked,
+}
+
+/// What the webhook decides about a pod that the API server brought to it: its configuration has selected the pod by
+/// labels of namespace and pod already.
+///
+/// # Errors
+/// When the pod is to be left as it is.
+pub fn decide(pod: Candidate<'_>) -> Result<(), Skip> {
+    if pod.host_network {
+        return Err(Skip::HostNetwork);
+    }
+    if IGNORED_NAMESPACES.contains(&pod.namespace) {
+        return Err(Skip::Namespace);
+    }
+    // The label is the newer API: where both are there it counts.
+    let said = pod.labels.get(POD_LABEL).or_else(|| pod.annotations.get(POD_LABEL));
+    if said.is_some_and(|said| said == "false") { Err(Skip::Pod) } else { Ok(()) }
+}
+
+/// Whether the webhook configuration of `revision` would bring the pod to the webhook: what its selectors (contract §5.1) say.
+///
+/// # Errors
+/// When it would not.
+pub fn selected(namespace: &Map, pod: &Map, revision: &str) -> Result<(), Skip> {
+    let get = |map: &Map, key: &str| map.get(key).cloned();
+    let (of_namespace, of_pod) = (get(namespace, REVISION_LABEL), get(pod, REVISION_LABEL));
+    let inject = get(pod, POD_LABEL);
+    if inject.as_deref() == Some("false") {
+        return Err(Skip::Pod);
+    }
+    let is_default = matches!(revision, "" | "default");
+    let mine = |asked: &str| if is_default { asked == "default" } else { asked == revision };
+    let asked = match (get(namespace, NAMESPACE_LABEL).as_deref(), of_namespace, of_pod) {
+        (Some(injection), ..) => is_default && injection == "enabled",
+        (None, Some(asked), _) => mine(&asked),
+        (None, None, Some(asked)) => mine(&asked),
+        (None, None, None) => is_default && inject.as_deref() == Some("true"),
+    };
+    if asked { Ok(()) } else { Err(Skip::NotAsked) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&str, &str)]) -> Map {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn what_the_webhook_decides() {
+        let inject = |value| map(&[(POD_LABEL, value)]);
+        let none = Map::new();
+        let cases = [
+            ("shop", &none, &none, false, Ok(())),
+            ("shop", &none, &none, true, Err(Skip::HostNetwork)),
+            ("shop", &inject("true"), &none, true, Err(Skip::HostNetwork)),
+            ("kube-system", &none, &none, false, Err(Skip::Namespace)),
+            ("kube-public", &inject("true"), &none, false, Err(Skip::Namespace)),
+            ("istio-system", &none, &none, false, Ok(())),
+            ("shop", &inject("true"), &none, false, Ok(())),
+            ("shop", &inject("false"), &none, false, Err(Skip::Pod)),
+            ("shop", &none, &inject("false"), false, Err(Skip::Pod)),
+            ("shop", &inject("true"), &inject("false"), false, Ok(())),
+            ("shop", &inject("false"), &inject("true"), false, Err(Skip::Pod)),
+            ("shop", &inject("no"), &none, false, Ok(())),
+        ];
+        for (namespace, labels, annotations, host_network, expected) in cases {
+            let candidate = Candidate { namespace, labels, annotations, host_network };
+            assert_eq!(decide(candidate), expected, "{candidate:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_selectors_say() {
+        const ENABLED: (&str, &str) = (NAMESPACE_LABEL, "enabled");
+        const DISABLED: (&str, &str) = (NAMESPACE_LABEL, "disabled");
+        const CANARY: (&str, &str) = (REVISION_LABEL, "canary");
+        const DEFAULT: (&str, &str) = (REVISION_LABEL, "default");
+        const YES: (&str, &str) = (POD_LABEL, "true");
+        const NO: (&str, &str) = (POD_LABEL, "false");
+        // (namespace, pod, injected by the default revision, injected by revision canary)
+        let cases: [(&[_], &[_], bool, bool); 14] = [
+            (&[], &[], false, false),
+            (&[], &[YES], true, false),
+            (&[], &[YES, CANARY], false, true),
+            (&[], &[CANARY], false, true),
+            (&[], &[CANARY, NO], false, false),
+            (&[], &[DEFAULT], true, false),
+            (&[ENABLED], &[], true, false),
+            (&[ENABLED], &[NO], false, false),
+            (&[ENABLED, CANARY], &[], true, false),
+            (&[DISABLED], &[YES], false, false),
+            (&[DISABLED, CANARY], &[CANARY], false, false),
+            (&[CANARY], &[], false, true),
+            (&[CANARY], &[DEFAULT], false, true),
+            (&[DEFAULT], &[], true, false),
+        ];
+        for (namespace, pod, by_default, by_canary) in cases {
+            let (namespace, pod) = (map(namespace), map(pod));
+            let selects = |revision| selected(&namespace, &pod, revision).is_ok();
+            assert_eq!((selects("default"), selects("canary")), (by_default, by_canary), "namespace {namespace:?}, pod {pod:?}");
+        }
+    }
+}

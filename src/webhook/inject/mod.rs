@@ -1,0 +1,142 @@
+//! Injection: a pod gets its proxy (contract §5). The same code serves the webhook and `istiod-lite inject`.
+//!
+//! A pod goes through these stations: what an earlier injection did is undone ([`restore`]), its annotations are read
+//! ([`annotations`]), a [`template`] is rendered from these and the mesh's settings, laid over the pod ([`merge`]), and
+//! probes and Prometheus are sent to the agent ([`probes`], [`prometheus`]).
+
+mod annotations;
+pub mod decision;
+mod merge;
+mod metrics;
+pub mod offline;
+mod path;
+mod probes;
+mod prometheus;
+mod restore;
+mod service;
+pub mod settings;
+mod shape;
+mod template;
+mod value;
+mod workload;
+
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::Value;
+
+use self::{annotations::Annotations, template::Inputs};
+pub use self::{
+    metrics::{InjectionMetrics, Outcome},
+    path::Parameters,
+    restore::STATUS,
+    service::{Injector, routes},
+    settings::Settings,
+    template::Template,
+    workload::Owner,
+};
+use crate::api::{
+    mesh_config::MeshConfig,
+    proxy_config::{InterceptionMode, ProxyConfig},
+};
+
+/// Where a pod is to run, and by whose settings.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings<'a> {
+    /// The pod's namespace.
+    pub namespace: &'a str,
+    /// What makes the pod; `None`: by its controller reference.
+    pub owner: Option<&'a Owner>,
+    /// What the webhook's URL says.
+    pub parameters: &'a Parameters,
+    /// The operator's settings.
+    pub settings: &'a Settings,
+    /// The mesh's.
+    pub mesh: &'a MeshConfig,
+}
+
+/// A pod with its proxy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Injected {
+    /// The whole pod.
+    pub pod: Value,
+    /// What is doubtful about it.
+    pub warnings: Vec<String>,
+}
+
+/// Why a pod cannot be injected: one line a reason, each naming the annotation or field.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("; "))]
+pub struct Refused(pub Vec<String>);
+
+/// Gives a pod its proxy. Whether it is to have one is [`decision`]'s to say.
+///
+/// # Errors
+/// When the document is no pod, or its annotations say what cannot be done.
+pub fn inject(original: &Value, around: Surroundings<'_>) -> Result<Injected, Refused> {
+    let (annotations, found) = annotations::read(&typed(original)?.metadata.annotations.unwrap_or_default());
+    let config = around.mesh.default_config.with(&annotations.config);
+    let template = annotations.template.unwrap_or_default();
+    refuse(found.refusals, &annotations, &config, template)?;
+
+    let port = annotations.status_port.or(config.status_port).unwrap_or(template::STATUS_PORT);
+    let merges_metrics = prometheus::wanted(&annotations, around.mesh);
+    let mut pod = restore::restore(original, Some(port).filter(|_| merges_metrics));
+    let before = typed(&pod)?;
+    let owner = around.owner.cloned().unwrap_or_else(|| Owner::of(&before));
+    let inputs = Inputs {
+        pod: &before,
+        namespace: around.namespace,
+        owner: &owner,
+        annotations: &annotations,
+        config: &config,
+        parameters: around.parameters,
+        settings: around.settings,
+        mesh: around.mesh,
+    };
+    let rendered = serde_json::to_value(template.render(&inputs)).map_err(|error| Refused(vec![error.to_string()]))?;
+    let added = merge::merge(&mut pod, rendered);
+
+    let mut warnings = found.warnings;
+    if let Some(port) = inputs.status_port() {
+        if annotations.rewrite_probes.unwrap_or(around.settings.rewrite_probes) {
+            warnings.extend(probes::rewrite(&mut pod, port));
+        }
+        if merges_metrics {
+            prometheus::merge(&mut pod, port);
+        }
+    }
+    restore::record(&mut pod, &added, around.settings.named_revision().unwrap_or("default"));
+    warnings.extend(unreachable_control_plane(&before));
+    Ok(Injected { pod, warnings })
+}
+
+fn typed(pod: &Value) -> Result<Pod, Refused> {
+    let read: Result<Pod, _> = serde_json::from_value(pod.clone());
+    let refused = |why: &str| Refused(vec![format!("is no Pod: {why}")]);
+    match read {
+        Ok(pod) if pod.spec.is_some() => Ok(pod),
+        Ok(_) => Err(refused("spec is missing")),
+        Err(error) => Err(refused(&error.to_string())),
+    }
+}
+
+fn refuse(mut refusals: Vec<String>, annotations: &Annotations, config: &ProxyConfig, template: Template) -> Result<(), Refused> {
+    let mode = annotations.interception.or(config.interception_mode).unwrap_or_default();
+    if template == Template::Sidecar && mode == InterceptionMode::Tproxy {
+        let name = if annotations.interception.is_some() {
+            "annotation sidecar.istio.io/interceptionMode"
+        } else {
+            "ProxyConfig interceptionMode"
+        };
+        refusals.push(format!("{name}: TPROXY is not supported; use REDIRECT, or NONE for no capture"));
+    }
+    if refusals.is_empty() { Ok(()) } else { Err(Refused(refusals)) }
+}
+
+// The control plane is a Service: its name is known to the cluster's DNS alone.
+fn unreachable_control_plane(pod: &Pod) -> Option<String> {
+    let policy = pod.spec.as_ref()?.dns_policy.as_deref()?;
+    (policy != "ClusterFirst").then(|| format!("spec.dnsPolicy is {policy}: the proxy may not find the control plane"))
+}
+
+#[cfg(test)]
+mod tests;

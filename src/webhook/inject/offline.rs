@@ -1,0 +1,171 @@
+//! Injection into documents instead of pods on their way into a cluster: whatever holds a pod template gets a proxy in it.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map as Fields, Value};
+
+use super::{
+    Owner, Parameters, Refused, Settings, Surroundings,
+    decision::{Candidate, Map, Skip, decide, selected},
+    inject,
+    service::map,
+};
+use crate::api::mesh_config::MeshConfig;
+
+/// Who injects.
+#[derive(Clone, Debug)]
+pub struct Offline {
+    /// The operator's settings.
+    pub settings: Settings,
+    /// The mesh's.
+    pub mesh: MeshConfig,
+    /// Namespace of objects that name none.
+    pub namespace: String,
+    /// Labels of the namespaces that are known.
+    pub namespaces: BTreeMap<String, Map>,
+}
+
+/// What was done with one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// `Deployment/shop/reviews`
+    pub object: String,
+    /// What there is to say.
+    pub said: Said,
+}
+
+/// What there is to say about one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// It was injected, with this doubt.
+    Doubt(String),
+    /// It was left as it is.
+    Skipped(Skip),
+    /// It cannot be injected.
+    Refused(Refused),
+}
+
+// === impl Offline ===
+
+impl Offline {
+    /// Notes the labels of the namespaces among the documents: they decide about the objects in them, as the webhook's selectors
+    /// would. An object in a namespace that is not known is injected unless it says no.
+    pub fn learn_namespaces<'v>(&mut self, documents: impl IntoIterator<Item = &'v Value>) {
+        for document in documents {
+            if let Some(items) = items(document) {
+                self.learn_namespaces(items);
+            } else if document.get("kind").and_then(Value::as_str) == Some("Namespace") {
+                self.namespaces.insert(text(document, "/metadata/name"), map(document, "/metadata/labels"));
+            }
+        }
+    }
+
+    /// Injects into every pod template of a document; `None`: the document is to stay as it is.
+    pub fn document(&self, document: &Value, notes: &mut Vec<Note>) -> Option<Value> {
+        let Some(items) = items(document) else { return self.object(document, notes) };
+        let changed: Vec<Option<Value>> = items.iter().map(|item| self.object(item, notes)).collect();
+        changed.iter().any(Option::is_some).then(|| {
+            let items = items.iter().zip(changed).map(|(item, changed)| changed.unwrap_or_else(|| item.clone()));
+            let mut list = document.clone();
+            list["items"] = items.collect();
+            list
+        })
+    }
+
+    fn object(&self, object: &Value, notes: &mut Vec<Note>) -> Option<Value> {
+        let template = Holder::of(object)?.template();
+        let mut note = |said| notes.push(Note { object: self.name(object), said });
+        match self.pod(object, template) {
+            Ok((pod, doubts)) => {
+                doubts.into_iter().for_each(|doubt| note(Said::Doubt(doubt)));
+                let mut injected = object.clone();
+                let target = injected.pointer_mut(template)?.as_object_mut()?;
+                target.extend(pod.into_iter().filter(|(field, _)| matches!(field.as_str(), "metadata" | "spec")));
+                Some(injected)
+            }
+            Err(said) => {
+                note(said);
+                None
+            }
+        }
+    }
+
+    fn pod(&self, object: &Value, template: &str) -> Result<(Fields<String, Value>, Vec<String>), Said> {
+        let pod = object.pointer(template).cloned().unwrap_or_default();
+        let namespace = self.namespace_of(object);
+        self.decide(&namespace, &pod).map_err(Said::Skipped)?;
+        let owner = (!template.is_empty()).then(|| Owner {
+            api_version: text(object, "/apiVersion"),
+            kind: text(object, "/kind"),
+            name: text(object, "/metadata/name"),
+        });
+        let around = Surroundings {
+            namespace: &namespace,
+            owner: owner.as_ref(),
+            parameters: &Parameters::default(),
+            settings: &self.settings,
+            mesh: &self.mesh,
+        };
+        let injected = inject(&pod, around).map_err(Said::Refused)?;
+        match injected.pod {
+            Value::Object(fields) => Ok((fields, injected.warnings)),
+            _ => Err(Said::Refused(Refused(vec!["is no Pod".to_owned()]))),
+        }
+    }
+
+    fn decide(&self, namespace: &str, pod: &Value) -> Result<(), Skip> {
+        let (labels, annotations) = (map(pod, "/metadata/labels"), map(pod, "/metadata/annotations"));
+        let host_network = pod.pointer("/spec/hostNetwork") == Some(&Value::Bool(true));
+        decide(Candidate { namespace, labels: &labels, annotations: &annotations, host_network })?;
+        match self.namespaces.get(namespace) {
+            Some(of_namespace) => selected(of_namespace, &labels, &self.settings.revision),
+            None => Ok(()),
+        }
+    }
+
+    fn namespace_of(&self, object: &Value) -> String {
+        Some(text(object, "/metadata/namespace")).filter(|name| !name.is_empty()).unwrap_or_else(|| self.namespace.clone())
+    }
+
+    fn name(&self, object: &Value) -> String {
+        format!("{}/{}/{}", text(object, "/kind"), self.namespace_of(object), text(object, "/metadata/name"))
+    }
+}
+
+// Kinds that hold a pod template.
+enum Holder {
+    Pod,
+    Template,
+    CronJob,
+}
+
+impl Holder {
+    fn of(object: &Value) -> Option<Self> {
+        let group = object.get("apiVersion")?.as_str()?.rsplit_once('/').map_or("", |(group, _)| group);
+        match (group, object.get("kind")?.as_str()?) {
+            ("", "Pod") => Some(Self::Pod),
+            ("apps", "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet") | ("batch", "Job") | ("", "ReplicationController") => {
+                Some(Self::Template)
+            }
+            ("batch", "CronJob") => Some(Self::CronJob),
+            _ => None,
+        }
+    }
+
+    fn template(&self) -> &'static str {
+        match self {
+            Self::Pod => "",
+            Self::Template => "/spec/template",
+            Self::CronJob => "/spec/jobTemplate/spec/template",
+        }
+    }
+}
+
+fn items(document: &Value) -> Option<&Vec<Value>> {
+    let is_list = document.get("kind")?.as_str()?.ends_with("List");
+    document.get("items").filter(|_| is_list)?.as_array()
+}
+
+fn text(object: &Value, at: &str) -> String {
+    object.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned()
+}

@@ -1,0 +1,90 @@
+//! Prometheus is sent to the agent, which shows Envoy's metrics and the application's together (contract §5.5).
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    annotations::Annotations,
+    shape::{annotation, container_mut, map_at, set_variable},
+    template::PROXY,
+};
+use crate::api::mesh_config::MeshConfig;
+
+/// JSON: where the application's own metrics are.
+pub(super) const VARIABLE: &str = "ISTIO_PROMETHEUS_ANNOTATIONS";
+
+const PATH: &str = "/stats/prometheus";
+const PORT: &str = "prometheus.io/port";
+const SCRAPE: &str = "prometheus.io/scrape";
+const PARTS: [(&str, &str); 3] = [("prometheus.io/path", "path"), (PORT, "port"), (SCRAPE, "scrape")];
+
+/// Whether pod and mesh want that.
+pub(super) fn wanted(annotations: &Annotations, mesh: &MeshConfig) -> bool {
+    annotations.merge_metrics.unwrap_or(mesh.enable_prometheus_merge)
+}
+
+/// Rewrites the pod's annotations; a pod that is not to be scraped, or that is scraped at the agent, stays as it is.
+pub(super) fn merge(pod: &mut Value, agent_port: u16) {
+    let scraped = annotation(pod, SCRAPE).is_none_or(|said| said != "false");
+    let port = agent_port.to_string();
+    if !scraped || annotation(pod, PORT) == Some(&port) {
+        return;
+    }
+    let said = PARTS.iter().filter_map(|(name, part)| Some(((*part).to_owned(), json!(annotation(pod, name)?))));
+    let said: Map<String, Value> = said.collect();
+    if let Some(proxy) = container_mut(pod, PROXY).filter(|_| !said.is_empty()) {
+        set_variable(proxy, VARIABLE, &Value::Object(said).to_string());
+    }
+    let annotations = map_at(pod, &["metadata", "annotations"]);
+    for (name, value) in [("prometheus.io/path", PATH), (PORT, port.as_str()), (SCRAPE, "true")] {
+        annotations.insert(name.to_owned(), json!(value));
+    }
+}
+
+/// Undoes it by the variable's value; `None`: the application had no metrics.
+pub(super) fn put_back(pod: &mut Value, agent_port: u16, said: Option<&str>) {
+    let port = agent_port.to_string();
+    let ours = [("prometheus.io/path", PATH), (PORT, port.as_str()), (SCRAPE, "true")];
+    if ours.iter().any(|(name, value)| annotation(pod, name) != Some(value)) {
+        return;
+    }
+    let said: Map<String, Value> = said.and_then(|said| serde_json::from_str(said).ok()).unwrap_or_default();
+    let annotations = map_at(pod, &["metadata", "annotations"]);
+    for (name, part) in PARTS {
+        annotations.remove(name);
+        annotations.extend(said.get(part).filter(|value| *value != "").map(|value| (name.to_owned(), value.clone())));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn merged(annotations: Value) -> Value {
+        let mut pod = json!({"metadata": {"annotations": annotations}, "spec": {"initContainers": [{"name": "istio-proxy"}]}});
+        merge(&mut pod, 15020);
+        pod
+    }
+
+    #[test]
+    fn the_applications_metrics_are_told_to_the_agent() {
+        let own = json!({"prometheus.io/port": "9090", "prometheus.io/scrape": "true"});
+        let mut pod = merged(own.clone());
+        let at_the_agent =
+            json!({"prometheus.io/port": "15020", "prometheus.io/path": "/stats/prometheus", "prometheus.io/scrape": "true"});
+        assert_eq!(pod["metadata"]["annotations"], at_the_agent);
+        let variable = pod["spec"]["initContainers"][0]["env"][0]["value"].as_str().unwrap().to_owned();
+        assert_eq!(variable, r#"{"port":"9090","scrape":"true"}"#);
+        put_back(&mut pod, 15020, Some(&variable));
+        assert_eq!(pod["metadata"]["annotations"], own);
+    }
+
+    #[test]
+    fn who_does_not_want_it_is_left_alone() {
+        let unscraped = json!({"prometheus.io/scrape": "false"});
+        assert_eq!(merged(unscraped.clone())["metadata"]["annotations"], unscraped);
+        let mesh = |enable| MeshConfig { enable_prometheus_merge: enable, ..MeshConfig::default() };
+        let pod = |merge_metrics| Annotations { merge_metrics, ..Annotations::default() };
+        assert!(wanted(&pod(None), &mesh(true)) && wanted(&pod(Some(true)), &mesh(false)));
+        assert!(!wanted(&pod(None), &mesh(false)) && !wanted(&pod(Some(false)), &mesh(true)));
+    }
+}

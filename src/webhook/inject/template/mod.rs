@@ -1,0 +1,164 @@
+//! What is laid over a pod. The built-in templates are typed: they are filled in by Rust, not by a text template.
+
+mod capture;
+mod environment;
+mod proxy;
+mod volumes;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::core::v1::{Pod, PodSecurityContext, PodSpec, Sysctl},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+
+use super::{
+    annotations::Annotations,
+    path::Parameters,
+    settings::Settings,
+    workload::{Owner, canonical},
+};
+use crate::api::{
+    mesh_config::MeshConfig,
+    proxy_config::{InterceptionMode, ProxyConfig},
+};
+
+/// The proxy's container; users complete or change it by one of their own of this name.
+pub(super) const PROXY: &str = "istio-proxy";
+/// The init container that sets the capture rules.
+pub(super) const INIT: &str = "istio-init";
+
+/// The agent's own port where nothing says otherwise.
+pub(super) const STATUS_PORT: u16 = 15020;
+
+/// Which template a pod asks for by `inject.istio.io/templates`.
+///
+/// Templates of Istio's ConfigMap (Go's text/template) would be a further variant: what they are rendered from is
+/// [`Inputs`], what they give is a pod that is merged as here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Template {
+    /// `sidecar`: a proxy beside the application, with its traffic captured.
+    #[default]
+    Sidecar,
+    /// `gateway`: a proxy alone.
+    Gateway,
+}
+
+/// All that a template may read.
+pub(super) struct Inputs<'a> {
+    /// The pod without what an injection before may have added.
+    pub(super) pod: &'a Pod,
+    pub(super) namespace: &'a str,
+    pub(super) owner: &'a Owner,
+    pub(super) annotations: &'a Annotations,
+    /// The mesh's, and the pod's over it.
+    pub(super) config: &'a ProxyConfig,
+    pub(super) parameters: &'a Parameters,
+    pub(super) settings: &'a Settings,
+    pub(super) mesh: &'a MeshConfig,
+}
+
+// === impl Template ===
+
+impl Template {
+    const ALL: [(&'static str, Self); 2] = [("gateway", Self::Gateway), ("sidecar", Self::Sidecar)];
+
+    /// The template of a name.
+    ///
+    /// # Errors
+    /// When there is none: says which there are.
+    pub fn named(name: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|(known, _)| *known == name);
+        found.map(|(_, template)| template).ok_or_else(|| format!("names a template that is not built in; there are {}", Self::known()))
+    }
+
+    /// The names of all.
+    pub fn known() -> String {
+        Self::ALL.map(|(name, _)| name).join(", ")
+    }
+
+    /// What is to be laid over the pod. The proxy is an init container (a native sidecar) with the sidecar template, else a
+    /// container.
+    pub(super) fn render(self, inputs: &Inputs<'_>) -> Pod {
+        let (init_containers, containers) = match self {
+            Self::Sidecar => {
+                let init = capture::init_container(inputs).into_iter().chain([proxy::sidecar(inputs)]).collect();
+                (Some(init), Vec::new())
+            }
+            Self::Gateway => (None, vec![proxy::gateway(inputs)]),
+        };
+        Pod {
+            metadata: metadata(self, inputs),
+            spec: Some(PodSpec {
+                init_containers,
+                containers,
+                volumes: Some(volumes::of(self, inputs)),
+                image_pull_secrets: inputs.settings.pull_secrets(),
+                security_context: (self == Self::Gateway).then(unprivileged_ports),
+                ..PodSpec::default()
+            }),
+            status: None,
+        }
+    }
+}
+
+// === impl Inputs ===
+
+impl Inputs<'_> {
+    pub(super) fn interception(&self) -> InterceptionMode {
+        self.annotations.interception.or(self.config.interception_mode).unwrap_or_default()
+    }
+
+    /// The agent's own port; `None`: the pod wants neither readiness nor rewritten probes (`status.sidecar.istio.io/port: "0"`).
+    pub(super) fn status_port(&self) -> Option<u16> {
+        let port = self.annotations.status_port.or(self.config.status_port).unwrap_or(STATUS_PORT);
+        Some(port).filter(|port| *port != 0)
+    }
+
+    // Without the proxy, should the user have completed it.
+    fn application_containers(&self) -> Vec<&str> {
+        let containers = self.pod.spec.iter().flat_map(|spec| &spec.containers);
+        containers.map(|container| container.name.as_str()).filter(|name| *name != PROXY).collect()
+    }
+
+    fn labels(&self) -> BTreeMap<String, String> {
+        self.pod.metadata.labels.clone().unwrap_or_default()
+    }
+}
+
+fn metadata(template: Template, inputs: &Inputs<'_>) -> ObjectMeta {
+    let (name, revision) = canonical(&inputs.labels(), inputs.owner);
+    let mut labels = BTreeMap::new();
+    if !name.is_empty() {
+        labels.insert("service.istio.io/canonical-name".to_owned(), name);
+    }
+    labels.insert("service.istio.io/canonical-revision".to_owned(), revision);
+    if template == Template::Sidecar {
+        let mode = inputs.labels().remove("security.istio.io/tlsMode").unwrap_or_else(|| "istio".to_owned());
+        labels.insert("security.istio.io/tlsMode".to_owned(), mode);
+    }
+    if let Some(network) = inputs.parameters.network() {
+        labels.insert("topology.istio.io/network".to_owned(), network.to_owned());
+    }
+    ObjectMeta { labels: Some(labels), annotations: Some(annotations(inputs)), ..ObjectMeta::default() }
+}
+
+fn annotations(inputs: &Inputs<'_>) -> BTreeMap<String, String> {
+    let revision = inputs.settings.named_revision().unwrap_or("default");
+    let mut annotations = BTreeMap::from([("istio.io/rev".to_owned(), revision.to_owned())]);
+    let written = inputs.pod.metadata.annotations.clone().unwrap_or_default();
+    if let Some(first) = inputs.application_containers().first() {
+        for name in ["kubectl.kubernetes.io/default-container", "kubectl.kubernetes.io/default-logs-container"] {
+            if !written.contains_key(name) {
+                annotations.insert(name.to_owned(), (*first).to_owned());
+            }
+        }
+    }
+    annotations
+}
+
+// A gateway binds 80 and 443 as an ordinary user.
+fn unprivileged_ports() -> PodSecurityContext {
+    let sysctl = Sysctl { name: "net.ipv4.ip_unprivileged_port_start".to_owned(), value: "0".to_owned() };
+    PodSecurityContext { sysctls: Some(vec![sysctl]), ..PodSecurityContext::default() }
+}

@@ -1,0 +1,70 @@
+//! What the proxy reads and writes: its token, the mesh's roots, the pod's labels, its own folders (contract §5.4).
+
+use k8s_openapi::api::core::v1::{
+    ConfigMapVolumeSource, DownwardAPIVolumeFile, DownwardAPIVolumeSource, EmptyDirVolumeSource, ObjectFieldSelector,
+    ProjectedVolumeSource, ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
+};
+
+use super::{Inputs, Template};
+
+/// Sockets and bootstrap.
+pub(super) const WORK_DIR: &str = "/etc/istio/proxy";
+/// The pod's labels as the downward API writes them.
+pub(super) const LABELS_FILE: &str = "/etc/istio/pod/labels";
+
+/// What a workload's token is for (contract §4.2), and how long it is good: the kubelet renews it.
+const TOKEN_AUDIENCE: &str = "istio-ca";
+const TOKEN_SECONDS: i64 = 43200;
+
+/// The volumes, and those of the pod's annotation.
+pub(super) fn of(template: Template, inputs: &Inputs<'_>) -> Vec<Volume> {
+    let own = [
+        Volume { empty_dir: Some(EmptyDirVolumeSource { medium: Some("Memory".to_owned()), size_limit: None }), ..named("istio-envoy") },
+        Volume { empty_dir: Some(EmptyDirVolumeSource::default()), ..named("istio-data") },
+        Volume { downward_api: Some(pod_info()), ..named("istio-podinfo") },
+        Volume { projected: Some(token()), ..named("istio-token") },
+        Volume {
+            config_map: Some(ConfigMapVolumeSource { name: "istio-ca-root-cert".to_owned(), ..ConfigMapVolumeSource::default() }),
+            ..named("istiod-ca-cert")
+        },
+    ];
+    let asked = inputs.annotations.volumes.iter().filter(|_| template == Template::Sidecar);
+    own.into_iter().chain(asked.cloned()).collect()
+}
+
+/// Where they are mounted in the proxy's container.
+pub(super) fn mounts(template: Template, inputs: &Inputs<'_>) -> Vec<VolumeMount> {
+    let own = [
+        ("istio-envoy", WORK_DIR),
+        ("istio-data", "/var/lib/istio/data"),
+        ("istio-podinfo", "/etc/istio/pod"),
+        ("istio-token", "/var/run/secrets/tokens"),
+        ("istiod-ca-cert", "/var/run/secrets/istio"),
+    ];
+    let own = own.map(|(name, path)| VolumeMount { name: name.to_owned(), mount_path: path.to_owned(), ..VolumeMount::default() });
+    let asked = inputs.annotations.volume_mounts.iter().filter(|_| template == Template::Sidecar);
+    own.into_iter().chain(asked.cloned()).collect()
+}
+
+fn named(name: &str) -> Volume {
+    Volume { name: name.to_owned(), ..Volume::default() }
+}
+
+fn pod_info() -> DownwardAPIVolumeSource {
+    let items = ["labels", "annotations"].map(|field| DownwardAPIVolumeFile {
+        path: field.to_owned(),
+        field_ref: Some(ObjectFieldSelector { field_path: format!("metadata.{field}"), api_version: None }),
+        ..DownwardAPIVolumeFile::default()
+    });
+    DownwardAPIVolumeSource { items: Some(items.into()), default_mode: None }
+}
+
+fn token() -> ProjectedVolumeSource {
+    let token = ServiceAccountTokenProjection {
+        audience: Some(TOKEN_AUDIENCE.to_owned()),
+        expiration_seconds: Some(TOKEN_SECONDS),
+        path: "istio-token".to_owned(),
+    };
+    let source = VolumeProjection { service_account_token: Some(token), ..VolumeProjection::default() };
+    ProjectedVolumeSource { sources: Some(vec![source]), default_mode: None }
+}

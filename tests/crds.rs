@@ -1,0 +1,203 @@
+//! `manifests/crds`: the definitions of Istio's kinds for clusters that have none, made from the kinds that are read.
+//! `UPDATE_GOLDEN=1 cargo test --test crds` writes them anew.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::{collections::BTreeMap, env, fs, path::PathBuf};
+
+use istiod_lite::api::{Kind, Resource, parse};
+use k8s_openapi::{
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+        CustomResourceColumnDefinition, CustomResourceDefinition, CustomResourceDefinitionNames, CustomResourceDefinitionSpec,
+        CustomResourceDefinitionVersion, CustomResourceSubresourceStatus, CustomResourceSubresources, CustomResourceValidation,
+        JSONSchemaProps, JSONSchemaPropsOrArray,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use serde_json::json;
+
+/// What users see of a kind besides its content: short name, columns of `kubectl get` and a line for `kubectl explain`.
+struct Shown {
+    kind: Kind,
+    short_name: Option<&'static str>,
+    columns: &'static [(&'static str, &'static str)],
+    describes: &'static str,
+}
+
+const SHOWN: [Shown; 7] = [
+    Shown {
+        kind: Kind::DestinationRule,
+        short_name: Some("dr"),
+        columns: &[("Host", ".spec.host"), AGE],
+        describes: "how a service is called: load balancing, connection pools, outlier detection, TLS, subsets",
+    },
+    Shown { kind: Kind::Gateway, short_name: Some("gw"), columns: &[AGE], describes: "ports and hosts that gateway pods serve" },
+    Shown {
+        kind: Kind::PeerAuthentication,
+        short_name: Some("pa"),
+        columns: &[("Mode", ".spec.mtls.mode"), AGE],
+        describes: "whether workloads take mutual TLS, plain text or both",
+    },
+    Shown {
+        kind: Kind::ServiceEntry,
+        short_name: Some("se"),
+        columns: &[("Hosts", ".spec.hosts"), ("Location", ".spec.location"), ("Resolution", ".spec.resolution"), AGE],
+        describes: "services that Kubernetes does not know",
+    },
+    Shown { kind: Kind::Sidecar, short_name: None, columns: &[AGE], describes: "what sidecars are told of the mesh, and their own ports" },
+    Shown {
+        kind: Kind::VirtualService,
+        short_name: Some("vs"),
+        columns: &[("Gateways", ".spec.gateways"), ("Hosts", ".spec.hosts"), AGE],
+        describes: "where requests to a host go",
+    },
+    Shown {
+        kind: Kind::WorkloadEntry,
+        short_name: Some("we"),
+        columns: &[AGE, ("Address", ".spec.address")],
+        describes: "a workload that is no pod",
+    },
+];
+
+const AGE: (&str, &str) = ("Age", ".metadata.creationTimestamp");
+
+#[test]
+fn the_definitions_are_fresh() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("manifests/crds");
+    let files: BTreeMap<String, String> = SHOWN.iter().map(|shown| (file_name(shown), yaml(shown))).collect();
+    if env::var_os("UPDATE_GOLDEN").is_some() {
+        files.iter().for_each(|(name, text)| fs::write(folder.join(name), text).unwrap());
+    }
+    for (name, text) in &files {
+        let stands = fs::read_to_string(folder.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(stands, *text, "{name} is stale: UPDATE_GOLDEN=1 cargo test --test crds");
+    }
+    let listed = fs::read_to_string(folder.join("kustomization.yaml")).unwrap();
+    let listed: Vec<&str> = listed.lines().filter_map(|line| line.strip_prefix("- ")).collect();
+    assert_eq!(listed, files.keys().collect::<Vec<_>>(), "kustomization.yaml");
+}
+
+#[test]
+fn every_kind_of_istio_that_is_read_has_a_definition_with_the_versions_that_are_read() {
+    let kinds: Vec<&str> = Kind::ALL.into_iter().filter(|kind| kind.is_istio()).map(Kind::as_str).collect();
+    let mut shown: Vec<&str> = SHOWN.iter().map(|shown| shown.kind.as_str()).collect();
+    shown.sort_by_key(|name| kinds.iter().position(|kind| kind == name));
+    assert_eq!(shown, kinds);
+    for (shown, version) in SHOWN.iter().flat_map(|shown| resource(shown).versions.iter().map(move |version| (shown, version))) {
+        let api_version = format!("{}/{version}", resource(shown).group);
+        let document = json!({"apiVersion": api_version, "kind": shown.kind.as_str(), "metadata": {"name": "x"}, "spec": {}});
+        let parsed = parse(&document, &"Kubernetes".into());
+        assert!(parsed.objects.iter().map(|object| &object.key).chain(&parsed.refused).any(|key| key.kind == shown.kind), "{document}");
+    }
+}
+
+fn resource(shown: &Shown) -> &'static Resource {
+    shown.kind.resource().unwrap()
+}
+
+fn file_name(shown: &Shown) -> String {
+    format!("{}.yaml", resource(shown).plural)
+}
+
+fn yaml(shown: &Shown) -> String {
+    let note = "# Made by tests/crds.rs. For clusters without Istio's own definitions: see kustomization.yaml.\n";
+    note.to_owned() + &serde_norway::to_string(&definition(shown)).unwrap()
+}
+
+fn definition(shown: &Shown) -> CustomResourceDefinition {
+    let (resource, kind) = (resource(shown), shown.kind.as_str());
+    let group = resource.group.replace('.', "-");
+    let group = group.strip_suffix("-io").unwrap();
+    let categories = vec!["istio-io".to_owned(), format!("{group}-io")];
+    CustomResourceDefinition {
+        metadata: ObjectMeta {
+            name: Some(format!("{}.{}", resource.plural, resource.group)),
+            labels: Some([("app.kubernetes.io/part-of".to_owned(), "istiod-lite".to_owned())].into()),
+            // Removing the definition would remove every object of the kind.
+            annotations: Some([("helm.sh/resource-policy".to_owned(), "keep".to_owned())].into()),
+            ..ObjectMeta::default()
+        },
+        spec: CustomResourceDefinitionSpec {
+            group: resource.group.to_owned(),
+            names: CustomResourceDefinitionNames {
+                categories: Some(categories),
+                kind: kind.to_owned(),
+                list_kind: Some(format!("{kind}List")),
+                plural: resource.plural.to_owned(),
+                short_names: shown.short_name.map(|name| vec![name.to_owned()]),
+                singular: Some(kind.to_lowercase()),
+            },
+            scope: "Namespaced".to_owned(),
+            versions: resource.versions.iter().enumerate().map(|(at, name)| version(shown, name, at == 0)).collect(),
+            ..CustomResourceDefinitionSpec::default()
+        },
+        ..CustomResourceDefinition::default()
+    }
+}
+
+fn version(shown: &Shown, name: &str, storage: bool) -> CustomResourceDefinitionVersion {
+    CustomResourceDefinitionVersion {
+        name: name.to_owned(),
+        served: true,
+        storage,
+        subresources: Some(CustomResourceSubresources {
+            status: Some(CustomResourceSubresourceStatus(json!({}))),
+            ..CustomResourceSubresources::default()
+        }),
+        additional_printer_columns: Some(shown.columns.iter().map(|(name, path)| column(name, path)).collect()),
+        schema: Some(CustomResourceValidation { open_api_v3_schema: Some(schema(shown)) }),
+        ..CustomResourceDefinitionVersion::default()
+    }
+}
+
+fn column(name: &str, path: &str) -> CustomResourceColumnDefinition {
+    let type_ = if name == AGE.0 { "date" } else { "string" };
+    CustomResourceColumnDefinition {
+        name: name.to_owned(),
+        json_path: path.to_owned(),
+        type_: type_.to_owned(),
+        ..CustomResourceColumnDefinition::default()
+    }
+}
+
+/// Says nothing of the fields of `spec`: what is wrong there is told by the validating webhook, by Events and by the
+/// condition in `status`, and what only Istio knows is kept.
+fn schema(shown: &Shown) -> JSONSchemaProps {
+    let kind = shown.kind.as_str();
+    let spec = JSONSchemaProps {
+        description: Some(format!("{kind}: {}. Fields: https://istio.io/latest/docs/reference/config/", shown.describes)),
+        ..open("object")
+    };
+    JSONSchemaProps { properties: Some([("spec".to_owned(), spec), ("status".to_owned(), status())].into()), ..open("object") }
+}
+
+// A list with keys, so that every writer of conditions owns its own.
+fn status() -> JSONSchemaProps {
+    let text = |name: &str| (name.to_owned(), typed("string"));
+    let time = |name: &str| (name.to_owned(), JSONSchemaProps { format: Some("date-time".to_owned()), ..typed("string") });
+    let fields = [text("type"), text("status"), text("reason"), text("message"), time("lastTransitionTime"), time("lastProbeTime")];
+    let condition = JSONSchemaProps {
+        required: Some(vec!["type".to_owned()]),
+        properties: Some(fields.into_iter().chain([generation()]).collect()),
+        ..open("object")
+    };
+    let conditions = JSONSchemaProps {
+        items: Some(JSONSchemaPropsOrArray::Schema(Box::new(condition))),
+        x_kubernetes_list_type: Some("map".to_owned()),
+        x_kubernetes_list_map_keys: Some(vec!["type".to_owned()]),
+        ..typed("array")
+    };
+    JSONSchemaProps { properties: Some([("conditions".to_owned(), conditions), generation()].into()), ..open("object") }
+}
+
+// Istio writes 64-bit numbers as texts.
+fn generation() -> (String, JSONSchemaProps) {
+    ("observedGeneration".to_owned(), JSONSchemaProps { x_kubernetes_int_or_string: Some(true), ..JSONSchemaProps::default() })
+}
+
+fn open(type_: &str) -> JSONSchemaProps {
+    JSONSchemaProps { x_kubernetes_preserve_unknown_fields: Some(true), ..typed(type_) }
+}
+
+fn typed(type_: &str) -> JSONSchemaProps {
+    JSONSchemaProps { type_: Some(type_.to_owned()), ..JSONSchemaProps::default() }
+}
