@@ -53,7 +53,7 @@ demo-cluster: ## as root: the same canary on a real Kubernetes node with injecte
 
 test: ## every test, with real Envoys and a real API server; WALK_STEPS, WALK_SEED set the random walk
 	@scripts/setup-envoy 1.40 1.38
-	@scripts/setup-go-tools kubernetes
+	@scripts/setup-go-tools kubernetes istio
 	$(call timed,build,cargo build --locked --all-targets)
 	$(call timed,tests,RUST_BACKTRACE=0 cargo test --locked)
 

@@ -14,5 +14,6 @@ pub mod serve;
 pub mod source;
 pub mod status;
 pub mod translate;
+pub mod version;
 pub mod webhook;
 pub mod xds;

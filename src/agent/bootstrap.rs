@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::Path};
 use serde_json::{Map, Value, json};
 
 use super::{application::connection::loopback_beside, settings::Settings};
+use crate::version;
 
 const ADMIN_CLUSTER: &str = "prometheus_stats";
 const AGENT_CLUSTER: &str = "agent";
@@ -96,6 +97,8 @@ fn metadata(settings: &Settings) -> Value {
         ("NODE_NAME", &workload.node_name),
         ("NETWORK", &workload.network),
         ("INTERCEPTION_MODE", workload.interception.as_str()),
+        // What istioctl shows for the data plane.
+        ("ISTIO_VERSION", version::VERSION),
     ];
     for (key, value) in texts.into_iter().filter(|(_, value)| !value.is_empty()) {
         metadata.insert(key.to_owned(), value.into());

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use prometheus_client::{metrics::histogram::Histogram, registry::Registry};
 use serde::Serialize;
 use smol_str::SmolStr;
 
@@ -13,9 +14,11 @@ use crate::{api::ObjectKey, xds::ledger::Observer};
 const REMEMBERED: usize = 256;
 
 /// The recent changes and who has acknowledged them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Convergence {
     state: Mutex<State>,
+    /// Seconds from a change until a proxy had acknowledged it.
+    seconds: Histogram,
 }
 
 #[derive(Debug, Default)]
@@ -55,7 +58,19 @@ pub struct Record {
     pub awaited: usize,
 }
 
+impl Default for Convergence {
+    fn default() -> Self {
+        Self { state: Mutex::default(), seconds: Histogram::new([0.1, 0.5, 1.0, 3.0, 5.0, 10.0, 20.0, 30.0]) }
+    }
+}
+
 impl Convergence {
+    /// Shows how long proxies take.
+    pub fn register(&self, registry: &mut Registry) {
+        let help = "Seconds from a change until a proxy had acknowledged it";
+        registry.register("pilot_proxy_convergence_time", help, self.seconds.clone());
+    }
+
     /// A batch became the world `change`, and concerns these proxies.
     pub fn published(&self, change: u64, objects: &[ObjectKey], seen: Timestamp, now: Timestamp, proxies: Vec<SmolStr>) {
         let mut state = self.state.lock();
@@ -79,7 +94,9 @@ impl Convergence {
 
     /// The proxy has acknowledged all that it was owed up to the world `change`.
     pub fn acknowledged(&self, proxy: &str, change: u64, now: Timestamp) {
-        self.settle(proxy, |tracked| tracked.record.change <= change, now);
+        for seen in self.settle(proxy, |tracked| tracked.record.change <= change, now) {
+            self.seconds.observe(now.duration_since(seen).as_secs_f64().max(0.0));
+        }
     }
 
     /// The proxy is gone: nobody waits for it.
@@ -92,9 +109,12 @@ impl Convergence {
         self.state.lock().changes.iter().map(|tracked| tracked.record.clone()).collect()
     }
 
-    fn settle(&self, proxy: &str, concerned: impl Fn(&Tracked) -> bool, now: Timestamp) {
+    /// Stops waiting for the proxy; gives when the changes were seen that it was awaited for.
+    fn settle(&self, proxy: &str, concerned: impl Fn(&Tracked) -> bool, now: Timestamp) -> Vec<Timestamp> {
+        let mut seen = Vec::new();
         for tracked in self.state.lock().changes.iter_mut().filter(|tracked| concerned(tracked)) {
             if tracked.awaited.remove(proxy) {
+                seen.extend(Timestamp::from_microsecond(tracked.record.seen_unix_us).ok());
                 tracked.record.awaited = tracked.awaited.len();
                 if tracked.awaited.is_empty() {
                     tracked.record.last_ack_unix_ms = Some(now.as_millisecond());
@@ -102,6 +122,7 @@ impl Convergence {
                 }
             }
         }
+        seen
     }
 }
 

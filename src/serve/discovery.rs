@@ -17,15 +17,17 @@ use tonic::service::Routes;
 use super::{
     connection::{ConnectionOptions, serve_plain},
     convergence::Convergence,
+    debug::{Access, Inspection},
     diagnostics::Standing,
     http::{self, Exposed},
     https::{self, Bounds},
     identity::{Identity, IdentityMetrics, IdentitySettings},
     metrics::PipelineMetrics,
     pipeline::{Pipeline, SYNCED},
-    proxies::ConnectedProxies,
+    process_metrics,
     readiness::Readiness,
     tls::serve_tls,
+    world_metrics::WorldMetrics,
 };
 use crate::{
     api::{Diagnostic, Spec, mesh_config::MeshConfig},
@@ -39,6 +41,7 @@ use crate::{
         mesh_config::MeshConfigFile,
     },
     status::{self, StatusMetrics},
+    version,
     webhook::{
         admission::{self, AdmissionMetrics},
         inject::{self, InjectionMetrics, Injector},
@@ -148,6 +151,8 @@ struct Core {
     ledger: Arc<Ledger>,
     classes: Arc<Classes>,
     worlds: watch::Sender<Arc<World>>,
+    inspection: Arc<Inspection>,
+    access: Access,
     injections: InjectionMetrics,
     admissions: AdmissionMetrics,
     statuses: StatusMetrics,
@@ -166,7 +171,7 @@ async fn start(settings: &Settings, running: &Running) -> anyhow::Result<()> {
     };
 
     let mut registry = Registry::default();
-    let core = Core::register(&mut registry);
+    let core = Core::register(settings, &mut registry);
     let pipeline_metrics = PipelineMetrics::register(&mut registry, core.classes.translations());
     let exposed = core.exposed(registry);
     for listener in [http, monitoring] {
@@ -175,6 +180,7 @@ async fn start(settings: &Settings, running: &Running) -> anyhow::Result<()> {
 
     let mesh = mesh_config(settings).await?;
     let identity = Identity::load(settings, &mesh, &core.clock, core.worlds.subscribe(), &core.identity_metrics).await?;
+    core.access.authenticate_by(Arc::clone(&identity.authenticator));
     identity.keep(&running.tasks, &running.stop);
     core.readiness.set(CA_LOADED, true);
     tokio::spawn(core.pipeline(settings, mesh, pipeline_metrics).run(events(settings)?));
@@ -188,14 +194,14 @@ async fn start(settings: &Settings, running: &Running) -> anyhow::Result<()> {
     }
     let leader = identity.control(settings, core.worlds.subscribe(), &running.tasks, &running.stop);
     write_status(settings, &core, leader, running);
-    tracing::info!(version = http::VERSION, source = %settings.source, "serving");
+    tracing::info!(version = version::VERSION, source = %settings.source, "serving");
     Ok(())
 }
 
 // === impl Core ===
 
 impl Core {
-    fn register(registry: &mut Registry) -> Self {
+    fn register(settings: &Settings, registry: &mut Registry) -> Self {
         let clock = identity::system_clock();
         let identity_metrics = IdentityMetrics::register(registry, &clock);
         let injections = InjectionMetrics::default();
@@ -207,15 +213,35 @@ impl Core {
         let standing = Arc::new(Standing::default());
         registry.register("istiod_lite_diagnostics", "Findings that stand, by severity", standing.gauges.clone());
         let convergence = Arc::new(Convergence::default());
+        convergence.register(registry);
+        process_metrics::register(registry);
         let delivery = DeliveryMetrics::default();
         delivery.register(registry);
+        let readiness = Arc::new(Readiness::awaiting(&[CA_LOADED, SYNCED]));
+        let ledger = Arc::new(Ledger::observed(delivery, Arc::<Convergence>::clone(&convergence)));
+        let classes = Arc::new(Classes::default());
+        let worlds = watch::channel(Arc::default()).0;
+        registry.register_collector(Box::new(WorldMetrics(worlds.subscribe())));
+        let inspection = Arc::new(Inspection {
+            instance: if settings.pod.is_empty() { "istiod-lite".to_owned() } else { settings.pod.clone() },
+            cluster: SmolStr::new(&settings.cluster_id),
+            ledger: Arc::clone(&ledger),
+            classes: Arc::clone(&classes),
+            worlds: worlds.subscribe(),
+            readiness: Arc::clone(&readiness),
+            convergence: Arc::clone(&convergence),
+            diagnostics: Arc::clone(&standing),
+        });
+        let access = Access::default();
         Self {
-            readiness: Arc::new(Readiness::awaiting(&[CA_LOADED, SYNCED])),
+            readiness,
             standing,
-            ledger: Arc::new(Ledger::observed(delivery, Arc::<Convergence>::clone(&convergence))),
+            ledger,
             convergence,
-            classes: Arc::new(Classes::default()),
-            worlds: watch::channel(Arc::default()).0,
+            classes,
+            worlds,
+            inspection,
+            access,
             injections,
             admissions,
             statuses,
@@ -228,9 +254,8 @@ impl Core {
         Exposed {
             readiness: Arc::clone(&self.readiness),
             registry: Arc::new(registry),
-            convergence: Arc::clone(&self.convergence),
-            diagnostics: Arc::clone(&self.standing),
-            proxies: Arc::new(ConnectedProxies { ledger: Arc::clone(&self.ledger), classes: Arc::clone(&self.classes) }),
+            inspection: Arc::clone(&self.inspection),
+            access: self.access.clone(),
         }
     }
 
@@ -304,6 +329,7 @@ fn serve_proxies(settings: &Settings, core: &Core, identity: &Identity, grpc: Tc
         let rollout = rollout::Settings { ordered: !settings.unordered, gate: settings.gate_deadline, drain: settings.drain_time };
         let options = Options { rollout, authenticated, shutdown: running.stop.clone(), ..Options::default() };
         DiscoveryService::new(Arc::<Classes>::clone(&core.classes), Arc::clone(&core.ledger), options)
+            .inspected_by(Arc::<Inspection>::clone(&core.inspection))
     };
     let metrics = core.identity_metrics.ca.clone();
     let certificates = CertificateService::new(Arc::clone(&identity.ca), IssuePolicy::default(), Arc::clone(&core.clock), metrics.clone());

@@ -1,19 +1,23 @@
-//! The HTTP ports: 8080 (`/ready`) and 15014 (`/metrics`, `/version`), and `/debug/*` on both (contract §1.2).
+//! The HTTP ports: 8080 (`/ready`) and 15014 (`/metrics`, `/version`), and `/debug` on both (contract §1.2).
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, net::SocketAddr, sync::Arc};
 
 use axum::{
-    Json, Router,
-    extract::{Query, State},
-    http::{StatusCode, header::CONTENT_TYPE},
-    response::{IntoResponse, Response},
+    Router,
+    body::Body,
+    extract::State,
+    http::{Request, StatusCode, header::CONTENT_TYPE},
+    response::{Html, IntoResponse, Response},
     routing::get,
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
-use serde::Deserialize;
 use tokio::net::TcpListener;
 
-use super::{convergence::Convergence, diagnostics::Standing, readiness::Readiness};
+use super::{
+    debug::{Access, Inspection},
+    readiness::Readiness,
+};
+use crate::{version, xds::debug::Inspector};
 
 /// What the HTTP ports show.
 #[derive(Clone)]
@@ -22,32 +26,19 @@ pub struct Exposed {
     pub readiness: Arc<Readiness>,
     /// For `/metrics`.
     pub registry: Arc<Registry>,
-    /// For `/debug/convergence`.
-    pub convergence: Arc<Convergence>,
-    /// For `/debug/diagnostics`.
-    pub diagnostics: Arc<Standing>,
-    /// For `/debug/syncz` and `/debug/config_dump`.
-    pub proxies: Arc<dyn Proxies>,
+    /// For `/debug`.
+    pub inspection: Arc<Inspection>,
+    /// Who may read `/debug`.
+    pub access: Access,
 }
-
-/// What is known about connected proxies.
-pub trait Proxies: Send + Sync {
-    /// One entry a connected proxy, in the shape of istiod's `/debug/syncz`.
-    fn sync_status(&self) -> serde_json::Value;
-
-    /// What the proxy whose id contains `id` is to have, as JSON by type and name; `None` when no such proxy is here.
-    fn config_dump(&self, id: &str) -> Option<serde_json::Value>;
-}
-
-/// `--version` as `/version` shows it.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Serves one HTTP port until `stop` resolves; requests under way are finished.
 ///
 /// # Errors
 /// When the listener fails for good.
 pub async fn serve(listener: TcpListener, exposed: Exposed, stop: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
-    axum::serve(listener, router(exposed)).with_graceful_shutdown(stop).await
+    let service = router(exposed).into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service).with_graceful_shutdown(stop).await
 }
 
 /// All paths; both ports serve the same ones, as with istiod.
@@ -55,12 +46,9 @@ pub fn router(exposed: Exposed) -> Router {
     Router::new()
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
-        .route("/version", get(|| async { VERSION }))
-        .route("/debug/list", get(|| async { Json(["config_dump", "convergence", "diagnostics", "syncz"]) }))
-        .route("/debug/convergence", get(|State(exposed): State<Exposed>| async move { Json(exposed.convergence.records()) }))
-        .route("/debug/diagnostics", get(|State(exposed): State<Exposed>| async move { Json(exposed.diagnostics.lines()) }))
-        .route("/debug/syncz", get(|State(exposed): State<Exposed>| async move { Json(exposed.proxies.sync_status()) }))
-        .route("/debug/config_dump", get(config_dump))
+        .route("/version", get(|| async { version::line() }))
+        .route("/debug", get(index))
+        .route("/debug/{page}", get(debug))
         .with_state(exposed)
 }
 
@@ -80,22 +68,20 @@ async fn metrics(State(exposed): State<Exposed>) -> Response {
     }
 }
 
-#[derive(Deserialize)]
-struct WhichProxy {
-    #[serde(rename = "proxyID")]
-    id: Option<String>,
+// Names of pages only: nothing that needs a proof.
+async fn index(State(exposed): State<Exposed>) -> Response {
+    Html(exposed.inspection.index()).into_response()
 }
 
-// The texts are istiod's: istioctl looks for them.
-async fn config_dump(State(exposed): State<Exposed>, Query(WhichProxy { id }): Query<WhichProxy>) -> Response {
-    let Some(id) = id else {
-        return (StatusCode::BAD_REQUEST, "You must provide a proxyID in the query string").into_response();
-    };
-    match exposed.proxies.config_dump(&id) {
-        Some(dump) => Json(dump).into_response(),
-        None => {
-            let text = "Proxy not connected to this Pilot instance. It may be connected to another instance.\n";
-            (StatusCode::NOT_FOUND, text).into_response()
+async fn debug(State(exposed): State<Exposed>, request: Request<Body>) -> Response {
+    let path = request.uri().path_and_query().map(|path| path.as_str()).unwrap_or_default();
+    let path = path.strip_prefix("/debug/").unwrap_or_default().to_owned();
+    match exposed.access.viewer(request, &exposed.inspection.system_namespace()).await {
+        Ok(viewer) => {
+            let (status, text) = exposed.inspection.open(&path, &viewer);
+            let kind = if status == StatusCode::OK { "application/json" } else { "text/plain; charset=utf-8" };
+            (status, [(CONTENT_TYPE, kind)], text).into_response()
         }
+        Err(status) => status.into_response(),
     }
 }

@@ -20,8 +20,12 @@ type Labels<const N: usize> = [(&'static str, String); N];
 /// Counters of the pipeline.
 #[derive(Debug)]
 pub struct PipelineMetrics {
-    events: Family<Labels<2>, ExactCounter>,
     registry_events: Family<Labels<2>, ExactCounter>,
+    events: Family<Labels<2>, ExactCounter>,
+    inbound: Family<Labels<1>, ExactCounter>,
+    triggers: Family<Labels<1>, ExactCounter>,
+    debounce_seconds: Histogram,
+    world_seconds: Histogram,
     objects: ExactCounter,
     recomputed: ExactCounter,
     batches: ExactCounter,
@@ -35,8 +39,12 @@ impl PipelineMetrics {
     /// Registers all of them.
     pub fn register(registry: &mut Registry, translations: Translations) -> Self {
         let metrics = Self {
-            events: Family::default(),
             registry_events: Family::default(),
+            events: Family::default(),
+            inbound: Family::default(),
+            triggers: Family::default(),
+            debounce_seconds: Histogram::new([0.01, 0.1, 1.0, 3.0, 5.0, 10.0, 20.0, 30.0]),
+            world_seconds: Histogram::new([0.01, 0.1, 0.5, 1.0, 3.0, 5.0]),
             objects: ExactCounter::default(),
             recomputed: ExactCounter::default(),
             batches: ExactCounter::default(),
@@ -45,12 +53,13 @@ impl PipelineMetrics {
             batch_seconds: Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0]),
             lost: Family::default(),
         };
-        registry.register("pilot_k8s_cfg_events", "Objects that a source said changed, by kind and event", metrics.events.clone());
-        registry.register(
-            "pilot_k8s_reg_events",
-            "Services and what they consist of that a source said changed",
-            metrics.registry_events.clone(),
-        );
+        let events = "Objects that a source said changed, by kind and event";
+        registry.register("pilot_k8s_reg_events", events, metrics.registry_events.clone());
+        registry.register("pilot_k8s_cfg_events", events, metrics.events.clone());
+        registry.register("pilot_inbound_updates", "Changes that came, by what changed", metrics.inbound.clone());
+        registry.register("pilot_push_triggers", "Changes that were published, by what changed", metrics.triggers.clone());
+        registry.register("pilot_debounce_time", "Seconds from the first change of a batch to its views", metrics.debounce_seconds.clone());
+        registry.register("pilot_pushcontext_init_seconds", "Seconds that making a world took", metrics.world_seconds.clone());
         registry.register("istiod_lite_objects_applied", "Objects applied to the engine", metrics.objects.clone());
         registry.register("istiod_lite_values_recomputed", "Derived values that the engine computed again", metrics.recomputed.clone());
         registry.register("istiod_lite_batches", "Batches of changes that became worlds", metrics.batches.clone());
@@ -62,19 +71,44 @@ impl PipelineMetrics {
         metrics
     }
 
-    /// Counts what a source said; `known` says whether an object stood before.
+    /// Counts what a source said; `known` tells objects that are there already.
     pub(super) fn count_events(&self, changes: &[Change], known: impl Fn(&ObjectKey) -> bool) {
         for change in changes {
-            let (kind, event) = match change {
-                Change::Applied(object) => (object.key.kind, if known(&object.key) { "update" } else { "add" }),
-                Change::Deleted(key) => (key.kind, "delete"),
+            let (key, event) = match change {
+                Change::Applied(object) if known(&object.key) => (&object.key, "update"),
+                Change::Applied(object) => (&object.key, "add"),
+                Change::Deleted(key) => (key, "delete"),
             };
-            let (events, kind) = match registry_type(kind) {
+            let (family, kind) = match registry_name(key.kind) {
                 Some(name) => (&self.registry_events, name),
-                None => (&self.events, kind.as_str()),
+                None => (&self.events, key.kind.as_str()),
             };
-            events.get_or_create(&[("type", kind.into()), ("event", event.into())]).inc();
+            family.get_or_create(&[("type", kind.into()), ("event", event.into())]).inc();
+            let update = match key.kind {
+                Kind::EndpointSlice => "eds",
+                Kind::Service if event == "delete" => "svcdelete",
+                Kind::Service => "svc",
+                Kind::Pod | Kind::Node | Kind::Namespace => continue,
+                _ => "config",
+            };
+            self.inbound.get_or_create(&[("type", update.into())]).inc();
         }
+    }
+
+    /// Counts a batch of objects that became a world, `since` its first change.
+    pub(super) fn count_published(&self, keys: &[ObjectKey], making: Duration, since: Duration) {
+        for key in keys {
+            let trigger = match key.kind {
+                Kind::EndpointSlice | Kind::Pod | Kind::Node | Kind::WorkloadEntry => "endpoint",
+                Kind::Service => "service",
+                Kind::Namespace => "namespace",
+                Kind::MeshConfig => "global",
+                _ => "config",
+            };
+            self.triggers.get_or_create(&[("type", trigger.into())]).inc();
+        }
+        self.world_seconds.observe(making.as_secs_f64());
+        self.debounce_seconds.observe(since.as_secs_f64());
     }
 
     pub(super) fn count_batch(&self, objects: usize, recomputed: usize, prepared: &Prepared, took: Duration) {
@@ -93,13 +127,43 @@ impl PipelineMetrics {
     }
 }
 
-/// How istiod calls the kinds that its service registry reads.
-fn registry_type(kind: Kind) -> Option<&'static str> {
+/// istiod's word for a kind of the cluster itself.
+fn registry_name(kind: Kind) -> Option<&'static str> {
     match kind {
         Kind::Service => Some("Services"),
         Kind::EndpointSlice => Some("EndpointSlice"),
         Kind::Pod => Some("Pods"),
         Kind::Node => Some("Nodes"),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(kind: Kind) -> ObjectKey {
+        ObjectKey { cluster: "c".into(), kind, namespace: "shop".into(), name: "a".into() }
+    }
+
+    #[test]
+    fn events_are_told_in_istiods_words() {
+        let metrics = PipelineMetrics::register(&mut Registry::default(), Translations::default());
+        metrics.count_events(&[Change::Deleted(key(Kind::Service)), Change::Deleted(key(Kind::VirtualService))], |_| true);
+        let count = |family: &Family<Labels<2>, ExactCounter>, kind: &str| {
+            family.get_or_create(&[("type", kind.into()), ("event", "delete".into())]).get()
+        };
+        assert_eq!((count(&metrics.registry_events, "Services"), count(&metrics.events, "VirtualService")), (1, 1));
+        let inbound = |what: &str| metrics.inbound.get_or_create(&[("type", what.into())]).get();
+        assert_eq!((inbound("svcdelete"), inbound("config"), inbound("svc")), (1, 1, 0));
+    }
+
+    #[test]
+    fn a_batch_is_told_by_what_changed() {
+        let metrics = PipelineMetrics::register(&mut Registry::default(), Translations::default());
+        let keys = [Kind::Pod, Kind::EndpointSlice, Kind::Gateway].map(key);
+        metrics.count_published(&keys, Duration::from_millis(1), Duration::from_millis(20));
+        let triggered = |what: &str| metrics.triggers.get_or_create(&[("type", what.into())]).get();
+        assert_eq!((triggered("endpoint"), triggered("config"), triggered("service")), (2, 1, 0));
     }
 }

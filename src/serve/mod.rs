@@ -2,6 +2,7 @@
 
 pub mod connection;
 pub mod convergence;
+pub mod debug;
 pub mod diagnostics;
 pub mod discovery;
 pub mod http;
@@ -9,6 +10,7 @@ pub mod https;
 pub mod identity;
 pub mod metrics;
 pub mod pipeline;
-pub mod proxies;
+pub mod process_metrics;
 pub mod readiness;
 pub mod tls;
+pub mod world_metrics;

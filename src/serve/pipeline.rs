@@ -130,6 +130,7 @@ impl Pipeline {
         let batch: Vec<(ObjectKey, Option<Arc<Object>>)> = changes.into_iter().map(keyed).collect();
         let keys: Vec<ObjectKey> = batch.iter().map(|(key, _)| key.clone()).collect();
         let applied = self.engine.apply(batch);
+        let making = started.elapsed();
         let world = applied.world;
         let generation = world.generation;
         let now = Timestamp::now();
@@ -138,6 +139,7 @@ impl Pipeline {
         self.metrics.count_batch(keys.len(), applied.recomputed, &published, started.elapsed());
         // Convergence is told before the sessions are, else an ACK could come first.
         self.convergence.published(generation, &keys, seen, now, published.proxies());
+        self.metrics.count_published(&keys, making, since.elapsed());
         published.send();
         self.worlds.send_replace(Arc::clone(&world));
         // Findings cost what the whole mesh costs: proxies do not wait for them.

@@ -5,11 +5,13 @@ use std::{
     convert::Infallible,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::Frame;
+use prometheus_client::metrics::histogram::Histogram;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -30,13 +32,23 @@ pub(super) enum Form {
     Delta,
 }
 
+/// What goes out on a stream.
+#[derive(Debug)]
+pub(super) enum Outgoing {
+    /// References to shared resources.
+    Resources(Response),
+    /// A message that is encoded already.
+    Message(Bytes),
+}
+
 /// The body of a stream of responses. It takes a response only when the one before it is gone.
 #[derive(Debug)]
 pub(super) struct Responses {
     form: Form,
-    incoming: mpsc::Receiver<Result<Response, Status>>,
-    frame: Option<GrpcFrame>,
+    incoming: mpsc::Receiver<Result<Outgoing, Status>>,
+    frame: Option<(GrpcFrame, Instant)>,
     finished: bool,
+    send_time: Histogram,
 }
 
 /// One response on its way out.
@@ -51,8 +63,9 @@ struct GrpcFrame {
 }
 
 impl Responses {
-    pub(super) fn new(form: Form, incoming: mpsc::Receiver<Result<Response, Status>>) -> Self {
-        Self { form, incoming, frame: None, finished: false }
+    /// `send_time` is told how many seconds the connection took for each response.
+    pub(super) fn new(form: Form, incoming: mpsc::Receiver<Result<Outgoing, Status>>, send_time: Histogram) -> Self {
+        Self { form, incoming, frame: None, finished: false, send_time }
     }
 }
 
@@ -62,15 +75,23 @@ impl http_body::Body for Responses {
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         loop {
-            if let Some(chunk) = self.frame.as_mut().and_then(GrpcFrame::next_chunk) {
+            if let Some(chunk) = self.frame.as_mut().and_then(|(frame, _)| frame.next_chunk()) {
                 return Poll::Ready(Some(Ok(Frame::data(chunk))));
             }
-            self.frame = None;
+            if let Some((_, began)) = self.frame.take() {
+                self.send_time.observe(began.elapsed().as_secs_f64());
+            }
             if self.finished {
                 return Poll::Ready(None);
             }
             match ready!(self.incoming.poll_recv(context)) {
-                Some(Ok(response)) => self.frame = Some(GrpcFrame::new(self.form, response)),
+                Some(Ok(outgoing)) => {
+                    let frame = match outgoing {
+                        Outgoing::Resources(response) => GrpcFrame::new(self.form, response),
+                        Outgoing::Message(message) => GrpcFrame::of_message(self.form, message),
+                    };
+                    self.frame = Some((frame, Instant::now()));
+                }
                 Some(Err(status)) => return Poll::Ready(Some(Ok(self.finish(&status)))),
                 None => return Poll::Ready(Some(Ok(self.finish(&Status::ok(""))))),
             }
@@ -101,6 +122,14 @@ impl GrpcFrame {
         frame.buffer.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
         put_string(1, &frame.response.version, &mut frame.buffer);
         frame
+    }
+
+    fn of_message(form: Form, message: Bytes) -> Self {
+        let mut header = BytesMut::with_capacity(5);
+        header.put_u8(0);
+        header.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+        let ready = VecDeque::from([header.freeze(), message]);
+        Self { form, response: Response::default(), next: 0, ready, buffer: BytesMut::new(), ended: true }
     }
 
     fn next_chunk(&mut self) -> Option<Bytes> {
@@ -137,6 +166,13 @@ impl GrpcFrame {
     }
 
     fn end(&mut self) {
+        if self.response.blank {
+            put_header(2, self.blank_length(), &mut self.buffer);
+            if self.form == Form::Delta {
+                put_header(2, string_length(&self.response.type_url), &mut self.buffer);
+            }
+            put_string(1, &self.response.type_url, &mut self.buffer);
+        }
         put_string(4, &self.response.type_url, &mut self.buffer);
         put_string(5, &self.response.nonce, &mut self.buffer);
         for name in &self.response.removed {
@@ -154,10 +190,16 @@ impl GrpcFrame {
     }
 
     fn length(&self) -> usize {
-        let Response { type_url, nonce, version, resources, removed, .. } = &self.response;
+        let Response { type_url, nonce, version, resources, blank, removed, .. } = &self.response;
         let resources: usize = resources.iter().map(|resource| field_length(self.resource_length(resource))).sum();
         let removed: usize = removed.iter().map(|name| field_length(name.len())).sum();
-        string_length(version) + resources + string_length(type_url) + string_length(nonce) + removed
+        let blank = if *blank { field_length(self.blank_length()) } else { 0 };
+        string_length(version) + resources + blank + string_length(type_url) + string_length(nonce) + removed
+    }
+
+    fn blank_length(&self) -> usize {
+        let any = string_length(&self.response.type_url);
+        if self.form == Form::Delta { field_length(any) } else { any }
     }
 
     fn resource_length(&self, resource: &Resource) -> usize {
@@ -247,6 +289,19 @@ mod tests {
         let sotw: DiscoveryResponse = message(Form::Sotw);
         assert_eq!((sotw.version_info.as_str(), sotw.type_url.as_str()), ("v", ResourceType::Cluster.type_url()));
         assert_eq!(sotw.resources.iter().map(|any| any.value.len()).collect::<Vec<_>>(), [0, 300, 300_000, 5]);
+    }
+
+    #[test]
+    fn a_blank_resource_has_its_type() {
+        let response = || Response { type_url: "type.googleapis.com/some.Type".into(), blank: true, ..Response::default() };
+        let wire = |form| {
+            let mut frame = GrpcFrame::new(form, response());
+            std::iter::from_fn(|| frame.next_chunk()).collect::<Vec<_>>().concat()
+        };
+        let sotw = DiscoveryResponse::decode(&wire(Form::Sotw)[5..]).unwrap();
+        assert_eq!((sotw.resources.len(), sotw.resources[0].type_url.as_str()), (1, "type.googleapis.com/some.Type"));
+        let delta = DeltaDiscoveryResponse::decode(&wire(Form::Delta)[5..]).unwrap();
+        assert_eq!(delta.resources[0].resource.as_ref().unwrap().type_url, "type.googleapis.com/some.Type");
     }
 
     #[test]

@@ -3,46 +3,24 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
+use jiff::Timestamp;
 use parking_lot::Mutex;
-use prometheus_client::{
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
-    registry::Registry,
-};
-use smol_str::SmolStr;
+use smol_str::{SmolStr, format_smolstr};
 
+pub use super::metrics::DeliveryMetrics;
 use super::{
     node::Node,
     resource::{Resource, ResourceType},
-    session::{Event, Response},
+    session::{Event, Response, Standing},
 };
-
-type Label = [(&'static str, &'static str); 1];
-type Labels = [(&'static str, &'static str); 2];
-
-/// Counters of delivery.
-#[derive(Clone, Debug, Default)]
-pub struct DeliveryMetrics {
-    /// Proxies with an open stream.
-    pub connected: Gauge,
-    /// Responses, by type.
-    pub pushes: Family<Label, Counter>,
-    /// Bytes of resources sent, by type.
-    pub bytes: Family<Label, Counter>,
-    /// Resources sent, by type and reason.
-    pub resources: Family<Labels, Counter>,
-    /// Responses refused, by type.
-    pub rejects: Family<Label, Counter>,
-    /// How often a proxy refused something that came from an object (`Kind/namespace/name`).
-    pub refused_objects: Family<[(&'static str, String); 1], Counter>,
-    /// Gates that a deadline opened, by the type whose ACK was awaited.
-    pub gates_opened: Family<Label, Counter>,
-}
 
 /// Told how far proxies are.
 pub trait Observer: fmt::Debug + Send + Sync {
@@ -67,12 +45,31 @@ pub struct Ledger {
 pub struct ProxyStatus {
     /// `pod.namespace`
     pub id: SmolStr,
+    /// Names the connection: the id and a number.
+    pub connection: SmolStr,
+    /// What the proxy said of itself.
+    pub node: Arc<Node>,
+    /// Where it calls from, when that is known.
+    pub address: Option<SocketAddr>,
+    /// Since when.
+    pub connected: Timestamp,
+    /// How far it is with each type, in push order.
+    pub types: [TypeStatus; 4],
     /// Generation of the newest view that its session works towards.
     pub wanted: u64,
     /// Generation of the newest view for all of which it has answered (removals apart).
     pub current: u64,
     /// What it refused last and still lacks, by type.
     pub rejected: BTreeMap<ResourceType, Rejection>,
+}
+
+/// How far a proxy is with one type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TypeStatus {
+    /// The nonces.
+    pub standing: Standing,
+    /// When the last response went.
+    pub sent_at: Option<Timestamp>,
 }
 
 /// A refusal in the user's terms.
@@ -105,20 +102,11 @@ pub struct Entry {
     ledger: Arc<Ledger>,
     number: u64,
     id: SmolStr,
+    version: String,
     noted: (u64, bool, Vec<ResourceType>),
-}
-
-impl DeliveryMetrics {
-    /// Puts the counters under the names that `/metrics` shows (`istiod_lite_xds_*`).
-    pub fn register(&self, registry: &mut Registry) {
-        registry.register("istiod_lite_xds_connected", "Proxies with an open stream", self.connected.clone());
-        registry.register("istiod_lite_xds_pushes", "Responses sent", self.pushes.clone());
-        registry.register("istiod_lite_xds_bytes", "Bytes of resources sent", self.bytes.clone());
-        registry.register("istiod_lite_xds_resources", "Resources sent, by reason", self.resources.clone());
-        registry.register("istiod_lite_xds_rejects", "Responses that proxies refused", self.rejects.clone());
-        registry.register("istiod_lite_xds_refused_objects", "Refusals, by the object refused", self.refused_objects.clone());
-        registry.register("istiod_lite_xds_gates_opened", "Gates that a deadline opened", self.gates_opened.clone());
-    }
+    standing: [Standing; 4],
+    /// Labels of refusals that are shown while the proxy is connected.
+    refusals: BTreeSet<(ResourceType, String)>,
 }
 
 impl Ledger {
@@ -156,27 +144,48 @@ impl Ledger {
         &self.metrics
     }
 
-    /// Opens a line for a proxy.
-    pub fn enter(self: &Arc<Self>, node: &Node) -> Entry {
+    /// Opens a line for a proxy that calls from `address`.
+    pub fn enter(self: &Arc<Self>, node: &Arc<Node>, address: Option<SocketAddr>) -> Entry {
         let number = self.last.fetch_add(1, Ordering::Relaxed);
         let id = node.proxy.id.clone();
-        let status = ProxyStatus { id: id.clone(), wanted: 0, current: 0, rejected: BTreeMap::new() };
+        let status = ProxyStatus {
+            id: id.clone(),
+            connection: format_smolstr!("{id}-{number}"),
+            node: Arc::clone(node),
+            address,
+            connected: Timestamp::now(),
+            types: Default::default(),
+            wanted: 0,
+            current: 0,
+            rejected: BTreeMap::new(),
+        };
         self.proxies.lock().insert(number, status);
-        self.metrics.connected.inc();
-        Entry { ledger: Arc::clone(self), number, id, noted: (0, false, Vec::new()) }
+        let version = match node.istio_version.as_str() {
+            "" => "unknown".to_owned(),
+            version => version.to_owned(),
+        };
+        self.metrics.connected.get_or_create(&[("version", version.clone())]).inc();
+        let (noted, standing) = ((0, false, Vec::new()), Default::default());
+        Entry { ledger: Arc::clone(self), number, id, version, noted, standing, refusals: BTreeSet::new() }
     }
 }
 
 impl Entry {
-    /// Notes a response.
-    pub fn sent(&self, response: &Response) {
+    /// Notes a response, and how long it took to make it.
+    pub fn sent(&self, response: &Response, took: Duration) {
         let Some(kind) = response.kind else { return };
         let metrics = &self.ledger.metrics;
-        metrics.pushes.get_or_create(&[("type", kind.short())]).inc();
-        let bytes = response.resources.iter().map(|resource| resource.body.len() as u64).sum();
-        metrics.bytes.get_or_create(&[("type", kind.short())]).inc_by(bytes);
+        let label = [("type", kind.short())];
+        metrics.pushes.get_or_create(&label).inc();
+        metrics.push_time.get_or_create(&label).observe(took.as_secs_f64());
+        let bytes: u64 = response.resources.iter().map(|resource| resource.body.len() as u64).sum();
+        metrics.bytes.get_or_create(&label).inc_by(bytes);
+        metrics.config_size.get_or_create(&label).observe(bytes as f64);
         for (reason, count) in &response.reasons {
             metrics.resources.get_or_create(&[("type", kind.short()), ("reason", reason.label())]).inc_by(*count);
+        }
+        if let Some(status) = self.ledger.proxies.lock().get_mut(&self.number) {
+            status.types[kind as usize].sent_at = Some(Timestamp::now());
         }
         tracing::debug!(
             proxy = %self.id,
@@ -187,6 +196,17 @@ impl Entry {
             bytes,
             "sent"
         );
+    }
+
+    /// Notes how far the proxy is with each type.
+    pub fn answered(&mut self, standing: [Standing; 4]) {
+        if self.standing == standing {
+            return;
+        }
+        if let Some(status) = self.ledger.proxies.lock().get_mut(&self.number) {
+            status.types.iter_mut().zip(standing).for_each(|(status, standing)| status.standing = standing);
+        }
+        self.standing = standing;
     }
 
     /// Notes how far the proxy is, and of which types it has refused something that stands.
@@ -214,9 +234,13 @@ impl Entry {
     }
 
     /// Notes what happened in the conversation.
-    pub fn event(&self, event: &Event) {
+    pub fn event(&mut self, event: &Event) {
         match event {
-            Event::Rejected { kind, error, refused, suspects } => self.rejected(*kind, error, refused, suspects),
+            Event::Rejected { kind, code, error, refused, suspects } => {
+                self.count_rejection(*kind, *code);
+                self.rejected(*kind, error, refused, suspects);
+            }
+            Event::Expired { kind } => self.ledger.metrics.expired_nonces.get_or_create(&[("type", kind.short())]).inc(),
             Event::GateOpened { kind, awaited } => {
                 self.ledger.metrics.gates_opened.get_or_create(&[("type", kind.short())]).inc();
                 let awaited = listed(awaited);
@@ -225,8 +249,19 @@ impl Entry {
         }
     }
 
+    fn count_rejection(&mut self, kind: ResourceType, code: i32) {
+        let metrics = &self.ledger.metrics;
+        metrics.rejects.get_or_create(&[("type", kind.short())]).inc();
+        let code = format!("{:?}", tonic::Code::from_i32(code));
+        metrics.rejects_by_proxy[kind as usize].get_or_create(&self.refusal(&code)).inc();
+        self.refusals.insert((kind, code));
+    }
+
+    fn refusal(&self, code: &str) -> [(&'static str, String); 2] {
+        [("node", self.id.to_string()), ("err", code.to_owned())]
+    }
+
     fn rejected(&self, kind: ResourceType, error: &str, refused: &[Arc<Resource>], suspects: &[Arc<Resource>]) {
-        self.ledger.metrics.rejects.get_or_create(&[("type", kind.short())]).inc();
         let resources: Vec<_> = refused.iter().chain(suspects).map(|resource| resource.name.clone()).collect();
         let mut objects: Vec<_> = refused.iter().chain(suspects).flat_map(|resource| resource.origins.iter()).collect();
         objects.sort_unstable();
@@ -257,7 +292,11 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         self.ledger.proxies.lock().remove(&self.number);
-        self.ledger.metrics.connected.dec();
+        self.ledger.metrics.connected.get_or_create(&[("version", std::mem::take(&mut self.version))]).dec();
+        // Else every pod that ever was would leave a series behind.
+        for (kind, code) in &self.refusals {
+            self.ledger.metrics.rejects_by_proxy[*kind as usize].remove(&self.refusal(code));
+        }
         if let Some(observer) = &self.ledger.observer {
             observer.disconnected(&self.id);
         }
@@ -284,7 +323,7 @@ mod tests {
     #[test]
     fn a_refusal_is_counted_under_the_users_object() {
         let ledger = Arc::new(Ledger::new(DeliveryMetrics::default()));
-        let mut entry = ledger.enter(&Node { proxy: Arc::new(Proxy::new(ProxyKind::Sidecar, "client.shop")) });
+        let mut entry = ledger.enter(&Arc::new(Node::from(Arc::new(Proxy::new(ProxyKind::Sidecar, "client.shop")))), None);
         let object =
             ObjectKey { cluster: "Kubernetes".into(), kind: Kind::DestinationRule, namespace: "shop".into(), name: "reviews".into() };
         let resource = Arc::new(Resource {
@@ -297,7 +336,8 @@ mod tests {
             eds: true,
             origins: Arc::new([Origin { object, generation: 1 }]),
         });
-        let rejected = |refused: Vec<_>, suspects| Event::Rejected { kind: ResourceType::Cluster, error: "no".into(), refused, suspects };
+        let rejected =
+            |refused: Vec<_>, suspects| Event::Rejected { kind: ResourceType::Cluster, code: 13, error: "no".into(), refused, suspects };
         entry.event(&rejected(vec![], vec![Arc::clone(&resource)]));
         let counter = || ledger.metrics().refused_objects.get_or_create(&[("object", "DestinationRule/shop/reviews".into())]).get();
         assert_eq!(counter(), 0, "a suspect is not guilty");

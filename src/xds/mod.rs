@@ -2,8 +2,11 @@
 
 pub mod classes;
 pub mod codec;
+pub mod debug;
+pub mod dump;
 pub mod encode;
 pub mod ledger;
+pub mod metrics;
 pub mod node;
 pub mod render;
 pub mod resource;

@@ -15,6 +15,17 @@ use crate::mesh::model::{Caller, Flavour, Interception, Labels, Locality, Proxy,
 pub struct Node {
     /// The proxy by its own account; its labels and locality give way to those of its pod once that is known.
     pub proxy: Arc<Proxy>,
+    /// `ISTIO_VERSION` of its metadata; empty when not said.
+    pub istio_version: SmolStr,
+    /// Whether its metadata has `PROXY_CONFIG`: tools list those proxies only (contract §1.3).
+    pub has_proxy_config: bool,
+}
+
+/// Who a client of the debug types says it is: less than a proxy must say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    namespace: SmolStr,
+    service_account: SmolStr,
 }
 
 /// Why a node is not one that can be served.
@@ -51,6 +62,8 @@ impl Node {
         let cluster = metadata.name("CLUSTER_ID").unwrap_or_else(|| "Kubernetes".into());
         let telemetry = telemetry(&metadata, &labels, &namespace, &cluster);
         Ok(Self {
+            istio_version: metadata.name("ISTIO_VERSION").unwrap_or_default(),
+            has_proxy_config: metadata.value("PROXY_CONFIG").is_some(),
             proxy: Arc::new(Proxy {
                 id: id.into(),
                 kind,
@@ -78,12 +91,37 @@ impl Node {
     /// Whether a caller may ask for this proxy's configuration: its namespace is the proxy's, and its service account
     /// too where the proxy names one (contract §2.6). Nothing is held against a caller on the plaintext port.
     pub fn agrees_with(&self, caller: &Caller) -> bool {
-        match caller {
-            Caller::Anonymous => true,
-            Caller::Workload(identity) => {
-                let account = &self.proxy.service_account;
-                identity.namespace == self.proxy.namespace && (account.is_empty() || *account == identity.service_account)
-            }
+        agrees(&self.proxy.namespace, &self.proxy.service_account, caller)
+    }
+}
+
+impl From<Arc<Proxy>> for Node {
+    /// A proxy that says no more of itself.
+    fn from(proxy: Arc<Proxy>) -> Self {
+        Self { proxy, istio_version: SmolStr::default(), has_proxy_config: false }
+    }
+}
+
+impl Claim {
+    /// Reads what a client says, whatever its id is like: command lines name no address, or none of their own.
+    pub fn parse(node: &v3::Node) -> Self {
+        let metadata = Metadata(node.metadata.as_ref());
+        let domain = node.id.rsplit('~').next().unwrap_or_default();
+        let namespace = metadata.name("NAMESPACE").unwrap_or_else(|| domain.split('.').next().unwrap_or_default().into());
+        Self { namespace, service_account: metadata.name("SERVICE_ACCOUNT").unwrap_or_default() }
+    }
+
+    /// As [`Node::agrees_with`].
+    pub fn agrees_with(&self, caller: &Caller) -> bool {
+        agrees(&self.namespace, &self.service_account, caller)
+    }
+}
+
+fn agrees(namespace: &str, service_account: &str, caller: &Caller) -> bool {
+    match caller {
+        Caller::Anonymous => true,
+        Caller::Workload(identity) => {
+            identity.namespace == namespace && (service_account.is_empty() || service_account == identity.service_account)
         }
     }
 }
@@ -272,6 +310,17 @@ mod tests {
         let named = Node::parse(&node("sidecar~1.1.1.1~a.shop~shop.svc", &[("SERVICE_ACCOUNT", text("reviews"))])).unwrap();
         assert!(unnamed.agrees_with(&caller("shop", "any")) && !unnamed.agrees_with(&caller("bank", "any")));
         assert!(named.agrees_with(&caller("shop", "reviews")) && !named.agrees_with(&caller("shop", "other")));
+    }
+
+    #[test]
+    fn a_command_line_need_not_say_where_it_is() {
+        let identity = SpiffeId { trust_domain: "td".into(), namespace: "istio-system".into(), service_account: "default".into() };
+        let operator = Caller::Workload(identity);
+        let said = [("NAMESPACE", text("istio-system")), ("SERVICE_ACCOUNT", text("default"))];
+        let claim = |id: &str| Claim::parse(&node(id, &said));
+        assert!(claim("sidecar~~test-1.default~default.svc.cluster.local").agrees_with(&operator));
+        assert!(claim("debug~0.0.0.0~istioctl~cluster.local").agrees_with(&operator));
+        assert!(!Claim::parse(&node("sidecar~~test-1.default~default.svc.cluster.local", &[])).agrees_with(&operator));
     }
 
     #[test]

@@ -10,13 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use envoy_types::pb::google::rpc;
 use smol_str::SmolStr;
 
 use super::{
     resource::{Resource, ResourceType},
     session::{
-        Event, Reason,
-        channel::{Channel, Held, Pending},
+        Event, Reason, Standing,
+        channel::{Channel, Held, Pending, Refusal},
     },
     view::View,
 };
@@ -173,7 +174,13 @@ impl Rollout {
         }
     }
 
+    /// How far the client is with each type.
+    pub(crate) fn standing(&self) -> [Standing; 4] {
+        ResourceType::ALL.map(|kind| self.channel(kind).standing())
+    }
+
     pub(crate) fn ack(&mut self, kind: ResourceType, nonce: &str, now: Instant) {
+        self.note_expired(kind, nonce);
         let items = self.channel_mut(kind).ack(nonce);
         if kind != ResourceType::Listener {
             return;
@@ -185,9 +192,16 @@ impl Rollout {
         }
     }
 
-    pub(crate) fn nack(&mut self, kind: ResourceType, nonce: &str, error: &str) {
-        if let Some(refusal) = self.channel_mut(kind).nack(nonce, error) {
-            self.events.push(Event::Rejected { kind, error: error.into(), refused: refusal.refused, suspects: refusal.suspects });
+    fn note_expired(&mut self, kind: ResourceType, nonce: &str) {
+        if self.channel(kind).is_expired(nonce) {
+            self.events.push(Event::Expired { kind });
+        }
+    }
+
+    pub(crate) fn nack(&mut self, kind: ResourceType, nonce: &str, error: &rpc::Status) {
+        self.note_expired(kind, nonce);
+        if let Some(Refusal { refused, suspects }) = self.channel_mut(kind).nack(nonce, &error.message) {
+            self.events.push(Event::Rejected { kind, code: error.code, error: error.message.clone(), refused, suspects });
         }
     }
 

@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     future::{Ready, ready},
+    net::SocketAddr,
     pin::pin,
     sync::Arc,
     task::{Context, Poll},
@@ -13,16 +14,17 @@ use bytes::Bytes;
 use http::{HeaderValue, header::CONTENT_TYPE};
 use tokio::{sync::mpsc, time};
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming, body::Body, codegen::StdError, server::NamedService};
+use tonic::{Code, Status, Streaming, body::Body, codegen::StdError, server::NamedService, transport::server::TcpConnectInfo};
 use tonic_prost::ProstDecoder;
 use tower::Service;
 
 use super::{
-    codec::{Form, Responses},
+    codec::{Form, Outgoing, Responses},
+    debug::{self, Inspector},
     ledger::{Entry, Ledger},
-    node::Node,
+    node::{Claim, Node},
     rollout::Settings,
-    session::{Response, Session, delta::DeltaSession, sotw::SotwSession},
+    session::{Session, delta::DeltaSession, sotw::SotwSession},
     view::{View, Views},
 };
 use crate::mesh::model::Caller;
@@ -51,12 +53,18 @@ pub struct DiscoveryService {
     views: Arc<dyn Views>,
     ledger: Arc<Ledger>,
     options: Options,
+    inspector: Option<Arc<dyn Inspector>>,
 }
 
 impl DiscoveryService {
     /// A service that gives proxies what `views` has for them.
     pub fn new(views: Arc<dyn Views>, ledger: Arc<Ledger>, options: Options) -> Self {
-        Self { views, ledger, options }
+        Self { views, ledger, options, inspector: None }
+    }
+
+    /// The same, answering `istio.io/debug*` too.
+    pub fn inspected_by(self, inspector: Arc<dyn Inspector>) -> Self {
+        Self { inspector: Some(inspector), ..self }
     }
 
     fn accept<S: Session + 'static, B>(
@@ -77,17 +85,23 @@ impl DiscoveryService {
             Caller::Anonymous => self.options.anonymous_request_limit,
             Caller::Workload(_) => self.options.request_limit,
         };
+        let peer = request.extensions().get::<TcpConnectInfo>().and_then(|info| info.remote_addr);
         let requests = Streaming::new_request(ProstDecoder::default(), request.into_body(), None, Some(limit));
         // One response may wait while another is on its way: what comes after is computed when they are gone.
         let (responses, outgoing) = mpsc::channel(1);
+        let metrics = self.ledger.metrics().clone();
+        let body = Responses::new(form, outgoing, metrics.send_time.clone());
         tokio::spawn(async move {
-            let stream = Stream { service: self, caller, requests, responses: responses.clone() };
+            let stream = Stream { service: self, form, caller, peer, requests, responses: responses.clone(), debug_answers: 0 };
             if let Err(status) = stream.run(session).await {
+                if is_internal(&status) {
+                    metrics.internal_errors.inc();
+                }
                 // The client may have gone.
                 let _ = responses.send(Err(status)).await;
             }
         });
-        let mut response = http::Response::new(Body::new(Responses::new(form, outgoing)));
+        let mut response = http::Response::new(Body::new(body));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         response
     }
@@ -136,9 +150,12 @@ impl Default for Options {
 /// One client.
 struct Stream<R> {
     service: DiscoveryService,
+    form: Form,
     caller: Caller,
+    peer: Option<SocketAddr>,
     requests: Streaming<R>,
-    responses: mpsc::Sender<Result<Response, Status>>,
+    responses: mpsc::Sender<Result<Outgoing, Status>>,
+    debug_answers: u64,
 }
 
 impl<R: prost::Message + Default + 'static> Stream<R> {
@@ -152,13 +169,15 @@ impl<R: prost::Message + Default + 'static> Stream<R> {
 
     async fn converse<S: Session<Request = R>>(&mut self, session: fn(Settings, View) -> S) -> Result<(), Status> {
         let Some((node, first)) = self.introduction::<S>().await? else { return Ok(()) };
-        let mut entry = self.service.ledger.enter(&node);
-        let mut views = self.service.views.attach(Arc::new(node));
+        let node = Arc::new(node);
+        let mut entry = self.service.ledger.enter(&node, self.peer);
+        let mut views = self.service.views.attach(node);
         let view = views.borrow_and_update().clone();
         let mut session = session(self.service.options.rollout, view);
         session.on_request(first, now());
+        let responses = self.responses.clone();
         let mut more = true;
-        let mut stale = false;
+        let mut stale: Option<Instant> = None;
         let mut deadline = pin!(time::sleep_until(time::Instant::now()));
         loop {
             note(&mut session, &mut entry);
@@ -167,29 +186,31 @@ impl<R: prost::Message + Default + 'static> Stream<R> {
             }
             tokio::select! {
                 biased;
-                request = self.requests.message() => match request? {
+                request = self.requests.message() => match self.received(request)? {
+                    Some(request) if self.is_debug::<S>(&request) => self.answer_debug::<S>(&request).await?,
                     Some(request) => {
                         session.on_request(request, now());
                         more = true;
                     }
                     None => return Ok(()),
                 },
-                changed = views.changed(), if !stale => {
+                changed = views.changed(), if stale.is_none() => {
                     // Only noted here: a client that takes nothing gets the newest view when it does.
                     changed.map_err(|_| going_away())?;
-                    (stale, more) = (true, true);
+                    (stale, more) = (Some(now()), true);
                 }
                 () = &mut deadline, if !more && session.deadline().is_some() => more = true,
-                permit = self.responses.reserve(), if more => {
+                permit = responses.reserve(), if more => {
                     let Ok(permit) = permit else { return Ok(()) };
-                    if stale {
+                    if let Some(since) = stale.take() {
+                        self.service.ledger.metrics().queue_time.observe(since.elapsed().as_secs_f64());
                         session.on_view(views.borrow_and_update().clone());
-                        stale = false;
                     }
+                    let began = Instant::now();
                     match session.next(now()) {
                         Some(response) => {
-                            entry.sent(&response);
-                            permit.send(Ok(response));
+                            entry.sent(&response, began.elapsed());
+                            permit.send(Ok(Outgoing::Resources(response)));
                         }
                         None => more = false,
                     }
@@ -198,33 +219,84 @@ impl<R: prost::Message + Default + 'static> Stream<R> {
         }
     }
 
-    /// The first request that says who the proxy is.
+    /// The first request that asks for configuration, with who the proxy is. What comes before it, reports of health
+    /// and questions of command lines, makes nobody a proxy.
     async fn introduction<S: Session<Request = R>>(&mut self) -> Result<Option<(Node, R)>, Status> {
-        while let Some(mut request) = self.requests.message().await? {
+        let mut introduced = None;
+        loop {
+            let request = self.requests.message().await;
+            let Some(mut request) = self.received(request)? else { return Ok(None) };
             let node = S::node(&mut request);
             if node.is_none() && S::type_url(&request).ends_with("istio.v1.HealthInformation") {
                 continue;
             }
-            let node = node.filter(|node| !node.id.is_empty()).ok_or_else(|| Status::invalid_argument("missing node information"))?;
-            let node = Node::parse(&node).map_err(|error| Status::invalid_argument(error.to_string()))?;
-            if !node.agrees_with(&self.caller) {
-                tracing::warn!(proxy = %node.proxy.id, caller = ?self.caller, "the caller is not the proxy that it asks for");
-                return Err(Status::permission_denied("authorization failed"));
+            introduced = node.filter(|node| !node.id.is_empty()).or(introduced);
+            let Some(node) = &introduced else { return Err(Status::invalid_argument("missing node information")) };
+            if self.is_debug::<S>(&request) {
+                self.permit(Claim::parse(node).agrees_with(&self.caller), &node.id)?;
+                self.answer_debug::<S>(&request).await?;
+                continue;
             }
+            let node = Node::parse(node).map_err(|error| Status::invalid_argument(error.to_string()))?;
+            self.permit(node.agrees_with(&self.caller), &node.proxy.id)?;
             return Ok(Some((node, request)));
         }
-        Ok(None)
+    }
+
+    fn permit(&self, agrees: bool, proxy: &str) -> Result<(), Status> {
+        if !agrees {
+            tracing::warn!(proxy, caller = ?self.caller, "the caller is not the proxy that it asks for");
+            return Err(Status::permission_denied("authorization failed"));
+        }
+        Ok(())
+    }
+
+    fn received(&self, request: Result<Option<R>, Status>) -> Result<Option<R>, Status> {
+        let request = request?;
+        if let Some(request) = &request {
+            let size = i64::try_from(request.encoded_len()).unwrap_or(i64::MAX);
+            let largest = &self.service.ledger.metrics().largest_request;
+            largest.set(largest.get().max(size));
+        }
+        Ok(request)
+    }
+
+    fn is_debug<S: Session<Request = R>>(&self, request: &R) -> bool {
+        self.service.inspector.is_some() && debug::is_debug(S::type_url(request))
+    }
+
+    /// Whether a nonce is that of a debug answer. istioctl's first request has one too, of its own making.
+    fn is_taken(&self, nonce: &str) -> bool {
+        nonce.strip_prefix('d').and_then(|number| number.parse().ok()).is_some_and(|number: u64| number <= self.debug_answers)
+    }
+
+    async fn answer_debug<S: Session<Request = R>>(&mut self, request: &R) -> Result<(), Status> {
+        let Some(inspector) = self.service.inspector.clone().filter(|_| !self.is_taken(S::nonce(request))) else { return Ok(()) };
+        let type_url = S::type_url(request);
+        let answer = debug::answer(inspector.as_ref(), &self.caller, type_url, S::names(request))?;
+        self.debug_answers += 1;
+        let message = answer.encode(self.form, type_url, format!("d{}", self.debug_answers));
+        // The client may have gone.
+        let _ = self.responses.send(Ok(Outgoing::Message(message))).await;
+        Ok(())
     }
 }
 
 fn note(session: &mut impl Session, entry: &mut Entry) {
     session.events().iter().for_each(|event| entry.event(event));
+    entry.answered(session.standing());
     entry.progress(session.view().generation, session.is_current(), &session.refused());
 }
 
 // Tokio's clock, which a simulation can move.
 fn now() -> Instant {
     time::Instant::now().into_std()
+}
+
+/// Whether a stream should not have ended so: not by what the client asked for, and not by its going (which breaks the
+/// transport).
+fn is_internal(status: &Status) -> bool {
+    matches!(status.code(), Code::Internal | Code::DataLoss | Code::OutOfRange)
 }
 
 fn going_away() -> Status {

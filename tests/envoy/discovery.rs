@@ -42,7 +42,7 @@ async fn it_is_ready_when_its_folder_is_there_and_not_before() -> Result<()> {
 
 async fn expect_istiod_pages(monitoring: SocketAddr) -> Result<()> {
     let version = get_text(monitoring, "/version").await?;
-    ensure!(version.trim() == env!("CARGO_PKG_VERSION"), "/version: {version}");
+    ensure!(version == istiod_lite::version::line(), "/version: {version}");
     let metrics = get_text(monitoring, "/metrics").await?;
     for name in ["pilot_k8s_cfg_events", "citadel_server_csr_count", "citadel_server_root_cert_expiry_timestamp"] {
         ensure!(metrics.lines().any(|line| line.contains(name)), "{name} is not among the metrics:\n{metrics}");

@@ -113,11 +113,11 @@ impl Classes {
         TRANSLATED.into_iter().map(|what| (what, translations.get_or_create(&[("type", what)]).get())).collect()
     }
 
-    /// The ids and views of all connected proxies whose id contains `id`.
-    pub fn views_of(&self, id: &str) -> Vec<(SmolStr, View)> {
+    /// What the connected proxy of that id is to have.
+    pub fn view_of(&self, id: &str) -> Option<View> {
         let state = self.state.lock();
-        let matching = state.proxies.values().filter(|attached| attached.proxy.id.contains(id) && !attached.sender.is_closed());
-        matching.map(|attached| (attached.proxy.id.clone(), attached.sender.borrow().clone())).collect()
+        let mut connected = state.proxies.values().filter(|attached| !attached.sender.is_closed());
+        connected.find(|attached| attached.proxy.id == id).map(|attached| attached.sender.borrow().clone())
     }
 
     /// The view of a proxy that is not connected: offline translation.

@@ -12,7 +12,7 @@ use std::{
 
 use smol_str::SmolStr;
 
-use super::names::Names;
+use super::{Standing, names::Names};
 use crate::xds::{
     resource::{ContentHash, Resource, ResourceType},
     view::{Difference, View},
@@ -108,6 +108,7 @@ pub(crate) struct Channel {
     suspects: VecDeque<BTreeSet<SmolStr>>,
     pub(crate) in_flight: VecDeque<Flight>,
     last_nonce: u64,
+    last_acked: u64,
 }
 
 impl Channel {
@@ -125,6 +126,7 @@ impl Channel {
             suspects: VecDeque::new(),
             in_flight: VecDeque::new(),
             last_nonce: 0,
+            last_acked: 0,
         }
     }
 
@@ -255,6 +257,17 @@ impl Channel {
         nonce.parse().is_ok_and(|nonce| (1..=self.last_nonce).contains(&nonce))
     }
 
+    /// Whether a nonce answers nothing: neither what is in flight nor the newest response, which a client that changes
+    /// its subscription names again.
+    pub(crate) fn is_expired(&self, nonce: &str) -> bool {
+        self.flight(nonce).is_none() && nonce.parse() != Ok(self.last_nonce)
+    }
+
+    /// How far the client is.
+    pub(crate) fn standing(&self) -> Standing {
+        Standing { subscribed: self.open, sent: self.last_nonce, acked: self.last_acked }
+    }
+
     /// Records a response: what it contains is now what the proxy has.
     pub(crate) fn sent(&mut self, nonce: u64, now: Instant, contents: Vec<(SmolStr, Option<Arc<Resource>>)>) -> &[Sent] {
         self.owes = false;
@@ -293,6 +306,7 @@ impl Channel {
     /// The client took the response of that nonce, and so it has answered all before it. What they contained.
     pub(crate) fn ack(&mut self, nonce: &str) -> Vec<Sent> {
         let Some(index) = self.flight(nonce) else { return Vec::new() };
+        self.last_acked = self.in_flight.get(index).map_or(self.last_acked, |flight| flight.nonce);
         self.in_flight.drain(..=index).flat_map(|flight| flight.items).collect()
     }
 

@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::{config::core::v3, service::discovery::v3::DeltaDisc
 use smol_str::ToSmolStr;
 
 use super::{
-    Event, Response, Session,
+    Event, Response, Session, Standing,
     channel::{Held, Reason},
     empty_route_configuration,
     unserved::Unserved,
@@ -137,7 +137,16 @@ impl DeltaSession {
         let contents = sent.chain(removed.iter().map(|name| (name.clone(), None))).collect();
         let (nonce, reasons) = self.rollout.sent(kind, now, contents);
         let version = self.rollout.view().generation.to_smolstr();
-        Response { kind: Some(kind), type_url: kind.type_url().into(), nonce: nonce.to_smolstr(), version, resources, removed, reasons }
+        Response {
+            kind: Some(kind),
+            type_url: kind.type_url().into(),
+            nonce: nonce.to_smolstr(),
+            version,
+            resources,
+            blank: false,
+            removed,
+            reasons,
+        }
     }
 }
 
@@ -152,7 +161,7 @@ impl Session for DeltaSession {
         };
         match (&request.response_nonce, &request.error_detail) {
             (nonce, _) if nonce.is_empty() => {}
-            (nonce, Some(error)) => self.rollout.nack(kind, nonce, &error.message),
+            (nonce, Some(error)) => self.rollout.nack(kind, nonce, error),
             (nonce, None) => self.rollout.ack(kind, nonce, now),
         }
         if !self.rollout.channel(kind).open {
@@ -192,6 +201,10 @@ impl Session for DeltaSession {
         self.rollout.refused()
     }
 
+    fn standing(&self) -> [Standing; 4] {
+        self.rollout.standing()
+    }
+
     fn view(&self) -> &View {
         self.rollout.view()
     }
@@ -202,5 +215,13 @@ impl Session for DeltaSession {
 
     fn type_url(request: &DeltaDiscoveryRequest) -> &str {
         &request.type_url
+    }
+
+    fn names(request: &DeltaDiscoveryRequest) -> &[String] {
+        &request.resource_names_subscribe
+    }
+
+    fn nonce(request: &DeltaDiscoveryRequest) -> &str {
+        &request.response_nonce
     }
 }

@@ -51,6 +51,9 @@ pub trait Session: Send {
     /// Types of which the client refused something that the view still has.
     fn refused(&self) -> Vec<ResourceType>;
 
+    /// How far the client is with each type.
+    fn standing(&self) -> [Standing; 4];
+
     /// The view that the session works towards.
     fn view(&self) -> &View;
 
@@ -59,6 +62,12 @@ pub trait Session: Send {
 
     /// The type URL of a request.
     fn type_url(request: &Self::Request) -> &str;
+
+    /// The names that a request asks for.
+    fn names(request: &Self::Request) -> &[String];
+
+    /// The nonce that a request answers.
+    fn nonce(request: &Self::Request) -> &str;
 }
 
 /// A response, made of references to shared resources.
@@ -74,10 +83,23 @@ pub struct Response {
     pub version: SmolStr,
     /// What is sent.
     pub resources: Vec<Arc<Resource>>,
+    /// One resource without content goes along: for a type that is not served, but without which a client waits.
+    pub blank: bool,
     /// Delta: what is gone.
     pub removed: Vec<SmolStr>,
     /// How many of the resources are sent why.
     pub reasons: BTreeMap<Reason, u64>,
+}
+
+/// How far a client is with one type, in nonces of its stream (counted from 1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// It asked for the type.
+    pub subscribed: bool,
+    /// The last response; 0: none.
+    pub sent: u64,
+    /// The last response that it took; 0: none.
+    pub acked: u64,
 }
 
 /// What the operator should know.
@@ -87,12 +109,19 @@ pub enum Event {
     Rejected {
         /// Its type.
         kind: ResourceType,
+        /// The gRPC code that the proxy gave.
+        code: i32,
         /// What the proxy said.
         error: String,
         /// Contents that are not sent again unasked.
         refused: Vec<Arc<Resource>>,
         /// Contents among which the refused ones are; they are tried in halves.
         suspects: Vec<Arc<Resource>>,
+    },
+    /// The client answered a response that is neither awaited nor the newest.
+    Expired {
+        /// Its type.
+        kind: ResourceType,
     },
     /// A deadline passed, and what waited for an ACK went without it.
     GateOpened {
@@ -104,7 +133,7 @@ pub enum Event {
 }
 
 /// The answer for a route table that does not exist: Envoy waits for it before it opens the listener.
-fn empty_route_configuration(name: &str) -> Arc<Resource> {
+pub(crate) fn empty_route_configuration(name: &str) -> Arc<Resource> {
     let header =
         RouteConfiguration { name: name.into(), validate_clusters: Some(BoolValue { value: false }), ..RouteConfiguration::default() };
     Arc::new(encode::route_configuration(&header, []))

@@ -12,7 +12,7 @@ use smol_str::{SmolStr, ToSmolStr};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{
-    Event, Response, Session,
+    Event, Response, Session, Standing,
     channel::{Channel, Held, Reason},
     empty_load_assignment, empty_route_configuration,
     unserved::Unserved,
@@ -110,7 +110,7 @@ impl SotwSession {
             reasons.insert(Reason::Repeated, resources.len() as u64 - changed);
         }
         let (type_url, nonce) = (kind.type_url().into(), nonce.to_smolstr());
-        Response { kind: Some(kind), type_url, nonce, version, resources, removed: Vec::new(), reasons }
+        Response { kind: Some(kind), type_url, nonce, version, resources, blank: false, removed: Vec::new(), reasons }
     }
 }
 
@@ -129,7 +129,7 @@ impl Session for SotwSession {
         }
         match &request.error_detail {
             _ if nonce.is_empty() => {}
-            Some(error) => self.rollout.nack(kind, &nonce, &error.message),
+            Some(error) => self.rollout.nack(kind, &nonce, error),
             None => self.rollout.ack(kind, &nonce, now),
         }
         // A request that answers an old response acknowledges nothing new, but its names are the client's: one that
@@ -167,6 +167,10 @@ impl Session for SotwSession {
         self.rollout.refused()
     }
 
+    fn standing(&self) -> [Standing; 4] {
+        self.rollout.standing()
+    }
+
     fn view(&self) -> &View {
         self.rollout.view()
     }
@@ -177,6 +181,14 @@ impl Session for SotwSession {
 
     fn type_url(request: &DiscoveryRequest) -> &str {
         &request.type_url
+    }
+
+    fn names(request: &DiscoveryRequest) -> &[String] {
+        &request.resource_names
+    }
+
+    fn nonce(request: &DiscoveryRequest) -> &str {
+        &request.response_nonce
     }
 }
 

@@ -10,6 +10,9 @@ use super::Response;
 const TYPES: usize = 32;
 /// Reports about the proxy (contract §2.2), not subscriptions.
 const HEALTH: &str = "type.googleapis.com/istio.v1.HealthInformation";
+/// What pilot-agent resolves names by when it captures DNS. It is not ready before it has a table; with an empty one it
+/// asks the resolvers of its pod for every name.
+const NAME_TABLE: &str = "type.googleapis.com/istio.networking.nds.v1.NameTable";
 
 #[derive(Debug, Default)]
 pub(super) struct Unserved {
@@ -48,7 +51,8 @@ impl Unserved {
         // Apart from the nonces of served types, which count on their own.
         let nonce = format_smolstr!("x{}", self.nonce);
         self.due.retain(|response| response.type_url != type_url || !response.removed.is_empty());
-        self.due.insert(0, Response { type_url: (&type_url).into(), nonce, version: "0".into(), removed, ..Response::default() });
+        let blank = type_url == NAME_TABLE;
+        self.due.insert(0, Response { type_url: (&type_url).into(), nonce, version: "0".into(), blank, removed, ..Response::default() });
         self.asked.insert(type_url, names);
     }
 }

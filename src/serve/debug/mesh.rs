@@ -1,0 +1,133 @@
+//! Pages about the mesh: services, endpoints, objects, settings.
+
+use serde_json::{Map, Value, json};
+
+use super::{Asked, Inspection, Reply};
+use crate::{
+    api::mesh_config::MeshConfig,
+    mesh::model::{Endpoint, EndpointAddress, Origin, Registry, Service},
+    serve::pipeline::SYNCED,
+};
+
+pub(super) fn registryz(inspection: &Inspection, _: &Asked) -> Reply {
+    Reply::Json(inspection.world().services.values().map(|service| described(service)).collect())
+}
+
+pub(super) fn endpoint_shards(inspection: &Inspection, _: &Asked) -> Reply {
+    let mut services: Map<String, Value> = Map::new();
+    for (key, endpoints) in &inspection.world().endpoints {
+        let mut shards: Map<String, Value> = Map::new();
+        for (port, endpoint) in endpoints.ports.iter().flat_map(|(port, endpoints)| endpoints.iter().map(move |endpoint| (*port, endpoint)))
+        {
+            let shard = shards.entry(format!("Kubernetes/{}", endpoint.cluster)).or_insert_with(|| json!([]));
+            if let Value::Array(shard) = shard {
+                shard.push(place(endpoint, port));
+            }
+        }
+        services.entry(key.hostname.to_string()).or_insert_with(|| json!({}))[key.namespace.as_str()] = json!({"Shards": shards});
+    }
+    Reply::Json(Value::Object(services))
+}
+
+/// Kinds and names only: content is not kept as it was written.
+pub(super) fn configz(inspection: &Inspection, _: &Asked) -> Reply {
+    let world = inspection.world();
+    let origins = world
+        .destination_rules
+        .values()
+        .map(|rule| &rule.origin)
+        .chain(world.gateways.values().map(|gateway| &gateway.origin))
+        .chain(world.peer_authentications.values().map(|policy| &policy.origin))
+        .chain(world.sidecars.values().map(|sidecar| &sidecar.origin))
+        .chain(world.routes.values().map(|routes| &routes.origin));
+    Reply::Json(origins.map(object).collect())
+}
+
+pub(super) fn mesh(inspection: &Inspection, _: &Asked) -> Reply {
+    Reply::Json(settings(&inspection.world().mesh))
+}
+
+pub(super) fn clusterz(inspection: &Inspection, _: &Asked) -> Reply {
+    let status = if inspection.readiness.missing().iter().any(|missing| missing == SYNCED) { "syncing" } else { "synced" };
+    Reply::Json(json!([{"id": inspection.cluster, "syncStatus": status}]))
+}
+
+fn described(service: &Service) -> Value {
+    let registry = match service.registry {
+        Registry::Kubernetes => "Kubernetes",
+        Registry::External => "External",
+    };
+    let port = |port: &crate::mesh::model::ServicePort| json!({"name": port.name, "port": port.number, "protocol": format!("{:?}", port.protocol)});
+    json!({
+        "Attributes": {
+            "ServiceRegistry": registry,
+            "Name": service.name,
+            "Namespace": service.namespace,
+            "Labels": service.labels,
+            "LabelSelectors": service.selector,
+        },
+        "ports": service.ports.iter().map(port).collect::<Vec<_>>(),
+        "hostname": service.hostname.to_string(),
+        "addresses": service.addresses,
+        "serviceAccounts": service.service_accounts.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "Resolution": format!("{:?}", service.resolution),
+        "MeshExternal": service.mesh_external,
+    })
+}
+
+fn place(endpoint: &Endpoint, port: u16) -> Value {
+    let address = match &endpoint.address {
+        EndpointAddress::Ip(ip) => ip.to_string(),
+        EndpointAddress::Host(host) => host.to_string(),
+        EndpointAddress::Pipe(path) => format!("unix://{path}"),
+    };
+    let locality = &endpoint.locality;
+    let locality = format!("{}/{}/{}", locality.region, locality.zone, locality.subzone);
+    json!({
+        "Addresses": [address],
+        "EndpointPort": endpoint.port,
+        "ServicePort": port,
+        "Labels": *endpoint.labels,
+        "Locality": {"Label": locality},
+        "Network": endpoint.network,
+        "NodeName": endpoint.node,
+        "LbWeight": endpoint.weight,
+        "ServiceAccount": endpoint.identity.as_ref().map(ToString::to_string),
+        "TLSMode": if endpoint.mtls { "istio" } else { "disabled" },
+        "WorkloadName": endpoint.workload,
+        "Namespace": endpoint.namespace,
+    })
+}
+
+fn object(origin: &Origin) -> Value {
+    let key = &origin.object;
+    json!({"kind": key.kind.as_str(), "metadata": {"namespace": key.namespace, "name": key.name, "generation": origin.generation}})
+}
+
+fn settings(mesh: &MeshConfig) -> Value {
+    json!({
+        "rootNamespace": mesh.root_namespace,
+        "trustDomain": mesh.trust_domain,
+        "trustDomainAliases": mesh.trust_domain_aliases,
+        "proxyListenPort": mesh.proxy_listen_port,
+        "proxyInboundListenPort": mesh.proxy_inbound_listen_port,
+        "proxyHttpPort": mesh.proxy_http_port,
+        "connectTimeout": seconds(mesh.connect_timeout),
+        "dnsRefreshRate": seconds(mesh.dns_refresh_rate),
+        "protocolDetectionTimeout": seconds(mesh.protocol_detection_timeout),
+        "outboundTrafficPolicy": {"mode": format!("{:?}", mesh.outbound_traffic_policy)},
+        "enableAutoMtls": mesh.enable_auto_mtls,
+        "accessLogFile": mesh.access_log_file,
+        "accessLogFormat": mesh.access_log_format,
+        "accessLogEncoding": if mesh.access_log_json { "JSON" } else { "TEXT" },
+        "defaultServiceExportTo": mesh.default_service_export_to,
+        "defaultVirtualServiceExportTo": mesh.default_virtual_service_export_to,
+        "defaultDestinationRuleExportTo": mesh.default_destination_rule_export_to,
+        "outboundClusterStatName": mesh.outbound_cluster_stat_name,
+        "inboundClusterStatName": mesh.inbound_cluster_stat_name,
+    })
+}
+
+fn seconds(duration: std::time::Duration) -> String {
+    format!("{}s", duration.as_secs_f64())
+}

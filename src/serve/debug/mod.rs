@@ -1,0 +1,194 @@
+//! `/debug`: what this control plane knows, for istioctl and for people (contract §1.2). The same pages are shown on
+//! the HTTP ports and over ADS; the names and shapes are istiod's where istiod has the page.
+
+mod access;
+mod mesh;
+mod proxies;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{extract::Query, http::Uri};
+use envoy_types::pb::google::protobuf::Any;
+use http::StatusCode;
+use serde::Serialize;
+use serde_json::{Value, json};
+use smol_str::SmolStr;
+use tokio::sync::watch;
+
+pub use access::Access;
+
+use super::{convergence::Convergence, diagnostics::Standing, readiness::Readiness};
+use crate::{
+    mesh::world::World,
+    version,
+    xds::{
+        classes::Classes,
+        debug::{Inspector, Viewer},
+        dump,
+        ledger::{Ledger, ProxyStatus},
+    },
+};
+
+/// What the pages are made from.
+pub struct Inspection {
+    /// The name of this process: its pod's.
+    pub instance: String,
+    /// The cluster that objects come from.
+    pub cluster: SmolStr,
+    /// Where proxies stand.
+    pub ledger: Arc<Ledger>,
+    /// What they are to have.
+    pub classes: Arc<Classes>,
+    /// What the mesh means.
+    pub worlds: watch::Receiver<Arc<World>>,
+    /// Whether sources are synced.
+    pub readiness: Arc<Readiness>,
+    /// How changes travelled.
+    pub convergence: Arc<Convergence>,
+    /// What was found wrong.
+    pub diagnostics: Arc<Standing>,
+}
+
+/// One page.
+struct Page {
+    name: &'static str,
+    help: &'static str,
+    show: fn(&Inspection, &Asked) -> Reply,
+}
+
+const PAGES: &[Page] = &[
+    Page { name: "adsz", help: "Connected proxies: since when, from where, what they are", show: proxies::adsz },
+    Page { name: "clusterz", help: "Clusters that objects are read from", show: mesh::clusterz },
+    Page { name: "config_dump", help: "What the proxy ?proxyID= is to have, as an Envoy's config dump", show: proxies::config_dump },
+    Page { name: "configz", help: "Istio objects in effect, without their content", show: mesh::configz },
+    Page { name: "connections", help: "Connected proxies, shortly", show: proxies::connections },
+    Page { name: "convergence", help: "Recent changes and how far they are", show: convergence },
+    Page { name: "diagnostics", help: "What was found wrong with objects", show: diagnostics },
+    Page { name: "edsz", help: "Endpoints of the proxy ?proxyID=", show: proxies::edsz },
+    Page { name: "endpointShardz", help: "Endpoints by service", show: mesh::endpoint_shards },
+    Page { name: "endpointz", help: "As endpointShardz", show: mesh::endpoint_shards },
+    Page { name: "instancesz", help: "Services behind each connected proxy", show: proxies::instancesz },
+    Page { name: "list", help: "The names of these pages", show: list },
+    Page { name: "mesh", help: "MeshConfig in effect, as far as it is read", show: mesh::mesh },
+    Page { name: "registryz", help: "Services", show: mesh::registryz },
+    Page { name: "syncz", help: "How far each connected proxy is (?namespace=)", show: proxies::syncz },
+];
+
+/// What a reader asks for.
+#[derive(Debug)]
+struct Asked {
+    viewer: Viewer,
+    query: BTreeMap<String, String>,
+}
+
+/// What a reader gets. The words of the refusals are istiod's: istioctl looks for them.
+enum Reply {
+    Json(Value),
+    NoProxyNamed,
+    NotConnected,
+}
+
+impl Inspection {
+    /// The page at `path` (what comes after `/debug/`, with its query).
+    pub fn open(&self, path: &str, viewer: &Viewer) -> (StatusCode, String) {
+        let Some((page, query)) = find(path) else { return (StatusCode::NOT_FOUND, "404 page not found\n".into()) };
+        if !viewer.may_open(page.name) {
+            return (StatusCode::FORBIDDEN, String::new());
+        }
+        let pretty = query.contains_key("pretty");
+        match (page.show)(self, &Asked { viewer: viewer.clone(), query }) {
+            Reply::Json(value) => (StatusCode::OK, written(&value, pretty)),
+            Reply::NoProxyNamed => (StatusCode::BAD_REQUEST, "You must provide a proxyID in the query string\n".into()),
+            Reply::NotConnected => {
+                let text = "Proxy not connected to this Pilot instance. It may be connected to another instance.\n";
+                (StatusCode::NOT_FOUND, text.into())
+            }
+        }
+    }
+
+    /// The table of contents, as HTML.
+    pub fn index(&self) -> String {
+        let row = |page: &Page| format!("<tr><td><a href=\"/debug/{0}\">{0}</a></td><td>{1}</td></tr>\n", page.name, page.help);
+        let rows: String = PAGES.iter().map(row).collect();
+        format!("<html><head><title>istiod-lite</title></head><body><p>?pretty indents.</p>\n<table>\n{rows}</table></body></html>\n")
+    }
+
+    fn world(&self) -> Arc<World> {
+        Arc::clone(&self.worlds.borrow())
+    }
+
+    /// The first proxy whose connection's name contains `name`, if the viewer may see it.
+    fn proxy(&self, name: &str, viewer: &Viewer) -> Option<ProxyStatus> {
+        let proxies = self.ledger.proxies().into_iter();
+        proxies.filter(|proxy| viewer.sees(&proxy.node.proxy.namespace)).find(|proxy| proxy.connection.contains(name))
+    }
+
+    fn visible_proxies(&self, viewer: &Viewer) -> Vec<ProxyStatus> {
+        let mut proxies = self.ledger.proxies();
+        proxies.retain(|proxy| viewer.sees(&proxy.node.proxy.namespace));
+        proxies.sort_by(|a, b| a.connection.cmp(&b.connection));
+        proxies
+    }
+}
+
+impl Inspector for Inspection {
+    fn system_namespace(&self) -> SmolStr {
+        self.world().mesh.root_namespace.clone()
+    }
+
+    fn page(&self, path: &str, viewer: &Viewer) -> Vec<u8> {
+        self.open(path, viewer).1.into()
+    }
+
+    fn sync_status(&self, viewer: &Viewer) -> Vec<Any> {
+        self.visible_proxies(viewer).iter().filter(|proxy| proxy.node.has_proxy_config).map(proxies::client_config).collect()
+    }
+
+    fn config_dump(&self, proxy: &str, viewer: &Viewer) -> Vec<Any> {
+        let view = self.proxy(proxy, viewer).and_then(|proxy| self.classes.view_of(&proxy.id));
+        view.map(|view| dump::sections(&view, false)).unwrap_or_default()
+    }
+
+    fn instance(&self) -> String {
+        #[derive(Serialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Instance<'a> {
+            component: &'a str,
+            #[serde(rename = "ID")]
+            id: &'a str,
+            info: version::BuildInfo,
+        }
+        let instance = Instance { component: "istiod", id: &self.instance, info: version::BUILD };
+        serde_json::to_string(&instance).unwrap_or_default()
+    }
+}
+
+impl Asked {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.query.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+}
+
+fn find(path: &str) -> Option<(&'static Page, BTreeMap<String, String>)> {
+    let uri: Uri = format!("/{path}").parse().ok()?;
+    let name = uri.path().trim_start_matches('/');
+    let page = PAGES.iter().find(|page| page.name == name)?;
+    let Query(query) = Query::try_from_uri(&uri).ok()?;
+    Some((page, query))
+}
+
+fn written(value: &Value, pretty: bool) -> String {
+    if pretty { format!("{value:#}\n") } else { format!("{value}\n") }
+}
+
+fn list(_: &Inspection, _: &Asked) -> Reply {
+    Reply::Json(PAGES.iter().map(|page| page.name).filter(|name| *name != "list").collect())
+}
+
+fn convergence(inspection: &Inspection, _: &Asked) -> Reply {
+    Reply::Json(json!(inspection.convergence.records()))
+}
+
+fn diagnostics(inspection: &Inspection, _: &Asked) -> Reply {
+    Reply::Json(json!(inspection.diagnostics.lines()))
+}
