@@ -2,14 +2,14 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Context, Result};
-use harness::{admin::Admin, kubernetes::Object};
+use anyhow::{Context, Result, ensure};
+use harness::{admin::Admin, kubernetes::Object, wait};
 use serde_json::{Value, json};
 
 use crate::{
     objects::{endpoint_slice, istio, pod, service},
     outage::external,
-    shop::Shop,
+    shop::{PATIENCE, Shop},
 };
 
 /// Objects, and what an Envoy has if and only if they are there.
@@ -153,11 +153,23 @@ async fn a_patch_of_each_part_arrives(shop: &Shop) -> Result<()> {
     let mut egress = shop.api.get(sidecar).await?["spec"]["egress"].clone();
     egress[1]["port"]["number"] = json!(7071);
     shop.api.patch(sidecar, &json!({ "spec": { "egress": egress } })).await?;
-    shop.wait_for_config(client, "outbound|7070|", false).await?;
+    wait_for_others(shop, false).await?;
     egress[1]["port"]["number"] = json!(7070);
     shop.api.patch(sidecar, &json!({ "spec": { "egress": egress } })).await?;
-    shop.wait_for_config(client, "outbound|7070|", true).await?;
+    wait_for_others(shop, true).await?;
     shop.wait_for_config(client, MUTUAL, true).await
+}
+
+/// Waits until the client knows the services of port 7070, or no longer. Its configuration would name them as long as the
+/// listener that led to them drains.
+async fn wait_for_others(shop: &Shop, there: bool) -> Result<()> {
+    let client = shop.client();
+    wait::until(&format!("services of port 7070: {there}"), PATIENCE, || async move {
+        let clusters = client.clusters().await?;
+        ensure!(clusters.iter().any(|cluster| cluster.starts_with("outbound|7070|")) == there, "{clusters:?}");
+        Ok(())
+    })
+    .await
 }
 
 fn name_of(object: &Value) -> Object<'_> {
