@@ -19,7 +19,7 @@ pub(super) fn endpoint_shards(inspection: &Inspection, _: &Asked) -> Reply {
         let mut shards: Map<String, Value> = Map::new();
         for (port, endpoint) in endpoints.ports.iter().flat_map(|(port, endpoints)| endpoints.iter().map(move |endpoint| (*port, endpoint)))
         {
-            let shard = shards.entry(format!("Kubernetes/{}", endpoint.cluster)).or_insert_with(|| json!([]));
+            let shard = shards.entry(format!("Kubernetes/{}", endpoint.backend.cluster)).or_insert_with(|| json!([]));
             if let Value::Array(shard) = shard {
                 shard.push(place(endpoint, port));
             }
@@ -81,21 +81,21 @@ fn place(endpoint: &Endpoint, port: u16) -> Value {
         EndpointAddress::Host(host) => host.to_string(),
         EndpointAddress::Pipe(path) => format!("unix://{path}"),
     };
-    let locality = &endpoint.locality;
+    let locality = &endpoint.backend.locality;
     let locality = format!("{}/{}/{}", locality.region, locality.zone, locality.subzone);
     json!({
         "Addresses": [address],
         "EndpointPort": endpoint.port,
         "ServicePort": port,
-        "Labels": *endpoint.labels,
+        "Labels": *endpoint.backend.labels,
         "Locality": {"Label": locality},
-        "Network": endpoint.network,
-        "NodeName": endpoint.node,
-        "LbWeight": endpoint.weight,
-        "ServiceAccount": endpoint.identity.as_ref().map(ToString::to_string),
+        "Network": endpoint.backend.network,
+        "NodeName": endpoint.backend.node,
+        "LbWeight": endpoint.backend.weight,
+        "ServiceAccount": endpoint.backend.identity.as_ref().map(ToString::to_string),
         "TLSMode": if endpoint.mtls { "istio" } else { "disabled" },
-        "WorkloadName": endpoint.workload,
-        "Namespace": endpoint.namespace,
+        "WorkloadName": endpoint.backend.workload,
+        "Namespace": endpoint.backend.namespace,
     })
 }
 
