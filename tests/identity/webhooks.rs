@@ -75,7 +75,6 @@ impl Port {
         let response = if protocol == "h2" {
             let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
             tokio::spawn(connection);
-            let request = request.map(|body| body);
             sender.send_request(with_authority(request)).await.unwrap()
         } else {
             let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();

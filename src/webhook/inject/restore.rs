@@ -49,7 +49,7 @@ pub(super) fn record(pod: &mut Value, added: &Added, revision: &str) {
 pub(super) fn restore(pod: &Value, metrics_at: Option<u16>) -> Value {
     let mut pod = pod.clone();
     let Some(status) = annotation(&pod, STATUS).and_then(|text| serde_json::from_str::<Status>(text).ok()) else { return pod };
-    let proxy = container_mut(&mut pod, PROXY).map(|proxy| proxy.clone()).unwrap_or_default();
+    let proxy = container_mut(&mut pod, PROXY).cloned().unwrap_or_default();
     let overrides = annotation(&pod, OVERRIDES).and_then(|text| serde_json::from_str::<Map<String, Value>>(text).ok());
 
     take_all(&mut pod, "initContainers", status.init_containers);
