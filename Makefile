@@ -9,7 +9,7 @@ PROFILE := $(if $(RELEASE),--release,)
 BUILT := target/$(if $(RELEASE),release,debug)
 timed = @started=$$SECONDS; $(2); echo "$(1): $$((SECONDS - started)) s"
 
-.PHONY: help doctor setup setup-root demo build image test lint bench advisories clean
+.PHONY: help doctor setup setup-root demo demo-cluster build image test test-cluster lint bench advisories clean
 
 help: ## lists these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -22,16 +22,18 @@ setup: ## makes the project's own tools in .tools (Envoy 1.40 and 1.38, Kubernet
 	@scripts/setup-go-tools kubernetes
 	@scripts/setup-cargo-deny
 
-setup-root: ## installs what the test of transparent capture needs (as root: apt-get install iptables iproute2 curl)
+setup-root: ## as root: installs what transparent capture and the cluster need (apt-get install iptables iproute2 curl containerd …)
 	@scripts/setup-root
 
 build: ## builds the library, the binary and the demo
 	cargo build --locked $(PROFILE) --bin istiod-lite --example demo
 
-image: ## the image as target/image/{rootfs,istiod-lite}.tar; BIN= takes another istiod-lite than a release build, IMAGE= names it
+image: ## the image as target/image/{rootfs,istiod-lite}.tar, and the demo's workload (reviews.tar); BIN= takes another istiod-lite than a release build, IMAGE= names it
 	@scripts/setup-envoy 1.40
 	@$(if $(BIN),,cargo build --locked --release --bin istiod-lite)
 	@BIN="$(or $(BIN),target/release/istiod-lite)" ENVOY="$$(. scripts/tools.sh && find_envoy 1.40)" scripts/make-image
+	@cargo build --quiet --locked --release -p harness --bin reviews
+	@tests/cluster/box/images.py target/image --reviews target/release/reviews
 
 demo: ## a canary shifted through real Envoys, live; ARGS="--keep" leaves it running
 	@scripts/doctor >/dev/null || { scripts/doctor; exit 1; }
@@ -40,11 +42,26 @@ demo: ## a canary shifted through real Envoys, live; ARGS="--keep" leaves it run
 	@cargo build --quiet --locked $(PROFILE) --bin istiod-lite --example demo
 	@ENVOY="$$(. scripts/tools.sh && find_envoy 1.40)" $(BUILT)/examples/demo $(ARGS)
 
+demo-cluster: ## as root: the same canary on a real Kubernetes node with injected pods; ARGS="--keep" leaves it running
+	@scripts/setup-root
+	@scripts/setup-envoy 1.40
+	@scripts/setup-go-tools kubernetes coredns
+	@echo "building (a few minutes the first time)"
+	@cargo build --quiet --locked $(PROFILE) --bin istiod-lite --example demo-cluster
+	@cargo build --quiet --locked $(PROFILE) -p harness --bin reviews
+	@$(BUILT)/examples/demo-cluster $(ARGS)
+
 test: ## every test, with real Envoys and a real API server; WALK_STEPS, WALK_SEED set the random walk
 	@scripts/setup-envoy 1.40 1.38
 	@scripts/setup-go-tools kubernetes
 	$(call timed,build,cargo build --locked --all-targets)
 	$(call timed,tests,RUST_BACKTRACE=0 cargo test --locked)
+
+test-cluster: ## as root: the mesh on a real Kubernetes node with real pods; TESTS=<name> runs only some
+	@scripts/setup-envoy 1.40
+	@scripts/setup-go-tools kubernetes coredns
+	$(call timed,build-cluster,cargo build --locked $(PROFILE) --bin istiod-lite && cargo build --locked $(PROFILE) -p harness --bin reviews)
+	$(call timed,test-cluster,CLUSTER_TESTS=1 cargo test --locked $(PROFILE) --test cluster -- $(TESTS))
 
 lint: ## formatting, clippy, licences and banned crates
 	$(call timed,fmt,cargo fmt --all --check)

@@ -3,7 +3,7 @@
 //! An own `main` instead of criterion: what counts is the tail over single changes, and criterion gives means of batches
 //! and warms up by repeating, which here would only queue changes up. Each change waits for the last one's last ACK.
 //!
-//! The mesh is `manifests/demo` with 18 more client sidecars, all of them stock Envoys behind `istiod-lite agent` (TLS on
+//! The mesh is `manifests/folder-demo` with 18 more client sidecars, all of them stock Envoys behind `istiod-lite agent` (TLS on
 //! 15012, delta xDS): the gateway and 19 clients hold the route and are awaited. The two `reviews` sidecars do not see it.
 //! The times are those of `/debug/convergence`: seen is when the control plane took the edited file in, published when the
 //! new views were handed to the sessions. What the debounce (stated below) waits is taken off.

@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-// glibc's allocator keeps what a burst of connections freed; jemalloc gives it back (docs/architecture.md).
+// glibc's allocator keeps what a burst of connections freed; jemalloc gives it back (docs/architecture.md), by threads of
+// its own also while nothing happens.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -1,14 +1,12 @@
 //! The demo: a canary shifted through real Envoys while load runs, only the VirtualService's file being edited.
 //! `make demo` builds and runs it; `make demo ARGS="--keep"` leaves the mesh running afterwards.
 
-mod scenario;
-mod table;
-
 use std::{env, process::ExitCode};
 
 use anyhow::{Result, bail};
 use harness::{
     address::Loopback,
+    canary,
     mesh::{CLIENT, GATEWAY, MESH_HOST, Mesh, Options, PODS, PUBLIC_HOST},
     tools,
 };
@@ -61,7 +59,7 @@ async fn show(arguments: Arguments) -> Result<bool> {
     println!("istiod-lite demo: Envoy {}, {protocol} xDS, mTLS STRICT, {} proxies", tools::version_of(&envoy)?, PODS.len());
     let options = Options { istiod_lite: tools::istiod_lite()?, envoy, delta: arguments.delta, debounce: None };
     let mut mesh = Mesh::start(options, Loopback::of_the_demo()?).await?;
-    let passed = scenario::run(&mut mesh).await?;
+    let passed = canary::run(&mut mesh).await?;
     if arguments.keep {
         print_addresses(&mut mesh);
         tokio::signal::ctrl_c().await?;

@@ -1,4 +1,4 @@
-//! Envoy's admin interface, as far as the agent uses it.
+//! Envoy's admin interface, as far as the agent uses it; the agent's own port answers in the same way.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -11,15 +11,16 @@ use tokio::net::TcpStream;
 /// How long one question may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Client of one Envoy's admin interface.
+/// Client of one admin interface.
 #[derive(Clone, Copy, Debug)]
 pub struct Admin {
     address: SocketAddr,
+    timeout: Duration,
 }
 
-/// Why Envoy gave no answer.
+/// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-#[error("Envoy's admin interface at {address}: {reason}")]
+#[error("{address}: {reason}")]
 pub struct Error {
     address: SocketAddr,
     reason: String,
@@ -28,7 +29,12 @@ pub struct Error {
 impl Admin {
     /// Asks on that address.
     pub fn new(address: SocketAddr) -> Self {
-        Self { address }
+        Self { address, timeout: TIMEOUT }
+    }
+
+    /// Waits as long as the answer takes.
+    pub fn without_timeout(self) -> Self {
+        Self { timeout: Duration::MAX, ..self }
     }
 
     /// The body of a GET that was answered with 200.
@@ -42,11 +48,11 @@ impl Admin {
     }
 
     async fn ask(&self, method: Method, path: &str) -> Result<Bytes, Error> {
-        match tokio::time::timeout(TIMEOUT, self.exchange(method, path)).await {
+        match tokio::time::timeout(self.timeout, self.exchange(method, path)).await {
             Ok(Ok((StatusCode::OK, body))) => Ok(body),
             Ok(Ok((status, _))) => Err(self.error(format!("{path}: {status}"))),
             Ok(Err(error)) => Err(self.error(error)),
-            Err(_) => Err(self.error(format!("{path}: no answer within {TIMEOUT:?}"))),
+            Err(_) => Err(self.error(format!("{path}: no answer within {:?}", self.timeout))),
         }
     }
 

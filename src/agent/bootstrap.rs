@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::Path};
 
 use serde_json::{Map, Value, json};
 
-use super::settings::Settings;
+use super::{application::connection::loopback_beside, settings::Settings};
 
 const ADMIN_CLUSTER: &str = "prometheus_stats";
 const AGENT_CLUSTER: &str = "agent";
@@ -104,10 +104,13 @@ fn metadata(settings: &Settings) -> Value {
     metadata.insert("LABELS".to_owned(), json!(workload.labels));
     metadata.insert("ENVOY_STATUS_PORT".to_owned(), settings.listen.status.port().into());
     metadata.insert("ENVOY_PROMETHEUS_PORT".to_owned(), settings.listen.prometheus.port().into());
-    metadata.insert(
-        "PROXY_CONFIG".to_owned(),
-        json!({ "discoveryAddress": settings.discovery.address, "concurrency": settings.envoy.concurrency }),
-    );
+    if !workload.annotations.is_empty() {
+        metadata.insert("ANNOTATIONS".to_owned(), json!(workload.annotations));
+    }
+    let mut config = settings.proxy_config.clone();
+    config.insert("discoveryAddress".to_owned(), settings.discovery.address.as_str().into());
+    config.insert("concurrency".to_owned(), settings.envoy.concurrency.into());
+    metadata.insert("PROXY_CONFIG".to_owned(), config.into());
     metadata.extend(workload.metadata.clone());
     Value::Object(metadata)
 }
@@ -133,7 +136,7 @@ fn dynamic_resources(settings: &Settings) -> Value {
 fn clusters(settings: &Settings) -> Value {
     json!([
         cluster(ADMIN_CLUSTER, address(settings.listen.admin)),
-        cluster(AGENT_CLUSTER, address(settings.listen.agent)),
+        cluster(AGENT_CLUSTER, address(reachable(settings.listen.agent))),
         grpc_cluster("sds-grpc", &settings.sds_socket()),
         grpc_cluster("xds-grpc", &settings.xds_socket()),
     ])
@@ -195,6 +198,14 @@ fn listener(name: &str, at: SocketAddr, path: &str, cluster: &str) -> Value {
 
 fn address(at: SocketAddr) -> Value {
     json!({ "socket_address": { "address": at.ip(), "port_value": at.port() } })
+}
+
+/// Where to connect to for what listens on all addresses: the loopback interface, which is not captured.
+fn reachable(listening: SocketAddr) -> SocketAddr {
+    match listening.ip() {
+        any if any.is_unspecified() => (loopback_beside(any), listening.port()).into(),
+        _ => listening,
+    }
 }
 
 fn type_url(message: &str) -> String {

@@ -7,28 +7,17 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use tokio::{
-    process::{Child, Command},
-    time::Instant,
-};
+use tokio::process::{Child, Command};
 use tracing::{info, warn};
 
-use super::{
-    admin::Admin,
-    bootstrap::environment,
-    settings::{Drain, Settings},
-};
+use super::{bootstrap::environment, settings::Settings};
 
 /// How long Envoy may take to end after SIGTERM.
 const END_DEADLINE: Duration = Duration::from_secs(5);
-/// How often open connections are counted during a drain.
-const DRAIN_POLL: Duration = Duration::from_millis(200);
-const CONNECTIONS: &str = "/stats?filter=^listener\\..*\\.downstream_cx_active$";
 
 /// A running Envoy.
 pub struct Envoy {
     child: Child,
-    admin: Admin,
 }
 
 impl Envoy {
@@ -45,33 +34,12 @@ impl Envoy {
         command.args(arguments(settings)).envs(environment(settings)).process_group(0).kill_on_drop(true);
         let child = command.spawn()?;
         info!(pid = child.id(), "Envoy started");
-        Ok(Self { child, admin: Admin::new(settings.listen.admin) })
+        Ok(Self { child })
     }
 
     /// Waits for the end of the process.
     pub async fn ended(&mut self) -> io::Result<ExitStatus> {
         self.child.wait().await
-    }
-
-    /// Waits until no connection is open (but not shorter than the minimum), or the drain's time is over, or Envoy has ended.
-    pub async fn drained(&mut self, drain: Drain) {
-        let start = Instant::now();
-        let end = start + drain.duration;
-        loop {
-            tokio::select! {
-                _ = self.child.wait() => return,
-                () = tokio::time::sleep_until(end.min(Instant::now() + DRAIN_POLL)) => {}
-            }
-            if Instant::now() >= end {
-                info!("drain time is over");
-                return;
-            }
-            let open = self.admin.get(CONNECTIONS).await.map(|stats| open_connections(&String::from_utf8_lossy(&stats)));
-            if start.elapsed() >= drain.minimum && matches!(open, Ok(0)) {
-                info!("no connection is open any more");
-                return;
-            }
-        }
     }
 
     /// SIGTERM, and SIGKILL when that does not end it in time.
@@ -112,29 +80,10 @@ fn arguments(settings: &Settings) -> Vec<OsString> {
     arguments
 }
 
-/// Connections of all listeners but admin's and the agent's own; those of single workers are in the sums already.
-fn open_connections(stats: &str) -> u64 {
-    let lines = stats.lines().filter_map(|line| line.split_once(": "));
-    let counted = lines
-        .filter(|(name, _)| !name.starts_with("listener.admin.") && !name.starts_with("listener.agent.") && !name.contains(".worker_"));
-    counted.filter_map(|(_, value)| value.trim().parse::<u64>().ok()).sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::agent::settings::tests::settings;
-
-    #[test]
-    fn counts_the_traffic_alone() {
-        let stats = "listener.0.0.0.0_9080.downstream_cx_active: 2\n\
-                     listener.0.0.0.0_9080.worker_0.downstream_cx_active: 2\n\
-                     listener.admin.downstream_cx_active: 1\n\
-                     listener.agent.status.downstream_cx_active: 4\n\
-                     listener.127.0.1.5_80.downstream_cx_active: 1\n";
-        assert_eq!(open_connections(stats), 3);
-        assert_eq!(open_connections(""), 0);
-    }
 
     #[test]
     fn arguments_of_a_sidecar() {

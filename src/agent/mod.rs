@@ -4,9 +4,11 @@
 //! Envoy's configuration stream to the control plane, [`status`] answers on the agent's port, [`envoy`] starts and ends Envoy.
 
 pub mod admin;
+pub mod application;
 pub mod backoff;
 pub mod bootstrap;
 pub mod capture;
+pub mod drain;
 pub mod envoy;
 pub mod identity;
 pub mod launch;
@@ -32,7 +34,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tracing::info;
 
 use self::{
-    admin::Admin, envoy::Envoy, identity::Issuance, relay::Relay, sds::SecretService, settings::Settings, status::Status,
+    admin::Admin, drain::Draining, envoy::Envoy, identity::Issuance, relay::Relay, sds::SecretService, settings::Settings, status::Status,
     telemetry::Telemetry,
 };
 
@@ -85,7 +87,8 @@ pub enum Error {
 pub async fn run(settings: Settings) -> Result<End, Error> {
     let mut signals = Signals::listen().map_err(Error::Signals)?;
     let mut services = JoinSet::new();
-    let status = start_services(&settings, &mut services).await?;
+    let draining = Draining::new(Admin::new(settings.listen.admin), settings.role, settings.drain);
+    let status = start_services(&settings, &draining, &mut services).await?;
     let failed = |source| Error::Envoy { binary: settings.envoy.binary.display().to_string(), source };
     let mut envoy = Envoy::start(&settings).map_err(failed)?;
     tokio::select! {
@@ -97,12 +100,9 @@ pub async fn run(settings: Settings) -> Result<End, Error> {
         () = signals.next() => info!("asked to end"),
         () = status.quit_requested() => info!("asked to quit"),
     }
-    let gently = async {
-        status.start_drain().await;
-        envoy.drained(settings.drain).await;
-    };
     tokio::select! {
-        () = gently => {}
+        () = draining.finished() => {}
+        _ = envoy.ended() => {}
         () = signals.next() => info!("asked again: not waiting any longer"),
     }
     envoy.terminate().await.map_err(failed)?;
@@ -110,7 +110,7 @@ pub async fn run(settings: Settings) -> Result<End, Error> {
     Ok(End::Asked)
 }
 
-async fn start_services(settings: &Settings, services: &mut JoinSet<Error>) -> Result<Status, Error> {
+async fn start_services(settings: &Settings, draining: &Draining, services: &mut JoinSet<Error>) -> Result<Status, Error> {
     let telemetry = Arc::new(Telemetry::default());
     let (sender, certificate) = watch::channel(None);
     let sockets = work_dir::prepare(settings)?;
@@ -130,7 +130,7 @@ async fn start_services(settings: &Settings, services: &mut JoinSet<Error>) -> R
     });
     services.spawn(async move { service_ended("ADS relay", Err::<(), _>(relay.serve(sockets.xds).await)) });
 
-    let status = Status::new(Admin::new(settings.listen.admin), settings.role, certificate, telemetry.clone(), address.ip());
+    let status = Status::new(settings, draining.clone(), certificate, telemetry.clone());
     let router = status.clone().router().into_make_service_with_connect_info::<SocketAddr>();
     services.spawn(async move { service_ended("agent port", axum::serve(port, router).await) });
 

@@ -8,7 +8,9 @@ use std::{
     time::Duration,
 };
 
-use serde_json::Value;
+use serde_json::{Map, Value};
+
+use super::application::Application;
 
 /// Everything that one agent needs to know; the command line makes it.
 #[derive(Clone, Debug)]
@@ -27,6 +29,10 @@ pub struct Settings {
     pub envoy: EnvoyOptions,
     /// How a proxy ends.
     pub drain: Drain,
+    /// How the agent reaches the application: probes and metrics.
+    pub application: Application,
+    /// `PROXY_CONFIG` as the injector wrote it; part of the node's metadata.
+    pub proxy_config: Map<String, Value>,
     /// Folder for sockets and bootstrap; made if missing, readable by its owner only.
     pub work_dir: PathBuf,
 }
@@ -64,6 +70,8 @@ pub struct Workload {
     pub ips: Vec<IpAddr>,
     /// Workload labels.
     pub labels: BTreeMap<String, String>,
+    /// The pod's annotations; some tell the control plane how the proxy is to behave.
+    pub annotations: BTreeMap<String, String>,
     /// `WORKLOAD_NAME`
     pub workload_name: String,
     /// `INTERCEPTION_MODE`
@@ -139,15 +147,15 @@ pub struct EnvoyOptions {
     pub launcher: Option<PathBuf>,
 }
 
-/// How a proxy ends.
+/// How a proxy ends (see [`super::drain`]).
 #[derive(Clone, Copy, Debug)]
 pub struct Drain {
     /// What Envoy gives the connections of a listener that was changed or removed (`--drain-time-s`).
     pub listener: Duration,
-    /// The longest time open connections get when the proxy ends.
-    pub duration: Duration,
+    /// The longest time open connections get when the proxy ends; `None`: as long as they need.
+    pub duration: Option<Duration>,
     /// The shortest time between the start of the drain and the end, even with no connection open: how long others may still
-    /// send to this proxy.
+    /// send to this proxy. Where it is longer than `duration`, that one counts.
     pub minimum: Duration,
 }
 
@@ -233,6 +241,7 @@ pub(super) mod tests {
                 service_account: "reviews".to_owned(),
                 ips: vec![ip],
                 labels: [("app", "reviews"), ("version", "v1")].map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+                annotations: BTreeMap::new(),
                 workload_name: "reviews-v1".to_owned(),
                 interception: Interception::None,
                 cluster_id: "Kubernetes".to_owned(),
@@ -265,7 +274,9 @@ pub(super) mod tests {
                 arguments: Vec::new(),
                 launcher: None,
             },
-            drain: Drain { listener: Duration::from_secs(45), duration: Duration::from_secs(5), minimum: Duration::ZERO },
+            drain: Drain { listener: Duration::from_secs(45), duration: Some(Duration::from_secs(5)), minimum: Duration::ZERO },
+            application: Application::default(),
+            proxy_config: Map::new(),
             work_dir: "run".into(),
         }
     }

@@ -1,51 +1,74 @@
-//! The agent's own port (15020): readiness, metrics, drain and quit.
+//! The agent's own port (15020): readiness, metrics, drain and quit, and the application's probes.
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
 };
 
 use axum::{
     Router,
-    extract::{ConnectInfo, State},
-    http::{StatusCode, header},
+    body::Body,
+    extract::{ConnectInfo, RawQuery, State},
+    http::{HeaderMap, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use tokio::sync::Notify;
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
-use super::{admin::Admin, readiness, sds::CurrentCertificate, settings::Role, telemetry::Telemetry};
+use super::{
+    admin::Admin,
+    application::{Answer, Application, scrape},
+    drain::Draining,
+    readiness,
+    sds::CurrentCertificate,
+    settings::Settings,
+    telemetry::Telemetry,
+};
+
+/// The type of what Envoy, and so this port, says for Prometheus.
+const TEXT_FORMAT: &str = "text/plain; version=0.0.4";
 
 /// What the agent's port shows and sets off.
 #[derive(Clone)]
 pub struct Status {
     admin: Admin,
-    role: Role,
     certificate: CurrentCertificate,
     telemetry: Arc<Telemetry>,
-    draining: Arc<AtomicBool>,
+    draining: Draining,
     quit: Arc<Notify>,
+    application: Arc<Application>,
+    /// The pod's own address, at which the application is asked.
+    instance: IpAddr,
+    /// The address that the port is bound to.
     own: IpAddr,
 }
 
 impl Status {
-    /// `own` is the address that the port is bound to: besides loopback the only one that may drain or quit.
-    pub fn new(admin: Admin, role: Role, certificate: CurrentCertificate, telemetry: Arc<Telemetry>, own: IpAddr) -> Self {
-        Self { admin, role, certificate, telemetry, draining: Arc::default(), quit: Arc::default(), own }
+    /// Besides callers on the loopback interface, only one at the address that the port is bound to may drain or quit.
+    pub fn new(settings: &Settings, draining: Draining, certificate: CurrentCertificate, telemetry: Arc<Telemetry>) -> Self {
+        let own = settings.listen.agent.ip();
+        Self {
+            admin: Admin::new(settings.listen.admin),
+            certificate,
+            telemetry,
+            draining,
+            quit: Arc::default(),
+            application: Arc::new(settings.application.clone()),
+            instance: settings.workload.ips.first().copied().unwrap_or(own),
+            own,
+        }
     }
 
-    /// The routes (contract §2.3).
+    /// The routes (contract §2.3); all others are the application's probes and hooks.
     pub fn router(self) -> Router {
         Router::new()
             .route("/healthz/ready", get(ready))
             .route("/metrics", get(metrics))
-            .route("/stats/prometheus", get(envoy_metrics))
+            .route("/stats/prometheus", get(all_metrics))
             .route("/drain", post(drain))
             .route("/quitquitquit", post(quit))
+            .fallback(ask_application)
             .with_state(self)
     }
 
@@ -54,32 +77,14 @@ impl Status {
         self.quit.notified().await;
     }
 
-    /// Takes the proxy out of readiness and asks Envoy to finish what it has: a sidecar's inbound side only, so that its
-    /// application can still call others, a gateway's everything.
-    pub async fn start_drain(&self) {
-        if self.draining.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        info!("draining");
-        let listeners = match self.role {
-            Role::Sidecar => "/drain_listeners?graceful&inboundonly",
-            Role::Gateway => "/drain_listeners?graceful",
-        };
-        for path in ["/healthcheck/fail", listeners] {
-            if let Err(error) = self.admin.post(path).await {
-                warn!("{error}");
-            }
-        }
-    }
-
     fn may_command(&self, caller: SocketAddr) -> bool {
-        caller.ip().is_loopback() || caller.ip() == self.own
+        caller.ip().to_canonical().is_loopback() || caller.ip().to_canonical() == self.own
     }
 }
 
 async fn ready(State(status): State<Status>) -> Response {
     let certificate = status.certificate.borrow().is_some();
-    match readiness::check(&status.admin, certificate, status.draining.load(Ordering::SeqCst)).await {
+    match readiness::check(&status.admin, certificate, status.draining.has_begun()).await {
         Ok(()) => StatusCode::OK.into_response(),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
     }
@@ -90,18 +95,37 @@ async fn metrics(State(status): State<Status>) -> Response {
     ([(header::CONTENT_TYPE, OPEN_METRICS)], status.telemetry.text()).into_response()
 }
 
-async fn envoy_metrics(State(status): State<Status>) -> Response {
-    match status.admin.get("/stats/prometheus").await {
-        Ok(body) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], body).into_response(),
-        Err(error) => (StatusCode::BAD_GATEWAY, format!("{error}\n")).into_response(),
-    }
+/// Envoy's, the agent's, and the application's where it has some. An application that fails must not hide the proxy's metrics.
+async fn all_metrics(State(status): State<Status>) -> Response {
+    let envoy = match status.admin.get("/stats/prometheus").await {
+        Ok(text) => text,
+        Err(error) => return (StatusCode::BAD_GATEWAY, format!("Envoy's admin interface at {error}\n")).into_response(),
+    };
+    let application = match &status.application.scrape {
+        None => None,
+        Some(scrape) => match scrape.metrics(status.instance).await {
+            Ok(text) => Some(text),
+            Err(reason) => {
+                status.telemetry.scrape_failed();
+                debug!("metrics of the application: {reason}");
+                None
+            }
+        },
+    };
+    let agent = status.telemetry.text();
+    let texts = [envoy.as_ref(), agent.as_bytes()].into_iter().chain(application.as_deref());
+    ([(header::CONTENT_TYPE, TEXT_FORMAT)], scrape::joined(texts)).into_response()
 }
 
-async fn drain(State(status): State<Status>, ConnectInfo(caller): ConnectInfo<SocketAddr>) -> Response {
+/// `?wait`: answers only when the proxy is drained.
+async fn drain(State(status): State<Status>, ConnectInfo(caller): ConnectInfo<SocketAddr>, RawQuery(query): RawQuery) -> Response {
     if !status.may_command(caller) {
         return StatusCode::FORBIDDEN.into_response();
     }
-    status.start_drain().await;
+    match query.as_deref() {
+        Some("wait") => status.draining.drained().await,
+        _ => status.draining.begin().await,
+    }
     StatusCode::OK.into_response()
 }
 
@@ -113,17 +137,40 @@ async fn quit(State(status): State<Status>, ConnectInfo(caller): ConnectInfo<Soc
     StatusCode::OK.into_response()
 }
 
+async fn ask_application(State(status): State<Status>, method: Method, uri: Uri, headers: HeaderMap) -> Response {
+    let Some(prober) = status.application.probers.get(uri.path()) else { return StatusCode::NOT_FOUND.into_response() };
+    if method != Method::GET {
+        return StatusCode::METHOD_NOT_ALLOWED.into_response();
+    }
+    match prober.run(uri.path(), status.instance, &headers).await {
+        Ok(Answer { status, content_type, body }) => {
+            let mut response = (status, Body::from(body)).into_response();
+            response.headers_mut().remove(header::CONTENT_TYPE);
+            response.headers_mut().extend(content_type.map(|content_type| (header::CONTENT_TYPE, content_type)));
+            response
+        }
+        Err(reason) => {
+            warn!("{}: {reason}", uri.path());
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("{reason}\n")).into_response()
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::sync::watch;
 
     use super::*;
+    use crate::agent::settings::tests::settings;
 
     #[test]
     fn only_this_machine_commands() {
         let (_sender, certificate) = watch::channel(None);
         let own = IpAddr::from([10, 0, 0, 7]);
-        let status = Status::new(Admin::new(([127, 0, 0, 1], 1).into()), Role::Sidecar, certificate, Arc::default(), own);
+        let mut settings = settings();
+        settings.listen.agent.set_ip(own);
+        let draining = Draining::new(Admin::new(settings.listen.admin), settings.role, settings.drain);
+        let status = Status::new(&settings, draining, certificate, Arc::default());
         assert!(status.may_command(([127, 0, 1, 9], 4000).into()));
         assert!(status.may_command((own, 4000).into()));
         assert!(!status.may_command(([10, 0, 0, 8], 4000).into()));

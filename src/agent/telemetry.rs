@@ -20,19 +20,21 @@ pub struct Telemetry {
     certificate_expiry: Gauge<i64, AtomicI64>,
     streams: Counter<u64, AtomicU64>,
     dial_failures: Counter<u64, AtomicU64>,
+    scrape_failures: Counter<u64, AtomicU64>,
 }
 
 impl Default for Telemetry {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("istiod_lite_agent");
         let (certificates, certificate_failures, certificate_expiry) = (Counter::default(), Counter::default(), Gauge::default());
-        let (streams, dial_failures) = (Counter::default(), Counter::default());
+        let (streams, dial_failures, scrape_failures) = (Counter::default(), Counter::default(), Counter::default());
         registry.register("certificates", "Certificates received", certificates.clone());
         registry.register("certificate_failures", "Requests for a certificate that failed", certificate_failures.clone());
         registry.register("certificate_expiry_timestamp_seconds", "When the certificate expires, Unix time", certificate_expiry.clone());
         registry.register("xds_streams", "Streams opened to the control plane", streams.clone());
         registry.register("xds_dial_failures", "Failed attempts to reach the control plane", dial_failures.clone());
-        Self { registry, certificates, certificate_failures, certificate_expiry, streams, dial_failures }
+        registry.register("scrape_failures", "Failed attempts to get the application's metrics", scrape_failures.clone());
+        Self { registry, certificates, certificate_failures, certificate_expiry, streams, dial_failures, scrape_failures }
     }
 }
 
@@ -57,6 +59,11 @@ impl Telemetry {
     /// The control plane could not be reached.
     pub fn dial_failed(&self) {
         self.dial_failures.inc();
+    }
+
+    /// The application did not give its metrics.
+    pub fn scrape_failed(&self) {
+        self.scrape_failures.inc();
     }
 
     /// OpenMetrics text.

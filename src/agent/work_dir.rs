@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use nix::unistd::geteuid;
@@ -13,6 +13,9 @@ use super::{bootstrap::bootstrap, settings::Settings};
 
 /// What a Unix socket's path may be long, with its end mark (`sockaddr_un`).
 const LONGEST_SOCKET_PATH: usize = 107;
+
+/// Below a folder that is not ours.
+const SUBFOLDER: &str = "agent";
 
 /// The folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +32,15 @@ pub struct Sockets {
     pub xds: UnixListener,
     /// Secrets: whoever connects gets the workload's key.
     pub sds: UnixListener,
+}
+
+/// The folder itself, or one below it where it belongs to somebody else: a volume that the kubelet made belongs to root, and is
+/// open to all.
+pub fn private(wanted: &Path) -> PathBuf {
+    match fs::symlink_metadata(wanted) {
+        Ok(found) if found.is_dir() && found.uid() != geteuid().as_raw() => wanted.join(SUBFOLDER),
+        _ => wanted.to_owned(),
+    }
 }
 
 /// Makes the folder, for its owner only, writes the bootstrap and opens the sockets.
@@ -91,6 +103,16 @@ mod tests {
         }
         clear(&settings);
         assert_eq!(fs::read_dir(&settings.work_dir).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_folder_of_somebody_else_gets_one_of_our_own() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(private(folder.path()), folder.path());
+        assert_eq!(private(&folder.path().join("new")), folder.path().join("new"));
+        if !geteuid().is_root() {
+            assert_eq!(private(Path::new("/")), Path::new("/agent"));
+        }
     }
 
     #[tokio::test]

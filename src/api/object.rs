@@ -56,8 +56,8 @@ pub struct ObjectKey {
 /// The parts of `ObjectMeta` that translation or diagnosis reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Metadata {
-    /// `metadata.labels`
-    pub labels: Labels,
+    /// `metadata.labels`. Shared: pods of one ReplicaSet mostly have the same.
+    pub labels: Arc<Labels>,
     /// `metadata.annotations`
     pub annotations: Labels,
     /// `metadata.creationTimestamp` in Unix seconds; 0 when absent. Istio's tie-break is by second.

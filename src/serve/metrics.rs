@@ -9,6 +9,7 @@ use prometheus_client::{
 use smol_str::SmolStr;
 
 use crate::{
+    api::{Kind, ObjectKey},
     metrics::ExactCounter,
     source::Change,
     xds::classes::{Prepared, Translations},
@@ -20,6 +21,7 @@ type Labels<const N: usize> = [(&'static str, String); N];
 #[derive(Debug)]
 pub struct PipelineMetrics {
     events: Family<Labels<2>, ExactCounter>,
+    registry_events: Family<Labels<2>, ExactCounter>,
     objects: ExactCounter,
     recomputed: ExactCounter,
     batches: ExactCounter,
@@ -34,6 +36,7 @@ impl PipelineMetrics {
     pub fn register(registry: &mut Registry, translations: Translations) -> Self {
         let metrics = Self {
             events: Family::default(),
+            registry_events: Family::default(),
             objects: ExactCounter::default(),
             recomputed: ExactCounter::default(),
             batches: ExactCounter::default(),
@@ -43,6 +46,11 @@ impl PipelineMetrics {
             lost: Family::default(),
         };
         registry.register("pilot_k8s_cfg_events", "Objects that a source said changed, by kind and event", metrics.events.clone());
+        registry.register(
+            "pilot_k8s_reg_events",
+            "Services and what they consist of that a source said changed",
+            metrics.registry_events.clone(),
+        );
         registry.register("istiod_lite_objects_applied", "Objects applied to the engine", metrics.objects.clone());
         registry.register("istiod_lite_values_recomputed", "Derived values that the engine computed again", metrics.recomputed.clone());
         registry.register("istiod_lite_batches", "Batches of changes that became worlds", metrics.batches.clone());
@@ -54,13 +62,18 @@ impl PipelineMetrics {
         metrics
     }
 
-    pub(super) fn count_events(&self, changes: &[Change]) {
+    /// Counts what a source said; `known` says whether an object stood before.
+    pub(super) fn count_events(&self, changes: &[Change], known: impl Fn(&ObjectKey) -> bool) {
         for change in changes {
             let (kind, event) = match change {
-                Change::Applied(object) => (object.key.kind, "update"),
+                Change::Applied(object) => (object.key.kind, if known(&object.key) { "update" } else { "add" }),
                 Change::Deleted(key) => (key.kind, "delete"),
             };
-            self.events.get_or_create(&[("type", kind.as_str().into()), ("event", event.into())]).inc();
+            let (events, kind) = match registry_type(kind) {
+                Some(name) => (&self.registry_events, name),
+                None => (&self.events, kind.as_str()),
+            };
+            events.get_or_create(&[("type", kind.into()), ("event", event.into())]).inc();
         }
     }
 
@@ -77,5 +90,16 @@ impl PipelineMetrics {
 
     pub(super) fn set_lost(&self, source: &SmolStr, lost: bool) {
         self.lost.get_or_create(&[("source", source.to_string())]).set(i64::from(lost));
+    }
+}
+
+/// How istiod calls the kinds that its service registry reads.
+fn registry_type(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::Service => Some("Services"),
+        Kind::EndpointSlice => Some("EndpointSlice"),
+        Kind::Pod => Some("Pods"),
+        Kind::Node => Some("Nodes"),
+        _ => None,
     }
 }

@@ -82,7 +82,7 @@ impl Pipeline {
     fn take_in(&mut self, event: Event) {
         match event {
             Event::Changes(changes) => {
-                self.metrics.count_events(&changes);
+                self.metrics.count_events(&changes, |key| self.engine.has(key));
                 self.debounce.push(changes, Instant::now());
             }
             Event::Diagnostics { source, findings } => self.standing.replace(Finder::Source(source), findings),

@@ -47,7 +47,8 @@ async fn a_plain_request_is_mtls_on_the_wire() -> Result<()> {
         wait_until_ready(&mut agent, SocketAddr::new(namespace.address(), 15021), "/healthz/ready").await?;
         agents.push(agent);
     }
-    prove(&client, &bridge).inspect_err(|_| agents.iter().for_each(|agent| eprintln!("{}:\n{}", agent.name(), tail(&agent.log(), 20))))
+    let proven = prove(&client, &bridge).and_then(|()| calls_to_itself(&server));
+    proven.inspect_err(|_| agents.iter().for_each(|agent| eprintln!("{}:\n{}", agent.name(), tail(&agent.log(), 20))))
 }
 
 #[test]
@@ -133,6 +134,18 @@ fn prove(client: &Namespace, bridge: &Bridge) -> Result<()> {
     Ok(())
 }
 
+/// By its Service a workload reaches itself through its proxy, inbound policy included; by its own address directly.
+fn calls_to_itself(server: &Namespace) -> Result<()> {
+    let by_service = server.run(None, "curl", &["-sS", "-i", "--max-time", "5", "http://10.96.7.7:9080/"])?;
+    let peer = by_service.lines().find_map(|line| line.strip_prefix("x-peer: ")).unwrap_or_default();
+    ensure!(peer.contains("URI=spiffe://cluster.local/ns/shop/sa/reviews"), "not by mutual TLS: {by_service}");
+    for address in [server.address().to_string(), "127.0.0.1".to_owned()] {
+        let direct = server.run(None, "curl", &["-sS", "-i", "--max-time", "5", &format!("http://{address}:9080/")])?;
+        ensure!(direct.contains("reviews v1") && !direct.contains("x-peer: By="), "{address}: {direct}");
+    }
+    Ok(())
+}
+
 /// CA, tokens, objects; readable for the user of the sidecars.
 fn prepare(options: &Options, home: &Path, client: IpAddr, server: IpAddr) -> Result<()> {
     fs::create_dir(home.join("logs"))?;
@@ -146,12 +159,12 @@ fn prepare(options: &Options, home: &Path, client: IpAddr, server: IpAddr) -> Re
 
 fn start_agent(options: &Options, home: &Path, namespace: &Namespace, pod: Pod, discovery: SocketAddr) -> Result<Process> {
     launch::issue_token(&options.istiod_lite, home, pod)?;
-    for made in [home.join(format!("{}.token", pod.name)), home.join(pod.name)] {
-        if !made.exists() {
-            fs::create_dir(&made)?;
-        }
-        chown(&made, Some(SIDECAR_USER), Some(SIDECAR_USER))?;
-    }
+    let token = home.join(format!("{}.token", pod.name));
+    chown(&token, Some(SIDECAR_USER), Some(SIDECAR_USER))?;
+    // As the kubelet makes a volume: it belongs to root, and everybody may write.
+    let volume = home.join(pod.name);
+    fs::create_dir(&volume)?;
+    fs::set_permissions(&volume, Permissions::from_mode(0o777))?;
     let mut command = namespace.command(Some(SIDECAR_USER), &options.istiod_lite.display().to_string());
     launch::agent(&mut command, options, home, pod, namespace.address(), discovery, "REDIRECT");
     Process::start(pod.name, command, &home.join("logs"))

@@ -32,7 +32,7 @@ pub(crate) fn options(envoy_minor: &str, delta: bool) -> Result<Options> {
     })
 }
 
-/// The mesh of `manifests/demo`, with changes gathered for 10 ms.
+/// The mesh of `manifests/folder-demo`, with changes gathered for 10 ms.
 pub(crate) async fn start(envoy_minor: &str, delta: bool) -> Result<Mesh> {
     Mesh::start(options(envoy_minor, delta)?, Loopback::free()?).await
 }

@@ -8,6 +8,7 @@ mod controllers;
 mod definitions;
 mod faults;
 mod identity;
+mod injection;
 mod objects;
 mod outage;
 mod refusals;

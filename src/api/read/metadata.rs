@@ -1,5 +1,7 @@
 //! Reads what every document has: `apiVersion`, `kind` and `metadata`.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use smol_str::SmolStr;
 
@@ -78,7 +80,7 @@ impl Read for Named {
             fields.refuse("namespace", format!("must be lower-case letters, digits and - (at most 63), is {namespace:?}"));
         }
         let metadata = Metadata {
-            labels: fields.get("labels"),
+            labels: Arc::new(fields.get("labels")),
             annotations: fields.get("annotations"),
             created: fields.with("creationTimestamp", seconds).unwrap_or_default(),
             generation: fields.get("generation"),

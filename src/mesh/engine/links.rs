@@ -1,46 +1,106 @@
 //! A two-way index: which things a thing was made from, and what was made from a thing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeSet, hash_map::Entry},
+    hash::Hash,
+};
+
+use rustc_hash::FxHashMap;
 
 /// Many-to-many links between derived values (`A`) and what they read (`B`).
 #[derive(Debug)]
 pub(super) struct Links<A, B> {
-    forward: BTreeMap<A, BTreeSet<B>>,
-    back: BTreeMap<B, BTreeSet<A>>,
+    forward: FxHashMap<A, OneOrMore<B>>,
+    back: FxHashMap<B, OneOrMore<A>>,
+}
+
+/// One value or more. One is by far the most common (a pod has one node, and mostly one slice), and costs no table.
+#[derive(Debug)]
+enum OneOrMore<T> {
+    One(T),
+    More(BTreeSet<T>),
 }
 
 impl<A, B> Default for Links<A, B> {
     fn default() -> Self {
-        Self { forward: BTreeMap::new(), back: BTreeMap::new() }
+        Self { forward: FxHashMap::default(), back: FxHashMap::default() }
     }
 }
 
-impl<A: Ord + Clone, B: Ord + Clone> Links<A, B> {
+impl<A: Ord + Hash + Clone, B: Ord + Hash + Clone> Links<A, B> {
     /// Replaces what `a` reads.
-    pub(super) fn set(&mut self, a: &A, reads: BTreeSet<B>) {
-        let before = if reads.is_empty() { self.forward.remove(a) } else { self.forward.insert(a.clone(), reads.clone()) };
-        let before = before.unwrap_or_default();
-        for gone in before.difference(&reads) {
-            if let Some(readers) = self.back.get_mut(gone) {
-                readers.remove(a);
-                if readers.is_empty() {
-                    self.back.remove(gone);
-                }
+    pub(super) fn set(&mut self, a: &A, reads: impl IntoIterator<Item = B>) {
+        let reads = OneOrMore::of(reads);
+        let before = self.forward.remove(a);
+        let reading = |b: &B, reads: &Option<OneOrMore<B>>| reads.as_ref().is_some_and(|reads| reads.contains(b));
+        for gone in before.iter().flat_map(OneOrMore::iter).filter(|b| !reading(b, &reads)) {
+            let Entry::Occupied(mut readers) = self.back.entry(gone.clone()) else { continue };
+            if !readers.get_mut().remove(a) {
+                readers.remove();
             }
         }
-        for new in reads.difference(&before) {
-            self.back.entry(new.clone()).or_default().insert(a.clone());
+        for new in reads.iter().flat_map(OneOrMore::iter).filter(|b| !reading(b, &before)) {
+            match self.back.entry(new.clone()) {
+                Entry::Vacant(vacant) => _ = vacant.insert(OneOrMore::One(a.clone())),
+                Entry::Occupied(mut readers) => readers.get_mut().insert(a.clone()),
+            }
+        }
+        if let Some(reads) = reads {
+            self.forward.insert(a.clone(), reads);
         }
     }
 
     /// What `a` reads.
     pub(super) fn read_by(&self, a: &A) -> impl Iterator<Item = &B> {
-        self.forward.get(a).into_iter().flatten()
+        self.forward.get(a).into_iter().flat_map(OneOrMore::iter)
     }
 
     /// What reads `b`.
     pub(super) fn readers_of(&self, b: &B) -> impl Iterator<Item = &A> {
-        self.back.get(b).into_iter().flatten()
+        self.back.get(b).into_iter().flat_map(OneOrMore::iter)
+    }
+}
+
+impl<T: Ord + Clone> OneOrMore<T> {
+    fn of(values: impl IntoIterator<Item = T>) -> Option<Self> {
+        let mut values = values.into_iter();
+        let mut all = Self::One(values.next()?);
+        values.for_each(|value| all.insert(value));
+        Some(all)
+    }
+
+    fn contains(&self, value: &T) -> bool {
+        match self {
+            Self::One(one) => one == value,
+            Self::More(more) => more.contains(value),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &T> {
+        let (one, more) = match self {
+            Self::One(one) => (Some(one), None),
+            Self::More(more) => (None, Some(more)),
+        };
+        one.into_iter().chain(more.into_iter().flatten())
+    }
+
+    fn insert(&mut self, value: T) {
+        match self {
+            Self::One(one) if *one == value => {}
+            Self::One(one) => *self = Self::More(BTreeSet::from([one.clone(), value])),
+            Self::More(more) => _ = more.insert(value),
+        }
+    }
+
+    /// Takes a value out; says whether others are left.
+    fn remove(&mut self, value: &T) -> bool {
+        match self {
+            Self::One(one) => one != value,
+            Self::More(more) => {
+                more.remove(value);
+                !more.is_empty()
+            }
+        }
     }
 }
 
@@ -51,11 +111,11 @@ mod tests {
     #[test]
     fn links_are_replaced_whole() {
         let mut links = Links::default();
-        links.set(&"slice", BTreeSet::from(["pod-1", "pod-2"]));
-        links.set(&"slice", BTreeSet::from(["pod-2", "pod-3"]));
+        links.set(&"slice", ["pod-1", "pod-2"]);
+        links.set(&"slice", ["pod-3", "pod-2", "pod-3"]);
         assert_eq!(links.readers_of(&"pod-1").count(), 0);
         assert_eq!(links.readers_of(&"pod-3").collect::<Vec<_>>(), [&"slice"]);
-        links.set(&"slice", BTreeSet::new());
+        links.set(&"slice", []);
         assert_eq!(links.readers_of(&"pod-2").count(), 0);
         assert_eq!(links.read_by(&"slice").count(), 0);
     }

@@ -1,13 +1,17 @@
 //! The objects as they stand: the only input of everything derived.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, hash_map::Entry},
+    sync::Arc,
+};
 
+use rustc_hash::{FxHashMap, FxHashSet};
 use smol_str::SmolStr;
 
 use crate::api::{Kind, Object, ObjectKey, Spec};
 
 /// An object's name without its cluster. Configuration of one name from two clusters is one thing.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Id {
     /// Kind.
     pub(super) kind: Kind,
@@ -32,36 +36,74 @@ impl From<&ObjectKey> for Id {
 /// All objects. Where clusters share a name, the first cluster's object counts, whatever the order of arrival.
 #[derive(Debug, Default)]
 pub(super) struct Store {
-    objects: BTreeMap<Id, BTreeMap<SmolStr, Arc<Object>>>,
+    objects: FxHashMap<Id, Named>,
+    /// Names of those that labels can select, by kind and namespace.
+    selectable: FxHashMap<(Kind, SmolStr), FxHashSet<SmolStr>>,
+}
+
+/// The objects of one name by cluster; mostly there is one, which then costs no table.
+#[derive(Debug)]
+enum Named {
+    One(Arc<Object>),
+    Several(BTreeMap<SmolStr, Arc<Object>>),
 }
 
 impl Store {
     /// Puts or removes an object; says whether that changed anything.
     pub(super) fn put(&mut self, key: &ObjectKey, object: Option<Arc<Object>>) -> bool {
         let id = Id::from(key);
-        match object {
-            Some(object) => {
-                let clusters = self.objects.entry(id).or_default();
-                if clusters.get(&key.cluster).is_some_and(|old| *old == object) {
+        let Some(object) = object else { return self.remove(id, &key.cluster) };
+        if is_selectable(id.kind) {
+            self.selectable.entry((id.kind, id.namespace.clone())).or_default().insert(id.name.clone());
+        }
+        match self.objects.entry(id) {
+            Entry::Vacant(vacant) => _ = vacant.insert(Named::One(object)),
+            Entry::Occupied(mut named) => {
+                if named.get().of(&key.cluster) == Some(&object) {
                     return false;
                 }
-                clusters.insert(key.cluster.clone(), object);
-                true
+                named.get_mut().put(object);
             }
-            None => {
-                let Some(clusters) = self.objects.get_mut(&id) else { return false };
-                let removed = clusters.remove(&key.cluster).is_some();
-                if clusters.is_empty() {
-                    self.objects.remove(&id);
-                }
-                removed
+        }
+        true
+    }
+
+    /// Whether there is an object of that name.
+    pub(super) fn has(&self, id: &Id) -> bool {
+        self.objects.contains_key(id)
+    }
+
+    fn remove(&mut self, id: Id, cluster: &SmolStr) -> bool {
+        let Entry::Occupied(mut named) = self.objects.entry(id) else { return false };
+        if named.get().of(cluster).is_none() {
+            return false;
+        }
+        let left = match named.get_mut() {
+            Named::One(_) => 0,
+            Named::Several(objects) => {
+                objects.remove(cluster);
+                objects.len()
+            }
+        };
+        if left == 0 {
+            let (id, _) = named.remove_entry();
+            self.forget_selectable(id);
+        }
+        true
+    }
+
+    fn forget_selectable(&mut self, id: Id) {
+        if let Entry::Occupied(mut names) = self.selectable.entry((id.kind, id.namespace)) {
+            names.get_mut().remove(&id.name);
+            if names.get().is_empty() {
+                names.remove();
             }
         }
     }
 
     /// The object of that name.
     pub(super) fn get(&self, id: &Id) -> Option<&Arc<Object>> {
-        self.objects.get(id)?.values().next()
+        self.objects.get(id)?.first()
     }
 
     /// The object of that name, if it is what its kind says.
@@ -70,17 +112,45 @@ impl Store {
         Some((object, as_kind(&object.spec)?))
     }
 
-    /// All objects of a kind in a namespace.
-    pub(super) fn in_namespace<'a>(&'a self, kind: Kind, namespace: &'a SmolStr) -> impl Iterator<Item = (&'a Id, &'a Arc<Object>)> {
-        let from = Id { kind, namespace: namespace.clone(), name: SmolStr::default() };
-        self.objects
-            .range(from..)
-            .take_while(move |(id, _)| id.kind == kind && id.namespace == *namespace)
-            .filter_map(|(id, clusters)| Some((id, clusters.values().next()?)))
+    /// All objects of a kind that labels can select (pods, WorkloadEntries) in a namespace; in no order.
+    pub(super) fn selectable_in(&self, kind: Kind, namespace: &SmolStr) -> impl Iterator<Item = &Arc<Object>> {
+        let names = self.selectable.get(&(kind, namespace.clone())).into_iter().flatten();
+        names.filter_map(move |name| self.get(&Id::new(kind, namespace, name)))
     }
 
-    /// The names of all objects.
+    /// The names of all objects; in no order.
     pub(super) fn ids(&self) -> impl Iterator<Item = &Id> {
         self.objects.keys()
     }
+}
+
+impl Named {
+    fn first(&self) -> Option<&Arc<Object>> {
+        match self {
+            Self::One(object) => Some(object),
+            Self::Several(objects) => objects.values().next(),
+        }
+    }
+
+    fn of(&self, cluster: &SmolStr) -> Option<&Arc<Object>> {
+        match self {
+            Self::One(object) => Some(object).filter(|object| object.key.cluster == *cluster),
+            Self::Several(objects) => objects.get(cluster),
+        }
+    }
+
+    fn put(&mut self, object: Arc<Object>) {
+        match self {
+            Self::One(one) if one.key.cluster == object.key.cluster => *one = object,
+            Self::One(one) => {
+                let both = [Arc::clone(one), object].map(|object| (object.key.cluster.clone(), object));
+                *self = Self::Several(BTreeMap::from(both));
+            }
+            Self::Several(objects) => _ = objects.insert(object.key.cluster.clone(), object),
+        }
+    }
+}
+
+fn is_selectable(kind: Kind) -> bool {
+    matches!(kind, Kind::Pod | Kind::WorkloadEntry)
 }

@@ -42,7 +42,7 @@ fn of_pod(store: &Store, object: &Object, pod: &kubernetes::Pod) -> Workload {
     Workload {
         name: object.key.name.clone(),
         namespace: object.key.namespace.clone(),
-        labels: Arc::new(object.metadata.labels.clone()),
+        labels: Arc::clone(&object.metadata.labels),
         annotations: Arc::new(object.metadata.annotations.clone()),
         service_account: if pod.service_account.is_empty() { "default".into() } else { pod.service_account.clone() },
         ips: pod.ips.clone(),
@@ -99,7 +99,7 @@ fn of_entry(object: &Object, entry: &istio::WorkloadEntry) -> Workload {
 
 /// Labels of a WorkloadEntry: those of its spec over those of its metadata.
 pub(super) fn entry_labels(object: &Object, entry: &istio::WorkloadEntry) -> Labels {
-    let mut labels = object.metadata.labels.clone();
+    let mut labels = Labels::clone(&object.metadata.labels);
     labels.extend(entry.labels.iter().map(|(name, value)| (name.clone(), value.clone())));
     labels
 }

@@ -10,7 +10,10 @@ use std::{
 
 use smol_str::SmolStr;
 
-use super::decode::{Item, Name};
+use super::{
+    common::Common,
+    decode::{Item, Name},
+};
 use crate::{
     api::{self, Diagnostic, Kind, Object, ObjectKey},
     source::Change,
@@ -30,6 +33,7 @@ pub(super) struct Known {
     /// Findings about objects whose name could not be read.
     nameless: Vec<Diagnostic>,
     findings_changed: bool,
+    common: Common,
 }
 
 /// A list that is being read: it counts when it is complete.
@@ -44,13 +48,21 @@ pub(super) struct Listing {
 struct Entry {
     version: SmolStr,
     object: Option<Arc<Object>>,
-    findings: Arc<[Diagnostic]>,
+    findings: Option<Arc<[Diagnostic]>>,
 }
 
 impl Known {
     /// Nothing is known yet.
     pub(super) fn new(kind: Kind, cluster: SmolStr) -> Self {
-        Self { kind, cluster, objects: BTreeMap::new(), noted: BTreeSet::new(), nameless: Vec::new(), findings_changed: false }
+        Self {
+            kind,
+            cluster,
+            objects: BTreeMap::new(),
+            noted: BTreeSet::new(),
+            nameless: Vec::new(),
+            findings_changed: false,
+            common: Common::default(),
+        }
     }
 
     /// An object is there, with this content: what that changes.
@@ -61,7 +73,7 @@ impl Known {
             return None;
         };
         match self.read(&name, item, wanted) {
-            Some(entry) => self.put(name, entry),
+            Some(entry) => self.put(entry.name(name), entry),
             None => self.remove(&name),
         }
     }
@@ -74,13 +86,13 @@ impl Known {
     }
 
     /// Takes an object of a list that is being read.
-    pub(super) fn listed(&self, listing: &mut Listing, item: Item, wanted: impl Fn(&Object) -> bool) {
+    pub(super) fn listed(&mut self, listing: &mut Listing, item: Item, wanted: impl Fn(&Object) -> bool) {
         let Some(name) = item.name.clone() else {
             listing.nameless.extend(self.unnamed(&item));
             return;
         };
         if let Some(entry) = self.read(&name, item, wanted) {
-            listing.objects.insert(name, entry);
+            listing.objects.insert(entry.name(name), entry);
         }
     }
 
@@ -92,6 +104,11 @@ impl Known {
         let mut changes: Vec<Change> = gone.iter().filter_map(|name| self.remove(name)).collect();
         changes.extend(listing.objects.into_iter().filter_map(|(name, entry)| self.put(name, entry)));
         changes
+    }
+
+    /// What was listed is there besides what is known: what that changes.
+    pub(super) fn add(&mut self, listing: Listing) -> Vec<Change> {
+        listing.objects.into_iter().filter_map(|(name, entry)| self.put(name, entry)).collect()
     }
 
     /// Everything is gone, or no longer wanted: what that changes.
@@ -111,7 +128,7 @@ impl Known {
         if !std::mem::take(&mut self.findings_changed) {
             return None;
         }
-        let noted = self.noted.iter().filter_map(|name| self.objects.get(name)).flat_map(|entry| entry.findings.iter());
+        let noted = self.noted.iter().filter_map(|name| self.objects.get(name)).flat_map(|entry| entry.findings().iter());
         let mut findings: Vec<Diagnostic> = self.nameless.iter().chain(noted).take(MOST_FINDINGS + 1).cloned().collect();
         if findings.len() > MOST_FINDINGS {
             findings.truncate(MOST_FINDINGS);
@@ -123,8 +140,8 @@ impl Known {
     fn put(&mut self, name: Name, entry: Entry) -> Option<Change> {
         let before = self.objects.get(&name);
         let changed = entry.object.clone().filter(|object| before.and_then(|before| before.object.as_ref()) != Some(object));
-        self.findings_changed |= before.map_or(&[][..], |before| &before.findings) != &*entry.findings;
-        if entry.findings.is_empty() {
+        self.findings_changed |= before.map_or(&[][..], Entry::findings) != entry.findings();
+        if entry.findings.is_none() {
             self.noted.remove(&name);
         } else {
             self.noted.insert(name.clone());
@@ -134,7 +151,7 @@ impl Known {
     }
 
     // What cannot be read or is refused leaves the last good content; `None`: nobody wants it.
-    fn read(&self, name: &Name, item: Item, wanted: impl Fn(&Object) -> bool) -> Option<Entry> {
+    fn read(&mut self, name: &Name, item: Item, wanted: impl Fn(&Object) -> bool) -> Option<Entry> {
         let before = self.objects.get(name);
         if let Some(before) = before.filter(|before| !item.version.is_empty() && before.version == item.version) {
             return before.object.as_ref().is_none_or(|object| wanted(object)).then(|| before.clone());
@@ -143,7 +160,7 @@ impl Known {
         let (object, findings) = match item.content {
             Ok(value) => {
                 let mut parsed = api::parse(&value, &self.cluster);
-                (parsed.objects.pop(), parsed.diagnostics)
+                (parsed.objects.pop().map(|object| self.common.share(object)), parsed.diagnostics)
             }
             Err(why) => (None, vec![Diagnostic::error("", format!("cannot be read: {why}")).of(&self.key(name))]),
         };
@@ -156,7 +173,8 @@ impl Known {
             (Some(new), _) => Some(new),
             (None, old) => old,
         };
-        Some(Entry { version: item.version, object, findings: findings.into() })
+        let findings = Some(findings).filter(|findings| !findings.is_empty()).map(Arc::from);
+        Some(Entry { version: item.version, object, findings })
     }
 
     fn key(&self, (namespace, name): &Name) -> ObjectKey {
@@ -167,5 +185,20 @@ impl Known {
         let why = item.content.as_ref().err().map_or("it has no name", String::as_str);
         let full = self.nameless.len() >= MOST_FINDINGS;
         (!full).then(|| Diagnostic::error("", format!("a {} cannot be read: {why}", self.kind.as_str())))
+    }
+}
+
+impl Entry {
+    fn findings(&self) -> &[Diagnostic] {
+        self.findings.as_deref().unwrap_or_default()
+    }
+
+    // As the object has it, so that its text is kept once. MeshConfig's key is not its ConfigMap's name.
+    fn name(&self, read: Name) -> Name {
+        let own = self.object.as_ref().map(|object| (&object.key.namespace, &object.key.name));
+        match own {
+            Some((namespace, name)) if (namespace, name) == (&read.0, &read.1) => (namespace.clone(), name.clone()),
+            _ => read,
+        }
     }
 }

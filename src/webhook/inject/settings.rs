@@ -114,7 +114,7 @@ impl Settings {
 impl Resources {
     /// What Istio's chart gives a proxy.
     pub fn istio() -> Self {
-        let [cpu, cpu_limit, memory, memory_limit] = ["100m", "2000m", "128Mi", "1024Mi"].map(str::to_owned);
+        let [cpu, cpu_limit, memory, memory_limit] = ["100m", "2", "128Mi", "1Gi"].map(str::to_owned);
         Self { cpu, cpu_limit, memory, memory_limit }
     }
 

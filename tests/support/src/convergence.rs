@@ -28,10 +28,17 @@ pub fn unix_millis() -> u64 {
 /// is ACKed by every proxy that it concerns.
 pub async fn wait_for(monitoring: SocketAddr, object: &str, edited: u64, deadline: Duration) -> Result<Converged> {
     wait::until(&format!("the last ACK of {object}"), deadline, || async move {
-        let text = get_text(monitoring, "/debug/convergence").await?;
-        find(&serde_json::from_str(&text).context("/debug/convergence")?, object, edited)
+        read(&get_text(monitoring, "/debug/convergence").await?, object, edited)
     })
     .await
+}
+
+/// What `/debug/convergence` says of a change of `object`, made at or after `edited`.
+///
+/// # Errors
+/// When not all have ACKed it, or the control plane has not seen it.
+pub fn read(text: &str, object: &str, edited: u64) -> Result<Converged> {
+    find(&serde_json::from_str(text).context("/debug/convergence")?, object, edited)
 }
 
 fn find(list: &Value, object: &str, edited: u64) -> Result<Converged> {

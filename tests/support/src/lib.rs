@@ -3,6 +3,8 @@
 
 pub mod address;
 pub mod admin;
+pub mod canary;
+pub mod cluster;
 pub mod convergence;
 pub mod counters;
 pub mod http_client;
@@ -10,7 +12,6 @@ pub mod kubernetes;
 pub mod launch;
 pub mod load;
 pub mod manifest;
-
 pub mod mesh;
 pub mod mistakes;
 pub mod namespace;

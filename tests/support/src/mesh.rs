@@ -14,12 +14,13 @@ use tempfile::TempDir;
 use crate::{
     address::Loopback,
     admin::Admin,
+    canary,
     convergence::{self, Converged, unix_millis},
     counters::Counters,
     http_client::get,
     launch::{self, PORT_MONITORING, PORT_PLAIN_HTTP, PORT_SECURE_GRPC},
-    load,
-    manifest::Manifests,
+    load::{self, Load},
+    manifest::{Manifests, with_weights},
     process::{self, Process},
     tools, wait,
     workload::Workload,
@@ -69,7 +70,7 @@ pub struct Pod {
     pub role: &'static str,
 }
 
-/// The ingress gateway of `manifests/demo`.
+/// The ingress gateway of `manifests/folder-demo`.
 pub const GATEWAY: Pod = Pod {
     host: 2,
     name: "gateway-1",
@@ -100,7 +101,7 @@ pub const REVIEWS_V2: Pod = Pod {
     role: "sidecar",
 };
 
-/// The pods of `manifests/demo`.
+/// The pods of `manifests/folder-demo`.
 pub const PODS: [Pod; 4] = [GATEWAY, CLIENT, REVIEWS_V1, REVIEWS_V2];
 
 /// A running mesh. Dropping it ends every process and removes its folder.
@@ -148,13 +149,13 @@ impl Proxy {
 }
 
 impl Mesh {
-    /// Starts the mesh of `manifests/demo` in a network of its own, and waits until all of it is ready.
+    /// Starts the mesh of `manifests/folder-demo` in a network of its own, and waits until all of it is ready.
     pub async fn start(options: Options, network: Loopback) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("istiod-lite-").tempdir()?;
         fs::create_dir(home.path().join("logs"))?;
         launch::ceremony(&options.istiod_lite, home.path())?;
         let manifests = Manifests::create(home.path().join("config"))?;
-        manifests.copy_from(&tools::project().join("manifests/demo"), &network.dotted_prefix())?;
+        manifests.copy_from(&tools::project().join("manifests/folder-demo"), &network.dotted_prefix())?;
         let control_plane = launch::control_plane(&options, home.path(), network.address(1))?;
         let mut mesh = Self { proxies: Vec::new(), control_plane, workloads: Vec::new(), manifests, options, network, home };
         mesh.wait_for_control_plane().await?;
@@ -285,6 +286,34 @@ impl Mesh {
             .await?;
         }
         Ok(())
+    }
+}
+
+impl canary::Stage for Mesh {
+    const EDITED: &'static str = VIRTUAL_SERVICE_FILE;
+
+    async fn load(&self, rate: u32) -> Result<Load> {
+        let mut plan = load::Plan::new(self.paths(), rate);
+        plan.tcp = Some((self.tcp(), 2));
+        Ok(Load::start(&plan))
+    }
+
+    async fn counters(&self) -> Result<Vec<Counters>> {
+        self.counters().await
+    }
+
+    async fn shift(&self, v2_percent: u32) -> Result<Converged> {
+        let text = with_weights(&self.manifests().read(VIRTUAL_SERVICE_FILE)?, 100 - v2_percent, v2_percent);
+        self.apply(VIRTUAL_SERVICE_FILE, &text, VIRTUAL_SERVICE).await
+    }
+
+    async fn turn_v2(&self, bad: bool) -> Result<()> {
+        self.workload("v2").misbehave(bad);
+        Ok(())
+    }
+
+    async fn check_running(&mut self) -> Result<()> {
+        self.check_running()
     }
 }
 

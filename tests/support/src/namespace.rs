@@ -205,7 +205,11 @@ pub struct Sniffer {
 impl Sniffer {
     /// Starts recording; what else happens on this machine (another mesh, say) is left out.
     pub fn start(bridge: &Bridge) -> Result<Self> {
-        let network = [10, 211, bridge.third];
+        Self::of([10, 211, bridge.third])
+    }
+
+    /// Starts recording what goes from or to a /24 network, on every interface of this thread's network namespace.
+    pub fn of(network: [u8; 3]) -> Result<Self> {
         let socket =
             socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_NONBLOCK, SockProtocol::EthAll).context("packet socket")?;
         let stop = Arc::new(AtomicBool::new(false));

@@ -44,9 +44,14 @@ pub fn version_of(envoy: &Path) -> Result<String> {
 
 /// The `istiod-lite` that was built together with the running example or test.
 pub fn istiod_lite() -> Result<PathBuf> {
+    built("istiod-lite")
+}
+
+/// A program that was built together with the running example or test.
+pub fn built(program: &str) -> Result<PathBuf> {
     let own = env::current_exe()?;
-    let found = own.ancestors().skip(1).take(3).map(|folder| folder.join("istiod-lite")).find(|path| path.is_file());
-    found.with_context(|| format!("no istiod-lite beside {}: run `make build`", own.display()))
+    let found = own.ancestors().skip(1).take(3).map(|folder| folder.join(program)).find(|path| path.is_file());
+    found.with_context(|| format!("no {program} beside {}: run `make build`", own.display()))
 }
 
 fn is_of(version: &str, minor: &str) -> bool {

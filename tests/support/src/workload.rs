@@ -25,6 +25,11 @@ use tokio::{
     task::JoinHandle,
 };
 
+/// Where the workload serves HTTP in a pod.
+pub const HTTP_PORT: u16 = 9080;
+/// Where the workload echoes TCP in a pod.
+pub const ECHO_PORT: u16 = 9000;
+
 /// The version of the workload that answered.
 pub const VERSION: &str = "x-version";
 /// `bad` when the release misbehaves: an application's fault, told apart from the mesh's.

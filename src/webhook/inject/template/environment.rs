@@ -101,7 +101,7 @@ fn pod_ports(inputs: &Inputs<'_>) -> String {
     let shown = ports.map(|port| {
         let mut fields = BTreeMap::from([("containerPort", json!(port.container_port))]);
         fields.extend(port.name.as_ref().map(|name| ("name", json!(name))));
-        fields.extend(port.protocol.as_ref().map(|protocol| ("protocol", json!(protocol))));
+        fields.insert("protocol", json!(port.protocol.as_deref().unwrap_or("TCP")));
         json!(fields)
     });
     json!(shown.collect::<Vec<_>>()).to_string()

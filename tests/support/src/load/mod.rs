@@ -12,7 +12,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::task::JoinSet;
+use tokio::{runtime::Handle, task::JoinSet};
 
 pub use self::outcome::{Answer, Connection, Failure, Outcome, Sample, Window};
 use self::request::Pool;
@@ -65,20 +65,26 @@ type Record = Arc<Mutex<Vec<Outcome>>>;
 impl Load {
     /// Starts sending.
     pub fn start(plan: &Plan) -> Self {
-        let record = Record::default();
-        let mut tasks = JoinSet::new();
+        let mut load = Self { record: Record::default(), tasks: JoinSet::new(), late: plan.late };
+        load.send_from(plan, &Handle::current());
+        load
+    }
+
+    /// Sends this as well, from another runtime: its threads may be in another network namespace.
+    pub fn send_from(&mut self, plan: &Plan, runtime: &Handle) {
+        let (tasks, record) = (&mut self.tasks, &self.record);
+        self.late = self.late.max(plan.late);
         for path in &plan.paths {
-            tasks.spawn(send_at_rate(path.clone(), plan.clone(), record.clone()));
+            tasks.spawn_on(send_at_rate(path.clone(), plan.clone(), record.clone()), runtime);
             for number in 0..plan.idle_connections {
-                tasks.spawn(held::keep_http(path.clone(), number, plan.late, record.clone()));
+                tasks.spawn_on(held::keep_http(path.clone(), number, plan.late, record.clone()), runtime);
             }
         }
         if let Some((target, connections)) = plan.tcp {
             for number in 0..connections {
-                tasks.spawn(held::keep_tcp(target, number, plan.late, record.clone()));
+                tasks.spawn_on(held::keep_tcp(target, number, plan.late, record.clone()), runtime);
             }
         }
-        Self { record, tasks, late: plan.late }
     }
 
     /// What was answered (or failed) so far.

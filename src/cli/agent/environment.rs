@@ -1,0 +1,207 @@
+//! What a pod tells its proxy besides flags: node metadata and settings in environment variables (contract §2.5, §5.4), labels and
+//! annotations in files of the downward API.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use serde_json::{Map, Value};
+
+use super::options::duration;
+use crate::agent::application::{Probers, Scrape};
+
+/// Where the injector mounts the downward API's files.
+const POD_INFO: &str = "/etc/istio/pod";
+
+/// The variables that the agent reads, by name.
+#[derive(Debug, Default)]
+pub(super) struct Environment(BTreeMap<String, String>);
+
+/// The subset of `PROXY_CONFIG` that has an effect here; the whole of it goes into the node's metadata.
+#[derive(Debug, Default)]
+pub(super) struct ProxyConfig {
+    /// All of it.
+    pub(super) whole: Map<String, Value>,
+}
+
+impl Environment {
+    pub(super) fn of_this_process() -> anyhow::Result<Self> {
+        let variables = env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
+        Ok(Self(variables.collect()))
+    }
+
+    /// `ISTIO_META_X` is metadata `X`, `ISTIO_METAJSON_X` is JSON under `X` (contract §2.5).
+    pub(super) fn metadata(&self) -> anyhow::Result<BTreeMap<String, Value>> {
+        let mut metadata = BTreeMap::new();
+        for (variable, value) in &self.0 {
+            if let Some(key) = variable.strip_prefix("ISTIO_METAJSON_") {
+                let json = serde_json::from_str(value).with_context(|| format!("{variable} is not JSON"))?;
+                metadata.insert(key.to_owned(), json);
+            } else if let Some(key) = variable.strip_prefix("ISTIO_META_").filter(|_| !has_flag(variable)) {
+                metadata.insert(key.to_owned(), Value::String(value.clone()));
+            }
+        }
+        Ok(metadata)
+    }
+
+    /// `PROXY_CONFIG`, as the injector writes it: JSON.
+    pub(super) fn proxy_config(&self) -> anyhow::Result<ProxyConfig> {
+        let whole = match self.said("PROXY_CONFIG") {
+            Some(text) => serde_json::from_str(text).context("PROXY_CONFIG is no JSON object")?,
+            None => Map::new(),
+        };
+        Ok(ProxyConfig { whole })
+    }
+
+    /// `ISTIO_CPU_LIMIT`: how many CPUs the container may use, rounded up by the kubelet.
+    pub(super) fn cpu_limit(&self) -> Option<u32> {
+        self.said("ISTIO_CPU_LIMIT")?.parse().ok().filter(|limit| *limit > 0)
+    }
+
+    /// `INSTANCE_IP`, for pods whose injector does not say all addresses.
+    pub(super) fn instance_ip(&self) -> anyhow::Result<Option<IpAddr>> {
+        self.said("INSTANCE_IP").map(|text| text.parse().with_context(|| format!("INSTANCE_IP: {text:?}"))).transpose()
+    }
+
+    /// `ISTIO_DELTA_XDS`
+    pub(super) fn delta(&self) -> bool {
+        self.said("ISTIO_DELTA_XDS") != Some("false")
+    }
+
+    /// `ISTIO_KUBE_APP_PROBERS`: what the kubelet would ask the application, were it not asked through the agent.
+    pub(super) fn probers(&self) -> anyhow::Result<Probers> {
+        let text = self.said("ISTIO_KUBE_APP_PROBERS").unwrap_or("{}");
+        serde_json::from_str(text).context("ISTIO_KUBE_APP_PROBERS")
+    }
+
+    /// `ISTIO_PROMETHEUS_ANNOTATIONS`: where the application's own metrics are; `None`: it has none to be scraped.
+    pub(super) fn scrape(&self) -> anyhow::Result<Option<Scrape>> {
+        let Some(text) = self.said("ISTIO_PROMETHEUS_ANNOTATIONS") else { return Ok(None) };
+        Scrape::parse(text).map_err(|reason| anyhow::anyhow!("ISTIO_PROMETHEUS_ANNOTATIONS: {reason}"))
+    }
+
+    fn said(&self, variable: &str) -> Option<&str> {
+        self.0.get(variable).map(String::as_str).filter(|value| !value.is_empty())
+    }
+}
+
+// === impl ProxyConfig ===
+
+impl ProxyConfig {
+    pub(super) fn discovery_address(&self) -> anyhow::Result<Option<String>> {
+        self.text("discoveryAddress").map(|text| text.map(str::to_owned))
+    }
+
+    pub(super) fn interception_mode(&self) -> anyhow::Result<Option<&str>> {
+        self.text("interceptionMode")
+    }
+
+    pub(super) fn concurrency(&self) -> anyhow::Result<Option<u32>> {
+        self.number("concurrency")
+    }
+
+    pub(super) fn status_port(&self) -> anyhow::Result<Option<u16>> {
+        self.number("statusPort").map(|port| port.filter(|port| *port > 0))
+    }
+
+    pub(super) fn drain_duration(&self) -> anyhow::Result<Option<Duration>> {
+        self.duration("drainDuration")
+    }
+
+    pub(super) fn termination_drain_duration(&self) -> anyhow::Result<Option<Duration>> {
+        self.duration("terminationDrainDuration")
+    }
+
+    fn duration(&self, field: &str) -> anyhow::Result<Option<Duration>> {
+        let read = |text| duration(text).map_err(|reason| anyhow::anyhow!("PROXY_CONFIG.{field}: {reason}"));
+        self.text(field)?.map(read).transpose()
+    }
+
+    fn text(&self, field: &str) -> anyhow::Result<Option<&str>> {
+        match self.whole.get(field) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text).filter(|text| !text.is_empty()).map(String::as_str)),
+            Some(other) => bail!("PROXY_CONFIG.{field}: {other} is no text"),
+        }
+    }
+
+    fn number<T: TryFrom<u64>>(&self, field: &str) -> anyhow::Result<Option<T>> {
+        match self.whole.get(field) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => match value.as_u64().and_then(|number| T::try_from(number).ok()) {
+                Some(number) => Ok(Some(number)),
+                None => bail!("PROXY_CONFIG.{field}: {value} is no number that is possible here"),
+            },
+        }
+    }
+}
+
+/// The `key="value"` lines of a file of the downward API: the file that was named, else the usual one if it is there.
+pub(super) fn pod_info(named: Option<PathBuf>, usual: &str) -> anyhow::Result<BTreeMap<String, String>> {
+    let path = match named {
+        Some(path) => path,
+        None => match Path::new(POD_INFO).join(usual) {
+            path if path.is_file() => path,
+            _ => return Ok(BTreeMap::new()),
+        },
+    };
+    Ok(lines_of(&fs::read_to_string(&path).with_context(|| path.display().to_string())?))
+}
+
+/// The downward API writes values as Go quotes them: nearly always JSON, too.
+fn lines_of(text: &str) -> BTreeMap<String, String> {
+    let lines = text.lines().filter_map(|line| line.trim().split_once('='));
+    lines.map(|(key, value)| (key.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| value.to_owned()))).collect()
+}
+
+/// A variable that a flag reads as well: the flag decides.
+fn has_flag(variable: &str) -> bool {
+    ["WORKLOAD_NAME", "INTERCEPTION_MODE", "CLUSTER_ID", "MESH_ID", "NODE_NAME", "NETWORK"]
+        .iter()
+        .any(|key| variable.strip_prefix("ISTIO_META_") == Some(key))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(crate) fn environment(variables: &[(&str, &str)]) -> Environment {
+        Environment(variables.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect())
+    }
+
+    #[test]
+    fn metadata_comes_from_the_environment() {
+        let variables = [("ISTIO_META_HTTP10", "1"), ("ISTIO_METAJSON_X", "{\"a\":1}"), ("ISTIO_META_MESH_ID", "m"), ("HOME", "/")];
+        let metadata = environment(&variables).metadata().unwrap();
+        assert_eq!(metadata.len(), 2);
+        assert_eq!(metadata["X"]["a"], 1);
+        assert!(environment(&[("ISTIO_METAJSON_X", "{")]).metadata().is_err());
+    }
+
+    #[test]
+    fn proxy_config_is_read_and_its_faults_are_named() {
+        let said = r#"{"discoveryAddress":"istiod-x.a.svc:15012","concurrency":4,"drainDuration":"7s","terminationDrainDuration":"9s"}"#;
+        let config = environment(&[("PROXY_CONFIG", said)]).proxy_config().unwrap();
+        assert_eq!(config.discovery_address().unwrap().as_deref(), Some("istiod-x.a.svc:15012"));
+        assert_eq!(config.concurrency().unwrap(), Some(4));
+        assert_eq!(config.termination_drain_duration().unwrap(), Some(Duration::from_secs(9)));
+        assert_eq!(config.status_port().unwrap(), None);
+        assert!(environment(&[]).proxy_config().unwrap().concurrency().unwrap().is_none());
+        let wrong = environment(&[("PROXY_CONFIG", r#"{"concurrency":"many","drainDuration":"soon"}"#)]).proxy_config().unwrap();
+        assert!(wrong.concurrency().unwrap_err().to_string().contains("PROXY_CONFIG.concurrency"));
+        assert!(wrong.drain_duration().unwrap_err().to_string().contains("PROXY_CONFIG.drainDuration"));
+        assert!(environment(&[("PROXY_CONFIG", "x")]).proxy_config().is_err());
+    }
+
+    #[test]
+    fn lines_of_the_downward_api() {
+        let found = lines_of("app=\"re\\\"views\"\nversion=v1\nproxy.istio.io/config=\"a: 1\\nb: 2\"\n\n");
+        assert_eq!((found["app"].as_str(), found["version"].as_str()), ("re\"views", "v1"));
+        assert_eq!(found["proxy.istio.io/config"], "a: 1\nb: 2");
+    }
+}

@@ -1,0 +1,125 @@
+//! Tokens and the CA change while everything runs.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result, ensure};
+use harness::{
+    cluster::{
+        Cluster, PATIENCE,
+        shop::{INGRESS, SHOP, SYSTEM, Shop, available},
+    },
+    process::run,
+    tools, wait,
+};
+use serde_json::Value;
+
+use crate::stage::Measured;
+
+/// The key that signs tokens is replaced: the kubelet projects new ones, the old ones are worth nothing, and the mesh
+/// goes on by the new ones.
+pub(crate) async fn projected_tokens_are_rotated(cluster: &Cluster) -> Result<()> {
+    let shop = Shop::find(cluster).await?;
+    let measured = Measured::start(&shop, 50).await?;
+    let before = token(cluster).await?;
+    cluster.rotate_token_key().await?;
+    let after = wait::until("a new token in the client's pod", PATIENCE, || async {
+        let now = token(cluster).await?;
+        ensure!(now != before, "still the old one");
+        Ok(now)
+    })
+    .await?;
+    ensure!(key_id(&before)? != key_id(&after)?, "signed by the same key");
+    // A successor of the control plane never saw the old key: who comes to it with an old token is refused.
+    let istiod = crate::control_plane::replace_it(cluster).await?;
+    let refused = istiod.monitoring("/metrics").await?;
+    let refused = refused.lines().filter(|line| line.starts_with("citadel_server_authentication_failure_count"));
+    ensure!(refused.clone().all(|line| line.ends_with(" 0")), "someone came with an old token: {:?}", refused.collect::<Vec<_>>());
+    // A pod that starts now gets its first certificate by such a token.
+    cluster.kubectl(&["-n", SHOP, "rollout", "restart", "deployment/reviews-v2"]).await?;
+    cluster.kubectl(&["-n", SHOP, "rollout", "status", "deployment/reviews-v2", "--timeout=180s"]).await?;
+    measured.expect_no_failures(&shop).await
+}
+
+/// An operator's own CA, and its next intermediate.
+pub(crate) async fn a_new_intermediate_is_taken_without_restart(cluster: &Cluster) -> Result<()> {
+    let home = tempfile::tempdir()?;
+    ceremony(home.path())?;
+    move_to_own_ca(cluster, &home.path().join("first")).await?;
+    let shop = Shop::find(cluster).await?;
+    let measured = Measured::start(&shop, 50).await?;
+    let istiod = shop.control_planes().await?.pop().context("a control plane")?;
+    ensure!(issuer(cluster).await? == serial(&home.path().join("first"))?, "leaves are not signed by the first intermediate");
+    secret(cluster, &home.path().join("second")).await?;
+    let second = serial(&home.path().join("second"))?;
+    // Whoever asks from now on gets a leaf of the second; everyone trusts both, for their root is one.
+    wait::until("a leaf of the new intermediate", PATIENCE, || async {
+        cluster.kubectl(&["-n", SHOP, "rollout", "restart", "deployment/reviews-v1"]).await?;
+        cluster.kubectl(&["-n", SHOP, "rollout", "status", "deployment/reviews-v1", "--timeout=180s"]).await?;
+        ensure!(issuer(cluster).await? == second, "still the old one");
+        Ok(())
+    })
+    .await?;
+    let same = cluster.only_pod(SYSTEM, harness::cluster::shop::ISTIOD).await?;
+    ensure!(same.name == istiod.name, "the control plane was replaced");
+    measured.expect_no_failures(&shop).await
+}
+
+/// The token by which the client's sidecar says who it is.
+async fn token(cluster: &Cluster) -> Result<String> {
+    let pod = cluster.only_pod(SHOP, "app=client").await?.name;
+    cluster.file_in_pod(SHOP, &pod, "istio-token/istio-token").await
+}
+
+/// The id of the key that signed a token: the first part says it.
+fn key_id(token: &str) -> Result<String> {
+    token.split('.').next().map(str::to_owned).context("not a token")
+}
+
+/// One root, and two intermediates of it, as the CA's files.
+fn ceremony(home: &Path) -> Result<()> {
+    let program = tools::istiod_lite()?;
+    let text = |path: &str| home.join(path).display().to_string();
+    let (root, passphrase) = (text("root"), text("passphrase"));
+    fs::write(&passphrase, "a passphrase of a test that is long enough\n")?;
+    run(&program, &["ca", "root", "--out", &root, "--passphrase-file", &passphrase])?;
+    for folder in ["first", "second"] {
+        run(&program, &["ca", "intermediate", "--root", &root, "--out", &text(folder), "--passphrase-file", &passphrase])?;
+    }
+    Ok(())
+}
+
+/// Puts a CA's files into the Secret `cacerts`, as the docs say.
+async fn secret(cluster: &Cluster, folder: &Path) -> Result<()> {
+    let from = format!("--from-file={}", folder.display());
+    let manifest =
+        cluster.kubectl(&["-n", SYSTEM, "create", "secret", "generic", "cacerts", &from, "--dry-run=client", "-o", "yaml"]).await?;
+    cluster.kubectl_with(&["apply", "--server-side", "--force-conflicts", "-f", "-"], &manifest).await.map(|_| ())
+}
+
+/// From the self-signed root to an operator's: another root, so everything starts anew.
+async fn move_to_own_ca(cluster: &Cluster, folder: &Path) -> Result<()> {
+    secret(cluster, folder).await?;
+    for (namespace, deployments) in
+        [(SYSTEM, &["istiod"][..]), (SHOP, &["reviews-v1", "reviews-v2", "client"]), (INGRESS, &["istio-ingressgateway"])]
+    {
+        cluster.kubectl(&["-n", namespace, "delete", "pods", "--all", "--now"]).await?;
+        available(cluster, namespace, deployments).await?;
+    }
+    Ok(())
+}
+
+/// The serial number of the certificate that signed the leaf of `reviews` v1: the second one of its chain.
+async fn issuer(cluster: &Cluster) -> Result<String> {
+    let pod = cluster.only_pod(SHOP, "app=reviews,version=v1").await?;
+    let dump: Value = pod.place().run(async { harness::cluster::pods::Pod::admin().certificates().await }).await?;
+    let chains = dump["certificates"].as_array().context("certificates")?;
+    let chain = chains.iter().filter_map(|chain| chain["cert_chain"].as_array()).find(|chain| chain.len() > 1);
+    let issuer = chain.and_then(|chain| chain[1]["serial_number"].as_str()).with_context(|| format!("no chain: {dump}"))?;
+    Ok(issuer.trim_start_matches('0').to_lowercase())
+}
+
+/// The serial number of an intermediate.
+fn serial(folder: &Path) -> Result<String> {
+    let said = run("openssl", &["x509", "-noout", "-serial", "-in", &folder.join("ca-cert.pem").display().to_string()])?;
+    Ok(said.trim().trim_start_matches("serial=").trim_start_matches('0').to_lowercase())
+}
