@@ -68,7 +68,7 @@ mod tests {
         let labels = Labels::from([("team".into(), "a".into()), ("mesh".into(), "".into())]);
         let expression = |key: &str, operator, values: &[&str]| LabelSelector {
             labels: Labels::from([("team".into(), "a".into())]),
-            expressions: vec![LabelExpression { key: key.into(), operator, values: values.iter().map(Into::into).collect() }],
+            expressions: vec![LabelExpression { key: key.into(), operator, values: values.iter().map(|value| (*value).into()).collect() }],
         };
         assert!(LabelSelector::default().selects(&Labels::new()));
         for (key, operator, values, selected) in [

@@ -21,7 +21,7 @@ pub(crate) fn rights(without: &[&str]) -> Result<Vec<Value>> {
         if object.get("subjects").is_some() {
             object["subjects"] = json!([{ "kind": "User", "name": USER, "apiGroup": "rbac.authorization.k8s.io" }]);
         }
-        for rule in object["rules"].as_array_mut().into_iter().flatten() {
+        for rule in object.get_mut("rules").and_then(Value::as_array_mut).into_iter().flatten() {
             if let Some(resources) = rule["resources"].as_array_mut() {
                 resources.retain(|resource| !without.iter().any(|name| resource == name));
             }
@@ -41,7 +41,7 @@ pub(crate) fn definitions() -> Result<Vec<Value>> {
     Ok(all)
 }
 
-fn documents(file: &str) -> Result<Vec<Value>> {
+pub(crate) fn documents(file: &str) -> Result<Vec<Value>> {
     let text = fs::read_to_string(tools::project().join(file)).with_context(|| file.to_owned())?;
     let documents = serde_norway::Deserializer::from_str(&text).map(Value::deserialize);
     documents.collect::<Result<Vec<_>, _>>().with_context(|| file.to_owned())

@@ -2,6 +2,7 @@
 //! versions of `reviews`, with traffic that must not fail.
 
 use std::{
+    ffi::OsString,
     fs,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
@@ -114,11 +115,6 @@ impl Shop {
         // What is judged here is that requests succeed; how fast, `tests/envoy` judges.
         plan.late = Duration::from_secs(10);
         Ok(Traffic { load: Load::start(&plan), before })
-    }
-
-    /// The certificate that the control plane's own leads to.
-    pub(crate) fn root_certificate(&self) -> Result<Vec<u8>> {
-        Ok(fs::read(self.home.path().join("ca/root-cert.pem"))?)
     }
 
     /// The metrics, as text.
