@@ -36,8 +36,13 @@ async fn objects_of_every_kind_arrive_and_go() -> Result<()> {
         }
         shop.wait_for_config(*envoy, seen, false).await.with_context(|| format!("without {objects:?}"))?;
     }
-    for counted in ["VirtualService", "Service", "EndpointSlice", "Pod"] {
-        shop.wait_for_metric(&format!(r#"pilot_k8s_cfg_events{{type="{counted}",event="delete"}}"#)).await?;
+    for counted in [
+        r#"pilot_k8s_cfg_events{type="VirtualService",event="delete"}"#,
+        r#"pilot_k8s_reg_events{type="Services",event="delete"}"#,
+        r#"pilot_k8s_reg_events{type="EndpointSlice",event="delete"}"#,
+        r#"pilot_k8s_reg_events{type="Pods",event="delete"}"#,
+    ] {
+        shop.wait_for_metric(counted).await?;
     }
     traffic.judge(&mut shop).await?;
     Ok(())

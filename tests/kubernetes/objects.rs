@@ -22,7 +22,7 @@ pub(crate) fn rights(without: &[&str]) -> Result<Vec<Value>> {
             object["subjects"] = json!([{ "kind": "User", "name": USER, "apiGroup": "rbac.authorization.k8s.io" }]);
         }
         for rule in object.get_mut("rules").and_then(Value::as_array_mut).into_iter().flatten() {
-            if let Some(resources) = rule["resources"].as_array_mut() {
+            if let Some(resources) = rule.get_mut("resources").and_then(Value::as_array_mut) {
                 resources.retain(|resource| !without.iter().any(|name| resource == name));
             }
         }
