@@ -11,16 +11,8 @@ use serde_json::{Value, json};
 
 use crate::{
     definitions::{install, said},
-    objects::{pod, service},
+    objects::{self, pod, service},
     shop::{PATIENCE, Shop, VIRTUAL_SERVICE},
-};
-
-/// The webhook on the control plane of a test, where `manifests/base` has a Service.
-const CONFIGURATION: Object<'_> = Object {
-    api_version: "admissionregistration.k8s.io/v1",
-    kind: "ValidatingWebhookConfiguration",
-    namespace: "",
-    name: "istio-validator-istio-system",
 };
 
 const CONDITION: &str = "istiod-lite.io/Accepted";
@@ -116,22 +108,15 @@ impl Shop {
         self.api.put(&[service("reviews"), service("ratings"), gateway]).await
     }
 
+    /// That of `manifests/base`, at the control plane's address where that has a Service. The control plane itself says by
+    /// what root it is to be trusted.
     async fn turn_webhook_on(&self) -> Result<()> {
         let url = format!("https://{}/validate", self.network.socket(1, harness::launch::PORT_WEBHOOKS));
-        let bundle = k8s_openapi::ByteString(self.root_certificate()?);
-        let rule = json!({
-            "operations": ["CREATE", "UPDATE"], "apiGroups": ["networking.istio.io", "security.istio.io"], "apiVersions": ["*"],
-            "resources": ["*"],
-        });
-        let webhook = json!({
-            "name": "rev.validation.istio.io", "clientConfig": { "url": url, "caBundle": bundle }, "rules": [rule],
-            "failurePolicy": "Fail", "sideEffects": "None", "admissionReviewVersions": ["v1"],
-        });
-        let configuration = json!({
-            "apiVersion": CONFIGURATION.api_version, "kind": CONFIGURATION.kind, "metadata": { "name": CONFIGURATION.name },
-            "webhooks": [webhook],
-        });
-        self.api.put(&[configuration]).await?;
+        let mut configurations = objects::documents("manifests/base/validating-webhook.yaml")?;
+        for webhook in configurations.iter_mut().flat_map(|it| it["webhooks"].as_array_mut().into_iter().flatten()) {
+            webhook["clientConfig"] = json!({ "url": url });
+        }
+        self.api.put(&configurations).await?;
         let wrong = "{apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {name: probe, namespace: shop}, spec: {}}";
         wait::until("the webhook to be asked", PATIENCE, || async {
             let output = self.api.kubectl(&["create", "--dry-run=server", "-f", "-"], wrong).await?;
@@ -146,7 +131,7 @@ impl Shop {
         let told = format!("{} {}", mistake.object, mistake.text);
         if mistake.refused {
             let output = self.api.kubectl(&["apply", "-f", "-"], &mistake.yaml).await?;
-            let refusal = format!("admission webhook \"rev.validation.istio.io\" denied the request: {told}");
+            let refusal = format!("admission webhook \"validation.istio.io\" denied the request: {told}");
             ensure!(!output.status.success() && said(&output).contains(&refusal), "not {refusal:?} but {:?}", said(&output));
             ensure!(self.api.get(mistake.stored()).await.is_err(), "it is stored");
             return Ok(());

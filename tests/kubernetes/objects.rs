@@ -41,7 +41,7 @@ pub(crate) fn definitions() -> Result<Vec<Value>> {
     Ok(all)
 }
 
-fn documents(file: &str) -> Result<Vec<Value>> {
+pub(crate) fn documents(file: &str) -> Result<Vec<Value>> {
     let text = fs::read_to_string(tools::project().join(file)).with_context(|| file.to_owned())?;
     let documents = serde_norway::Deserializer::from_str(&text).map(Value::deserialize);
     documents.collect::<Result<Vec<_>, _>>().with_context(|| file.to_owned())

@@ -117,11 +117,6 @@ impl Shop {
         Ok(Traffic { load: Load::start(&plan), before })
     }
 
-    /// The certificate that the control plane's own leads to.
-    pub(crate) fn root_certificate(&self) -> Result<Vec<u8>> {
-        Ok(fs::read(self.home.path().join("ca/root-cert.pem"))?)
-    }
-
     /// The metrics, as text.
     pub(crate) async fn metrics(&self) -> Result<String> {
         get_text(self.network.socket(1, PORT_MONITORING), "/metrics").await
