@@ -11,6 +11,7 @@ mod workloads;
 
 use std::{env, process::ExitCode, sync::Arc};
 
+use harness::{cluster::missing, said::say};
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::unistd::Uid;
 use tokio::runtime::Runtime;
