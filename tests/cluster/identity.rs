@@ -3,9 +3,11 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
+use base64::Engine;
 use harness::{
     cluster::{
         Cluster, PATIENCE,
+        pods::Pod,
         shop::{INGRESS, SHOP, SYSTEM, Shop, available},
     },
     process::run,
@@ -48,9 +50,9 @@ pub(crate) async fn a_new_intermediate_is_taken_without_restart(cluster: &Cluste
     let shop = Shop::find(cluster).await?;
     let measured = Measured::start(&shop, 50).await?;
     let istiod = shop.control_planes().await?.pop().context("a control plane")?;
-    ensure!(issuer(cluster).await? == serial(&home.path().join("first"))?, "leaves are not signed by the first intermediate");
+    ensure!(issuer(cluster).await? == serial(&home.path().join("first/ca-cert.pem"))?, "leaves are not signed by the first intermediate");
     secret(cluster, &home.path().join("second")).await?;
-    let second = serial(&home.path().join("second"))?;
+    let second = serial(&home.path().join("second/ca-cert.pem"))?;
     // Whoever asks from now on gets a leaf of the second; everyone trusts both, for their root is one.
     wait::until("a leaf of the new intermediate", PATIENCE, || async {
         cluster.kubectl(&["-n", SHOP, "rollout", "restart", "deployment/reviews-v1"]).await?;
@@ -111,15 +113,18 @@ async fn move_to_own_ca(cluster: &Cluster, folder: &Path) -> Result<()> {
 /// The serial number of the certificate that signed the leaf of `reviews` v1: the second one of its chain.
 async fn issuer(cluster: &Cluster) -> Result<String> {
     let pod = cluster.only_pod(SHOP, "app=reviews,version=v1").await?;
-    let dump: Value = pod.place().run(async { harness::cluster::pods::Pod::admin().certificates().await }).await?;
-    let chains = dump["certificates"].as_array().context("certificates")?;
-    let chain = chains.iter().filter_map(|chain| chain["cert_chain"].as_array()).find(|chain| chain.len() > 1);
-    let issuer = chain.and_then(|chain| chain[1]["serial_number"].as_str()).with_context(|| format!("no chain: {dump}"))?;
-    Ok(issuer.trim_start_matches('0').to_lowercase())
+    let dump: Value = pod.place().run(async { Pod::admin().config_dump().await }).await?;
+    let secrets = dump["configs"].as_array().into_iter().flatten().flat_map(|part| part["dynamic_active_secrets"].as_array());
+    let own = secrets.flatten().find(|secret| secret["name"] == "default").context("Envoy has no certificate")?;
+    let chain = own["secret"]["tls_certificate"]["certificate_chain"]["inline_bytes"].as_str().context("the chain is inline")?;
+    let chain = String::from_utf8(base64::engine::general_purpose::STANDARD.decode(chain)?)?;
+    let issuer = chain.split_inclusive("-----END CERTIFICATE-----\n").nth(1).with_context(|| format!("a leaf alone: {chain}"))?;
+    let file = tempfile::NamedTempFile::new()?;
+    fs::write(file.path(), issuer)?;
+    serial(file.path())
 }
 
-/// The serial number of an intermediate.
-fn serial(folder: &Path) -> Result<String> {
-    let said = run("openssl", &["x509", "-noout", "-serial", "-in", &folder.join("ca-cert.pem").display().to_string()])?;
-    Ok(said.trim().trim_start_matches("serial=").trim_start_matches('0').to_lowercase())
+/// The serial number of a certificate in a file.
+fn serial(file: &Path) -> Result<String> {
+    Ok(run("openssl", &["x509", "-noout", "-serial", "-in", &file.display().to_string()])?.trim().to_owned())
 }
