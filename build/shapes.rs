@@ -27,7 +27,7 @@ pub(crate) fn generate(set: &FileDescriptorSet) -> String {
     let position: BTreeMap<&str, usize> = kept.iter().enumerate().map(|(at, name)| (*name, at)).collect();
     let mut source = String::from("static SHAPES: &[Shape] = &[\n");
     for name in &kept {
-        let _ = write!(source, "Shape {{ name: {name:?}, fields: &[");
+        let _ = write!(source, "Shape {{ name: {name:?}, is_any: {}, fields: &[", *name == ANY);
         for (number, leads) in &messages[*name] {
             let _ = match leads {
                 Leads::Message(to) => match position.get(to.as_str()) {

@@ -102,6 +102,11 @@ impl WorkloadCertificate {
         &self.root_pem
     }
 
+    /// The same with another root bundle.
+    pub fn trusting(&self, root_pem: String) -> Self {
+        Self { root_pem, ..self.clone() }
+    }
+
     /// When the leaf expires.
     pub fn not_after(&self) -> SystemTime {
         self.not_after

@@ -14,6 +14,7 @@ pub mod identity;
 pub mod launch;
 pub mod readiness;
 pub mod relay;
+pub mod roots;
 pub mod sds;
 pub mod settings;
 pub mod status;
@@ -117,8 +118,14 @@ async fn start_services(settings: &Settings, draining: &Draining, services: &mut
     let address = settings.listen.agent;
     let port = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
 
+    let (trusting, trusted) = watch::channel(None);
+    let (issued, roots) = (certificate.clone(), settings.discovery.root_cert.clone());
+    services.spawn(async move {
+        roots::follow(issued, &roots, trusting).await;
+        service_ended("roots", Ok::<_, io::Error>(()))
+    });
     let secrets = tonic::transport::Server::builder()
-        .add_service(SecretDiscoveryServiceServer::new(SecretService::new(certificate.clone())))
+        .add_service(SecretDiscoveryServiceServer::new(SecretService::new(trusted)))
         .serve_with_incoming(UnixListenerStream::new(sockets.sds));
     services.spawn(async move { service_ended("SDS", secrets.await) });
 

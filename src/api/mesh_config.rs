@@ -6,6 +6,7 @@ use smol_str::SmolStr;
 
 use super::{
     istio::{OutboundTrafficPolicy, RetryPolicy, TcpKeepalive},
+    label_selector::LabelSelector,
     proxy_config::ProxyConfig,
 };
 
@@ -54,6 +55,8 @@ pub struct MeshConfig {
     pub default_virtual_service_export_to: Vec<SmolStr>,
     /// `defaultDestinationRuleExportTo`
     pub default_destination_rule_export_to: Vec<SmolStr>,
+    /// `discoverySelectors`: namespaces that one of them selects are read; empty: all are.
+    pub discovery_selectors: Vec<LabelSelector>,
     /// `outboundClusterStatName`
     pub outbound_cluster_stat_name: SmolStr,
     /// `inboundClusterStatName`
@@ -106,6 +109,7 @@ impl Default for MeshConfig {
             default_service_export_to: vec!["*".into()],
             default_virtual_service_export_to: vec!["*".into()],
             default_destination_rule_export_to: vec!["*".into()],
+            discovery_selectors: Vec::new(),
             outbound_cluster_stat_name: SmolStr::default(),
             inbound_cluster_stat_name: SmolStr::default(),
             default_http_retry_policy: None,

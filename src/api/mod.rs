@@ -4,6 +4,7 @@ pub mod diagnostic;
 mod findings;
 pub mod istio;
 pub mod kubernetes;
+pub mod label_selector;
 pub mod mesh_config;
 pub mod object;
 pub mod proxy_config;

@@ -9,6 +9,7 @@ mod definitions;
 mod endpoints;
 pub(in crate::mesh) mod hosts;
 mod links;
+mod marks;
 mod policies;
 mod preview;
 mod protocol;
@@ -19,8 +20,13 @@ mod store;
 mod tests;
 mod workloads;
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
+use rustc_hash::FxHashSet;
 use smol_str::SmolStr;
 
 pub(in crate::mesh) use endpoints::selects;
@@ -31,11 +37,12 @@ use self::{
     definitions::Definitions,
     endpoints::Tables,
     links::Links,
+    marks::Marks,
     routes::RouteLinks,
     store::{Id, Store},
 };
 use super::{
-    model::{Endpoint, EndpointAddress, EndpointSet, Hostname, Service, ServiceKey},
+    model::{Endpoint, EndpointAddress, EndpointSet, Hostname, Service, ServiceKey, SpiffeId},
     policy::mtls,
     world::{NamedKey, Touched, World},
 };
@@ -52,8 +59,8 @@ pub struct Engine {
     slices: Links<Id, NamedKey>,
     /// EndpointSlices and the pods they name.
     slice_pods: Links<Id, NamedKey>,
-    /// Pods and the node they run on.
-    pod_nodes: Links<NamedKey, SmolStr>,
+    /// Pods by the node that they run on, which their workload names.
+    pods_on: BTreeMap<SmolStr, BTreeSet<NamedKey>>,
     routes: RouteLinks,
 }
 
@@ -73,14 +80,12 @@ pub struct Applied {
 /// What has to be derived again, filled by each stage for those after it.
 #[derive(Default)]
 struct Dirty {
-    workloads: BTreeSet<NamedKey>,
-    definitions: BTreeSet<Id>,
-    endpoints: BTreeSet<ServiceKey>,
-    services: BTreeSet<ServiceKey>,
-    routes: BTreeSet<NamedKey>,
+    workloads: Marks<NamedKey>,
+    definitions: Marks<Id>,
+    endpoints: Marks<ServiceKey>,
+    services: Marks<ServiceKey>,
+    routes: Marks<NamedKey>,
     touched: Touched,
-    /// Becomes `touched.addresses` in one go: a set is much cheaper made from a list than one by one.
-    addresses: Vec<IpAddr>,
     recomputed: usize,
 }
 
@@ -98,7 +103,7 @@ impl Engine {
             definitions: Definitions::default(),
             slices: Links::default(),
             slice_pods: Links::default(),
-            pod_nodes: Links::default(),
+            pods_on: BTreeMap::new(),
             routes: RouteLinks::default(),
         }
     }
@@ -121,7 +126,7 @@ impl Engine {
     /// Applies a batch: each object's new content, or `None` where it is gone. Of several for one object the last
     /// counts.
     pub fn apply(&mut self, changes: impl IntoIterator<Item = (ObjectKey, Option<Arc<Object>>)>) -> Applied {
-        let mut changed = BTreeSet::new();
+        let mut changed = Marks::default();
         let mut applied = 0;
         for (key, object) in changes {
             if self.store.put(&key, object) {
@@ -130,6 +135,7 @@ impl Engine {
             }
         }
         let mut dirty = Dirty::default();
+        let changed = changed.take();
         if !changed.is_empty() {
             let mut world = World::clone(&self.world);
             world.generation += 1;
@@ -139,7 +145,7 @@ impl Engine {
         Applied { world: Arc::clone(&self.world), touched: dirty.touched, applied, recomputed: dirty.recomputed }
     }
 
-    fn derive(&mut self, world: &mut World, changed: BTreeSet<Id>, dirty: &mut Dirty) {
+    fn derive(&mut self, world: &mut World, changed: Vec<Id>, dirty: &mut Dirty) {
         let changed = self.derive_mesh(world, changed, dirty);
         self.mark(world, &changed, dirty);
         self.derive_policies(world, &changed, dirty);
@@ -148,15 +154,14 @@ impl Engine {
         self.derive_endpoints(world, dirty);
         self.derive_services(world, dirty);
         self.derive_routes(world, dirty);
-        dirty.touched.addresses = std::mem::take(&mut dirty.addresses).into_iter().collect();
     }
 
     /// The settings decide about everything: when they differ, every object counts as changed.
-    fn derive_mesh(&self, world: &mut World, changed: BTreeSet<Id>, dirty: &mut Dirty) -> BTreeSet<Id> {
+    fn derive_mesh(&self, world: &mut World, changed: Vec<Id>, dirty: &mut Dirty) -> Vec<Id> {
         if !changed.iter().any(|id| id.kind == Kind::MeshConfig) {
             return changed;
         }
-        let written = self.store.ids().filter(|id| id.kind == Kind::MeshConfig).find_map(|id| {
+        let written = self.store.ids().filter(|id| id.kind == Kind::MeshConfig).min().and_then(|id| {
             let (_, mesh) = self.store.spec(id, |spec| match spec {
                 Spec::MeshConfig(mesh) => Some(mesh),
                 _ => None,
@@ -169,17 +174,19 @@ impl Engine {
         }
         world.mesh = mesh;
         dirty.touched.everything = true;
-        changed.into_iter().chain(self.store.ids().cloned()).collect()
+        let mut all = Marks::default();
+        all.extend(changed.into_iter().chain(self.store.ids().cloned()));
+        all.take()
     }
 
     /// Finds the derived values that read the changed objects.
-    fn mark(&mut self, world: &World, changed: &BTreeSet<Id>, dirty: &mut Dirty) {
+    fn mark(&mut self, world: &World, changed: &[Id], dirty: &mut Dirty) {
         for id in changed {
             let named = (id.namespace.clone(), id.name.clone());
             match id.kind {
-                Kind::Pod | Kind::WorkloadEntry => _ = dirty.workloads.insert(named),
-                Kind::Node => dirty.workloads.extend(self.pod_nodes.readers_of(&id.name).cloned()),
-                Kind::Service | Kind::ServiceEntry => _ = dirty.definitions.insert(id.clone()),
+                Kind::Pod | Kind::WorkloadEntry => dirty.workloads.insert(named),
+                Kind::Node => dirty.workloads.extend(self.pods_on.get(&id.name).into_iter().flatten().cloned()),
+                Kind::Service | Kind::ServiceEntry => dirty.definitions.insert(id.clone()),
                 Kind::EndpointSlice => self.mark_slice(world, id, dirty),
                 Kind::VirtualService => {
                     dirty.routes.extend(self.routes.roots_of(&named));
@@ -195,21 +202,21 @@ impl Engine {
     }
 
     fn mark_slice(&mut self, world: &World, id: &Id, dirty: &mut Dirty) {
-        let mut services: BTreeSet<NamedKey> = self.slices.read_by(id).cloned().collect();
+        let mut services: Vec<NamedKey> = self.slices.read_by(id).cloned().collect();
         let slice = self.store.spec(id, |spec| match spec {
             Spec::EndpointSlice(slice) => Some(slice),
             _ => None,
         });
-        let now: BTreeSet<NamedKey> = slice.iter().map(|(_, slice)| (id.namespace.clone(), slice.service.clone())).collect();
-        let pods = slice.iter().flat_map(|(_, slice)| slice.endpoints.iter().filter_map(|endpoint| endpoint.pod.clone())).collect();
+        let now: Vec<NamedKey> = slice.iter().map(|(_, slice)| (id.namespace.clone(), slice.service.clone())).collect();
+        let pods = slice.iter().flat_map(|(_, slice)| slice.endpoints.iter().filter_map(|endpoint| endpoint.pod.clone()));
         services.extend(now.iter().cloned());
-        self.slices.set(id, now);
         self.slice_pods.set(id, pods);
+        self.slices.set(id, now);
         dirty.endpoints.extend(services.iter().map(|service| kubernetes_key(service, world)));
     }
 
     fn derive_workloads(&mut self, world: &mut World, dirty: &mut Dirty) {
-        for key in std::mem::take(&mut dirty.workloads) {
+        for key in dirty.workloads.take() {
             dirty.recomputed += 1;
             let new = workloads::derive(&self.store, &key);
             let old = world.workloads.get(&key);
@@ -223,9 +230,9 @@ impl Engine {
                 continue;
             }
             dirty.touched.namespaces.insert(key.0.clone());
-            dirty.addresses.extend(old.into_iter().flat_map(|old| old.ips.iter().copied()));
-            dirty.addresses.extend(new.iter().flat_map(|new| new.ips.iter().copied()));
-            self.pod_nodes.set(&key, new.iter().filter(|new| !new.node.is_empty()).map(|new| new.node.clone()).collect());
+            dirty.touched.addresses.extend(old.into_iter().flat_map(|old| old.ips.iter().copied()));
+            dirty.touched.addresses.extend(new.iter().flat_map(|new| new.ips.iter().copied()));
+            move_pod(&mut self.pods_on, &key, old.map(|old| &old.node), new.as_ref().map(|new| &new.node));
             match new {
                 Some(new) => _ = world.workloads.insert(key, Arc::new(new)),
                 None => _ = world.workloads.remove(&key),
@@ -234,7 +241,7 @@ impl Engine {
     }
 
     fn derive_definitions(&mut self, world: &mut World, dirty: &mut Dirty) {
-        for id in std::mem::take(&mut dirty.definitions) {
+        for id in dirty.definitions.take() {
             dirty.recomputed += 1;
             let services = self.store.get(&id).map(|object| services::defined_by(object, &world.mesh)).unwrap_or_default();
             // What the aliases among them pointed to, before and after.
@@ -250,7 +257,7 @@ impl Engine {
     }
 
     fn derive_endpoints(&mut self, world: &mut World, dirty: &mut Dirty) {
-        for key in std::mem::take(&mut dirty.endpoints) {
+        for key in dirty.endpoints.take() {
             dirty.recomputed += 1;
             let new = Arc::new(self.endpoints_of(world, &key));
             let none = Arc::default();
@@ -262,7 +269,7 @@ impl Engine {
             if mtls::all_take_mtls(&old) != mtls::all_take_mtls(&new) {
                 dirty.touched.services.insert(key.hostname.clone());
             }
-            index_addresses(world, &key, &old, &new, &mut dirty.addresses);
+            index_addresses(world, &key, &old, &new, &mut dirty.touched.addresses);
             dirty.services.insert(key.clone());
             if new.ports.is_empty() {
                 world.endpoints.remove(&key);
@@ -281,7 +288,7 @@ impl Engine {
     }
 
     fn derive_services(&mut self, world: &mut World, dirty: &mut Dirty) {
-        for key in std::mem::take(&mut dirty.services) {
+        for key in dirty.services.take() {
             dirty.recomputed += 1;
             let new = self.definitions.of(&key).next().map(|service| self.complete(world, &key, service));
             let old = world.services.get(&key);
@@ -305,7 +312,9 @@ impl Engine {
         let mut service = service.clone();
         if let Some(endpoints) = world.endpoints.get(key) {
             let all = endpoints.ports.iter().flat_map(|(_, endpoints)| endpoints.iter());
-            service.service_accounts.extend(all.filter_map(|endpoint| endpoint.identity.clone()));
+            let mut identities: Vec<&SpiffeId> = all.filter_map(|endpoint| endpoint.backend.identity.as_ref()).collect();
+            identities.dedup();
+            service.service_accounts.extend(identities.into_iter().cloned());
             service.service_accounts.sort();
             service.service_accounts.dedup();
         }
@@ -314,10 +323,28 @@ impl Engine {
     }
 
     fn derive_routes(&mut self, world: &mut World, dirty: &mut Dirty) {
-        for key in std::mem::take(&mut dirty.routes) {
+        for key in dirty.routes.take() {
             dirty.recomputed += 1;
             self.routes.derive(&self.store, world, &key, &mut dirty.touched);
         }
+    }
+}
+
+fn move_pod(pods_on: &mut BTreeMap<SmolStr, BTreeSet<NamedKey>>, pod: &NamedKey, from: Option<&SmolStr>, to: Option<&SmolStr>) {
+    let [from, to] = [from, to].map(|node| node.filter(|node| !node.is_empty()));
+    if from == to {
+        return;
+    }
+    if let Some(from) = from
+        && let Some(pods) = pods_on.get_mut(from)
+    {
+        pods.remove(pod);
+        if pods.is_empty() {
+            pods_on.remove(from);
+        }
+    }
+    if let Some(to) = to {
+        pods_on.entry(to.clone()).or_default().insert(pod.clone());
     }
 }
 
@@ -337,7 +364,7 @@ fn same_shape(old: Option<&Service>, new: Option<&Service>) -> bool {
     }
 }
 
-fn index_addresses(world: &mut World, key: &ServiceKey, old: &EndpointSet, new: &EndpointSet, touched: &mut Vec<IpAddr>) {
+fn index_addresses(world: &mut World, key: &ServiceKey, old: &EndpointSet, new: &EndpointSet, touched: &mut FxHashSet<IpAddr>) {
     let (old, new) = (listening(old), listening(new));
     // A proxy's target is the port that its endpoint has, so that one which moves to another port counts too.
     touched.extend(missing(&old, &new).chain(missing(&new, &old)).map(|(ip, ..)| *ip));
@@ -388,7 +415,7 @@ fn addresses(listening: &[(IpAddr, u16, u16)]) -> Vec<IpAddr> {
 
 /// Proxies behind a service that differs may have other targets, and so may those that its selector selects.
 fn touch_proxies(world: &World, key: &ServiceKey, new: Option<&Service>, dirty: &mut Dirty) {
-    dirty.addresses.extend(world.endpoints.get(key).into_iter().flat_map(|set| listening(set)).map(|(ip, ..)| ip));
+    dirty.touched.addresses.extend(world.endpoints.get(key).into_iter().flat_map(|set| listening(set)).map(|(ip, ..)| ip));
     let old = world.services.get(key).map(|old| &**old);
     let inbound = |service: &Service| (service.registry, service.ports.clone(), service.selector.clone(), service.precedence.clone());
     let selecting = old.into_iter().chain(new).any(|service| !service.selector.is_empty());

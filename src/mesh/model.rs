@@ -182,9 +182,9 @@ pub struct Service {
     /// `subjectAltNames` of a ServiceEntry.
     pub subject_alt_names: Vec<SmolStr>,
     /// Labels of the object.
-    pub labels: Labels,
+    pub labels: Arc<Labels>,
     /// Selects its pods; empty: none.
-    pub selector: Labels,
+    pub selector: Arc<Labels>,
     /// `publishNotReadyAddresses`
     pub publish_not_ready: bool,
     /// `internalTrafficPolicy: Local`
@@ -231,6 +231,15 @@ pub struct Endpoint {
     pub address: EndpointAddress,
     /// The port to connect to.
     pub port: u16,
+    /// Who answers there.
+    pub backend: Arc<Backend>,
+    /// The workload has a sidecar and its mTLS mode for this port is not DISABLE.
+    pub mtls: bool,
+}
+
+/// What stands behind an endpoint: the same for all ports of a workload, and often for several endpoints.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Backend {
     /// Labels of the workload; subsets select by them.
     pub labels: Arc<Labels>,
     /// Where it runs.
@@ -249,8 +258,6 @@ pub struct Endpoint {
     pub workload: SmolStr,
     /// Namespace of the workload.
     pub namespace: SmolStr,
-    /// The workload has a sidecar and its mTLS mode for this port is not DISABLE.
-    pub mtls: bool,
     /// Ready or not known.
     pub health: Health,
 }

@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use imbl::OrdMap;
+use imbl::{GenericHashMap, OrdMap, shared_ptr::DefaultSharedPtr};
+use rustc_hash::{FxBuildHasher, FxHashSet};
 use smol_str::SmolStr;
 
 use super::{
@@ -42,7 +43,7 @@ pub struct World {
     /// Labels of namespaces.
     pub namespaces: OrdMap<SmolStr, Arc<Labels>>,
     /// Index: services that have an endpoint at an address, sorted.
-    pub services_at: OrdMap<IpAddr, Arc<[ServiceKey]>>,
+    pub services_at: GenericHashMap<IpAddr, Arc<[ServiceKey]>, FxBuildHasher, DefaultSharedPtr>,
     /// Index: DestinationRules by namespace and host.
     pub rules_by_host: OrdMap<(SmolStr, Hostname), Arc<HostRules>>,
     /// Index: routes for sidecars by host, the oldest first.
@@ -138,7 +139,7 @@ pub struct Touched {
     pub namespaces: BTreeSet<SmolStr>,
     /// Addresses for which the services behind them, or those services' ports, differ: proxies that have one of them
     /// may have other service targets.
-    pub addresses: BTreeSet<IpAddr>,
+    pub addresses: FxHashSet<IpAddr>,
     /// Mesh-wide settings (or a policy of the root namespace) differ: everything is looked at again.
     pub everything: bool,
 }

@@ -148,10 +148,10 @@ struct Core {
     ledger: Arc<Ledger>,
     classes: Arc<Classes>,
     worlds: watch::Sender<Arc<World>>,
-    identity_metrics: IdentityMetrics,
     injections: InjectionMetrics,
     admissions: AdmissionMetrics,
     statuses: StatusMetrics,
+    identity_metrics: IdentityMetrics,
     clock: Clock,
 }
 
@@ -186,8 +186,8 @@ async fn start(settings: &Settings, running: &Running) -> anyhow::Result<()> {
         let webhooks = https::router(webhooks(settings, &core), Arc::clone(&core.readiness), Bounds::default());
         running.spawn(https::serve(https, Arc::clone(&identity.tls), webhooks, Bounds::default(), running.stop.clone()));
     }
-    let leads = identity.control(settings, core.worlds.subscribe(), &running.tasks, &running.stop);
-    write_status(settings, &core, leads, running);
+    let leader = identity.control(settings, core.worlds.subscribe(), &running.tasks, &running.stop);
+    write_status(settings, &core, leader, running);
     tracing::info!(version = http::VERSION, source = %settings.source, "serving");
     Ok(())
 }
@@ -216,10 +216,10 @@ impl Core {
             convergence,
             classes: Arc::new(Classes::default()),
             worlds: watch::channel(Arc::default()).0,
-            identity_metrics,
             injections,
             admissions,
             statuses,
+            identity_metrics,
             clock,
         }
     }

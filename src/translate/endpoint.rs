@@ -102,7 +102,7 @@ impl EndpointInput {
 
 /// The endpoints that have the labels of a subset.
 pub(super) fn of_subset<'a>(endpoints: &'a [Endpoint], labels: Option<&'a Labels>) -> impl Iterator<Item = &'a Endpoint> {
-    let has = |endpoint: &Endpoint, wanted: &Labels| wanted.iter().all(|(key, value)| endpoint.labels.get(key) == Some(value));
+    let has = |endpoint: &Endpoint, wanted: &Labels| wanted.iter().all(|(key, value)| endpoint.backend.labels.get(key) == Some(value));
     endpoints.iter().filter(move |endpoint| labels.is_none_or(|wanted| has(endpoint, wanted)))
 }
 
@@ -122,9 +122,9 @@ fn by_locality<'a>(endpoints: impl Iterator<Item = &'a Endpoint>, keep_mtls: boo
     let mut localities: Vec<wire::Group<'a>> = Vec::new();
     for endpoint in endpoints {
         let marked = (endpoint, keep_mtls && endpoint.mtls);
-        match localities.iter_mut().find(|(locality, _)| **locality == endpoint.locality) {
+        match localities.iter_mut().find(|(locality, _)| **locality == endpoint.backend.locality) {
             Some((_, endpoints)) => endpoints.push(marked),
-            None => localities.push((&endpoint.locality, vec![marked])),
+            None => localities.push((&endpoint.backend.locality, vec![marked])),
         }
     }
     if localities.len() > 1 {

@@ -9,3 +9,4 @@ pub mod metadata;
 pub mod naming;
 pub mod route;
 pub mod tls;
+mod wire;

@@ -3,6 +3,8 @@
 //! Workload certificates come from the agent beside the proxy: secret `default` and trust bundle `ROOTCA` from the
 //! static cluster `sds-grpc`. They are never sent over ADS.
 
+use std::sync::LazyLock;
+
 use envoy_types::pb::{
     envoy::{
         config::core::v3::{
@@ -24,6 +26,7 @@ use envoy_types::pb::{
 use prost::{Message, Name};
 use smol_str::SmolStr;
 
+use super::wire::{nested, text};
 use crate::mesh::model::{Flavour, SpiffeId};
 
 /// The secret that holds the workload's own certificate.
@@ -86,25 +89,61 @@ pub fn ads(wait_forever: bool) -> ConfigSource {
 }
 
 /// The ALPN names that clients offer on in-mesh mTLS to a cluster (contract §3.2).
-pub fn mesh_alpn(flavour: Flavour, http2: bool) -> Vec<String> {
-    let peer_exchange = (flavour == Flavour::Istio).then_some(PEER_EXCHANGE);
-    let names = peer_exchange.into_iter().chain([ISTIO]).chain(http2.then_some("h2"));
-    names.map(str::to_owned).collect()
+pub fn mesh_alpn(flavour: Flavour, http2: bool) -> &'static [&'static str] {
+    match (flavour, http2) {
+        (Flavour::Istio, true) => &[PEER_EXCHANGE, ISTIO, "h2"],
+        (Flavour::Istio, false) => &[PEER_EXCHANGE, ISTIO],
+        (Flavour::Stock, true) => &[ISTIO, "h2"],
+        (Flavour::Stock, false) => &[ISTIO],
+    }
 }
 
 /// Client side of in-mesh mTLS: own certificate, the peer's identity must be one of `identities` or have one of the
 /// `other_names` (none at all: any certificate of the trust bundle), with this SNI and these ALPN names.
-pub fn upstream_istio_mutual(identities: &[SpiffeId], other_names: &[SmolStr], sni: &str, alpn: Vec<String>) -> TransportSocket {
-    let names = identities.iter().map(SpiffeId::to_string).chain(other_names.iter().map(SmolStr::to_string));
-    let mut common = workload_context(names.map(MatchPattern::Exact), alpn);
-    common.tls_params = Some(TlsParameters {
+///
+/// Every cluster of the mesh has one of these, and most of what they say is the same: it is written straight on the
+/// wire from parts that are encoded once. Numbers are those of the fields of `UpstreamTlsContext` and below.
+pub fn upstream_istio_mutual(identities: &[SpiffeId], other_names: &[SmolStr], sni: &str, alpn: &[&str]) -> TransportSocket {
+    let parts = &*UPSTREAM_PARTS;
+    let mut value = Vec::with_capacity(384);
+    nested(&mut value, 1, |common| {
+        nested(common, 1, |bytes| bytes.extend_from_slice(&parts.versions));
+        nested(common, 8, |combined| {
+            nested(combined, 1, |context| {
+                identities.iter().for_each(|identity| nested(context, 9, |exact| text(exact, 1, &identity.to_string())));
+                other_names.iter().for_each(|name| nested(context, 9, |exact| text(exact, 1, name)));
+            });
+            nested(combined, 2, |bytes| bytes.extend_from_slice(&parts.bundle));
+        });
+        alpn.iter().for_each(|name| text(common, 4, name));
+        nested(common, 6, |bytes| bytes.extend_from_slice(&parts.certificate));
+    });
+    text(&mut value, 2, sni);
+    TransportSocket {
+        name: "envoy.transport_sockets.tls".into(),
+        config_type: Some(transport_socket::ConfigType::TypedConfig(Any { type_url: UpstreamTlsContext::type_url(), value })),
+    }
+}
+
+/// What all clients say, encoded.
+struct UpstreamParts {
+    versions: Vec<u8>,
+    certificate: Vec<u8>,
+    bundle: Vec<u8>,
+}
+
+static UPSTREAM_PARTS: LazyLock<UpstreamParts> = LazyLock::new(|| {
+    let versions = TlsParameters {
         tls_minimum_protocol_version: TlsProtocol::TlSv12 as i32,
         tls_maximum_protocol_version: TlsProtocol::TlSv13 as i32,
         ..Default::default()
-    });
-    let context = UpstreamTlsContext { common_tls_context: Some(common), sni: sni.into(), ..Default::default() };
-    socket("envoy.transport_sockets.tls", &context)
-}
+    };
+    UpstreamParts {
+        versions: versions.encode_to_vec(),
+        certificate: secret(WORKLOAD_CERTIFICATE, agent_sds()).encode_to_vec(),
+        bundle: secret(TRUST_BUNDLE, agent_sds()).encode_to_vec(),
+    }
+});
 
 /// No TLS.
 pub fn raw_buffer() -> TransportSocket {
@@ -175,5 +214,22 @@ mod tests {
     fn only_istios_proxy_offers_the_metadata_exchange() {
         assert_eq!(mesh_alpn(Flavour::Istio, true), ["istio-peer-exchange", "istio", "h2"]);
         assert_eq!(mesh_alpn(Flavour::Stock, false), ["istio"]);
+    }
+
+    #[test]
+    fn what_is_written_on_the_wire_is_the_message() {
+        let identity = |account: &str| SpiffeId { trust_domain: "td".into(), namespace: "shop".into(), service_account: account.into() };
+        for (identities, names) in [(vec![], vec![]), (vec![identity("a"), identity("b")], vec!["other.example.com".into()])] {
+            let patterns = identities.iter().map(SpiffeId::to_string).chain(names.iter().map(SmolStr::to_string)).map(MatchPattern::Exact);
+            let mut common = workload_context(patterns, vec!["istio".into(), "h2".into()]);
+            common.tls_params = Some(TlsParameters {
+                tls_minimum_protocol_version: TlsProtocol::TlSv12 as i32,
+                tls_maximum_protocol_version: TlsProtocol::TlSv13 as i32,
+                ..Default::default()
+            });
+            let expected = UpstreamTlsContext { common_tls_context: Some(common), sni: "outbound_.80_._.a".into(), ..Default::default() };
+            let written = upstream_istio_mutual(&identities, &names, "outbound_.80_._.a", &[ISTIO, "h2"]);
+            assert_eq!(written, socket("envoy.transport_sockets.tls", &expected));
+        }
     }
 }

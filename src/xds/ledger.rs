@@ -84,6 +84,8 @@ pub struct Rejection {
     pub resources: Vec<SmolStr>,
     /// The objects that they come from (`Kind/namespace/name`), sorted.
     pub objects: Vec<String>,
+    /// Whether these are what was refused; else some of them are.
+    pub found: bool,
 }
 
 /// An object from which something was made that some connected proxy refused and still lacks.
@@ -135,11 +137,11 @@ impl Ledger {
         self.proxies.lock().values().cloned().collect()
     }
 
-    /// What connected proxies refuse, told of each object once, sorted.
+    /// What connected proxies refuse, as far as it is found out, told of each object and type once, sorted.
     pub fn refusals(&self) -> Vec<Refusal> {
         let mut all = BTreeSet::new();
         for status in self.proxies.lock().values() {
-            for (kind, rejection) in &status.rejected {
+            for (kind, rejection) in status.rejected.iter().filter(|(_, rejection)| rejection.found) {
                 let of = |object: &String| Refusal { object: object.clone(), kind: *kind, error: rejection.error.clone() };
                 all.extend(rejection.objects.iter().map(of));
             }
@@ -247,7 +249,7 @@ impl Entry {
             "the proxy refused configuration"
         );
         if let Some(status) = self.ledger.proxies.lock().get_mut(&self.number) {
-            status.rejected.insert(kind, Rejection { error: error.into(), resources, objects });
+            status.rejected.insert(kind, Rejection { error: error.into(), resources, objects, found });
         }
     }
 }
@@ -299,6 +301,7 @@ mod tests {
         entry.event(&rejected(vec![], vec![Arc::clone(&resource)]));
         let counter = || ledger.metrics().refused_objects.get_or_create(&[("object", "DestinationRule/shop/reviews".into())]).get();
         assert_eq!(counter(), 0, "a suspect is not guilty");
+        assert_eq!(ledger.refusals(), []);
         entry.event(&rejected(vec![resource], vec![]));
         assert_eq!(counter(), 1);
         assert_eq!(ledger.proxies()[0].rejected[&ResourceType::Cluster].objects, ["DestinationRule/shop/reviews"]);

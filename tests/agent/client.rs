@@ -26,8 +26,14 @@ pub(crate) struct Connection {
 
 /// Sends one plain HTTP request; status and body.
 pub(crate) async fn http(method: &str, address: SocketAddr, path: &str) -> Result<(u16, String)> {
+    http_with(method, address, path, "").await
+}
+
+/// The same with further header lines, each with its end.
+pub(crate) async fn http_with(method: &str, address: SocketAddr, path: &str, headers: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(format!("{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").as_bytes()).await?;
+    let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\n{headers}content-length: 0\r\nconnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
     let mut text = String::new();
     stream.read_to_string(&mut text).await?;
     let status = text.split(' ').nth(1).context("no status")?.parse()?;
@@ -51,8 +57,8 @@ impl Connection {
         Ok(Self { stream })
     }
 
-    /// Asks over this connection; the answer's body, which must be as long as `expected`.
-    pub(crate) async fn ask(&mut self, expected: &str) -> Result<()> {
+    /// Asks over this connection; the answer must end with `expected`. Whether the connection may be used again.
+    pub(crate) async fn ask(&mut self, expected: &str) -> Result<bool> {
         self.stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await?;
         let mut text = String::new();
         let mut buffer = [0_u8; 4096];
@@ -62,7 +68,7 @@ impl Connection {
             text.push_str(&String::from_utf8_lossy(&buffer[..read]));
         }
         ensure!(text.starts_with("HTTP/1.1 200"), "{text}");
-        Ok(())
+        Ok(!text.to_ascii_lowercase().contains("connection: close"))
     }
 
     /// Serial number and URI of the certificate that the proxy showed.

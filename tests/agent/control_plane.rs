@@ -72,8 +72,10 @@ struct Service(Arc<Shared>);
 
 impl Authority {
     pub(crate) fn new() -> Result<Self> {
+        // Roots of one name that certificates do not tell apart by key would hide each other.
+        static ROOTS: AtomicU64 = AtomicU64::new(1);
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "root of the test");
+        params.distinguished_name.push(DnType::CommonName, format!("root {} of the test", ROOTS.fetch_add(1, Ordering::SeqCst)));
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Ok(Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate()?)? })
     }

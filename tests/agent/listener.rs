@@ -11,8 +11,12 @@ use envoy_types::pb::{
                 TransportSocket, address, api_config_source::ApiType, config_source::ConfigSourceSpecifier, data_source, grpc_service,
                 socket_address::PortSpecifier, transport_socket,
             },
+            endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier},
             listener::v3::{Filter, FilterChain, Listener, filter},
-            route::v3::{DirectResponseAction, Route, RouteConfiguration, RouteMatch, VirtualHost, route, route_match},
+            route::v3::{
+                DirectResponseAction, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route,
+                route_action::ClusterSpecifier, route_match,
+            },
         },
         extensions::{
             filters::{
@@ -22,7 +26,7 @@ use envoy_types::pb::{
                 },
             },
             transport_sockets::tls::v3::{
-                CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, common_tls_context::ValidationContextType,
+                CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, UpstreamTlsContext, common_tls_context::ValidationContextType,
             },
         },
     },
@@ -64,18 +68,70 @@ pub(crate) fn cluster(size: usize) -> Any {
     })
 }
 
+/// A listener at `at` that sends each request in the clear to the cluster `some`.
+pub(crate) fn forwarding(at: SocketAddr) -> Any {
+    let action = RouteAction { cluster_specifier: Some(ClusterSpecifier::Cluster("some".to_owned())), ..Default::default() };
+    any(&Listener {
+        name: "inbound".to_owned(),
+        address: Some(address(at)),
+        traffic_direction: TrafficDirection::Inbound.into(),
+        filter_chains: vec![FilterChain {
+            filters: vec![Filter {
+                name: "envoy.filters.network.http_connection_manager".to_owned(),
+                config_type: Some(filter::ConfigType::TypedConfig(any(&manager(route::Action::Route(action))))),
+            }],
+            ..Default::default()
+        }],
+        ..Default::default()
+    })
+}
+
+/// The cluster `some`: one endpoint; with TLS where there are names of secrets: a certificate's and the roots'.
+pub(crate) fn upstream(at: SocketAddr, secrets: Option<(&str, &str)>) -> Any {
+    let endpoint = Endpoint { address: Some(address(at)), ..Default::default() };
+    let endpoint = LbEndpoint { host_identifier: Some(HostIdentifier::Endpoint(endpoint)), ..Default::default() };
+    let tls = |(certificate, roots)| UpstreamTlsContext {
+        common_tls_context: Some(CommonTlsContext {
+            tls_certificate_sds_secret_configs: vec![secret(certificate)],
+            validation_context_type: Some(ValidationContextType::ValidationContextSdsSecretConfig(secret(roots))),
+            ..Default::default()
+        }),
+        sni: "shop.example".to_owned(),
+        ..Default::default()
+    };
+    any(&Cluster {
+        name: "some".to_owned(),
+        connect_timeout: Some(ProtoDuration { seconds: 1, nanos: 0 }),
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::Static.into())),
+        load_assignment: Some(ClusterLoadAssignment {
+            cluster_name: "some".to_owned(),
+            endpoints: vec![LocalityLbEndpoints { lb_endpoints: vec![endpoint], ..Default::default() }],
+            ..Default::default()
+        }),
+        transport_socket: secrets.map(|names| TransportSocket {
+            name: "envoy.transport_sockets.tls".to_owned(),
+            config_type: Some(transport_socket::ConfigType::TypedConfig(any(&tls(names)))),
+        }),
+        ..Default::default()
+    })
+}
+
 fn connection_manager(answer: &str) -> HttpConnectionManager {
+    manager(route::Action::DirectResponse(DirectResponseAction {
+        status: 200,
+        body: Some(DataSource { specifier: Some(data_source::Specifier::InlineString(answer.to_owned())), ..Default::default() }),
+        ..Default::default()
+    }))
+}
+
+fn manager(action: route::Action) -> HttpConnectionManager {
     let route = Route {
         r#match: Some(RouteMatch { path_specifier: Some(route_match::PathSpecifier::Prefix("/".to_owned())), ..Default::default() }),
-        action: Some(route::Action::DirectResponse(DirectResponseAction {
-            status: 200,
-            body: Some(DataSource { specifier: Some(data_source::Specifier::InlineString(answer.to_owned())), ..Default::default() }),
-            ..Default::default()
-        })),
+        action: Some(action),
         ..Default::default()
     };
     HttpConnectionManager {
-        stat_prefix: "inbound".to_owned(),
+        stat_prefix: "inbound_test".to_owned(),
         route_specifier: Some(RouteSpecifier::RouteConfig(RouteConfiguration {
             virtual_hosts: vec![VirtualHost {
                 name: "all".to_owned(),

@@ -2,7 +2,10 @@
 
 mod client;
 mod control_plane;
+mod draining;
+mod files;
 mod listener;
+mod probes;
 mod stage;
 
 use std::{
@@ -16,7 +19,7 @@ use anyhow::{Result, ensure};
 use nix::sys::signal::{Signal, kill};
 
 use self::{
-    client::http,
+    client::{Connection, http},
     control_plane::{Authority, SPIFFE_ID},
     stage::{Stage, envoy, runs},
 };
@@ -149,7 +152,7 @@ async fn the_certificate_speaks_when_the_token_is_gone() -> Result<()> {
     let shared = stage.shared.clone();
     stage.wait("renewed twice", async || shared.issued.load(Ordering::SeqCst) >= issued + 2).await?;
     stage.wait("reconnected", async || shared.streams.load(Ordering::SeqCst) > streams).await?;
-    stage.connect().await?.ask("hello").await
+    stage.connect().await?.ask("hello").await.map(|_| ())
 }
 
 #[tokio::test]
@@ -204,6 +207,27 @@ async fn a_drain_waits_for_open_connections_and_tells_the_others() -> Result<()>
     connection.ask("hello").await?;
     assert_eq!(stage.agent_ended().await?.code(), Some(0));
     ensure!(start.elapsed() < Duration::from_secs(6), "the drain is bounded: {:?}", start.elapsed());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_new_root_in_the_file_is_trusted_before_the_next_certificate() -> Result<()> {
+    let Some(envoy) = envoy() else { return Ok(()) };
+    let mut stage = Stage::set(envoy, LONG)?;
+    let _control_plane = stage.start_control_plane()?;
+    stage.start_agent(&[])?;
+    stage.wait_until_ready().await?;
+    let next = Authority::new()?;
+    let trusted = async || match Connection::open(&next, stage.at(8080)).await {
+        Ok(mut connection) => connection.ask("hello").await.is_ok(),
+        Err(_) => false,
+    };
+    ensure!(!trusted().await, "a client of a root that nobody named was let in");
+    let (old, new) = (stage.shared.authority.root_pem(), next.root_pem());
+    fs::write(stage.folder.path().join("root-cert.pem"), format!("{old}{new}"))?;
+    stage.wait("trusting the new root", trusted).await?;
+    stage.connect().await?.ask("hello").await?;
+    ensure!(stage.shared.issued.load(Ordering::SeqCst) == 1, "not before the next certificate");
     Ok(())
 }
 

@@ -32,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Stage {
     pub(crate) shared: Arc<Shared>,
     pub(crate) folder: TempDir,
+    /// Variables of the agent's environment.
+    pub(crate) environment: Vec<(&'static str, String)>,
     envoy: PathBuf,
     ip: IpAddr,
     agent: Option<Child>,
@@ -54,7 +56,7 @@ impl Stage {
         static TESTS: AtomicU8 = AtomicU8::new(1);
         let process = u8::try_from(std::process::id() % 100)?;
         let ip = IpAddr::from([127, 100 + process, TESTS.fetch_add(1, Ordering::SeqCst), 1]);
-        let stage = Self { shared: Shared::new(ttl)?, folder: TempDir::new()?, envoy, ip, agent: None };
+        let stage = Self { shared: Shared::new(ttl)?, folder: TempDir::new()?, environment: Vec::new(), envoy, ip, agent: None };
         fs::write(stage.folder.path().join("root-cert.pem"), stage.shared.authority.root_pem())?;
         fs::write(stage.folder.path().join("token"), TOKEN)?;
         stage.shared.serve_resource("some", listener::cluster(0));
@@ -84,14 +86,9 @@ impl Stage {
         let child = Command::new(env!("CARGO_BIN_EXE_istiod-lite"))
             .args(["agent", role, "--name", "reviews-1", "--namespace", "shop", "--service-account", "reviews"])
             .args(["--listen-address", &ip, "--ip", &ip, "--interception", "NONE", "--labels", "app=reviews", "--concurrency", "1"])
-            .args([
-                "--discovery-address",
-                &self.at(15012).to_string(),
-                "--termination-drain-duration",
-                "3s",
-                "--minimum-drain-duration",
-                "0s",
-            ])
+            .args(["--discovery-address", &self.at(15012).to_string()])
+            .env("TERMINATION_DRAIN_DURATION_SECONDS", "3")
+            .env("MINIMUM_DRAIN_DURATION", "0s")
             .arg("--root-cert")
             .arg(path("root-cert.pem"))
             .arg("--token-file")
@@ -101,6 +98,7 @@ impl Stage {
             .arg("--envoy")
             .arg(&self.envoy)
             .args(further)
+            .envs(self.environment.iter().map(|(key, value)| (key, value)))
             .stdin(Stdio::null())
             .stderr(fs::File::create(path("log"))?)
             .spawn()?;
@@ -137,6 +135,12 @@ impl Stage {
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         let agent = self.agent.as_ref().context("no agent")?;
         Ok(kill(Pid::from_raw(i32::try_from(agent.id())?), signal)?)
+    }
+
+    /// `istiod-lite agent drain`, as a preStop hook runs it.
+    pub(crate) fn start_hook(&self) -> Result<Child> {
+        let ip = self.ip.to_string();
+        Ok(Command::new(env!("CARGO_BIN_EXE_istiod-lite")).args(["agent", "drain", "--listen-address", &ip]).spawn()?)
     }
 
     /// The process id of the agent's Envoy.

@@ -2,6 +2,8 @@
 
 use std::{fs, os::unix::fs::symlink, path::Path};
 
+use harness::mistakes::{self, Mistake};
+
 /// A file beside the good ones, and the findings it leads to.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
@@ -69,14 +71,6 @@ spec:
 pub(crate) const RIVAL_FINDING: &str = "warning: Gateway/shop/b-tcp (z.yaml, document 2) spec.servers[1]: \
     port 8080 is held by an older server of another kind: this server gets no listener";
 
-/// A VirtualService for `reviews` with these fields besides.
-pub(crate) fn virtual_service(http: &str) -> String {
-    format!(
-        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: reviews, namespace: shop}}\n\
-         spec: {{hosts: [reviews], http: [{http}]}}\n"
-    )
-}
-
 impl Case {
     fn new(name: &'static str, text: impl Into<Vec<u8>>, findings: &[&str]) -> Self {
         let findings = findings.iter().map(|finding| (*finding).to_owned()).collect();
@@ -106,7 +100,8 @@ impl Case {
 /// All mistakes that one file can hold.
 pub(crate) fn all() -> Vec<Case> {
     let mut cases = documents();
-    cases.extend(objects());
+    cases.extend(istio());
+    cases.extend(kubernetes());
     cases
 }
 
@@ -148,56 +143,19 @@ fn documents() -> Vec<Case> {
     ]
 }
 
-// What is wrong with an object.
-fn objects() -> Vec<Case> {
-    let http = |name, http: &str, findings: &[&str]| Case::new(name, format!("---\n---\n{}", virtual_service(http)), findings);
+// What is wrong with an object of Istio's kinds, as the second document of its file.
+fn istio() -> Vec<Case> {
+    let case = |mistake: Mistake| {
+        let place = format!("{} (z.yaml, document 2)", mistake.object);
+        let finding = mistake.finding().replacen(mistake.object, &place, 1);
+        Case::new(mistake.name, format!("---\n---\n{}", mistake.yaml), &[&finding])
+    };
+    mistakes::all().into_iter().map(case).collect()
+}
+
+// What is wrong with an object of Kubernetes: an API server would refuse most of it itself.
+fn kubernetes() -> Vec<Case> {
     vec![
-        http(
-            "an unknown field",
-            "{route: [{destination: {host: reviews}}], tiemout: 1s}",
-            &["warning: VirtualService/shop/reviews (z.yaml, document 2) spec.http[0].tiemout: unknown field: it has no effect"],
-        ),
-        Case::new(
-            "an unknown enum value",
-            "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: all, namespace: shop}\nspec: {mtls: {mode: STRCT}}\n",
-            &["error: PeerAuthentication/shop/all (z.yaml, document 1) spec.mtls.mode: unknown value \"STRCT\"; \
-               known are UNSET, DISABLE, PERMISSIVE, STRICT"],
-        ),
-        http(
-            "a missing subset",
-            "{route: [{destination: {host: reviews, subset: v9}}]}",
-            &["warning: VirtualService/shop/reviews (z.yaml, document 2) spec.http[0].route[0].destination.subset: \
-               subset v9 of reviews.shop.svc.cluster.local is defined by no DestinationRule; requests get 503"],
-        ),
-        http(
-            "a negative weight",
-            "{route: [{destination: {host: reviews}, weight: 101}, {destination: {host: ratings}, weight: -1}]}",
-            &["error: VirtualService/shop/reviews (z.yaml, document 2) spec.http[0].route[1].weight: must not be negative, is -1"],
-        ),
-        http(
-            "weights of zero",
-            "{route: [{destination: {host: reviews}, weight: 0}, {destination: {host: ratings}, weight: 0}]}",
-            &["error: VirtualService/shop/reviews (z.yaml, document 2) spec.http[0].route: \
-               the weights of several destinations must not all be 0"],
-        ),
-        http(
-            "a time that Envoy cannot count",
-            "{route: [{destination: {host: reviews}}], timeout: 9999999999s}",
-            &["error: VirtualService/shop/reviews (z.yaml, document 2) spec.http[0].timeout: \
-               must be at most 2562047h (292 years), is \"9999999999s\""],
-        ),
-        http(
-            "a regular expression that is none",
-            "{route: [{destination: {host: reviews}}], match: [{uri: {regex: '(a'}}]}",
-            &["error: VirtualService/shop/reviews (z.yaml, document 2) spec.http[0].match[0].uri.regex: \
-               is no RE2 expression: found open group without closing ')'"],
-        ),
-        http(
-            "a host that is none",
-            "{route: [{destination: {host: 're views'}}]}",
-            &["error: VirtualService/shop/reviews (z.yaml, document 2) spec.http[0].route[0].destination.host: \
-               must be a host name, is \"re views\""],
-        ),
         Case::new(
             "two objects of one name",
             "apiVersion: v1\nkind: Service\nmetadata: {name: reviews, namespace: shop}\nspec: {clusterIP: 10.96.0.9, ports: [{port: 1}]}\n",

@@ -6,6 +6,7 @@ use std::{
     process::{Command, Output},
 };
 
+use harness::mistakes::virtual_service;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -102,7 +103,7 @@ fn a_server_without_a_listener_is_named_to_its_gateway() {
 fn five_thousand_routes_are_five_thousand_routes() {
     let routes = |index| format!("{{match: [{{uri: {{exact: /{index}}}}}], route: [{{destination: {{host: ratings}}}}]}}");
     let folder = folder(GOOD);
-    fs::write(folder.path().join(FILE), cases::virtual_service(&(0..5_000).map(routes).collect::<Vec<_>>().join(", "))).unwrap();
+    fs::write(folder.path().join(FILE), virtual_service(&(0..5_000).map(routes).collect::<Vec<_>>().join(", "))).unwrap();
     let output = translate(folder.path(), &["--proxy", "client-1.shop", "--type", "rds", "-o", "json"]);
     assert_eq!((output.status.code(), said(&output, folder.path())), (Some(0), vec![]));
     let shown = json(&output);

@@ -2,11 +2,11 @@
 
 use std::fs;
 
-use harness::{mesh::START, wait};
+use harness::{mesh::START, mistakes::virtual_service, wait};
 use istiod_lite::xds::resource::ResourceType;
 
 use super::{
-    cases::{self, FILE, GOOD_CLUSTER, RIVAL_FINDING, RIVAL_GATEWAYS, virtual_service},
+    cases::{self, FILE, GOOD_CLUSTER, RIVAL_FINDING, RIVAL_GATEWAYS},
     plane::{ControlPlane, GATEWAY},
 };
 

@@ -47,7 +47,8 @@ async fn a_plain_request_is_mtls_on_the_wire() -> Result<()> {
         wait_until_ready(&mut agent, SocketAddr::new(namespace.address(), 15021), "/healthz/ready").await?;
         agents.push(agent);
     }
-    prove(&client, &bridge).inspect_err(|_| agents.iter().for_each(|agent| eprintln!("{}:\n{}", agent.name(), tail(&agent.log(), 20))))
+    let proven = prove(&client, &bridge).and_then(|()| calls_to_itself(&server));
+    proven.inspect_err(|_| agents.iter().for_each(|agent| eprintln!("{}:\n{}", agent.name(), tail(&agent.log(), 20))))
 }
 
 #[test]
@@ -94,6 +95,42 @@ fn a_pod_without_ipv6_is_captured_with_a_note() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn rules_lead_to_the_proxys_ports_with_either_family() -> Result<()> {
+    if let Some(reason) = missing() {
+        skip("rules_lead_to_the_proxys_ports_with_either_family", &reason);
+        return Ok(());
+    }
+    let bridge = Bridge::create()?;
+    let client = Namespace::create(&bridge, "outer", 11, "127.0.0.1 localhost\n")?;
+    let pod = Namespace::create(&bridge, "inner", 12, "127.0.0.1 localhost\n")?;
+    for (namespace, address) in [(&client, "fd00:11::b/64"), (&pod, "fd00:11::c/64")] {
+        namespace.run(None, "ip", &["-6", "addr", "add", address, "dev", "eth0", "nodad"])?;
+    }
+    let _outbound = pod.inhabit(|| Workload::start("out", SocketAddr::from(([0_u16; 8], 15001)), None))?;
+    let _inbound = pod.inhabit(|| Workload::start("in", SocketAddr::from(([0_u16; 8], 15006)), None))?;
+    let _direct = pod.inhabit(|| Workload::start("direct", SocketAddr::from(([0_u16; 8], 7000)), None))?;
+    capture(&pod, &["--exclude-inbound-ports", "7000", "--exclude-outbound-ports", "25"])?;
+
+    for (outer, inner) in [(client.address().to_string(), pod.address().to_string()), ("[fd00:11::b]".into(), "[fd00:11::c]".into())] {
+        let at = |host: &str, port: u16| format!("http://{host}:{port}/");
+        for (from, user, url, expected) in [
+            (&client, None, at(&inner, 9080), Some("in")),
+            (&client, None, at(&inner, 7000), Some("direct")),
+            (&pod, None, at(&outer, 80), Some("out")),
+            (&pod, None, at(&outer, 25), None),
+            (&pod, None, at(&inner, 7000), Some("direct")),
+            (&pod, Some(SIDECAR_USER), at(&outer, 80), None),
+            (&pod, Some(SIDECAR_USER), at(&inner, 9080), Some("in")),
+        ] {
+            let answer = from.run(user, "curl", &["-gsS", "--max-time", "5", &url]);
+            let said = answer.as_deref().ok().and_then(|text| text.split_whitespace().nth(1));
+            ensure!(said == expected, "{url} as {user:?}: {answer:?}, expected {expected:?}");
+        }
+    }
+    Ok(())
+}
+
 fn capture(pod: &Namespace, flags: &[&str]) -> Result<()> {
     pod.run(None, &istiod_lite()?.display().to_string(), &[&["capture"], flags].concat()).map(|_| ())
 }
@@ -133,6 +170,18 @@ fn prove(client: &Namespace, bridge: &Bridge) -> Result<()> {
     Ok(())
 }
 
+/// By its Service a workload reaches itself through its proxy, inbound policy included; by its own address directly.
+fn calls_to_itself(server: &Namespace) -> Result<()> {
+    let by_service = server.run(None, "curl", &["-sS", "-i", "--max-time", "5", "http://10.96.7.7:9080/"])?;
+    let peer = by_service.lines().find_map(|line| line.strip_prefix("x-peer: ")).unwrap_or_default();
+    ensure!(peer.contains("URI=spiffe://cluster.local/ns/shop/sa/reviews"), "not by mutual TLS: {by_service}");
+    for address in [server.address().to_string(), "127.0.0.1".to_owned()] {
+        let direct = server.run(None, "curl", &["-sS", "-i", "--max-time", "5", &format!("http://{address}:9080/")])?;
+        ensure!(direct.contains("reviews v1") && !direct.contains("x-peer: By="), "{address}: {direct}");
+    }
+    Ok(())
+}
+
 /// CA, tokens, objects; readable for the user of the sidecars.
 fn prepare(options: &Options, home: &Path, client: IpAddr, server: IpAddr) -> Result<()> {
     fs::create_dir(home.join("logs"))?;
@@ -146,12 +195,12 @@ fn prepare(options: &Options, home: &Path, client: IpAddr, server: IpAddr) -> Re
 
 fn start_agent(options: &Options, home: &Path, namespace: &Namespace, pod: Pod, discovery: SocketAddr) -> Result<Process> {
     launch::issue_token(&options.istiod_lite, home, pod)?;
-    for made in [home.join(format!("{}.token", pod.name)), home.join(pod.name)] {
-        if !made.exists() {
-            fs::create_dir(&made)?;
-        }
-        chown(&made, Some(SIDECAR_USER), Some(SIDECAR_USER))?;
-    }
+    let token = home.join(format!("{}.token", pod.name));
+    chown(&token, Some(SIDECAR_USER), Some(SIDECAR_USER))?;
+    // As the kubelet makes a volume: it belongs to root, and everybody may write.
+    let volume = home.join(pod.name);
+    fs::create_dir(&volume)?;
+    fs::set_permissions(&volume, Permissions::from_mode(0o777))?;
     let mut command = namespace.command(Some(SIDECAR_USER), &options.istiod_lite.display().to_string());
     launch::agent(&mut command, options, home, pod, namespace.address(), discovery, "REDIRECT");
     Process::start(pod.name, command, &home.join("logs"))

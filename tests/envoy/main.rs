@@ -4,6 +4,7 @@
 mod canary;
 mod capture;
 mod discovery;
+mod ending;
 mod faults;
 mod mesh;
 mod sniffing;

@@ -1,5 +1,5 @@
 //! The CA and the callers: chains held against openssl and webpki, bad CAs refused at load, forged tokens refused, and
-//! the whole exchange through the TLS port.
+//! the whole exchange through the TLS port; port 15017 beside it, which serves by the same certificate.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod ceremony;
@@ -8,3 +8,4 @@ mod issue;
 mod load;
 mod port;
 mod tokens;
+mod webhooks;

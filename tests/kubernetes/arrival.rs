@@ -12,9 +12,9 @@ use crate::{
     shop::Shop,
 };
 
-/// An object, and what an Envoy has if and only if it is there.
+/// Objects, and what an Envoy has if and only if they are there.
 struct Arrival {
-    object: Value,
+    objects: Vec<Value>,
     envoy: Admin,
     seen: &'static str,
 }
@@ -24,25 +24,20 @@ async fn objects_of_every_kind_arrive_and_go() -> Result<()> {
     let mut shop = Shop::start().await?;
     let traffic = shop.traffic().await?;
     let arrivals = arrivals(&shop);
-    for Arrival { object, envoy, seen } in &arrivals {
-        shop.wait_for_config(*envoy, seen, false).await.with_context(|| format!("before {object}"))?;
-        shop.api.put(std::slice::from_ref(object)).await?;
-        shop.wait_for_config(*envoy, seen, true).await.with_context(|| format!("with {object}"))?;
+    for Arrival { objects, envoy, seen } in &arrivals {
+        shop.wait_for_config(*envoy, seen, false).await.with_context(|| format!("before {objects:?}"))?;
+        shop.api.put(objects).await?;
+        shop.wait_for_config(*envoy, seen, true).await.with_context(|| format!("with {objects:?}"))?;
     }
     a_patch_of_each_part_arrives(&shop).await?;
-    for Arrival { object, envoy, seen } in arrivals.iter().rev() {
-        shop.api.delete(name_of(object)).await?;
-        shop.wait_for_config(*envoy, seen, false).await.with_context(|| format!("without {object}"))?;
+    for Arrival { objects, envoy, seen } in arrivals.iter().rev() {
+        for object in objects.iter().rev() {
+            shop.api.delete(name_of(object)).await?;
+        }
+        shop.wait_for_config(*envoy, seen, false).await.with_context(|| format!("without {objects:?}"))?;
     }
-    for counted in [
-        r#"pilot_k8s_cfg_events{type="VirtualService",event="add"}"#,
-        r#"pilot_k8s_cfg_events{type="VirtualService",event="delete"}"#,
-        r#"pilot_k8s_reg_events{type="Services",event="add"}"#,
-        r#"pilot_k8s_reg_events{type="EndpointSlice",event="delete"}"#,
-        r#"pilot_k8s_reg_events{type="Pods",event="update"}"#,
-        r#"pilot_k8s_reg_events{type="Nodes",event="update"}"#,
-    ] {
-        shop.wait_for_metric(counted).await?;
+    for counted in ["VirtualService", "Service", "EndpointSlice", "Pod"] {
+        shop.wait_for_metric(&format!(r#"pilot_k8s_cfg_events{{type="{counted}",event="delete"}}"#)).await?;
     }
     traffic.judge(&mut shop).await?;
     Ok(())
@@ -51,10 +46,13 @@ async fn objects_of_every_kind_arrive_and_go() -> Result<()> {
 /// Each stands on those before it.
 fn arrivals(shop: &Shop) -> Vec<Arrival> {
     let (client, gateway) = (shop.client(), shop.gateway());
-    let arrival = |object, envoy, seen| Arrival { object, envoy, seen };
+    let arrival = |object, envoy, seen| Arrival { objects: vec![object], envoy, seen };
     let extra = "extra.shop.svc.cluster.local";
     let address = IpAddr::from([192, 0, 2, 33]);
     let labels = json!({ "app": "extra", "track": "canary", "security.istio.io/tlsMode": "istio" });
+    let slice = endpoint_slice("shop", "extra", "extra", (address, 8081).into(), "extra-1");
+    let mut slice_without_pod = endpoint_slice("shop", "extra-external", "extra", ([192, 0, 2, 34], 8081).into(), "");
+    slice_without_pod["endpoints"][0]["targetRef"] = Value::Null;
     let vms = json!({
         "hosts": ["vms.example"], "location": "MESH_INTERNAL", "resolution": "STATIC",
         "ports": [{ "number": 7070, "name": "http", "protocol": "HTTP" }], "workloadSelector": { "labels": { "app": "vm" } },
@@ -72,8 +70,9 @@ fn arrivals(shop: &Shop) -> Vec<Arrival> {
     };
     vec![
         arrival(service("shop", "extra", &json!({ "app": "extra" }), 7070, &json!("http")), client, "outbound|7070||extra.shop"),
-        arrival(endpoint_slice("shop", "extra", "extra", (address, 8081).into(), "extra-1"), client, "192.0.2.33"),
-        arrival(pod("shop", "extra-1", "default", &labels, address), client, MUTUAL),
+        arrival(slice_without_pod, client, "192.0.2.34"),
+        // An endpoint that names a pod waits for it.
+        Arrival { objects: vec![slice, pod("shop", "extra-1", "default", &labels, address)], envoy: client, seen: MUTUAL },
         arrival(
             istio(
                 "DestinationRule",
@@ -100,22 +99,15 @@ fn arrivals(shop: &Shop) -> Vec<Arrival> {
         arrival(in_version(external("oldest"), "v1alpha3"), client, "outbound|7070||oldest.example"),
         arrival(istio("ServiceEntry", "vms", &vms), client, "outbound|7070||vms.example"),
         arrival(istio("WorkloadEntry", "vm-1", &json!({ "address": "192.0.2.44", "labels": { "app": "vm" } })), client, "192.0.2.44"),
-        // The Gateway last: without it the route has nowhere to be.
-        arrival(
-            istio(
-                "VirtualService",
-                "unbound",
-                &json!({ "hosts": ["unbound.example"], "gateways": ["mesh"], "http": [{ "route": [{ "destination": { "host": extra } }] }] }),
-            ),
-            client,
-            "unbound.example",
-        ),
-        arrival(
-            istio("Gateway", "second", &json!({ "selector": { "istio": "ingressgateway" }, "servers": [server] })),
-            gateway,
-            "second.example",
-        ),
-        arrival(istio("VirtualService", "second", &second), gateway, "second.example/"),
+        // A route that waits for its gateway.
+        Arrival {
+            objects: vec![
+                istio("VirtualService", "second", &second),
+                istio("Gateway", "second", &json!({ "selector": { "istio": "ingressgateway" }, "servers": [server] })),
+            ],
+            envoy: gateway,
+            seen: "second.example",
+        },
         arrival(
             json!({
                 "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "istio", "namespace": "istio-system" },
@@ -151,15 +143,16 @@ async fn a_patch_of_each_part_arrives(shop: &Shop) -> Result<()> {
     shop.wait_for_config(client, MUTUAL, false).await?;
     shop.api.delete(name_of(&plain)).await?;
     shop.wait_for_config(client, MUTUAL, true).await?;
-    // The client's Sidecar says what it listens on.
+    // The client's Sidecar says on which ports it reaches others.
     let sidecar = Object { api_version: "networking.istio.io/v1", kind: "Sidecar", namespace: "shop", name: "client" };
     let mut egress = shop.api.get(sidecar).await?["spec"]["egress"].clone();
     egress[1]["port"]["number"] = json!(7071);
     shop.api.patch(sidecar, &json!({ "spec": { "egress": egress } })).await?;
-    shop.wait_for_config(client, r#""port_value":7071"#, true).await?;
+    shop.wait_for_config(client, "outbound|7070|", false).await?;
     egress[1]["port"]["number"] = json!(7070);
     shop.api.patch(sidecar, &json!({ "spec": { "egress": egress } })).await?;
-    shop.wait_for_config(client, r#""port_value":7071"#, false).await
+    shop.wait_for_config(client, "outbound|7070|", true).await?;
+    shop.wait_for_config(client, MUTUAL, true).await
 }
 
 fn name_of(object: &Value) -> Object<'_> {

@@ -25,7 +25,7 @@ const ENTRIES: Object<'_> = Object {
 async fn a_kind_may_come_and_go() -> Result<()> {
     let api = ApiServer::start(Options::default()).await?;
     let is_entry = |definition: &Value| definition["spec"]["names"]["kind"] == "ServiceEntry";
-    let (late, early) = crds::istio().into_iter().partition::<Vec<_>, _>(is_entry);
+    let (late, early) = objects::definitions()?.into_iter().partition::<Vec<_>, _>(is_entry);
     api.define(&early).await?;
     // It is ready without the kind that is missing.
     let mut shop = Shop::open(api).await?;
@@ -47,7 +47,10 @@ async fn a_kind_may_come_and_go() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_that_nobody_can_read_hurts_only_itself() -> Result<()> {
-    let mut shop = Shop::start().await?;
+    let api = ApiServer::start(Options::default()).await?;
+    // Definitions that let anything pass.
+    api.define(&crds::istio()).await?;
+    let mut shop = Shop::open(api).await?;
     let traffic = shop.traffic().await?;
     // By a watch: what was good before stays.
     shop.api.patch(VIRTUAL_SERVICE, &json!({ "spec": { "http": "all to v2" } })).await?;
@@ -55,11 +58,11 @@ async fn an_object_that_nobody_can_read_hurts_only_itself() -> Result<()> {
     shop.wait_for_config(shop.client(), "good.example", true).await?;
     wait::until("both to be named", PATIENCE, || async {
         let found = shop.diagnostics().await?;
-        ensure!(found.contains("VirtualService shop/reviews") && found.contains("ServiceEntry shop/unreadable"), "{found}");
+        ensure!(found.contains("VirtualService/shop/reviews") && found.contains("ServiceEntry/shop/unreadable"), "{found}");
         Ok(())
     })
     .await?;
-    shop.wait_for_log(&["VirtualService shop/reviews", "spec.http"]).await?;
+    shop.wait_for_log(&["VirtualService/shop/reviews", "spec.http"]).await?;
     shop.wait_for_metric(r#"istiod_lite_diagnostics{severity="error"}"#).await?;
     shop.wait_for_version(&traffic, "v1").await?;
     shop.patch_weights(100).await?;
@@ -70,7 +73,7 @@ async fn an_object_that_nobody_can_read_hurts_only_itself() -> Result<()> {
     shop.wait_for_config(shop.client(), "better.example", true).await?;
     shop.wait_for_config(shop.client(), "good.example", true).await?;
     let found = shop.diagnostics().await?;
-    ensure!(found.contains("ServiceEntry shop/unreadable") && !found.contains("VirtualService"), "{found}");
+    ensure!(found.contains("ServiceEntry/shop/unreadable") && !found.contains("VirtualService"), "{found}");
     traffic.judge(&mut shop).await?;
     Ok(())
 }
@@ -79,7 +82,7 @@ async fn an_object_that_nobody_can_read_hurts_only_itself() -> Result<()> {
 async fn a_right_may_be_taken_away_and_given_back() -> Result<()> {
     let mut shop = Shop::start().await?;
     let traffic = shop.traffic().await?;
-    shop.api.put(&objects::rights(&["virtualservices"])).await?;
+    shop.api.put(&objects::rights(&["virtualservices"])?).await?;
     wait_until_refused(&shop).await?;
     // A watch that is open already is not asked for its rights.
     shop.wire.drop_connections();
@@ -90,7 +93,7 @@ async fn a_right_may_be_taken_away_and_given_back() -> Result<()> {
     shop.api.put(&[external("meanwhile")]).await?;
     shop.wait_for_config(shop.client(), "meanwhile.example", true).await?;
     shop.patch_weights(100).await?;
-    shop.api.put(&objects::rights(&[])).await?;
+    shop.api.put(&objects::rights(&[])?).await?;
     shop.wait_for_version(&traffic, "v2").await?;
     shop.wait_until_found().await?;
     traffic.judge(&mut shop).await?;

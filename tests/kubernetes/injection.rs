@@ -134,7 +134,7 @@ impl Cluster {
         let account =
             json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "default", "namespace": "kube-system" } });
         api.put(&[account]).await?;
-        api.put(&objects::rights(&[])).await?;
+        api.put(&objects::rights(&[])?).await?;
         let control_plane = discovery(&api, &network, &home)?;
         let mut cluster = Self { control_plane, api, network, home };
         cluster.wait_until_ready().await?;
@@ -286,12 +286,12 @@ fn names<'v>(pod: &'v Value, list: &str) -> Vec<&'v str> {
 }
 
 fn without(pod: &mut Value, annotation: &str, omitted: &[&str]) {
-    if let Some(annotations) = pod["metadata"]["annotations"].as_object_mut() {
+    if let Some(annotations) = pod.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
         annotations.remove(annotation);
     }
-    for list in ["initContainers", "containers"] {
-        for container in pod["spec"][list].as_array_mut().into_iter().flatten() {
-            if let Some(variables) = container["env"].as_array_mut() {
+    for list in ["/spec/initContainers", "/spec/containers"] {
+        for container in pod.pointer_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(Value::Array(variables)) = container.get_mut("env") {
                 variables.retain(|found| !omitted.iter().any(|name| found["name"] == *name));
             }
         }

@@ -1,11 +1,17 @@
 //! The control plane on a real API server: what it reads, how a change becomes effective, and what breaks while real
 //! Envoys carry traffic. Each test has an API server of its own, which it may kill.
 
+mod admission;
 mod arrival;
 mod canary;
+mod controllers;
+mod definitions;
 mod faults;
+mod identity;
 mod injection;
 mod objects;
 mod outage;
+mod refusals;
+mod replica;
 mod shop;
 mod storage;

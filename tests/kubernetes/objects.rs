@@ -1,43 +1,50 @@
 //! What the API server is given: a shop with two versions of `reviews`, and the rights of the control plane.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+};
 
+use anyhow::{Context, Result};
+use harness::tools;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// The user that the control plane asks as.
 pub(crate) const USER: &str = "istiod-lite";
 
-/// The resources that the control plane reads, by group.
-const READS: &[(&str, &[&str])] = &[
-    ("", &["namespaces", "nodes", "pods", "services", "configmaps", "secrets"]),
-    ("discovery.k8s.io", &["endpointslices"]),
-    ("apiextensions.k8s.io", &["customresourcedefinitions"]),
-    (
-        "networking.istio.io",
-        &["destinationrules", "gateways", "serviceentries", "sidecars", "virtualservices", "workloadentries", "workloadgroups"],
-    ),
-    ("security.istio.io", &["authorizationpolicies", "peerauthentications", "requestauthentications"]),
-];
+/// The rights of `manifests/base` for [`USER`], but for reading the resources of `without`. Namespace `istio-system` must
+/// be there.
+pub(crate) fn rights(without: &[&str]) -> Result<Vec<Value>> {
+    let mut all = documents("manifests/base/rbac.yaml")?;
+    for object in &mut all {
+        if object.get("subjects").is_some() {
+            object["subjects"] = json!([{ "kind": "User", "name": USER, "apiGroup": "rbac.authorization.k8s.io" }]);
+        }
+        for rule in object["rules"].as_array_mut().into_iter().flatten() {
+            if let Some(resources) = rule["resources"].as_array_mut() {
+                resources.retain(|resource| !without.iter().any(|name| resource == name));
+            }
+        }
+    }
+    Ok(all)
+}
 
-/// The rights of the control plane, but for reading the resources of `without`.
-pub(crate) fn rights(without: &[&str]) -> Vec<Value> {
-    let read = |(group, resources): &(&str, &[&str])| {
-        let resources: Vec<_> = resources.iter().filter(|resource| !without.contains(resource)).collect();
-        json!({ "apiGroups": [group], "resources": resources, "verbs": ["get", "list", "watch"] })
-    };
-    let mut rules: Vec<Value> = READS.iter().map(read).collect();
-    rules.push(json!({ "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["*"] }));
-    rules.push(json!({ "apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"] }));
-    let everyone = json!({ "kind": "User", "name": USER, "apiGroup": "rbac.authorization.k8s.io" });
-    vec![
-        json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": { "name": USER }, "rules": rules,
-        }),
-        json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": { "name": USER },
-            "roleRef": { "kind": "ClusterRole", "name": USER, "apiGroup": "rbac.authorization.k8s.io" }, "subjects": [everyone],
-        }),
-    ]
+/// The definitions of `manifests/crds`.
+pub(crate) fn definitions() -> Result<Vec<Value>> {
+    let kustomization = documents("manifests/crds/kustomization.yaml")?;
+    let files = kustomization.iter().flat_map(|document| document["resources"].as_array().into_iter().flatten());
+    let mut all = Vec::new();
+    for file in files.filter_map(Value::as_str) {
+        all.extend(documents(&format!("manifests/crds/{file}"))?);
+    }
+    Ok(all)
+}
+
+fn documents(file: &str) -> Result<Vec<Value>> {
+    let text = fs::read_to_string(tools::project().join(file)).with_context(|| file.to_owned())?;
+    let documents = serde_norway::Deserializer::from_str(&text).map(Value::deserialize);
+    documents.collect::<Result<Vec<_>, _>>().with_context(|| file.to_owned())
 }
 
 /// Where the shop's parts are on this machine.

@@ -1,11 +1,11 @@
 //! The API server is away while traffic flows: nothing is withdrawn, and what changed meanwhile arrives afterwards.
 
 use anyhow::{Result, ensure};
-use harness::kubernetes::{ApiServer, Options, crds};
+use harness::kubernetes::{ApiServer, Options};
 use serde_json::json;
 
 use crate::{
-    objects::istio,
+    objects::{self, istio},
     shop::{Shop, service_entry},
 };
 
@@ -35,7 +35,7 @@ async fn the_api_server_is_killed_and_comes_back() -> Result<()> {
 async fn what_happened_meanwhile_arrives_though_the_watches_expired() -> Result<()> {
     // Without its cache the API server asks etcd for what happened, and etcd is made to forget.
     let api = ApiServer::start(Options { flags: vec!["--watch-cache=false".to_owned()], ..Options::default() }).await?;
-    api.define(&crds::istio()).await?;
+    api.define(&objects::definitions()?).await?;
     let mut shop = Shop::open(api).await?;
     shop.api.put(&[external("removed")]).await?;
     shop.wait_for_config(shop.client(), "removed.example", true).await?;
@@ -48,7 +48,7 @@ async fn what_happened_meanwhile_arrives_though_the_watches_expired() -> Result<
     shop.api.compact().await?;
     shop.wait_for_config(shop.client(), "removed.example", true).await?;
     shop.wire.mend();
-    shop.wait_for_log(&["kubernetes/ServiceEntry", "too old"]).await?;
+    shop.wait_for_log(&["kubernetes/ServiceEntry", "listing again"]).await?;
     shop.wait_for_config(shop.client(), "added.example", true).await?;
     shop.wait_for_config(shop.client(), "removed.example", false).await?;
     shop.wait_for_version(&traffic, "v2").await?;

@@ -15,7 +15,7 @@ use harness::{
     admin::Admin,
     counters::{Counters, expect_no_failures},
     http_client::{get, get_text},
-    kubernetes::{ApiServer, Object, Relay, Who, crds},
+    kubernetes::{ApiServer, Object, Relay, Who},
     launch::{self, PORT_MONITORING, PORT_PLAIN_HTTP, PORT_SECURE_GRPC},
     load::{Load, Path, Plan, Sample, Window},
     mesh::{CLIENT, GATEWAY, MESH_HOST, Options, PUBLIC_HOST, Pod, wait_until_ready},
@@ -56,7 +56,7 @@ impl Shop {
     /// The shop on an API server that knows all of Istio's kinds, with traffic flowing to v1.
     pub(crate) async fn start() -> Result<Self> {
         let api = ApiServer::start(harness::kubernetes::Options::default()).await?;
-        api.define(&crds::istio()).await?;
+        api.define(&objects::definitions()?).await?;
         Self::open(api).await
     }
 
@@ -66,21 +66,21 @@ impl Shop {
         let machine = of_this_machine().context("this machine has no address but loopback ones, and those are no endpoints")?;
         fs::create_dir(home.path().join("logs"))?;
         let options = options()?;
-        launch::ceremony(&options.istiod_lite, home.path())?;
         let reviews = [free_port(machine)?, free_port(machine)?];
         let places = Places { gateway: network.address(GATEWAY.host), client: network.address(CLIENT.host), reviews };
         let workloads = vec![Workload::start("v1", reviews[0], None).await?, Workload::start("v2", reviews[1], None).await?];
         for namespace in ["istio-system", "shop"] {
             api.namespace(namespace).await?;
         }
-        api.put(&objects::rights(&[])).await?;
+        api.put(&objects::rights(&[])?).await?;
         api.put(&objects::shop(places)).await?;
         let wire = api.relay().await?;
         let control_plane = discovery(&api, &wire, &options, &network, &home)?;
         let mut shop = Self { proxies: Vec::new(), control_plane, _workloads: workloads, wire, api, network, home };
         shop.wait_until_ready().await?;
+        shop.fetch_root().await?;
         for pod in [GATEWAY, CLIENT] {
-            let proxy = shop.start_proxy(&options, pod)?;
+            let proxy = shop.start_proxy(&options, pod).await?;
             shop.proxies.push(proxy);
         }
         for (proxy, pod) in shop.proxies.iter_mut().zip([GATEWAY, CLIENT]) {
@@ -114,6 +114,11 @@ impl Shop {
         // What is judged here is that requests succeed; how fast, `tests/envoy` judges.
         plan.late = Duration::from_secs(10);
         Ok(Traffic { load: Load::start(&plan), before })
+    }
+
+    /// The certificate that the control plane's own leads to.
+    pub(crate) fn root_certificate(&self) -> Result<Vec<u8>> {
+        Ok(fs::read(self.home.path().join("ca/root-cert.pem"))?)
     }
 
     /// The metrics, as text.
@@ -165,6 +170,12 @@ impl Shop {
         .await
     }
 
+    /// The root certificate that the pods of the shop are given.
+    pub(crate) async fn root(&self) -> Result<String> {
+        let map = Object { api_version: "v1", kind: "ConfigMap", namespace: "shop", name: "istio-ca-root-cert" };
+        Ok(self.api.get(map).await?["data"]["root-cert.pem"].as_str().context("no root-cert.pem")?.to_owned())
+    }
+
     /// What the control plane finds wrong now.
     pub(crate) async fn diagnostics(&self) -> Result<String> {
         get_text(self.network.socket(1, PORT_MONITORING), "/debug/diagnostics").await
@@ -181,12 +192,13 @@ impl Shop {
         self.api.patch(VIRTUAL_SERVICE, &patch).await
     }
 
-    /// Waits until this Envoy's configuration contains `text`, or no longer.
+    /// Waits until this Envoy's configuration, as JSON without white space, contains `text`, or no longer.
     pub(crate) async fn wait_for_config(&self, envoy: Admin, text: &str, there: bool) -> Result<()> {
         wait::until(&format!("{text} in the configuration: {there}"), PATIENCE, || async {
-            let config = envoy.config_dump().await?.to_string();
+            // As text: a test is not optimised, and reading it all as JSON is slow.
+            let mut config = get_text(envoy.address(), "/config_dump?include_eds").await?;
+            config.retain(|character| !character.is_ascii_whitespace());
             ensure!(config.contains(text) == there, "it is not so; log:\n{}\n{}", tail(&self.log(), 20), self.diagnostics().await?);
-            tokio::time::sleep(Duration::from_millis(50)).await;
             Ok(())
         })
         .await
@@ -226,7 +238,13 @@ impl Shop {
 
     /// Ends the control plane as a power cut would, and starts it again.
     pub(crate) async fn restart_control_plane(&mut self) -> Result<()> {
+        self.restart_control_plane_after(async |_| Ok(())).await
+    }
+
+    /// The same, with something done while it is down.
+    pub(crate) async fn restart_control_plane_after(&mut self, meanwhile: impl AsyncFnOnce(&ApiServer) -> Result<()>) -> Result<()> {
         self.control_plane.kill()?;
+        meanwhile(&self.api).await?;
         self.control_plane = discovery(&self.api, &self.wire, &options()?, &self.network, &self.home)?;
         self.wait_until_ready().await
     }
@@ -242,10 +260,21 @@ impl Shop {
         wait_until_ready(&mut self.control_plane, ready, "/ready").await
     }
 
-    fn start_proxy(&self, options: &Options, pod: Pod) -> Result<Process> {
+    /// As kubelet gives it to pods: from the ConfigMap that the control plane keeps in every namespace.
+    async fn fetch_root(&self) -> Result<()> {
+        let root = wait::until("the root certificate in namespace shop", PATIENCE, || self.root()).await?;
+        let folder = self.home.path().join("ca");
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join("root-cert.pem"), root)?;
+        Ok(())
+    }
+
+    /// As kubelet gives it to pods: a token of the API server, bound to the pod.
+    async fn start_proxy(&self, options: &Options, pod: Pod) -> Result<Process> {
+        let token = self.api.token(pod.namespace, pod.service_account, Some("istio-ca"), Some(pod.name)).await?;
+        fs::write(self.home.path().join(format!("{}.token", pod.name)), token)?;
         let mut command = Command::new(&options.istiod_lite);
         let (address, discovery) = (self.network.address(pod.host), self.network.socket(1, PORT_SECURE_GRPC));
-        launch::issue_token(&options.istiod_lite, self.home.path(), pod)?;
         launch::agent(&mut command, options, self.home.path(), pod, address, discovery, "NONE");
         Process::start(pod.name, command, &self.home.path().join("logs"))
     }
@@ -305,7 +334,11 @@ fn no_failures(window: &Window) -> Result<()> {
 fn discovery(api: &ApiServer, wire: &Relay, options: &Options, network: &Loopback, home: &TempDir) -> Result<Process> {
     // By certificate: an empty storage would not know a service account.
     let kubeconfig = api.kubeconfig(USER, Who::User { name: USER, group: None }, wire.address())?;
-    launch::discovery(options, home.path(), network.address(1), &["--kubeconfig".into(), kubeconfig.into()])
+    // No test has a connection on a listener that goes away, for which its clusters would have to stay.
+    // Its CA and its callers' tokens are those of Kubernetes. The API server asks its webhooks at that address.
+    let (address, kubeconfig) = (network.address(1), format!("--kubeconfig={}", kubeconfig.display()));
+    let flags = [kubeconfig, format!("--tls-san={address}"), "--drain-time=1s".to_owned()].map(OsString::from);
+    launch::replica("control-plane", options, home.path(), address, &flags)
 }
 
 fn options() -> Result<Options> {

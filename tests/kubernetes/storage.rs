@@ -2,7 +2,7 @@
 //! it says, and above all what it does not say, must take nothing away from the proxies.
 
 use anyhow::{Result, ensure};
-use harness::kubernetes::{Object, crds};
+use harness::kubernetes::Object;
 
 use serde_json::json;
 
@@ -20,14 +20,15 @@ async fn an_empty_cluster_in_place_of_ours_is_not_believed() -> Result<()> {
     let mut shop = Shop::start().await?;
     let traffic = shop.traffic().await?;
     let before = shop.clusters().await?;
-    let ours = uid(&shop).await?;
+    let (ours, root) = (uid(&shop).await?, shop.root().await?);
     shop.api.switch_storage("empty").await?;
     // First it does not even know us.
     shop.wait_for_metric(r#"istiod_lite_source_lost{source="kubernetes/Service"} 1"#).await?;
     expect_as_before(&shop, &traffic, &before).await?;
     // Then somebody sets it up: it has our rights, all kinds, and no objects.
-    shop.api.put(&objects::rights(&[])).await?;
-    shop.api.define(&crds::istio()).await?;
+    shop.api.namespace("istio-system").await?;
+    shop.api.put(&objects::rights(&[])?).await?;
+    shop.api.define(&objects::definitions()?).await?;
     let other = uid(&shop).await?;
     let why = shop.wait_for_readiness(false).await?;
     ensure!(why.contains(&ours) && why.contains(&other), "both clusters are to be named: {why}");
@@ -36,7 +37,9 @@ async fn an_empty_cluster_in_place_of_ours_is_not_believed() -> Result<()> {
         shop.wait_for_metric(&format!(r#"istiod_lite_source_lost{{source="kubernetes/{kind}"}} 1"#)).await?;
     }
     expect_as_before(&shop, &traffic, &before).await?;
-    goes_on(shop, traffic, &before).await
+    let shop = goes_on(shop, traffic, &before).await?;
+    ensure!(shop.root().await? == root, "another root than before");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,11 +60,12 @@ async fn a_restored_backup_of_our_cluster_is_not_believed() -> Result<()> {
     shop.wait_for_log(&["source lost", "older state"]).await?;
     shop.wait_for_version(&traffic, "v2").await?;
     expect_as_before(&shop, &traffic, &before).await?;
-    goes_on(shop, traffic, &before).await
+    goes_on(shop, traffic, &before).await?;
+    Ok(())
 }
 
 /// Our cluster is back: it is ready again, and what changes arrives.
-async fn goes_on(mut shop: Shop, traffic: Traffic, before: &[String]) -> Result<()> {
+async fn goes_on(mut shop: Shop, traffic: Traffic, before: &[String]) -> Result<Shop> {
     shop.api.switch_storage("first").await?;
     shop.wait_for_readiness(true).await?;
     shop.wait_until_found().await?;
@@ -71,7 +75,7 @@ async fn goes_on(mut shop: Shop, traffic: Traffic, before: &[String]) -> Result<
     shop.patch_weights(100).await?;
     shop.wait_for_version(&traffic, "v2").await?;
     traffic.judge(&mut shop).await?;
-    Ok(())
+    Ok(shop)
 }
 
 async fn expect_as_before(shop: &Shop, traffic: &Traffic, before: &[String]) -> Result<()> {

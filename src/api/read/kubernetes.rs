@@ -100,8 +100,10 @@ impl Read for SliceEndpoint {
         });
         let (ready, serving, terminating) = conditions.unwrap_or_default();
         let ready = ready.unwrap_or(true);
+        let mut addresses: Vec<SmolStr> = fields.get("addresses");
+        addresses.shrink_to_fit();
         Some(Self {
-            addresses: fields.get("addresses"),
+            addresses,
             ready,
             serving: serving.unwrap_or(ready),
             terminating,
@@ -132,6 +134,9 @@ pub(super) fn pod(document: &Fields<'_>, metadata: &Metadata) -> Pod {
         Some(())
     });
     pod.owner = document.with("metadata", |node| owner(node, metadata)).unwrap_or_default();
+    // There are many pods, and they stay.
+    pod.ips.shrink_to_fit();
+    pod.ports.shrink_to_fit();
     pod
 }
 

@@ -9,7 +9,7 @@ use super::{
 use crate::api::mesh_config::{MeshConfig, PathNormalization};
 
 // Known to Istio and without effect on what a proxy is sent here: at injection, at bootstrap, or not yet.
-const WITHOUT_EFFECT: [&str; 24] = [
+const WITHOUT_EFFECT: [&str; 23] = [
     "hboneIdleTimeout",
     "ingressClass",
     "ingressService",
@@ -29,7 +29,6 @@ const WITHOUT_EFFECT: [&str; 24] = [
     "ca",
     "extensionProviders",
     "defaultProviders",
-    "discoverySelectors",
     "meshMTLS",
     "tlsDefaults",
     "defaultTrafficPolicy",
@@ -57,6 +56,7 @@ fn read_names(fields: &Fields<'_>, mesh: &mut MeshConfig) {
     set_text(fields, "rootNamespace", &mut mesh.root_namespace);
     set_text(fields, "trustDomain", &mut mesh.trust_domain);
     fields.set("trustDomainAliases", &mut mesh.trust_domain_aliases);
+    fields.set("discoverySelectors", &mut mesh.discovery_selectors);
     fields.set("outboundClusterStatName", &mut mesh.outbound_cluster_stat_name);
     fields.set("inboundClusterStatName", &mut mesh.inbound_cluster_stat_name);
     set_list(fields, "defaultServiceExportTo", &mut mesh.default_service_export_to);

@@ -8,6 +8,7 @@ mod fields;
 mod gateway;
 mod http_route;
 mod kubernetes;
+mod label_selector;
 mod mesh_config;
 mod metadata;
 mod peer_authentication;

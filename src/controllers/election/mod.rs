@@ -4,6 +4,8 @@
 //! down by itself when it cannot renew.
 
 mod candidate;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

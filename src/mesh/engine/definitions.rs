@@ -1,7 +1,8 @@
 //! Which objects define which services. Several may define one; the order among them never depends on arrival.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{collections::BTreeSet, hash::Hash};
 
+use rustc_hash::{FxHashMap, FxHashSet};
 use smol_str::SmolStr;
 
 use super::{selects, store::Id};
@@ -16,41 +17,45 @@ type Order = (Registry, Precedence);
 /// Definitions of services by key and by object.
 #[derive(Debug, Default)]
 pub(super) struct Definitions {
-    /// The first shapes the service, all give it endpoints.
-    by_key: BTreeMap<ServiceKey, BTreeMap<Order, Service>>,
-    by_object: BTreeMap<Id, Vec<(ServiceKey, Order)>>,
+    /// Sorted. The first shapes the service, all give it endpoints.
+    by_key: FxHashMap<ServiceKey, Vec<(Order, Service)>>,
+    by_object: FxHashMap<Id, Vec<(ServiceKey, Order)>>,
     /// ServiceEntries that select workloads, by namespace.
-    selecting: BTreeMap<SmolStr, BTreeSet<ServiceKey>>,
+    selecting: FxHashMap<SmolStr, FxHashSet<ServiceKey>>,
     /// ExternalName services by where they point.
-    aliases: BTreeMap<Hostname, BTreeSet<Hostname>>,
+    aliases: FxHashMap<Hostname, FxHashSet<Hostname>>,
     /// Keys by namespace.
-    namespaces: BTreeMap<SmolStr, BTreeSet<ServiceKey>>,
+    namespaces: FxHashMap<SmolStr, FxHashSet<ServiceKey>>,
+    /// The namespaces that define a host.
+    hosts: FxHashMap<Hostname, Vec<SmolStr>>,
 }
 
 impl Definitions {
     /// Replaces what an object defines; gives the keys that it defined before or defines now.
-    pub(super) fn set(&mut self, id: &Id, services: Vec<Service>) -> BTreeSet<ServiceKey> {
-        let mut keys = BTreeSet::new();
+    pub(super) fn set(&mut self, id: &Id, services: Vec<Service>) -> Vec<ServiceKey> {
+        let mut keys = Vec::new();
         for (key, order) in self.by_object.remove(id).unwrap_or_default() {
             self.remove(&key, &order);
-            keys.insert(key);
+            keys.push(key);
         }
-        let mut defined = Vec::new();
+        let mut defined = Vec::with_capacity(services.len());
         for service in services {
             let (key, order) = (service.key(), (service.registry, service.precedence.clone()));
             defined.push((key.clone(), order.clone()));
-            keys.insert(key.clone());
+            keys.push(key.clone());
             self.insert(key, order, service);
         }
         if !defined.is_empty() {
             self.by_object.insert(id.clone(), defined);
         }
+        keys.sort_unstable();
+        keys.dedup();
         keys
     }
 
     /// Definitions of a service, the one that shapes it first.
     pub(super) fn of<'a>(&'a self, key: &ServiceKey) -> impl Iterator<Item = &'a Service> + use<'a> {
-        self.by_key.get(key).into_iter().flat_map(|definitions| definitions.values())
+        self.by_key.get(key).into_iter().flat_map(|definitions| definitions.iter().map(|(_, service)| service))
     }
 
     /// All services defined in a namespace.
@@ -110,8 +115,8 @@ impl Definitions {
 
     /// Services of that hostname, of all namespaces.
     pub(super) fn named(&self, host: &Hostname) -> Vec<ServiceKey> {
-        let from = ServiceKey { hostname: host.clone(), namespace: SmolStr::default() };
-        self.by_key.range(from..).map(|(key, _)| key.clone()).take_while(|key| key.hostname == *host).collect()
+        let namespaces = self.hosts.get(host).into_iter().flatten();
+        namespaces.map(|namespace| ServiceKey { hostname: host.clone(), namespace: namespace.clone() }).collect()
     }
 
     fn insert(&mut self, key: ServiceKey, order: Order, service: Service) {
@@ -121,19 +126,34 @@ impl Definitions {
         if is_selecting(&service) {
             self.selecting.entry(key.namespace.clone()).or_default().insert(key.clone());
         }
-        self.namespaces.entry(key.namespace.clone()).or_default().insert(key.clone());
-        self.by_key.entry(key).or_default().insert(order, service);
+        if !self.by_key.contains_key(&key) {
+            self.namespaces.entry(key.namespace.clone()).or_default().insert(key.clone());
+            self.hosts.entry(key.hostname.clone()).or_default().push(key.namespace.clone());
+        }
+        // Mostly it is the only one.
+        let definitions = self.by_key.entry(key).or_insert_with(|| Vec::with_capacity(1));
+        match definitions.binary_search_by(|(other, _)| other.cmp(&order)) {
+            Ok(at) => definitions[at].1 = service,
+            Err(at) => definitions.insert(at, (order, service)),
+        }
     }
 
     fn remove(&mut self, key: &ServiceKey, order: &Order) {
         let Some(definitions) = self.by_key.get_mut(key) else { return };
-        let removed = definitions.remove(order);
-        if !definitions.values().any(is_selecting) {
+        let at = definitions.binary_search_by(|(other, _)| other.cmp(order)).ok();
+        let removed = at.map(|at| definitions.remove(at).1);
+        if !definitions.iter().any(|(_, service)| is_selecting(service)) {
             remove_from(&mut self.selecting, &key.namespace, key);
         }
         if definitions.is_empty() {
             self.by_key.remove(key);
             remove_from(&mut self.namespaces, &key.namespace, key);
+            if let Some(namespaces) = self.hosts.get_mut(&key.hostname) {
+                namespaces.retain(|namespace| *namespace != key.namespace);
+                if namespaces.is_empty() {
+                    self.hosts.remove(&key.hostname);
+                }
+            }
         }
         if let Some(target) = removed.and_then(|service| service.external_name) {
             remove_from(&mut self.aliases, &target, &key.hostname);
@@ -146,7 +166,7 @@ fn is_selecting(service: &Service) -> bool {
     service.registry == Registry::External && !service.selector.is_empty()
 }
 
-fn remove_from<K: Ord, V: Ord>(table: &mut BTreeMap<K, BTreeSet<V>>, at: &K, value: &V) {
+fn remove_from<K: Eq + Hash, V: Eq + Hash>(table: &mut FxHashMap<K, FxHashSet<V>>, at: &K, value: &V) {
     let Some(values) = table.get_mut(at) else { return };
     values.remove(value);
     if values.is_empty() {

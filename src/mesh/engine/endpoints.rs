@@ -13,8 +13,8 @@ use crate::{
     api::{Kind, Labels, Object, Spec, istio, kubernetes},
     mesh::{
         model::{
-            Endpoint, EndpointAddress, EndpointSet, Health, Locality, MtlsMode, Registry, Resolution, Service, ServicePort, TargetPort,
-            Workload,
+            Backend, Endpoint, EndpointAddress, EndpointSet, Health, Locality, MtlsMode, Registry, Resolution, Service, ServicePort,
+            TargetPort, Workload,
         },
         policy::mtls,
         world::World,
@@ -51,59 +51,59 @@ impl Tables<'_> {
             _ => None,
         });
         let Some((object, slice)) = slice else { return };
+        let mut of_node: Option<Arc<Backend>> = None;
         found.reserve(slice.endpoints.len());
         for endpoint in slice.endpoints.iter().filter(|endpoint| endpoint.ready || service.publish_not_ready) {
-            self.of_slice_endpoint(service, object, slice, endpoint, found);
+            let workload = match &endpoint.pod {
+                // A pod that is named but not known yet: its labels and identity decide, so it waits for the pod.
+                Some(pod) => match self.world.workloads.get(pod) {
+                    Some(workload) => Some(&**workload),
+                    None => continue,
+                },
+                None => None,
+            };
+            let backend = match workload {
+                Some(pod) => Arc::new(self.of_pod(object, pod, &endpoint.node)),
+                // Without pods the endpoints of a node are alike.
+                None => match of_node.as_ref().filter(|backend| backend.node == endpoint.node) {
+                    Some(backend) => Arc::clone(backend),
+                    None => Arc::clone(of_node.insert(Arc::new(Backend { node: endpoint.node.clone(), ..blank(object, Health::Healthy) }))),
+                },
+            };
+            self.of_slice_endpoint(service, slice, endpoint, workload, &backend, found);
         }
     }
 
     fn of_slice_endpoint(
         &self,
         service: &Service,
-        object: &Object,
         slice: &kubernetes::EndpointSlice,
         endpoint: &kubernetes::SliceEndpoint,
+        workload: Option<&Workload>,
+        backend: &Arc<Backend>,
         found: &mut Vec<(u16, Endpoint)>,
     ) {
-        let workload = match &endpoint.pod {
-            // A pod that is named but not known yet: its labels and identity decide, so it waits for the pod.
-            Some(pod) => match self.world.workloads.get(pod) {
-                Some(workload) => Some(&**workload),
-                None => return,
-            },
-            None => None,
-        };
-        let base = self.slice_base(object, endpoint, workload);
         for (name, number) in &slice.ports {
             for port in service.ports.iter().filter(|port| port.name == *name) {
                 let mtls = workload.is_some_and(|pod| has_sidecar(&pod.labels) && self.takes_mtls(&pod.namespace, &pod.labels, *number));
                 let ips = endpoint.addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok());
-                found.extend(
-                    ips.map(|ip| (port.number, Endpoint { address: EndpointAddress::Ip(ip), port: *number, mtls, ..base.clone() })),
-                );
+                let at = |ip| Endpoint { address: EndpointAddress::Ip(ip), port: *number, backend: Arc::clone(backend), mtls };
+                found.extend(ips.map(|ip| (port.number, at(ip))));
             }
         }
     }
 
-    fn slice_base(&self, object: &Object, endpoint: &kubernetes::SliceEndpoint, workload: Option<&Workload>) -> Endpoint {
-        let mut base = blank(object, Health::Healthy);
-        base.node = endpoint.node.clone();
-        if let Some(workload) = workload {
-            self.fill_from_pod(&mut base, workload);
+    fn of_pod(&self, object: &Object, pod: &Workload, node: &SmolStr) -> Backend {
+        Backend {
+            labels: Arc::clone(&pod.labels),
+            locality: pod.locality.clone(),
+            network: pod.labels.get("topology.istio.io/network").cloned().unwrap_or_default(),
+            node: if pod.node.is_empty() { node.clone() } else { pod.node.clone() },
+            identity: Some(identity(&self.world.mesh, &pod.namespace, pod.service_account.clone())),
+            workload: self.workload_name(pod),
+            namespace: pod.namespace.clone(),
+            ..blank(object, Health::Healthy)
         }
-        base
-    }
-
-    fn fill_from_pod(&self, endpoint: &mut Endpoint, pod: &Workload) {
-        endpoint.labels = Arc::clone(&pod.labels);
-        endpoint.locality = pod.locality.clone();
-        endpoint.network = pod.labels.get("topology.istio.io/network").cloned().unwrap_or_default();
-        if !pod.node.is_empty() {
-            endpoint.node = pod.node.clone();
-        }
-        endpoint.identity = Some(identity(&self.world.mesh, &pod.namespace, pod.service_account.clone()));
-        endpoint.workload = self.workload_name(pod);
-        endpoint.namespace = pod.namespace.clone();
     }
 
     /// The owner's name, else the pod's.
@@ -150,34 +150,29 @@ impl Tables<'_> {
     /// Pods and WorkloadEntries that a ServiceEntry's `workloadSelector` selects.
     fn selected(&self, service: &Service) -> Vec<(u16, Endpoint)> {
         let mut found = Vec::new();
-        for (_, object) in self.store.in_namespace(Kind::WorkloadEntry, &service.namespace) {
+        for object in self.store.selectable_in(Kind::WorkloadEntry, &service.namespace) {
             let Spec::WorkloadEntry(entry) = &object.spec else { continue };
             let labels = entry_labels(object, entry);
             if selects(&service.selector, &labels) {
                 found.extend(self.of_entry(service, object, entry, Arc::new(labels), &object.key.name));
             }
         }
-        for (id, _) in self.store.in_namespace(Kind::Pod, &service.namespace) {
-            let pod = self.world.workloads.get(&(id.namespace.clone(), id.name.clone()));
+        for object in self.store.selectable_in(Kind::Pod, &service.namespace) {
+            let pod = self.world.workloads.get(&(object.key.namespace.clone(), object.key.name.clone()));
             if let Some(pod) = pod.filter(|pod| selects(&service.selector, &pod.labels)) {
-                found.extend(self.of_selected_pod(service, pod));
+                found.extend(self.of_selected_pod(service, object, pod));
             }
         }
         found
     }
 
-    fn of_selected_pod(&self, service: &Service, pod: &Workload) -> Vec<(u16, Endpoint)> {
+    fn of_selected_pod(&self, service: &Service, object: &Object, pod: &Workload) -> Vec<(u16, Endpoint)> {
         let Some(ip) = pod.ips.first() else { return Vec::new() };
-        let mut base = Endpoint {
-            address: EndpointAddress::Ip(*ip),
-            cluster: pod.origin.object.cluster.clone(),
-            ..blank_of(&pod.origin.object.cluster, Health::Healthy)
-        };
-        self.fill_from_pod(&mut base, pod);
+        let backend = Arc::new(self.of_pod(object, pod, &SmolStr::default()));
         let at_port = |port: &ServicePort| {
             let number = target_number(port);
             let mtls = has_sidecar(&pod.labels) && self.takes_mtls(&pod.namespace, &pod.labels, number);
-            (port.number, Endpoint { port: number, mtls, ..base.clone() })
+            (port.number, Endpoint { address: EndpointAddress::Ip(*ip), port: number, backend: Arc::clone(&backend), mtls })
         };
         service.ports.iter().map(at_port).collect()
     }
@@ -196,8 +191,7 @@ impl Tables<'_> {
             Some(mode) => mode == "istio",
             None => !entry.service_account.is_empty(),
         };
-        let base = Endpoint {
-            address,
+        let backend = Arc::new(Backend {
             locality: locality(&entry.locality, '/'),
             network: entry.network.clone(),
             weight: entry.weight.max(1),
@@ -206,12 +200,12 @@ impl Tables<'_> {
             namespace: namespace.clone(),
             labels: Arc::clone(&labels),
             ..blank(object, Health::Unknown)
-        };
+        });
         let at_port = |port: &ServicePort| {
             let own = entry.ports.iter().find(|(name, _)| *name == port.name);
             let number = own.map_or_else(|| target_number(port), |(_, number)| *number);
             let mtls = sidecar && self.takes_mtls(namespace, &labels, number);
-            (port.number, Endpoint { port: number, mtls, ..base.clone() })
+            (port.number, Endpoint { address: address.clone(), port: number, backend: Arc::clone(&backend), mtls })
         };
         service.ports.iter().map(at_port).collect()
     }
@@ -239,7 +233,7 @@ pub(super) fn gather(endpoints: impl IntoIterator<Item = (u16, Endpoint)>) -> En
 fn drop_repeated_addresses(endpoints: &mut Vec<Endpoint>) {
     endpoints.dedup_by(|later, first| {
         matches!(first.address, EndpointAddress::Ip(_))
-            && first.health == Health::Healthy
+            && first.backend.health == Health::Healthy
             && (&first.address, first.port) == (&later.address, later.port)
     });
 }
@@ -274,24 +268,17 @@ fn target_number(port: &ServicePort) -> u16 {
     }
 }
 
-fn blank(object: &Object, health: Health) -> Endpoint {
-    blank_of(&object.key.cluster, health)
-}
-
-fn blank_of(cluster: &SmolStr, health: Health) -> Endpoint {
-    Endpoint {
-        address: EndpointAddress::Host(SmolStr::default()),
-        port: 0,
+fn blank(object: &Object, health: Health) -> Backend {
+    Backend {
         labels: Arc::default(),
         locality: Locality::default(),
         network: SmolStr::default(),
-        cluster: cluster.clone(),
+        cluster: object.key.cluster.clone(),
         node: SmolStr::default(),
         weight: 1,
         identity: None,
         workload: SmolStr::default(),
         namespace: SmolStr::default(),
-        mtls: false,
         health,
     }
 }

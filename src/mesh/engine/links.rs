@@ -1,12 +1,17 @@
 //! A two-way index: which things a thing was made from, and what was made from a thing.
 
-use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
+use std::{
+    collections::{BTreeSet, hash_map::Entry},
+    hash::Hash,
+};
+
+use rustc_hash::FxHashMap;
 
 /// Many-to-many links between derived values (`A`) and what they read (`B`).
 #[derive(Debug)]
 pub(super) struct Links<A, B> {
-    forward: BTreeMap<A, OneOrMore<B>>,
-    back: BTreeMap<B, OneOrMore<A>>,
+    forward: FxHashMap<A, OneOrMore<B>>,
+    back: FxHashMap<B, OneOrMore<A>>,
 }
 
 /// One value or more. One is by far the most common (a pod has one node, and mostly one slice), and costs no table.
@@ -18,28 +23,29 @@ enum OneOrMore<T> {
 
 impl<A, B> Default for Links<A, B> {
     fn default() -> Self {
-        Self { forward: BTreeMap::new(), back: BTreeMap::new() }
+        Self { forward: FxHashMap::default(), back: FxHashMap::default() }
     }
 }
 
-impl<A: Ord + Clone, B: Ord + Clone> Links<A, B> {
+impl<A: Ord + Hash + Clone, B: Ord + Hash + Clone> Links<A, B> {
     /// Replaces what `a` reads.
-    pub(super) fn set(&mut self, a: &A, reads: BTreeSet<B>) {
+    pub(super) fn set(&mut self, a: &A, reads: impl IntoIterator<Item = B>) {
+        let reads = OneOrMore::of(reads);
         let before = self.forward.remove(a);
-        let before: BTreeSet<&B> = before.iter().flat_map(OneOrMore::iter).collect();
-        for gone in before.iter().filter(|b| !reads.contains(**b)) {
-            let Entry::Occupied(mut readers) = self.back.entry(B::clone(gone)) else { continue };
+        let reading = |b: &B, reads: &Option<OneOrMore<B>>| reads.as_ref().is_some_and(|reads| reads.contains(b));
+        for gone in before.iter().flat_map(OneOrMore::iter).filter(|b| !reading(b, &reads)) {
+            let Entry::Occupied(mut readers) = self.back.entry(gone.clone()) else { continue };
             if !readers.get_mut().remove(a) {
                 readers.remove();
             }
         }
-        for new in reads.iter().filter(|b| !before.contains(b)) {
+        for new in reads.iter().flat_map(OneOrMore::iter).filter(|b| !reading(b, &before)) {
             match self.back.entry(new.clone()) {
                 Entry::Vacant(vacant) => _ = vacant.insert(OneOrMore::One(a.clone())),
                 Entry::Occupied(mut readers) => readers.get_mut().insert(a.clone()),
             }
         }
-        if let Some(reads) = OneOrMore::of(reads) {
+        if let Some(reads) = reads {
             self.forward.insert(a.clone(), reads);
         }
     }
@@ -56,10 +62,17 @@ impl<A: Ord + Clone, B: Ord + Clone> Links<A, B> {
 }
 
 impl<T: Ord + Clone> OneOrMore<T> {
-    fn of(mut values: BTreeSet<T>) -> Option<Self> {
-        match values.len() {
-            0 | 1 => values.pop_first().map(Self::One),
-            _ => Some(Self::More(values)),
+    fn of(values: impl IntoIterator<Item = T>) -> Option<Self> {
+        let mut values = values.into_iter();
+        let mut all = Self::One(values.next()?);
+        values.for_each(|value| all.insert(value));
+        Some(all)
+    }
+
+    fn contains(&self, value: &T) -> bool {
+        match self {
+            Self::One(one) => one == value,
+            Self::More(more) => more.contains(value),
         }
     }
 
@@ -98,11 +111,11 @@ mod tests {
     #[test]
     fn links_are_replaced_whole() {
         let mut links = Links::default();
-        links.set(&"slice", BTreeSet::from(["pod-1", "pod-2"]));
-        links.set(&"slice", BTreeSet::from(["pod-2", "pod-3"]));
+        links.set(&"slice", ["pod-1", "pod-2"]);
+        links.set(&"slice", ["pod-3", "pod-2", "pod-3"]);
         assert_eq!(links.readers_of(&"pod-1").count(), 0);
         assert_eq!(links.readers_of(&"pod-3").collect::<Vec<_>>(), [&"slice"]);
-        links.set(&"slice", BTreeSet::new());
+        links.set(&"slice", []);
         assert_eq!(links.readers_of(&"pod-2").count(), 0);
         assert_eq!(links.read_by(&"slice").count(), 0);
     }

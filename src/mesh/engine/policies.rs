@@ -24,7 +24,7 @@ use crate::{
 
 impl Engine {
     /// Derives the tables of the changed objects and marks what depends on them.
-    pub(super) fn derive_policies(&self, world: &mut World, changed: &BTreeSet<Id>, dirty: &mut Dirty) {
+    pub(super) fn derive_policies(&self, world: &mut World, changed: &[Id], dirty: &mut Dirty) {
         let mut rules: BTreeMap<(SmolStr, Hostname), Vec<Arc<DestinationRule>>> = BTreeMap::new();
         let mut peer_namespaces = BTreeSet::new();
         for id in changed {
@@ -77,7 +77,7 @@ impl Engine {
         self.derive_rules_by_host(world, rules, dirty);
     }
 
-    fn derive_peer_authentications(&self, world: &mut World, changed: &BTreeSet<Id>, namespaces: &BTreeSet<SmolStr>, dirty: &mut Dirty) {
+    fn derive_peer_authentications(&self, world: &mut World, changed: &[Id], namespaces: &BTreeSet<SmolStr>, dirty: &mut Dirty) {
         let root = world.mesh.root_namespace.clone();
         for namespace in namespaces {
             let before = mtls::service_mtls(world, namespace);

@@ -3,12 +3,14 @@
 //! What is made here is the service as its own object says it; identities come from its endpoints and aliases from
 //! other services later.
 
+use std::sync::Arc;
+
 use smol_str::{SmolStr, format_smolstr};
 
 use super::{hosts, protocol};
 use crate::{
     api::{
-        Labels, Metadata, Object, Spec,
+        Metadata, Object, Spec,
         istio::{self, ServiceEntryResolution},
         kubernetes::{self, PortRef},
         mesh_config::MeshConfig,
@@ -47,7 +49,7 @@ fn of_kubernetes(object: &Object, spec: &kubernetes::Service, mesh: &MeshConfig)
         external_name: spec.external_name.as_ref().map(Hostname::new),
         export_to: annotated_visibility(&object.metadata, mesh, namespace),
         service_accounts: annotated_accounts(&object.metadata, mesh, namespace),
-        selector: spec.selector.clone(),
+        selector: Arc::new(spec.selector.clone()),
         publish_not_ready: spec.publish_not_ready_addresses,
         node_local: spec.internal_traffic_local,
         ..blank(object, Registry::Kubernetes)
@@ -101,7 +103,7 @@ fn of_service_entry(object: &Object, spec: &istio::ServiceEntry, mesh: &MeshConf
         mesh_external: !spec.mesh_internal,
         export_to: hosts::visibility(&spec.export_to, &mesh.default_service_export_to, &object.key.namespace),
         subject_alt_names: spec.subject_alt_names.clone(),
-        selector: spec.workload_selector.clone().unwrap_or_default(),
+        selector: Arc::new(spec.workload_selector.clone().unwrap_or_default()),
         ..blank(object, Registry::External)
     };
     let mut names: Vec<Hostname> = spec.hosts.iter().map(Hostname::new).collect();
@@ -136,8 +138,8 @@ fn blank(object: &Object, registry: Registry) -> Service {
         export_to: Visibility::Public,
         service_accounts: Vec::new(),
         subject_alt_names: Vec::new(),
-        labels: Labels::clone(&object.metadata.labels),
-        selector: Labels::new(),
+        labels: Arc::clone(&object.metadata.labels),
+        selector: Arc::default(),
         publish_not_ready: false,
         node_local: false,
         precedence: precedence(object),

@@ -1,16 +1,17 @@
 //! The objects as they stand: the only input of everything derived.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, hash_map::Entry},
     sync::Arc,
 };
 
+use rustc_hash::{FxHashMap, FxHashSet};
 use smol_str::SmolStr;
 
 use crate::api::{Kind, Object, ObjectKey, Spec};
 
 /// An object's name without its cluster. Configuration of one name from two clusters is one thing.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Id {
     /// Kind.
     pub(super) kind: Kind,
@@ -35,7 +36,9 @@ impl From<&ObjectKey> for Id {
 /// All objects. Where clusters share a name, the first cluster's object counts, whatever the order of arrival.
 #[derive(Debug, Default)]
 pub(super) struct Store {
-    objects: BTreeMap<Id, Named>,
+    objects: FxHashMap<Id, Named>,
+    /// Names of those that labels can select, by kind and namespace.
+    selectable: FxHashMap<(Kind, SmolStr), FxHashSet<SmolStr>>,
 }
 
 /// The objects of one name by cluster; mostly there is one, which then costs no table.
@@ -50,6 +53,9 @@ impl Store {
     pub(super) fn put(&mut self, key: &ObjectKey, object: Option<Arc<Object>>) -> bool {
         let id = Id::from(key);
         let Some(object) = object else { return self.remove(id, &key.cluster) };
+        if is_selectable(id.kind) {
+            self.selectable.entry((id.kind, id.namespace.clone())).or_default().insert(id.name.clone());
+        }
         match self.objects.entry(id) {
             Entry::Vacant(vacant) => _ = vacant.insert(Named::One(object)),
             Entry::Occupied(mut named) => {
@@ -80,9 +86,19 @@ impl Store {
             }
         };
         if left == 0 {
-            named.remove();
+            let (id, _) = named.remove_entry();
+            self.forget_selectable(id);
         }
         true
+    }
+
+    fn forget_selectable(&mut self, id: Id) {
+        if let Entry::Occupied(mut names) = self.selectable.entry((id.kind, id.namespace)) {
+            names.get_mut().remove(&id.name);
+            if names.get().is_empty() {
+                names.remove();
+            }
+        }
     }
 
     /// The object of that name.
@@ -96,16 +112,13 @@ impl Store {
         Some((object, as_kind(&object.spec)?))
     }
 
-    /// All objects of a kind in a namespace.
-    pub(super) fn in_namespace<'a>(&'a self, kind: Kind, namespace: &'a SmolStr) -> impl Iterator<Item = (&'a Id, &'a Arc<Object>)> {
-        let from = Id { kind, namespace: namespace.clone(), name: SmolStr::default() };
-        self.objects
-            .range(from..)
-            .take_while(move |(id, _)| id.kind == kind && id.namespace == *namespace)
-            .filter_map(|(id, named)| Some((id, named.first()?)))
+    /// All objects of a kind that labels can select (pods, WorkloadEntries) in a namespace; in no order.
+    pub(super) fn selectable_in(&self, kind: Kind, namespace: &SmolStr) -> impl Iterator<Item = &Arc<Object>> {
+        let names = self.selectable.get(&(kind, namespace.clone())).into_iter().flatten();
+        names.filter_map(move |name| self.get(&Id::new(kind, namespace, name)))
     }
 
-    /// The names of all objects.
+    /// The names of all objects; in no order.
     pub(super) fn ids(&self) -> impl Iterator<Item = &Id> {
         self.objects.keys()
     }
@@ -136,4 +149,8 @@ impl Named {
             Self::Several(objects) => _ = objects.insert(object.key.cluster.clone(), object),
         }
     }
+}
+
+fn is_selectable(kind: Kind) -> bool {
+    matches!(kind, Kind::Pod | Kind::WorkloadEntry)
 }

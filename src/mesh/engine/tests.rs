@@ -124,8 +124,8 @@ fn an_endpoint_joins_slice_pod_and_node() {
     let endpoints = world.endpoints[&key("reviews")].port(9080).to_vec();
     assert_eq!(endpoints.len(), 1);
     let endpoint = &endpoints[0];
-    assert_eq!((endpoint.port, endpoint.mtls, endpoint.locality.region.as_str()), (8080, true, "westeurope"));
-    assert_eq!((endpoint.workload.as_str(), endpoint.cluster.as_str()), ("reviews-1", "Kubernetes"));
+    assert_eq!((endpoint.port, endpoint.mtls, endpoint.backend.locality.region.as_str()), (8080, true, "westeurope"));
+    assert_eq!((endpoint.backend.workload.as_str(), endpoint.backend.cluster.as_str()), ("reviews-1", "Kubernetes"));
     let identity = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/runner").unwrap();
     assert_eq!(world.services[&key("reviews")].service_accounts, [identity]);
 }
@@ -144,7 +144,11 @@ fn an_endpoint_touches_the_endpoints_of_its_host_alone() {
     let mut engine = engine();
     engine.apply(shop());
     let touched = engine.apply([slice("shop", "reviews", &[("reviews-1", "10.1.0.1"), ("reviews-2", "10.1.0.2")])]).touched;
-    let expected = Touched { endpoints: [host("reviews")].into(), addresses: ["10.1.0.2".parse().unwrap()].into(), ..Touched::default() };
+    let expected = Touched {
+        endpoints: [host("reviews")].into(),
+        addresses: FxHashSet::from_iter(["10.1.0.2".parse().unwrap()]),
+        ..Touched::default()
+    };
     assert_eq!(touched, expected);
 }
 
@@ -221,7 +225,8 @@ fn a_service_entry_selects_pods_and_workload_entries() {
         ])
         .world;
     let key = ServiceKey { hostname: Hostname::new("sel.shop.local"), namespace: "shop".into() };
-    let found: Vec<_> = world.endpoints[&key].port(8116).iter().map(|e| (e.port, e.weight, e.mtls, e.workload.as_str())).collect();
+    let found: Vec<_> =
+        world.endpoints[&key].port(8116).iter().map(|e| (e.port, e.backend.weight, e.mtls, e.backend.workload.as_str())).collect();
     assert_eq!(found, [(8080, 1, true, "mixed-1"), (9999, 5, true, "vm-1")]);
     let accounts: Vec<_> = world.services[&key].service_accounts.iter().map(|id| id.service_account.as_str()).collect();
     assert_eq!(accounts, ["runner", "vm"]);

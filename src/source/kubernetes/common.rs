@@ -29,12 +29,19 @@ impl Common {
                 None => _ = self.labels.insert(Arc::clone(&metadata.labels)),
             }
         }
-        if let Spec::Pod(pod) = &mut own.spec
-            && let Some(Pod { node, owner, service_account, .. }) = Arc::get_mut(pod)
-        {
-            for text in [node, owner, service_account] {
-                self.share_text(text);
+        match &mut own.spec {
+            Spec::Pod(pod) => {
+                let Some(Pod { node, owner, service_account, .. }) = Arc::get_mut(pod) else { return object };
+                for text in [node, owner, service_account] {
+                    self.share_text(text);
+                }
             }
+            Spec::EndpointSlice(slice) => {
+                let Some(slice) = Arc::get_mut(slice) else { return object };
+                slice.endpoints.shrink_to_fit();
+                slice.endpoints.iter_mut().for_each(|endpoint| self.share_text(&mut endpoint.node));
+            }
+            _ => {}
         }
         self.tidy();
         object

@@ -20,19 +20,18 @@ use super::{
     decode::{self, Line},
     known::{Known, Listing},
     lines::Lines,
-    selection::Selection,
+    selection::{Objects, Selection, is_selected},
     served::Served,
     trust::{Trust, not_below, number},
 };
-use crate::{
-    api::Object,
-    source::{Change, Event, Loss},
-};
+use crate::source::{Change, Event, Loss};
 
 /// How long a watch lasts at least; up to a fifth more, so that they do not all end at once.
 const WATCH: Duration = Duration::from_secs(290);
 /// A watch in which nothing comes for so long may be dead: it is opened again. Bookmarks come every minute.
 const SILENCE: Duration = Duration::from_secs(150);
+/// So many new namespaces at once are listed one by one; for more, all are listed.
+const SINGLY: usize = 20;
 /// A watch that lasted so long went well.
 const GOOD: Duration = Duration::from_secs(10);
 
@@ -62,7 +61,8 @@ pub(super) struct Follower {
     shared: Shared,
     served: watch::Receiver<Served>,
     known: Known,
-    objects: Option<watch::Sender<Vec<Arc<Object>>>>,
+    selection: Arc<Selection>,
+    objects: Option<watch::Sender<Objects>>,
     backoff: Backoff,
     page: u32,
     /// The highest resource version seen of the collection.
@@ -98,12 +98,14 @@ impl Follower {
         collection: Collection,
         shared: Shared,
         served: watch::Receiver<Served>,
-        objects: Option<watch::Sender<Vec<Arc<Object>>>>,
+        objects: Option<watch::Sender<Objects>>,
     ) -> Self {
+        let selection = Arc::clone(&shared.selection.borrow());
         Self {
             name: collection.name(),
             known: Known::new(collection.resource.kind, shared.cluster.clone()),
             page: collection.resource.page,
+            selection,
             collection,
             shared,
             served,
@@ -117,6 +119,9 @@ impl Follower {
 
     /// Works until nobody listens any more.
     pub(super) async fn run(mut self) {
+        if is_selected(self.collection.resource) && self.shared.selection.wait_for(|selection| selection.is_known()).await.is_err() {
+            return;
+        }
         loop {
             let served = *self.served.borrow_and_update();
             let turn = match served {
@@ -215,15 +220,25 @@ impl Follower {
     // Reads the whole collection, and only when it is complete and to be believed says what differs. Gives the resource
     // version from which to watch.
     async fn list(&mut self, version: &'static str) -> Result<SmolStr, Turn> {
-        let selection = Arc::clone(&self.shared.selection.borrow_and_update());
+        self.selection = Arc::clone(&self.shared.selection.borrow_and_update());
+        let (listing, at) = self.read_list(version, &self.collection.clone()).await?;
+        self.note(&at);
+        let changes = self.known.swap(listing);
+        self.tell(changes).await?;
+        self.recovered().await?;
+        self.say_listed();
+        Ok(at)
+    }
+
+    async fn read_list(&mut self, version: &'static str, collection: &Collection) -> Result<(Listing, SmolStr), Trouble> {
         let mut listing = Listing::default();
         let mut next = None;
         let at = loop {
-            let request = self.collection.list(version, self.page, next.as_deref()).map_err(|error| Trouble::Away(error.to_string()))?;
+            let request = collection.list(version, self.page, next.as_deref()).map_err(|error| Trouble::Away(error.to_string()))?;
             let body = whole(&self.shared.client, request).await?;
             let page = decode::page(&body).map_err(|error| Trouble::Away(format!("the list is garbled: {error}")))?;
-            for item in page.items(self.collection.resource, version) {
-                self.known.listed(&mut listing, item, |object| selection.reads(self.collection.resource, object));
+            for item in page.items(collection.resource, version) {
+                self.known.listed(&mut listing, item, |object| self.selection.reads(collection.resource, object));
             }
             if page.metadata.next.is_empty() {
                 break SmolStr::new(&page.metadata.resource_version);
@@ -232,12 +247,7 @@ impl Follower {
         };
         not_below(number(&at), self.highest)?;
         self.shared.trust.confirm().await?;
-        self.note(&at);
-        let changes = self.known.swap(listing);
-        self.tell(changes).await?;
-        self.recovered().await?;
-        self.say_listed();
-        Ok(at)
+        Ok((listing, at))
     }
 
     // Says what changes after `at`, which goes along, until the watch ends.
@@ -255,7 +265,7 @@ impl Follower {
                 changed = self.served.changed() => return Err(if changed.is_ok() { Turn::Served } else { Turn::End }),
                 changed = self.shared.selection.changed() => {
                     changed.map_err(|_| Turn::End)?;
-                    return self.select_anew().await;
+                    return self.select_anew(version).await;
                 }
                 () = self.shared.events.closed() => return Err(Turn::End),
             };
@@ -279,7 +289,7 @@ impl Follower {
 
     fn take_in(&mut self, lines: &mut Lines, version: &'static str, at: &mut SmolStr) -> (Vec<Change>, Result<(), Turn>) {
         let mut changes = Vec::new();
-        let selection = Arc::clone(&self.shared.selection.borrow());
+        let selection = Arc::clone(&self.selection);
         let resource = self.collection.resource;
         while let Some(line) = lines.next() {
             let seen = match decode::line(&line, resource, version) {
@@ -307,20 +317,31 @@ impl Follower {
         (changes, Ok(()))
     }
 
-    // Other objects are ours now: those that are no longer go at once, those that are new must be listed.
-    async fn select_anew(&mut self) -> Result<(), Turn> {
-        let selection = Arc::clone(&self.shared.selection.borrow());
-        let resource = self.collection.resource;
-        let changes = self.known.retain(|object| selection.reads(resource, object));
+    // Other namespaces are read now: the objects of those that are no longer go at once, those of new ones are listed.
+    async fn select_anew(&mut self, version: &'static str) -> Result<(), Turn> {
+        let now = Arc::clone(&self.shared.selection.borrow_and_update());
+        let new = now.new_namespaces(&self.selection).filter(|_| self.collection.namespace.is_none());
+        self.selection = now;
+        let changes = self.known.retain(|object| self.selection.reads(self.collection.resource, object));
         self.tell(changes).await?;
-        Err(Turn::Relist)
+        let Some(new) = new.filter(|new| new.len() <= SINGLY) else { return Err(Turn::Relist) };
+        for namespace in new {
+            let within = Collection { namespace: Some(namespace), ..self.collection.clone() };
+            // What is not listed now is listed with all the rest.
+            let Ok((listing, _)) = self.read_list(version, &within).await else { return Err(Turn::Relist) };
+            let changes = self.known.add(listing);
+            self.tell(changes).await?;
+        }
+        Ok(())
     }
 
     async fn tell(&mut self, changes: Vec<Change>) -> Result<(), Turn> {
+        if let Some(objects) = &self.objects
+            && (!changes.is_empty() || objects.borrow().is_none())
+        {
+            objects.send_replace(Some(self.known.objects().cloned().collect()));
+        }
         if !changes.is_empty() {
-            if let Some(objects) = &self.objects {
-                objects.send_replace(self.known.objects().cloned().collect());
-            }
             self.send(Event::Changes(changes)).await?;
         }
         match self.known.new_findings() {

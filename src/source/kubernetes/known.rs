@@ -48,7 +48,7 @@ pub(super) struct Listing {
 struct Entry {
     version: SmolStr,
     object: Option<Arc<Object>>,
-    findings: Arc<[Diagnostic]>,
+    findings: Option<Arc<[Diagnostic]>>,
 }
 
 impl Known {
@@ -106,6 +106,11 @@ impl Known {
         changes
     }
 
+    /// What was listed is there besides what is known: what that changes.
+    pub(super) fn add(&mut self, listing: Listing) -> Vec<Change> {
+        listing.objects.into_iter().filter_map(|(name, entry)| self.put(name, entry)).collect()
+    }
+
     /// Everything is gone, or no longer wanted: what that changes.
     pub(super) fn retain(&mut self, wanted: impl Fn(&Object) -> bool) -> Vec<Change> {
         let unwanted = |entry: &Entry| entry.object.as_ref().is_none_or(|object| !wanted(object));
@@ -123,7 +128,7 @@ impl Known {
         if !std::mem::take(&mut self.findings_changed) {
             return None;
         }
-        let noted = self.noted.iter().filter_map(|name| self.objects.get(name)).flat_map(|entry| entry.findings.iter());
+        let noted = self.noted.iter().filter_map(|name| self.objects.get(name)).flat_map(|entry| entry.findings().iter());
         let mut findings: Vec<Diagnostic> = self.nameless.iter().chain(noted).take(MOST_FINDINGS + 1).cloned().collect();
         if findings.len() > MOST_FINDINGS {
             findings.truncate(MOST_FINDINGS);
@@ -135,8 +140,8 @@ impl Known {
     fn put(&mut self, name: Name, entry: Entry) -> Option<Change> {
         let before = self.objects.get(&name);
         let changed = entry.object.clone().filter(|object| before.and_then(|before| before.object.as_ref()) != Some(object));
-        self.findings_changed |= before.map_or(&[][..], |before| &before.findings) != &*entry.findings;
-        if entry.findings.is_empty() {
+        self.findings_changed |= before.map_or(&[][..], Entry::findings) != entry.findings();
+        if entry.findings.is_none() {
             self.noted.remove(&name);
         } else {
             self.noted.insert(name.clone());
@@ -168,7 +173,8 @@ impl Known {
             (Some(new), _) => Some(new),
             (None, old) => old,
         };
-        Some(Entry { version: item.version, object, findings: findings.into() })
+        let findings = Some(findings).filter(|findings| !findings.is_empty()).map(Arc::from);
+        Some(Entry { version: item.version, object, findings })
     }
 
     fn key(&self, (namespace, name): &Name) -> ObjectKey {
@@ -183,6 +189,10 @@ impl Known {
 }
 
 impl Entry {
+    fn findings(&self) -> &[Diagnostic] {
+        self.findings.as_deref().unwrap_or_default()
+    }
+
     // As the object has it, so that its text is kept once. MeshConfig's key is not its ConfigMap's name.
     fn name(&self, read: Name) -> Name {
         let own = self.object.as_ref().map(|object| (&object.key.namespace, &object.key.name));

@@ -35,11 +35,11 @@ use self::{
     follow::{Follower, Shared},
     kinds::{MESH_CONFIG, RESOURCES},
     known::{Known, Listing},
-    selection::Selection,
+    selection::{Objects, Selection, select},
     served::Finder,
     trust::Trust,
 };
-use super::{Event, mesh_config::MeshConfigFile};
+use super::{Change, Event, mesh_config::MeshConfigFile};
 use crate::api::{Kind, Object};
 
 /// What is read from which API server.
@@ -95,7 +95,10 @@ pub async fn mesh_config(settings: &Settings) -> Option<Arc<Object>> {
 }
 
 async fn run(settings: Settings, mesh_file: Option<MeshConfigFile>, events: mpsc::Sender<Event>) {
-    let (_selecting, selection) = watch::channel(Arc::new(Selection::new(&settings.revision)));
+    let (selecting, selection) = watch::channel(Arc::new(Selection::new(&settings.revision)));
+    let (mesh_configs, mesh_config) = watch::channel(None);
+    let (all_namespaces, namespaces) = watch::channel(None);
+    tokio::spawn(select(selecting, mesh_config, namespaces, settings.namespace.clone()));
     let (listed, mut all_listed) = mpsc::unbounded_channel();
     let look_again = Arc::new(Notify::new());
     let trust = Arc::new(Trust::new(settings.client.clone()));
@@ -113,12 +116,17 @@ async fn run(settings: Settings, mesh_file: Option<MeshConfigFile>, events: mpsc
     let count = collections.len();
     for collection in collections {
         let served = finder.add(collection.resource);
-        tokio::spawn(Follower::new(collection, shared.clone(), served, None).run());
+        let shown = match collection.resource.kind {
+            Kind::MeshConfig => Some(mesh_configs.clone()),
+            Kind::Namespace => Some(all_namespaces.clone()),
+            _ => None,
+        };
+        tokio::spawn(Follower::new(collection, shared.clone(), served, shown).run());
     }
     drop(shared);
     tokio::spawn(finder.run());
     if let Some(file) = mesh_file {
-        tokio::spawn(file.follow(events.clone()));
+        tokio::spawn(follow_file(file, mesh_configs, events.clone()));
     }
     for _ in 0..count {
         if all_listed.recv().await.is_none() {
@@ -128,6 +136,24 @@ async fn run(settings: Settings, mesh_file: Option<MeshConfigFile>, events: mpsc
     // Nobody listens any more: then nobody misses it.
     let _ = events.send(Event::Synced).await;
     events.closed().await;
+}
+
+// The file's settings are told as it tells them, and shown to the selection.
+async fn follow_file(file: MeshConfigFile, shown: watch::Sender<Objects>, events: mpsc::Sender<Event>) {
+    let (from_file, mut inbox) = mpsc::channel(1);
+    tokio::spawn(file.follow(from_file));
+    while let Some(event) = inbox.recv().await {
+        if let Event::Changes(changes) = &event {
+            let applied = changes.iter().filter_map(|change| match change {
+                Change::Applied(object) => Some(Arc::clone(object)),
+                Change::Deleted(_) => None,
+            });
+            shown.send_replace(Some(applied.collect()));
+        }
+        if events.send(event).await.is_err() {
+            return;
+        }
+    }
 }
 
 fn collections(settings: &Settings, mesh_config: bool) -> Vec<Collection> {

@@ -51,8 +51,6 @@ pub(super) struct Finder {
     trust: Arc<Trust>,
     look_again: Arc<Notify>,
     kinds: Vec<Found>,
-    /// What tells that a kind is served as ever: whoever follows it takes the end of this for the end of all.
-    always: Vec<watch::Sender<Served>>,
 }
 
 struct Found {
@@ -75,17 +73,13 @@ struct Plural {
 impl Finder {
     /// Nothing is known yet.
     pub(super) fn new(client: Client, trust: Arc<Trust>, look_again: Arc<Notify>) -> Self {
-        Self { client, trust, look_again, kinds: Vec::new(), always: Vec::new() }
+        Self { client, trust, look_again, kinds: Vec::new() }
     }
 
     /// How this kind is served, kept up to date.
     pub(super) fn add(&mut self, resource: &'static Resource) -> watch::Receiver<Served> {
         let (served, receiver) = watch::channel(if resource.custom { Served::Unknown } else { Served::As("v1") });
-        if resource.custom {
-            self.kinds.push(Found { resource, served, missed: false });
-        } else {
-            self.always.push(served);
-        }
+        self.kinds.push(Found { resource, served, missed: false });
         receiver
     }
 
@@ -112,8 +106,12 @@ impl Finder {
     }
 
     async fn look(&self) -> Result<Plurals, Trouble> {
-        let wanted: BTreeSet<_> =
-            self.kinds.iter().flat_map(|found| found.resource.versions.iter().map(|version| (found.resource.group, *version))).collect();
+        let wanted: BTreeSet<_> = self
+            .kinds
+            .iter()
+            .filter(|found| found.resource.custom)
+            .flat_map(|found| found.resource.versions.iter().map(|version| (found.resource.group, *version)))
+            .collect();
         let mut plurals = Plurals::new();
         for (group, version) in wanted {
             let request = get(&format!("/apis/{group}/{version}")).map_err(|error| Trouble::Away(error.to_string()))?;
@@ -126,15 +124,14 @@ impl Finder {
                 serde_json::from_slice(&body).map_err(|error| Trouble::Away(format!("/apis/{group}/{version}: {error}")))?;
             plurals.insert((group, version), list.resources.into_iter().map(|plural| plural.name).collect());
         }
-        // Whoever refuses to say who it is may be a cluster without these kinds, which takes nothing from ours.
-        self.trust.identify().await?;
+        self.trust.confirm().await?;
         Ok(plurals)
     }
 
     // Tells what was found, and how long it is good for.
     fn settle(&mut self, plurals: &Plurals) -> Duration {
         let mut pause = WHILE_COMPLETE;
-        for found in &mut self.kinds {
+        for found in self.kinds.iter_mut().filter(|found| found.resource.custom) {
             let Resource { group, plural, versions, .. } = found.resource;
             let serves = |version: &&'static str| plurals.get(&(*group, *version)).is_some_and(|names| names.contains(*plural));
             let now = versions.iter().copied().find(|version| serves(version)).map_or(Served::Nowhere, Served::As);

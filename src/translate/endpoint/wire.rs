@@ -4,12 +4,17 @@
 //! they are written in canonical order from the start (see `xds::encode`), and metadata that endpoints share is
 //! written once. Numbers are those of the fields in `envoy.config.endpoint.v3` and `envoy.config.core.v3`.
 
+use std::sync::Arc;
+
 use prost::encoding::{WireType, encode_key, encode_varint};
 use smol_str::{SmolStr, format_smolstr};
 
 use crate::{
-    mesh::model::{Endpoint, EndpointAddress, Health, Locality},
-    translate::metadata::ISTIO,
+    mesh::model::{Backend, Endpoint, EndpointAddress, Health, Locality},
+    translate::{
+        metadata::ISTIO,
+        wire::{nested, number, text},
+    },
 };
 
 const TRANSPORT_SOCKET_MATCH: &str = "envoy.transport_socket_match";
@@ -40,7 +45,7 @@ fn locality<'a>(bytes: &mut Vec<u8>, (locality, endpoints): &Group<'a>, shared: 
     }
     // An empty locality has no weight.
     if !endpoints.is_empty() {
-        let weight = endpoints.iter().fold(0u32, |sum, (endpoint, _)| sum.saturating_add(endpoint.weight));
+        let weight = endpoints.iter().fold(0u32, |sum, (endpoint, _)| sum.saturating_add(endpoint.backend.weight));
         nested(bytes, 3, |bytes| number(bytes, 1, weight));
     }
 }
@@ -48,11 +53,11 @@ fn locality<'a>(bytes: &mut Vec<u8>, (locality, endpoints): &Group<'a>, shared: 
 fn lb_endpoint<'a>(bytes: &mut Vec<u8>, endpoint: &'a Endpoint, mtls: bool, shared: &mut Shared<'a>) {
     // LbEndpoint.endpoint, Endpoint.address
     nested(bytes, 1, |bytes| nested(bytes, 1, |bytes| address(bytes, endpoint)));
-    if endpoint.health == Health::Healthy {
+    if endpoint.backend.health == Health::Healthy {
         number(bytes, 2, 1);
     }
     nested(bytes, 3, |bytes| bytes.extend_from_slice(shared.metadata(endpoint, mtls)));
-    nested(bytes, 4, |bytes| number(bytes, 1, endpoint.weight));
+    nested(bytes, 4, |bytes| number(bytes, 1, endpoint.backend.weight));
 }
 
 fn address(bytes: &mut Vec<u8>, endpoint: &Endpoint) {
@@ -90,12 +95,16 @@ impl<'a> Shared<'a> {
 }
 
 fn same_workload(one: &Endpoint, other: &Endpoint) -> bool {
-    (&one.workload, &one.namespace, &one.cluster) == (&other.workload, &other.namespace, &other.cluster) && one.labels == other.labels
+    let (one, other) = (&one.backend, &other.backend);
+    let alike = |one: &Backend, other: &Backend| {
+        (&one.workload, &one.namespace, &one.cluster) == (&other.workload, &other.namespace, &other.cluster) && one.labels == other.labels
+    };
+    Arc::ptr_eq(one, other) || alike(one, other)
 }
 
 // The entries stand in canonical order: the shorter key first.
 fn metadata(bytes: &mut Vec<u8>, endpoint: &Endpoint, mtls: bool) {
-    entry(bytes, ISTIO, "workload", &workload(endpoint));
+    entry(bytes, ISTIO, "workload", &workload(&endpoint.backend));
     if mtls {
         entry(bytes, TRANSPORT_SOCKET_MATCH, "tlsMode", "istio");
     }
@@ -116,52 +125,16 @@ fn entry(bytes: &mut Vec<u8>, key: &str, field: &str, value: &str) {
 }
 
 // name;namespace;canonical name;canonical revision;cluster
-fn workload(endpoint: &Endpoint) -> String {
-    let label = |keys: [&str; 3]| keys.iter().find_map(|key| endpoint.labels.get(*key)).map_or("", SmolStr::as_str);
+fn workload(backend: &Backend) -> String {
+    let label = |keys: [&str; 3]| keys.iter().find_map(|key| backend.labels.get(*key)).map_or("", SmolStr::as_str);
     let canonical = label(["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
-    let canonical = if canonical.is_empty() { endpoint.workload.as_str() } else { canonical };
+    let canonical = if canonical.is_empty() { backend.workload.as_str() } else { canonical };
     let revision = label(["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
-    [&endpoint.workload, &endpoint.namespace, canonical, revision, &endpoint.cluster].join(";")
-}
-
-/// A text field; an empty one is left out.
-fn text(bytes: &mut Vec<u8>, field: u32, text: &str) {
-    if !text.is_empty() {
-        encode_key(field, WireType::LengthDelimited, bytes);
-        encode_varint(text.len() as u64, bytes);
-        bytes.extend_from_slice(text.as_bytes());
-    }
-}
-
-/// A number field; zero is left out.
-fn number(bytes: &mut Vec<u8>, field: u32, number: u32) {
-    if number != 0 {
-        encode_key(field, WireType::Varint, bytes);
-        encode_varint(number.into(), bytes);
-    }
-}
-
-/// A field of a length that is known once it is written. One byte holds most lengths.
-fn nested(bytes: &mut Vec<u8>, field: u32, content: impl FnOnce(&mut Vec<u8>)) {
-    encode_key(field, WireType::LengthDelimited, bytes);
-    let at = bytes.len();
-    bytes.push(0);
-    content(bytes);
-    let length = bytes.len() - at - 1;
-    match u8::try_from(length) {
-        Ok(short) if short < 0x80 => bytes[at] = short,
-        _ => {
-            let mut long = Vec::with_capacity(4);
-            encode_varint(length as u64, &mut long);
-            bytes.splice(at..=at, long);
-        }
-    }
+    [&backend.workload, &backend.namespace, canonical, revision, &backend.cluster].join(";")
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
     use prost::Message;
 
@@ -172,18 +145,25 @@ mod tests {
         Endpoint {
             address,
             port: 8080,
-            labels: Arc::new(Labels::from([("app".into(), "reviews".into()), ("version".into(), "v1".repeat(70).into())])),
-            locality: Locality::default(),
-            network: SmolStr::default(),
-            cluster: "Kubernetes".into(),
-            node: SmolStr::default(),
-            weight: 300,
-            identity: None,
-            workload: "reviews-v1".into(),
-            namespace: "shop".into(),
             mtls: true,
-            health,
+            backend: Arc::new(Backend {
+                labels: Arc::new(Labels::from([("app".into(), "reviews".into()), ("version".into(), "v1".repeat(70).into())])),
+                locality: Locality::default(),
+                network: SmolStr::default(),
+                cluster: "Kubernetes".into(),
+                node: SmolStr::default(),
+                weight: 300,
+                identity: None,
+                workload: "reviews-v1".into(),
+                namespace: "shop".into(),
+                health,
+            }),
         }
+    }
+
+    fn of_workload(workload: &str, endpoint: &Endpoint) -> Endpoint {
+        let backend = Backend { workload: workload.into(), ..Backend::clone(&endpoint.backend) };
+        Endpoint { backend: Arc::new(backend), ..endpoint.clone() }
     }
 
     #[test]
@@ -192,7 +172,7 @@ mod tests {
         let ends = [
             endpoint(EndpointAddress::Ip([10, 0, 0, 1].into()), Health::Healthy),
             endpoint(EndpointAddress::Host("a.example.com".into()), Health::Unknown),
-            Endpoint { port: 0, workload: "other".into(), ..endpoint(EndpointAddress::Ip([0; 16].into()), Health::Healthy) },
+            Endpoint { port: 0, ..of_workload("other", &endpoint(EndpointAddress::Ip([0; 16].into()), Health::Healthy)) },
             endpoint(EndpointAddress::Pipe("/run/a".into()), Health::Unknown),
         ];
         let all: Vec<(&Endpoint, bool)> = ends.iter().zip([true, true, false, true]).collect();
@@ -210,8 +190,8 @@ mod tests {
         let ip = |last| EndpointAddress::Ip([10, 0, 0, last].into());
         let ends = [1, 2, 3, 4].map(|last| endpoint(ip(last), Health::Healthy));
         let [first, second, third, fourth] = &ends;
-        let third = Endpoint { workload: "ratings".into(), ..third.clone() };
-        let bytes = encode("a", &[(&first.locality, vec![(first, true), (second, true), (&third, true), (fourth, false)])]);
+        let third = of_workload("ratings", third);
+        let bytes = encode("a", &[(&first.backend.locality, vec![(first, true), (second, true), (&third, true), (fourth, false)])]);
         let message = ClusterLoadAssignment::decode(&bytes[..]).unwrap();
         let [group] = &message.endpoints[..] else { panic!("one locality") };
         let metadata: Vec<_> = group.lb_endpoints.iter().map(|endpoint| endpoint.metadata.clone().unwrap()).collect();

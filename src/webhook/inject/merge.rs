@@ -78,7 +78,8 @@ fn overlay_container(container: &mut Value, own: &Value) {
                     overlay_action(map_at(container, &["lifecycle"]).entry(moment).or_insert(Value::Null), action);
                 }
             }
-            "resources" | "securityContext" => overlay(target.entry(field.as_str()).or_insert(Value::Null), value),
+            "securityContext" => overlay(target.entry(field.as_str()).or_insert(Value::Null), value),
+            // Resources too: half of ours could contradict half of theirs.
             _ => {
                 target.insert(field.clone(), value.clone());
             }
@@ -96,13 +97,10 @@ fn overlay(target: &mut Value, own: &Value) {
     }
 }
 
-// Of the ways to act, of which there may be one, the user's; the times around it field by field.
+// A user who says how to ask or act says all of it: what they left out is Kubernetes' default, not ours. Else field by field.
 fn overlay_action(target: &mut Value, own: &Value) {
     const WAYS: [&str; 5] = ["exec", "httpGet", "tcpSocket", "grpc", "sleep"];
-    if let (Value::Object(target), Some(_)) = (&mut *target, WAYS.iter().find(|way| own.get(**way).is_some())) {
-        target.retain(|field, _| !WAYS.contains(&field.as_str()));
-    }
-    overlay(target, own);
+    if WAYS.iter().any(|way| own.get(way).is_some()) { *target = own.clone() } else { overlay(target, own) }
 }
 
 // Elements with the same keys are the user's as a whole: a variable has a value or a source, not both.
@@ -167,13 +165,14 @@ mod tests {
             "ports": [{"containerPort": 15090, "protocol": "TCP"}],
             "resources": {"limits": {"cpu": "2", "memory": "1Gi"}},
             "readinessProbe": {"httpGet": {"port": 15021}, "periodSeconds": 15},
+            "startupProbe": {"httpGet": {"port": 15021}, "periodSeconds": 1},
         }]}});
         let mut pod = json!({"spec": {"containers": [{
             "name": "istio-proxy", "image": "auto", "imagePullPolicy": "Always", "args": [],
             "env": [{"name": "B", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}, {"name": "C", "value": "3"}],
             "ports": [{"containerPort": 15090, "name": "metrics"}, {"containerPort": 8080}],
             "resources": {"limits": {"cpu": "4"}},
-            "readinessProbe": {"exec": {"command": ["true"]}},
+            "readinessProbe": {"exec": {"command": ["true"]}}, "startupProbe": {"periodSeconds": 2},
             "stdin": true,
         }]}});
         let added = merge(&mut pod, template);
@@ -182,8 +181,8 @@ mod tests {
             "env": [{"name": "A", "value": "1"}, {"name": "B", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
                 {"name": "C", "value": "3"}],
             "ports": [{"containerPort": 15090, "name": "metrics"}, {"containerPort": 8080}],
-            "resources": {"limits": {"cpu": "4", "memory": "1Gi"}},
-            "readinessProbe": {"exec": {"command": ["true"]}, "periodSeconds": 15},
+            "resources": {"limits": {"cpu": "4"}},
+            "readinessProbe": {"exec": {"command": ["true"]}}, "startupProbe": {"httpGet": {"port": 15021}, "periodSeconds": 2},
             "stdin": true,
         });
         assert_eq!(pod["spec"]["containers"], json!([expected]));

@@ -77,7 +77,9 @@ pub fn inject(original: &Value, around: Surroundings<'_>) -> Result<Injected, Re
     let template = annotations.template.unwrap_or_default();
     refuse(found.refusals, &annotations, &config, template)?;
 
-    let mut pod = restore::restore(original, annotations.status_port.or(config.status_port).unwrap_or(template::STATUS_PORT));
+    let port = annotations.status_port.or(config.status_port).unwrap_or(template::STATUS_PORT);
+    let merges_metrics = prometheus::wanted(&annotations, around.mesh);
+    let mut pod = restore::restore(original, Some(port).filter(|_| merges_metrics));
     let before = typed(&pod)?;
     let owner = around.owner.cloned().unwrap_or_else(|| Owner::of(&before));
     let inputs = Inputs {
@@ -98,7 +100,9 @@ pub fn inject(original: &Value, around: Surroundings<'_>) -> Result<Injected, Re
         if annotations.rewrite_probes.unwrap_or(around.settings.rewrite_probes) {
             warnings.extend(probes::rewrite(&mut pod, port));
         }
-        prometheus::merge(&mut pod, port, &annotations, around.mesh);
+        if merges_metrics {
+            prometheus::merge(&mut pod, port);
+        }
     }
     restore::record(&mut pod, &added, around.settings.named_revision().unwrap_or("default"));
     warnings.extend(unreachable_control_plane(&before));
@@ -133,3 +137,6 @@ fn unreachable_control_plane(pod: &Pod) -> Option<String> {
     let policy = pod.spec.as_ref()?.dns_policy.as_deref()?;
     (policy != "ClusterFirst").then(|| format!("spec.dnsPolicy is {policy}: the proxy may not find the control plane"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     shape::{containers_mut, name_of, set_variable},
-    template::PROXY,
+    template::{INIT, PROXY},
 };
 
 /// JSON: path at the agent → the action as the user wrote it.
@@ -19,7 +19,7 @@ const ACTIONS: [&str; 3] = ["httpGet", "tcpSocket", "grpc"];
 /// Rewrites all probes and hooks that connect to the application; returns what could not be rewritten, and why.
 pub(super) fn rewrite(pod: &mut Value, agent_port: u16) -> Vec<String> {
     let (mut probers, mut doubts) = (Map::new(), Vec::new());
-    for container in containers_mut(pod).filter(|container| name_of(container) != PROXY) {
+    for container in containers_mut(pod).filter(|container| is_of_application(container)) {
         let name = name_of(container).to_owned();
         let ports = container.get("ports").cloned().unwrap_or_default();
         for (probe, path) in PROBES {
@@ -44,7 +44,7 @@ pub(super) fn rewrite(pod: &mut Value, agent_port: u16) -> Vec<String> {
 /// Undoes it by the variable's value. A named port stays the number that it was.
 pub(super) fn put_back(pod: &mut Value, probers: &str) {
     let Ok(probers) = serde_json::from_str::<Map<String, Value>>(probers) else { return };
-    for container in containers_mut(pod) {
+    for container in containers_mut(pod).filter(|container| is_of_application(container)) {
         let name = name_of(container).to_owned();
         for (probe, path) in PROBES {
             put_back_action(container.get_mut(probe), probers.get(&format!("/app-health/{name}/{path}")));
@@ -56,6 +56,10 @@ pub(super) fn put_back(pod: &mut Value, probers: &str) {
     }
 }
 
+fn is_of_application(container: &Value) -> bool {
+    ![PROXY, INIT].contains(&name_of(container))
+}
+
 // The action becomes a GET at the agent, and is kept in `probers`.
 fn divert(
     target: Option<&mut Value>,
@@ -65,7 +69,9 @@ fn divert(
     probers: &mut Map<String, Value>,
 ) -> Result<(), String> {
     let Some(Value::Object(target)) = target else { return Ok(()) };
-    let Some((kind, action)) = ACTIONS.iter().find_map(|kind| Some((*kind, target.get(*kind)?))) else { return Ok(()) };
+    let Some((kind, action)) = ACTIONS.iter().find_map(|kind| Some((*kind, target.get(*kind).filter(|action| action.is_object())?))) else {
+        return Ok(());
+    };
     let mut action = action.clone();
     let port = number_of(&action["port"], ports).ok_or_else(|| format!("names port {}, which its container has not", action["port"]))?;
     if port == u64::from(agent_port) {

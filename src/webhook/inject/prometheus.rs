@@ -17,12 +17,16 @@ const PORT: &str = "prometheus.io/port";
 const SCRAPE: &str = "prometheus.io/scrape";
 const PARTS: [(&str, &str); 3] = [("prometheus.io/path", "path"), (PORT, "port"), (SCRAPE, "scrape")];
 
-/// Rewrites the pod's annotations, if mesh and pod want that.
-pub(super) fn merge(pod: &mut Value, agent_port: u16, annotations: &Annotations, mesh: &MeshConfig) {
-    let wanted = annotations.merge_metrics.unwrap_or(mesh.enable_prometheus_merge);
+/// Whether pod and mesh want that.
+pub(super) fn wanted(annotations: &Annotations, mesh: &MeshConfig) -> bool {
+    annotations.merge_metrics.unwrap_or(mesh.enable_prometheus_merge)
+}
+
+/// Rewrites the pod's annotations; a pod that is not to be scraped, or that is scraped at the agent, stays as it is.
+pub(super) fn merge(pod: &mut Value, agent_port: u16) {
     let scraped = annotation(pod, SCRAPE).is_none_or(|said| said != "false");
     let port = agent_port.to_string();
-    if !wanted || !scraped || annotation(pod, PORT) == Some(&port) {
+    if !scraped || annotation(pod, PORT) == Some(&port) {
         return;
     }
     let said = PARTS.iter().filter_map(|(name, part)| Some(((*part).to_owned(), json!(annotation(pod, name)?))));
@@ -38,8 +42,9 @@ pub(super) fn merge(pod: &mut Value, agent_port: u16, annotations: &Annotations,
 
 /// Undoes it by the variable's value; `None`: the application had no metrics.
 pub(super) fn put_back(pod: &mut Value, agent_port: u16, said: Option<&str>) {
-    let at_the_agent = annotation(pod, "prometheus.io/path") == Some(PATH) && annotation(pod, PORT) == Some(&agent_port.to_string());
-    if !at_the_agent {
+    let port = agent_port.to_string();
+    let ours = [("prometheus.io/path", PATH), (PORT, port.as_str()), (SCRAPE, "true")];
+    if ours.iter().any(|(name, value)| annotation(pod, name) != Some(value)) {
         return;
     }
     let said: Map<String, Value> = said.and_then(|said| serde_json::from_str(said).ok()).unwrap_or_default();
@@ -54,17 +59,16 @@ pub(super) fn put_back(pod: &mut Value, agent_port: u16, said: Option<&str>) {
 mod tests {
     use super::*;
 
-    fn merged(annotations: Value, mesh: bool) -> Value {
+    fn merged(annotations: Value) -> Value {
         let mut pod = json!({"metadata": {"annotations": annotations}, "spec": {"initContainers": [{"name": "istio-proxy"}]}});
-        let mesh = MeshConfig { enable_prometheus_merge: mesh, ..MeshConfig::default() };
-        merge(&mut pod, 15020, &Annotations::default(), &mesh);
+        merge(&mut pod, 15020);
         pod
     }
 
     #[test]
     fn the_applications_metrics_are_told_to_the_agent() {
         let own = json!({"prometheus.io/port": "9090", "prometheus.io/scrape": "true"});
-        let mut pod = merged(own.clone(), true);
+        let mut pod = merged(own.clone());
         let at_the_agent =
             json!({"prometheus.io/port": "15020", "prometheus.io/path": "/stats/prometheus", "prometheus.io/scrape": "true"});
         assert_eq!(pod["metadata"]["annotations"], at_the_agent);
@@ -76,8 +80,11 @@ mod tests {
 
     #[test]
     fn who_does_not_want_it_is_left_alone() {
-        for (annotations, mesh) in [(json!({}), false), (json!({"prometheus.io/scrape": "false"}), true)] {
-            assert_eq!(merged(annotations.clone(), mesh)["metadata"]["annotations"], annotations);
-        }
+        let unscraped = json!({"prometheus.io/scrape": "false"});
+        assert_eq!(merged(unscraped.clone())["metadata"]["annotations"], unscraped);
+        let mesh = |enable| MeshConfig { enable_prometheus_merge: enable, ..MeshConfig::default() };
+        let pod = |merge_metrics| Annotations { merge_metrics, ..Annotations::default() };
+        assert!(wanted(&pod(None), &mesh(true)) && wanted(&pod(Some(true)), &mesh(false)));
+        assert!(!wanted(&pod(None), &mesh(false)) && !wanted(&pod(Some(false)), &mesh(true)));
     }
 }

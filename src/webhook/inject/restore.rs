@@ -37,13 +37,16 @@ pub(super) fn record(pod: &mut Value, added: &Added, revision: &str) {
     });
     let annotations = map_at(pod, &["metadata", "annotations"]);
     annotations.insert(STATUS.to_owned(), Value::String(status.to_string()));
+    // One that stands there without an injection is nobody's word.
+    annotations.remove(OVERRIDES);
     if !added.overridden.is_empty() {
         annotations.insert(OVERRIDES.to_owned(), Value::String(Value::Object(added.overridden.clone()).to_string()));
     }
 }
 
-/// The pod without what an injection added and changed; a pod that was not injected as it is.
-pub(super) fn restore(pod: &Value, agent_port: u16) -> Value {
+/// The pod without what an injection added and changed; a pod that was not injected as it is. `metrics_at`: the agent's
+/// port, if Prometheus was sent to it.
+pub(super) fn restore(pod: &Value, metrics_at: Option<u16>) -> Value {
     let mut pod = pod.clone();
     let Some(status) = annotation(&pod, STATUS).and_then(|text| serde_json::from_str::<Status>(text).ok()) else { return pod };
     let proxy = container_mut(&mut pod, PROXY).map(|proxy| proxy.clone()).unwrap_or_default();
@@ -57,7 +60,9 @@ pub(super) fn restore(pod: &Value, agent_port: u16) -> Value {
     if let Some(probers) = variable(&proxy, probes::VARIABLE) {
         probes::put_back(&mut pod, probers);
     }
-    prometheus::put_back(&mut pod, agent_port, variable(&proxy, prometheus::VARIABLE));
+    if let Some(port) = metrics_at {
+        prometheus::put_back(&mut pod, port, variable(&proxy, prometheus::VARIABLE));
+    }
     let annotations = map_at(&mut pod, &["metadata", "annotations"]);
     annotations.remove(STATUS);
     annotations.remove(OVERRIDES);
@@ -65,10 +70,9 @@ pub(super) fn restore(pod: &Value, agent_port: u16) -> Value {
 }
 
 fn take_all(pod: &mut Value, list: &str, names: Option<Vec<String>>) {
-    for name in names.unwrap_or_default() {
-        take(pod, list, &name);
-    }
+    let taken = names.unwrap_or_default().iter().filter(|name| take(pod, list, name).is_some()).count();
     if let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut)
+        && taken > 0
         && spec.get(list).and_then(Value::as_array).is_some_and(Vec::is_empty)
     {
         spec.remove(list);
@@ -79,7 +83,7 @@ fn put_back(pod: &mut Value, overrides: Map<String, Value>) {
     for list in CONTAINER_LISTS {
         let Some(Value::Array(containers)) = overrides.get(list) else { continue };
         let present = list_of(pod, list);
-        for container in containers {
+        for container in containers.iter().filter(|container| container.is_object()) {
             if !present.iter().any(|other| name_of(other) == name_of(container)) {
                 present.push(container.clone());
             }

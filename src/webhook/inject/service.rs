@@ -138,3 +138,91 @@ pub(super) fn map(object: &Value, at: &str) -> Map {
 fn text<'v>(object: &'v Value, at: &str, key: &str) -> Option<&'v str> {
     object.pointer(at)?.get(key)?.as_str()
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::Body, http::Request};
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    use http_body_util::BodyExt;
+    use prometheus_client::{encoding::text::encode, registry::Registry};
+    use serde_json::json;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    struct Webhook {
+        routes: Router,
+        registry: Registry,
+    }
+
+    impl Webhook {
+        fn new() -> Self {
+            let (metrics, mut registry) = (InjectionMetrics::default(), Registry::default());
+            metrics.register(&mut registry);
+            let worlds = watch::channel(Arc::default()).1;
+            Self { routes: routes(Arc::new(Injector { settings: Settings::default(), worlds, metrics })), registry }
+        }
+
+        async fn post(&self, path: &str, kind: &str, body: String) -> (StatusCode, String) {
+            let request = Request::post(path).header(CONTENT_TYPE, kind).body(Body::from(body)).unwrap();
+            let response = self.routes.clone().oneshot(request).await.unwrap();
+            let status = response.status();
+            (status, String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
+        }
+
+        // The response to a review of this pod.
+        async fn review(&self, path: &str, pod: &Value) -> Value {
+            let request = json!({"uid": "u", "namespace": "shop", "operation": "CREATE", "object": pod});
+            let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request});
+            let (status, body) = self.post(path, "application/json", review.to_string()).await;
+            assert_eq!(status, StatusCode::OK, "{body}");
+            serde_json::from_str::<Value>(&body).unwrap()["response"].take()
+        }
+
+        fn counted(&self) -> Vec<String> {
+            let mut text = String::new();
+            encode(&mut text, &self.registry).unwrap();
+            let counts = text.lines().filter_map(|line| line.strip_prefix("sidecar_injection_")).filter(|line| line.contains("_total "));
+            counts.map(str::to_owned).collect()
+        }
+    }
+
+    fn pod(labels: Value, annotations: Value) -> Value {
+        let metadata = json!({"name": "app", "labels": labels, "annotations": annotations});
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [{"name": "app", "unknownToUs": 1}]}})
+    }
+
+    #[tokio::test]
+    async fn the_patch_makes_the_injected_pod_and_keeps_what_is_unknown() {
+        let (webhook, mut pod) = (Webhook::new(), pod(json!({}), json!({})));
+        let response = webhook.review("/inject/cluster/c1/net/north", &pod).await;
+        let patch: json_patch::Patch = serde_json::from_slice(&STANDARD.decode(response["patch"].as_str().unwrap()).unwrap()).unwrap();
+        json_patch::patch(&mut pod, &patch).unwrap();
+        assert_eq!(pod["spec"]["containers"][0], json!({"name": "app", "unknownToUs": 1}));
+        assert_eq!(pod["metadata"]["labels"]["topology.istio.io/network"], "north");
+        let proxy = &pod["spec"]["initContainers"][1];
+        for (name, value) in [("ISTIO_META_CLUSTER_ID", "c1"), ("ISTIO_META_NETWORK", "north")] {
+            assert!(proxy["env"].as_array().unwrap().contains(&json!({"name": name, "value": value})), "{proxy}");
+        }
+    }
+
+    #[tokio::test]
+    async fn each_way_to_end_is_counted() {
+        let webhook = Webhook::new();
+        let mut on_the_node = pod(json!({POD_LABEL: "true"}), json!({}));
+        on_the_node["spec"]["hostNetwork"] = json!(true);
+        let response = webhook.review("/inject", &on_the_node).await;
+        assert_eq!(response["warnings"], json!(["no proxy is injected: the pod uses the node's network (spec.hostNetwork)"]));
+        let response = webhook.review("/inject", &pod(json!({POD_LABEL: "false"}), json!({}))).await;
+        assert_eq!(response, json!({"uid": "u", "allowed": true}));
+        let response = webhook.review("/inject", &pod(json!({}), json!({"sidecar.istio.io/proxyCPU": "much"}))).await;
+        assert_eq!((&response["allowed"], &response["status"]["code"]), (&json!(false), &json!(422)));
+        assert!(response["status"]["message"].as_str().unwrap().starts_with("Pod shop/app cannot be injected: annotation"));
+        webhook.review("/inject", &pod(json!({}), json!({}))).await;
+
+        assert_eq!(webhook.post("/inject", "application/json", String::new()).await.0, StatusCode::BAD_REQUEST);
+        assert_eq!(webhook.post("/inject", "application/json", "{}".to_owned()).await.0, StatusCode::BAD_REQUEST);
+        assert_eq!(webhook.post("/inject", "text/plain", "{}".to_owned()).await.0, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        assert_eq!(webhook.counted(), ["requests_total 7", "success_total 1", "failure_total 4", "skip_total 2"]);
+    }
+}

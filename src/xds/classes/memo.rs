@@ -1,7 +1,7 @@
 //! Remembers results by their whole input, so that the same translation is never done twice and a stale result cannot
 //! exist.
 
-use std::{hash::Hash, sync::Arc};
+use std::{collections::hash_map::Entry, hash::Hash, sync::Arc};
 
 use rustc_hash::FxHashMap;
 
@@ -26,15 +26,16 @@ impl<I, R> Memo<I, R> {
     }
 }
 
-impl<I: Eq + Hash + Clone, R> Memo<I, R> {
+impl<I: Eq + Hash, R> Memo<I, R> {
     /// The result for `input`, made by `make` if it is not known.
-    pub(super) fn get(&mut self, input: &I, make: impl FnOnce(&I) -> R) -> Arc<R> {
-        if let Some(known) = self.entries.get(input) {
-            return Arc::clone(known);
-        }
-        let result = Arc::new(make(input));
+    pub(super) fn get(&mut self, input: I, make: impl FnOnce(&I) -> R) -> Arc<R> {
+        let vacant = match self.entries.entry(input) {
+            Entry::Occupied(known) => return Arc::clone(known.get()),
+            Entry::Vacant(vacant) => vacant,
+        };
+        let result = Arc::new(make(vacant.key()));
         self.made.inc();
-        self.entries.insert(input.clone(), Arc::clone(&result));
+        vacant.insert(Arc::clone(&result));
         self.sweep();
         result
     }
@@ -56,8 +57,8 @@ mod tests {
     fn a_known_input_is_not_made_again() {
         let made = ExactCounter::default();
         let mut memo = Memo::counting(made.clone());
-        let first = memo.get(&7, |n| n * 2);
-        let second = memo.get(&7, |_| unreachable!());
+        let first = memo.get(7, |n| n * 2);
+        let second = memo.get(7, |_| unreachable!());
         assert!(Arc::ptr_eq(&first, &second));
         assert_eq!(made.get(), 1);
     }
@@ -65,11 +66,11 @@ mod tests {
     #[test]
     fn results_that_nobody_holds_are_dropped() {
         let mut memo = Memo::counting(ExactCounter::default());
-        let held = memo.get(&0, |n| *n);
+        let held = memo.get(0, |n| *n);
         for n in 1..10 * SWEEP_AT_LEAST {
-            memo.get(&n, |n| *n);
+            memo.get(n, |n| *n);
         }
         assert!(memo.entries.len() <= SWEEP_AT_LEAST, "{}", memo.entries.len());
-        assert!(Arc::ptr_eq(&held, &memo.get(&0, |_| unreachable!())));
+        assert!(Arc::ptr_eq(&held, &memo.get(0, |_| unreachable!())));
     }
 }

@@ -103,7 +103,7 @@ impl Shared {
             ClusterOwner::Fixed => true,
             ClusterOwner::Service(host) => scope.services.contains_key(host),
         });
-        let fixed = cluster::fixed_inputs(class, &world.mesh).iter().map(|input| translator.cluster(input)).collect();
+        let fixed = cluster::fixed_inputs(class, &world.mesh).into_iter().map(|input| translator.cluster(input)).collect();
         self.clusters.replace(&ClusterOwner::Fixed, fixed);
         for host in scope.services.keys() {
             self.translate_clusters(world, scope, class, host, translator);
@@ -122,14 +122,14 @@ impl Shared {
             let rule = scope.destination_rules.get(host);
             let mtls = Some(service_mtls(world, &service.namespace));
             let inputs = cluster::inputs(class, &world.mesh, service, rule, mtls, world.endpoints.get(&service.key()));
-            inputs.iter().map(|input| translator.cluster(input)).collect()
+            inputs.into_iter().map(|input| translator.cluster(input)).collect()
         });
         self.clusters.replace(&ClusterOwner::Service(host.clone()), resources);
     }
 
     fn translate_table(&mut self, world: &World, scope: &Scope, class: &ProxyClass, name: &SmolStr, translator: &mut Translator) {
         let table = route::table(scope, class, &class.labels, &world.mesh, name);
-        self.routes.replace(name, table.iter().map(|table| translator.table(table)).collect());
+        self.routes.replace(name, table.into_iter().map(|table| translator.table(table)).collect());
     }
 }
 
@@ -165,7 +165,7 @@ impl Endpoints {
         let resources = scope.services.get(host).map_or_else(Vec::new, |service| {
             let rule = scope.destination_rules.get(host);
             let inputs = endpoint::inputs(class, service, rule, world.endpoints.get(&service.key()), false);
-            inputs.iter().map(|input| translator.assignment(input)).collect()
+            inputs.into_iter().map(|input| translator.assignment(input)).collect()
         });
         self.assignments.replace(host, resources);
     }
@@ -208,14 +208,14 @@ impl Listeners {
         let groups: BTreeSet<Group> = planned.keys().copied().collect();
         self.listeners.retain(|group| groups.contains(group));
         for (group, inputs) in planned {
-            let resources = inputs.iter().map(|input| translator.outbound_listener(input)).collect();
+            let resources = inputs.into_iter().map(|input| translator.outbound_listener(input)).collect();
             self.listeners.replace(&group, resources);
         }
     }
 
     fn translate(&mut self, world: &World, scope: &Scope, key: &ListenersKey, group: Group, translator: &mut Translator) {
         let inputs = outbound::inputs(scope, &key.class, &world.mesh, &world.endpoints, &key.own, group);
-        let resources: Vec<Arc<Resource>> = inputs.iter().map(|input| translator.outbound_listener(input)).collect();
+        let resources: Vec<Arc<Resource>> = inputs.into_iter().map(|input| translator.outbound_listener(input)).collect();
         self.listeners.replace(&group, resources);
     }
 }

@@ -72,13 +72,14 @@ impl OwnInputs {
 
 impl Own {
     pub(super) fn new(inputs: &OwnInputs, translator: &mut Translator) -> Self {
-        let mut listeners: Vec<Arc<Resource>> = inputs.inbound.iter().flat_map(|input| translator.inbound_listeners(input)).collect();
-        listeners.extend(inputs.gateway.iter().map(|input| translator.gateway_listener(input)));
+        let mut listeners: Vec<Arc<Resource>> =
+            inputs.inbound.iter().cloned().flat_map(|input| translator.inbound_listeners(input)).collect();
+        listeners.extend(inputs.gateway.iter().cloned().map(|input| translator.gateway_listener(input)));
         Self {
-            clusters: layer(inputs.clusters.iter().map(|input| translator.cluster(input))),
-            assignments: layer(inputs.assignments.iter().map(|input| translator.assignment(input))),
+            clusters: layer(inputs.clusters.iter().cloned().map(|input| translator.cluster(input))),
+            assignments: layer(inputs.assignments.iter().cloned().map(|input| translator.assignment(input))),
             listeners: layer(listeners),
-            routes: layer(inputs.tables.iter().map(|table| translator.table(table))),
+            routes: layer(inputs.tables.iter().cloned().map(|table| translator.table(table))),
         }
     }
 

@@ -71,32 +71,32 @@ impl Default for Translator {
 }
 
 impl Translator {
-    pub(super) fn cluster(&mut self, input: &ClusterInput) -> Arc<Resource> {
+    pub(super) fn cluster(&mut self, input: ClusterInput) -> Arc<Resource> {
         self.clusters.get(input, |input| encode::cluster(cluster::cluster(input)))
     }
 
-    pub(super) fn assignment(&mut self, input: &EndpointInput) -> Arc<Resource> {
+    pub(super) fn assignment(&mut self, input: EndpointInput) -> Arc<Resource> {
         self.assignments.get(input, |input| encode::encoded_load_assignment(input.name().clone(), endpoint::load_assignment(input)))
     }
 
-    pub(super) fn outbound_listener(&mut self, input: &ListenerInput) -> Arc<Resource> {
+    pub(super) fn outbound_listener(&mut self, input: ListenerInput) -> Arc<Resource> {
         self.outbound.get(input, |input| encode::listener(outbound::listener(input)))
     }
 
-    pub(super) fn inbound_listeners(&mut self, input: &InboundInput) -> Vec<Arc<Resource>> {
+    pub(super) fn inbound_listeners(&mut self, input: InboundInput) -> Vec<Arc<Resource>> {
         let make = |input: &InboundInput| inbound::listeners(input).into_iter().map(encode::listener).map(Arc::new).collect();
         self.inbound.get(input, make).to_vec()
     }
 
-    pub(super) fn gateway_listener(&mut self, input: &GatewayListenerInput) -> Arc<Resource> {
+    pub(super) fn gateway_listener(&mut self, input: GatewayListenerInput) -> Arc<Resource> {
         self.gateway.get(input, |input| encode::listener(gateway::listener(input)))
     }
 
-    pub(super) fn table(&mut self, table: &RouteTable) -> Arc<Resource> {
-        let header: RouteConfiguration = route::route_configuration_header(table);
-        let hosts = table.hosts.iter().map(|host| ByPtr(self.virtual_host(host))).collect();
+    pub(super) fn table(&mut self, table: RouteTable) -> Arc<Resource> {
+        let header: RouteConfiguration = route::route_configuration_header(&table);
+        let hosts = table.hosts.into_iter().map(|host| ByPtr(self.virtual_host(host))).collect();
         let joined = JoinedTable { header: encode::canonical(&header), hosts };
-        self.tables.get(&joined, |joined| encode::route_configuration(&header, joined.hosts.iter().map(|host| &*host.0)))
+        self.tables.get(joined, |joined| encode::route_configuration(&header, joined.hosts.iter().map(|host| &*host.0)))
     }
 
     /// The counters.
@@ -104,7 +104,7 @@ impl Translator {
         &self.translations
     }
 
-    fn virtual_host(&mut self, input: &VirtualHostInput) -> Arc<EncodedVirtualHost> {
+    fn virtual_host(&mut self, input: VirtualHostInput) -> Arc<EncodedVirtualHost> {
         self.virtual_hosts.get(input, |input| encode::virtual_host(route::virtual_host(input)))
     }
 }

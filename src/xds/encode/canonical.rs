@@ -4,16 +4,20 @@
 //! the wire format itself, guided by a table that the build derives from the descriptors: a subtree that can hold
 //! neither map nor `Any` is copied unread.
 
+use std::sync::LazyLock;
+
 use prost::{
     Message, Name,
     encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
 };
+use rustc_hash::FxHashMap;
 
 include!(concat!(env!("OUT_DIR"), "/shapes.rs"));
 
 /// A message type that can hold a map or an `Any`.
 struct Shape {
     name: &'static str,
+    is_any: bool,
     /// By field number; the second part says where the field leads.
     fields: &'static [(u32, Field)],
 }
@@ -24,8 +28,6 @@ enum Field {
     Message(usize),
     Map(Option<usize>),
 }
-
-const ANY: &str = "google.protobuf.Any";
 
 /// The canonical encoding of a message.
 pub fn canonical<M: Message + Name>(message: &M) -> Vec<u8> {
@@ -45,12 +47,14 @@ pub fn canonical_bytes(full_name: &str, encoded: &[u8]) -> Vec<u8> {
 }
 
 fn find(full_name: &str) -> Option<usize> {
-    SHAPES.binary_search_by(|shape| shape.name.cmp(full_name)).ok()
+    static BY_NAME: LazyLock<FxHashMap<&str, usize>> =
+        LazyLock::new(|| SHAPES.iter().enumerate().map(|(at, shape)| (shape.name, at)).collect());
+    BY_NAME.get(full_name).copied()
 }
 
 // Order changes no length, so all is done in place.
 fn order_message(shape: usize, bytes: &mut [u8]) -> Option<()> {
-    if SHAPES[shape].name == ANY {
+    if SHAPES[shape].is_any {
         return order_any(bytes);
     }
     let fields = SHAPES[shape].fields;
@@ -61,7 +65,7 @@ fn order_message(shape: usize, bytes: &mut [u8]) -> Option<()> {
         if entries.number != field.number {
             entries.order(bytes);
         }
-        let leads_to = fields.binary_search_by_key(&field.number, |(number, _)| *number).ok().map(|at| fields[at].1);
+        let leads_to = fields.iter().find(|(number, _)| *number == field.number).map(|(_, to)| *to);
         match leads_to.filter(|_| field.wire == WireType::LengthDelimited) {
             Some(Field::Message(inner)) => order_message(inner, &mut bytes[field.content..field.end])?,
             Some(Field::Map(value)) => {
@@ -120,6 +124,15 @@ struct FieldAt {
 }
 
 fn field_at(bytes: &[u8], start: usize) -> Option<FieldAt> {
+    // Nearly all fields: number below 16, content below 128 bytes, so key and length are a byte each.
+    if let Some(&[key @ 0x08..0x80, length @ 0..0x80]) = bytes.get(start..start + 2)
+        && key & 7 == WireType::LengthDelimited as u8
+    {
+        let content = start + 2;
+        let end = content + usize::from(length);
+        let field = FieldAt { number: u32::from(key >> 3), wire: WireType::LengthDelimited, start, content, end };
+        return (end <= bytes.len()).then_some(field);
+    }
     let mut rest = bytes.get(start..)?;
     let (number, wire) = decode_key(&mut rest).ok()?;
     if wire == WireType::LengthDelimited {

@@ -102,7 +102,8 @@ fn resource(
 fn sorted<T: Ord>(mut list: Vec<T>) -> Arc<[T]> {
     list.sort_unstable();
     list.dedup();
-    list.into()
+    // The empty list is one for all.
+    if list.is_empty() { Arc::default() } else { list.into() }
 }
 
 #[cfg(test)]

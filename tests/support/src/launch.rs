@@ -69,13 +69,17 @@ pub fn control_plane(options: &Options, home: &Path, address: IpAddr) -> Result<
 /// Starts the control plane with the CA and token issuer of [`ceremony`], and with every port on `address`. `source`
 /// says where its objects come from.
 pub fn discovery(options: &Options, home: &Path, address: IpAddr, source: &[OsString]) -> Result<Process> {
+    let identity = ["--ca-dir".into(), home.join("ca").into(), "--token-issuer-dir".into(), home.join("jwks").into()];
+    replica("control-plane", options, home, address, &[source, &identity].concat())
+}
+
+/// Starts a control plane of a name of its own with just these arguments, and with every port on `address`.
+pub fn replica(name: &str, options: &Options, home: &Path, address: IpAddr, arguments: &[OsString]) -> Result<Process> {
     let mut command = Command::new(&options.istiod_lite);
     end_with_this_process(&mut command, options);
-    command.arg("discovery").args(source);
+    command.arg("discovery").args(arguments);
     // The person's own cluster is none of its business.
     command.env_remove("KUBECONFIG");
-    command.arg("--ca-dir").arg(home.join("ca"));
-    command.arg("--token-issuer-dir").arg(home.join("jwks"));
     for (flag, port) in [
         ("--httpAddr", PORT_PLAIN_HTTP),
         ("--grpcAddr", PORT_PLAIN_GRPC),
@@ -92,7 +96,7 @@ pub fn discovery(options: &Options, home: &Path, address: IpAddr, source: &[OsSt
     if env::var_os("UNORDERED_ROLLOUT").is_some() {
         command.arg("--unordered-rollout");
     }
-    Process::start("control-plane", command, &home.join("logs"))
+    Process::start(name, command, &home.join("logs"))
 }
 
 /// Adds the arguments of a pod's agent. `command` is `istiod-lite`, or something that runs it.

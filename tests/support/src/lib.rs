@@ -13,6 +13,7 @@ pub mod launch;
 pub mod load;
 pub mod manifest;
 pub mod mesh;
+pub mod mistakes;
 pub mod namespace;
 pub mod process;
 pub mod random;

@@ -125,14 +125,14 @@ fn our_line(endpoint: &Endpoint) -> String {
         EndpointAddress::Host(name) => (name.to_string(), endpoint.port),
         EndpointAddress::Pipe(path) => (path.to_string(), 0),
     };
-    let Locality { region, zone, subzone } = &endpoint.locality;
+    let Locality { region, zone, subzone } = &endpoint.backend.locality;
     format!(
         "{address} {port} {} {} {} {};{} {region}/{zone}/{subzone}",
-        endpoint.health == Health::Healthy,
-        endpoint.weight,
+        endpoint.backend.health == Health::Healthy,
+        endpoint.backend.weight,
         endpoint.mtls,
-        endpoint.workload,
-        endpoint.namespace,
+        endpoint.backend.workload,
+        endpoint.backend.namespace,
     )
 }
 

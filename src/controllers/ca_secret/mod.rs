@@ -4,6 +4,9 @@
 //! While running, what the Secrets say is offered to the CA in use: the same rules as for a folder. Nothing that a Secret
 //! says, or that it is gone, ends signing with what is loaded.
 
+#[cfg(test)]
+mod tests;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream::BoxStream};

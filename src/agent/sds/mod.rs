@@ -1,11 +1,16 @@
-//! Secrets for the Envoy beside this agent: `default` and `ROOTCA` over a Unix socket, pushed anew on each rotation.
+//! Secrets for the Envoy beside this agent over a Unix socket, pushed anew on each rotation: `default`, `ROOTCA`, and those that
+//! are named by their files.
 //!
 //! Envoy keeps its connections when a secret changes; only new handshakes use the new one.
 
+mod files;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     pin::Pin,
     sync::Arc,
+    time::Duration,
 };
 
 use envoy_types::pb::{
@@ -25,7 +30,11 @@ use tokio::sync::{mpsc, watch};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::warn;
 
+use self::files::FileSecrets;
 use super::identity::WorkloadCertificate;
+
+/// How often files are looked at while somebody wants them.
+const FILES_POLL: Duration = Duration::from_secs(2);
 
 /// The workload's key and chain.
 pub const DEFAULT: &str = "default";
@@ -48,9 +57,11 @@ struct Subscription {
     /// Version sent last, by name.
     sent: BTreeMap<String, String>,
     nonce: u64,
+    files: FileSecrets,
 }
 
-/// One secret, encoded.
+/// One secret, encoded. `Debug` does not show it.
+#[derive(Clone)]
 struct Encoded {
     version: String,
     any: Any,
@@ -91,7 +102,7 @@ fn serve<Q: Send + 'static, A: Send + 'static>(
     mut requests: Streaming<Q>,
     mut current: CurrentCertificate,
     accept: fn(&mut Subscription, Q),
-    answer: fn(&mut Subscription, &WorkloadCertificate) -> Option<A>,
+    answer: fn(&mut Subscription, Option<&WorkloadCertificate>) -> Option<A>,
 ) -> Responses<A> {
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
@@ -103,9 +114,11 @@ fn serve<Q: Send + 'static, A: Send + 'static>(
                     _ => return,
                 },
                 changed = current.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(FILES_POLL), if subscription.wants_files() => {}
             }
+            subscription.files.refresh(&subscription.wanted).await;
             let certificate = current.borrow_and_update().clone();
-            let Some(response) = certificate.and_then(|certificate| answer(&mut subscription, &certificate)) else { continue };
+            let Some(response) = answer(&mut subscription, certificate.as_deref()) else { continue };
             if sender.send(Ok(response)).await.is_err() {
                 return;
             }
@@ -139,7 +152,11 @@ impl Subscription {
         }
     }
 
-    fn answer(&mut self, certificate: &WorkloadCertificate) -> Option<DiscoveryResponse> {
+    fn wants_files(&self) -> bool {
+        self.wanted.iter().any(|name| files::is_file(name))
+    }
+
+    fn answer(&mut self, certificate: Option<&WorkloadCertificate>) -> Option<DiscoveryResponse> {
         let owed: BTreeMap<String, Encoded> = self.known(certificate);
         let current = owed.iter().all(|(name, secret)| self.sent.get(name) == Some(&secret.version));
         if current {
@@ -156,7 +173,7 @@ impl Subscription {
         })
     }
 
-    fn answer_delta(&mut self, certificate: &WorkloadCertificate) -> Option<DeltaDiscoveryResponse> {
+    fn answer_delta(&mut self, certificate: Option<&WorkloadCertificate>) -> Option<DeltaDiscoveryResponse> {
         let owed = self.known(certificate).into_iter().filter(|(name, secret)| self.sent.get(name) != Some(&secret.version));
         let resources: Vec<Resource> = owed
             .map(|(name, secret)| Resource { name, version: secret.version, resource: Some(secret.any), ..Default::default() })
@@ -168,8 +185,10 @@ impl Subscription {
         Some(DeltaDiscoveryResponse { resources, nonce: self.next_nonce(), type_url: Secret::type_url(), ..Default::default() })
     }
 
-    fn known(&self, certificate: &WorkloadCertificate) -> BTreeMap<String, Encoded> {
-        self.wanted.iter().filter_map(|name| Some((name.clone(), encode(name, certificate)?))).collect()
+    fn known(&self, certificate: Option<&WorkloadCertificate>) -> BTreeMap<String, Encoded> {
+        let of_workload = |name: &str| certificate.and_then(|certificate| of_workload(name, certificate));
+        let known = |name: &String| self.files.get(name).cloned().or_else(|| of_workload(name));
+        self.wanted.iter().filter_map(|name| Some((name.clone(), known(name)?))).collect()
     }
 
     fn next_nonce(&mut self) -> String {
@@ -184,27 +203,37 @@ fn log_refusal(names: &[String], error: Option<&rpc::Status>) {
     }
 }
 
-/// The secret of that name; `None` for a name that this agent does not serve.
-fn encode(name: &str, certificate: &WorkloadCertificate) -> Option<Encoded> {
+/// The workload's own secret of that name; `None` for any other name.
+fn of_workload(name: &str, certificate: &WorkloadCertificate) -> Option<Encoded> {
     let kind = match name {
         DEFAULT => secret::Type::TlsCertificate(TlsCertificate {
-            certificate_chain: Some(inline(certificate.chain_pem())),
-            private_key: Some(inline(certificate.key_pem())),
+            certificate_chain: Some(inline(certificate.chain_pem().as_bytes())),
+            private_key: Some(inline(certificate.key_pem().as_bytes())),
             ..Default::default()
         }),
         ROOT_CA => secret::Type::ValidationContext(CertificateValidationContext {
-            trusted_ca: Some(inline(certificate.root_pem())),
+            trusted_ca: Some(inline(certificate.root_pem().as_bytes())),
             ..Default::default()
         }),
         _ => return None,
     };
-    let value = Secret { name: name.to_owned(), r#type: Some(kind) }.encode_to_vec();
-    let version = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&value));
-    Some(Encoded { version, any: Any { type_url: Secret::type_url(), value } })
+    Some(encode(name, kind))
 }
 
-fn inline(pem: &str) -> DataSource {
-    DataSource { specifier: Some(Specifier::InlineBytes(pem.as_bytes().to_vec())), ..Default::default() }
+fn encode(name: &str, kind: secret::Type) -> Encoded {
+    let value = Secret { name: name.to_owned(), r#type: Some(kind) }.encode_to_vec();
+    let version = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&value));
+    Encoded { version, any: Any { type_url: Secret::type_url(), value } }
+}
+
+fn inline(pem: &[u8]) -> DataSource {
+    DataSource { specifier: Some(Specifier::InlineBytes(pem.to_vec())), ..Default::default() }
+}
+
+impl fmt::Debug for Encoded {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Encoded").field("version", &self.version).finish_non_exhaustive()
+    }
 }
 
 #[cfg(test)]
@@ -231,30 +260,30 @@ mod tests {
     fn delta_sends_what_changed_and_answers_a_second_subscription() {
         let (first, second) = (certificate("root"), certificate("root"));
         let mut stream = Subscription::default();
-        assert!(stream.answer_delta(&first).is_none(), "nothing was asked for");
+        assert!(stream.answer_delta(Some(&first)).is_none(), "nothing was asked for");
         stream.accept_delta(subscribe(&[DEFAULT, ROOT_CA, "unknown"]));
-        assert_eq!(stream.answer_delta(&first).unwrap().resources.len(), 2);
+        assert_eq!(stream.answer_delta(Some(&first)).unwrap().resources.len(), 2);
         stream.accept_delta(DeltaDiscoveryRequest { response_nonce: "1".to_owned(), ..Default::default() });
-        assert!(stream.answer_delta(&first).is_none(), "an ACK is not answered");
-        let rotated = stream.answer_delta(&second).unwrap();
+        assert!(stream.answer_delta(Some(&first)).is_none(), "an ACK is not answered");
+        let rotated = stream.answer_delta(Some(&second)).unwrap();
         assert_eq!(rotated.resources.iter().map(|resource| resource.name.as_str()).collect::<Vec<_>>(), [DEFAULT], "the root is the same");
         assert_eq!(rotated.nonce, "2");
         stream.accept_delta(subscribe(&[DEFAULT]));
-        assert_eq!(stream.answer_delta(&second).unwrap().resources.len(), 1);
+        assert_eq!(stream.answer_delta(Some(&second)).unwrap().resources.len(), 1);
         stream.accept_delta(DeltaDiscoveryRequest { resource_names_unsubscribe: names(&[DEFAULT]), ..Default::default() });
-        assert!(stream.answer_delta(&first).is_none());
+        assert!(stream.answer_delta(Some(&first)).is_none());
     }
 
     #[test]
     fn delta_reconnect_with_the_current_version_costs_nothing() {
         let held = certificate("root");
-        let version = encode(DEFAULT, &held).unwrap().version;
+        let version = of_workload(DEFAULT, &held).unwrap().version;
         let mut stream = Subscription::default();
         let mut request = subscribe(&[DEFAULT]);
         request.initial_resource_versions.insert(DEFAULT.to_owned(), version);
         stream.accept_delta(request);
-        assert!(stream.answer_delta(&held).is_none());
-        assert!(stream.answer_delta(&certificate("root")).is_some());
+        assert!(stream.answer_delta(Some(&held)).is_none());
+        assert!(stream.answer_delta(Some(&certificate("root"))).is_some());
     }
 
     #[test]
@@ -263,23 +292,23 @@ mod tests {
         let mut stream = Subscription::default();
         let request = |wanted: &[&str]| DiscoveryRequest { resource_names: names(wanted), ..Default::default() };
         stream.accept(request(&[DEFAULT]));
-        let answer = stream.answer(&first).unwrap();
+        let answer = stream.answer(Some(&first)).unwrap();
         assert_eq!((answer.resources.len(), answer.type_url.as_str()), (1, Secret::type_url().as_str()));
         stream.accept(request(&[DEFAULT]));
-        assert!(stream.answer(&first).is_none(), "an ACK is not answered");
+        assert!(stream.answer(Some(&first)).is_none(), "an ACK is not answered");
         stream.accept(request(&[DEFAULT, ROOT_CA]));
-        assert_eq!(stream.answer(&first).unwrap().resources.len(), 2);
-        assert_eq!(stream.answer(&second).unwrap().resources.len(), 2);
+        assert_eq!(stream.answer(Some(&first)).unwrap().resources.len(), 2);
+        assert_eq!(stream.answer(Some(&second)).unwrap().resources.len(), 2);
     }
 
     #[test]
     fn secrets_carry_key_chain_and_root() {
         let held = certificate("root");
-        let decode = |name| Secret::decode(encode(name, &held).unwrap().any.value.as_slice()).unwrap().r#type.unwrap();
+        let decode = |name| Secret::decode(of_workload(name, &held).unwrap().any.value.as_slice()).unwrap().r#type.unwrap();
         let secret::Type::TlsCertificate(tls) = decode(DEFAULT) else { panic!("not a certificate") };
-        assert_eq!(tls.private_key, Some(inline(held.key_pem())));
-        assert_eq!(tls.certificate_chain, Some(inline(held.chain_pem())));
+        assert_eq!(tls.private_key, Some(inline(held.key_pem().as_bytes())));
+        assert_eq!(tls.certificate_chain, Some(inline(held.chain_pem().as_bytes())));
         let secret::Type::ValidationContext(context) = decode(ROOT_CA) else { panic!("not a validation context") };
-        assert_eq!(context.trusted_ca, Some(inline("root\n")));
+        assert_eq!(context.trusted_ca, Some(inline(b"root\n")));
     }
 }

@@ -1,0 +1,272 @@
+//! What users get wrong with kubectl: refused or warned about when it is written; and what slips past that hurts only
+//! itself and shows, while real Envoys carry traffic.
+
+use anyhow::{Context, Result, ensure};
+use harness::{
+    kubernetes::{ApiServer, Object, Options},
+    mistakes::{self, Mistake},
+    wait,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    definitions::{install, said},
+    objects::{pod, service},
+    shop::{PATIENCE, Shop, VIRTUAL_SERVICE},
+};
+
+/// The webhook on the control plane of a test, where `manifests/base` has a Service.
+const CONFIGURATION: Object<'_> = Object {
+    api_version: "admissionregistration.k8s.io/v1",
+    kind: "ValidatingWebhookConfiguration",
+    namespace: "",
+    name: "istio-validator-istio-system",
+};
+
+const CONDITION: &str = "istiod-lite.io/Accepted";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_mistake_by_kubectl_is_refused_or_warned_about() -> Result<()> {
+    let mut shop = Shop::start().await?;
+    let traffic = shop.traffic().await?;
+    shop.put_beside("bad").await?;
+    shop.turn_webhook_on().await?;
+    let all = mistakes::all();
+    ensure!(all.len() >= 20, "only {} mistakes", all.len());
+    for mistake in &all {
+        shop.is_answered(&Placed::new(mistake, "bad")).await.with_context(|| mistake.name.to_owned())?;
+    }
+    shop.kubernetes_refuses_its_own().await?;
+    let refused = all.iter().filter(|mistake| mistake.refused).count();
+    let metrics = shop.metrics().await?;
+    ensure!(counted(&metrics, "galley_validation_failed") >= refused, "{metrics}");
+    ensure!(counted(&metrics, "galley_validation_passed") >= all.len() - refused, "{metrics}");
+    shop.a_condition_of_others_stays("bad").await?;
+    traffic.judge(&mut shop).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_slips_past_hurts_only_itself_and_shows() -> Result<()> {
+    let api = ApiServer::start(Options::default()).await?;
+    install(&api).await?;
+    let mut shop = Shop::open(api).await?;
+    let traffic = shop.traffic().await?;
+    let all = mistakes::all();
+    let namespaces: Vec<String> = (0..all.len()).map(|number| format!("mistake-{number}")).collect();
+    let placed: Vec<Placed> = all.iter().zip(&namespaces).map(|(mistake, namespace)| Placed::new(mistake, namespace)).collect();
+    for mistake in &placed {
+        shop.put_beside(mistake.namespace).await?;
+        let output = shop.api.kubectl(&["apply", "-f", "-"], &mistake.yaml).await?;
+        ensure!(output.status.success(), "{}: {}", mistake.name, said(&output));
+    }
+    for mistake in &placed {
+        shop.is_shown(mistake).await.with_context(|| mistake.name.to_owned())?;
+    }
+    let errors = placed.iter().filter(|mistake| mistake.refused).count();
+    shop.wait_for_metric(&format!("istiod_lite_diagnostics{{severity=\"error\"}} {errors}")).await?;
+    // Its own writes are no news to it.
+    let written = counted(&shop.metrics().await?, "istiod_lite_status_writes{what=\"condition\",result=\"written\"}");
+    ensure!((placed.len()..2 * placed.len()).contains(&written), "{written} conditions written of {} objects", placed.len());
+    shop.what_was_good_is_served_until_it_is_mended().await?;
+    shop.what_an_earlier_leader_said_is_taken_back(placed.iter().find(|mistake| mistake.refused).context("a refusal")?).await?;
+    traffic.judge(&mut shop).await?;
+    Ok(())
+}
+
+/// A mistake in a namespace of its own.
+struct Placed<'a> {
+    name: &'static str,
+    namespace: &'a str,
+    yaml: String,
+    refused: bool,
+    /// `Kind/namespace/name`
+    object: String,
+    /// Field and message.
+    text: String,
+}
+
+impl<'a> Placed<'a> {
+    fn new(mistake: &Mistake, namespace: &'a str) -> Self {
+        let place = |text: &str| text.replace("shop", namespace);
+        Self {
+            name: mistake.name,
+            namespace,
+            yaml: place(&mistake.yaml),
+            refused: mistake.refused,
+            object: place(mistake.object),
+            text: place(&format!("{}: {}", mistake.field, mistake.message)),
+        }
+    }
+
+    fn stored(&self) -> Object<'_> {
+        let mut parts = self.object.split('/');
+        let (kind, name) = (parts.next().unwrap_or_default(), parts.next_back().unwrap_or_default());
+        let api_version = if kind == "PeerAuthentication" { "security.istio.io/v1" } else { "networking.istio.io/v1" };
+        Object { api_version, kind, namespace: self.namespace, name }
+    }
+}
+
+impl Shop {
+    /// What stands beside a mistake, and is right.
+    async fn put_beside(&self, namespace: &str) -> Result<()> {
+        self.api.namespace(namespace).await?;
+        let service = |name: &str| service(namespace, name, &json!({ "app": name }), 9080, &json!("http"));
+        let gateway = pod(namespace, "gateway-1", "default", &json!({ "istio": "ingress" }), [192, 0, 2, 9].into());
+        self.api.put(&[service("reviews"), service("ratings"), gateway]).await
+    }
+
+    async fn turn_webhook_on(&self) -> Result<()> {
+        let url = format!("https://{}/validate", self.network.socket(1, harness::launch::PORT_WEBHOOKS));
+        let bundle = k8s_openapi::ByteString(self.root_certificate()?);
+        let rule = json!({
+            "operations": ["CREATE", "UPDATE"], "apiGroups": ["networking.istio.io", "security.istio.io"], "apiVersions": ["*"],
+            "resources": ["*"],
+        });
+        let webhook = json!({
+            "name": "rev.validation.istio.io", "clientConfig": { "url": url, "caBundle": bundle }, "rules": [rule],
+            "failurePolicy": "Fail", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+        });
+        let configuration = json!({
+            "apiVersion": CONFIGURATION.api_version, "kind": CONFIGURATION.kind, "metadata": { "name": CONFIGURATION.name },
+            "webhooks": [webhook],
+        });
+        self.api.put(&[configuration]).await?;
+        let wrong = "{apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {name: probe, namespace: shop}, spec: {}}";
+        wait::until("the webhook to be asked", PATIENCE, || async {
+            let output = self.api.kubectl(&["create", "--dry-run=server", "-f", "-"], wrong).await?;
+            ensure!(said(&output).contains("denied the request: Gateway/shop/probe spec.servers"), "{}", said(&output));
+            Ok(())
+        })
+        .await
+    }
+
+    /// When it is written, and by whom it is written about.
+    async fn is_answered(&self, mistake: &Placed<'_>) -> Result<()> {
+        let told = format!("{} {}", mistake.object, mistake.text);
+        if mistake.refused {
+            let output = self.api.kubectl(&["apply", "-f", "-"], &mistake.yaml).await?;
+            let refusal = format!("admission webhook \"rev.validation.istio.io\" denied the request: {told}");
+            ensure!(!output.status.success() && said(&output).contains(&refusal), "not {refusal:?} but {:?}", said(&output));
+            ensure!(self.api.get(mistake.stored()).await.is_err(), "it is stored");
+            return Ok(());
+        }
+        // The world that it is held against is that of a moment ago.
+        wait::until("a warning", PATIENCE, || async {
+            let output = self.api.kubectl(&["apply", "--dry-run=server", "-f", "-"], &mistake.yaml).await?;
+            let warning = format!("Warning: {told}");
+            ensure!(output.status.success() && said(&output).lines().eq([warning.as_str()]), "not {warning:?} but {:?}", said(&output));
+            Ok(())
+        })
+        .await
+    }
+
+    /// What Kubernetes itself checks does not come to us.
+    async fn kubernetes_refuses_its_own(&self) -> Result<()> {
+        let object = |version: &str, kind: &str, spec: &str| {
+            format!("{{apiVersion: {version}, kind: {kind}, metadata: {{name: x, namespace: bad}}, {spec}}}")
+        };
+        let slice = "addressType: IPv4, ports: [{name: http, port: 80}], endpoints: [{addresses: [10.0.0.300]}]";
+        for (yaml, told) in [
+            (object("v1", "Service", "spec: {ports: [{port: 80, name: a}, {port: 80, name: b}]}"), "spec.ports[1]"),
+            (object("v1", "Service", "spec: {ports: [{port: 70000}]}"), "spec.ports[0].port"),
+            (object("v1", "Service", "spec: {type: ExternalName, externalName: 'a b'}"), "spec.externalName"),
+            (object("discovery.k8s.io/v1", "EndpointSlice", slice), "endpoints[0].addresses[0]"),
+            (object("networking.istio.io/v7", "Gateway", "spec: {}"), "networking.istio.io/v7"),
+        ] {
+            let output = self.api.kubectl(&["apply", "-f", "-"], &yaml).await?;
+            ensure!(!output.status.success() && said(&output).contains(told), "{yaml}: {}", said(&output));
+        }
+        Ok(())
+    }
+
+    /// It is in the findings, in an Event and in the condition.
+    async fn is_shown(&self, mistake: &Placed<'_>) -> Result<()> {
+        let severity = if mistake.refused { "error" } else { "warning" };
+        let finding = format!("{severity}: {} {}", mistake.object, mistake.text);
+        wait::until("the finding", PATIENCE, || async {
+            let found: Vec<String> = serde_json::from_str(&self.diagnostics().await?)?;
+            ensure!(found.contains(&finding), "no {finding:?} in {found:#?}");
+            Ok(())
+        })
+        .await?;
+        let reason = if mistake.refused { "Refused" } else { "Doubtful" };
+        let condition = self.wait_for_condition(mistake.stored(), reason).await?;
+        ensure!(condition["status"] == if mistake.refused { "False" } else { "True" }, "{condition}");
+        ensure!(condition["message"] == mistake.text && condition["observedGeneration"] == 1, "{condition}");
+        self.wait_for_event(mistake.stored(), reason, &mistake.text).await
+    }
+
+    async fn wait_for_condition(&self, object: Object<'_>, reason: &str) -> Result<Value> {
+        wait::until("the condition", PATIENCE, || async {
+            let stored = self.api.get(object).await?;
+            let conditions = stored["status"]["conditions"].as_array().context("no conditions")?;
+            let ours = conditions.iter().find(|condition| condition["type"] == CONDITION && condition["reason"] == reason);
+            ours.cloned().with_context(|| format!("no reason {reason} in {conditions:#?}\n{}", self.log_end()))
+        })
+        .await
+    }
+
+    /// As `kubectl describe` shows it.
+    async fn wait_for_event(&self, object: Object<'_>, reason: &str, note: &str) -> Result<()> {
+        wait::until("the Event", PATIENCE, || async {
+            let described = self.api.kubectl(&["describe", "--namespace", object.namespace, object.kind, object.name], "").await?;
+            let shown = String::from_utf8_lossy(&described.stdout).into_owned();
+            let events = shown.split_once("\nEvents:").map(|(_, events)| events).context("no Events")?;
+            ensure!(events.lines().any(|line| line.contains(reason) && line.contains(note)), "{events}\n{}", self.log_end());
+            Ok(())
+        })
+        .await
+    }
+
+    /// Istio's definitions, and those of the harness, hold all conditions for one value.
+    async fn a_condition_of_others_stays(&self, namespace: &str) -> Result<()> {
+        let theirs = json!({ "type": "Reconciled", "status": "True" });
+        let doubtful = json!({
+            "apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": { "name": "both", "namespace": namespace },
+            "spec": { "host": "nobody" }, "status": { "conditions": [theirs] },
+        });
+        self.api.put(&[doubtful]).await?;
+        let object = Object { kind: "DestinationRule", name: "both", namespace, ..VIRTUAL_SERVICE };
+        self.wait_for_condition(object, "Doubtful").await?;
+        let stored = self.api.get(object).await?;
+        ensure!(stored["status"]["conditions"][0] == theirs, "{stored}");
+        Ok(())
+    }
+
+    /// The shop's own routes, while they carry traffic.
+    async fn what_was_good_is_served_until_it_is_mended(&self) -> Result<()> {
+        let weights = |v1: i32| json!([{ "op": "replace", "path": "/spec/http/0/route/0/weight", "value": v1 }]).to_string();
+        let patch = async |v1: i32| {
+            let patch = ["--namespace", "shop", "patch", "virtualservice", "reviews", "--type", "json", "--patch", &weights(v1)];
+            harness::kubernetes::succeeded(&self.api.kubectl(&patch, "").await?)
+        };
+        patch(-5).await?;
+        let condition = self.wait_for_condition(VIRTUAL_SERVICE, "Refused").await?;
+        self.wait_for_event(VIRTUAL_SERVICE, "Refused", "spec.http[0].route[0].weight: must not be negative, is -5").await?;
+        patch(100).await?;
+        let mended = self.wait_for_condition(VIRTUAL_SERVICE, "Accepted").await?;
+        ensure!(mended["observedGeneration"].as_i64() > condition["observedGeneration"].as_i64(), "{condition} {mended}");
+        self.wait_for_event(VIRTUAL_SERVICE, "Accepted", "what was said of it no longer holds").await
+    }
+
+    /// The object is mended while nobody looks.
+    async fn what_an_earlier_leader_said_is_taken_back(&mut self, mistake: &Placed<'_>) -> Result<()> {
+        let right = json!({ "spec": { "http": [{ "route": [{ "destination": { "host": "reviews" }, "weight": 1 }] }] } });
+        ensure!(mistake.object.starts_with("VirtualService/"), "{} is no VirtualService", mistake.object);
+        self.restart_control_plane_after(async |api| api.patch(mistake.stored(), &right).await).await?;
+        let condition = self.wait_for_condition(mistake.stored(), "Accepted").await?;
+        ensure!(condition["status"] == "True" && condition["observedGeneration"] == 2, "{condition}");
+        Ok(())
+    }
+
+    fn log_end(&self) -> String {
+        harness::process::tail(&self.log(), 20)
+    }
+}
+
+/// The sum of all series of a counter.
+fn counted(metrics: &str, name: &str) -> usize {
+    let series = metrics.lines().filter(|line| line.starts_with(name));
+    series.filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok()).sum()
+}

@@ -1,0 +1,239 @@
+//! A control plane with all of its identity from the API server: CA, token keys, leadership; with the rights that it
+//! documents and no others.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use harness::{
+    address::Loopback,
+    http_client::{get, get_text},
+    kubernetes::{ApiServer, Object, Who},
+    launch::{self, PORT_MONITORING, PORT_PLAIN_HTTP, PORT_SECURE_GRPC},
+    mesh::Options,
+    process::{Process, tail},
+    wait,
+};
+use istiod_lite::{
+    identity::{
+        certificate::Certificate,
+        key::{KeyType, PrivateKey},
+    },
+    proto::auth::{IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient},
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tonic::{Code, Request, Status, transport::Channel};
+
+use crate::{objects, shop::PATIENCE};
+
+/// A leader that was killed holds back the next for so long.
+pub(crate) const LEASE: Duration = Duration::from_secs(4);
+
+/// An installation: a namespace of its own on an API server that others may use, too.
+pub(crate) struct Installation {
+    pub(crate) api: Arc<ApiServer>,
+    pub(crate) namespace: String,
+    network: Loopback,
+    home: TempDir,
+}
+
+/// One process of it.
+pub(crate) struct Replica {
+    pub(crate) process: Process,
+    address: IpAddr,
+    server_name: String,
+}
+
+impl Installation {
+    /// Makes namespace `namespace` and the rights of user `namespace`.
+    pub(crate) async fn new(api: Arc<ApiServer>, namespace: &str) -> Result<Self> {
+        let (network, home) = (Loopback::free()?, tempfile::Builder::new().prefix("istiod-lite-").tempdir()?);
+        fs::create_dir(home.path().join("logs"))?;
+        api.namespace(namespace).await?;
+        api.put(&rights(namespace)).await?;
+        Ok(Self { api, namespace: namespace.to_owned(), network, home })
+    }
+
+    /// Starts a replica, which reaches the API server at `server`. Its pod's name is `name`.
+    pub(crate) fn start(&self, name: &str, host: u8, server: SocketAddr) -> Result<Replica> {
+        let who = Who::User { name: &self.namespace, group: None };
+        let kubeconfig = self.api.kubeconfig(&format!("{}-{name}", self.namespace), who, server)?;
+        let mut arguments: Vec<OsString> = vec!["--kubeconfig".into(), kubeconfig.into()];
+        for (flag, value) in [
+            ("--namespace", self.namespace.as_str()),
+            ("--pod-name", name),
+            ("--revision", &self.namespace),
+            ("--root-certificate", &self.root_certificate()),
+            ("--lease", &format!("{}s", LEASE.as_secs())),
+        ] {
+            arguments.extend([flag.into(), value.into()]);
+        }
+        arguments.extend(["--ca-dir".into(), self.home.path().join("none").into()]);
+        let options = Options {
+            istiod_lite: PathBuf::from(env!("CARGO_BIN_EXE_istiod-lite")),
+            envoy: PathBuf::new(),
+            delta: true,
+            debounce: Some("10ms"),
+        };
+        let address = self.network.address(host);
+        let process = launch::replica(name, &options, self.home.path(), address, &arguments)?;
+        Ok(Replica { process, address, server_name: format!("istiod.{}.svc", self.namespace) })
+    }
+
+    /// Installations that share an API server do not share this name.
+    pub(crate) fn root_certificate(&self) -> String {
+        format!("root-of-{}", self.namespace)
+    }
+
+    /// The root certificate in a namespace, if it is there.
+    pub(crate) async fn root_in(&self, namespace: &str) -> Result<Value> {
+        let name = self.root_certificate();
+        self.api.get(Object { api_version: "v1", kind: "ConfigMap", namespace, name: &name }).await
+    }
+
+    /// The entries of a Secret of its namespace.
+    pub(crate) async fn secret(&self, name: &str) -> Result<BTreeMap<String, String>> {
+        let secret = self.api.get(Object { api_version: "v1", kind: "Secret", namespace: &self.namespace, name }).await?;
+        let entries = secret["data"].as_object().context("a Secret without data")?;
+        let text = |value: &Value| anyhow::Ok(String::from_utf8(BASE64_STANDARD.decode(value.as_str().unwrap_or_default())?)?);
+        entries.iter().map(|(name, value)| Ok((name.clone(), text(value)?))).collect()
+    }
+
+    /// Writes a Secret of its namespace.
+    pub(crate) async fn put_secret(&self, name: &str, entries: &BTreeMap<&str, String>) -> Result<()> {
+        self.api
+            .put(&[json!({
+                "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name, "namespace": self.namespace }, "stringData": entries,
+            })])
+            .await
+    }
+
+    /// A pod `name` of service account `account` in `namespace`, which are made if they are missing.
+    pub(crate) async fn pod(&self, namespace: &str, account: &str, name: &str) -> Result<()> {
+        self.api.namespace(namespace).await?;
+        let account_object =
+            json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": account, "namespace": namespace } });
+        let address = IpAddr::V4(Ipv4Addr::new(10, 1, 2, 3));
+        self.api.put(&[account_object, objects::pod(namespace, name, account, &json!({ "app": account }), address)]).await
+    }
+}
+
+impl Replica {
+    /// Waits until it serves.
+    pub(crate) async fn wait_until_ready(&self) -> Result<()> {
+        wait::until("a ready control plane", PATIENCE, || async {
+            let response = get(SocketAddr::new(self.address, PORT_PLAIN_HTTP), "istiod", "/ready").await;
+            let log = || tail(&self.process.log(), 20);
+            let response = response.with_context(log)?;
+            ensure!(response.status == http::StatusCode::OK, "{}: {}\n{}", response.status, response.text(), log());
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits until its metrics have a line that starts so.
+    pub(crate) async fn wait_for_metric(&self, line: &str) -> Result<()> {
+        wait::until(line, PATIENCE, || async {
+            let metrics = self.metrics().await?;
+            ensure!(metrics.lines().any(|found| found.starts_with(line)), "no such line; log:\n{}", tail(&self.process.log(), 30));
+            Ok(())
+        })
+        .await
+    }
+
+    /// The number of a metric, given its line up to it; nothing counted is zero.
+    pub(crate) async fn metric(&self, line: &str) -> Result<u64> {
+        let metrics = self.metrics().await?;
+        let found = metrics.lines().find_map(|found| found.strip_prefix(line)?.trim().parse().ok());
+        Ok(found.unwrap_or(0))
+    }
+
+    async fn metrics(&self) -> Result<String> {
+        get_text(SocketAddr::new(self.address, PORT_MONITORING), "/metrics").await
+    }
+
+    /// The certificate chain for a new key that this token gets from those who trust `root`.
+    pub(crate) async fn certificate(&self, root: &str, token: &str) -> Result<Vec<Certificate>, Status> {
+        let failed = |error: &dyn std::fmt::Display| Status::internal(error.to_string());
+        let key = PrivateKey::generate(KeyType::P256).map_err(|error| failed(&error))?;
+        let csr = rcgen::CertificateParams::default().serialize_request(key.pair()).and_then(|request| request.pem());
+        let csr = csr.map_err(|error| failed(&error))?;
+        let channel = self.connect(root).await.map_err(|error| failed(&format!("{error:?}")))?;
+        let mut request = Request::new(IstioCertificateRequest { csr, validity_duration: 3600, metadata: None });
+        let header = format!("Bearer {token}").parse().map_err(|_| failed(&"no header"))?;
+        request.metadata_mut().insert("authorization", header);
+        let answer = IstioCertificateServiceClient::new(channel).create_certificate(request).await?;
+        let chain = answer.into_inner().cert_chain.concat();
+        Certificate::all_from_pem(&chain).map_err(|error| failed(&error))
+    }
+
+    /// Waits until this token is answered so.
+    pub(crate) async fn wait_for_answer(&self, root: &str, token: &str, wanted: Code) -> Result<()> {
+        wait::until(&format!("the answer {wanted:?}"), PATIENCE, || async {
+            let code = self.certificate(root, token).await.map_or_else(|status| status.code(), |_| Code::Ok);
+            ensure!(code == wanted, "{code:?}; log:\n{}", tail(&self.process.log(), 10));
+            Ok(())
+        })
+        .await
+    }
+
+    async fn connect(&self, root: &str) -> Result<Channel> {
+        let tls = tonic::transport::ClientTlsConfig::new();
+        let tls = tls.ca_certificate(tonic::transport::Certificate::from_pem(root)).domain_name(&self.server_name);
+        let address = SocketAddr::new(self.address, PORT_SECURE_GRPC);
+        Ok(Channel::from_shared(format!("https://{address}"))?.tls_config(tls)?.connect().await?)
+    }
+}
+
+/// As `src/controllers/mod.rs` and the source document them.
+fn rights(user: &str) -> Vec<Value> {
+    let rule = |group: &str, resources: &[&str], names: &[&str], verbs: &[&str]| json!({ "apiGroups": [group], "resources": resources, "resourceNames": names, "verbs": verbs });
+    let (read, follow) = (["get", "list", "watch"], ["list", "watch"]);
+    let root_certificate = format!("root-of-{user}");
+    let own = [
+        rule("", &["secrets"], &["cacerts", "istio-ca-secret"], &read),
+        rule("", &["secrets"], &[], &["create"]),
+        rule("", &["secrets"], &["istio-ca-secret"], &["update"]),
+        rule("coordination.k8s.io", &["leases"], &[], &["create"]),
+        rule("coordination.k8s.io", &["leases"], &["istio-namespace-controller-election"], &["get", "update"]),
+        rule("", &["configmaps"], &[&format!("istio-{user}")], &read),
+    ];
+    let cluster = [
+        rule("", &["namespaces", "nodes", "pods", "services"], &[], &read),
+        rule("discovery.k8s.io", &["endpointslices"], &[], &read),
+        rule("apiextensions.k8s.io", &["customresourcedefinitions"], &[], &read),
+        rule("networking.istio.io", &["*"], &[], &follow),
+        rule("security.istio.io", &["*"], &[], &follow),
+        rule("", &["configmaps"], &[&root_certificate], &["list", "watch", "patch", "create"]),
+        rule(
+            "admissionregistration.k8s.io",
+            &["mutatingwebhookconfigurations", "validatingwebhookconfigurations"],
+            &[],
+            &["list", "watch", "patch"],
+        ),
+        rule("authentication.k8s.io", &["tokenreviews"], &[], &["create"]),
+        json!({ "nonResourceURLs": ["/.well-known/openid-configuration", "/openid/v1/jwks"], "verbs": ["get"] }),
+    ];
+    let api_version = "rbac.authorization.k8s.io/v1";
+    let subjects = json!([{ "kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io" }]);
+    let reference = |kind: &str| json!({ "kind": kind, "name": user, "apiGroup": "rbac.authorization.k8s.io" });
+    let metadata = json!({ "name": user, "namespace": user });
+    vec![
+        json!({ "apiVersion": api_version, "kind": "Role", "metadata": metadata, "rules": own }),
+        json!({ "apiVersion": api_version, "kind": "RoleBinding", "metadata": metadata, "roleRef": reference("Role"), "subjects": subjects }),
+        json!({ "apiVersion": api_version, "kind": "ClusterRole", "metadata": { "name": user }, "rules": cluster }),
+        json!({
+            "apiVersion": api_version, "kind": "ClusterRoleBinding", "metadata": { "name": user },
+            "roleRef": reference("ClusterRole"), "subjects": subjects,
+        }),
+    ]
+}
