@@ -61,7 +61,7 @@ test-cluster: ## as root: the mesh on a real Kubernetes node with real pods; TES
 	@scripts/setup-envoy 1.40
 	@scripts/setup-go-tools kubernetes coredns
 	$(call timed,build-cluster,cargo build --locked $(PROFILE) --bin istiod-lite && cargo build --locked $(PROFILE) -p harness --bin reviews)
-	$(call timed,test-cluster,CLUSTER_TESTS=1 cargo test --locked $(PROFILE) --test cluster -- $(TESTS))
+	$(call timed,test-cluster,RUST_BACKTRACE=0 CLUSTER_TESTS=1 cargo test --locked $(PROFILE) --test cluster -- $(TESTS))
 
 lint: ## formatting, clippy, licences and banned crates
 	$(call timed,fmt,cargo fmt --all --check)

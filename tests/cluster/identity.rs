@@ -3,9 +3,11 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
+use base64::Engine;
 use harness::{
     cluster::{
         Cluster, PATIENCE,
+        pods::Pod,
         shop::{INGRESS, SHOP, SYSTEM, Shop, available},
     },
     process::run,
@@ -16,24 +18,28 @@ use serde_json::Value;
 use crate::stage::Measured;
 
 /// The key that signs tokens is replaced: the kubelet projects new ones, the old ones are worth nothing, and the mesh
-/// goes on by the new ones.
+/// goes on by the new ones. The kubelet is started again for that, which shows every pod as not ready for a moment: load
+/// runs from then on.
 pub(crate) async fn projected_tokens_are_rotated(cluster: &Cluster) -> Result<()> {
-    let shop = Shop::find(cluster).await?;
-    let measured = Measured::start(&shop, 50).await?;
-    let before = token(cluster).await?;
+    let before = tokens(cluster).await?;
     cluster.rotate_token_key().await?;
-    let after = wait::until("a new token in the client's pod", PATIENCE, || async {
-        let now = token(cluster).await?;
-        ensure!(now != before, "still the old one");
+    let after = wait::until("a new token in every pod", PATIENCE, || async {
+        let now = tokens(cluster).await?;
+        let old = now.iter().filter(|token| before.contains(token)).count();
+        ensure!(old == 0 && now.len() == before.len(), "{old} of {} are still the old ones", now.len());
         Ok(now)
     })
     .await?;
-    ensure!(key_id(&before)? != key_id(&after)?, "signed by the same key");
+    ensure!(key_id(&before[0])? != key_id(&after[0])?, "signed by the same key");
+    available(cluster, SHOP, &["reviews-v1", "reviews-v2", "client"]).await?;
+    available(cluster, INGRESS, &["istio-ingressgateway"]).await?;
+    let shop = Shop::find(cluster).await?;
+    let measured = Measured::start(&shop, 50).await?;
     // A successor of the control plane never saw the old key: who comes to it with an old token is refused.
     let istiod = crate::control_plane::replace_it(cluster).await?;
-    let refused = istiod.monitoring("/metrics").await?;
-    let refused = refused.lines().filter(|line| line.starts_with("citadel_server_authentication_failure_count"));
-    ensure!(refused.clone().all(|line| line.ends_with(" 0")), "someone came with an old token: {:?}", refused.collect::<Vec<_>>());
+    let metrics = istiod.monitoring("/metrics").await?;
+    let refused = metrics.lines().filter(|line| line.starts_with("citadel_server_authentication_failure_count")).collect::<Vec<_>>();
+    ensure!(!refused.is_empty() && refused.iter().all(|line| line.ends_with(" 0")), "someone came with an old token: {refused:?}");
     // A pod that starts now gets its first certificate by such a token.
     cluster.kubectl(&["-n", SHOP, "rollout", "restart", "deployment/reviews-v2"]).await?;
     cluster.kubectl(&["-n", SHOP, "rollout", "status", "deployment/reviews-v2", "--timeout=180s"]).await?;
@@ -48,9 +54,9 @@ pub(crate) async fn a_new_intermediate_is_taken_without_restart(cluster: &Cluste
     let shop = Shop::find(cluster).await?;
     let measured = Measured::start(&shop, 50).await?;
     let istiod = shop.control_planes().await?.pop().context("a control plane")?;
-    ensure!(issuer(cluster).await? == serial(&home.path().join("first"))?, "leaves are not signed by the first intermediate");
+    ensure!(issuer(cluster).await? == serial(&home.path().join("first/ca-cert.pem"))?, "leaves are not signed by the first intermediate");
     secret(cluster, &home.path().join("second")).await?;
-    let second = serial(&home.path().join("second"))?;
+    let second = serial(&home.path().join("second/ca-cert.pem"))?;
     // Whoever asks from now on gets a leaf of the second; everyone trusts both, for their root is one.
     wait::until("a leaf of the new intermediate", PATIENCE, || async {
         cluster.kubectl(&["-n", SHOP, "rollout", "restart", "deployment/reviews-v1"]).await?;
@@ -64,10 +70,16 @@ pub(crate) async fn a_new_intermediate_is_taken_without_restart(cluster: &Cluste
     measured.expect_no_failures(&shop).await
 }
 
-/// The token by which the client's sidecar says who it is.
-async fn token(cluster: &Cluster) -> Result<String> {
-    let pod = cluster.only_pod(SHOP, "app=client").await?.name;
-    cluster.file_in_pod(SHOP, &pod, "istio-token/istio-token").await
+/// The tokens by which the mesh's proxies say who they are.
+async fn tokens(cluster: &Cluster) -> Result<Vec<String>> {
+    let mut tokens = Vec::new();
+    for (namespace, labels) in
+        [(SHOP, "app=client"), (SHOP, "app=reviews,version=v1"), (SHOP, "app=reviews,version=v2"), (INGRESS, "istio=ingressgateway")]
+    {
+        let pod = cluster.only_pod(namespace, labels).await?.name;
+        tokens.push(cluster.file_in_pod(namespace, &pod, "istio-token/istio-token").await?);
+    }
+    Ok(tokens)
 }
 
 /// The id of the key that signed a token: the first part says it.
@@ -111,15 +123,18 @@ async fn move_to_own_ca(cluster: &Cluster, folder: &Path) -> Result<()> {
 /// The serial number of the certificate that signed the leaf of `reviews` v1: the second one of its chain.
 async fn issuer(cluster: &Cluster) -> Result<String> {
     let pod = cluster.only_pod(SHOP, "app=reviews,version=v1").await?;
-    let dump: Value = pod.place().run(async { harness::cluster::pods::Pod::admin().certificates().await }).await?;
-    let chains = dump["certificates"].as_array().context("certificates")?;
-    let chain = chains.iter().filter_map(|chain| chain["cert_chain"].as_array()).find(|chain| chain.len() > 1);
-    let issuer = chain.and_then(|chain| chain[1]["serial_number"].as_str()).with_context(|| format!("no chain: {dump}"))?;
-    Ok(issuer.trim_start_matches('0').to_lowercase())
+    let dump: Value = pod.place().run(async { Pod::admin().config_dump().await }).await?;
+    let secrets = dump["configs"].as_array().into_iter().flatten().flat_map(|part| part["dynamic_active_secrets"].as_array());
+    let own = secrets.flatten().find(|secret| secret["name"] == "default").context("Envoy has no certificate")?;
+    let chain = own["secret"]["tls_certificate"]["certificate_chain"]["inline_bytes"].as_str().context("the chain is inline")?;
+    let chain = String::from_utf8(base64::engine::general_purpose::STANDARD.decode(chain)?)?;
+    let issuer = chain.split_inclusive("-----END CERTIFICATE-----\n").nth(1).with_context(|| format!("a leaf alone: {chain}"))?;
+    let file = tempfile::NamedTempFile::new()?;
+    fs::write(file.path(), issuer)?;
+    serial(file.path())
 }
 
-/// The serial number of an intermediate.
-fn serial(folder: &Path) -> Result<String> {
-    let said = run("openssl", &["x509", "-noout", "-serial", "-in", &folder.join("ca-cert.pem").display().to_string()])?;
-    Ok(said.trim().trim_start_matches("serial=").trim_start_matches('0').to_lowercase())
+/// The serial number of a certificate in a file.
+fn serial(file: &Path) -> Result<String> {
+    Ok(run("openssl", &["x509", "-noout", "-serial", "-in", &file.display().to_string()])?.trim().to_owned())
 }

@@ -11,6 +11,7 @@ mod workloads;
 
 use std::{env, process::ExitCode, sync::Arc};
 
+use harness::{cluster::missing, said::say};
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::unistd::Uid;
 use tokio::runtime::Runtime;
@@ -35,15 +36,15 @@ fn main() -> ExitCode {
             return if excused { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         }
     }
-    match Runtime::new() {
-        Ok(runtime) => {
-            let theatre = Arc::new(Theatre::new(runtime));
+    match Runtime::new().map_err(Into::into).and_then(Theatre::new) {
+        Ok(theatre) => {
+            let theatre = Arc::new(theatre);
             let conclusion = libtest_mimic::run(&arguments, trials(&theatre));
             theatre.close();
             conclusion.exit_code()
         }
         Err(error) => {
-            eprintln!("cluster: {error}");
+            eprintln!("cluster: {error:#}");
             ExitCode::FAILURE
         }
     }

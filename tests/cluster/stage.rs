@@ -17,17 +17,18 @@ use tokio::{runtime::Runtime, sync::Mutex};
 pub(crate) struct Theatre {
     runtime: Runtime,
     cluster: Mutex<Option<Stage>>,
+    /// The machine before any of this.
+    before: Machine,
 }
 
 struct Stage {
     cluster: Cluster,
     _images: TempDir,
-    before: Machine,
 }
 
 impl Theatre {
-    pub(crate) fn new(runtime: Runtime) -> Self {
-        Self { runtime, cluster: Mutex::new(None) }
+    pub(crate) fn new(runtime: Runtime) -> Result<Self> {
+        Ok(Self { runtime, cluster: Mutex::new(None), before: Machine::look()? })
     }
 
     /// Runs a test on the cluster with the mesh of `manifests/demo`.
@@ -46,12 +47,12 @@ impl Theatre {
     pub(crate) fn end(&self) -> Result<()> {
         self.runtime.block_on(async {
             let Some(stage) = self.cluster.lock().await.take() else { return Ok(()) };
-            let (before, init) = (stage.before, stage.cluster.init());
+            let init = stage.cluster.init();
             stage.cluster.end().await?;
             ensure!(!fs::exists(format!("/proc/{init}"))?, "the node's first process is still there");
             let after = Machine::look()?;
             for (what, now) in &after.0 {
-                ensure!(before.0.get(what) == Some(now), "{what} is not what it was:\n{now}\nbefore:\n{:?}", before.0.get(what));
+                ensure!(self.before.0.get(what) == Some(now), "{what} is not what it was:\n{now}\nbefore:\n{:?}", self.before.0.get(what));
             }
             Ok(())
         })
@@ -67,7 +68,6 @@ impl Theatre {
 
 /// The cluster with the mesh installed. How long each took is said: CI prints it.
 async fn open() -> Result<Stage> {
-    let before = Machine::look()?;
     let began = Instant::now();
     let folder = tempfile::tempdir()?;
     let images = folder.path().join("images");
@@ -84,7 +84,7 @@ async fn open() -> Result<Stage> {
         (up - made).as_secs_f64(),
         (began.elapsed() - up).as_secs_f64()
     ));
-    Ok(Stage { cluster, _images: folder, before })
+    Ok(Stage { cluster, _images: folder })
 }
 
 /// What a careless box would change of the machine. Only that is looked at: others may be at work here, too.
@@ -126,7 +126,8 @@ impl Measured {
         let failures = window.failures();
         let first = failures.iter().take(8).map(|failure| format!("\n  {failure}")).collect::<String>();
         let total = window.outcomes().len();
-        ensure!(failures.is_empty(), "{} of {total} requests failed:{first}\n{counted:?}", failures.len());
+        let also = counted.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        ensure!(failures.is_empty(), "{} of {total} requests failed:{first}\n{also}", failures.len());
         ensure!(total > 100, "only {total} requests were sent");
         counted
     }

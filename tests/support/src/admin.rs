@@ -46,11 +46,6 @@ impl Admin {
         Ok(text.lines().filter_map(|line| line.split_once("::")).map(|(name, _)| name.to_owned()).collect())
     }
 
-    /// Its certificates with their chains.
-    pub async fn certificates(&self) -> Result<Value> {
-        serde_json::from_str(&get_text(self.0, "/certs").await?).context("certificates")
-    }
-
     /// Envoy's state: `LIVE` when it serves.
     pub async fn state(&self) -> Result<String> {
         let info: Value = serde_json::from_str(&get_text(self.0, "/server_info").await?)?;

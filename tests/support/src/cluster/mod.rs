@@ -81,8 +81,8 @@ impl Cluster {
         let mut command = Command::new(tools::project().join("tests/cluster/box/run"));
         command.arg(folder.path()).env("BIN", kubectl.parent().context("a program has a folder")?).env("IMAGES", images);
         let said = File::create(folder.path().join("run.log"))?;
-        // Its standard input is the leash. A session of its own: Ctrl-C in a terminal is for this process alone.
-        command.stdin(Stdio::piped()).stdout(said.try_clone()?).stderr(said).process_group(0).kill_on_drop(true);
+        // Its standard input is the leash: when that ends, so does the box, tidily. A group of its own: Ctrl-C in a terminal is for this process alone.
+        command.stdin(Stdio::piped()).stdout(said.try_clone()?).stderr(said).process_group(0);
         let mut runner = command.spawn().context("start the box")?;
         let init = wait_until_ready(&mut runner, folder.path()).await?;
         let node = Place::enter(Path::new(&format!("/proc/{init}/ns/net")))?;

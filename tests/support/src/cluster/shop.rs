@@ -26,6 +26,8 @@ pub const INGRESS: &str = "istio-ingress";
 /// The control plane's pods.
 pub const ISTIOD: &str = "app=istiod";
 
+/// An answer later than this is a failure. The machine starts pods while it answers; a connection to nobody takes longer.
+const LATE: Duration = Duration::from_secs(5);
 /// How long a change may take to every Envoy's ACK.
 const CONVERGE: Duration = Duration::from_secs(30);
 
@@ -128,8 +130,9 @@ impl<'a> Shop<'a> {
     /// Starts load: from outside through the gateway, and from the client's pod through its sidecar. `tcp` keeps TCP
     /// connections open besides.
     pub fn load(&self, rate: u32, tcp: bool) -> Load {
-        let outside = Plan::new(vec![self.public()], rate);
-        let mut inside = Plan::new(vec![self.inner()], rate);
+        let plan = |path| Plan { late: LATE, ..Plan::new(vec![path], rate) };
+        let outside = plan(self.public());
+        let mut inside = plan(self.inner());
         inside.tcp = tcp.then_some((SocketAddr::new(self.services[0], ECHO_PORT), 2));
         let mut load = {
             let _there = self.cluster.node().handle().enter();
