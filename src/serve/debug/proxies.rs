@@ -261,7 +261,8 @@ mod tests {
             ("Listener".to_owned(), ConfigStatus::NotSent),
         ];
         assert_eq!(statuses(&proxy), expected, "routes were not asked for");
-        let rejection = Rejection { error: "no such filter".into(), resources: vec!["l".into()], objects: vec!["Gateway/shop/g".into()], found: true };
+        let rejection =
+            Rejection { error: "no such filter".into(), resources: vec!["l".into()], objects: vec!["Gateway/shop/g".into()], found: true };
         proxy.rejected.insert(ResourceType::Cluster, rejection);
         assert_eq!(statuses(&proxy)[0].1, ConfigStatus::Error);
         let shown = sync_status(&proxy);
