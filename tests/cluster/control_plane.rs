@@ -68,7 +68,7 @@ pub(crate) async fn a_second_replica_takes_over(cluster: &Cluster) -> Result<()>
 async fn leader(cluster: &Cluster) -> Result<String> {
     let leases: Value = serde_json::from_str(&cluster.kubectl(&["-n", SYSTEM, "get", "leases", "-o", "json"]).await?)?;
     let held = leases["items"].as_array().into_iter().flatten().filter_map(|lease| lease["spec"]["holderIdentity"].as_str());
-    Ok(held.last().context("no Lease is held")?.to_owned())
+    Ok(held.next_back().context("no Lease is held")?.to_owned())
 }
 
 /// The leader, if it is not one whose Lease only has not run out yet.
