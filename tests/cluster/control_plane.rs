@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use harness::{
     canary::Stage,
     cluster::{
@@ -12,6 +12,7 @@ use harness::{
     },
     wait,
 };
+use istiod_lite::controllers::LEASE;
 use serde_json::Value;
 
 use crate::stage::Measured;
@@ -64,11 +65,9 @@ pub(crate) async fn a_second_replica_takes_over(cluster: &Cluster) -> Result<()>
     wait::until("one control plane again", PATIENCE, || async { cluster.only_pod(SYSTEM, ISTIOD).await.map(|_| ()) }).await
 }
 
-/// Who holds the Lease of the controllers.
+/// Who holds the Lease of the controllers; empty when nobody does.
 async fn leader(cluster: &Cluster) -> Result<String> {
-    let leases: Value = serde_json::from_str(&cluster.kubectl(&["-n", SYSTEM, "get", "leases", "-o", "json"]).await?)?;
-    let held = leases["items"].as_array().into_iter().flatten().filter_map(|lease| lease["spec"]["holderIdentity"].as_str());
-    Ok(held.next_back().context("no Lease is held")?.to_owned())
+    cluster.kubectl(&["-n", SYSTEM, "get", "lease", LEASE, "-o", "jsonpath={.spec.holderIdentity}"]).await
 }
 
 /// The leader, if it is not one whose Lease only has not run out yet.
