@@ -59,7 +59,7 @@ test: ## every test, with real Envoys and a real API server; WALK_STEPS, WALK_SE
 
 test-cluster: ## as root: the mesh on a real Kubernetes node with real pods; TESTS=<name> runs only some
 	@scripts/setup-envoy 1.40
-	@scripts/setup-go-tools kubernetes coredns
+	@scripts/setup-go-tools kubernetes coredns istio
 	$(call timed,build-cluster,cargo build --locked $(PROFILE) --bin istiod-lite && cargo build --locked $(PROFILE) -p harness --bin reviews)
 	$(call timed,test-cluster,RUST_BACKTRACE=0 CLUSTER_TESTS=1 cargo test --locked $(PROFILE) --test cluster -- $(TESTS))
 
@@ -75,7 +75,7 @@ advisories: ## known vulnerabilities in dependencies (needs github.com, so it is
 
 bench: ## first figures: a sidecar of 1,000 services, certificates, convergence of 20 Envoys; not part of test
 	@scripts/setup-envoy 1.40
-	cargo bench --locked --bench sidecar --bench certificates --bench convergence
+	cargo bench --locked --bench sidecar --bench certificates --bench convergence --bench memory
 
 clean: ## removes what was built and fetched
 	rm -rf target .tools .demo

@@ -5,6 +5,7 @@ mod canary;
 mod control_plane;
 mod identity;
 mod install;
+mod istioctl;
 mod stage;
 mod traffic;
 mod workloads;
@@ -63,6 +64,7 @@ fn trials(theatre: &Arc<Theatre>) -> Vec<Trial> {
     let mut trials = trials![
         install::three_folders_bring_up_a_working_mesh,
         canary::a_canary_is_shifted_and_rolled_back,
+        istioctl::istioctl_shows_the_truth,
         traffic::plain_http_is_mutual_tls_on_the_wire,
         traffic::strict_refuses_a_pod_without_sidecar,
         workloads::a_deployment_is_scaled_and_rolled_under_load,

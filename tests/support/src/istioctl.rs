@@ -33,6 +33,8 @@ pub struct Listed<'a> {
 pub struct Istioctl {
     kubeconfig: PathBuf,
     reach: Reach,
+    /// What starts it.
+    wrapper: Vec<String>,
 }
 
 /// How it reaches the control plane.
@@ -71,7 +73,13 @@ pub enum Envoy<'a> {
 impl Istioctl {
     /// Each command needs an API server: for the revision in use, if for nothing else.
     pub fn new(kubeconfig: impl Into<PathBuf>, reach: Reach) -> Self {
-        Self { kubeconfig: kubeconfig.into(), reach }
+        Self { kubeconfig: kubeconfig.into(), reach, wrapper: Vec::new() }
+    }
+
+    /// Run by another program (`nsenter … --`), of which it is the last argument with its own after it.
+    #[must_use]
+    pub fn wrapped(self, wrapper: impl IntoIterator<Item = String>) -> Self {
+        Self { wrapper: wrapper.into_iter().collect(), ..self }
     }
 
     /// Runs it; gives what it printed on both outputs, and an error with that if it fails.
@@ -83,7 +91,15 @@ impl Istioctl {
 
     /// Runs it; gives whether it succeeded, and what it printed on both outputs.
     pub async fn output(&self, arguments: &[&str]) -> Result<(bool, String)> {
-        let mut command = Command::new(tools::go("istio", "istioctl")?);
+        let istioctl = tools::go("istio", "istioctl")?;
+        let mut command = match self.wrapper.split_first() {
+            None => Command::new(istioctl),
+            Some((program, rest)) => {
+                let mut command = Command::new(program);
+                command.args(rest).arg(istioctl);
+                command
+            }
+        };
         command.env("KUBECONFIG", &self.kubeconfig).args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let output = timeout(PATIENCE, command.output()).await.with_context(|| format!("istioctl {}: no end", arguments.join(" ")))??;

@@ -21,7 +21,11 @@ use tokio::{
 };
 
 use self::place::Place;
-use crate::{process::tail, tools, wait};
+use crate::{
+    istioctl::{Istioctl, Reach},
+    process::tail,
+    tools, wait,
+};
 
 /// How long the box may take to come up, or a state in it to be reached; generous, for machines that do much else.
 pub const PATIENCE: Duration = Duration::from_secs(180);
@@ -121,6 +125,12 @@ impl Cluster {
         command.arg(format!("--net=/proc/{}/ns/net", self.init)).arg("--").arg(&self.kubectl);
         command.arg("--kubeconfig").arg(self.folder.path().join("kubeconfig")).args(arguments);
         command
+    }
+
+    /// Istio's `istioctl` for this cluster.
+    pub fn istioctl(&self) -> Istioctl {
+        let network = format!("--net=/proc/{}/ns/net", self.init);
+        Istioctl::new(self.folder.path().join("kubeconfig"), Reach::Cluster).wrapped(["nsenter".to_owned(), network, "--".to_owned()])
     }
 
     /// `kubectl` of this cluster, as a shell says it.

@@ -117,6 +117,11 @@ impl<'a> Shop<'a> {
         &self.client
     }
 
+    /// The pods of `reviews` v1 and v2, as they were when this was found.
+    pub fn versions(&self) -> &[Pod] {
+        &self.reviews
+    }
+
     /// The gateway's pod.
     pub fn gateway(&self) -> &Pod {
         &self.gateway
