@@ -12,7 +12,7 @@ use harness::{http_client::get_text, mesh::START, tools, wait};
 
 use crate::stage::Stage;
 
-/// A second route for the host that `manifests/demo` routes.
+/// A second route for the host that `manifests/folder-demo` routes.
 const TWIN: &str = "apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: twin, namespace: shop}

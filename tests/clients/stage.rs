@@ -1,4 +1,4 @@
-//! The client of `manifests/demo` and one version of `reviews`, both with Istio's `pilot-agent` for a sidecar.
+//! The client of `manifests/folder-demo` and one version of `reviews`, both with Istio's `pilot-agent` for a sidecar.
 
 use std::{fs, net::SocketAddr, path::PathBuf};
 
@@ -37,7 +37,7 @@ impl Stage {
         fs::create_dir(home.path().join("logs"))?;
         launch::ceremony(&options.istiod_lite, home.path())?;
         let manifests = Manifests::create(home.path().join("config"))?;
-        manifests.copy_from(&tools::project().join("manifests/demo"), &network.dotted_prefix())?;
+        manifests.copy_from(&tools::project().join("manifests/folder-demo"), &network.dotted_prefix())?;
         let mut control_plane = launch::control_plane(&options, home.path(), network.address(1))?;
         wait_until_ready(&mut control_plane, network.socket(1, PORT_PLAIN_HTTP), "/ready").await?;
         let workload = Workload::start("v1", network.socket(REVIEWS_V1.host, 9081), None).await?;
