@@ -6,8 +6,8 @@ use axum::{
     Router,
     body::Body,
     extract::State,
-    http::{Request, StatusCode, header::CONTENT_TYPE},
-    response::{Html, IntoResponse, Response},
+    http::{Request, StatusCode, Uri, header::CONTENT_TYPE},
+    response::{Html, IntoResponse, Redirect, Response},
     routing::get,
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
@@ -49,7 +49,25 @@ pub fn router(exposed: Exposed) -> Router {
         .route("/version", get(|| async { version::line() }))
         .route("/debug", get(index))
         .route("/debug/{page}", get(debug))
+        .fallback(tidied)
         .with_state(exposed)
+}
+
+// istiod's server sends `//version` to `/version`; istioctl asks so.
+async fn tidied(uri: Uri) -> Response {
+    match tidy(&uri) {
+        Some(tidy) => Redirect::permanent(&tidy).into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+/// Path and query without empty segments; `None` when it has none.
+fn tidy(uri: &Uri) -> Option<String> {
+    uri.path().contains("//").then(|| {
+        let path: String = uri.path().split('/').filter(|segment| !segment.is_empty()).flat_map(|segment| ["/", segment]).collect();
+        let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+        format!("{}{query}", if path.is_empty() { "/" } else { &path })
+    })
 }
 
 async fn ready(State(exposed): State<Exposed>) -> Response {
@@ -83,5 +101,24 @@ async fn debug(State(exposed): State<Exposed>, request: Request<Body>) -> Respon
             (status, [(CONTENT_TYPE, kind)], text).into_response()
         }
         Err(status) => status.into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_segments_lead_to_the_path_without_them() {
+        for (asked, expected) in [
+            ("//version", Some("/version")),
+            ("/debug//syncz?namespace=a", Some("/debug/syncz?namespace=a")),
+            ("//", Some("/")),
+            ("//other.example.com//x", Some("/other.example.com/x")),
+            ("/nowhere", None),
+        ] {
+            let uri = Uri::builder().path_and_query(asked).build().unwrap();
+            assert_eq!(tidy(&uri).as_deref(), expected, "{asked}");
+        }
     }
 }
