@@ -13,8 +13,8 @@ use smol_str::SmolStr;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
-    common::Common,
     decode::{Item, Name},
+    interned::Interned,
 };
 use crate::{
     api::{self, Diagnostic, Kind, Object, ObjectKey},
@@ -35,7 +35,7 @@ pub(super) struct Known {
     /// Findings about objects whose name could not be read.
     nameless: Vec<Diagnostic>,
     findings_changed: bool,
-    common: Common,
+    interned: Interned,
 }
 
 /// A list that is being read: it counts when it is complete.
@@ -64,7 +64,7 @@ impl Known {
             noted: BTreeSet::new(),
             nameless: Vec::new(),
             findings_changed: false,
-            common: Common::default(),
+            interned: Interned::default(),
         }
     }
 
@@ -164,7 +164,7 @@ impl Known {
         let (object, findings) = match item.content {
             Ok(value) => {
                 let mut parsed = api::parse(&value, &self.cluster);
-                (parsed.objects.pop().map(|object| self.common.share(object)), parsed.diagnostics)
+                (parsed.objects.pop().map(|object| self.interned.share(object)), parsed.diagnostics)
             }
             Err(why) => (None, vec![Diagnostic::error("", format!("cannot be read: {why}")).of(&self.key(name))]),
         };

@@ -13,13 +13,13 @@ const FEW: usize = 1_024;
 
 /// What objects seen so far have in common.
 #[derive(Debug, Default)]
-pub(super) struct Common {
+pub(super) struct Interned {
     labels: HashSet<Arc<Labels>>,
     texts: HashSet<SmolStr>,
     after_last: usize,
 }
 
-impl Common {
+impl Interned {
     /// The object with what it has in common with those before. One that somebody else holds already stays as it is.
     pub(super) fn share(&mut self, mut object: Arc<Object>) -> Arc<Object> {
         let Some(own) = Arc::get_mut(&mut object) else { return object };
