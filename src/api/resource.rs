@@ -45,7 +45,7 @@ impl Kind {
     }
 
     /// Where it is kept; `None` for MeshConfig, which is part of a ConfigMap.
-    pub fn resource(self) -> Option<&'static Resource> {
+    pub const fn resource(self) -> Option<&'static Resource> {
         Some(match self {
             Self::Namespace => &const { core("namespaces", false) },
             Self::Node => &const { core("nodes", false) },

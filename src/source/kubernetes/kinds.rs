@@ -1,7 +1,7 @@
 //! The kinds that are watched, and what is read of each.
 
 use super::keep::Keep;
-use crate::api::Kind;
+use crate::api::{self, Kind};
 
 /// One kind as the API server knows it.
 #[derive(Debug)]
@@ -26,30 +26,35 @@ pub(super) struct Resource {
 
 /// All kinds but MeshConfig.
 pub(super) static RESOURCES: &[Resource] = &[
-    core(Kind::Namespace, "namespaces", false, 500, &NAMED),
-    core(Kind::Node, "nodes", false, 100, &NAMED),
-    core(Kind::Service, "services", true, 500, &WITH_SPEC),
-    Resource { group: "discovery.k8s.io", ..core(Kind::EndpointSlice, "endpointslices", true, 200, &SLICE) },
-    core(Kind::Pod, "pods", true, 200, &POD),
-    networking(Kind::DestinationRule, "destinationrules"),
-    networking(Kind::Gateway, "gateways"),
-    networking(Kind::ServiceEntry, "serviceentries"),
-    networking(Kind::Sidecar, "sidecars"),
-    networking(Kind::VirtualService, "virtualservices"),
-    networking(Kind::WorkloadEntry, "workloadentries"),
-    Resource { group: "security.istio.io", versions: &["v1", "v1beta1"], ..networking(Kind::PeerAuthentication, "peerauthentications") },
+    core(Kind::Namespace, 500, &NAMED),
+    core(Kind::Node, 100, &NAMED),
+    core(Kind::Service, 500, &WITH_SPEC),
+    core(Kind::EndpointSlice, 200, &SLICE),
+    core(Kind::Pod, 200, &POD),
+    istio(Kind::DestinationRule),
+    istio(Kind::Gateway),
+    istio(Kind::ServiceEntry),
+    istio(Kind::Sidecar),
+    istio(Kind::VirtualService),
+    istio(Kind::WorkloadEntry),
+    istio(Kind::PeerAuthentication),
 ];
 
 /// ConfigMap `istio` (or `istio-<revision>`), which holds MeshConfig (contract §7).
-pub(super) static MESH_CONFIG: Resource = core(Kind::MeshConfig, "configmaps", true, 1, &MESH);
+pub(super) static MESH_CONFIG: Resource = core(Kind::MeshConfig, 1, &MESH);
 
-const fn core(kind: Kind, plural: &'static str, namespaced: bool, page: u32, keep: &'static Keep) -> Resource {
-    Resource { kind, group: "", plural, versions: &["v1"], namespaced, custom: false, page, keep }
+const CONFIG_MAPS: api::Resource = api::Resource { group: "", versions: &["v1"], plural: "configmaps", namespaced: true };
+
+const fn core(kind: Kind, page: u32, keep: &'static Keep) -> Resource {
+    let &api::Resource { group, versions, plural, namespaced } = match kind.resource() {
+        Some(resource) => resource,
+        None => &CONFIG_MAPS,
+    };
+    Resource { kind, group, plural, versions, namespaced, custom: false, page, keep }
 }
 
-const fn networking(kind: Kind, plural: &'static str) -> Resource {
-    let versions = &["v1", "v1beta1", "v1alpha3"];
-    Resource { kind, group: "networking.istio.io", plural, versions, namespaced: true, custom: true, page: 250, keep: &WITH_SPEC }
+const fn istio(kind: Kind) -> Resource {
+    Resource { custom: true, ..core(kind, 250, &WITH_SPEC) }
 }
 
 // Of annotations only those that something reads: `kubectl apply` leaves a whole copy of each object in them.
