@@ -55,7 +55,7 @@ test: ## every test, with real Envoys and a real API server; WALK_STEPS, WALK_SE
 	@scripts/setup-envoy 1.40 1.38
 	@scripts/setup-go-tools kubernetes istio
 	$(call timed,build,cargo build --locked --all-targets)
-	$(call timed,tests,RUST_BACKTRACE=0 cargo test --locked)
+	$(call timed,tests,RUST_BACKTRACE=0 cargo test --locked --no-fail-fast)
 
 test-cluster: ## as root: the mesh on a real Kubernetes node with real pods; TESTS=<name> runs only some
 	@scripts/setup-envoy 1.40

@@ -27,7 +27,7 @@ use crate::{
 
 #[tokio::test]
 async fn an_upstream_that_wants_certificates_of_files_is_reached_also_when_they_change() -> Result<()> {
-    let Some(envoy) = envoy() else { return Ok(()) };
+    let envoy = envoy()?;
     let mut stage = Stage::set(envoy, LONG)?;
     let path = |name: &str| stage.folder.path().join(name).display().to_string();
     let certificate = format!("file-cert:{}~{}", path("client.pem"), path("client-key.pem"));

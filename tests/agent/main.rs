@@ -30,7 +30,7 @@ const LONG: Duration = Duration::from_secs(3600);
 
 #[tokio::test]
 async fn a_sidecar_starts_serves_and_ends_on_request() -> Result<()> {
-    let Some(envoy) = envoy() else { return Ok(()) };
+    let envoy = envoy()?;
     for protocol in ["--delta", "--sotw"] {
         let mut stage = Stage::set(envoy.clone(), LONG)?;
         let _control_plane = stage.start_control_plane()?;
@@ -59,7 +59,7 @@ async fn a_sidecar_starts_serves_and_ends_on_request() -> Result<()> {
 
 #[tokio::test]
 async fn an_open_connection_outlives_rotations() -> Result<()> {
-    let Some(envoy) = envoy() else { return Ok(()) };
+    let envoy = envoy()?;
     let mut stage = Stage::set(envoy, Duration::from_secs(4))?;
     let _control_plane = stage.start_control_plane()?;
     stage.start_agent(&[])?;
@@ -80,7 +80,7 @@ async fn an_open_connection_outlives_rotations() -> Result<()> {
 
 #[tokio::test]
 async fn envoy_serves_on_while_the_control_plane_is_gone() -> Result<()> {
-    let Some(envoy) = envoy() else { return Ok(()) };
+    let envoy = envoy()?;
     let mut stage = Stage::set(envoy, LONG)?;
     let control_plane = stage.start_control_plane()?;
     stage.start_agent(&[])?;
@@ -111,7 +111,7 @@ async fn envoy_serves_on_while_the_control_plane_is_gone() -> Result<()> {
 
 #[tokio::test]
 async fn answers_of_any_size_pass() -> Result<()> {
-    let Some(envoy) = envoy() else { return Ok(()) };
+    let envoy = envoy()?;
     let mut stage = Stage::set(envoy, LONG)?;
     stage.shared.serve_resource("some", listener::cluster(16 << 20));
     let _control_plane = stage.start_control_plane()?;
@@ -121,7 +121,7 @@ async fn answers_of_any_size_pass() -> Result<()> {
 
 #[tokio::test]
 async fn a_refused_token_is_read_again() -> Result<()> {
-    let Some(envoy) = envoy() else { return Ok(()) };
+    let envoy = envoy()?;
     let mut stage = Stage::set(envoy, LONG)?;
     let token = stage.folder.path().join("token");
     fs::write(&token, "forged")?;
@@ -140,7 +140,7 @@ async fn a_refused_token_is_read_again() -> Result<()> {
 
 #[tokio::test]
 async fn the_certificate_speaks_when_the_token_is_gone() -> Result<()> {
-    let Some(envoy) = envoy() else { return Ok(()) };
+    let envoy = envoy()?;
     let mut stage = Stage::set(envoy, Duration::from_secs(4))?;
     let control_plane = stage.start_control_plane()?;
     stage.start_agent(&[])?;
@@ -157,7 +157,7 @@ async fn the_certificate_speaks_when_the_token_is_gone() -> Result<()> {
 
 #[tokio::test]
 async fn a_control_plane_of_another_root_is_not_trusted() -> Result<()> {
-    let Some(envoy) = envoy() else { return Ok(()) };
+    let envoy = envoy()?;
     let mut stage = Stage::set(envoy, LONG)?;
     fs::write(stage.folder.path().join("root-cert.pem"), Authority::new()?.root_pem())?;
     let _control_plane = stage.start_control_plane()?;
@@ -170,7 +170,7 @@ async fn a_control_plane_of_another_root_is_not_trusted() -> Result<()> {
 
 #[tokio::test]
 async fn agent_and_envoy_end_together() -> Result<()> {
-    let Some(envoy) = envoy() else { return Ok(()) };
+    let envoy = envoy()?;
     let mut stage = Stage::set(envoy.clone(), LONG)?;
     let _control_plane = stage.start_control_plane()?;
     stage.start_agent(&[])?;
@@ -194,7 +194,7 @@ async fn agent_and_envoy_end_together() -> Result<()> {
 
 #[tokio::test]
 async fn a_drain_waits_for_open_connections_and_tells_the_others() -> Result<()> {
-    let Some(envoy) = envoy() else { return Ok(()) };
+    let envoy = envoy()?;
     let mut stage = Stage::set(envoy, LONG)?;
     let _control_plane = stage.start_control_plane()?;
     stage.start_agent(&[])?;
@@ -212,7 +212,7 @@ async fn a_drain_waits_for_open_connections_and_tells_the_others() -> Result<()>
 
 #[tokio::test]
 async fn a_new_root_in_the_file_is_trusted_before_the_next_certificate() -> Result<()> {
-    let Some(envoy) = envoy() else { return Ok(()) };
+    let envoy = envoy()?;
     let mut stage = Stage::set(envoy, LONG)?;
     let _control_plane = stage.start_control_plane()?;
     stage.start_agent(&[])?;
@@ -233,7 +233,7 @@ async fn a_new_root_in_the_file_is_trusted_before_the_next_certificate() -> Resu
 
 #[tokio::test]
 async fn quitquitquit_ends_the_proxy() -> Result<()> {
-    let Some(envoy) = envoy() else { return Ok(()) };
+    let envoy = envoy()?;
     let mut stage = Stage::set(envoy, LONG)?;
     let _control_plane = stage.start_control_plane()?;
     stage.start_agent(&[])?;
@@ -248,7 +248,7 @@ async fn quitquitquit_ends_the_proxy() -> Result<()> {
 
 #[tokio::test]
 async fn envoy_accepts_the_bootstrap() -> Result<()> {
-    let Some(envoy) = envoy() else { return Ok(()) };
+    let envoy = envoy()?;
     for role in ["sidecar", "gateway"] {
         let mut stage = Stage::set(envoy.clone(), LONG)?;
         stage.start_agent_as(role, &[])?;

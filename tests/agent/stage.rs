@@ -39,15 +39,9 @@ pub(crate) struct Stage {
     agent: Option<Child>,
 }
 
-/// The Envoy to test with; `None`, said aloud, when there is none.
-pub(crate) fn envoy() -> Option<PathBuf> {
-    let installed = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.tools/envoy-1.40/bin/envoy"));
-    let found = env::var_os("ENVOY").map(PathBuf::from).unwrap_or(installed);
-    if !found.is_file() {
-        eprintln!("SKIPPED: no Envoy at {} (say where with ENVOY, or run make)", found.display());
-        return None;
-    }
-    Some(found)
+/// The Envoy to test with.
+pub(crate) fn envoy() -> Result<PathBuf> {
+    harness::tools::envoy("1.40")
 }
 
 impl Stage {

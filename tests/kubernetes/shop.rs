@@ -4,7 +4,7 @@
 use std::{
     ffi::OsString,
     fs,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::PathBuf,
     process::Command,
     time::{Duration, Instant},
@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use harness::{
-    address::{Loopback, of_this_machine},
+    address::{Loopback, Ports, of_this_machine},
     admin::Admin,
     counters::{Counters, expect_no_failures},
     http_client::{get, get_text},
@@ -47,6 +47,7 @@ pub(crate) struct Shop {
     proxies: Vec<Process>,
     control_plane: Process,
     _workloads: Vec<Workload>,
+    _ports: Ports<2>,
     pub(crate) wire: Relay,
     pub(crate) api: ApiServer,
     pub(crate) network: Loopback,
@@ -67,7 +68,8 @@ impl Shop {
         let machine = of_this_machine().context("this machine has no address but loopback ones, and those are no endpoints")?;
         fs::create_dir(home.path().join("logs"))?;
         let options = options()?;
-        let reviews = [free_port(machine)?, free_port(machine)?];
+        let ports = Ports::free()?;
+        let reviews = ports.all().map(|port| SocketAddr::new(machine, port));
         let places = Places { gateway: network.address(GATEWAY.host), client: network.address(CLIENT.host), reviews };
         let workloads = vec![Workload::start("v1", reviews[0], None).await?, Workload::start("v2", reviews[1], None).await?];
         for namespace in ["istio-system", "shop"] {
@@ -77,7 +79,7 @@ impl Shop {
         api.put(&objects::shop(places)).await?;
         let wire = api.relay().await?;
         let control_plane = discovery(&api, &wire, &options, &network, &home)?;
-        let mut shop = Self { proxies: Vec::new(), control_plane, _workloads: workloads, wire, api, network, home };
+        let mut shop = Self { proxies: Vec::new(), control_plane, _workloads: workloads, _ports: ports, wire, api, network, home };
         shop.wait_until_ready().await?;
         shop.fetch_root().await?;
         for pod in [GATEWAY, CLIENT] {
@@ -344,8 +346,4 @@ fn options() -> Result<Options> {
         delta: true,
         debounce: Some("10ms"),
     })
-}
-
-fn free_port(machine: std::net::IpAddr) -> Result<SocketAddr> {
-    Ok(TcpListener::bind(SocketAddr::new(machine, 0))?.local_addr()?)
 }

@@ -1,10 +1,7 @@
 //! A real Envoy on a view made by hand, under load, while its backend is swapped again and again.
-//!
-//! Needs an Envoy: the variable `ENVOY`, or `envoy` on the PATH.
 
 use std::{
     fs,
-    net::TcpListener as StdListener,
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{
@@ -41,6 +38,7 @@ use envoy_types::pb::{
     },
     google::protobuf::{Any, BoolValue, Duration as ProtoDuration},
 };
+use harness::{address::Ports, tools};
 use istiod_lite::{
     translate::input::Built,
     xds::{encode, resource::Resource, rollout::Settings},
@@ -84,11 +82,9 @@ async fn without_the_order_a_swap_fails_requests() {
 }
 
 async fn swap_under_load(api: &str, settings: Settings, swaps: u64, expected: fn(u64) -> bool) {
-    let Some(binary) = binary() else {
-        eprintln!("skipped: no envoy in ENVOY or on the PATH");
-        return;
-    };
-    let (entry, admin) = (free_port(), free_port());
+    let binary = tools::envoy("1.40").unwrap();
+    let ports = Ports::free().unwrap();
+    let [entry, admin] = ports.all();
     let backend = backend().await;
     let server = Server::start(settings, mesh(entry, backend, 0)).await;
     let mut envoy = start(&binary, api, server.address.port(), admin);
@@ -174,15 +170,6 @@ async fn backend() -> u16 {
         }
     });
     port
-}
-
-fn binary() -> Option<PathBuf> {
-    let named = std::env::var_os("ENVOY").map(PathBuf::from);
-    named.or_else(|| std::env::split_paths(&std::env::var_os("PATH")?).map(|folder| folder.join("envoy")).find(|path| path.is_file()))
-}
-
-fn free_port() -> u16 {
-    StdListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn start(binary: &PathBuf, api: &str, xds: u16, admin: u16) -> Envoy {

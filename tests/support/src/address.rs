@@ -1,6 +1,7 @@
-//! Loopback networks: each mesh has a /24 of 127.0.0.0/8 to itself, so that tests run side by side.
+//! Addresses that are nobody else's, so that tests run side by side: each mesh has a /24 of 127.0.0.0/8 to itself, and
+//! who must share an address of this machine has ports of its own there.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
 use anyhow::{Context, Result, bail};
 
@@ -8,6 +9,40 @@ use crate::random::{Random, fresh_seed};
 
 /// The port on `.254` whose listener says that the network is taken.
 const CLAIM_PORT: u16 = 40_404;
+
+/// Where blocks of ports are taken from: below those that Linux gives to connections (`ip_local_port_range`, from 32768),
+/// one of which could have a port by the time that its listener is bound. No fixed port of a test lies in here.
+const PORTS: std::ops::Range<u16> = 22_000..32_000;
+
+/// Ports on every address of this machine, ours until dropped.
+#[derive(Debug)]
+pub struct Ports<const COUNT: usize> {
+    first: u16,
+    _claim: UdpSocket,
+}
+
+impl<const COUNT: usize> Ports<COUNT> {
+    /// Ports on which nobody listens, on whichever address.
+    pub fn free() -> Result<Self> {
+        let mut random = Random::seeded(fresh_seed());
+        let blocks = u64::from(PORTS.end - PORTS.start) / COUNT as u64;
+        for _ in 0..100 {
+            let first = PORTS.start + (random.within(0..blocks) * COUNT as u64) as u16;
+            // The claim is of UDP, so that every TCP port stays free for its owner.
+            let Ok(claim) = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, first)) else { continue };
+            let claimed = Self { first, _claim: claim };
+            if claimed.all().into_iter().all(|port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok()) {
+                return Ok(claimed);
+            }
+        }
+        bail!("no {COUNT} free ports in {PORTS:?}")
+    }
+
+    /// The ports.
+    pub fn all(&self) -> [u16; COUNT] {
+        std::array::from_fn(|number| self.first + number as u16)
+    }
+}
 
 /// A /24 of the loopback network, ours until it is dropped.
 #[derive(Debug)]
@@ -74,6 +109,16 @@ fn address([first, second, third]: [u8; 3], host: u8) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ports_have_one_owner() {
+        let (one, other) = (Ports::<4>::free().unwrap(), Ports::<4>::free().unwrap());
+        assert!(one.all().iter().all(|port| !other.all().contains(port)));
+        assert!(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, one.all()[0])).is_err());
+        let first = one.all()[0];
+        drop(one);
+        assert!(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, first)).is_ok());
+    }
 
     #[test]
     fn a_network_has_one_owner() {

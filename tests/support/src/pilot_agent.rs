@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -11,6 +11,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use crate::{
+    address,
     admin::Admin,
     launch,
     mesh::{Options, Pod, wait_until_ready},
@@ -25,8 +26,9 @@ pub struct PilotAgent {
     ports: Ports,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Ports {
+    _claim: address::Ports<4>,
     status: u16,
     envoy_status: u16,
     prometheus: u16,
@@ -74,7 +76,7 @@ impl PilotAgent {
         let mut command = command(setup, &folder)?;
         command.env("ENVOY_STATUS_PORT", ports.envoy_status.to_string());
         command.env("ENVOY_PROMETHEUS_PORT", ports.prometheus.to_string());
-        command.env("PROXY_CONFIG", proxy_config(setup, &folder, ports)?);
+        command.env("PROXY_CONFIG", proxy_config(setup, &folder, &ports)?);
         command.envs(setup.environment.iter().copied());
         let process = Process::start(setup.pod.name, command, &setup.home.join("logs"))?;
         Ok(Self { process, ports })
@@ -107,7 +109,7 @@ pub async fn certificates(setup: Setup<'_>) -> Result<PathBuf> {
     fs::create_dir(&output)?;
     let mut command = command(setup, &folder)?;
     command.env("DISABLE_ENVOY", "true").env("OUTPUT_CERTS", &output);
-    command.env("PROXY_CONFIG", proxy_config(setup, &folder, ports)?);
+    command.env("PROXY_CONFIG", proxy_config(setup, &folder, &ports)?);
     let mut process = Process::start(setup.pod.name, command, &setup.home.join("logs"))?;
     crate::wait::until("certificates of pilot-agent", crate::mesh::START, || {
         let missing = ["key.pem", "cert-chain.pem", "root-cert.pem"].map(|file| output.join(file)).into_iter().find(|file| !file.is_file());
@@ -156,7 +158,7 @@ fn command(setup: Setup<'_>, folder: &Path) -> Result<Command> {
     Ok(command)
 }
 
-fn proxy_config(setup: Setup<'_>, folder: &Path, ports: Ports) -> Result<String> {
+fn proxy_config(setup: Setup<'_>, folder: &Path, ports: &Ports) -> Result<String> {
     Ok(json!({
         "discoveryAddress": setup.discovery.to_string(),
         "binaryPath": setup.options.envoy,
@@ -172,10 +174,9 @@ fn proxy_config(setup: Setup<'_>, folder: &Path, ports: Ports) -> Result<String>
 
 impl Ports {
     fn free() -> Result<Self> {
-        // Bound together, so that they differ.
-        let bound: Vec<TcpListener> = (0..4).map(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0))).collect::<Result<_, _>>()?;
-        let ports: Vec<u16> = bound.iter().map(|listener| Ok(listener.local_addr()?.port())).collect::<Result<_>>()?;
-        Ok(Self { status: ports[0], envoy_status: ports[1], prometheus: ports[2], admin: ports[3] })
+        let claim = address::Ports::free()?;
+        let [status, envoy_status, prometheus, admin] = claim.all();
+        Ok(Self { _claim: claim, status, envoy_status, prometheus, admin })
     }
 }
 
