@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::{config::core::v3, service::discovery::v3::DeltaDisc
 use smol_str::ToSmolStr;
 
 use super::{
-    Event, Response, Session, Standing,
+    Response, Session,
     channel::{Held, Reason},
     empty_route_configuration,
     unserved::Unserved,
@@ -126,28 +126,6 @@ impl DeltaSession {
             channel.forget(name);
         }
     }
-
-    fn response(&mut self, step: Step, now: Instant) -> Response {
-        let Step { kind, advance: mut resources, retire: mut removed, unknown } = step;
-        match kind {
-            ResourceType::Route => resources.extend(unknown.iter().map(|name| empty_route_configuration(name))),
-            _ => removed.extend(unknown),
-        }
-        let sent = resources.iter().map(|resource| (resource.name.clone(), Some(resource.clone())));
-        let contents = sent.chain(removed.iter().map(|name| (name.clone(), None))).collect();
-        let (nonce, reasons) = self.rollout.sent(kind, now, contents);
-        let version = self.rollout.view().generation.to_smolstr();
-        Response {
-            kind: Some(kind),
-            type_url: kind.type_url().into(),
-            nonce: nonce.to_smolstr(),
-            version,
-            resources,
-            blank: false,
-            removed,
-            reasons,
-        }
-    }
 }
 
 impl Session for DeltaSession {
@@ -173,40 +151,38 @@ impl Session for DeltaSession {
         request.resource_names_subscribe.iter().for_each(|name| self.subscribe(kind, name));
     }
 
-    fn on_view(&mut self, view: View) {
-        self.rollout.rebase(view);
-    }
-
-    fn next(&mut self, now: Instant) -> Option<Response> {
-        if let Some(response) = self.unserved.next() {
-            return Some(response);
+    fn response(&mut self, step: Step, now: Instant) -> Response {
+        let Step { kind, advance: mut resources, retire: mut removed, unknown } = step;
+        match kind {
+            ResourceType::Route => resources.extend(unknown.iter().map(|name| empty_route_configuration(name))),
+            _ => removed.extend(unknown),
         }
-        let step = self.rollout.step(now)?;
-        Some(self.response(step, now))
+        let sent = resources.iter().map(|resource| (resource.name.clone(), Some(resource.clone())));
+        let contents = sent.chain(removed.iter().map(|name| (name.clone(), None))).collect();
+        let (nonce, reasons) = self.rollout.sent(kind, now, contents);
+        let version = self.rollout.view().generation.to_smolstr();
+        Response {
+            kind: Some(kind),
+            type_url: kind.type_url().into(),
+            nonce: nonce.to_smolstr(),
+            version,
+            resources,
+            blank: false,
+            removed,
+            reasons,
+        }
     }
 
-    fn deadline(&self) -> Option<Instant> {
-        self.rollout.deadline()
+    fn rollout(&self) -> &Rollout {
+        &self.rollout
     }
 
-    fn events(&mut self) -> Vec<Event> {
-        self.rollout.events()
+    fn rollout_mut(&mut self) -> &mut Rollout {
+        &mut self.rollout
     }
 
-    fn is_current(&self) -> bool {
-        self.rollout.is_current()
-    }
-
-    fn refused(&self) -> Vec<ResourceType> {
-        self.rollout.refused()
-    }
-
-    fn standing(&self) -> [Standing; 4] {
-        self.rollout.standing()
-    }
-
-    fn view(&self) -> &View {
-        self.rollout.view()
+    fn unserved(&mut self) -> &mut Unserved {
+        &mut self.unserved
     }
 
     fn node(request: &mut DeltaDiscoveryRequest) -> Option<v3::Node> {

@@ -17,45 +17,35 @@ use envoy_types::pb::google::protobuf::BoolValue;
 use smol_str::SmolStr;
 
 pub use channel::Reason;
+use unserved::Unserved;
 
 use super::{
     encode,
     resource::{Resource, ResourceType},
+    rollout::{Rollout, Step},
     view::View,
 };
 use crate::translate::input::Built;
 
-/// A conversation in one of the two protocols.
-pub trait Session: Send {
+/// A conversation in one of the two protocols: what they differ in is required, the rest is here.
+pub(crate) trait Session: Send {
     /// What the client sends.
     type Request: prost::Message + Default + 'static;
 
     /// Takes a request.
     fn on_request(&mut self, request: Self::Request, now: Instant);
 
-    /// Turns to a newer view.
-    fn on_view(&mut self, view: View);
+    /// Puts a step into the words of the protocol.
+    fn response(&mut self, step: Step, now: Instant) -> Response;
 
-    /// The next response, if there is something to say. Calling it means that the client can take it.
-    fn next(&mut self, now: Instant) -> Option<Response>;
+    /// What the client has and is to have.
+    fn rollout(&self) -> &Rollout;
 
-    /// When [`next`](Self::next) may have more to say though nothing happened.
-    fn deadline(&self) -> Option<Instant>;
+    /// As [`rollout`](Self::rollout), to move it on.
+    fn rollout_mut(&mut self) -> &mut Rollout;
 
-    /// What happened since this was last called.
-    fn events(&mut self) -> Vec<Event>;
-
-    /// Whether the client has answered for all that the view has for it. Removals may be outstanding.
-    fn is_current(&self) -> bool;
-
-    /// Types of which the client refused something that the view still has.
-    fn refused(&self) -> Vec<ResourceType>;
-
-    /// How far the client is with each type.
-    fn standing(&self) -> [Standing; 4];
-
-    /// The view that the session works towards.
-    fn view(&self) -> &View;
+    /// What is only answered.
+    fn unserved(&mut self) -> &mut Unserved;
 
     /// The node in a request.
     fn node(request: &mut Self::Request) -> Option<v3::Node>;
@@ -68,6 +58,50 @@ pub trait Session: Send {
 
     /// The nonce that a request answers.
     fn nonce(request: &Self::Request) -> &str;
+
+    /// Turns to a newer view.
+    fn on_view(&mut self, view: View) {
+        self.rollout_mut().rebase(view);
+    }
+
+    /// The next response, if there is something to say. Calling it means that the client can take it.
+    fn next(&mut self, now: Instant) -> Option<Response> {
+        if let Some(response) = self.unserved().next() {
+            return Some(response);
+        }
+        let step = self.rollout_mut().step(now)?;
+        Some(self.response(step, now))
+    }
+
+    /// When [`next`](Self::next) may have more to say though nothing happened.
+    fn deadline(&self) -> Option<Instant> {
+        self.rollout().deadline()
+    }
+
+    /// What happened since this was last called.
+    fn events(&mut self) -> Vec<Event> {
+        self.rollout_mut().events()
+    }
+
+    /// Whether the client has answered for all that the view has for it. Removals may be outstanding.
+    fn is_current(&self) -> bool {
+        self.rollout().is_current()
+    }
+
+    /// Types of which the client refused something that the view still has.
+    fn refused(&self) -> Vec<ResourceType> {
+        self.rollout().refused()
+    }
+
+    /// How far the client is with each type.
+    fn standing(&self) -> [Standing; 4] {
+        self.rollout().standing()
+    }
+
+    /// The view that the session works towards.
+    fn view(&self) -> &View {
+        self.rollout().view()
+    }
 }
 
 /// A response, made of references to shared resources.

@@ -12,7 +12,7 @@ use smol_str::{SmolStr, ToSmolStr};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{
-    Event, Response, Session, Standing,
+    Response, Session,
     channel::{Channel, Held, Reason},
     empty_load_assignment, empty_route_configuration,
     unserved::Unserved,
@@ -88,30 +88,6 @@ impl SotwSession {
             }
         }
     }
-
-    fn response(&mut self, mut step: Step, now: Instant) -> Response {
-        let kind = step.kind;
-        let mut missing = std::mem::take(&mut step.unknown);
-        if !kind.is_wildcard() {
-            // There is no other way to say that something is gone.
-            missing.append(&mut step.retire);
-        }
-        let mut contents: Vec<_> = missing.iter().map(|name| (name.clone(), empty(kind, name))).collect();
-        step.advance.extend(contents.iter().filter_map(|(_, content)| content.clone()));
-        let known = step.advance.iter().filter(|resource| !missing.contains(&resource.name));
-        contents.extend(known.map(|resource| (resource.name.clone(), Some(resource.clone()))));
-        contents.extend(step.retire.iter().map(|name| (name.clone(), None)));
-        let changed = step.advance.len() as u64;
-        let all = owed(self.rollout.channel(kind), &step);
-        let version = version_of(&all).to_smolstr();
-        let resources: Vec<_> = if kind.is_wildcard() { all.into_values().collect() } else { step.advance };
-        let (nonce, mut reasons) = self.rollout.sent(kind, now, contents);
-        if resources.len() as u64 > changed {
-            reasons.insert(Reason::Repeated, resources.len() as u64 - changed);
-        }
-        let (type_url, nonce) = (kind.type_url().into(), nonce.to_smolstr());
-        Response { kind: Some(kind), type_url, nonce, version, resources, blank: false, removed: Vec::new(), reasons }
-    }
 }
 
 impl Session for SotwSession {
@@ -139,40 +115,40 @@ impl Session for SotwSession {
         }
     }
 
-    fn on_view(&mut self, view: View) {
-        self.rollout.rebase(view);
-    }
-
-    fn next(&mut self, now: Instant) -> Option<Response> {
-        if let Some(response) = self.unserved.next() {
-            return Some(response);
+    fn response(&mut self, mut step: Step, now: Instant) -> Response {
+        let kind = step.kind;
+        let mut missing = std::mem::take(&mut step.unknown);
+        if !kind.is_wildcard() {
+            // There is no other way to say that something is gone.
+            missing.append(&mut step.retire);
         }
-        let step = self.rollout.step(now)?;
-        Some(self.response(step, now))
+        let mut contents: Vec<_> = missing.iter().map(|name| (name.clone(), empty(kind, name))).collect();
+        step.advance.extend(contents.iter().filter_map(|(_, content)| content.clone()));
+        let known = step.advance.iter().filter(|resource| !missing.contains(&resource.name));
+        contents.extend(known.map(|resource| (resource.name.clone(), Some(resource.clone()))));
+        contents.extend(step.retire.iter().map(|name| (name.clone(), None)));
+        let changed = step.advance.len() as u64;
+        let all = owed(self.rollout.channel(kind), &step);
+        let version = version_of(&all).to_smolstr();
+        let resources: Vec<_> = if kind.is_wildcard() { all.into_values().collect() } else { step.advance };
+        let (nonce, mut reasons) = self.rollout.sent(kind, now, contents);
+        if resources.len() as u64 > changed {
+            reasons.insert(Reason::Repeated, resources.len() as u64 - changed);
+        }
+        let (type_url, nonce) = (kind.type_url().into(), nonce.to_smolstr());
+        Response { kind: Some(kind), type_url, nonce, version, resources, blank: false, removed: Vec::new(), reasons }
     }
 
-    fn deadline(&self) -> Option<Instant> {
-        self.rollout.deadline()
+    fn rollout(&self) -> &Rollout {
+        &self.rollout
     }
 
-    fn events(&mut self) -> Vec<Event> {
-        self.rollout.events()
+    fn rollout_mut(&mut self) -> &mut Rollout {
+        &mut self.rollout
     }
 
-    fn is_current(&self) -> bool {
-        self.rollout.is_current()
-    }
-
-    fn refused(&self) -> Vec<ResourceType> {
-        self.rollout.refused()
-    }
-
-    fn standing(&self) -> [Standing; 4] {
-        self.rollout.standing()
-    }
-
-    fn view(&self) -> &View {
-        self.rollout.view()
+    fn unserved(&mut self) -> &mut Unserved {
+        &mut self.unserved
     }
 
     fn node(request: &mut DiscoveryRequest) -> Option<v3::Node> {

@@ -15,7 +15,7 @@ const HEALTH: &str = "type.googleapis.com/istio.v1.HealthInformation";
 const NAME_TABLE: &str = "type.googleapis.com/istio.networking.nds.v1.NameTable";
 
 #[derive(Debug, Default)]
-pub(super) struct Unserved {
+pub(crate) struct Unserved {
     asked: BTreeMap<String, Vec<String>>,
     due: Vec<Response>,
     nonce: u64,
