@@ -18,7 +18,7 @@ use hyper::{
     server::conn::{http1, http2},
     service::service_fn,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::copy,
     net::{TcpListener, TcpStream},
@@ -100,7 +100,7 @@ async fn serve_http(listener: TcpListener, state: Arc<State>) {
                 async move { Ok::<_, Infallible>(answer) }
             });
             // A client that goes away is no failure of the workload.
-            let _ = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await;
+            let _ = patient_http1().serve_connection(TokioIo::new(stream), service).await;
         });
     }
 }
@@ -116,12 +116,20 @@ async fn serve_any(listener: TcpListener, state: Arc<State>) {
                 async move { Ok::<_, Infallible>(answer) }
             });
             match &first {
-                b"GET " => drop(http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await),
+                b"GET " => drop(patient_http1().serve_connection(TokioIo::new(stream), service).await),
                 b"PRI " => drop(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await),
                 _ => echo(stream).await,
             }
         });
     }
+}
+
+/// HTTP/1 that keeps a connection for as long as the client does. By default hyper closes it after 30 s without a request; a proxy
+/// that puts its next request on it at that very moment can only answer 503 (connection termination), as it must not send it twice.
+fn patient_http1() -> http1::Builder {
+    let mut http1 = http1::Builder::new();
+    http1.header_read_timeout(None);
+    http1
 }
 
 fn answer(state: &State, request: &Request<Incoming>) -> Response<Full<Bytes>> {
@@ -153,8 +161,59 @@ async fn echo(mut stream: TcpStream) {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        pin::Pin,
+        task::{self, Poll},
+        time::{Duration, Instant},
+    };
+
+    use hyper::rt::{Sleep, Timer};
+
     use super::*;
-    use crate::{address::Loopback, http_client::get};
+    use crate::{
+        address::Loopback,
+        http_client::{Connection, get},
+    };
+
+    /// A clock by which every wait is over at once.
+    struct Over;
+
+    impl Timer for Over {
+        fn sleep(&self, _: Duration) -> Pin<Box<dyn Sleep>> {
+            Box::pin(Self)
+        }
+
+        fn sleep_until(&self, _: Instant) -> Pin<Box<dyn Sleep>> {
+            Box::pin(Self)
+        }
+    }
+
+    impl Future for Over {
+        type Output = ();
+
+        fn poll(self: Pin<&mut Self>, _: &mut task::Context<'_>) -> Poll<()> {
+            Poll::Ready(())
+        }
+    }
+
+    impl Sleep for Over {}
+
+    #[tokio::test]
+    async fn an_idle_connection_is_kept_however_long() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let answer = service_fn(async |_| Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())));
+            patient_http1().timer(Over).serve_connection(TokioIo::new(stream), answer).await.unwrap();
+        });
+        let mut connection = Connection::open(address).await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(connection.get("reviews", "/").await.unwrap().status, http::StatusCode::OK);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(connection.is_open());
+    }
 
     #[tokio::test]
     async fn it_says_its_version_and_its_health() {
