@@ -28,11 +28,15 @@ const PORTS_OF_ISTIOD: u64 = 4;
 pub(crate) async fn it_is_deleted_under_load(cluster: &Cluster) -> Result<()> {
     let shop = Shop::find(cluster).await?;
     shop.shift(0).await?;
-    let measured = Measured::start(&shop, 100).await?;
+    let mut measured = Measured::start(&shop, 100).await?;
     let istiod = replace_it(cluster).await?;
+    measured.reached("every proxy is at the new control plane");
     expect_only_warming_is_sent(&istiod).await?;
+    measured.reached("nothing more is sent");
     shop.shift(50).await?;
+    measured.reached("half is at v2");
     shop.shift(0).await?;
+    measured.reached("all is at v1 again");
     measured.expect_no_failures(&shop).await
 }
 

@@ -1,9 +1,14 @@
 //! The one cluster of this program, brought up by the first test that needs it.
 
-use std::{collections::BTreeMap, fs, time::Instant};
+use std::{
+    collections::BTreeMap,
+    fs,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use harness::{
+    canary::Stage as _,
     cluster::{Cluster, images, shop, shop::Shop},
     counters::{Counters, expect_no_failures},
     load::Load,
@@ -107,28 +112,50 @@ impl Machine {
     }
 }
 
-/// Load on both ways into the mesh, with the counters of the Envoys where it enters.
+/// Load on both ways into the mesh, with what the Envoys had counted before.
 pub(crate) struct Measured {
     load: Load,
+    began: Instant,
     before: Vec<Counters>,
+    reached: Vec<(Duration, &'static str)>,
 }
 
 impl Measured {
     /// `rate` requests per second on each way.
     pub(crate) async fn start(shop: &Shop<'_>, rate: u32) -> Result<Self> {
-        Ok(Self { before: shop.entrances().await?, load: shop.load(rate, false) })
+        Ok(Self { before: shop.counters().await?, began: Instant::now(), load: shop.load(rate, false), reached: Vec::new() })
     }
 
-    /// Stops, and fails unless every request was answered and the Envoys saw no failure either.
+    /// Says how far the test is, to whoever reads of a failure.
+    pub(crate) fn reached(&mut self, what: &'static str) {
+        self.reached.push((self.began.elapsed(), what));
+    }
+
+    /// Stops, and fails unless every request was answered and the Envoys where load enters saw no failure either.
     pub(crate) async fn expect_no_failures(self, shop: &Shop<'_>) -> Result<()> {
-        let counted = expect_no_failures(&self.before, &shop.entrances().await?);
-        let window = self.load.stop().await;
-        let failures = window.failures();
-        let first = failures.iter().take(8).map(|failure| format!("\n  {failure}")).collect::<String>();
-        let total = window.outcomes().len();
-        let also = counted.as_ref().err().map(ToString::to_string).unwrap_or_default();
-        ensure!(failures.is_empty(), "{} of {total} requests failed:{first}\n{also}", failures.len());
-        ensure!(total > 100, "only {total} requests were sent");
-        counted
+        let Self { load, began, before, reached } = self;
+        let counted = expect_no_failures(&before, &shop.entrances().await?);
+        let window = load.stop().await;
+        let (failures, total) = (window.failures(), window.outcomes().len());
+        if failures.is_empty() && counted.is_ok() {
+            ensure!(total > 100, "only {total} requests were sent");
+            return Ok(());
+        }
+        let first = failures.iter().take(8).map(|failure| (failure.sent.duration_since(began), failure.to_string()));
+        let reached = reached.into_iter().map(|(after, what)| (after, format!("-- {what}")));
+        let mut story = first.chain(reached).collect::<Vec<_>>();
+        story.sort();
+        let story = story.iter().map(|(after, what)| format!("\n  {:.2} s {what}", after.as_secs_f64())).collect::<String>();
+        bail!("{} of {total} requests failed:{story}\n{}", failures.len(), everywhere(&before, shop, counted).await)
+    }
+}
+
+/// What every Envoy counted, also behind the entrances: it tells at which hop requests failed. Read again, as the last of
+/// them may have failed after the verdict.
+async fn everywhere(before: &[Counters], shop: &Shop<'_>, verdict: Result<()>) -> String {
+    let told = |counted: Result<()>| counted.err().map_or_else(|| "no Envoy counted a failure".to_owned(), |error| format!("{error:#}"));
+    match shop.counters().await {
+        Ok(after) => told(expect_no_failures(before, &after)),
+        Err(error) => format!("{}\n(only where load enters: {error:#})", told(verdict)),
     }
 }

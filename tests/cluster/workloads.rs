@@ -19,15 +19,18 @@ const DEPLOYMENT: &str = "deployment/reviews-v1";
 pub(crate) async fn a_deployment_is_scaled_and_rolled_under_load(cluster: &Cluster) -> Result<()> {
     let shop = Shop::find(cluster).await?;
     shop.shift(0).await?;
-    let measured = Measured::start(&shop, 100).await?;
+    let mut measured = Measured::start(&shop, 100).await?;
     for replicas in [3, 1] {
         cluster.kubectl(&["-n", SHOP, "scale", DEPLOYMENT, &format!("--replicas={replicas}")]).await?;
         settle(cluster, replicas).await?;
+        measured.reached(if replicas == 1 { "one replica" } else { "three replicas" });
     }
     let old = cluster.only_pod(SHOP, "app=reviews,version=v1").await?.name;
     cluster.kubectl(&["-n", SHOP, "set", "image", DEPLOYMENT, "reviews=localhost/reviews:2"]).await?;
     cluster.kubectl(&["-n", SHOP, "rollout", "status", DEPLOYMENT, "--timeout=180s"]).await?;
+    measured.reached("rolled out");
     settle(cluster, 1).await?;
+    measured.reached("the old pod is gone");
     let new = cluster.only_pod(SHOP, "app=reviews,version=v1").await?.name;
     ensure!(old != new, "nothing was rolled: {old}");
     measured.expect_no_failures(&shop).await

@@ -19,7 +19,8 @@ const FAILURES: &[(&str, &str)] = &[
     (".downstream_rq_5xx", "5xx to a client"),
     (".no_route", "NR: no route"),
     (".no_cluster", "NC: no cluster"),
-    (".upstream_cx_destroy_with_active_rq", "UC: a connection ended under a request"),
+    (".upstream_cx_destroy_remote_with_active_rq", "UC: the upstream ended a connection under a request"),
+    (".upstream_cx_destroy_local_with_active_rq", "the proxy ended an upstream connection under a request"),
     (".downstream_cx_no_route", "NR: no filter chain or cluster for a TCP connection"),
     (".no_filter_chain_match", "NR: no filter chain"),
 ];
