@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-# RELEASE=1 builds the demo optimised (several minutes the first time).
+# RELEASE=1 builds, tests and runs what is optimised, as CI does (several minutes the first time).
 PROFILE := $(if $(RELEASE),--release,)
 BUILT := target/$(if $(RELEASE),release,debug)
 timed = @started=$$SECONDS; $(2); echo "$(1): $$((SECONDS - started)) s"
@@ -47,25 +47,24 @@ demo-cluster: ## as root: the same canary on a real Kubernetes node with injecte
 	@scripts/setup-envoy 1.40
 	@scripts/setup-go-tools kubernetes coredns
 	@echo "building (a few minutes the first time)"
-	@cargo build --quiet --locked $(PROFILE) --bin istiod-lite --example demo-cluster
-	@cargo build --quiet --locked $(PROFILE) -p harness --bin reviews
+	@cargo build --quiet --locked $(PROFILE) --bin istiod-lite --bin reviews --example demo-cluster
 	@$(BUILT)/examples/demo-cluster $(ARGS)
 
 test: ## every test, with real Envoys and a real API server; WALK_STEPS, WALK_SEED set the random walk
 	@scripts/setup-envoy 1.40 1.38
 	@scripts/setup-go-tools kubernetes istio
-	$(call timed,build,cargo build --locked --all-targets)
-	$(call timed,tests,RUST_BACKTRACE=0 cargo test --locked --no-fail-fast)
+	$(call timed,build,cargo build --locked $(PROFILE) --all-targets)
+	$(call timed,tests,RUST_BACKTRACE=0 cargo test --locked $(PROFILE) --no-fail-fast)
 
 test-cluster: ## as root: the mesh on a real Kubernetes node with real pods; TESTS=<name> runs only some
 	@scripts/setup-envoy 1.40
 	@scripts/setup-go-tools kubernetes coredns istio
-	$(call timed,build-cluster,cargo build --locked $(PROFILE) --bin istiod-lite && cargo build --locked $(PROFILE) -p harness --bin reviews)
+	$(call timed,build-cluster,cargo build --locked $(PROFILE) --bin istiod-lite --bin reviews --test cluster)
 	$(call timed,test-cluster,RUST_BACKTRACE=0 CLUSTER_TESTS=1 cargo test --locked $(PROFILE) --test cluster -- $(TESTS))
 
 lint: ## formatting, clippy, licences and banned crates
 	$(call timed,fmt,cargo fmt --all --check)
-	$(call timed,clippy,cargo clippy --locked --workspace --all-targets -- -D warnings)
+	$(call timed,clippy,cargo clippy --locked $(PROFILE) --workspace --all-targets -- -D warnings)
 	@scripts/setup-cargo-deny
 	$(call timed,deny,.tools/bin/cargo-deny --locked check bans licenses sources)
 
