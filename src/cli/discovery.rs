@@ -266,6 +266,7 @@ impl Arguments {
             namespace: self.namespace.as_str().into(),
             revision: self.revision.as_str().into(),
             watch_namespaces: watch_namespaces.iter().map(Into::into).collect(),
+            metrics: kubernetes::SourceMetrics::default(),
         }))
     }
 }

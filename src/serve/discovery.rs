@@ -37,7 +37,7 @@ use crate::{
         Event,
         debounce::{self, Debounce},
         folder::Folder,
-        kubernetes,
+        kubernetes::{self, SourceMetrics},
         mesh_config::MeshConfigFile,
     },
     status::{self, StatusMetrics},
@@ -210,6 +210,11 @@ impl Core {
         admissions.register(registry);
         let statuses = StatusMetrics::default();
         statuses.register(registry);
+        let source = match &settings.source {
+            Source::Kubernetes(kubernetes) => kubernetes.metrics.clone(),
+            Source::Folder(_) => SourceMetrics::default(),
+        };
+        source.register(registry);
         let standing = Arc::new(Standing::default());
         registry.register("istiod_lite_diagnostics", "Findings that stand, by severity", standing.gauges.clone());
         let convergence = Arc::new(Convergence::default());

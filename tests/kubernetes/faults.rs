@@ -30,13 +30,18 @@ async fn a_kind_may_come_and_go() -> Result<()> {
     // It is ready without the kind that is missing.
     let mut shop = Shop::open(api).await?;
     let traffic = shop.traffic().await?;
+    let absent = r#"istiod_lite_source_served{kind="ServiceEntry",version=""} 0"#;
+    let served = r#"istiod_lite_source_served{kind="ServiceEntry",version="v1"} 1"#;
+    shop.wait_for_metric(absent).await?;
     shop.api.define(&late).await?;
     shop.api.put(&[external("late")]).await?;
     shop.wait_for_config(shop.client(), "late.example", true).await?;
     shop.wait_for_log(&["how the kind is served", "ServiceEntry"]).await?;
+    shop.wait_for_metric(served).await?;
     // With its definition the API server drops all objects of a kind.
     shop.api.delete(ENTRIES).await?;
     shop.wait_for_config(shop.client(), "late.example", false).await?;
+    shop.wait_for_metric(absent).await?;
     shop.api.define(&late).await?;
     shop.api.put(&[external("again")]).await?;
     shop.wait_for_config(shop.client(), "again.example", true).await?;
@@ -64,6 +69,9 @@ async fn an_object_that_nobody_can_read_hurts_only_itself() -> Result<()> {
     .await?;
     shop.wait_for_log(&["VirtualService/shop/reviews", "spec.http"]).await?;
     shop.wait_for_metric(r#"istiod_lite_diagnostics{severity="error"}"#).await?;
+    for kind in ["VirtualService", "ServiceEntry"] {
+        shop.wait_for_metric(&format!(r#"istiod_lite_source_refused_objects{{source="kubernetes/{kind}"}} 1"#)).await?;
+    }
     shop.wait_for_version(&traffic, "v1").await?;
     shop.patch_weights(100).await?;
     shop.wait_for_version(&traffic, "v2").await?;
@@ -87,6 +95,7 @@ async fn a_right_may_be_taken_away_and_given_back() -> Result<()> {
     // A watch that is open already is not asked for its rights.
     shop.wire.drop_connections();
     shop.wait_for_metric(r#"istiod_lite_source_lost{source="kubernetes/VirtualService"} 1"#).await?;
+    shop.wait_for_metric(r#"istiod_lite_source_faults{source="kubernetes/VirtualService",reason="forbidden"}"#).await?;
     shop.wait_for_log(&["source lost", "kubernetes/VirtualService", "forbidden"]).await?;
     shop.wait_for_readiness(true).await?;
     // The others go on.

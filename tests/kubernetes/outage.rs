@@ -17,6 +17,7 @@ async fn the_api_server_is_killed_and_comes_back() -> Result<()> {
     shop.api.kill()?;
     shop.wait_for_metric(r#"istiod_lite_source_lost{source="kubernetes/Service"} 1"#).await?;
     shop.wait_for_metric(r#"istiod_lite_source_lost{source="kubernetes/VirtualService"} 1"#).await?;
+    shop.wait_for_metric(r#"istiod_lite_source_faults{source="kubernetes/Service",reason="away"}"#).await?;
     shop.wait_for_log(&["source lost", "kubernetes/Service"]).await?;
     // What is known is as good as what can be known: proxies are better served here than nowhere.
     shop.wait_for_readiness(true).await?;
@@ -49,6 +50,7 @@ async fn what_happened_meanwhile_arrives_though_the_watches_expired() -> Result<
     shop.wait_for_config(shop.client(), "removed.example", true).await?;
     shop.wire.mend();
     shop.wait_for_log(&["kubernetes/ServiceEntry", "listing again"]).await?;
+    shop.wait_for_metric(r#"istiod_lite_source_faults{source="kubernetes/ServiceEntry",reason="expired"}"#).await?;
     shop.wait_for_config(shop.client(), "added.example", true).await?;
     shop.wait_for_config(shop.client(), "removed.example", false).await?;
     shop.wait_for_version(&traffic, "v2").await?;

@@ -35,6 +35,7 @@ async fn an_empty_cluster_in_place_of_ours_is_not_believed() -> Result<()> {
     shop.wait_for_log(&["source lost", &ours, &other]).await?;
     for kind in ["Service", "EndpointSlice", "VirtualService", "Gateway"] {
         shop.wait_for_metric(&format!(r#"istiod_lite_source_lost{{source="kubernetes/{kind}"}} 1"#)).await?;
+        shop.wait_for_metric(&format!(r#"istiod_lite_source_faults{{source="kubernetes/{kind}",reason="untrusted"}}"#)).await?;
     }
     expect_as_before(&shop, &traffic, &before).await?;
     let shop = goes_on(shop, traffic, &before).await?;

@@ -37,6 +37,20 @@ pub(super) enum Trouble {
     Untrusted(String),
 }
 
+impl Trouble {
+    /// What metrics call it.
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::Away(_) => "away",
+            Self::Forbidden(_) => "forbidden",
+            Self::Expired(_) => "expired",
+            Self::Absent(_) => "absent",
+            Self::TooLong => "too_long",
+            Self::Untrusted(_) => "untrusted",
+        }
+    }
+}
+
 /// Asks and reads the whole answer.
 ///
 /// # Errors

@@ -25,6 +25,7 @@ use super::{
     decode::{self, Line},
     known::{Known, Listing},
     lines::Lines,
+    metrics::SourceMetrics,
     selection::{Objects, Selection, is_selected},
     served::Served,
     trust::{Trust, not_below, number},
@@ -53,6 +54,8 @@ pub(super) struct Shared {
     pub(super) selection: watch::Receiver<Arc<Selection>>,
     /// Told when a kind seems to be gone.
     pub(super) look_again: Arc<Notify>,
+    /// Counts what goes wrong.
+    pub(super) metrics: SourceMetrics,
     /// Where events go.
     pub(super) events: mpsc::Sender<Event>,
     /// Told once by each follower when it has said all that there is.
@@ -188,6 +191,9 @@ impl Follower {
             Turn::Again => None,
             Turn::Trouble(trouble) => Some(self.weigh(trouble).await),
         };
+        if let Some(trouble) = &trouble {
+            self.shared.metrics.count_fault(&self.name, trouble);
+        }
         match trouble {
             None => {}
             Some(Trouble::Expired(why)) => tracing::info!(source = %self.name, why, "listing again"),
@@ -350,7 +356,10 @@ impl Follower {
             self.send(Event::Changes(changes)).await?;
         }
         match self.known.new_findings() {
-            Some(findings) => self.send(Event::Diagnostics { source: self.name.clone(), findings }).await,
+            Some(findings) => {
+                self.shared.metrics.set_refused(&self.name, self.known.refused());
+                self.send(Event::Diagnostics { source: self.name.clone(), findings }).await
+            }
             None => Ok(()),
         }
     }

@@ -17,7 +17,7 @@ use super::{
     interned::Interned,
 };
 use crate::{
-    api::{self, Diagnostic, Kind, Object, ObjectKey},
+    api::{self, Diagnostic, Kind, Object, ObjectKey, Severity},
     source::Change,
 };
 
@@ -138,6 +138,12 @@ impl Known {
             findings.push(Diagnostic::warning("", format!("{}: more findings than {MOST_FINDINGS} are not listed", self.kind.as_str())));
         }
         Some(findings)
+    }
+
+    /// How many objects are refused as they are now.
+    pub(super) fn refused(&self) -> usize {
+        let is_refused = |entry: &&Entry| entry.findings().iter().any(|finding| finding.severity == Severity::Error);
+        self.nameless.len() + self.noted.iter().filter_map(|name| self.objects.get(name)).filter(is_refused).count()
     }
 
     fn put(&mut self, name: Name, entry: Entry) -> Option<Change> {

@@ -14,6 +14,7 @@ mod keep;
 mod kinds;
 mod known;
 mod lines;
+mod metrics;
 mod selection;
 mod served;
 #[cfg(test)]
@@ -29,7 +30,6 @@ use tokio::{
     time::sleep,
 };
 
-pub use self::client::{ClientSettings, client};
 use self::{
     ask::{Trouble, whole},
     backoff::{Backoff, random},
@@ -40,6 +40,10 @@ use self::{
     selection::{Objects, Selection, select},
     served::Finder,
     trust::Trust,
+};
+pub use self::{
+    client::{ClientSettings, client},
+    metrics::SourceMetrics,
 };
 use super::{Change, Event, mesh_config::MeshConfigFile};
 use crate::api::{Kind, Object};
@@ -58,6 +62,8 @@ pub struct Settings {
     /// `--watch-namespaces`: only these are read, and [`namespace`](Self::namespace); empty: all. Namespaces themselves
     /// and Nodes are always read.
     pub watch_namespaces: Vec<SmolStr>,
+    /// Counts what goes wrong.
+    pub metrics: SourceMetrics,
 }
 
 impl fmt::Debug for Settings {
@@ -104,13 +110,14 @@ async fn run(settings: Settings, mesh_file: Option<MeshConfigFile>, events: mpsc
     let (listed, mut all_listed) = mpsc::unbounded_channel();
     let look_again = Arc::new(Notify::new());
     let trust = Arc::new(Trust::new(settings.client.clone()));
-    let mut finder = Finder::new(settings.client.clone(), Arc::clone(&trust), Arc::clone(&look_again));
+    let mut finder = Finder::new(settings.client.clone(), Arc::clone(&trust), settings.metrics.clone(), Arc::clone(&look_again));
     let shared = Shared {
         client: settings.client.clone(),
         cluster: settings.cluster.clone(),
         trust,
         selection,
         look_again,
+        metrics: settings.metrics.clone(),
         events: events.clone(),
         listed,
     };

@@ -23,6 +23,7 @@ use super::{
     backoff::{Backoff, random},
     collection::get,
     kinds::Resource,
+    metrics::SourceMetrics,
     trust::Trust,
 };
 
@@ -49,6 +50,7 @@ type Plurals = BTreeMap<(&'static str, &'static str), BTreeSet<String>>;
 pub(super) struct Finder {
     client: Client,
     trust: Arc<Trust>,
+    metrics: SourceMetrics,
     look_again: Arc<Notify>,
     kinds: Vec<Found>,
 }
@@ -72,8 +74,8 @@ struct Plural {
 
 impl Finder {
     /// Nothing is known yet.
-    pub(super) fn new(client: Client, trust: Arc<Trust>, look_again: Arc<Notify>) -> Self {
-        Self { client, trust, look_again, kinds: Vec::new() }
+    pub(super) fn new(client: Client, trust: Arc<Trust>, metrics: SourceMetrics, look_again: Arc<Notify>) -> Self {
+        Self { client, trust, metrics, look_again, kinds: Vec::new() }
     }
 
     /// How this kind is served, kept up to date.
@@ -152,7 +154,9 @@ impl Finder {
             found.served.send_if_modified(|served| {
                 let changed = *served != now;
                 if changed {
-                    tracing::info!(kind = found.resource.kind.as_str(), ?now, "how the kind is served");
+                    let kind = found.resource.kind.as_str();
+                    tracing::info!(kind, ?now, "how the kind is served");
+                    self.metrics.set_served(kind, *served, now);
                     *served = now;
                 }
                 changed

@@ -1,5 +1,7 @@
 //! The source against an API server in this process, which can do what a real one does not do on demand.
 
+mod counted;
+mod scoped;
 mod server;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -12,7 +14,7 @@ use tokio::{
 };
 
 use self::server::{Server, service, virtual_service};
-use super::{Settings, watch};
+use super::{Settings, SourceMetrics, watch};
 use crate::source::{Change, Event, Loss};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -95,6 +97,7 @@ fn settings(server: &Server) -> Settings {
         namespace: "istio-system".into(),
         revision: "default".into(),
         watch_namespaces: Vec::new(),
+        metrics: SourceMetrics::default(),
     }
 }
 
@@ -294,25 +297,6 @@ async fn objects_of_another_revision_are_not_read() {
     assert!(told.has("VirtualService/shop/ours", "1") && !told.objects.contains_key("VirtualService/shop/other"), "{:?}", told.objects);
     server.put("virtualservices", labelled("ours", "stable"));
     told.until("given away", |told| told.deleted == ["VirtualService/shop/ours"]).await;
-}
-
-#[tokio::test]
-async fn only_selected_namespaces_are_read() {
-    let server = Server::new();
-    let mesh = "discoverySelectors: [{matchLabels: {mesh: 'on'}}]";
-    server.put("configmaps", json!({"metadata": {"name": "istio", "namespace": "istio-system"}, "data": {"mesh": mesh}}));
-    server.put("services", service("a", "1"));
-    let namespace = |mesh: &str| json!({"metadata": {"name": "shop", "labels": {"mesh": mesh}}});
-    server.put("namespaces", namespace("off"));
-    let mut told = Told::by(&server);
-    told.until("synced", |told| told.synced).await;
-    assert!(!told.objects.contains_key("Service/shop/a"), "{:?}", told.objects);
-    server.put("namespaces", namespace("on"));
-    told.until("begins to match", |told| told.has("Service/shop/a", "1")).await;
-    server.put("services", service("b", "1"));
-    told.until("is followed", |told| told.has("Service/shop/b", "1")).await;
-    server.put("namespaces", namespace("off"));
-    told.until("ceases to match", |told| told.deleted.len() == 2).await;
 }
 
 #[tokio::test]

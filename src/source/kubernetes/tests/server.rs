@@ -34,11 +34,17 @@ struct State {
     page: usize,
     silent: bool,
     objects: BTreeMap<String, BTreeMap<String, Value>>,
-    watchers: HashMap<String, Vec<mpsc::UnboundedSender<Chunk>>>,
+    watchers: HashMap<String, Vec<Watcher>>,
     watched_from: HashMap<String, Vec<String>>,
     refused: HashMap<String, u16>,
     refused_all: Option<u16>,
     expired: HashSet<String>,
+    by_namespace: bool,
+}
+
+struct Watcher {
+    namespace: Option<String>,
+    chunks: mpsc::UnboundedSender<Chunk>,
 }
 
 /// A Service in namespace `shop`; `v` tells its versions apart.
@@ -66,6 +72,7 @@ impl Server {
             refused: HashMap::new(),
             refused_all: None,
             expired: HashSet::new(),
+            by_namespace: false,
         })))
     }
 
@@ -164,6 +171,11 @@ impl Server {
         self.0.lock().expired.insert(plural.to_owned());
     }
 
+    /// From now on there are rights in namespaces only, but for namespaces and nodes.
+    pub(super) fn give_rights_by_namespace(&self) {
+        self.0.lock().by_namespace = true;
+    }
+
     /// Whether Istio's kinds are served.
     pub(super) fn serve_custom(&self, yes: bool) {
         self.0.lock().custom = yes;
@@ -172,15 +184,22 @@ impl Server {
 
 impl State {
     fn tell(&self, plural: &str, event: &Value) {
-        if !self.silent {
-            self.send(plural, || Ok(format!("{event}\n").into()));
+        if self.silent {
+            return;
+        }
+        let within = event["object"]["metadata"]["namespace"].as_str();
+        for watcher in self.watchers.get(plural).into_iter().flatten() {
+            if watcher.namespace.is_none() || watcher.namespace.as_deref() == within {
+                // One that hung up is not told.
+                let _ = watcher.chunks.send(Ok(format!("{event}\n").into()));
+            }
         }
     }
 
     fn send(&self, plural: &str, chunk: impl Fn() -> Chunk) {
         for watcher in self.watchers.get(plural).into_iter().flatten() {
             // One that hung up is not told.
-            let _ = watcher.send(chunk());
+            let _ = watcher.chunks.send(chunk());
         }
     }
 
@@ -205,7 +224,11 @@ impl State {
         }
         let namespace =
             parts.iter().position(|part| *part == "namespaces").and_then(|at| parts.get(at + 1)).filter(|_| plural != "namespaces");
-        if query.contains_key("watch") { self.watch(plural, &query) } else { self.list(plural, namespace.copied(), &query) }
+        let namespace = namespace.copied();
+        if self.by_namespace && namespace.is_none() && !matches!(plural, "namespaces" | "nodes") {
+            return failure(403);
+        }
+        if query.contains_key("watch") { self.watch(plural, namespace, &query) } else { self.list(plural, namespace, &query) }
     }
 
     fn served(&self, group: &str, version: &str) -> Answer {
@@ -238,17 +261,18 @@ impl State {
     }
 
     // What is newer than what the watcher has comes first.
-    fn watch(&mut self, plural: &str, query: &HashMap<String, String>) -> Answer {
+    fn watch(&mut self, plural: &str, namespace: Option<&str>, query: &HashMap<String, String>) -> Answer {
         let from = query["resourceVersion"].clone();
         let (sender, receiver) = mpsc::unbounded_channel();
         let since: u64 = from.parse().unwrap();
         for object in self.objects.get(plural).into_iter().flat_map(BTreeMap::values) {
             let version: u64 = object["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
-            if version > since {
+            if version > since && namespace.is_none_or(|namespace| object["metadata"]["namespace"] == namespace) {
                 sender.send(Ok(format!("{}\n", json!({"type": "MODIFIED", "object": object})).into())).unwrap();
             }
         }
-        self.watchers.entry(plural.to_owned()).or_default().push(sender);
+        let watcher = Watcher { namespace: namespace.map(str::to_owned), chunks: sender };
+        self.watchers.entry(plural.to_owned()).or_default().push(watcher);
         self.watched_from.entry(plural.to_owned()).or_default().push(from);
         let frames = UnboundedReceiverStream::new(receiver).map(|chunk| chunk.map(http_body::Frame::data));
         Response::new(StreamBody::new(frames).boxed_unsync())

@@ -1,0 +1,85 @@
+//! Only some namespaces are read: by `discoverySelectors`, by `--watch-namespaces`.
+
+use serde_json::json;
+
+use super::{
+    Settings, Told,
+    server::{Server, service},
+    settings,
+};
+
+fn mesh_config(mesh: &str) -> serde_json::Value {
+    json!({"metadata": {"name": "istio", "namespace": "istio-system"}, "data": {"mesh": mesh}})
+}
+
+fn service_in(namespace: &str, name: &str) -> serde_json::Value {
+    let mut object = service(name, "1");
+    object["metadata"]["namespace"] = namespace.into();
+    object
+}
+
+fn namespace(name: &str, mesh: &str) -> serde_json::Value {
+    json!({"metadata": {"name": name, "labels": {"mesh": mesh}}})
+}
+
+#[tokio::test]
+async fn only_selected_namespaces_are_read() {
+    let server = Server::new();
+    let mesh = "discoverySelectors: [{matchLabels: {mesh: 'on'}}]";
+    server.put("configmaps", mesh_config(mesh));
+    server.put("services", service("a", "1"));
+    server.put("namespaces", namespace("shop", "off"));
+    let mut told = Told::by(&server);
+    told.until("synced", |told| told.synced).await;
+    assert!(!told.objects.contains_key("Service/shop/a"), "{:?}", told.objects);
+    server.put("namespaces", namespace("shop", "on"));
+    told.until("begins to match", |told| told.has("Service/shop/a", "1")).await;
+    server.put("services", service("b", "1"));
+    told.until("is followed", |told| told.has("Service/shop/b", "1")).await;
+    server.put("namespaces", namespace("shop", "off"));
+    told.until("ceases to match", |told| told.deleted.len() == 2).await;
+}
+
+#[tokio::test]
+async fn selectors_that_are_edited_take_effect() {
+    let server = Server::new();
+    server.put("services", service_in("shop", "a"));
+    server.put("services", service_in("bank", "b"));
+    server.put("services", service_in("istio-system", "own"));
+    server.put("namespaces", namespace("shop", "on"));
+    server.put("namespaces", namespace("bank", "off"));
+    server.put("configmaps", mesh_config(""));
+    let mut told = Told::by(&server);
+    told.until("all are read", |told| told.synced && told.has("Service/shop/a", "1") && told.has("Service/bank/b", "1")).await;
+    server.put("configmaps", mesh_config("discoverySelectors: [{matchExpressions: [{key: mesh, operator: In, values: ['on']}]}]"));
+    told.until("one is left", |told| told.deleted == ["Service/bank/b"]).await;
+    server.put("configmaps", mesh_config("discoverySelectors: [{matchLabels: {mesh: 'off'}}]"));
+    told.until("the other one", |told| told.has("Service/bank/b", "1") && !told.objects.contains_key("Service/shop/a")).await;
+    assert!(told.has("Service/istio-system/own", "1"), "our own namespace is always read");
+    server.put("configmaps", mesh_config(""));
+    told.until("all again", |told| told.has("Service/shop/a", "1") && told.has("Service/bank/b", "1")).await;
+}
+
+#[tokio::test]
+async fn rights_in_the_watched_namespaces_are_enough() {
+    let server = Server::new();
+    server.give_rights_by_namespace();
+    for name in ["shop", "bank", "istio-system", "closed"] {
+        server.put("namespaces", namespace(name, "on"));
+        // The test's server knows objects by their names alone.
+        server.put("services", service_in(name, &format!("of-{name}")));
+    }
+    let mut told = Told::with(Settings { watch_namespaces: vec!["shop".into(), "bank".into()], ..settings(&server) });
+    told.until("synced", |told| told.synced).await;
+    for read in ["Service/shop/of-shop", "Service/bank/of-bank", "Service/istio-system/of-istio-system", "Namespace/closed"] {
+        assert!(told.objects.contains_key(read), "{read} is missing in {:?}", told.objects);
+    }
+    assert!(!told.objects.contains_key("Service/closed/of-closed") && told.lost.is_empty(), "{:?}, lost {:?}", told.objects, told.lost);
+    // They are followed, each by itself.
+    server.put("services", service_in("closed", "c"));
+    server.put("services", service_in("bank", "b"));
+    told.until("followed", |told| told.has("Service/bank/b", "1")).await;
+    server.remove("services", "b");
+    told.until("gone", |told| told.deleted == ["Service/bank/b"]).await;
+    assert!(!told.objects.contains_key("Service/closed/c"));
+}
