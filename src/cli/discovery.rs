@@ -1,5 +1,8 @@
 //! `istiod-lite discovery`
 
+mod tls;
+mod without_effect;
+
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     path::PathBuf,
@@ -9,14 +12,16 @@ use std::{
 
 use clap::builder::TypedValueParser;
 
+use self::{tls::TlsArguments, without_effect::WithoutEffect};
 use crate::{
     cli::{
         inject::InjectionArguments,
         values::{duration, listen_address},
     },
     controllers::{ROOT_CERTIFICATE, election::Timing},
-    identity::key::KeyType,
+    identity::{ca::IssuePolicy, key::KeyType},
     serve::{
+        connection::ConnectionOptions,
         discovery::{self, Settings, Source},
         identity::IdentitySettings,
     },
@@ -45,6 +50,12 @@ pub(super) struct Arguments {
 
     #[command(flatten)]
     injection: InjectionArguments,
+
+    #[command(flatten)]
+    tls: TlsArguments,
+
+    #[command(flatten)]
+    without_effect: WithoutEffect,
 
     /// Folder with the signing CA: ca-cert.pem, ca-key.pem, root-cert.pem, cert-chain.pem (what `istiod-lite ca
     /// intermediate` makes and Istio's `cacerts` secret holds). A folder that holds a root's key is refused. With the API
@@ -97,7 +108,7 @@ pub(super) struct Arguments {
     tls_sans: Vec<String>,
 
     /// Namespace that the control plane says it runs in.
-    #[arg(long, env = "POD_NAMESPACE", default_value = "istio-system")]
+    #[arg(long, short, env = "POD_NAMESPACE", default_value = "istio-system")]
     namespace: String,
 
     /// Revision of this control plane. Istio objects labelled with another one (`istio.io/rev`) are not read.
@@ -119,6 +130,22 @@ pub(super) struct Arguments {
     /// A gRPC connection older than this is asked to reconnect.
     #[arg(long = "keepaliveMaxServerConnectionAge", value_parser = duration, default_value = "30m")]
     max_connection_age: Duration,
+
+    /// A gRPC connection that is quiet for so long is asked whether it lives.
+    #[arg(long = "keepaliveInterval", env = "GRPC_KEEPALIVE_INTERVAL", value_parser = duration, default_value = "30s")]
+    keepalive_interval: Duration,
+
+    /// It is closed when it does not answer in this time.
+    #[arg(long = "keepaliveTimeout", env = "GRPC_KEEPALIVE_TIMEOUT", value_parser = duration, default_value = "10s")]
+    keepalive_timeout: Duration,
+
+    /// How long a workload's certificate lives when its request does not say.
+    #[arg(long, env = "DEFAULT_WORKLOAD_CERT_TTL", value_parser = duration, default_value = "24h")]
+    default_certificate_ttl: Duration,
+
+    /// The longest that a workload's certificate may live; a request for more is refused.
+    #[arg(long, env = "MAX_WORKLOAD_CERT_TTL", value_parser = duration, default_value = "2160h")]
+    max_certificate_ttl: Duration,
 
     /// Quiet that ends a batch of configuration changes.
     #[arg(long, env = "PILOT_DEBOUNCE_AFTER", value_parser = duration, default_value = "100ms")]
@@ -163,8 +190,8 @@ struct KubernetesArguments {
     context: Option<String>,
 
     /// Requests a second to the API server, on average.
-    #[arg(long = "kubernetesApiQPS", value_name = "NUMBER", default_value_t = 80)]
-    qps: u32,
+    #[arg(long = "kubernetesApiQPS", value_name = "NUMBER", default_value_t = 80.0)]
+    qps: f64,
 
     /// Requests to the API server that may come at once.
     #[arg(long = "kubernetesApiBurst", value_name = "NUMBER", default_value_t = 160)]
@@ -174,6 +201,11 @@ struct KubernetesArguments {
     /// all are read.
     #[arg(long, value_name = "NAMESPACE", value_delimiter = ',')]
     watch_namespaces: Vec<String>,
+
+    /// ConfigMap of our namespace with MeshConfig that lies below that of ConfigMap `istio` (`istio-<revision>`): what
+    /// several revisions share. Not with a MeshConfig file. The role of manifests/base must be given its name.
+    #[arg(long, value_name = "NAME", env = "SHARED_MESH_CONFIG")]
+    shared_mesh_config: Option<String>,
 
     /// Whom service-account tokens must be for.
     #[arg(long, value_name = "AUDIENCE", env = "TOKEN_AUDIENCES", value_delimiter = ',', default_value = "istio-ca")]
@@ -194,10 +226,6 @@ struct KubernetesArguments {
     /// How long a leader that is gone holds back the next: it is renewed for half of that, looked at each quarter.
     #[arg(long, value_parser = duration, default_value = "30s", hide = true)]
     lease: Duration,
-
-    /// Registries to read; istiod's flag. There is no other than Kubernetes.
-    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "Kubernetes", value_parser = ["Kubernetes"], hide = true)]
-    registries: Vec<String>,
 }
 
 pub(super) fn run(arguments: Arguments) -> ExitCode {
@@ -210,6 +238,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
 
 impl Arguments {
     async fn settings(self) -> anyhow::Result<Settings> {
+        self.without_effect.tell()?;
         let of_cluster = self.config_dir.is_none();
         let mounted = || Some(PathBuf::from(MOUNTED_MESH_CONFIG)).filter(|path| path.is_file());
         Ok(Settings {
@@ -231,8 +260,17 @@ impl Arguments {
             revision: self.revision,
             pod: self.pod_name,
             service_account: self.service_account,
+            serving_files: self.tls.files(of_cluster),
+            protocol: self.tls.protocol()?,
             shutdown: self.shutdown,
-            max_connection_age: self.max_connection_age,
+            connections: ConnectionOptions {
+                keepalive_interval: self.keepalive_interval,
+                keepalive_timeout: self.keepalive_timeout,
+                max_age: self.max_connection_age,
+                grace: self.shutdown,
+                ..ConnectionOptions::default()
+            },
+            issue: IssuePolicy { default_ttl: self.default_certificate_ttl, max_ttl: self.max_certificate_ttl, ..IssuePolicy::default() },
             debounce: crate::source::debounce::Settings {
                 after: self.debounce_after,
                 max: self.debounce_max,
@@ -258,15 +296,62 @@ impl Arguments {
         if let Some(folder) = &self.config_dir {
             return Ok(Source::Folder(folder.clone()));
         }
-        let KubernetesArguments { kubeconfig, context, qps, burst, watch_namespaces, .. } = &self.kubernetes;
+        let KubernetesArguments { kubeconfig, context, qps, burst, watch_namespaces, shared_mesh_config, .. } = &self.kubernetes;
         let settings = ClientSettings { kubeconfig: kubeconfig.clone(), context: context.clone(), qps: *qps, burst: *burst };
-        Ok(Source::Kubernetes(kubernetes::Settings {
+        Ok(Source::Kubernetes(Box::new(kubernetes::Settings {
             client: kubernetes::client(&settings).await?,
             cluster: self.cluster_id.as_str().into(),
             namespace: self.namespace.as_str().into(),
             revision: self.revision.as_str().into(),
             watch_namespaces: watch_namespaces.iter().map(Into::into).collect(),
+            shared_mesh_config: shared_mesh_config.as_deref().filter(|name| !name.is_empty()).map(Into::into),
             metrics: kubernetes::SourceMetrics::default(),
-        }))
+        })))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    fn parse(line: &str) -> Result<Arguments, String> {
+        let parsed = Program::try_parse_from(["discovery"].into_iter().chain(line.split_whitespace()));
+        parsed.map(|program| program.arguments).map_err(|error| error.to_string())
+    }
+
+    /// The flags of istiod's Deployment, with what users add to it.
+    #[test]
+    fn the_charts_command_line_is_understood() {
+        let chart = "--monitoringAddr=:15014 --log_output_level=default:info --log_as_json --domain cluster.local \
+                     --cniNamespace=kube-system --keepaliveMaxServerConnectionAge 30m";
+        let added = "--kubernetesApiQPS=80.0 --kubernetesApiBurst 160 -n istio-system --registries Kubernetes --profile=false \
+                     --networksConfig ./etc/istio/config/meshNetworks --clusterID Kubernetes --ctrlz_port 9876 --tls-min-version TLSv1_3 \
+                     --shutdownDuration 10s --keepaliveInterval 30s --keepaliveTimeout 10s --log_target stderr";
+        let arguments = parse(&format!("{chart} {added}")).unwrap();
+        assert_eq!((arguments.namespace.as_str(), arguments.max_connection_age), ("istio-system", Duration::from_secs(1800)));
+        assert_eq!(arguments.tls.protocol().unwrap().suites().len(), 6);
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for (line, said) in [
+            ("--registries Consul", "[possible values: Kubernetes]"),
+            ("--tlsCertFile a.pem --tlsKeyFile b.pem", "--caCertFile"),
+            ("--tls-min-version TLSv1_1", "[possible values: TLSv1_2, TLSv1_3]"),
+            ("--meshconfig a.yaml", "'--meshConfig'"),
+        ] {
+            let error = parse(line).err().unwrap_or_else(|| panic!("{line} is taken"));
+            assert!(error.contains(said), "{line}: {error}");
+        }
+        let unknown = parse("--tls-cipher-suites TLS_RSA_WITH_RC4_128_SHA").unwrap();
+        assert!(unknown.tls.protocol().unwrap_err().to_string().contains("TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"));
     }
 }

@@ -52,10 +52,7 @@ use self::{
     webhook_certificates::WebhookCertificates,
 };
 pub use self::{metrics::ControllerMetrics, root_certificates::DEFAULT_NAME as ROOT_CERTIFICATE};
-use crate::{
-    identity::{Clock, ca::CaHandle},
-    mesh::world::World,
-};
+use crate::{identity::Clock, mesh::world::World};
 
 /// The Lease of the one who keeps root certificates (contract §8.2).
 pub const LEASE: &str = "istio-namespace-controller-election";
@@ -77,8 +74,8 @@ pub struct Controllers {
     pub root_certificate: String,
     /// How fast leadership passes on.
     pub timing: Timing,
-    /// The CA in use.
-    pub ca: Arc<CaHandle>,
+    /// PEM of the roots by which clients verify us.
+    pub roots: watch::Receiver<Arc<str>>,
     /// The namespaces that there are.
     pub worlds: watch::Receiver<Arc<World>>,
     /// What time it is.
@@ -97,14 +94,14 @@ impl Controllers {
         let root_certificates = RootCertificates {
             client: self.client.clone(),
             name: self.root_certificate.clone(),
-            ca: Arc::clone(&self.ca),
+            roots: self.roots.clone(),
             worlds: self.worlds.clone(),
             metrics: self.metrics.clone(),
         };
         let leader = leads.clone();
         tasks.spawn(shutdown.clone().run_until_cancelled_owned(while_leading(leader, move || root_certificates.clone().run())));
         let revision = if self.revision.is_empty() { "default".to_owned() } else { self.revision };
-        let webhooks = WebhookCertificates { client: self.client, revision, ca: self.ca, metrics: self.metrics };
+        let webhooks = WebhookCertificates { client: self.client, revision, roots: self.roots, metrics: self.metrics };
         let (mutating, validating) = (webhooks.clone(), webhooks);
         tasks.spawn(shutdown.clone().run_until_cancelled_owned(mutating.run::<MutatingWebhookConfiguration>()));
         tasks.spawn(shutdown.clone().run_until_cancelled_owned(validating.run::<ValidatingWebhookConfiguration>()));

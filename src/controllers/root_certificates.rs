@@ -19,7 +19,7 @@ use tokio::{sync::watch, time::Instant};
 use tracing::{debug, info, warn};
 
 use super::{ControllerMetrics, FIELD_MANAGER, collected::Collected, pace::Pace, until};
-use crate::{identity::ca::CaHandle, mesh::world::World};
+use crate::mesh::world::World;
 
 /// The ConfigMap's name, unless another is chosen (`PILOT_CA_CERT_CONFIGMAP`).
 pub const DEFAULT_NAME: &str = "istio-ca-root-cert";
@@ -35,7 +35,7 @@ const CONTROLLER: &str = "root_certificates";
 pub(super) struct RootCertificates {
     pub(super) client: Client,
     pub(super) name: String,
-    pub(super) ca: Arc<CaHandle>,
+    pub(super) roots: watch::Receiver<Arc<str>>,
     pub(super) worlds: watch::Receiver<Arc<World>>,
     pub(super) metrics: ControllerMetrics,
 }
@@ -52,7 +52,6 @@ struct Essence {
 impl RootCertificates {
     /// Works until it is dropped.
     pub(super) async fn run(mut self) {
-        let mut changed = self.ca.subscribe();
         let selection = watcher::Config::default().fields(&format!("metadata.name={}", self.name));
         let mut events = Box::pin(watcher(Api::<ConfigMap>::all(self.client.clone()), selection).default_backoff());
         let (mut found, mut pace) = (Collected::new(), Pace::<String>::new());
@@ -74,7 +73,7 @@ impl RootCertificates {
                     }
                     namespaces = now;
                 }
-                Ok(()) = changed.changed() => wanted = self.wanted(),
+                Ok(()) = self.roots.changed() => wanted = self.wanted(),
                 () = until(due) => {
                     let now = Instant::now();
                     pace.tidy(now);
@@ -90,8 +89,8 @@ impl RootCertificates {
         }
     }
 
-    fn wanted(&self) -> Essence {
-        Essence { labelled: true, bundle: Some(self.ca.current().root_bundle().into()) }
+    fn wanted(&mut self) -> Essence {
+        Essence { labelled: true, bundle: Some(Arc::clone(&self.roots.borrow_and_update())) }
     }
 
     /// The namespaces in which it worked.

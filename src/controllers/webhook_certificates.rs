@@ -17,18 +17,17 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
 use super::{ControllerMetrics, FIELD_MANAGER, collected::Collected, pace::Pace, until};
-use crate::identity::ca::CaHandle;
 
 /// Keeps the bundles of one kind of configuration.
 #[derive(Clone)]
 pub(super) struct WebhookCertificates {
     pub(super) client: Client,
     pub(super) revision: String,
-    pub(super) ca: Arc<CaHandle>,
+    pub(super) roots: watch::Receiver<Arc<str>>,
     pub(super) metrics: ControllerMetrics,
 }
 
@@ -67,14 +66,13 @@ type Bundles = Vec<(String, Vec<u8>)>;
 
 impl WebhookCertificates {
     /// Works until it is dropped.
-    pub(super) async fn run<C: Configuration>(self) {
-        let mut changed = self.ca.subscribe();
+    pub(super) async fn run<C: Configuration>(mut self) {
         let api = Api::<C>::all(self.client.clone());
         let selection = watcher::Config::default().labels(&format!("istio.io/rev={}", self.revision));
         let mut events = Box::pin(watcher(api.clone(), selection).default_backoff());
         let (mut found, mut pace, mut failed) = (Collected::new(), Pace::<String>::new(), BTreeSet::new());
         loop {
-            let bundle = self.ca.current().root_bundle().as_bytes().to_vec();
+            let bundle = self.roots.borrow_and_update().as_bytes().to_vec();
             let wrong = wrong(&found, &bundle);
             let due = pace.next(&wrong, Instant::now());
             tokio::select! {
@@ -86,7 +84,7 @@ impl WebhookCertificates {
                     }
                     None => return,
                 },
-                Ok(()) = changed.changed() => {}
+                Ok(()) = self.roots.changed() => {}
                 () = until(due) => {
                     let now = Instant::now();
                     pace.tidy(now);

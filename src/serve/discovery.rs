@@ -25,7 +25,9 @@ use super::{
     metrics::PipelineMetrics,
     pipeline::{Pipeline, SYNCED},
     process_metrics,
+    protocol::Protocol,
     readiness::Readiness,
+    serving_files::ServingFiles,
     tls::serve_tls,
     world_metrics::WorldMetrics,
 };
@@ -88,6 +90,10 @@ pub struct Settings {
     pub cluster_id: String,
     /// More names for the serving certificate.
     pub tls_sans: Vec<String>,
+    /// Files of a serving certificate that somebody else issues; `None`: our own CA does.
+    pub serving_files: Option<ServingFiles>,
+    /// TLS versions and cipher suites.
+    pub protocol: Protocol,
     /// Namespace of the control plane.
     pub namespace: String,
     /// Its revision; empty or `default` for the one without a name.
@@ -98,8 +104,10 @@ pub struct Settings {
     pub service_account: String,
     /// Grace of streams on shutdown.
     pub shutdown: Duration,
-    /// Age at which connections are ended.
-    pub max_connection_age: Duration,
+    /// How connections of proxies are kept.
+    pub connections: ConnectionOptions,
+    /// How long certificates live.
+    pub issue: IssuePolicy,
     /// How changes are gathered.
     pub debounce: debounce::Settings,
     /// How long a rollout waits for an ACK.
@@ -116,7 +124,7 @@ pub enum Source {
     /// A folder of YAML.
     Folder(PathBuf),
     /// An API server.
-    Kubernetes(kubernetes::Settings),
+    Kubernetes(Box<kubernetes::Settings>),
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -312,7 +320,7 @@ fn events(settings: &Settings) -> anyhow::Result<impl Stream<Item = Event> + use
             Folder { cluster: SmolStr::new(&settings.cluster_id), ..Folder::new(folder) }.watch()?
         }
         // It follows the file itself, as the settings say what it reads.
-        Source::Kubernetes(kubernetes) => kubernetes::watch(kubernetes.clone(), mesh_file(settings)),
+        Source::Kubernetes(kubernetes) => kubernetes::watch(kubernetes::Settings::clone(kubernetes), mesh_file(settings)),
     };
     Ok(ReceiverStream::new(events).merge(ReceiverStream::new(mesh_inbox)))
 }
@@ -329,7 +337,7 @@ impl fmt::Display for Source {
 // === ports ===
 
 fn serve_proxies(settings: &Settings, core: &Core, identity: &Identity, grpc: TcpListener, secure_grpc: TcpListener, running: &Running) {
-    let connections = ConnectionOptions { max_age: settings.max_connection_age, grace: settings.shutdown, ..ConnectionOptions::default() };
+    let connections = settings.connections;
     let discovery = |authenticated| {
         let rollout = rollout::Settings { ordered: !settings.unordered, gate: settings.gate_deadline, drain: settings.drain_time };
         let options = Options { rollout, authenticated, shutdown: running.stop.clone(), ..Options::default() };
@@ -337,7 +345,7 @@ fn serve_proxies(settings: &Settings, core: &Core, identity: &Identity, grpc: Tc
             .inspected_by(Arc::<Inspection>::clone(&core.inspection))
     };
     let metrics = core.identity_metrics.ca.clone();
-    let certificates = CertificateService::new(Arc::clone(&identity.ca), IssuePolicy::default(), Arc::clone(&core.clock), metrics.clone());
+    let certificates = CertificateService::new(Arc::clone(&identity.ca), settings.issue, Arc::clone(&core.clock), metrics.clone());
     let secure = Routes::new(discovery(true)).add_service(certificates.into_server());
     let (tls, authenticator) = (Arc::clone(&identity.tls), Arc::clone(&identity.authenticator));
     running.spawn(serve_plain(grpc, Routes::new(discovery(false)), connections, running.stop.clone()));

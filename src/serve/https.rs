@@ -22,7 +22,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info};
 
-use super::{connection::accept, readiness::Readiness, tls::TlsIdentity};
+use super::{connection::accept, protocol::Protocol, readiness::Readiness, tls::TlsIdentity};
 
 /// What one caller may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,14 +89,14 @@ pub async fn serve(listener: TcpListener, tls: Arc<TlsIdentity>, routes: Router,
 }
 
 async fn handshake(stream: tokio::net::TcpStream, tls: &TlsIdentity) -> std::io::Result<TlsStream<tokio::net::TcpStream>> {
-    let config = without_clients(&tls.config()).map_err(std::io::Error::other)?;
+    let config = without_clients(&tls.config(), tls.protocol()).map_err(std::io::Error::other)?;
     TlsAcceptor::from(Arc::new(config)).accept(stream).await
 }
 
 // The certificate in use, no question for the client's, HTTP/1.1 beside HTTP/2.
-fn without_clients(config: &ServerConfig) -> Result<ServerConfig, rustls::Error> {
+fn without_clients(config: &ServerConfig, protocol: &Protocol) -> Result<ServerConfig, rustls::Error> {
     let mut plain = ServerConfig::builder_with_provider(Arc::clone(config.crypto_provider()))
-        .with_safe_default_protocol_versions()?
+        .with_protocol_versions(protocol.versions())?
         .with_no_client_auth()
         .with_cert_resolver(Arc::clone(&config.cert_resolver));
     plain.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];

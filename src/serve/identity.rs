@@ -8,7 +8,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     discovery::{Settings, Source},
-    tls::{ServingNames, TlsIdentity},
+    tls::{ServingCertificate, ServingNames, TlsIdentity},
 };
 use crate::{
     api::mesh_config::MeshConfig,
@@ -99,7 +99,11 @@ impl Identity {
         let cluster = cluster_tokens(settings, mesh, worlds, metrics);
         verifiers.extend(cluster.iter().map(|(_, tokens)| Arc::clone(tokens) as Arc<dyn TokenVerifier>));
         let authenticator = Arc::new(Authenticator::new(mesh.trust_domain.clone(), verifiers, Arc::clone(clock)));
-        let tls = TlsIdentity::new(Arc::clone(&ca), serving_names(settings), Arc::clone(clock))?;
+        let certificate = match &settings.serving_files {
+            Some(files) => ServingCertificate::Files(files.clone()),
+            None => ServingCertificate::Ours(serving_names(settings)),
+        };
+        let tls = TlsIdentity::with(Arc::clone(&ca), certificate, settings.protocol.clone(), Arc::clone(clock))?;
         Ok(Self { ca, authenticator, tls, clock: Arc::clone(clock), metrics: metrics.clone(), source, cluster })
     }
 
@@ -137,7 +141,7 @@ impl Identity {
             pod: settings.pod.clone(),
             root_certificate: settings.identity.root_certificate.clone(),
             timing: settings.identity.leadership,
-            ca: Arc::clone(&self.ca),
+            roots: self.tls.roots(),
             worlds,
             clock: Arc::clone(&self.clock),
             metrics: self.metrics.controllers.clone(),
@@ -182,7 +186,7 @@ fn cluster_tokens(
     let checks =
         kubernetes::Settings { audiences: settings.identity.token_audiences.clone(), ..kubernetes::Settings::new(&mesh.trust_domain) };
     let tokens = ClusterTokens::new(server.client.clone(), worlds, checks, metrics.tokens.clone());
-    Some((server.clone(), tokens))
+    Some((ApiServer::clone(server), tokens))
 }
 
 fn local_verifiers(settings: &Settings, mesh: &MeshConfig) -> anyhow::Result<Vec<Arc<dyn TokenVerifier>>> {

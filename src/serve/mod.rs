@@ -11,6 +11,8 @@ pub mod identity;
 pub mod metrics;
 pub mod pipeline;
 pub mod process_metrics;
+pub mod protocol;
 pub mod readiness;
+pub mod serving_files;
 pub mod tls;
 pub mod world_metrics;

@@ -1,6 +1,6 @@
 //! Port 15012: TLS with a certificate that changes while we run, and callers that are proven.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use http::{Request, Response};
@@ -13,7 +13,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -21,7 +21,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Status, body::Body, service::Routes, transport::server::TcpConnectInfo};
 use tracing::{debug, error, info};
 
-use super::connection::{ConnectionOptions, accept, call, serve_connection};
+use super::{
+    connection::{ConnectionOptions, accept, call, serve_connection},
+    protocol::Protocol,
+    serving_files::{ServingFiles, Texts},
+};
 use crate::{
     identity::{
         Clock,
@@ -38,6 +42,18 @@ use crate::{
 /// How long a serving certificate lives; it is replaced when two thirds are over.
 const SERVING_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 
+/// How often it is looked whether there is reason for another serving certificate.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Where our serving certificate comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServingCertificate {
+    /// From our own CA, for these names.
+    Ours(ServingNames),
+    /// From somebody who keeps it in files.
+    Files(ServingFiles),
+}
+
 /// What names our serving certificate carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServingNames {
@@ -49,11 +65,26 @@ pub struct ServingNames {
 
 /// Our side of the TLS handshake: the serving certificate, and the roots that client certificates must chain to.
 pub struct TlsIdentity {
-    config: ArcSwap<ServerConfig>,
-    renewal: ArcSwap<Timestamp>,
+    used: ArcSwap<Used>,
+    roots: watch::Sender<Arc<str>>,
     ca: Arc<CaHandle>,
-    names: ServingNames,
+    certificate: ServingCertificate,
+    protocol: Protocol,
     clock: Clock,
+}
+
+/// What handshakes use now.
+struct Used {
+    config: Arc<ServerConfig>,
+    until: Until,
+}
+
+/// When a serving certificate is to be replaced.
+enum Until {
+    /// At this time.
+    Time(Timestamp),
+    /// When its files say something else.
+    Texts(Texts),
 }
 
 /// The identity of a verified client certificate, as a request extension.
@@ -69,6 +100,14 @@ pub enum TlsError {
     /// The CA refused.
     #[error("serving certificate: {0}")]
     Issue(#[from] IssueError),
+    /// A file is missing or wrong.
+    #[error("{}: {why}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
     /// The TLS library refused.
     #[error("TLS configuration: {0}")]
     Tls(#[from] rustls::Error),
@@ -110,48 +149,86 @@ impl ServingNames {
 impl TlsIdentity {
     /// Serves with certificates that our own CA issues for `names`.
     pub fn new(ca: Arc<CaHandle>, names: ServingNames, clock: Clock) -> Result<Arc<Self>, TlsError> {
-        let (config, renewal) = server_config(&ca.current(), &names, clock())?;
-        let (config, renewal) = (ArcSwap::new(config), ArcSwap::from_pointee(renewal));
-        Ok(Arc::new(Self { config, renewal, ca, names, clock }))
+        Self::with(ca, ServingCertificate::Ours(names), Protocol::default(), clock)
+    }
+
+    /// Serves with this certificate.
+    pub fn with(ca: Arc<CaHandle>, certificate: ServingCertificate, protocol: Protocol, clock: Clock) -> Result<Arc<Self>, TlsError> {
+        let (used, roots) = make(&ca.current(), &certificate, &protocol, clock())?;
+        let (used, roots) = (ArcSwap::from_pointee(used), watch::Sender::new(roots));
+        Ok(Arc::new(Self { used, roots, ca, certificate, protocol, clock }))
     }
 
     /// What the next handshake uses.
     pub fn config(&self) -> Arc<ServerConfig> {
-        self.config.load_full()
+        Arc::clone(&self.used.load().config)
     }
 
-    /// A new certificate, from the CA in use now.
+    /// Versions and cipher suites.
+    pub(super) fn protocol(&self) -> &Protocol {
+        &self.protocol
+    }
+
+    /// PEM of the roots by which clients verify us.
+    pub fn roots(&self) -> watch::Receiver<Arc<str>> {
+        self.roots.subscribe()
+    }
+
+    /// A new certificate, from the CA in use now, or as the files have it now.
     pub fn reissue(&self) -> Result<(), TlsError> {
-        let (config, renewal) = server_config(&self.ca.current(), &self.names, (self.clock)())?;
-        self.config.store(config);
-        self.renewal.store(Arc::new(renewal));
+        let (used, roots) = make(&self.ca.current(), &self.certificate, &self.protocol, (self.clock)())?;
+        self.used.store(Arc::new(used));
+        self.roots.send_if_modified(|known| {
+            let changed = *known != roots;
+            *known = roots;
+            changed
+        });
         Ok(())
     }
 
-    /// Runs until `shutdown`: reissues when the CA was replaced, and before the certificate expires.
+    /// Runs until `shutdown`: reissues when the CA was replaced, and before the certificate expires; or when the files
+    /// were.
     pub async fn keep_fresh(self: Arc<Self>, shutdown: CancellationToken) {
         let mut changed = self.ca.subscribe();
+        let mut said = String::new();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 _ = changed.changed() => {}
-                () = tokio::time::sleep(Duration::from_secs(30)) => {
-                    if (self.clock)() < **self.renewal.load() {
+                () = tokio::time::sleep(LOOK) => {
+                    if !self.is_due() {
                         continue;
                     }
                 }
             }
             match self.reissue() {
-                Ok(()) => info!("Istiod certificates are reloaded"),
-                Err(error) => error!(%error, "serving goes on with the certificate in use"),
+                Ok(()) => {
+                    said.clear();
+                    info!("Istiod certificates are reloaded");
+                }
+                // It is tried again each second, and said once.
+                Err(error) if error.to_string() == said => {}
+                Err(error) => {
+                    said = error.to_string();
+                    error!(%error, "serving goes on with the certificate in use");
+                }
             }
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        match (&self.used.load().until, &self.certificate) {
+            (Until::Time(time), _) => (self.clock)() >= *time,
+            // What cannot be read is other than what was.
+            (Until::Texts(texts), ServingCertificate::Files(files)) => files.texts().ok().as_ref() != Some(texts),
+            (Until::Texts(_), ServingCertificate::Ours(_)) => false,
         }
     }
 }
 
 impl std::fmt::Debug for TlsIdentity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TlsIdentity").field("names", &self.names).finish_non_exhaustive()
+        f.debug_struct("TlsIdentity").field("certificate", &self.certificate).finish_non_exhaustive()
     }
 }
 
@@ -250,28 +327,46 @@ impl Gate {
     }
 }
 
-fn server_config(ca: &SigningCa, names: &ServingNames, now: Timestamp) -> Result<(Arc<ServerConfig>, Timestamp), TlsError> {
-    let key = PrivateKey::generate(KeyType::P256)?;
-    let request = ServingRequest { dns_names: &names.dns_names, addresses: &names.addresses, ttl: SERVING_TTL };
-    let issued = ca.issue_serving(key.pair(), &request, now, Serial::random()?)?;
-    let renewal = renewal_time(now, issued.not_after);
-    let chain: Vec<CertificateDer<'static>> =
-        [issued.leaf_der().clone()].into_iter().chain(ca.path().iter().map(|certificate| certificate.der().clone())).collect();
-    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.to_der()));
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+fn make(ca: &SigningCa, certificate: &ServingCertificate, protocol: &Protocol, now: Timestamp) -> Result<(Used, Arc<str>), TlsError> {
+    match certificate {
+        ServingCertificate::Ours(names) => {
+            let key = PrivateKey::generate(KeyType::P256)?;
+            let request = ServingRequest { dns_names: &names.dns_names, addresses: &names.addresses, ttl: SERVING_TTL };
+            let issued = ca.issue_serving(key.pair(), &request, now, Serial::random()?)?;
+            let chain = [issued.leaf_der().clone()].into_iter().chain(ca.path().iter().map(|certificate| certificate.der().clone()));
+            let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.to_der()));
+            let config = server_config(ca, chain.collect(), key, protocol)?;
+            Ok((Used { config, until: Until::Time(renewal_time(now, issued.not_after)) }, ca.root_bundle().into()))
+        }
+        ServingCertificate::Files(files) => {
+            let texts = files.texts()?;
+            let held = files.held(&texts)?;
+            let config = server_config(ca, held.chain, held.key, protocol)?;
+            Ok((Used { config, until: Until::Texts(texts) }, held.roots))
+        }
+    }
+}
+
+fn server_config(
+    ca: &SigningCa,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    protocol: &Protocol,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let provider = protocol.provider();
     let verifier = WebPkiClientVerifier::builder_with_provider(root_store(ca.roots()).into(), provider.clone())
         .allow_unauthenticated()
         .build()
         .map_err(|error| TlsError::Verifier(error.to_string()))?;
     let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
+        .with_protocol_versions(protocol.versions())?
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     // A resumed session is not verified again: an expired or foreign client certificate would stay good.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok((Arc::new(config), renewal))
+    Ok(Arc::new(config))
 }
 
 fn root_store(roots: &[Certificate]) -> RootCertStore {

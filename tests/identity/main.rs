@@ -7,5 +7,6 @@ mod fixture;
 mod issue;
 mod load;
 mod port;
+mod serving;
 mod tokens;
 mod webhooks;

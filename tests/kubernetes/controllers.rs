@@ -1,5 +1,7 @@
 //! What the control plane keeps in a real API server, and who of several replicas does it.
 
+use std::{fs, path::Path};
+
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use harness::{
@@ -101,6 +103,45 @@ async fn ca_bundles_of_our_webhooks_are_written_and_repaired() -> Result<()> {
     wait_for_bundles(&plane, injector, &both).await?;
     wait_for_bundles(&plane, configuration("MutatingWebhookConfiguration", "of-another-revision"), &["", ""]).await?;
     istiod.wait_for_metric(r#"webhook_patch_attempts_total{name="injector-mesh-bundles"}"#).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_given_certificate_is_served_and_its_root_is_what_clients_are_given() -> Result<()> {
+    let plane = Installation::new(ApiServer::shared().await?, "mesh-given").await?;
+    let webhook = webhooks("MutatingWebhookConfiguration", "injector-mesh-given", &plane.namespace, "namespace.sidecar-injector.istio.io");
+    plane.api.put(&[webhook]).await?;
+    let folder = tempfile::tempdir()?;
+    let root = issue_to(folder.path(), &format!("istiod.{}.svc", plane.namespace))?;
+    let file = |flag: &str, name: &str| format!("--{flag}={}", folder.path().join(name).display());
+    let flags = [file("tlsCertFile", "tls.crt"), file("tlsKeyFile", "tls.key"), file("caCertFile", "ca.crt")];
+    let istiod = plane.start_with("istiod-1", 1, plane.api.address(), &flags)?;
+    istiod.wait_until_ready().await?;
+    istiod.wait_for_answer(&root, "no token", tonic::Code::Unauthenticated).await?;
+    wait_for_root(&plane, &plane.namespace, &root).await?;
+    let injector = configuration("MutatingWebhookConfiguration", "injector-mesh-given");
+    wait_for_bundles(&plane, injector, &[&root, ""]).await?;
+    // What is signed for workloads is another matter.
+    ensure!(plane.secret("istio-ca-secret").await?["root-cert.pem"] != root);
+    // Replaced as a whole, as a kubelet does with a Secret.
+    let next = issue_to(folder.path(), &format!("istiod.{}.svc", plane.namespace))?;
+    istiod.wait_for_answer(&next, "no token", tonic::Code::Unauthenticated).await?;
+    wait_for_root(&plane, &plane.namespace, &next).await?;
+    wait_for_bundles(&plane, injector, &[&next, ""]).await
+}
+
+/// Writes a serving certificate for a name, with its key and the root that issued it; gives the root.
+fn issue_to(folder: &Path, name: &str) -> Result<String> {
+    let mut authority = rcgen::CertificateParams::default();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    authority.distinguished_name.push(rcgen::DnType::CommonName, "somebody else");
+    let authority_key = rcgen::KeyPair::generate()?;
+    let root = authority.self_signed(&authority_key)?.pem();
+    let key = rcgen::KeyPair::generate()?;
+    let leaf = rcgen::CertificateParams::new([name.to_owned()])?.signed_by(&key, &rcgen::Issuer::new(authority, authority_key))?;
+    for (file, text) in [("tls.crt", leaf.pem()), ("tls.key", key.serialize_pem()), ("ca.crt", root.clone())] {
+        fs::write(folder.join(file), text)?;
+    }
+    Ok(root)
 }
 
 /// The one of the replicas that leads.

@@ -13,5 +13,6 @@ mod objects;
 mod outage;
 mod refusals;
 mod replica;
+mod scope;
 mod shop;
 mod storage;

@@ -65,6 +65,11 @@ impl Installation {
 
     /// Starts a replica, which reaches the API server at `server`. Its pod's name is `name`.
     pub(crate) fn start(&self, name: &str, host: u8, server: SocketAddr) -> Result<Replica> {
+        self.start_with(name, host, server, &[])
+    }
+
+    /// The same with further flags.
+    pub(crate) fn start_with(&self, name: &str, host: u8, server: SocketAddr, flags: &[String]) -> Result<Replica> {
         let who = Who::User { name: &self.namespace, group: None };
         let kubeconfig = self.api.kubeconfig(&format!("{}-{name}", self.namespace), who, server)?;
         let mut arguments: Vec<OsString> = vec!["--kubeconfig".into(), kubeconfig.into()];
@@ -78,6 +83,7 @@ impl Installation {
             arguments.extend([flag.into(), value.into()]);
         }
         arguments.extend(["--ca-dir".into(), self.home.path().join("none").into()]);
+        arguments.extend(flags.iter().map(OsString::from));
         let options = Options {
             istiod_lite: PathBuf::from(env!("CARGO_BIN_EXE_istiod-lite")),
             envoy: PathBuf::new(),
@@ -157,7 +163,18 @@ impl Replica {
         Ok(found.unwrap_or(0))
     }
 
-    async fn metrics(&self) -> Result<String> {
+    /// Waits until its services are as is wanted, by their description as text.
+    pub(crate) async fn wait_for_services(&self, wanted: impl Fn(&str) -> bool) -> Result<()> {
+        wait::until("the services", PATIENCE, || async {
+            let services = get_text(SocketAddr::new(self.address, PORT_MONITORING), "/debug/registryz").await?;
+            ensure!(wanted(&services), "{services}; log:\n{}", tail(&self.process.log(), 30));
+            Ok(())
+        })
+        .await
+    }
+
+    /// All metrics, as text.
+    pub(crate) async fn metrics(&self) -> Result<String> {
         get_text(SocketAddr::new(self.address, PORT_MONITORING), "/metrics").await
     }
 

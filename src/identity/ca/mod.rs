@@ -92,12 +92,7 @@ impl SigningCa {
 
     /// Says which certificates these are, as istiod does (contract §4.4).
     pub fn log_certificates(&self) {
-        for certificate in self.path.iter().chain(&self.roots) {
-            let Certificate { issuer, subject, serial, not_before, not_after, .. } = certificate;
-            tracing::info!(
-                "x509 cert - Issuer: {issuer:?}, Subject: {subject:?}, SN: {serial}, NotBefore: \"{not_before}\", NotAfter: \"{not_after}\""
-            );
-        }
+        self.path.iter().chain(&self.roots).for_each(Certificate::log);
     }
 
     /// When the first certificate of the chain expires: nothing issued lives longer.

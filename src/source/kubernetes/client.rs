@@ -22,7 +22,7 @@ pub struct ClientSettings {
     /// `--context` of the kubeconfig; `None`: its current one.
     pub context: Option<String>,
     /// `--kubernetesApiQPS`: requests a second, on average over `burst / qps` seconds.
-    pub qps: u32,
+    pub qps: f64,
     /// `--kubernetesApiBurst`: requests that may come at once.
     pub burst: u32,
 }
@@ -41,7 +41,7 @@ pub async fn client(settings: &ClientSettings) -> anyhow::Result<Client> {
     // Every caller here has its own way to wait and try again, and says so.
     config.default_retry = false;
     let burst = settings.burst.max(1);
-    let window = Duration::from_secs_f64(f64::from(burst) / f64::from(settings.qps.max(1)));
+    let window = Duration::from_secs_f64(f64::from(burst) / settings.qps.max(0.1));
     let limit = RateLimitLayer::new(u64::from(burst), window);
     let builder = ClientBuilder::try_from(config).context("the settings of the API server cannot be used")?;
     Ok(builder.with_layer(&limit).build())

@@ -12,7 +12,7 @@ use std::{
 use http_body::Frame;
 use http_body_util::BodyExt;
 use kube::{Client, client::Body};
-use smol_str::SmolStr;
+use smol_str::{SmolStr, format_smolstr};
 use tokio::{
     sync::{Notify, mpsc, watch},
     time::{Instant, sleep, timeout_at},
@@ -24,6 +24,7 @@ use super::{
     collection::Collection,
     decode::{self, Line},
     known::{Known, Listing},
+    layers::{Layer, Layers},
     lines::Lines,
     metrics::SourceMetrics,
     selection::{Objects, Selection, is_selected},
@@ -71,6 +72,7 @@ pub(super) struct Follower {
     known: Known,
     selection: Arc<Selection>,
     objects: Option<watch::Sender<Objects>>,
+    layer: Option<(Layers, Layer)>,
     backoff: Backoff,
     page: u32,
     /// The highest resource version seen of the collection.
@@ -118,11 +120,21 @@ impl Follower {
             shared,
             served,
             objects,
+            layer: None,
             backoff: Backoff::default(),
             highest: 0,
             said_listed: false,
             lost: None,
         }
+    }
+
+    /// What it says is said together with another collection.
+    pub(super) fn in_layer(self, layers: Layers, layer: Layer) -> Self {
+        let name = match (layer, &self.collection.object) {
+            (Layer::Shared, Some(object)) => format_smolstr!("{}/{object}", self.name),
+            _ => self.name,
+        };
+        Self { name, layer: Some((layers, layer)), ..self }
     }
 
     /// Works until nobody listens any more.
@@ -347,6 +359,15 @@ impl Follower {
     }
 
     async fn tell(&mut self, changes: Vec<Change>) -> Result<(), Turn> {
+        if let Some((layers, layer)) = &self.layer {
+            if let Some(together) = layers.set(*layer, self.known.document()) {
+                if let Some(objects) = &self.objects {
+                    objects.send_replace(Some(together.object.into_iter().collect()));
+                }
+                self.send(Event::Changes(vec![together.change])).await?;
+            }
+            return self.tell_findings().await;
+        }
         if let Some(objects) = &self.objects
             && (!changes.is_empty() || objects.borrow().is_none())
         {
@@ -355,6 +376,10 @@ impl Follower {
         if !changes.is_empty() {
             self.send(Event::Changes(changes)).await?;
         }
+        self.tell_findings().await
+    }
+
+    async fn tell_findings(&mut self) -> Result<(), Turn> {
         match self.known.new_findings() {
             Some(findings) => {
                 self.shared.metrics.set_refused(&self.name, self.known.refused());

@@ -9,6 +9,7 @@ use std::{
     sync::Arc,
 };
 
+use serde_json::Value;
 use smol_str::SmolStr;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -17,7 +18,7 @@ use super::{
     interned::Interned,
 };
 use crate::{
-    api::{self, Diagnostic, Kind, Object, ObjectKey, Severity},
+    api::{self, Diagnostic, Kind, Object, ObjectKey, Severity, yaml},
     source::Change,
 };
 
@@ -52,6 +53,8 @@ struct Entry {
     version: Option<NonZero<u64>>,
     object: Option<Arc<Object>>,
     findings: Option<Arc<Vec<Diagnostic>>>,
+    /// What the object was read from, of MeshConfig alone: two of them make one.
+    document: Option<Arc<Value>>,
 }
 
 impl Known {
@@ -126,6 +129,11 @@ impl Known {
         self.objects.values().filter_map(|entry| entry.object.as_ref())
     }
 
+    /// What the settings that stand were read from, of MeshConfig; `None`: there are none.
+    pub(super) fn document(&self) -> Option<Arc<Value>> {
+        self.objects.values().find_map(|entry| entry.document.clone())
+    }
+
     /// The findings that stand, when they are others than when last asked.
     pub(super) fn new_findings(&mut self) -> Option<Vec<Diagnostic>> {
         if !std::mem::take(&mut self.findings_changed) {
@@ -167,9 +175,13 @@ impl Known {
             return before.object.as_ref().is_none_or(|object| wanted(object)).then(|| before.clone());
         }
         let last_good = before.and_then(|before| before.object.clone());
+        let mut document = before.and_then(|before| before.document.clone());
         let (object, findings) = match item.content {
             Ok(value) => {
                 let mut parsed = api::parse(&value, &self.cluster);
+                if self.kind == Kind::MeshConfig && !parsed.objects.is_empty() {
+                    document = mesh_document(&value);
+                }
                 (parsed.objects.pop().map(|object| self.interned.share(object)), parsed.diagnostics)
             }
             Err(why) => (None, vec![Diagnostic::error("", format!("cannot be read: {why}")).of(&self.key(name))]),
@@ -184,7 +196,7 @@ impl Known {
             (None, old) => old,
         };
         let findings = Some(findings).filter(|findings| !findings.is_empty()).map(Arc::new);
-        Some(Entry { version, object, findings })
+        Some(Entry { version, object, findings, document })
     }
 
     fn key(&self, (namespace, name): &Name) -> ObjectKey {
@@ -196,6 +208,12 @@ impl Known {
         let full = self.nameless.len() >= MOST_FINDINGS;
         (!full).then(|| Diagnostic::error("", format!("a {} cannot be read: {why}", self.kind.as_str())))
     }
+}
+
+/// MeshConfig as a ConfigMap has it.
+fn mesh_document(config_map: &Value) -> Option<Arc<Value>> {
+    let text = config_map.pointer("/data/mesh").and_then(Value::as_str)?;
+    yaml::document(yaml::Document { lines_before: 0, text }).ok().map(Arc::new)
 }
 
 impl Entry {

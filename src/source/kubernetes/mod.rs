@@ -13,6 +13,7 @@ mod interned;
 mod keep;
 mod kinds;
 mod known;
+mod layers;
 mod lines;
 mod metrics;
 mod selection;
@@ -37,6 +38,7 @@ use self::{
     follow::{Follower, Shared},
     kinds::{MESH_CONFIG, RESOURCES},
     known::{Known, Listing},
+    layers::{Layer, Layers, together},
     selection::{Objects, Selection, select},
     served::Finder,
     trust::Trust,
@@ -46,7 +48,7 @@ pub use self::{
     metrics::SourceMetrics,
 };
 use super::{Change, Event, mesh_config::MeshConfigFile};
-use crate::api::{Kind, Object};
+use crate::api::{Kind, Object, parse_mesh_config};
 
 /// What is read from which API server.
 #[derive(Clone)]
@@ -62,6 +64,8 @@ pub struct Settings {
     /// `--watch-namespaces`: only these are read, and [`namespace`](Self::namespace); empty: all. Namespaces themselves
     /// and Nodes are always read.
     pub watch_namespaces: Vec<SmolStr>,
+    /// `SHARED_MESH_CONFIG`: a further ConfigMap of our namespace with MeshConfig, below ours.
+    pub shared_mesh_config: Option<SmolStr>,
     /// Counts what goes wrong.
     pub metrics: SourceMetrics,
 }
@@ -80,7 +84,8 @@ impl fmt::Debug for Settings {
 /// Reads the API server until the receiver is dropped. First come all objects and `Synced`, when all kinds that are
 /// served were listed; then what changes. It may be away at the start: then it is waited for.
 ///
-/// MeshConfig comes from `mesh_file` if that is given (a mounted one wins, contract §7), else from the ConfigMap.
+/// MeshConfig comes from `mesh_file` if that is given (a mounted one wins, contract §7), else from the ConfigMap, and from
+/// the shared one below it.
 pub fn watch(settings: Settings, mesh_file: Option<MeshConfigFile>) -> mpsc::Receiver<Event> {
     let (events, receiver) = mpsc::channel(64);
     tokio::spawn(run(settings, mesh_file, events));
@@ -90,16 +95,23 @@ pub fn watch(settings: Settings, mesh_file: Option<MeshConfigFile>) -> mpsc::Rec
 /// MeshConfig as ConfigMap `istio` (or `istio-<revision>`) of our namespace has it now; `None`: there is none, or it is
 /// no good, which [`watch`] tells of. Waits for the API server.
 pub async fn mesh_config(settings: &Settings) -> Option<Arc<Object>> {
-    let collection = mesh_config_map(settings);
     let mut backoff = Backoff::default();
     loop {
-        let trouble = match listed(settings, &collection).await {
-            Ok(known) => return known.objects().next().cloned(),
+        let trouble = match mesh_config_now(settings).await {
+            Ok(object) => return object,
             Err(trouble) => trouble,
         };
         tracing::warn!(%trouble, "waiting for the API server's MeshConfig");
         sleep(backoff.next(random())).await;
     }
+}
+
+async fn mesh_config_now(settings: &Settings) -> Result<Option<Arc<Object>>, Trouble> {
+    let own = listed(settings, &mesh_config_map(settings)).await?;
+    let Some(shared) = shared_mesh_config_map(settings) else { return Ok(own.objects().next().cloned()) };
+    let shared = listed(settings, &shared).await?;
+    let document = together(shared.document().as_deref(), own.document().as_deref());
+    Ok(document.and_then(|document| parse_mesh_config(&document, &settings.cluster).objects.pop()))
 }
 
 async fn run(settings: Settings, mesh_file: Option<MeshConfigFile>, events: mpsc::Sender<Event>) {
@@ -121,16 +133,24 @@ async fn run(settings: Settings, mesh_file: Option<MeshConfigFile>, events: mpsc
         events: events.clone(),
         listed,
     };
-    let collections = collections(&settings, mesh_file.is_none());
-    let count = collections.len();
-    for collection in collections {
+    let shared_map = shared_mesh_config_map(&settings).filter(|_| mesh_file.is_none());
+    let layers = shared_map.is_some().then(|| Layers::new(settings.cluster.clone()));
+    let own = collections(&settings, mesh_file.is_none()).into_iter().map(|collection| (collection, Layer::Own));
+    let all: Vec<_> = shared_map.map(|map| (map, Layer::Shared)).into_iter().chain(own).collect();
+    let count = all.len();
+    for (collection, layer) in all {
         let served = finder.add(collection.resource);
         let shown = match collection.resource.kind {
             Kind::MeshConfig => Some(mesh_configs.clone()),
             Kind::Namespace => Some(all_namespaces.clone()),
             _ => None,
         };
-        tokio::spawn(Follower::new(collection, shared.clone(), served, shown).run());
+        let layers = layers.clone().filter(|_| collection.resource.kind == Kind::MeshConfig);
+        let follower = Follower::new(collection, shared.clone(), served, shown);
+        tokio::spawn(match layers {
+            Some(layers) => follower.in_layer(layers, layer).run(),
+            None => follower.run(),
+        });
     }
     drop(shared);
     tokio::spawn(finder.run());
@@ -189,6 +209,11 @@ fn mesh_config_map(settings: &Settings) -> Collection {
         revision => format_smolstr!("istio-{revision}"),
     };
     Collection { resource: &MESH_CONFIG, namespace: Some(settings.namespace.clone()), object: Some(name) }
+}
+
+fn shared_mesh_config_map(settings: &Settings) -> Option<Collection> {
+    let name = settings.shared_mesh_config.clone()?;
+    Some(Collection { object: Some(name), ..mesh_config_map(settings) })
 }
 
 async fn listed(settings: &Settings, collection: &Collection) -> Result<Known, Trouble> {

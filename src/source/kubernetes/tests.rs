@@ -97,6 +97,7 @@ fn settings(server: &Server) -> Settings {
         namespace: "istio-system".into(),
         revision: "default".into(),
         watch_namespaces: Vec::new(),
+        shared_mesh_config: None,
         metrics: SourceMetrics::default(),
     }
 }

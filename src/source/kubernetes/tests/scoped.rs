@@ -1,4 +1,4 @@
-//! Only some namespaces are read: by `discoverySelectors`, by `--watch-namespaces`.
+//! Only some namespaces are read: by `discoverySelectors` of one or two ConfigMaps, by `--watch-namespaces`.
 
 use serde_json::json;
 
@@ -7,6 +7,7 @@ use super::{
     server::{Server, service},
     settings,
 };
+use crate::api::Spec;
 
 fn mesh_config(mesh: &str) -> serde_json::Value {
     json!({"metadata": {"name": "istio", "namespace": "istio-system"}, "data": {"mesh": mesh}})
@@ -82,4 +83,38 @@ async fn rights_in_the_watched_namespaces_are_enough() {
     server.remove("services", "b");
     told.until("gone", |told| told.deleted == ["Service/bank/b"]).await;
     assert!(!told.objects.contains_key("Service/closed/c"));
+}
+
+#[tokio::test]
+async fn two_config_maps_make_one_mesh_config() {
+    let server = Server::new();
+    let shared = |mesh: &str| {
+        let mut map = mesh_config(mesh);
+        map["metadata"]["name"] = "shared".into();
+        map
+    };
+    let only = |value: &str| format!("discoverySelectors: [{{matchLabels: {{mesh: '{value}'}}}}]");
+    server.put("services", service_in("shop", "a"));
+    server.put("services", service_in("bank", "b"));
+    server.put("namespaces", namespace("shop", "on"));
+    server.put("namespaces", namespace("bank", "off"));
+    server.put("configmaps", shared(&only("on")));
+    server.put("configmaps", mesh_config("accessLogFile: /dev/stdout"));
+    let settings = Settings { shared_mesh_config: Some("shared".into()), ..settings(&server) };
+    let at_start = super::super::mesh_config(&settings).await.unwrap();
+    let Spec::MeshConfig(mesh) = &at_start.spec else { panic!("{at_start:?}") };
+    assert!(mesh.access_log_file == "/dev/stdout" && mesh.discovery_selectors.len() == 1, "{mesh:?}");
+    let mut told = Told::with(settings);
+    told.until("synced", |told| told.synced).await;
+    assert!(told.has("Service/shop/a", "1") && !told.objects.contains_key("Service/bank/b"), "{:?}", told.objects);
+    // A mistake in one leaves what it said last, and does not keep the other from changing.
+    server.put("configmaps", shared("discoverySelectors: 5"));
+    let finding = |told: &Told| told.findings.get("kubernetes/MeshConfig/shared").is_some_and(|found| !found.is_empty());
+    told.until("the mistake is named", finding).await;
+    server.put("configmaps", mesh_config(&only("off")));
+    told.until("ours lies above", |told| told.has("Service/bank/b", "1") && !told.objects.contains_key("Service/shop/a")).await;
+    server.remove("configmaps", "istio");
+    told.until("the shared one alone", |told| told.has("Service/shop/a", "1") && !told.objects.contains_key("Service/bank/b")).await;
+    server.remove("configmaps", "shared");
+    told.until("neither", |told| told.has("Service/bank/b", "1") && told.deleted.iter().any(|key| key.contains("MeshConfig"))).await;
 }

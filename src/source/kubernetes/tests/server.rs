@@ -44,6 +44,7 @@ struct State {
 
 struct Watcher {
     namespace: Option<String>,
+    name: Option<String>,
     chunks: mpsc::UnboundedSender<Chunk>,
 }
 
@@ -187,9 +188,10 @@ impl State {
         if self.silent {
             return;
         }
-        let within = event["object"]["metadata"]["namespace"].as_str();
+        let metadata = &event["object"]["metadata"];
+        let is = |wanted: &Option<String>, field: &str| wanted.as_deref().is_none_or(|wanted| metadata[field] == wanted);
         for watcher in self.watchers.get(plural).into_iter().flatten() {
-            if watcher.namespace.is_none() || watcher.namespace.as_deref() == within {
+            if is(&watcher.namespace, "namespace") && is(&watcher.name, "name") {
                 // One that hung up is not told.
                 let _ = watcher.chunks.send(Ok(format!("{event}\n").into()));
             }
@@ -249,7 +251,11 @@ impl State {
         if from > 0 && self.expired.remove(plural) {
             return failure(410);
         }
-        let within = |object: &&Value| namespace.is_none_or(|namespace| object["metadata"]["namespace"] == namespace);
+        let name = name_of(query);
+        let within = |object: &&Value| {
+            let metadata = &object["metadata"];
+            namespace.is_none_or(|namespace| metadata["namespace"] == namespace) && name.is_none_or(|name| metadata["name"] == name)
+        };
         let all: Vec<Value> = self.objects.get(plural).into_iter().flat_map(BTreeMap::values).filter(within).cloned().collect();
         let until = all.len().min(from + self.page);
         let next = if until < all.len() { until.to_string() } else { String::new() };
@@ -267,16 +273,23 @@ impl State {
         let since: u64 = from.parse().unwrap();
         for object in self.objects.get(plural).into_iter().flat_map(BTreeMap::values) {
             let version: u64 = object["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
-            if version > since && namespace.is_none_or(|namespace| object["metadata"]["namespace"] == namespace) {
+            let metadata = &object["metadata"];
+            let within = namespace.is_none_or(|namespace| metadata["namespace"] == namespace);
+            if version > since && within && name_of(query).is_none_or(|name| metadata["name"] == name) {
                 sender.send(Ok(format!("{}\n", json!({"type": "MODIFIED", "object": object})).into())).unwrap();
             }
         }
-        let watcher = Watcher { namespace: namespace.map(str::to_owned), chunks: sender };
+        let watcher = Watcher { namespace: namespace.map(str::to_owned), name: name_of(query).map(str::to_owned), chunks: sender };
         self.watchers.entry(plural.to_owned()).or_default().push(watcher);
         self.watched_from.entry(plural.to_owned()).or_default().push(from);
         let frames = UnboundedReceiverStream::new(receiver).map(|chunk| chunk.map(http_body::Frame::data));
         Response::new(StreamBody::new(frames).boxed_unsync())
     }
+}
+
+/// The name that alone is asked for.
+fn name_of(query: &HashMap<String, String>) -> Option<&str> {
+    query.get("fieldSelector")?.strip_prefix("metadata.name=")
 }
 
 fn pairs(query: &str) -> HashMap<String, String> {

@@ -1,0 +1,101 @@
+//! A serving certificate that somebody else issues and keeps in files, as istio-csr does (contract §4.6).
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+
+use super::tls::TlsError;
+use crate::identity::certificate::Certificate;
+
+/// Where the chart mounts Secret `istiod-tls`.
+const MOUNTED_TLS: &str = "var/run/secrets/istiod/tls";
+/// Where the chart mounts the root certificate's ConfigMap.
+const MOUNTED_ROOTS: &str = "var/run/secrets/istiod/ca/root-cert.pem";
+
+/// The files of a serving certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServingFiles {
+    /// `--tlsCertFile`: the certificate, with what stands between it and the root behind it.
+    pub certificate: PathBuf,
+    /// `--tlsKeyFile`: its key.
+    pub key: PathBuf,
+    /// `--caCertFile`: the roots by which clients verify it. They are what webhooks and namespaces are given.
+    pub roots: PathBuf,
+}
+
+/// What the files say: certificate, key, roots.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Texts([String; 3]);
+
+/// What the files hold.
+pub(super) struct Held {
+    /// The certificate first.
+    pub(super) chain: Vec<CertificateDer<'static>>,
+    /// Its key.
+    pub(super) key: PrivateKeyDer<'static>,
+    /// PEM of the roots.
+    pub(super) roots: Arc<str>,
+}
+
+impl ServingFiles {
+    /// Those that are mounted where istiod looks for them; `None`: one of the three is missing.
+    pub fn mounted() -> Option<Self> {
+        Self::mounted_below(Path::new("/"))
+    }
+
+    fn mounted_below(root: &Path) -> Option<Self> {
+        let tls = root.join(MOUNTED_TLS);
+        let roots = [root.join(MOUNTED_ROOTS), tls.join("ca.crt")].into_iter().find(|path| path.is_file())?;
+        let files = Self { certificate: tls.join("tls.crt"), key: tls.join("tls.key"), roots };
+        (files.certificate.is_file() && files.key.is_file()).then_some(files)
+    }
+
+    /// What the files say now.
+    pub(super) fn texts(&self) -> Result<Texts, TlsError> {
+        let text = |path: &Path| fs::read_to_string(path).map_err(|error| wrong(path, format!("cannot be read: {error}")));
+        Ok(Texts([text(&self.certificate)?, text(&self.key)?, text(&self.roots)?]))
+    }
+
+    /// Reads what they say.
+    pub(super) fn held(&self, Texts([certificate, key, roots]): &Texts) -> Result<Held, TlsError> {
+        let certificates = |path: &Path, text: &str| Certificate::all_from_pem(text).map_err(|error| wrong(path, error.to_string()));
+        let chain = certificates(&self.certificate, certificate)?;
+        let roots_read = certificates(&self.roots, roots)?;
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| wrong(&self.key, error.to_string()))?;
+        chain.iter().chain(&roots_read).for_each(Certificate::log);
+        Ok(Held { chain: chain.iter().map(|certificate| certificate.der().clone()).collect(), key, roots: roots.as_str().into() })
+    }
+}
+
+fn wrong(path: &Path, why: String) -> TlsError {
+    TlsError::File { path: path.to_owned(), why }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounted_files_are_taken_when_all_are_there() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        };
+        let found = || ServingFiles::mounted_below(root.path());
+        write("var/run/secrets/istiod/ca/root-cert.pem");
+        assert_eq!(found(), None, "the ConfigMap alone is mounted everywhere");
+        write("var/run/secrets/istiod/tls/tls.crt");
+        write("var/run/secrets/istiod/tls/tls.key");
+        assert_eq!(found().unwrap().roots, root.path().join(MOUNTED_ROOTS));
+        fs::remove_file(root.path().join(MOUNTED_ROOTS)).unwrap();
+        assert_eq!(found(), None);
+        write("var/run/secrets/istiod/tls/ca.crt");
+        assert_eq!(found().unwrap().roots, root.path().join("var/run/secrets/istiod/tls/ca.crt"));
+    }
+}
