@@ -199,7 +199,7 @@ struct KubernetesArguments {
 
     /// Read only these namespaces, and our own: roles in them are then enough, but for Nodes and Namespaces. Without it
     /// all are read.
-    #[arg(long, value_name = "NAMESPACE", value_delimiter = ',')]
+    #[arg(long, value_name = "NAMESPACE", value_delimiter = ',', env = "ISTIO_WATCH_NAMESPACE")]
     watch_namespaces: Vec<String>,
 
     /// ConfigMap of our namespace with MeshConfig that lies below that of ConfigMap `istio` (`istio-<revision>`): what
@@ -303,7 +303,7 @@ impl Arguments {
             cluster: self.cluster_id.as_str().into(),
             namespace: self.namespace.as_str().into(),
             revision: self.revision.as_str().into(),
-            watch_namespaces: watch_namespaces.iter().map(Into::into).collect(),
+            watch_namespaces: watch_namespaces.iter().filter(|name| !name.is_empty()).map(Into::into).collect(),
             shared_mesh_config: shared_mesh_config.as_deref().filter(|name| !name.is_empty()).map(Into::into),
             metrics: kubernetes::SourceMetrics::default(),
         })))

@@ -17,6 +17,8 @@ pub struct ControllerMetrics {
     patch_attempts: Family<Labels<1>, ExactCounter>,
     patch_retries: Family<Labels<1>, ExactCounter>,
     patch_failures: Family<Labels<2>, ExactCounter>,
+    validation_updates: ExactCounter,
+    validation_update_errors: Family<Labels<1>, ExactCounter>,
     ca_offers: Family<Labels<2>, ExactCounter>,
     watch_errors: Family<Labels<1>, ExactCounter>,
 }
@@ -35,6 +37,10 @@ impl ControllerMetrics {
         registry.register("webhook_patch_attempts_total", "Writes of a webhook's caBundle, by webhook", self.patch_attempts.clone());
         registry.register("webhook_patch_retries_total", "Writes that followed a failed one, by configuration", self.patch_retries.clone());
         registry.register("webhook_patch_failures_total", "Failed writes, by configuration and reason", self.patch_failures.clone());
+        let updates = "Writes of validating webhook configurations";
+        registry.register("galley_validation_config_updates", updates, self.validation_updates.clone());
+        let errors = "Failed writes of validating webhook configurations, by the API server's reason";
+        registry.register("galley_validation_config_update_error", errors, self.validation_update_errors.clone());
         registry.register(
             "istiod_lite_ca_offers",
             "CAs found in Secrets while running, by Secret and what became of them: accepted, unchanged, refused",
@@ -61,6 +67,14 @@ impl ControllerMetrics {
 
     pub(super) fn count_patch_failure(&self, configuration: &str, reason: &str) {
         self.patch_failures.get_or_create(&[("name", configuration.into()), ("reason", reason.into())]).inc();
+    }
+
+    /// A validating webhook configuration was written, or was not, for a reason.
+    pub(super) fn count_validation_update(&self, failed: Option<&str>) {
+        match failed {
+            None => self.validation_updates.inc(),
+            Some(reason) => self.validation_update_errors.get_or_create(&[("reason", reason.into())]).inc(),
+        }
     }
 
     pub(super) fn count_ca_offer(&self, secret: &str, result: &str) {

@@ -39,6 +39,8 @@ pub(super) trait Configuration:
     const SUFFIX: &str;
     /// For metrics and logs.
     const CONTROLLER: &str;
+    /// Whether it is one that validates; istiod counts those beside.
+    const VALIDATES: bool;
     /// Name and client configuration of each webhook.
     fn webhooks(&self) -> impl Iterator<Item = (&str, &WebhookClientConfig)>;
 }
@@ -46,6 +48,7 @@ pub(super) trait Configuration:
 impl Configuration for MutatingWebhookConfiguration {
     const SUFFIX: &str = "sidecar-injector.istio.io";
     const CONTROLLER: &str = "mutating_webhooks";
+    const VALIDATES: bool = false;
     fn webhooks(&self) -> impl Iterator<Item = (&str, &WebhookClientConfig)> {
         self.webhooks.iter().flatten().map(|webhook| (webhook.name.as_str(), &webhook.client_config))
     }
@@ -54,6 +57,7 @@ impl Configuration for MutatingWebhookConfiguration {
 impl Configuration for ValidatingWebhookConfiguration {
     const SUFFIX: &str = "validation.istio.io";
     const CONTROLLER: &str = "validating_webhooks";
+    const VALIDATES: bool = true;
     fn webhooks(&self) -> impl Iterator<Item = (&str, &WebhookClientConfig)> {
         self.webhooks.iter().flatten().map(|webhook| (webhook.name.as_str(), &webhook.client_config))
     }
@@ -107,7 +111,11 @@ impl WebhookCertificates {
     async fn write<C: Configuration>(&self, api: &Api<C>, name: &str, present: &Bundles, bundle: &[u8]) -> bool {
         self.metrics.count_patch_attempt(name);
         let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
-        match api.patch(name, &parameters, &Patch::Strategic(patch(present, bundle))).await {
+        let written = api.patch(name, &parameters, &Patch::Strategic(patch(present, bundle))).await;
+        if C::VALIDATES {
+            self.metrics.count_validation_update(written.as_ref().err().map(reason));
+        }
+        match written {
             Ok(_) => {
                 info!(name, controller = C::CONTROLLER, "caBundle written");
                 true
@@ -122,6 +130,14 @@ impl WebhookCertificates {
                 false
             }
         }
+    }
+}
+
+/// One word, as the API server has it.
+fn reason(error: &kube::Error) -> &str {
+    match error {
+        kube::Error::Api(status) if !status.reason.is_empty() => &status.reason,
+        _ => "Unknown",
     }
 }
 

@@ -102,7 +102,9 @@ async fn ca_bundles_of_our_webhooks_are_written_and_repaired() -> Result<()> {
     plane.api.patch(injector, &json!({ "webhooks": wrong })).await?;
     wait_for_bundles(&plane, injector, &both).await?;
     wait_for_bundles(&plane, configuration("MutatingWebhookConfiguration", "of-another-revision"), &["", ""]).await?;
-    istiod.wait_for_metric(r#"webhook_patch_attempts_total{name="injector-mesh-bundles"}"#).await
+    istiod.wait_for_metric(r#"webhook_patch_attempts_total{name="injector-mesh-bundles"}"#).await?;
+    ensure!(istiod.metric("galley_validation_config_updates").await? == 1, "{}", istiod.metrics().await?);
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -23,6 +23,7 @@ async fn rights_in_the_watched_namespaces_are_enough() -> Result<()> {
     istiod.wait_for_services(only("first")).await?;
     plane.api.put(&[web("unwatched", "second"), web("watched", "second")]).await?;
     istiod.wait_for_services(only("second")).await?;
+    istiod.wait_for_metric(r#"istiod_managed_clusters{cluster_type="local"} 1"#).await?;
     let metrics = istiod.metrics().await?;
     let faults: Vec<&str> = metrics.lines().filter(|line| line.starts_with("istiod_lite_source_faults{")).collect();
     ensure!(faults.is_empty(), "{faults:?}");

@@ -3,15 +3,18 @@
 use std::env;
 
 /// Variables that change what istiod does and have no effect here, unless they say what is so anyway.
-const VARIABLES: [(&str, &[&str]); 14] = [
+const VARIABLES: [(&str, &[&str]); 17] = [
     ("PILOT_CERT_PROVIDER", &["istiod"]),
     ("JWT_RULE", &[]),
+    ("XDS_AUTH", &["true"]),
+    ("PILOT_ENABLE_XDS_IDENTITY_CHECK", &["true"]),
+    ("TRUSTED_GATEWAY_CIDR", &[]),
     ("EXTERNAL_ISTIOD", &["false"]),
     ("ISTIO_MULTIROOT_MESH", &["false"]),
     ("ENABLE_CLUSTER_TRUST_BUNDLE_API", &["false"]),
     ("USE_CACERTS_FOR_SELF_SIGNED_CA", &["false"]),
     ("PILOT_ENABLE_AMBIENT", &["false"]),
-    ("PILOT_ENABLE_GATEWAY_API", &[]),
+    ("PILOT_ENABLE_GATEWAY_API", &["false"]),
     ("PILOT_ENABLE_ANALYSIS", &["false"]),
     ("PILOT_ENABLE_NODE_UNTAINT_CONTROLLERS", &["false"]),
     ("PILOT_SCOPE_GATEWAY_TO_NAMESPACE", &["false"]),

@@ -17,6 +17,7 @@ pub struct SourceMetrics {
     faults: Family<Labels<2>, ExactCounter>,
     served: Family<Labels<2>, Gauge>,
     refused: Family<Labels<1>, Gauge>,
+    clusters: Family<Labels<1>, Gauge>,
 }
 
 impl SourceMetrics {
@@ -27,6 +28,14 @@ impl SourceMetrics {
         registry.register("istiod_lite_source_served", "1 if the API server serves the kind, in this version", self.served.clone());
         let refused = "Objects that are refused: their last good content is used, or none";
         registry.register("istiod_lite_source_refused_objects", refused, self.refused.clone());
+        registry.register("istiod_managed_clusters", "Clusters that are read, by their type", self.clusters.clone());
+    }
+
+    /// The API server is read: one cluster, and no remote ones.
+    pub(super) fn set_clusters(&self) {
+        for (kind, count) in [("local", 1), ("remote", 0)] {
+            self.clusters.get_or_create(&[("cluster_type", kind.to_owned())]).set(count);
+        }
     }
 
     /// A collection cannot be followed on.

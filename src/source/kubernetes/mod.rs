@@ -115,6 +115,7 @@ async fn mesh_config_now(settings: &Settings) -> Result<Option<Arc<Object>>, Tro
 }
 
 async fn run(settings: Settings, mesh_file: Option<MeshConfigFile>, events: mpsc::Sender<Event>) {
+    settings.metrics.set_clusters();
     let (selecting, selection) = watch::channel(Arc::new(Selection::new(&settings.revision)));
     let (mesh_configs, mesh_config) = watch::channel(None);
     let (all_namespaces, namespaces) = watch::channel(None);
