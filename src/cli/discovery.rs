@@ -45,18 +45,6 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "DIR")]
     config_dir: Option<PathBuf>,
 
-    #[command(flatten)]
-    kubernetes: KubernetesArguments,
-
-    #[command(flatten)]
-    injection: InjectionArguments,
-
-    #[command(flatten)]
-    tls: TlsArguments,
-
-    #[command(flatten)]
-    without_effect: WithoutEffect,
-
     /// Folder with the signing CA: ca-cert.pem, ca-key.pem, root-cert.pem, cert-chain.pem (what `istiod-lite ca
     /// intermediate` makes and Istio's `cacerts` secret holds). A folder that holds a root's key is refused. With the API
     /// server as source and no CA in the folder, Secret `cacerts` of our namespace is taken, else `istio-ca-secret`: a
@@ -174,6 +162,19 @@ pub(super) struct Arguments {
     /// What is logged, as `info` or `istiod_lite=debug,info`.
     #[arg(long = "log_output_level", env = "RUST_LOG", default_value = "info")]
     log_level: String,
+
+    // Last, as a heading counts for all flags after it.
+    #[command(flatten)]
+    tls: TlsArguments,
+
+    #[command(flatten)]
+    kubernetes: KubernetesArguments,
+
+    #[command(flatten)]
+    injection: InjectionArguments,
+
+    #[command(flatten)]
+    without_effect: WithoutEffect,
 }
 
 /// The API server as the source.
@@ -312,7 +313,7 @@ impl Arguments {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::{CommandFactory, Parser};
 
     use super::*;
 
@@ -338,6 +339,17 @@ mod tests {
         let arguments = parse(&format!("{chart} {added}")).unwrap();
         assert_eq!((arguments.namespace.as_str(), arguments.max_connection_age), ("istio-system", Duration::from_secs(1800)));
         assert_eq!(arguments.tls.protocol().unwrap().suites().len(), 6);
+    }
+
+    #[test]
+    fn only_flags_without_effect_are_listed_as_such() {
+        let command = Program::command();
+        let listed =
+            command.get_arguments().filter(|argument| argument.get_help_heading().is_some_and(|heading| heading.contains("no effect")));
+        let listed: Vec<&str> = listed.map(|argument| argument.get_id().as_str()).collect();
+        assert!(listed.contains(&"networks_config") && listed.len() == 11, "{listed:?}");
+        let heading = |id: &str| command.get_arguments().find(|argument| argument.get_id() == id).unwrap().get_help_heading();
+        assert_eq!((heading("ca_dir"), heading("log_level")), (None, None));
     }
 
     #[test]

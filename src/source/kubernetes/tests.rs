@@ -284,6 +284,23 @@ async fn a_kind_may_come_and_go() {
 }
 
 #[tokio::test]
+async fn old_versions_are_read_and_left_without_loss() {
+    let server = Server::new();
+    server.serve_custom_as("v1alpha3");
+    server.put("virtualservices", virtual_service("v", "1"));
+    let mut told = Told::by(&server);
+    told.until("synced", |told| told.synced).await;
+    assert!(told.has("VirtualService/shop/v", "1"), "{:?}", told.objects);
+    for (version, now) in [("v1beta1", "2"), ("v1", "3")] {
+        server.serve_custom_as(version);
+        server.break_off("virtualservices");
+        server.silently(|server| server.put("virtualservices", virtual_service("v", now)));
+        told.until(version, |told| told.has("VirtualService/shop/v", now) && told.lost.is_empty()).await;
+    }
+    assert!(told.deleted.is_empty(), "{:?}", told.deleted);
+}
+
+#[tokio::test]
 async fn objects_of_another_revision_are_not_read() {
     let server = Server::new();
     let labelled = |name: &str, revision: &str| {

@@ -31,6 +31,7 @@ struct State {
     uid: String,
     version: u64,
     custom: bool,
+    custom_version: &'static str,
     page: usize,
     silent: bool,
     objects: BTreeMap<String, BTreeMap<String, Value>>,
@@ -65,6 +66,7 @@ impl Server {
             uid: OURS.into(),
             version: 100,
             custom: true,
+            custom_version: "v1",
             page: 500,
             silent: false,
             objects: BTreeMap::new(),
@@ -177,6 +179,11 @@ impl Server {
         self.0.lock().by_namespace = true;
     }
 
+    /// In which one version Istio's kinds are served.
+    pub(super) fn serve_custom_as(&self, version: &'static str) {
+        self.0.lock().custom_version = version;
+    }
+
     /// Whether Istio's kinds are served.
     pub(super) fn serve_custom(&self, yes: bool) {
         self.0.lock().custom = yes;
@@ -217,7 +224,8 @@ impl State {
         }
         let plural = parts.last().copied().unwrap_or_default();
         let custom = parts[0] == "apis" && parts[1].ends_with("istio.io");
-        if let Some(code) = self.refused.get(plural).copied().or((custom && !self.custom).then_some(404)) {
+        let absent = custom && !(self.custom && parts[2] == self.custom_version);
+        if let Some(code) = self.refused.get(plural).copied().or(absent.then_some(404)) {
             return failure(code);
         }
         if query.get("fieldSelector").is_some_and(|selector| selector.ends_with("kube-system")) {
@@ -236,10 +244,11 @@ impl State {
     fn served(&self, group: &str, version: &str) -> Answer {
         let plurals: &[&str] = match (group, version) {
             _ if !self.custom => return failure(404),
-            ("networking.istio.io", "v1") => {
+            (_, version) if version != self.custom_version => return failure(404),
+            ("networking.istio.io", _) => {
                 &["destinationrules", "gateways", "serviceentries", "sidecars", "virtualservices", "workloadentries"]
             }
-            ("security.istio.io", "v1") => &["peerauthentications"],
+            ("security.istio.io", _) => &["peerauthentications"],
             _ => return failure(404),
         };
         let resources: Vec<Value> = plurals.iter().map(|name| json!({"name": name})).collect();
