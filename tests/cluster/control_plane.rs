@@ -1,6 +1,6 @@
 //! The control plane's pod goes, comes back, and has a second beside it.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Result, ensure};
 use harness::{
@@ -19,19 +19,21 @@ use crate::stage::Measured;
 
 /// Proxies of `manifests/demo`: gateway, client, two versions of `reviews`.
 const PROXIES: usize = 4;
-/// Ports of the Service `istiod`, whose one endpoint is another pod afterwards: each proxy is told so, once a port. One that
-/// comes back while the control plane has not yet read of its own readiness is also told the clusters of these ports, whose
-/// names to verify are those of their endpoints.
+/// Ports of the Service `istiod`, whose one endpoint is another pod afterwards: each proxy is told so, once a port.
 const PORTS_OF_ISTIOD: u64 = 4;
+/// How the names of its clusters end. A proxy that comes back while the control plane has not yet read of its own readiness is
+/// told these, whose names to verify are those of their endpoints.
+const CLUSTERS_OF_ISTIOD: &str = "|istiod.istio-system.svc.cluster.local";
 
 /// Nobody who asks `reviews` notices, and the next change is in force as before.
 pub(crate) async fn it_is_deleted_under_load(cluster: &Cluster) -> Result<()> {
     let shop = Shop::find(cluster).await?;
     shop.shift(0).await?;
     let mut measured = Measured::start(&shop, 100).await?;
+    let before = Clusters::of(&shop).await?;
     let istiod = replace_it(cluster).await?;
     measured.reached("every proxy is at the new control plane");
-    expect_only_warming_is_sent(&istiod).await?;
+    expect_only_warming_is_sent(&istiod, &shop, &before).await?;
     measured.reached("nothing more is sent");
     shop.shift(50).await?;
     measured.reached("half is at v2");
@@ -42,8 +44,10 @@ pub(crate) async fn it_is_deleted_under_load(cluster: &Cluster) -> Result<()> {
 
 /// The same with nothing else going on, so that nothing else could be the reason for what is sent.
 pub(crate) async fn it_is_deleted_without_load(cluster: &Cluster) -> Result<()> {
+    let shop = Shop::find(cluster).await?;
+    let before = Clusters::of(&shop).await?;
     let istiod = replace_it(cluster).await?;
-    expect_only_warming_is_sent(&istiod).await
+    expect_only_warming_is_sent(&istiod, &shop, &before).await
 }
 
 /// Two replicas, one leader; the leader goes, and the other one writes.
@@ -104,20 +108,57 @@ async fn connected(istiod: &Pod) -> Result<usize> {
 
 /// Of what a control plane sends after its return, all but endpoints for warming is a waste: the proxies have it. The
 /// exception is the truth: its own endpoint is new.
-async fn expect_only_warming_is_sent(istiod: &Pod) -> Result<()> {
+async fn expect_only_warming_is_sent(istiod: &Pod, shop: &Shop<'_>, before: &Clusters) -> Result<()> {
     // What would be sent is sent at once; the counter is read when it has been still for a while.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let metrics = istiod.monitoring("/metrics").await?;
+    let replaced = Clusters::of(shop).await?.not_in(before);
+    let others = replaced.iter().filter(|cluster| !cluster.name.ends_with(CLUSTERS_OF_ISTIOD)).collect::<Vec<_>>();
+    ensure!(others.is_empty(), "clusters that did not change were replaced: {others:#?}");
     let sent = metrics.lines().filter(|line| line.starts_with("istiod_lite_xds_resources_total"));
     let (warming, other) = sent.partition::<Vec<_>, _>(|line| line.contains(r#"reason="warming""#));
     ensure!(!warming.is_empty() || !other.is_empty(), "no counter of what is sent:\n{metrics}");
-    let wasted = other.iter().filter(|line| !is_allowed(line)).collect::<Vec<_>>();
-    ensure!(wasted.is_empty(), "sent again though unchanged: {wasted:#?}");
+    let wasted = other.iter().filter(|line| !is_allowed(line, replaced.len() as u64)).collect::<Vec<_>>();
+    ensure!(wasted.is_empty(), "sent again though unchanged: {wasted:#?} ({} clusters of istiod were replaced)", replaced.len());
     Ok(())
 }
 
-fn is_allowed(line: &str) -> bool {
+/// `replaced` clusters were news to a proxy; one that is sent besides is not.
+fn is_allowed(line: &str, replaced: u64) -> bool {
     let count = line.rsplit(' ').next().and_then(|count| count.parse::<u64>().ok()).unwrap_or(u64::MAX);
-    let of_istiod = [r#"type="eds""#, r#"type="cds",reason="reconnect""#].iter().any(|kind| line.contains(kind));
-    count == 0 || (of_istiod && count <= PROXIES as u64 * PORTS_OF_ISTIOD)
+    let of_istiod = [(r#"type="eds""#, PROXIES as u64 * PORTS_OF_ISTIOD), (r#"type="cds",reason="reconnect""#, replaced)];
+    count == 0 || of_istiod.iter().any(|(kind, most)| line.contains(kind) && count <= *most)
+}
+
+/// The clusters of every Envoy, each as it came.
+struct Clusters(BTreeSet<Received>);
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Received {
+    proxy: String,
+    name: String,
+    /// When this content of it came.
+    at: String,
+}
+
+impl Clusters {
+    async fn of(shop: &Shop<'_>) -> Result<Self> {
+        let mut received = BTreeSet::new();
+        for pod in shop.versions().iter().chain([shop.client(), shop.gateway()]) {
+            let dump = pod.place().run(async { Pod::admin().config_dump().await }).await?;
+            let clusters = dump["configs"].as_array().into_iter().flatten().flat_map(|part| part["dynamic_active_clusters"].as_array());
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            received.extend(clusters.flatten().map(|cluster| Received {
+                proxy: pod.name.clone(),
+                name: text(&cluster["cluster"]["name"]),
+                at: text(&cluster["last_updated"]),
+            }));
+        }
+        ensure!(received.iter().any(|cluster| cluster.name.ends_with(CLUSTERS_OF_ISTIOD)), "no proxy has istiod's clusters");
+        Ok(Self(received))
+    }
+
+    fn not_in(&self, earlier: &Self) -> Vec<Received> {
+        self.0.difference(&earlier.0).cloned().collect()
+    }
 }
