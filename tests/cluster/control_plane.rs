@@ -28,6 +28,7 @@ const CLUSTERS_OF_ISTIOD: &str = "|istiod.istio-system.svc.cluster.local";
 /// Nobody who asks `reviews` notices, and the next change is in force as before.
 pub(crate) async fn it_is_deleted_under_load(cluster: &Cluster) -> Result<()> {
     let shop = Shop::find(cluster).await?;
+    expect_nothing_drains(&shop).await?;
     shop.shift(0).await?;
     let mut measured = Measured::start(&shop, 100).await?;
     let before = Clusters::of(&shop).await?;
@@ -97,6 +98,20 @@ pub(crate) async fn replace_it(cluster: &Cluster) -> Result<Pod> {
         let connected = connected(&pod).await?;
         ensure!(connected == PROXIES, "{connected} of {PROXIES} proxies are");
         Ok(pod)
+    })
+    .await
+}
+
+/// Waits until no Envoy has a listener that an earlier test changed: at the end of its drain (45 s) Envoy closes what is left
+/// of its connections, with or without a request on them. That is the earlier change's doing, not the control plane's.
+async fn expect_nothing_drains(shop: &Shop<'_>) -> Result<()> {
+    wait::until("listeners to be drained", PATIENCE, || async {
+        for pod in shop.versions().iter().chain([shop.client(), shop.gateway()]) {
+            let counters = pod.counters().await?;
+            let draining = counters.sum(".total_listeners_draining") + counters.sum(".total_filter_chains_draining");
+            ensure!(draining == 0, "{} drains {draining}", pod.name);
+        }
+        Ok(())
     })
     .await
 }
