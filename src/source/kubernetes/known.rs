@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     num::NonZero,
     sync::Arc,
 };
@@ -42,7 +43,7 @@ pub(super) struct Known {
 /// A list that is being read: it counts when it is complete.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
-    objects: BTreeMap<Name, Entry>,
+    objects: Vec<(Name, Entry)>,
     nameless: Vec<Diagnostic>,
 }
 
@@ -98,7 +99,7 @@ impl Known {
             return;
         };
         if let Some(entry) = self.read(&name, item, wanted) {
-            listing.objects.insert(entry.name(name), entry);
+            listing.objects.push((entry.name(name), entry));
         }
     }
 
@@ -106,9 +107,19 @@ impl Known {
     pub(super) fn swap(&mut self, listing: Listing) -> Vec<Change> {
         self.findings_changed |= self.nameless != listing.nameless;
         self.nameless = listing.nameless;
-        let gone: Vec<Name> = self.objects.keys().filter(|name| !listing.objects.contains_key(*name)).cloned().collect();
-        let mut changes: Vec<Change> = gone.iter().filter_map(|name| self.remove(name)).collect();
-        changes.extend(listing.objects.into_iter().filter_map(|(name, entry)| self.put(name, entry)));
+        // Made in one go, the table is full; entry by entry it would be half empty.
+        let before = mem::replace(&mut self.objects, listing.objects.into_iter().collect());
+        let mut changes = Vec::new();
+        for (name, entry) in before.iter().filter(|(name, _)| !self.objects.contains_key(*name)) {
+            self.findings_changed |= self.noted.remove(name);
+            changes.extend(entry.object.as_ref().map(|object| Change::Deleted(object.key.clone())));
+        }
+        for (name, entry) in &self.objects {
+            let (changed, findings_changed) = difference(before.get(name), entry);
+            self.findings_changed |= findings_changed;
+            note(&mut self.noted, name, entry);
+            changes.extend(changed);
+        }
         changes
     }
 
@@ -155,16 +166,11 @@ impl Known {
     }
 
     fn put(&mut self, name: Name, entry: Entry) -> Option<Change> {
-        let before = self.objects.get(&name);
-        let changed = entry.object.clone().filter(|object| before.and_then(|before| before.object.as_ref()) != Some(object));
-        self.findings_changed |= before.map_or(&[][..], Entry::findings) != entry.findings();
-        if entry.findings.is_none() {
-            self.noted.remove(&name);
-        } else {
-            self.noted.insert(name.clone());
-        }
+        let (changed, findings_changed) = difference(self.objects.get(&name), &entry);
+        self.findings_changed |= findings_changed;
+        note(&mut self.noted, &name, &entry);
         self.objects.insert(name, entry);
-        changed.map(Change::Applied)
+        changed
     }
 
     // What cannot be read or is refused leaves the last good content; `None`: nobody wants it.
@@ -214,6 +220,21 @@ impl Known {
 fn mesh_document(config_map: &Value) -> Option<Arc<Value>> {
     let text = config_map.pointer("/data/mesh").and_then(Value::as_str)?;
     yaml::document(yaml::Document { lines_before: 0, text }).ok().map(Arc::new)
+}
+
+/// What an entry changes, and whether its findings are others.
+fn difference(before: Option<&Entry>, now: &Entry) -> (Option<Change>, bool) {
+    let object = now.object.as_ref().filter(|object| before.and_then(|before| before.object.as_ref()) != Some(object));
+    let findings_changed = before.map_or(&[][..], Entry::findings) != now.findings();
+    (object.cloned().map(Change::Applied), findings_changed)
+}
+
+fn note(noted: &mut BTreeSet<Name>, name: &Name, entry: &Entry) {
+    if entry.findings.is_none() {
+        noted.remove(name);
+    } else {
+        noted.insert(name.clone());
+    }
 }
 
 impl Entry {
