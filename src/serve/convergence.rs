@@ -12,6 +12,8 @@ use crate::{api::ObjectKey, xds::ledger::Observer};
 
 /// How many changes are remembered.
 const REMEMBERED: usize = 256;
+/// How many of a change's objects are named.
+pub(super) const NAMED: usize = 20;
 
 /// The recent changes and who has acknowledged them.
 #[derive(Debug)]
@@ -79,7 +81,7 @@ impl Convergence {
         }
         let record = Record {
             change,
-            objects: objects.iter().take(20).map(ToString::to_string).collect(),
+            objects: objects.iter().take(NAMED).map(ToString::to_string).collect(),
             seen_unix_ms: seen.as_millisecond(),
             published_unix_ms: now.as_millisecond(),
             last_ack_unix_ms: proxies.is_empty().then(|| now.as_millisecond()),

@@ -96,9 +96,9 @@ impl PipelineMetrics {
     }
 
     /// Counts a batch of objects that became a world, `since` its first change.
-    pub(super) fn count_published(&self, keys: &[ObjectKey], making: Duration, since: Duration) {
-        for key in keys {
-            let trigger = match key.kind {
+    pub(super) fn count_published(&self, kinds: &[Kind], making: Duration, since: Duration) {
+        for kind in kinds {
+            let trigger = match kind {
                 Kind::EndpointSlice | Kind::Pod | Kind::Node | Kind::WorkloadEntry => "endpoint",
                 Kind::Service => "service",
                 Kind::Namespace => "namespace",
@@ -161,8 +161,8 @@ mod tests {
     #[test]
     fn a_batch_is_told_by_what_changed() {
         let metrics = PipelineMetrics::register(&mut Registry::default(), Translations::default());
-        let keys = [Kind::Pod, Kind::EndpointSlice, Kind::Gateway].map(key);
-        metrics.count_published(&keys, Duration::from_millis(1), Duration::from_millis(20));
+        let kinds = [Kind::Pod, Kind::EndpointSlice, Kind::Gateway];
+        metrics.count_published(&kinds, Duration::from_millis(1), Duration::from_millis(20));
         let triggered = |what: &str| metrics.triggers.get_or_create(&[("type", what.into())]).get();
         assert_eq!((triggered("endpoint"), triggered("config"), triggered("service")), (2, 1, 0));
     }

@@ -11,13 +11,13 @@ use tokio::{
 use tokio_stream::{Stream, StreamExt};
 
 use super::{
-    convergence::Convergence,
+    convergence::{Convergence, NAMED},
     diagnostics::{Finder, Standing},
     metrics::PipelineMetrics,
     readiness::Readiness,
 };
 use crate::{
-    api::{Object, ObjectKey},
+    api::{Kind, Object, ObjectKey},
     mesh::{engine::Engine, validate, world::World},
     source::{Change, Event, Loss, debounce::Debounce},
     xds::classes::Classes,
@@ -127,19 +127,19 @@ impl Pipeline {
 
     fn publish(&mut self, changes: Vec<Change>, since: Instant) {
         let started = Instant::now();
-        let batch: Vec<(ObjectKey, Option<Arc<Object>>)> = changes.into_iter().map(keyed).collect();
-        let keys: Vec<ObjectKey> = batch.iter().map(|(key, _)| key.clone()).collect();
-        let applied = self.engine.apply(batch);
+        let kinds: Vec<Kind> = changes.iter().map(|change| change.key().kind).collect();
+        let named: Vec<ObjectKey> = changes.iter().take(NAMED).map(Change::key).cloned().collect();
+        let applied = self.engine.apply(changes.into_iter().map(keyed));
         let making = started.elapsed();
         let world = applied.world;
         let generation = world.generation;
         let now = Timestamp::now();
         let seen = now.checked_sub(since.elapsed()).unwrap_or(now);
         let published = self.classes.prepare(Arc::clone(&world), &applied.touched);
-        self.metrics.count_batch(keys.len(), applied.recomputed, &published, started.elapsed());
+        self.metrics.count_batch(kinds.len(), applied.recomputed, &published, started.elapsed());
         // Convergence is told before the sessions are, else an ACK could come first.
-        self.convergence.published(generation, &keys, seen, now, published.proxies());
-        self.metrics.count_published(&keys, making, since.elapsed());
+        self.convergence.published(generation, &named, seen, now, published.proxies());
+        self.metrics.count_published(&kinds, making, since.elapsed());
         published.send();
         self.worlds.send_replace(Arc::clone(&world));
         // Findings cost what the whole mesh costs: proxies do not wait for them.

@@ -4,8 +4,9 @@
 //! (`PILOT_DEBOUNCE_AFTER`), but not for ever (`PILOT_DEBOUNCE_MAX`), as with istiod. The two do not wait for each
 //! other, but for what came in one step: a backend that goes must keep its endpoints until its routes are gone too.
 
-use std::time::Duration;
+use std::{mem, time::Duration};
 
+use rustc_hash::FxHashSet;
 use tokio::time::Instant;
 
 use super::Change;
@@ -52,9 +53,13 @@ impl Debounce {
     /// Takes changes that came at `now`.
     pub fn push(&mut self, changes: Vec<Change>, now: Instant) {
         let endpoints_alone = changes.iter().all(is_endpoint);
+        // An object's newer state must not overtake an older one that waits.
+        let held_back: FxHashSet<ObjectKey> = match endpoints_alone {
+            true => self.others.changes.iter().filter(|waiting| is_endpoint(waiting)).map(Change::key).cloned().collect(),
+            false => FxHashSet::default(),
+        };
         for change in changes {
-            // An object's newer state must not overtake an older one that waits.
-            let ahead = endpoints_alone && !self.others.changes.iter().any(|waiting| key(waiting) == key(&change));
+            let ahead = endpoints_alone && !held_back.contains(change.key());
             let waiting = if ahead { &mut self.endpoints } else { &mut self.others };
             waiting.changes.push(change);
             waiting.since = Some((waiting.since.map_or(now, |(first, _)| first), now));
@@ -76,7 +81,11 @@ impl Debounce {
         {
             let Some((first, _)) = waiting.since.take() else { continue };
             let (changes, since) = taken.get_or_insert((Vec::new(), first));
-            changes.append(&mut waiting.changes);
+            // No room is kept: the first batch is all that there is, and never comes again.
+            match changes.is_empty() {
+                true => *changes = mem::take(&mut waiting.changes),
+                false => changes.extend(mem::take(&mut waiting.changes)),
+            }
             *since = first.min(*since);
         }
         taken
@@ -98,14 +107,7 @@ impl Debounce {
 }
 
 fn is_endpoint(change: &Change) -> bool {
-    matches!(key(change).kind, Kind::EndpointSlice | Kind::Pod)
-}
-
-fn key(change: &Change) -> &ObjectKey {
-    match change {
-        Change::Applied(object) => &object.key,
-        Change::Deleted(key) => key,
-    }
+    matches!(change.key().kind, Kind::EndpointSlice | Kind::Pod)
 }
 
 #[cfg(test)]

@@ -64,3 +64,13 @@ pub enum Loss {
     /// Proxies are better served elsewhere, so this control plane is not ready while that lasts.
     Untrusted,
 }
+
+impl Change {
+    /// The object that changed.
+    pub fn key(&self) -> &ObjectKey {
+        match self {
+            Self::Applied(object) => &object.key,
+            Self::Deleted(key) => key,
+        }
+    }
+}

@@ -12,7 +12,10 @@ impl<T> Default for Marks<T> {
 
 impl<T: Ord> Marks<T> {
     pub(super) fn insert(&mut self, thing: T) {
-        self.0.push(thing);
+        // What comes in order, as pods do, marks one service again and again.
+        if self.0.last() != Some(&thing) {
+            self.0.push(thing);
+        }
     }
 
     /// Takes all that is marked: each thing once, in order. Nothing is marked then.
@@ -24,9 +27,9 @@ impl<T: Ord> Marks<T> {
     }
 }
 
-impl<T> Extend<T> for Marks<T> {
+impl<T: Ord> Extend<T> for Marks<T> {
     fn extend<I: IntoIterator<Item = T>>(&mut self, things: I) {
-        self.0.extend(things);
+        things.into_iter().for_each(|thing| self.insert(thing));
     }
 }
 
