@@ -1,6 +1,6 @@
 //! Kubernetes' own kinds, slim: only the fields that are read are kept.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use smol_str::SmolStr;
 
@@ -91,11 +91,11 @@ pub struct Pod {
     /// `spec.hostNetwork`
     pub host_network: bool,
     /// `status.podIPs`, or `status.podIP`.
-    pub ips: Vec<IpAddr>,
+    pub ips: Arc<[IpAddr]>,
     /// `status.phase`
     pub phase: SmolStr,
-    /// Named container ports: `(name, number)`.
-    pub ports: Vec<(SmolStr, u16)>,
+    /// Named container ports: `(name, number)`. Shared: pods of one ReplicaSet mostly have the same.
+    pub ports: Arc<[(SmolStr, u16)]>,
     /// The first owner's name, without the hash of a ReplicaSet, for the workload's name; empty when there is none.
     pub owner: SmolStr,
 }

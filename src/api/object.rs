@@ -58,8 +58,8 @@ pub struct ObjectKey {
 pub struct Metadata {
     /// `metadata.labels`. Shared: pods of one ReplicaSet mostly have the same.
     pub labels: Arc<Labels>,
-    /// `metadata.annotations`
-    pub annotations: Labels,
+    /// `metadata.annotations`, shared likewise.
+    pub annotations: Arc<Labels>,
     /// `metadata.creationTimestamp` in Unix seconds; 0 when absent. Istio's tie-break is by second.
     pub created: i64,
     /// `metadata.generation`; 0 when absent.

@@ -167,7 +167,7 @@ fn declared(arguments: &Arguments, world: &World) -> anyhow::Result<Proxy> {
     let kind = if gateway { ProxyKind::Gateway } else { ProxyKind::Sidecar };
     Ok(Proxy {
         service_account: pod.service_account.clone(),
-        ips: pod.ips.clone(),
+        ips: pod.ips.to_vec(),
         labels: Arc::clone(&pod.labels),
         cluster: arguments.cluster_id.as_str().into(),
         node: pod.node.clone(),
@@ -177,7 +177,7 @@ fn declared(arguments: &Arguments, world: &World) -> anyhow::Result<Proxy> {
             Build::Istio => Flavour::Istio,
         },
         dns_domain: format!("{namespace}.svc.{}", arguments.domain).into(),
-        pod_ports: pod.ports.clone(),
+        pod_ports: pod.ports.to_vec(),
         ..Proxy::new(kind, &arguments.proxy)
     })
 }

@@ -42,7 +42,7 @@ use self::{
     store::{Id, Store},
 };
 use super::{
-    model::{Endpoint, EndpointAddress, EndpointSet, Hostname, Service, ServiceKey, SpiffeId},
+    model::{Endpoint, EndpointAddress, EndpointSet, Hostname, Service, ServiceKey, SpiffeId, Workload},
     policy::mtls,
     world::{NamedKey, Touched, World},
 };
@@ -218,7 +218,7 @@ impl Engine {
     fn derive_workloads(&mut self, world: &mut World, dirty: &mut Dirty) {
         for key in dirty.workloads.take() {
             dirty.recomputed += 1;
-            let new = workloads::derive(&self.store, &key);
+            let new = workloads::derive(&self.store, &key).map(|new| self.share_locality(world, new));
             let old = world.workloads.get(&key);
             let slices = self.slice_pods.readers_of(&key);
             let services = slices.flat_map(|slice| self.slices.read_by(slice));
@@ -238,6 +238,15 @@ impl Engine {
                 None => _ = world.workloads.remove(&key),
             }
         }
+    }
+
+    /// Pods of one node mostly have one locality: it is kept once.
+    fn share_locality(&self, world: &World, mut workload: Workload) -> Workload {
+        let neighbour = self.pods_on.get(&workload.node).and_then(BTreeSet::first).and_then(|pod| world.workloads.get(pod));
+        if let Some(neighbour) = neighbour.filter(|neighbour| neighbour.locality == workload.locality) {
+            workload.locality = Arc::clone(&neighbour.locality);
+        }
+        workload
     }
 
     fn derive_definitions(&mut self, world: &mut World, dirty: &mut Dirty) {

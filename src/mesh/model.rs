@@ -7,6 +7,7 @@ use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use smol_str::{SmolStr, format_smolstr};
 
+use crate::api::Kind;
 pub use crate::api::{Labels, ObjectKey};
 
 /// A DNS name, perhaps with a leading wildcard (`*.example.com`, `*`), in lower case.
@@ -242,8 +243,8 @@ pub struct Endpoint {
 pub struct Backend {
     /// Labels of the workload; subsets select by them.
     pub labels: Arc<Labels>,
-    /// Where it runs.
-    pub locality: Locality,
+    /// Where it runs; mostly shared with the others on its node.
+    pub locality: Arc<Locality>,
     /// The network it is in; empty: the only one.
     pub network: SmolStr,
     /// The cluster it is in.
@@ -294,17 +295,21 @@ pub struct Workload {
     /// Service account.
     pub service_account: SmolStr,
     /// All its addresses.
-    pub ips: Vec<IpAddr>,
+    pub ips: Arc<[IpAddr]>,
     /// Node name.
     pub node: SmolStr,
-    /// From the node's labels or the pod's.
-    pub locality: Locality,
+    /// From the node's labels or the pod's; mostly shared with the others on its node.
+    pub locality: Arc<Locality>,
     /// `metadata.uid`
     pub uid: SmolStr,
     /// Named container ports: `(name, number)`.
-    pub ports: Vec<(SmolStr, u16)>,
-    /// The object it came from.
-    pub origin: Origin,
+    pub ports: Arc<[(SmolStr, u16)]>,
+    /// The kind of the object it came from: Pod or WorkloadEntry.
+    pub kind: Kind,
+    /// The cluster of that object.
+    pub cluster: SmolStr,
+    /// `metadata.generation` of that object.
+    pub generation: i64,
 }
 
 /// Sidecar or gateway.

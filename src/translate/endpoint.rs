@@ -122,7 +122,7 @@ fn by_locality<'a>(endpoints: impl Iterator<Item = &'a Endpoint>, keep_mtls: boo
     let mut localities: Vec<wire::Group<'a>> = Vec::new();
     for endpoint in endpoints {
         let marked = (endpoint, keep_mtls && endpoint.mtls);
-        match localities.iter_mut().find(|(locality, _)| **locality == endpoint.backend.locality) {
+        match localities.iter_mut().find(|(locality, _)| **locality == *endpoint.backend.locality) {
             Some((_, endpoints)) => endpoints.push(marked),
             None => localities.push((&endpoint.backend.locality, vec![marked])),
         }

@@ -127,16 +127,11 @@ pub(super) fn pod(document: &Fields<'_>, metadata: &Metadata) -> Pod {
     document.with("status", |node| {
         let status = node.fields()?;
         pod.phase = status.get("phase");
-        pod.ips = status.get::<Vec<PodIp>>("podIPs").into_iter().filter_map(|PodIp(ip)| ip).collect();
-        if pod.ips.is_empty() {
-            pod.ips.extend(status.with("podIP", ip));
-        }
+        let ips: Vec<IpAddr> = status.get::<Vec<PodIp>>("podIPs").into_iter().filter_map(|PodIp(ip)| ip).collect();
+        pod.ips = if ips.is_empty() { status.with("podIP", ip).into_iter().collect() } else { ips.into() };
         Some(())
     });
     pod.owner = document.with("metadata", |node| owner(node, metadata)).unwrap_or_default();
-    // There are many pods, and they stay.
-    pod.ips.shrink_to_fit();
-    pod.ports.shrink_to_fit();
     pod
 }
 

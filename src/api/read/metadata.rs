@@ -81,7 +81,7 @@ impl Read for Named {
         }
         let metadata = Metadata {
             labels: Arc::new(fields.get("labels")),
-            annotations: fields.get("annotations"),
+            annotations: Arc::new(fields.get("annotations")),
             created: fields.with("creationTimestamp", seconds).unwrap_or_default(),
             generation: fields.get("generation"),
             uid: fields.get("uid"),

@@ -243,7 +243,7 @@ status: {phase: Running, podIP: 10.1.0.1}
     assert!(ready.ready && ready.serving && !ready.terminating);
     let Spec::Pod(pod) = &pod.spec else { panic!() };
     assert_eq!((pod.owner.as_str(), pod.service_account.as_str(), pod.phase.as_str()), ("reviews-v1", "bookinfo", "Running"));
-    assert_eq!(pod.ports, [("web".into(), 9080)]);
+    assert_eq!(pod.ports[..], [("web".into(), 9080)]);
     assert_eq!(pod.ips.len(), 1);
 }
 

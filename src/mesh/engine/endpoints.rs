@@ -13,8 +13,8 @@ use crate::{
     api::{Kind, Labels, Object, Spec, istio, kubernetes},
     mesh::{
         model::{
-            Backend, Endpoint, EndpointAddress, EndpointSet, Health, Locality, MtlsMode, Registry, Resolution, Service, ServicePort,
-            SpiffeId, TargetPort, Workload,
+            Backend, Endpoint, EndpointAddress, EndpointSet, Health, MtlsMode, Registry, Resolution, Service, ServicePort, SpiffeId,
+            TargetPort, Workload,
         },
         policy::mtls,
         world::World,
@@ -103,7 +103,7 @@ impl<'t> Tables<'t> {
     fn of_pod(&self, object: &Object, pod: &Workload, node: &SmolStr) -> Backend {
         Backend {
             labels: Arc::clone(&pod.labels),
-            locality: pod.locality.clone(),
+            locality: Arc::clone(&pod.locality),
             network: pod.labels.get("topology.istio.io/network").cloned().unwrap_or_default(),
             node: if pod.node.is_empty() { node.clone() } else { pod.node.clone() },
             identity: Some(self.identity(&pod.namespace, &pod.service_account)),
@@ -124,7 +124,7 @@ impl<'t> Tables<'t> {
 
     /// The owner's name, else the pod's.
     fn workload_name(&self, workload: &Workload) -> SmolStr {
-        let pod = self.store.spec(&Id::from(&workload.origin.object), |spec| match spec {
+        let pod = self.store.spec(&Id::new(workload.kind, &workload.namespace, &workload.name), |spec| match spec {
             Spec::Pod(pod) => Some(&**pod),
             _ => None,
         });
@@ -166,16 +166,18 @@ impl<'t> Tables<'t> {
     /// Pods and WorkloadEntries that a ServiceEntry's `workloadSelector` selects.
     fn selected(&self, service: &Service) -> Vec<(u16, Endpoint)> {
         let mut found = Vec::new();
-        for object in self.store.selectable_in(Kind::WorkloadEntry, &service.namespace) {
+        for object in self.store.entries_in(&service.namespace) {
             let Spec::WorkloadEntry(entry) = &object.spec else { continue };
             let labels = entry_labels(object, entry);
             if selects(&service.selector, &labels) {
                 found.extend(self.of_entry(service, object, entry, Arc::new(labels), &object.key.name));
             }
         }
-        for object in self.store.selectable_in(Kind::Pod, &service.namespace) {
-            let pod = self.world.workloads.get(&(object.key.namespace.clone(), object.key.name.clone()));
-            if let Some(pod) = pod.filter(|pod| selects(&service.selector, &pod.labels)) {
+        let first = (service.namespace.clone(), SmolStr::default());
+        let of_namespace = self.world.workloads.range(first..).take_while(|((namespace, _), _)| *namespace == service.namespace);
+        let selected = of_namespace.filter(|(_, pod)| pod.kind == Kind::Pod && selects(&service.selector, &pod.labels));
+        for ((namespace, name), pod) in selected {
+            if let Some(object) = self.store.get(&Id::new(Kind::Pod, namespace, name)) {
                 found.extend(self.of_selected_pod(service, object, pod));
             }
         }
@@ -208,7 +210,7 @@ impl<'t> Tables<'t> {
             None => !entry.service_account.is_empty(),
         };
         let backend = Arc::new(Backend {
-            locality: locality(&entry.locality, '/'),
+            locality: locality(&entry.locality, '/').into(),
             network: entry.network.clone(),
             weight: entry.weight.max(1),
             identity: (!entry.service_account.is_empty()).then(|| self.identity(namespace, &entry.service_account)),
@@ -287,7 +289,7 @@ fn target_number(port: &ServicePort) -> u16 {
 fn blank(object: &Object, health: Health) -> Backend {
     Backend {
         labels: Arc::default(),
-        locality: Locality::default(),
+        locality: Arc::default(),
         network: SmolStr::default(),
         cluster: object.key.cluster.clone(),
         node: SmolStr::default(),

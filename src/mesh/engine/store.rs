@@ -37,15 +37,15 @@ impl From<&ObjectKey> for Id {
 #[derive(Debug, Default)]
 pub(super) struct Store {
     objects: FxHashMap<Id, Named>,
-    /// Names of those that labels can select, by kind and namespace.
-    selectable: FxHashMap<(Kind, SmolStr), FxHashSet<SmolStr>>,
+    /// Names of WorkloadEntries by namespace.
+    entries: FxHashMap<SmolStr, FxHashSet<SmolStr>>,
 }
 
 /// The objects of one name by cluster; mostly there is one, which then costs no table.
 #[derive(Debug)]
 enum Named {
     One(Arc<Object>),
-    Several(BTreeMap<SmolStr, Arc<Object>>),
+    Several(Box<BTreeMap<SmolStr, Arc<Object>>>),
 }
 
 impl Store {
@@ -53,8 +53,8 @@ impl Store {
     pub(super) fn put(&mut self, key: &ObjectKey, object: Option<Arc<Object>>) -> bool {
         let id = Id::from(key);
         let Some(object) = object else { return self.remove(id, &key.cluster) };
-        if is_selectable(id.kind) {
-            self.selectable.entry((id.kind, id.namespace.clone())).or_default().insert(id.name.clone());
+        if id.kind == Kind::WorkloadEntry {
+            self.entries.entry(id.namespace.clone()).or_default().insert(id.name.clone());
         }
         match self.objects.entry(id) {
             Entry::Vacant(vacant) => _ = vacant.insert(Named::One(object)),
@@ -87,13 +87,15 @@ impl Store {
         };
         if left == 0 {
             let (id, _) = named.remove_entry();
-            self.forget_selectable(id);
+            if id.kind == Kind::WorkloadEntry {
+                self.forget_entry(id);
+            }
         }
         true
     }
 
-    fn forget_selectable(&mut self, id: Id) {
-        if let Entry::Occupied(mut names) = self.selectable.entry((id.kind, id.namespace)) {
+    fn forget_entry(&mut self, id: Id) {
+        if let Entry::Occupied(mut names) = self.entries.entry(id.namespace) {
             names.get_mut().remove(&id.name);
             if names.get().is_empty() {
                 names.remove();
@@ -112,10 +114,10 @@ impl Store {
         Some((object, as_kind(&object.spec)?))
     }
 
-    /// All objects of a kind that labels can select (pods, WorkloadEntries) in a namespace; in no order.
-    pub(super) fn selectable_in(&self, kind: Kind, namespace: &SmolStr) -> impl Iterator<Item = &Arc<Object>> {
-        let names = self.selectable.get(&(kind, namespace.clone())).into_iter().flatten();
-        names.filter_map(move |name| self.get(&Id::new(kind, namespace, name)))
+    /// The WorkloadEntries of a namespace; in no order.
+    pub(super) fn entries_in(&self, namespace: &SmolStr) -> impl Iterator<Item = &Arc<Object>> {
+        let names = self.entries.get(namespace).into_iter().flatten();
+        names.filter_map(move |name| self.get(&Id::new(Kind::WorkloadEntry, namespace, name)))
     }
 
     /// The names of all objects; in no order.
@@ -144,13 +146,9 @@ impl Named {
             Self::One(one) if one.key.cluster == object.key.cluster => *one = object,
             Self::One(one) => {
                 let both = [Arc::clone(one), object].map(|object| (object.key.cluster.clone(), object));
-                *self = Self::Several(BTreeMap::from(both));
+                *self = Self::Several(Box::new(BTreeMap::from(both)));
             }
             Self::Several(objects) => _ = objects.insert(object.key.cluster.clone(), object),
         }
     }
-}
-
-fn is_selectable(kind: Kind) -> bool {
-    matches!(kind, Kind::Pod | Kind::WorkloadEntry)
 }

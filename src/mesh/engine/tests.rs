@@ -48,7 +48,7 @@ pub(super) fn external_name(namespace: &str, name: &str, target: &str) -> Change
 }
 
 pub(super) fn pod(namespace: &str, name: &str, ip: &str, labels: &[(&str, &str)]) -> Change {
-    let spec = Pod { service_account: "runner".into(), node: "n1".into(), ips: vec![ip.parse().unwrap()], ..Default::default() };
+    let spec = Pod { service_account: "runner".into(), node: "n1".into(), ips: [ip.parse().unwrap()].into(), ..Default::default() };
     object(Kind::Pod, namespace, name, labels, Spec::Pod(Arc::new(spec)))
 }
 

@@ -4,10 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use smol_str::SmolStr;
 
-use super::{
-    services::origin,
-    store::{Id, Store},
-};
+use super::store::{Id, Store};
 use crate::{
     api::{Kind, Labels, Object, Spec, istio, kubernetes},
     mesh::{
@@ -43,14 +40,16 @@ fn of_pod(store: &Store, object: &Object, pod: &kubernetes::Pod) -> Workload {
         name: object.key.name.clone(),
         namespace: object.key.namespace.clone(),
         labels: Arc::clone(&object.metadata.labels),
-        annotations: Arc::new(object.metadata.annotations.clone()),
+        annotations: Arc::clone(&object.metadata.annotations),
         service_account: if pod.service_account.is_empty() { "default".into() } else { pod.service_account.clone() },
-        ips: pod.ips.clone(),
+        ips: Arc::clone(&pod.ips),
         node: pod.node.clone(),
-        locality: pod_locality(store, &object.metadata.labels, &pod.node),
+        locality: pod_locality(store, &object.metadata.labels, &pod.node).into(),
         uid: object.metadata.uid.clone(),
-        ports: pod.ports.clone(),
-        origin: origin(object),
+        ports: Arc::clone(&pod.ports),
+        kind: object.key.kind,
+        cluster: object.key.cluster.clone(),
+        generation: object.metadata.generation,
     }
 }
 
@@ -86,14 +85,16 @@ fn of_entry(object: &Object, entry: &istio::WorkloadEntry) -> Workload {
         name: object.key.name.clone(),
         namespace: object.key.namespace.clone(),
         labels: Arc::new(entry_labels(object, entry)),
-        annotations: Arc::new(object.metadata.annotations.clone()),
+        annotations: Arc::clone(&object.metadata.annotations),
         service_account: entry.service_account.clone(),
         ips: entry.address.parse::<IpAddr>().into_iter().collect(),
         node: SmolStr::default(),
-        locality: locality(&entry.locality, '/'),
+        locality: locality(&entry.locality, '/').into(),
         uid: object.metadata.uid.clone(),
-        ports: entry.ports.clone(),
-        origin: origin(object),
+        ports: entry.ports.as_slice().into(),
+        kind: object.key.kind,
+        cluster: object.key.cluster.clone(),
+        generation: object.metadata.generation,
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{
     api::Kind,
     mesh::{
         engine::selects,
-        model::{EndpointAddress, EndpointSet, Proxy, Registry, Service, ServiceKey, ServicePort, TargetPort},
+        model::{EndpointAddress, EndpointSet, Locality, Proxy, Registry, Service, ServiceKey, ServicePort, TargetPort},
         world::World,
     },
 };
@@ -27,16 +27,16 @@ pub fn resolve_proxy(world: &World, declared: &Proxy) -> Proxy {
     let mut proxy = declared.clone();
     let Some((name, namespace)) = declared.id.rsplit_once('.') else { return proxy };
     let found = world.workloads.get(&(namespace.into(), name.into()));
-    let Some(pod) = found.filter(|workload| workload.origin.object.kind == Kind::Pod) else { return proxy };
+    let Some(pod) = found.filter(|workload| workload.kind == Kind::Pod) else { return proxy };
     proxy.labels = Arc::clone(&pod.labels);
     if !pod.locality.is_empty() {
-        proxy.locality = pod.locality.clone();
+        proxy.locality = Locality::clone(&pod.locality);
     }
     if !pod.node.is_empty() {
         proxy.node = pod.node.clone();
     }
     if !pod.ports.is_empty() {
-        proxy.pod_ports = pod.ports.clone();
+        proxy.pod_ports = pod.ports.to_vec();
     }
     if proxy.service_account.is_empty() {
         proxy.service_account = pod.service_account.clone();

@@ -1,6 +1,6 @@
-//! Keeps once what many objects have in common: the labels of a ReplicaSet's pods, the names of nodes.
+//! Keeps once what many objects have in common: labels and ports of a ReplicaSet's pods, the names of nodes.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, hash::Hash, sync::Arc};
 
 use smol_str::SmolStr;
 
@@ -15,6 +15,7 @@ const FEW: usize = 1_024;
 #[derive(Debug, Default)]
 pub(super) struct Interned {
     labels: HashSet<Arc<Labels>>,
+    ports: HashSet<Arc<[(SmolStr, u16)]>>,
     texts: HashSet<SmolStr>,
     after_last: usize,
 }
@@ -24,14 +25,13 @@ impl Interned {
     pub(super) fn share(&mut self, mut object: Arc<Object>) -> Arc<Object> {
         let Some(own) = Arc::get_mut(&mut object) else { return object };
         if let Some(metadata) = Arc::get_mut(&mut own.metadata) {
-            match self.labels.get(&metadata.labels) {
-                Some(labels) => metadata.labels = Arc::clone(labels),
-                None => _ = self.labels.insert(Arc::clone(&metadata.labels)),
-            }
+            share(&mut self.labels, &mut metadata.labels);
+            share(&mut self.labels, &mut metadata.annotations);
         }
         match &mut own.spec {
             Spec::Pod(pod) => {
-                let Some(Pod { node, owner, service_account, .. }) = Arc::get_mut(pod) else { return object };
+                let Some(Pod { node, owner, service_account, ports, .. }) = Arc::get_mut(pod) else { return object };
+                share(&mut self.ports, ports);
                 for text in [node, owner, service_account] {
                     self.share_text(text);
                 }
@@ -48,24 +48,32 @@ impl Interned {
     }
 
     fn share_text(&mut self, text: &mut SmolStr) {
-        if text.len() <= IN_PLACE {
-            return;
-        }
-        match self.texts.get(text) {
-            Some(known) => *text = known.clone(),
-            None => _ = self.texts.insert(text.clone()),
+        if text.len() > IN_PLACE {
+            share(&mut self.texts, text);
         }
     }
 
     // Whether somebody has a text cannot be asked: they are all let go, and those in use come back with the next object.
     fn tidy(&mut self) {
-        if self.labels.len() + self.texts.len() <= FEW.max(2 * self.after_last) {
+        if self.len() <= FEW.max(2 * self.after_last) {
             return;
         }
         self.labels.retain(|labels| Arc::strong_count(labels) > 1);
+        self.ports.retain(|ports| Arc::strong_count(ports) > 1);
         if self.texts.len() > FEW.max(self.labels.len()) {
             self.texts.clear();
         }
-        self.after_last = self.labels.len() + self.texts.len();
+        self.after_last = self.len();
+    }
+
+    fn len(&self) -> usize {
+        self.labels.len() + self.ports.len() + self.texts.len()
+    }
+}
+
+fn share<T: Clone + Eq + Hash>(known: &mut HashSet<T>, value: &mut T) {
+    match known.get(value) {
+        Some(same) => *value = same.clone(),
+        None => _ = known.insert(value.clone()),
     }
 }

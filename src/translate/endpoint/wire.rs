@@ -148,7 +148,7 @@ mod tests {
             mtls: true,
             backend: Arc::new(Backend {
                 labels: Arc::new(Labels::from([("app".into(), "reviews".into()), ("version".into(), "v1".repeat(70).into())])),
-                locality: Locality::default(),
+                locality: Arc::default(),
                 network: SmolStr::default(),
                 cluster: "Kubernetes".into(),
                 node: SmolStr::default(),

@@ -21,11 +21,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{
-    api::{Kind, ObjectKey},
-    identity::local_issuer::LocalIssuer,
-    mesh::model::{Locality, Origin, Workload},
-};
+use crate::{api::Kind, identity::local_issuer::LocalIssuer, mesh::model::Workload};
 
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
@@ -151,15 +147,14 @@ fn world(pods: &[(&str, &str, &str)]) -> Arc<World> {
             labels: Arc::default(),
             annotations: Arc::default(),
             service_account: (*account).into(),
-            ips: Vec::new(),
+            ips: Arc::default(),
             node: SmolStr::default(),
-            locality: Locality::default(),
+            locality: Arc::default(),
             uid: (*uid).into(),
-            ports: Vec::new(),
-            origin: Origin {
-                object: ObjectKey { cluster: "Kubernetes".into(), kind: Kind::Pod, namespace: "shop".into(), name: (*name).into() },
-                generation: 0,
-            },
+            ports: Arc::default(),
+            kind: Kind::Pod,
+            cluster: "Kubernetes".into(),
+            generation: 0,
         };
         (("shop".into(), (*name).into()), Arc::new(workload))
     });

@@ -125,7 +125,7 @@ fn our_line(endpoint: &Endpoint) -> String {
         EndpointAddress::Host(name) => (name.to_string(), endpoint.port),
         EndpointAddress::Pipe(path) => (path.to_string(), 0),
     };
-    let Locality { region, zone, subzone } = &endpoint.backend.locality;
+    let Locality { region, zone, subzone } = &*endpoint.backend.locality;
     format!(
         "{address} {port} {} {} {} {};{} {region}/{zone}/{subzone}",
         endpoint.backend.health == Health::Healthy,
