@@ -16,7 +16,7 @@ pub struct Service {
     /// `spec.clusterIP: None`
     pub headless: bool,
     /// `spec.selector`
-    pub selector: Labels,
+    pub selector: Arc<Labels>,
     /// `spec.ports`
     pub ports: Vec<ServicePort>,
     /// `spec.publishNotReadyAddresses`

@@ -56,9 +56,9 @@ pub struct Engine {
     world: Arc<World>,
     definitions: Definitions,
     /// EndpointSlices and the service they belong to.
-    slices: Links<Id, NamedKey>,
-    /// EndpointSlices and the pods they name.
-    slice_pods: Links<Id, NamedKey>,
+    slices: Links<Arc<Id>, NamedKey>,
+    /// EndpointSlices and the pods they name, which are many.
+    slice_pods: Links<Arc<Id>, NamedKey>,
     /// Pods by the node that they run on, which their workload names.
     pods_on: BTreeMap<SmolStr, BTreeSet<NamedKey>>,
     routes: RouteLinks,
@@ -210,8 +210,9 @@ impl Engine {
         let now: Vec<NamedKey> = slice.iter().map(|(_, slice)| (id.namespace.clone(), slice.service.clone())).collect();
         let pods = slice.iter().flat_map(|(_, slice)| slice.endpoints.iter().filter_map(|endpoint| endpoint.pod.clone()));
         services.extend(now.iter().cloned());
-        self.slice_pods.set(id, pods);
-        self.slices.set(id, now);
+        let shared = Arc::new(id.clone());
+        self.slice_pods.set(&shared, pods);
+        self.slices.set(&shared, now);
         dirty.endpoints.extend(services.iter().map(|service| kubernetes_key(service, world)));
     }
 
@@ -292,7 +293,7 @@ impl Engine {
         let tables = Tables::new(&self.store, world);
         endpoints::gather(self.definitions.of(key).flat_map(|service| {
             let named = (service.namespace.clone(), service.name.clone());
-            tables.endpoints(service, self.slices.readers_of(&named).collect::<Vec<_>>())
+            tables.endpoints(service, self.slices.readers_of(&named).map(|slice| &**slice).collect::<Vec<_>>())
         }))
     }
 

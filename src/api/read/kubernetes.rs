@@ -1,6 +1,6 @@
 //! Reads Kubernetes' own kinds. They have many fields more than are read here, so unknown ones are passed over.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use serde_json::Value;
 use smol_str::SmolStr;
@@ -23,7 +23,7 @@ impl Read for Service {
             external_name: external.then(|| spec.get("externalName")),
             headless: addresses.iter().any(|address| address == "None"),
             cluster_ips: cluster_ips(&spec, &addresses),
-            selector: spec.get("selector"),
+            selector: Arc::new(spec.get("selector")),
             ports: spec.get("ports"),
             publish_not_ready_addresses: spec.get("publishNotReadyAddresses"),
             internal_traffic_local: spec.get::<SmolStr>("internalTrafficPolicy") == "Local",

@@ -1,6 +1,7 @@
 //! A two-way index: which things a thing was made from, and what was made from a thing.
 
 use std::{
+    borrow::Borrow,
     collections::{BTreeSet, hash_map::Entry},
     hash::Hash,
 };
@@ -51,7 +52,10 @@ impl<A: Ord + Hash + Clone, B: Ord + Hash + Clone> Links<A, B> {
     }
 
     /// What `a` reads.
-    pub(super) fn read_by(&self, a: &A) -> impl Iterator<Item = &B> {
+    pub(super) fn read_by<Q: Hash + Eq>(&self, a: &Q) -> impl Iterator<Item = &B>
+    where
+        A: Borrow<Q>,
+    {
         self.forward.get(a).into_iter().flat_map(OneOrMore::iter)
     }
 

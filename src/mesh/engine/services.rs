@@ -49,7 +49,7 @@ fn of_kubernetes(object: &Object, spec: &kubernetes::Service, mesh: &MeshConfig)
         external_name: spec.external_name.as_ref().map(Hostname::new),
         export_to: annotated_visibility(&object.metadata, mesh, namespace),
         service_accounts: annotated_accounts(&object.metadata, mesh, namespace),
-        selector: Arc::new(spec.selector.clone()),
+        selector: Arc::clone(&spec.selector),
         publish_not_ready: spec.publish_not_ready_addresses,
         node_local: spec.internal_traffic_local,
         ..blank(object, Registry::Kubernetes)

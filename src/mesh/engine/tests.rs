@@ -38,7 +38,7 @@ pub(super) fn node(name: &str, region: &str) -> Change {
 
 pub(super) fn service(namespace: &str, name: &str, port: u16) -> Change {
     let ports = vec![KubernetesPort { name: "http".into(), port, ..Default::default() }];
-    let spec = KubernetesService { ports, selector: labels_of(&[("app", name)]), ..Default::default() };
+    let spec = KubernetesService { ports, selector: labels_of(&[("app", name)]).into(), ..Default::default() };
     object(Kind::Service, namespace, name, &[], Spec::Service(Arc::new(spec)))
 }
 

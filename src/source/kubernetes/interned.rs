@@ -36,6 +36,11 @@ impl Interned {
                     self.share_text(text);
                 }
             }
+            Spec::Service(service) => {
+                let Some(service) = Arc::get_mut(service) else { return object };
+                service.ports.shrink_to_fit();
+                share(&mut self.labels, &mut service.selector);
+            }
             Spec::EndpointSlice(slice) => {
                 let Some(slice) = Arc::get_mut(slice) else { return object };
                 slice.endpoints.shrink_to_fit();

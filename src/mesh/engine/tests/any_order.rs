@@ -170,7 +170,7 @@ fn with_slice_port(slice: Change, port: u16) -> Change {
 fn selecting_a(service: Change) -> Change {
     with_spec(service, |spec| {
         if let Spec::Service(service) = spec {
-            Arc::make_mut(service).selector = labels_of(&[("app", "a")]);
+            Arc::make_mut(service).selector = labels_of(&[("app", "a")]).into();
         }
     })
 }
