@@ -17,7 +17,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
     process::Command,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, OnceLock},
     task::Poll,
     time::{Duration, Instant},
 };
@@ -32,6 +32,7 @@ use axum::{
 };
 use futures::stream;
 use harness::{http_client::get_text, launch, process::Process};
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -69,7 +70,7 @@ async fn measure(server: Arc<ApiServer>) -> Result<()> {
     until_ready(http).await?;
     let ready = Instant::now();
     let asked = server.asked.get().context("ready without a question")?;
-    let answered = server.answered.lock().unwrap().context("ready without an answer")?;
+    let answered = server.answered.lock().context("ready without an answer")?;
     let cpu = cpu_time(process.id())?;
     println!("first request to ready: {:.2} s", (ready - *asked).as_secs_f64());
     println!("last byte of the lists to ready: {:.2} s", (ready - answered).as_secs_f64());
@@ -214,7 +215,7 @@ impl ApiServer {
         let pieces = stream::poll_fn(move |_| {
             let piece = Some(page.split_to(page.len().min(PIECE))).filter(|piece| !piece.is_empty());
             if piece.is_none() && counts {
-                *self.answered.lock().unwrap() = Some(Instant::now());
+                *self.answered.lock() = Some(Instant::now());
             }
             Poll::Ready(piece.map(Ok::<_, io::Error>))
         });

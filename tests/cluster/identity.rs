@@ -1,6 +1,10 @@
 //! Tokens and the CA change while everything runs.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
@@ -8,14 +12,18 @@ use harness::{
     cluster::{
         Cluster, PATIENCE,
         pods::Pod,
-        shop::{INGRESS, SHOP, SYSTEM, Shop, available},
+        shop::{INGRESS, SHOP, SYSTEM, Shop, account, available},
     },
     process::run,
     tools, wait,
 };
 use serde_json::Value;
+use tokio::time::sleep;
 
 use crate::stage::Measured;
+
+/// For how long pods must have been ready to be believed.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// The key that signs tokens is replaced: the kubelet projects new ones, the old ones are worth nothing, and the mesh
 /// goes on by the new ones. The kubelet is started again for that, which shows every pod as not ready for a moment: load
@@ -31,8 +39,7 @@ pub(crate) async fn projected_tokens_are_rotated(cluster: &Cluster) -> Result<()
     })
     .await?;
     ensure!(key_id(&before[0])? != key_id(&after[0])?, "signed by the same key");
-    available(cluster, SHOP, &["reviews-v1", "reviews-v2", "client"]).await?;
-    available(cluster, INGRESS, &["istio-ingressgateway"]).await?;
+    probed_again(cluster).await?;
     let shop = Shop::find(cluster).await?;
     let measured = Measured::start(&shop, 50).await?;
     // A successor of the control plane never saw the old key: who comes to it with an old token is refused.
@@ -68,6 +75,27 @@ pub(crate) async fn a_new_intermediate_is_taken_without_restart(cluster: &Cluste
     let same = cluster.only_pod(SYSTEM, harness::cluster::shop::ISTIOD).await?;
     ensure!(same.name == istiod.name, "the control plane was replaced");
     measured.expect_no_failures(&shop).await
+}
+
+/// Waits until every pod has stayed ready for a while: a kubelet that was started again shows pods as not ready until it
+/// has probed them, at a time of its own, and kube-proxy refuses connections to a Service whose only pod is one of them.
+async fn probed_again(cluster: &Cluster) -> Result<()> {
+    let (begun, mut since) = (Instant::now(), Instant::now());
+    while since.elapsed() < SETTLED {
+        ensure!(begun.elapsed() < PATIENCE, "no {SETTLED:?} in which all pods were ready:\n{}", account(cluster, INGRESS).await);
+        if !all_are_ready(cluster).await? {
+            since = Instant::now();
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+    Ok(())
+}
+
+async fn all_are_ready(cluster: &Cluster) -> Result<bool> {
+    let list: Value = serde_json::from_str(&cluster.kubectl(&["get", "pods", "--all-namespaces", "-o", "json"]).await?)?;
+    let is_true = |condition: &Value| condition["type"] == "Ready" && condition["status"] == "True";
+    let is_ready = |pod: &Value| pod["status"]["conditions"].as_array().is_some_and(|conditions| conditions.iter().any(is_true));
+    Ok(list["items"].as_array().context("a list of pods")?.iter().all(is_ready))
 }
 
 /// The tokens by which the mesh's proxies say who they are.

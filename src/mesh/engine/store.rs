@@ -43,6 +43,7 @@ pub(super) struct Store {
 
 /// The objects of one name by cluster; mostly there is one, which then costs no table.
 #[derive(Debug)]
+#[expect(clippy::box_collection, reason = "one word for what is rare keeps the entry of every object small")]
 enum Named {
     One(Arc<Object>),
     Several(Box<BTreeMap<SmolStr, Arc<Object>>>),

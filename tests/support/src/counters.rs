@@ -7,8 +7,10 @@ use anyhow::{Result, bail};
 use crate::admin::Admin;
 
 /// Counters of one kind of failure: the suffix of their names, and the response flag they stand for.
+///
+/// Not among them is `upstream_cx_connect_fail`: when a host goes, Envoy closes connections to it that are still being
+/// made and that no request waits for, and counts these too. A request that waited in vain counts as ejected.
 const FAILURES: &[(&str, &str)] = &[
-    (".upstream_cx_connect_fail", "UF: the upstream connection failed"),
     (".upstream_cx_connect_timeout", "UF: the upstream connection timed out"),
     (".upstream_cx_none_healthy", "UH: no healthy upstream"),
     (".upstream_rq_pending_failure_eject", "UF: the connection of a waiting request failed"),
@@ -93,8 +95,16 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_that_nobody_waited_for_is_none() {
+        let attempt = ("cluster.outbound|80||a.upstream_cx_connect_fail", 1);
+        assert!(counters(&[attempt]).failures_since(&counters(&[])).is_empty());
+        let waited = counters(&[attempt, ("cluster.outbound|80||a.upstream_rq_pending_failure_eject", 1)]);
+        assert_eq!(waited.failures_since(&counters(&[])).len(), 1);
+    }
+
+    #[test]
     fn the_stream_to_the_control_plane_may_break() {
-        let after = counters(&[("cluster.xds-grpc.upstream_rq_5xx", 1), ("cluster.xds-grpc.upstream_cx_connect_fail", 4)]);
+        let after = counters(&[("cluster.xds-grpc.upstream_rq_5xx", 1), ("cluster.xds-grpc.upstream_rq_pending_failure_eject", 4)]);
         assert!(after.failures_since(&counters(&[])).is_empty());
     }
 }
