@@ -53,7 +53,7 @@ demo-cluster: ## as root: the same canary on a real Kubernetes node with injecte
 test: ## every test, with real Envoys and a real API server; WALK_STEPS, WALK_SEED set the random walk
 	@scripts/setup-envoy 1.40 1.38
 	@scripts/setup-go-tools kubernetes istio
-	$(call timed,build,cargo build --locked $(PROFILE) --all-targets)
+	$(call timed,build,cargo test --locked $(PROFILE) --no-run)
 	$(call timed,tests,RUST_BACKTRACE=0 cargo test --locked $(PROFILE) --no-fail-fast)
 
 test-cluster: ## as root: the mesh on a real Kubernetes node with real pods; TESTS=<name> runs only some
