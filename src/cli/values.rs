@@ -25,7 +25,8 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
             "us" | "µs" => 1e-6,
             _ => return Err(wrong()),
         };
-        total += Duration::try_from_secs_f64(value * seconds).map_err(|_| wrong())?;
+        let part = Duration::try_from_secs_f64(value * seconds).map_err(|_| wrong())?;
+        total = total.checked_add(part).ok_or_else(wrong)?;
         rest = &rest[unit..];
     }
     (!text.is_empty()).then_some(total).ok_or_else(wrong)
@@ -40,7 +41,7 @@ mod tests {
         assert_eq!(duration("100ms"), Ok(Duration::from_millis(100)));
         assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
         assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
-        for wrong in ["", "5", "ms", "1x", "-1s"] {
+        for wrong in ["", "5", "ms", "1x", "-1s", "18446744073709549568s18446744073709549568s"] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
     }

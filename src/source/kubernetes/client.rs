@@ -41,10 +41,14 @@ pub async fn client(settings: &ClientSettings) -> anyhow::Result<Client> {
     // Every caller here has its own way to wait and try again, and says so.
     config.default_retry = false;
     let burst = settings.burst.max(1);
-    let window = Duration::from_secs_f64(f64::from(burst) / settings.qps.max(0.1));
-    let limit = RateLimitLayer::new(u64::from(burst), window);
+    let limit = RateLimitLayer::new(u64::from(burst), window(burst, settings.qps));
     let builder = ClientBuilder::try_from(config).context("the settings of the API server cannot be used")?;
     Ok(builder.with_layer(&limit).build())
+}
+
+/// In what time `burst` requests may come. A flag can also say 0, `inf` or `NaN`; a window of nothing would panic.
+fn window(burst: u32, qps: f64) -> Duration {
+    Duration::from_secs_f64(f64::from(burst) / qps.max(0.1)).max(Duration::from_nanos(1))
 }
 
 async fn config(settings: &ClientSettings) -> anyhow::Result<Config> {
@@ -78,4 +82,20 @@ fn kubeconfig(settings: &ClientSettings) -> anyhow::Result<Option<Kubeconfig>> {
         });
     }
     Ok(merged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_of_requests_makes_a_limit() {
+        assert_eq!(window(160, 80.0), Duration::from_secs(2));
+        for qps in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::MAX, 0.0] {
+            for burst in [1, u32::MAX] {
+                RateLimitLayer::new(u64::from(burst), window(burst, qps));
+                assert!(window(burst, qps) > Duration::ZERO, "{burst} {qps}");
+            }
+        }
+    }
 }
