@@ -1,15 +1,20 @@
 //! Compiles our own few protos (Istio's, which envoy-types lacks) without protoc, and derives from all descriptors
-//! what canonical encoding and reflection need.
+//! what canonical encoding and reflection need. Runs no program and reads nothing outside this folder.
 
 #[path = "build/shapes.rs"]
 mod shapes;
 
-use std::{env, error::Error, fs, path::PathBuf, process::Command};
+use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 use prost_build::Config;
 use prost_types::FileDescriptorSet;
 
+/// The descriptors of all Envoy APIs (a `FileDescriptorSet`). envoy-types exports no way to read its own, so this is a
+/// copy; `tests/descriptors.rs` holds it equal to the linked version and writes it anew.
+const ENVOY: &str = "proto/envoy.binpb";
+
+/// Our own protos, below `proto/`.
 const PROTOS: &[&str] = &[
     "istio/v1/auth/ca.proto",
     "istio/envoy/config/filter/http/alpn/v2alpha1/config.proto",
@@ -23,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
 
     let own = protox::compile(PROTOS, ["proto"])?;
-    let mut all = envoy_descriptors()?;
+    let mut all = FileDescriptorSet::decode(&fs::read(ENVOY)?[..])?;
     for file in &own.file {
         if all.file.iter().all(|known| known.name != file.name) {
             all.file.push(file.clone());
@@ -40,27 +45,4 @@ fn main() -> Result<(), Box<dyn Error>> {
         .extern_path(".google.protobuf", "::envoy_types::pb::google::protobuf");
     tonic_prost_build::configure().compile_fds_with_config(own, config)?;
     Ok(())
-}
-
-/// The descriptors of all Envoy APIs. envoy-types ships them in its source but exports no way to read them, so cargo
-/// is asked where that source is.
-fn envoy_descriptors() -> Result<FileDescriptorSet, Box<dyn Error>> {
-    let output = Command::new(env::var("CARGO")?)
-        .args(["metadata", "--format-version=1", "--offline", "--filter-platform"])
-        .arg(env::var("TARGET")?)
-        .output()?;
-    if !output.status.success() {
-        return Err(format!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr)).into());
-    }
-    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-    let manifest = metadata["packages"]
-        .as_array()
-        .and_then(|packages| packages.iter().find(|package| package["name"] == "envoy-types"))
-        .and_then(|package| package["manifest_path"].as_str())
-        .ok_or("cargo metadata does not know envoy-types")?;
-    let mut set = FileDescriptorSet::decode(&fs::read(PathBuf::from(manifest).with_file_name("src/generated/types.bin"))?[..])?;
-    for file in &mut set.file {
-        file.source_code_info = None;
-    }
-    Ok(set)
 }
