@@ -1,0 +1,67 @@
+//! A DNS name of the mesh, perhaps a wildcard.
+
+use std::fmt;
+
+use smol_str::SmolStr;
+
+/// A DNS name, perhaps with a leading wildcard (`*.example.com`, `*`), in lower case.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Hostname(SmolStr);
+
+impl Hostname {
+    /// Takes any text; compares without regard to case.
+    pub fn new(text: impl AsRef<str>) -> Self {
+        let text = text.as_ref();
+        if text.bytes().any(|b| b.is_ascii_uppercase()) { Self(text.to_ascii_lowercase().into()) } else { Self(text.into()) }
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The text, shared.
+    pub fn text(&self) -> &SmolStr {
+        &self.0
+    }
+
+    /// `*` or `*.something`.
+    pub fn is_wildcard(&self) -> bool {
+        self.0.starts_with('*')
+    }
+
+    /// Whether every name that `other` stands for is one that `self` stands for (`*.a.b` covers `x.a.b` and `*.x.a.b`).
+    pub fn covers(&self, other: &Self) -> bool {
+        match self.0.strip_prefix('*') {
+            Some(suffix) => other.0.strip_prefix('*').unwrap_or(&other.0).ends_with(suffix),
+            None => self == other,
+        }
+    }
+
+    /// Whether there is a name that both stand for.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.covers(other) || other.covers(self)
+    }
+}
+
+impl fmt::Display for Hostname {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcards_cover_names_and_narrower_wildcards() {
+        let wide = Hostname::new("*.example.com");
+        assert!(wide.covers(&Hostname::new("a.example.com")));
+        assert!(wide.covers(&Hostname::new("*.a.example.com")));
+        assert!(!wide.covers(&Hostname::new("example.com")));
+        assert!(!Hostname::new("a.example.com").covers(&wide));
+        assert!(Hostname::new("*").covers(&wide));
+        assert!(Hostname::new("a.example.com").overlaps(&wide));
+    }
+}

@@ -1,0 +1,25 @@
+//! The object that a value came from, and which of two objects wins.
+
+use smol_str::SmolStr;
+
+use crate::api::ObjectKey;
+
+/// The object (and its generation) that a value came from: rule 5, everything has an origin.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Origin {
+    /// The object.
+    pub object: ObjectKey,
+    /// Its `metadata.generation`, 0 when unknown.
+    pub generation: i64,
+}
+
+/// Age before name before namespace: Istio's tie-break between objects of one kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Precedence {
+    /// `creationTimestamp`, Unix seconds.
+    pub created: i64,
+    /// `metadata.name`
+    pub name: SmolStr,
+    /// `metadata.namespace`
+    pub namespace: SmolStr,
+}

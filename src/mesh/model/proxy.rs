@@ -1,0 +1,126 @@
+//! A connected proxy, as far as translation may read it.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use smol_str::{SmolStr, format_smolstr};
+
+use super::Locality;
+use crate::api::Labels;
+
+/// A proxy as it described itself, checked against what is known about its workload.
+///
+/// The fields are all that translation may read of a proxy; what two proxies have in common makes them one class.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxy {
+    /// `pod.namespace`
+    pub id: SmolStr,
+    /// Sidecar or gateway.
+    pub kind: ProxyKind,
+    /// Configuration namespace.
+    pub namespace: SmolStr,
+    /// `SERVICE_ACCOUNT`; empty when not said.
+    pub service_account: SmolStr,
+    /// Its addresses, first the primary.
+    pub ips: Vec<IpAddr>,
+    /// Labels of its workload (the pod's when known, else from metadata).
+    pub labels: Arc<Labels>,
+    /// `CLUSTER_ID`
+    pub cluster: SmolStr,
+    /// `NETWORK`
+    pub network: SmolStr,
+    /// Where it runs.
+    pub locality: Locality,
+    /// `NODE_NAME`
+    pub node: SmolStr,
+    /// Capture mode.
+    pub interception: Interception,
+    /// Stock or Istio's.
+    pub flavour: Flavour,
+    /// `dns_domain` of the node id (`<ns>.svc.<domain>`).
+    pub dns_domain: SmolStr,
+    /// Names for telemetry.
+    pub telemetry: Arc<TelemetryIdentity>,
+    /// `IDLE_TIMEOUT` of TCP proxies and HTTP connections.
+    pub idle_timeout: Option<Duration>,
+    /// `HTTP10` = "1"
+    pub http10: bool,
+    /// `HTTP_PROXY_PORT`
+    pub http_proxy_port: Option<u16>,
+    /// `UNPRIVILEGED_POD`: gateway ports below 1024 are left out.
+    pub unprivileged: bool,
+    /// Named container ports (`POD_PORTS`), for named target ports.
+    pub pod_ports: Vec<(SmolStr, u16)>,
+}
+
+/// Sidecar or gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ProxyKind {
+    /// `sidecar~…`
+    Sidecar,
+    /// `router~…`
+    Gateway,
+}
+
+/// How traffic reaches a sidecar (`INTERCEPTION_MODE`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Interception {
+    /// iptables REDIRECT to 15001 and 15006.
+    Redirect,
+    /// iptables TPROXY; source addresses kept.
+    Tproxy,
+    /// No capture: listeners really bind.
+    None,
+}
+
+/// For which build of Envoy configuration is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Flavour {
+    /// Envoy as its project releases it.
+    Stock,
+    /// Istio's proxyv2, which has extensions of its own (contract §3.8).
+    Istio,
+}
+
+/// What only names a proxy in traces and metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TelemetryIdentity {
+    /// `service.istio.io/canonical-name`, or what stands in for it.
+    pub canonical_name: SmolStr,
+    /// `service.istio.io/canonical-revision`, `latest` when not said.
+    pub canonical_revision: SmolStr,
+    /// `MESH_ID`
+    pub mesh_id: SmolStr,
+    /// `NAMESPACE`
+    pub namespace: SmolStr,
+    /// `CLUSTER_ID`
+    pub cluster_id: SmolStr,
+}
+
+impl Proxy {
+    /// A proxy of which only this is known: stock Envoy, REDIRECT, in cluster `Kubernetes` of the domain
+    /// `cluster.local`. `id` is `pod.namespace`.
+    pub fn new(kind: ProxyKind, id: &str) -> Self {
+        let namespace = id.rsplit_once('.').map_or("", |(_, namespace)| namespace);
+        Self {
+            id: id.into(),
+            kind,
+            namespace: namespace.into(),
+            service_account: SmolStr::default(),
+            ips: Vec::new(),
+            labels: Arc::default(),
+            cluster: "Kubernetes".into(),
+            network: SmolStr::default(),
+            locality: Locality::default(),
+            node: SmolStr::default(),
+            interception: Interception::Redirect,
+            flavour: Flavour::Stock,
+            dns_domain: format_smolstr!("{namespace}.svc.cluster.local"),
+            telemetry: Arc::default(),
+            idle_timeout: None,
+            http10: false,
+            http_proxy_port: None,
+            unprivileged: false,
+            pod_ports: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! A service of the mesh: what a hostname means.
+
+use std::sync::Arc;
+
+use smol_str::SmolStr;
+
+use super::{Hostname, Origin, Precedence, Protocol, SpiffeId, Visibility};
+use crate::api::Labels;
+
+/// What a hostname means: a Kubernetes Service, or one host of a ServiceEntry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Fully qualified.
+    pub hostname: Hostname,
+    /// `metadata.name` of the Service or ServiceEntry.
+    pub name: SmolStr,
+    /// Its namespace.
+    pub namespace: SmolStr,
+    /// Kubernetes or ServiceEntry.
+    pub registry: Registry,
+    /// In the order in which they were written.
+    pub ports: Vec<ServicePort>,
+    /// Virtual addresses: cluster IPs, or a ServiceEntry's addresses (may be CIDRs); empty for headless and for none.
+    pub addresses: Vec<SmolStr>,
+    /// How endpoints are found.
+    pub resolution: Resolution,
+    /// A Kubernetes Service with `clusterIP: None`.
+    pub headless: bool,
+    /// `location: MESH_EXTERNAL`, or an ExternalName service.
+    pub mesh_external: bool,
+    /// Hostnames of ExternalName services that point here, sorted.
+    pub aliases: Vec<Hostname>,
+    /// For an ExternalName service: where it points. Such a service yields no cluster and no virtual host itself.
+    pub external_name: Option<Hostname>,
+    /// Who may see it.
+    pub export_to: Visibility,
+    /// Identities that its endpoints may have, sorted (from endpoints, annotations).
+    pub service_accounts: Vec<SpiffeId>,
+    /// `subjectAltNames` of a ServiceEntry.
+    pub subject_alt_names: Vec<SmolStr>,
+    /// Labels of the object.
+    pub labels: Arc<Labels>,
+    /// Selects its pods; empty: none.
+    pub selector: Arc<Labels>,
+    /// `publishNotReadyAddresses`
+    pub publish_not_ready: bool,
+    /// `internalTrafficPolicy: Local`
+    pub node_local: bool,
+    /// Age, for order and tie-breaks.
+    pub precedence: Precedence,
+    /// The object it came from.
+    pub origin: Origin,
+}
+
+/// Identifies a [`Service`]: several namespaces may define the same hostname.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceKey {
+    /// The service's hostname.
+    pub hostname: Hostname,
+    /// The namespace of the object that defines it.
+    pub namespace: SmolStr,
+}
+
+/// One port of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ServicePort {
+    /// The port that clients use.
+    pub number: u16,
+    /// Its name; EndpointSlice ports join by it.
+    pub name: SmolStr,
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// The number that the pod listens on, where it is a number (a named target port is resolved per endpoint).
+    pub target_port: TargetPort,
+}
+
+/// `targetPort` of a service port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum TargetPort {
+    /// A port number.
+    Number(u16),
+    /// The name of a container port.
+    Name(SmolStr),
+}
+
+/// How a client finds the endpoints of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Resolution {
+    /// Endpoints are known and sent by EDS.
+    ClientSideLb,
+    /// The client's proxy resolves all names by DNS (`STRICT_DNS`).
+    DnsLb,
+    /// The client's proxy resolves one name by DNS (`LOGICAL_DNS`).
+    DnsRoundRobin,
+    /// The original destination address is used (headless services, resolution NONE).
+    Passthrough,
+    /// The name comes from the request (`DYNAMIC_DNS`).
+    DynamicDns,
+}
+
+/// Where a service comes from; decides precedence between equal hostnames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Registry {
+    /// A Kubernetes Service.
+    Kubernetes,
+    /// A ServiceEntry.
+    External,
+}
+
+impl Service {
+    /// Its key.
+    pub fn key(&self) -> ServiceKey {
+        ServiceKey { hostname: self.hostname.clone(), namespace: self.namespace.clone() }
+    }
+
+    /// The port of that number.
+    pub fn port(&self, number: u16) -> Option<&ServicePort> {
+        self.ports.iter().find(|port| port.number == number)
+    }
+}

@@ -1,0 +1,39 @@
+//! A workload: a pod or a WorkloadEntry.
+
+use std::{net::IpAddr, sync::Arc};
+
+use smol_str::SmolStr;
+
+use super::Locality;
+use crate::api::{Kind, Labels};
+
+/// A pod (or a WorkloadEntry) that may have a proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Pod name.
+    pub name: SmolStr,
+    /// Its namespace.
+    pub namespace: SmolStr,
+    /// Pod labels.
+    pub labels: Arc<Labels>,
+    /// `metadata.annotations`
+    pub annotations: Arc<Labels>,
+    /// Service account.
+    pub service_account: SmolStr,
+    /// All its addresses.
+    pub ips: Arc<[IpAddr]>,
+    /// Node name.
+    pub node: SmolStr,
+    /// From the node's labels or the pod's; mostly shared with the others on its node.
+    pub locality: Arc<Locality>,
+    /// `metadata.uid`
+    pub uid: SmolStr,
+    /// Named container ports: `(name, number)`.
+    pub ports: Arc<[(SmolStr, u16)]>,
+    /// The kind of the object it came from: Pod or WorkloadEntry.
+    pub kind: Kind,
+    /// The cluster of that object.
+    pub cluster: SmolStr,
+    /// `metadata.generation` of that object.
+    pub generation: i64,
+}
