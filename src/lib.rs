@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod backoff;
 pub mod cli;
 pub mod controllers;
 pub mod identity;
@@ -13,6 +14,7 @@ pub mod proto;
 pub mod serve;
 pub mod source;
 pub mod status;
+mod timer;
 pub mod translate;
 pub mod version;
 pub mod webhook;

@@ -15,12 +15,14 @@ use tracing::{info, warn};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{
-    backoff::{Backoff, random_unit},
     settings::{CertificatePolicy, Discovery, Workload},
     telemetry::Telemetry,
     upstream,
 };
-use crate::proto::auth::{IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient};
+use crate::{
+    backoff::{Backoff, random_unit},
+    proto::auth::{IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient},
+};
 
 /// How long one request for a certificate may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);

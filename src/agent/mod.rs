@@ -5,7 +5,6 @@
 
 pub mod admin;
 pub mod application;
-pub mod backoff;
 pub mod bootstrap;
 pub mod capture;
 pub mod drain;

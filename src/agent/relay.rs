@@ -19,13 +19,13 @@ use tokio::net::{UnixListener, UnixStream};
 use tracing::{debug, info, warn};
 
 use super::{
-    backoff::{Backoff, random_unit},
     identity::WorkloadCertificate,
     sds::CurrentCertificate,
     settings::Discovery,
     telemetry::Telemetry,
     upstream::{self, Token},
 };
+use crate::backoff::{Backoff, random_unit};
 
 /// HTTP/2 ping after this long without a frame, and how long its answer may take (contract §1.1).
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));

@@ -94,12 +94,12 @@ enum Build {
 }
 
 pub(super) fn run(arguments: Arguments) -> ExitCode {
-    let Contents { objects, findings: mut found, places } = read_paths(&arguments.file);
+    let Contents { objects, findings: mut found, locations } = read_paths(&arguments.file);
     let mut engine = Engine::new(&arguments.domain, MeshConfig::default());
     let applied = engine.apply(objects.into_iter().map(|object| (object.key.clone(), Some(object))));
     found.extend(validate::check(&applied.world));
     let shown = show(&arguments, applied.world, &mut found);
-    let mut found: Vec<Diagnostic> = found.into_iter().map(|finding| places.locate(finding)).collect();
+    let mut found: Vec<Diagnostic> = found.into_iter().map(|finding| locations.locate(finding)).collect();
     found.sort();
     for finding in &found {
         eprintln!("{finding}");

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::{
     api::{Diagnostic, Location, ObjectKey, Severity},
-    source::places::Places,
+    source::locations::ObjectLocations,
 };
 
 /// All findings that stand now, by who found them.
@@ -29,7 +29,7 @@ struct Found {
     // Each with the words in which it was told: when it is mended, its object may be nowhere any more.
     by_finder: BTreeMap<Finder, BTreeMap<Diagnostic, String>>,
     // Told at the moment of showing: an object that moves in its file is no new finding.
-    places: Places,
+    locations: ObjectLocations,
 }
 
 /// Who found it.
@@ -54,7 +54,7 @@ impl Standing {
         for finding in findings {
             let told = before.remove(&finding).unwrap_or_else(|| {
                 news = true;
-                let words = found.places.locate(finding.clone()).to_string();
+                let words = found.locations.locate(finding.clone()).to_string();
                 match finding.severity {
                     Severity::Error => tracing::error!("{words}"),
                     Severity::Warning => tracing::warn!("{words}"),
@@ -83,8 +83,8 @@ impl Standing {
     }
 
     /// Takes news of where objects are written, for findings that do not know it.
-    pub fn note_places(&self, news: Vec<(ObjectKey, Option<Location>)>) {
-        self.found.lock().places.note(news);
+    pub fn note_locations(&self, news: Vec<(ObjectKey, Option<Location>)>) {
+        self.found.lock().locations.note(news);
     }
 
     /// One line each, errors first.
@@ -99,7 +99,7 @@ impl Found {
     }
 
     fn located(&self) -> Vec<Diagnostic> {
-        let mut all: Vec<Diagnostic> = self.all().map(|finding| self.places.locate(finding.clone())).collect();
+        let mut all: Vec<Diagnostic> = self.all().map(|finding| self.locations.locate(finding.clone())).collect();
         all.sort();
         all
     }
@@ -130,7 +130,7 @@ mod tests {
         let key = ObjectKey { cluster: "c".into(), kind: crate::api::Kind::Gateway, namespace: "shop".into(), name: "public".into() };
         let standing = Standing::default();
         standing.replace(Finder::Mesh, [Diagnostic::warning("spec", "doubtful").of(&key)]);
-        standing.note_places(vec![(key, Some(Location { file: "g.yaml".into(), document: 3 }))]);
+        standing.note_locations(vec![(key, Some(Location { file: "g.yaml".into(), document: 3 }))]);
         assert_eq!(standing.lines(), ["warning: Gateway/shop/public (g.yaml, document 3) spec: doubtful"]);
     }
 }

@@ -36,7 +36,7 @@ use crate::{
     identity::{self, Clock, ca::IssuePolicy, service::CertificateService},
     mesh::{engine::Engine, world::World},
     source::{
-        Event,
+        SourceEvent,
         debounce::{self, Debounce},
         folder::Folder,
         kubernetes::{self, SourceMetrics},
@@ -310,7 +310,7 @@ fn mesh_file(settings: &Settings) -> Option<MeshConfigFile> {
     settings.mesh_config.clone().map(|path| MeshConfigFile { path, cluster })
 }
 
-fn events(settings: &Settings) -> anyhow::Result<impl Stream<Item = Event> + use<>> {
+fn events(settings: &Settings) -> anyhow::Result<impl Stream<Item = SourceEvent> + use<>> {
     let (mesh_events, mesh_inbox) = mpsc::channel(1);
     let events = match &settings.source {
         Source::Folder(folder) => {

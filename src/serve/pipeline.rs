@@ -4,10 +4,7 @@ use std::{collections::BTreeMap, pin::pin, sync::Arc};
 
 use jiff::Timestamp;
 use smol_str::SmolStr;
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep_until},
-};
+use tokio::{sync::watch, time::Instant};
 use tokio_stream::{Stream, StreamExt};
 
 use super::{
@@ -19,7 +16,8 @@ use super::{
 use crate::{
     api::{Kind, Object, ObjectKey},
     mesh::{engine::Engine, validate, world::World},
-    source::{Change, Event, Loss, debounce::Debounce},
+    source::{Change, Loss, SourceEvent, debounce::Debounce},
+    timer::until,
     xds::classes::Classes,
 };
 
@@ -54,7 +52,7 @@ pub struct Pipeline {
 impl Pipeline {
     /// Works until the sources end. Before they are synced nothing is published: half a world would take away what
     /// proxies have from the process before this one.
-    pub async fn run(mut self, events: impl Stream<Item = Event>) {
+    pub async fn run(mut self, events: impl Stream<Item = SourceEvent>) {
         let mut events = pin!(events);
         let mut synced = false;
         let mut findings = self.classes.findings();
@@ -63,14 +61,14 @@ impl Pipeline {
             tokio::select! {
                 event = events.next() => match event {
                     None => return,
-                    Some(Event::Synced) => {
+                    Some(SourceEvent::Synced) => {
                         synced = true;
                         self.publish_all();
                         self.readiness.set(SYNCED, true);
                     }
                     Some(event) => self.take_in(event),
                 },
-                () = until(due), if due.is_some() => self.publish_due(),
+                () = until(due) => self.publish_due(),
                 Ok(()) = findings.changed() => {
                     let found = findings.borrow_and_update().clone();
                     self.standing.replace(Finder::Translation, found);
@@ -79,25 +77,25 @@ impl Pipeline {
         }
     }
 
-    fn take_in(&mut self, event: Event) {
+    fn take_in(&mut self, event: SourceEvent) {
         match event {
-            Event::Changes(changes) => {
+            SourceEvent::Changes(changes) => {
                 self.metrics.count_events(&changes, |key| self.engine.has(key));
                 self.debounce.push(changes, Instant::now());
             }
-            Event::Diagnostics { source, findings } => self.standing.replace(Finder::Source(source), findings),
-            Event::Places(news) => self.standing.note_places(news),
-            Event::Lost { source, reason, loss } => {
+            SourceEvent::Diagnostics { source, findings } => self.standing.replace(Finder::Source(source), findings),
+            SourceEvent::Locations(news) => self.standing.note_locations(news),
+            SourceEvent::Lost { source, reason, loss } => {
                 tracing::error!(%source, reason, "source lost; what it said is kept");
                 self.metrics.set_lost(&source, true);
                 self.distrust(source, (loss == Loss::Untrusted).then_some(reason));
             }
-            Event::Recovered { source } => {
+            SourceEvent::Recovered { source } => {
                 tracing::info!(%source, "source recovered");
                 self.metrics.set_lost(&source, false);
                 self.distrust(source, None);
             }
-            Event::Synced => {}
+            SourceEvent::Synced => {}
         }
     }
 
@@ -151,12 +149,5 @@ fn keyed(change: Change) -> (ObjectKey, Option<Arc<Object>>) {
     match change {
         Change::Applied(object) => (object.key.clone(), Some(object)),
         Change::Deleted(key) => (key, None),
-    }
-}
-
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }

@@ -1,8 +1,9 @@
-//! Gathers changes so that a burst becomes one batch. Time is handed in.
+//! Gathers changes, so that a burst becomes one batch. The current time is passed in.
 //!
-//! Endpoint changes wait 5 ms at most, for they come in bursts and are wanted at once. Everything else waits for quiet
-//! (`PILOT_DEBOUNCE_AFTER`), but not for ever (`PILOT_DEBOUNCE_MAX`), as with istiod. The two do not wait for each
-//! other, but for what came in one step: a backend that goes must keep its endpoints until its routes are gone too.
+//! Endpoint changes wait for 5 ms at most, since they come in bursts and are needed at once. All other changes wait for a
+//! quiet period (`PILOT_DEBOUNCE_AFTER`) but no longer than `PILOT_DEBOUNCE_MAX`, as in istiod. The two groups do not wait
+//! for each other, with one exception: changes that were pushed together stay together, because a backend that is removed
+//! must keep its endpoints until its routes are gone too.
 
 use std::{mem, time::Duration};
 
@@ -15,15 +16,15 @@ use crate::api::{Kind, ObjectKey};
 /// How long changes are gathered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Quiet that ends a batch.
+    /// The quiet period that ends a batch.
     pub after: Duration,
-    /// The longest that a change waits.
+    /// The longest time that a change waits.
     pub max: Duration,
-    /// The longest that an endpoint change waits.
+    /// The longest time that an endpoint change waits.
     pub endpoints: Duration,
 }
 
-/// Changes that wait.
+/// The changes that are waiting.
 #[derive(Debug)]
 pub struct Debounce {
     settings: Settings,
@@ -34,7 +35,7 @@ pub struct Debounce {
 #[derive(Debug, Default)]
 struct Waiting {
     changes: Vec<Change>,
-    /// When the first and the last of them came.
+    /// When the first and the last of them were pushed.
     since: Option<(Instant, Instant)>,
 }
 
@@ -45,15 +46,15 @@ impl Default for Settings {
 }
 
 impl Debounce {
-    /// Nothing waits yet.
+    /// Makes a debouncer without changes.
     pub fn new(settings: Settings) -> Self {
         Self { settings, endpoints: Waiting::default(), others: Waiting::default() }
     }
 
-    /// Takes changes that came at `now`.
+    /// Adds changes that arrived together at `now`.
     pub fn push(&mut self, changes: Vec<Change>, now: Instant) {
         let endpoints_alone = changes.iter().all(is_endpoint);
-        // An object's newer state must not overtake an older one that waits.
+        // The newer state of an object must not overtake an older one that is waiting.
         let held_back: FxHashSet<ObjectKey> = match endpoints_alone {
             true => self.others.changes.iter().filter(|waiting| is_endpoint(waiting)).map(Change::key).cloned().collect(),
             false => FxHashSet::default(),
@@ -66,12 +67,12 @@ impl Debounce {
         }
     }
 
-    /// When [`take`](Self::take) will have something; `None` when nothing waits.
+    /// Returns when [`take`](Self::take) has something to return; `None` if nothing is waiting.
     pub fn due(&self) -> Option<Instant> {
         self.endpoints_due().into_iter().chain(self.others_due()).min()
     }
 
-    /// What is due at `now`, and when the oldest of it came; `None` when nothing is.
+    /// Returns the changes that are due at `now`, and when the oldest of them was pushed; `None` if none are due.
     pub fn take(&mut self, now: Instant) -> Option<(Vec<Change>, Instant)> {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let (endpoints, others) = (due(self.endpoints_due()), due(self.others_due()));
@@ -81,7 +82,7 @@ impl Debounce {
         {
             let Some((first, _)) = waiting.since.take() else { continue };
             let (changes, since) = taken.get_or_insert((Vec::new(), first));
-            // No room is kept: the first batch is all that there is, and never comes again.
+            // The vector is moved instead of copied: the first batch holds all objects, and none is so large again.
             match changes.is_empty() {
                 true => *changes = mem::take(&mut waiting.changes),
                 false => changes.extend(mem::take(&mut waiting.changes)),
@@ -91,7 +92,7 @@ impl Debounce {
         taken
     }
 
-    /// All that waits, due or not.
+    /// Returns all changes that are waiting, whether due or not.
     pub fn take_all(&mut self) -> Option<(Vec<Change>, Instant)> {
         let latest = [&self.endpoints, &self.others].into_iter().filter_map(|waiting| waiting.since).map(|(_, last)| last).max()?;
         self.take(latest + self.settings.max.max(self.settings.after).max(self.settings.endpoints))

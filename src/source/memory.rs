@@ -1,48 +1,48 @@
-//! A source without a disk, for tests and benches: what it is told it passes on.
+//! A source in memory, for tests and benches: it passes on what it is given.
 
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::{Change, Event};
+use super::{Change, SourceEvent};
 use crate::api::{Diagnostic, Object, ObjectKey};
 
-/// The writing end. Dropping it ends the stream.
+/// The sending end of the source. When it is dropped, the stream of events ends.
 #[derive(Clone, Debug)]
 pub struct Memory {
-    events: mpsc::UnboundedSender<Event>,
+    events: mpsc::UnboundedSender<SourceEvent>,
 }
 
-/// A memory source and the stream of its events.
-pub fn memory() -> (Memory, mpsc::UnboundedReceiver<Event>) {
+/// Makes a source in memory, and the stream of its events.
+pub fn memory() -> (Memory, mpsc::UnboundedReceiver<SourceEvent>) {
     let (events, receiver) = mpsc::unbounded_channel();
     (Memory { events }, receiver)
 }
 
 impl Memory {
-    /// These objects are there now, with this content: one batch.
+    /// Adds or updates objects in one batch.
     pub fn apply(&self, objects: impl IntoIterator<Item = Arc<Object>>) {
-        self.send(Event::Changes(objects.into_iter().map(Change::Applied).collect()));
+        self.send(SourceEvent::Changes(objects.into_iter().map(Change::Applied).collect()));
     }
 
-    /// These objects are gone: one batch.
+    /// Deletes objects in one batch.
     pub fn delete(&self, keys: impl IntoIterator<Item = ObjectKey>) {
-        self.send(Event::Changes(keys.into_iter().map(Change::Deleted).collect()));
+        self.send(SourceEvent::Changes(keys.into_iter().map(Change::Deleted).collect()));
     }
 
-    /// All that existed has been said.
+    /// Reports that all objects were sent.
     pub fn synced(&self) {
-        self.send(Event::Synced);
+        self.send(SourceEvent::Synced);
     }
 
-    /// The findings that stand now.
+    /// Replaces all findings.
     pub fn diagnostics(&self, findings: Vec<Diagnostic>) {
-        self.send(Event::Diagnostics { source: "memory".into(), findings });
+        self.send(SourceEvent::Diagnostics { source: "memory".into(), findings });
     }
 
-    /// Whatever else a source can say.
-    pub fn send(&self, event: Event) {
-        // Nobody listens any more: then nobody misses it.
+    /// Sends any event.
+    pub fn send(&self, event: SourceEvent) {
+        // Without a receiver nobody needs the event.
         let _ = self.events.send(event);
     }
 }
@@ -62,9 +62,9 @@ mod tests {
         memory.synced();
         memory.delete([key.clone()]);
         drop(memory);
-        assert!(matches!(events.try_recv(), Ok(Event::Changes(changes)) if changes == [Change::Applied(object)]));
-        assert!(matches!(events.try_recv(), Ok(Event::Synced)));
-        assert!(matches!(events.try_recv(), Ok(Event::Changes(changes)) if changes == [Change::Deleted(key)]));
+        assert!(matches!(events.try_recv(), Ok(SourceEvent::Changes(changes)) if changes == [Change::Applied(object)]));
+        assert!(matches!(events.try_recv(), Ok(SourceEvent::Synced)));
+        assert!(matches!(events.try_recv(), Ok(SourceEvent::Changes(changes)) if changes == [Change::Deleted(key)]));
         assert!(events.try_recv().is_err());
     }
 }

@@ -1,29 +1,30 @@
-//! A MeshConfig file as a source: read at start, then looked at every second.
+//! A MeshConfig file as a source: it is read at the start and then checked every second.
 
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use smol_str::SmolStr;
 use tokio::{sync::mpsc, time::sleep};
 
-use super::{Change, Event};
+use super::{Change, SourceEvent};
 use crate::api::{self, Diagnostic, Location, Object, Severity, yaml};
 
-const LOOK: Duration = Duration::from_secs(1);
+/// How often the file is checked.
+const CHECK: Duration = Duration::from_secs(1);
 
-/// A file that holds plain MeshConfig.
+/// A file with MeshConfig that is not wrapped in a ConfigMap.
 #[derive(Clone, Debug)]
 pub struct MeshConfigFile {
-    /// The file.
+    /// The path of the file.
     pub path: PathBuf,
     /// The cluster that the settings belong to.
     pub cluster: SmolStr,
 }
 
 impl MeshConfigFile {
-    /// Reads the file: the settings, and warnings.
+    /// Reads the file, and returns its settings and warnings.
     ///
     /// # Errors
-    /// The findings that say why it cannot be used.
+    /// Returns the findings that say why the file cannot be used.
     pub fn read(&self) -> Result<(Arc<Object>, Vec<Diagnostic>), Vec<Diagnostic>> {
         let location = Location { file: self.path.to_string_lossy().into(), document: 0 };
         let broken = |message: String| vec![Diagnostic::error("", message).at(&location)];
@@ -42,27 +43,27 @@ impl MeshConfigFile {
         }
     }
 
-    /// Follows the file until nobody listens. Of a version that cannot be used only the findings are told: the last good
-    /// one stays.
-    pub async fn follow(self, events: mpsc::Sender<Event>) {
-        let mut last = None;
+    /// Follows the file until the receiver is dropped. For a version that cannot be used, only the findings are sent, and the
+    /// last good settings stay.
+    pub async fn follow(self, events: mpsc::Sender<SourceEvent>) {
+        let mut last_read = None;
         while !events.is_closed() {
             let read = self.read();
-            if last.as_ref() != Some(&read) {
+            if last_read.as_ref() != Some(&read) {
                 let (object, findings) = match read.clone() {
                     Ok((object, warnings)) => (Some(object), warnings),
                     Err(errors) => (None, errors),
                 };
                 let source = format!("file {}", self.path.display()).into();
-                let changes = object.map(|object| Event::Changes(vec![Change::Applied(object)]));
-                for event in changes.into_iter().chain([Event::Diagnostics { source, findings }]) {
+                let changes = object.map(|object| SourceEvent::Changes(vec![Change::Applied(object)]));
+                for event in changes.into_iter().chain([SourceEvent::Diagnostics { source, findings }]) {
                     if events.send(event).await.is_err() {
                         return;
                     }
                 }
-                last = Some(read);
+                last_read = Some(read);
             }
-            sleep(LOOK).await;
+            sleep(CHECK).await;
         }
     }
 }
@@ -95,20 +96,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_mistake_is_told_and_the_last_good_settings_stay() {
+    async fn a_mistake_is_reported_and_the_last_good_settings_stay() {
         let (_folder, file) = file("trustDomain: a.example\n");
         let path = file.path.clone();
         let (events, mut inbox) = mpsc::channel(4);
         tokio::spawn(file.follow(events));
         let mut next = async || match tokio::time::timeout(Duration::from_secs(20), inbox.recv()).await.unwrap().unwrap() {
-            Event::Changes(changes) => match &changes[0] {
+            SourceEvent::Changes(changes) => match &changes[0] {
                 Change::Applied(object) => match &object.spec {
                     Spec::MeshConfig(mesh) => mesh.trust_domain.to_string(),
                     other => panic!("{other:?}"),
                 },
                 Change::Deleted(key) => panic!("{key}"),
             },
-            Event::Diagnostics { findings, .. } => format!("{} findings", findings.len()),
+            SourceEvent::Diagnostics { findings, .. } => format!("{} findings", findings.len()),
             other => panic!("{other:?}"),
         };
         assert_eq!([next().await, next().await], ["a.example", "0 findings"]);

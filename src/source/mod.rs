@@ -1,72 +1,72 @@
-//! Where objects come from. Every source yields the same stream of events; nothing behind it knows which it is.
+//! Where objects come from. Every source yields the same stream of events, and nothing behind it knows which source it is.
 
 pub mod debounce;
-
-use std::sync::Arc;
-
 pub mod folder;
 pub mod kubernetes;
+pub mod locations;
 pub mod memory;
 pub mod mesh_config;
-pub mod places;
+
+use std::sync::Arc;
 
 use smol_str::SmolStr;
 
 use crate::api::{Diagnostic, Location, Object, ObjectKey};
 
-/// One object's new state.
+/// The new state of one object.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
-    /// It is there, with this content.
+    /// The object was added or has new content.
     Applied(Arc<Object>),
-    /// It is gone.
+    /// The object was deleted.
     Deleted(ObjectKey),
 }
 
-/// What a source says.
+/// What a source reports.
 #[derive(Clone, Debug)]
-pub enum Event {
+pub enum SourceEvent {
     /// Objects changed. Applying a batch twice is harmless.
     Changes(Vec<Change>),
-    /// All that existed when the source was opened has been said: the world is complete.
+    /// All objects that existed when the source was opened were sent.
     Synced,
-    /// The findings that stand now, all of them: they replace those said before by the same source.
+    /// All findings of one source, which replace its earlier ones.
     Diagnostics {
         /// The source.
         source: SmolStr,
-        /// What it found.
+        /// What is wrong with its objects.
         findings: Vec<Diagnostic>,
     },
-    /// Where objects are written, as far as that is news; `None`: nowhere any more. Comes before their changes.
-    Places(Vec<(ObjectKey, Option<Location>)>),
-    /// The source is gone or cannot be trusted; what it said before is kept (rule 8). Says why.
+    /// Where objects are written, as far as that changed; `None` for objects that are written nowhere any more. Sent before
+    /// the changes of these objects.
+    Locations(Vec<(ObjectKey, Option<Location>)>),
+    /// A source is lost. What it sent before is kept (rule 8).
     Lost {
         /// The source, for logs and metrics.
         source: SmolStr,
-        /// Why.
+        /// Why it is lost.
         reason: String,
-        /// How grave that is.
+        /// How serious that is.
         loss: Loss,
     },
-    /// A lost source is back, and what it says is the truth again.
+    /// A lost source is back, and what it sends can be trusted again.
     Recovered {
         /// The source, for logs and metrics.
         source: SmolStr,
     },
 }
 
-/// How grave the loss of a source is.
+/// How serious the loss of a source is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
-    /// It cannot be read. What it said last is as good as what can be known.
-    Away,
-    /// It can be read, and what it says is not about this mesh: another cluster answers, or an older state of this one.
-    /// Proxies are better served elsewhere, so this control plane is not ready while that lasts.
+    /// The source cannot be read. What it sent last is the best that is known.
+    Unavailable,
+    /// The source can be read, but is not about this mesh: another cluster answers, or an older state of this one. Other
+    /// replicas serve proxies better, so this control plane is not ready while that lasts.
     Untrusted,
 }
 
 impl Change {
-    /// The object that changed.
+    /// Returns the key of the object that changed.
     pub fn key(&self) -> &ObjectKey {
         match self {
             Self::Applied(object) => &object.key,

@@ -20,7 +20,6 @@ const STILL_CIRCULAR: &[(&str, &[&str])] = &[
     ("mesh", &["engine", "policy", "routing", "world"]),
     ("serve", &["discovery", "identity"]),
     ("serve", &["serving_files", "tls"]),
-    ("source::kubernetes", &["metrics", "served"]),
     ("status", &["condition", "server"]),
     ("translate", &["cluster", "endpoint"]),
     ("translate", &["filter", "listener"]),

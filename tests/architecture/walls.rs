@@ -9,7 +9,7 @@ use crate::{
 const MAY_USE: &[(&str, &[&str])] = &[
     ("api", &[]),
     ("proto", &[]),
-    ("source", &["api", "mesh"]),
+    ("source", &["api"]),
     ("mesh", &["api"]),
     ("translate", &["api", "mesh", "proto"]),
     ("xds", &["api", "mesh", "translate", "proto"]),

@@ -36,7 +36,7 @@ async fn a_kind_may_come_and_go() -> Result<()> {
     shop.api.define(&late).await?;
     shop.api.put(&[external("late")]).await?;
     shop.wait_for_config(shop.client(), "late.example", true).await?;
-    shop.wait_for_log(&["how the kind is served", "ServiceEntry"]).await?;
+    shop.wait_for_log(&["served version changed", "ServiceEntry"]).await?;
     shop.wait_for_metric(served).await?;
     // With its definition the API server drops all objects of a kind.
     shop.api.delete(ENTRIES).await?;

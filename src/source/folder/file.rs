@@ -1,6 +1,6 @@
-//! One file's text as objects.
+//! Reads one file as objects.
 
-use std::{ffi::OsStr, path::Path, sync::Arc};
+use std::{ffi::OsStr, fs, io, io::Read, path::Path, sync::Arc};
 
 use serde_json::Value;
 use smol_str::SmolStr;
@@ -10,26 +10,26 @@ use crate::api::{
     yaml::{self, Broken},
 };
 
-/// What a file says.
+/// What a file holds.
 #[derive(Default)]
 pub(super) struct FileContent {
-    /// Its good objects, each with its document.
+    /// The valid objects, each with its document.
     pub(super) objects: Vec<(Location, Arc<Object>)>,
-    /// Objects that have a name and were refused.
+    /// The refused objects whose name could be read.
     pub(super) refused: Vec<ObjectKey>,
-    /// Findings, each with its document.
+    /// The findings, each with its document.
     pub(super) diagnostics: Vec<Diagnostic>,
-    /// A document (or the whole file) could not be read at all.
+    /// Whether a document, or the whole file, could not be read at all.
     pub(super) broken: bool,
 }
 
-/// A file that could not be read, and why.
+/// Makes the content of a file that cannot be read, for the reason given.
 pub(super) fn unreadable(path: &Arc<str>, why: impl Into<String>) -> FileContent {
     let whole = Location { file: Arc::clone(path), document: 0 };
     FileContent { diagnostics: vec![Diagnostic::error("", why).at(&whole)], broken: true, ..FileContent::default() }
 }
 
-/// Reads all documents of a file's text.
+/// Reads all documents in the text of a file.
 pub(super) fn read_text(path: &Arc<str>, text: &str, cluster: &SmolStr) -> FileContent {
     let mut content = FileContent::default();
     let file = Path::new(path.as_ref());
@@ -48,6 +48,31 @@ pub(super) fn read_text(path: &Arc<str>, text: &str, cluster: &SmolStr) -> FileC
     content
 }
 
+/// Reads the text of a file. The error says why it cannot be read, as the end of a sentence about the file.
+pub(super) fn read_file(path: &Path, size_limit: u64) -> Result<String, String> {
+    let read = || -> io::Result<Result<Vec<u8>, u64>> {
+        // Reading a pipe would block, and reading a device might never end.
+        let metadata = fs::metadata(path)?;
+        if !metadata.is_file() {
+            return Err(io::Error::other("is not a regular file"));
+        }
+        if metadata.len() > size_limit {
+            return Ok(Err(metadata.len()));
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or_default());
+        fs::File::open(path)?.take(size_limit + 1).read_to_end(&mut bytes)?;
+        let size = bytes.len() as u64;
+        Ok(if size > size_limit { Err(size) } else { Ok(bytes) })
+    };
+    match read() {
+        Ok(Ok(bytes)) => {
+            String::from_utf8(bytes).map_err(|error| format!("is not UTF-8 text at byte {}", error.utf8_error().valid_up_to()))
+        }
+        Ok(Err(size)) => Err(format!("has {size} bytes, more than the {size_limit} that are read")),
+        Err(error) => Err(format!("cannot be read: {error}")),
+    }
+}
+
 fn documents(file: &Path, text: &str) -> Vec<Result<Value, Broken>> {
     if file.extension() == Some(OsStr::new("json")) && !text.trim().is_empty() {
         return vec![yaml::json_document(text)];
@@ -60,8 +85,8 @@ fn is_plain(value: &Value) -> bool {
 }
 
 impl FileContent {
-    /// Neither an object nor a finding.
-    pub(super) fn says_nothing(&self) -> bool {
+    /// Returns whether the file holds neither an object nor a finding.
+    pub(super) fn is_empty(&self) -> bool {
         self.objects.is_empty() && self.diagnostics.is_empty()
     }
 

@@ -1,4 +1,4 @@
-//! Which files of a folder are to be read.
+//! Lists the files of a folder that are to be read.
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-/// Tells one content of a file from another without reading it, as far as the clock of the file system allows.
+/// Tells two contents of a file apart without reading it, as far as the clock of the file system allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     pub(super) size: u64,
@@ -19,24 +19,24 @@ pub(super) struct Stamp {
     changed: (i64, i64),
 }
 
-/// Device and inode: which folder this is, whatever its name.
+/// The device and inode of a folder, which identify it whatever its name is.
 pub(super) type Identity = (u64, u64);
 
 /// What a folder holds. Paths are relative to it.
 #[derive(Debug, Default)]
-pub(super) struct Listing {
-    /// Files to read.
+pub(super) struct FolderListing {
+    /// The files to read.
     pub(super) files: BTreeMap<Arc<str>, Stamp>,
-    /// What must not be read, and why.
+    /// The files that must not be read, and why.
     pub(super) refused: BTreeMap<Arc<str>, String>,
-    /// Folders that cannot be looked into: what is known of them stays.
-    pub(super) hidden_from_us: BTreeMap<Arc<str>, String>,
+    /// The folders that cannot be read, and why. What was read of them before stays.
+    pub(super) unreadable: BTreeMap<Arc<str>, String>,
 }
 
-// No folder of configuration is this deep; a chain of links may be.
+/// The deepest nesting that is read. No folder of configuration is this deep, but a chain of links may be.
 const DEEPEST: usize = 32;
 
-/// Which folder stands at a path.
+/// Returns the identity of the folder at a path.
 pub(super) fn identity(folder: &Path) -> io::Result<Identity> {
     let metadata = fs::metadata(folder)?;
     if !metadata.is_dir() {
@@ -45,21 +45,21 @@ pub(super) fn identity(folder: &Path) -> io::Result<Identity> {
     Ok((metadata.dev(), metadata.ino()))
 }
 
-/// Lists a folder and those below it. An error means that the folder itself cannot be read.
-pub(super) fn list(folder: &Path) -> io::Result<Listing> {
+/// Lists a folder and its subfolders. Fails if the folder itself cannot be read.
+pub(super) fn list(folder: &Path) -> io::Result<FolderListing> {
     let root = folder.canonicalize()?;
-    let mut listing = Listing::default();
+    let mut listing = FolderListing::default();
     listing.walk(&root, folder, "", 0)?;
     Ok(listing)
 }
 
-/// Whether a file has a name that is read: `*.yaml`, `*.yml`, `*.json`.
-pub(super) fn is_read(path: &Path) -> bool {
+/// Returns whether files of this name are read: `*.yaml`, `*.yml`, `*.json`.
+pub(super) fn has_read_extension(path: &Path) -> bool {
     path.extension().is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known))
 }
 
 impl Stamp {
-    /// Reads a file's stamp, following links. `None`: not a regular file.
+    /// Returns the stamp of a regular file, and `None` for any other.
     pub(super) fn of(metadata: &fs::Metadata) -> Option<Self> {
         metadata.is_file().then(|| Self {
             size: metadata.len(),
@@ -70,17 +70,17 @@ impl Stamp {
         })
     }
 
-    /// Seconds and nanoseconds since 1970 at which the content last changed.
+    /// Returns when the file last changed, in seconds and nanoseconds since 1970.
     pub(super) fn modified(&self) -> (i64, i64) {
         self.modified.max(self.changed)
     }
 }
 
-impl Listing {
+impl FolderListing {
     fn walk(&mut self, root: &Path, folder: &Path, prefix: &str, depth: usize) -> io::Result<()> {
         for entry in fs::read_dir(folder)? {
             let entry = entry?;
-            // Hidden names are editors' and Kubernetes' business (`..data`): what they hold is reached by links.
+            // Hidden files belong to editors and to Kubernetes (`..data`), whose contents are reached by links.
             let file_name = entry.file_name();
             let Some(name) = visible(&file_name) else { continue };
             let relative: Arc<str> = if prefix.is_empty() { name.into() } else { format!("{prefix}/{name}").into() };
@@ -101,9 +101,9 @@ impl Listing {
         }
         match self.walk(root, folder, relative, depth + 1) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                self.hidden_from_us.insert(Arc::clone(relative), format!("cannot be read: {error}"));
+                self.unreadable.insert(Arc::clone(relative), format!("cannot be read: {error}"));
             }
-            // Gone while we looked: so are its files.
+            // A folder that is gone by now has no files.
             _ => {}
         }
     }
@@ -111,14 +111,14 @@ impl Listing {
     fn follow(&mut self, root: &Path, link: &Path, relative: Arc<str>, depth: usize) {
         let target = match link.canonicalize() {
             Ok(target) => target,
-            Err(_) if !is_read(link) => return,
+            Err(_) if !has_read_extension(link) => return,
             Err(error) => {
                 self.refused.insert(relative, format!("is a link that leads nowhere: {error}"));
                 return;
             }
         };
         let Ok(inside) = target.strip_prefix(root) else {
-            if target.is_dir() || is_read(link) {
+            if target.is_dir() || has_read_extension(link) {
                 self.refused.insert(relative, "is a link out of the folder: not read".to_owned());
             }
             return;
@@ -127,13 +127,13 @@ impl Listing {
         match target.is_dir() {
             true if reached_anyway => {}
             true => self.descend(root, link, &relative, depth),
-            false if reached_anyway && is_read(&target) => {}
+            false if reached_anyway && has_read_extension(&target) => {}
             false => self.add(link, relative),
         }
     }
 
     fn add(&mut self, path: &Path, relative: Arc<str>) {
-        if !is_read(path) {
+        if !has_read_extension(path) {
             return;
         }
         match fs::metadata(path).map(|metadata| Stamp::of(&metadata)) {
@@ -155,12 +155,12 @@ fn visible(name: &OsStr) -> Option<&str> {
     name.to_str().filter(|name| !name.starts_with('.'))
 }
 
-/// The path of a file below `folder`, as findings name it.
+/// Returns the path of a file relative to `folder`, as findings name it.
 pub(super) fn relative(folder: &Path, path: &Path) -> Option<Arc<str>> {
     path.strip_prefix(folder).ok().and_then(Path::to_str).map(Arc::from)
 }
 
-/// The place of a file on the disk.
+/// Returns the path of a file on the disk.
 pub(super) fn absolute(folder: &Path, relative: &str) -> PathBuf {
     folder.join(relative)
 }

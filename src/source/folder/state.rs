@@ -1,87 +1,92 @@
-//! What a folder holds, without touching a disk: which file says which object, who wins when two say the same, what
-//! stays when a file breaks, and what changed.
+//! The objects of a folder, without touching a disk: which file defines which object, which one counts when several do,
+//! what stays when a file breaks, and what changed.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
-use super::{super::Change, file::FileContent};
-use crate::api::{Diagnostic, Location, Object, ObjectKey};
+use super::file::FileContent;
+use crate::{
+    api::{Diagnostic, Location, Object, ObjectKey},
+    source::Change,
+};
 
-/// The files as they were read last, and what they say together.
+/// The files of a folder as they were last read, and the objects that they define together.
 #[derive(Default)]
-pub(super) struct State {
-    files: BTreeMap<Arc<str>, File>,
-    // All who say an object, in the order in which they have a right to it.
-    claims: HashMap<ObjectKey, BTreeMap<Place, Arc<Object>>>,
+pub(super) struct FolderState {
+    files: BTreeMap<Arc<str>, FileState>,
+    /// The definitions of each object, of which the first counts.
+    definitions: HashMap<ObjectKey, BTreeMap<Position, Arc<Object>>>,
+    /// The objects with more than one definition.
     contested: BTreeSet<ObjectKey>,
-    // Files that name an object and were refused.
+    /// The files in which an object is refused.
     refusals: HashMap<ObjectKey, BTreeSet<Arc<str>>>,
     applied: HashMap<ObjectKey, (Arc<Object>, Location)>,
-    // Places that changed since they were asked for last.
+    /// The locations that changed since they were last taken.
     moved: Vec<(ObjectKey, Option<Location>)>,
-    // Keys to look at when the batch ends.
+    /// The objects that may have changed since changes were last taken.
     touched: HashSet<ObjectKey>,
 }
 
-/// File, document, and number of the object in the file.
-type Place = (Arc<str>, usize, usize);
+/// File, number of the document, and number of the object in the file.
+type Position = (Arc<str>, usize, usize);
 
 #[derive(Default)]
-struct File {
+struct FileState {
     objects: Vec<(Location, Arc<Object>)>,
     refused: Vec<ObjectKey>,
     diagnostics: Vec<Diagnostic>,
 }
 
-impl State {
-    /// Takes a file's new content. A file of which a document is broken keeps all that was good of it; an object that
-    /// was refused keeps its last good version, and the rest of the file counts.
+impl FolderState {
+    /// Sets the new content of a file. If one of its documents is broken, all its last good objects stay. If an object is
+    /// refused, the last good version of that object stays, and the rest of the file counts.
     pub(super) fn set(&mut self, path: &Arc<str>, content: FileContent) {
         let old = self.take(path);
         let mut objects = content.objects;
         if content.broken && !old.objects.is_empty() {
             objects = old.objects;
         } else {
-            let said: HashSet<_> = objects.iter().map(|(_, object)| object.key.clone()).collect();
-            let kept = old.objects.into_iter().filter(|(_, object)| content.refused.contains(&object.key) && !said.contains(&object.key));
+            let defined: HashSet<_> = objects.iter().map(|(_, object)| object.key.clone()).collect();
+            let kept =
+                old.objects.into_iter().filter(|(_, object)| content.refused.contains(&object.key) && !defined.contains(&object.key));
             objects.extend(kept);
         }
-        self.put(path, File { objects, refused: content.refused, diagnostics: content.diagnostics });
+        self.put(path, FileState { objects, refused: content.refused, diagnostics: content.diagnostics });
     }
 
-    /// A file is gone, and with it what it said.
+    /// Removes a file with its objects and findings.
     pub(super) fn remove(&mut self, path: &Arc<str>) {
         self.take(path);
         self.files.remove(path);
     }
 
-    /// The files that are known.
+    /// Returns the paths of all files.
     pub(super) fn paths(&self) -> impl Iterator<Item = &Arc<str>> {
         self.files.keys()
     }
 
-    /// What changed since this was asked last, sorted by key.
-    pub(super) fn changes(&mut self) -> Vec<Change> {
+    /// Returns what changed since this was last called, sorted by key.
+    pub(super) fn take_changes(&mut self) -> Vec<Change> {
         let mut touched: Vec<_> = self.touched.drain().collect();
         touched.sort();
         let mut changes = Vec::new();
         for key in touched {
-            let winner = self.claims.get(&key).and_then(|claims| claims.first_key_value());
+            let winner = self.definitions.get(&key).and_then(|definitions| definitions.first_key_value());
             match winner {
                 Some(((file, document, _), object)) => {
-                    let place = Location { file: Arc::clone(file), document: *document };
-                    let before = self.applied.insert(key.clone(), (Arc::clone(object), place.clone()));
-                    let (known, told) = before.unzip();
-                    if told.as_ref() != Some(&place) {
-                        self.moved.push((key, Some(place)));
+                    let location = Location { file: Arc::clone(file), document: *document };
+                    let before = self.applied.insert(key.clone(), (Arc::clone(object), location.clone()));
+                    let (old_object, old_location) = before.unzip();
+                    if old_location.as_ref() != Some(&location) {
+                        self.moved.push((key, Some(location)));
                     }
-                    if known.as_ref() != Some(object) {
+                    if old_object.as_ref() != Some(object) {
                         changes.push(Change::Applied(Arc::clone(object)));
                     }
                 }
-                // It moved to another file and was broken on the way: the last good version stays.
+                // The object was moved to another file and broken on the way, so its last good version stays.
                 None if self.refusals.contains_key(&key) => {}
                 None => {
                     if self.applied.remove(&key).is_some() {
@@ -94,30 +99,30 @@ impl State {
         changes
     }
 
-    /// Where the objects of the changes stand, and others that moved, since this was asked last.
-    pub(super) fn moved(&mut self) -> Vec<(ObjectKey, Option<Location>)> {
+    /// Returns the locations that changed since this was last called.
+    pub(super) fn take_moved(&mut self) -> Vec<(ObjectKey, Option<Location>)> {
         std::mem::take(&mut self.moved)
     }
 
-    /// All findings that stand now, by file.
+    /// Returns all findings, sorted by file.
     pub(super) fn diagnostics(&self) -> Vec<Diagnostic> {
         let mut all: Vec<_> = self.files.values().flat_map(|file| file.diagnostics.iter().cloned()).collect();
-        all.extend(self.contested.iter().filter_map(|key| self.claims.get(key)).flat_map(conflicts));
+        all.extend(self.contested.iter().filter_map(|key| self.definitions.get(key)).flat_map(conflicts));
         all.sort_by(|a, b| a.location.cmp(&b.location));
         all
     }
 
-    fn take(&mut self, path: &Arc<str>) -> File {
+    fn take(&mut self, path: &Arc<str>) -> FileState {
         let file = self.files.get_mut(path).map(std::mem::take).unwrap_or_default();
         for (number, (location, object)) in file.objects.iter().enumerate() {
-            let place = (Arc::clone(path), location.document, number);
-            if let Some(claims) = self.claims.get_mut(&object.key) {
-                claims.remove(&place);
-                if claims.len() < 2 {
+            let position = (Arc::clone(path), location.document, number);
+            if let Some(definitions) = self.definitions.get_mut(&object.key) {
+                definitions.remove(&position);
+                if definitions.len() < 2 {
                     self.contested.remove(&object.key);
                 }
-                if claims.is_empty() {
-                    self.claims.remove(&object.key);
+                if definitions.is_empty() {
+                    self.definitions.remove(&object.key);
                 }
             }
             self.touched.insert(object.key.clone());
@@ -134,11 +139,11 @@ impl State {
         file
     }
 
-    fn put(&mut self, path: &Arc<str>, file: File) {
+    fn put(&mut self, path: &Arc<str>, file: FileState) {
         for (number, (location, object)) in file.objects.iter().enumerate() {
-            let claims = self.claims.entry(object.key.clone()).or_default();
-            claims.insert((Arc::clone(path), location.document, number), Arc::clone(object));
-            if claims.len() > 1 {
+            let definitions = self.definitions.entry(object.key.clone()).or_default();
+            definitions.insert((Arc::clone(path), location.document, number), Arc::clone(object));
+            if definitions.len() > 1 {
                 self.contested.insert(object.key.clone());
             }
             self.touched.insert(object.key.clone());
@@ -150,11 +155,11 @@ impl State {
     }
 }
 
-// The first place has the object; each other is told so.
-fn conflicts(claims: &BTreeMap<Place, Arc<Object>>) -> Vec<Diagnostic> {
-    let mut places = claims.iter();
-    let Some(((first, document, _), _)) = places.next() else { return Vec::new() };
-    places
+/// Returns a finding for each definition of an object but the first, which counts.
+fn conflicts(definitions: &BTreeMap<Position, Arc<Object>>) -> Vec<Diagnostic> {
+    let mut positions = definitions.iter();
+    let Some(((first, document, _), _)) = positions.next() else { return Vec::new() };
+    positions
         .map(|((file, at, _), object)| {
             let message = format!("is given already in {first}, document {document}, which counts; this one has no effect");
             Diagnostic::error("", message).of(&object.key).at(&Location { file: Arc::clone(file), document: *at })
@@ -176,34 +181,34 @@ mod tests {
         )
     }
 
-    fn set(state: &mut State, path: &str, text: &str) -> Vec<String> {
+    fn set(state: &mut FolderState, path: &str, text: &str) -> Vec<String> {
         let path = Arc::from(path);
         state.set(&path, read_text(&path, text, &"Kubernetes".into()));
         changed(state)
     }
 
-    fn remove(state: &mut State, path: &str) -> Vec<String> {
+    fn remove(state: &mut FolderState, path: &str) -> Vec<String> {
         state.remove(&Arc::from(path));
         changed(state)
     }
 
-    fn changed(state: &mut State) -> Vec<String> {
+    fn changed(state: &mut FolderState) -> Vec<String> {
         let told = |change: Change| match change {
             Change::Applied(object) => {
                 format!("+{}{}", object.key, object.metadata.labels.get("v").map(|v| format!("={v}")).unwrap_or_default())
             }
             Change::Deleted(key) => format!("-{key}"),
         };
-        state.changes().into_iter().map(told).collect()
+        state.take_changes().into_iter().map(told).collect()
     }
 
-    fn said(state: &State) -> Vec<String> {
+    fn said(state: &FolderState) -> Vec<String> {
         state.diagnostics().iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn only_what_differs_is_a_change() {
-        let mut state = State::default();
+        let mut state = FolderState::default();
         let both = namespace("a", "x") + &namespace("b", "x");
         assert_eq!(set(&mut state, "f.yaml", &both), ["+Namespace/a=x", "+Namespace/b=x"]);
         assert_eq!(set(&mut state, "f.yaml", &both), [""; 0]);
@@ -216,7 +221,7 @@ mod tests {
 
     #[test]
     fn the_first_of_two_counts_and_the_other_takes_its_place() {
-        let mut state = State::default();
+        let mut state = FolderState::default();
         assert_eq!(set(&mut state, "b.yaml", &namespace("n", "b")), ["+Namespace/n=b"]);
         assert_eq!(set(&mut state, "a.yaml", &("---\n".to_owned() + &namespace("n", "a"))), ["+Namespace/n=a"]);
         assert_eq!(
@@ -236,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_broken_file_keeps_all_that_was_good_of_it() {
-        let mut state = State::default();
+        let mut state = FolderState::default();
         set(&mut state, "f.yaml", &(namespace("a", "x") + &namespace("b", "x")));
         let broken = namespace("a", "y") + "kind: [\n";
         assert_eq!(set(&mut state, "f.yaml", &broken), [""; 0]);
@@ -248,14 +253,14 @@ mod tests {
 
     #[test]
     fn a_file_that_was_never_good_gives_what_can_be_read() {
-        let mut state = State::default();
+        let mut state = FolderState::default();
         let broken = namespace("a", "y") + "kind: [\n---\n" + &namespace("b", "y");
         assert_eq!(set(&mut state, "f.yaml", &broken), ["+Namespace/a=y", "+Namespace/b=y"]);
     }
 
     #[test]
     fn a_refused_object_keeps_its_last_good_version_and_the_rest_counts() {
-        let mut state = State::default();
+        let mut state = FolderState::default();
         set(&mut state, "f.yaml", &(authentication("STRICT") + &namespace("n", "x")));
         assert_eq!(set(&mut state, "f.yaml", &(authentication("STRCT") + &namespace("n", "y"))), ["+Namespace/n=y"]);
         assert_eq!(
@@ -271,14 +276,14 @@ mod tests {
 
     #[test]
     fn an_object_broken_while_it_moves_to_another_file_stays() {
-        let mut state = State::default();
+        let mut state = FolderState::default();
         set(&mut state, "a.yaml", &authentication("STRICT"));
         state.remove(&Arc::from("a.yaml"));
         assert_eq!(set(&mut state, "b.yaml", &authentication("STRCT")), [""; 0]);
         assert_eq!(set(&mut state, "b.yaml", ""), ["-PeerAuthentication/default/a"]);
     }
 
-    // After any history the state says the same as one that read the same last good files at once.
+    /// After any history the state is the same as one that read the last files at once.
     #[test]
     fn history_does_not_matter() {
         use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
@@ -288,7 +293,7 @@ mod tests {
         };
         TestRunner::default()
             .run(&vec(step, 1..20), |steps| {
-                let (mut state, mut files, mut told) = (State::default(), BTreeMap::new(), BTreeMap::new());
+                let (mut state, mut files, mut told) = (FolderState::default(), BTreeMap::new(), BTreeMap::new());
                 for (file, objects) in steps {
                     let path: Arc<str> = format!("{file}.yaml").into();
                     match objects {
@@ -301,18 +306,18 @@ mod tests {
                             files.remove(&path);
                         }
                     }
-                    for change in state.changes() {
+                    for change in state.take_changes() {
                         match change {
                             Change::Applied(object) => told.insert(object.key.clone(), object),
                             Change::Deleted(key) => told.remove(&key),
                         };
                     }
                 }
-                let mut fresh = State::default();
+                let mut fresh = FolderState::default();
                 for (path, objects) in &files {
                     fresh.set(path, read_text(path, &text(objects), &"Kubernetes".into()));
                 }
-                let all = fresh.changes().into_iter().filter_map(|change| match change {
+                let all = fresh.take_changes().into_iter().filter_map(|change| match change {
                     Change::Applied(object) => Some((object.key.clone(), object)),
                     Change::Deleted(_) => None,
                 });

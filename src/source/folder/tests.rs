@@ -1,13 +1,22 @@
-//! A real folder, real inotify.
+//! The source against a real folder with real inotify.
 
 use std::{
     collections::BTreeMap,
+    fs,
     fs::OpenOptions,
     io::Write,
     os::unix::fs::{PermissionsExt, symlink},
+    path::Path,
+    time::Duration,
 };
 
+use tokio::sync::mpsc;
+
 use super::*;
+use crate::{
+    api::Diagnostic,
+    source::{Change, SourceEvent},
+};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -15,9 +24,9 @@ fn namespace(name: &str, label: &str) -> String {
     format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{v: '{label}'}}}}\n")
 }
 
-/// What a follower of the events knows.
+/// What the events of a folder said so far.
 struct Follower {
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<SourceEvent>,
     world: BTreeMap<String, String>,
     findings: Vec<String>,
     log: Vec<&'static str>,
@@ -66,9 +75,9 @@ impl Follower {
         }
     }
 
-    fn take(&mut self, event: Event) {
+    fn take(&mut self, event: SourceEvent) {
         match event {
-            Event::Changes(changes) => {
+            SourceEvent::Changes(changes) => {
                 for change in changes {
                     self.changes += 1;
                     match change {
@@ -81,11 +90,11 @@ impl Follower {
                     }
                 }
             }
-            Event::Synced => self.log.push("synced"),
-            Event::Diagnostics { findings, .. } => self.findings = findings.iter().map(ToString::to_string).collect(),
-            Event::Places(_) => {}
-            Event::Lost { .. } => self.log.push("lost"),
-            Event::Recovered { .. } => self.log.push("recovered"),
+            SourceEvent::Synced => self.log.push("synced"),
+            SourceEvent::Diagnostics { findings, .. } => self.findings = findings.iter().map(ToString::to_string).collect(),
+            SourceEvent::Locations(_) => {}
+            SourceEvent::Lost { .. } => self.log.push("lost"),
+            SourceEvent::Recovered { .. } => self.log.push("recovered"),
         }
     }
 }
@@ -299,10 +308,10 @@ fn files_and_folders_are_read_once_for_offline_use() {
     fs::write(folder.path().join("dir/b.yaml"), namespace("b", "1")).unwrap();
     fs::write(folder.path().join("a.conf"), namespace("a", "1") + &namespace("b", "2")).unwrap();
     let paths = [folder.path().join("dir"), folder.path().join("a.conf"), folder.path().join("missing")];
-    let Contents { objects, findings, places } = read_paths(&paths);
+    let Contents { objects, findings, locations } = read_paths(&paths);
     let names: Vec<_> = objects.iter().map(|object| object.key.to_string()).collect();
     assert_eq!(names, ["Namespace/a", "Namespace/b"]);
-    let place = places.locate(Diagnostic::warning("", "").of(&objects[1].key)).location.unwrap();
+    let place = locations.locate(Diagnostic::warning("", "").of(&objects[1].key)).location.unwrap();
     assert!(place.file.ends_with("/a.conf") && place.document == 2, "{place:?}");
     let said: Vec<_> =
         findings.iter().map(|finding| finding.to_string().replace(&folder.path().to_string_lossy().into_owned(), "")).collect();

@@ -1,4 +1,4 @@
-//! The thread that follows a folder: waits for events of the file system, looks, and tells.
+//! Follows a folder on a thread of its own: waits for events of the file system, looks at the folder, and sends what changed.
 
 use std::{
     collections::BTreeMap,
@@ -18,77 +18,88 @@ use notify::{
 };
 use tokio::sync::mpsc;
 
-use super::{Folder, Hints, Reader, is_read, listing::relative};
-use crate::source::{Event, Loss};
+use super::{
+    listing::{has_read_extension, relative},
+    reader::{FolderChanges, FolderReader, WatchHints},
+    settings::Folder,
+};
+use crate::source::{Loss, SourceEvent};
 
-/// Events of one save come close together; the engine gathers for longer.
+/// How long events are gathered after the first one: those of one save come close together.
 const GATHER: Duration = Duration::from_millis(5);
-/// When something was left for later.
-const AGAIN: Duration = Duration::from_millis(25);
-/// While the folder is gone.
+/// How long to wait if a file is to be looked at again.
+const UNSETTLED: Duration = Duration::from_millis(25);
+/// How long to wait while the folder is lost.
 const LOST: Duration = Duration::from_millis(200);
-/// A writer that has not written for so long is not waited for.
+/// How long a writer is waited for that does not write.
 const WRITER_PATIENCE: Duration = Duration::from_millis(500);
 
-/// Starts the thread. It ends when the receiver is dropped, at the next look at the latest.
-pub(super) fn start(folder: Folder) -> io::Result<mpsc::Receiver<Event>> {
-    let (events, receiver) = mpsc::channel(64);
-    thread::Builder::new().name("folder".to_owned()).spawn(move || {
-        // A receiver that is gone is no mistake: nobody wants to know.
-        let _ = Follower::new(folder, events).run();
-    })?;
-    Ok(receiver)
+impl Folder {
+    /// Follows the folder until the receiver is dropped, which the thread notices within a second. First come all objects
+    /// and [`SourceEvent::Synced`], or [`SourceEvent::Lost`] if there is no such folder; then come changes.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn watch(self) -> io::Result<mpsc::Receiver<SourceEvent>> {
+        let (events, receiver) = mpsc::channel(64);
+        thread::Builder::new().name("folder".to_owned()).spawn(move || {
+            // The thread ends without an error when nobody receives its events any more.
+            let _ = FolderWatcher::new(self, events).run();
+        })?;
+        Ok(receiver)
+    }
 }
 
-struct Follower {
-    reader: Reader,
-    events: mpsc::Sender<Event>,
+struct FolderWatcher {
+    reader: FolderReader,
+    events: mpsc::Sender<SourceEvent>,
     notices: Receiver<notify::Result<notify::Event>>,
     notifier: Sender<notify::Result<notify::Event>>,
     watcher: Option<RecommendedWatcher>,
-    hints: Hints,
-    // Files that somebody writes, and when they were last seen to.
+    hints: WatchHints,
+    /// The files that somebody is writing, and when they were last written.
     writers: BTreeMap<Arc<str>, Instant>,
-    // As the events name it.
+    /// The folder as the events name it.
     root: PathBuf,
     synced: bool,
     lost: bool,
 }
 
-struct Gone;
+/// Nobody receives the events any more.
+struct ReceiverDropped;
 
-impl Follower {
-    fn new(folder: Folder, events: mpsc::Sender<Event>) -> Self {
+impl FolderWatcher {
+    fn new(folder: Folder, events: mpsc::Sender<SourceEvent>) -> Self {
         let (notifier, notices) = channel();
         Self {
             root: folder.path.clone(),
-            reader: Reader::new(folder),
+            reader: FolderReader::new(folder),
             events,
             notices,
             notifier,
             watcher: None,
-            hints: Hints::default(),
+            hints: WatchHints::default(),
             writers: BTreeMap::new(),
             synced: false,
             lost: false,
         }
     }
 
-    fn run(mut self) -> Result<(), Gone> {
+    fn run(mut self) -> Result<(), ReceiverDropped> {
         loop {
             if self.watcher.is_none() {
                 self.watch();
             }
             let wait = match self.look()? {
                 _ if self.lost => LOST,
-                true => AGAIN,
+                true => UNSETTLED,
                 false => self.reader.folder.rescan,
             };
             self.wait(wait)?;
         }
     }
 
-    // Watching starts before looking, so that nothing falls in between.
+    /// Starts to watch. This is done before the first look, so that no change is missed in between.
     fn watch(&mut self) {
         let Ok(root) = self.reader.folder.path.canonicalize() else { return };
         let notifier = self.notifier.clone();
@@ -105,55 +116,57 @@ impl Follower {
                 self.hints.all = true;
                 self.watcher = Some(watcher);
             }
-            Err(error) => tracing::warn!(folder = %self.reader.folder.path.display(), "cannot be watched, only looked at: {error}"),
+            Err(error) => {
+                tracing::warn!(folder = %self.reader.folder.path.display(), "cannot be watched, so changes are only found by rescans: {error}")
+            }
         }
     }
 
-    // Whether to look again soon.
-    fn look(&mut self) -> Result<bool, Gone> {
+    /// Looks at the folder, and returns whether to look again soon.
+    fn look(&mut self) -> Result<bool, ReceiverDropped> {
         let now = Instant::now();
         self.writers.retain(|_, last| now.duration_since(*last) < WRITER_PATIENCE);
         self.hints.open = self.writers.keys().cloned().collect();
         let hints = std::mem::take(&mut self.hints);
         match self.reader.look(&hints) {
-            Ok(seen) => {
-                // What was left for later is still to be read, even if its stamp says nothing.
+            Ok(found) => {
+                // A file that was left for later is still to be read, even if its stamp stays the same.
                 let waits = |file: &&Arc<str>| hints.all || hints.changed.contains(*file);
                 self.hints.changed = hints.open.iter().filter(waits).cloned().collect();
-                self.tell(seen)
+                self.send_changes(found)
             }
             Err(reason) => {
-                self.lose(reason)?;
+                self.report_lost(reason)?;
                 Ok(true)
             }
         }
     }
 
-    fn tell(&mut self, seen: super::Seen) -> Result<bool, Gone> {
+    fn send_changes(&mut self, found: FolderChanges) -> Result<bool, ReceiverDropped> {
         if std::mem::take(&mut self.lost) {
-            self.send(Event::Recovered { source: self.name() })?;
+            self.send(SourceEvent::Recovered { source: self.name() })?;
         }
-        if !seen.moved.is_empty() {
-            self.send(Event::Places(seen.moved))?;
+        if !found.moved.is_empty() {
+            self.send(SourceEvent::Locations(found.moved))?;
         }
-        if !seen.changes.is_empty() {
-            self.send(Event::Changes(seen.changes))?;
+        if !found.changes.is_empty() {
+            self.send(SourceEvent::Changes(found.changes))?;
         }
-        if let Some(findings) = seen.diagnostics {
-            self.send(Event::Diagnostics { source: self.name(), findings })?;
+        if let Some(findings) = found.diagnostics {
+            self.send(SourceEvent::Diagnostics { source: self.name(), findings })?;
         }
         if !std::mem::replace(&mut self.synced, true) {
-            self.send(Event::Synced)?;
+            self.send(SourceEvent::Synced)?;
         }
-        Ok(seen.again)
+        Ok(found.unsettled)
     }
 
-    fn lose(&mut self, reason: String) -> Result<(), Gone> {
-        // The folder that comes back may be watched no more.
+    fn report_lost(&mut self, reason: String) -> Result<(), ReceiverDropped> {
+        // The watcher may not see the folder when it comes back.
         self.watcher = None;
         self.writers.clear();
         if !std::mem::replace(&mut self.lost, true) {
-            self.send(Event::Lost { source: self.name(), reason, loss: Loss::Away })?;
+            self.send(SourceEvent::Lost { source: self.name(), reason, loss: Loss::Unavailable })?;
         }
         Ok(())
     }
@@ -162,20 +175,20 @@ impl Follower {
         format!("folder {}", self.reader.folder.path.display()).into()
     }
 
-    fn send(&self, event: Event) -> Result<(), Gone> {
-        self.events.blocking_send(event).map_err(|_| Gone)
+    fn send(&self, event: SourceEvent) -> Result<(), ReceiverDropped> {
+        self.events.blocking_send(event).map_err(|_| ReceiverDropped)
     }
 
-    // Returns after a notice that matters and the moment for gathering, or when it is time to look anyway.
-    fn wait(&mut self, at_most: Duration) -> Result<(), Gone> {
+    /// Waits for a notice that matters and gathers further ones, or until it is time to look anyway.
+    fn wait(&mut self, at_most: Duration) -> Result<(), ReceiverDropped> {
         let until = Instant::now() + at_most;
         let mut gathering = None;
         loop {
             if self.events.is_closed() {
-                return Err(Gone);
+                return Err(ReceiverDropped);
             }
             let end = gathering.unwrap_or(until);
-            // A receiver that is dropped is noticed within a second.
+            // Wakes up every second to notice that the receiver was dropped.
             let left = end.saturating_duration_since(Instant::now()).min(Duration::from_secs(1));
             match self.notices.recv_timeout(left) {
                 Ok(notice) => {
@@ -185,12 +198,12 @@ impl Follower {
                 }
                 Err(RecvTimeoutError::Timeout) if Instant::now() >= end => return Ok(()),
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Err(Gone),
+                Err(RecvTimeoutError::Disconnected) => return Err(ReceiverDropped),
             }
         }
     }
 
-    // Whether the notice is a reason to look.
+    /// Records a notice, and returns whether it is a reason to look.
     fn note(&mut self, notice: notify::Result<notify::Event>) -> bool {
         let Ok(event) = notice else {
             self.hints.all = true;
@@ -210,12 +223,12 @@ impl Follower {
             EventKind::Access(_) => return false,
             _ => {}
         }
-        let Some(file) = relative(&self.root, path).filter(|_| is_read(path)) else {
-            // A folder, or a link to one: Kubernetes turns `..data`.
+        let Some(file) = relative(&self.root, path).filter(|_| has_read_extension(path)) else {
+            // A folder, or a link to one, such as `..data`, which Kubernetes replaces.
             return !matches!(kind, EventKind::Access(_) | EventKind::Modify(ModifyKind::Data(_)));
         };
         match kind {
-            // Only Linux says when a writer is done.
+            // Only Linux reports when a writer is done.
             EventKind::Create(_) | EventKind::Modify(ModifyKind::Data(_)) if cfg!(target_os = "linux") => {
                 self.writers.insert(Arc::clone(&file), Instant::now());
             }

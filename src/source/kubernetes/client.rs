@@ -1,4 +1,4 @@
-//! Which API server there is, and how it is spoken to.
+//! Finds the API server and makes the client for it.
 
 use std::{env, path::PathBuf, time::Duration};
 
@@ -14,31 +14,31 @@ use tower::limit::RateLimitLayer;
 /// Where the chart mounts Secret `istio-kubeconfig` (contract §1.1).
 const REMOTE: &str = "/var/run/secrets/remote/config";
 
-/// How the API server is found and how hard it may be asked.
+/// How the API server is found, and how often it may be asked.
 #[derive(Clone, Debug)]
 pub struct ClientSettings {
-    /// `--kubeconfig`: wins over everything else.
+    /// `--kubeconfig`, which takes precedence over everything else.
     pub kubeconfig: Option<PathBuf>,
-    /// `--context` of the kubeconfig; `None`: its current one.
+    /// `--context` of the kubeconfig; `None` for its current one.
     pub context: Option<String>,
-    /// `--kubernetesApiQPS`: requests a second, on average over `burst / qps` seconds.
+    /// `--kubernetesApiQPS`: requests per second, on average over `burst / qps` seconds.
     pub qps: f64,
-    /// `--kubernetesApiBurst`: requests that may come at once.
+    /// `--kubernetesApiBurst`: requests that may be sent at once.
     pub burst: u32,
 }
 
-/// Makes the client that all parts of the process share, and with it the bound on requests. Nothing is asked yet.
+/// Makes the client that all parts of the process share, and with it the limit on requests. Sends no request yet.
 ///
-/// The API server is that of the first of these which exists: [`ClientSettings::kubeconfig`], the files of environment
+/// The API server is found by the first of these that exists: [`ClientSettings::kubeconfig`], the files in environment
 /// variable `KUBECONFIG`, the file where istiod's chart mounts a remote kubeconfig, the cluster that this pod runs in,
-/// `~/.kube/config`. The chart sets `KUBECONFIG` to a file that mostly does not exist: a missing one is passed over.
+/// `~/.kube/config`. The chart sets `KUBECONFIG` to a file that usually does not exist, so missing files are ignored.
 ///
 /// # Errors
-/// When there is none of them, or the one that there is cannot be used.
+/// When none of them exists, or the first that does cannot be used.
 pub async fn client(settings: &ClientSettings) -> anyhow::Result<Client> {
     let mut config = config(settings).await?;
     config.headers.push((USER_AGENT, HeaderValue::from_static(concat!("istiod-lite/", env!("CARGO_PKG_VERSION")))));
-    // Every caller here has its own way to wait and try again, and says so.
+    // Every caller has its own way to wait and try again, and logs that it does.
     config.default_retry = false;
     let burst = settings.burst.max(1);
     let limit = RateLimitLayer::new(u64::from(burst), window(burst, settings.qps));
@@ -46,7 +46,8 @@ pub async fn client(settings: &ClientSettings) -> anyhow::Result<Client> {
     Ok(builder.with_layer(&limit).build())
 }
 
-/// In what time `burst` requests may come. A flag can also say 0, `inf` or `NaN`; a window of nothing would panic.
+/// Returns the time in which `burst` requests may be sent. Flags also accept 0, `inf` and `NaN`, and an empty window would
+/// panic.
 fn window(burst: u32, qps: f64) -> Duration {
     Duration::from_secs_f64(f64::from(burst) / qps.max(0.1)).max(Duration::from_nanos(1))
 }

@@ -1,31 +1,35 @@
-//! One collection of objects under one path of the API, and the requests about it.
+//! A collection of objects under one path of the API, and the requests to list and watch it.
 
 use std::{fmt::Write, time::Duration};
 
 use http::Request;
 use kube::client::Body;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use smol_str::{SmolStr, format_smolstr};
 
-use super::kinds::Resource;
+use super::kinds::WatchedResource;
 
-/// All objects of one kind, or those of one namespace, or the one of a name.
+/// All characters but the unreserved ones of RFC 3986.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// All objects of a kind, those of one namespace, or the one that has a name.
 #[derive(Clone, Debug)]
 pub(super) struct Collection {
     /// The kind.
-    pub(super) resource: &'static Resource,
-    /// Only in this namespace.
+    pub(super) resource: &'static WatchedResource,
+    /// The only namespace; `None` for all.
     pub(super) namespace: Option<SmolStr>,
-    /// Only the object of this name.
+    /// The name of the only object; `None` for all.
     pub(super) object: Option<SmolStr>,
 }
 
 impl Collection {
-    /// All objects of a kind.
-    pub(super) fn all(resource: &'static Resource) -> Self {
+    /// Makes the collection of all objects of a kind.
+    pub(super) fn all(resource: &'static WatchedResource) -> Self {
         Self { resource, namespace: None, object: None }
     }
 
-    /// What logs and metrics call it: `kubernetes/Pod`, `kubernetes/Pod/shop`.
+    /// Returns the name that logs and metrics use: `kubernetes/Pod`, `kubernetes/Pod/shop`.
     pub(super) fn name(&self) -> SmolStr {
         let kind = self.resource.kind.as_str();
         match &self.namespace {
@@ -34,10 +38,10 @@ impl Collection {
         }
     }
 
-    /// Asks for a page of the collection as it is now, of at most `limit` objects.
+    /// Makes the request for one page of the collection as it is now, of at most `limit` objects.
     ///
     /// # Errors
-    /// When a name makes no URI.
+    /// When a name cannot be part of a URI.
     pub(super) fn list(&self, version: &str, limit: u32, next: Option<&str>) -> Result<Request<Body>, http::Error> {
         let mut query = format!("limit={limit}");
         if let Some(next) = next {
@@ -46,46 +50,36 @@ impl Collection {
         self.request(version, query)
     }
 
-    /// Asks for what changes after `since`; the server ends the answer after `timeout`.
+    /// Makes the request for what changes after a resource version. The server ends the answer after `timeout`.
     ///
     /// # Errors
-    /// When a name makes no URI.
-    pub(super) fn watch(&self, version: &str, since: &str, timeout: Duration) -> Result<Request<Body>, http::Error> {
-        let seconds = timeout.as_secs();
-        let since = escaped(since);
-        self.request(version, format!("watch=true&allowWatchBookmarks=true&resourceVersion={since}&timeoutSeconds={seconds}"))
+    /// When a name cannot be part of a URI.
+    pub(super) fn watch(&self, version: &str, resource_version: &str, timeout: Duration) -> Result<Request<Body>, http::Error> {
+        let (from, seconds) = (escaped(resource_version), timeout.as_secs());
+        self.request(version, format!("watch=true&allowWatchBookmarks=true&resourceVersion={from}&timeoutSeconds={seconds}"))
     }
 
     fn request(&self, version: &str, mut query: String) -> Result<Request<Body>, http::Error> {
         if let Some(object) = &self.object {
             let _ = write!(query, "&fieldSelector=metadata.name%3D{}", escaped(object));
         }
-        let Resource { group, plural, .. } = self.resource;
+        let WatchedResource { group, plural, .. } = self.resource;
         let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
         let within = self.namespace.as_ref().map(|namespace| format!("/namespaces/{}", escaped(namespace))).unwrap_or_default();
         get(&format!("{root}{within}/{plural}?{query}"))
     }
 }
 
-/// A GET of a path of the API server.
+/// Makes a GET request for a path of the API server.
 ///
 /// # Errors
-/// When it is no URI.
+/// When the path is no URI.
 pub(super) fn get(path_and_query: &str) -> Result<Request<Body>, http::Error> {
     Request::get(path_and_query).body(Body::empty())
 }
 
-// Percent-encodes all but the unreserved characters of RFC 3986.
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            out.push(char::from(byte));
-        } else {
-            let _ = write!(out, "%{byte:02X}");
-        }
-    }
-    out
+fn escaped(text: &str) -> impl std::fmt::Display {
+    utf8_percent_encode(text, RESERVED)
 }
 
 #[cfg(test)]

@@ -1,22 +1,22 @@
-//! Reads what the API server answers: pages of a list, lines of a watch, one object at a time.
+//! Decodes what the API server answers: pages of a list and lines of a watch.
 //!
-//! Objects are cut out first and read one by one, so that one which cannot be read is that one's error and not the
-//! list's.
+//! Objects are first cut out as text and then read one by one, so that one that cannot be read is an error of that object
+//! and not of the whole list.
 
 use serde::{Deserialize, de::DeserializeSeed};
 use serde_json::{Value, value::RawValue};
 use smol_str::SmolStr;
 
-use super::{keep::Keep, kinds::Resource};
+use super::{field_mask::FieldMask, kinds::WatchedResource};
 use crate::api::Kind;
 
 /// A page of a list.
 #[derive(Debug, Deserialize)]
 pub(super) struct Page<'a> {
-    /// Of the list as a whole.
+    /// The metadata of the list as a whole.
     #[serde(default)]
     pub(super) metadata: ListMetadata,
-    /// The objects, not read yet.
+    /// The objects, which are not read yet.
     #[serde(borrow, default)]
     items: Option<Vec<&'a RawValue>>,
 }
@@ -25,59 +25,61 @@ pub(super) struct Page<'a> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct ListMetadata {
-    /// The state of the whole collection.
+    /// The resource version of the whole collection.
     pub(super) resource_version: String,
-    /// Asks for the next page; empty: this was the last.
+    /// The token that asks for the next page; empty on the last one.
     #[serde(rename = "continue")]
     pub(super) next: String,
 }
 
 /// One line of a watch.
 #[derive(Debug)]
-pub(super) enum Line {
-    /// The object is there, as it is now.
+pub(super) enum WatchEvent {
+    /// The object was added or changed.
     Applied(Item),
-    /// The object is gone.
+    /// The object was deleted.
     Deleted(Item),
-    /// Nothing happened up to here.
+    /// No further changes happened up to this resource version.
     Bookmark(SmolStr),
     /// The server ends the watch and says why.
-    Failure(Status),
+    Error(Status),
 }
 
-/// One object, pruned.
+/// One object, reduced to the fields that are used.
 #[derive(Debug)]
 pub(super) struct Item {
-    /// Namespace and name; `None`: it could not be read so far.
-    pub(super) name: Option<Name>,
+    /// Namespace and name; `None` if they cannot be read.
+    pub(super) name: Option<ObjectName>,
     /// `metadata.resourceVersion`
     pub(super) version: SmolStr,
-    /// Its content, or why it cannot be read.
+    /// The content, or why it cannot be read.
     pub(super) content: Result<Value, String>,
 }
 
 /// Namespace and name of an object.
-pub(super) type Name = (SmolStr, SmolStr);
+pub(super) type ObjectName = (SmolStr, SmolStr);
 
-/// `v1 Status`: why a request failed.
+/// Why a request failed, as the API server describes it (`v1.Status`).
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Status {
-    /// As an HTTP status.
+    /// The HTTP status.
     pub(super) code: u16,
-    /// One word: `Expired`, `Forbidden`.
+    /// The reason in one word: `Expired`, `Forbidden`.
     pub(super) reason: String,
-    /// For people.
+    /// The explanation for people.
     pub(super) message: String,
 }
 
-static HEAD: Keep =
-    Keep::Fields(&[("metadata", Keep::Fields(&[("name", Keep::All), ("namespace", Keep::All), ("resourceVersion", Keep::All)]))]);
+static IDENTITY: FieldMask = FieldMask::Fields(&[(
+    "metadata",
+    FieldMask::Fields(&[("name", FieldMask::All), ("namespace", FieldMask::All), ("resourceVersion", FieldMask::All)]),
+)]);
 
 /// Reads a page of a list without reading its objects.
 ///
 /// # Errors
-/// When it is no list.
+/// When the body is no list.
 pub(super) fn page(body: &[u8]) -> Result<Page<'_>, serde_json::Error> {
     serde_json::from_slice(body)
 }
@@ -85,48 +87,48 @@ pub(super) fn page(body: &[u8]) -> Result<Page<'_>, serde_json::Error> {
 /// Reads one line of a watch.
 ///
 /// # Errors
-/// When it is no event.
-pub(super) fn line(line: &[u8], resource: &Resource, version: &str) -> Result<Line, serde_json::Error> {
+/// When the line is no event.
+pub(super) fn watch_event(line: &str, resource: &WatchedResource, version: &str) -> Result<WatchEvent, serde_json::Error> {
     #[derive(Deserialize)]
-    struct Event<'a> {
+    struct RawEvent<'a> {
         #[serde(rename = "type")]
-        what: &'a str,
+        event: &'a str,
         #[serde(borrow)]
         object: &'a RawValue,
     }
-    let Event { what, object } = serde_json::from_slice(line)?;
-    Ok(match what {
-        "ADDED" | "MODIFIED" => Line::Applied(item(object, resource, version)),
-        "DELETED" => Line::Deleted(item(object, resource, version)),
-        "BOOKMARK" => Line::Bookmark(head(object).1),
-        "ERROR" => Line::Failure(serde_json::from_str(object.get())?),
+    let RawEvent { event, object } = serde_json::from_str(line)?;
+    Ok(match event {
+        "ADDED" | "MODIFIED" => WatchEvent::Applied(item(object, resource, version)),
+        "DELETED" => WatchEvent::Deleted(item(object, resource, version)),
+        "BOOKMARK" => WatchEvent::Bookmark(read_identity(object).1),
+        "ERROR" => WatchEvent::Error(serde_json::from_str(object.get())?),
         other => return Err(serde::de::Error::custom(format!("event of unknown type {other:?}"))),
     })
 }
 
 impl<'a> Page<'a> {
-    /// The objects, each read when asked for.
-    pub(super) fn items(&self, resource: &'static Resource, version: &'static str) -> impl Iterator<Item = Item> {
+    /// Returns the objects, each of which is read when the iterator comes to it.
+    pub(super) fn items(&self, resource: &'static WatchedResource, version: &'static str) -> impl Iterator<Item = Item> {
         self.items.iter().flatten().map(move |raw| item(raw, resource, version))
     }
 }
 
-fn item(raw: &RawValue, resource: &Resource, version: &str) -> Item {
-    match pruned(raw, resource.keep) {
+fn item(raw: &RawValue, resource: &WatchedResource, version: &str) -> Item {
+    match masked(raw, resource.fields) {
         Ok(mut value) => {
-            let (name, revision) = name_of(&value);
-            claim(&mut value, resource, version);
-            Item { name, version: revision, content: Ok(value) }
+            let (name, resource_version) = identity_of(&value);
+            set_type(&mut value, resource, version);
+            Item { name, version: resource_version, content: Ok(value) }
         }
         Err(why) => {
-            let (name, revision) = head(raw);
-            Item { name, version: revision, content: Err(why.to_string()) }
+            let (name, resource_version) = read_identity(raw);
+            Item { name, version: resource_version, content: Err(why.to_string()) }
         }
     }
 }
 
-// Objects in lists of built-in kinds do not say what they are.
-fn claim(value: &mut Value, resource: &Resource, version: &str) {
+/// Sets `apiVersion` and `kind`, which objects in lists of built-in kinds do not have.
+fn set_type(value: &mut Value, resource: &WatchedResource, version: &str) {
     let Value::Object(fields) = value else { return };
     let group = resource.group;
     let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
@@ -134,25 +136,26 @@ fn claim(value: &mut Value, resource: &Resource, version: &str) {
     fields.insert("kind".to_owned(), Value::String(resource.kind.as_str().to_owned()));
     if resource.kind == Kind::MeshConfig {
         fields.insert("kind".to_owned(), "ConfigMap".into());
-        // What a revision's ConfigMap is called besides makes no difference.
+        // The ConfigMap of a revision has another name, but its MeshConfig has the same key.
         if let Some(Value::Object(metadata)) = fields.get_mut("metadata") {
             metadata.insert("name".to_owned(), "istio".into());
         }
     }
 }
 
-fn head(raw: &RawValue) -> (Option<Name>, SmolStr) {
-    pruned(raw, &HEAD).map(|value| name_of(&value)).unwrap_or_default()
+fn read_identity(raw: &RawValue) -> (Option<ObjectName>, SmolStr) {
+    masked(raw, &IDENTITY).map(|value| identity_of(&value)).unwrap_or_default()
 }
 
-fn name_of(value: &Value) -> (Option<Name>, SmolStr) {
+/// Returns the name and the resource version of an object.
+fn identity_of(value: &Value) -> (Option<ObjectName>, SmolStr) {
     let text = |field: &str| value.get("metadata").and_then(|metadata| metadata.get(field)).and_then(Value::as_str);
     let name = text("name").map(|name| (text("namespace").unwrap_or_default().into(), name.into()));
     (name, text("resourceVersion").unwrap_or_default().into())
 }
 
-fn pruned(raw: &RawValue, keep: &'static Keep) -> Result<Value, serde_json::Error> {
-    keep.deserialize(&mut serde_json::Deserializer::from_str(raw.get()))
+fn masked(raw: &RawValue, fields: &'static FieldMask) -> Result<Value, serde_json::Error> {
+    fields.deserialize(&mut serde_json::Deserializer::from_str(raw.get()))
 }
 
 #[cfg(test)]
@@ -160,7 +163,7 @@ mod tests {
     use super::*;
     use crate::source::kubernetes::kinds::RESOURCES;
 
-    fn services() -> &'static Resource {
+    fn services() -> &'static WatchedResource {
         RESOURCES.iter().find(|resource| resource.plural == "services").unwrap()
     }
 
@@ -181,13 +184,13 @@ mod tests {
 
     #[test]
     fn lines_of_a_watch() {
-        let read = |text: &str| line(text.as_bytes(), services(), "v1");
+        let read = |text: &str| watch_event(text, services(), "v1");
         let applied = read(r#"{"type":"MODIFIED","object":{"metadata":{"name":"a","namespace":"n"}}}"#);
-        assert!(matches!(applied, Ok(Line::Applied(Item { name: Some(_), .. }))), "{applied:?}");
+        assert!(matches!(applied, Ok(WatchEvent::Applied(Item { name: Some(_), .. }))), "{applied:?}");
         let bookmark = read(r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"12"}}}"#);
-        assert!(matches!(bookmark, Ok(Line::Bookmark(version)) if version == "12"));
+        assert!(matches!(bookmark, Ok(WatchEvent::Bookmark(version)) if version == "12"));
         let failure = read(r#"{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired"}}"#);
-        assert!(matches!(failure, Ok(Line::Failure(Status { code: 410, .. }))));
+        assert!(matches!(failure, Ok(WatchEvent::Error(Status { code: 410, .. }))));
         assert!(read(r#"{"type":"ODD","object":{}}"#).is_err());
         assert!(read("<html>").is_err());
     }

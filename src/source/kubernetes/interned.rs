@@ -1,4 +1,4 @@
-//! Keeps once what many objects have in common: labels and ports of a ReplicaSet's pods, the names of nodes.
+//! Shares the memory of equal values: the labels and ports of a ReplicaSet's pods, the names of nodes.
 
 use std::{collections::HashSet, hash::Hash, sync::Arc};
 
@@ -6,12 +6,12 @@ use smol_str::SmolStr;
 
 use crate::api::{Labels, Object, Spec, kubernetes::Pod};
 
-/// Texts this short stand in their place and cost no memory of their own.
-const IN_PLACE: usize = 23;
-/// What nobody has any more is thrown out when there is twice as much as after the last time, but not below this.
+/// A `SmolStr` of up to this length is stored inline and needs no memory of its own.
+const INLINE: usize = 23;
+/// Unused values are dropped when there are twice as many values as after the last time, but never below this number.
 const FEW: usize = 1_024;
 
-/// What objects seen so far have in common.
+/// The values of the objects seen so far.
 #[derive(Debug, Default)]
 pub(super) struct Interned {
     labels: HashSet<Arc<Labels>>,
@@ -21,7 +21,7 @@ pub(super) struct Interned {
 }
 
 impl Interned {
-    /// The object with what it has in common with those before. One that somebody else holds already stays as it is.
+    /// Returns the object with its values shared with earlier objects. An object that has other owners stays as it is.
     pub(super) fn share(&mut self, mut object: Arc<Object>) -> Arc<Object> {
         let Some(own) = Arc::get_mut(&mut object) else { return object };
         if let Some(metadata) = Arc::get_mut(&mut own.metadata) {
@@ -48,18 +48,18 @@ impl Interned {
             }
             _ => {}
         }
-        self.tidy();
+        self.drop_unused();
         object
     }
 
     fn share_text(&mut self, text: &mut SmolStr) {
-        if text.len() > IN_PLACE {
+        if text.len() > INLINE {
             share(&mut self.texts, text);
         }
     }
 
-    // Whether somebody has a text cannot be asked: they are all let go, and those in use come back with the next object.
-    fn tidy(&mut self) {
+    // A `SmolStr` does not tell whether it is shared, so all texts are dropped, and those in use come back with later objects.
+    fn drop_unused(&mut self) {
         if self.len() <= FEW.max(2 * self.after_last) {
             return;
         }
@@ -76,9 +76,9 @@ impl Interned {
     }
 }
 
-fn share<T: Clone + Eq + Hash>(known: &mut HashSet<T>, value: &mut T) {
-    match known.get(value) {
-        Some(same) => *value = same.clone(),
-        None => _ = known.insert(value.clone()),
+fn share<T: Clone + Eq + Hash>(seen: &mut HashSet<T>, value: &mut T) {
+    match seen.get(value) {
+        Some(equal) => *value = equal.clone(),
+        None => _ = seen.insert(value.clone()),
     }
 }

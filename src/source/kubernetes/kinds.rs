@@ -1,31 +1,31 @@
-//! The kinds that are watched, and what is read of each.
+//! The kinds that are watched, and the fields that are read of each.
 
-use super::keep::Keep;
+use super::field_mask::FieldMask;
 use crate::api::{self, Kind};
 
-/// One kind as the API server knows it.
+/// A kind as the API server serves it, and how it is read.
 #[derive(Debug)]
-pub(super) struct Resource {
-    /// What its objects become.
+pub(super) struct WatchedResource {
+    /// The kind that its objects become.
     pub(super) kind: Kind,
-    /// API group; empty for the core.
+    /// The API group; empty for the core group.
     pub(super) group: &'static str,
-    /// Its name in paths.
+    /// The name in paths.
     pub(super) plural: &'static str,
-    /// Versions that can be read, the preferred first.
+    /// The versions that can be read, in order of preference.
     pub(super) versions: &'static [&'static str],
     /// Whether its objects live in namespaces.
     pub(super) namespaced: bool,
-    /// Whether it comes with a CustomResourceDefinition, which may be absent, and obeys `istio.io/rev`.
+    /// Whether the kind is defined by a CustomResourceDefinition, which may be absent, and its objects obey `istio.io/rev`.
     pub(super) custom: bool,
-    /// Objects in one answer: kube holds each whole while it is read.
-    pub(super) page: u32,
-    /// What is read of an object.
-    pub(super) keep: &'static Keep,
+    /// The most objects of one page, which is in memory as a whole while it is read.
+    pub(super) page_size: u32,
+    /// The fields of an object that are read.
+    pub(super) fields: &'static FieldMask,
 }
 
-/// All kinds but MeshConfig.
-pub(super) static RESOURCES: &[Resource] = &[
+/// All kinds that are watched, except MeshConfig.
+pub(super) static RESOURCES: &[WatchedResource] = &[
     core(Kind::Namespace, 500, &NAMED),
     core(Kind::Node, 100, &NAMED),
     core(Kind::Service, 500, &WITH_SPEC),
@@ -41,75 +41,80 @@ pub(super) static RESOURCES: &[Resource] = &[
 ];
 
 /// ConfigMap `istio` (or `istio-<revision>`), which holds MeshConfig (contract §7).
-pub(super) static MESH_CONFIG: Resource = core(Kind::MeshConfig, 1, &MESH);
+pub(super) static MESH_CONFIG: WatchedResource = core(Kind::MeshConfig, 1, &MESH);
 
 const CONFIG_MAPS: api::Resource = api::Resource { group: "", versions: &["v1"], plural: "configmaps", namespaced: true };
 
-const fn core(kind: Kind, page: u32, keep: &'static Keep) -> Resource {
+const fn core(kind: Kind, page_size: u32, fields: &'static FieldMask) -> WatchedResource {
     let &api::Resource { group, versions, plural, namespaced } = match kind.resource() {
         Some(resource) => resource,
         None => &CONFIG_MAPS,
     };
-    Resource { kind, group, plural, versions, namespaced, custom: false, page, keep }
+    WatchedResource { kind, group, plural, versions, namespaced, custom: false, page_size, fields }
 }
 
-const fn istio(kind: Kind) -> Resource {
-    Resource { custom: true, ..core(kind, 250, &WITH_SPEC) }
+const fn istio(kind: Kind) -> WatchedResource {
+    WatchedResource { custom: true, ..core(kind, 250, &WITH_SPEC) }
 }
 
-// Of annotations only those that something reads: `kubectl apply` leaves a whole copy of each object in them.
-const METADATA: Keep = Keep::Fields(&[
-    ("name", Keep::All),
-    ("namespace", Keep::All),
-    ("labels", Keep::All),
-    ("annotations", Keep::Prefixes(&["networking.istio.io/", "alpha.istio.io/", "traffic.istio.io/", "sidecar.istio.io/interceptionMode"])),
-    ("creationTimestamp", Keep::All),
-    ("generation", Keep::All),
-    ("uid", Keep::All),
-    ("resourceVersion", Keep::All),
-    ("ownerReferences", Keep::Items(&Keep::Fields(&[("kind", Keep::All), ("name", Keep::All), ("controller", Keep::All)]))),
+// Only the annotations that something reads, since `kubectl apply` stores a copy of the whole object in another one.
+const METADATA: FieldMask = FieldMask::Fields(&[
+    ("name", FieldMask::All),
+    ("namespace", FieldMask::All),
+    ("labels", FieldMask::All),
+    (
+        "annotations",
+        FieldMask::Prefixes(&["networking.istio.io/", "alpha.istio.io/", "traffic.istio.io/", "sidecar.istio.io/interceptionMode"]),
+    ),
+    ("creationTimestamp", FieldMask::All),
+    ("generation", FieldMask::All),
+    ("uid", FieldMask::All),
+    ("resourceVersion", FieldMask::All),
+    (
+        "ownerReferences",
+        FieldMask::Items(&FieldMask::Fields(&[("kind", FieldMask::All), ("name", FieldMask::All), ("controller", FieldMask::All)])),
+    ),
 ]);
 
-static NAMED: Keep = Keep::Fields(&[("metadata", METADATA)]);
+static NAMED: FieldMask = FieldMask::Fields(&[("metadata", METADATA)]);
 
-// Fields beside `spec` and `status` are mistakes that the reader names.
-static WITH_SPEC: Keep = Keep::Fields(&[("metadata", METADATA), ("spec", Keep::All)]);
+static WITH_SPEC: FieldMask = FieldMask::Fields(&[("metadata", METADATA), ("spec", FieldMask::All)]);
 
-static MESH: Keep = Keep::Fields(&[("metadata", METADATA), ("data", Keep::Fields(&[("mesh", Keep::All)]))]);
+static MESH: FieldMask = FieldMask::Fields(&[("metadata", METADATA), ("data", FieldMask::Fields(&[("mesh", FieldMask::All)]))]);
 
-static SLICE: Keep = Keep::Fields(&[
+static SLICE: FieldMask = FieldMask::Fields(&[
     ("metadata", METADATA),
-    ("addressType", Keep::All),
-    ("ports", Keep::Items(&Keep::Fields(&[("name", Keep::All), ("port", Keep::All)]))),
+    ("addressType", FieldMask::All),
+    ("ports", FieldMask::Items(&FieldMask::Fields(&[("name", FieldMask::All), ("port", FieldMask::All)]))),
     (
         "endpoints",
-        Keep::Items(&Keep::Fields(&[
-            ("addresses", Keep::All),
-            ("conditions", Keep::All),
-            ("nodeName", Keep::All),
-            ("zone", Keep::All),
-            ("targetRef", Keep::Fields(&[("kind", Keep::All), ("namespace", Keep::All), ("name", Keep::All)])),
+        FieldMask::Items(&FieldMask::Fields(&[
+            ("addresses", FieldMask::All),
+            ("conditions", FieldMask::All),
+            ("nodeName", FieldMask::All),
+            ("zone", FieldMask::All),
+            ("targetRef", FieldMask::Fields(&[("kind", FieldMask::All), ("namespace", FieldMask::All), ("name", FieldMask::All)])),
         ])),
     ),
 ]);
 
-const CONTAINERS: Keep = Keep::Items(&Keep::Fields(&[
-    ("ports", Keep::Items(&Keep::Fields(&[("name", Keep::All), ("containerPort", Keep::All)]))),
-    ("restartPolicy", Keep::All),
+const CONTAINERS: FieldMask = FieldMask::Items(&FieldMask::Fields(&[
+    ("ports", FieldMask::Items(&FieldMask::Fields(&[("name", FieldMask::All), ("containerPort", FieldMask::All)]))),
+    ("restartPolicy", FieldMask::All),
 ]));
 
-static POD: Keep = Keep::Fields(&[
+static POD: FieldMask = FieldMask::Fields(&[
     ("metadata", METADATA),
     (
         "spec",
-        Keep::Fields(&[
-            ("serviceAccountName", Keep::All),
-            ("serviceAccount", Keep::All),
-            ("nodeName", Keep::All),
-            ("hostNetwork", Keep::All),
+        FieldMask::Fields(&[
+            ("serviceAccountName", FieldMask::All),
+            ("serviceAccount", FieldMask::All),
+            ("nodeName", FieldMask::All),
+            ("hostNetwork", FieldMask::All),
             ("containers", CONTAINERS),
             ("initContainers", CONTAINERS),
         ]),
     ),
-    ("status", Keep::Fields(&[("phase", Keep::All), ("podIP", Keep::All), ("podIPs", Keep::All)])),
+    ("status", FieldMask::Fields(&[("phase", FieldMask::All), ("podIP", FieldMask::All), ("podIPs", FieldMask::All)])),
 ]);

@@ -1,4 +1,4 @@
-//! What goes wrong at the API server, and which kinds it serves, as counted.
+//! Metrics of the API server as a source: what goes wrong, and which kinds are served.
 
 use prometheus_client::{
     metrics::{family::Family, gauge::Gauge},
@@ -6,12 +6,12 @@ use prometheus_client::{
 };
 use smol_str::SmolStr;
 
-use super::{ask::Trouble, served::Served};
+use super::request::RequestError;
 use crate::metrics::ExactCounter;
 
 type Labels<const N: usize> = [(&'static str, String); N];
 
-/// Counters of the API server as the source. Cheap to clone: all clones count together.
+/// Counters of the API server as a source. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct SourceMetrics {
     faults: Family<Labels<2>, ExactCounter>,
@@ -31,41 +31,32 @@ impl SourceMetrics {
         registry.register("istiod_managed_clusters", "Clusters that are read, by their type", self.clusters.clone());
     }
 
-    /// The API server is read: one cluster, and no remote ones.
+    /// Records that one cluster is read, the local one.
     pub(super) fn set_clusters(&self) {
         for (kind, count) in [("local", 1), ("remote", 0)] {
             self.clusters.get_or_create(&[("cluster_type", kind.to_owned())]).set(count);
         }
     }
 
-    /// A collection cannot be followed on.
-    pub(super) fn count_fault(&self, source: &SmolStr, trouble: &Trouble) {
-        self.faults.get_or_create(&[("source", source.to_string()), ("reason", trouble.word().to_owned())]).inc();
+    /// Counts an error that kept a collection from being listed or watched.
+    pub(super) fn count_fault(&self, source: &SmolStr, error: &RequestError) {
+        self.faults.get_or_create(&[("source", source.to_string()), ("reason", error.as_str().to_owned())]).inc();
     }
 
-    /// How a kind is served from now on.
-    pub(super) fn set_served(&self, kind: &'static str, before: Served, now: Served) {
-        if let Some(version) = version(before) {
+    /// Records in which version a kind is served: empty if it is not served, `None` if that is unknown.
+    pub(super) fn set_served(&self, kind: &'static str, before: Option<&'static str>, now: Option<&'static str>) {
+        if let Some(version) = before {
             self.served.remove(&[("kind", kind.to_owned()), ("version", version.to_owned())]);
         }
-        if let Some(version) = version(now) {
-            let served = i64::from(now != Served::Nowhere);
+        if let Some(version) = now {
+            let served = i64::from(!version.is_empty());
             self.served.get_or_create(&[("kind", kind.to_owned()), ("version", version.to_owned())]).set(served);
         }
     }
 
-    /// So many objects of a collection are refused now.
+    /// Records how many objects of a collection are refused.
     pub(super) fn set_refused(&self, source: &SmolStr, objects: usize) {
         let objects = i64::try_from(objects).unwrap_or(i64::MAX);
         self.refused.get_or_create(&[("source", source.to_string())]).set(objects);
-    }
-}
-
-/// The label of a version; `None`: nothing is known that could be shown.
-fn version(served: Served) -> Option<&'static str> {
-    match served {
-        Served::Unknown => None,
-        Served::Nowhere => Some(""),
-        Served::As(version) => Some(version),
     }
 }

@@ -1,26 +1,24 @@
-//! A Kubernetes API server as the source: every kind is listed and then watched, slim.
+//! Reads objects from a Kubernetes API server: lists and then watches each kind, and keeps only the fields that are used.
 //!
-//! Losing the API server, a right, or a watch withdraws nothing (rule 8): a list counts when it is complete and comes
-//! from the cluster that we know, and then only what differs from before is told.
+//! Losing the API server, a right, or a watch withdraws nothing (rule 8). A list counts only when it is complete and comes
+//! from the cluster that was read before, and then only its differences are sent.
 
-mod ask;
-mod backoff;
+mod cache;
 mod client;
+mod cluster_identity;
 mod collection;
 mod decode;
-mod follow;
+mod discovery;
+mod field_mask;
+mod filter;
 mod interned;
-mod keep;
 mod kinds;
-mod known;
-mod layers;
-mod lines;
+mod mesh_config_maps;
 mod metrics;
-mod selection;
-mod served;
+mod reflector;
+mod request;
 #[cfg(test)]
 mod tests;
-mod trust;
 
 use std::{fmt, sync::Arc};
 
@@ -32,41 +30,43 @@ use tokio::{
 };
 
 use self::{
-    ask::{Trouble, whole},
-    backoff::{Backoff, random},
+    cache::{Listing, ObjectCache},
+    cluster_identity::ClusterIdentity,
     collection::Collection,
-    follow::{Follower, Shared},
+    discovery::ApiDiscovery,
+    filter::{ObjectFilter, Snapshot, keep_updated},
     kinds::{MESH_CONFIG, RESOURCES},
-    known::{Known, Listing},
-    layers::{Layer, Layers, together},
-    selection::{Objects, Selection, select},
-    served::Finder,
-    trust::Trust,
+    mesh_config_maps::{MapRole, MeshConfigMaps, merge},
+    reflector::{Reflector, ReflectorContext},
+    request::{RequestError, backoff, fetch},
 };
 pub use self::{
     client::{ClientSettings, client},
     metrics::SourceMetrics,
 };
-use super::{Change, Event, mesh_config::MeshConfigFile};
-use crate::api::{Kind, Object, parse_mesh_config};
+use super::{Change, SourceEvent, mesh_config::MeshConfigFile};
+use crate::{
+    api::{Kind, Object, parse_mesh_config},
+    backoff::random_unit,
+};
 
-/// What is read from which API server.
+/// What is read, and from which API server.
 #[derive(Clone)]
 pub struct Settings {
-    /// Asks the API server; see [`client`].
+    /// Sends the requests; see [`client()`].
     pub client: Client,
-    /// The cluster that its objects belong to.
+    /// The cluster that the objects belong to.
     pub cluster: SmolStr,
-    /// The namespace that this control plane runs in, with ConfigMap `istio`.
+    /// The namespace that this control plane runs in, which has ConfigMap `istio`.
     pub namespace: SmolStr,
-    /// Its revision; empty or `default`: that of objects and names without one.
+    /// The revision of this control plane; empty or `default` for the one whose objects and names have none.
     pub revision: SmolStr,
-    /// `--watch-namespaces`: only these are read, and [`namespace`](Self::namespace); empty: all. Namespaces themselves
-    /// and Nodes are always read.
+    /// `--watch-namespaces`: the namespaces that are read, besides [`namespace`](Self::namespace); all if empty. Namespaces
+    /// themselves and Nodes are always read.
     pub watch_namespaces: Vec<SmolStr>,
-    /// `SHARED_MESH_CONFIG`: a further ConfigMap of our namespace with MeshConfig, below ours.
+    /// `SHARED_MESH_CONFIG`: a further ConfigMap of our namespace with MeshConfig, which ours overrides.
     pub shared_mesh_config: Option<SmolStr>,
-    /// Counts what goes wrong.
+    /// Counts faults.
     pub metrics: SourceMetrics,
 }
 
@@ -81,104 +81,105 @@ impl fmt::Debug for Settings {
     }
 }
 
-/// Reads the API server until the receiver is dropped. First come all objects and `Synced`, when all kinds that are
-/// served were listed; then what changes. It may be away at the start: then it is waited for.
+/// Reads the API server until the receiver is dropped. First come all objects and [`SourceEvent::Synced`], when every kind
+/// that is served was listed; then come changes. If the API server cannot be reached at the start, it is waited for.
 ///
-/// MeshConfig comes from `mesh_file` if that is given (a mounted one wins, contract §7), else from the ConfigMap, and from
-/// the shared one below it.
-pub fn watch(settings: Settings, mesh_file: Option<MeshConfigFile>) -> mpsc::Receiver<Event> {
+/// MeshConfig comes from `mesh_file` if there is one (a mounted file takes precedence, contract §7), otherwise from the
+/// ConfigMap and the shared one that it overrides.
+pub fn watch(settings: Settings, mesh_file: Option<MeshConfigFile>) -> mpsc::Receiver<SourceEvent> {
     let (events, receiver) = mpsc::channel(64);
     tokio::spawn(run(settings, mesh_file, events));
     receiver
 }
 
-/// MeshConfig as ConfigMap `istio` (or `istio-<revision>`) of our namespace has it now; `None`: there is none, or it is
-/// no good, which [`watch`] tells of. Waits for the API server.
+/// Returns MeshConfig as ConfigMap `istio` (or `istio-<revision>`) of our namespace has it now, and waits for the API server
+/// if it cannot be reached. Returns `None` if there is no such ConfigMap or it is refused; [`watch`] reports why.
 pub async fn mesh_config(settings: &Settings) -> Option<Arc<Object>> {
-    let mut backoff = Backoff::default();
+    let mut backoff = backoff();
     loop {
-        let trouble = match mesh_config_now(settings).await {
+        let error = match fetch_mesh_config(settings).await {
             Ok(object) => return object,
-            Err(trouble) => trouble,
+            Err(error) => error,
         };
-        tracing::warn!(%trouble, "waiting for the API server's MeshConfig");
-        sleep(backoff.next(random())).await;
+        tracing::warn!(%error, "waiting for the API server's MeshConfig");
+        sleep(backoff.next(random_unit())).await;
     }
 }
 
-async fn mesh_config_now(settings: &Settings) -> Result<Option<Arc<Object>>, Trouble> {
-    let own = listed(settings, &mesh_config_map(settings)).await?;
+async fn fetch_mesh_config(settings: &Settings) -> Result<Option<Arc<Object>>, RequestError> {
+    let own = list_once(settings, &mesh_config_map(settings)).await?;
     let Some(shared) = shared_mesh_config_map(settings) else { return Ok(own.objects().next().cloned()) };
-    let shared = listed(settings, &shared).await?;
-    let document = together(shared.document().as_deref(), own.document().as_deref());
+    let shared = list_once(settings, &shared).await?;
+    let document = merge(shared.document().as_deref(), own.document().as_deref());
     Ok(document.and_then(|document| parse_mesh_config(&document, &settings.cluster).objects.pop()))
 }
 
-async fn run(settings: Settings, mesh_file: Option<MeshConfigFile>, events: mpsc::Sender<Event>) {
+async fn run(settings: Settings, mesh_file: Option<MeshConfigFile>, events: mpsc::Sender<SourceEvent>) {
     settings.metrics.set_clusters();
-    let (selecting, selection) = watch::channel(Arc::new(Selection::new(&settings.revision)));
+    let (filters, filter) = watch::channel(Arc::new(ObjectFilter::new(&settings.revision)));
     let (mesh_configs, mesh_config) = watch::channel(None);
     let (all_namespaces, namespaces) = watch::channel(None);
-    tokio::spawn(select(selecting, mesh_config, namespaces, settings.namespace.clone()));
+    tokio::spawn(keep_updated(filters, mesh_config, namespaces, settings.namespace.clone()));
     let (listed, mut all_listed) = mpsc::unbounded_channel();
-    let look_again = Arc::new(Notify::new());
-    let trust = Arc::new(Trust::new(settings.client.clone()));
-    let mut finder = Finder::new(settings.client.clone(), Arc::clone(&trust), settings.metrics.clone(), Arc::clone(&look_again));
-    let shared = Shared {
+    let rediscover = Arc::new(Notify::new());
+    let identity = Arc::new(ClusterIdentity::new(settings.client.clone()));
+    let mut discovery =
+        ApiDiscovery::new(settings.client.clone(), Arc::clone(&identity), settings.metrics.clone(), Arc::clone(&rediscover));
+    let context = ReflectorContext {
         client: settings.client.clone(),
         cluster: settings.cluster.clone(),
-        trust,
-        selection,
-        look_again,
+        identity,
+        filter,
+        rediscover,
         metrics: settings.metrics.clone(),
         events: events.clone(),
         listed,
     };
     let shared_map = shared_mesh_config_map(&settings).filter(|_| mesh_file.is_none());
-    let layers = shared_map.is_some().then(|| Layers::new(settings.cluster.clone()));
-    let own = collections(&settings, mesh_file.is_none()).into_iter().map(|collection| (collection, Layer::Own));
-    let all: Vec<_> = shared_map.map(|map| (map, Layer::Shared)).into_iter().chain(own).collect();
+    let maps = shared_map.is_some().then(|| MeshConfigMaps::new(settings.cluster.clone()));
+    let own = collections(&settings, mesh_file.is_none()).into_iter().map(|collection| (collection, MapRole::Own));
+    let all: Vec<_> = shared_map.map(|map| (map, MapRole::Shared)).into_iter().chain(own).collect();
     let count = all.len();
-    for (collection, layer) in all {
-        let served = finder.add(collection.resource);
-        let shown = match collection.resource.kind {
+    for (collection, role) in all {
+        let served = discovery.add(collection.resource);
+        let snapshots = match collection.resource.kind {
             Kind::MeshConfig => Some(mesh_configs.clone()),
             Kind::Namespace => Some(all_namespaces.clone()),
             _ => None,
         };
-        let layers = layers.clone().filter(|_| collection.resource.kind == Kind::MeshConfig);
-        let follower = Follower::new(collection, shared.clone(), served, shown);
-        tokio::spawn(match layers {
-            Some(layers) => follower.in_layer(layers, layer).run(),
-            None => follower.run(),
+        let maps = maps.clone().filter(|_| collection.resource.kind == Kind::MeshConfig);
+        let reflector = Reflector::new(collection, context.clone(), served, snapshots);
+        tokio::spawn(match maps {
+            Some(maps) => reflector.merged_into(maps, role).run(),
+            None => reflector.run(),
         });
     }
-    drop(shared);
-    tokio::spawn(finder.run());
+    drop(context);
+    tokio::spawn(discovery.run());
     if let Some(file) = mesh_file {
-        tokio::spawn(follow_file(file, mesh_configs, events.clone()));
+        tokio::spawn(forward_file(file, mesh_configs, events.clone()));
     }
     for _ in 0..count {
         if all_listed.recv().await.is_none() {
             return;
         }
     }
-    // Nobody listens any more: then nobody misses it.
-    let _ = events.send(Event::Synced).await;
+    // Without a receiver nobody waits for it.
+    let _ = events.send(SourceEvent::Synced).await;
     events.closed().await;
 }
 
-// The file's settings are told as it tells them, and shown to the selection.
-async fn follow_file(file: MeshConfigFile, shown: watch::Sender<Objects>, events: mpsc::Sender<Event>) {
+/// Forwards the events of the file, and shows its settings to the object filter.
+async fn forward_file(file: MeshConfigFile, snapshots: watch::Sender<Snapshot>, events: mpsc::Sender<SourceEvent>) {
     let (from_file, mut inbox) = mpsc::channel(1);
     tokio::spawn(file.follow(from_file));
     while let Some(event) = inbox.recv().await {
-        if let Event::Changes(changes) = &event {
+        if let SourceEvent::Changes(changes) = &event {
             let applied = changes.iter().filter_map(|change| match change {
                 Change::Applied(object) => Some(Arc::clone(object)),
                 Change::Deleted(_) => None,
             });
-            shown.send_replace(Some(applied.collect()));
+            snapshots.send_replace(Some(applied.collect()));
         }
         if events.send(event).await.is_err() {
             return;
@@ -217,13 +218,13 @@ fn shared_mesh_config_map(settings: &Settings) -> Option<Collection> {
     Some(Collection { object: Some(name), ..mesh_config_map(settings) })
 }
 
-async fn listed(settings: &Settings, collection: &Collection) -> Result<Known, Trouble> {
-    let request = collection.list("v1", 1, None).map_err(|error| Trouble::Away(error.to_string()))?;
-    let body = whole(&settings.client, request).await?;
-    let page = decode::page(&body).map_err(|error| Trouble::Away(error.to_string()))?;
-    let mut known = Known::new(Kind::MeshConfig, settings.cluster.clone());
+async fn list_once(settings: &Settings, collection: &Collection) -> Result<ObjectCache, RequestError> {
+    let request = collection.list("v1", 1, None).map_err(|error| RequestError::Unavailable(error.to_string()))?;
+    let body = fetch(&settings.client, request).await?;
+    let page = decode::page(&body).map_err(|error| RequestError::Unavailable(error.to_string()))?;
+    let mut cache = ObjectCache::new(Kind::MeshConfig, settings.cluster.clone());
     let mut listing = Listing::default();
-    page.items(collection.resource, "v1").for_each(|item| known.listed(&mut listing, item, |_| true));
-    known.swap(listing);
-    Ok(known)
+    page.items(collection.resource, "v1").for_each(|item| cache.read_into(&mut listing, item, |_| true));
+    cache.replace(listing);
+    Ok(cache)
 }

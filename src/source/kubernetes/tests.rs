@@ -15,13 +15,13 @@ use tokio::{
 
 use self::server::{Server, service, virtual_service};
 use super::{Settings, SourceMetrics, watch};
-use crate::source::{Change, Event, Loss};
+use crate::source::{Change, Loss, SourceEvent};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the source has said so far.
 struct Told {
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<SourceEvent>,
     /// Objects that stand, with the host or port that tells their versions apart.
     objects: BTreeMap<String, String>,
     deleted: Vec<String>,
@@ -58,16 +58,16 @@ impl Told {
         }
     }
 
-    fn take(&mut self, event: Event) {
+    fn take(&mut self, event: SourceEvent) {
         match event {
-            Event::Changes(changes) => changes.into_iter().for_each(|change| self.change(change)),
-            Event::Synced => self.synced = true,
-            Event::Diagnostics { source, findings } => {
+            SourceEvent::Changes(changes) => changes.into_iter().for_each(|change| self.change(change)),
+            SourceEvent::Synced => self.synced = true,
+            SourceEvent::Diagnostics { source, findings } => {
                 _ = self.findings.insert(source, findings.iter().map(ToString::to_string).collect());
             }
-            Event::Lost { source, reason, loss } => _ = self.lost.insert(source, (reason, loss)),
-            Event::Recovered { source } => _ = self.lost.remove(&source),
-            Event::Places(_) => {}
+            SourceEvent::Lost { source, reason, loss } => _ = self.lost.insert(source, (reason, loss)),
+            SourceEvent::Recovered { source } => _ = self.lost.remove(&source),
+            SourceEvent::Locations(_) => {}
         }
     }
 

@@ -1,5 +1,5 @@
-//! What is read of an object. The rest is passed over while the JSON is read and never becomes values: of a pod's 6 kB
-//! some 500 bytes are left.
+//! Reads only some fields of a JSON document. All others are skipped while the text is parsed and never become values: of
+//! the 6 kB of a pod about 500 bytes are left.
 
 use std::fmt;
 
@@ -9,51 +9,51 @@ use serde::{
 };
 use serde_json::{Map, Value};
 
-/// A shape of JSON: what of it is kept. A value of another type than its shape says is kept whole, so that its reader
-/// can say what is wrong with it.
+/// The parts of a JSON value that are read. A value of another type than the mask expects is read as a whole, so that its
+/// reader can say what is wrong with it.
 #[derive(Debug)]
-pub(super) enum Keep {
-    /// All of it.
+pub(super) enum FieldMask {
+    /// The whole value.
     All,
-    /// Of a map, these fields.
-    Fields(&'static [(&'static str, Keep)]),
-    /// Of a map, the entries whose key begins with one of these.
+    /// These fields of a map.
+    Fields(&'static [(&'static str, FieldMask)]),
+    /// The entries of a map whose key begins with one of these.
     Prefixes(&'static [&'static str]),
-    /// Of a list, this of each element.
-    Items(&'static Keep),
+    /// This part of each element of a list.
+    Items(&'static FieldMask),
 }
 
-impl<'de> DeserializeSeed<'de> for &'static Keep {
+impl<'de> DeserializeSeed<'de> for &'static FieldMask {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
         match self {
-            Keep::All => Value::deserialize(deserializer),
-            _ => deserializer.deserialize_any(Pick(self)),
+            FieldMask::All => Value::deserialize(deserializer),
+            _ => deserializer.deserialize_any(MaskVisitor(self)),
         }
     }
 }
 
-struct Pick(&'static Keep);
+struct MaskVisitor(&'static FieldMask);
 
-impl Pick {
-    fn of_key(&self, key: &str) -> Option<&'static Keep> {
+impl MaskVisitor {
+    fn of_key(&self, key: &str) -> Option<&'static FieldMask> {
         match self.0 {
-            Keep::Fields(fields) => fields.iter().find(|(name, _)| *name == key).map(|(_, keep)| keep),
-            Keep::Prefixes(prefixes) => prefixes.iter().any(|prefix| key.starts_with(prefix)).then_some(&Keep::All),
-            Keep::All | Keep::Items(_) => Some(&Keep::All),
+            FieldMask::Fields(fields) => fields.iter().find(|(name, _)| *name == key).map(|(_, mask)| mask),
+            FieldMask::Prefixes(prefixes) => prefixes.iter().any(|prefix| key.starts_with(prefix)).then_some(&FieldMask::All),
+            FieldMask::All | FieldMask::Items(_) => Some(&FieldMask::All),
         }
     }
 
-    fn of_items(&self) -> &'static Keep {
+    fn of_items(&self) -> &'static FieldMask {
         match self.0 {
-            Keep::Items(keep) => keep,
-            _ => &Keep::All,
+            FieldMask::Items(mask) => mask,
+            _ => &FieldMask::All,
         }
     }
 }
 
-impl<'de> Visitor<'de> for Pick {
+impl<'de> Visitor<'de> for MaskVisitor {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -64,7 +64,7 @@ impl<'de> Visitor<'de> for Pick {
         let mut kept = Map::new();
         while let Some(key) = access.next_key::<std::borrow::Cow<'de, str>>()? {
             match self.of_key(&key) {
-                Some(keep) => _ = kept.insert(key.into_owned(), access.next_value_seed(keep)?),
+                Some(mask) => _ = kept.insert(key.into_owned(), access.next_value_seed(mask)?),
                 None => _ = access.next_value::<IgnoredAny>()?,
             }
         }
@@ -110,9 +110,9 @@ mod tests {
 
     use super::*;
 
-    static POD: Keep = Keep::Fields(&[
-        ("metadata", Keep::Fields(&[("name", Keep::All), ("annotations", Keep::Prefixes(&["istio.io/"]))])),
-        ("containers", Keep::Items(&Keep::Fields(&[("ports", Keep::All)]))),
+    static POD: FieldMask = FieldMask::Fields(&[
+        ("metadata", FieldMask::Fields(&[("name", FieldMask::All), ("annotations", FieldMask::Prefixes(&["istio.io/"]))])),
+        ("containers", FieldMask::Items(&FieldMask::Fields(&[("ports", FieldMask::All)]))),
     ]);
 
     fn kept(text: &str) -> Value {

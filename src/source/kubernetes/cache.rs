@@ -1,7 +1,7 @@
-//! What is known of one collection, and what differs when more is learned. No clock, no socket.
+//! The objects of one collection as they were last published, and what changes when more is read. No clock, no socket.
 //!
-//! The objects themselves are those that the engine holds too: beside a pointer to each only its name and version are
-//! kept here.
+//! The objects themselves are those that the engine holds. Besides a pointer to each, the cache keeps only its name and
+//! version.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +15,7 @@ use smol_str::SmolStr;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
-    decode::{Item, Name},
+    decode::{Item, ObjectName},
     interned::Interned,
 };
 use crate::{
@@ -23,79 +23,80 @@ use crate::{
     source::Change,
 };
 
-/// So many findings stand for one collection at most; how many more there are is said.
+/// The most findings of one collection. If there are more, a last finding says so.
 const MOST_FINDINGS: usize = 1_000;
 
-/// The objects of one collection as they were last told.
+/// The objects of one collection.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct ObjectCache {
     kind: Kind,
     cluster: SmolStr,
-    objects: BTreeMap<Name, Entry>,
-    /// Objects with findings, so that these need no look at all objects.
-    noted: BTreeSet<Name>,
+    objects: BTreeMap<ObjectName, CachedObject>,
+    /// The objects that have findings, so that these can be collected without a walk over all objects.
+    with_findings: BTreeSet<ObjectName>,
     /// Findings about objects whose name could not be read.
     nameless: Vec<Diagnostic>,
     findings_changed: bool,
     interned: Interned,
 }
 
-/// A list that is being read: it counts when it is complete.
+/// The objects of a list that is not complete yet.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
-    objects: Vec<(Name, Entry)>,
+    objects: Vec<(ObjectName, CachedObject)>,
     nameless: Vec<Diagnostic>,
 }
 
-/// One object: its last good content, and what is wrong with the newest. There are as many as there are pods.
+/// The last good content of one object, and what is wrong with its newest. Kept small, as there are as many as there are
+/// pods.
 #[derive(Clone, Debug)]
-struct Entry {
-    /// Hash of `metadata.resourceVersion`, which is only compared; `None`: it has none.
+struct CachedObject {
+    /// Hash of `metadata.resourceVersion`, which is only compared; `None` if the object has none.
     version: Option<NonZero<u64>>,
     object: Option<Arc<Object>>,
     findings: Option<Arc<Vec<Diagnostic>>>,
-    /// What the object was read from, of MeshConfig alone: two of them make one.
+    /// The document that the object was read from. Only kept of MeshConfig, where two documents are merged.
     document: Option<Arc<Value>>,
 }
 
-impl Known {
-    /// Nothing is known yet.
+impl ObjectCache {
+    /// Makes an empty cache for objects of one kind in one cluster.
     pub(super) fn new(kind: Kind, cluster: SmolStr) -> Self {
         Self {
             kind,
             cluster,
             objects: BTreeMap::new(),
-            noted: BTreeSet::new(),
+            with_findings: BTreeSet::new(),
             nameless: Vec::new(),
             findings_changed: false,
             interned: Interned::default(),
         }
     }
 
-    /// An object is there, with this content: what that changes.
+    /// Adds or updates an object, and returns what that changes. An object that is not `wanted` is removed.
     pub(super) fn apply(&mut self, item: Item, wanted: impl Fn(&Object) -> bool) -> Option<Change> {
         let Some(name) = item.name.clone() else {
-            self.nameless.extend(self.unnamed(&item));
+            self.nameless.extend(self.nameless_finding(&item));
             self.findings_changed = true;
             return None;
         };
         match self.read(&name, item, wanted) {
-            Some(entry) => self.put(entry.name(name), entry),
+            Some(entry) => self.insert(entry.name(name), entry),
             None => self.remove(&name),
         }
     }
 
-    /// An object is gone: what that changes.
-    pub(super) fn remove(&mut self, name: &Name) -> Option<Change> {
+    /// Removes an object, and returns what that changes.
+    pub(super) fn remove(&mut self, name: &ObjectName) -> Option<Change> {
         let gone = self.objects.remove(name)?;
-        self.findings_changed |= self.noted.remove(name);
+        self.findings_changed |= self.with_findings.remove(name);
         gone.object.map(|object| Change::Deleted(object.key.clone()))
     }
 
-    /// Takes an object of a list that is being read.
-    pub(super) fn listed(&mut self, listing: &mut Listing, item: Item, wanted: impl Fn(&Object) -> bool) {
+    /// Reads one object of a list into `listing`, if it is `wanted`. The cache itself stays as it is.
+    pub(super) fn read_into(&mut self, listing: &mut Listing, item: Item, wanted: impl Fn(&Object) -> bool) {
         let Some(name) = item.name.clone() else {
-            listing.nameless.extend(self.unnamed(&item));
+            listing.nameless.extend(self.nameless_finding(&item));
             return;
         };
         if let Some(entry) = self.read(&name, item, wanted) {
@@ -103,55 +104,55 @@ impl Known {
         }
     }
 
-    /// The list is complete and is the truth: what that changes.
-    pub(super) fn swap(&mut self, listing: Listing) -> Vec<Change> {
+    /// Replaces all objects by those of a complete list, and returns the differences.
+    pub(super) fn replace(&mut self, listing: Listing) -> Vec<Change> {
         self.findings_changed |= self.nameless != listing.nameless;
         self.nameless = listing.nameless;
-        // Made in one go, the table is full; entry by entry it would be half empty.
+        // Built in one go, the tree has full nodes; filled entry by entry, they would be half empty.
         let before = mem::replace(&mut self.objects, listing.objects.into_iter().collect());
         let mut changes = Vec::new();
         for (name, entry) in before.iter().filter(|(name, _)| !self.objects.contains_key(*name)) {
-            self.findings_changed |= self.noted.remove(name);
+            self.findings_changed |= self.with_findings.remove(name);
             changes.extend(entry.object.as_ref().map(|object| Change::Deleted(object.key.clone())));
         }
         for (name, entry) in &self.objects {
             let (changed, findings_changed) = difference(before.get(name), entry);
             self.findings_changed |= findings_changed;
-            note(&mut self.noted, name, entry);
+            index_findings(&mut self.with_findings, name, entry);
             changes.extend(changed);
         }
         changes
     }
 
-    /// What was listed is there besides what is known: what that changes.
-    pub(super) fn add(&mut self, listing: Listing) -> Vec<Change> {
-        listing.objects.into_iter().filter_map(|(name, entry)| self.put(name, entry)).collect()
+    /// Adds the objects of a list to those that there are, and returns what that changes.
+    pub(super) fn merge(&mut self, listing: Listing) -> Vec<Change> {
+        listing.objects.into_iter().filter_map(|(name, entry)| self.insert(name, entry)).collect()
     }
 
-    /// Everything is gone, or no longer wanted: what that changes.
+    /// Removes all objects that are not `wanted`, and returns what that changes.
     pub(super) fn retain(&mut self, wanted: impl Fn(&Object) -> bool) -> Vec<Change> {
-        let unwanted = |entry: &Entry| entry.object.as_ref().is_none_or(|object| !wanted(object));
-        let gone: Vec<Name> = self.objects.iter().filter(|(_, entry)| unwanted(entry)).map(|(name, _)| name.clone()).collect();
+        let unwanted = |entry: &CachedObject| entry.object.as_ref().is_none_or(|object| !wanted(object));
+        let gone: Vec<ObjectName> = self.objects.iter().filter(|(_, entry)| unwanted(entry)).map(|(name, _)| name.clone()).collect();
         gone.iter().filter_map(|name| self.remove(name)).collect()
     }
 
-    /// The objects.
+    /// Returns all objects.
     pub(super) fn objects(&self) -> impl Iterator<Item = &Arc<Object>> {
         self.objects.values().filter_map(|entry| entry.object.as_ref())
     }
 
-    /// What the settings that stand were read from, of MeshConfig; `None`: there are none.
+    /// Returns the document of the MeshConfig that is in effect, if there is one.
     pub(super) fn document(&self) -> Option<Arc<Value>> {
         self.objects.values().find_map(|entry| entry.document.clone())
     }
 
-    /// The findings that stand, when they are others than when last asked.
-    pub(super) fn new_findings(&mut self) -> Option<Vec<Diagnostic>> {
-        if !std::mem::take(&mut self.findings_changed) {
+    /// Returns all findings if they changed since this was last called.
+    pub(super) fn take_changed_findings(&mut self) -> Option<Vec<Diagnostic>> {
+        if !mem::take(&mut self.findings_changed) {
             return None;
         }
-        let noted = self.noted.iter().filter_map(|name| self.objects.get(name)).flat_map(|entry| entry.findings().iter());
-        let mut findings: Vec<Diagnostic> = self.nameless.iter().chain(noted).take(MOST_FINDINGS + 1).cloned().collect();
+        let of_objects = self.entries_with_findings().flat_map(|entry| entry.findings().iter());
+        let mut findings: Vec<Diagnostic> = self.nameless.iter().chain(of_objects).take(MOST_FINDINGS + 1).cloned().collect();
         if findings.len() > MOST_FINDINGS {
             findings.truncate(MOST_FINDINGS);
             findings.push(Diagnostic::warning("", format!("{}: more findings than {MOST_FINDINGS} are not listed", self.kind.as_str())));
@@ -159,22 +160,27 @@ impl Known {
         Some(findings)
     }
 
-    /// How many objects are refused as they are now.
-    pub(super) fn refused(&self) -> usize {
-        let is_refused = |entry: &&Entry| entry.findings().iter().any(|finding| finding.severity == Severity::Error);
-        self.nameless.len() + self.noted.iter().filter_map(|name| self.objects.get(name)).filter(is_refused).count()
+    /// Counts the objects whose newest content is refused.
+    pub(super) fn count_refused(&self) -> usize {
+        let is_refused = |entry: &&CachedObject| entry.findings().iter().any(|finding| finding.severity == Severity::Error);
+        self.nameless.len() + self.entries_with_findings().filter(is_refused).count()
     }
 
-    fn put(&mut self, name: Name, entry: Entry) -> Option<Change> {
+    fn entries_with_findings(&self) -> impl Iterator<Item = &CachedObject> {
+        self.with_findings.iter().filter_map(|name| self.objects.get(name))
+    }
+
+    fn insert(&mut self, name: ObjectName, entry: CachedObject) -> Option<Change> {
         let (changed, findings_changed) = difference(self.objects.get(&name), &entry);
         self.findings_changed |= findings_changed;
-        note(&mut self.noted, &name, &entry);
+        index_findings(&mut self.with_findings, &name, &entry);
         self.objects.insert(name, entry);
         changed
     }
 
-    // What cannot be read or is refused leaves the last good content; `None`: nobody wants it.
-    fn read(&mut self, name: &Name, item: Item, wanted: impl Fn(&Object) -> bool) -> Option<Entry> {
+    /// Reads an object. If its newest content cannot be read or is refused, the last good content stays. Returns `None` if
+    /// the object is not wanted.
+    fn read(&mut self, name: &ObjectName, item: Item, wanted: impl Fn(&Object) -> bool) -> Option<CachedObject> {
         let before = self.objects.get(name);
         let version = NonZero::new(xxh3_64(item.version.as_bytes())).filter(|_| !item.version.is_empty());
         if let Some(before) = before.filter(|before| version.is_some() && before.version == version) {
@@ -195,59 +201,60 @@ impl Known {
         if object.as_ref().or(last_good.as_ref()).is_some_and(|object| !wanted(object)) {
             return None;
         }
-        // One content is kept once: an equal one is that which the engine has.
+        // An equal object is kept as the one that the engine already has, so that its content is in memory once.
         let object = match (object, last_good) {
             (Some(new), Some(old)) if new == old => Some(old),
             (Some(new), _) => Some(new),
             (None, old) => old,
         };
         let findings = Some(findings).filter(|findings| !findings.is_empty()).map(Arc::new);
-        Some(Entry { version, object, findings, document })
+        Some(CachedObject { version, object, findings, document })
     }
 
-    fn key(&self, (namespace, name): &Name) -> ObjectKey {
+    fn key(&self, (namespace, name): &ObjectName) -> ObjectKey {
         ObjectKey { cluster: self.cluster.clone(), kind: self.kind, namespace: namespace.clone(), name: name.clone() }
     }
 
-    fn unnamed(&self, item: &Item) -> Option<Diagnostic> {
+    fn nameless_finding(&self, item: &Item) -> Option<Diagnostic> {
         let why = item.content.as_ref().err().map_or("it has no name", String::as_str);
         let full = self.nameless.len() >= MOST_FINDINGS;
         (!full).then(|| Diagnostic::error("", format!("a {} cannot be read: {why}", self.kind.as_str())))
     }
 }
 
-/// MeshConfig as a ConfigMap has it.
-fn mesh_document(config_map: &Value) -> Option<Arc<Value>> {
-    let text = config_map.pointer("/data/mesh").and_then(Value::as_str)?;
-    yaml::document(yaml::Document { lines_before: 0, text }).ok().map(Arc::new)
-}
-
-/// What an entry changes, and whether its findings are others.
-fn difference(before: Option<&Entry>, now: &Entry) -> (Option<Change>, bool) {
-    let object = now.object.as_ref().filter(|object| before.and_then(|before| before.object.as_ref()) != Some(object));
-    let findings_changed = before.map_or(&[][..], Entry::findings) != now.findings();
-    (object.cloned().map(Change::Applied), findings_changed)
-}
-
-fn note(noted: &mut BTreeSet<Name>, name: &Name, entry: &Entry) {
-    if entry.findings.is_none() {
-        noted.remove(name);
-    } else {
-        noted.insert(name.clone());
-    }
-}
-
-impl Entry {
+impl CachedObject {
     fn findings(&self) -> &[Diagnostic] {
         self.findings.as_ref().map_or(&[], |findings| findings)
     }
 
-    // As the object has it, so that its text is kept once. MeshConfig's key is not its ConfigMap's name.
-    fn name(&self, read: Name) -> Name {
+    /// Returns the name with the text of the object's own key, so that it is in memory once. The key of MeshConfig is not
+    /// the name of its ConfigMap.
+    fn name(&self, read: ObjectName) -> ObjectName {
         let own = self.object.as_ref().map(|object| (&object.key.namespace, &object.key.name));
         match own {
             Some((namespace, name)) if (namespace, name) == (&read.0, &read.1) => (namespace.clone(), name.clone()),
             _ => read,
         }
+    }
+}
+
+/// Reads the MeshConfig document out of a ConfigMap.
+fn mesh_document(config_map: &Value) -> Option<Arc<Value>> {
+    let text = config_map.pointer("/data/mesh").and_then(Value::as_str)?;
+    yaml::document(yaml::Document { lines_before: 0, text }).ok().map(Arc::new)
+}
+
+/// Returns what an entry changes, and whether its findings changed.
+fn difference(before: Option<&CachedObject>, now: &CachedObject) -> (Option<Change>, bool) {
+    let object = now.object.as_ref().filter(|object| before.and_then(|before| before.object.as_ref()) != Some(object));
+    let findings_changed = before.map_or(&[][..], CachedObject::findings) != now.findings();
+    (object.cloned().map(Change::Applied), findings_changed)
+}
+
+fn index_findings(with_findings: &mut BTreeSet<ObjectName>, name: &ObjectName, entry: &CachedObject) {
+    if entry.findings.is_none() {
+        with_findings.remove(name);
+    } else {
+        with_findings.insert(name.clone());
     }
 }

@@ -1,16 +1,22 @@
-//! How long to wait before trying again.
+//! How long to wait before the next attempt.
+//!
+//! Not kube's `backon`: it adds its jitter on top of a delay, where ours keeps below it, so that a maximum is one.
 
 use std::time::Duration;
+
+/// The share of a delay that jitter takes away at most, where nothing else is chosen.
+const JITTER: f64 = 0.25;
 
 /// Exponential backoff: each delay is twice the one before, up to a maximum, less a random part.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     first: Duration,
     maximum: Duration,
+    jitter: f64,
     failures: u32,
 }
 
-/// A number from 0 (inclusive) to 1 (exclusive) from the system's random source.
+/// Returns a number from 0 (inclusive) to 1 (exclusive) from the system's random source.
 pub fn random_unit() -> f64 {
     let mut bytes = [0_u8; 4];
     // Without randomness the delays are merely equal.
@@ -21,16 +27,21 @@ pub fn random_unit() -> f64 {
 }
 
 impl Backoff {
-    /// Starts at `first`, never above `maximum`.
+    /// Makes a backoff that starts at `first`, never exceeds `maximum`, and takes up to a quarter off each delay.
     pub fn new(first: Duration, maximum: Duration) -> Self {
-        Self { first, maximum, failures: 0 }
+        Self { first, maximum, jitter: JITTER, failures: 0 }
     }
 
-    /// The delay after one more failure; `random` (0 to 1) takes away up to a quarter.
+    /// Takes up to this share, from 0 to 1, off each delay instead.
+    pub fn with_jitter(self, jitter: f64) -> Self {
+        Self { jitter: jitter.clamp(0.0, 1.0), ..self }
+    }
+
+    /// Returns the delay after one more failure. `random`, from 0 to 1, says how much of the jitter is taken off.
     pub fn next(&mut self, random: f64) -> Duration {
         let delay = self.first.saturating_mul(2_u32.saturating_pow(self.failures)).min(self.maximum);
         self.failures = self.failures.saturating_add(1);
-        delay.mul_f64(1.0 - 0.25 * random.clamp(0.0, 1.0))
+        delay.mul_f64(1.0 - self.jitter * random.clamp(0.0, 1.0))
     }
 
     /// Starts again at the first delay.
@@ -50,6 +61,7 @@ mod tests {
         assert_eq!(delays, [100, 200, 400, 800, 1000, 1000]);
         backoff.reset();
         assert_eq!(backoff.next(1.0), Duration::from_millis(75));
+        assert_eq!(backoff.with_jitter(0.5).next(1.0), Duration::from_millis(100));
     }
 
     #[test]

@@ -1,57 +1,57 @@
-//! Which objects are ours: those of our revision (contract §8.1), in namespaces that MeshConfig's `discoverySelectors`
-//! select (contract §7).
+//! Decides which objects are read: those of our revision (contract §8.1), in the namespaces that MeshConfig's
+//! `discoverySelectors` select (contract §7).
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use smol_str::SmolStr;
 use tokio::sync::watch;
 
-use super::kinds::Resource;
+use super::kinds::WatchedResource;
 use crate::api::{Kind, Object, Spec, label_selector::LabelSelector};
 
-/// All objects of a collection; `None`: it was not listed yet.
-pub(super) type Objects = Option<Vec<Arc<Object>>>;
+/// All objects of a collection; `None` if it was not listed yet.
+pub(super) type Snapshot = Option<Vec<Arc<Object>>>;
 
-/// Says which objects are read.
+/// Which objects are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Selection {
-    /// Our revision, `default` when it has no name.
+pub(super) struct ObjectFilter {
+    /// Our revision, `default` if it has no name.
     revision: SmolStr,
     namespaces: Namespaces,
 }
 
-/// Which namespaces are read.
+/// The namespaces whose objects are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Namespaces {
-    /// That is not known yet.
+    /// MeshConfig or the namespaces were not read yet.
     Unknown,
     All,
     These(BTreeSet<SmolStr>),
 }
 
-impl Selection {
-    /// For a revision, which is `default` when it is empty. Which namespaces are read is not known yet.
+impl ObjectFilter {
+    /// Makes a filter for a revision, empty for `default`, that does not know the namespaces yet.
     pub(super) fn new(revision: &str) -> Self {
         Self { revision: if revision.is_empty() { "default".into() } else { revision.into() }, namespaces: Namespaces::Unknown }
     }
 
-    /// Whether it is known which namespaces are read.
-    pub(super) fn is_known(&self) -> bool {
+    /// Returns whether the filter knows which namespaces are read.
+    pub(super) fn knows_namespaces(&self) -> bool {
         self.namespaces != Namespaces::Unknown
     }
 
-    /// Whether the object is read.
-    pub(super) fn reads(&self, resource: &Resource, object: &Object) -> bool {
+    /// Returns whether the object is read.
+    pub(super) fn includes(&self, resource: &WatchedResource, object: &Object) -> bool {
         let other = |revision: &SmolStr| *revision != self.revision;
         let of_other = resource.custom && object.metadata.labels.get("istio.io/rev").is_some_and(other);
         let outside = match &self.namespaces {
-            Namespaces::These(names) if is_selected(resource) => !names.contains(&object.key.namespace),
+            Namespaces::These(names) if is_limited_to_namespaces(resource) => !names.contains(&object.key.namespace),
             _ => false,
         };
         !of_other && !outside
     }
 
-    /// Namespaces that are read now and were not `before`; `None`: all may be new.
+    /// Returns the namespaces that are read now and were not read `before`; `None` if that may be any.
     pub(super) fn new_namespaces(&self, before: &Self) -> Option<Vec<SmolStr>> {
         match (&before.namespaces, &self.namespaces) {
             (Namespaces::All, _) => Some(Vec::new()),
@@ -61,25 +61,26 @@ impl Selection {
     }
 }
 
-/// Whether objects of this kind are read only in selected namespaces.
-pub(super) fn is_selected(resource: &Resource) -> bool {
+/// Returns whether objects of this kind are read only in selected namespaces.
+pub(super) fn is_limited_to_namespaces(resource: &WatchedResource) -> bool {
     resource.namespaced && resource.kind != Kind::MeshConfig
 }
 
-/// Keeps the selection as MeshConfig and the namespaces' labels say. `own` is read in any case.
-pub(super) async fn select(
-    selecting: watch::Sender<Arc<Selection>>,
-    mut mesh_config: watch::Receiver<Objects>,
-    mut namespaces: watch::Receiver<Objects>,
+/// Updates the filter whenever MeshConfig or the labels of namespaces change, until nobody uses it any more. Namespace
+/// `own` is always read.
+pub(super) async fn keep_updated(
+    filter: watch::Sender<Arc<ObjectFilter>>,
+    mut mesh_config: watch::Receiver<Snapshot>,
+    mut namespaces: watch::Receiver<Snapshot>,
     own: SmolStr,
 ) {
     loop {
         let now = selected(&mesh_config.borrow_and_update(), &namespaces.borrow_and_update(), &own);
         if now != Namespaces::Unknown {
-            selecting.send_if_modified(|selection| {
-                let changed = selection.namespaces != now;
+            filter.send_if_modified(|filter| {
+                let changed = filter.namespaces != now;
                 if changed {
-                    *selection = Arc::new(Selection { revision: selection.revision.clone(), namespaces: now });
+                    *filter = Arc::new(ObjectFilter { revision: filter.revision.clone(), namespaces: now });
                 }
                 changed
             });
@@ -87,7 +88,7 @@ pub(super) async fn select(
         let changed = tokio::select! {
             changed = mesh_config.changed() => changed,
             changed = namespaces.changed() => changed,
-            () = selecting.closed() => return,
+            () = filter.closed() => return,
         };
         if changed.is_err() {
             return;
@@ -95,7 +96,7 @@ pub(super) async fn select(
     }
 }
 
-fn selected(mesh_config: &Objects, namespaces: &Objects, own: &SmolStr) -> Namespaces {
+fn selected(mesh_config: &Snapshot, namespaces: &Snapshot, own: &SmolStr) -> Namespaces {
     let Some(mesh_config) = mesh_config else { return Namespaces::Unknown };
     let mesh = mesh_config.iter().find_map(|object| match &object.spec {
         Spec::MeshConfig(mesh) => Some(mesh),
