@@ -45,6 +45,25 @@ pub struct ProxyClass {
     pub telemetry: Arc<TelemetryIdentity>,
 }
 
+/// What of a proxy's class a listener reads: proxies of several namespaces may share one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ListenerClass {
+    /// Stock Envoy or Istio's.
+    pub flavour: Flavour,
+    /// Capture mode.
+    pub interception: Interception,
+    /// It has an IPv4 address (or none at all).
+    pub ipv4: bool,
+    /// It has an IPv6 address.
+    pub ipv6: bool,
+    /// Accepts HTTP/1.0.
+    pub http10: bool,
+    /// `IDLE_TIMEOUT`
+    pub idle_timeout: Option<Duration>,
+    /// Names for traces.
+    pub telemetry: Arc<TelemetryIdentity>,
+}
+
 /// A translated message with what delivery wants to know about it.
 #[derive(Clone, Debug)]
 pub struct Built<M> {
@@ -52,7 +71,7 @@ pub struct Built<M> {
     pub message: M,
     /// The objects that it came from.
     pub origins: Vec<Origin>,
-    /// Clusters that it sends traffic to (see [`crate::xds::resource::Resource::clusters`]).
+    /// Names of the clusters that it sends traffic to: it is not sent before them.
     pub clusters: Vec<SmolStr>,
     /// Route configurations that it subscribes to.
     pub routes: Vec<SmolStr>,
@@ -62,6 +81,38 @@ impl<M> Built<M> {
     /// A message that refers to nothing.
     pub fn new(message: M, origins: impl IntoIterator<Item = Origin>) -> Self {
         Self { message, origins: origins.into_iter().collect(), clusters: Vec::new(), routes: Vec::new() }
+    }
+}
+
+// === impl ListenerClass ===
+
+impl ListenerClass {
+    /// Takes the part of a class.
+    pub fn of(class: &ProxyClass) -> Self {
+        Self {
+            flavour: class.flavour,
+            interception: class.interception,
+            ipv4: class.ipv4 || !class.ipv6,
+            ipv6: class.ipv6,
+            http10: class.http10,
+            idle_timeout: class.idle_timeout,
+            telemetry: Arc::clone(&class.telemetry),
+        }
+    }
+
+    /// The address that means all.
+    pub fn wildcard(&self) -> &'static str {
+        if self.ipv4 { "0.0.0.0" } else { "::" }
+    }
+
+    /// The address that means this host.
+    pub fn localhost(&self) -> &'static str {
+        if self.ipv4 { "127.0.0.1" } else { "::1" }
+    }
+
+    /// In addition to [`Self::wildcard`] and [`Self::localhost`], on hosts with both families.
+    pub fn dual_stack(&self) -> bool {
+        self.ipv4 && self.ipv6
     }
 }
 

@@ -9,4 +9,5 @@ pub mod metadata;
 pub mod naming;
 pub mod route;
 pub mod tls;
-mod wire;
+pub(crate) mod wire;
+pub mod wkt;

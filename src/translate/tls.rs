@@ -21,12 +21,15 @@ use envoy_types::pb::{
         },
         r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern},
     },
-    google::protobuf::{Any, BoolValue, Duration},
+    google::protobuf::{Any, Duration},
 };
 use prost::{Message, Name};
 use smol_str::SmolStr;
 
-use super::wire::{nested, text};
+use super::{
+    wire::{nested, text},
+    wkt,
+};
 use crate::mesh::model::{Flavour, SpiffeId};
 
 /// The secret that holds the workload's own certificate.
@@ -49,11 +52,6 @@ const CIPHER_SUITES: [&str; 6] = [
     "AES256-GCM-SHA384",
     "AES128-GCM-SHA256",
 ];
-
-/// Packs a message into an `Any`. The message must not hold maps of more than one entry: their order is not fixed.
-pub fn any<M: Message + Name>(message: &M) -> Any {
-    Any { type_url: M::type_url(), value: message.encode_to_vec() }
-}
 
 /// `sds_config` of secrets that the agent serves. Without end: a proxy without its certificate must not answer.
 pub fn agent_sds() -> ConfigSource {
@@ -168,7 +166,7 @@ pub fn downstream_istio_mutual(trust_domains: &[SmolStr], alpn: &[&str]) -> Tran
 pub fn downstream(common: CommonTlsContext, require_client_certificate: bool) -> TransportSocket {
     let context = DownstreamTlsContext {
         common_tls_context: Some(common),
-        require_client_certificate: Some(BoolValue { value: require_client_certificate }),
+        require_client_certificate: wkt::boolean(require_client_certificate),
         ..Default::default()
     };
     socket("envoy.transport_sockets.tls", &context)
@@ -203,7 +201,7 @@ pub fn secret(name: &str, source: ConfigSource) -> SdsSecretConfig {
 }
 
 fn socket<M: Message + Name>(name: &str, config: &M) -> TransportSocket {
-    TransportSocket { name: name.into(), config_type: Some(transport_socket::ConfigType::TypedConfig(any(config))) }
+    TransportSocket { name: name.into(), config_type: Some(transport_socket::ConfigType::TypedConfig(wkt::any(config))) }
 }
 
 #[cfg(test)]

@@ -1,26 +1,37 @@
-//! Fields written straight on the wire, where building a message first would cost more than what it says.
+//! Fields written straight on the wire, where building a message first would cost more than what it says, or would
+//! encode in another order each time.
 
 use prost::encoding::{WireType, encode_key, encode_varint};
 
-/// A text field; an empty one is left out.
-pub(super) fn text(bytes: &mut Vec<u8>, field: u32, text: &str) {
+/// Writes a text field; an empty one is left out.
+pub(crate) fn text(bytes: &mut Vec<u8>, field: u32, text: &str) {
     if !text.is_empty() {
-        encode_key(field, WireType::LengthDelimited, bytes);
-        encode_varint(text.len() as u64, bytes);
-        bytes.extend_from_slice(text.as_bytes());
+        message(bytes, field, text.as_bytes());
     }
 }
 
-/// A number field; zero is left out.
-pub(super) fn number(bytes: &mut Vec<u8>, field: u32, number: u32) {
+/// Writes a number field; zero is left out.
+pub(crate) fn number(bytes: &mut Vec<u8>, field: u32, number: u32) {
     if number != 0 {
-        encode_key(field, WireType::Varint, bytes);
-        encode_varint(number.into(), bytes);
+        chosen_number(bytes, field, number);
     }
 }
 
-/// A field of a length that is known once it is written. One byte holds most lengths.
-pub(super) fn nested(bytes: &mut Vec<u8>, field: u32, content: impl FnOnce(&mut Vec<u8>)) {
+/// Writes a number field of a `oneof`, where zero is written too: it says which one was chosen.
+pub(crate) fn chosen_number(bytes: &mut Vec<u8>, field: u32, number: u32) {
+    encode_key(field, WireType::Varint, bytes);
+    encode_varint(number.into(), bytes);
+}
+
+/// Writes a field of a message that is encoded already.
+pub(crate) fn message(bytes: &mut Vec<u8>, field: u32, encoded: &[u8]) {
+    encode_key(field, WireType::LengthDelimited, bytes);
+    encode_varint(encoded.len() as u64, bytes);
+    bytes.extend_from_slice(encoded);
+}
+
+/// Writes a field of a message whose length is known once it is written. One byte holds most lengths.
+pub(crate) fn nested(bytes: &mut Vec<u8>, field: u32, content: impl FnOnce(&mut Vec<u8>)) {
     encode_key(field, WireType::LengthDelimited, bytes);
     let at = bytes.len();
     bytes.push(0);

@@ -76,7 +76,7 @@ fn descriptor(type_url: &str) -> Result<MessageDescriptor, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{proto::udpa::TypedStruct, translate::metadata, xds::resource::ResourceType};
+    use crate::{proto::udpa::TypedStruct, translate::wkt, xds::resource::ResourceType};
     use envoy_types::pb::{
         envoy::config::cluster::v3::Cluster,
         google::protobuf::{Any, Duration},
@@ -86,7 +86,7 @@ mod tests {
     fn any_is_opened_and_defaults_are_left_out() {
         let config = TypedStruct {
             type_url: "type.googleapis.com/some.Filter".into(),
-            value: Some(metadata::structure([("on", metadata::boolean(true))])),
+            value: Some(wkt::structure([("on", wkt::bool_value(true))])),
         };
         let cluster = Cluster {
             name: "a".into(),

@@ -22,7 +22,6 @@ const STILL_CIRCULAR: &[(&str, &[&str])] = &[
     ("serve", &["serving_files", "tls"]),
     ("status", &["condition", "server"]),
     ("translate", &["cluster", "endpoint"]),
-    ("translate", &["filter", "listener"]),
     ("translate::listener::outbound", &["merge", "plan"]),
     ("translate::route", &["action", "selection"]),
     ("webhook::inject", &["annotations", "template"]),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use smol_str::SmolStr;
+use smol_str::{SmolStr, format_smolstr};
 
 /// A DNS name, perhaps with a leading wildcard (`*.example.com`, `*`), in lower case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,6 +38,14 @@ impl Hostname {
         }
     }
 
+    /// Returns the hosts that cover this one: itself, then the wildcards that begin with a whole label, the longest
+    /// first. Looking each of them up replaces a walk over all hosts of a table.
+    pub fn covering(&self) -> impl Iterator<Item = Self> {
+        let text = self.as_str();
+        let wildcards = text.match_indices('.').map(|(at, _)| format_smolstr!("*{}", &text[at..])).filter(move |wildcard| wildcard != text);
+        std::iter::once(self.clone()).chain(wildcards.map(Self)).chain((text != "*").then(|| Self("*".into())))
+    }
+
     /// Whether there is a name that both stand for.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.covers(other) || other.covers(self)
@@ -63,5 +71,13 @@ mod tests {
         assert!(!Hostname::new("a.example.com").covers(&wide));
         assert!(Hostname::new("*").covers(&wide));
         assert!(Hostname::new("a.example.com").overlaps(&wide));
+    }
+
+    #[test]
+    fn hosts_are_covered_by_themselves_and_by_wildcards_from_the_longest() {
+        let covering = |host: &str| Hostname::new(host).covering().map(|host| host.to_string()).collect::<Vec<_>>();
+        assert_eq!(covering("a.b.c"), ["a.b.c", "*.b.c", "*.c", "*"]);
+        assert_eq!(covering("*.b.c"), ["*.b.c", "*.c", "*"]);
+        assert_eq!(covering("*"), ["*"]);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use smol_str::{SmolStr, format_smolstr};
+use smol_str::SmolStr;
 
 use crate::{
     api::ObjectKey,
@@ -52,7 +52,7 @@ impl Client<'_> {
         let (first, _) = self.world.rules_by_host.get_next(&from).filter(|((of, _), _)| of == owner)?;
         // Nothing sorts before a wildcard: where the first is none, there is none.
         let tried = if first.1.is_wildcard() { usize::MAX } else { 1 };
-        covering(host).take(tried).find_map(|host| {
+        host.covering().take(tried).find_map(|host| {
             let rules = self.world.rules_by_host.get(&(from.0.clone(), host))?;
             match &rules.common {
                 Some(common) if rules.rules.iter().all(|rule| wanted(rule)) => Some(Arc::clone(common)),
@@ -72,13 +72,6 @@ impl Client<'_> {
     }
 }
 
-/// The host itself, then the wildcards that cover it, the longest first.
-fn covering(host: &Hostname) -> impl Iterator<Item = Hostname> {
-    let text = host.as_str();
-    let wildcards = text.match_indices('.').map(|(at, _)| format_smolstr!("*{}", &text[at..])).filter(move |wildcard| wildcard != text);
-    std::iter::once(host.clone()).chain(wildcards.map(Hostname::new)).chain((text != "*").then(|| Hostname::new("*")))
-}
-
 /// Whether a rule is for its own namespace alone.
 fn is_private(rule: &DestinationRule, namespace: &str) -> bool {
     matches!(&rule.export_to, Visibility::Namespaces(names) if names.iter().all(|name| name == namespace))
@@ -96,17 +89,4 @@ fn merge<'a>(rules: impl Iterator<Item = &'a Arc<DestinationRule>>) -> Effective
         merged.origins.push(rule.origin.clone());
     }
     merged
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn wildcards_are_tried_from_the_longest() {
-        let tried: Vec<String> = covering(&Hostname::new("a.b.c")).map(|host| host.to_string()).collect();
-        assert_eq!(tried, ["a.b.c", "*.b.c", "*.c", "*"]);
-        let tried: Vec<String> = covering(&Hostname::new("*.b.c")).map(|host| host.to_string()).collect();
-        assert_eq!(tried, ["*.b.c", "*.c", "*"]);
-    }
 }

@@ -2,30 +2,27 @@
 
 use std::collections::HashMap;
 
-use envoy_types::{
-    pb::{
-        envoy::{
-            config::{
-                cluster::v3::{
-                    CircuitBreakers, Cluster, OutlierDetection as EnvoyOutlierDetection, UpstreamConnectionOptions,
-                    circuit_breakers::Thresholds, cluster::CommonLbConfig,
-                },
-                core::v3::{
-                    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonHttpOptions, TcpKeepalive,
-                    UpstreamHttpProtocolOptions,
-                },
+use envoy_types::pb::{
+    envoy::{
+        config::{
+            cluster::v3::{
+                CircuitBreakers, Cluster, OutlierDetection as EnvoyOutlierDetection, UpstreamConnectionOptions,
+                circuit_breakers::Thresholds, cluster::CommonLbConfig,
             },
-            extensions::upstreams::http::v3::{
-                HttpProtocolOptions,
-                http_protocol_options::{
-                    ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig, explicit_http_config::ProtocolConfig,
-                },
+            core::v3::{
+                Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonHttpOptions, TcpKeepalive,
+                UpstreamHttpProtocolOptions,
             },
-            r#type::v3::Percent,
         },
-        google::protobuf::{Any, UInt32Value},
+        extensions::upstreams::http::v3::{
+            HttpProtocolOptions,
+            http_protocol_options::{
+                ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig, explicit_http_config::ProtocolConfig,
+            },
+        },
+        r#type::v3::Percent,
     },
-    util::pack_any,
+    google::protobuf::Any,
 };
 
 use crate::{
@@ -34,7 +31,7 @@ use crate::{
         mesh_config::MeshConfig,
     },
     mesh::model::Protocol,
-    translate::metadata::duration,
+    translate::wkt,
 };
 
 const PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -87,7 +84,7 @@ pub(super) fn apply(
 ) {
     let tcp = pool.and_then(|pool| pool.tcp.as_ref());
     let connect_timeout = tcp.and_then(|tcp| tcp.connect_timeout).unwrap_or(mesh.connect_timeout);
-    cluster.connect_timeout = Some(duration(connect_timeout));
+    cluster.connect_timeout = Some(wkt::duration(connect_timeout));
     cluster.circuit_breakers = Some(circuit_breakers(pool));
     cluster.upstream_connection_options = keepalive([mesh.tcp_keepalive.as_ref(), tcp.and_then(|tcp| tcp.tcp_keepalive.as_ref())]);
     cluster.typed_extension_protocol_options = protocol_options(common_options(pool), version, pool, upstream).unwrap_or_default();
@@ -95,7 +92,7 @@ pub(super) fn apply(
 
 /// Protocol options of the passthrough clusters: the client's version, idle for five minutes at most.
 pub(super) fn passthrough_options() -> HashMap<String, Any> {
-    let common = CommonHttpOptions { idle_timeout: Some(duration(std::time::Duration::from_secs(300))), ..Default::default() };
+    let common = CommonHttpOptions { idle_timeout: Some(wkt::duration(std::time::Duration::from_secs(300))), ..Default::default() };
     protocol_options(Some(common), HttpVersion::Downstream, None, None).unwrap_or_default()
 }
 
@@ -103,7 +100,7 @@ pub(super) fn passthrough_options() -> HashMap<String, Any> {
 pub(super) fn circuit_breakers(pool: Option<&ConnectionPool>) -> CircuitBreakers {
     let tcp = pool.and_then(|pool| pool.tcp.as_ref());
     let http = pool.and_then(|pool| pool.http.as_ref());
-    let limit = |value: Option<u32>| Some(UInt32Value { value: value.filter(|value| *value > 0).unwrap_or(UNLIMITED) });
+    let limit = |value: Option<u32>| wkt::uint32(value.filter(|value| *value > 0).unwrap_or(UNLIMITED));
     let threshold = Thresholds {
         max_connections: limit(tcp.map(|tcp| tcp.max_connections)),
         max_pending_requests: limit(http.map(|http| http.http1_max_pending_requests)),
@@ -128,29 +125,28 @@ pub(super) fn common_lb_config() -> Option<CommonLbConfig> {
 }
 
 fn outlier_detection(detection: &OutlierDetection) -> EnvoyOutlierDetection {
-    let value = |value: u32| Some(UInt32Value { value });
-    let enforcing = |errors: u32| value(if errors > 0 { 100 } else { 0 });
+    let enforcing = |errors: u32| wkt::uint32(if errors > 0 { 100 } else { 0 });
     let mut envoy = EnvoyOutlierDetection {
-        enforcing_success_rate: value(0),
-        interval: detection.interval.map(duration),
-        base_ejection_time: detection.base_ejection_time.map(duration),
-        max_ejection_percent: (detection.max_ejection_percent > 0).then_some(UInt32Value { value: detection.max_ejection_percent }),
+        enforcing_success_rate: wkt::uint32(0),
+        interval: detection.interval.map(wkt::duration),
+        base_ejection_time: detection.base_ejection_time.map(wkt::duration),
+        max_ejection_percent: Some(detection.max_ejection_percent).filter(|percent| *percent > 0).and_then(wkt::uint32),
         ..Default::default()
     };
     if let Some(errors) = detection.consecutive_5xx_errors {
-        envoy.consecutive_5xx = value(errors);
+        envoy.consecutive_5xx = wkt::uint32(errors);
         envoy.enforcing_consecutive_5xx = enforcing(errors);
     }
     if let Some(errors) = detection.consecutive_gateway_errors {
-        envoy.consecutive_gateway_failure = value(errors);
+        envoy.consecutive_gateway_failure = wkt::uint32(errors);
         envoy.enforcing_consecutive_gateway_failure = enforcing(errors);
     }
     if detection.split_external_local_origin_errors {
         envoy.split_external_local_origin_errors = true;
-        envoy.enforcing_local_origin_success_rate = value(0);
+        envoy.enforcing_local_origin_success_rate = wkt::uint32(0);
         if let Some(errors) = detection.consecutive_local_origin_failures.filter(|errors| *errors > 0) {
-            envoy.consecutive_local_origin_failure = value(errors);
-            envoy.enforcing_consecutive_local_origin_failure = value(100);
+            envoy.consecutive_local_origin_failure = wkt::uint32(errors);
+            envoy.enforcing_consecutive_local_origin_failure = wkt::uint32(100);
         }
     }
     envoy
@@ -158,15 +154,15 @@ fn outlier_detection(detection: &OutlierDetection) -> EnvoyOutlierDetection {
 
 // Later settings go over earlier ones, field by field.
 fn keepalive(settings: [Option<&Keepalive>; 2]) -> Option<UpstreamConnectionOptions> {
-    let seconds = |time: std::time::Duration| UInt32Value { value: u32::try_from(time.as_secs()).unwrap_or(u32::MAX) };
+    let seconds = |time: std::time::Duration| wkt::uint32(u32::try_from(time.as_secs()).unwrap_or(u32::MAX));
     let mut keepalive: Option<TcpKeepalive> = None;
     for settings in settings.into_iter().flatten() {
         let keepalive = keepalive.get_or_insert_default();
         if settings.probes > 0 {
-            keepalive.keepalive_probes = Some(UInt32Value { value: settings.probes });
+            keepalive.keepalive_probes = wkt::uint32(settings.probes);
         }
-        keepalive.keepalive_time = settings.time.map(seconds).or(keepalive.keepalive_time);
-        keepalive.keepalive_interval = settings.interval.map(seconds).or(keepalive.keepalive_interval);
+        keepalive.keepalive_time = settings.time.and_then(seconds).or(keepalive.keepalive_time);
+        keepalive.keepalive_interval = settings.interval.and_then(seconds).or(keepalive.keepalive_interval);
     }
     keepalive.map(|keepalive| UpstreamConnectionOptions { tcp_keepalive: Some(keepalive), ..Default::default() })
 }
@@ -180,9 +176,9 @@ fn common_options(pool: Option<&ConnectionPool>) -> Option<CommonHttpOptions> {
     let streams = http.map(|http| http.max_concurrent_streams).filter(|streams| *streams > 0);
     let set = idle.is_some() || longest.is_some() || requests.is_some() || streams.is_some();
     set.then(|| CommonHttpOptions {
-        idle_timeout: idle.map(duration),
-        max_connection_duration: longest.map(duration),
-        max_requests_per_connection: requests.map(|value| UInt32Value { value }),
+        idle_timeout: idle.map(wkt::duration),
+        max_connection_duration: longest.map(wkt::duration),
+        max_requests_per_connection: requests.and_then(wkt::uint32),
         ..Default::default()
     })
 }
@@ -204,7 +200,7 @@ fn protocol_options(
         }
         HttpVersion::Two => {
             UpstreamProtocolOptions::ExplicitHttpConfig(explicit(ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions {
-                max_concurrent_streams: streams.map(|value| UInt32Value { value }),
+                max_concurrent_streams: streams.and_then(wkt::uint32),
                 ..Default::default()
             })))
         }
@@ -220,7 +216,7 @@ fn protocol_options(
         upstream_protocol_options: Some(upstream),
         ..Default::default()
     };
-    Some(HashMap::from([(PROTOCOL_OPTIONS.to_owned(), pack_any(options))]))
+    Some(HashMap::from([(PROTOCOL_OPTIONS.to_owned(), wkt::any(&options))]))
 }
 
 fn explicit(config: ProtocolConfig) -> ExplicitHttpConfig {

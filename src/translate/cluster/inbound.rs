@@ -32,7 +32,7 @@ use crate::{
     },
     translate::{
         input::{Built, ByPtr, ProxyClass},
-        metadata, naming,
+        metadata, naming, wkt,
     },
 };
 
@@ -128,7 +128,7 @@ pub(super) fn cluster(input: &Inbound) -> Built<Cluster> {
     }
     if let Source::Service { service, rule, .. } = &input.source {
         let config = rule.as_ref().and_then(|rule| rule.origins.first()).map(naming::config_path);
-        let config = config.map(|path| ("config", metadata::text(path.as_str())));
+        let config = config.map(|path| ("config", wkt::text_value(path.as_str())));
         cluster.metadata = metadata::istio(config.into_iter().chain([("services", outbound::services(service))]));
     }
     match input.endpoint() {

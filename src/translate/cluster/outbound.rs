@@ -2,28 +2,25 @@
 
 use std::sync::Arc;
 
-use envoy_types::{
-    pb::{
-        envoy::{
-            config::{
-                cluster::v3::{
-                    Cluster,
-                    cluster::{
-                        ClusterDiscoveryType, CustomClusterType, DiscoveryType, DnsLookupFamily, EdsClusterConfig, LbConfig, LbPolicy,
-                        MaglevLbConfig, RingHashLbConfig,
-                    },
+use envoy_types::pb::{
+    envoy::{
+        config::{
+            cluster::v3::{
+                Cluster,
+                cluster::{
+                    ClusterDiscoveryType, CustomClusterType, DiscoveryType, DnsLookupFamily, EdsClusterConfig, LbConfig, LbPolicy,
+                    MaglevLbConfig, RingHashLbConfig,
                 },
-                core::v3::{Metadata, TypedExtensionConfig},
             },
-            extensions::{
-                clusters::dynamic_forward_proxy::v3::{ClusterConfig, cluster_config::ClusterImplementationSpecifier},
-                common::dynamic_forward_proxy::v3::DnsCacheConfig,
-                network::dns_resolver::cares::v3::CaresDnsResolverConfig,
-            },
+            core::v3::{Metadata, TypedExtensionConfig},
         },
-        google::protobuf::{Duration, UInt32Value, UInt64Value},
+        extensions::{
+            clusters::dynamic_forward_proxy::v3::{ClusterConfig, cluster_config::ClusterImplementationSpecifier},
+            common::dynamic_forward_proxy::v3::DnsCacheConfig,
+            network::dns_resolver::cares::v3::CaresDnsResolverConfig,
+        },
     },
-    util::pack_any,
+    google::protobuf::Duration,
 };
 use smol_str::SmolStr;
 
@@ -45,7 +42,7 @@ use crate::{
     translate::{
         endpoint,
         input::{Built, ByPtr, ProxyClass},
-        metadata, naming, tls,
+        metadata, naming, tls, wkt,
     },
 };
 
@@ -235,12 +232,12 @@ fn discover(cluster: &mut Cluster, input: &Outbound, name: &SmolStr) {
 #[allow(deprecated)]
 fn resolve(cluster: &mut Cluster, input: &Outbound, endpoints: &[Endpoint]) {
     cluster.dns_lookup_family = dns_family(input.profile).into();
-    cluster.dns_refresh_rate = Some(metadata::duration(input.mesh.dns_refresh_rate));
+    cluster.dns_refresh_rate = Some(wkt::duration(input.mesh.dns_refresh_rate));
     cluster.dns_jitter = Some(Duration { seconds: 0, nanos: 100_000_000 });
     cluster.respect_dns_ttl = true;
     cluster.typed_dns_resolver_config = Some(TypedExtensionConfig {
         name: "envoy.network.dns_resolver.cares".into(),
-        typed_config: Some(pack_any(CaresDnsResolverConfig { udp_max_queries: Some(UInt32Value { value: 100 }), ..Default::default() })),
+        typed_config: Some(wkt::any(&CaresDnsResolverConfig { udp_max_queries: wkt::uint32(100), ..Default::default() })),
     });
     let keep_mtls = endpoint::keeps_mtls(input.rule.as_deref(), input.subset(), input.port);
     cluster.load_assignment = Some(endpoint::assignment(&cluster.name, endpoints.iter(), keep_mtls));
@@ -256,7 +253,7 @@ fn forward_proxy(input: &Outbound) -> CustomClusterType {
         cluster_implementation_specifier: Some(ClusterImplementationSpecifier::DnsCacheConfig(cache)),
         ..Default::default()
     };
-    CustomClusterType { name: "envoy.clusters.dynamic_forward_proxy".into(), typed_config: Some(pack_any(config)) }
+    CustomClusterType { name: "envoy.clusters.dynamic_forward_proxy".into(), typed_config: Some(wkt::any(&config)) }
 }
 
 fn dns_family(profile: Profile) -> DnsLookupFamily {
@@ -283,13 +280,13 @@ fn balance(cluster: &mut Cluster, input: &Outbound, policy: &Policy<'_>) {
         Some(HashAlgorithm::RingHash { minimum_ring_size }) => {
             cluster.lb_policy = LbPolicy::RingHash.into();
             cluster.lb_config = Some(LbConfig::RingHashLbConfig(RingHashLbConfig {
-                minimum_ring_size: Some(UInt64Value { value: minimum_ring_size }),
+                minimum_ring_size: wkt::uint64(minimum_ring_size),
                 ..Default::default()
             }));
         }
         Some(HashAlgorithm::Maglev { table_size }) => {
             cluster.lb_policy = LbPolicy::Maglev.into();
-            let table_size = (table_size > 0).then_some(UInt64Value { value: table_size });
+            let table_size = Some(table_size).filter(|size| *size > 0).and_then(wkt::uint64);
             cluster.lb_config = Some(LbConfig::MaglevLbConfig(MaglevLbConfig { table_size }));
         }
         None => {}
@@ -299,17 +296,17 @@ fn balance(cluster: &mut Cluster, input: &Outbound, policy: &Policy<'_>) {
 fn istio_metadata(input: &Outbound, subset: Option<&Subset>) -> Option<Metadata> {
     let mut fields = Vec::new();
     if input.service.mesh_external {
-        fields.push(("external", metadata::boolean(true)));
+        fields.push(("external", wkt::bool_value(true)));
     }
     if input.discovery != Discovery::DynamicForwardProxy {
         if let Some(origin) = input.rule.as_deref().and_then(|rule| rule.origins.first()) {
-            fields.push(("config", metadata::text(naming::config_path(origin).as_str())));
+            fields.push(("config", wkt::text_value(naming::config_path(origin).as_str())));
         }
         if let Some(subset) = subset {
-            fields.push(("subset", metadata::text(subset.name.as_str())));
+            fields.push(("subset", wkt::text_value(subset.name.as_str())));
         }
         if upstream_tls::originates(input.policy_tls(subset)) {
-            fields.push(("alpn_override", metadata::text("false")));
+            fields.push(("alpn_override", wkt::text_value("false")));
         }
         fields.push(("services", services(&input.service)));
     }
@@ -323,11 +320,11 @@ pub(super) fn services(service: &Service) -> envoy_types::pb::google::protobuf::
         Registry::External => service.hostname.as_str(),
     };
     let fields = [
-        ("host", metadata::text(service.hostname.as_str())),
-        ("name", metadata::text(name)),
-        ("namespace", metadata::text(service.namespace.as_str())),
+        ("host", wkt::text_value(service.hostname.as_str())),
+        ("name", wkt::text_value(name)),
+        ("namespace", wkt::text_value(service.namespace.as_str())),
     ];
-    metadata::list(vec![metadata::nested(metadata::structure(fields))])
+    wkt::list_value(vec![wkt::struct_value(wkt::structure(fields))])
 }
 
 fn statistics_name(input: &Outbound, subset: Option<&Subset>) -> Option<String> {

@@ -20,7 +20,7 @@ use crate::{
     api::istio::{ClientTls, ClientTlsMode},
     mesh::model::{Flavour, ProxyKind, Service},
     proto::udpa::TypedStruct,
-    translate::{metadata, tls},
+    translate::{tls, wkt},
 };
 
 /// What auto-mTLS does for a cluster whose DestinationRule says nothing about TLS.
@@ -76,10 +76,10 @@ pub(super) fn peer_exchange_filter(flavour: Flavour) -> Vec<Filter> {
     if flavour == Flavour::Stock {
         return Vec::new();
     }
-    let value = metadata::structure([("enable_discovery", metadata::boolean(true)), ("protocol", metadata::text(tls::PEER_EXCHANGE))]);
+    let value = wkt::structure([("enable_discovery", wkt::bool_value(true)), ("protocol", wkt::text_value(tls::PEER_EXCHANGE))]);
     let config =
         TypedStruct { type_url: "type.googleapis.com/envoy.tcp.metadataexchange.config.MetadataExchange".into(), value: Some(value) };
-    let typed_config: Any = tls::any(&config);
+    let typed_config: Any = wkt::any(&config);
     vec![Filter { name: "istio.metadata_exchange".into(), typed_config: Some(typed_config), ..Default::default() }]
 }
 
@@ -125,7 +125,7 @@ fn originate(peer: &Peer<'_>, settings: &ClientTls) -> TransportSocket {
     let context = UpstreamTlsContext { common_tls_context: Some(common), sni: settings.sni.to_string(), ..Default::default() };
     TransportSocket {
         name: "envoy.transport_sockets.tls".into(),
-        config_type: Some(transport_socket::ConfigType::TypedConfig(tls::any(&context))),
+        config_type: Some(transport_socket::ConfigType::TypedConfig(wkt::any(&context))),
     }
 }
 
@@ -152,15 +152,11 @@ fn file_secret(name: &str) -> envoy_types::pb::envoy::extensions::transport_sock
 fn mtls_match(peer: &Peer<'_>) -> TransportSocketMatch {
     TransportSocketMatch {
         name: "tlsMode-istio".into(),
-        r#match: Some(metadata::structure([("tlsMode", metadata::text("istio"))])),
+        r#match: Some(wkt::structure([("tlsMode", wkt::text_value("istio"))])),
         transport_socket: Some(istio_mutual(peer, None)),
     }
 }
 
 fn plaintext_match() -> TransportSocketMatch {
-    TransportSocketMatch {
-        name: "tlsMode-disabled".into(),
-        r#match: Some(metadata::structure([])),
-        transport_socket: Some(tls::raw_buffer()),
-    }
+    TransportSocketMatch { name: "tlsMode-disabled".into(), r#match: Some(wkt::structure([])), transport_socket: Some(tls::raw_buffer()) }
 }

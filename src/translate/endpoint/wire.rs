@@ -6,14 +6,13 @@
 
 use std::sync::Arc;
 
-use prost::encoding::{WireType, encode_key, encode_varint};
 use smol_str::{SmolStr, format_smolstr};
 
 use crate::{
     mesh::model::{Backend, Endpoint, EndpointAddress, Health, Locality},
     translate::{
         metadata::ISTIO,
-        wire::{nested, number, text},
+        wire::{chosen_number, nested, number, text},
     },
 };
 
@@ -70,8 +69,7 @@ fn address(bytes: &mut Vec<u8>, endpoint: &Endpoint) {
             EndpointAddress::Host(name) | EndpointAddress::Pipe(name) => text(bytes, 2, name),
         }
         // A port is written even when it is zero: it is a choice between kinds of ports.
-        encode_key(3, WireType::Varint, bytes);
-        encode_varint(endpoint.port.into(), bytes);
+        chosen_number(bytes, 3, endpoint.port.into());
     });
 }
 

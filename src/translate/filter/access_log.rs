@@ -10,10 +10,15 @@ use envoy_types::pb::{
     },
     google::protobuf::Any,
 };
-use prost::{Message, Name, encoding};
+use prost::{Message, Name};
 
-use super::typed_struct::{Value, encode_struct};
-use crate::api::mesh_config::MeshConfig;
+use crate::{
+    api::mesh_config::MeshConfig,
+    translate::{
+        wire,
+        wkt::typed_struct::{Value, encode_struct},
+    },
+};
 
 const TEXT_FORMAT: &str = concat!(
     r#"[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE% %RESPONSE_FLAGS% "#,
@@ -91,17 +96,11 @@ fn json_file(mesh: &MeshConfig) -> Vec<u8> {
     let fields = JSON_FORMAT.iter().map(|(key, value)| (*key, Value::Text((*value).to_owned()))).collect();
     let mut format =
         SubstitutionFormatString { json_format_options: Some(JsonFormatOptions::default()), ..Default::default() }.encode_to_vec();
-    append_field(&mut format, 2, &encode_struct(fields));
+    // `json_format` is a map, which must be encoded in a fixed order.
+    wire::message(&mut format, 2, &encode_struct(fields));
     let mut file = FileAccessLog { path: mesh.access_log_file.to_string(), access_log_format: None }.encode_to_vec();
-    append_field(&mut file, 5, &format);
+    wire::message(&mut file, 5, &format);
     file
-}
-
-// Adds an encoded message as a field: `json_format` is a map, which must be encoded in a fixed order.
-fn append_field(message: &mut Vec<u8>, tag: u32, field: &[u8]) {
-    encoding::encode_key(tag, encoding::WireType::LengthDelimited, message);
-    encoding::encode_varint(field.len() as u64, message);
-    message.extend_from_slice(field);
 }
 
 #[cfg(test)]

@@ -18,13 +18,10 @@ use envoy_types::pb::envoy::{
 };
 use smol_str::SmolStr;
 
-use super::{Direction, access_log::access_log, http::HttpFilters, http::http_filters, tracing::tracing, wrapped};
+use super::{Direction, access_log::access_log, http::HttpFilters, http::http_filters, tracing::tracing};
 use crate::{
     api::mesh_config::{MeshConfig, PathNormalization},
-    translate::{
-        listener::ListenerClass,
-        tls::{ads, any},
-    },
+    translate::{input::ListenerClass, tls::ads, wkt},
 };
 
 /// What decides how a connection manager looks.
@@ -79,7 +76,7 @@ pub fn connection_manager(wanted: ConnectionManager<'_>) -> Filter {
         Direction::Gateway => {
             manager.http_protocol_options = Some(http1_options(&wanted).unwrap_or_default());
             manager.server_name = SERVER_NAME.into();
-            manager.use_remote_address = wrapped(true);
+            manager.use_remote_address = wkt::boolean(true);
             manager.forward_client_cert_details = ForwardClientCertDetails::SanitizeSet.into();
             manager.set_current_client_cert_details = Some(client_certificate(true));
         }
@@ -88,7 +85,7 @@ pub fn connection_manager(wanted: ConnectionManager<'_>) -> Filter {
         Routes::Rds(name) => RouteSpecifier::Rds(Rds { config_source: Some(ads(true)), route_config_name: name.into() }),
         Routes::Inline(routes) => RouteSpecifier::RouteConfig(*routes),
     });
-    Filter { name: "envoy.filters.network.http_connection_manager".into(), config_type: Some(ConfigType::TypedConfig(any(&manager))) }
+    Filter { name: "envoy.filters.network.http_connection_manager".into(), config_type: Some(ConfigType::TypedConfig(wkt::any(&manager))) }
 }
 
 const SERVER_NAME: &str = "istio-envoy";
@@ -100,7 +97,7 @@ fn common(wanted: &ConnectionManager<'_>) -> HttpConnectionManager {
         PathNormalization::DecodeAndMergeSlashes => PathWithEscapedSlashesAction::UnescapeAndForward,
         _ => PathWithEscapedSlashesAction::KeepUnchanged,
     };
-    let request_id = UuidRequestIdConfig { use_request_id_for_trace_sampling: wrapped(true), ..Default::default() };
+    let request_id = UuidRequestIdConfig { use_request_id_for_trace_sampling: wkt::boolean(true), ..Default::default() };
     let filters = HttpFilters {
         flavour: class.flavour,
         direction: wanted.direction,
@@ -115,30 +112,30 @@ fn common(wanted: &ConnectionManager<'_>) -> HttpConnectionManager {
         stream_idle_timeout: Some(Default::default()),
         common_http_protocol_options: idle_timeout(class),
         access_log: access_log(wanted.mesh),
-        use_remote_address: wrapped(false),
+        use_remote_address: wkt::boolean(false),
         proxy_100_continue: true,
         upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".into(), ..Default::default() }],
-        normalize_path: wrapped(paths != PathNormalization::None),
+        normalize_path: wkt::boolean(paths != PathNormalization::None),
         merge_slashes: matches!(paths, PathNormalization::MergeSlashes | PathNormalization::DecodeAndMergeSlashes),
         path_with_escaped_slashes_action: escaped_slashes.into(),
-        request_id_extension: Some(RequestIdExtension { typed_config: Some(any(&request_id)) }),
+        request_id_extension: Some(RequestIdExtension { typed_config: Some(wkt::any(&request_id)) }),
         ..Default::default()
     }
 }
 
 fn idle_timeout(class: &ListenerClass) -> Option<envoy_types::pb::envoy::config::core::v3::HttpProtocolOptions> {
-    let idle_timeout = Some(super::period(class.idle_timeout?));
+    let idle_timeout = Some(wkt::duration(class.idle_timeout?));
     Some(envoy_types::pb::envoy::config::core::v3::HttpProtocolOptions { idle_timeout, ..Default::default() })
 }
 
 fn http1_options(wanted: &ConnectionManager<'_>) -> Option<Http1ProtocolOptions> {
     (wanted.class.http10 || wanted.explicit_proxy).then(|| Http1ProtocolOptions {
         accept_http_10: wanted.class.http10,
-        allow_absolute_url: if wanted.explicit_proxy { wrapped(true) } else { None },
+        allow_absolute_url: if wanted.explicit_proxy { wkt::boolean(true) } else { None },
         ..Default::default()
     })
 }
 
 fn client_certificate(cert: bool) -> SetCurrentClientCertDetails {
-    SetCurrentClientCertDetails { subject: wrapped(true), cert, dns: true, uri: true, ..Default::default() }
+    SetCurrentClientCertDetails { subject: wkt::boolean(true), cert, dns: true, uri: true, ..Default::default() }
 }

@@ -30,18 +30,17 @@ use envoy_types::pb::{
 };
 use smol_str::SmolStr;
 
-use super::{
-    Direction,
-    typed_struct::{Value, typed_struct},
-    wrapped,
-};
+use super::Direction;
 use crate::{
     mesh::model::Flavour,
     proto::alpn::{
         FilterConfig as Alpn,
         filter_config::{AlpnOverride, Protocol},
     },
-    translate::tls::any,
+    translate::wkt::{
+        self,
+        typed_struct::{Value, typed_struct},
+    },
 };
 
 /// What decides which filters a connection manager has.
@@ -68,21 +67,21 @@ pub fn http_filters(wanted: HttpFilters<'_>) -> Vec<HttpFilter> {
         filters.push(filter("istio.metadata_exchange", peer_metadata(wanted.direction)));
     }
     if wanted.grpc_web {
-        filters.push(filter("envoy.filters.http.grpc_web", any(&GrpcWeb {})));
+        filters.push(filter("envoy.filters.http.grpc_web", wkt::any(&GrpcWeb {})));
     }
-    filters.push(filter("envoy.filters.http.grpc_stats", any(&grpc_stats())));
+    filters.push(filter("envoy.filters.http.grpc_stats", wkt::any(&grpc_stats())));
     if istio && outgoing {
-        filters.push(filter("istio.alpn", any(&alpn())));
+        filters.push(filter("istio.alpn", wkt::any(&alpn())));
     }
     if !istio && outgoing && wanted.sniffed {
-        filters.push(filter("envoy.filters.http.set_filter_state", any(&sniffed_alpn())));
+        filters.push(filter("envoy.filters.http.set_filter_state", wkt::any(&sniffed_alpn())));
     }
-    filters.push(filter("envoy.filters.http.fault", any(&HttpFault::default())));
-    filters.push(filter("envoy.filters.http.cors", any(&Cors {})));
+    filters.push(filter("envoy.filters.http.fault", wkt::any(&HttpFault::default())));
+    filters.push(filter("envoy.filters.http.cors", wkt::any(&Cors {})));
     if let Some(cache) = wanted.dns_cache {
-        filters.push(filter("envoy.filters.http.dynamic_forward_proxy", any(&dynamic_forward_proxy(cache))));
+        filters.push(filter("envoy.filters.http.dynamic_forward_proxy", wkt::any(&dynamic_forward_proxy(cache))));
     }
-    filters.push(filter("envoy.filters.http.router", any(&Router::default())));
+    filters.push(filter("envoy.filters.http.router", wkt::any(&Router::default())));
     filters
 }
 
@@ -101,7 +100,7 @@ fn grpc_stats() -> GrpcStats {
     use envoy_types::pb::envoy::extensions::filters::http::grpc_stats::v3::filter_config::PerMethodStatSpecifier;
     GrpcStats {
         emit_filter_state: true,
-        per_method_stat_specifier: wrapped(false).map(PerMethodStatSpecifier::StatsForAllMethods),
+        per_method_stat_specifier: wkt::boolean(false).map(PerMethodStatSpecifier::StatsForAllMethods),
         ..Default::default()
     }
 }

@@ -5,9 +5,6 @@ pub mod connection_manager;
 pub mod http;
 pub mod network;
 pub mod tracing;
-pub mod typed_struct;
-
-use envoy_types::pb::google::protobuf::{BoolValue, Duration as Period, UInt32Value};
 
 /// Where in the mesh a listener stands; filters differ by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,16 +15,4 @@ pub enum Direction {
     Inbound,
     /// A gateway.
     Gateway,
-}
-
-pub(crate) fn wrapped(value: bool) -> Option<BoolValue> {
-    Some(BoolValue { value })
-}
-
-pub(crate) fn number(value: u32) -> Option<UInt32Value> {
-    Some(UInt32Value { value })
-}
-
-pub(crate) fn period(duration: std::time::Duration) -> Period {
-    Period { seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX), nanos: duration.subsec_nanos().cast_signed() }
 }

@@ -19,16 +19,17 @@ use envoy_types::pb::{
 };
 use smol_str::SmolStr;
 
-use super::{
-    access_log::access_log,
-    http::dns_cache,
-    period,
-    typed_struct::{Value, typed_struct},
-};
+use super::{access_log::access_log, http::dns_cache};
 use crate::{
     api::mesh_config::MeshConfig,
     mesh::model::Flavour,
-    translate::tls::{PEER_EXCHANGE, any},
+    translate::{
+        tls::PEER_EXCHANGE,
+        wkt::{
+            self,
+            typed_struct::{Value, typed_struct},
+        },
+    },
 };
 
 /// Where the bytes of a TCP chain go.
@@ -77,7 +78,7 @@ pub fn tcp_filters(target: &TcpTarget, mesh: &MeshConfig) -> Vec<Filter> {
     }
     if target.mongo {
         let config = MongoProxy { stat_prefix: target.stat_prefix.to_string(), ..Default::default() };
-        filters.push(filter("envoy.filters.network.mongo_proxy", any(&config)));
+        filters.push(filter("envoy.filters.network.mongo_proxy", wkt::any(&config)));
     }
     filters.push(tcp_proxy(target, mesh, true));
     filters
@@ -105,14 +106,14 @@ pub fn metadata_exchange_config() -> Any {
 fn tcp_proxy(target: &TcpTarget, mesh: &MeshConfig, logged: bool) -> Filter {
     let config = TcpProxy {
         stat_prefix: target.stat_prefix.to_string(),
-        idle_timeout: target.idle_timeout.map(period),
-        max_downstream_connection_duration: target.max_duration.map(period),
+        idle_timeout: target.idle_timeout.map(wkt::duration),
+        max_downstream_connection_duration: target.max_duration.map(wkt::duration),
         access_log: if logged { access_log(mesh) } else { Vec::new() },
         hash_policy: if target.by_source_ip { vec![source_ip()] } else { Vec::new() },
         cluster_specifier: Some(cluster_specifier(target)),
         ..Default::default()
     };
-    filter("envoy.filters.network.tcp_proxy", any(&config))
+    filter("envoy.filters.network.tcp_proxy", wkt::any(&config))
 }
 
 fn source_ip() -> HashPolicy {
@@ -135,7 +136,7 @@ fn sni_forward_proxy(cache: &str, port: u16) -> Filter {
         port_specifier: Some(PortSpecifier::PortValue(port.into())),
         ..Default::default()
     };
-    filter("envoy.extensions.filters.network.sni_dynamic_forward_proxy", any(&config))
+    filter("envoy.extensions.filters.network.sni_dynamic_forward_proxy", wkt::any(&config))
 }
 
 fn filter(name: &str, config: Any) -> Filter {

@@ -10,11 +10,7 @@ use smol_str::SmolStr;
 
 use crate::{
     mesh::model::Origin,
-    translate::{
-        filter::{number, period},
-        metadata::istio_config,
-        naming::config_path,
-    },
+    translate::{metadata::istio_config, naming::config_path, wkt},
 };
 
 /// ALPN names that the HTTP inspector sets for plaintext.
@@ -101,7 +97,7 @@ pub(crate) fn outgoing_chain(
         filter_chain_match: matcher.message(),
         filters,
         transport_socket: tls,
-        transport_socket_connect_timeout: Some(period(Duration::from_secs(15))),
+        transport_socket_connect_timeout: Some(wkt::duration(Duration::from_secs(15))),
         metadata: config.map(|origin| istio_config(&config_path(origin))),
         ..Default::default()
     }
@@ -117,7 +113,7 @@ pub(crate) fn cidr(text: &str) -> Option<(IpAddr, u8)> {
 }
 
 fn cidr_range((address, length): (IpAddr, u8)) -> CidrRange {
-    CidrRange { address_prefix: address.to_string(), prefix_len: number(length.into()) }
+    CidrRange { address_prefix: address.to_string(), prefix_len: wkt::uint32(length.into()) }
 }
 
 #[cfg(test)]

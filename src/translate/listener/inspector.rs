@@ -16,26 +16,29 @@ use envoy_types::pb::{
     google::protobuf::Any,
 };
 
-use crate::translate::{filter::number, tls::any};
+use crate::translate::wkt;
 
 /// Finds out SNI and ALPN names of TLS.
 pub(crate) fn tls_inspector() -> ListenerFilter {
-    filter("envoy.filters.listener.tls_inspector", any(&TlsInspector { initial_read_buffer_size: number(512), ..Default::default() }))
+    filter(
+        "envoy.filters.listener.tls_inspector",
+        wkt::any(&TlsInspector { initial_read_buffer_size: wkt::uint32(512), ..Default::default() }),
+    )
 }
 
 /// Finds out whether plaintext is HTTP.
 pub(crate) fn http_inspector() -> ListenerFilter {
-    filter("envoy.filters.listener.http_inspector", any(&HttpInspector {}))
+    filter("envoy.filters.listener.http_inspector", wkt::any(&HttpInspector {}))
 }
 
 /// Restores the address that the client meant.
 pub(crate) fn original_dst() -> ListenerFilter {
-    filter("envoy.filters.listener.original_dst", any(&OriginalDst::default()))
+    filter("envoy.filters.listener.original_dst", wkt::any(&OriginalDst::default()))
 }
 
 /// Keeps the client's address towards the application (TPROXY); the mark keeps its answers from being captured.
 pub(crate) fn original_src() -> ListenerFilter {
-    filter("envoy.filters.listener.original_src", any(&OriginalSrc { mark: 1337, ..Default::default() }))
+    filter("envoy.filters.listener.original_src", wkt::any(&OriginalSrc { mark: 1337, ..Default::default() }))
 }
 
 /// Turns a filter off for these destination ports (ascending); port 0 stands for those that no range names.

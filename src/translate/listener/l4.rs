@@ -108,17 +108,10 @@ pub(crate) fn routes_for<'a>(routes: &'a OrdMap<Hostname, Arc<Vec<Arc<RouteSet>>
     if host.is_wildcard() {
         found.extend(routes.iter().filter(|(key, _)| key.overlaps(host)).flat_map(|(_, listed)| listed.iter()));
     } else {
-        found.extend(names_of(host).filter_map(|name| routes.get(&name)).flat_map(|listed| listed.iter()));
+        found.extend(host.covering().filter_map(|name| routes.get(&name)).flat_map(|listed| listed.iter()));
     }
     found.retain(|set| !set.tls.is_empty() || !set.tcp.is_empty());
     found.sort_by(|one, other| one.order().cmp(&other.order()));
     found.dedup_by(|one, other| Arc::ptr_eq(one, other));
     found
-}
-
-// The name itself and all wildcards that cover it, so that a lookup replaces a walk over all routes.
-fn names_of(host: &Hostname) -> impl Iterator<Item = Hostname> {
-    let text = host.as_str();
-    let wildcards = text.match_indices('.').map(|(at, _)| Hostname::new(format!("*{}", &text[at..])));
-    [host.clone()].into_iter().chain(wildcards).chain([Hostname::new("*")]).collect::<Vec<_>>().into_iter()
 }

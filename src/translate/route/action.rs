@@ -1,33 +1,24 @@
 //! What a route does with a request: forward, redirect, answer (contract §6.2).
 
-use envoy_types::{
-    pb::{
-        envoy::{
-            config::{
-                core::v3::{
-                    DataSource, HeaderValue, HeaderValueOption, RuntimeFractionalPercent, data_source,
-                    header_value_option::HeaderAppendAction,
-                },
-                route::v3::{
-                    DirectResponseAction, RedirectAction, RetryPolicy as EnvoyRetryPolicy, RouteAction, WeightedCluster,
-                    redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier},
-                    retry_policy::{RetryBackOff, RetryHostPredicate, RetryPriority, retry_host_predicate, retry_priority},
-                    route::Action,
-                    route_action::{
-                        ClusterSpecifier, HashPolicy, HostRewriteSpecifier, RequestMirrorPolicy,
-                        hash_policy::{ConnectionProperties, Cookie, CookieAttribute, Header, PolicySpecifier, QueryParameter},
-                    },
-                    weighted_cluster::{ClusterWeight, cluster_weight},
-                },
-            },
-            extensions::retry::{
-                host::previous_hosts::v3::PreviousHostsPredicate, priority::previous_priorities::v3::PreviousPrioritiesConfig,
-            },
-            r#type::matcher::v3::RegexMatchAndSubstitute,
+use envoy_types::pb::envoy::{
+    config::{
+        core::v3::{
+            DataSource, HeaderValue, HeaderValueOption, RuntimeFractionalPercent, data_source, header_value_option::HeaderAppendAction,
         },
-        google::protobuf::{BoolValue, UInt32Value},
+        route::v3::{
+            DirectResponseAction, RedirectAction, RetryPolicy as EnvoyRetryPolicy, RouteAction, WeightedCluster,
+            redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier},
+            retry_policy::{RetryBackOff, RetryHostPredicate, RetryPriority, retry_host_predicate, retry_priority},
+            route::Action,
+            route_action::{
+                ClusterSpecifier, HashPolicy, HostRewriteSpecifier, RequestMirrorPolicy,
+                hash_policy::{ConnectionProperties, Cookie, CookieAttribute, Header, PolicySpecifier, QueryParameter},
+            },
+            weighted_cluster::{ClusterWeight, cluster_weight},
+        },
     },
-    util::pack_any,
+    extensions::retry::{host::previous_hosts::v3::PreviousHostsPredicate, priority::previous_priorities::v3::PreviousPrioritiesConfig},
+    r#type::matcher::v3::RegexMatchAndSubstitute,
 };
 use smol_str::SmolStr;
 
@@ -38,7 +29,7 @@ use crate::{
         routing::model::{HeaderChanges, HttpRoute, Redirect, RedirectPort, RetryPolicy, WeightedDestination},
         world::EffectiveDestinationRule,
     },
-    translate::{cluster::policy::Policy, metadata::duration},
+    translate::{cluster::policy::Policy, wkt},
 };
 
 const DEFAULT_RETRY_ON: &str = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
@@ -68,7 +59,7 @@ pub(super) fn forward(
     default_retries: Option<&RetryPolicy>,
 ) -> (RouteAction, Headers) {
     let mut headers = Headers::new(&route.headers);
-    let timeout = duration(route.timeout.unwrap_or_default());
+    let timeout = wkt::duration(route.timeout.unwrap_or_default());
     // The maximum for gRPC's own timeout is deprecated but what Istio sends; without it gRPC's timeout would not count.
     #[allow(deprecated)]
     let mut action = RouteAction { timeout: Some(timeout), max_grpc_timeout: Some(timeout), ..Default::default() };
@@ -142,18 +133,19 @@ pub(super) fn direct_response(status: u32, body: &[u8]) -> Action {
 pub(super) fn retry_policy(policy: Option<&RetryPolicy>, consistent_hash: bool) -> Option<EnvoyRetryPolicy> {
     let mut envoy = EnvoyRetryPolicy {
         retry_on: DEFAULT_RETRY_ON.into(),
-        num_retries: Some(UInt32Value { value: 2 }),
+        num_retries: wkt::uint32(2),
         host_selection_retry_max_attempts: 5,
         ..Default::default()
     };
     let mut avoid_previous = !consistent_hash;
     if let Some(policy) = policy {
-        envoy.num_retries = Some(UInt32Value { value: u32::try_from(policy.attempts).ok().filter(|attempts| *attempts > 0)? });
+        envoy.num_retries = wkt::uint32(u32::try_from(policy.attempts).ok().filter(|attempts| *attempts > 0)?);
         if !policy.retry_on.is_empty() {
             (envoy.retry_on, envoy.retriable_status_codes) = retry_on(&policy.retry_on);
         }
-        envoy.per_try_timeout = policy.per_try_timeout.map(duration);
-        envoy.retry_back_off = policy.backoff.map(|backoff| RetryBackOff { base_interval: Some(duration(backoff)), max_interval: None });
+        envoy.per_try_timeout = policy.per_try_timeout.map(wkt::duration);
+        envoy.retry_back_off =
+            policy.backoff.map(|backoff| RetryBackOff { base_interval: Some(wkt::duration(backoff)), max_interval: None });
         avoid_previous = policy.retry_ignore_previous_hosts.unwrap_or(avoid_previous);
         if policy.retry_remote_localities == Some(true) {
             envoy.retry_priority = Some(previous_priorities());
@@ -170,7 +162,7 @@ pub(super) fn hash_policy(key: &HashKey) -> HashPolicy {
         HashKey::HttpCookie { name, path, ttl, attributes } => PolicySpecifier::Cookie(Cookie {
             name: name.to_string(),
             path: path.to_string(),
-            ttl: ttl.map(duration),
+            ttl: ttl.map(wkt::duration),
             attributes: attributes
                 .iter()
                 .map(|(name, value)| CookieAttribute { name: name.to_string(), value: value.to_string() })
@@ -205,7 +197,7 @@ fn mirrors(selection: &Selection, route: &HttpRoute) -> Vec<RequestMirrorPolicy>
                 default_value: Some(filters::fractional(mirror.share)),
                 ..Default::default()
             }),
-            trace_sampled: Some(BoolValue { value: false }),
+            trace_sampled: wkt::boolean(false),
             disable_shadow_host_suffix_append: true,
             ..Default::default()
         })
@@ -218,7 +210,7 @@ fn weighted(selection: &Selection, to: &[WeightedDestination]) -> WeightedCluste
         let headers = Headers::new(&destination.headers);
         Some(ClusterWeight {
             name: selection.resolved(&destination.destination)?.cluster().into(),
-            weight: Some(UInt32Value { value: destination.weight }),
+            weight: wkt::uint32(destination.weight),
             request_headers_to_add: headers.request_add,
             request_headers_to_remove: headers.request_remove,
             response_headers_to_add: headers.response_add,
@@ -251,14 +243,14 @@ fn retry_on(conditions: &str) -> (String, Vec<u32>) {
 fn previous_hosts() -> RetryHostPredicate {
     RetryHostPredicate {
         name: "envoy.retry_host_predicates.previous_hosts".into(),
-        config_type: Some(retry_host_predicate::ConfigType::TypedConfig(pack_any(PreviousHostsPredicate {}))),
+        config_type: Some(retry_host_predicate::ConfigType::TypedConfig(wkt::any(&PreviousHostsPredicate {}))),
     }
 }
 
 fn previous_priorities() -> RetryPriority {
     RetryPriority {
         name: "envoy.retry_priorities.previous_priorities".into(),
-        config_type: Some(retry_priority::ConfigType::TypedConfig(pack_any(PreviousPrioritiesConfig { update_frequency: 2 }))),
+        config_type: Some(retry_priority::ConfigType::TypedConfig(wkt::any(&PreviousPrioritiesConfig { update_frequency: 2 }))),
     }
 }
 

@@ -2,34 +2,31 @@
 
 use std::collections::HashMap;
 
-use envoy_types::{
-    pb::{
-        envoy::{
-            config::core::v3::RuntimeFractionalPercent,
-            extensions::filters::{
-                common::fault::v3::{FaultDelay, fault_delay::FaultDelaySecifier},
-                http::{
-                    cors::v3::CorsPolicy as EnvoyCors,
-                    fault::v3::{FaultAbort, HttpFault, fault_abort::ErrorType},
-                },
+use envoy_types::pb::{
+    envoy::{
+        config::core::v3::RuntimeFractionalPercent,
+        extensions::filters::{
+            common::fault::v3::{FaultDelay, fault_delay::FaultDelaySecifier},
+            http::{
+                cors::v3::CorsPolicy as EnvoyCors,
+                fault::v3::{FaultAbort, HttpFault, fault_abort::ErrorType},
             },
-            r#type::v3::{FractionalPercent, fractional_percent::DenominatorType},
         },
-        google::protobuf::{Any, BoolValue},
+        r#type::v3::{FractionalPercent, fractional_percent::DenominatorType},
     },
-    util::pack_any,
+    google::protobuf::Any,
 };
 
 use super::matching;
 use crate::{
     mesh::routing::model::{AbortStatus, CorsPolicy, Fault, HttpRoute, Share},
-    translate::metadata::duration,
+    translate::wkt,
 };
 
 /// `typed_per_filter_config` of a route.
 pub(super) fn per_route(route: &HttpRoute) -> HashMap<String, Any> {
-    let fault = route.fault.as_ref().map(|policy| ("envoy.filters.http.fault".to_owned(), pack_any(fault(policy))));
-    let cors = route.cors.as_ref().map(|policy| ("envoy.filters.http.cors".to_owned(), pack_any(cors(policy))));
+    let fault = route.fault.as_ref().map(|policy| ("envoy.filters.http.fault".to_owned(), wkt::any(&fault(policy))));
+    let cors = route.cors.as_ref().map(|policy| ("envoy.filters.http.cors".to_owned(), wkt::any(&cors(policy))));
     fault.into_iter().chain(cors).collect()
 }
 
@@ -42,7 +39,7 @@ pub(super) fn fractional(share: Share) -> FractionalPercent {
 fn fault(fault: &Fault) -> HttpFault {
     let delay = fault.delay.map(|(delay, share)| FaultDelay {
         percentage: Some(fractional(share)),
-        fault_delay_secifier: Some(FaultDelaySecifier::FixedDelay(duration(delay))),
+        fault_delay_secifier: Some(FaultDelaySecifier::FixedDelay(wkt::duration(delay))),
     });
     let abort = fault.abort.map(|(status, share)| FaultAbort {
         percentage: Some(fractional(share)),
@@ -63,9 +60,9 @@ fn cors(cors: &CorsPolicy) -> EnvoyCors {
         allow_headers: cors.allow_headers.join(","),
         expose_headers: cors.expose_headers.join(","),
         max_age: cors.max_age.map(|age| age.as_secs().to_string()).unwrap_or_default(),
-        allow_credentials: cors.allow_credentials.map(|value| BoolValue { value }),
+        allow_credentials: cors.allow_credentials.and_then(wkt::boolean),
         filter_enabled: Some(RuntimeFractionalPercent { default_value: Some(always), ..Default::default() }),
-        forward_not_matching_preflights: Some(BoolValue { value: cors.forward_unmatched_preflights }),
+        forward_not_matching_preflights: wkt::boolean(cors.forward_unmatched_preflights),
         ..Default::default()
     }
 }

@@ -1,17 +1,17 @@
 //! What a route matches (contract §6.2 `match`).
 
-use envoy_types::pb::{
-    envoy::{
-        config::route::v3::{
-            HeaderMatcher, QueryParameterMatcher, RouteMatch, header_matcher::HeaderMatchSpecifier,
-            query_parameter_matcher::QueryParameterMatchSpecifier, route_match::PathSpecifier,
-        },
-        r#type::matcher::v3::{RegexMatcher, StringMatcher, string_matcher::MatchPattern},
+use envoy_types::pb::envoy::{
+    config::route::v3::{
+        HeaderMatcher, QueryParameterMatcher, RouteMatch, header_matcher::HeaderMatchSpecifier,
+        query_parameter_matcher::QueryParameterMatchSpecifier, route_match::PathSpecifier,
     },
-    google::protobuf::BoolValue,
+    r#type::matcher::v3::{RegexMatcher, StringMatcher, string_matcher::MatchPattern},
 };
 
-use crate::mesh::routing::model::{HttpMatch, StringMatch};
+use crate::{
+    mesh::routing::model::{HttpMatch, StringMatch},
+    translate::wkt,
+};
 
 /// The match of a block; without one every path.
 pub(super) fn route_match(block: Option<&HttpMatch>) -> RouteMatch {
@@ -29,7 +29,7 @@ pub(super) fn route_match(block: Option<&HttpMatch>) -> RouteMatch {
     headers.extend(pseudo.into_iter().filter_map(|(name, value)| Some(header(name, value.as_ref()?))));
     RouteMatch {
         path_specifier: Some(path(block.uri.as_ref())),
-        case_sensitive: Some(BoolValue { value: !block.ignore_uri_case }),
+        case_sensitive: wkt::boolean(!block.ignore_uri_case),
         headers,
         query_parameters: block.query_params.iter().map(|(name, value)| query_parameter(name, value)).collect(),
         ..Default::default()

@@ -15,10 +15,7 @@ mod sidecar;
 
 use std::sync::Arc;
 
-use envoy_types::pb::{
-    envoy::config::route::v3::{RouteConfiguration, VirtualHost},
-    google::protobuf::{BoolValue, UInt32Value},
-};
+use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
 use smol_str::SmolStr;
 
 use self::selection::Selection;
@@ -27,7 +24,10 @@ pub use self::{
     selection::label_keys,
     sidecar::{table, tables, tables_with},
 };
-use super::input::{Built, ByPtr};
+use super::{
+    input::{Built, ByPtr},
+    wkt,
+};
 use crate::{
     api::mesh_config::MeshConfig,
     mesh::{
@@ -90,8 +90,8 @@ pub fn virtual_host(input: &VirtualHostInput) -> Built<VirtualHost> {
 pub fn route_configuration_header(table: &RouteTable) -> RouteConfiguration {
     RouteConfiguration {
         name: table.name.to_string(),
-        validate_clusters: Some(BoolValue { value: false }),
-        max_direct_response_body_size_bytes: Some(UInt32Value { value: 1024 * 1024 }),
+        validate_clusters: wkt::boolean(false),
+        max_direct_response_body_size_bytes: wkt::uint32(1024 * 1024),
         ignore_port_in_host_matching: true,
         ..std::default::Default::default()
     }
@@ -99,7 +99,7 @@ pub fn route_configuration_header(table: &RouteTable) -> RouteConfiguration {
 
 /// The route configuration that a proxy gets for a name that stands for nothing: empty, so that it does not wait.
 pub fn unknown(name: &str) -> RouteConfiguration {
-    RouteConfiguration { name: name.to_owned(), validate_clusters: Some(BoolValue { value: false }), ..std::default::Default::default() }
+    RouteConfiguration { name: name.to_owned(), validate_clusters: wkt::boolean(false), ..std::default::Default::default() }
 }
 
 impl VirtualHostInput {

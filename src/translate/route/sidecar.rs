@@ -312,6 +312,7 @@ fn most_specific<'a>(egress: &'a EgressScope, service: &Hostname) -> Option<&'a 
     if let Some((host, _)) = egress.routes.get_key_value(service) {
         return Some(host);
     }
+    // Not `Hostname::covering`: a wildcard may also begin within a label (`*-v1.example.com`).
     let wildcards = egress.routes.keys().filter(|host| host.is_wildcard() && host.covers(service));
     wildcards.max_by_key(|host| host.as_str().len())
 }

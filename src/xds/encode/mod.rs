@@ -14,12 +14,14 @@ use envoy_types::pb::envoy::config::{
     listener::v3::Listener,
     route::v3::{RouteConfiguration, VirtualHost},
 };
-use prost::encoding::{WireType, encode_key, encode_varint};
 use smol_str::SmolStr;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::resource::{ContentHash, Resource, ResourceType};
-use crate::{mesh::model::Origin, translate::input::Built};
+use crate::{
+    mesh::model::Origin,
+    translate::{input::Built, wire},
+};
 
 pub use canonical::{canonical, canonical_bytes};
 
@@ -68,9 +70,7 @@ pub fn listener(built: Built<Listener>) -> Resource {
 pub fn virtual_host(built: Built<VirtualHost>) -> EncodedVirtualHost {
     let body = canonical(&built.message);
     let mut field = Vec::with_capacity(body.len() + 8);
-    encode_key(VIRTUAL_HOSTS, WireType::LengthDelimited, &mut field);
-    encode_varint(body.len() as u64, &mut field);
-    field.extend_from_slice(&body);
+    wire::message(&mut field, VIRTUAL_HOSTS, &body);
     EncodedVirtualHost { field: field.into(), clusters: built.clusters, origins: built.origins }
 }
 

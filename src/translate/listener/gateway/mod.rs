@@ -10,7 +10,7 @@ use envoy_types::pb::envoy::config::listener::v3::Listener;
 use smol_str::{SmolStr, format_smolstr};
 
 use self::server_tls::ServerSecrets;
-use super::{ListenerClass, chain::ChainMatch};
+use super::chain::ChainMatch;
 use crate::{
     api::mesh_config::MeshConfig,
     mesh::{
@@ -20,7 +20,7 @@ use crate::{
     },
     translate::{
         filter::network::TcpTarget,
-        input::{Built, ByPtr, ProxyClass},
+        input::{Built, ByPtr, ListenerClass, ProxyClass},
     },
 };
 

@@ -22,9 +22,8 @@ use crate::{
     },
     translate::{
         filter::network::TcpTarget,
-        input::ByPtr,
+        input::{ByPtr, ListenerClass},
         listener::{
-            ListenerClass,
             chain::ChainMatch,
             l4::{Destinations, holds},
         },

@@ -13,10 +13,10 @@ use crate::translate::{
         access_log::listener_access_log,
         connection_manager::{ConnectionManager, Routes, connection_manager},
         network::{metadata_exchange, tcp_filters},
-        number,
     },
     input::Built,
     listener::{address, chain::outgoing_chain, inspector::tls_inspector},
+    wkt,
 };
 
 pub(super) fn listener(input: &GatewayListenerInput) -> Built<Listener> {
@@ -40,7 +40,7 @@ pub(super) fn listener(input: &GatewayListenerInput) -> Built<Listener> {
         listener_filters: looks_at_tls.then(tls_inspector).into_iter().collect(),
         traffic_direction: TrafficDirection::Outbound.into(),
         access_log: listener_access_log(&input.mesh),
-        max_connections_to_accept_per_socket_event: number(1),
+        max_connections_to_accept_per_socket_event: wkt::uint32(1),
         ..Default::default()
     };
     built.clusters.sort_unstable();

@@ -17,18 +17,18 @@ use crate::{
             Direction,
             connection_manager::{ConnectionManager, Routes, connection_manager},
             network::{TcpTarget, black_hole, metadata_exchange, tcp_filters},
-            number, wrapped,
         },
         listener::chain::{MESH, MESH_HTTP, MESH_TCP, PLAINTEXT_HTTP},
         metadata::istio_config,
         naming::{INBOUND_PASSTHROUGH_CLUSTER, config_path, inbound_cluster},
         tls::{PEER_EXCHANGE, downstream_istio_mutual},
+        wkt,
     },
 };
 
 /// Chains for ports that no service names, and for the listener's own port (which nobody may reach: a loop).
 pub(super) fn passthrough(input: &InboundInput) -> Vec<FilterChain> {
-    let own_port = FilterChainMatch { destination_port: number(input.mesh.proxy_inbound_listen_port.into()), ..Default::default() };
+    let own_port = FilterChainMatch { destination_port: wkt::uint32(input.mesh.proxy_inbound_listen_port.into()), ..Default::default() };
     let filters = metadata_exchange(input.class.flavour).into_iter().chain([black_hole()]);
     let mut chains = vec![FilterChain {
         name: "virtualInbound-blackhole".into(),
@@ -131,7 +131,7 @@ impl Handover {
 
     fn chain(&self, input: &InboundInput, shape: &Shape) -> FilterChain {
         let matcher = FilterChainMatch {
-            destination_port: self.destination.and_then(|port| number(port.into())),
+            destination_port: self.destination.and_then(|port| wkt::uint32(port.into())),
             transport_protocol: if shape.tls { "tls".into() } else { "raw_buffer".into() },
             application_protocols: shape.alpn.iter().map(|name| (*name).to_owned()).collect(),
             ..Default::default()
@@ -174,7 +174,7 @@ impl Handover {
     // Everything goes to the application (contract §3.6 "Inbound").
     fn routes(&self) -> RouteConfiguration {
         let grpc = matches!(self.protocol, Protocol::Grpc | Protocol::GrpcWeb);
-        let retry = RetryPolicy { retry_on: "reset-before-request".into(), num_retries: number(2), ..Default::default() };
+        let retry = RetryPolicy { retry_on: "reset-before-request".into(), num_retries: wkt::uint32(2), ..Default::default() };
         let action = RouteAction {
             cluster_specifier: Some(route_action::ClusterSpecifier::Cluster(self.cluster.to_string())),
             timeout: Some(Default::default()),
@@ -201,7 +201,7 @@ impl Handover {
                 routes: vec![route],
                 ..Default::default()
             }],
-            validate_clusters: wrapped(false),
+            validate_clusters: wkt::boolean(false),
             ..Default::default()
         }
     }

@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::config::{
 use smol_str::{SmolStr, format_smolstr};
 
 use super::{
-    ListenerClass, address,
+    address,
     inspector::{disabled_but_for, disabled_for, http_inspector, original_dst, original_src, tls_inspector},
 };
 use crate::{
@@ -27,9 +27,10 @@ use crate::{
         world::{EffectiveMtls, Sidecar},
     },
     translate::{
-        filter::{access_log::listener_access_log, number, period, wrapped},
-        input::{Built, ByPtr, ProxyClass},
+        filter::access_log::listener_access_log,
+        input::{Built, ByPtr, ListenerClass, ProxyClass},
         naming::{BLACK_HOLE_CLUSTER, INBOUND_PASSTHROUGH_CLUSTER, inbound_cluster, statistics_name},
+        wkt,
     },
 };
 
@@ -149,7 +150,7 @@ fn virtual_inbound(input: &InboundInput, ports: &[&InboundPort]) -> Built<Listen
     let port = input.mesh.proxy_inbound_listen_port;
     let listener = Listener {
         name: "virtualInbound".into(),
-        transparent: if tproxy { wrapped(true) } else { None },
+        transparent: if tproxy { wkt::boolean(true) } else { None },
         listener_filters: filters,
         ..listener(input, &wildcards(&input.class), port, chains)
     };
@@ -182,8 +183,8 @@ fn listener(input: &InboundInput, binds: &[SmolStr], port: u16, filter_chains: V
         filter_chains,
         traffic_direction: TrafficDirection::Inbound.into(),
         continue_on_listener_filters_timeout: true,
-        listener_filters_timeout: Some(period(input.mesh.protocol_detection_timeout)),
-        max_connections_to_accept_per_socket_event: number(1),
+        listener_filters_timeout: Some(wkt::duration(input.mesh.protocol_detection_timeout)),
+        max_connections_to_accept_per_socket_event: wkt::uint32(1),
         access_log: listener_access_log(&input.mesh),
         ..Default::default()
     }

@@ -19,7 +19,7 @@ use envoy_types::pb::envoy::config::listener::v3::Listener;
 use imbl::OrdMap;
 use smol_str::{SmolStr, format_smolstr};
 
-use super::{ListenerClass, chain::ChainMatch};
+use super::chain::ChainMatch;
 use crate::{
     api::mesh_config::MeshConfig,
     mesh::{
@@ -28,7 +28,7 @@ use crate::{
     },
     translate::{
         filter::network::TcpTarget,
-        input::{Built, ByPtr, ProxyClass},
+        input::{Built, ByPtr, ListenerClass, ProxyClass},
     },
 };
 

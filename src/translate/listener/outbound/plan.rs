@@ -21,9 +21,8 @@ use crate::{
         scope::{EgressScope, Scope},
     },
     translate::{
-        input::{ByPtr, ProxyClass},
+        input::{ByPtr, ListenerClass, ProxyClass},
         listener::{
-            ListenerClass,
             chain::ChainMatch,
             l4::{Destinations, holds, routes_for},
         },

@@ -15,7 +15,6 @@ use crate::{
             access_log::listener_access_log,
             connection_manager::{ConnectionManager, Routes, connection_manager},
             network::{TcpTarget, black_hole, tcp_filters},
-            number, period, wrapped,
         },
         input::Built,
         listener::{
@@ -24,6 +23,7 @@ use crate::{
             inspector::{http_inspector, tls_inspector},
         },
         naming::{BLACK_HOLE_CLUSTER, PASSTHROUGH_CLUSTER},
+        wkt,
     },
 };
 
@@ -37,7 +37,7 @@ pub(super) fn listener(input: &ListenerInput) -> Built<Listener> {
 
 fn virtual_outbound(input: &ListenerInput) -> Built<Listener> {
     let port = input.mesh.proxy_listen_port;
-    let own_port = FilterChainMatch { destination_port: number(port.into()), ..Default::default() };
+    let own_port = FilterChainMatch { destination_port: wkt::uint32(port.into()), ..Default::default() };
     let black_hole = FilterChain {
         name: "virtualOutbound-blackhole".into(),
         filter_chain_match: Some(own_port),
@@ -54,11 +54,11 @@ fn virtual_outbound(input: &ListenerInput) -> Built<Listener> {
         address: Some(address(input.class.wildcard(), port)),
         additional_addresses: additional(second_wildcard(input), port),
         filter_chains: vec![black_hole, catch_all],
-        use_original_dst: wrapped(true),
-        transparent: if input.class.interception == Interception::Tproxy { wrapped(true) } else { None },
+        use_original_dst: wkt::boolean(true),
+        transparent: if input.class.interception == Interception::Tproxy { wkt::boolean(true) } else { None },
         traffic_direction: TrafficDirection::Outbound.into(),
         access_log: listener_access_log(&input.mesh),
-        max_connections_to_accept_per_socket_event: number(1),
+        max_connections_to_accept_per_socket_event: wkt::uint32(1),
         ..Default::default()
     };
     let mut built = Built::new(listener, []);
@@ -92,7 +92,7 @@ fn http_proxy(input: &ListenerInput, port: u16) -> Built<Listener> {
         traffic_direction: TrafficDirection::Outbound.into(),
         continue_on_listener_filters_timeout: true,
         listener_filters_timeout: Some(Default::default()),
-        max_connections_to_accept_per_socket_event: number(1),
+        max_connections_to_accept_per_socket_event: wkt::uint32(1),
         ..Default::default()
     };
     let mut built = Built::new(listener, []);
@@ -133,11 +133,11 @@ fn service_listener(input: &ListenerInput, service: &ServiceListener) -> Built<L
         filter_chains: chains,
         default_filter_chain: default,
         listener_filters: inspectors.into_iter().flatten().collect(),
-        listener_filters_timeout: Some(if sniffs { period(input.mesh.protocol_detection_timeout) } else { Default::default() }),
+        listener_filters_timeout: Some(if sniffs { wkt::duration(input.mesh.protocol_detection_timeout) } else { Default::default() }),
         continue_on_listener_filters_timeout: true,
         traffic_direction: TrafficDirection::Outbound.into(),
-        bind_to_port: if service.bound { None } else { wrapped(false) },
-        max_connections_to_accept_per_socket_event: if service.bound { number(1) } else { None },
+        bind_to_port: if service.bound { None } else { wkt::boolean(false) },
+        max_connections_to_accept_per_socket_event: if service.bound { wkt::uint32(1) } else { None },
         ..Default::default()
     };
     finished(built)
