@@ -38,11 +38,15 @@ pub enum LabelOperator {
     DoesNotExist,
 }
 
+/// Whether every label of the selector is there; an empty selector selects all. (Istio's selectors are plain labels.)
+pub fn selects(selector: &Labels, labels: &Labels) -> bool {
+    selector.iter().all(|(name, value)| labels.get(name) == Some(value))
+}
+
 impl LabelSelector {
     /// Whether something with these labels is selected.
     pub fn selects(&self, labels: &Labels) -> bool {
-        self.labels.iter().all(|(name, value)| labels.get(name) == Some(value))
-            && self.expressions.iter().all(|expression| expression.holds(labels))
+        selects(&self.labels, labels) && self.expressions.iter().all(|expression| expression.holds(labels))
     }
 }
 

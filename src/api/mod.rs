@@ -14,6 +14,7 @@ mod validate;
 pub mod yaml;
 
 pub use diagnostic::{Diagnostic, Location, Severity};
+pub use label_selector::selects;
 pub use object::{Kind, Labels, Metadata, Object, ObjectKey, Spec};
 pub use read::{Parsed, parse, parse_mesh_config, parse_proxy_config};
 pub use resource::{ISTIO_GROUPS, Resource};

@@ -29,7 +29,6 @@ use std::{
 use rustc_hash::FxHashSet;
 use smol_str::SmolStr;
 
-pub(in crate::mesh) use endpoints::selects;
 pub use preview::preview;
 pub use protocol::named as protocol_named;
 

@@ -21,7 +21,7 @@ pub use self::{
     identity::{Caller, SpiffeId},
     locality::Locality,
     mtls::MtlsMode,
-    origin::{Origin, Precedence},
+    origin::{NamedKey, Origin, Precedence},
     protocol::Protocol,
     proxy::{Flavour, Interception, Proxy, ProxyKind, TelemetryIdentity},
     service::{Registry, Resolution, Service, ServiceKey, ServicePort, TargetPort},

@@ -7,18 +7,18 @@ use rustc_hash::{FxBuildHasher, FxHashSet};
 use smol_str::SmolStr;
 
 use super::{
-    model::{EndpointSet, Hostname, Labels, MtlsMode, Origin, Precedence, Service, ServiceKey, Visibility, Workload},
+    configured::Configured,
+    model::{EndpointSet, Hostname, Labels, MtlsMode, Origin, Service, ServiceKey, Visibility, Workload},
+    policy::PolicyTable,
     routing::model::{GatewayRef, RouteSet},
 };
 use crate::api::{istio, mesh_config::MeshConfig};
 
+pub use super::model::NamedKey;
 pub use crate::api::istio::TrafficPolicy;
 
-/// `(namespace, name)` of a configuration object.
-pub type NamedKey = (SmolStr, SmolStr);
-
 /// What the mesh means now. Cheap to clone: every table shares its unchanged parts with the world before.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct World {
     /// Counts worlds within this process; for logs and debug only, never in what is served.
     pub generation: u64,
@@ -33,13 +33,13 @@ pub struct World {
     /// Routes by object.
     pub routes: OrdMap<NamedKey, Arc<RouteSet>>,
     /// DestinationRules by object.
-    pub destination_rules: OrdMap<NamedKey, Arc<DestinationRule>>,
+    pub destination_rules: PolicyTable<DestinationRule>,
     /// Gateways by object.
-    pub gateways: OrdMap<NamedKey, Arc<Gateway>>,
+    pub gateways: PolicyTable<istio::Gateway>,
     /// Sidecars by object.
-    pub sidecars: OrdMap<NamedKey, Arc<Sidecar>>,
+    pub sidecars: PolicyTable<istio::Sidecar>,
     /// PeerAuthentications by object.
-    pub peer_authentications: OrdMap<NamedKey, Arc<PeerAuthentication>>,
+    pub peer_authentications: PolicyTable<istio::PeerAuthentication>,
     /// Labels of namespaces.
     pub namespaces: OrdMap<SmolStr, Arc<Labels>>,
     /// Index: services that have an endpoint at an address, sorted.
@@ -56,7 +56,7 @@ pub struct World {
 #[derive(Clone, Debug, PartialEq)]
 pub struct HostRules {
     /// The oldest first.
-    pub rules: Vec<Arc<DestinationRule>>,
+    pub rules: Vec<Arc<Configured<DestinationRule>>>,
     /// Their merge, when every proxy sees the same: no selector, all public. Shared by all scopes.
     pub common: Option<Arc<EffectiveDestinationRule>>,
 }
@@ -66,14 +66,14 @@ pub struct HostRules {
 pub struct DestinationRule {
     /// Fully qualified, may be a wildcard.
     pub host: Hostname,
-    /// As written, durations and enums parsed.
-    pub spec: Arc<istio::DestinationRule>,
     /// Who may use it.
     pub export_to: Visibility,
-    /// Age, for order.
-    pub precedence: Precedence,
-    /// The object.
-    pub origin: Origin,
+    /// `workloadSelector.matchLabels`; `None`: it is for all clients that it is exported to.
+    pub workload_selector: Option<Labels>,
+    /// The policy for all subsets and ports.
+    pub traffic_policy: Option<Arc<TrafficPolicy>>,
+    /// `subsets`
+    pub subsets: Vec<istio::Subset>,
 }
 
 /// What all DestinationRules that apply to one service for one client namespace say together.
@@ -88,37 +88,10 @@ pub struct EffectiveDestinationRule {
 }
 
 /// A Gateway.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Gateway {
-    /// As written.
-    pub spec: Arc<istio::Gateway>,
-    /// Age, for order.
-    pub precedence: Precedence,
-    /// The object.
-    pub origin: Origin,
-}
+pub type Gateway = Configured<istio::Gateway>;
 
 /// A Sidecar.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Sidecar {
-    /// As written.
-    pub spec: Arc<istio::Sidecar>,
-    /// Age, for order.
-    pub precedence: Precedence,
-    /// The object.
-    pub origin: Origin,
-}
-
-/// A PeerAuthentication.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PeerAuthentication {
-    /// As written.
-    pub spec: Arc<istio::PeerAuthentication>,
-    /// Age, for order.
-    pub precedence: Precedence,
-    /// The object.
-    pub origin: Origin,
-}
+pub type Sidecar = Configured<istio::Sidecar>;
 
 /// What a batch of changes touched, so that only that is translated again.
 ///

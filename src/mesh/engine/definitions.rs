@@ -5,9 +5,9 @@ use std::{collections::BTreeSet, hash::Hash};
 use rustc_hash::{FxHashMap, FxHashSet};
 use smol_str::SmolStr;
 
-use super::{selects, store::Id};
+use super::store::Id;
 use crate::{
-    api::Labels,
+    api::{Labels, selects},
     mesh::model::{Hostname, Precedence, Registry, Service, ServiceKey},
 };
 

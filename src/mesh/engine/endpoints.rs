@@ -10,7 +10,7 @@ use super::{
     workloads::{entry_labels, locality},
 };
 use crate::{
-    api::{Kind, Labels, Object, Spec, istio, kubernetes},
+    api::{Kind, Labels, Object, Spec, istio, kubernetes, selects},
     mesh::{
         model::{
             Backend, Endpoint, EndpointAddress, EndpointSet, Health, MtlsMode, Registry, Resolution, Service, ServicePort, SpiffeId,
@@ -254,11 +254,6 @@ fn drop_repeated_addresses(endpoints: &mut Vec<Endpoint>) {
             && first.backend.health == Health::Healthy
             && (&first.address, first.port) == (&later.address, later.port)
     });
-}
-
-/// Whether every label of the selector is there; an empty selector selects all.
-pub(in crate::mesh) fn selects(selector: &Labels, labels: &Labels) -> bool {
-    selector.iter().all(|(name, value)| labels.get(name) == Some(value))
 }
 
 fn has_sidecar(labels: &Labels) -> bool {

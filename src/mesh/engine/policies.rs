@@ -1,135 +1,74 @@
-//! Tables that hold objects nearly as written: namespaces, DestinationRules, Gateways, Sidecars, PeerAuthentications.
+//! Tables that hold objects nearly as written: namespaces, and the kinds that are attached to workloads.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use imbl::OrdMap;
 use smol_str::SmolStr;
 
-use super::{
-    Dirty, Engine, hosts,
-    services::{origin, precedence},
-    store::Id,
-};
+use super::{Dirty, Engine, hosts, store::Id};
 use crate::{
-    api::{Kind, Labels, Object, Spec, mesh_config::MeshConfig},
+    api::{Kind, Labels, Object, Spec, istio, mesh_config::MeshConfig},
     mesh::{
-        model::{Hostname, ServiceKey},
-        policy::{destination_rule, mtls},
-        world::{DestinationRule, Gateway, PeerAuthentication, Sidecar, World},
+        configured::Configured,
+        model::{Hostname, NamedKey, ServiceKey},
+        policy::{Policy, PolicyTable, Replaced, destination_rule, mtls},
+        world::{DestinationRule, World},
     },
 };
+
+/// A kind with a table of its own in the world.
+trait Tabled: PartialEq + Sized {
+    /// The kind of the objects.
+    const KIND: Kind;
+
+    /// Returns what an object means.
+    fn of(object: &Object, mesh: &MeshConfig) -> Option<Arc<Self>>;
+
+    /// Returns the table.
+    fn table(world: &mut World) -> &mut PolicyTable<Self>;
+
+    /// Marks what depends on the objects that differ. `world` has the new ones, `engine.world` the old.
+    fn touch(engine: &Engine, world: &mut World, replaced: &[(NamedKey, Replaced<Self>)], dirty: &mut Dirty);
+}
 
 impl Engine {
     /// Derives the tables of the changed objects and marks what depends on them.
     pub(super) fn derive_policies(&self, world: &mut World, changed: &[Id], dirty: &mut Dirty) {
-        let mut rules: BTreeMap<(SmolStr, Hostname), Vec<Arc<DestinationRule>>> = BTreeMap::new();
-        let mut peer_namespaces = BTreeSet::new();
-        for id in changed {
-            let key = (id.namespace.clone(), id.name.clone());
-            let root = id.namespace == world.mesh.root_namespace;
-            let object = self.store.get(id);
-            match id.kind {
-                Kind::Namespace => {
-                    dirty.recomputed += 1;
-                    let labels = object.map(|object| Labels::clone(&object.metadata.labels));
-                    replace(&mut world.namespaces, &id.name, labels);
-                }
-                Kind::Gateway => {
-                    dirty.recomputed += 1;
-                    if replace(&mut world.gateways, &key, object.and_then(|object| gateway(object))).is_some() {
-                        dirty.touched.gateways.insert(key);
-                    }
-                }
-                Kind::Sidecar => {
-                    dirty.recomputed += 1;
-                    let Some((old, new)) = replace(&mut world.sidecars, &key, object.and_then(|object| sidecar(object))) else { continue };
-                    let for_all = [old, new].into_iter().flatten().any(|sidecar| sidecar.spec.workload_selector.is_none());
-                    dirty.touched.everything |= root && for_all;
-                    dirty.touched.namespaces.insert(id.namespace.clone());
-                }
-                Kind::PeerAuthentication => {
-                    dirty.recomputed += 1;
-                    peer_namespaces.insert(id.namespace.clone());
-                }
-                Kind::DestinationRule => {
-                    dirty.recomputed += 1;
-                    let new = object.and_then(|object| rule(object, &world.mesh));
-                    let Some((old, new)) = replace(&mut world.destination_rules, &key, new) else { continue };
-                    // Which rules select a proxy is part of its scope's key.
-                    if old.iter().chain(&new).any(|rule| rule.spec.workload_selector.is_some()) {
-                        dirty.touched.namespaces.insert(id.namespace.clone());
-                    }
-                    let at = |rule: &Arc<DestinationRule>| (id.namespace.clone(), rule.host.clone());
-                    if let Some(old) = old {
-                        rules.entry(at(&old)).or_default();
-                    }
-                    if let Some(new) = new {
-                        rules.entry(at(&new)).or_default().push(new);
-                    }
-                }
-                _ => {}
-            }
-        }
-        self.derive_peer_authentications(world, changed, &peer_namespaces, dirty);
-        self.derive_rules_by_host(world, rules, dirty);
+        self.derive_namespaces(world, changed, dirty);
+        self.derive_table::<istio::Gateway>(world, changed, dirty);
+        self.derive_table::<istio::Sidecar>(world, changed, dirty);
+        self.derive_table::<istio::PeerAuthentication>(world, changed, dirty);
+        self.derive_table::<DestinationRule>(world, changed, dirty);
     }
 
-    fn derive_peer_authentications(&self, world: &mut World, changed: &[Id], namespaces: &BTreeSet<SmolStr>, dirty: &mut Dirty) {
-        let root = world.mesh.root_namespace.clone();
-        for namespace in namespaces {
-            let before = mtls::service_mtls(world, namespace);
-            let mut for_all = false;
-            let mut differs = false;
-            for id in changed.iter().filter(|id| id.kind == Kind::PeerAuthentication && id.namespace == *namespace) {
-                let new = self.store.get(id).and_then(|object| peer_authentication(object));
-                let Some((old, new)) = replace(&mut world.peer_authentications, &(namespace.clone(), id.name.clone()), new) else {
-                    continue;
-                };
-                differs = true;
-                for_all |= [old, new].into_iter().flatten().any(|policy| mtls::is_namespace_wide(&policy));
-            }
-            if !differs {
-                continue;
-            }
-            dirty.touched.namespaces.insert(namespace.clone());
-            if *namespace == root && for_all {
-                dirty.touched.everything = true;
-                dirty.endpoints.extend(self.definitions.all().cloned());
-                continue;
-            }
-            dirty.endpoints.extend(self.definitions.in_namespace(namespace).cloned());
-            if before != mtls::service_mtls(world, namespace) {
-                dirty.touched.services.extend(self.definitions.in_namespace(namespace).map(|key| key.hostname.clone()));
-            }
-        }
-    }
-
-    /// `changed` has the new rules of each host whose rules changed; the others of that host stay.
-    fn derive_rules_by_host(
-        &self,
-        world: &mut World,
-        changed: BTreeMap<(SmolStr, Hostname), Vec<Arc<DestinationRule>>>,
-        dirty: &mut Dirty,
-    ) {
-        for ((namespace, host), new) in changed {
+    fn derive_namespaces(&self, world: &mut World, changed: &[Id], dirty: &mut Dirty) {
+        for id in changed.iter().filter(|id| id.kind == Kind::Namespace) {
             dirty.recomputed += 1;
-            let key = (namespace, host.clone());
-            let stays = |rule: &&Arc<DestinationRule>| {
-                let table = world.destination_rules.get(&(key.0.clone(), rule.origin.object.name.clone()));
-                table.is_some_and(|current| Arc::ptr_eq(current, rule))
-            };
-            let listed = world.rules_by_host.get(&key);
-            let mut rules: Vec<_> = listed.into_iter().flat_map(|listed| listed.rules.iter()).filter(stays).cloned().collect();
-            rules.extend(new);
-            if rules.is_empty() {
-                world.rules_by_host.remove(&key);
-            } else {
-                world.rules_by_host.insert(key, Arc::new(destination_rule::host_rules(rules)));
+            let new = self.store.get(id).map(|object| Labels::clone(&object.metadata.labels));
+            if world.namespaces.get(&id.name).map(|old| &**old) == new.as_ref() {
+                continue;
             }
-            self.touch_ruled_services(world, &host, dirty);
+            match new {
+                Some(new) => _ = world.namespaces.insert(id.name.clone(), Arc::new(new)),
+                None => _ = world.namespaces.remove(&id.name),
+            }
+        }
+    }
+
+    fn derive_table<T: Tabled>(&self, world: &mut World, changed: &[Id], dirty: &mut Dirty) {
+        let mut replaced = Vec::new();
+        for id in changed.iter().filter(|id| id.kind == T::KIND) {
+            dirty.recomputed += 1;
+            let key = (id.namespace.clone(), id.name.clone());
+            let new = self.store.get(id).and_then(|object| Some(Configured::new(object, T::of(object, &world.mesh)?)));
+            if let Some(both) = T::table(world).replace(&key, new) {
+                replaced.push((key, both));
+            }
+        }
+        if !replaced.is_empty() {
+            T::touch(self, world, &replaced, dirty);
         }
     }
 
@@ -146,44 +85,137 @@ impl Engine {
     }
 }
 
-/// What stood in a table and what stands there now.
-type Replaced<V> = (Option<Arc<V>>, Option<Arc<V>>);
+/// Marks the workloads that the objects are or were for: those of their namespaces, or all. Returns whether it is all.
+fn touch_workloads<T: Policy>(world: &World, replaced: &[(NamedKey, Replaced<T>)], dirty: &mut Dirty) -> bool {
+    let root = &world.mesh.root_namespace;
+    let for_mesh = replaced.iter().any(|((namespace, _), both)| namespace == root && both.both().any(|object| object.is_namespace_wide()));
+    dirty.touched.namespaces.extend(replaced.iter().map(|((namespace, _), _)| namespace.clone()));
+    dirty.touched.everything |= for_mesh;
+    for_mesh
+}
 
-/// Puts the new value in the table, unless it equals the old; then gives both.
-fn replace<K: Ord + Clone, V: PartialEq>(table: &mut OrdMap<K, Arc<V>>, key: &K, new: Option<V>) -> Option<Replaced<V>> {
-    if table.get(key).map(|old| &**old) == new.as_ref() {
-        return None;
+impl Tabled for istio::Gateway {
+    const KIND: Kind = Kind::Gateway;
+
+    fn of(object: &Object, _: &MeshConfig) -> Option<Arc<Self>> {
+        match &object.spec {
+            Spec::Gateway(spec) => Some(Arc::clone(spec)),
+            _ => None,
+        }
     }
-    let new = new.map(Arc::new);
-    let old = match &new {
-        Some(new) => table.insert(key.clone(), Arc::clone(new)),
-        None => table.remove(key),
+
+    fn table(world: &mut World) -> &mut PolicyTable<Self> {
+        &mut world.gateways
+    }
+
+    fn touch(_: &Engine, _: &mut World, replaced: &[(NamedKey, Replaced<Self>)], dirty: &mut Dirty) {
+        dirty.touched.gateways.extend(replaced.iter().map(|(key, _)| key.clone()));
+    }
+}
+
+impl Tabled for istio::Sidecar {
+    const KIND: Kind = Kind::Sidecar;
+
+    fn of(object: &Object, _: &MeshConfig) -> Option<Arc<Self>> {
+        match &object.spec {
+            Spec::Sidecar(spec) => Some(Arc::clone(spec)),
+            _ => None,
+        }
+    }
+
+    fn table(world: &mut World) -> &mut PolicyTable<Self> {
+        &mut world.sidecars
+    }
+
+    fn touch(_: &Engine, world: &mut World, replaced: &[(NamedKey, Replaced<Self>)], dirty: &mut Dirty) {
+        touch_workloads(world, replaced, dirty);
+    }
+}
+
+impl Tabled for istio::PeerAuthentication {
+    const KIND: Kind = Kind::PeerAuthentication;
+
+    fn of(object: &Object, _: &MeshConfig) -> Option<Arc<Self>> {
+        match &object.spec {
+            Spec::PeerAuthentication(spec) => Some(Arc::clone(spec)),
+            _ => None,
+        }
+    }
+
+    fn table(world: &mut World) -> &mut PolicyTable<Self> {
+        &mut world.peer_authentications
+    }
+
+    /// Endpoints show whether they take mTLS, and clients of a namespace's services expect its mode.
+    fn touch(engine: &Engine, world: &mut World, replaced: &[(NamedKey, Replaced<Self>)], dirty: &mut Dirty) {
+        if touch_workloads(world, replaced, dirty) {
+            dirty.endpoints.extend(engine.definitions.all().cloned());
+            return;
+        }
+        let namespaces: BTreeSet<&SmolStr> = replaced.iter().map(|((namespace, _), _)| namespace).collect();
+        for namespace in namespaces {
+            let services = || engine.definitions.in_namespace(namespace);
+            dirty.endpoints.extend(services().cloned());
+            if mtls::service_mtls(&engine.world, namespace) != mtls::service_mtls(world, namespace) {
+                dirty.touched.services.extend(services().map(|key| key.hostname.clone()));
+            }
+        }
+    }
+}
+
+impl Tabled for DestinationRule {
+    const KIND: Kind = Kind::DestinationRule;
+
+    fn of(object: &Object, mesh: &MeshConfig) -> Option<Arc<Self>> {
+        let Spec::DestinationRule(spec) = &object.spec else { return None };
+        let namespace = &object.key.namespace;
+        Some(Arc::new(Self {
+            host: hosts::full_hostname(&spec.host, namespace, &mesh.domain),
+            export_to: hosts::visibility(&spec.export_to, &mesh.default_destination_rule_export_to, namespace),
+            workload_selector: spec.workload_selector.clone(),
+            traffic_policy: spec.traffic_policy.clone(),
+            subsets: spec.subsets.clone(),
+        }))
+    }
+
+    fn table(world: &mut World) -> &mut PolicyTable<Self> {
+        &mut world.destination_rules
+    }
+
+    fn touch(engine: &Engine, world: &mut World, replaced: &[(NamedKey, Replaced<Self>)], dirty: &mut Dirty) {
+        let mut by_host: BTreeMap<(SmolStr, Hostname), Vec<Arc<Configured<Self>>>> = BTreeMap::new();
+        for ((namespace, _), both) in replaced {
+            // Which rules select a proxy is part of its scope's key.
+            if both.both().any(|rule| rule.spec.workload_selector.is_some()) {
+                dirty.touched.namespaces.insert(namespace.clone());
+            }
+            for rule in both.both() {
+                by_host.entry((namespace.clone(), rule.spec.host.clone())).or_default();
+            }
+            if let Some(new) = &both.new {
+                by_host.entry((namespace.clone(), new.spec.host.clone())).or_default().push(Arc::clone(new));
+            }
+        }
+        for (key, new) in by_host {
+            dirty.recomputed += 1;
+            relist_rules(world, &key, new);
+            engine.touch_ruled_services(world, &key.1, dirty);
+        }
+    }
+}
+
+/// Lists the rules of a host again: the new ones, and those that stay.
+fn relist_rules(world: &mut World, key: &(SmolStr, Hostname), new: Vec<Arc<Configured<DestinationRule>>>) {
+    let stays = |rule: &&Arc<Configured<DestinationRule>>| {
+        let current = world.destination_rules.get(&(key.0.clone(), rule.origin.object.name.clone()));
+        current.is_some_and(|current| Arc::ptr_eq(current, rule))
     };
-    Some((old, new))
-}
-
-fn rule(object: &Object, mesh: &MeshConfig) -> Option<DestinationRule> {
-    let Spec::DestinationRule(spec) = &object.spec else { return None };
-    Some(DestinationRule {
-        host: hosts::full_hostname(&spec.host, &object.key.namespace, &mesh.domain),
-        spec: Arc::clone(spec),
-        export_to: hosts::visibility(&spec.export_to, &mesh.default_destination_rule_export_to, &object.key.namespace),
-        precedence: precedence(object),
-        origin: origin(object),
-    })
-}
-
-fn gateway(object: &Object) -> Option<Gateway> {
-    let Spec::Gateway(spec) = &object.spec else { return None };
-    Some(Gateway { spec: Arc::clone(spec), precedence: precedence(object), origin: origin(object) })
-}
-
-fn sidecar(object: &Object) -> Option<Sidecar> {
-    let Spec::Sidecar(spec) = &object.spec else { return None };
-    Some(Sidecar { spec: Arc::clone(spec), precedence: precedence(object), origin: origin(object) })
-}
-
-fn peer_authentication(object: &Object) -> Option<PeerAuthentication> {
-    let Spec::PeerAuthentication(spec) = &object.spec else { return None };
-    Some(PeerAuthentication { spec: Arc::clone(spec), precedence: precedence(object), origin: origin(object) })
+    let listed = world.rules_by_host.get(key);
+    let mut rules: Vec<_> = listed.into_iter().flat_map(|listed| listed.rules.iter()).filter(stays).cloned().collect();
+    rules.extend(new);
+    if rules.is_empty() {
+        world.rules_by_host.remove(key);
+    } else {
+        world.rules_by_host.insert(key.clone(), Arc::new(destination_rule::host_rules(rules)));
+    }
 }

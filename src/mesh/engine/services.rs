@@ -27,16 +27,6 @@ pub(super) fn defined_by(object: &Object, mesh: &MeshConfig) -> Vec<Service> {
     }
 }
 
-/// Age, name and namespace of an object.
-pub(super) fn precedence(object: &Object) -> Precedence {
-    Precedence { created: object.metadata.created, name: object.key.name.clone(), namespace: object.key.namespace.clone() }
-}
-
-/// The object and its generation.
-pub(super) fn origin(object: &Object) -> Origin {
-    Origin { object: object.key.clone(), generation: object.metadata.generation }
-}
-
 fn of_kubernetes(object: &Object, spec: &kubernetes::Service, mesh: &MeshConfig) -> Service {
     let (name, namespace) = (&object.key.name, &object.key.namespace);
     Service {
@@ -142,7 +132,7 @@ fn blank(object: &Object, registry: Registry) -> Service {
         selector: Arc::default(),
         publish_not_ready: false,
         node_local: false,
-        precedence: precedence(object),
-        origin: origin(object),
+        precedence: Precedence::of(object),
+        origin: Origin::of(object),
     }
 }

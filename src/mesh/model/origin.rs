@@ -2,7 +2,7 @@
 
 use smol_str::SmolStr;
 
-use crate::api::ObjectKey;
+use crate::api::{Object, ObjectKey};
 
 /// The object (and its generation) that a value came from: rule 5, everything has an origin.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,4 +22,21 @@ pub struct Precedence {
     pub name: SmolStr,
     /// `metadata.namespace`
     pub namespace: SmolStr,
+}
+
+/// `(namespace, name)` of a configuration object.
+pub type NamedKey = (SmolStr, SmolStr);
+
+impl Origin {
+    /// Returns the origin of what is made from `object`.
+    pub fn of(object: &Object) -> Self {
+        Self { object: object.key.clone(), generation: object.metadata.generation }
+    }
+}
+
+impl Precedence {
+    /// Returns where `object` stands among others of its kind.
+    pub fn of(object: &Object) -> Self {
+        Self { created: object.metadata.created, name: object.key.name.clone(), namespace: object.key.namespace.clone() }
+    }
 }

@@ -7,6 +7,7 @@ use smol_str::SmolStr;
 use crate::{
     api::ObjectKey,
     mesh::{
+        configured::Configured,
         model::{Hostname, Service, Visibility},
         world::{DestinationRule, EffectiveDestinationRule, HostRules, World},
     },
@@ -33,9 +34,9 @@ pub fn effective(world: &World, namespace: &str, selecting: &[ObjectKey], servic
 }
 
 /// All rules of one namespace for one host, with their merge where no proxy sees less than another.
-pub(in crate::mesh) fn host_rules(mut rules: Vec<Arc<DestinationRule>>) -> HostRules {
+pub(in crate::mesh) fn host_rules(mut rules: Vec<Arc<Configured<DestinationRule>>>) -> HostRules {
     rules.sort_by(|a, b| a.precedence.cmp(&b.precedence));
-    let same_for_all = rules.iter().all(|rule| rule.export_to == Visibility::Public && rule.spec.workload_selector.is_none());
+    let same_for_all = rules.iter().all(|rule| rule.spec.export_to == Visibility::Public && rule.spec.workload_selector.is_none());
     let common = same_for_all.then(|| Arc::new(merge(rules.iter())));
     HostRules { rules, common }
 }
@@ -55,7 +56,7 @@ impl Client<'_> {
         host.covering().take(tried).find_map(|host| {
             let rules = self.world.rules_by_host.get(&(from.0.clone(), host))?;
             match &rules.common {
-                Some(common) if rules.rules.iter().all(|rule| wanted(rule)) => Some(Arc::clone(common)),
+                Some(common) if rules.rules.iter().all(|rule| wanted(&rule.spec)) => Some(Arc::clone(common)),
                 _ => self.visible(owner, rules, &wanted),
             }
         })
@@ -63,7 +64,7 @@ impl Client<'_> {
 
     /// Rules with a selector are for their own namespace's workloads and win over those without.
     fn visible(&self, owner: &str, rules: &HostRules, wanted: &impl Fn(&DestinationRule) -> bool) -> Option<Arc<EffectiveDestinationRule>> {
-        let visible = || rules.rules.iter().filter(|rule| rule.export_to.allows(self.namespace) && wanted(rule));
+        let visible = || rules.rules.iter().filter(|rule| rule.spec.export_to.allows(self.namespace) && wanted(&rule.spec));
         let selecting = visible().find(|rule| owner == self.namespace && self.selecting.contains(&rule.origin.object));
         let selector = selecting.map(|rule| &rule.spec.workload_selector).unwrap_or(&None);
         let mut chosen = visible().filter(|rule| rule.spec.workload_selector == *selector).peekable();
@@ -78,7 +79,7 @@ fn is_private(rule: &DestinationRule, namespace: &str) -> bool {
 }
 
 /// Subsets are put together, the first of a name wins; the first policy wins whole.
-fn merge<'a>(rules: impl Iterator<Item = &'a Arc<DestinationRule>>) -> EffectiveDestinationRule {
+fn merge<'a>(rules: impl Iterator<Item = &'a Arc<Configured<DestinationRule>>>) -> EffectiveDestinationRule {
     let mut merged = EffectiveDestinationRule { policy: None, subsets: Vec::new(), origins: Vec::new() };
     let mut names = BTreeSet::new();
     for rule in rules {

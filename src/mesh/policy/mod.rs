@@ -1,4 +1,8 @@
-//! Effective policies: which DestinationRule, which mTLS mode.
+//! Effective policies: which DestinationRule, which Sidecar, which mTLS mode.
 
 pub mod destination_rule;
 pub mod mtls;
+mod sidecar;
+mod table;
+
+pub use table::{Attachment, Effective, Policy, PolicyTable, Replaced, TargetRef};

@@ -1,24 +1,26 @@
 //! The mTLS mode that PeerAuthentications give a workload, and that clients expect of a namespace (contract §6.6).
 
-use std::sync::Arc;
-
 use crate::{
-    api::istio::PeerMtlsMode,
+    api::istio::{PeerAuthentication, PeerMtlsMode},
     mesh::{
-        engine::selects,
         model::{EndpointSet, Labels, MtlsMode},
-        world::{EffectiveMtls, PeerAuthentication, World},
+        policy::{Attachment, Effective, Policy},
+        world::{EffectiveMtls, World},
     },
 };
+
+impl Policy for PeerAuthentication {
+    fn attachment(&self) -> Attachment<'_> {
+        Attachment::of_selector(self.selector.as_ref())
+    }
+}
 
 /// The inbound modes of a workload: mesh, then namespace, then workload policy, each inheriting what it does not say;
 /// of several on one level the oldest counts. PERMISSIVE when nothing is said.
 pub fn workload_mtls(world: &World, namespace: &str, labels: &Labels) -> EffectiveMtls {
-    let inherited = service_mtls(world, namespace);
-    let own = oldest(world, namespace, |policy| {
-        policy.spec.selector.as_ref().is_some_and(|selector| !selector.is_empty() && selects(selector, labels))
-    });
-    let Some(own) = own else { return EffectiveMtls { mode: inherited, ports: Vec::new() } };
+    let effective = world.peer_authentications.effective(&world.mesh.root_namespace, namespace, labels);
+    let inherited = inherited(&effective);
+    let Some(own) = effective.workload else { return EffectiveMtls { mode: inherited, ports: Vec::new() } };
     let mode = said(own.spec.mode).unwrap_or(inherited);
     let ports = own.spec.port_level.iter().map(|(port, level)| (*port, said(*level).unwrap_or(mode)));
     EffectiveMtls { mode, ports: ports.collect() }
@@ -26,9 +28,7 @@ pub fn workload_mtls(world: &World, namespace: &str, labels: &Labels) -> Effecti
 
 /// The mode that clients expect of a namespace's services: mesh and namespace policy only (contract §3.2).
 pub fn service_mtls(world: &World, namespace: &str) -> MtlsMode {
-    let root = &world.mesh.root_namespace;
-    let of_namespace = (namespace != root.as_str()).then(|| namespace_mode(world, namespace)).flatten();
-    of_namespace.or_else(|| namespace_mode(world, root)).unwrap_or(MtlsMode::Permissive)
+    inherited(&world.peer_authentications.effective(&world.mesh.root_namespace, namespace, &Labels::new()))
 }
 
 /// Whether there are endpoints and all take mTLS: then clusters that cannot choose by endpoint use it (contract §3.2).
@@ -37,19 +37,10 @@ pub fn all_take_mtls(endpoints: &EndpointSet) -> bool {
     all.peek().is_some() && all.all(|endpoint| endpoint.mtls)
 }
 
-/// Whether a policy is for a whole namespace (or, in the root namespace, the mesh).
-pub(in crate::mesh) fn is_namespace_wide(policy: &PeerAuthentication) -> bool {
-    policy.spec.selector.as_ref().is_none_or(Labels::is_empty)
-}
-
-fn namespace_mode(world: &World, namespace: &str) -> Option<MtlsMode> {
-    oldest(world, namespace, is_namespace_wide).and_then(|policy| said(policy.spec.mode))
-}
-
-fn oldest<'a>(world: &'a World, namespace: &str, wanted: impl Fn(&PeerAuthentication) -> bool) -> Option<&'a Arc<PeerAuthentication>> {
-    let from = (namespace.into(), Default::default());
-    let all = world.peer_authentications.range(from..).take_while(|((of, _), _)| of == namespace).map(|(_, policy)| policy);
-    all.filter(|policy| wanted(policy)).min_by(|a, b| a.precedence.cmp(&b.precedence))
+/// The mode of the namespace's policy, else that of the mesh's.
+fn inherited(effective: &Effective<'_, PeerAuthentication>) -> MtlsMode {
+    let modes = [effective.namespace, effective.mesh].into_iter().flatten().filter_map(|policy| said(policy.spec.mode));
+    modes.into_iter().next().unwrap_or(MtlsMode::Permissive)
 }
 
 fn said(mode: PeerMtlsMode) -> Option<MtlsMode> {
@@ -63,28 +54,30 @@ fn said(mode: PeerMtlsMode) -> Option<MtlsMode> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::{
-        api::{Kind, ObjectKey, istio},
-        mesh::model::{Origin, Precedence},
+        api::{Kind, Metadata, Object, ObjectKey, Spec, istio},
+        mesh::configured::Configured,
     };
 
-    fn policy(namespace: &str, name: &str, created: i64, spec: istio::PeerAuthentication) -> PeerAuthentication {
+    fn policy(namespace: &str, name: &str, created: i64, spec: istio::PeerAuthentication) -> Configured<istio::PeerAuthentication> {
         let key =
             ObjectKey { cluster: "Kubernetes".into(), kind: Kind::PeerAuthentication, namespace: namespace.into(), name: name.into() };
-        PeerAuthentication {
-            spec: Arc::new(spec),
-            precedence: Precedence { created, name: name.into(), namespace: namespace.into() },
-            origin: Origin { object: key, generation: 0 },
-        }
+        let metadata = Arc::new(Metadata { created, ..Metadata::default() });
+        let spec = Arc::new(spec);
+        let object = Object { key, version: "v1".into(), metadata, spec: Spec::PeerAuthentication(Arc::clone(&spec)) };
+        Configured::new(&object, spec)
     }
 
-    fn world(policies: impl IntoIterator<Item = PeerAuthentication>) -> World {
-        let named = policies.into_iter().map(|policy| {
-            let key = &policy.origin.object;
-            ((key.namespace.clone(), key.name.clone()), Arc::new(policy))
-        });
-        World { peer_authentications: named.collect(), ..World::default() }
+    fn world(policies: impl IntoIterator<Item = Configured<istio::PeerAuthentication>>) -> World {
+        let mut world = World::default();
+        for policy in policies {
+            let key = (policy.origin.object.namespace.clone(), policy.origin.object.name.clone());
+            world.peer_authentications.replace(&key, Some(policy));
+        }
+        world
     }
 
     fn mode(mode: PeerMtlsMode) -> istio::PeerAuthentication {

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::mesh::{
-    engine::selects,
-    model::Labels,
-    routing::model::{GatewayRef, RouteSet},
-    world::{Gateway, World},
+use crate::{
+    api::selects,
+    mesh::{
+        model::Labels,
+        routing::model::{GatewayRef, RouteSet},
+        world::{Gateway, World},
+    },
 };
 
 /// Gateways whose selector matches a proxy's labels, the oldest first. Gateways select in all namespaces

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use smol_str::SmolStr;
 
 use crate::{
-    api::ObjectKey,
+    api::{ObjectKey, selects},
     mesh::{
-        engine::selects,
         model::{Labels, ProxyKind},
         world::{Sidecar, World},
     },
@@ -38,8 +37,7 @@ impl ScopeKey {
 pub fn scope_key(world: &World, kind: ProxyKind, namespace: &str, labels: &Labels) -> ScopeKey {
     // Gateways are never restricted by Sidecar objects.
     let sidecar = (kind == ProxyKind::Sidecar).then(|| sidecar_for(world, namespace, labels)).flatten();
-    let from = (namespace.into(), SmolStr::default());
-    let rules = world.destination_rules.range(from..).take_while(|((of, _), _)| of == namespace).map(|(_, rule)| rule);
+    let rules = world.destination_rules.in_namespace(namespace);
     let selecting = rules.filter(|rule| rule.spec.workload_selector.as_ref().is_some_and(|selector| selects(selector, labels)));
     ScopeKey {
         kind,
@@ -52,16 +50,5 @@ pub fn scope_key(world: &World, kind: ProxyKind, namespace: &str, labels: &Label
 /// The Sidecar for a workload: one that selects it, else the namespace's own, else the root namespace's; the oldest of
 /// several (contract §6.5).
 pub fn sidecar_for(world: &World, namespace: &str, labels: &Labels) -> Option<Arc<Sidecar>> {
-    let selector = |sidecar: &Sidecar| sidecar.spec.workload_selector.clone().filter(|selector| !selector.is_empty());
-    let selecting = oldest(world, namespace, |sidecar| selector(sidecar).is_some_and(|selector| selects(&selector, labels)));
-    selecting
-        .or_else(|| oldest(world, namespace, |sidecar| selector(sidecar).is_none()))
-        .or_else(|| oldest(world, &world.mesh.root_namespace, |sidecar| selector(sidecar).is_none()))
-        .cloned()
-}
-
-fn oldest<'a>(world: &'a World, namespace: &str, wanted: impl Fn(&Sidecar) -> bool) -> Option<&'a Arc<Sidecar>> {
-    let from = (namespace.into(), SmolStr::default());
-    let all = world.sidecars.range(from..).take_while(|((of, _), _)| of == namespace).map(|(_, sidecar)| sidecar);
-    all.filter(|sidecar| wanted(sidecar)).min_by(|a, b| a.precedence.cmp(&b.precedence))
+    world.sidecars.effective(&world.mesh.root_namespace, namespace, labels).narrowest().cloned()
 }

@@ -3,9 +3,8 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
-    api::Kind,
+    api::{Kind, selects},
     mesh::{
-        engine::selects,
         model::{EndpointAddress, EndpointSet, Locality, Proxy, Registry, Service, ServiceKey, ServicePort, TargetPort},
         world::World,
     },

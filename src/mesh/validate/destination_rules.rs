@@ -2,7 +2,10 @@
 
 use crate::{
     api::Diagnostic,
-    mesh::world::{DestinationRule, HostRules, World},
+    mesh::{
+        configured::Configured,
+        world::{DestinationRule, HostRules, World},
+    },
 };
 
 pub(super) fn check(world: &World) -> Vec<Diagnostic> {
@@ -11,17 +14,17 @@ pub(super) fn check(world: &World) -> Vec<Diagnostic> {
 }
 
 /// What is doubtful about one rule; perhaps with findings about others of its host.
-pub(super) fn of(world: &World, rule: &DestinationRule) -> Vec<Diagnostic> {
-    let rules = world.rules_by_host.get(&(rule.origin.object.namespace.clone(), rule.host.clone()));
+pub(super) fn of(world: &World, rule: &Configured<DestinationRule>) -> Vec<Diagnostic> {
+    let rules = world.rules_by_host.get(&(rule.origin.object.namespace.clone(), rule.spec.host.clone()));
     unknown_host(world, rule).into_iter().chain(rules.into_iter().flat_map(|rules| repeated_subsets(rules))).collect()
 }
 
-fn unknown_host(world: &World, rule: &DestinationRule) -> Option<Diagnostic> {
-    let known = match rule.host.is_wildcard() {
-        true => world.services.keys().any(|key| rule.host.covers(&key.hostname)),
-        false => world.services_named(&rule.host).next().is_some(),
+fn unknown_host(world: &World, rule: &Configured<DestinationRule>) -> Option<Diagnostic> {
+    let known = match rule.spec.host.is_wildcard() {
+        true => world.services.keys().any(|key| rule.spec.host.covers(&key.hostname)),
+        false => world.services_named(&rule.spec.host).next().is_some(),
     };
-    let message = || format!("no service has the host {}: the rule has no effect", rule.host);
+    let message = || format!("no service has the host {}: the rule has no effect", rule.spec.host);
     (!known).then(|| Diagnostic::warning("spec.host", message()).of(&rule.origin.object))
 }
 
@@ -34,7 +37,7 @@ fn repeated_subsets(rules: &HostRules) -> Vec<Diagnostic> {
             let Some(first) = first else { continue };
             let message = format!(
                 "{} goes first by age, then name, and defines subset {} of {} too: this one is ignored",
-                first.origin.object, subset.name, rule.host
+                first.origin.object, subset.name, rule.spec.host
             );
             found.push(Diagnostic::warning(format!("spec.subsets[{index}].name"), message).of(&rule.origin.object));
         }

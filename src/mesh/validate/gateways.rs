@@ -3,11 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    api::{Diagnostic, Labels},
-    mesh::{
-        engine::selects,
-        world::{Gateway, World},
-    },
+    api::{Diagnostic, Labels, selects},
+    mesh::world::{Gateway, World},
 };
 
 pub(super) fn check(world: &World) -> Vec<Diagnostic> {

@@ -1,37 +1,24 @@
 //! Kinds of which one object counts for a namespace: Sidecars and PeerAuthentications without a selector.
 
-use std::collections::BTreeMap;
-
-use smol_str::SmolStr;
-
 use crate::{
-    api::{Diagnostic, Labels},
+    api::Diagnostic,
     mesh::{
-        model::{Origin, Precedence},
+        policy::{Policy, PolicyTable},
         world::World,
     },
 };
 
 pub(super) fn check(world: &World) -> Vec<Diagnostic> {
-    let whole = |selector: &Option<Labels>| selector.as_ref().is_none_or(Labels::is_empty);
-    let sidecars = world.sidecars.values().filter(|sidecar| whole(&sidecar.spec.workload_selector));
-    let peers = world.peer_authentications.values().filter(|policy| whole(&policy.spec.selector));
-    let mut found = younger(sidecars.map(|sidecar| (&sidecar.precedence, &sidecar.origin)));
-    found.extend(younger(peers.map(|policy| (&policy.precedence, &policy.origin))));
+    let mut found = without_effect(&world.sidecars);
+    found.extend(without_effect(&world.peer_authentications));
     found
 }
 
-fn younger<'a>(objects: impl Iterator<Item = (&'a Precedence, &'a Origin)>) -> Vec<Diagnostic> {
-    let mut by_namespace: BTreeMap<&SmolStr, Vec<(&Precedence, &Origin)>> = BTreeMap::new();
-    for (precedence, origin) in objects {
-        by_namespace.entry(&origin.object.namespace).or_default().push((precedence, origin));
-    }
-    let mut found = Vec::new();
-    for mut objects in by_namespace.into_values() {
-        objects.sort();
-        let Some((_, first)) = objects.first() else { continue };
-        let message = format!("{} is for the whole namespace too and goes first by age, then name: this one is ignored", first.object);
-        found.extend(objects[1..].iter().map(|(_, origin)| Diagnostic::warning("", message.clone()).of(&origin.object)));
-    }
-    found
+fn without_effect<T: Policy>(table: &PolicyTable<T>) -> Vec<Diagnostic> {
+    let told = table.eclipsed().into_iter().map(|(younger, older)| {
+        let message =
+            format!("{} is for the whole namespace too and goes first by age, then name: this one is ignored", older.origin.object);
+        Diagnostic::warning("", message).of(&younger.origin.object)
+    });
+    told.collect()
 }

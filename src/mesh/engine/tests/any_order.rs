@@ -181,20 +181,9 @@ fn vm(namespace: &str, name: &str, app: &str, weight: u32) -> Change {
 }
 
 fn assert_same(left: &World, right: &World) {
-    assert_eq!(left.mesh, right.mesh);
-    assert_eq!(left.services, right.services);
-    assert_eq!(left.endpoints, right.endpoints);
-    assert_eq!(left.workloads, right.workloads);
-    assert_eq!(left.routes, right.routes);
-    assert_eq!(left.destination_rules, right.destination_rules);
-    assert_eq!(left.gateways, right.gateways);
-    assert_eq!(left.sidecars, right.sidecars);
-    assert_eq!(left.peer_authentications, right.peer_authentications);
-    assert_eq!(left.namespaces, right.namespaces);
-    assert_eq!(left.services_at, right.services_at);
-    assert_eq!(left.rules_by_host, right.rules_by_host);
-    assert_eq!(left.routes_by_host, right.routes_by_host);
-    assert_eq!(left.routes_by_gateway, right.routes_by_gateway);
+    // Worlds count how they came about, which is to differ.
+    let uncounted = |world: &World| World { generation: 0, ..world.clone() };
+    assert_eq!(uncounted(left), uncounted(right));
 }
 
 fn assert_same_scope(left: &Scope, right: &Scope) {
@@ -265,15 +254,12 @@ fn assert_kept<K: Ord + Clone, V: PartialEq>(old: &imbl::OrdMap<K, Arc<V>>, new:
     }
 }
 
+// Tables of policies hold to it by themselves: `PolicyTable::replace`.
 fn assert_pointers(old: &World, new: &World) {
     assert_kept(&old.services, &new.services);
     assert_kept(&old.endpoints, &new.endpoints);
     assert_kept(&old.workloads, &new.workloads);
     assert_kept(&old.routes, &new.routes);
-    assert_kept(&old.destination_rules, &new.destination_rules);
-    assert_kept(&old.gateways, &new.gateways);
-    assert_kept(&old.sidecars, &new.sidecars);
-    assert_kept(&old.peer_authentications, &new.peer_authentications);
 }
 
 type Batches = Vec<Vec<Change>>;

@@ -1,0 +1,10 @@
+//! Sidecars: what their selector attaches them to (contract §6.5).
+
+use super::{Attachment, Policy};
+use crate::api::istio::Sidecar;
+
+impl Policy for Sidecar {
+    fn attachment(&self) -> Attachment<'_> {
+        Attachment::of_selector(self.workload_selector.as_ref())
+    }
+}
