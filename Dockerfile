@@ -2,7 +2,7 @@
 #
 # `make image` makes the file system (target/image/rootfs.tar) without a registry and without this file; tests and clusters use
 # its OCI form (target/image/istiod-lite.tar). This Dockerfile puts the same file system into a registry's format.
-# Not built here: `docker build` itself, because the project's machines have neither Docker nor a registry.
+# `docker build` itself is not run here, because the project's machines have neither Docker nor a registry.
 
 FROM scratch
 ADD target/image/rootfs.tar /

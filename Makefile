@@ -14,10 +14,10 @@ timed = @started=$$SECONDS; $(2); echo "$(1): $$((SECONDS - started)) s"
 help: ## lists these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
-doctor: ## lists what this machine lacks, and the one line that installs it
+doctor: ## says what this machine lacks, and gives the one line that installs it
 	@scripts/doctor
 
-setup: ## makes the project's own tools in .tools (Envoy 1.40 and 1.38, Kubernetes for tests, cargo-deny)
+setup: ## puts the project's own tools into .tools (Envoy 1.40 and 1.38, Kubernetes for tests, cargo-deny)
 	@scripts/setup-envoy 1.40 1.38
 	@scripts/setup-go-tools kubernetes
 	@scripts/setup-cargo-deny
@@ -28,21 +28,21 @@ setup-root: ## as root: installs what transparent capture and the cluster need (
 build: ## builds the library, the binary and the demo
 	cargo build --locked $(PROFILE) --bin istiod-lite --example demo
 
-image: ## the image as target/image/{rootfs,istiod-lite}.tar, and the demo's workload (reviews.tar); BIN= takes another istiod-lite than a release build, IMAGE= names it
+image: ## makes the image as target/image/{rootfs,istiod-lite}.tar, and the demo's workload (reviews.tar); BIN= takes a ready binary instead of a release build, IMAGE= names the image
 	@scripts/setup-envoy 1.40
 	@$(if $(BIN),,cargo build --locked --release --bin istiod-lite)
 	@BIN="$(or $(BIN),target/release/istiod-lite)" ENVOY="$$(. scripts/tools.sh && find_envoy 1.40)" scripts/make-image
 	@cargo build --quiet --locked --release -p harness --bin reviews
 	@tests/cluster/box/images.py target/image --reviews target/release/reviews
 
-demo: ## a canary shifted through real Envoys, live; ARGS="--keep" leaves it running
+demo: ## shifts a canary through real Envoys, live; ARGS="--keep" leaves it running
 	@scripts/doctor >/dev/null || { scripts/doctor; exit 1; }
 	@scripts/setup-envoy 1.40
 	@echo "building (a few minutes the first time)"
 	@cargo build --quiet --locked $(PROFILE) --bin istiod-lite --example demo
 	@ENVOY="$$(. scripts/tools.sh && find_envoy 1.40)" $(BUILT)/examples/demo $(ARGS)
 
-demo-cluster: ## as root: the same canary on a real Kubernetes node with injected pods; ARGS="--keep" leaves it running
+demo-cluster: ## as root: shifts the same canary on a real Kubernetes node with injected pods; ARGS="--keep" leaves it running
 	@scripts/setup-root
 	@scripts/setup-envoy 1.40
 	@scripts/setup-go-tools kubernetes coredns
@@ -50,29 +50,29 @@ demo-cluster: ## as root: the same canary on a real Kubernetes node with injecte
 	@cargo build --quiet --locked $(PROFILE) --bin istiod-lite --bin reviews --example demo-cluster
 	@$(BUILT)/examples/demo-cluster $(ARGS)
 
-test: ## every test, with real Envoys and a real API server; WALK_STEPS, WALK_SEED set the random walk
+test: ## runs every test, with real Envoys and a real API server; WALK_STEPS, WALK_SEED set the random walk
 	@scripts/setup-envoy 1.40 1.38
 	@scripts/setup-go-tools kubernetes istio
 	$(call timed,build,cargo test --locked $(PROFILE) --no-run)
 	$(call timed,tests,RUST_BACKTRACE=0 cargo test --locked $(PROFILE) --no-fail-fast)
 
-test-cluster: ## as root: the mesh on a real Kubernetes node with real pods; TESTS=<name> runs only some
+test-cluster: ## as root: tests the mesh on a real Kubernetes node with real pods; TESTS=<name> runs only some
 	@scripts/setup-envoy 1.40
 	@scripts/setup-go-tools kubernetes coredns istio
 	$(call timed,build-cluster,cargo build --locked $(PROFILE) --bin istiod-lite --bin reviews --test cluster)
 	$(call timed,test-cluster,RUST_BACKTRACE=0 CLUSTER_TESTS=1 cargo test --locked $(PROFILE) --test cluster -- $(TESTS))
 
-lint: ## formatting, clippy, licences and banned crates
+lint: ## checks formatting, clippy, licences and banned crates
 	$(call timed,fmt,cargo fmt --all --check)
 	$(call timed,clippy,cargo clippy --locked $(PROFILE) --workspace --all-targets -- -D warnings)
 	@scripts/setup-cargo-deny
 	$(call timed,deny,.tools/bin/cargo-deny --locked check bans licenses sources)
 
-advisories: ## known vulnerabilities in dependencies (needs github.com, so it is not part of lint)
+advisories: ## looks for known vulnerabilities in dependencies (needs github.com, so it is not part of lint)
 	@scripts/setup-cargo-deny
 	.tools/bin/cargo-deny --locked check advisories
 
-bench: ## first figures: a sidecar of 1,000 services, certificates, convergence of 20 Envoys; not part of test
+bench: ## measures README's figures: a sidecar of 1,000 services, certificates, convergence of 20 Envoys, memory; not part of test
 	@scripts/setup-envoy 1.40
 	cargo bench --locked --bench sidecar --bench certificates --bench convergence --bench memory
 
