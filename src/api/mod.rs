@@ -2,6 +2,7 @@
 
 pub mod diagnostic;
 mod findings;
+pub mod go_duration;
 pub mod istio;
 pub mod kubernetes;
 pub mod label_selector;

@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use crate::api::go_duration;
+
 /// An address to listen on: `host:port`, or `:port` for all addresses, as Go writes it.
 pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let full = if text.starts_with(':') { format!("[::]{text}") } else { text.to_owned() };
@@ -10,26 +12,7 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
 
 /// A duration: `100ms`, `1.5s`, `2m`, `1h30m`, as Go writes it.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no duration; write 100ms, 1.5s, 2m or 1h30m");
-    let mut rest = text;
-    let mut total = Duration::ZERO;
-    while !rest.is_empty() {
-        let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
-        let unit = rest[number..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |at| number + at);
-        let value: f64 = rest[..number].parse().map_err(|_| wrong())?;
-        let seconds = match &rest[number..unit] {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 1e-3,
-            "us" | "µs" => 1e-6,
-            _ => return Err(wrong()),
-        };
-        let part = Duration::try_from_secs_f64(value * seconds).map_err(|_| wrong())?;
-        total = total.checked_add(part).ok_or_else(wrong)?;
-        rest = &rest[unit..];
-    }
-    (!text.is_empty()).then_some(total).ok_or_else(wrong)
+    go_duration::parse(text).ok_or_else(|| format!("{text:?} is no duration; write 100ms, 1.5s, 2m or 1h30m"))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Who a proxy says it is (contract §2.4, §2.5).
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use envoy_types::pb::{
     envoy::config::core::v3,
@@ -8,7 +8,10 @@ use envoy_types::pb::{
 };
 use smol_str::{SmolStr, format_smolstr};
 
-use crate::mesh::model::{Caller, Flavour, Interception, Labels, Locality, Proxy, ProxyKind, TelemetryIdentity};
+use crate::{
+    api::go_duration,
+    mesh::model::{Caller, Flavour, Interception, Labels, Locality, Proxy, ProxyKind, TelemetryIdentity},
+};
 
 /// What a proxy said about itself in its first request, reduced to what is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +82,7 @@ impl Node {
                 flavour: flavour(&node.extensions),
                 dns_domain: domain.into(),
                 telemetry: Arc::new(telemetry),
-                idle_timeout: metadata.text("IDLE_TIMEOUT").and_then(duration),
+                idle_timeout: metadata.text("IDLE_TIMEOUT").and_then(go_duration::parse),
                 http10: metadata.text("HTTP10") == Some("1"),
                 http_proxy_port: metadata.number("HTTP_PROXY_PORT"),
                 unprivileged: metadata.text("UNPRIVILEGED_POD") == Some("true"),
@@ -215,29 +218,6 @@ fn telemetry(metadata: &Metadata<'_>, labels: &Labels, namespace: &SmolStr, clus
     }
 }
 
-/// `1h30m`, `15s`, `250ms`: Go's form, as agents write it.
-fn duration(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut total = Duration::ZERO;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        let unit_end = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |end| digits + end);
-        let seconds = match &rest[digits..unit_end] {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 1e-3,
-            "us" | "µs" => 1e-6,
-            "ns" => 1e-9,
-            _ => return None,
-        };
-        total = total.checked_add(Duration::try_from_secs_f64(number * seconds).ok()?)?;
-        rest = &rest[unit_end..];
-    }
-    (!text.is_empty()).then_some(total)
-}
-
 /// `[{"name":"http","containerPort":8080}]`
 fn pod_ports(json: &str) -> Vec<(SmolStr, u16)> {
     let ports: Vec<serde_json::Value> = serde_json::from_str(json).unwrap_or_default();
@@ -250,6 +230,8 @@ fn pod_ports(json: &str) -> Vec<(SmolStr, u16)> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::mesh::model::SpiffeId;
 
@@ -321,15 +303,5 @@ mod tests {
         assert!(claim("sidecar~~test-1.default~default.svc.cluster.local").agrees_with(&operator));
         assert!(claim("debug~0.0.0.0~istioctl~cluster.local").agrees_with(&operator));
         assert!(!Claim::parse(&node("sidecar~~test-1.default~default.svc.cluster.local", &[])).agrees_with(&operator));
-    }
-
-    #[test]
-    fn durations_are_read_in_go_form() {
-        for (written, milliseconds) in [("15s", 15_000), ("1h30m", 5_400_000), ("250ms", 250), ("1.5s", 1500)] {
-            assert_eq!(duration(written), Some(Duration::from_millis(milliseconds)), "{written}");
-        }
-        for wrong in ["", "15", "s", "-1s", "1x", "99999999999999999999h"] {
-            assert_eq!(duration(wrong), None, "{wrong}");
-        }
     }
 }
