@@ -1,4 +1,4 @@
-//! What the controllers count, under istiod's names where it has one (contract §10.2).
+//! Metrics of the controllers, under istiod's names where it has one (contract §10.2).
 
 use prometheus_client::{
     metrics::{family::Family, gauge::Gauge},
@@ -9,7 +9,7 @@ use crate::metrics::ExactCounter;
 
 type Labels<const N: usize> = [(&'static str, String); N];
 
-/// Counters of all controllers. Cloning shares them.
+/// Counters of all controllers. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct ControllerMetrics {
     leader: Family<Labels<1>, Gauge>,
@@ -26,7 +26,7 @@ pub struct ControllerMetrics {
 // === impl ControllerMetrics ===
 
 impl ControllerMetrics {
-    /// Puts them into a registry.
+    /// Registers all of them.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("istiod_lite_leader", "1 while this process leads, by Lease", self.leader.clone());
         registry.register(
@@ -69,7 +69,7 @@ impl ControllerMetrics {
         self.patch_failures.get_or_create(&[("name", configuration.into()), ("reason", reason.into())]).inc();
     }
 
-    /// A validating webhook configuration was written, or was not, for a reason.
+    /// Counts a write of a validating webhook configuration, with the reason if it failed.
     pub(super) fn count_validation_update(&self, failed: Option<&str>) {
         match failed {
             None => self.validation_updates.inc(),

@@ -1,49 +1,46 @@
-//! What we keep in Kubernetes: the CA's Secret, the root certificate in every namespace, the `caBundle` of our webhooks.
+//! Keeps our objects in Kubernetes: the CA's Secret, the root certificate in every namespace, the `caBundle` of our webhooks.
 //!
-//! What should be is computed from the [`World`], the CA and what a watch shows; what differs is written, each object at
-//! most so often ([`pace`]). A watch that fails writes nothing: what is there stays.
+//! What an object should be is computed from the [`World`], the CA and what a watch shows. An object that differs is written,
+//! but only so often ([`rate_limit`]). While a watch fails nothing is written, so what is there stays.
 //!
-//! | Who | Keeps | How it is settled who writes |
+//! | Controller | Keeps | Who writes |
 //! |---|---|---|
-//! | [`ca_secret`] | Secret `istio-ca-secret` | created once, replaced by resourceVersion: the slower replica reads |
-//! | `root_certificates` | ConfigMap `istio-ca-root-cert` in each namespace | the leader, by Lease [`LEASE`] |
-//! | `webhook_certificates` | `caBundle` of webhook configurations of our revision | every replica: all write the same |
+//! | [`ca_secret`] | Secret `istio-ca-secret` | the first replica; `resourceVersion` makes the slower ones read what it wrote |
+//! | `root_certificates` | ConfigMap `istio-ca-root-cert` in each namespace | the leader of Lease [`LEASE`] |
+//! | `webhook_certificates` | `caBundle` of webhook configurations of our revision | every replica, since all write the same |
 //!
-//! istiod elects the writer of its root certificates by a ConfigMap named like our Lease, so beside an istiod both write.
-//! With one CA both write the same, and the second write of two changes nothing.
+//! istiod elects the writer of its root certificates by a ConfigMap that has the name of our Lease, so that both write when
+//! they run side by side. With the same CA both write the same, and the second of two writes changes nothing.
 //!
-//! Rights that this needs, with those of [`authenticate::kubernetes`](crate::identity::authenticate::kubernetes):
+//! The rights that the controllers and [`authenticate::kubernetes`](crate::identity::authenticate::kubernetes) need:
 //!
 //! | Rule | Resource | Verbs | Only | Reason |
 //! |---|---|---|---|---|
-//! | Role | secrets | get, list, watch | names `cacerts`, `istio-ca-secret` | the CA, read and watched by name |
+//! | Role | secrets | get, list, watch | names `cacerts`, `istio-ca-secret` | the CA is read and watched by name |
 //! | Role | secrets | create | | the first replica makes `istio-ca-secret`; a create cannot be limited to a name |
-//! | Role | secrets | update | name `istio-ca-secret` | its root is renewed before it expires |
+//! | Role | secrets | update | name `istio-ca-secret` | the root in it is renewed before it expires |
 //! | Role | leases (coordination.k8s.io) | create | | the first replica makes the Lease |
 //! | Role | leases (coordination.k8s.io) | get, update | name `istio-namespace-controller-election` | leadership is kept and released |
-//! | ClusterRole | configmaps | list, watch, patch, create | name `istio-ca-root-cert` | server-side apply asks for create, with the name |
-//! | ClusterRole | mutatingwebhookconfigurations, validatingwebhookconfigurations | list, watch, patch | | found by label: tags have names of their own |
-//! | ClusterRole | tokenreviews (authentication.k8s.io) | create | | tokens that the keys and the watched pods cannot decide |
-//! | ClusterRole | nonResourceURLs `/.well-known/openid-configuration`, `/openid/v1/jwks` | get | | the keys of the cluster's tokens; every service account has it by `system:service-account-issuer-discovery` |
+//! | ClusterRole | configmaps | list, watch, patch, create | name `istio-ca-root-cert` | server-side apply also needs create, with the name |
+//! | ClusterRole | mutatingwebhookconfigurations, validatingwebhookconfigurations | list, watch, patch | | they are found by label, since tags have names of their own |
+//! | ClusterRole | tokenreviews (authentication.k8s.io) | create | | for tokens that the keys and the watched pods cannot decide |
+//! | ClusterRole | nonResourceURLs `/.well-known/openid-configuration`, `/openid/v1/jwks` | get | | the keys of the cluster's tokens; every service account has this right by `system:service-account-issuer-discovery` |
 //!
-//! The Role is for our own namespace. Without a right, what needs it is retried, named in the log and counted.
+//! The Role is for our own namespace. What needs a missing right is retried, named in the log and counted.
 
 pub mod ca_secret;
-mod collected;
 pub mod election;
 mod metrics;
-mod pace;
+mod rate_limit;
 mod root_certificates;
+mod store;
 mod webhook_certificates;
 
 use std::sync::Arc;
 
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
 use kube::Client;
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep_until},
-};
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
@@ -54,40 +51,40 @@ use self::{
 pub use self::{metrics::ControllerMetrics, root_certificates::DEFAULT_NAME as ROOT_CERTIFICATE};
 use crate::{identity::Clock, mesh::world::World};
 
-/// The Lease of the one who keeps root certificates (contract §8.2).
+/// The Lease of the replica that keeps root certificates (contract §8.2).
 pub const LEASE: &str = "istio-namespace-controller-election";
-/// Who wrote, in `managedFields`.
+/// The name of the writer in `managedFields`.
 const FIELD_MANAGER: &str = "istiod-lite";
 
-/// All that runs while the control plane does.
+/// The controllers that run as long as the control plane does.
 #[derive(Clone)]
 pub struct Controllers {
-    /// Asks the API server.
+    /// The client of the API server.
     pub client: Client,
     /// The namespace that we run in.
     pub namespace: String,
-    /// Our revision; empty: `default`.
+    /// Our revision; empty for `default`.
     pub revision: String,
-    /// The pod that we run in; empty: a name is made up.
+    /// The pod that we run in; if empty, a name is made up.
     pub pod: String,
-    /// Name of the root certificates' ConfigMaps: [`ROOT_CERTIFICATE`] (`PILOT_CA_CERT_CONFIGMAP`).
+    /// The name of the ConfigMaps with the root certificate (`PILOT_CA_CERT_CONFIGMAP`); [`ROOT_CERTIFICATE`] by default.
     pub root_certificate: String,
-    /// How fast leadership passes on.
+    /// How long leadership lasts.
     pub timing: Timing,
-    /// PEM of the roots by which clients verify us.
+    /// The roots by which clients verify us, in PEM.
     pub roots: watch::Receiver<Arc<str>>,
-    /// The namespaces that there are.
+    /// The worlds, for their namespaces.
     pub worlds: watch::Receiver<Arc<World>>,
-    /// What time it is.
+    /// Returns the current time.
     pub clock: Clock,
-    /// Counters.
+    /// The counters.
     pub metrics: ControllerMetrics,
 }
 
 // === impl Controllers ===
 
 impl Controllers {
-    /// Starts all of them, until `shutdown`. The receiver says whether this process leads.
+    /// Starts all controllers, which work until `shutdown`. The receiver says whether this process is the leader.
     pub fn start(self, tasks: &TaskTracker, shutdown: &CancellationToken) -> watch::Receiver<bool> {
         let (leads, campaign) = self.election().start(shutdown.clone());
         tasks.spawn(campaign);
@@ -127,19 +124,12 @@ impl std::fmt::Debug for Controllers {
     }
 }
 
-/// Starts the work anew each time this process comes to lead, and drops it when it no longer does.
+/// Starts the work whenever this process becomes the leader, and drops it when it no longer is.
 pub async fn while_leading<F: Future<Output = ()>>(mut leads: watch::Receiver<bool>, work: impl Fn() -> F) {
     while leads.wait_for(|leads| *leads).await.is_ok() {
         tokio::select! {
             () = work() => {}
             lost = leads.wait_for(|leads| !*leads) => if lost.is_err() { return },
         }
-    }
-}
-
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }

@@ -1,18 +1,20 @@
-//! How often one object may be written: at once when it was left alone for long, ever more slowly when somebody (or
+//! Limits how often each object is written: at once when it was left alone for long, and ever more slowly when somebody (or
 //! another control plane) keeps writing something else.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
+/// The shortest time between two writes.
 const FIRST: Duration = Duration::from_millis(200);
+/// The longest time between two writes.
 const LONGEST: Duration = Duration::from_secs(60);
-/// An object that was left alone for so long starts anew.
+/// An object that was left alone for this long starts again at [`FIRST`].
 const FORGET: Duration = Duration::from_secs(300);
 
-/// Remembers attempts by object.
+/// The last attempt to write each object.
 #[derive(Debug)]
-pub(super) struct Pace<K> {
+pub(super) struct RateLimit<K> {
     attempts: BTreeMap<K, Attempt>,
 }
 
@@ -22,16 +24,16 @@ struct Attempt {
     pause: Duration,
 }
 
-// === impl Pace ===
+// === impl RateLimit ===
 
-impl<K: Ord + Clone> Pace<K> {
-    /// Knows of no attempts.
+impl<K: Ord + Clone> RateLimit<K> {
+    /// Makes a limit without attempts.
     pub(super) fn new() -> Self {
         Self { attempts: BTreeMap::new() }
     }
 
-    /// Whether the object may be written now. If so this counts as an attempt.
-    pub(super) fn may(&mut self, key: &K, now: Instant) -> bool {
+    /// Returns whether the object may be written now. If so, this counts as an attempt.
+    pub(super) fn allows(&mut self, key: &K, now: Instant) -> bool {
         let pause = match self.attempts.get(key) {
             Some(last) if now < last.at + last.pause => return false,
             Some(last) if now < last.at + FORGET => (last.pause * 2).min(LONGEST),
@@ -41,7 +43,7 @@ impl<K: Ord + Clone> Pace<K> {
         true
     }
 
-    /// When the first of these objects may be written.
+    /// Returns when the first of these objects may be written.
     pub(super) fn next<'a>(&self, keys: impl IntoIterator<Item = &'a K>, now: Instant) -> Option<Instant>
     where
         K: 'a,
@@ -49,8 +51,8 @@ impl<K: Ord + Clone> Pace<K> {
         keys.into_iter().map(|key| self.attempts.get(key).map_or(now, |last| last.at + last.pause)).min()
     }
 
-    /// Forgets attempts that say nothing any more.
-    pub(super) fn tidy(&mut self, now: Instant) {
+    /// Forgets attempts that are too old to matter.
+    pub(super) fn forget_old(&mut self, now: Instant) {
         self.attempts.retain(|_, last| now < last.at + FORGET);
     }
 }
@@ -61,30 +63,30 @@ mod tests {
 
     #[test]
     fn a_fight_gets_slower_and_peace_is_answered_at_once() {
-        let (mut pace, start) = (Pace::new(), Instant::now());
+        let (mut limit, start) = (RateLimit::new(), Instant::now());
         let mut writes = Vec::new();
         for tenths in 0..6_000 {
             let now = start + Duration::from_millis(100 * tenths);
-            if pace.may(&"object", now) {
+            if limit.allows(&"object", now) {
                 writes.push(now);
             }
         }
         assert!((10..25).contains(&writes.len()), "{} writes in ten minutes", writes.len());
         let gaps: Vec<_> = writes.windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert!(gaps.iter().all(|gap| *gap <= LONGEST + Duration::from_millis(100)) && gaps.is_sorted(), "{gaps:?}");
-        assert!(pace.may(&"another", start), "others do not wait");
+        assert!(limit.allows(&"another", start), "others do not wait");
         let later = start + Duration::from_secs(600) + FORGET;
-        assert!(pace.may(&"object", later) && pace.may(&"object", later + FIRST), "forgotten");
-        pace.tidy(later + FORGET * 2);
-        assert!(pace.attempts.is_empty());
+        assert!(limit.allows(&"object", later) && limit.allows(&"object", later + FIRST), "forgotten");
+        limit.forget_old(later + FORGET * 2);
+        assert!(limit.attempts.is_empty());
     }
 
     #[test]
     fn it_says_when_to_look_again() {
-        let (mut pace, now) = (Pace::new(), Instant::now());
-        assert_eq!(pace.next([], now), None);
-        assert_eq!(pace.next([&1], now), Some(now));
-        pace.may(&1, now);
-        assert_eq!(pace.next([&1], now), Some(now + FIRST));
+        let (mut limit, now) = (RateLimit::new(), Instant::now());
+        assert_eq!(limit.next([], now), None);
+        assert_eq!(limit.next([&1], now), Some(now));
+        limit.allows(&1, now);
+        assert_eq!(limit.next([&1], now), Some(now + FIRST));
     }
 }

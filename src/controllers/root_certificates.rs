@@ -1,6 +1,7 @@
-//! ConfigMap `istio-ca-root-cert` in every namespace (contract §4.5): what a pod's agent trusts the control plane by.
+//! Keeps ConfigMap `istio-ca-root-cert` in every namespace (contract §4.5), by which the agents of pods trust the control
+//! plane.
 //!
-//! The leader alone writes them. It reads them first: a new leader finds all of them right and writes none.
+//! Only the leader writes them. It reads them first, so that a new leader, which finds all of them right, writes none.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,19 +19,20 @@ use serde_json::json;
 use tokio::{sync::watch, time::Instant};
 use tracing::{debug, info, warn};
 
-use super::{ControllerMetrics, FIELD_MANAGER, collected::Collected, pace::Pace, until};
-use crate::mesh::world::World;
+use super::{ControllerMetrics, FIELD_MANAGER, rate_limit::RateLimit, store::Store};
+use crate::{mesh::world::World, timer::until};
 
-/// The ConfigMap's name, unless another is chosen (`PILOT_CA_CERT_CONFIGMAP`).
+/// The name of the ConfigMap, unless `PILOT_CA_CERT_CONFIGMAP` sets another.
 pub const DEFAULT_NAME: &str = "istio-ca-root-cert";
 const KEY: &str = "root-cert.pem";
 const LABEL: (&str, &str) = ("istio.io/config", "true");
-/// Nobody runs pods with a sidecar there.
+/// Namespaces without pods that have a sidecar.
 const IGNORED: [&str; 3] = ["kube-public", "kube-node-lease", "local-path-storage"];
+/// The most writes at a time.
 const AT_ONCE: usize = 8;
 const CONTROLLER: &str = "root_certificates";
 
-/// Keeps the ConfigMaps.
+/// Keeps the ConfigMap in every namespace.
 #[derive(Clone)]
 pub(super) struct RootCertificates {
     pub(super) client: Client,
@@ -40,9 +42,9 @@ pub(super) struct RootCertificates {
     pub(super) metrics: ControllerMetrics,
 }
 
-/// What matters of a ConfigMap: whether label and contents are as they should be is one comparison.
+/// The parts of a ConfigMap that are kept, so that one comparison says whether it is right.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Essence {
+struct RootConfigMap {
     labelled: bool,
     bundle: Option<Arc<str>>,
 }
@@ -54,20 +56,20 @@ impl RootCertificates {
     pub(super) async fn run(mut self) {
         let selection = watcher::Config::default().fields(&format!("metadata.name={}", self.name));
         let mut events = Box::pin(watcher(Api::<ConfigMap>::all(self.client.clone()), selection).default_backoff());
-        let (mut found, mut pace) = (Collected::new(), Pace::<String>::new());
+        let (mut found, mut limit) = (Store::new(), RateLimit::<String>::new());
         let (mut wanted, mut namespaces) = (self.wanted(), self.worlds.borrow_and_update().namespaces.clone());
         let mut missing = BTreeSet::new();
         loop {
-            let due = pace.next(&missing, Instant::now());
+            let due = limit.next(&missing, Instant::now());
             tokio::select! {
                 event = events.next() => match event {
-                    Some(Ok(event)) => found.take(event, |object| essence(object, &wanted)),
+                    Some(Ok(event)) => found.apply(event, |object| parts(object, &wanted)),
                     Some(Err(error)) => self.watch_failed(&error),
                     None => return,
                 },
                 Ok(()) = self.worlds.changed() => {
                     let now = self.worlds.borrow_and_update().namespaces.clone();
-                    // Most worlds differ in other things.
+                    // Most changes of the world are not about namespaces.
                     if now.ptr_eq(&namespaces) {
                         continue;
                     }
@@ -76,10 +78,10 @@ impl RootCertificates {
                 Ok(()) = self.roots.changed() => wanted = self.wanted(),
                 () = until(due) => {
                     let now = Instant::now();
-                    pace.tidy(now);
-                    let allowed: Vec<String> = missing.iter().filter(|namespace| pace.may(namespace, now)).cloned().collect();
+                    limit.forget_old(now);
+                    let allowed: Vec<String> = missing.iter().filter(|namespace| limit.allows(namespace, now)).cloned().collect();
                     for namespace in self.write_all(allowed, &wanted).await {
-                        found.note(&namespace, &self.name, wanted.clone());
+                        found.set(&namespace, &self.name, wanted.clone());
                     }
                 }
             }
@@ -89,12 +91,12 @@ impl RootCertificates {
         }
     }
 
-    fn wanted(&mut self) -> Essence {
-        Essence { labelled: true, bundle: Some(Arc::clone(&self.roots.borrow_and_update())) }
+    fn wanted(&mut self) -> RootConfigMap {
+        RootConfigMap { labelled: true, bundle: Some(Arc::clone(&self.roots.borrow_and_update())) }
     }
 
-    /// The namespaces in which it worked.
-    async fn write_all(&self, namespaces: Vec<String>, wanted: &Essence) -> Vec<String> {
+    /// Writes the ConfigMap in these namespaces, and returns those in which that succeeded.
+    async fn write_all(&self, namespaces: Vec<String>, wanted: &RootConfigMap) -> Vec<String> {
         let writes = namespaces.into_iter().map(|namespace| async {
             let written = self.write(&namespace, wanted).await;
             written.then_some(namespace)
@@ -102,7 +104,7 @@ impl RootCertificates {
         stream::iter(writes).buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
     }
 
-    async fn write(&self, namespace: &str, wanted: &Essence) -> bool {
+    async fn write(&self, namespace: &str, wanted: &RootConfigMap) -> bool {
         let object = json!({
             "apiVersion": "v1",
             "kind": "ConfigMap",
@@ -116,15 +118,15 @@ impl RootCertificates {
                 info!(namespace, name = self.name, "root certificate written");
                 true
             }
-            // The namespace is being deleted, or is gone and the world does not show it yet.
+            // The namespace is being deleted, or is gone and the world does not know it yet.
             Err(kube::Error::Api(status)) if status.code == 404 || status.has_cause("NamespaceTerminating") => {
                 self.metrics.count_root_write("namespace_gone");
-                debug!(namespace, name = self.name, "no root certificate for a namespace that goes");
+                debug!(namespace, name = self.name, "no root certificate for a namespace that is being deleted");
                 false
             }
             Err(error) => {
                 self.metrics.count_root_write("failure");
-                warn!(namespace, name = self.name, %error, "ConfigMap of the root certificate not written; it is tried again");
+                warn!(namespace, name = self.name, %error, "ConfigMap of the root certificate not written; trying again");
                 false
             }
         }
@@ -132,7 +134,7 @@ impl RootCertificates {
 
     fn watch_failed(&self, error: &watcher::Error) {
         self.metrics.count_watch_error(CONTROLLER);
-        warn!(name = self.name, %error, "ConfigMaps of the root certificate cannot be watched; nothing is written meanwhile");
+        warn!(name = self.name, %error, "ConfigMaps of the root certificate cannot be watched; none is written meanwhile");
     }
 }
 
@@ -146,22 +148,22 @@ impl Causes for kube::core::Status {
     }
 }
 
-/// Equal bundles are one in memory.
-fn essence(object: &ConfigMap, wanted: &Essence) -> Essence {
+/// Returns the parts of a ConfigMap. A bundle that is the wanted one shares its memory.
+fn parts(object: &ConfigMap, wanted: &RootConfigMap) -> RootConfigMap {
     let text = object.data.as_ref().and_then(|data| data.get(KEY));
     let bundle = text.map(|text| match &wanted.bundle {
         Some(bundle) if **bundle == **text => Arc::clone(bundle),
         _ => text.as_str().into(),
     });
-    Essence { labelled: object.labels().get(LABEL.0).is_some_and(|value| value == LABEL.1), bundle }
+    RootConfigMap { labelled: object.labels().get(LABEL.0).is_some_and(|value| value == LABEL.1), bundle }
 }
 
-/// The namespaces whose ConfigMap is not as it should be.
+/// Returns the namespaces whose ConfigMap is not the wanted one.
 fn wrong<'a>(
     namespaces: impl Iterator<Item = &'a str>,
-    found: &BTreeMap<(String, String), Essence>,
+    found: &BTreeMap<(String, String), RootConfigMap>,
     name: &str,
-    wanted: &Essence,
+    wanted: &RootConfigMap,
 ) -> BTreeSet<String> {
     namespaces
         .filter(|namespace| !IGNORED.contains(namespace))
@@ -176,14 +178,14 @@ mod tests {
 
     #[test]
     fn what_should_be_is_compared_with_what_is() {
-        let wanted = Essence { labelled: true, bundle: Some("new".into()) };
+        let wanted = RootConfigMap { labelled: true, bundle: Some("new".into()) };
         let key = |namespace: &str| (namespace.to_owned(), DEFAULT_NAME.to_owned());
         let found = BTreeMap::from([
             (key("right"), wanted.clone()),
-            (key("old"), Essence { bundle: Some("old".into()), ..wanted.clone() }),
-            (key("empty"), Essence { bundle: None, ..wanted.clone() }),
-            (key("unlabelled"), Essence { labelled: false, ..wanted.clone() }),
-            (key("gone"), Essence { bundle: None, ..wanted.clone() }),
+            (key("old"), RootConfigMap { bundle: Some("old".into()), ..wanted.clone() }),
+            (key("empty"), RootConfigMap { bundle: None, ..wanted.clone() }),
+            (key("unlabelled"), RootConfigMap { labelled: false, ..wanted.clone() }),
+            (key("gone"), RootConfigMap { bundle: None, ..wanted.clone() }),
         ]);
         let namespaces = ["right", "old", "empty", "unlabelled", "new", "kube-system", "kube-public", "kube-node-lease"];
         let wrong = wrong(namespaces.into_iter(), &found, DEFAULT_NAME, &wanted);
@@ -191,14 +193,14 @@ mod tests {
     }
 
     #[test]
-    fn the_essence_is_label_and_bundle() {
-        let wanted = Essence { labelled: true, bundle: Some("pem".into()) };
+    fn label_and_bundle_are_compared() {
+        let wanted = RootConfigMap { labelled: true, bundle: Some("pem".into()) };
         let object = |value: serde_json::Value| serde_json::from_value::<ConfigMap>(value).unwrap();
         let right =
             object(json!({"metadata": {"labels": {"istio.io/config": "true", "x": "y"}}, "data": {"root-cert.pem": "pem", "a": "b"}}));
-        assert_eq!(essence(&right, &wanted), wanted);
+        assert_eq!(parts(&right, &wanted), wanted);
         for wrong in [json!({}), json!({"data": {"root-cert.pem": "pem"}}), json!({"metadata": {"labels": {"istio.io/config": "true"}}})] {
-            assert_ne!(essence(&object(wrong), &wanted), wanted);
+            assert_ne!(parts(&object(wrong), &wanted), wanted);
         }
     }
 }

@@ -1,39 +1,41 @@
-//! What a watch has shown, with a new listing taking the place of the old one only when it is complete (rule 8).
+//! The objects that a watch has shown. A new list replaces the old one only when it is complete (rule 8).
+//!
+//! kube's own `reflector::Store` holds whole objects, where controllers need a few fields of each.
 
 use std::collections::BTreeMap;
 
 use kube::runtime::watcher::Event;
 
-/// The essence of each watched object, by `(namespace, name)`.
+/// A value for each watched object, by `(namespace, name)`.
 #[derive(Debug)]
-pub(super) struct Collected<V> {
+pub(super) struct Store<V> {
     items: BTreeMap<(String, String), V>,
-    listing: Option<BTreeMap<(String, String), V>>,
+    list: Option<BTreeMap<(String, String), V>>,
     complete: bool,
 }
 
-// === impl Collected ===
+// === impl Store ===
 
-impl<V> Collected<V> {
-    /// Nothing was shown yet.
+impl<V> Store<V> {
+    /// Makes a store to which no event was applied yet.
     pub(super) fn new() -> Self {
-        Self { items: BTreeMap::new(), listing: None, complete: false }
+        Self { items: BTreeMap::new(), list: None, complete: false }
     }
 
-    /// Takes one event in; `essence` is what is kept of an object.
-    pub(super) fn take<K: kube::ResourceExt>(&mut self, event: Event<K>, essence: impl Fn(&K) -> V) {
+    /// Applies one event of the watch; `value` makes the value of an object.
+    pub(super) fn apply<K: kube::ResourceExt>(&mut self, event: Event<K>, value: impl Fn(&K) -> V) {
         let key = |object: &K| (object.namespace().unwrap_or_default(), object.name_any());
         match event {
-            Event::Init => self.listing = Some(BTreeMap::new()),
+            Event::Init => self.list = Some(BTreeMap::new()),
             Event::InitApply(object) => {
-                self.listing.get_or_insert_default().insert(key(&object), essence(&object));
+                self.list.get_or_insert_default().insert(key(&object), value(&object));
             }
             Event::InitDone => {
-                self.items = self.listing.take().unwrap_or_default();
+                self.items = self.list.take().unwrap_or_default();
                 self.complete = true;
             }
             Event::Apply(object) => {
-                self.items.insert(key(&object), essence(&object));
+                self.items.insert(key(&object), value(&object));
             }
             Event::Delete(object) => {
                 self.items.remove(&key(&object));
@@ -41,19 +43,19 @@ impl<V> Collected<V> {
         }
     }
 
-    /// Whether all objects that there are were shown.
+    /// Returns whether a complete list was applied.
     pub(super) fn is_complete(&self) -> bool {
         self.complete
     }
 
-    /// What is known.
+    /// Returns the values.
     pub(super) fn items(&self) -> &BTreeMap<(String, String), V> {
         &self.items
     }
 
-    /// What we wrote ourselves, before the watch shows it.
-    pub(super) fn note(&mut self, namespace: &str, name: &str, essence: V) {
-        self.items.insert((namespace.to_owned(), name.to_owned()), essence);
+    /// Sets the value of an object that was just written, before the watch shows it.
+    pub(super) fn set(&mut self, namespace: &str, name: &str, value: V) {
+        self.items.insert((namespace.to_owned(), name.to_owned()), value);
     }
 }
 
@@ -70,22 +72,22 @@ mod tests {
     }
 
     #[test]
-    fn a_listing_counts_when_it_is_complete() {
-        let mut collected = Collected::new();
-        let names = |collected: &Collected<()>| collected.items().keys().map(|(_, name)| name.clone()).collect::<Vec<_>>();
-        collected.take(Event::Init, |_: &ConfigMap| ());
-        collected.take(Event::InitApply(named("a")), |_| ());
-        assert!(!collected.is_complete() && names(&collected).is_empty());
-        collected.take(Event::<ConfigMap>::InitDone, |_| ());
-        collected.take(Event::Apply(named("b")), |_| ());
-        assert!(collected.is_complete());
-        assert_eq!(names(&collected), ["a", "b"]);
-        collected.take(Event::<ConfigMap>::Init, |_| ());
-        assert_eq!(names(&collected), ["a", "b"], "a new listing begins: the old one holds");
-        collected.take(Event::InitApply(named("c")), |_| ());
-        collected.take(Event::<ConfigMap>::InitDone, |_| ());
-        assert_eq!(names(&collected), ["c"]);
-        collected.take(Event::Delete(named("c")), |_| ());
-        assert!(names(&collected).is_empty());
+    fn a_list_counts_when_it_is_complete() {
+        let mut store = Store::new();
+        let names = |store: &Store<()>| store.items().keys().map(|(_, name)| name.clone()).collect::<Vec<_>>();
+        store.apply(Event::Init, |_: &ConfigMap| ());
+        store.apply(Event::InitApply(named("a")), |_| ());
+        assert!(!store.is_complete() && names(&store).is_empty());
+        store.apply(Event::<ConfigMap>::InitDone, |_| ());
+        store.apply(Event::Apply(named("b")), |_| ());
+        assert!(store.is_complete());
+        assert_eq!(names(&store), ["a", "b"]);
+        store.apply(Event::<ConfigMap>::Init, |_| ());
+        assert_eq!(names(&store), ["a", "b"], "a new list begins, and the old one stays");
+        store.apply(Event::InitApply(named("c")), |_| ());
+        store.apply(Event::<ConfigMap>::InitDone, |_| ());
+        assert_eq!(names(&store), ["c"]);
+        store.apply(Event::Delete(named("c")), |_| ());
+        assert!(names(&store).is_empty());
     }
 }

@@ -1,7 +1,8 @@
-//! The `caBundle` of our webhook configurations (contract §5.1, §5.6): by what root the API server trusts us when it calls.
+//! Keeps the `caBundle` of our webhook configurations (contract §5.1, §5.6), the root by which the API server trusts us when
+//! it calls.
 //!
-//! Every replica writes them, not the leader alone: all have the same root, so the second write of a change finds nothing
-//! to do; and no pod should fail to start because the one that may repair a bundle is on its way out.
+//! Every replica writes them, not only the leader: all replicas have the same root, so the second write of a change finds
+//! nothing to do, and no pod should fail to start because the one replica that may repair a bundle is shutting down.
 
 use std::{collections::BTreeSet, fmt::Debug, sync::Arc};
 
@@ -20,9 +21,10 @@ use serde_json::{Value, json};
 use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
-use super::{ControllerMetrics, FIELD_MANAGER, collected::Collected, pace::Pace, until};
+use super::{ControllerMetrics, FIELD_MANAGER, rate_limit::RateLimit, store::Store};
+use crate::timer::until;
 
-/// Keeps the bundles of one kind of configuration.
+/// Keeps the bundles in all configurations of our revision.
 #[derive(Clone)]
 pub(super) struct WebhookCertificates {
     pub(super) client: Client,
@@ -31,17 +33,17 @@ pub(super) struct WebhookCertificates {
     pub(super) metrics: ControllerMetrics,
 }
 
-/// A kind of configuration that has webhooks, some of them ours.
+/// A kind of webhook configuration.
 pub(super) trait Configuration:
     Resource<DynamicType = (), Scope = kube::core::ClusterResourceScope> + Clone + Debug + DeserializeOwned + Send + 'static
 {
-    /// Our webhooks' names end so.
+    /// The suffix of the names of our webhooks.
     const SUFFIX: &str;
-    /// For metrics and logs.
+    /// The name in metrics and logs.
     const CONTROLLER: &str;
-    /// Whether it is one that validates; istiod counts those beside.
+    /// Whether its webhooks validate. istiod also counts the writes of these separately.
     const VALIDATES: bool;
-    /// Name and client configuration of each webhook.
+    /// Returns the name and client configuration of each webhook.
     fn webhooks(&self) -> impl Iterator<Item = (&str, &WebhookClientConfig)>;
 }
 
@@ -63,7 +65,7 @@ impl Configuration for ValidatingWebhookConfiguration {
     }
 }
 
-/// What matters of a configuration: the bundle of each webhook of ours, by its name.
+/// The bundle of each of our webhooks in a configuration, by its name.
 type Bundles = Vec<(String, Vec<u8>)>;
 
 // === impl WebhookCertificates ===
@@ -74,14 +76,14 @@ impl WebhookCertificates {
         let api = Api::<C>::all(self.client.clone());
         let selection = watcher::Config::default().labels(&format!("istio.io/rev={}", self.revision));
         let mut events = Box::pin(watcher(api.clone(), selection).default_backoff());
-        let (mut found, mut pace, mut failed) = (Collected::new(), Pace::<String>::new(), BTreeSet::new());
+        let (mut found, mut limit, mut failed) = (Store::new(), RateLimit::<String>::new(), BTreeSet::new());
         loop {
             let bundle = self.roots.borrow_and_update().as_bytes().to_vec();
             let wrong = wrong(&found, &bundle);
-            let due = pace.next(&wrong, Instant::now());
+            let due = limit.next(&wrong, Instant::now());
             tokio::select! {
                 event = next::<C>(&mut events) => match event {
-                    Some(Ok(event)) => found.take(event, bundles),
+                    Some(Ok(event)) => found.apply(event, bundles),
                     Some(Err(error)) => {
                         self.metrics.count_watch_error(C::CONTROLLER);
                         warn!(controller = C::CONTROLLER, %error, "webhook configurations cannot be watched");
@@ -91,15 +93,15 @@ impl WebhookCertificates {
                 Ok(()) = self.roots.changed() => {}
                 () = until(due) => {
                     let now = Instant::now();
-                    pace.tidy(now);
-                    let allowed: Vec<String> = wrong.into_iter().filter(|name| pace.may(name, now)).collect();
+                    limit.forget_old(now);
+                    let allowed: Vec<String> = wrong.into_iter().filter(|name| limit.allows(name, now)).collect();
                     for name in allowed {
                         if failed.remove(&name) {
                             self.metrics.count_patch_retry(&name);
                         }
                         let Some(present) = found.items().get(&(String::new(), name.clone())).cloned() else { continue };
                         match self.write::<C>(&api, &name, &present, &bundle).await {
-                            true => found.note("", &name, with_bundle(present, &bundle)),
+                            true => found.set("", &name, with_bundle(present, &bundle)),
                             false => drop(failed.insert(name)),
                         }
                     }
@@ -126,14 +128,14 @@ impl WebhookCertificates {
                     _ => "webhook_update_failure",
                 };
                 self.metrics.count_patch_failure(name, reason);
-                warn!(name, controller = C::CONTROLLER, %error, "caBundle not written; it is tried again");
+                warn!(name, controller = C::CONTROLLER, %error, "caBundle not written; trying again");
                 false
             }
         }
     }
 }
 
-/// One word, as the API server has it.
+/// Returns the reason in one word, as the API server gives it.
 fn reason(error: &kube::Error) -> &str {
     match error {
         kube::Error::Api(status) if !status.reason.is_empty() => &status.reason,
@@ -153,7 +155,7 @@ fn bundles<C: Configuration>(configuration: &C) -> Bundles {
     ours.map(|(name, config)| (name.to_owned(), bundle(config))).collect()
 }
 
-fn wrong(found: &Collected<Bundles>, bundle: &[u8]) -> Vec<String> {
+fn wrong(found: &Store<Bundles>, bundle: &[u8]) -> Vec<String> {
     let is_wrong = |bundles: &Bundles| bundles.iter().any(|(_, present)| present != bundle);
     found.items().iter().filter(|(_, bundles)| is_wrong(bundles)).map(|((_, name), _)| name.clone()).collect()
 }
@@ -162,8 +164,8 @@ fn with_bundle(present: Bundles, bundle: &[u8]) -> Bundles {
     present.into_iter().map(|(name, _)| (name, bundle.to_vec())).collect()
 }
 
-/// Merged by the webhooks' names. A webhook that went meanwhile would come back without its rules, which the API server
-/// refuses: nothing is written then, and the watch shows what is.
+/// Makes a strategic merge patch, in which webhooks are merged by their names. If a webhook was removed meanwhile, the patch
+/// would add it without its rules, which the API server refuses; the watch then shows what there is.
 fn patch(present: &Bundles, bundle: &[u8]) -> Value {
     let wrong = present.iter().filter(|(_, present)| present != bundle);
     let webhooks = wrong.map(|(name, _)| json!({"name": name, "clientConfig": {"caBundle": ByteString(bundle.to_vec())}}));

@@ -14,7 +14,7 @@ use crate::{
     api::mesh_config::MeshConfig,
     controllers::{
         ControllerMetrics, Controllers,
-        ca_secret::{CaSecrets, Origin},
+        ca_secret::{CaOrigin, CaSecrets},
     },
     identity::{
         Clock,
@@ -67,7 +67,7 @@ pub(super) struct Identity {
 /// Where the CA came from, and newer ones come from.
 enum CaSource {
     Folder(PathBuf),
-    Secrets(Box<CaSecrets>, Origin),
+    Secrets(Box<CaSecrets>, CaOrigin),
 }
 
 // === impl IdentityMetrics ===

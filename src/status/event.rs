@@ -1,7 +1,7 @@
-//! Events (`events.k8s.io/v1`). Pure.
+//! Makes Events (`events.k8s.io/v1`). Pure.
 //!
-//! An Event is named by what it says: the same finding, said again after a restart or by another leader, is the same
-//! Event, counted once more. (kube's own `Recorder` takes two findings with one reason for the same.)
+//! The name of an Event is a hash of what it says, so that the same finding is the same Event after a restart and with
+//! another leader, and only its count goes up. (kube's `Recorder` takes two findings with the same reason for one Event.)
 
 use k8s_openapi::{
     api::{core::v1::ObjectReference, events::v1::Event},
@@ -11,22 +11,22 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     Settings,
+    object::{ObjectPath, ReadObject},
     report::{Line, Reason},
-    server::{Place, Seen},
 };
 use crate::api::ObjectKey;
 
-/// What reports, for those who look for Events by reporter.
+/// The reporter, for those who search Events by it.
 const REPORTER: &str = "istiod-lite.io/status";
 
-/// The Event that says a line of an object.
-pub(super) fn event(key: &ObjectKey, seen: &Seen, line: &Line, settings: &Settings) -> Event {
-    let place = Place::of(key, settings);
-    let namespace = if place.namespace.is_empty() { "default".to_owned() } else { place.namespace.clone() };
-    let uid = &seen.metadata.uid;
+/// Makes the Event for one line of the report about an object.
+pub(super) fn event(key: &ObjectKey, object: &ReadObject, line: &Line, settings: &Settings) -> Event {
+    let path = ObjectPath::of(key, settings);
+    let namespace = if path.namespace.is_empty() { "default".to_owned() } else { path.namespace.clone() };
+    let uid = &object.metadata.uid;
     let content = format!("{uid}\n{}\n{}\n{}\n{}", settings.revision, line.reason.as_str(), line.field, line.message);
-    // Names are at most 253 long, and those of objects are ASCII.
-    let name: String = place.name.chars().take(230).collect();
+    // A name has at most 253 characters, and those of objects are ASCII.
+    let name: String = path.name.chars().take(230).collect();
     Event {
         metadata: ObjectMeta {
             name: Some(format!("{}.{:016x}", name.trim_end_matches('.'), xxh3_64(content.as_bytes()))),
@@ -41,10 +41,10 @@ pub(super) fn event(key: &ObjectKey, seen: &Seen, line: &Line, settings: &Settin
         reporting_controller: Some(REPORTER.to_owned()),
         reporting_instance: Some(settings.instance.clone()),
         regarding: Some(ObjectReference {
-            api_version: Some(seen.api_version.clone()),
-            kind: Some(place.kind.to_owned()),
-            namespace: Some(place.namespace).filter(|namespace| !namespace.is_empty()),
-            name: Some(place.name),
+            api_version: Some(object.api_version.clone()),
+            kind: Some(path.kind.to_owned()),
+            namespace: Some(path.namespace).filter(|namespace| !namespace.is_empty()),
+            name: Some(path.name),
             uid: Some(uid.clone()),
             field_path: Some(line.field.clone()).filter(|field| !field.is_empty()),
             ..ObjectReference::default()

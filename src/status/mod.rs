@@ -1,13 +1,14 @@
-//! What users see with kubectl of the objects that they wrote: Events, and a condition in `status` where the kind has one.
+//! Shows users of kubectl what is wrong with their objects, by Events and by a condition in `status` where the kind has one.
 //!
-//! Both say what is said in the log and under `/debug/diagnostics`, and what connected proxies refuse. One replica writes:
-//! the leader. Nothing that is written here comes back as a change, as sources read neither `status` nor Events.
+//! Both say what the log and `/debug/diagnostics` say, and what connected proxies refuse. Only the leader writes them.
+//! Nothing that is written here comes back as a change, since sources read neither `status` nor Events.
 
-mod agenda;
+mod api_server;
 mod condition;
 mod event;
+mod object;
 mod report;
-mod server;
+mod work_queue;
 
 use std::{
     sync::{
@@ -23,64 +24,66 @@ use prometheus_client::{metrics::family::Family, registry::Registry};
 use smol_str::SmolStr;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    agenda::{Agenda, Task},
+    api_server::{ApiServer, RequestError},
+    object::ReadObject,
     report::{Report, reports},
-    server::{Seen, Server, Trouble},
+    work_queue::{WorkQueue, Write},
 };
 use crate::{
     api::{Diagnostic, Kind, ObjectKey},
     metrics::ExactCounter,
+    timer::until,
     xds::ledger::Ledger,
 };
 
-/// How often it is looked for what proxies refuse.
+/// How often the refusals of proxies are read.
 const LOOK: Duration = Duration::from_secs(2);
-/// Objects are written about one after the other, so far apart: the API server has other callers.
+/// The time between two objects, since the API server has other callers.
 const PACE: Duration = Duration::from_millis(100);
-/// So many Events at a time about one object; the condition has all.
+/// The most Events about an object at a time. The condition has all lines.
 const MOST_EVENTS: usize = 5;
 
-/// Who writes, and where.
+/// Which cluster is written to, and in whose name.
 #[derive(Clone)]
 pub struct Settings {
-    /// Asks the API server.
+    /// The client of the API server.
     pub client: Client,
-    /// The cluster that it serves: objects of others are not written about.
+    /// The cluster of the API server. Objects of other clusters are not written about.
     pub cluster: SmolStr,
-    /// The namespace of this control plane, with ConfigMap `istio`.
+    /// The namespace of this control plane, which has ConfigMap `istio`.
     pub namespace: SmolStr,
-    /// Its revision; empty or `default` for the one without a name. Others have a condition of their own.
+    /// The revision of this control plane; empty or `default` for the one without a name. Each has a condition of its own.
     pub revision: SmolStr,
-    /// What Events name as their reporter; the pod's name.
+    /// The name of the pod, which Events name as their reporter.
     pub instance: String,
-    /// For times that are written.
+    /// Returns the current time.
     pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
 }
 
-/// What is written about.
+/// What is written, and whether this replica writes it.
 pub struct Inputs {
-    /// The findings that stand.
+    /// All current findings.
     pub findings: watch::Receiver<Arc<Vec<Diagnostic>>>,
-    /// What proxies refuse.
+    /// The refusals of proxies.
     pub ledger: Arc<Ledger>,
-    /// Whether this replica is the one that writes.
+    /// Whether this replica is the leader.
     pub leader: watch::Receiver<bool>,
 }
 
-/// Counts what is written.
+/// Counters of what is written.
 #[derive(Clone, Debug, Default)]
 pub struct StatusMetrics {
     writes: Family<[(&'static str, &'static str); 2], ExactCounter>,
 }
 
-/// Writes until `shutdown`. Losing the API server, or a right, loses nothing: what could not be written is tried again.
+/// Writes until `shutdown`. What cannot be written, for want of the API server or of a right, is tried again.
 pub async fn run(settings: Settings, inputs: Inputs, metrics: StatusMetrics, shutdown: CancellationToken) {
-    let writer = Writer { server: Server::new(&settings), settings, metrics, troubled: AtomicBool::default() };
+    let writer = Writer { api_server: ApiServer::new(&settings), settings, metrics, failing: AtomicBool::default() };
     tokio::select! {
         () = writer.run(inputs) => {}
         () = shutdown.cancelled() => {}
@@ -88,11 +91,11 @@ pub async fn run(settings: Settings, inputs: Inputs, metrics: StatusMetrics, shu
 }
 
 struct Writer {
-    server: Server,
+    api_server: ApiServer,
     settings: Settings,
     metrics: StatusMetrics,
-    /// Whether the last attempt failed.
-    troubled: AtomicBool,
+    /// Whether the last write failed.
+    failing: AtomicBool,
 }
 
 impl Writer {
@@ -109,10 +112,10 @@ impl Writer {
         }
     }
 
-    /// Writes for as long as this replica leads; what the leader before wrote is taken over.
+    /// Writes as the leader, and takes over what an earlier leader wrote.
     async fn lead(&self, findings: &mut watch::Receiver<Arc<Vec<Diagnostic>>>, ledger: &Ledger) {
-        let mut agenda = Agenda::default();
-        self.adopt(&mut agenda).await;
+        let mut queue = WorkQueue::default();
+        self.adopt(&mut queue).await;
         let mut look = tokio::time::interval(LOOK);
         findings.mark_changed();
         let mut refused = Vec::new();
@@ -124,18 +127,18 @@ impl Writer {
                         return;
                     }
                     stand = Arc::clone(&findings.borrow_and_update());
-                    agenda.want(reports(&stand, &refused, &self.settings.cluster), Instant::now());
+                    queue.set_reports(reports(&stand, &refused, &self.settings.cluster), Instant::now());
                 }
                 _ = look.tick() => {
                     let now = ledger.refusals();
                     if now != refused {
                         refused = now;
-                        agenda.want(reports(&stand, &refused, &self.settings.cluster), Instant::now());
+                        queue.set_reports(reports(&stand, &refused, &self.settings.cluster), Instant::now());
                     }
                 }
-                () = until(agenda.when()) => {
-                    if let Some((key, task)) = agenda.next(Instant::now()) {
-                        self.carry_out(&mut agenda, key, task).await;
+                () = until(queue.due()) => {
+                    if let Some((key, write)) = queue.next(Instant::now()) {
+                        self.carry_out(&mut queue, key, write).await;
                         sleep(PACE).await;
                     }
                 }
@@ -143,80 +146,80 @@ impl Writer {
         }
     }
 
-    /// Objects that bear a condition of ours which says that something is wrong: perhaps it no longer is.
-    async fn adopt(&self, agenda: &mut Agenda) {
+    /// Adds the objects whose condition says that something is wrong, as that may no longer be true.
+    async fn adopt(&self, queue: &mut WorkQueue) {
         for kind in Kind::ALL.into_iter().filter(|kind| kind.is_istio()) {
-            match self.server.conditioned(kind).await {
-                Ok(found) => found.into_iter().for_each(|key| agenda.adopt(key, Instant::now())),
-                Err(trouble) => tracing::warn!(kind = kind.as_str(), %trouble, "conditions of an earlier leader are not taken over"),
+            match self.api_server.list_complaints(kind).await {
+                Ok(found) => found.into_iter().for_each(|key| queue.adopt(key, Instant::now())),
+                Err(error) => tracing::warn!(kind = kind.as_str(), %error, "conditions of an earlier leader are not taken over"),
             }
         }
     }
 
-    async fn carry_out(&self, agenda: &mut Agenda, key: ObjectKey, task: Task) {
-        match self.write(&key, &task).await {
-            Ok(told) => {
-                self.troubled.store(false, Ordering::Relaxed);
-                agenda.done(key, &task, told, Instant::now());
+    async fn carry_out(&self, queue: &mut WorkQueue, key: ObjectKey, write: Write) {
+        match self.write(&key, &write).await {
+            Ok(events) => {
+                self.failing.store(false, Ordering::Relaxed);
+                queue.succeeded(key, &write, events, Instant::now());
             }
-            Err(trouble) => {
-                self.tell_of(&key, &trouble);
-                agenda.failed(key, Instant::now());
+            Err(error) => {
+                self.log_failure(&key, &error);
+                queue.failed(key, Instant::now());
             }
         }
     }
 
-    // Once: what keeps us from writing about one object mostly does so for all.
-    fn tell_of(&self, key: &ObjectKey, trouble: &Trouble) {
+    /// Logs a failure. Only the first of several is a warning, since mostly the same keeps us from writing about any object.
+    fn log_failure(&self, key: &ObjectKey, error: &RequestError) {
         let message = "its status is not written; tried again until it is";
-        match self.troubled.swap(true, Ordering::Relaxed) {
-            false => tracing::warn!(object = %key, %trouble, message),
-            true => tracing::debug!(object = %key, %trouble, message),
+        match self.failing.swap(true, Ordering::Relaxed) {
+            false => tracing::warn!(object = %key, %error, message),
+            true => tracing::debug!(object = %key, %error, message),
         }
     }
 
-    /// Writes what there is to say; gives the lines that Events tell of now.
-    async fn write(&self, key: &ObjectKey, task: &Task) -> Result<Vec<report::Line>, Trouble> {
-        let Some(seen) = self.server.get(key).await? else { return Ok(Vec::new()) };
-        let report = task.report.as_ref();
-        let mended = report.is_none() && self.stands_wrong(&seen, task);
+    /// Writes about one object, and returns the lines of which there are Events now.
+    async fn write(&self, key: &ObjectKey, write: &Write) -> Result<Vec<report::Line>, RequestError> {
+        let Some(object) = self.api_server.get(key).await? else { return Ok(Vec::new()) };
+        let report = write.report.as_ref();
+        let mended = report.is_none() && self.has_complained(&object, write);
         if report.is_some() || mended {
-            self.write_condition(key, &seen, report.unwrap_or(&Report::accepted())).await?;
+            self.write_condition(key, &object, report.unwrap_or(&Report::accepted())).await?;
         }
-        let lines: Vec<report::Line> = task.untold(MOST_EVENTS);
+        let lines: Vec<report::Line> = write.new_lines(MOST_EVENTS);
         for line in &lines {
-            self.write_event(key, &seen, line).await?;
+            self.write_event(key, &object, line).await?;
         }
         if mended {
-            self.write_event(key, &seen, &report::Line::mended()).await?;
+            self.write_event(key, &object, &report::Line::mended()).await?;
         }
         Ok(lines)
     }
 
-    /// Whether somebody was told that the object is wrong.
-    fn stands_wrong(&self, seen: &Seen, task: &Task) -> bool {
-        task.was_told || condition::complains(&seen.status, &self.server.condition)
+    /// Returns whether an Event or the condition says that something is wrong.
+    fn has_complained(&self, object: &ReadObject, write: &Write) -> bool {
+        write.has_events || condition::complains(&object.status, &self.api_server.condition)
     }
 
-    async fn write_condition(&self, key: &ObjectKey, seen: &Seen, report: &Report) -> Result<(), Trouble> {
+    async fn write_condition(&self, key: &ObjectKey, object: &ReadObject, report: &Report) -> Result<(), RequestError> {
         if !key.kind.is_istio() {
             return Ok(());
         }
         let now = (self.settings.clock)();
-        let Some(status) = condition::status(&self.server.condition, seen, report, now) else { return Ok(()) };
-        let written = self.server.apply_status(key, seen, status).await;
+        let Some(status) = condition::status(&self.api_server.condition, object, report, now) else { return Ok(()) };
+        let written = self.api_server.apply_status(key, object, status).await;
         self.count("condition", &written);
         written
     }
 
-    async fn write_event(&self, key: &ObjectKey, seen: &Seen, line: &report::Line) -> Result<(), Trouble> {
-        let event = event::event(key, seen, line, &self.settings);
-        let written = self.server.post_event(&event, (self.settings.clock)()).await;
+    async fn write_event(&self, key: &ObjectKey, object: &ReadObject, line: &report::Line) -> Result<(), RequestError> {
+        let event = event::event(key, object, line, &self.settings);
+        let written = self.api_server.post_event(&event, (self.settings.clock)()).await;
         self.count("event", &written);
         written
     }
 
-    fn count(&self, what: &'static str, written: &Result<(), Trouble>) {
+    fn count(&self, what: &'static str, written: &Result<(), RequestError>) {
         let result = if written.is_ok() { "written" } else { "failed" };
         self.metrics.writes.get_or_create(&[("what", what), ("result", result)]).inc();
     }
@@ -229,16 +232,10 @@ impl StatusMetrics {
     }
 }
 
-// When nobody says more of it, the last word holds.
+/// Completes when this replica is no longer the leader.
 async fn lost(leader: &mut watch::Receiver<bool>) {
     if leader.wait_for(|leader| !leader).await.is_err() {
+        // Without a sender it stays the leader.
         std::future::pending().await
-    }
-}
-
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }

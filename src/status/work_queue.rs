@@ -1,4 +1,4 @@
-//! What is still to be written, and when. Pure.
+//! Which objects are to be written about, and when. The current time is passed in.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,102 +10,103 @@ use tokio::time::Instant;
 use super::report::{Line, Report};
 use crate::api::ObjectKey;
 
-/// What is wrong must stay so for this long: a mistake that is mended at once is none.
+/// How long an error must last before it is written: one that is mended at once is none.
 const SETTLE: Duration = Duration::from_secs(1);
-/// What is doubtful must stay so for longer: it often waits for what the same `kubectl apply` brings, or for pods to start.
-const SETTLE_DOUBT: Duration = Duration::from_secs(5);
-/// What could not be written is tried again after this time.
+/// How long a warning must last. Longer, as it often goes away with the rest of the same `kubectl apply`, or when pods start.
+const SETTLE_WARNING: Duration = Duration::from_secs(5);
+/// How long to wait after a write that failed.
 const RETRY: Duration = Duration::from_secs(10);
-/// What is written is looked at again: the object may have a new generation with the same mistake.
+/// When an object is looked at again after a write: it may have a new generation with the same mistake.
 const VERIFY: Duration = Duration::from_secs(60);
-/// The API server forgets Events after an hour.
+/// When an Event is repeated. The API server deletes Events after an hour.
 const REPEAT: Duration = Duration::from_secs(30 * 60);
 
-/// What there is to say, what was said, and which objects are due.
+/// The reports that are wanted, what was last written, and which objects are due.
 #[derive(Debug, Default)]
-pub(super) struct Agenda {
+pub(super) struct WorkQueue {
     wanted: BTreeMap<ObjectKey, Report>,
-    said: BTreeMap<ObjectKey, Said>,
+    written: BTreeMap<ObjectKey, LastWritten>,
     due: BTreeSet<(Instant, ObjectKey)>,
     due_at: BTreeMap<ObjectKey, Instant>,
 }
 
-/// What was said of an object.
+/// What was last written about an object.
 #[derive(Debug, Default)]
-struct Said {
-    /// Lines that Events told of, and when.
-    told: BTreeMap<Line, Instant>,
+struct LastWritten {
+    /// The lines of which there are Events, and when they were written.
+    events: BTreeMap<Line, Instant>,
 }
 
-/// One object to be written about.
+/// What is to be written about one object.
 #[derive(Debug)]
-pub(super) struct Task {
-    /// What is to be said; `None`: nothing is wrong any more.
+pub(super) struct Write {
+    /// The report; `None` if nothing is wrong any more.
     pub(super) report: Option<Report>,
-    /// Whether Events have told that something is wrong.
-    pub(super) was_told: bool,
-    fresh: BTreeSet<Line>,
+    /// Whether there are Events that say that something is wrong.
+    pub(super) has_events: bool,
+    /// The lines of which there are recent Events.
+    recent: BTreeSet<Line>,
 }
 
-impl Agenda {
-    /// This is all there is to say now.
-    pub(super) fn want(&mut self, reports: BTreeMap<ObjectKey, Report>, now: Instant) {
+impl WorkQueue {
+    /// Sets the reports of all objects.
+    pub(super) fn set_reports(&mut self, reports: BTreeMap<ObjectKey, Report>, now: Instant) {
         let before = std::mem::replace(&mut self.wanted, reports);
         let new = self.wanted.iter().filter(|(key, report)| before.get(*key) != Some(*report));
-        let new = new.map(|(key, report)| (key.clone(), if report.reason().is_accepted() { SETTLE_DOUBT } else { SETTLE }));
+        let new = new.map(|(key, report)| (key.clone(), if report.reason().is_accepted() { SETTLE_WARNING } else { SETTLE }));
         let gone = before.keys().filter(|key| !self.wanted.contains_key(*key)).map(|key| (key.clone(), SETTLE));
         for (key, settle) in new.chain(gone).collect::<Vec<_>>() {
-            self.plan(key, now + settle);
+            self.schedule(key, now + settle);
         }
     }
 
-    /// Something was said of this object before we came.
+    /// Adds an object about which an earlier leader wrote.
     pub(super) fn adopt(&mut self, key: ObjectKey, now: Instant) {
-        self.said.entry(key.clone()).or_default();
-        self.plan(key, now + SETTLE);
+        self.written.entry(key.clone()).or_default();
+        self.schedule(key, now + SETTLE);
     }
 
-    /// When the next object is due.
-    pub(super) fn when(&self) -> Option<Instant> {
+    /// Returns when the next object is due.
+    pub(super) fn due(&self) -> Option<Instant> {
         self.due.first().map(|(at, _)| *at)
     }
 
-    /// The object that is due, if one is.
-    pub(super) fn next(&mut self, now: Instant) -> Option<(ObjectKey, Task)> {
-        while self.when().is_some_and(|at| at <= now) {
+    /// Returns what to write about the first object that is due at `now`.
+    pub(super) fn next(&mut self, now: Instant) -> Option<(ObjectKey, Write)> {
+        while self.due().is_some_and(|at| at <= now) {
             let (_, key) = self.due.pop_first()?;
             self.due_at.remove(&key);
-            let (report, said) = (self.wanted.get(&key).cloned(), self.said.get(&key));
-            if report.is_none() && said.is_none() {
+            let (report, written) = (self.wanted.get(&key).cloned(), self.written.get(&key));
+            if report.is_none() && written.is_none() {
                 continue;
             }
-            let told = said.map(|said| &said.told);
-            let fresh = told.into_iter().flatten().filter(|(_, at)| now.duration_since(**at) < REPEAT).map(|(line, _)| line.clone());
-            let task = Task { report, was_told: told.is_some_and(|told| !told.is_empty()), fresh: fresh.collect() };
-            return Some((key, task));
+            let events = written.map(|written| &written.events);
+            let recent = events.into_iter().flatten().filter(|(_, at)| now.duration_since(**at) < REPEAT).map(|(line, _)| line.clone());
+            let has_events = events.is_some_and(|events| !events.is_empty());
+            return Some((key, Write { report, has_events, recent: recent.collect() }));
         }
         None
     }
 
-    /// The task is carried out, and Events told of these lines.
-    pub(super) fn done(&mut self, key: ObjectKey, task: &Task, told: Vec<Line>, now: Instant) {
-        let Some(report) = &task.report else {
-            self.said.remove(&key);
+    /// Records that a write succeeded, with Events of these lines.
+    pub(super) fn succeeded(&mut self, key: ObjectKey, write: &Write, events: Vec<Line>, now: Instant) {
+        let Some(report) = &write.report else {
+            self.written.remove(&key);
             return;
         };
-        let said = self.said.entry(key.clone()).or_default();
-        said.told.retain(|line, _| report.lines.contains(line));
-        said.told.extend(told.into_iter().map(|line| (line, now)));
-        self.plan(key, now + VERIFY);
+        let written = self.written.entry(key.clone()).or_default();
+        written.events.retain(|line, _| report.lines.contains(line));
+        written.events.extend(events.into_iter().map(|line| (line, now)));
+        self.schedule(key, now + VERIFY);
     }
 
-    /// The task could not be carried out.
+    /// Records that a write failed, so that it is tried again.
     pub(super) fn failed(&mut self, key: ObjectKey, now: Instant) {
-        self.plan(key, now + RETRY);
+        self.schedule(key, now + RETRY);
     }
 
-    // Whatever comes first.
-    fn plan(&mut self, key: ObjectKey, at: Instant) {
+    /// Makes an object due at this time, unless it is due earlier.
+    fn schedule(&mut self, key: ObjectKey, at: Instant) {
         match self.due_at.get(&key) {
             Some(before) if *before <= at => return,
             Some(before) => _ = self.due.remove(&(*before, key.clone())),
@@ -116,11 +117,11 @@ impl Agenda {
     }
 }
 
-impl Task {
-    /// The lines that no Event of late told of, the gravest first.
-    pub(super) fn untold(&self, most: usize) -> Vec<Line> {
+impl Write {
+    /// Returns those of the first `most` lines that have no recent Event, the most serious first.
+    pub(super) fn new_lines(&self, most: usize) -> Vec<Line> {
         let lines = self.report.iter().flat_map(|report| report.lines.iter());
-        lines.take(most).filter(|line| !self.fresh.contains(*line)).cloned().collect()
+        lines.take(most).filter(|line| !self.recent.contains(*line)).cloned().collect()
     }
 }
 
@@ -143,52 +144,52 @@ mod tests {
 
     #[test]
     fn what_is_mended_at_once_is_not_written_about() {
-        let (mut agenda, start) = (Agenda::default(), Instant::now());
-        agenda.want(wrong("a", &["x"]), start);
-        assert!(agenda.next(start).is_none() && agenda.when() == Some(start + SETTLE));
-        agenda.want(BTreeMap::new(), start);
-        assert!(agenda.next(start + SETTLE).is_none() && agenda.when().is_none());
+        let (mut queue, start) = (WorkQueue::default(), Instant::now());
+        queue.set_reports(wrong("a", &["x"]), start);
+        assert!(queue.next(start).is_none() && queue.due() == Some(start + SETTLE));
+        queue.set_reports(BTreeMap::new(), start);
+        assert!(queue.next(start + SETTLE).is_none() && queue.due().is_none());
     }
 
     #[test]
-    fn each_line_is_told_once_until_it_would_be_forgotten() {
-        let (mut agenda, start) = (Agenda::default(), Instant::now());
-        agenda.want(wrong("a", &["x"]), start);
+    fn each_line_has_one_event_until_it_would_be_deleted() {
+        let (mut queue, start) = (WorkQueue::default(), Instant::now());
+        queue.set_reports(wrong("a", &["x"]), start);
         let mut now = start + SETTLE;
-        let mut told = Vec::new();
+        let mut events = Vec::new();
         while now < start + Duration::from_secs(3_000) {
-            if let Some((key, task)) = agenda.next(now) {
-                told.push(task.untold(5));
-                agenda.done(key, &task, task.untold(5), now);
-                agenda.want(wrong("a", &["x", "y"]), now);
+            if let Some((key, write)) = queue.next(now) {
+                events.push(write.new_lines(5));
+                queue.succeeded(key, &write, write.new_lines(5), now);
+                queue.set_reports(wrong("a", &["x", "y"]), now);
             }
-            now = agenda.when().unwrap();
+            now = queue.due().unwrap();
         }
-        told.retain(|lines| !lines.is_empty());
-        assert_eq!(told, [vec![line("x")], vec![line("y")], vec![line("x"), line("y")]]);
+        events.retain(|lines| !lines.is_empty());
+        assert_eq!(events, [vec![line("x")], vec![line("y")], vec![line("x"), line("y")]]);
     }
 
     #[test]
     fn what_is_mended_is_written_once() {
-        let (mut agenda, start) = (Agenda::default(), Instant::now());
-        agenda.want(wrong("a", &["x"]), start);
-        let (key, task) = agenda.next(start + SETTLE).unwrap();
-        agenda.done(key, &task, task.untold(5), start + SETTLE);
-        agenda.want(BTreeMap::new(), start + SETTLE);
-        let (key, task) = agenda.next(start + SETTLE + SETTLE).unwrap();
-        assert!(task.report.is_none() && task.was_told && task.untold(5).is_empty());
-        agenda.done(key, &task, Vec::new(), start + SETTLE);
-        assert!(agenda.next(start + VERIFY + VERIFY).is_none() && agenda.when().is_none());
+        let (mut queue, start) = (WorkQueue::default(), Instant::now());
+        queue.set_reports(wrong("a", &["x"]), start);
+        let (key, write) = queue.next(start + SETTLE).unwrap();
+        queue.succeeded(key, &write, write.new_lines(5), start + SETTLE);
+        queue.set_reports(BTreeMap::new(), start + SETTLE);
+        let (key, write) = queue.next(start + SETTLE + SETTLE).unwrap();
+        assert!(write.report.is_none() && write.has_events && write.new_lines(5).is_empty());
+        queue.succeeded(key, &write, Vec::new(), start + SETTLE);
+        assert!(queue.next(start + VERIFY + VERIFY).is_none() && queue.due().is_none());
     }
 
     #[test]
     fn what_fails_is_tried_again_and_what_was_taken_over_is_looked_at() {
-        let (mut agenda, start) = (Agenda::default(), Instant::now());
-        agenda.adopt(object("a"), start);
-        let (key, task) = agenda.next(start + SETTLE).unwrap();
-        assert!(task.report.is_none() && !task.was_told);
-        agenda.failed(key, start);
-        assert_eq!(agenda.when(), Some(start + RETRY));
-        assert_eq!(agenda.next(start + RETRY).unwrap().0, object("a"));
+        let (mut queue, start) = (WorkQueue::default(), Instant::now());
+        queue.adopt(object("a"), start);
+        let (key, write) = queue.next(start + SETTLE).unwrap();
+        assert!(write.report.is_none() && !write.has_events);
+        queue.failed(key, start);
+        assert_eq!(queue.due(), Some(start + RETRY));
+        assert_eq!(queue.next(start + RETRY).unwrap().0, object("a"));
     }
 }

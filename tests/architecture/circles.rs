@@ -20,7 +20,6 @@ const STILL_CIRCULAR: &[(&str, &[&str])] = &[
     ("mesh", &["engine", "policy", "routing", "world"]),
     ("serve", &["discovery", "identity"]),
     ("serve", &["serving_files", "tls"]),
-    ("status", &["condition", "server"]),
     ("translate", &["cluster", "endpoint"]),
     ("translate::listener::outbound", &["merge", "plan"]),
     ("translate::route", &["action", "selection"]),

@@ -1,8 +1,8 @@
-//! The CA in Secrets of our namespace (contract §4.4): `cacerts` if somebody gave us one, else a self-signed root in
-//! `istio-ca-secret`, made by whichever replica is first.
+//! Reads and keeps the CA in Secrets of our namespace (contract §4.4): `cacerts` if a user provides it, otherwise a
+//! self-signed root in `istio-ca-secret`, which the first replica makes.
 //!
-//! While running, what the Secrets say is offered to the CA in use: the same rules as for a folder. Nothing that a Secret
-//! says, or that it is gone, ends signing with what is loaded.
+//! Later contents of the Secrets are offered to the CA in use by the same rules as for a folder. Signing with the loaded CA
+//! goes on whatever a Secret holds, and even if it is deleted.
 
 #[cfg(test)]
 mod tests;
@@ -30,70 +30,74 @@ use crate::identity::{
     metrics::CaMetrics,
 };
 
-/// The Secret that somebody gives us.
+/// The Secret with a CA that a user provides.
 pub const CACERTS: &str = "cacerts";
-/// The Secret of the self-signed root.
+/// The Secret with the self-signed root.
 pub const SELF_SIGNED: &str = "istio-ca-secret";
 const SELF_SIGNED_TYPE: &str = "istio.io/ca-root";
-/// istiod's mark on a `cacerts` that it made itself (`USE_CACERTS_FOR_SELF_SIGNED_CA`): it holds a root and its key.
+/// The entry by which istiod marks a `cacerts` that it made itself (`USE_CACERTS_FOR_SELF_SIGNED_CA`), with a root and its
+/// key.
 const GENERATED: &str = "istio-generated";
-/// How often the end of a self-signed root is looked at.
+/// How often it is checked whether a self-signed root is to be renewed.
 const RENEWAL_CHECK: Duration = Duration::from_secs(3600);
 
 type Entries = BTreeMap<String, Vec<u8>>;
 
-/// Reads and keeps them.
+/// Reads and keeps the Secrets.
 #[derive(Clone)]
 pub struct CaSecrets {
-    /// Asks the API server.
+    /// The client of the API server.
     pub client: Client,
     /// Our namespace.
     pub namespace: String,
-    /// How a root is made when there is none.
+    /// How a root is made if there is none.
     pub self_signed: SelfSigned,
-    /// What time it is.
+    /// Returns the current time.
     pub clock: Clock,
-    /// Counters.
+    /// The counters.
     pub metrics: ControllerMetrics,
-    /// Shows when the CA expires.
+    /// The metrics that show when the CA expires.
     pub ca_metrics: CaMetrics,
 }
 
-/// Which Secret the CA in use came from.
+/// Which Secret the CA in use comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// An intermediate in `cacerts`.
-    Given,
+pub enum CaOrigin {
+    /// An intermediate CA in `cacerts`.
+    Provided,
     /// A self-signed root in the Secret of this name.
     SelfSigned(&'static str),
 }
 
-/// Why there is no CA: for a person to settle. An API server that is away is waited for instead.
+/// Why there is no CA, which only a person can mend. An API server that cannot be reached is waited for instead.
 #[derive(Debug, thiserror::Error)]
 pub enum CaSecretError {
-    /// The Secret holds none that can be used.
+    /// The Secret holds no usable CA.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// A root cannot be made or renewed.
+    /// A self-signed root cannot be made or renewed.
     #[error("Secret {SELF_SIGNED}: {0}")]
     SelfSigned(#[from] SelfSignedError),
 }
 
-enum Trouble {
-    Refused(CaSecretError),
+/// Why an attempt to load the CA failed.
+enum AttemptError {
+    /// A person must mend it.
+    Permanent(CaSecretError),
+    /// A request about this Secret failed.
     Api(&'static str, kube::Error),
-    /// Another replica wrote at the same moment.
-    Race,
+    /// Another replica wrote at the same time.
+    Conflict,
 }
 
 // === impl CaSecrets ===
 
 impl CaSecrets {
-    /// The CA to sign with. Waits for the API server, and for the right to read.
+    /// Loads the CA to sign with. Waits for the API server, and for the right to read.
     ///
     /// # Errors
-    /// When a Secret is there and no good: signing with another root than the one meant would cut the mesh in two.
-    pub async fn load(&self) -> Result<(SigningCa, Origin), CaSecretError> {
+    /// When a Secret exists but cannot be used: signing with another root than the user meant would cut the mesh in two.
+    pub async fn load(&self) -> Result<(SigningCa, CaOrigin), CaSecretError> {
         let mut pause = Duration::from_millis(200);
         loop {
             match self.try_load().await {
@@ -102,9 +106,9 @@ impl CaSecrets {
                     self.ca_metrics.set_expiry(ca.root().not_after, ca.not_after());
                     return Ok((ca, origin));
                 }
-                Err(Trouble::Refused(error)) => return Err(error),
-                Err(Trouble::Race) => info!(secret = SELF_SIGNED, "another replica was faster; its root is read"),
-                Err(Trouble::Api(secret, error)) => {
+                Err(AttemptError::Permanent(error)) => return Err(error),
+                Err(AttemptError::Conflict) => info!(secret = SELF_SIGNED, "another replica was faster; its root is read"),
+                Err(AttemptError::Api(secret, error)) => {
                     warn!(namespace = self.namespace, secret, %error, "waiting for the CA's Secret");
                     sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(5));
@@ -113,73 +117,74 @@ impl CaSecrets {
         }
     }
 
-    /// Runs until `shutdown`: offers what the Secrets say to `handle`, and renews a self-signed root before it expires.
-    pub async fn keep(self, handle: Arc<CaHandle>, origin: Origin, shutdown: CancellationToken) {
+    /// Offers the contents of the Secrets to `handle` and renews a self-signed root before it expires, until `shutdown`.
+    pub async fn keep(self, handle: Arc<CaHandle>, origin: CaOrigin, shutdown: CancellationToken) {
         let (mut given, mut own) = (self.events(CACERTS), self.events(SELF_SIGNED));
-        let mut keeping = Keeping { secrets: self, handle, origin };
+        let mut keeper = Keeper { secrets: self, handle, origin };
         let mut checks = interval(RENEWAL_CHECK);
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                Some(event) = given.next() => keeping.take(CACERTS, event),
-                Some(event) = own.next() => keeping.take(SELF_SIGNED, event),
-                _ = checks.tick() => keeping.check_renewal().await,
+                Some(event) = given.next() => keeper.apply(CACERTS, event),
+                Some(event) = own.next() => keeper.apply(SELF_SIGNED, event),
+                _ = checks.tick() => keeper.check_renewal().await,
             }
         }
     }
 
-    async fn try_load(&self) -> Result<(SigningCa, Origin), Trouble> {
+    async fn try_load(&self) -> Result<(SigningCa, CaOrigin), AttemptError> {
         let mut fallback = None;
         if let Some(secret) = self.get(CACERTS).await? {
             let entries = entries_of(&secret);
             if entries.contains_key(GENERATED) {
                 fallback = Some((CACERTS, secret));
             } else {
-                match load_entries(&self.place(CACERTS), &entries, (self.clock)()) {
+                match load_entries(&self.description(CACERTS), &entries, (self.clock)()) {
                     Ok(ca) => {
-                        log_form(&entries);
-                        return Ok((ca, Origin::Given));
+                        log_format(&entries);
+                        return Ok((ca, CaOrigin::Provided));
                     }
                     Err(LoadError::Empty { .. }) => {
                         warn!(namespace = self.namespace, secret = CACERTS, "holds no CA; a self-signed one is used")
                     }
-                    Err(error) => return Err(Trouble::Refused(error.into())),
+                    Err(error) => return Err(AttemptError::Permanent(error.into())),
                 }
             }
         }
-        // As istiod: its own Secret comes before one that it only might have made.
+        // As in istiod, its own Secret takes precedence over a `cacerts` that another istiod made.
         let present = self.get(SELF_SIGNED).await?.map(|secret| (SELF_SIGNED, secret)).or(fallback);
         let (name, entries) = match present {
-            Some((name, secret)) => (name, self.renewed(name, secret).await?),
-            None => (SELF_SIGNED, self.created().await?),
+            Some((name, secret)) => (name, self.renew_if_due(name, secret).await?),
+            None => (SELF_SIGNED, self.create().await?),
         };
-        let ca = load_self_signed(&self.place(name), &entries, (self.clock)()).map_err(|error| Trouble::Refused(error.into()))?;
-        Ok((ca, Origin::SelfSigned(name)))
+        let ca =
+            load_self_signed(&self.description(name), &entries, (self.clock)()).map_err(|error| AttemptError::Permanent(error.into()))?;
+        Ok((ca, CaOrigin::SelfSigned(name)))
     }
 
-    async fn created(&self) -> Result<Entries, Trouble> {
-        let entries = self.self_signed.generate((self.clock)()).map_err(|error| Trouble::Refused(error.into()))?;
+    async fn create(&self) -> Result<Entries, AttemptError> {
+        let entries = self.self_signed.generate((self.clock)()).map_err(|error| AttemptError::Permanent(error.into()))?;
         let metadata = ObjectMeta { name: Some(SELF_SIGNED.into()), ..ObjectMeta::default() };
         let data = Some(data_of(&entries));
         let secret = Secret { metadata, data, type_: Some(SELF_SIGNED_TYPE.into()), ..Secret::default() };
-        self.api().create(&PostParams::default(), &secret).await.map_err(|error| trouble(SELF_SIGNED, error))?;
-        info!(namespace = self.namespace, secret = SELF_SIGNED, "made a self-signed root, since there was none");
+        self.api().create(&PostParams::default(), &secret).await.map_err(|error| attempt_error(SELF_SIGNED, error))?;
+        info!(namespace = self.namespace, secret = SELF_SIGNED, "made a self-signed root, as there was none");
         Ok(entries)
     }
 
-    /// The Secret's entries, replaced by those of a renewed root if it was time.
-    async fn renewed(&self, name: &'static str, secret: Secret) -> Result<Entries, Trouble> {
+    /// Returns the entries of the Secret, after renewing the root in it if that is due.
+    async fn renew_if_due(&self, name: &'static str, secret: Secret) -> Result<Entries, AttemptError> {
         let entries = entries_of(&secret);
         let renewed = self.self_signed.renew(&entries, (self.clock)());
-        let Some(renewed) = renewed.map_err(|error| Trouble::Refused(error.into()))? else { return Ok(entries) };
+        let Some(renewed) = renewed.map_err(|error| AttemptError::Permanent(error.into()))? else { return Ok(entries) };
         let secret = Secret { data: Some(data_of(&renewed)), ..secret };
-        self.api().replace(name, &PostParams::default(), &secret).await.map_err(|error| trouble(name, error))?;
+        self.api().replace(name, &PostParams::default(), &secret).await.map_err(|error| attempt_error(name, error))?;
         info!(namespace = self.namespace, secret = name, "renewed the self-signed root under its own key and name");
         Ok(renewed)
     }
 
-    async fn get(&self, name: &'static str) -> Result<Option<Secret>, Trouble> {
-        self.api().get_opt(name).await.map_err(|error| Trouble::Api(name, error))
+    async fn get(&self, name: &'static str) -> Result<Option<Secret>, AttemptError> {
+        self.api().get_opt(name).await.map_err(|error| AttemptError::Api(name, error))
     }
 
     fn api(&self) -> Api<Secret> {
@@ -191,7 +196,7 @@ impl CaSecrets {
         kube::runtime::watcher(self.api(), selection).default_backoff().boxed()
     }
 
-    fn place(&self, name: &str) -> String {
+    fn description(&self, name: &str) -> String {
         format!("Secret {}/{name}", self.namespace)
     }
 }
@@ -202,17 +207,17 @@ impl std::fmt::Debug for CaSecrets {
     }
 }
 
-/// The CA in use, and where it came from.
-struct Keeping {
+/// Keeps the CA in use up to date with the Secrets.
+struct Keeper {
     secrets: CaSecrets,
     handle: Arc<CaHandle>,
-    origin: Origin,
+    origin: CaOrigin,
 }
 
-// === impl Keeping ===
+// === impl Keeper ===
 
-impl Keeping {
-    fn take(&mut self, name: &'static str, event: watcher::Result<Event<Secret>>) {
+impl Keeper {
+    fn apply(&mut self, name: &'static str, event: watcher::Result<Event<Secret>>) {
         match event {
             Ok(Event::Apply(secret) | Event::InitApply(secret)) => self.consider(name, &entries_of(&secret)),
             Ok(Event::Delete(_)) if self.is_source(name) => {
@@ -232,13 +237,13 @@ impl Keeping {
 
     fn consider(&mut self, name: &'static str, entries: &Entries) {
         let generated = name == SELF_SIGNED || entries.contains_key(GENERATED);
-        // Once a CA was given, what others sign with by themselves does not matter.
+        // With a provided CA in use, self-signed roots do not matter.
         if generated && !self.is_source(name) {
             return;
         }
-        let place = self.secrets.place(name);
+        let description = self.secrets.description(name);
         let load = if generated { load_self_signed } else { load_entries };
-        let offered = match load(&place, entries, (self.secrets.clock)()) {
+        let offered = match load(&description, entries, (self.secrets.clock)()) {
             Ok(offered) => offered,
             Err(LoadError::Empty { .. }) if !self.is_source(name) => return,
             Err(error) => return self.refuse(name, &error),
@@ -256,8 +261,8 @@ impl Keeping {
         if generated {
             info!(not_after = %ca.not_after(), "Successfully reloaded the renewed self-signed root");
         } else {
-            self.origin = Origin::Given;
-            log_form(entries);
+            self.origin = CaOrigin::Provided;
+            log_format(entries);
             info!(
                 subject = ca.certificate().subject, serial = ca.certificate().serial, not_after = %ca.not_after(),
                 "Istiod has detected the newly added intermediate CA and updated its key and certs accordingly"
@@ -273,37 +278,39 @@ impl Keeping {
         error!(namespace = self.secrets.namespace, secret = name, %error, "the Secret changed and is refused; signing goes on with the CA in use");
     }
 
-    /// The watch brings what was written, to this replica and the others.
+    /// Renews the root in the Secret if that is due. The watch brings the renewed root to this replica and to all others.
     async fn check_renewal(&self) {
-        let Origin::SelfSigned(name) = self.origin else { return };
+        let CaOrigin::SelfSigned(name) = self.origin else { return };
         let checked = match self.secrets.get(name).await {
-            Ok(Some(secret)) => self.secrets.renewed(name, secret).await.map(drop),
+            Ok(Some(secret)) => self.secrets.renew_if_due(name, secret).await.map(drop),
             Ok(None) => Ok(()),
-            Err(trouble) => Err(trouble),
+            Err(error) => Err(error),
         };
         match checked {
-            Ok(()) | Err(Trouble::Race) => {}
-            Err(Trouble::Api(_, error)) => warn!(secret = name, %error, "whether the root is to be renewed is checked later"),
-            Err(Trouble::Refused(error)) => error!(secret = name, %error, "the self-signed root cannot be renewed"),
+            Ok(()) | Err(AttemptError::Conflict) => {}
+            Err(AttemptError::Api(_, error)) => {
+                warn!(secret = name, %error, "cannot check whether the root is to be renewed; checking again later")
+            }
+            Err(AttemptError::Permanent(error)) => error!(secret = name, %error, "the self-signed root cannot be renewed"),
         }
     }
 
     fn is_source(&self, name: &str) -> bool {
         match self.origin {
-            Origin::Given => name == CACERTS,
-            Origin::SelfSigned(source) => name == source,
+            CaOrigin::Provided => name == CACERTS,
+            CaOrigin::SelfSigned(source) => name == source,
         }
     }
 }
 
-fn trouble(secret: &'static str, error: kube::Error) -> Trouble {
+fn attempt_error(secret: &'static str, error: kube::Error) -> AttemptError {
     match &error {
-        kube::Error::Api(status) if status.code == 409 => Trouble::Race,
-        _ => Trouble::Api(secret, error),
+        kube::Error::Api(status) if status.code == 409 => AttemptError::Conflict,
+        _ => AttemptError::Api(secret, error),
     }
 }
 
-fn log_form(entries: &Entries) {
+fn log_format(entries: &Entries) {
     match entries.contains_key("ca-cert.pem") {
         true => info!("Using istiod file format for signing ca files"),
         false => info!("Using kubernetes.io/tls secret type for signing ca files"),

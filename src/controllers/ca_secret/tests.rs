@@ -1,4 +1,4 @@
-//! Replicas that load at the same moment, from an API server in the process.
+//! Loading and keeping the CA, against an API server in this process.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
@@ -21,7 +21,7 @@ use crate::identity::{
     key::{KeyType, PrivateKey},
 };
 
-struct Store {
+struct SecretServer {
     secrets: Mutex<BTreeMap<String, Value>>,
     version: AtomicUsize,
     refusals: AtomicUsize,
@@ -31,9 +31,9 @@ struct Store {
     away: AtomicBool,
 }
 
-type Shared = State<Arc<Store>>;
+type Shared = State<Arc<SecretServer>>;
 
-impl Store {
+impl SecretServer {
     fn new(together: usize) -> Arc<Self> {
         Arc::new(Self {
             secrets: Mutex::default(),
@@ -134,7 +134,7 @@ fn given() -> Entries {
 
 #[tokio::test]
 async fn replicas_that_start_together_make_one_root() {
-    let store = Store::new(5);
+    let store = SecretServer::new(5);
     let replicas: Vec<_> = (0..5).map(|_| store.secrets(start())).collect();
     let loaded = futures::future::join_all(replicas.iter().map(CaSecrets::load)).await;
     let roots: Vec<_> = loaded.iter().map(|loaded| loaded.as_ref().unwrap().0.root_bundle().to_owned()).collect();
@@ -145,7 +145,7 @@ async fn replicas_that_start_together_make_one_root() {
 
 #[tokio::test]
 async fn replicas_that_find_an_old_root_renew_it_once() {
-    let store = Store::new(3);
+    let store = SecretServer::new(3);
     store.put(SELF_SIGNED, &generated());
     let now = start() + SignedDuration::from_hours(24 * 90);
     let replicas: Vec<_> = (0..3).map(|_| store.secrets(now)).collect();
@@ -158,16 +158,16 @@ async fn replicas_that_find_an_old_root_renew_it_once() {
 
 #[tokio::test]
 async fn what_was_given_comes_first_and_what_is_no_good_is_not_passed_over() {
-    let store = Store::new(0);
+    let store = SecretServer::new(0);
     store.put(SELF_SIGNED, &generated());
     store.put(CACERTS, &given());
     let (ca, origin) = store.secrets(start()).load().await.unwrap();
-    assert_eq!((ca.certificate().subject.as_str(), origin), ("O=Company, CN=signing", Origin::Given));
+    assert_eq!((ca.certificate().subject.as_str(), origin), ("O=Company, CN=signing", CaOrigin::Provided));
 
     let tls = [("tls.crt", "ca-cert.pem"), ("tls.key", "ca-key.pem"), ("ca.crt", "root-cert.pem")];
     let istio = given();
     store.put(CACERTS, &tls.into_iter().map(|(name, from)| (name.to_owned(), istio[from].clone())).collect());
-    assert_eq!(store.secrets(start()).load().await.unwrap().1, Origin::Given, "the form of kubernetes.io/tls");
+    assert_eq!(store.secrets(start()).load().await.unwrap().1, CaOrigin::Provided, "the form of kubernetes.io/tls");
 
     let mut half = given();
     half.remove("ca-key.pem");
@@ -176,24 +176,24 @@ async fn what_was_given_comes_first_and_what_is_no_good_is_not_passed_over() {
     assert!(refused.contains("Secret istio-system/cacerts") && refused.contains("ca-key.pem missing"), "{refused}");
 
     store.put(CACERTS, &BTreeMap::from([("note".to_owned(), b"to be filled".to_vec())]));
-    assert_eq!(store.secrets(start()).load().await.unwrap().1, Origin::SelfSigned(SELF_SIGNED));
+    assert_eq!(store.secrets(start()).load().await.unwrap().1, CaOrigin::SelfSigned(SELF_SIGNED));
 }
 
 #[tokio::test]
 async fn a_root_that_istiod_keeps_in_cacerts_is_used() {
-    let store = Store::new(0);
+    let store = SecretServer::new(0);
     let mut of_istiod = generated();
     of_istiod.insert(GENERATED.into(), Vec::new());
     store.put(CACERTS, &of_istiod);
     let (ca, origin) = store.secrets(start()).load().await.unwrap();
-    assert_eq!(origin, Origin::SelfSigned(CACERTS));
+    assert_eq!(origin, CaOrigin::SelfSigned(CACERTS));
     assert_eq!(ca.root_bundle().as_bytes(), of_istiod["root-cert.pem"]);
     assert!(!store.secrets.lock().contains_key(SELF_SIGNED));
 }
 
 #[tokio::test]
 async fn an_api_server_that_is_away_is_waited_for() {
-    let store = Store::new(0);
+    let store = SecretServer::new(0);
     store.away.store(true, SeqCst);
     let secrets = store.secrets(start());
     let load = secrets.load();
@@ -201,27 +201,27 @@ async fn an_api_server_that_is_away_is_waited_for() {
     assert!(tokio::time::timeout(Duration::from_millis(300), &mut load).await.is_err(), "there is no CA, and no answer");
     assert!(store.secrets.lock().is_empty());
     store.away.store(false, SeqCst);
-    assert_eq!(load.await.unwrap().1, Origin::SelfSigned(SELF_SIGNED));
+    assert_eq!(load.await.unwrap().1, CaOrigin::SelfSigned(SELF_SIGNED));
 }
 
 #[tokio::test]
 async fn what_the_secrets_say_later_is_offered_by_the_same_rules() {
-    let store = Store::new(0);
+    let store = SecretServer::new(0);
     let secrets = store.secrets(start());
     let (ca, origin) = secrets.load().await.unwrap();
     let entries = entries_of(&serde_json::from_value(store.secrets.lock()[SELF_SIGNED].clone()).unwrap());
-    let mut keeping = Keeping { secrets, handle: CaHandle::new(ca), origin };
-    let root = |keeping: &Keeping| keeping.handle.current().root().clone();
-    let before = root(&keeping);
+    let mut keeper = Keeper { secrets, handle: CaHandle::new(ca), origin };
+    let root = |keeper: &Keeper| keeper.handle.current().root().clone();
+    let before = root(&keeper);
 
-    keeping.consider(CACERTS, &given());
-    assert_eq!((root(&keeping), keeping.origin), (before.clone(), Origin::SelfSigned(SELF_SIGNED)), "another root needs a restart");
-    keeping.consider(SELF_SIGNED, &generated());
-    assert_eq!(root(&keeping), before, "and so does another self-signed one");
-    let renewed = keeping.secrets.self_signed.renew(&entries, start() + SignedDuration::from_hours(24 * 90)).unwrap().unwrap();
-    keeping.secrets.clock = Arc::new(|| start() + SignedDuration::from_hours(24 * 91));
-    keeping.consider(SELF_SIGNED, &renewed);
-    assert_ne!(root(&keeping), before, "its own, renewed, does not");
-    keeping.consider(SELF_SIGNED, &BTreeMap::new());
-    assert_ne!(root(&keeping), before, "an emptied Secret changes nothing");
+    keeper.consider(CACERTS, &given());
+    assert_eq!((root(&keeper), keeper.origin), (before.clone(), CaOrigin::SelfSigned(SELF_SIGNED)), "another root needs a restart");
+    keeper.consider(SELF_SIGNED, &generated());
+    assert_eq!(root(&keeper), before, "and so does another self-signed one");
+    let renewed = keeper.secrets.self_signed.renew(&entries, start() + SignedDuration::from_hours(24 * 90)).unwrap().unwrap();
+    keeper.secrets.clock = Arc::new(|| start() + SignedDuration::from_hours(24 * 91));
+    keeper.consider(SELF_SIGNED, &renewed);
+    assert_ne!(root(&keeper), before, "its own, renewed, does not");
+    keeper.consider(SELF_SIGNED, &BTreeMap::new());
+    assert_ne!(root(&keeper), before, "an emptied Secret changes nothing");
 }

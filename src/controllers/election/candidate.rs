@@ -1,28 +1,28 @@
-//! Who leads, as a state machine: what a Lease says goes in, what to write comes out. No clock, no API server.
+//! Leader election as a state machine: it is given what the Lease says, and returns what to write. No clock, no API server.
 //!
-//! The rules are those of client-go: a record is believed for its duration from when *we* first saw it, so that the
-//! clocks of two nodes need not agree; a leader that could not renew for half of that steps down by itself, long
-//! before another takes over.
+//! The rules are those of client-go. A record counts for its duration from when *we* first saw it, so that the clocks of two
+//! nodes need not agree. A leader that could not renew for half of that time steps down by itself, long before another takes
+//! over.
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-/// How long a Lease holds and how often it is looked at (contract §8.2).
+/// How long a Lease holds, and how often it is read (contract §8.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// Others may take over when it was not renewed for so long.
+    /// Others may take over if it was not renewed for this long.
     pub lease: Duration,
-    /// A leader that could not renew it for so long stops to lead.
+    /// A leader that could not renew it for this long steps down.
     pub renew: Duration,
-    /// How often it is tried.
+    /// The time between attempts to get or renew it.
     pub retry: Duration,
 }
 
-/// What a Lease says.
+/// The record in a Lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Record {
-    /// `holderIdentity`; empty: released.
+    /// `holderIdentity`; empty if the Lease was released.
     pub(super) holder: String,
     /// `leaseDurationSeconds`
     pub(super) duration: Duration,
@@ -30,11 +30,11 @@ pub(super) struct Record {
     pub(super) acquired: Timestamp,
     /// `renewTime`
     pub(super) renewed: Timestamp,
-    /// `leaseTransitions`: how often it went to another.
+    /// `leaseTransitions`: how often the Lease went to another holder.
     pub(super) transitions: i32,
 }
 
-/// One of those who want to lead.
+/// One of the processes that want to lead.
 #[derive(Debug)]
 pub(super) struct Candidate {
     identity: String,
@@ -52,7 +52,8 @@ impl Default for Timing {
 // === impl Timing ===
 
 impl Timing {
-    /// istiod's proportions: renewed for half of a lease, tried each quarter. A Lease says whole seconds.
+    /// Makes the timing of a Lease in istiod's proportions: a leader steps down after half of it, and attempts are made every
+    /// quarter. A Lease has whole seconds.
     pub fn of_lease(lease: Duration) -> Self {
         let lease = Duration::from_secs(lease.as_secs().max(1));
         Self { lease, renew: lease / 2, retry: lease / 4 }
@@ -62,12 +63,12 @@ impl Timing {
 // === impl Candidate ===
 
 impl Candidate {
-    /// Does not lead yet. No other candidate has the same identity.
+    /// Makes a candidate that does not lead. No other candidate may have the same identity.
     pub(super) fn new(identity: &str, timing: Timing) -> Self {
         Self { identity: identity.into(), timing, seen: None, renewed: None }
     }
 
-    /// What to write, now that the Lease was read (`None`: there is none); nothing while another leads.
+    /// Takes the record that was read (`None` if there is no Lease), and returns the one to write; `None` while another leads.
     pub(super) fn observe(&mut self, read: Option<Record>, now: Timestamp) -> Option<Record> {
         let Some(read) = read else { return Some(self.record(now, 0, now)) };
         if self.seen.as_ref().is_none_or(|(seen, _)| *seen != read) {
@@ -81,18 +82,18 @@ impl Candidate {
         (read.holder.is_empty() || expired).then(|| self.record(now, read.transitions.saturating_add(1), now))
     }
 
-    /// What was to be written is written: this candidate leads.
+    /// Records that the record was written, by which this candidate leads.
     pub(super) fn written(&mut self, record: Record, now: Timestamp) {
         self.renewed = Some(record.renewed);
         self.seen = Some((record, now));
     }
 
-    /// Until when it leads; `None`: it does not.
+    /// Returns until when this candidate leads; `None` if it does not.
     pub(super) fn leads_until(&self, now: Timestamp) -> Option<Timestamp> {
         self.renewed.map(|renewed| after(renewed, self.timing.renew)).filter(|end| now < *end)
     }
 
-    /// What to write to let another lead at once, if this one does.
+    /// Returns the record that lets another lead at once; `None` if this candidate does not lead.
     pub(super) fn release(&self, now: Timestamp) -> Option<Record> {
         let (record, _) = self.seen.as_ref().filter(|(record, _)| self.renewed.is_some() && record.holder == self.identity)?;
         Some(Record { holder: String::new(), duration: Duration::from_secs(1), renewed: now, ..record.clone() })

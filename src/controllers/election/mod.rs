@@ -1,7 +1,7 @@
-//! One of several replicas leads, by a Lease (contract §8.2).
+//! Elects one of several replicas as the leader, by a Lease (contract §8.2).
 //!
-//! Not by a crate: those that there are either bring a second `kube` into the tree or leave out that a leader steps
-//! down by itself when it cannot renew.
+//! No crate is used, since each of them either brings a second version of `kube` or lacks a leader that steps down by itself
+//! when it cannot renew its Lease.
 
 mod candidate;
 #[cfg(test)]
@@ -27,22 +27,22 @@ use self::candidate::{Candidate, Record};
 use super::ControllerMetrics;
 use crate::identity::Clock;
 
-/// Which Lease is wanted by whom.
+/// A candidate for the leadership that a Lease gives.
 #[derive(Clone)]
 pub struct Election {
-    /// Asks the API server.
+    /// The client of the API server.
     pub client: Client,
-    /// Namespace of the Lease.
+    /// The namespace of the Lease.
     pub namespace: String,
-    /// Name of the Lease.
+    /// The name of the Lease.
     pub name: String,
-    /// The candidate: no other has the same.
+    /// The name of the candidate, which no other has.
     pub identity: String,
-    /// How fast.
+    /// How long the Lease holds.
     pub timing: Timing,
-    /// What time it is.
+    /// Returns the current time.
     pub clock: Clock,
-    /// Shows who leads.
+    /// The metric that shows who leads.
     pub metrics: ControllerMetrics,
 }
 
@@ -56,7 +56,7 @@ struct Campaign {
 // === impl Election ===
 
 impl Election {
-    /// Runs for it until `shutdown`, and releases the Lease then. The receiver says whether this process leads.
+    /// Tries to lead until `shutdown`, and then releases the Lease. The receiver says whether this process leads.
     pub fn start(self, shutdown: CancellationToken) -> (watch::Receiver<bool>, impl Future<Output = ()> + Send + use<>) {
         let (leading, leads) = watch::channel(false);
         let api = Api::namespaced(self.client.clone(), &self.namespace);
@@ -79,9 +79,9 @@ impl Campaign {
         let work = async {
             loop {
                 self.attempt_in_time().await;
-                self.show();
+                self.publish();
                 sleep(self.pause()).await;
-                self.show();
+                self.publish();
             }
         };
         tokio::select! {
@@ -92,7 +92,8 @@ impl Campaign {
         self.release().await;
     }
 
-    /// A request that hangs must not outlast the time for which this process may believe that it leads.
+    /// Makes one attempt, which is given up before the leadership ends: a request that hangs must not make this process
+    /// believe that it still leads.
     async fn attempt_in_time(&mut self) {
         let now = (self.election.clock)();
         let retry = self.election.timing.retry;
@@ -114,7 +115,7 @@ impl Campaign {
         Ok(())
     }
 
-    /// The resourceVersion that was read makes the API server refuse the slower of two.
+    /// Writes the record. The resource version that was read makes the API server refuse the slower of two writers.
     async fn write(&self, read: Option<Lease>, record: &Record) -> Result<(), kube::Error> {
         match read {
             None => {
@@ -145,7 +146,7 @@ impl Campaign {
         }
     }
 
-    fn show(&self) {
+    fn publish(&self) {
         let leads = self.candidate.leads_until((self.election.clock)()).is_some();
         self.election.metrics.set_leader(&self.election.name, leads);
         let changed = self.leading.send_if_modified(|leading| std::mem::replace(leading, leads) != leads);
@@ -156,7 +157,7 @@ impl Campaign {
         }
     }
 
-    /// Until the next attempt, or until leadership ends, whatever is first.
+    /// Returns the time until the next attempt or until leadership ends, whichever is first.
     fn pause(&self) -> Duration {
         let (now, retry) = ((self.election.clock)(), self.election.timing.retry);
         self.candidate.leads_until(now).map_or(retry, |end| unsigned(end, now).min(retry))
@@ -194,7 +195,7 @@ fn spec(record: &Record) -> LeaseSpec {
     }
 }
 
-/// A name that no other process has, for one that is not a pod.
+/// Makes a name that no other process has, for a process that is not a pod.
 pub fn identity_outside_a_pod() -> String {
     let mut bytes = [0_u8; 8];
     // Without randomness two processes of one machine still differ by their ids.
