@@ -1,13 +1,13 @@
-//! Texts of annotations as values; an error says what the text must be, to stand after the text itself.
+//! Reads the texts of annotations as values. An error says what the text must be, and follows the text in a message.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-// What the kernel allows.
+/// The longest name of a network interface that the kernel allows.
 const LONGEST_INTERFACE_NAME: usize = 15;
 
-/// A value for a message: in quotes, long ones cut.
+/// Formats a value for a message: in quotes, and cut if it is long.
 pub(super) fn shown(text: &str) -> String {
     match text.char_indices().nth(60) {
         Some((cut, _)) => format!("{:?}…", &text[..cut]),
@@ -15,16 +15,18 @@ pub(super) fn shown(text: &str) -> String {
     }
 }
 
+/// Reads a text that is not empty.
 pub(super) fn present(text: &str) -> Result<String, String> {
     let text = text.trim();
     if text.is_empty() { Err("must not be empty".to_owned()) } else { Ok(text.to_owned()) }
 }
 
+/// Reads one of several words.
 pub(super) fn one_of(text: &str, allowed: &[&str]) -> Result<String, String> {
     if allowed.contains(&text) { Ok(text.to_owned()) } else { Err(format!("must be one of {}", allowed.join(", "))) }
 }
 
-/// The forms that Go's `strconv.ParseBool` takes.
+/// Reads a boolean in the forms of Go's `strconv.ParseBool`.
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
     match text {
         "true" | "True" | "TRUE" | "t" | "T" | "1" => Ok(true),
@@ -33,37 +35,42 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
+/// Reads a whole number of 0 or more.
 pub(super) fn count(text: &str) -> Result<i32, String> {
     text.parse().ok().filter(|number| *number >= 0).ok_or_else(|| "must be a whole number".to_owned())
 }
 
+/// Reads a whole number of 1 or more.
 pub(super) fn positive(text: &str) -> Result<i32, String> {
     count(text).ok().filter(|number| *number > 0).ok_or_else(|| "must be a whole number from 1".to_owned())
 }
 
+/// Reads a port number.
 pub(super) fn port(text: &str) -> Result<u16, String> {
     text.trim().parse().map_err(|_| "must be a port number".to_owned())
 }
 
+/// Reads port numbers joined by commas.
 pub(super) fn ports(text: &str) -> Result<String, String> {
-    list(text, |part| part.parse::<u16>().is_ok()).map_err(|part| format!("must be port numbers joined by commas; {} is none", shown(part)))
+    list(text, is_port).map_err(|part| format!("must be {}", not_ports(part)))
 }
 
+/// Reads port numbers joined by commas, or `*`.
 pub(super) fn ports_or_all(text: &str) -> Result<String, String> {
-    if text.trim() == "*" { Ok("*".to_owned()) } else { ports(text).map_err(|why| format!("must be *, or {}", &why["must be ".len()..])) }
+    all_or(text, is_port, not_ports)
 }
 
+/// Reads address ranges joined by commas.
 pub(super) fn ranges(text: &str) -> Result<String, String> {
-    list(text, |part| part.parse::<IpNet>().is_ok()).map_err(|part| {
-        let hint = if part.parse::<IpAddr>().is_ok() { ": a single address ends in /32 (IPv6: /128)" } else { "" };
-        format!("must be address ranges such as 10.0.0.0/8 joined by commas; {} is none{hint}", shown(part))
-    })
+    list(text, is_range).map_err(|part| format!("must be {}", not_ranges(part)))
 }
 
+/// Reads address ranges joined by commas, or `*`.
 pub(super) fn ranges_or_all(text: &str) -> Result<String, String> {
-    if text.trim() == "*" { Ok("*".to_owned()) } else { ranges(text).map_err(|why| format!("must be *, or {}", &why["must be ".len()..])) }
+    all_or(text, is_range, not_ranges)
 }
 
+/// Reads names of network interfaces joined by commas.
 pub(super) fn interfaces(text: &str) -> Result<String, String> {
     let is_name = |part: &str| {
         let letters = |c: char| !c.is_whitespace() && !c.is_control() && c != '/' && c != '!';
@@ -72,12 +79,13 @@ pub(super) fn interfaces(text: &str) -> Result<String, String> {
     list(text, is_name).map_err(|part| format!("must be names of network interfaces joined by commas; {} is none", shown(part)))
 }
 
+/// Reads `HOST:PORT`.
 pub(super) fn host_and_port(text: &str) -> Result<String, String> {
     let right = text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0));
     if right && !text.contains(char::is_whitespace) { Ok(text.to_owned()) } else { Err("must be HOST:PORT".to_owned()) }
 }
 
-/// A Kubernetes quantity that is not negative: `100m`, `1.5`, `128Mi`, `1e3`.
+/// Reads a Kubernetes quantity that is not negative: `100m`, `1.5`, `128Mi`, `1e3`.
 pub(super) fn quantity(text: &str) -> Result<String, String> {
     if is_quantity(text) { Ok(text.to_owned()) } else { Err("must be a quantity such as 100m, 0.5 or 128Mi".to_owned()) }
 }
@@ -96,7 +104,31 @@ fn is_suffix(suffix: &str) -> bool {
     UNITS.contains(&suffix) || exponent.is_some_and(|digits| !digits.is_empty() && digits.chars().all(|c| c.is_ascii_digit()))
 }
 
-// Elements without blanks around them, joined again; `Err`: the first that is not right. An empty text is an empty list.
+fn all_or(text: &str, is_right: impl Fn(&str) -> bool, expected: impl Fn(&str) -> String) -> Result<String, String> {
+    if text.trim() == "*" { Ok("*".to_owned()) } else { list(text, is_right).map_err(|part| format!("must be *, or {}", expected(part))) }
+}
+
+fn is_port(part: &str) -> bool {
+    part.parse::<u16>().is_ok()
+}
+
+/// Says what a list of ports is, and which part of the text is none.
+fn not_ports(part: &str) -> String {
+    format!("port numbers joined by commas; {} is none", shown(part))
+}
+
+fn is_range(part: &str) -> bool {
+    part.parse::<IpNet>().is_ok()
+}
+
+/// Says what a list of address ranges is, and which part of the text is none.
+fn not_ranges(part: &str) -> String {
+    let hint = if part.parse::<IpAddr>().is_ok() { ": a single address ends in /32 (IPv6: /128)" } else { "" };
+    format!("address ranges such as 10.0.0.0/8 joined by commas; {} is none{hint}", shown(part))
+}
+
+/// Returns the elements without blanks around them, joined by commas again. The error is the first element that is not
+/// right. An empty text is an empty list.
 fn list(text: &str, is_right: impl Fn(&str) -> bool) -> Result<String, &str> {
     let parts: Vec<&str> = text.split(',').map(str::trim).collect();
     match parts[..] {
@@ -128,7 +160,9 @@ mod tests {
         assert_eq!(ports(""), Ok(String::new()));
         assert_eq!(ports("80,"), Err(r#"must be port numbers joined by commas; "" is none"#.to_owned()));
         assert_eq!(ports_or_all("*"), Ok("*".to_owned()));
-        assert!(ports_or_all("80,*").unwrap_err().starts_with("must be *, or port numbers"));
+        assert_eq!(ports_or_all("80,*"), Err(r#"must be *, or port numbers joined by commas; "*" is none"#.to_owned()));
+        assert_eq!(ranges_or_all(" * "), Ok("*".to_owned()));
+        assert!(ranges_or_all("10.0.0.1").unwrap_err().starts_with("must be *, or address ranges such as 10.0.0.0/8"));
         assert_eq!(ranges("10.0.0.0/8, fd00::/8"), Ok("10.0.0.0/8,fd00::/8".to_owned()));
         assert!(ranges("10.0.0.1").unwrap_err().ends_with("ends in /32 (IPv6: /128)"));
         assert_eq!(interfaces("eth0,net1"), Ok("eth0,net1".to_owned()));
