@@ -21,7 +21,7 @@ use istiod_lite::{
         validate,
         world::Touched,
     },
-    xds::{classes::Classes, resource::ResourceType, view::View},
+    xds::{classes::Classes, resource_type::ResourceType, view::View},
 };
 use measure::ThreadCpu;
 

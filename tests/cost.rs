@@ -10,7 +10,7 @@ use istiod_lite::{
         engine::Engine,
         model::{Proxy, ProxyKind},
     },
-    xds::{classes::Classes, node::Node, resource::ResourceType, view::View, view::Views},
+    xds::{classes::Classes, node::Node, resource_type::ResourceType, view::View, view::Views},
 };
 use proptest::prelude::*;
 use tokio::sync::watch;
@@ -205,7 +205,7 @@ fn served(classes: &Classes) -> Vec<(String, Vec<(String, String)>)> {
         let view = classes.view_for(proxy);
         let all = ResourceType::ALL
             .iter()
-            .flat_map(|kind| view.iter(*kind).map(|r| (format!("{}/{}", kind.short(), r.name), r.version.to_string())));
+            .flat_map(|kind| view.iter(*kind).map(|r| (format!("{}/{}", kind.as_str(), r.name), r.version.to_string())));
         let mut all: Vec<_> = all.collect();
         all.sort();
         all

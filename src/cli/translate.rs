@@ -21,7 +21,7 @@ use crate::{
     xds::{
         classes::Classes,
         render::{resource_to_json, to_json},
-        resource::ResourceType,
+        resource_type::ResourceType,
         static_bootstrap::static_bootstrap,
         view::View,
     },
@@ -137,7 +137,7 @@ fn show(arguments: &Arguments, world: Arc<World>, found: &mut Vec<Diagnostic>) -
     };
     let mut shown = Map::new();
     for kind in kinds {
-        shown.insert(kind.short().into(), resources(&view, *kind));
+        shown.insert(kind.as_str().into(), resources(&view, *kind));
     }
     Ok(Value::Object(shown))
 }

@@ -116,7 +116,7 @@ impl PipelineMetrics {
         self.objects.add(objects as u64);
         self.recomputed.add(recomputed as u64);
         for (kind, count) in prepared.changed() {
-            self.changed.get_or_create(&[("type", kind.short().into())]).add(count);
+            self.changed.get_or_create(&[("type", kind.as_str().into())]).add(count);
         }
         self.proxies_pushed.add(prepared.proxies().len() as u64);
         self.batch_seconds.observe(took.as_secs_f64());

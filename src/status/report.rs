@@ -53,7 +53,7 @@ pub(super) fn reports(findings: &[Diagnostic], refusals: &[Refusal], cluster: &S
     }
     for refusal in refusals {
         let Some(object) = key(&refusal.object, cluster) else { continue };
-        let message = shortened(format!("proxies refuse what is made of it ({}): {}", refusal.kind.short(), refusal.error));
+        let message = shortened(format!("proxies refuse what is made of it ({}): {}", refusal.kind.as_str(), refusal.error));
         lines.entry(object).or_default().push(Line { reason: Reason::RefusedByProxies, field: String::new(), message });
     }
     lines.into_iter().map(|(object, lines)| (object, Report::new(lines))).collect()
@@ -132,7 +132,7 @@ fn shortened(mut text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{api::Location, xds::resource::ResourceType};
+    use crate::{api::Location, xds::resource_type::ResourceType};
 
     fn object(name: &str) -> ObjectKey {
         ObjectKey { cluster: "c".into(), kind: Kind::VirtualService, namespace: "shop".into(), name: name.into() }

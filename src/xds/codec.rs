@@ -244,10 +244,7 @@ mod tests {
     use prost::Message;
 
     use super::*;
-    use crate::xds::{
-        resource::{ContentHash, ResourceType},
-        session::tests::resource,
-    };
+    use crate::xds::{resource::ContentHash, resource_type::ResourceType, session::tests::resource};
 
     fn response() -> Response {
         let sized = |name: &str, size: usize| {

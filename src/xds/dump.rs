@@ -16,11 +16,7 @@ use envoy_types::pb::{
 use prost::Name;
 use smol_str::SmolStr;
 
-use super::{
-    resource::{Resource, ResourceType},
-    session,
-    view::View,
-};
+use super::{resource::Resource, resource_type::ResourceType, session, view::View};
 
 /// The sections, in the order in which Envoy has them; endpoints only on demand, as with Envoy.
 pub fn sections(view: &View, include_endpoints: bool) -> Vec<Any> {

@@ -18,8 +18,10 @@ use smol_str::{SmolStr, format_smolstr};
 pub use super::metrics::DeliveryMetrics;
 use super::{
     node::Node,
-    resource::{Resource, ResourceType},
-    session::{Event, Response, Standing},
+    per_type::PerType,
+    resource::Resource,
+    resource_type::ResourceType,
+    session::{Event, Response, TypeState},
 };
 
 /// Told how far proxies are.
@@ -53,8 +55,8 @@ pub struct ProxyStatus {
     pub address: Option<SocketAddr>,
     /// Since when.
     pub connected: Timestamp,
-    /// How far it is with each type, in push order.
-    pub types: [TypeStatus; 4],
+    /// How far it is with each type.
+    pub types: PerType<TypeStatus>,
     /// Generation of the newest view that its session works towards.
     pub wanted: u64,
     /// Generation of the newest view for all of which it has answered (removals apart).
@@ -67,7 +69,7 @@ pub struct ProxyStatus {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TypeStatus {
     /// The nonces.
-    pub standing: Standing,
+    pub state: TypeState,
     /// When the last response went.
     pub sent_at: Option<Timestamp>,
 }
@@ -104,7 +106,7 @@ pub struct Entry {
     id: SmolStr,
     version: String,
     noted: (u64, bool, Vec<ResourceType>),
-    standing: [Standing; 4],
+    states: PerType<TypeState>,
     /// Labels of refusals that are shown while the proxy is connected.
     refusals: BTreeSet<(ResourceType, String)>,
 }
@@ -165,8 +167,8 @@ impl Ledger {
             version => version.to_owned(),
         };
         self.metrics.connected.get_or_create(&[("version", version.clone())]).inc();
-        let (noted, standing) = ((0, false, Vec::new()), Default::default());
-        Entry { ledger: Arc::clone(self), number, id, version, noted, standing, refusals: BTreeSet::new() }
+        let (noted, states) = ((0, false, Vec::new()), PerType::default());
+        Entry { ledger: Arc::clone(self), number, id, version, noted, states, refusals: BTreeSet::new() }
     }
 }
 
@@ -175,21 +177,21 @@ impl Entry {
     pub fn sent(&self, response: &Response, took: Duration) {
         let Some(kind) = response.kind else { return };
         let metrics = &self.ledger.metrics;
-        let label = [("type", kind.short())];
+        let label = [("type", kind.as_str())];
         metrics.pushes.get_or_create(&label).inc();
         metrics.push_time.get_or_create(&label).observe(took.as_secs_f64());
         let bytes: u64 = response.resources.iter().map(|resource| resource.body.len() as u64).sum();
         metrics.bytes.get_or_create(&label).inc_by(bytes);
         metrics.config_size.get_or_create(&label).observe(bytes as f64);
         for (reason, count) in &response.reasons {
-            metrics.resources.get_or_create(&[("type", kind.short()), ("reason", reason.label())]).inc_by(*count);
+            metrics.resources.get_or_create(&[("type", kind.as_str()), ("reason", reason.as_str())]).inc_by(*count);
         }
         if let Some(status) = self.ledger.proxies.lock().get_mut(&self.number) {
-            status.types[kind as usize].sent_at = Some(Timestamp::now());
+            status.types[kind].sent_at = Some(Timestamp::now());
         }
         tracing::debug!(
             proxy = %self.id,
-            r#type = kind.short(),
+            r#type = kind.as_str(),
             nonce = %response.nonce,
             resources = response.resources.len(),
             removed = response.removed.len(),
@@ -199,14 +201,14 @@ impl Entry {
     }
 
     /// Notes how far the proxy is with each type.
-    pub fn answered(&mut self, standing: [Standing; 4]) {
-        if self.standing == standing {
+    pub fn answered(&mut self, states: PerType<TypeState>) {
+        if self.states == states {
             return;
         }
         if let Some(status) = self.ledger.proxies.lock().get_mut(&self.number) {
-            status.types.iter_mut().zip(standing).for_each(|(status, standing)| status.standing = standing);
+            status.types.values_mut().zip(states.values()).for_each(|(status, state)| status.state = *state);
         }
-        self.standing = standing;
+        self.states = states;
     }
 
     /// Notes how far the proxy is, and of which types it has refused something that stands.
@@ -240,20 +242,20 @@ impl Entry {
                 self.count_rejection(*kind, *code);
                 self.rejected(*kind, error, refused, suspects);
             }
-            Event::Expired { kind } => self.ledger.metrics.expired_nonces.get_or_create(&[("type", kind.short())]).inc(),
+            Event::Expired { kind } => self.ledger.metrics.expired_nonces.get_or_create(&[("type", kind.as_str())]).inc(),
             Event::GateOpened { kind, awaited } => {
-                self.ledger.metrics.gates_opened.get_or_create(&[("type", kind.short())]).inc();
+                self.ledger.metrics.gates_opened.get_or_create(&[("type", kind.as_str())]).inc();
                 let awaited = listed(awaited);
-                tracing::warn!(proxy = %self.id, r#type = kind.short(), awaited, "no ACK before the deadline: the rollout goes on");
+                tracing::warn!(proxy = %self.id, r#type = kind.as_str(), awaited, "no ACK before the deadline: the rollout goes on");
             }
         }
     }
 
     fn count_rejection(&mut self, kind: ResourceType, code: i32) {
         let metrics = &self.ledger.metrics;
-        metrics.rejects.get_or_create(&[("type", kind.short())]).inc();
+        metrics.rejects.get_or_create(&[("type", kind.as_str())]).inc();
         let code = format!("{:?}", tonic::Code::from_i32(code));
-        metrics.rejects_by_proxy[kind as usize].get_or_create(&self.refusal(&code)).inc();
+        metrics.rejects_by_proxy[kind].get_or_create(&self.refusal(&code)).inc();
         self.refusals.insert((kind, code));
     }
 
@@ -276,7 +278,7 @@ impl Entry {
         }
         tracing::warn!(
             proxy = %self.id,
-            r#type = kind.short(),
+            r#type = kind.as_str(),
             found,
             resources = listed(&resources),
             objects = listed(&objects),
@@ -295,7 +297,7 @@ impl Drop for Entry {
         self.ledger.metrics.connected.get_or_create(&[("version", std::mem::take(&mut self.version))]).dec();
         // Else every pod that ever was would leave a series behind.
         for (kind, code) in &self.refusals {
-            self.ledger.metrics.rejects_by_proxy[*kind as usize].remove(&self.refusal(code));
+            self.ledger.metrics.rejects_by_proxy[*kind].remove(&self.refusal(code));
         }
         if let Some(observer) = &self.ledger.observer {
             observer.disconnected(&self.id);

@@ -5,6 +5,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use super::per_type::PerType;
 use crate::metrics::ExactCounter;
 
 /// One label.
@@ -15,9 +16,6 @@ pub type Labels = [(&'static str, &'static str); 2];
 pub type Refusal = [(&'static str, String); 2];
 /// A distribution by type.
 pub type ByType = Family<Label, Histogram, fn() -> Histogram>;
-
-/// In push order.
-const REJECTS: [&str; 4] = ["pilot_xds_cds_reject", "pilot_xds_eds_reject", "pilot_xds_lds_reject", "pilot_xds_rds_reject"];
 
 /// Counters of delivery. Cloning shares them.
 #[derive(Clone, Debug)]
@@ -38,8 +36,8 @@ pub struct DeliveryMetrics {
     pub largest_request: Gauge,
     /// Responses refused, by type.
     pub rejects: Family<Label, ExactCounter>,
-    /// Responses refused by the proxies that are connected, by type (in push order), proxy and gRPC code.
-    pub rejects_by_proxy: [Family<Refusal, Gauge>; 4],
+    /// Responses refused by the proxies that are connected, by type, proxy and gRPC code.
+    pub rejects_by_proxy: PerType<Family<Refusal, Gauge>>,
     /// Answers to responses that were neither awaited nor the newest, by type.
     pub expired_nonces: Family<Label, ExactCounter>,
     /// Streams that ended in an error other than the client's going.
@@ -87,7 +85,8 @@ impl DeliveryMetrics {
         registry.register("pilot_xds_config_size_bytes", "Bytes of the resources of a response, by type", self.config_size.clone());
         registry.register("pilot_xds_recv_max", "The largest request so far, bytes", self.largest_request.clone());
         registry.register("pilot_total_xds_rejects", "Responses that proxies refused, by type", self.rejects.clone());
-        for (name, family) in REJECTS.into_iter().zip(&self.rejects_by_proxy) {
+        for (kind, family) in self.rejects_by_proxy.iter() {
+            let name = format!("pilot_xds_{}_reject", kind.as_str());
             registry.register(name, "Responses that the connected proxies refused, by proxy and gRPC code", family.clone());
         }
         registry.register("pilot_xds_expired_nonce", "Answers to responses that were not awaited, by type", self.expired_nonces.clone());

@@ -76,7 +76,7 @@ fn descriptor(type_url: &str) -> Result<MessageDescriptor, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{proto::udpa::TypedStruct, translate::wkt, xds::resource::ResourceType};
+    use crate::{proto::udpa::TypedStruct, translate::wkt, xds::resource_type::ResourceType};
     use envoy_types::pb::{
         envoy::config::cluster::v3::Cluster,
         google::protobuf::{Any, Duration},

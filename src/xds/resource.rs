@@ -5,20 +5,8 @@ use std::{fmt, sync::Arc};
 use bytes::Bytes;
 use smol_str::SmolStr;
 
+use super::resource_type::ResourceType;
 use crate::mesh::model::Origin;
-
-/// The resource types that are served over ADS, in the order in which a push speaks of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum ResourceType {
-    /// `envoy.config.cluster.v3.Cluster`
-    Cluster,
-    /// `envoy.config.endpoint.v3.ClusterLoadAssignment`
-    Endpoint,
-    /// `envoy.config.listener.v3.Listener`
-    Listener,
-    /// `envoy.config.route.v3.RouteConfiguration`
-    Route,
-}
 
 /// The hash of a resource's canonical content: equal on every replica and after every restart (rule 2).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,46 +38,6 @@ pub struct Resource {
 impl PartialEq for Resource {
     fn eq(&self, other: &Self) -> bool {
         (self.version, self.kind, &self.name, &self.origins) == (other.version, other.kind, &other.name, &other.origins)
-    }
-}
-
-impl ResourceType {
-    /// All of them, in push order.
-    pub const ALL: [Self; 4] = [Self::Cluster, Self::Endpoint, Self::Listener, Self::Route];
-
-    /// The full name of its message.
-    pub fn message(self) -> &'static str {
-        self.type_url().trim_start_matches("type.googleapis.com/")
-    }
-
-    /// The type URL on the wire.
-    pub fn type_url(self) -> &'static str {
-        match self {
-            Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
-            Self::Endpoint => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
-            Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
-            Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
-        }
-    }
-
-    /// The type for a type URL; `None` for types that are not served.
-    pub fn from_type_url(url: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.type_url() == url)
-    }
-
-    /// The short name that metrics and the command line use.
-    pub fn short(self) -> &'static str {
-        match self {
-            Self::Cluster => "cds",
-            Self::Endpoint => "eds",
-            Self::Listener => "lds",
-            Self::Route => "rds",
-        }
-    }
-
-    /// Whether a subscription without names means all (CDS, LDS).
-    pub fn is_wildcard(self) -> bool {
-        matches!(self, Self::Cluster | Self::Listener)
     }
 }
 

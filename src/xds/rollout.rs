@@ -14,9 +14,11 @@ use envoy_types::pb::google::rpc;
 use smol_str::SmolStr;
 
 use super::{
-    resource::{Resource, ResourceType},
+    per_type::PerType,
+    resource::Resource,
+    resource_type::ResourceType,
     session::{
-        Event, Reason, Standing,
+        Event, Reason, TypeState,
         channel::{Channel, Held, Pending, Refusal},
     },
     view::View,
@@ -58,7 +60,7 @@ pub(crate) struct Warming {
 pub(crate) struct Rollout {
     settings: Settings,
     view: View,
-    channels: [Channel; 4],
+    channels: PerType<Channel>,
     /// Clusters that a draining listener may still name, until when.
     draining: BTreeMap<SmolStr, Instant>,
     /// Clusters sent before the client asked for endpoints.
@@ -70,16 +72,16 @@ pub(crate) struct Rollout {
 
 impl Rollout {
     pub(crate) fn new(settings: Settings, view: View) -> Self {
-        let channels = ResourceType::ALL.map(|kind| Channel::new(kind, view.clone()));
+        let channels = PerType::from_fn(|kind| Channel::new(kind, view.clone()));
         Self { settings, view, channels, draining: BTreeMap::new(), warming: BTreeSet::new(), nonce: 0, wake: None, events: Vec::new() }
     }
 
     pub(crate) fn channel(&self, kind: ResourceType) -> &Channel {
-        &self.channels[kind as usize]
+        &self.channels[kind]
     }
 
     pub(crate) fn channel_mut(&mut self, kind: ResourceType) -> &mut Channel {
-        &mut self.channels[kind as usize]
+        &mut self.channels[kind]
     }
 
     pub(crate) fn view(&self) -> &View {
@@ -97,7 +99,7 @@ impl Rollout {
 
     /// Turns to a newer view.
     pub(crate) fn rebase(&mut self, view: View) {
-        for channel in &mut self.channels {
+        for channel in self.channels.values_mut() {
             channel.rebase(&view);
         }
         self.view = view;
@@ -105,12 +107,12 @@ impl Rollout {
 
     /// Whether the proxy has answered for all that it is to have (removals apart).
     pub(crate) fn is_current(&self) -> bool {
-        self.channels.iter().all(|channel| channel.in_flight.is_empty() && channel.ready().is_empty())
+        self.channels.values().all(|channel| channel.in_flight.is_empty() && channel.ready().is_empty())
     }
 
     /// Types of which the proxy refused something that the view still has.
     pub(crate) fn refused(&self) -> Vec<ResourceType> {
-        let refused = self.channels.iter().filter(|channel| channel.pending.keys().any(|name| channel.is_refused(name)));
+        let refused = self.channels.values().filter(|channel| channel.pending.keys().any(|name| channel.is_refused(name)));
         refused.map(|channel| channel.kind).collect()
     }
 
@@ -149,7 +151,7 @@ impl Rollout {
         self.nonce += 1;
         let mut reasons = BTreeMap::new();
         let mut clusters = Vec::new();
-        for item in self.channels[kind as usize].sent(self.nonce, now, contents) {
+        for item in self.channels[kind].sent(self.nonce, now, contents) {
             let Some(content) = &item.content else { continue };
             *reasons.entry(item.reason).or_insert(0) += 1;
             if content.eds {
@@ -175,8 +177,8 @@ impl Rollout {
     }
 
     /// How far the client is with each type.
-    pub(crate) fn standing(&self) -> [Standing; 4] {
-        ResourceType::ALL.map(|kind| self.channel(kind).standing())
+    pub(crate) fn states(&self) -> PerType<TypeState> {
+        PerType::from_fn(|kind| self.channel(kind).state())
     }
 
     pub(crate) fn ack(&mut self, kind: ResourceType, nonce: &str, now: Instant) {
@@ -210,7 +212,7 @@ impl Rollout {
         self.draining.retain(|_, until| *until > now);
         let gate = self.settings.gate;
         let mut wake = None;
-        for flight in self.channels.iter_mut().flat_map(|channel| &mut channel.in_flight) {
+        for flight in self.channels.values_mut().flat_map(|channel| &mut channel.in_flight) {
             flight.overdue = flight.sent_at + gate <= now;
             if !flight.overdue {
                 earlier(&mut wake, flight.sent_at + gate);
@@ -288,8 +290,7 @@ impl Rollout {
     fn report_opened(&mut self, advance: &[Arc<Resource>]) {
         let named: BTreeSet<_> = advance.iter().flat_map(|resource| resource.clusters.iter()).collect();
         let mut awaited = Vec::new();
-        for flight in self.channels[ResourceType::Cluster as usize].in_flight.iter_mut().filter(|flight| flight.overdue && !flight.reported)
-        {
+        for flight in self.channels[ResourceType::Cluster].in_flight.iter_mut().filter(|flight| flight.overdue && !flight.reported) {
             let items = flight.items.iter().filter(|item| item.before.is_uncertain() && named.contains(&item.name));
             let before = awaited.len();
             awaited.extend(items.map(|item| item.name.clone()));
@@ -331,7 +332,7 @@ impl Rollout {
             return false;
         }
         for kind in gated {
-            for flight in self.channels[kind as usize].in_flight.iter_mut().filter(|flight| !flight.reported) {
+            for flight in self.channels[kind].in_flight.iter_mut().filter(|flight| !flight.reported) {
                 flight.reported = true;
                 let awaited = flight.items.iter().map(|item| item.name.clone()).collect();
                 self.events.push(Event::GateOpened { kind, awaited });
@@ -360,7 +361,7 @@ impl Rollout {
     }
 
     fn empty_answers(&mut self) -> Option<Step> {
-        let owing = self.channels.iter().find(|channel| channel.owes && channel.ready().is_empty())?;
+        let owing = self.channels.values().find(|channel| channel.owes && channel.ready().is_empty())?;
         Some(Step { kind: owing.kind, advance: Vec::new(), retire: Vec::new(), unknown: Vec::new() })
     }
 }

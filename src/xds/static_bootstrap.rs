@@ -27,7 +27,7 @@ use envoy_types::pb::{
 };
 use prost::{DecodeError, Message, Name};
 
-use super::{resource::ResourceType, view::View};
+use super::{resource_type::ResourceType, view::View};
 use crate::mesh::model::Proxy;
 
 /// The cluster under which Istio's sidecars find their certificates.

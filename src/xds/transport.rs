@@ -284,7 +284,7 @@ impl<R: prost::Message + Default + 'static> Stream<R> {
 
 fn note(session: &mut impl Session, entry: &mut Entry) {
     session.events().iter().for_each(|event| entry.event(event));
-    entry.answered(session.standing());
+    entry.answered(session.states());
     entry.progress(session.view().generation, session.is_current(), &session.refused());
 }
 

@@ -8,7 +8,9 @@ use tokio::sync::watch;
 
 use super::{
     node::Node,
-    resource::{ContentHash, Resource, ResourceType},
+    per_type::PerType,
+    resource::{ContentHash, Resource},
+    resource_type::ResourceType,
 };
 
 /// One sorted layer, shared by every view that contains it.
@@ -21,7 +23,7 @@ pub type Layer = Arc<OrdMap<SmolStr, Arc<Resource>>>;
 pub struct View {
     /// Counts views of this process (for logs); never part of what is sent.
     pub generation: u64,
-    layers: [Vec<Layer>; 4],
+    layers: Arc<PerType<Vec<Layer>>>,
 }
 
 /// One difference between two views.
@@ -42,13 +44,13 @@ pub trait Views: Send + Sync {
 
 impl View {
     /// Puts a view together from layers by type.
-    pub fn new(generation: u64, layers: [Vec<Layer>; 4]) -> Self {
-        Self { generation, layers }
+    pub fn new(generation: u64, layers: PerType<Vec<Layer>>) -> Self {
+        Self { generation, layers: Arc::new(layers) }
     }
 
     /// The layers of a type.
     pub fn layers(&self, kind: ResourceType) -> &[Layer] {
-        &self.layers[kind as usize]
+        &self.layers[kind]
     }
 
     /// The resource of that name.
@@ -64,6 +66,15 @@ impl View {
     /// How many resources of a type there are.
     pub fn len(&self, kind: ResourceType) -> usize {
         self.layers(kind).iter().map(|layer| layer.len()).sum()
+    }
+
+    /// Whether it is put together from the very layers that `other` is put together from.
+    pub fn has_layers_of(&self, other: &Self) -> bool {
+        let same = |kind| {
+            let (own, others) = (self.layers(kind), other.layers(kind));
+            own.len() == others.len() && own.iter().zip(others).all(|(own, other)| Arc::ptr_eq(own, other))
+        };
+        ResourceType::ALL.into_iter().all(same)
     }
 
     /// Whether there is nothing at all.

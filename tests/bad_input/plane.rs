@@ -23,7 +23,7 @@ use harness::{
     process::Process,
     wait,
 };
-use istiod_lite::xds::resource::ResourceType;
+use istiod_lite::xds::resource_type::ResourceType;
 use prost::Message;
 use tempfile::TempDir;
 use tonic::Streaming;

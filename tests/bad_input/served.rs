@@ -3,7 +3,7 @@
 use std::fs;
 
 use harness::{mesh::START, mistakes::virtual_service, wait};
-use istiod_lite::xds::resource::ResourceType;
+use istiod_lite::xds::resource_type::ResourceType;
 
 use super::{
     cases::{self, FILE, GOOD_CLUSTER, RIVAL_FINDING, RIVAL_GATEWAYS},

@@ -11,7 +11,7 @@ use envoy_types::pb::{
     google::rpc::Status,
 };
 use harness::{kubernetes::Object, launch::PORT_PLAIN_GRPC, wait};
-use istiod_lite::xds::resource::ResourceType;
+use istiod_lite::xds::resource_type::ResourceType;
 use prost::Message;
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;

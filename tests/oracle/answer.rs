@@ -11,13 +11,7 @@ use envoy_types::pb::envoy::config::core::v3;
 use istiod_lite::{
     api::{self, Object, ObjectKey, mesh_config::MeshConfig, yaml},
     mesh::{engine::Engine, model::Proxy, world::Touched},
-    xds::{
-        classes::Classes,
-        node::Node,
-        render,
-        resource::{Resource, ResourceType},
-        view::View,
-    },
+    xds::{classes::Classes, node::Node, render, resource::Resource, resource_type::ResourceType, view::View},
 };
 use prost::Message;
 use serde_json::Value;
@@ -69,7 +63,7 @@ fn dump(view: &View) -> Dump {
     };
     let kinds = ResourceType::ALL.into_iter().map(|kind| {
         let shown = |resource: &Arc<Resource>| (resource.name.to_string(), render::resource_to_json(resource));
-        (kind.short().to_owned(), view.iter(kind).filter(asked).map(shown).collect::<BTreeMap<_, _>>())
+        (kind.as_str().to_owned(), view.iter(kind).filter(asked).map(shown).collect::<BTreeMap<_, _>>())
     });
     kinds.collect()
 }

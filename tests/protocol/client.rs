@@ -12,7 +12,7 @@ use envoy_types::pb::{
     },
     google::rpc,
 };
-use istiod_lite::xds::resource::ResourceType;
+use istiod_lite::xds::resource_type::ResourceType;
 use tokio::{sync::mpsc, time};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Status, Streaming};

@@ -9,10 +9,8 @@ use envoy_types::pb::envoy::{
 use istiod_lite::{
     mesh::model::{Caller, SpiffeId},
     xds::{
-        resource::{
-            Resource,
-            ResourceType::{Cluster, Endpoint, Listener, Route},
-        },
+        resource::Resource,
+        resource_type::ResourceType::{Cluster, Endpoint, Listener, Route},
         transport::Options,
     },
 };

@@ -9,7 +9,9 @@ use istiod_lite::{
         encode,
         ledger::{DeliveryMetrics, Ledger, ProxyStatus},
         node::Node,
-        resource::{Resource, ResourceType},
+        per_type::PerType,
+        resource::Resource,
+        resource_type::ResourceType,
         rollout::Settings,
         transport::{DiscoveryService, Options},
         view::{View, Views},
@@ -67,7 +69,7 @@ impl Server {
     }
 
     pub(crate) fn resources_sent(&self, kind: ResourceType, reason: &'static str) -> u64 {
-        self.ledger.metrics().resources.get_or_create(&[("type", kind.short()), ("reason", reason)]).get()
+        self.ledger.metrics().resources.get_or_create(&[("type", kind.as_str()), ("reason", reason)]).get()
     }
 
     pub(crate) fn status(&self) -> Vec<ProxyStatus> {
@@ -82,9 +84,9 @@ impl Drop for Server {
 }
 
 pub(crate) fn view(generation: u64, resources: Vec<Resource>) -> View {
-    let mut layers: [BTreeMap<_, _>; 4] = Default::default();
+    let mut layers = PerType::<BTreeMap<_, _>>::default();
     for resource in resources {
-        layers[resource.kind as usize].insert(resource.name.clone(), Arc::new(resource));
+        layers[resource.kind].insert(resource.name.clone(), Arc::new(resource));
     }
     View::new(generation, layers.map(|layer| vec![Arc::new(layer.into_iter().collect())]))
 }

@@ -1,9 +1,9 @@
 //! State of the world.
 
 use envoy_types::pb::envoy::{config::endpoint::v3::ClusterLoadAssignment, service::discovery::v3::DiscoveryResponse};
-use istiod_lite::xds::resource::{
-    Resource,
-    ResourceType::{self, Cluster, Endpoint, Listener, Route},
+use istiod_lite::xds::{
+    resource::Resource,
+    resource_type::ResourceType::{self, Cluster, Endpoint, Listener, Route},
 };
 use prost::Message;
 

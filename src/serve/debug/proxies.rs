@@ -23,7 +23,7 @@ use crate::{
         dump,
         ledger::{ProxyStatus, TypeStatus},
         render,
-        resource::ResourceType,
+        resource_type::ResourceType,
     },
 };
 
@@ -109,10 +109,10 @@ fn generic_config(proxy: &ProxyStatus, kind: ResourceType, status: &TypeStatus) 
 }
 
 fn config_status(proxy: &ProxyStatus, kind: ResourceType, status: &TypeStatus) -> ConfigStatus {
-    match status.standing {
+    match status.state {
         _ if proxy.rejected.contains_key(&kind) => ConfigStatus::Error,
-        standing if standing.sent == 0 => ConfigStatus::NotSent,
-        standing if standing.sent == standing.acked => ConfigStatus::Synced,
+        state if state.sent == 0 => ConfigStatus::NotSent,
+        state if state.sent == state.acked => ConfigStatus::Synced,
         _ => ConfigStatus::Stale,
     }
 }
@@ -132,13 +132,8 @@ fn sync_status(proxy: &ProxyStatus) -> Value {
     shown.extend(texts.into_iter().filter(|(_, text)| !text.is_empty()).map(|(key, text)| (key.to_owned(), json!(text))));
     let mut resources = Map::new();
     for (kind, status) in subscribed(proxy) {
-        let word = match kind {
-            ResourceType::Cluster => "cluster",
-            ResourceType::Endpoint => "endpoint",
-            ResourceType::Listener => "listener",
-            ResourceType::Route => "route",
-        };
-        for (what, nonce) in [("sent", status.standing.sent), ("acked", status.standing.acked)] {
+        let word = kind.noun();
+        for (what, nonce) in [("sent", status.state.sent), ("acked", status.state.acked)] {
             if nonce != 0 {
                 shown.insert(format!("{word}_{what}"), json!(nonce.to_string()));
             }
@@ -150,7 +145,7 @@ fn sync_status(proxy: &ProxyStatus) -> Value {
     shown.insert("wanted_generation".to_owned(), json!(proxy.wanted));
     shown.insert("current_generation".to_owned(), json!(proxy.current));
     let refused = proxy.rejected.iter().map(|(kind, rejection)| {
-        (kind.short().to_owned(), json!({"error": rejection.error, "resources": rejection.resources, "objects": rejection.objects}))
+        (kind.as_str().to_owned(), json!({"error": rejection.error, "resources": rejection.resources, "objects": rejection.objects}))
     });
     shown.insert("refused".to_owned(), Value::Object(refused.collect()));
     Value::Object(shown)
@@ -158,7 +153,7 @@ fn sync_status(proxy: &ProxyStatus) -> Value {
 
 fn resource_status(proxy: &ProxyStatus, kind: ResourceType, status: &TypeStatus) -> Value {
     let nonce = |nonce: u64| if nonce == 0 { String::new() } else { nonce.to_string() };
-    let mut shown = json!({"sent": nonce(status.standing.sent), "acked": nonce(status.standing.acked)});
+    let mut shown = json!({"sent": nonce(status.state.sent), "acked": nonce(status.state.acked)});
     if let Some(sent_at) = status.sent_at {
         shown["sentTime"] = json!(sent_at.to_string());
     }
@@ -204,7 +199,7 @@ fn resources(view: &crate::xds::view::View, kinds: &[ResourceType]) -> Value {
 }
 
 fn kinds_named(types: &str) -> Vec<ResourceType> {
-    ResourceType::ALL.into_iter().filter(|kind| types.split(',').any(|name| name == kind.short())).collect()
+    ResourceType::ALL.into_iter().filter(|kind| types.split(',').any(|name| name == kind.as_str())).collect()
 }
 
 fn shown(any: &Any) -> Value {
@@ -212,7 +207,7 @@ fn shown(any: &Any) -> Value {
 }
 
 fn subscribed(proxy: &ProxyStatus) -> impl Iterator<Item = (ResourceType, &TypeStatus)> {
-    ResourceType::ALL.into_iter().zip(&proxy.types).filter(|(_, status)| status.standing.subscribed)
+    proxy.types.iter().filter(|(_, status)| status.state.subscribed)
 }
 
 fn timestamp(moment: Moment) -> Timestamp {
@@ -224,9 +219,9 @@ mod tests {
     use std::{collections::BTreeMap, sync::Arc};
 
     use super::*;
-    use crate::xds::{ledger::Rejection, node::Node as ProxyNode, session::Standing};
+    use crate::xds::{ledger::Rejection, node::Node as ProxyNode, per_type::PerType, session::TypeState};
 
-    fn proxy(standings: [Standing; 4]) -> ProxyStatus {
+    fn proxy(states: PerType<TypeState>) -> ProxyStatus {
         let about = Proxy { namespace: "shop".into(), cluster: "Kubernetes".into(), ..Proxy::new(ProxyKind::Sidecar, "client.shop") };
         let node = ProxyNode { istio_version: "1.30.3".into(), ..ProxyNode::from(Arc::new(about)) };
         ProxyStatus {
@@ -235,15 +230,15 @@ mod tests {
             node: Arc::new(node),
             address: None,
             connected: Moment::UNIX_EPOCH,
-            types: standings.map(|standing| TypeStatus { standing, sent_at: (standing.sent > 0).then_some(Moment::UNIX_EPOCH) }),
+            types: states.map(|state| TypeStatus { state, sent_at: (state.sent > 0).then_some(Moment::UNIX_EPOCH) }),
             wanted: 3,
             current: 2,
             rejected: BTreeMap::new(),
         }
     }
 
-    fn standing(sent: u64, acked: u64) -> Standing {
-        Standing { subscribed: true, sent, acked }
+    fn state(sent: u64, acked: u64) -> TypeState {
+        TypeState { subscribed: true, sent, acked }
     }
 
     fn statuses(proxy: &ProxyStatus) -> Vec<(String, ConfigStatus)> {
@@ -254,7 +249,12 @@ mod tests {
 
     #[test]
     fn each_type_is_as_far_as_its_answers() {
-        let mut proxy = proxy([standing(4, 4), standing(5, 2), standing(0, 0), Standing::default()]);
+        let mut proxy = proxy(PerType::from_fn(|kind| match kind {
+            ResourceType::Cluster => state(4, 4),
+            ResourceType::Endpoint => state(5, 2),
+            ResourceType::Listener => state(0, 0),
+            ResourceType::Route => TypeState::default(),
+        }));
         let expected = [
             ("Cluster".to_owned(), ConfigStatus::Synced),
             ("ClusterLoadAssignment".to_owned(), ConfigStatus::Stale),

@@ -1,4 +1,5 @@
-//! What proxies have in common. Equal keys, equal bytes; a key holds exactly what the translation behind it may read.
+//! What proxies have in common. Proxies with equal keys are sent equal bytes; a key holds exactly what the translation
+//! behind it may read.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
@@ -13,21 +14,14 @@ use crate::{
     translate::input::ProxyClass,
 };
 
-/// Proxies that share clusters and routes.
+/// What proxies have in common that share clusters, endpoints and routes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct SharedKey {
     pub(super) scope: ScopeKey,
     pub(super) class: ProxyClass,
 }
 
-/// Proxies that share endpoints.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct EndpointsKey {
-    pub(super) scope: ScopeKey,
-    pub(super) class: ProxyClass,
-}
-
-/// Proxies that share outbound listeners.
+/// What proxies have in common that share outbound listeners.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ListenersKey {
     pub(super) scope: ScopeKey,
@@ -39,12 +33,12 @@ pub(super) struct ListenersKey {
 
 /// The label keys by which objects of a world tell proxies apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Distinctions {
+pub(super) struct DistinguishingLabels {
     /// In `sourceLabels` of routes.
     routes: BTreeSet<SmolStr>,
 }
 
-impl Distinctions {
+impl DistinguishingLabels {
     pub(super) fn of(world: &World) -> Self {
         let mut found = Self::default();
         for routes in world.routes.values() {
@@ -57,8 +51,8 @@ impl Distinctions {
     }
 }
 
-/// The class of a proxy for resources that name it in traces; without telemetry names for those that do not.
-pub(super) fn class_of(proxy: &Proxy, distinctions: &Distinctions, with_telemetry: bool) -> ProxyClass {
+/// Returns the class of a proxy: with its telemetry names for resources that name it in traces, else without them.
+pub(super) fn class_of(proxy: &Proxy, distinguishing: &DistinguishingLabels, with_telemetry: bool) -> ProxyClass {
     let named = with_telemetry && proxy.flavour == Flavour::Istio;
     ProxyClass {
         kind: proxy.kind,
@@ -70,7 +64,7 @@ pub(super) fn class_of(proxy: &Proxy, distinctions: &Distinctions, with_telemetr
         ipv6: proxy.ips.iter().any(IpAddr::is_ipv6),
         http10: proxy.http10,
         idle_timeout: proxy.idle_timeout,
-        labels: Arc::new(project(&proxy.labels, &distinctions.routes)),
+        labels: Arc::new(project(&proxy.labels, &distinguishing.routes)),
         telemetry: if named { Arc::clone(&proxy.telemetry) } else { Arc::new(TelemetryIdentity::default()) },
     }
 }
@@ -79,7 +73,8 @@ fn project(labels: &Labels, keys: &BTreeSet<SmolStr>) -> Labels {
     labels.iter().filter(|(key, _)| keys.contains(*key)).map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
-/// Those of the proxy's addresses at which a visible headless service has an endpoint: it gets no listener there.
+/// Returns those of the proxy's addresses at which a visible headless service has an endpoint: the service gets no
+/// listener there.
 pub(super) fn own_headless_addresses(world: &World, scope: &Scope, addresses: &[IpAddr]) -> Vec<IpAddr> {
     let own = |address: &IpAddr| {
         let services = world.services_at.get(address).into_iter().flat_map(|services| services.iter());

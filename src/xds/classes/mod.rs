@@ -4,15 +4,15 @@
 //! scope and place, outbound listeners by scope and (in Istio's flavour) names for traces, and what is its own. A
 //! change is translated once for each distinct input, whichever groups contain it.
 
+mod by_scope;
+mod cached_units;
 mod groups;
 mod key;
 mod memo;
-mod outbound;
-mod own;
+mod per_proxy;
+mod resource_cache;
 #[cfg(test)]
 mod tests;
-mod translator;
-mod units;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,16 +24,16 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use smol_str::SmolStr;
 use tokio::sync::watch;
 
-pub use self::translator::Translations;
+pub use self::resource_cache::Translations;
 use self::{
     groups::{Groups, Keys},
-    key::Distinctions,
-    translator::TRANSLATED,
+    key::DistinguishingLabels,
+    resource_cache::TRANSLATED,
 };
 use super::{
     node::Node,
-    resource::ResourceType,
-    view::{Difference, Layer, View, Views},
+    resource_type::ResourceType,
+    view::{Difference, View, Views},
 };
 use crate::{
     api::Diagnostic,
@@ -54,17 +54,17 @@ pub struct Classes {
 #[derive(Default)]
 struct State {
     world: Arc<World>,
-    distinctions: Distinctions,
+    distinguishing: DistinguishingLabels,
     groups: Groups,
-    proxies: FxHashMap<u64, Attached>,
+    proxies: FxHashMap<u64, ConnectedProxy>,
     next: u64,
 }
 
-struct Attached {
+struct ConnectedProxy {
     node: Arc<Node>,
     proxy: Proxy,
     keys: Keys,
-    layers: [Vec<Layer>; 4],
+    view: View,
     sender: watch::Sender<View>,
 }
 
@@ -80,21 +80,21 @@ impl Classes {
         let mut state = self.state.lock();
         let state = &mut *state;
         state.world = world;
-        state.proxies.retain(|_, attached| !attached.sender.is_closed());
+        state.proxies.retain(|_, connected| !connected.sender.is_closed());
         // A proxy's own side is made from its scope: that comes first.
         let scopes = state.groups.update_scopes(&state.world, touched);
         let resorted = state.sort_again(touched);
         state.groups.update(&state.world, &scopes, touched);
         let mut views = Vec::new();
-        for attached in state.proxies.values_mut() {
-            let layers = state.groups.layers(&attached.keys);
-            if !same(&layers, &attached.layers) {
-                attached.layers = layers.clone();
-                views.push((attached.proxy.id.clone(), attached.sender.clone(), View::new(state.world.generation, layers)));
+        for connected in state.proxies.values_mut() {
+            let view = View::new(state.world.generation, state.groups.layers(&connected.keys));
+            if !view.has_layers_of(&connected.view) {
+                connected.view = view.clone();
+                views.push((connected.proxy.id.clone(), connected.sender.clone(), view));
             }
         }
         if resorted {
-            let used = state.proxies.values().map(|attached| &attached.keys);
+            let used = state.proxies.values().map(|connected| &connected.keys);
             state.groups.retain(used);
         }
         self.findings.send_if_modified(|before| replaced(before, state.findings()));
@@ -116,8 +116,8 @@ impl Classes {
     /// What the connected proxy of that id is to have.
     pub fn view_of(&self, id: &str) -> Option<View> {
         let state = self.state.lock();
-        let mut connected = state.proxies.values().filter(|attached| !attached.sender.is_closed());
-        connected.find(|attached| attached.proxy.id == id).map(|attached| attached.sender.borrow().clone())
+        let mut connected = state.proxies.values().filter(|connected| !connected.sender.is_closed());
+        connected.find(|connected| connected.proxy.id == id).map(|connected| connected.sender.borrow().clone())
     }
 
     /// The view of a proxy that is not connected: offline translation.
@@ -125,7 +125,7 @@ impl Classes {
         let mut state = self.state.lock();
         let state = &mut *state;
         let proxy = resolve_proxy(&state.world, proxy);
-        let keys = state.groups.ensure(&state.world, &proxy, &state.distinctions);
+        let keys = state.groups.ensure(&state.world, &proxy, &state.distinguishing);
         View::new(state.world.generation, state.groups.layers(&keys))
     }
 
@@ -134,7 +134,7 @@ impl Classes {
         let mut state = self.state.lock();
         let state = &mut *state;
         let proxy = resolve_proxy(&state.world, proxy);
-        state.groups.ensure(&state.world, &proxy, &state.distinctions).findings().collect()
+        state.groups.ensure(&state.world, &proxy, &state.distinguishing).findings().collect()
     }
 
     /// What of the objects the connected proxies cannot have, kept up to date.
@@ -148,10 +148,10 @@ impl Views for Classes {
         let mut state = self.state.lock();
         let state = &mut *state;
         let proxy = resolve_proxy(&state.world, &node.proxy);
-        let keys = state.groups.ensure(&state.world, &proxy, &state.distinctions);
-        let layers = state.groups.layers(&keys);
-        let (sender, receiver) = watch::channel(View::new(state.world.generation, layers.clone()));
-        state.proxies.insert(state.next, Attached { node, proxy, keys, layers, sender });
+        let keys = state.groups.ensure(&state.world, &proxy, &state.distinguishing);
+        let view = View::new(state.world.generation, state.groups.layers(&keys));
+        let (sender, receiver) = watch::channel(view.clone());
+        state.proxies.insert(state.next, ConnectedProxy { node, proxy, keys, view, sender });
         state.next += 1;
         self.findings.send_if_modified(|before| replaced(before, state.findings()));
         receiver
@@ -160,19 +160,19 @@ impl Views for Classes {
 
 impl State {
     fn findings(&self) -> BTreeSet<Diagnostic> {
-        let connected = self.proxies.values().filter(|attached| !attached.sender.is_closed());
-        connected.flat_map(|attached| attached.keys.findings()).collect()
+        let connected = self.proxies.values().filter(|connected| !connected.sender.is_closed());
+        connected.flat_map(|connected| connected.keys.findings()).collect()
     }
 
     /// Resolves the proxies that a change may put into another class; says whether groups may have lost their last.
     fn sort_again(&mut self, touched: &Touched) -> bool {
-        let distinctions = if touched.everything || !touched.routes.is_empty() || !touched.services.is_empty() {
-            Distinctions::of(&self.world)
+        let distinguishing = if touched.everything || !touched.routes.is_empty() || !touched.services.is_empty() {
+            DistinguishingLabels::of(&self.world)
         } else {
-            self.distinctions.clone()
+            self.distinguishing.clone()
         };
-        let all = touched.everything || distinctions != self.distinctions;
-        self.distinctions = distinctions;
+        let all = touched.everything || distinguishing != self.distinguishing;
+        self.distinguishing = distinguishing;
         let at_gateways = !touched.services.is_empty() || !touched.routes.is_empty() || !touched.gateways.is_empty();
         let namespaces = namespaces_of(&self.world, touched);
         let concerned = |proxy: &Proxy| {
@@ -180,11 +180,11 @@ impl State {
             all || addressed || namespaces.contains(&proxy.namespace) || (at_gateways && proxy.kind == ProxyKind::Gateway)
         };
         let mut moved = false;
-        for attached in self.proxies.values_mut().filter(|attached| concerned(&attached.proxy)) {
-            attached.proxy = resolve_proxy(&self.world, &attached.node.proxy);
-            let keys = self.groups.ensure(&self.world, &attached.proxy, &self.distinctions);
-            moved |= keys != attached.keys;
-            attached.keys = keys;
+        for connected in self.proxies.values_mut().filter(|connected| concerned(&connected.proxy)) {
+            connected.proxy = resolve_proxy(&self.world, &connected.node.proxy);
+            let keys = self.groups.ensure(&self.world, &connected.proxy, &self.distinguishing);
+            moved |= keys != connected.keys;
+            connected.keys = keys;
         }
         moved || all
     }
@@ -220,11 +220,6 @@ fn replaced(before: &mut BTreeSet<Diagnostic>, now: BTreeSet<Diagnostic>) -> boo
     let differs = *before != now;
     *before = now;
     differs
-}
-
-fn same(a: &[Vec<Layer>; 4], b: &[Vec<Layer>; 4]) -> bool {
-    let equal = |a: &Vec<Layer>, b: &Vec<Layer>| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b));
-    a.iter().zip(b).all(|(a, b)| equal(a, b))
 }
 
 /// Counts each resource that is new to some proxy once, however many proxies it is new to.

@@ -105,7 +105,7 @@ impl Plane {
 /// Contents by type and name.
 fn content(view: &View) -> BTreeMap<(&'static str, SmolStr), ContentHash> {
     let all = ResourceType::ALL.into_iter().flat_map(|kind| view.iter(kind).map(move |resource| (kind, resource)));
-    all.map(|(kind, resource)| ((kind.short(), resource.name.clone()), resource.version)).collect()
+    all.map(|(kind, resource)| ((kind.as_str(), resource.name.clone()), resource.version)).collect()
 }
 
 fn proxy(kind: ProxyKind, id: &str, ip: [u8; 4]) -> Proxy {

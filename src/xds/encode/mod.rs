@@ -17,7 +17,10 @@ use envoy_types::pb::envoy::config::{
 use smol_str::SmolStr;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::resource::{ContentHash, Resource, ResourceType};
+use super::{
+    resource::{ContentHash, Resource},
+    resource_type::ResourceType,
+};
 use crate::{
     mesh::model::Origin,
     translate::{input::Built, wire},

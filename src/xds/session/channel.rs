@@ -12,9 +12,10 @@ use std::{
 
 use smol_str::SmolStr;
 
-use super::{Standing, names::Names};
+use super::{TypeState, names::Names};
 use crate::xds::{
-    resource::{ContentHash, Resource, ResourceType},
+    resource::{ContentHash, Resource},
+    resource_type::ResourceType,
     view::{Difference, View},
 };
 
@@ -264,8 +265,8 @@ impl Channel {
     }
 
     /// How far the client is.
-    pub(crate) fn standing(&self) -> Standing {
-        Standing { subscribed: self.open, sent: self.last_nonce, acked: self.last_acked }
+    pub(crate) fn state(&self) -> TypeState {
+        TypeState { subscribed: self.open, sent: self.last_nonce, acked: self.last_acked }
     }
 
     /// Records a response: what it contains is now what the proxy has.
@@ -363,7 +364,7 @@ impl Channel {
 
 impl Reason {
     /// The word that metrics use.
-    pub fn label(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Changed => "changed",
             Self::Requested => "requested",
@@ -394,10 +395,9 @@ impl Held {
     }
 }
 
-/// The resources that an error message names. Envoy names clusters and listeners; of the other types it names none,
-/// and their names (`80`) would be found by chance.
+/// Returns the resources that an error message names.
 fn blamed(kind: ResourceType, contents: &[Arc<Resource>], error: &str) -> Vec<Arc<Resource>> {
-    if !kind.is_wildcard() {
+    if !kind.has_names_in_errors() {
         return Vec::new();
     }
     let part_of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"_-|".contains(&byte);

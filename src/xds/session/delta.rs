@@ -15,7 +15,8 @@ use super::{
     unserved::Unserved,
 };
 use crate::xds::{
-    resource::{ContentHash, ResourceType},
+    resource::ContentHash,
+    resource_type::ResourceType,
     rollout::{Rollout, Settings, Step, Warming},
     view::View,
 };

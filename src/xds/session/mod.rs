@@ -21,7 +21,9 @@ use unserved::Unserved;
 
 use super::{
     encode,
-    resource::{Resource, ResourceType},
+    per_type::PerType,
+    resource::Resource,
+    resource_type::ResourceType,
     rollout::{Rollout, Step},
     view::View,
 };
@@ -94,8 +96,8 @@ pub(crate) trait Session: Send {
     }
 
     /// How far the client is with each type.
-    fn standing(&self) -> [Standing; 4] {
-        self.rollout().standing()
+    fn states(&self) -> PerType<TypeState> {
+        self.rollout().states()
     }
 
     /// The view that the session works towards.
@@ -127,7 +129,7 @@ pub struct Response {
 
 /// How far a client is with one type, in nonces of its stream (counted from 1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
+pub struct TypeState {
     /// It asked for the type.
     pub subscribed: bool,
     /// The last response; 0: none.

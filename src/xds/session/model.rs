@@ -19,11 +19,7 @@ use super::{
     sotw::SotwSession,
     tests::{cluster, endpoint, listener, route, view},
 };
-use crate::xds::{
-    resource::{Resource, ResourceType},
-    rollout::Settings,
-    view::View,
-};
+use crate::xds::{per_type::PerType, resource::Resource, resource_type::ResourceType, rollout::Settings, view::View};
 
 use ResourceType::{Cluster, Endpoint, Listener, Route};
 
@@ -65,11 +61,11 @@ trait Dialect: Session + Sized {
 /// What the client keeps across connections.
 #[derive(Debug, Default)]
 struct Store {
-    held: [BTreeMap<SmolStr, Arc<Resource>>; 4],
-    asked: [BTreeSet<SmolStr>; 4],
+    held: PerType<BTreeMap<SmolStr, Arc<Resource>>>,
+    asked: PerType<BTreeSet<SmolStr>>,
     warming: BTreeSet<SmolStr>,
-    versions: [SmolStr; 4],
-    nonces: [SmolStr; 4],
+    versions: PerType<SmolStr>,
+    nonces: PerType<SmolStr>,
     /// The client refuses these contents, naming them or not.
     bad: BTreeSet<u64>,
     names_errors: bool,
@@ -143,7 +139,7 @@ impl<S: Dialect> Model<S> {
         self.store.nonces = Default::default();
         self.paused_open = !self.store.warming.is_empty();
         for kind in ResourceType::ALL {
-            let silent = !kind.is_wildcard() && self.store.asked[kind as usize].is_empty();
+            let silent = !kind.is_wildcard() && self.store.asked[kind].is_empty();
             if !(silent || kind == Cluster && self.paused_open) {
                 self.to_server.push_back(S::open(&self.store, kind));
             }
@@ -191,14 +187,14 @@ impl<S: Dialect> Model<S> {
         let kind = response.kind.unwrap();
         let bad = |resource: &Arc<Resource>| self.store.bad.contains(&u64::from_le_bytes(resource.body[..].try_into().unwrap_or_default()));
         let refused: Vec<_> = response.resources.iter().filter(|resource| bad(resource)).map(|resource| resource.name.clone()).collect();
-        self.store.nonces[kind as usize] = response.nonce.clone();
+        self.store.nonces[kind] = response.nonce.clone();
         // Envoy applies the rest where it can tell the resources apart, and nothing otherwise.
         let partly = self.store.names_errors && kind.is_wildcard();
         if refused.is_empty() || partly {
             self.apply(kind, &response, &refused);
         }
         if refused.is_empty() {
-            self.store.versions[kind as usize] = response.version.clone();
+            self.store.versions[kind] = response.version.clone();
         }
         let error = (!refused.is_empty()).then(|| if partly { format!("cannot add {}: bad", refused.join(", ")) } else { "bad".into() });
         let answer = S::answer(&self.store, &response, error);
@@ -226,7 +222,7 @@ impl<S: Dialect> Model<S> {
         for name in S::removed(&self.store, response) {
             // Envoy does not take endpoints or route tables away by name.
             if kind.is_wildcard() {
-                self.store.held[kind as usize].remove(&name);
+                self.store.held[kind].remove(&name);
             }
             // A cluster is warm when it is told that there are no endpoints.
             if matches!(kind, Cluster | Endpoint) {
@@ -234,7 +230,7 @@ impl<S: Dialect> Model<S> {
             }
         }
         for resource in response.resources.iter().filter(|resource| !refused.contains(&resource.name)) {
-            let before = self.store.held[kind as usize].insert(resource.name.clone(), resource.clone());
+            let before = self.store.held[kind].insert(resource.name.clone(), resource.clone());
             match kind {
                 Cluster if before.is_none_or(|before| before.version != resource.version) => {
                     self.store.warming.insert(resource.name.clone());
@@ -245,11 +241,11 @@ impl<S: Dialect> Model<S> {
         }
         match kind {
             Cluster => {
-                let clusters = self.store.held[Cluster as usize].keys().cloned().collect();
+                let clusters = self.store.held[Cluster].keys().cloned().collect();
                 self.ask(Endpoint, clusters);
             }
             Listener => {
-                let tables = self.store.held[Listener as usize].values().flat_map(|listener| listener.routes.iter().cloned()).collect();
+                let tables = self.store.held[Listener].values().flat_map(|listener| listener.routes.iter().cloned()).collect();
                 self.ask(Route, tables);
             }
             _ => {}
@@ -257,23 +253,23 @@ impl<S: Dialect> Model<S> {
     }
 
     fn ask(&mut self, kind: ResourceType, names: BTreeSet<SmolStr>) {
-        let asked = std::mem::replace(&mut self.store.asked[kind as usize], names.clone());
+        let asked = std::mem::replace(&mut self.store.asked[kind], names.clone());
         let added: Vec<String> = names.difference(&asked).map(ToString::to_string).collect();
         let removed: Vec<String> = asked.difference(&names).map(ToString::to_string).collect();
-        self.store.held[kind as usize].retain(|name, _| names.contains(name));
+        self.store.held[kind].retain(|name, _| names.contains(name));
         if added.is_empty() && removed.is_empty() {
             return;
         }
         if !removed.is_empty() {
             // State of the world cannot tell, after a reconnect, that a name was given up and taken up in between.
-            self.store.versions[kind as usize] = SmolStr::default();
+            self.store.versions[kind] = SmolStr::default();
         }
         self.to_server.push_back(S::change(&self.store, kind, added, removed));
     }
 
     fn assert_no_dangling_route(&self) {
-        let clusters = &self.store.held[Cluster as usize];
-        for resource in self.store.held[Listener as usize].values().chain(self.store.held[Route as usize].values()) {
+        let clusters = &self.store.held[Cluster];
+        for resource in self.store.held[Listener].values().chain(self.store.held[Route].values()) {
             for name in resource.clusters.iter() {
                 assert!(clusters.contains_key(name), "{} names {name}, which is not there", resource.name);
             }
@@ -306,10 +302,10 @@ impl<S: Dialect> Model<S> {
             return;
         }
         for kind in ResourceType::ALL {
-            let held = &self.store.held[kind as usize];
+            let held = &self.store.held[kind];
             let wanted: BTreeMap<_, _> = self.view.iter(kind).map(|resource| (resource.name.clone(), resource.clone())).collect();
             for (name, resource) in &wanted {
-                let asked = kind.is_wildcard() || self.store.asked[kind as usize].contains(name);
+                let asked = kind.is_wildcard() || self.store.asked[kind].contains(name);
                 let content = u64::from_le_bytes(resource.body[..].try_into().unwrap());
                 let excused = self.excused(kind, resource) || self.store.bad.contains(&content);
                 let version = held.get(name).map(|resource| resource.version);
@@ -327,7 +323,7 @@ impl<S: Dialect> Model<S> {
 
     // What needs a cluster that was refused, or endpoints that were, stays as it was.
     fn excused(&self, kind: ResourceType, resource: &Resource) -> bool {
-        let missing = |name: &SmolStr| !self.store.held[Cluster as usize].contains_key(name);
+        let missing = |name: &SmolStr| !self.store.held[Cluster].contains_key(name);
         !kind.is_wildcard() && self.store.bad.len() > 1 && resource.clusters.iter().any(missing)
             || matches!(kind, Listener | Route) && resource.clusters.iter().any(missing)
     }
@@ -339,10 +335,10 @@ impl Dialect for DeltaSession {
     }
 
     fn open(client: &Store, kind: ResourceType) -> DeltaDiscoveryRequest {
-        let held = &client.held[kind as usize];
+        let held = &client.held[kind];
         DeltaDiscoveryRequest {
             type_url: kind.type_url().into(),
-            resource_names_subscribe: client.asked[kind as usize].iter().map(ToString::to_string).collect(),
+            resource_names_subscribe: client.asked[kind].iter().map(ToString::to_string).collect(),
             initial_resource_versions: held
                 .iter()
                 .map(|(name, resource)| (name.to_string(), resource.version.to_string()))
@@ -382,9 +378,9 @@ impl Dialect for SotwSession {
     fn open(client: &Store, kind: ResourceType) -> DiscoveryRequest {
         DiscoveryRequest {
             type_url: kind.type_url().into(),
-            version_info: client.versions[kind as usize].to_string(),
-            resource_names: client.asked[kind as usize].iter().map(ToString::to_string).collect(),
-            response_nonce: client.nonces[kind as usize].to_string(),
+            version_info: client.versions[kind].to_string(),
+            resource_names: client.asked[kind].iter().map(ToString::to_string).collect(),
+            response_nonce: client.nonces[kind].to_string(),
             ..DiscoveryRequest::default()
         }
     }
@@ -404,7 +400,7 @@ impl Dialect for SotwSession {
     fn removed(client: &Store, response: &Response) -> Vec<SmolStr> {
         let kind = response.kind.unwrap();
         let said: BTreeSet<_> = response.resources.iter().map(|resource| &resource.name).collect();
-        let gone = client.held[kind as usize].keys().filter(|name| !said.contains(name));
+        let gone = client.held[kind].keys().filter(|name| !said.contains(name));
         if kind.is_wildcard() { gone.cloned().collect() } else { Vec::new() }
     }
 }

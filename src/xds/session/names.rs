@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use smol_str::SmolStr;
 
 use crate::xds::{
-    resource::ResourceType,
+    resource_type::ResourceType,
     view::{Difference, View},
 };
 

@@ -18,7 +18,8 @@ use super::{
     unserved::Unserved,
 };
 use crate::xds::{
-    resource::{ContentHash, Resource, ResourceType},
+    resource::{ContentHash, Resource},
+    resource_type::ResourceType,
     rollout::{Rollout, Settings, Step, Warming},
     view::View,
 };

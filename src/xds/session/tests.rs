@@ -5,7 +5,9 @@ use smol_str::SmolStr;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::xds::{
-    resource::{ContentHash, Resource, ResourceType},
+    per_type::PerType,
+    resource::{ContentHash, Resource},
+    resource_type::ResourceType,
     view::View,
 };
 
@@ -41,9 +43,9 @@ pub(crate) fn route(name: &str, content: u64, clusters: &[&str]) -> Resource {
 
 /// A view of one layer per type.
 pub(crate) fn view(generation: u64, resources: impl IntoIterator<Item = Resource>) -> View {
-    let mut layers: [imbl::OrdMap<SmolStr, Arc<Resource>>; 4] = Default::default();
+    let mut layers = PerType::<imbl::OrdMap<SmolStr, Arc<Resource>>>::default();
     for resource in resources {
-        layers[resource.kind as usize].insert(resource.name.clone(), Arc::new(resource));
+        layers[resource.kind].insert(resource.name.clone(), Arc::new(resource));
     }
     View::new(generation, layers.map(|layer| vec![Arc::new(layer)]))
 }

@@ -10,18 +10,18 @@ use crate::xds::{resource::Resource, view::Layer};
 
 /// A layer and who contributed what to it.
 #[derive(Debug)]
-pub(super) struct Units<O> {
+pub(super) struct CachedUnits<O> {
     owners: BTreeMap<O, Vec<SmolStr>>,
     layer: Layer,
 }
 
-impl<O> Default for Units<O> {
+impl<O> Default for CachedUnits<O> {
     fn default() -> Self {
         Self { owners: BTreeMap::new(), layer: Arc::new(OrdMap::new()) }
     }
 }
 
-impl<O: Ord + Clone> Units<O> {
+impl<O: Ord + Clone> CachedUnits<O> {
     /// The layer as it stands. The same `Arc` as before when nothing changed.
     pub(super) fn layer(&self) -> &Layer {
         &self.layer
@@ -56,7 +56,7 @@ impl<O: Ord + Clone> Units<O> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::xds::resource::{ContentHash, ResourceType};
+    use crate::xds::{resource::ContentHash, resource_type::ResourceType};
 
     fn resource(name: &str, version: u64) -> Arc<Resource> {
         Arc::new(Resource {
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn an_owner_replaces_only_its_own() {
-        let mut units = Units::default();
+        let mut units = CachedUnits::default();
         units.replace(&"a", vec![resource("a1", 1), resource("a2", 1)]);
         units.replace(&"b", vec![resource("b1", 1)]);
         units.replace(&"a", vec![resource("a2", 2)]);
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn nothing_changed_is_the_same_layer() {
-        let mut units = Units::default();
+        let mut units = CachedUnits::default();
         units.replace(&1, vec![resource("x", 1)]);
         let before = Arc::clone(units.layer());
         units.replace(&1, vec![resource("x", 1)]);

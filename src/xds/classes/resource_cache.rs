@@ -28,7 +28,7 @@ use crate::{
 
 /// All memos of this process.
 #[derive(Debug)]
-pub(super) struct Translator {
+pub(super) struct ResourceCache {
     clusters: Memo<ClusterInput, Resource>,
     assignments: Memo<EndpointInput, Resource>,
     outbound: Memo<ListenerInput, Resource>,
@@ -52,7 +52,7 @@ pub type Translations = Family<[(&'static str, &'static str); 1], ExactCounter>;
 /// What is counted in [`Translations`].
 pub(super) const TRANSLATED: [&str; 5] = ["cluster", "load_assignment", "listener", "virtual_host", "route_table"];
 
-impl Default for Translator {
+impl Default for ResourceCache {
     fn default() -> Self {
         let translations = Translations::default();
         let [cluster, load_assignment, listener, virtual_host, route_table] =
@@ -70,7 +70,7 @@ impl Default for Translator {
     }
 }
 
-impl Translator {
+impl ResourceCache {
     pub(super) fn cluster(&mut self, input: ClusterInput) -> Arc<Resource> {
         self.clusters.get(input, |input| encode::cluster(cluster::cluster(input)))
     }

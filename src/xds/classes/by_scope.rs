@@ -1,10 +1,10 @@
-//! Groups that proxies of one scope share: clusters and routes, endpoints, outbound listeners.
+//! What proxies of one scope share: clusters, endpoints and routes, and outbound listeners.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use smol_str::SmolStr;
 
-use super::{key::ListenersKey, translator::Translator, units::Units};
+use super::{cached_units::CachedUnits, key::ListenersKey, resource_cache::ResourceCache};
 use crate::{
     mesh::{
         model::{Hostname, ProxyKind, Resolution, Service},
@@ -18,26 +18,21 @@ use crate::{
         listener::outbound::{self, Group},
         route,
     },
-    xds::{resource::Resource, view::Layer},
+    xds::{resource::Resource, resource_type::ResourceType, view::Layer},
 };
 
-/// Clusters and route tables.
+/// Clusters, endpoints and route tables.
 #[derive(Debug, Default)]
-pub(super) struct Shared {
-    clusters: Units<ClusterOwner>,
-    routes: Units<SmolStr>,
-}
-
-/// Load assignments.
-#[derive(Debug, Default)]
-pub(super) struct Endpoints {
-    assignments: Units<Hostname>,
+pub(super) struct SharedByScope {
+    clusters: CachedUnits<ClusterOwner>,
+    assignments: CachedUnits<Hostname>,
+    routes: CachedUnits<SmolStr>,
 }
 
 /// Outbound listeners.
 #[derive(Debug, Default)]
-pub(super) struct Listeners {
-    listeners: Units<Group>,
+pub(super) struct OutboundListeners {
+    listeners: CachedUnits<Group>,
 }
 
 /// From one world to the next, as one scope shows it.
@@ -58,33 +53,40 @@ enum ClusterOwner {
     Service(Hostname),
 }
 
-impl Shared {
-    pub(super) fn new(world: &World, scope: &Scope, class: &ProxyClass, translator: &mut Translator) -> Self {
+impl SharedByScope {
+    pub(super) fn new(world: &World, scope: &Scope, class: &ProxyClass, cache: &mut ResourceCache) -> Self {
         let mut group = Self::default();
-        group.translate_everything(world, scope, class, translator);
+        group.translate_everything(world, scope, class, cache);
         group
     }
 
-    pub(super) fn clusters(&self) -> Layer {
-        Arc::clone(self.clusters.layer())
+    /// Returns the resources of one type; `None` for listeners, which depend on more than the scope
+    /// ([`OutboundListeners`]).
+    pub(super) fn layer(&self, kind: ResourceType) -> Option<&Layer> {
+        match kind {
+            ResourceType::Cluster => Some(self.clusters.layer()),
+            ResourceType::Endpoint => Some(self.assignments.layer()),
+            ResourceType::Listener => None,
+            ResourceType::Route => Some(self.routes.layer()),
+        }
     }
 
-    pub(super) fn routes(&self) -> Layer {
-        Arc::clone(self.routes.layer())
-    }
-
-    pub(super) fn update(&mut self, step: Step<'_>, class: &ProxyClass, translator: &mut Translator) {
+    /// Brings the resources up to a new world.
+    pub(super) fn update(&mut self, step: Step<'_>, class: &ProxyClass, cache: &mut ResourceCache) {
         let Step { world, new, touched, .. } = step;
         if step.is_rescoped() {
-            return self.translate_everything(world, new, class, translator);
+            return self.translate_everything(world, new, class, cache);
         }
         for host in &touched.services {
-            self.translate_clusters(world, new, class, host, translator);
+            self.translate_clusters(world, new, class, host, cache);
+        }
+        for host in touched.services.iter().chain(&touched.endpoints) {
+            self.translate_endpoints(world, new, class, host, cache);
         }
         // Clusters of DNS services hold their endpoints.
         let by_dns = |host: &&Hostname| new.services.get(*host).is_some_and(|service| holds_endpoints(service));
         for host in touched.endpoints.iter().filter(by_dns) {
-            self.translate_clusters(world, new, class, host, translator);
+            self.translate_clusters(world, new, class, host, cache);
         }
         if class.kind == ProxyKind::Sidecar {
             let mut tables = BTreeSet::new();
@@ -93,99 +95,76 @@ impl Shared {
                 tables.extend(route::tables_with(new, &world.mesh, host));
             }
             for table in tables {
-                self.translate_table(world, new, class, &table, translator);
+                self.translate_table(world, new, class, &table, cache);
             }
         }
     }
 
-    fn translate_everything(&mut self, world: &World, scope: &Scope, class: &ProxyClass, translator: &mut Translator) {
+    fn translate_everything(&mut self, world: &World, scope: &Scope, class: &ProxyClass, cache: &mut ResourceCache) {
         self.clusters.retain(|owner| match owner {
             ClusterOwner::Fixed => true,
             ClusterOwner::Service(host) => scope.services.contains_key(host),
         });
-        let fixed = cluster::fixed_inputs(class, &world.mesh).into_iter().map(|input| translator.cluster(input)).collect();
+        let fixed = cluster::fixed_inputs(class, &world.mesh).into_iter().map(|input| cache.cluster(input)).collect();
         self.clusters.replace(&ClusterOwner::Fixed, fixed);
         for host in scope.services.keys() {
-            self.translate_clusters(world, scope, class, host, translator);
+            self.translate_clusters(world, scope, class, host, cache);
+        }
+        self.assignments.retain(|host| scope.services.contains_key(host));
+        for host in scope.services.keys() {
+            self.translate_endpoints(world, scope, class, host, cache);
         }
         if class.kind == ProxyKind::Sidecar {
             let tables = route::tables(scope, &world.mesh);
             self.routes.retain(|name| tables.contains(name));
             for name in &tables {
-                self.translate_table(world, scope, class, name, translator);
+                self.translate_table(world, scope, class, name, cache);
             }
         }
     }
 
-    fn translate_clusters(&mut self, world: &World, scope: &Scope, class: &ProxyClass, host: &Hostname, translator: &mut Translator) {
+    fn translate_clusters(&mut self, world: &World, scope: &Scope, class: &ProxyClass, host: &Hostname, cache: &mut ResourceCache) {
         let resources = scope.services.get(host).map_or_else(Vec::new, |service| {
             let rule = scope.destination_rules.get(host);
             let mtls = Some(service_mtls(world, &service.namespace));
             let inputs = cluster::inputs(class, &world.mesh, service, rule, mtls, world.endpoints.get(&service.key()));
-            inputs.into_iter().map(|input| translator.cluster(input)).collect()
+            inputs.into_iter().map(|input| cache.cluster(input)).collect()
         });
         self.clusters.replace(&ClusterOwner::Service(host.clone()), resources);
     }
 
-    fn translate_table(&mut self, world: &World, scope: &Scope, class: &ProxyClass, name: &SmolStr, translator: &mut Translator) {
-        let table = route::table(scope, class, &class.labels, &world.mesh, name);
-        self.routes.replace(name, table.into_iter().map(|table| translator.table(table)).collect());
-    }
-}
-
-impl Endpoints {
-    pub(super) fn new(world: &World, scope: &Scope, class: &ProxyClass, translator: &mut Translator) -> Self {
-        let mut group = Self::default();
-        group.translate_everything(world, scope, class, translator);
-        group
-    }
-
-    pub(super) fn assignments(&self) -> Layer {
-        Arc::clone(self.assignments.layer())
-    }
-
-    pub(super) fn update(&mut self, step: Step<'_>, class: &ProxyClass, translator: &mut Translator) {
-        let Step { world, new, touched, .. } = step;
-        if step.is_rescoped() {
-            return self.translate_everything(world, new, class, translator);
-        }
-        for host in touched.services.iter().chain(&touched.endpoints) {
-            self.translate(world, new, class, host, translator);
-        }
-    }
-
-    fn translate_everything(&mut self, world: &World, scope: &Scope, class: &ProxyClass, translator: &mut Translator) {
-        self.assignments.retain(|host| scope.services.contains_key(host));
-        for host in scope.services.keys() {
-            self.translate(world, scope, class, host, translator);
-        }
-    }
-
-    fn translate(&mut self, world: &World, scope: &Scope, class: &ProxyClass, host: &Hostname, translator: &mut Translator) {
+    fn translate_endpoints(&mut self, world: &World, scope: &Scope, class: &ProxyClass, host: &Hostname, cache: &mut ResourceCache) {
         let resources = scope.services.get(host).map_or_else(Vec::new, |service| {
             let rule = scope.destination_rules.get(host);
             let inputs = endpoint::inputs(class, service, rule, world.endpoints.get(&service.key()), false);
-            inputs.into_iter().map(|input| translator.assignment(input)).collect()
+            inputs.into_iter().map(|input| cache.assignment(input)).collect()
         });
         self.assignments.replace(host, resources);
     }
+
+    fn translate_table(&mut self, world: &World, scope: &Scope, class: &ProxyClass, name: &SmolStr, cache: &mut ResourceCache) {
+        let table = route::table(scope, class, &class.labels, &world.mesh, name);
+        self.routes.replace(name, table.into_iter().map(|table| cache.table(table)).collect());
+    }
 }
 
-impl Listeners {
-    pub(super) fn new(world: &World, scope: &Scope, key: &ListenersKey, translator: &mut Translator) -> Self {
+impl OutboundListeners {
+    pub(super) fn new(world: &World, scope: &Scope, key: &ListenersKey, cache: &mut ResourceCache) -> Self {
         let mut group = Self::default();
-        group.translate_everything(world, scope, key, translator);
+        group.translate_everything(world, scope, key, cache);
         group
     }
 
-    pub(super) fn listeners(&self) -> Layer {
-        Arc::clone(self.listeners.layer())
+    /// Returns the listeners.
+    pub(super) fn layer(&self) -> &Layer {
+        self.listeners.layer()
     }
 
-    pub(super) fn update(&mut self, step: Step<'_>, key: &ListenersKey, translator: &mut Translator) {
+    /// Brings the listeners up to a new world.
+    pub(super) fn update(&mut self, step: Step<'_>, key: &ListenersKey, cache: &mut ResourceCache) {
         let Step { world, old, new, touched } = step;
         if step.is_rescoped() {
-            return self.translate_everything(world, new, key, translator);
+            return self.translate_everything(world, new, key, cache);
         }
         let mut ports: BTreeSet<u16> = BTreeSet::new();
         for host in touched.services.iter().chain(&touched.routes) {
@@ -199,23 +178,23 @@ impl Listeners {
             }
         }
         for port in ports {
-            self.translate(world, new, key, Group::Port(port), translator);
+            self.translate(world, new, key, Group::Port(port), cache);
         }
     }
 
-    fn translate_everything(&mut self, world: &World, scope: &Scope, key: &ListenersKey, translator: &mut Translator) {
+    fn translate_everything(&mut self, world: &World, scope: &Scope, key: &ListenersKey, cache: &mut ResourceCache) {
         let planned = outbound::all_inputs(scope, &key.class, &world.mesh, &world.endpoints, &key.own);
         let groups: BTreeSet<Group> = planned.keys().copied().collect();
         self.listeners.retain(|group| groups.contains(group));
         for (group, inputs) in planned {
-            let resources = inputs.into_iter().map(|input| translator.outbound_listener(input)).collect();
+            let resources = inputs.into_iter().map(|input| cache.outbound_listener(input)).collect();
             self.listeners.replace(&group, resources);
         }
     }
 
-    fn translate(&mut self, world: &World, scope: &Scope, key: &ListenersKey, group: Group, translator: &mut Translator) {
+    fn translate(&mut self, world: &World, scope: &Scope, key: &ListenersKey, group: Group, cache: &mut ResourceCache) {
         let inputs = outbound::inputs(scope, &key.class, &world.mesh, &world.endpoints, &key.own, group);
-        let resources: Vec<Arc<Resource>> = inputs.into_iter().map(|input| translator.outbound_listener(input)).collect();
+        let resources: Vec<Arc<Resource>> = inputs.into_iter().map(|input| cache.outbound_listener(input)).collect();
         self.listeners.replace(&group, resources);
     }
 }

@@ -7,8 +7,8 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use imbl::OrdMap;
 
 use super::{
-    key::{Distinctions, class_of},
-    translator::Translator,
+    key::{DistinguishingLabels, class_of},
+    resource_cache::ResourceCache,
 };
 use crate::{
     api::{Diagnostic, istio::ServerTlsMode},
@@ -29,12 +29,12 @@ use crate::{
         },
         route::{self, RouteTable},
     },
-    xds::{resource::Resource, view::Layer},
+    xds::{per_type::PerType, resource::Resource, resource_type::ResourceType, view::Layer},
 };
 
 /// All that decides about a proxy's own side.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct OwnInputs {
+pub(super) struct PerProxyInputs {
     clusters: Vec<ClusterInput>,
     assignments: Vec<EndpointInput>,
     inbound: Option<InboundInput>,
@@ -43,18 +43,15 @@ pub(super) struct OwnInputs {
     refused: Vec<RefusedServer>,
 }
 
-/// The layers made from it.
+/// The resources made from it.
 #[derive(Debug)]
-pub(super) struct Own {
-    clusters: Layer,
-    assignments: Layer,
-    listeners: Layer,
-    routes: Layer,
+pub(super) struct PerProxy {
+    layers: PerType<Layer>,
 }
 
-impl OwnInputs {
-    pub(super) fn of(world: &World, scope: &Scope, proxy: &Proxy, distinctions: &Distinctions) -> Self {
-        let class = class_of(proxy, distinctions, true);
+impl PerProxyInputs {
+    pub(super) fn of(world: &World, scope: &Scope, proxy: &Proxy, distinguishing: &DistinguishingLabels) -> Self {
+        let class = class_of(proxy, distinguishing, true);
         match proxy.kind {
             ProxyKind::Sidecar => sidecar(world, scope, proxy, &class),
             ProxyKind::Gateway => gateway_proxy(world, scope, proxy, &class),
@@ -70,50 +67,44 @@ impl OwnInputs {
     }
 }
 
-impl Own {
-    pub(super) fn new(inputs: &OwnInputs, translator: &mut Translator) -> Self {
-        let mut listeners: Vec<Arc<Resource>> =
-            inputs.inbound.iter().cloned().flat_map(|input| translator.inbound_listeners(input)).collect();
-        listeners.extend(inputs.gateway.iter().cloned().map(|input| translator.gateway_listener(input)));
-        Self {
-            clusters: layer(inputs.clusters.iter().cloned().map(|input| translator.cluster(input))),
-            assignments: layer(inputs.assignments.iter().cloned().map(|input| translator.assignment(input))),
-            listeners: layer(listeners),
-            routes: layer(inputs.tables.iter().cloned().map(|table| translator.table(table))),
-        }
+impl PerProxy {
+    /// Translates the inputs.
+    pub(super) fn new(inputs: &PerProxyInputs, cache: &mut ResourceCache) -> Self {
+        let layers = PerType::from_fn(|kind| match kind {
+            ResourceType::Cluster => layer(inputs.clusters.iter().cloned().map(|input| cache.cluster(input))),
+            ResourceType::Endpoint => layer(inputs.assignments.iter().cloned().map(|input| cache.assignment(input))),
+            ResourceType::Listener => layer(listeners(inputs, cache)),
+            ResourceType::Route => layer(inputs.tables.iter().cloned().map(|table| cache.table(table))),
+        });
+        Self { layers }
     }
 
-    pub(super) fn clusters(&self) -> Layer {
-        Arc::clone(&self.clusters)
-    }
-
-    pub(super) fn assignments(&self) -> Layer {
-        Arc::clone(&self.assignments)
-    }
-
-    pub(super) fn listeners(&self) -> Layer {
-        Arc::clone(&self.listeners)
-    }
-
-    pub(super) fn routes(&self) -> Layer {
-        Arc::clone(&self.routes)
+    /// Returns the resources of one type.
+    pub(super) fn layer(&self, kind: ResourceType) -> &Layer {
+        &self.layers[kind]
     }
 }
 
-fn sidecar(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass) -> OwnInputs {
+fn listeners(inputs: &PerProxyInputs, cache: &mut ResourceCache) -> Vec<Arc<Resource>> {
+    let mut listeners: Vec<_> = inputs.inbound.iter().cloned().flat_map(|input| cache.inbound_listeners(input)).collect();
+    listeners.extend(inputs.gateway.iter().cloned().map(|input| cache.gateway_listener(input)));
+    listeners
+}
+
+fn sidecar(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass) -> PerProxyInputs {
     let targets = inbound_targets(world, scope, proxy);
     let workload = proxy.ips.first().copied().unwrap_or(IpAddr::from([127, 0, 0, 1]));
     let sidecar = scope.sidecar.as_ref();
     let shared = ProxyClass { telemetry: Arc::default(), ..class.clone() };
     let mtls = workload_mtls(world, &proxy.namespace, &proxy.labels);
-    OwnInputs {
+    PerProxyInputs {
         clusters: cluster::inbound_inputs(&shared, &world.mesh, sidecar, &targets, workload),
         inbound: Some(InboundInput::new(class, &world.mesh, mtls, sidecar.map(Arc::as_ref), &service_targets(world, proxy), &proxy.ips)),
-        ..OwnInputs::default()
+        ..PerProxyInputs::default()
     }
 }
 
-fn gateway_proxy(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass) -> OwnInputs {
+fn gateway_proxy(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass) -> PerProxyInputs {
     let gateways = gateways_for(world, &proxy.labels);
     let targets = service_targets(world, proxy);
     let plan = gateway::plan(GatewayView {
@@ -134,7 +125,7 @@ fn gateway_proxy(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass
         route::gateway_table(scope, class, &class.labels, &world.mesh, table, &routes)
     });
     let (clusters, assignments) = if passes_mtls_on(&gateways) { auto_passthrough(world, scope, class) } else { Default::default() };
-    OwnInputs { clusters, assignments, tables: tables.collect(), gateway: plan.listeners, refused: plan.refused, inbound: None }
+    PerProxyInputs { clusters, assignments, tables: tables.collect(), gateway: plan.listeners, refused: plan.refused, inbound: None }
 }
 
 fn passes_mtls_on(gateways: &[Arc<Gateway>]) -> bool {

@@ -1,0 +1,74 @@
+//! One value for each resource type.
+
+use std::{
+    array,
+    ops::{Index, IndexMut},
+};
+
+use super::resource_type::ResourceType;
+
+const COUNT: usize = ResourceType::ALL.len();
+
+/// One value for each resource type, in push order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PerType<T>([T; COUNT]);
+
+impl<T> PerType<T> {
+    /// Asks `make` for the value of each type, in push order.
+    pub fn from_fn(mut make: impl FnMut(ResourceType) -> T) -> Self {
+        Self(array::from_fn(|place| make(ResourceType::ALL[place])))
+    }
+
+    /// The types with their values, in push order.
+    pub fn iter(&self) -> impl Iterator<Item = (ResourceType, &T)> {
+        ResourceType::ALL.into_iter().zip(&self.0)
+    }
+
+    /// The values alone, in push order.
+    pub fn values(&self) -> impl Iterator<Item = &T> {
+        self.0.iter()
+    }
+
+    /// The values alone, to be changed, in push order.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.0.iter_mut()
+    }
+
+    /// The same types with other values.
+    pub fn map<U>(self, change: impl FnMut(T) -> U) -> PerType<U> {
+        PerType(self.0.map(change))
+    }
+}
+
+impl<T> Index<ResourceType> for PerType<T> {
+    type Output = T;
+
+    fn index(&self, kind: ResourceType) -> &T {
+        &self.0[kind as usize]
+    }
+}
+
+impl<T> IndexMut<ResourceType> for PerType<T> {
+    fn index_mut(&mut self, kind: ResourceType) -> &mut T {
+        &mut self.0[kind as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_type_has_a_value_of_its_own() {
+        let mut words = PerType::from_fn(ResourceType::as_str);
+        words[ResourceType::Listener] = "changed";
+        let expected = [
+            (ResourceType::Cluster, "cds"),
+            (ResourceType::Endpoint, "eds"),
+            (ResourceType::Listener, "changed"),
+            (ResourceType::Route, "rds"),
+        ];
+        assert_eq!(words.iter().map(|(kind, word)| (kind, *word)).collect::<Vec<_>>(), expected);
+        assert_eq!(words.map(str::len).values().copied().collect::<Vec<_>>(), [3, 3, 7, 3]);
+    }
+}
