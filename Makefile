@@ -17,10 +17,10 @@ help: ## lists these targets
 doctor: ## says what this machine lacks, and gives the one line that installs it
 	@scripts/doctor
 
-setup: ## puts the project's own tools into .tools (Envoy 1.40 and 1.38, Kubernetes for tests, cargo-deny)
+setup: ## puts the project's own tools into .tools (Envoy 1.40 and 1.38, Kubernetes for tests, cargo-deny, cargo-shear)
+	@scripts/setup-lint-tools
 	@scripts/setup-envoy 1.40 1.38
 	@scripts/setup-go-tools kubernetes
-	@scripts/setup-cargo-deny
 
 setup-root: ## as root: installs what transparent capture and the cluster need (apt-get install iptables iproute2 curl containerd …)
 	@scripts/setup-root
@@ -32,7 +32,7 @@ image: ## makes the image as target/image/{rootfs,istiod-lite}.tar, and the demo
 	@scripts/setup-envoy 1.40
 	@$(if $(BIN),,cargo build --locked --release --bin istiod-lite)
 	@BIN="$(or $(BIN),target/release/istiod-lite)" ENVOY="$$(. scripts/tools.sh && find_envoy 1.40)" scripts/make-image
-	@cargo build --quiet --locked --release -p harness --bin reviews
+	@cargo build --quiet --locked --release --bin reviews
 	@tests/cluster/box/images.py target/image --reviews target/release/reviews
 
 demo: ## shifts a canary through real Envoys, live; ARGS="--keep" leaves it running
@@ -62,19 +62,20 @@ test-cluster: ## as root: tests the mesh on a real Kubernetes node with real pod
 	$(call timed,build-cluster,cargo build --locked $(PROFILE) --bin istiod-lite --bin reviews --test cluster)
 	$(call timed,test-cluster,RUST_BACKTRACE=0 CLUSTER_TESTS=1 cargo test --locked $(PROFILE) --test cluster -- $(TESTS))
 
-lint: ## checks formatting, clippy, licences and banned crates
+lint: ## checks formatting, clippy, unused dependencies, licences and banned crates
 	$(call timed,fmt,cargo fmt --all --check)
 	$(call timed,clippy,cargo clippy --locked $(PROFILE) --workspace --all-targets -- -D warnings)
-	@scripts/setup-cargo-deny
+	@scripts/setup-lint-tools
+	$(call timed,shear,.tools/bin/cargo-shear --locked --deny-warnings)
 	$(call timed,deny,.tools/bin/cargo-deny --locked check bans licenses sources)
 
 advisories: ## looks for known vulnerabilities in dependencies (needs github.com, so it is not part of lint)
-	@scripts/setup-cargo-deny
+	@scripts/setup-lint-tools
 	.tools/bin/cargo-deny --locked check advisories
 
 bench: ## measures README's figures: a sidecar of 1,000 services, certificates, convergence of 20 Envoys, memory; not part of test
 	@scripts/setup-envoy 1.40
-	cargo bench --locked --bench sidecar --bench certificates --bench convergence --bench memory
+	cargo bench --locked --workspace --bench sidecar --bench certificates --bench convergence --bench memory
 
 clean: ## removes what was built and fetched
 	rm -rf target .tools .demo

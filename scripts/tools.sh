@@ -2,7 +2,6 @@
 
 project="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 tools="$project/.tools"
-cargo_deny_version=0.20.2
 kubernetes_version=v1.34.4
 
 # Prints "1.40.0" for an Envoy binary, nothing when it does not run.
