@@ -12,7 +12,6 @@ mod links;
 mod marks;
 mod policies;
 mod preview;
-mod protocol;
 mod routes;
 mod services;
 mod store;
@@ -30,7 +29,6 @@ use rustc_hash::FxHashSet;
 use smol_str::SmolStr;
 
 pub use preview::preview;
-pub use protocol::named as protocol_named;
 
 use self::{
     definitions::Definitions,
@@ -43,6 +41,7 @@ use self::{
 use super::{
     model::{Endpoint, EndpointAddress, EndpointSet, Hostname, Service, ServiceKey, SpiffeId, Workload},
     policy::mtls,
+    settings::MeshSettings,
     world::{NamedKey, Touched, World},
 };
 use crate::api::{Kind, Object, ObjectKey, Spec, mesh_config::MeshConfig};
@@ -93,7 +92,7 @@ impl Engine {
     /// there.
     pub fn new(domain: &str, mesh: MeshConfig) -> Self {
         let defaults = Arc::new(MeshConfig { domain: domain.into(), ..mesh });
-        let world = World { mesh: Arc::clone(&defaults), ..World::default() };
+        let world = World { mesh: Arc::new(MeshSettings::of(&defaults)), mesh_config: Arc::clone(&defaults), ..World::default() };
         Self {
             domain: domain.into(),
             defaults,
@@ -109,7 +108,7 @@ impl Engine {
 
     /// An engine that knows this world and none of the objects it was made from.
     fn beside(world: &Arc<World>) -> Self {
-        Self { world: Arc::clone(world), defaults: Arc::clone(&world.mesh), ..Self::new(&world.mesh.domain, MeshConfig::default()) }
+        Self { world: Arc::clone(world), defaults: Arc::clone(&world.mesh_config), ..Self::new(&world.mesh.domain, MeshConfig::default()) }
     }
 
     /// The world as it is.
@@ -168,10 +167,14 @@ impl Engine {
             Some(Arc::new(MeshConfig { domain: self.domain.clone(), ..MeshConfig::clone(mesh) }))
         });
         let mesh = written.unwrap_or_else(|| Arc::clone(&self.defaults));
-        if mesh == world.mesh {
+        if mesh == world.mesh_config {
             return changed;
         }
-        world.mesh = mesh;
+        let settings = MeshSettings::of(&mesh);
+        world.mesh_config = mesh;
+        if settings != *world.mesh {
+            world.mesh = Arc::new(settings);
+        }
         dirty.touched.everything = true;
         let mut all = Marks::default();
         all.extend(changed.into_iter().chain(self.store.ids().cloned()));

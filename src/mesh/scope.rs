@@ -15,7 +15,9 @@ use smol_str::SmolStr;
 use super::{
     model::{Hostname, Service},
     routing::model::RouteSet,
-    world::{EffectiveDestinationRule, Sidecar},
+    sidecar::EgressListener,
+    traffic::EffectiveDestinationRule,
+    world::Sidecar,
 };
 
 pub use build::{scope, scope_of};
@@ -50,17 +52,4 @@ pub struct EgressScope {
     /// Routes that apply to sidecars in this scope (`gateways` has `mesh`), by exact VirtualService host; each list in
     /// Istio's order. For one proxy and port the first of a list that has any routes for it wins.
     pub routes: OrdMap<Hostname, Arc<Vec<Arc<RouteSet>>>>,
-}
-
-/// `port`, `bind` and `captureMode` of a Sidecar's egress listener.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct EgressListener {
-    /// Number, when given; zero for a Unix socket, which has services of every port.
-    pub port: Option<u16>,
-    /// Protocol as written, when a port is given.
-    pub protocol: Option<super::model::Protocol>,
-    /// Address or `unix://…`; empty when not given.
-    pub bind: SmolStr,
-    /// `captureMode: NONE`
-    pub no_capture: bool,
 }

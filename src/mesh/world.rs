@@ -8,14 +8,16 @@ use smol_str::SmolStr;
 
 use super::{
     configured::Configured,
-    model::{EndpointSet, Hostname, Labels, MtlsMode, Origin, Service, ServiceKey, Visibility, Workload},
+    model::{EndpointSet, Hostname, Labels, MtlsMode, Service, ServiceKey, Workload},
     policy::PolicyTable,
     routing::model::{GatewayRef, RouteSet},
+    settings::MeshSettings,
+    sidecar,
+    traffic::{DestinationRule, EffectiveDestinationRule},
 };
 use crate::api::{istio, mesh_config::MeshConfig};
 
 pub use super::model::NamedKey;
-pub use crate::api::istio::TrafficPolicy;
 
 /// What the mesh means now. Cheap to clone: every table shares its unchanged parts with the world before.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,7 +25,9 @@ pub struct World {
     /// Counts worlds within this process; for logs and debug only, never in what is served.
     pub generation: u64,
     /// Mesh-wide settings.
-    pub mesh: Arc<MeshConfig>,
+    pub mesh: Arc<MeshSettings>,
+    /// MeshConfig as read; what injection takes from it is no part of `mesh`.
+    pub mesh_config: Arc<MeshConfig>,
     /// Services by hostname and defining namespace.
     pub services: OrdMap<ServiceKey, Arc<Service>>,
     /// Their endpoints.
@@ -37,7 +41,7 @@ pub struct World {
     /// Gateways by object.
     pub gateways: PolicyTable<istio::Gateway>,
     /// Sidecars by object.
-    pub sidecars: PolicyTable<istio::Sidecar>,
+    pub sidecars: PolicyTable<sidecar::Sidecar>,
     /// PeerAuthentications by object.
     pub peer_authentications: PolicyTable<istio::PeerAuthentication>,
     /// Labels of namespaces.
@@ -61,37 +65,11 @@ pub struct HostRules {
     pub common: Option<Arc<EffectiveDestinationRule>>,
 }
 
-/// A DestinationRule with its host resolved.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DestinationRule {
-    /// Fully qualified, may be a wildcard.
-    pub host: Hostname,
-    /// Who may use it.
-    pub export_to: Visibility,
-    /// `workloadSelector.matchLabels`; `None`: it is for all clients that it is exported to.
-    pub workload_selector: Option<Labels>,
-    /// The policy for all subsets and ports.
-    pub traffic_policy: Option<Arc<TrafficPolicy>>,
-    /// `subsets`
-    pub subsets: Vec<istio::Subset>,
-}
-
-/// What all DestinationRules that apply to one service for one client namespace say together.
-#[derive(Clone, Debug, PartialEq)]
-pub struct EffectiveDestinationRule {
-    /// The policy for all subsets and ports.
-    pub policy: Option<Arc<TrafficPolicy>>,
-    /// Subsets of all merged rules, first of a name wins.
-    pub subsets: Vec<istio::Subset>,
-    /// The oldest of the merged rules first; its name goes into `metadata.istio.config`.
-    pub origins: Vec<Origin>,
-}
-
 /// A Gateway.
 pub type Gateway = Configured<istio::Gateway>;
 
 /// A Sidecar.
-pub type Sidecar = Configured<istio::Sidecar>;
+pub type Sidecar = Configured<sidecar::Sidecar>;
 
 /// What a batch of changes touched, so that only that is translated again.
 ///

@@ -9,19 +9,12 @@ use prost::Message;
 use smol_str::SmolStr;
 
 use super::{
-    cluster::policy::Policy,
     input::{Built, ByPtr, ProxyClass},
     naming,
 };
-use crate::{
-    api::{
-        Labels,
-        istio::{ClientTlsMode, Subset},
-    },
-    mesh::{
-        model::{Endpoint, EndpointSet, Origin, Protocol, ProxyKind, Registry, Resolution, Service},
-        world::EffectiveDestinationRule,
-    },
+use crate::mesh::{
+    model::{Endpoint, EndpointSet, Labels, Origin, Protocol, ProxyKind, Registry, Resolution, Service},
+    traffic::{ClientTls, EffectiveDestinationRule, EffectiveSubset},
 };
 
 /// All that decides how one load assignment looks.
@@ -31,7 +24,7 @@ pub struct EndpointInput {
     /// `None`: there are none.
     endpoints: Option<ByPtr<[Endpoint]>>,
     /// Labels of the subset; `None`: all endpoints.
-    subset: Option<Labels>,
+    subset: Option<Arc<Labels>>,
     choice: Choice,
     origin: Origin,
 }
@@ -65,7 +58,7 @@ pub fn inputs(
         let of_port: Option<ByPtr<[Endpoint]>> = of_port.map(|(_, endpoints)| endpoints.into());
         for subset in std::iter::once(None).chain(rule.iter().flat_map(|rule| &rule.subsets).map(Some)) {
             let rule = rule.map(Arc::as_ref);
-            if Policy::balances_by_destination(rule, subset, port.number) {
+            if rule.is_some_and(|rule| rule.balances_by_destination(subset, port.number)) {
                 continue;
             }
             let subset_name = subset.map_or("", |subset| &subset.name);
@@ -74,7 +67,7 @@ pub fn inputs(
                 (false, true) => (naming::outbound_cluster(port.number, subset_name, &service.hostname), Choice::Marked),
                 (false, false) => (naming::outbound_cluster(port.number, subset_name, &service.hostname), Choice::Unmarked),
             };
-            let subset = subset.map(|subset| subset.labels.clone());
+            let subset = subset.map(|subset| Arc::clone(&subset.labels));
             inputs.push(EndpointInput { name, endpoints: of_port.clone(), subset, choice, origin: service.origin.clone() });
         }
     }
@@ -84,7 +77,7 @@ pub fn inputs(
 /// The load assignment of an input: a `ClusterLoadAssignment`, encoded in canonical order. Without endpoints it holds
 /// only its name.
 pub fn load_assignment(input: &EndpointInput) -> Built<Vec<u8>> {
-    let chosen = of_subset(input.endpoints.as_deref().unwrap_or_default(), input.subset.as_ref());
+    let chosen = of_subset(input.endpoints.as_deref().unwrap_or_default(), input.subset.as_deref());
     let mut localities = by_locality(chosen, input.choice != Choice::Unmarked);
     if input.choice == Choice::MtlsOnly {
         // As istiod: a locality whose endpoints were all left out stays, empty.
@@ -107,8 +100,9 @@ pub(super) fn of_subset<'a>(endpoints: &'a [Endpoint], labels: Option<&'a Labels
 }
 
 /// Whether endpoints may say that they can do mTLS: not when a rule decided about TLS, unless for in-mesh mTLS.
-pub(super) fn keeps_mtls(rule: Option<&EffectiveDestinationRule>, subset: Option<&Subset>, port: u16) -> bool {
-    Policy::new(rule, subset, port).tls.is_none_or(|tls| tls.mode == ClientTlsMode::IstioMutual)
+pub(super) fn keeps_mtls(rule: Option<&EffectiveDestinationRule>, subset: Option<&EffectiveSubset>, port: u16) -> bool {
+    let tls = rule.and_then(|rule| rule.port(subset, port).tls.as_deref());
+    tls.is_none_or(|tls| matches!(tls, ClientTls::IstioMutual { .. }))
 }
 
 /// A load assignment of these endpoints, by locality in the order of its label.

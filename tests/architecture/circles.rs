@@ -20,7 +20,6 @@ const STILL_CIRCULAR: &[(&str, &[&str])] = &[
     ("mesh", &["engine", "policy", "routing", "world"]),
     ("serve", &["discovery", "identity"]),
     ("serve", &["serving_files", "tls"]),
-    ("translate", &["cluster", "endpoint"]),
     ("translate::listener::outbound", &["merge", "plan"]),
     ("translate::route", &["action", "selection"]),
     ("webhook::inject", &["annotations", "template"]),

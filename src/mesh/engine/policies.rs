@@ -9,12 +9,15 @@ use smol_str::SmolStr;
 
 use super::{Dirty, Engine, hosts, store::Id};
 use crate::{
-    api::{Kind, Labels, Object, Spec, istio, mesh_config::MeshConfig},
+    api::{Kind, Labels, Object, Spec, istio},
     mesh::{
         configured::Configured,
         model::{Hostname, NamedKey, ServiceKey},
         policy::{Policy, PolicyTable, Replaced, destination_rule, mtls},
-        world::{DestinationRule, World},
+        settings::MeshSettings,
+        sidecar::{self, Sidecar},
+        traffic::{self, DestinationRule},
+        world::World,
     },
 };
 
@@ -24,7 +27,7 @@ trait Tabled: PartialEq + Sized {
     const KIND: Kind;
 
     /// Returns what an object means.
-    fn of(object: &Object, mesh: &MeshConfig) -> Option<Arc<Self>>;
+    fn of(object: &Object, mesh: &MeshSettings) -> Option<Arc<Self>>;
 
     /// Returns the table.
     fn table(world: &mut World) -> &mut PolicyTable<Self>;
@@ -38,7 +41,7 @@ impl Engine {
     pub(super) fn derive_policies(&self, world: &mut World, changed: &[Id], dirty: &mut Dirty) {
         self.derive_namespaces(world, changed, dirty);
         self.derive_table::<istio::Gateway>(world, changed, dirty);
-        self.derive_table::<istio::Sidecar>(world, changed, dirty);
+        self.derive_table::<Sidecar>(world, changed, dirty);
         self.derive_table::<istio::PeerAuthentication>(world, changed, dirty);
         self.derive_table::<DestinationRule>(world, changed, dirty);
     }
@@ -97,7 +100,7 @@ fn touch_workloads<T: Policy>(world: &World, replaced: &[(NamedKey, Replaced<T>)
 impl Tabled for istio::Gateway {
     const KIND: Kind = Kind::Gateway;
 
-    fn of(object: &Object, _: &MeshConfig) -> Option<Arc<Self>> {
+    fn of(object: &Object, _: &MeshSettings) -> Option<Arc<Self>> {
         match &object.spec {
             Spec::Gateway(spec) => Some(Arc::clone(spec)),
             _ => None,
@@ -113,12 +116,12 @@ impl Tabled for istio::Gateway {
     }
 }
 
-impl Tabled for istio::Sidecar {
+impl Tabled for Sidecar {
     const KIND: Kind = Kind::Sidecar;
 
-    fn of(object: &Object, _: &MeshConfig) -> Option<Arc<Self>> {
+    fn of(object: &Object, _: &MeshSettings) -> Option<Arc<Self>> {
         match &object.spec {
-            Spec::Sidecar(spec) => Some(Arc::clone(spec)),
+            Spec::Sidecar(spec) => Some(Arc::new(sidecar::sidecar(spec))),
             _ => None,
         }
     }
@@ -135,7 +138,7 @@ impl Tabled for istio::Sidecar {
 impl Tabled for istio::PeerAuthentication {
     const KIND: Kind = Kind::PeerAuthentication;
 
-    fn of(object: &Object, _: &MeshConfig) -> Option<Arc<Self>> {
+    fn of(object: &Object, _: &MeshSettings) -> Option<Arc<Self>> {
         match &object.spec {
             Spec::PeerAuthentication(spec) => Some(Arc::clone(spec)),
             _ => None,
@@ -166,16 +169,12 @@ impl Tabled for istio::PeerAuthentication {
 impl Tabled for DestinationRule {
     const KIND: Kind = Kind::DestinationRule;
 
-    fn of(object: &Object, mesh: &MeshConfig) -> Option<Arc<Self>> {
+    fn of(object: &Object, mesh: &MeshSettings) -> Option<Arc<Self>> {
         let Spec::DestinationRule(spec) = &object.spec else { return None };
         let namespace = &object.key.namespace;
-        Some(Arc::new(Self {
-            host: hosts::full_hostname(&spec.host, namespace, &mesh.domain),
-            export_to: hosts::visibility(&spec.export_to, &mesh.default_destination_rule_export_to, namespace),
-            workload_selector: spec.workload_selector.clone(),
-            traffic_policy: spec.traffic_policy.clone(),
-            subsets: spec.subsets.clone(),
-        }))
+        let host = hosts::full_hostname(&spec.host, namespace, &mesh.domain);
+        let export_to = hosts::visibility(&spec.export_to, &mesh.default_destination_rule_export_to, namespace);
+        Some(Arc::new(traffic::istio::destination_rule(spec, host, export_to)))
     }
 
     fn table(world: &mut World) -> &mut PolicyTable<Self> {

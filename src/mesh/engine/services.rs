@@ -7,19 +7,22 @@ use std::sync::Arc;
 
 use smol_str::{SmolStr, format_smolstr};
 
-use super::{hosts, protocol};
+use super::hosts;
 use crate::{
     api::{
         Metadata, Object, Spec,
         istio::{self, ServiceEntryResolution},
         kubernetes::{self, PortRef},
-        mesh_config::MeshConfig,
     },
-    mesh::model::{Hostname, Origin, Precedence, Registry, Resolution, Service, ServicePort, SpiffeId, TargetPort, Visibility},
+    mesh::{
+        model::{Hostname, Origin, Precedence, Registry, Resolution, Service, ServicePort, SpiffeId, TargetPort, Visibility},
+        protocol,
+        settings::MeshSettings,
+    },
 };
 
 /// The services that an object defines; none for other kinds.
-pub(super) fn defined_by(object: &Object, mesh: &MeshConfig) -> Vec<Service> {
+pub(super) fn defined_by(object: &Object, mesh: &MeshSettings) -> Vec<Service> {
     match &object.spec {
         Spec::Service(spec) => vec![of_kubernetes(object, spec, mesh)],
         Spec::ServiceEntry(spec) => of_service_entry(object, spec, mesh),
@@ -27,7 +30,7 @@ pub(super) fn defined_by(object: &Object, mesh: &MeshConfig) -> Vec<Service> {
     }
 }
 
-fn of_kubernetes(object: &Object, spec: &kubernetes::Service, mesh: &MeshConfig) -> Service {
+fn of_kubernetes(object: &Object, spec: &kubernetes::Service, mesh: &MeshSettings) -> Service {
     let (name, namespace) = (&object.key.name, &object.key.namespace);
     Service {
         hostname: Hostname::new(format_smolstr!("{name}.{namespace}.svc.{}", mesh.domain)),
@@ -55,12 +58,12 @@ fn kubernetes_port(port: &kubernetes::ServicePort) -> ServicePort {
     ServicePort { number: port.port, name: port.name.clone(), protocol: protocol::of_service_port(port), target_port }
 }
 
-fn annotated_visibility(metadata: &Metadata, mesh: &MeshConfig, namespace: &SmolStr) -> Visibility {
+fn annotated_visibility(metadata: &Metadata, mesh: &MeshSettings, namespace: &SmolStr) -> Visibility {
     let written = words(metadata.annotations.get("networking.istio.io/exportTo"));
     hosts::visibility(&written, &mesh.default_service_export_to, namespace)
 }
 
-fn annotated_accounts(metadata: &Metadata, mesh: &MeshConfig, namespace: &SmolStr) -> Vec<SpiffeId> {
+fn annotated_accounts(metadata: &Metadata, mesh: &MeshSettings, namespace: &SmolStr) -> Vec<SpiffeId> {
     let canonical = words(metadata.annotations.get("alpha.istio.io/canonical-serviceaccounts"));
     let own = words(metadata.annotations.get("alpha.istio.io/kubernetes-serviceaccounts"));
     let mut accounts: Vec<SpiffeId> = canonical.iter().filter_map(|uri| SpiffeId::parse(uri)).collect();
@@ -71,7 +74,7 @@ fn annotated_accounts(metadata: &Metadata, mesh: &MeshConfig, namespace: &SmolSt
 }
 
 /// The identity of a service account of a namespace.
-pub(super) fn identity(mesh: &MeshConfig, namespace: &SmolStr, service_account: SmolStr) -> SpiffeId {
+pub(super) fn identity(mesh: &MeshSettings, namespace: &SmolStr, service_account: SmolStr) -> SpiffeId {
     SpiffeId { trust_domain: mesh.trust_domain.clone(), namespace: namespace.clone(), service_account }
 }
 
@@ -79,7 +82,7 @@ fn words(list: Option<&SmolStr>) -> Vec<SmolStr> {
     list.map(|list| list.split(',').map(str::trim).filter(|word| !word.is_empty()).map(SmolStr::new).collect()).unwrap_or_default()
 }
 
-fn of_service_entry(object: &Object, spec: &istio::ServiceEntry, mesh: &MeshConfig) -> Vec<Service> {
+fn of_service_entry(object: &Object, spec: &istio::ServiceEntry, mesh: &MeshSettings) -> Vec<Service> {
     let template = Service {
         ports: spec.ports.iter().map(service_entry_port).collect(),
         addresses: spec.addresses.clone(),

@@ -9,7 +9,8 @@ use crate::{
     mesh::{
         configured::Configured,
         model::{Hostname, Service, Visibility},
-        world::{DestinationRule, EffectiveDestinationRule, HostRules, World},
+        traffic::{DestinationRule, EffectiveDestinationRule, EffectiveSubset, Subset, TrafficPolicy},
+        world::{HostRules, World},
     },
 };
 
@@ -67,9 +68,8 @@ impl Client<'_> {
         let visible = || rules.rules.iter().filter(|rule| rule.spec.export_to.allows(self.namespace) && wanted(&rule.spec));
         let selecting = visible().find(|rule| owner == self.namespace && self.selecting.contains(&rule.origin.object));
         let selector = selecting.map(|rule| &rule.spec.workload_selector).unwrap_or(&None);
-        let mut chosen = visible().filter(|rule| rule.spec.workload_selector == *selector).peekable();
-        chosen.peek()?;
-        Some(Arc::new(merge(chosen)))
+        let chosen: Vec<&Arc<Configured<DestinationRule>>> = visible().filter(|rule| rule.spec.workload_selector == *selector).collect();
+        (!chosen.is_empty()).then(|| Arc::new(merge(chosen.into_iter())))
     }
 }
 
@@ -79,15 +79,62 @@ fn is_private(rule: &DestinationRule, namespace: &str) -> bool {
 }
 
 /// Subsets are put together, the first of a name wins; the first policy wins whole.
-fn merge<'a>(rules: impl Iterator<Item = &'a Arc<Configured<DestinationRule>>>) -> EffectiveDestinationRule {
-    let mut merged = EffectiveDestinationRule { policy: None, subsets: Vec::new(), origins: Vec::new() };
+fn merge<'a>(rules: impl Iterator<Item = &'a Arc<Configured<DestinationRule>>> + Clone) -> EffectiveDestinationRule {
+    let policy = rules.clone().find_map(|rule| rule.spec.policy.clone()).unwrap_or_default();
     let mut names = BTreeSet::new();
-    for rule in rules {
-        if merged.policy.is_none() {
-            merged.policy = rule.spec.traffic_policy.clone();
-        }
-        merged.subsets.extend(rule.spec.subsets.iter().filter(|subset| names.insert(subset.name.clone())).cloned());
-        merged.origins.push(rule.origin.clone());
+    let subsets = rules.clone().flat_map(|rule| &rule.spec.subsets).filter(|subset| names.insert(&subset.name));
+    let subsets = subsets.map(|subset| effective_subset(subset, &policy)).collect();
+    EffectiveDestinationRule { policy, subsets, origins: rules.map(|rule| rule.origin.clone()).collect() }
+}
+
+fn effective_subset(subset: &Subset, of_host: &Arc<TrafficPolicy>) -> EffectiveSubset {
+    let policy = match &subset.policy {
+        Some(own) => Arc::new(own.over(of_host)),
+        None => Arc::clone(of_host),
+    };
+    EffectiveSubset { name: subset.name.clone(), labels: Arc::clone(&subset.labels), policy }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::Kind,
+        mesh::{
+            model::{Origin, Precedence},
+            traffic::{ConnectionPool, LoadBalancer, PortPolicy},
+        },
+    };
+
+    fn rule(name: &str, policy: Option<Arc<TrafficPolicy>>, subsets: Vec<Subset>) -> Arc<Configured<DestinationRule>> {
+        let object = ObjectKey { cluster: "Kubernetes".into(), kind: Kind::DestinationRule, namespace: "shop".into(), name: name.into() };
+        let spec =
+            DestinationRule { host: Hostname::new("a.shop"), export_to: Visibility::Public, workload_selector: None, policy, subsets };
+        Arc::new(Configured {
+            spec: Arc::new(spec),
+            precedence: Precedence { created: 0, name: name.into(), namespace: "shop".into() },
+            origin: Origin { object, generation: 1 },
+        })
     }
-    merged
+
+    fn balanced(load_balancer: LoadBalancer) -> PortPolicy {
+        PortPolicy { load_balancer: Some(Arc::new(load_balancer)), ..PortPolicy::default() }
+    }
+
+    #[test]
+    fn the_first_policy_and_the_first_subset_of_a_name_win() {
+        let policy = |port| Some(Arc::new(TrafficPolicy::new(port, [])));
+        let subset = |name: &str, policy| Subset { name: name.into(), policy, ..Subset::default() };
+        let pooled = PortPolicy { connection_pool: Some(Arc::new(ConnectionPool::default())), ..PortPolicy::default() };
+        let old = rule("old", None, vec![subset("v1", policy(pooled.clone()))]);
+        let subsets = vec![subset("v1", policy(balanced(LoadBalancer::RoundRobin))), subset("v2", None)];
+        let new = rule("new", policy(balanced(LoadBalancer::Random)), subsets);
+        let merged = merge([old, new].iter());
+        assert_eq!(merged.policy.port(80), &balanced(LoadBalancer::Random));
+        assert_eq!(merged.subsets.iter().map(|subset| subset.name.as_str()).collect::<Vec<_>>(), ["v1", "v2"]);
+        let v1 = merged.port(merged.subset("v1"), 80);
+        assert_eq!(v1, &PortPolicy { connection_pool: pooled.connection_pool, ..balanced(LoadBalancer::Random) });
+        assert!(Arc::ptr_eq(&merged.subsets[1].policy, &merged.policy), "a subset without a policy shares the host's");
+        assert_eq!(merged.origins.len(), 2);
+    }
 }

@@ -1,7 +1,7 @@
 //! Sidecars: what their selector attaches them to (contract §6.5).
 
 use super::{Attachment, Policy};
-use crate::api::istio::Sidecar;
+use crate::mesh::sidecar::Sidecar;
 
 impl Policy for Sidecar {
     fn attachment(&self) -> Attachment<'_> {

@@ -14,11 +14,11 @@ use crate::{
     api::{
         Object,
         istio::{self, VirtualService},
-        mesh_config::MeshConfig,
     },
     mesh::{
         engine::hosts::{full_hostname, gateway, visibility},
         model::{Hostname, Origin, Precedence, Visibility},
+        settings::MeshSettings,
         world::NamedKey,
     },
 };
@@ -27,7 +27,7 @@ use crate::{
 pub(in crate::mesh) type Find<'a> = &'a dyn Fn(&NamedKey) -> Option<(&'a Object, &'a VirtualService)>;
 
 /// The routes of a VirtualService; `None` for a delegate, which has no hosts and no routes of its own.
-pub(in crate::mesh) fn route_set(object: &Object, spec: &VirtualService, mesh: &MeshConfig, find: Find<'_>) -> Option<RouteSet> {
+pub(in crate::mesh) fn route_set(object: &Object, spec: &VirtualService, mesh: &MeshSettings, find: Find<'_>) -> Option<RouteSet> {
     if spec.hosts.is_empty() {
         return None;
     }
@@ -66,7 +66,7 @@ pub(in crate::mesh) fn destinations(routes: &RouteSet) -> BTreeSet<Hostname> {
     weighted.chain(mirrors).map(|destination| destination.host.clone()).collect()
 }
 
-fn exported_to(spec: &VirtualService, namespace: &SmolStr, mesh: &MeshConfig) -> Visibility {
+fn exported_to(spec: &VirtualService, namespace: &SmolStr, mesh: &MeshSettings) -> Visibility {
     visibility(&spec.export_to, &mesh.default_virtual_service_export_to, namespace)
 }
 
@@ -77,7 +77,7 @@ fn delegate_key(delegate: &istio::Delegate, namespace: &SmolStr) -> NamedKey {
 
 /// Puts the routes of delegates in the place of the routes that name them. One level only; a delegate that does not
 /// exist or is not exported to the root's namespace gives no routes.
-fn with_delegates(spec: &VirtualService, names: &Names<'_>, mesh: &MeshConfig, find: Find<'_>) -> (Vec<istio::HttpRoute>, Vec<Origin>) {
+fn with_delegates(spec: &VirtualService, names: &Names<'_>, mesh: &MeshSettings, find: Find<'_>) -> (Vec<istio::HttpRoute>, Vec<Origin>) {
     let (mut routes, mut merged) = (Vec::new(), Vec::new());
     for root in &spec.http {
         let root_route = names.resolved(root);

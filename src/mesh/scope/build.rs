@@ -9,19 +9,17 @@ use imbl::OrdMap;
 use smol_str::SmolStr;
 
 use super::{
-    EgressListener, EgressScope, Scope,
+    EgressScope, Scope,
     imports::Imports,
     key::{ScopeKey, scope_key},
 };
-use crate::{
-    api::istio::{self, CaptureMode, OutboundTrafficPolicy},
-    mesh::{
-        engine::protocol_named,
-        model::{Hostname, Labels, ProxyKind, Registry, Service},
-        policy::destination_rule,
-        routing::model::{Destination, HttpAction, RouteSet},
-        world::{Sidecar, World},
-    },
+use crate::mesh::{
+    model::{Hostname, Labels, ProxyKind, Registry, Service},
+    policy::destination_rule,
+    routing::model::{Destination, HttpAction, RouteSet},
+    settings::OutboundTrafficPolicy,
+    sidecar::EgressListener,
+    world::{Sidecar, World},
 };
 
 /// What proxies of this kind, namespace and labels may see.
@@ -85,7 +83,8 @@ pub(super) fn visible_routes(listed: &Arc<Vec<Arc<RouteSet>>>, namespace: &str, 
 }
 
 pub(super) fn allows_any(world: &World, sidecar: Option<&Sidecar>) -> bool {
-    let policy = sidecar.and_then(|sidecar| sidecar.spec.outbound_traffic_policy).unwrap_or(world.mesh.outbound_traffic_policy);
+    let own = sidecar.and_then(|sidecar| sidecar.spec.outbound_traffic_policy);
+    let policy = own.unwrap_or(world.mesh.outbound_traffic_policy);
     policy == OutboundTrafficPolicy::AllowAny
 }
 
@@ -96,24 +95,10 @@ fn rank<'a>(service: &'a Service, namespace: &str) -> impl Ord + use<'a> {
 fn listeners(sidecar: Option<&Sidecar>, namespace: &str) -> Vec<(Option<EgressListener>, Imports)> {
     match sidecar {
         Some(sidecar) if !sidecar.spec.egress.is_empty() => {
-            sidecar.spec.egress.iter().map(|written| (listener(written), Imports::read(&written.hosts, namespace))).collect()
+            sidecar.spec.egress.iter().map(|egress| (egress.listener.clone(), Imports::of(&egress.hosts, namespace))).collect()
         }
         _ => vec![(None, Imports::all())],
     }
-}
-
-fn listener(written: &istio::EgressListener) -> Option<EgressListener> {
-    let no_capture = written.capture_mode == CaptureMode::None;
-    if written.port.is_none() && written.bind.is_empty() && !no_capture {
-        return None;
-    }
-    let port = written.port.as_ref();
-    Some(EgressListener {
-        port: port.map(|port| port.number).filter(|number| *number != 0 || written.bind.starts_with("unix://")),
-        protocol: port.map(|port| protocol_named(&port.protocol)),
-        bind: written.bind.clone(),
-        no_capture,
-    })
 }
 
 fn services(world: &World, namespace: &str, listener: Option<&EgressListener>, imports: &Imports) -> OrdMap<Hostname, Arc<Service>> {

@@ -7,6 +7,7 @@ use smol_str::SmolStr;
 use crate::mesh::{
     model::{Hostname, Service},
     routing::model::RouteSet,
+    sidecar::{EgressHost, EgressNamespace},
 };
 
 /// Hosts by the namespace that they are imported from.
@@ -27,19 +28,14 @@ impl Imports {
         Self { hosts: vec![(From::Any, Hostname::new("*"))] }
     }
 
-    /// Reads `namespace/host`; `.` is the proxy's namespace, `~` imports nothing, what has no slash is left out.
-    pub(super) fn read<'a>(written: impl IntoIterator<Item = &'a SmolStr>, namespace: &str) -> Self {
-        let read = |text: &'a SmolStr| {
-            let (from, host) = text.split_once('/')?;
-            let from = match from {
-                "~" => return None,
-                "*" => From::Any,
-                "." => From::Namespace(namespace.into()),
-                named => From::Namespace(named.into()),
-            };
-            Some((from, Hostname::new(host)))
+    /// The hosts of an egress listener, as proxies of `namespace` see them.
+    pub(super) fn of(hosts: &[EgressHost], namespace: &str) -> Self {
+        let from = |host: &EgressHost| match &host.namespace {
+            EgressNamespace::Any => From::Any,
+            EgressNamespace::Own => From::Namespace(namespace.into()),
+            EgressNamespace::Named(named) => From::Namespace(named.clone()),
         };
-        Self { hosts: written.into_iter().filter_map(read).collect() }
+        Self { hosts: hosts.iter().map(|host| (from(host), host.host.clone())).collect() }
     }
 
     /// Whether nothing is left out.
@@ -84,13 +80,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_are_relative_to_the_namespace_before_the_slash() {
-        let imports = Imports::read(&["./*".into(), "strict/a.strict.svc".into(), "~/*".into(), "no-slash".into()], "scoped");
+    fn hosts_are_of_the_namespace_that_the_proxy_gives_them() {
+        let host = |namespace, host| EgressHost { namespace, host: Hostname::new(host) };
+        let hosts = [host(EgressNamespace::Own, "*"), host(EgressNamespace::Named("strict".into()), "a.strict.svc")];
+        let imports = Imports::of(&hosts, "scoped");
         assert!(imports.covers("scoped", &Hostname::new("x")));
         assert!(imports.covers("strict", &Hostname::new("a.strict.svc")));
         assert!(!imports.covers("strict", &Hostname::new("b.strict.svc")));
         assert!(!imports.covers("other", &Hostname::new("x")));
         assert!(!imports.is_all());
-        assert!(Imports::all().is_all());
+        assert!(Imports::of(&[host(EgressNamespace::Any, "*")], "scoped").is_all());
     }
 }

@@ -4,7 +4,8 @@ use crate::{
     api::Diagnostic,
     mesh::{
         configured::Configured,
-        world::{DestinationRule, HostRules, World},
+        traffic::DestinationRule,
+        world::{HostRules, World},
     },
 };
 

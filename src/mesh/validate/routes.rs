@@ -8,7 +8,8 @@ use crate::{
         model::{Hostname, Service, Visibility},
         policy::destination_rule,
         routing::model::{Destination, GatewayRef, HttpAction, RouteSet},
-        world::{EffectiveDestinationRule, Gateway, World},
+        traffic::EffectiveDestinationRule,
+        world::{Gateway, World},
     },
 };
 

@@ -44,7 +44,7 @@ pub(super) fn configz(inspection: &Inspection, _: &Asked) -> Reply {
 }
 
 pub(super) fn mesh(inspection: &Inspection, _: &Asked) -> Reply {
-    Reply::Json(settings(&inspection.world().mesh))
+    Reply::Json(settings(&inspection.world().mesh_config))
 }
 
 pub(super) fn clusterz(inspection: &Inspection, _: &Asked) -> Reply {

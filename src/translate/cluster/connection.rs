@@ -26,11 +26,11 @@ use envoy_types::pb::{
 };
 
 use crate::{
-    api::{
-        istio::{ConnectionPool, H2UpgradePolicy, OutlierDetection, TcpKeepalive as Keepalive},
-        mesh_config::MeshConfig,
+    mesh::{
+        model::Protocol,
+        settings::MeshSettings,
+        traffic::{ConnectionPool, OutlierDetection, TcpKeepalive as Keepalive},
     },
-    mesh::model::Protocol,
     translate::wkt,
 };
 
@@ -60,16 +60,12 @@ impl HttpVersion {
 
     /// The version after `h2UpgradePolicy` and `useClientProtocol`. A rule may upgrade any port but a sniffed one,
     /// the mesh only HTTP ports.
-    pub(super) fn upgraded(self, protocol: Protocol, pool: Option<&ConnectionPool>, mesh: &MeshConfig) -> Self {
-        let http = pool.and_then(|pool| pool.http.as_ref());
+    pub(super) fn upgraded(self, protocol: Protocol, pool: Option<&ConnectionPool>, mesh: &MeshSettings) -> Self {
+        let http = pool.map(|pool| &pool.http);
         if http.is_some_and(|http| http.use_client_protocol) {
             return Self::Downstream;
         }
-        let upgrade = match http.map(|http| http.h2_upgrade_policy).unwrap_or_default() {
-            H2UpgradePolicy::Upgrade => true,
-            H2UpgradePolicy::DoNotUpgrade => false,
-            H2UpgradePolicy::Default => mesh.h2_upgrade && protocol.is_http(),
-        };
+        let upgrade = http.and_then(|http| http.h2_upgrade).unwrap_or(mesh.h2_upgrade && protocol.is_http());
         if upgrade && self == Self::One { Self::Two } else { self }
     }
 }
@@ -77,16 +73,16 @@ impl HttpVersion {
 /// Sets thresholds, timeouts, keepalive and protocol options.
 pub(super) fn apply(
     cluster: &mut Cluster,
-    mesh: &MeshConfig,
+    mesh: &MeshSettings,
     pool: Option<&ConnectionPool>,
     version: HttpVersion,
     upstream: Option<UpstreamHttpProtocolOptions>,
 ) {
-    let tcp = pool.and_then(|pool| pool.tcp.as_ref());
+    let tcp = pool.map(|pool| &pool.tcp);
     let connect_timeout = tcp.and_then(|tcp| tcp.connect_timeout).unwrap_or(mesh.connect_timeout);
     cluster.connect_timeout = Some(wkt::duration(connect_timeout));
     cluster.circuit_breakers = Some(circuit_breakers(pool));
-    cluster.upstream_connection_options = keepalive([mesh.tcp_keepalive.as_ref(), tcp.and_then(|tcp| tcp.tcp_keepalive.as_ref())]);
+    cluster.upstream_connection_options = keepalive([mesh.tcp_keepalive.as_ref(), tcp.and_then(|tcp| tcp.keepalive.as_ref())]);
     cluster.typed_extension_protocol_options = protocol_options(common_options(pool), version, pool, upstream).unwrap_or_default();
 }
 
@@ -98,14 +94,14 @@ pub(super) fn passthrough_options() -> HashMap<String, Any> {
 
 /// One threshold; what is not limited is as good as unlimited.
 pub(super) fn circuit_breakers(pool: Option<&ConnectionPool>) -> CircuitBreakers {
-    let tcp = pool.and_then(|pool| pool.tcp.as_ref());
-    let http = pool.and_then(|pool| pool.http.as_ref());
-    let limit = |value: Option<u32>| wkt::uint32(value.filter(|value| *value > 0).unwrap_or(UNLIMITED));
+    let tcp = pool.map(|pool| &pool.tcp);
+    let http = pool.map(|pool| &pool.http);
+    let limit = |value: Option<u32>| wkt::uint32(value.unwrap_or(UNLIMITED));
     let threshold = Thresholds {
-        max_connections: limit(tcp.map(|tcp| tcp.max_connections)),
-        max_pending_requests: limit(http.map(|http| http.http1_max_pending_requests)),
-        max_requests: limit(http.map(|http| http.http2_max_requests)),
-        max_retries: limit(http.map(|http| http.max_retries)),
+        max_connections: limit(tcp.and_then(|tcp| tcp.max_connections)),
+        max_pending_requests: limit(http.and_then(|http| http.max_pending_requests)),
+        max_requests: limit(http.and_then(|http| http.max_requests)),
+        max_retries: limit(http.and_then(|http| http.max_retries)),
         ..Default::default()
     };
     CircuitBreakers { thresholds: vec![threshold], ..Default::default() }
@@ -130,7 +126,7 @@ fn outlier_detection(detection: &OutlierDetection) -> EnvoyOutlierDetection {
         enforcing_success_rate: wkt::uint32(0),
         interval: detection.interval.map(wkt::duration),
         base_ejection_time: detection.base_ejection_time.map(wkt::duration),
-        max_ejection_percent: Some(detection.max_ejection_percent).filter(|percent| *percent > 0).and_then(wkt::uint32),
+        max_ejection_percent: detection.max_ejection_percent.and_then(wkt::uint32),
         ..Default::default()
     };
     if let Some(errors) = detection.consecutive_5xx_errors {
@@ -158,9 +154,7 @@ fn keepalive(settings: [Option<&Keepalive>; 2]) -> Option<UpstreamConnectionOpti
     let mut keepalive: Option<TcpKeepalive> = None;
     for settings in settings.into_iter().flatten() {
         let keepalive = keepalive.get_or_insert_default();
-        if settings.probes > 0 {
-            keepalive.keepalive_probes = wkt::uint32(settings.probes);
-        }
+        keepalive.keepalive_probes = settings.probes.and_then(wkt::uint32).or(keepalive.keepalive_probes);
         keepalive.keepalive_time = settings.time.and_then(seconds).or(keepalive.keepalive_time);
         keepalive.keepalive_interval = settings.interval.and_then(seconds).or(keepalive.keepalive_interval);
     }
@@ -168,12 +162,12 @@ fn keepalive(settings: [Option<&Keepalive>; 2]) -> Option<UpstreamConnectionOpti
 }
 
 fn common_options(pool: Option<&ConnectionPool>) -> Option<CommonHttpOptions> {
-    let tcp = pool.and_then(|pool| pool.tcp.as_ref());
-    let http = pool.and_then(|pool| pool.http.as_ref());
+    let tcp = pool.map(|pool| &pool.tcp);
+    let http = pool.map(|pool| &pool.http);
     let idle = http.and_then(|http| http.idle_timeout).or(tcp.and_then(|tcp| tcp.idle_timeout));
     let longest = tcp.and_then(|tcp| tcp.max_connection_duration);
-    let requests = http.map(|http| http.max_requests_per_connection).filter(|requests| *requests > 0);
-    let streams = http.map(|http| http.max_concurrent_streams).filter(|streams| *streams > 0);
+    let requests = http.and_then(|http| http.max_requests_per_connection);
+    let streams = http.and_then(|http| http.max_concurrent_streams);
     let set = idle.is_some() || longest.is_some() || requests.is_some() || streams.is_some();
     set.then(|| CommonHttpOptions {
         idle_timeout: idle.map(wkt::duration),
@@ -193,7 +187,7 @@ fn protocol_options(
     if common.is_none() && upstream_http.is_none() && version == HttpVersion::One {
         return None;
     }
-    let streams = pool.and_then(|pool| pool.http.as_ref()).map(|http| http.max_concurrent_streams).filter(|streams| *streams > 0);
+    let streams = pool.and_then(|pool| pool.http.max_concurrent_streams);
     let upstream = match version {
         HttpVersion::One => {
             UpstreamProtocolOptions::ExplicitHttpConfig(explicit(ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default())))

@@ -13,8 +13,7 @@ use smol_str::SmolStr;
 
 use super::{ClusterInput, Profile, connection};
 use crate::{
-    api::mesh_config::MeshConfig,
-    mesh::model::ProxyKind,
+    mesh::{model::ProxyKind, settings::MeshSettings},
     translate::{
         input::{Built, ByPtr, ProxyClass},
         naming,
@@ -25,7 +24,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Fixed {
     profile: Profile,
-    mesh: ByPtr<MeshConfig>,
+    mesh: ByPtr<MeshSettings>,
     which: Which,
 }
 
@@ -37,7 +36,7 @@ enum Which {
 }
 
 /// All three for sidecars; gateways get only the black hole.
-pub fn fixed_inputs(class: &ProxyClass, mesh: &Arc<MeshConfig>) -> Vec<ClusterInput> {
+pub fn fixed_inputs(class: &ProxyClass, mesh: &Arc<MeshSettings>) -> Vec<ClusterInput> {
     let which: &[Which] = match class.kind {
         ProxyKind::Sidecar => &[Which::BlackHole, Which::InboundPassthrough, Which::Passthrough],
         ProxyKind::Gateway => &[Which::BlackHole],

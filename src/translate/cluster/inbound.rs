@@ -18,17 +18,14 @@ use super::{
     connection::{self, HttpVersion},
     fixed::passthrough_bind,
     outbound,
-    policy::Policy,
 };
 use crate::{
-    api::{
-        istio::{ConnectionPool, IngressListener},
-        mesh_config::MeshConfig,
-    },
     mesh::{
-        engine::protocol_named,
         model::{Interception, Protocol, Service},
-        world::{EffectiveDestinationRule, Sidecar},
+        settings::MeshSettings,
+        sidecar::{DefaultEndpoint, Ingress},
+        traffic::{ConnectionPool, EffectiveDestinationRule},
+        world::Sidecar,
     },
     translate::{
         input::{Built, ByPtr, ProxyClass},
@@ -43,7 +40,7 @@ const NEVER: Duration = Duration { seconds: 9_223_372_035, nanos: 0 };
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Inbound {
     profile: Profile,
-    mesh: ByPtr<MeshConfig>,
+    mesh: ByPtr<MeshSettings>,
     sidecar: Option<ByPtr<Sidecar>>,
     source: Source,
 }
@@ -56,10 +53,9 @@ enum Source {
         target_port: u16,
         rule: Option<ByPtr<EffectiveDestinationRule>>,
     },
-    /// Position in the Sidecar's `ingress`, its protocol as parsed, and the address that `0.0.0.0` stands for.
+    /// Position in the Sidecar's `ingress`, and the workload's own address.
     Ingress {
         at: usize,
-        protocol: Protocol,
         workload: IpAddr,
         /// The service of the workload with that target port.
         service: Option<ByPtr<Service>>,
@@ -83,7 +79,7 @@ pub struct InboundTarget {
 /// (the first service of a port wins), unless nothing is captured.
 pub fn inbound_inputs(
     class: &ProxyClass,
-    mesh: &Arc<MeshConfig>,
+    mesh: &Arc<MeshSettings>,
     sidecar: Option<&Arc<Sidecar>>,
     targets: &[InboundTarget],
     workload: IpAddr,
@@ -92,10 +88,10 @@ pub fn inbound_inputs(
     let ingress = sidecar.map_or(&[][..], |sidecar| &sidecar.spec.ingress);
     let all: Vec<Inbound> = if !ingress.is_empty() {
         let listeners = ingress.iter().enumerate();
-        let source = |at: usize, listener: &IngressListener| {
-            let target = targets.iter().find(|target| target.target_port == listener.port.number);
+        let source = |at: usize, ingress: &Ingress| {
+            let target = targets.iter().find(|target| target.target_port == ingress.port);
             let service = target.map(|target| (&target.service).into());
-            Source::Ingress { at, protocol: protocol_named(&listener.port.protocol), workload, service }
+            Source::Ingress { at, workload, service }
         };
         listeners.map(|(at, listener)| input(source(at, listener))).collect()
     } else if class.interception == Interception::None {
@@ -157,21 +153,14 @@ enum Handover {
     OriginalDestination,
 }
 
-// `127.0.0.1:8080`, `0.0.0.0:8080`, `[::1]:8080`, `unix:///path`.
-fn default_endpoint(text: &str, workload: IpAddr) -> Handover {
-    if let Some(path) = text.strip_prefix("unix://") {
-        let address = address::Address::Pipe(Pipe { path: path.into(), ..Default::default() });
-        return Handover::Address { address, bound: true };
-    }
-    let Some((host, port)) = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?))) else {
-        return Handover::OriginalDestination;
+fn handover(endpoint: &DefaultEndpoint, workload: IpAddr) -> Handover {
+    let (address, bound) = match endpoint {
+        DefaultEndpoint::OriginalDestination => return Handover::OriginalDestination,
+        DefaultEndpoint::Socket(path) => (address::Address::Pipe(Pipe { path: path.to_string(), ..Default::default() }), true),
+        DefaultEndpoint::Workload(port) => (socket(&workload.to_string(), *port), true),
+        DefaultEndpoint::Loopback(address, port) => (socket(&address.to_string(), *port), false),
     };
-    match host.trim_start_matches('[').trim_end_matches(']') {
-        "0.0.0.0" | "::" => Handover::Address { address: socket(&workload.to_string(), port), bound: true },
-        "127.0.0.1" => Handover::Address { address: socket("127.0.0.1", port), bound: false },
-        "::1" => Handover::Address { address: socket("::1", port), bound: false },
-        _ => Handover::OriginalDestination,
-    }
+    Handover::Address { address, bound }
 }
 
 fn socket(address: &str, port: u16) -> address::Address {
@@ -206,18 +195,18 @@ impl Inbound {
     fn port(&self) -> u16 {
         match &self.source {
             Source::Service { target_port, .. } => *target_port,
-            Source::Ingress { .. } => self.listener().map_or(0, |listener| listener.port.number),
+            Source::Ingress { .. } => self.ingress().map_or(0, |ingress| ingress.port),
         }
     }
 
     fn protocol(&self) -> Protocol {
         match &self.source {
             Source::Service { service, port, .. } => service.port(*port).map_or(Protocol::Tcp, |port| port.protocol),
-            Source::Ingress { protocol, .. } => *protocol,
+            Source::Ingress { .. } => self.ingress().map_or(Protocol::Tcp, |ingress| ingress.protocol),
         }
     }
 
-    fn listener(&self) -> Option<&IngressListener> {
+    fn ingress(&self) -> Option<&Ingress> {
         match &self.source {
             Source::Service { .. } => None,
             Source::Ingress { at, .. } => self.sidecar.as_ref()?.spec.ingress.get(*at),
@@ -227,7 +216,7 @@ impl Inbound {
     fn endpoint(&self) -> Handover {
         match &self.source {
             Source::Ingress { workload, .. } => {
-                default_endpoint(self.listener().map_or("", |listener| &listener.default_endpoint), *workload)
+                handover(self.ingress().map_or(&DefaultEndpoint::OriginalDestination, |ingress| &ingress.default_endpoint), *workload)
             }
             Source::Service { target_port, .. } if self.mesh.inbound_localhost => {
                 let localhost = if self.profile.ipv6 && !self.profile.ipv4 { "::1" } else { "127.0.0.1" };
@@ -239,10 +228,10 @@ impl Inbound {
 
     // The listener's own settings, else the Sidecar's, else those of the service's rule.
     fn pool(&self) -> Option<&ConnectionPool> {
-        let of_listener = self.listener().and_then(|listener| listener.connection_pool.as_ref());
+        let of_listener = self.ingress().and_then(|ingress| ingress.connection_pool.as_ref());
         let of_sidecar = self.sidecar.as_ref().and_then(|sidecar| sidecar.spec.inbound_connection_pool.as_ref());
         let of_rule = match &self.source {
-            Source::Service { rule, port, .. } => Policy::new(rule.as_deref(), None, *port).connection_pool,
+            Source::Service { rule, port, .. } => rule.as_ref().and_then(|rule| rule.policy.port(*port).connection_pool.as_deref()),
             Source::Ingress { .. } => None,
         };
         of_listener.or(of_sidecar).or(of_rule)

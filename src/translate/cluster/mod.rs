@@ -7,7 +7,6 @@ mod connection;
 mod fixed;
 mod inbound;
 mod outbound;
-pub(super) mod policy;
 mod upstream_tls;
 
 use std::sync::Arc;
@@ -21,12 +20,10 @@ pub use self::{
     outbound::{Outbound, auto_passthrough_inputs},
 };
 use super::input::{Built, ProxyClass};
-use crate::{
-    api::mesh_config::MeshConfig,
-    mesh::{
-        model::{EndpointSet, Flavour, MtlsMode, ProxyKind, Service},
-        world::EffectiveDestinationRule,
-    },
+use crate::mesh::{
+    model::{EndpointSet, Flavour, MtlsMode, ProxyKind, Service},
+    settings::MeshSettings,
+    traffic::EffectiveDestinationRule,
 };
 
 /// All that decides how one cluster looks: equal inputs, equal clusters.
@@ -61,7 +58,7 @@ pub struct Profile {
 /// contains them.
 pub fn inputs(
     class: &ProxyClass,
-    mesh: &Arc<MeshConfig>,
+    mesh: &Arc<MeshSettings>,
     service: &Arc<Service>,
     rule: Option<&Arc<EffectiveDestinationRule>>,
     mtls: Option<MtlsMode>,

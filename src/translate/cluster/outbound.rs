@@ -27,17 +27,13 @@ use smol_str::SmolStr;
 use super::{
     ClusterInput, Profile,
     connection::{self, HttpVersion},
-    policy::Policy,
     upstream_tls::{self, AutoMtls, Peer},
 };
 use crate::{
-    api::{
-        istio::{HashAlgorithm, SimpleLb, Subset},
-        mesh_config::MeshConfig,
-    },
     mesh::{
         model::{Endpoint, EndpointSet, MtlsMode, Origin, Protocol, ProxyKind, Registry, Resolution, Service, ServicePort},
-        world::EffectiveDestinationRule,
+        settings::MeshSettings,
+        traffic::{EffectiveDestinationRule, EffectiveSubset, HashTable, LoadBalancer, PortPolicy},
     },
     translate::{
         endpoint,
@@ -50,7 +46,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Outbound {
     profile: Profile,
-    mesh: ByPtr<MeshConfig>,
+    mesh: ByPtr<MeshSettings>,
     service: ByPtr<Service>,
     rule: Option<ByPtr<EffectiveDestinationRule>>,
     port: u16,
@@ -82,7 +78,7 @@ enum Naming {
 /// The clusters through which an AUTO_PASSTHROUGH gateway passes mTLS on: as [`super::inputs`], under other names.
 pub fn auto_passthrough_inputs(
     class: &ProxyClass,
-    mesh: &Arc<MeshConfig>,
+    mesh: &Arc<MeshSettings>,
     service: &Arc<Service>,
     rule: Option<&Arc<EffectiveDestinationRule>>,
     endpoints: Option<&Arc<EndpointSet>>,
@@ -99,7 +95,7 @@ pub fn auto_passthrough_inputs(
 
 pub(super) fn inputs(
     profile: &Profile,
-    mesh: &Arc<MeshConfig>,
+    mesh: &Arc<MeshSettings>,
     service: &Arc<Service>,
     rule: Option<&Arc<EffectiveDestinationRule>>,
     mtls: Option<MtlsMode>,
@@ -112,7 +108,7 @@ pub(super) fn inputs(
     let ports = service.ports.iter().filter(|port| port.protocol != Protocol::Udp);
     let outbound = |port: &ServicePort, subset: Option<usize>| {
         let at = subset.and_then(|at| rule?.subsets.get(at));
-        let by_destination = Policy::balances_by_destination(rule.map(Arc::as_ref), at, port.number);
+        let by_destination = rule.is_some_and(|rule| rule.balances_by_destination(at, port.number));
         let endpoints = endpoints.map_or(&[][..], |endpoints| endpoints.port(port.number));
         let discovery = discovery(profile, service, by_destination, at, endpoints)?;
         let auto_mtls = auto_mtls(mesh, service, mtls, &discovery, endpoints);
@@ -136,11 +132,11 @@ fn discovery(
     profile: &Profile,
     service: &Service,
     by_destination: bool,
-    subset: Option<&Subset>,
+    subset: Option<&EffectiveSubset>,
     endpoints: &[Endpoint],
 ) -> Option<Discovery> {
     let resolved = || {
-        let chosen: Arc<[Endpoint]> = endpoint::of_subset(endpoints, subset.map(|subset| &subset.labels)).cloned().collect();
+        let chosen: Arc<[Endpoint]> = endpoint::of_subset(endpoints, subset.map(|subset| &*subset.labels)).cloned().collect();
         (!chosen.is_empty()).then_some(chosen)
     };
     let of_kubernetes = service.registry == Registry::Kubernetes;
@@ -157,7 +153,7 @@ fn discovery(
 }
 
 // Where the original destination is used, nothing tells the proxy whether it can do mTLS: all must.
-fn auto_mtls(mesh: &MeshConfig, service: &Service, mtls: Option<MtlsMode>, discovery: &Discovery, endpoints: &[Endpoint]) -> AutoMtls {
+fn auto_mtls(mesh: &MeshSettings, service: &Service, mtls: Option<MtlsMode>, discovery: &Discovery, endpoints: &[Endpoint]) -> AutoMtls {
     let wanted = mesh.enable_auto_mtls && !service.mesh_external && mtls.is_some_and(|mode| mode != MtlsMode::Disable);
     let direct = *discovery == Discovery::OriginalDestination;
     let all_must = direct || service.resolution == Resolution::Passthrough;
@@ -171,11 +167,11 @@ fn auto_mtls(mesh: &MeshConfig, service: &Service, mtls: Option<MtlsMode>, disco
 
 pub(super) fn cluster(input: &Outbound) -> Built<Cluster> {
     let subset = input.subset();
-    let policy = Policy::new(input.rule.as_deref(), subset, input.port);
+    let policy = input.policy();
     let name = input.name();
     let protocol = input.service.port(input.port).map_or(Protocol::Tcp, |port| port.protocol);
     let sniffed = input.profile.kind == ProxyKind::Sidecar;
-    let version = HttpVersion::of_port(protocol, sniffed).upgraded(protocol, policy.connection_pool, &input.mesh);
+    let version = HttpVersion::of_port(protocol, sniffed).upgraded(protocol, policy.connection_pool.as_deref(), &input.mesh);
 
     let mut cluster = Cluster {
         name: name.to_string(),
@@ -185,11 +181,11 @@ pub(super) fn cluster(input: &Outbound) -> Built<Cluster> {
         common_lb_config: connection::common_lb_config(),
         ..Default::default()
     };
-    let upstream = (input.naming == Naming::Plain).then(|| upstream_tls::http_options(policy.tls)).flatten();
-    connection::apply(&mut cluster, &input.mesh, policy.connection_pool, version, upstream);
+    let upstream = (input.naming == Naming::Plain).then(|| upstream_tls::http_options(policy.tls.as_deref())).flatten();
+    connection::apply(&mut cluster, &input.mesh, policy.connection_pool.as_deref(), version, upstream);
     discover(&mut cluster, input, &name);
-    balance(&mut cluster, input, &policy);
-    if let Some(detection) = policy.outlier_detection {
+    balance(&mut cluster, input, policy.load_balancer.as_deref());
+    if let Some(detection) = &policy.outlier_detection {
         connection::detect_outliers(&mut cluster, detection);
     }
     if input.naming == Naming::Plain {
@@ -200,7 +196,7 @@ pub(super) fn cluster(input: &Outbound) -> Built<Cluster> {
             kind: input.profile.kind,
             flavour: input.profile.flavour,
         };
-        upstream_tls::apply(&mut cluster, &peer, policy.tls, input.auto_mtls);
+        upstream_tls::apply(&mut cluster, &peer, policy.tls.as_deref(), input.auto_mtls);
     }
     Built::new(cluster, origins(input))
 }
@@ -264,36 +260,32 @@ fn dns_family(profile: Profile) -> DnsLookupFamily {
     }
 }
 
-fn balance(cluster: &mut Cluster, input: &Outbound, policy: &Policy<'_>) {
+fn balance(cluster: &mut Cluster, input: &Outbound, load_balancer: Option<&LoadBalancer>) {
     if matches!(input.discovery, Discovery::OriginalDestination | Discovery::DynamicForwardProxy) {
         cluster.lb_policy = LbPolicy::ClusterProvided.into();
         return;
     }
-    let simple = policy.load_balancer.map_or(SimpleLb::Unspecified, |lb| lb.simple);
-    let by_simple = match simple {
-        SimpleLb::Unspecified | SimpleLb::LeastRequest | SimpleLb::Passthrough => LbPolicy::LeastRequest,
-        SimpleLb::RoundRobin => LbPolicy::RoundRobin,
-        SimpleLb::Random => LbPolicy::Random,
+    let policy = match load_balancer {
+        None | Some(LoadBalancer::LeastRequest | LoadBalancer::Passthrough) => LbPolicy::LeastRequest,
+        Some(LoadBalancer::RoundRobin) => LbPolicy::RoundRobin,
+        Some(LoadBalancer::Random) => LbPolicy::Random,
+        Some(LoadBalancer::ConsistentHash(hash)) => match hash.table {
+            HashTable::Ring { minimum_size } => {
+                let minimum_ring_size = wkt::uint64(minimum_size);
+                cluster.lb_config = Some(LbConfig::RingHashLbConfig(RingHashLbConfig { minimum_ring_size, ..Default::default() }));
+                LbPolicy::RingHash
+            }
+            HashTable::Maglev { size } => {
+                let table_size = size.and_then(wkt::uint64);
+                cluster.lb_config = Some(LbConfig::MaglevLbConfig(MaglevLbConfig { table_size }));
+                LbPolicy::Maglev
+            }
+        },
     };
-    cluster.lb_policy = by_simple.into();
-    match policy.load_balancer.and_then(|lb| lb.consistent_hash.as_ref()).map(|hash| hash.algorithm) {
-        Some(HashAlgorithm::RingHash { minimum_ring_size }) => {
-            cluster.lb_policy = LbPolicy::RingHash.into();
-            cluster.lb_config = Some(LbConfig::RingHashLbConfig(RingHashLbConfig {
-                minimum_ring_size: wkt::uint64(minimum_ring_size),
-                ..Default::default()
-            }));
-        }
-        Some(HashAlgorithm::Maglev { table_size }) => {
-            cluster.lb_policy = LbPolicy::Maglev.into();
-            let table_size = Some(table_size).filter(|size| *size > 0).and_then(wkt::uint64);
-            cluster.lb_config = Some(LbConfig::MaglevLbConfig(MaglevLbConfig { table_size }));
-        }
-        None => {}
-    }
+    cluster.lb_policy = policy.into();
 }
 
-fn istio_metadata(input: &Outbound, subset: Option<&Subset>) -> Option<Metadata> {
+fn istio_metadata(input: &Outbound, subset: Option<&EffectiveSubset>) -> Option<Metadata> {
     let mut fields = Vec::new();
     if input.service.mesh_external {
         fields.push(("external", wkt::bool_value(true)));
@@ -305,7 +297,7 @@ fn istio_metadata(input: &Outbound, subset: Option<&Subset>) -> Option<Metadata>
         if let Some(subset) = subset {
             fields.push(("subset", wkt::text_value(subset.name.as_str())));
         }
-        if upstream_tls::originates(input.policy_tls(subset)) {
+        if upstream_tls::originates(input.policy().tls.as_deref()) {
             fields.push(("alpn_override", wkt::text_value("false")));
         }
         fields.push(("services", services(&input.service)));
@@ -327,7 +319,7 @@ pub(super) fn services(service: &Service) -> envoy_types::pb::google::protobuf::
     wkt::list_value(vec![wkt::struct_value(wkt::structure(fields))])
 }
 
-fn statistics_name(input: &Outbound, subset: Option<&Subset>) -> Option<String> {
+fn statistics_name(input: &Outbound, subset: Option<&EffectiveSubset>) -> Option<String> {
     let port = input.service.port(input.port)?;
     let subset = subset.map_or("", |subset| &subset.name);
     naming::statistics_name(&input.mesh.outbound_cluster_stat_name, &input.service, port, subset)
@@ -351,11 +343,11 @@ impl Outbound {
         self.discovery == Discovery::Eds
     }
 
-    fn subset(&self) -> Option<&Subset> {
+    fn subset(&self) -> Option<&EffectiveSubset> {
         self.rule.as_ref()?.subsets.get(self.subset?)
     }
 
-    fn policy_tls<'a>(&'a self, subset: Option<&'a Subset>) -> Option<&'a crate::api::istio::ClientTls> {
-        Policy::new(self.rule.as_deref(), subset, self.port).tls
+    fn policy(&self) -> &PortPolicy {
+        self.rule.as_ref().map_or(PortPolicy::NONE, |rule| rule.port(self.subset(), self.port))
     }
 }

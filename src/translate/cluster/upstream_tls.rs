@@ -7,8 +7,8 @@ use envoy_types::pb::{
             core::v3::{TransportSocket, UpstreamHttpProtocolOptions, transport_socket},
         },
         extensions::transport_sockets::tls::v3::{
-            CertificateValidationContext, CommonTlsContext, TlsParameters, UpstreamTlsContext, common_tls_context::ValidationContextType,
-            tls_parameters::TlsProtocol,
+            CertificateValidationContext, CommonTlsContext, SdsSecretConfig, TlsParameters, UpstreamTlsContext,
+            common_tls_context::ValidationContextType, tls_parameters::TlsProtocol,
         },
         r#type::matcher::v3::string_matcher::MatchPattern,
     },
@@ -17,8 +17,10 @@ use envoy_types::pb::{
 use smol_str::SmolStr;
 
 use crate::{
-    api::istio::{ClientTls, ClientTlsMode},
-    mesh::model::{Flavour, ProxyKind, Service},
+    mesh::{
+        model::{Flavour, ProxyKind, Service},
+        traffic::{ClientSecrets, ClientTls, TlsOrigination},
+    },
     proto::udpa::TypedStruct,
     translate::{tls, wkt},
 };
@@ -49,7 +51,7 @@ pub(super) fn apply(cluster: &mut Cluster, peer: &Peer<'_>, settings: Option<&Cl
         Some(settings) => cluster.transport_socket = explicit(peer, settings),
         None => match auto {
             AutoMtls::Off => {}
-            AutoMtls::Direct => cluster.transport_socket = Some(istio_mutual(peer, None)),
+            AutoMtls::Direct => cluster.transport_socket = Some(auto_mtls(peer)),
             AutoMtls::Match => cluster.transport_socket_matches = vec![mtls_match(peer), plaintext_match()],
         },
     }
@@ -58,17 +60,17 @@ pub(super) fn apply(cluster: &mut Cluster, peer: &Peer<'_>, settings: Option<&Cl
 /// `auto_sni` and `auto_san_validation` where the rule names neither SNI nor names to verify: the request's host is
 /// used for both.
 pub(super) fn http_options(settings: Option<&ClientTls>) -> Option<UpstreamHttpProtocolOptions> {
-    let settings = settings.filter(|tls| matches!(tls.mode, ClientTlsMode::Simple | ClientTlsMode::Mutual))?;
-    settings.sni.is_empty().then(|| UpstreamHttpProtocolOptions {
+    let origination = settings.and_then(ClientTls::origination)?;
+    origination.sni.is_empty().then(|| UpstreamHttpProtocolOptions {
         auto_sni: true,
-        auto_san_validation: settings.subject_alt_names.is_empty() && !settings.insecure_skip_verify,
+        auto_san_validation: origination.subject_alt_names.is_empty() && !origination.insecure_skip_verify,
         ..Default::default()
     })
 }
 
 /// Whether the rule makes the proxy originate TLS of the user's own.
 pub(super) fn originates(settings: Option<&ClientTls>) -> bool {
-    settings.is_some_and(|tls| matches!(tls.mode, ClientTlsMode::Simple | ClientTlsMode::Mutual))
+    settings.and_then(ClientTls::origination).is_some()
 }
 
 /// Istio's proxy exchanges metadata over TCP by an upstream filter; it goes with the ALPN name of the same purpose.
@@ -84,66 +86,73 @@ pub(super) fn peer_exchange_filter(flavour: Flavour) -> Vec<Filter> {
 }
 
 fn explicit(peer: &Peer<'_>, settings: &ClientTls) -> Option<TransportSocket> {
-    match settings.mode {
-        ClientTlsMode::Disable => None,
-        ClientTlsMode::IstioMutual => Some(istio_mutual(peer, Some(settings))),
-        // Secrets by name are for those that own them: a sidecar would be handed other people's keys.
-        ClientTlsMode::Simple | ClientTlsMode::Mutual if !settings.credential_name.is_empty() && peer.kind == ProxyKind::Sidecar => None,
-        ClientTlsMode::Simple | ClientTlsMode::Mutual => Some(originate(peer, settings)),
+    match settings {
+        ClientTls::Disable => None,
+        ClientTls::IstioMutual { sni, subject_alt_names } => Some(istio_mutual(peer, sni, subject_alt_names)),
+        ClientTls::Originate(origination) => originate(peer, origination),
     }
 }
 
-fn istio_mutual(peer: &Peer<'_>, settings: Option<&ClientTls>) -> TransportSocket {
+fn auto_mtls(peer: &Peer<'_>) -> TransportSocket {
+    istio_mutual(peer, "", &[])
+}
+
+fn istio_mutual(peer: &Peer<'_>, sni: &str, names: &[SmolStr]) -> TransportSocket {
     let alpn = tls::mesh_alpn(peer.flavour, peer.http2);
-    let sni = settings.map(|settings| &settings.sni).filter(|sni| !sni.is_empty()).unwrap_or(&peer.sni);
-    match settings.filter(|settings| !settings.subject_alt_names.is_empty()) {
-        Some(settings) => tls::upstream_istio_mutual(&[], &settings.subject_alt_names, sni, alpn),
-        None => tls::upstream_istio_mutual(&peer.service.service_accounts, &peer.service.subject_alt_names, sni, alpn),
+    let sni = if sni.is_empty() { &peer.sni } else { sni };
+    if names.is_empty() {
+        tls::upstream_istio_mutual(&peer.service.service_accounts, &peer.service.subject_alt_names, sni, alpn)
+    } else {
+        tls::upstream_istio_mutual(&[], names, sni, alpn)
     }
 }
 
-fn originate(peer: &Peer<'_>, settings: &ClientTls) -> TransportSocket {
-    let mut common = CommonTlsContext {
+fn originate(peer: &Peer<'_>, origination: &TlsOrigination) -> Option<TransportSocket> {
+    let (certificate, trusted) = secrets(&origination.secrets, peer.kind)?;
+    let common = CommonTlsContext {
         tls_params: Some(TlsParameters {
             tls_minimum_protocol_version: TlsProtocol::TlSv12 as i32,
             tls_maximum_protocol_version: TlsProtocol::TlSv13 as i32,
             ..Default::default()
         }),
         alpn_protocols: peer.http2.then(|| "h2".to_owned()).into_iter().collect(),
+        tls_certificate_sds_secret_configs: origination.mutual.then_some(certificate).into_iter().collect(),
+        validation_context_type: Some(validation(peer, origination, trusted)),
         ..Default::default()
     };
-    let named = !settings.credential_name.is_empty();
-    if settings.mode == ClientTlsMode::Mutual {
-        let certificate = if named {
-            tls::secret(&format!("kubernetes://{}", settings.credential_name), tls::ads(false))
-        } else {
-            file_secret(&format!("file-cert:{}~{}", settings.client_certificate, settings.private_key))
-        };
-        common.tls_certificate_sds_secret_configs = vec![certificate];
-    }
-    common.validation_context_type = validation(peer, settings, named);
-    let context = UpstreamTlsContext { common_tls_context: Some(common), sni: settings.sni.to_string(), ..Default::default() };
-    TransportSocket {
+    let context = UpstreamTlsContext { common_tls_context: Some(common), sni: origination.sni.to_string(), ..Default::default() };
+    Some(TransportSocket {
         name: "envoy.transport_sockets.tls".into(),
         config_type: Some(transport_socket::ConfigType::TypedConfig(wkt::any(&context))),
+    })
+}
+
+/// The client's certificate, and what it trusts. Secrets by name are for those that own them: a sidecar would be
+/// handed other people's keys, and gets none.
+fn secrets(secrets: &ClientSecrets, kind: ProxyKind) -> Option<(SdsSecretConfig, SdsSecretConfig)> {
+    match secrets {
+        ClientSecrets::Credential(_) if kind == ProxyKind::Sidecar => None,
+        ClientSecrets::Credential(name) => {
+            let named = |name: String| tls::secret(&name, tls::ads(false));
+            Some((named(format!("kubernetes://{name}")), named(format!("kubernetes://{name}-cacert"))))
+        }
+        ClientSecrets::Files { certificate, private_key, ca_certificates } => {
+            let trusted = if ca_certificates.is_empty() { "system" } else { ca_certificates };
+            Some((file_secret(&format!("file-cert:{certificate}~{private_key}")), file_secret(&format!("file-root:{trusted}"))))
+        }
     }
 }
 
-fn validation(peer: &Peer<'_>, settings: &ClientTls, named: bool) -> Option<ValidationContextType> {
-    if settings.insecure_skip_verify {
-        return Some(ValidationContextType::ValidationContext(CertificateValidationContext::default()));
+fn validation(peer: &Peer<'_>, origination: &TlsOrigination, trusted: SdsSecretConfig) -> ValidationContextType {
+    if origination.insecure_skip_verify {
+        return ValidationContextType::ValidationContext(CertificateValidationContext::default());
     }
-    let names = if settings.subject_alt_names.is_empty() { &peer.service.subject_alt_names } else { &settings.subject_alt_names };
-    let bundle = match (named, settings.ca_certificates.as_str()) {
-        (true, _) => tls::secret(&format!("kubernetes://{}-cacert", settings.credential_name), tls::ads(false)),
-        (false, "") => file_secret("file-root:system"),
-        (false, path) => file_secret(&format!("file-root:{path}")),
-    };
-    Some(tls::validation(names.iter().map(|name| MatchPattern::Exact(name.to_string())), bundle))
+    let names = if origination.subject_alt_names.is_empty() { &peer.service.subject_alt_names } else { &origination.subject_alt_names };
+    tls::validation(names.iter().map(|name| MatchPattern::Exact(name.to_string())), trusted)
 }
 
 // Files are served by the agent too; a listener need not wait for them for ever.
-fn file_secret(name: &str) -> envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::SdsSecretConfig {
+fn file_secret(name: &str) -> SdsSecretConfig {
     let mut source = tls::agent_sds();
     source.initial_fetch_timeout = None;
     tls::secret(name, source)
@@ -153,7 +162,7 @@ fn mtls_match(peer: &Peer<'_>) -> TransportSocketMatch {
     TransportSocketMatch {
         name: "tlsMode-istio".into(),
         r#match: Some(wkt::structure([("tlsMode", wkt::text_value("istio"))])),
-        transport_socket: Some(istio_mutual(peer, None)),
+        transport_socket: Some(auto_mtls(peer)),
     }
 }
 

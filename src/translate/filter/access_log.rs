@@ -4,7 +4,7 @@ use envoy_types::pb::{
     envoy::{
         config::{
             accesslog::v3::{AccessLog, AccessLogFilter, ResponseFlagFilter, access_log, access_log_filter::FilterSpecifier},
-            core::v3::{DataSource, JsonFormatOptions, SubstitutionFormatString, data_source, substitution_format_string::Format},
+            core::v3::{DataSource, JsonFormatOptions, SubstitutionFormatString, data_source, substitution_format_string},
         },
         extensions::access_loggers::file::v3::{FileAccessLog, file_access_log::AccessLogFormat},
     },
@@ -13,7 +13,7 @@ use envoy_types::pb::{
 use prost::{Message, Name};
 
 use crate::{
-    api::mesh_config::MeshConfig,
+    mesh::settings::{AccessLog as Settings, AccessLogFormat as Format, MeshSettings},
     translate::{
         wire,
         wkt::typed_struct::{Value, encode_struct},
@@ -57,57 +57,63 @@ const JSON_FORMAT: [(&str, &str); 24] = [
 ];
 
 /// Logs of requests and connections.
-pub fn access_log(mesh: &MeshConfig) -> Vec<AccessLog> {
+pub fn access_log(mesh: &MeshSettings) -> Vec<AccessLog> {
     log(mesh, None)
 }
 
 /// Logs of a whole listener: only connections for which there is no filter chain.
-pub fn listener_access_log(mesh: &MeshConfig) -> Vec<AccessLog> {
+pub fn listener_access_log(mesh: &MeshSettings) -> Vec<AccessLog> {
     let no_route = ResponseFlagFilter { flags: vec!["NR".into()] };
     log(mesh, Some(AccessLogFilter { filter_specifier: Some(FilterSpecifier::ResponseFlagFilter(no_route)) }))
 }
 
-fn log(mesh: &MeshConfig, filter: Option<AccessLogFilter>) -> Vec<AccessLog> {
-    if mesh.access_log_file.is_empty() {
-        return Vec::new();
-    }
-    let config = if mesh.access_log_json { json_file(mesh) } else { text_file(mesh) };
-    vec![AccessLog {
+fn log(mesh: &MeshSettings, filter: Option<AccessLogFilter>) -> Vec<AccessLog> {
+    let entry = |settings: &Settings| AccessLog {
         name: "envoy.access_loggers.file".into(),
         filter,
-        config_type: Some(access_log::ConfigType::TypedConfig(Any { type_url: FileAccessLog::type_url(), value: config })),
-    }]
-}
-
-fn text_file(mesh: &MeshConfig) -> Vec<u8> {
-    let format = if mesh.access_log_format.is_empty() {
-        TEXT_FORMAT.to_owned()
-    } else {
-        let written = mesh.access_log_format.as_str();
-        if written.ends_with('\n') { written.to_owned() } else { format!("{written}\n") }
+        config_type: Some(access_log::ConfigType::TypedConfig(Any { type_url: FileAccessLog::type_url(), value: file(settings) })),
     };
-    let source = DataSource { specifier: Some(data_source::Specifier::InlineString(format)), ..Default::default() };
-    let format = SubstitutionFormatString { format: Some(Format::TextFormatSource(source)), ..Default::default() };
-    let file = FileAccessLog { path: mesh.access_log_file.to_string(), access_log_format: Some(AccessLogFormat::LogFormat(format)) };
-    file.encode_to_vec()
+    mesh.access_log.as_ref().map(entry).into_iter().collect()
 }
 
-fn json_file(mesh: &MeshConfig) -> Vec<u8> {
+fn file(settings: &Settings) -> Vec<u8> {
+    match &settings.format {
+        Format::Default => text_file(&settings.file, TEXT_FORMAT.to_owned()),
+        Format::Text(written) if written.ends_with('\n') => text_file(&settings.file, written.to_string()),
+        Format::Text(written) => text_file(&settings.file, format!("{written}\n")),
+        Format::Json => json_file(&settings.file),
+    }
+}
+
+fn text_file(path: &str, format: String) -> Vec<u8> {
+    let source = DataSource { specifier: Some(data_source::Specifier::InlineString(format)), ..Default::default() };
+    let format = Some(substitution_format_string::Format::TextFormatSource(source));
+    let format = SubstitutionFormatString { format, ..Default::default() };
+    FileAccessLog { path: path.to_owned(), access_log_format: Some(AccessLogFormat::LogFormat(format)) }.encode_to_vec()
+}
+
+fn json_file(path: &str) -> Vec<u8> {
     let fields = JSON_FORMAT.iter().map(|(key, value)| (*key, Value::Text((*value).to_owned()))).collect();
     let mut format =
         SubstitutionFormatString { json_format_options: Some(JsonFormatOptions::default()), ..Default::default() }.encode_to_vec();
     // `json_format` is a map, which must be encoded in a fixed order.
     wire::message(&mut format, 2, &encode_struct(fields));
-    let mut file = FileAccessLog { path: mesh.access_log_file.to_string(), access_log_format: None }.encode_to_vec();
+    let mut file = FileAccessLog { path: path.to_owned(), access_log_format: None }.encode_to_vec();
     wire::message(&mut file, 5, &format);
     file
 }
 
 #[cfg(test)]
 mod tests {
+    use substitution_format_string::Format as Written;
+
     use super::*;
 
-    fn decoded(mesh: &MeshConfig) -> SubstitutionFormatString {
+    fn logging(format: Format) -> MeshSettings {
+        MeshSettings { access_log: Some(Settings { file: "/dev/stdout".into(), format }), ..MeshSettings::default() }
+    }
+
+    fn decoded(mesh: &MeshSettings) -> SubstitutionFormatString {
         let logs = access_log(mesh);
         let Some(access_log::ConfigType::TypedConfig(any)) = &logs[0].config_type else { panic!("no configuration") };
         let file = FileAccessLog::decode(any.value.as_slice()).unwrap();
@@ -116,20 +122,30 @@ mod tests {
         format
     }
 
+    fn text(mesh: &MeshSettings) -> String {
+        let Some(Written::TextFormatSource(source)) = decoded(mesh).format else { panic!("not text") };
+        let Some(data_source::Specifier::InlineString(text)) = source.specifier else { panic!("not inline") };
+        text
+    }
+
     #[test]
     fn there_is_a_log_only_where_the_mesh_asks_for_one() {
-        assert!(access_log(&MeshConfig::default()).is_empty());
-        let mesh = MeshConfig { access_log_file: "/dev/stdout".into(), ..Default::default() };
-        let Some(Format::TextFormatSource(source)) = decoded(&mesh).format else { panic!("not text") };
-        let Some(data_source::Specifier::InlineString(text)) = source.specifier else { panic!("not inline") };
+        assert!(access_log(&MeshSettings::default()).is_empty());
+        let text = text(&logging(Format::Default));
         assert!(text.starts_with("[%START_TIME%] \"%REQ(:METHOD)%") && text.ends_with("%ROUTE_NAME%\n"), "{text}");
     }
 
     #[test]
+    fn a_text_ends_with_one_line_break() {
+        assert_eq!(text(&logging(Format::Text("%PROTOCOL%".into()))), "%PROTOCOL%\n");
+        assert_eq!(text(&logging(Format::Text("%PROTOCOL%\n".into()))), "%PROTOCOL%\n");
+    }
+
+    #[test]
     fn json_logs_have_all_keys_in_a_fixed_order() {
-        let mesh = MeshConfig { access_log_file: "/dev/stdout".into(), access_log_json: true, ..Default::default() };
-        let Some(Format::JsonFormat(json)) = decoded(&mesh).format else { panic!("not JSON") };
+        let mesh = logging(Format::Json);
+        let Some(Written::JsonFormat(json)) = decoded(&mesh).format else { panic!("not JSON") };
         assert_eq!(json.fields.len(), 24);
-        assert_eq!(json_file(&mesh), json_file(&mesh));
+        assert_eq!(json_file("/dev/stdout"), json_file("/dev/stdout"));
     }
 }

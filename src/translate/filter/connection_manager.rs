@@ -20,7 +20,7 @@ use smol_str::SmolStr;
 
 use super::{Direction, access_log::access_log, http::HttpFilters, http::http_filters, tracing::tracing};
 use crate::{
-    api::mesh_config::{MeshConfig, PathNormalization},
+    mesh::settings::{MeshSettings, PathNormalization},
     translate::{input::ListenerClass, tls::ads, wkt},
 };
 
@@ -30,7 +30,7 @@ pub struct ConnectionManager<'a> {
     /// The class of proxies.
     pub class: &'a ListenerClass,
     /// Mesh-wide settings.
-    pub mesh: &'a MeshConfig,
+    pub mesh: &'a MeshSettings,
     /// Where it stands.
     pub direction: Direction,
     /// Prefix of its statistics, without the closing `;`.

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use envoy_types::pb::{
     envoy::{
-        config::listener::v3::{Filter, filter::ConfigType},
+        config::{
+            accesslog::v3::AccessLog,
+            listener::v3::{Filter, filter::ConfigType},
+        },
         extensions::filters::network::{
             mongo_proxy::v3::MongoProxy,
             sni_dynamic_forward_proxy::v3::{FilterConfig as SniForwardProxy, filter_config::PortSpecifier},
@@ -21,9 +24,9 @@ use smol_str::SmolStr;
 
 use super::{access_log::access_log, http::dns_cache};
 use crate::{
-    api::mesh_config::MeshConfig,
-    mesh::model::Flavour,
+    mesh::{model::Flavour, settings::MeshSettings},
     translate::{
+        naming::BLACK_HOLE_CLUSTER,
         tls::PEER_EXCHANGE,
         wkt::{
             self,
@@ -71,7 +74,7 @@ impl TcpTarget {
 }
 
 /// The filters of a chain that ends in a TCP proxy.
-pub fn tcp_filters(target: &TcpTarget, mesh: &MeshConfig) -> Vec<Filter> {
+pub fn tcp_filters(target: &TcpTarget, mesh: &MeshSettings) -> Vec<Filter> {
     let mut filters = Vec::with_capacity(2);
     if let Some((cache, port)) = &target.sni_forward {
         filters.push(sni_forward_proxy(cache, *port));
@@ -80,13 +83,13 @@ pub fn tcp_filters(target: &TcpTarget, mesh: &MeshConfig) -> Vec<Filter> {
         let config = MongoProxy { stat_prefix: target.stat_prefix.to_string(), ..Default::default() };
         filters.push(filter("envoy.filters.network.mongo_proxy", wkt::any(&config)));
     }
-    filters.push(tcp_proxy(target, mesh, true));
+    filters.push(tcp_proxy(target, access_log(mesh)));
     filters
 }
 
 /// The filter that sends connections nowhere; without access log.
 pub fn black_hole() -> Filter {
-    tcp_proxy(&TcpTarget::cluster(crate::translate::naming::BLACK_HOLE_CLUSTER), &MeshConfig::default(), false)
+    tcp_proxy(&TcpTarget::cluster(BLACK_HOLE_CLUSTER), Vec::new())
 }
 
 /// Exchange of metadata before the first byte of a TCP connection: first in each chain of Istio's proxy for inbound
@@ -103,12 +106,12 @@ pub fn metadata_exchange_config() -> Any {
     )
 }
 
-fn tcp_proxy(target: &TcpTarget, mesh: &MeshConfig, logged: bool) -> Filter {
+fn tcp_proxy(target: &TcpTarget, access_log: Vec<AccessLog>) -> Filter {
     let config = TcpProxy {
         stat_prefix: target.stat_prefix.to_string(),
         idle_timeout: target.idle_timeout.map(wkt::duration),
         max_downstream_connection_duration: target.max_duration.map(wkt::duration),
-        access_log: if logged { access_log(mesh) } else { Vec::new() },
+        access_log,
         hash_policy: if target.by_source_ip { vec![source_ip()] } else { Vec::new() },
         cluster_specifier: Some(cluster_specifier(target)),
         ..Default::default()

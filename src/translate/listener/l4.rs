@@ -6,11 +6,10 @@ use imbl::OrdMap;
 use smol_str::SmolStr;
 
 use crate::{
-    api::istio::HashKey,
     mesh::{
         model::{Hostname, Labels, Service},
         routing::model::{Destination, GatewayRef, L4Match, RouteSet, WeightedDestination},
-        world::EffectiveDestinationRule,
+        traffic::{EffectiveDestinationRule, HashKey},
     },
     translate::{
         filter::network::TcpTarget,
@@ -69,8 +68,7 @@ impl Destinations<'_> {
     // What ports have of their own does not count here, nor do a subset's limits: as in istiod.
     fn limit(&self, target: &mut TcpTarget, host: &Hostname, subset: &str) {
         let rule = self.destination_rules.get(host);
-        let policy = rule.and_then(|rule| rule.policy.as_ref());
-        let tcp = policy.and_then(|policy| policy.connection_pool.as_ref()).and_then(|pool| pool.tcp.as_ref());
+        let tcp = rule.and_then(|rule| rule.policy.default.connection_pool.as_ref()).map(|pool| &pool.tcp);
         target.by_source_ip = rule.is_some_and(|rule| hashes_source_ip(rule, subset));
         target.idle_timeout = tcp.and_then(|tcp| tcp.idle_timeout).or(self.idle_timeout);
         target.max_duration = tcp.and_then(|tcp| tcp.max_connection_duration);
@@ -87,10 +85,8 @@ impl Destinations<'_> {
 }
 
 fn hashes_source_ip(rule: &EffectiveDestinationRule, subset: &str) -> bool {
-    let subset = rule.subsets.iter().find(|candidate| candidate.name == subset);
-    let own = subset.and_then(|subset| subset.traffic_policy.as_ref()?.load_balancer.as_ref());
-    let balancer = own.or_else(|| rule.policy.as_ref()?.load_balancer.as_ref());
-    balancer.and_then(|balancer| balancer.consistent_hash.as_ref()).is_some_and(|hash| hash.key == Some(HashKey::SourceIp))
+    let policy = rule.subset(subset).map_or(&rule.policy, |subset| &subset.policy);
+    policy.default.load_balancer.as_ref().and_then(|balancer| balancer.hash_key()) == Some(&HashKey::SourceIp)
 }
 
 /// Whether the parts of a match that are known now hold: gateway, labels, port, namespace.

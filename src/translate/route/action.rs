@@ -24,20 +24,18 @@ use smol_str::SmolStr;
 
 use super::{filters, matching, selection::Selection};
 use crate::{
-    api::istio::HashKey,
     mesh::{
         routing::model::{HeaderChanges, HttpRoute, Redirect, RedirectPort, RetryPolicy, WeightedDestination},
-        world::EffectiveDestinationRule,
+        traffic::{EffectiveDestinationRule, HashKey},
     },
-    translate::{cluster::policy::Policy, wkt},
+    translate::wkt,
 };
 
 const DEFAULT_RETRY_ON: &str = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
 
 /// The key by which requests to a port and subset are spread, where the rule asks for a consistent hash.
 pub(super) fn hash<'a>(rule: &'a EffectiveDestinationRule, subset: &str, port: u16) -> Option<&'a HashKey> {
-    let subset = rule.subsets.iter().find(|candidate| candidate.name == subset);
-    Policy::new(Some(rule), subset, port).load_balancer?.consistent_hash.as_ref()?.key.as_ref()
+    rule.port(rule.subset(subset), port).load_balancer.as_ref()?.hash_key()
 }
 
 /// Header operations in Envoy's four lists.

@@ -13,8 +13,10 @@ use super::{
     selection::Selection,
 };
 use crate::{
-    api::mesh_config::MeshConfig,
-    mesh::routing::model::{HttpAction, HttpMatch, HttpRoute},
+    mesh::{
+        routing::model::{HttpAction, HttpMatch, HttpRoute},
+        settings::MeshSettings,
+    },
     translate::{input::Built, metadata, naming},
 };
 
@@ -54,11 +56,11 @@ pub(super) fn virtual_host(input: &VirtualHostInput) -> Built<VirtualHost> {
     Built { clusters, ..Built::new(host, origins) }
 }
 
-fn routes(selection: &Selection, mesh: &MeshConfig) -> Vec<Route> {
+fn routes(selection: &Selection, mesh: &MeshSettings) -> Vec<Route> {
     selection.routes().map(|(route, block)| http_route(selection, route, block, mesh)).collect()
 }
 
-fn http_route(selection: &Selection, route: &HttpRoute, block: Option<&HttpMatch>, mesh: &MeshConfig) -> Route {
+fn http_route(selection: &Selection, route: &HttpRoute, block: Option<&HttpMatch>, mesh: &MeshSettings) -> Route {
     let matched = matching::route_match(block);
     let mut headers = Headers::new(&route.headers);
     let mut operation = format!("{}:{}", selection.routes.name, selection.port);

@@ -9,11 +9,12 @@ use super::{
     selection::{self, Selection, Site},
 };
 use crate::{
-    api::{Labels, mesh_config::MeshConfig},
+    api::Labels,
     mesh::{
         model::Hostname,
         routing::model::{GatewayRef, RouteSet},
         scope::Scope,
+        settings::MeshSettings,
     },
     translate::{
         input::ProxyClass,
@@ -30,7 +31,7 @@ pub fn gateway_table(
     scope: &Scope,
     class: &ProxyClass,
     labels: &Labels,
-    mesh: &Arc<MeshConfig>,
+    mesh: &Arc<MeshSettings>,
     servers: &GatewayRouteTable,
     routes: &[Arc<RouteSet>],
 ) -> RouteTable {
@@ -97,7 +98,7 @@ fn served(server: &RoutedServer, routes: &RouteSet) -> Vec<Hostname> {
     hosts
 }
 
-fn share(entries: BTreeMap<HostOrder, Entry>, mesh: &Arc<MeshConfig>) -> Vec<VirtualHostInput> {
+fn share(entries: BTreeMap<HostOrder, Entry>, mesh: &Arc<MeshSettings>) -> Vec<VirtualHostInput> {
     let mut hosts: Vec<VirtualHostInput> = Vec::new();
     for (HostOrder { host, .. }, entry) in entries {
         let single = entry.selections.len() == 1;

@@ -28,12 +28,10 @@ use super::{
     input::{Built, ByPtr},
     wkt,
 };
-use crate::{
-    api::mesh_config::MeshConfig,
-    mesh::{
-        model::{Hostname, Origin},
-        world::EffectiveDestinationRule,
-    },
+use crate::mesh::{
+    model::{Hostname, Origin},
+    settings::MeshSettings,
+    traffic::EffectiveDestinationRule,
 };
 
 /// The route table of an HTTP proxy on 127.0.0.1 (`proxyHttpPort`).
@@ -61,7 +59,7 @@ enum Content {
     /// A service without routes of its own.
     Service(Default),
     /// Routes that users wrote.
-    Routes { mesh: ByPtr<MeshConfig>, selections: Vec<Selection>, require_tls: bool },
+    Routes { mesh: ByPtr<MeshSettings>, selections: Vec<Selection>, require_tls: bool },
     /// Unknown destinations pass.
     AllowAny,
     /// Unknown destinations are refused.
@@ -73,7 +71,7 @@ enum Content {
 /// The default route of a service port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Default {
-    mesh: ByPtr<MeshConfig>,
+    mesh: ByPtr<MeshSettings>,
     host: Hostname,
     port: u16,
     /// Only where it asks for a consistent hash.
@@ -110,7 +108,12 @@ impl VirtualHostInput {
 }
 
 impl Default {
-    fn new(mesh: &Arc<MeshConfig>, service: &crate::mesh::model::Service, port: u16, rule: Option<&Arc<EffectiveDestinationRule>>) -> Self {
+    fn new(
+        mesh: &Arc<MeshSettings>,
+        service: &crate::mesh::model::Service,
+        port: u16,
+        rule: Option<&Arc<EffectiveDestinationRule>>,
+    ) -> Self {
         let hash = rule.filter(|rule| action::hash(rule, "", port).is_some()).map(Into::into);
         Self { mesh: mesh.into(), host: service.hostname.clone(), port, hash, origin: service.origin.clone() }
     }

@@ -12,7 +12,7 @@ use crate::{
         model::Hostname,
         routing::model::{Destination, GatewayRef, HttpAction, HttpMatch, HttpRoute, RouteSet, StringMatch},
         scope::Scope,
-        world::EffectiveDestinationRule,
+        traffic::{EffectiveDestinationRule, HashKey},
     },
     translate::{input::ByPtr, naming},
 };
@@ -177,7 +177,7 @@ impl Resolved {
     }
 
     /// The key of the consistent hash, where there is one.
-    pub(super) fn hash(&self) -> Option<&crate::api::istio::HashKey> {
+    pub(super) fn hash(&self) -> Option<&HashKey> {
         action::hash(self.hash.as_deref()?, &self.written.subset, self.port)
     }
 }

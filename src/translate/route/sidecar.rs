@@ -13,11 +13,12 @@ use super::{
     selection::{self, Selection, Site},
 };
 use crate::{
-    api::{Labels, mesh_config::MeshConfig},
+    api::Labels,
     mesh::{
         model::{Hostname, Protocol, Service, ServicePort},
         routing::model::{GatewayRef, HttpAction, RouteSet},
         scope::{EgressScope, Scope},
+        settings::MeshSettings,
     },
     translate::input::ProxyClass,
 };
@@ -26,7 +27,7 @@ use crate::{
 const DEFAULT_PORT: u16 = 80;
 
 /// The names of all route tables that listeners of this scope may name.
-pub fn tables(scope: &Scope, mesh: &MeshConfig) -> BTreeSet<SmolStr> {
+pub fn tables(scope: &Scope, mesh: &MeshSettings) -> BTreeSet<SmolStr> {
     let mut names = BTreeSet::new();
     for egress in &scope.egress {
         let listener = egress.listener.as_ref();
@@ -53,7 +54,7 @@ pub fn tables(scope: &Scope, mesh: &MeshConfig) -> BTreeSet<SmolStr> {
 /// The names of the route tables that may look different when something about `host` changed: the service of that
 /// name, routes for it, or the DestinationRule of a destination. When the host appeared or vanished, ask the scope
 /// before and the scope after.
-pub fn tables_with(scope: &Scope, mesh: &MeshConfig, host: &Hostname) -> BTreeSet<SmolStr> {
+pub fn tables_with(scope: &Scope, mesh: &MeshSettings, host: &Hostname) -> BTreeSet<SmolStr> {
     let mut names = BTreeSet::new();
     // Routes may name it by an ExternalName that stands for it.
     let aliases = scope.services.get(host).map_or(&[][..], |service| &service.aliases);
@@ -88,7 +89,7 @@ pub fn tables_with(scope: &Scope, mesh: &MeshConfig, host: &Hostname) -> BTreeSe
 }
 
 /// Whether [`tables`] has the name, at the cost of the services that have its port.
-fn is_table(scope: &Scope, mesh: &MeshConfig, name: &SmolStr) -> bool {
+fn is_table(scope: &Scope, mesh: &MeshSettings, name: &SmolStr) -> bool {
     if name == HTTP_PROXY {
         return mesh.proxy_http_port > 0;
     }
@@ -108,7 +109,7 @@ fn is_table(scope: &Scope, mesh: &MeshConfig, name: &SmolStr) -> bool {
 
 /// The virtual hosts of a route table; `None` when no listener of this scope can name it. Of `labels`, the proxy's,
 /// only those in [`super::label_keys`] are read.
-pub fn table(scope: &Scope, class: &ProxyClass, labels: &Labels, mesh: &Arc<MeshConfig>, name: &str) -> Option<RouteTable> {
+pub fn table(scope: &Scope, class: &ProxyClass, labels: &Labels, mesh: &Arc<MeshSettings>, name: &str) -> Option<RouteTable> {
     let place = Place { scope, class, labels, mesh };
     let hosts = if let Some(bind) = name.strip_prefix("unix:") {
         let egress = scope.egress.iter().find(|egress| egress.listener.as_ref().is_some_and(|listener| listener.bind.ends_with(bind)))?;
@@ -166,7 +167,7 @@ struct Place<'a> {
     scope: &'a Scope,
     class: &'a ProxyClass,
     labels: &'a Labels,
-    mesh: &'a Arc<MeshConfig>,
+    mesh: &'a Arc<MeshSettings>,
 }
 
 /// What a port has: services, and routes for some of them.
@@ -344,7 +345,7 @@ mod tests {
     ];
 
     fn world(objects: &[&str]) -> Arc<World> {
-        let mut engine = Engine::new("cluster.local", MeshConfig::default());
+        let mut engine = Engine::new("cluster.local", api::mesh_config::MeshConfig::default());
         let read = |object: &&str| api::parse(&api::yaml::document(api::yaml::documents(object)[0]).unwrap(), &"Kubernetes".into()).objects;
         let changes: Vec<_> = objects.iter().flat_map(read).map(|object| (object.key.clone(), Some(object))).collect();
         assert_eq!(changes.len(), objects.len());

@@ -85,7 +85,7 @@ impl Injector {
             let warnings = if asked { vec![format!("no proxy is injected: {skip}")] } else { Vec::new() };
             return (Outcome::Skipped, Answer { warnings, ..Answer::default() });
         }
-        let mesh = Arc::clone(&self.worlds.borrow().mesh);
+        let mesh = Arc::clone(&self.worlds.borrow().mesh_config);
         let around = Surroundings { namespace: &request.namespace, owner: None, parameters, settings: &self.settings, mesh: &mesh };
         match inject(&request.object, around) {
             Ok(injected) => {

@@ -12,10 +12,10 @@ use smol_str::{SmolStr, format_smolstr};
 use self::server_tls::ServerSecrets;
 use super::chain::ChainMatch;
 use crate::{
-    api::mesh_config::MeshConfig,
     mesh::{
         model::{Hostname, Origin},
         scope::{Scope, ServiceTarget},
+        settings::MeshSettings,
         world::{Gateway, NamedKey, World},
     },
     translate::{
@@ -30,7 +30,7 @@ pub struct GatewayView<'a> {
     /// Its class.
     pub class: &'a ProxyClass,
     /// Mesh-wide settings.
-    pub mesh: &'a Arc<MeshConfig>,
+    pub mesh: &'a Arc<MeshSettings>,
     /// The Gateways that select it, in any order.
     pub gateways: &'a [Arc<Gateway>],
     /// Where the routes that are bound to its Gateways are found.
@@ -90,7 +90,7 @@ impl fmt::Display for Refusal {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct GatewayListenerInput {
     class: ListenerClass,
-    mesh: ByPtr<MeshConfig>,
+    mesh: ByPtr<MeshSettings>,
     bind: SmolStr,
     port: u16,
     chains: Vec<Chain>,

@@ -14,8 +14,8 @@ use super::{
 use crate::{
     api::istio::{Server, ServerTlsMode},
     mesh::{
-        engine::protocol_named,
         model::{Hostname, Labels, Origin, Protocol, Service},
+        protocol,
         routing::model::{GatewayRef, L4Match, RouteSet},
         scope::{ServiceTarget, routes_for_gateway},
         world::Gateway,
@@ -77,7 +77,7 @@ struct Placed<'a> {
 
 impl<'a> Merge<'a> {
     fn add(&mut self, gateway: &'a Gateway, at: usize, server: &'a Server) {
-        let protocol = protocol_named(&server.port.protocol);
+        let protocol = protocol::named(&server.port.protocol);
         let kind = match protocol {
             protocol if protocol.is_http() => Kind::Http,
             protocol if protocol.is_tls() => Kind::Tls,

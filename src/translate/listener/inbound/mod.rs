@@ -16,14 +16,11 @@ use super::{
     inspector::{disabled_but_for, disabled_for, http_inspector, original_dst, original_src, tls_inspector},
 };
 use crate::{
-    api::{
-        istio::{CaptureMode, IngressListener},
-        mesh_config::MeshConfig,
-    },
     mesh::{
-        engine::protocol_named,
         model::{Interception, Origin, Protocol},
         scope::ServiceTarget,
+        settings::MeshSettings,
+        sidecar::{CaptureMode, Ingress},
         world::{EffectiveMtls, Sidecar},
     },
     translate::{
@@ -39,7 +36,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct InboundInput {
     class: ListenerClass,
-    mesh: ByPtr<MeshConfig>,
+    mesh: ByPtr<MeshSettings>,
     mtls: EffectiveMtls,
     /// By target port, ascending.
     ports: Vec<InboundPort>,
@@ -70,7 +67,7 @@ impl InboundInput {
     /// addresses, the primary first.
     pub fn new(
         class: &ProxyClass,
-        mesh: &Arc<MeshConfig>,
+        mesh: &Arc<MeshSettings>,
         mtls: EffectiveMtls,
         sidecar: Option<&Sidecar>,
         targets: &[ServiceTarget],
@@ -99,20 +96,19 @@ pub fn listeners(input: &InboundInput) -> Vec<Built<Listener>> {
     virtual_inbound.into_iter().chain(bound.into_iter().map(|port| own_listener(input, port))).collect()
 }
 
-fn ingress_port(class: &ListenerClass, sidecar: &Sidecar, listener: &IngressListener, workload: &[IpAddr]) -> InboundPort {
-    let port = listener.port.number;
+fn ingress_port(class: &ListenerClass, sidecar: &Sidecar, ingress: &Ingress, workload: &[IpAddr]) -> InboundPort {
     let own = || {
         let usable = workload.iter().filter(|ip| if ip.is_ipv4() { class.ipv4 } else { class.ipv6 });
         usable.take(if class.dual_stack() { 2 } else { 1 }).map(|ip| format_smolstr!("{ip}")).collect()
     };
     InboundPort {
-        binds: if listener.bind.is_empty() { own() } else { vec![listener.bind.clone()] },
-        target_port: port,
-        service_port: port,
-        protocol: protocol_named(&listener.port.protocol),
+        binds: if ingress.bind.is_empty() { own() } else { vec![ingress.bind.clone()] },
+        target_port: ingress.port,
+        service_port: ingress.port,
+        protocol: ingress.protocol,
         host: format_smolstr!("{}.{}", sidecar.origin.object.name, sidecar.origin.object.namespace),
-        stat_prefix: inbound_cluster(port),
-        bound: match listener.capture_mode {
+        stat_prefix: inbound_cluster(ingress.port),
+        bound: match ingress.capture {
             CaptureMode::Default => class.interception == Interception::None,
             CaptureMode::Iptables => false,
             CaptureMode::None => true,
@@ -122,7 +118,7 @@ fn ingress_port(class: &ListenerClass, sidecar: &Sidecar, listener: &IngressList
     }
 }
 
-fn service_port(class: &ListenerClass, mesh: &MeshConfig, target: &ServiceTarget) -> Option<InboundPort> {
+fn service_port(class: &ListenerClass, mesh: &MeshSettings, target: &ServiceTarget) -> Option<InboundPort> {
     let port = target.service.ports.get(target.port)?;
     let named = statistics_name(&mesh.inbound_cluster_stat_name, &target.service, port, "");
     Some(InboundPort {

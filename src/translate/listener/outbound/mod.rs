@@ -21,10 +21,10 @@ use smol_str::{SmolStr, format_smolstr};
 
 use super::chain::ChainMatch;
 use crate::{
-    api::mesh_config::MeshConfig,
     mesh::{
         model::{EndpointSet, Interception, Origin, Service, ServiceKey},
         scope::Scope,
+        settings::MeshSettings,
     },
     translate::{
         filter::network::TcpTarget,
@@ -45,7 +45,7 @@ pub enum Group {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ListenerInput {
     class: ListenerClass,
-    mesh: ByPtr<MeshConfig>,
+    mesh: ByPtr<MeshSettings>,
     allow_any: bool,
     plan: Plan,
 }
@@ -90,7 +90,7 @@ enum Target {
 }
 
 /// The groups that a scope has.
-pub fn ports(scope: &Scope, class: &ProxyClass, mesh: &Arc<MeshConfig>) -> BTreeSet<Group> {
+pub fn ports(scope: &Scope, class: &ProxyClass, mesh: &Arc<MeshSettings>) -> BTreeSet<Group> {
     let mut groups = BTreeSet::new();
     if class.interception != Interception::None || mesh.proxy_http_port != 0 {
         groups.insert(Group::Fixed);
@@ -112,7 +112,7 @@ pub fn ports(scope: &Scope, class: &ProxyClass, mesh: &Arc<MeshConfig>) -> BTree
 pub fn inputs(
     scope: &Scope,
     class: &ProxyClass,
-    mesh: &Arc<MeshConfig>,
+    mesh: &Arc<MeshSettings>,
     endpoints: &OrdMap<ServiceKey, Arc<EndpointSet>>,
     own: &[IpAddr],
     group: Group,
@@ -128,7 +128,7 @@ pub fn inputs(
 pub fn all_inputs(
     scope: &Scope,
     class: &ProxyClass,
-    mesh: &Arc<MeshConfig>,
+    mesh: &Arc<MeshSettings>,
     endpoints: &OrdMap<ServiceKey, Arc<EndpointSet>>,
     own: &[IpAddr],
 ) -> BTreeMap<Group, Vec<ListenerInput>> {

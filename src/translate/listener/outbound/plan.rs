@@ -14,11 +14,11 @@ use super::{
     merge::{Entries, Offer},
 };
 use crate::{
-    api::mesh_config::MeshConfig,
     mesh::{
         model::{EndpointAddress, EndpointSet, Interception, Labels, Protocol, Registry, Resolution, Service, ServiceKey},
         routing::model::GatewayRef,
         scope::{EgressScope, Scope},
+        settings::MeshSettings,
     },
     translate::{
         input::{ByPtr, ListenerClass, ProxyClass},
@@ -35,7 +35,7 @@ pub(super) type Candidates<'a> = Vec<(usize, Vec<&'a Arc<Service>>)>;
 pub(super) struct Planner<'a> {
     scope: &'a Scope,
     class: ListenerClass,
-    mesh: &'a Arc<MeshConfig>,
+    mesh: &'a Arc<MeshSettings>,
     endpoints: &'a OrdMap<ServiceKey, Arc<EndpointSet>>,
     own: &'a [IpAddr],
     labels: Arc<Labels>,
@@ -103,7 +103,7 @@ impl<'a> Planner<'a> {
     pub(super) fn new(
         scope: &'a Scope,
         class: &ProxyClass,
-        mesh: &'a Arc<MeshConfig>,
+        mesh: &'a Arc<MeshSettings>,
         endpoints: &'a OrdMap<ServiceKey, Arc<EndpointSet>>,
         own: &'a [IpAddr],
     ) -> Self {

@@ -1,13 +1,14 @@
 //! Which protocol a port speaks (contract §6.4).
 
-use crate::{api::kubernetes::ServicePort, mesh::model::Protocol};
+use super::model::Protocol;
+use crate::api::kubernetes::ServicePort;
 
 /// Ports on which the server speaks first, so that sniffing would wait for ever: SMTP, DNS, MySQL, MongoDB.
 const SERVER_FIRST: [u16; 4] = [25, 53, 3306, 27017];
 
 /// The protocol of a Kubernetes Service's port: `protocol: UDP`, then `appProtocol`, then the name's prefix, then
 /// well-known ports.
-pub(super) fn of_service_port(port: &ServicePort) -> Protocol {
+pub(in crate::mesh) fn of_service_port(port: &ServicePort) -> Protocol {
     if port.protocol.eq_ignore_ascii_case("UDP") {
         return Protocol::Udp;
     }

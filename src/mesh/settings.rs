@@ -1,0 +1,215 @@
+//! What MeshConfig means for what proxies are sent (contract §7), converted once from the object.
+
+use std::time::Duration;
+
+use smol_str::SmolStr;
+
+use super::{
+    routing::model::RetryPolicy,
+    traffic::{TcpKeepalive, istio::tcp_keepalive},
+};
+use crate::api::{
+    istio,
+    mesh_config::{self, MeshConfig},
+};
+
+/// Settings for the whole mesh.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MeshSettings {
+    /// The namespace whose policies hold for the whole mesh.
+    pub root_namespace: SmolStr,
+    /// The trust domain of the mesh's identities.
+    pub trust_domain: SmolStr,
+    /// Other trust domains whose identities are taken.
+    pub trust_domain_aliases: Vec<SmolStr>,
+    /// The cluster's DNS domain.
+    pub domain: SmolStr,
+    /// The port to which captured outbound connections are redirected.
+    pub proxy_listen_port: u16,
+    /// The port to which captured inbound connections are redirected.
+    pub proxy_inbound_listen_port: u16,
+    /// The port of the explicit HTTP proxy; zero: none.
+    pub proxy_http_port: u16,
+    /// Until a connection must stand, where no DestinationRule says otherwise.
+    pub connect_timeout: Duration,
+    /// Keepalive of upstream connections; a DestinationRule overrides single fields.
+    pub tcp_keepalive: Option<TcpKeepalive>,
+    /// How often names of DNS services are resolved.
+    pub dns_refresh_rate: Duration,
+    /// How long a listener waits for a connection's first bytes; zero: for ever.
+    pub protocol_detection_timeout: Duration,
+    /// What happens to outbound traffic for unknown destinations, where no Sidecar says otherwise.
+    pub outbound_traffic_policy: OutboundTrafficPolicy,
+    /// Inbound traffic is handed to the application on localhost, not on the pod's address.
+    pub inbound_localhost: bool,
+    /// Proxies use mTLS towards endpoints that take it.
+    pub enable_auto_mtls: bool,
+    /// HTTP/1.1 connections to HTTP ports are made HTTP/2, where no DestinationRule says otherwise.
+    pub h2_upgrade: bool,
+    /// Where requests and connections are logged; `None`: nowhere.
+    pub access_log: Option<AccessLog>,
+    /// `exportTo` of services that have none, as written.
+    pub default_service_export_to: Vec<SmolStr>,
+    /// `exportTo` of VirtualServices that have none, as written.
+    pub default_virtual_service_export_to: Vec<SmolStr>,
+    /// `exportTo` of DestinationRules that have none, as written.
+    pub default_destination_rule_export_to: Vec<SmolStr>,
+    /// Pattern for the names of outbound clusters' statistics; empty: Envoy's names.
+    pub outbound_cluster_stat_name: SmolStr,
+    /// Pattern for the names of inbound clusters' statistics; empty: Envoy's names.
+    pub inbound_cluster_stat_name: SmolStr,
+    /// Retries of HTTP routes that have none; `None`: Istio's default (contract §6.2).
+    pub default_http_retry_policy: Option<RetryPolicy>,
+    /// What is done to request paths before they are matched.
+    pub path_normalization: PathNormalization,
+}
+
+/// A file (mostly `/dev/stdout`) to which proxies log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessLog {
+    /// Its path.
+    pub file: SmolStr,
+    /// How a line looks.
+    pub format: AccessLogFormat,
+}
+
+/// The format of an access log's lines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLogFormat {
+    /// Istio's text.
+    Default,
+    /// A text of the user's own, in Envoy's format language.
+    Text(SmolStr),
+    /// Istio's fields as JSON.
+    Json,
+}
+
+/// What happens to outbound traffic for destinations that the mesh does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OutboundTrafficPolicy {
+    /// It passes to where it was sent.
+    AllowAny,
+    /// It is dropped.
+    RegistryOnly,
+}
+
+/// What is done to a request's path before it is matched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PathNormalization {
+    /// Nothing.
+    None,
+    /// Normalized by RFC 3986.
+    Base,
+    /// In addition, adjacent slashes are merged.
+    MergeSlashes,
+    /// In addition, escaped slashes are decoded first.
+    DecodeAndMergeSlashes,
+}
+
+impl MeshSettings {
+    /// Converts the object's settings.
+    pub fn of(config: &MeshConfig) -> Self {
+        Self {
+            root_namespace: config.root_namespace.clone(),
+            trust_domain: config.trust_domain.clone(),
+            trust_domain_aliases: config.trust_domain_aliases.clone(),
+            domain: config.domain.clone(),
+            proxy_listen_port: config.proxy_listen_port,
+            proxy_inbound_listen_port: config.proxy_inbound_listen_port,
+            proxy_http_port: config.proxy_http_port,
+            connect_timeout: config.connect_timeout,
+            tcp_keepalive: config.tcp_keepalive.as_ref().map(tcp_keepalive),
+            dns_refresh_rate: config.dns_refresh_rate,
+            protocol_detection_timeout: config.protocol_detection_timeout,
+            outbound_traffic_policy: config.outbound_traffic_policy.into(),
+            inbound_localhost: config.inbound_localhost,
+            enable_auto_mtls: config.enable_auto_mtls,
+            h2_upgrade: config.h2_upgrade,
+            access_log: access_log(config),
+            default_service_export_to: config.default_service_export_to.clone(),
+            default_virtual_service_export_to: config.default_virtual_service_export_to.clone(),
+            default_destination_rule_export_to: config.default_destination_rule_export_to.clone(),
+            outbound_cluster_stat_name: config.outbound_cluster_stat_name.clone(),
+            inbound_cluster_stat_name: config.inbound_cluster_stat_name.clone(),
+            default_http_retry_policy: config.default_http_retry_policy.clone(),
+            path_normalization: config.path_normalization.into(),
+        }
+    }
+}
+
+impl Default for MeshSettings {
+    fn default() -> Self {
+        Self::of(&MeshConfig::default())
+    }
+}
+
+impl From<istio::OutboundTrafficPolicy> for OutboundTrafficPolicy {
+    fn from(written: istio::OutboundTrafficPolicy) -> Self {
+        match written {
+            istio::OutboundTrafficPolicy::AllowAny => Self::AllowAny,
+            istio::OutboundTrafficPolicy::RegistryOnly => Self::RegistryOnly,
+        }
+    }
+}
+
+impl From<mesh_config::PathNormalization> for PathNormalization {
+    fn from(written: mesh_config::PathNormalization) -> Self {
+        match written {
+            mesh_config::PathNormalization::None => Self::None,
+            mesh_config::PathNormalization::Base => Self::Base,
+            mesh_config::PathNormalization::MergeSlashes => Self::MergeSlashes,
+            mesh_config::PathNormalization::DecodeAndMergeSlashes => Self::DecodeAndMergeSlashes,
+        }
+    }
+}
+
+// JSON has a fixed set of fields: a format that is written beside it has no effect.
+fn access_log(config: &MeshConfig) -> Option<AccessLog> {
+    let format = match (config.access_log_json, config.access_log_format.as_str()) {
+        (true, _) => AccessLogFormat::Json,
+        (false, "") => AccessLogFormat::Default,
+        (false, text) => AccessLogFormat::Text(text.into()),
+    };
+    (!config.access_log_file.is_empty()).then(|| AccessLog { file: config.access_log_file.clone(), format })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_an_access_log_only_where_a_file_is_named() {
+        let nowhere = MeshConfig { access_log_json: true, ..MeshConfig::default() };
+        assert_eq!(MeshSettings::of(&nowhere).access_log, None);
+        let of = |json, format: &str| {
+            let config = MeshConfig {
+                access_log_file: "/dev/stdout".into(),
+                access_log_json: json,
+                access_log_format: format.into(),
+                ..MeshConfig::default()
+            };
+            MeshSettings::of(&config).access_log.map(|log| log.format)
+        };
+        assert_eq!(of(false, ""), Some(AccessLogFormat::Default));
+        assert_eq!(of(false, "%PROTOCOL%"), Some(AccessLogFormat::Text("%PROTOCOL%".into())));
+        assert_eq!(of(true, "%PROTOCOL%"), Some(AccessLogFormat::Json));
+    }
+
+    #[test]
+    fn settings_are_those_of_the_object() {
+        let config = MeshConfig {
+            trust_domain: "td".into(),
+            proxy_http_port: 15002,
+            outbound_traffic_policy: istio::OutboundTrafficPolicy::RegistryOnly,
+            path_normalization: mesh_config::PathNormalization::MergeSlashes,
+            tcp_keepalive: Some(istio::TcpKeepalive { probes: 3, ..Default::default() }),
+            ..MeshConfig::default()
+        };
+        let settings = MeshSettings::of(&config);
+        assert_eq!((settings.trust_domain.as_str(), settings.proxy_http_port), ("td", 15002));
+        assert_eq!(settings.outbound_traffic_policy, OutboundTrafficPolicy::RegistryOnly);
+        assert_eq!(settings.path_normalization, PathNormalization::MergeSlashes);
+        assert_eq!(settings.tcp_keepalive.and_then(|keepalive| keepalive.probes), Some(3));
+        assert_eq!(MeshSettings::default().connect_timeout, Duration::from_secs(10));
+    }
+}

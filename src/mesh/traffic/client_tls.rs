@@ -1,0 +1,60 @@
+//! TLS of a client towards a service.
+
+use smol_str::SmolStr;
+
+/// How a client secures its connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientTls {
+    /// Plaintext.
+    Disable,
+    /// mTLS with the mesh's own certificates.
+    IstioMutual {
+        /// The name to ask for; empty: that of the cluster.
+        sni: SmolStr,
+        /// Names of which the server's certificate must have one; empty: the service's identities.
+        subject_alt_names: Vec<SmolStr>,
+    },
+    /// TLS that the user has set up.
+    Originate(TlsOrigination),
+}
+
+/// TLS towards a server whose certificate is not the mesh's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsOrigination {
+    /// The name to ask for; empty: the request's host.
+    pub sni: SmolStr,
+    /// Names of which the server's certificate must have one; empty: those of the service.
+    pub subject_alt_names: Vec<SmolStr>,
+    /// The client presents a certificate, too.
+    pub mutual: bool,
+    /// Whatever certificate the server presents is taken.
+    pub insecure_skip_verify: bool,
+    /// Where keys and certificates come from.
+    pub secrets: ClientSecrets,
+}
+
+/// Where a client finds its certificate and what it trusts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientSecrets {
+    /// A Kubernetes Secret of that name; for gateways only.
+    Credential(SmolStr),
+    /// Files beside the proxy.
+    Files {
+        /// Path of the certificate.
+        certificate: SmolStr,
+        /// Path of its key.
+        private_key: SmolStr,
+        /// Path of the certificates that are trusted; empty: the system's.
+        ca_certificates: SmolStr,
+    },
+}
+
+impl ClientTls {
+    /// The TLS that the user has set up, if that is what it is.
+    pub fn origination(&self) -> Option<&TlsOrigination> {
+        match self {
+            Self::Originate(origination) => Some(origination),
+            Self::Disable | Self::IstioMutual { .. } => None,
+        }
+    }
+}

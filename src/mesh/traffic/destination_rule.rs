@@ -1,0 +1,103 @@
+//! DestinationRules: policies for a host and for its subsets.
+
+use std::sync::Arc;
+
+use smol_str::SmolStr;
+
+use super::{
+    load_balancer::LoadBalancer,
+    policy::{PortPolicy, TrafficPolicy},
+};
+use crate::mesh::model::{Hostname, Labels, Origin, Visibility};
+
+/// What one DestinationRule says of the traffic to its host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DestinationRule {
+    /// Fully qualified, may be a wildcard.
+    pub host: Hostname,
+    /// For clients of these namespaces.
+    pub export_to: Visibility,
+    /// It is for clients with these labels, in its own namespace; `None`: for all.
+    pub workload_selector: Option<Labels>,
+    /// For the whole host.
+    pub policy: Option<Arc<TrafficPolicy>>,
+    /// For endpoints with certain labels.
+    pub subsets: Vec<Subset>,
+}
+
+/// Endpoints of a host that have certain labels, with what one rule says of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Subset {
+    /// Routes choose it by this name.
+    pub name: SmolStr,
+    /// The labels that its endpoints have.
+    pub labels: Arc<Labels>,
+    /// On top of the host's policy.
+    pub policy: Option<Arc<TrafficPolicy>>,
+}
+
+/// What all DestinationRules that apply to one service for one client namespace say together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EffectiveDestinationRule {
+    /// For the whole service.
+    pub policy: Arc<TrafficPolicy>,
+    /// Subsets of all merged rules, first of a name wins.
+    pub subsets: Vec<EffectiveSubset>,
+    /// The oldest of the merged rules first; its name goes into `metadata.istio.config`.
+    pub origins: Vec<Origin>,
+}
+
+/// A subset with all that holds for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EffectiveSubset {
+    /// Routes choose it by this name.
+    pub name: SmolStr,
+    /// The labels that its endpoints have.
+    pub labels: Arc<Labels>,
+    /// Its own policy on top of the service's.
+    pub policy: Arc<TrafficPolicy>,
+}
+
+impl EffectiveDestinationRule {
+    /// The subset of that name.
+    pub fn subset(&self, name: &str) -> Option<&EffectiveSubset> {
+        self.subsets.iter().find(|subset| subset.name == name)
+    }
+
+    /// What holds for a port of a subset; of the whole service without one.
+    pub fn port<'a>(&'a self, subset: Option<&'a EffectiveSubset>, port: u16) -> &'a PortPolicy {
+        subset.map_or(&self.policy, |subset| &subset.policy).port(port)
+    }
+
+    /// Whether connections to a port go where the client wanted them. Said for the whole service it holds for its
+    /// subsets too, whatever these say (contract §6.3).
+    pub fn balances_by_destination(&self, subset: Option<&EffectiveSubset>, port: u16) -> bool {
+        let passes = |policy: &PortPolicy| policy.load_balancer.as_deref() == Some(&LoadBalancer::Passthrough);
+        passes(self.policy.port(port)) || subset.is_some_and(|subset| passes(subset.policy.port(port)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn balanced(load_balancer: LoadBalancer) -> Arc<TrafficPolicy> {
+        let port = PortPolicy { load_balancer: Some(Arc::new(load_balancer)), ..PortPolicy::default() };
+        Arc::new(TrafficPolicy::new(port, []))
+    }
+
+    #[test]
+    fn what_goes_by_destination_as_a_whole_does_so_in_its_subsets() {
+        let subset = |load_balancer| EffectiveSubset { name: "v1".into(), labels: Arc::default(), policy: balanced(load_balancer) };
+        let rule = |whole, of_subset| EffectiveDestinationRule {
+            policy: balanced(whole),
+            subsets: vec![subset(of_subset)],
+            ..EffectiveDestinationRule::default()
+        };
+        let by_destination =
+            |rule: EffectiveDestinationRule| (rule.balances_by_destination(None, 80), rule.balances_by_destination(rule.subset("v1"), 80));
+        assert_eq!(by_destination(rule(LoadBalancer::Passthrough, LoadBalancer::Random)), (true, true));
+        assert_eq!(by_destination(rule(LoadBalancer::Random, LoadBalancer::Passthrough)), (false, true));
+        assert_eq!(by_destination(rule(LoadBalancer::Random, LoadBalancer::Random)), (false, false));
+    }
+}
