@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, env, fs, path::PathBuf};
 
-use istiod_lite::api::{Kind, Resource, parse};
+use istiod_lite::api::{Kind, Resource, Shown, parse};
 use k8s_openapi::{
     apiextensions_apiserver::pkg::apis::apiextensions::v1::{
         CustomResourceColumnDefinition, CustomResourceDefinition, CustomResourceDefinitionNames, CustomResourceDefinitionSpec,
@@ -15,55 +15,22 @@ use k8s_openapi::{
 };
 use serde_json::json;
 
-/// What users see of a kind besides its content: short name, columns of `kubectl get` and a line for `kubectl explain`.
-struct Shown {
+/// A kind of Istio's, where it is kept and what users see of it.
+#[derive(Clone, Copy)]
+struct Defined {
     kind: Kind,
-    short_name: Option<&'static str>,
-    columns: &'static [(&'static str, &'static str)],
-    describes: &'static str,
+    resource: &'static Resource,
+    shown: &'static Shown,
 }
 
-const SHOWN: [Shown; 7] = [
-    Shown {
-        kind: Kind::DestinationRule,
-        short_name: Some("dr"),
-        columns: &[("Host", ".spec.host"), AGE],
-        describes: "how a service is called: load balancing, connection pools, outlier detection, TLS, subsets",
-    },
-    Shown { kind: Kind::Gateway, short_name: Some("gw"), columns: &[AGE], describes: "ports and hosts that gateway pods serve" },
-    Shown {
-        kind: Kind::PeerAuthentication,
-        short_name: Some("pa"),
-        columns: &[("Mode", ".spec.mtls.mode"), AGE],
-        describes: "whether workloads take mutual TLS, plain text or both",
-    },
-    Shown {
-        kind: Kind::ServiceEntry,
-        short_name: Some("se"),
-        columns: &[("Hosts", ".spec.hosts"), ("Location", ".spec.location"), ("Resolution", ".spec.resolution"), AGE],
-        describes: "services that Kubernetes does not know",
-    },
-    Shown { kind: Kind::Sidecar, short_name: None, columns: &[AGE], describes: "what sidecars are told of the mesh, and their own ports" },
-    Shown {
-        kind: Kind::VirtualService,
-        short_name: Some("vs"),
-        columns: &[("Gateways", ".spec.gateways"), ("Hosts", ".spec.hosts"), AGE],
-        describes: "where requests to a host go",
-    },
-    Shown {
-        kind: Kind::WorkloadEntry,
-        short_name: Some("we"),
-        columns: &[AGE, ("Address", ".spec.address")],
-        describes: "a workload that is no pod",
-    },
-];
-
-const AGE: (&str, &str) = ("Age", ".metadata.creationTimestamp");
+fn defined() -> impl Iterator<Item = Defined> {
+    Kind::ALL.into_iter().filter_map(|kind| Some(Defined { kind, resource: kind.resource()?, shown: kind.shown()? }))
+}
 
 #[test]
 fn the_definitions_are_fresh() {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("manifests/crds");
-    let files: BTreeMap<String, String> = SHOWN.iter().map(|shown| (file_name(shown), yaml(shown))).collect();
+    let files: BTreeMap<String, String> = defined().map(|defined| (file_name(defined), yaml(defined))).collect();
     if env::var_os("UPDATE_GOLDEN").is_some() {
         files.iter().for_each(|(name, text)| fs::write(folder.join(name), text).unwrap());
     }
@@ -77,34 +44,26 @@ fn the_definitions_are_fresh() {
 }
 
 #[test]
-fn every_kind_of_istio_that_is_read_has_a_definition_with_the_versions_that_are_read() {
-    let kinds: Vec<&str> = Kind::ALL.into_iter().filter(|kind| kind.is_istio()).map(Kind::as_str).collect();
-    let mut shown: Vec<&str> = SHOWN.iter().map(|shown| shown.kind.as_str()).collect();
-    shown.sort_by_key(|name| kinds.iter().position(|kind| kind == name));
-    assert_eq!(shown, kinds);
-    for (shown, version) in SHOWN.iter().flat_map(|shown| resource(shown).versions.iter().map(move |version| (shown, version))) {
-        let api_version = format!("{}/{version}", resource(shown).group);
-        let document = json!({"apiVersion": api_version, "kind": shown.kind.as_str(), "metadata": {"name": "x"}, "spec": {}});
+fn every_kind_has_a_definition_with_the_versions_that_are_read() {
+    for (defined, version) in defined().flat_map(|defined| defined.resource.versions.iter().map(move |version| (defined, version))) {
+        let api_version = format!("{}/{version}", defined.resource.group);
+        let document = json!({"apiVersion": api_version, "kind": defined.kind.as_str(), "metadata": {"name": "x"}, "spec": {}});
         let parsed = parse(&document, &"Kubernetes".into());
-        assert!(parsed.objects.iter().map(|object| &object.key).chain(&parsed.refused).any(|key| key.kind == shown.kind), "{document}");
+        assert!(parsed.objects.iter().map(|object| &object.key).chain(&parsed.refused).any(|key| key.kind == defined.kind), "{document}");
     }
 }
 
-fn resource(shown: &Shown) -> &'static Resource {
-    shown.kind.resource().unwrap()
+fn file_name(defined: Defined) -> String {
+    format!("{}.yaml", defined.resource.plural)
 }
 
-fn file_name(shown: &Shown) -> String {
-    format!("{}.yaml", resource(shown).plural)
-}
-
-fn yaml(shown: &Shown) -> String {
+fn yaml(defined: Defined) -> String {
     let note = "# Made by tests/crds.rs. For clusters without Istio's own definitions: see kustomization.yaml.\n";
-    note.to_owned() + &serde_norway::to_string(&definition(shown)).unwrap()
+    note.to_owned() + &serde_norway::to_string(&definition(defined)).unwrap()
 }
 
-fn definition(shown: &Shown) -> CustomResourceDefinition {
-    let (resource, kind) = (resource(shown), shown.kind.as_str());
+fn definition(defined: Defined) -> CustomResourceDefinition {
+    let (resource, kind) = (defined.resource, defined.kind.as_str());
     let group = resource.group.replace('.', "-");
     let group = group.strip_suffix("-io").unwrap();
     let categories = vec!["istio-io".to_owned(), format!("{group}-io")];
@@ -123,18 +82,18 @@ fn definition(shown: &Shown) -> CustomResourceDefinition {
                 kind: kind.to_owned(),
                 list_kind: Some(format!("{kind}List")),
                 plural: resource.plural.to_owned(),
-                short_names: shown.short_name.map(|name| vec![name.to_owned()]),
+                short_names: defined.shown.short_name.map(|name| vec![name.to_owned()]),
                 singular: Some(kind.to_lowercase()),
             },
             scope: "Namespaced".to_owned(),
-            versions: resource.versions.iter().enumerate().map(|(at, name)| version(shown, name, at == 0)).collect(),
+            versions: resource.versions.iter().enumerate().map(|(at, name)| version(defined, name, at == 0)).collect(),
             ..CustomResourceDefinitionSpec::default()
         },
         ..CustomResourceDefinition::default()
     }
 }
 
-fn version(shown: &Shown, name: &str, storage: bool) -> CustomResourceDefinitionVersion {
+fn version(defined: Defined, name: &str, storage: bool) -> CustomResourceDefinitionVersion {
     CustomResourceDefinitionVersion {
         name: name.to_owned(),
         served: true,
@@ -143,14 +102,14 @@ fn version(shown: &Shown, name: &str, storage: bool) -> CustomResourceDefinition
             status: Some(CustomResourceSubresourceStatus(json!({}))),
             ..CustomResourceSubresources::default()
         }),
-        additional_printer_columns: Some(shown.columns.iter().map(|(name, path)| column(name, path)).collect()),
-        schema: Some(CustomResourceValidation { open_api_v3_schema: Some(schema(shown)) }),
+        additional_printer_columns: Some(defined.shown.columns.iter().map(|(name, path)| column(name, path)).collect()),
+        schema: Some(CustomResourceValidation { open_api_v3_schema: Some(schema(defined)) }),
         ..CustomResourceDefinitionVersion::default()
     }
 }
 
 fn column(name: &str, path: &str) -> CustomResourceColumnDefinition {
-    let type_ = if name == AGE.0 { "date" } else { "string" };
+    let type_ = if name == "Age" { "date" } else { "string" };
     CustomResourceColumnDefinition {
         name: name.to_owned(),
         json_path: path.to_owned(),
@@ -161,10 +120,10 @@ fn column(name: &str, path: &str) -> CustomResourceColumnDefinition {
 
 /// Says nothing of the fields of `spec`: what is wrong there is told by the validating webhook, by Events and by the
 /// condition in `status`, and what only Istio knows is kept.
-fn schema(shown: &Shown) -> JSONSchemaProps {
-    let kind = shown.kind.as_str();
+fn schema(defined: Defined) -> JSONSchemaProps {
+    let kind = defined.kind.as_str();
     let spec = JSONSchemaProps {
-        description: Some(format!("{kind}: {}. Fields: https://istio.io/latest/docs/reference/config/", shown.describes)),
+        description: Some(format!("{kind}: {}. Fields: https://istio.io/latest/docs/reference/config/", defined.shown.purpose)),
         ..open("object")
     };
     JSONSchemaProps { properties: Some([("spec".to_owned(), spec), ("status".to_owned(), status())].into()), ..open("object") }

@@ -4,41 +4,10 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use smol_str::SmolStr;
 
-use super::{istio, kubernetes, mesh_config::MeshConfig};
+use super::{istio, kind::Kind, kinds::kinds, kubernetes, mesh_config};
 
 /// Labels or annotations, sorted so that equal sets compare and print equally.
 pub type Labels = BTreeMap<SmolStr, SmolStr>;
-
-/// The kinds that istiod-lite reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    /// `v1 Namespace`
-    Namespace,
-    /// `v1 Node`
-    Node,
-    /// `v1 Pod`
-    Pod,
-    /// `v1 Service`
-    Service,
-    /// `discovery.k8s.io EndpointSlice`
-    EndpointSlice,
-    /// `networking.istio.io DestinationRule`
-    DestinationRule,
-    /// `networking.istio.io Gateway`
-    Gateway,
-    /// `networking.istio.io ServiceEntry`
-    ServiceEntry,
-    /// `networking.istio.io Sidecar`
-    Sidecar,
-    /// `networking.istio.io VirtualService`
-    VirtualService,
-    /// `networking.istio.io WorkloadEntry`
-    WorkloadEntry,
-    /// `security.istio.io PeerAuthentication`
-    PeerAuthentication,
-    /// The mesh-wide settings (`MeshConfig`), which come from a file or a ConfigMap's key.
-    MeshConfig,
-}
 
 /// What names one object in all clusters: rule 12 of the architecture.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -81,62 +50,54 @@ pub struct Object {
     pub spec: Spec,
 }
 
-/// The typed content of an object.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Spec {
-    /// A namespace has nothing but its metadata.
-    Namespace,
-    /// A node has nothing but its metadata (locality labels).
-    Node,
-    /// See [`kubernetes::Pod`].
-    Pod(Arc<kubernetes::Pod>),
-    /// See [`kubernetes::Service`].
-    Service(Arc<kubernetes::Service>),
-    /// See [`kubernetes::EndpointSlice`].
-    EndpointSlice(Arc<kubernetes::EndpointSlice>),
-    /// See [`istio::DestinationRule`].
-    DestinationRule(Arc<istio::DestinationRule>),
-    /// See [`istio::Gateway`].
-    Gateway(Arc<istio::Gateway>),
-    /// See [`istio::ServiceEntry`].
-    ServiceEntry(Arc<istio::ServiceEntry>),
-    /// See [`istio::Sidecar`].
-    Sidecar(Arc<istio::Sidecar>),
-    /// See [`istio::VirtualService`].
-    VirtualService(Arc<istio::VirtualService>),
-    /// See [`istio::WorkloadEntry`].
-    WorkloadEntry(Arc<istio::WorkloadEntry>),
-    /// See [`istio::PeerAuthentication`].
-    PeerAuthentication(Arc<istio::PeerAuthentication>),
-    /// See [`MeshConfig`].
-    MeshConfig(Arc<MeshConfig>),
+/// The typed content of the objects of one kind.
+pub trait Content: Sized {
+    /// The kind.
+    const KIND: Kind;
+
+    /// Returns the content, if it is of this kind.
+    fn of(spec: &Spec) -> Option<&Arc<Self>>;
 }
 
-impl Kind {
-    /// The name users write in `kind:`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Namespace => "Namespace",
-            Self::Node => "Node",
-            Self::Pod => "Pod",
-            Self::Service => "Service",
-            Self::EndpointSlice => "EndpointSlice",
-            Self::DestinationRule => "DestinationRule",
-            Self::Gateway => "Gateway",
-            Self::ServiceEntry => "ServiceEntry",
-            Self::Sidecar => "Sidecar",
-            Self::VirtualService => "VirtualService",
-            Self::WorkloadEntry => "WorkloadEntry",
-            Self::PeerAuthentication => "PeerAuthentication",
-            Self::MeshConfig => "MeshConfig",
+macro_rules! define_spec {
+    ($(
+        $(#[$doc:meta])*
+        $kind:ident $(($content:ty))? { facts: $facts:expr, $(read: $read:ident,)? $(check: $check:ident,)? }
+    )*) => {
+        /// The typed content of an object. Kinds without any have nothing that is read but their metadata.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Spec {
+            $($(#[$doc])* $kind $((Arc<$content>))?,)*
         }
+
+        $($(
+            impl Content for $content {
+                const KIND: Kind = Kind::$kind;
+
+                fn of(spec: &Spec) -> Option<&Arc<Self>> {
+                    match spec {
+                        Spec::$kind(content) => Some(content),
+                        _ => None,
+                    }
+                }
+            }
+        )?)*
+    };
+}
+
+kinds!(define_spec);
+
+impl Object {
+    /// Returns its content, if it is of that kind.
+    pub fn content<T: Content>(&self) -> Option<&Arc<T>> {
+        T::of(&self.spec)
     }
 }
 
-// `Kind/namespace/name`, the form in which messages name an object.
+// `Kind/namespace/name`, the form in which messages name an object; with the group where a kind's text has it.
 impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/", self.kind.as_str())?;
+        write!(f, "{}/", self.kind)?;
         if !self.namespace.is_empty() {
             write!(f, "{}/", self.namespace)?;
         }

@@ -154,8 +154,8 @@ spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}]}
             findings(&yaml),
             [
                 "warning: DestinationRule/shop/gone spec.host: no service has the host gone.shop.svc.cluster.local: the rule has no effect",
-                "warning: Gateway/shop/public spec.selector: no pod has the labels istio=ingress: nothing serves this Gateway",
-                "warning: VirtualService/shop/other spec.hosts: none of these hosts is among those of Gateway/shop/public: \
+                "warning: Gateway.networking.istio.io/shop/public spec.selector: no pod has the labels istio=ingress: nothing serves this Gateway",
+                "warning: VirtualService/shop/other spec.hosts: none of these hosts is among those of Gateway.networking.istio.io/shop/public: \
                  nothing reaches these routes",
                 "warning: VirtualService/shop/web spec.gateways[0]: there is no Gateway shop/none",
             ]

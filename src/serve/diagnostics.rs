@@ -131,6 +131,6 @@ mod tests {
         let standing = Standing::default();
         standing.replace(Finder::Mesh, [Diagnostic::warning("spec", "doubtful").of(&key)]);
         standing.note_locations(vec![(key, Some(Location { file: "g.yaml".into(), document: 3 }))]);
-        assert_eq!(standing.lines(), ["warning: Gateway/shop/public (g.yaml, document 3) spec: doubtful"]);
+        assert_eq!(standing.lines(), ["warning: Gateway.networking.istio.io/shop/public (g.yaml, document 3) spec: doubtful"]);
     }
 }

@@ -148,10 +148,10 @@ impl Writer {
 
     /// Adds the objects whose condition says that something is wrong, as that may no longer be true.
     async fn adopt(&self, queue: &mut WorkQueue) {
-        for kind in Kind::ALL.into_iter().filter(|kind| kind.is_istio()) {
+        for kind in Kind::ALL.into_iter().filter(|kind| kind.has_status()) {
             match self.api_server.list_complaints(kind).await {
                 Ok(found) => found.into_iter().for_each(|key| queue.adopt(key, Instant::now())),
-                Err(error) => tracing::warn!(kind = kind.as_str(), %error, "conditions of an earlier leader are not taken over"),
+                Err(error) => tracing::warn!(%kind, %error, "conditions of an earlier leader are not taken over"),
             }
         }
     }
@@ -202,7 +202,7 @@ impl Writer {
     }
 
     async fn write_condition(&self, key: &ObjectKey, object: &ReadObject, report: &Report) -> Result<(), RequestError> {
-        if !key.kind.is_istio() {
+        if !key.kind.has_status() {
             return Ok(());
         }
         let now = (self.settings.clock)();

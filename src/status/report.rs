@@ -117,7 +117,7 @@ impl Reason {
 // `Kind/namespace/name`, as the ledger names objects.
 fn key(name: &str, cluster: &SmolStr) -> Option<ObjectKey> {
     let mut parts = name.splitn(3, '/');
-    let (kind, namespace, name) = (Kind::named(parts.next()?)?, parts.next()?, parts.next()?);
+    let (kind, namespace, name) = (Kind::from_text(parts.next()?)?, parts.next()?, parts.next()?);
     Some(ObjectKey { cluster: cluster.clone(), kind, namespace: namespace.into(), name: name.into() })
 }
 

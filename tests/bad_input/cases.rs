@@ -68,7 +68,7 @@ spec:
 ";
 
 /// What is said of them.
-pub(crate) const RIVAL_FINDING: &str = "warning: Gateway/shop/b-tcp (z.yaml, document 2) spec.servers[1]: \
+pub(crate) const RIVAL_FINDING: &str = "warning: Gateway.networking.istio.io/shop/b-tcp (z.yaml, document 2) spec.servers[1]: \
     port 8080 is held by an older server of another kind: this server gets no listener";
 
 impl Case {

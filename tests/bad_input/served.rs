@@ -143,7 +143,10 @@ async fn a_server_without_a_listener_is_told_while_its_gateway_is_connected() {
     // It moves in its file: the same finding, at its new place, and no news.
     plane.write(FILE, &format!("---\n---\n{RIVAL_GATEWAYS}"));
     plane.finds("rivals moved", &[RIVAL_FINDING.replace("document 2", "document 3")]).await;
-    assert_eq!(plane.log().lines().filter(|line| line.contains("Gateway/shop/b-tcp") && line.contains("held by")).count(), 1);
+    assert_eq!(
+        plane.log().lines().filter(|line| line.contains("Gateway.networking.istio.io/shop/b-tcp") && line.contains("held by")).count(),
+        1
+    );
     fs::remove_file(plane.folder().join(FILE)).unwrap();
     plane.finds("no rivals", &NOTHING).await;
 }

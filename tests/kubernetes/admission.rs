@@ -120,7 +120,7 @@ impl Shop {
         let wrong = "{apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {name: probe, namespace: shop}, spec: {}}";
         wait::until("the webhook to be asked", PATIENCE, || async {
             let output = self.api.kubectl(&["create", "--dry-run=server", "-f", "-"], wrong).await?;
-            ensure!(said(&output).contains("denied the request: Gateway/shop/probe spec.servers"), "{}", said(&output));
+            ensure!(said(&output).contains("denied the request: Gateway.networking.istio.io/shop/probe spec.servers"), "{}", said(&output));
             Ok(())
         })
         .await

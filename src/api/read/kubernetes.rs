@@ -69,13 +69,13 @@ impl Read for PortRef {
 }
 
 /// An EndpointSlice has no `spec`: its fields stand beside the metadata.
-pub(super) fn endpoint_slice(fields: &Fields<'_>, metadata: &Metadata) -> EndpointSlice {
-    EndpointSlice {
+pub(super) fn endpoint_slice(fields: Fields<'_>, metadata: &Metadata) -> Option<EndpointSlice> {
+    Some(EndpointSlice {
         service: metadata.labels.get("kubernetes.io/service-name").cloned().unwrap_or_default(),
         address_type: fields.get("addressType"),
         ports: fields.get::<Vec<SlicePort>>("ports").into_iter().filter_map(|SlicePort(name, port)| Some((name, port?))).collect(),
         endpoints: fields.get("endpoints"),
-    }
+    })
 }
 
 struct SlicePort(SmolStr, Option<u16>);
@@ -122,7 +122,7 @@ fn target_pod(node: Node<'_>) -> Option<(SmolStr, SmolStr)> {
 }
 
 /// A Pod: its specification, its status, and its owner from the metadata.
-pub(super) fn pod(document: &Fields<'_>, metadata: &Metadata) -> Pod {
+pub(super) fn pod(document: Fields<'_>, metadata: &Metadata) -> Option<Pod> {
     let mut pod = document.get::<PodSpec>("spec").0;
     document.with("status", |node| {
         let status = node.fields()?;
@@ -132,7 +132,7 @@ pub(super) fn pod(document: &Fields<'_>, metadata: &Metadata) -> Pod {
         Some(())
     });
     pod.owner = document.with("metadata", |node| owner(node, metadata)).unwrap_or_default();
-    pod
+    Some(pod)
 }
 
 #[derive(Default)]

@@ -36,8 +36,7 @@ pub(super) fn claim(document: &Value) -> Claim {
     if (kind, group, name) == ("ConfigMap", "", Some("istio")) && document.pointer("/data/mesh").is_some() {
         return Claim::MeshConfigMap;
     }
-    let known = Kind::named(kind).and_then(|kind| kind.resource().map(|resource| (kind, resource)));
-    match known.filter(|(_, resource)| resource.group == group) {
+    match Kind::of(group, kind).and_then(|kind| kind.resource().map(|resource| (kind, resource))) {
         Some((kind, resource)) if resource.versions.contains(&version) => Claim::Read(kind, version.into()),
         Some((_, resource)) => {
             Claim::Unclear(format!("apiVersion {api_version}: version {version} is unknown; known are {}", resource.versions.join(", ")))
@@ -56,10 +55,10 @@ pub(super) struct Named {
 impl Named {
     /// The object's key. Without a namespace it is in `default`, where the API server would put it.
     pub(super) fn key(&self, kind: Kind, cluster: &SmolStr) -> ObjectKey {
-        let namespace = match kind {
-            Kind::Namespace | Kind::Node | Kind::MeshConfig => SmolStr::default(),
-            _ if self.namespace.is_empty() => "default".into(),
-            _ => self.namespace.clone(),
+        let namespace = match kind.resource() {
+            Some(resource) if resource.namespaced && self.namespace.is_empty() => "default".into(),
+            Some(resource) if resource.namespaced => self.namespace.clone(),
+            _ => SmolStr::default(),
         };
         ObjectKey { cluster: cluster.clone(), kind, namespace, name: self.name.clone() }
     }

@@ -25,11 +25,13 @@ use smol_str::SmolStr;
 
 use self::{
     fields::{Fields, Node, Read},
+    kubernetes::{endpoint_slice, pod},
     metadata::{Claim, Named, claim},
 };
 use super::{
     Diagnostic, Kind, Metadata, Object, ObjectKey, Spec,
     findings::{Findings, Path},
+    kinds::kinds,
     mesh_config::MeshConfig,
     proxy_config::ProxyConfig,
     validate, yaml,
@@ -176,33 +178,40 @@ fn read_metadata(document: &Value, findings: &Findings) -> Option<Named> {
     Named::read(Node { value, path, findings })
 }
 
-fn read_spec(kind: Kind, document: &Value, metadata: &Metadata, findings: &Findings) -> Option<Spec> {
-    let fields = Node { value: document, path: Path::Root, findings }.fields()?;
-    Some(match kind {
-        Kind::Namespace => Spec::Namespace,
-        Kind::Node => Spec::Node,
-        Kind::Pod => Spec::Pod(Arc::new(kubernetes::pod(&fields, metadata))),
-        Kind::Service => Spec::Service(Arc::new(fields.get("spec"))),
-        Kind::EndpointSlice => Spec::EndpointSlice(Arc::new(kubernetes::endpoint_slice(&fields, metadata))),
-        Kind::DestinationRule => Spec::DestinationRule(istio_spec(fields)),
-        Kind::Gateway => Spec::Gateway(istio_spec(fields)),
-        Kind::ServiceEntry => Spec::ServiceEntry(istio_spec(fields)),
-        Kind::Sidecar => Spec::Sidecar(istio_spec(fields)),
-        Kind::VirtualService => Spec::VirtualService(istio_spec(fields)),
-        Kind::WorkloadEntry => Spec::WorkloadEntry(istio_spec(fields)),
-        Kind::PeerAuthentication => Spec::PeerAuthentication(istio_spec(fields)),
-        Kind::MeshConfig => return None,
-    })
+macro_rules! define_read_spec {
+    ($(
+        $(#[$doc:meta])*
+        $kind:ident $(($content:ty))? { facts: $facts:expr, $(read: $read:ident,)? $(check: $check:ident,)? }
+    )*) => {
+        fn read_spec(kind: Kind, document: &Value, metadata: &Metadata, findings: &Findings) -> Option<Spec> {
+            let fields = Node { value: document, path: Path::Root, findings }.fields()?;
+            Some(match kind {
+                $(Kind::$kind => Spec::$kind $((Arc::new($read(fields, metadata)?)))?,)*
+            })
+        }
+    };
+}
+
+kinds!(define_read_spec);
+
+// Kubernetes' own kinds have more fields than are read, here and beside.
+fn spec<T: Read + Default>(fields: Fields<'_>, _: &Metadata) -> Option<T> {
+    Some(fields.get("spec"))
 }
 
 // Beside `spec` Istio's kinds have only these.
-fn istio_spec<T: Read + Default>(fields: Fields<'_>) -> Arc<T> {
+fn istio_spec<T: Read + Default>(fields: Fields<'_>, _: &Metadata) -> Option<T> {
     for name in ["apiVersion", "kind", "metadata", "status"] {
         fields.pass(name);
     }
     let spec = fields.get("spec");
     fields.finish();
-    Arc::new(spec)
+    Some(spec)
+}
+
+// What no document is of: MeshConfig is part of a ConfigMap, or a file of its own.
+fn no_document<T>(_: Fields<'_>, _: &Metadata) -> Option<T> {
+    None
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ impl Check<'_> {
         self.export_to(&rule.export_to, false, &export_to);
         if let Some(selector) = &rule.workload_selector {
             self.selector(selector, &at.field("workloadSelector").field("matchLabels"));
-            if rule.export_to.iter().any(|target| target != "." && target != self.namespace) {
+            if rule.export_to.iter().any(|target| target != "." && *target != self.object.namespace) {
                 self.error(&export_to, "a rule with a workloadSelector is for its own namespace only");
             }
         }

@@ -10,7 +10,8 @@ use crate::api::{
 };
 
 impl Check<'_> {
-    pub(super) fn gateway(self, name: &str, gateway: &Gateway, at: &Path<'_>) {
+    pub(super) fn gateway(self, gateway: &Gateway, at: &Path<'_>) {
+        let name = self.object.name.as_str();
         if !is_dns_label(name) {
             self.error(&Path::Root.field("metadata").field("name"), format!("must be without dots and at most 63 long, is {name:?}"));
         }

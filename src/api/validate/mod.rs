@@ -14,34 +14,35 @@ mod text;
 mod virtual_service;
 
 use super::{
-    Object, Spec,
+    Object, ObjectKey, Spec,
     findings::{Findings, Path},
     istio::PeerAuthentication,
+    kinds::kinds,
 };
 
-/// Checks one object.
-pub(super) fn object(object: &Object, findings: &Findings) {
-    let check = Check { namespace: &object.key.namespace, findings };
-    let spec = Path::Root.field("spec");
-    match &object.spec {
-        Spec::VirtualService(service) => check.virtual_service(service, &spec),
-        Spec::DestinationRule(rule) => check.destination_rule(rule, &spec),
-        Spec::Gateway(gateway) => check.gateway(&object.key.name, gateway, &spec),
-        Spec::Sidecar(sidecar) => check.sidecar(sidecar, &spec),
-        Spec::ServiceEntry(entry) => check.service_entry(entry, &spec),
-        Spec::WorkloadEntry(entry) => check.workload_entry(entry, &spec),
-        Spec::PeerAuthentication(authentication) => check.peer_authentication(authentication, &spec),
-        Spec::Service(service) => check.service(service, &spec),
-        Spec::EndpointSlice(slice) => check.endpoint_slice(slice, &Path::Root),
-        // Checked as they were read.
-        Spec::Namespace | Spec::Node | Spec::Pod(_) | Spec::MeshConfig(_) => {}
-    }
+macro_rules! define_object {
+    ($(
+        $(#[$doc:meta])*
+        $kind:ident $(($content:ty))? { facts: $facts:expr, $(read: $read:ident,)? $(check: $check:ident,)? }
+    )*) => {
+        /// Checks one object. Kinds without a check are checked as they are read.
+        pub(super) fn object(object: &Object, findings: &Findings) {
+            let check = Check { object: &object.key, findings };
+            let at = Path::Root.field("spec");
+            match &object.spec {
+                $($(Spec::$kind(content) => check.$check(content, &at),)?)*
+                _ => {}
+            }
+        }
+    };
 }
+
+kinds!(define_object);
 
 /// The check of one object; the rules are spread over the files of this folder, by kind.
 #[derive(Clone, Copy)]
 struct Check<'a> {
-    namespace: &'a str,
+    object: &'a ObjectKey,
     findings: &'a Findings,
 }
 

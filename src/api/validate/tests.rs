@@ -1,4 +1,4 @@
-use crate::api::{parse, yaml};
+use crate::api::{Diagnostic, parse, yaml};
 
 /// What is said about a specification of a kind, without the name of the object.
 fn said(kind: &str, spec: &str) -> Vec<String> {
@@ -9,7 +9,11 @@ fn said(kind: &str, spec: &str) -> Vec<String> {
     let parsed = parse(&document, &"Kubernetes".into());
     let refused = parsed.diagnostics.iter().any(|finding| finding.severity == crate::api::Severity::Error);
     assert_eq!(parsed.objects.is_empty(), refused, "an object is refused when, and only when, there is an error");
-    parsed.diagnostics.iter().map(|finding| finding.to_string().replace(&format!("{kind}/ns/x "), "")).collect()
+    let bare = |finding: &Diagnostic| match &finding.object {
+        Some(object) => finding.to_string().replace(&format!("{object} "), ""),
+        None => finding.to_string(),
+    };
+    parsed.diagnostics.iter().map(bare).collect()
 }
 
 fn table(kind: &str, rows: &[(&str, &[&str])]) {

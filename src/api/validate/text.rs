@@ -114,7 +114,7 @@ impl Check<'_> {
 
     /// `exportTo`. `~` (nobody) is for ServiceEntries alone.
     pub(super) fn export_to(self, targets: &[SmolStr], nobody_possible: bool, at: &Path<'_>) {
-        let resolve = |target: &SmolStr| if target == "." { self.namespace.to_owned() } else { target.to_string() };
+        let resolve = |target: &SmolStr| if target == "." { self.object.namespace.to_string() } else { target.to_string() };
         for (index, target) in targets.iter().enumerate() {
             let at = at.index(index);
             match target.as_str() {

@@ -101,7 +101,7 @@ fn place(endpoint: &Endpoint, port: u16) -> Value {
 
 fn object(origin: &Origin) -> Value {
     let key = &origin.object;
-    json!({"kind": key.kind.as_str(), "metadata": {"namespace": key.namespace, "name": key.name, "generation": origin.generation}})
+    json!({"kind": key.kind.to_string(), "metadata": {"namespace": key.namespace, "name": key.name, "generation": origin.generation}})
 }
 
 fn settings(mesh: &MeshConfig) -> Value {

@@ -261,14 +261,18 @@ mod tests {
             ("Listener".to_owned(), ConfigStatus::NotSent),
         ];
         assert_eq!(statuses(&proxy), expected, "routes were not asked for");
-        let rejection =
-            Rejection { error: "no such filter".into(), resources: vec!["l".into()], objects: vec!["Gateway/shop/g".into()], found: true };
+        let rejection = Rejection {
+            error: "no such filter".into(),
+            resources: vec!["l".into()],
+            objects: vec!["Gateway.networking.istio.io/shop/g".into()],
+            found: true,
+        };
         proxy.rejected.insert(ResourceType::Cluster, rejection);
         assert_eq!(statuses(&proxy)[0].1, ConfigStatus::Error);
         let shown = sync_status(&proxy);
         assert_eq!((&shown["cluster_sent"], &shown["cluster_acked"], &shown["endpoint_acked"]), (&json!("4"), &json!("4"), &json!("2")));
         assert_eq!((&shown["listener_sent"], &shown["istio_version"]), (&Value::Null, &json!("1.30.3")));
         assert_eq!(shown["resources"][ResourceType::Cluster.type_url()]["lastError"], "no such filter");
-        assert_eq!(shown["refused"]["cds"]["objects"], json!(["Gateway/shop/g"]));
+        assert_eq!(shown["refused"]["cds"]["objects"], json!(["Gateway.networking.istio.io/shop/g"]));
     }
 }

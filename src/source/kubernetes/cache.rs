@@ -155,7 +155,7 @@ impl ObjectCache {
         let mut findings: Vec<Diagnostic> = self.nameless.iter().chain(of_objects).take(MOST_FINDINGS + 1).cloned().collect();
         if findings.len() > MOST_FINDINGS {
             findings.truncate(MOST_FINDINGS);
-            findings.push(Diagnostic::warning("", format!("{}: more findings than {MOST_FINDINGS} are not listed", self.kind.as_str())));
+            findings.push(Diagnostic::warning("", format!("{}: more findings than {MOST_FINDINGS} are not listed", self.kind)));
         }
         Some(findings)
     }
@@ -218,7 +218,7 @@ impl ObjectCache {
     fn nameless_finding(&self, item: &Item) -> Option<Diagnostic> {
         let why = item.content.as_ref().err().map_or("it has no name", String::as_str);
         let full = self.nameless.len() >= MOST_FINDINGS;
-        (!full).then(|| Diagnostic::error("", format!("a {} cannot be read: {why}", self.kind.as_str())))
+        (!full).then(|| Diagnostic::error("", format!("a {} cannot be read: {why}", self.kind)))
     }
 }
 

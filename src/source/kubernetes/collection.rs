@@ -31,7 +31,7 @@ impl Collection {
 
     /// Returns the name that logs and metrics use: `kubernetes/Pod`, `kubernetes/Pod/shop`.
     pub(super) fn name(&self) -> SmolStr {
-        let kind = self.resource.kind.as_str();
+        let kind = self.resource.kind;
         match &self.namespace {
             Some(namespace) if self.object.is_none() => format_smolstr!("kubernetes/{kind}/{namespace}"),
             _ => format_smolstr!("kubernetes/{kind}"),

@@ -166,9 +166,9 @@ impl ApiDiscovery {
             kind.served.send_if_modified(|served| {
                 let changed = *served != now;
                 if changed {
-                    let name = kind.resource.kind.as_str();
-                    tracing::info!(kind = name, ?now, "served version changed");
-                    self.metrics.set_served(name, served.as_str(), now.as_str());
+                    let name = kind.resource.kind.to_string();
+                    tracing::info!(kind = %name, ?now, "served version changed");
+                    self.metrics.set_served(&name, served.as_str(), now.as_str());
                     *served = now;
                 }
                 changed

@@ -1,7 +1,9 @@
 //! The kinds that are watched, and the fields that are read of each.
 
+use std::sync::LazyLock;
+
 use super::field_mask::FieldMask;
-use crate::api::{self, Kind};
+use crate::api::{Kind, Resource};
 
 /// A kind as the API server serves it, and how it is read.
 #[derive(Debug)]
@@ -25,36 +27,31 @@ pub(super) struct WatchedResource {
 }
 
 /// All kinds that are watched, except MeshConfig.
-pub(super) static RESOURCES: &[WatchedResource] = &[
-    core(Kind::Namespace, 500, &NAMED),
-    core(Kind::Node, 100, &NAMED),
-    core(Kind::Service, 500, &WITH_SPEC),
-    core(Kind::EndpointSlice, 200, &SLICE),
-    core(Kind::Pod, 200, &POD),
-    istio(Kind::DestinationRule),
-    istio(Kind::Gateway),
-    istio(Kind::ServiceEntry),
-    istio(Kind::Sidecar),
-    istio(Kind::VirtualService),
-    istio(Kind::WorkloadEntry),
-    istio(Kind::PeerAuthentication),
-];
+pub(super) static RESOURCES: LazyLock<Vec<WatchedResource>> = LazyLock::new(|| Kind::ALL.into_iter().filter_map(watched).collect());
 
 /// ConfigMap `istio` (or `istio-<revision>`), which holds MeshConfig (contract §7).
-pub(super) static MESH_CONFIG: WatchedResource = core(Kind::MeshConfig, 1, &MESH);
+pub(super) static MESH_CONFIG: WatchedResource = WatchedResource {
+    kind: Kind::MeshConfig,
+    group: "",
+    plural: "configmaps",
+    versions: &["v1"],
+    namespaced: true,
+    custom: false,
+    page_size: 1,
+    fields: &MESH,
+};
 
-const CONFIG_MAPS: api::Resource = api::Resource { group: "", versions: &["v1"], plural: "configmaps", namespaced: true };
-
-const fn core(kind: Kind, page_size: u32, fields: &'static FieldMask) -> WatchedResource {
-    let &api::Resource { group, versions, plural, namespaced } = match kind.resource() {
-        Some(resource) => resource,
-        None => &CONFIG_MAPS,
+fn watched(kind: Kind) -> Option<WatchedResource> {
+    let &Resource { group, versions, plural, namespaced } = kind.resource()?;
+    let (page_size, fields) = match kind {
+        Kind::Namespace => (500, &NAMED),
+        Kind::Node => (100, &NAMED),
+        Kind::Service => (500, &WITH_SPEC),
+        Kind::EndpointSlice => (200, &SLICE),
+        Kind::Pod => (200, &POD),
+        _ => (250, &WITH_SPEC),
     };
-    WatchedResource { kind, group, plural, versions, namespaced, custom: false, page_size, fields }
-}
-
-const fn istio(kind: Kind) -> WatchedResource {
-    WatchedResource { custom: true, ..core(kind, 250, &WITH_SPEC) }
+    Some(WatchedResource { kind, group, plural, versions, namespaced, custom: !kind.is_local(), page_size, fields })
 }
 
 // Only the annotations that something reads, since `kubectl apply` stores a copy of the whole object in another one.

@@ -44,7 +44,7 @@ impl SourceMetrics {
     }
 
     /// Records in which version a kind is served: empty if it is not served, `None` if that is unknown.
-    pub(super) fn set_served(&self, kind: &'static str, before: Option<&'static str>, now: Option<&'static str>) {
+    pub(super) fn set_served(&self, kind: &str, before: Option<&'static str>, now: Option<&'static str>) {
         if let Some(version) = before {
             self.served.remove(&[("kind", kind.to_owned()), ("version", version.to_owned())]);
         }

@@ -195,7 +195,7 @@ fn collections(settings: &Settings, mesh_config: bool) -> Vec<Collection> {
         namespaces.dedup();
     }
     let mut all: Vec<Collection> = mesh_config.then(|| mesh_config_map(settings)).into_iter().collect();
-    for resource in RESOURCES {
+    for resource in RESOURCES.iter() {
         if namespaces.is_empty() || !resource.namespaced {
             all.push(Collection::all(resource));
         } else {

@@ -6,22 +6,10 @@ use serde_json::Value;
 use smol_str::SmolStr;
 
 use crate::{
-    api::{Diagnostic, ISTIO_GROUPS, Kind, Object, Parsed, Severity, parse},
+    api::{Diagnostic, Kind, Object, Parsed, Severity, UnreadKind, parse},
     mesh::{engine::preview, validate, world::World},
     webhook::review::{Answer, Request},
 };
-
-/// Istio's kinds that are not read (contract §6.1): they may be meant for another control plane.
-const UNREAD: [(&str, &str); 8] = [
-    ("networking.istio.io", "EnvoyFilter"),
-    ("networking.istio.io", "ProxyConfig"),
-    ("networking.istio.io", "WorkloadGroup"),
-    ("security.istio.io", "AuthorizationPolicy"),
-    ("security.istio.io", "RequestAuthentication"),
-    ("telemetry.istio.io", "Telemetry"),
-    ("extensions.istio.io", "WasmPlugin"),
-    ("extensions.istio.io", "TrafficExtension"),
-];
 
 /// So many findings are listed; the rest is counted. The API server cuts warnings of more than 4 kB in all.
 const MOST_LISTED: usize = 20;
@@ -61,7 +49,7 @@ impl Judge<'_> {
         }
         match Claim::of(object) {
             Claim::Read => self.judge(request),
-            Claim::Unread(kind) => Verdict::allowed(vec![format!("{}: {}", named(kind, request), not_read(kind))]),
+            Claim::Unread(kind) => Verdict::allowed(vec![not_read(kind, request)]),
             Claim::Unknown(what) => {
                 Verdict::refused(Reason::UnknownType, format!("{what} is none of Istio's kinds: take it out of the rules of this webhook"))
             }
@@ -116,37 +104,26 @@ impl Reason {
     }
 }
 
-enum Claim<'a> {
+enum Claim {
     Read,
-    Unread(&'a str),
+    Unread(&'static UnreadKind),
     Unknown(String),
 }
 
-impl<'a> Claim<'a> {
-    fn of(object: &'a Value) -> Self {
+impl Claim {
+    fn of(object: &Value) -> Self {
         let text = |name: &str| object.get(name).and_then(Value::as_str).unwrap_or_default();
         let (api_version, kind) = (text("apiVersion"), text("kind"));
         let group = api_version.split_once('/').map_or("", |(group, _)| group);
-        let read = Kind::named(kind).and_then(Kind::resource).is_some_and(|resource| resource.group == group);
-        if read && ISTIO_GROUPS.contains(&group) {
-            Self::Read
-        } else if UNREAD.contains(&(group, kind)) {
-            Self::Unread(object.get("kind").and_then(Value::as_str).unwrap_or_default())
-        } else {
-            Self::Unknown(format!("{kind:?} ({api_version:?})"))
+        if Kind::of(group, kind).is_some_and(Kind::is_istio) {
+            return Self::Read;
         }
+        UnreadKind::of(group, kind).map_or_else(|| Self::Unknown(format!("{kind:?} ({api_version:?})")), Self::Unread)
     }
 }
 
-fn not_read(kind: &str) -> &'static str {
-    match kind {
-        "AuthorizationPolicy" | "RequestAuthentication" => "is not read by istiod-lite: it protects nothing",
-        _ => "is not read by istiod-lite: it has no effect",
-    }
-}
-
-fn named(kind: &str, request: &Request) -> String {
-    format!("{kind}/{}/{}", request.namespace, request.name)
+fn not_read(kind: &UnreadKind, request: &Request) -> String {
+    format!("{}/{}/{}: is not read by istiod-lite: {}", kind.name, request.namespace, request.name, kind.consequence)
 }
 
 /// The object with the name and namespace that it will be stored under. A name that the API server is yet to make has

@@ -1,0 +1,113 @@
+//! The list of kinds: one entry each, from which everything that goes over kinds is made.
+//!
+//! `kinds!(define)` hands all entries to the macro `define!`. [`super::kind`] makes `Kind` and its facts of them,
+//! [`super::object`] the typed content, [`super::read`] and [`super::validate`] find the reader and the checks.
+
+macro_rules! kinds {
+    ($define:ident) => {
+        $define! {
+            /// `v1 Namespace`
+            Namespace {
+                facts: core("namespaces").cluster_wide().meant_in("mesh/engine"),
+            }
+            /// `v1 Node`
+            Node {
+                facts: core("nodes").cluster_wide().meant_in("mesh/engine"),
+            }
+            /// `v1 Pod`
+            Pod(kubernetes::Pod) {
+                facts: core("pods").meant_in("mesh/engine"),
+                read: pod,
+            }
+            /// `v1 Service`
+            Service(kubernetes::Service) {
+                facts: core("services").meant_in("mesh/engine"),
+                read: spec,
+                check: service,
+            }
+            /// `discovery.k8s.io EndpointSlice`
+            EndpointSlice(kubernetes::EndpointSlice) {
+                facts: core("endpointslices").of_group("discovery.k8s.io").meant_in("mesh/engine"),
+                read: endpoint_slice,
+                check: endpoint_slice,
+            }
+            /// `networking.istio.io DestinationRule`
+            DestinationRule(istio::DestinationRule) {
+                facts: networking("destinationrules").meant_in("mesh/policy").shown(Shown {
+                    short_name: Some("dr"),
+                    columns: &[("Host", ".spec.host"), AGE],
+                    purpose: "how a service is called: load balancing, connection pools, outlier detection, TLS, subsets",
+                }),
+                read: istio_spec,
+                check: destination_rule,
+            }
+            /// `networking.istio.io Gateway`
+            Gateway(istio::Gateway) {
+                facts: networking("gateways").with_group_in_text().meant_in("mesh/scope").shown(Shown {
+                    short_name: Some("gw"),
+                    columns: &[AGE],
+                    purpose: "ports and hosts that gateway pods serve",
+                }),
+                read: istio_spec,
+                check: gateway,
+            }
+            /// `networking.istio.io ServiceEntry`
+            ServiceEntry(istio::ServiceEntry) {
+                facts: networking("serviceentries").meant_in("mesh/engine").shown(Shown {
+                    short_name: Some("se"),
+                    columns: &[("Hosts", ".spec.hosts"), ("Location", ".spec.location"), ("Resolution", ".spec.resolution"), AGE],
+                    purpose: "services that Kubernetes does not know",
+                }),
+                read: istio_spec,
+                check: service_entry,
+            }
+            /// `networking.istio.io Sidecar`
+            Sidecar(istio::Sidecar) {
+                facts: networking("sidecars").meant_in("mesh/scope").shown(Shown {
+                    short_name: None,
+                    columns: &[AGE],
+                    purpose: "what sidecars are told of the mesh, and their own ports",
+                }),
+                read: istio_spec,
+                check: sidecar,
+            }
+            /// `networking.istio.io VirtualService`
+            VirtualService(istio::VirtualService) {
+                facts: networking("virtualservices").meant_in("mesh/routing").shown(Shown {
+                    short_name: Some("vs"),
+                    columns: &[("Gateways", ".spec.gateways"), ("Hosts", ".spec.hosts"), AGE],
+                    purpose: "where requests to a host go",
+                }),
+                read: istio_spec,
+                check: virtual_service,
+            }
+            /// `networking.istio.io WorkloadEntry`
+            WorkloadEntry(istio::WorkloadEntry) {
+                facts: networking("workloadentries").meant_in("mesh/engine").shown(Shown {
+                    short_name: Some("we"),
+                    columns: &[AGE, ("Address", ".spec.address")],
+                    purpose: "a workload that is no pod",
+                }),
+                read: istio_spec,
+                check: workload_entry,
+            }
+            /// `security.istio.io PeerAuthentication`
+            PeerAuthentication(istio::PeerAuthentication) {
+                facts: security("peerauthentications").meant_in("mesh/policy").shown(Shown {
+                    short_name: Some("pa"),
+                    columns: &[("Mode", ".spec.mtls.mode"), AGE],
+                    purpose: "whether workloads take mutual TLS, plain text or both",
+                }),
+                read: istio_spec,
+                check: peer_authentication,
+            }
+            /// The mesh-wide settings (`MeshConfig`), which come from a file or a ConfigMap's key.
+            MeshConfig(mesh_config::MeshConfig) {
+                facts: part_of_another("mesh"),
+                read: no_document,
+            }
+        }
+    };
+}
+
+pub(super) use kinds;
