@@ -16,8 +16,8 @@ use crate::{
     source::mesh_config::MeshConfigFile,
     webhook::inject::{
         Settings,
-        offline::{Note, Offline, Said},
-        settings::Resources,
+        offline::{Note, NoteOutcome, Offline},
+        settings::ProxyResources,
     },
 };
 
@@ -85,19 +85,19 @@ pub(super) struct InjectionArguments {
     sidecar_image_pull_secrets: Vec<String>,
 
     /// CPU that a proxy asks for; an empty value for none, here and below.
-    #[arg(long, env = "SIDECAR_CPU", value_name = "QUANTITY", default_value_t = Resources::istio().cpu)]
+    #[arg(long, env = "SIDECAR_CPU", value_name = "QUANTITY", default_value_t = ProxyResources::istio().cpu)]
     sidecar_cpu: String,
 
     /// CPU that it may use.
-    #[arg(long, env = "SIDECAR_CPU_LIMIT", value_name = "QUANTITY", default_value_t = Resources::istio().cpu_limit)]
+    #[arg(long, env = "SIDECAR_CPU_LIMIT", value_name = "QUANTITY", default_value_t = ProxyResources::istio().cpu_limit)]
     sidecar_cpu_limit: String,
 
     /// Memory that it asks for.
-    #[arg(long, env = "SIDECAR_MEMORY", value_name = "QUANTITY", default_value_t = Resources::istio().memory)]
+    #[arg(long, env = "SIDECAR_MEMORY", value_name = "QUANTITY", default_value_t = ProxyResources::istio().memory)]
     sidecar_memory: String,
 
     /// Memory that it may use.
-    #[arg(long, env = "SIDECAR_MEMORY_LIMIT", value_name = "QUANTITY", default_value_t = Resources::istio().memory_limit)]
+    #[arg(long, env = "SIDECAR_MEMORY_LIMIT", value_name = "QUANTITY", default_value_t = ProxyResources::istio().memory_limit)]
     sidecar_memory_limit: String,
 
     /// Network that pods are in.
@@ -124,7 +124,7 @@ impl InjectionArguments {
             domain: domain.to_owned(),
             network: self.sidecar_network,
             mesh_id: self.sidecar_mesh_id,
-            resources: Resources {
+            resources: ProxyResources {
                 cpu: self.sidecar_cpu,
                 cpu_limit: self.sidecar_cpu_limit,
                 memory: self.sidecar_memory,
@@ -139,7 +139,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
     match inject(arguments) {
         Ok(notes) => {
             notes.iter().for_each(say);
-            let refused = notes.iter().any(|note| matches!(note.said, Said::Refused(_)));
+            let refused = notes.iter().any(|note| matches!(note.outcome, NoteOutcome::Refused(_)));
             if refused { ExitCode::from(2) } else { ExitCode::SUCCESS }
         }
         Err(error) => {
@@ -214,9 +214,9 @@ fn mesh_config(path: Option<PathBuf>) -> anyhow::Result<MeshConfig> {
 }
 
 fn say(note: &Note) {
-    match &note.said {
-        Said::Doubt(doubt) => eprintln!("warning: {}: {doubt}", note.object),
-        Said::Skipped(skip) => eprintln!("{}: not injected: {skip}", note.object),
-        Said::Refused(refused) => eprintln!("error: {}: {refused}", note.object),
+    match &note.outcome {
+        NoteOutcome::Warning(warning) => eprintln!("warning: {}: {warning}", note.object),
+        NoteOutcome::Skipped(skip) => eprintln!("{}: not injected: {skip}", note.object),
+        NoteOutcome::Refused(refused) => eprintln!("error: {}: {refused}", note.object),
     }
 }

@@ -1,5 +1,5 @@
-//! What the API server asks before it stores an object: shall a pod get a proxy (`inject`), is an object of Istio's kinds
-//! right (`admission`)?
+//! The webhooks that the API server calls before it stores an object: `inject` adds proxies to pods, `admission` validates
+//! objects of Istio's kinds.
 
 pub mod admission;
 pub mod inject;

@@ -1,67 +1,67 @@
-//! AdmissionReview, version `v1` (and `v1beta1`, which has the same fields): what the API server asks a webhook, and the answer.
+//! Reads and answers AdmissionReviews, by which the API server asks a webhook. Versions `v1` and `v1beta1` have the same fields.
 //!
-//! The object stays a JSON document: typed, it would lose the fields that this build does not know.
+//! The object stays a JSON document, since a typed one would lose the fields that this build does not know.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-/// The question.
+/// A review as the API server sends it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Review {
-    /// `admission.k8s.io/v1`; the answer has the same.
+    /// `admission.k8s.io/v1` or `v1beta1`. The answer has the same version.
     pub api_version: String,
-    /// What is asked.
-    pub request: Request,
+    /// The request.
+    pub request: AdmissionRequest,
 }
 
-/// What is asked.
+/// What the API server is asked to do with an object.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Request {
-    /// Goes back in the answer.
+pub struct AdmissionRequest {
+    /// The id of the request, which the answer repeats.
     pub uid: String,
-    /// Namespace of the object; empty for objects without one.
+    /// The namespace of the object; empty for objects without one.
     #[serde(default)]
     pub namespace: String,
-    /// Name of the object; empty when the API server is to make one.
+    /// The name of the object; empty if the API server is to make one.
     #[serde(default)]
     pub name: String,
     /// `CREATE`, `UPDATE`, `DELETE`, `CONNECT`
     #[serde(default)]
     pub operation: String,
-    /// The object as it is to be stored; `null` for `DELETE`.
+    /// The new object; `null` for `DELETE`.
     #[serde(default)]
     pub object: Value,
-    /// The object as it stands; `null` for `CREATE`.
+    /// The present object; `null` for `CREATE`.
     #[serde(default)]
     pub old_object: Value,
-    /// What the API server calls its kind.
+    /// The resource that the object is of.
     #[serde(default)]
-    pub resource: Resource,
+    pub resource: GroupVersionResource,
 }
 
-/// A resource of the API server.
+/// A resource of the API server (`metav1.GroupVersionResource`).
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct Resource {
-    /// API group; empty for the core group.
+pub struct GroupVersionResource {
+    /// The API group; empty for the core group.
     pub group: String,
-    /// Version.
+    /// The version.
     pub version: String,
-    /// The plural of its kind.
+    /// The plural of the kind.
     pub resource: String,
 }
 
-/// The answer.
+/// The answer to a review.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Answer {
-    /// `Some`: the object is refused, with this HTTP status and message.
+pub struct AdmissionResponse {
+    /// The HTTP status and the message of a refusal; `None` if the object is accepted.
     pub refusal: Option<(u16, String)>,
-    /// Changes to the object (RFC 6902); empty: none.
+    /// The changes to the object (RFC 6902); empty for none.
     pub patch: json_patch::Patch,
-    /// `kubectl` shows them to the user.
+    /// Warnings, which `kubectl` shows to the user.
     pub warnings: Vec<String>,
 }
 
@@ -71,7 +71,7 @@ impl Review {
     /// Reads the body of a request.
     ///
     /// # Errors
-    /// When it is no AdmissionReview with a request: says what is wrong.
+    /// Says why the body is no AdmissionReview with a request.
     pub fn read(body: &[u8]) -> Result<Self, String> {
         let review: Self = serde_json::from_slice(body).map_err(|error| format!("is no AdmissionReview: {error}"))?;
         match review.api_version.strip_prefix("admission.k8s.io/") {
@@ -80,8 +80,8 @@ impl Review {
         }
     }
 
-    /// The body of the response.
-    pub fn respond(&self, answer: &Answer) -> Value {
+    /// Makes the body of the response.
+    pub fn respond(&self, answer: &AdmissionResponse) -> Value {
         let mut response =
             Map::from_iter([("uid".to_owned(), json!(self.request.uid)), ("allowed".to_owned(), json!(answer.refusal.is_none()))]);
         if let Some((code, message)) = &answer.refusal {
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn both_versions_are_read_and_answered_in_kind() {
         for version in ["admission.k8s.io/v1", "admission.k8s.io/v1beta1"] {
-            let response = review(version).unwrap().respond(&Answer::default());
+            let response = review(version).unwrap().respond(&AdmissionResponse::default());
             assert_eq!(response["apiVersion"], version);
             assert_eq!(response["response"], json!({"uid": "u", "allowed": true}));
         }
@@ -125,12 +125,12 @@ mod tests {
     #[test]
     fn patches_are_encoded_and_refusals_said() {
         let patch = json_patch::diff(&json!({}), &json!({"a": 1}));
-        let answer = Answer { patch, warnings: vec!["careful".to_owned()], ..Answer::default() };
+        let answer = AdmissionResponse { patch, warnings: vec!["careful".to_owned()], ..AdmissionResponse::default() };
         let response = review("admission.k8s.io/v1").unwrap().respond(&answer);
         let patch = STANDARD.decode(response["response"]["patch"].as_str().unwrap()).unwrap();
         assert_eq!(patch, br#"[{"op":"add","path":"/a","value":1}]"#);
         assert_eq!(response["response"]["warnings"], json!(["careful"]));
-        let refusal = Answer { refusal: Some((422, "no".to_owned())), ..Answer::default() };
+        let refusal = AdmissionResponse { refusal: Some((422, "no".to_owned())), ..AdmissionResponse::default() };
         let response = review("admission.k8s.io/v1").unwrap().respond(&refusal);
         assert_eq!(response["response"], json!({"uid": "u", "allowed": false, "status": {"code": 422, "message": "no"}}));
     }

@@ -39,21 +39,25 @@ impl Read for HttpRoute {
     }
 }
 
-// `mirror` is the older form of `mirrors`; its share stands beside it.
+/// Reads `mirrors`, or the older `mirror`, whose share is a field beside it.
 fn mirrors(fields: &Fields<'_>) -> Vec<HttpMirror> {
     fields.exclusive(&["mirror", "mirrors"]);
-    let old_share = fields.opt::<u32>("mirrorPercent").map(|percent| {
-        fields.warn("mirrorPercent", "is deprecated: use mirrorPercentage");
-        if percent > 100 {
-            fields.refuse("mirrorPercent", format!("must be from 0 to 100, is {percent}"));
-        }
-        Share { numerator: percent.min(100), of_million: false }
-    });
-    let share = fields.with("mirrorPercentage", percentage).or(old_share).unwrap_or(ALL);
+    let deprecated = deprecated_percent(fields, "mirrorPercent", "mirrorPercentage");
+    let share = fields.with("mirrorPercentage", percentage).or(deprecated).unwrap_or(ALL);
     match fields.opt::<Destination>("mirror") {
         Some(destination) => vec![HttpMirror { destination, share }],
         None => fields.get("mirrors"),
     }
+}
+
+/// Reads a share from the deprecated form of a percentage, a whole number.
+fn deprecated_percent(fields: &Fields<'_>, name: &'static str, replacement: &str) -> Option<Share> {
+    let percent = fields.opt::<u32>(name)?;
+    fields.warn(name, format!("is deprecated: use {replacement}"));
+    if percent > 100 {
+        fields.refuse(name, format!("must be from 0 to 100, is {percent}"));
+    }
+    Some(Share { numerator: percent.min(100), of_million: false })
 }
 
 const ALL: Share = Share { numerator: 100, of_million: false };
@@ -252,14 +256,8 @@ fn delay(node: Node<'_>) -> Option<(Duration, Share)> {
         fields.refuse("exponentialDelay", "is not supported (nor is it by Istio): use fixedDelay");
     }
     fields.opt::<Duration>("exponentialDelay");
-    let old_share = fields.opt::<u32>("percent").map(|percent| {
-        fields.warn("percent", "is deprecated: use percentage");
-        if percent > 100 {
-            fields.refuse("percent", format!("must be from 0 to 100, is {percent}"));
-        }
-        Share { numerator: percent.min(100), of_million: false }
-    });
-    let share = fields.with("percentage", percentage).or(old_share).unwrap_or(NONE);
+    let deprecated = deprecated_percent(&fields, "percent", "percentage");
+    let share = fields.with("percentage", percentage).or(deprecated).unwrap_or(NONE);
     let fixed = fields.opt("fixedDelay");
     if !fields.has("fixedDelay") {
         fields.error("fixedDelay is missing");

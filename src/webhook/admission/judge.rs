@@ -8,7 +8,7 @@ use smol_str::SmolStr;
 use crate::{
     api::{Diagnostic, Kind, Object, Parsed, Severity, UnreadKind, parse},
     mesh::{engine::preview, validate, world::World},
-    webhook::review::{Answer, Request},
+    webhook::review::{AdmissionRequest, AdmissionResponse},
 };
 
 /// So many findings are listed; the rest is counted. The API server cuts warnings of more than 4 kB in all.
@@ -25,7 +25,7 @@ pub(super) struct Judge<'a> {
 
 /// The answer to one question.
 pub(super) struct Verdict {
-    pub(super) answer: Answer,
+    pub(super) answer: AdmissionResponse,
     /// Why it was refused; `None`: it was not.
     pub(super) reason: Option<Reason>,
 }
@@ -40,7 +40,7 @@ pub(super) enum Reason {
 }
 
 impl Judge<'_> {
-    pub(super) fn verdict(&self, request: &Request) -> Verdict {
+    pub(super) fn verdict(&self, request: &AdmissionRequest) -> Verdict {
         let object = &request.object;
         // Whatever was stored must be able to go, and a finalizer is taken off by an update.
         let leaving = object.pointer("/metadata/deletionTimestamp").is_some_and(|time| !time.is_null());
@@ -56,7 +56,7 @@ impl Judge<'_> {
         }
     }
 
-    fn judge(&self, request: &Request) -> Verdict {
+    fn judge(&self, request: &AdmissionRequest) -> Verdict {
         let parsed = parse(&as_stored(request), self.cluster);
         let mut findings = parsed.diagnostics.clone();
         findings.extend(self.beside_others(&parsed));
@@ -71,7 +71,10 @@ impl Judge<'_> {
         }
         let mut errors: Vec<String> = errors.iter().map(told).collect();
         cut(&mut errors);
-        Verdict { answer: Answer { warnings: shown(warnings.collect()), ..refusal(errors.join("\n")) }, reason: Some(Reason::Invalid) }
+        Verdict {
+            answer: AdmissionResponse { warnings: shown(warnings.collect()), ..refusal(errors.join("\n")) },
+            reason: Some(Reason::Invalid),
+        }
     }
 
     /// What the checks across objects say of it. Before there is a world they would miss everything.
@@ -86,7 +89,7 @@ impl Judge<'_> {
 
 impl Verdict {
     fn allowed(warnings: Vec<String>) -> Self {
-        Self { answer: Answer { warnings: shown(warnings), ..Answer::default() }, reason: None }
+        Self { answer: AdmissionResponse { warnings: shown(warnings), ..AdmissionResponse::default() }, reason: None }
     }
 
     fn refused(reason: Reason, message: String) -> Self {
@@ -122,13 +125,13 @@ impl Claim {
     }
 }
 
-fn not_read(kind: &UnreadKind, request: &Request) -> String {
+fn not_read(kind: &UnreadKind, request: &AdmissionRequest) -> String {
     format!("{}/{}/{}: is not read by istiod-lite: {}", kind.name, request.namespace, request.name, kind.consequence)
 }
 
 /// The object with the name and namespace that it will be stored under. A name that the API server is yet to make has
 /// the shape that it will have.
-fn as_stored(request: &Request) -> Value {
+fn as_stored(request: &AdmissionRequest) -> Value {
     let mut object = request.object.clone();
     let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return object };
     let absent = |value: Option<&Value>| value.and_then(Value::as_str).is_none_or(str::is_empty);
@@ -154,7 +157,7 @@ fn with_age(object: &Arc<Object>) -> Arc<Object> {
 }
 
 /// What slipped in while the webhook was off must still take labels, annotations and owners.
-fn is_as_before(request: &Request) -> bool {
+fn is_as_before(request: &AdmissionRequest) -> bool {
     let same = |name: &str| request.object.get(name) == request.old_object.get(name);
     request.operation == "UPDATE" && same("spec") && same("apiVersion")
 }
@@ -166,8 +169,8 @@ fn told(finding: &Diagnostic) -> String {
     words.map_or(told.clone(), |(_, words)| words.to_owned())
 }
 
-fn refusal(message: String) -> Answer {
-    Answer { refusal: Some((UNPROCESSABLE, message)), ..Answer::default() }
+fn refusal(message: String) -> AdmissionResponse {
+    AdmissionResponse { refusal: Some((UNPROCESSABLE, message)), ..AdmissionResponse::default() }
 }
 
 fn shown(mut warnings: Vec<String>) -> Vec<String> {

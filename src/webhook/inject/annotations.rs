@@ -1,4 +1,4 @@
-//! The annotations of a pod that say how its proxy is to be (contract §5.5), read into typed values.
+//! Reads the annotations of a pod that configure its proxy (contract §5.5) into typed values.
 
 use std::{cell::RefCell, collections::BTreeMap};
 
@@ -6,21 +6,21 @@ use k8s_openapi::api::core::v1::{Volume, VolumeMount};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{settings::Resources, template::Template, value};
+use super::{settings::ProxyResources, template::Template, value};
 use crate::api::{
     parse_proxy_config,
     proxy_config::{InterceptionMode, ProxyConfig},
     yaml,
 };
 
-/// What a pod's annotations say; `None`: nothing.
+/// The values of a pod's annotations; `None` for those that the pod does not have.
 #[derive(Debug, Default)]
 pub(super) struct Annotations {
     pub(super) template: Option<Template>,
     pub(super) interception: Option<InterceptionMode>,
     pub(super) capture: Capture,
-    /// Annotations for resources replace the defaults as a whole.
-    pub(super) resources: Option<Resources>,
+    /// The resources of the proxy, which replace the defaults as a whole.
+    pub(super) resources: Option<ProxyResources>,
     pub(super) image: Option<String>,
     pub(super) envoy_log_level: Option<String>,
     pub(super) component_log_level: Option<String>,
@@ -56,19 +56,19 @@ pub(super) struct Readiness {
     pub(super) failure_threshold: Option<i32>,
 }
 
-/// What is wrong in annotations, and what is doubtful.
+/// What is wrong or doubtful in annotations.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Found {
-    /// The pod is refused with these.
+pub(super) struct AnnotationFindings {
+    /// Errors, for which the pod is refused.
     pub(super) refusals: Vec<String>,
-    /// The pod is injected with these.
+    /// Warnings, with which the pod is injected.
     pub(super) warnings: Vec<String>,
 }
 
-// Read elsewhere: by the decision, by the re-injection, by the control plane.
+/// Annotations that are read elsewhere: by the decision, by a repeated injection, by the control plane.
 const READ_ELSEWHERE: [&str; 2] = ["sidecar.istio.io/inject", "sidecar.istio.io/status"];
 
-// Istio's own, of which the built-in templates know nothing.
+/// Annotations of Istio that the built-in templates do not support.
 const WITHOUT_EFFECT: [&str; 11] = [
     "sidecar.istio.io/proxyImageType",
     "sidecar.istio.io/bootstrapOverride",
@@ -86,7 +86,7 @@ const WITHOUT_EFFECT: [&str; 11] = [
 const ENVOY_LOG_LEVELS: [&str; 8] = ["trace", "debug", "info", "warning", "warn", "error", "critical", "off"];
 
 /// Reads all annotations of a pod.
-pub(super) fn read(written: &BTreeMap<String, String>) -> (Annotations, Found) {
+pub(super) fn read(written: &BTreeMap<String, String>) -> (Annotations, AnnotationFindings) {
     let reader = Reader { written, known: RefCell::default(), found: RefCell::default() };
     let annotations = Annotations {
         template: reader.read("inject.istio.io/templates", template),
@@ -118,7 +118,7 @@ pub(super) fn read(written: &BTreeMap<String, String>) -> (Annotations, Found) {
 struct Reader<'a> {
     written: &'a BTreeMap<String, String>,
     known: RefCell<Vec<&'static str>>,
-    found: RefCell<Found>,
+    found: RefCell<AnnotationFindings>,
 }
 
 impl Reader<'_> {
@@ -142,8 +142,8 @@ impl Reader<'_> {
         self.found.borrow_mut().warnings.push(format!("annotation {name}: {why}"));
     }
 
-    // Names the annotations that nobody read.
-    fn finish(self) -> Found {
+    /// Warns of the annotations of ours that were not read, and returns all findings.
+    fn finish(self) -> AnnotationFindings {
         let known = self.known.take();
         for name in self.written.keys() {
             let ours = name.split_once('/').is_some_and(|(domain, _)| domain.ends_with("sidecar.istio.io"));
@@ -169,9 +169,9 @@ fn capture(reader: &Reader<'_>) -> Capture {
     }
 }
 
-fn resources(reader: &Reader<'_>) -> Resources {
+fn resources(reader: &Reader<'_>) -> ProxyResources {
     let quantity = |name| reader.read(name, value::quantity).unwrap_or_default();
-    Resources {
+    ProxyResources {
         cpu: quantity("sidecar.istio.io/proxyCPU"),
         cpu_limit: quantity("sidecar.istio.io/proxyCPULimit"),
         memory: quantity("sidecar.istio.io/proxyMemory"),
@@ -203,7 +203,8 @@ fn component_log_level(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-// Istio writes levels by scope, `default:info,xds:debug`; our scopes are others, so that only the level for all counts.
+/// Reads the agent's log level. Istio's form has levels by scope (`default:info,xds:debug`). Our scopes are others, so only the
+/// level for all of them counts.
 fn agent_log_level(text: &str) -> Result<String, String> {
     const LEVELS: [(&str, &str); 6] =
         [("debug", "debug"), ("info", "info"), ("warn", "warn"), ("error", "error"), ("fatal", "error"), ("none", "off")];
@@ -217,7 +218,7 @@ fn agent_log_level(text: &str) -> Result<String, String> {
     found.ok_or_else(|| "must be debug, info, warn, error, fatal or none, or default:LEVEL".to_owned())
 }
 
-// `{"name": {…}}`, as Istio's template takes it, and `[{"name": …, …}]`, as its documentation writes it.
+/// Reads `{"name": {…}}`, which Istio's template takes, or `[{"name": …, …}]`, which its documentation shows.
 fn named_list<T: DeserializeOwned>(text: &str) -> Result<Vec<T>, String> {
     let written: Value = serde_json::from_str(text).map_err(|error| format!("is no JSON: {error}"))?;
     let elements = match written {
@@ -265,7 +266,7 @@ fn native_sidecar(reader: &Reader<'_>) {
 mod tests {
     use super::*;
 
-    fn found(annotations: &[(&str, &str)]) -> Found {
+    fn found(annotations: &[(&str, &str)]) -> AnnotationFindings {
         read(&annotations.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()).1
     }
 

@@ -1,24 +1,24 @@
-//! Whether a pod gets a proxy (contract §5.1, §5.2).
+//! Decides whether a pod gets a proxy (contract §5.1, §5.2).
 
 use std::collections::BTreeMap;
 
-/// Label of a namespace: `enabled`, `disabled`.
+/// The label of a namespace with value `enabled` or `disabled`.
 pub const NAMESPACE_LABEL: &str = "istio-injection";
-/// Label of a namespace or pod: the revision (or tag) that injects.
+/// The label of a namespace or pod that names the revision (or tag) that injects.
 pub const REVISION_LABEL: &str = "istio.io/rev";
-/// Label (or, of old, annotation) of a pod: `true`, `false`.
+/// The label (formerly annotation) of a pod with value `true` or `false`.
 pub const POD_LABEL: &str = "sidecar.istio.io/inject";
 
-/// Namespaces of the cluster itself, where nothing is injected.
+/// The namespaces of the cluster itself, in which nothing is injected.
 const IGNORED_NAMESPACES: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
 
-/// Labels or annotations.
+/// A map of labels or annotations.
 pub type Map = BTreeMap<String, String>;
 
-/// What is known of a pod before it is injected.
+/// What the decision about a pod depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate<'a> {
-    /// The namespace's name.
+    /// The name of the namespace.
     pub namespace: &'a str,
     /// The pod's labels.
     pub labels: &'a Map,
@@ -31,25 +31,24 @@ pub struct Candidate<'a> {
 /// Why a pod is left as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Skip {
-    /// It shares the node's network: rules for its traffic would be rules for the node's.
+    /// The pod shares the node's network, so that rules for its traffic would apply to the node.
     #[error("the pod uses the node's network (spec.hostNetwork)")]
     HostNetwork,
     /// The namespace belongs to the cluster itself.
     #[error("nothing is injected in this namespace")]
     Namespace,
-    /// The pod says `sidecar.istio.io/inject: "false"`.
+    /// The pod has `sidecar.istio.io/inject: "false"`.
     #[error("the pod says {POD_LABEL}: \"false\"")]
     Pod,
-    /// Neither the namespace's labels nor the pod's ask for it, or they ask another revision.
+    /// Neither the namespace's nor the pod's labels ask for a proxy, or they ask another revision.
     #[error("neither namespace nor pod asks this revision for it")]
     NotAsked,
 }
 
-/// What the webhook decides about a pod that the API server brought to it: its configuration has selected the pod by
-/// labels of namespace and pod already.
+/// Decides about a pod that the API server sent to the webhook, having selected it by the labels of namespace and pod.
 ///
 /// # Errors
-/// When the pod is to be left as it is.
+/// Returns why the pod is to be left as it is.
 pub fn decide(pod: Candidate<'_>) -> Result<(), Skip> {
     if pod.host_network {
         return Err(Skip::HostNetwork);
@@ -57,15 +56,15 @@ pub fn decide(pod: Candidate<'_>) -> Result<(), Skip> {
     if IGNORED_NAMESPACES.contains(&pod.namespace) {
         return Err(Skip::Namespace);
     }
-    // The label is the newer API: where both are there it counts.
+    // The label is the newer API and takes precedence over the annotation.
     let said = pod.labels.get(POD_LABEL).or_else(|| pod.annotations.get(POD_LABEL));
     if said.is_some_and(|said| said == "false") { Err(Skip::Pod) } else { Ok(()) }
 }
 
-/// Whether the webhook configuration of `revision` would bring the pod to the webhook: what its selectors (contract §5.1) say.
+/// Checks that the selectors in the webhook configuration of `revision` (contract §5.1) select the pod.
 ///
 /// # Errors
-/// When it would not.
+/// Returns why they do not.
 pub fn selected(namespace: &Map, pod: &Map, revision: &str) -> Result<(), Skip> {
     let get = |map: &Map, key: &str| map.get(key).cloned();
     let (of_namespace, of_pod) = (get(namespace, REVISION_LABEL), get(pod, REVISION_LABEL));

@@ -1,25 +1,25 @@
-//! Lays a rendered template over a pod. What the user wrote wins: containers of the template's names complete or change
-//! the template's, volumes and secrets of the same name stay the user's.
+//! Merges a rendered template into a pod. What the user wrote takes precedence: a container with the name of a template's
+//! container completes or changes it, and volumes and secrets of the same name stay the user's.
 
 use serde_json::{Map, Value, json};
 
 use super::shape::{CONTAINER_LISTS, list_of, map_at, name_of, take};
 
-/// In a user's `istio-proxy` container: take the template's image.
+/// The image of a user's `istio-proxy` container that stands for the template's image.
 const AUTO_IMAGE: &str = "auto";
 
-/// What was added, by name: goes into `sidecar.istio.io/status`, so that it can be taken away again.
+/// The names of what was added. They are recorded in `sidecar.istio.io/status`, so that it can be removed again.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Added {
     pub(super) init_containers: Vec<String>,
     pub(super) containers: Vec<String>,
     pub(super) volumes: Vec<String>,
     pub(super) image_pull_secrets: Vec<String>,
-    /// Containers of the user that took part in the merge, by the list that they stood in.
+    /// The user's containers that were merged with the template's, by the list that they were in.
     pub(super) overridden: Map<String, Value>,
 }
 
-/// Lays `template` (a pod as JSON) over `pod`.
+/// Merges `template` (a pod as JSON) into `pod`.
 pub(super) fn merge(pod: &mut Value, template: Value) -> Added {
     let mut added = Added::default();
     for field in ["labels", "annotations"] {
@@ -32,7 +32,7 @@ pub(super) fn merge(pod: &mut Value, template: Value) -> Added {
     added.init_containers = init.iter().map(|container| name_of(container).to_owned()).collect();
     added.containers = main.iter().map(|container| name_of(container).to_owned()).collect();
     if !init.is_empty() {
-        // Before the user's own: their init containers are in the mesh then, too.
+        // Before the user's own init containers, so that these are in the mesh, too.
         list_of(pod, "initContainers").splice(0..0, init);
     }
     if !main.is_empty() {
@@ -44,7 +44,7 @@ pub(super) fn merge(pod: &mut Value, template: Value) -> Added {
     added
 }
 
-// The template's container, and over it the user's of the same name, taken out of the pod.
+/// Returns the template's container with the user's of the same name merged into it, which is taken out of the pod.
 fn completed(pod: &mut Value, mut container: Value, added: &mut Added) -> Value {
     let name = name_of(&container).to_owned();
     let own = CONTAINER_LISTS.into_iter().find_map(|list| take(pod, list, &name).map(|own| (list, own)));
@@ -65,7 +65,7 @@ fn overlay_container(container: &mut Value, own: &Value) {
         match field.as_str() {
             _ if value.is_null() || is_empty(value) => {}
             "image" if automatic => {}
-            // What the API server makes of the tag `auto` does not have.
+            // The API server's default for an image without a tag, which `auto` is.
             "imagePullPolicy" if automatic && value == "Always" => {}
             "env" => overlay_list(target, field, value, &["name"]),
             "ports" => overlay_list(target, field, value, &["containerPort", "protocol"]),
@@ -79,7 +79,7 @@ fn overlay_container(container: &mut Value, own: &Value) {
                 }
             }
             "securityContext" => overlay(target.entry(field.as_str()).or_insert(Value::Null), value),
-            // Resources too: half of ours could contradict half of theirs.
+            // Resources too, since some of ours could contradict some of the user's.
             _ => {
                 target.insert(field.clone(), value.clone());
             }
@@ -87,7 +87,7 @@ fn overlay_container(container: &mut Value, own: &Value) {
     }
 }
 
-// Maps field by field, all else as a whole.
+/// Merges maps field by field, and replaces anything else.
 fn overlay(target: &mut Value, own: &Value) {
     match (target, own) {
         (Value::Object(target), Value::Object(own)) => {
@@ -97,13 +97,15 @@ fn overlay(target: &mut Value, own: &Value) {
     }
 }
 
-// A user who says how to ask or act says all of it: what they left out is Kubernetes' default, not ours. Else field by field.
+/// Merges a probe or hook. If the user's has an action, it replaces ours as a whole, so that what it leaves out is Kubernetes'
+/// default and not ours.
 fn overlay_action(target: &mut Value, own: &Value) {
     const WAYS: [&str; 5] = ["exec", "httpGet", "tcpSocket", "grpc", "sleep"];
     if WAYS.iter().any(|way| own.get(way).is_some()) { *target = own.clone() } else { overlay(target, own) }
 }
 
-// Elements with the same keys are the user's as a whole: a variable has a value or a source, not both.
+/// Merges lists by the keys of their elements. An element of the user replaces ours as a whole, since a variable has a value or a
+/// source, not both.
 fn overlay_list(target: &mut Map<String, Value>, field: &str, own: &Value, keys: &[&str]) {
     let Value::Array(elements) = target.entry(field).or_insert_with(|| json!([])) else { return };
     for element in own.as_array().into_iter().flatten() {
@@ -129,7 +131,7 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-// Names of those that were not there.
+/// Adds the elements that the pod does not have yet, and returns their names.
 fn add_missing(pod: &mut Value, list: &str, elements: Vec<Value>) -> Vec<String> {
     if elements.is_empty() {
         return Vec::new();

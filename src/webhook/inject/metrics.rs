@@ -1,4 +1,4 @@
-//! Counts injections under istiod's names (contract §10.2).
+//! Metrics of injections, under istiod's names (contract §10.2).
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// Counters of the injector.
+/// The counters of the injector. Clones share them.
 #[derive(Clone, Debug)]
 pub struct InjectionMetrics {
     requests: Counter,
@@ -17,7 +17,7 @@ pub struct InjectionMetrics {
     time: Histogram,
 }
 
-/// How a request ended.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The pod was injected.

@@ -1,8 +1,8 @@
-//! Injection: a pod gets its proxy (contract §5). The same code serves the webhook and `istiod-lite inject`.
+//! Adds the proxy to a pod (contract §5), for the webhook and for `istiod-lite inject`.
 //!
-//! A pod goes through these stations: what an earlier injection did is undone ([`restore`]), its annotations are read
-//! ([`annotations`]), a [`template`] is rendered from these and the mesh's settings, laid over the pod ([`merge`]), and
-//! probes and Prometheus are sent to the agent ([`probes`], [`prometheus`]).
+//! The steps: an earlier injection is undone ([`restore`]), the pod's annotations are read ([`annotations`]), a [`template`] is
+//! rendered from them and the settings of the mesh, the result is merged over the pod ([`merge`]), and probes and Prometheus
+//! are diverted to the agent ([`probes`], [`prometheus`]).
 
 mod annotations;
 pub mod decision;
@@ -38,39 +38,39 @@ use crate::api::{
     proxy_config::{InterceptionMode, ProxyConfig},
 };
 
-/// Where a pod is to run, and by whose settings.
+/// Where a pod is to run, and the settings that apply to it.
 #[derive(Clone, Copy, Debug)]
 pub struct Surroundings<'a> {
-    /// The pod's namespace.
+    /// The namespace of the pod.
     pub namespace: &'a str,
-    /// What makes the pod; `None`: by its controller reference.
+    /// The owner of the pod; `None` to find it by the controller reference.
     pub owner: Option<&'a Owner>,
-    /// What the webhook's URL says.
+    /// The parameters in the webhook's URL.
     pub parameters: &'a Parameters,
-    /// The operator's settings.
+    /// The settings of the operator.
     pub settings: &'a Settings,
-    /// The mesh's.
+    /// The settings of the mesh.
     pub mesh: &'a MeshConfig,
 }
 
 /// A pod with its proxy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Injected {
-    /// The whole pod.
+    /// The pod as a JSON document.
     pub pod: Value,
-    /// What is doubtful about it.
+    /// What is doubtful about the pod.
     pub warnings: Vec<String>,
 }
 
-/// Why a pod cannot be injected: one line a reason, each naming the annotation or field.
+/// Why a pod cannot be injected, one line for each reason, which names the annotation or field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("; "))]
 pub struct Refused(pub Vec<String>);
 
-/// Gives a pod its proxy. Whether it is to have one is [`decision`]'s to say.
+/// Adds the proxy to a pod. Whether the pod is to have one is decided in [`decision`].
 ///
 /// # Errors
-/// When the document is no pod, or its annotations say what cannot be done.
+/// When the document is no pod, or its annotations ask for what cannot be done.
 pub fn inject(original: &Value, around: Surroundings<'_>) -> Result<Injected, Refused> {
     let (annotations, found) = annotations::read(&typed(original)?.metadata.annotations.unwrap_or_default());
     let config = around.mesh.default_config.with(&annotations.config);
@@ -78,7 +78,7 @@ pub fn inject(original: &Value, around: Surroundings<'_>) -> Result<Injected, Re
     refuse(found.refusals, &annotations, &config, template)?;
 
     let port = annotations.status_port.or(config.status_port).unwrap_or(template::STATUS_PORT);
-    let merges_metrics = prometheus::wanted(&annotations, around.mesh);
+    let merges_metrics = prometheus::is_wanted(&annotations, around.mesh);
     let mut pod = restore::restore(original, Some(port).filter(|_| merges_metrics));
     let before = typed(&pod)?;
     let owner = around.owner.cloned().unwrap_or_else(|| Owner::of(&before));
@@ -132,7 +132,7 @@ fn refuse(mut refusals: Vec<String>, annotations: &Annotations, config: &ProxyCo
     if refusals.is_empty() { Ok(()) } else { Err(Refused(refusals)) }
 }
 
-// The control plane is a Service: its name is known to the cluster's DNS alone.
+/// Warns if the pod does not use the cluster's DNS, which alone knows the Service of the control plane.
 fn unreachable_control_plane(pod: &Pod) -> Option<String> {
     let policy = pod.spec.as_ref()?.dns_policy.as_deref()?;
     (policy != "ClusterFirst").then(|| format!("spec.dnsPolicy is {policy}: the proxy may not find the control plane"))

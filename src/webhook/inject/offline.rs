@@ -1,4 +1,4 @@
-//! Injection into documents instead of pods on their way into a cluster: whatever holds a pod template gets a proxy in it.
+//! Injects into documents instead of pods on their way into a cluster: adds the proxy to every pod template in them.
 
 use std::collections::BTreeMap;
 
@@ -12,44 +12,44 @@ use super::{
 };
 use crate::api::mesh_config::MeshConfig;
 
-/// Who injects.
+/// Injects into documents.
 #[derive(Clone, Debug)]
 pub struct Offline {
-    /// The operator's settings.
+    /// The settings of the operator.
     pub settings: Settings,
-    /// The mesh's.
+    /// The settings of the mesh.
     pub mesh: MeshConfig,
-    /// Namespace of objects that name none.
+    /// The namespace of objects that name none.
     pub namespace: String,
-    /// Labels of the namespaces that are known.
+    /// The labels of the namespaces that are known.
     pub namespaces: BTreeMap<String, Map>,
 }
 
-/// What was done with one object.
+/// A message about one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
     /// `Deployment/shop/reviews`
     pub object: String,
-    /// What there is to say.
-    pub said: Said,
+    /// What happened to the object.
+    pub outcome: NoteOutcome,
 }
 
-/// What there is to say about one object.
+/// What happened to one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Said {
-    /// It was injected, with this doubt.
-    Doubt(String),
-    /// It was left as it is.
+pub enum NoteOutcome {
+    /// The object was injected, with this warning.
+    Warning(String),
+    /// The object was left as it is.
     Skipped(Skip),
-    /// It cannot be injected.
+    /// The object cannot be injected.
     Refused(Refused),
 }
 
 // === impl Offline ===
 
 impl Offline {
-    /// Notes the labels of the namespaces among the documents: they decide about the objects in them, as the webhook's selectors
-    /// would. An object in a namespace that is not known is injected unless it says no.
+    /// Records the labels of the namespaces among the documents. They decide about the objects in these namespaces, as the
+    /// webhook's selectors would. An object in an unknown namespace is injected unless it declines.
     pub fn learn_namespaces<'v>(&mut self, documents: impl IntoIterator<Item = &'v Value>) {
         for document in documents {
             if let Some(items) = items(document) {
@@ -60,7 +60,7 @@ impl Offline {
         }
     }
 
-    /// Injects into every pod template of a document; `None`: the document is to stay as it is.
+    /// Injects into every pod template of a document. Returns `None` if the document stays as it is.
     pub fn document(&self, document: &Value, notes: &mut Vec<Note>) -> Option<Value> {
         let Some(items) = items(document) else { return self.object(document, notes) };
         let changed: Vec<Option<Value>> = items.iter().map(|item| self.object(item, notes)).collect();
@@ -73,27 +73,27 @@ impl Offline {
     }
 
     fn object(&self, object: &Value, notes: &mut Vec<Note>) -> Option<Value> {
-        let template = Holder::of(object)?.template();
-        let mut note = |said| notes.push(Note { object: self.name(object), said });
+        let template = TemplateHolder::of(object)?.template();
+        let mut note = |outcome| notes.push(Note { object: self.name(object), outcome });
         match self.pod(object, template) {
-            Ok((pod, doubts)) => {
-                doubts.into_iter().for_each(|doubt| note(Said::Doubt(doubt)));
+            Ok((pod, warnings)) => {
+                warnings.into_iter().for_each(|warning| note(NoteOutcome::Warning(warning)));
                 let mut injected = object.clone();
                 let target = injected.pointer_mut(template)?.as_object_mut()?;
                 target.extend(pod.into_iter().filter(|(field, _)| matches!(field.as_str(), "metadata" | "spec")));
                 Some(injected)
             }
-            Err(said) => {
-                note(said);
+            Err(outcome) => {
+                note(outcome);
                 None
             }
         }
     }
 
-    fn pod(&self, object: &Value, template: &str) -> Result<(Fields<String, Value>, Vec<String>), Said> {
+    fn pod(&self, object: &Value, template: &str) -> Result<(Fields<String, Value>, Vec<String>), NoteOutcome> {
         let pod = object.pointer(template).cloned().unwrap_or_default();
         let namespace = self.namespace_of(object);
-        self.decide(&namespace, &pod).map_err(Said::Skipped)?;
+        self.decide(&namespace, &pod).map_err(NoteOutcome::Skipped)?;
         let owner = (!template.is_empty()).then(|| Owner {
             api_version: text(object, "/apiVersion"),
             kind: text(object, "/kind"),
@@ -106,10 +106,10 @@ impl Offline {
             settings: &self.settings,
             mesh: &self.mesh,
         };
-        let injected = inject(&pod, around).map_err(Said::Refused)?;
+        let injected = inject(&pod, around).map_err(NoteOutcome::Refused)?;
         match injected.pod {
             Value::Object(fields) => Ok((fields, injected.warnings)),
-            _ => Err(Said::Refused(Refused(vec!["is no Pod".to_owned()]))),
+            _ => Err(NoteOutcome::Refused(Refused(vec!["is no Pod".to_owned()]))),
         }
     }
 
@@ -132,14 +132,14 @@ impl Offline {
     }
 }
 
-// Kinds that hold a pod template.
-enum Holder {
+/// Where a kind of object has its pod template.
+enum TemplateHolder {
     Pod,
     Template,
     CronJob,
 }
 
-impl Holder {
+impl TemplateHolder {
     fn of(object: &Value) -> Option<Self> {
         let group = object.get("apiVersion")?.as_str()?.rsplit_once('/').map_or("", |(group, _)| group);
         match (group, object.get("kind")?.as_str()?) {

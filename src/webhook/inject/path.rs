@@ -1,19 +1,19 @@
-//! What the webhook's URL says about the pods that come by it: `/inject/cluster/<id>/net/<network>/<KEY>/<value>` (contract §5.2).
+//! Reads the parameters in the webhook's URL: `/inject/cluster/<id>/net/<network>/<KEY>/<value>` (contract §5.2).
 
 use std::collections::BTreeMap;
 
 const CLUSTER: &str = "ISTIO_META_CLUSTER_ID";
 const NETWORK: &str = "ISTIO_META_NETWORK";
 
-/// Environment variables for the proxies.
+/// The parameters of the URL, which become environment variables of the proxies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parameters(BTreeMap<String, String>);
 
 // === impl Parameters ===
 
 impl Parameters {
-    /// Reads what stands after `/inject`. `--slash--` in a value stands for `/`. A last key without a value, and what could be
-    /// no variable's name, is passed over, as istiod does.
+    /// Reads the path after `/inject`. `--slash--` in a value stands for `/`. As in istiod, a last key without a value is ignored,
+    /// and so is a key that cannot be the name of a variable.
     pub fn read(path: &str) -> Self {
         let path = path.trim_matches('/');
         if path.contains(":ENV:") {
@@ -23,12 +23,12 @@ impl Parameters {
         Self(parts.chunks_exact(2).filter_map(|pair| variable((pair[0], pair[1]))).collect())
     }
 
-    /// In the order of their names.
+    /// Returns names and values, sorted by name.
     pub fn variables(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// `net`
+    /// Returns the network (`net`).
     pub fn network(&self) -> Option<&str> {
         self.0.get(NETWORK).map(String::as_str).filter(|network| !network.is_empty())
     }

@@ -1,5 +1,5 @@
-//! Probes of the application, which the kubelet makes from outside the mesh, go through the agent (contract §5.5): it asks the
-//! application as the kubelet would have, by what it is told in `ISTIO_KUBE_APP_PROBERS`.
+//! Diverts probes of the application, which the kubelet makes from outside the mesh, to the agent (contract §5.5). The agent probes
+//! the application as the kubelet would, by what environment variable `ISTIO_KUBE_APP_PROBERS` says.
 
 use serde_json::{Map, Value, json};
 
@@ -8,29 +8,31 @@ use super::{
     template::{INIT, PROXY},
 };
 
-/// JSON: path at the agent → the action as the user wrote it.
+/// The variable with a JSON map from the path at the agent to the action as the user wrote it.
 pub(super) const VARIABLE: &str = "ISTIO_KUBE_APP_PROBERS";
 
+/// Probes, and the last parts of their paths at the agent.
 const PROBES: [(&str, &str); 3] = [("livenessProbe", "livez"), ("readinessProbe", "readyz"), ("startupProbe", "startupz")];
-const MOMENTS: [(&str, &str); 2] = [("preStop", "prestopz"), ("postStart", "poststartz")];
-// What needs a connection to the application. `exec` does not.
+/// Hooks, and the last parts of their paths at the agent.
+const HOOKS: [(&str, &str); 2] = [("preStop", "prestopz"), ("postStart", "poststartz")];
+/// The actions that need a connection to the application, which `exec` does not.
 const ACTIONS: [&str; 3] = ["httpGet", "tcpSocket", "grpc"];
 
-/// Rewrites all probes and hooks that connect to the application; returns what could not be rewritten, and why.
+/// Rewrites all probes and hooks that connect to the application. Returns warnings about those that could not be rewritten.
 pub(super) fn rewrite(pod: &mut Value, agent_port: u16) -> Vec<String> {
-    let (mut probers, mut doubts) = (Map::new(), Vec::new());
+    let (mut probers, mut warnings) = (Map::new(), Vec::new());
     for container in containers_mut(pod).filter(|container| is_of_application(container)) {
         let name = name_of(container).to_owned();
         let ports = container.get("ports").cloned().unwrap_or_default();
         for (probe, path) in PROBES {
             let target = container.get_mut(probe);
             let path = format!("/app-health/{name}/{path}");
-            divert(target, path, &ports, agent_port, &mut probers).unwrap_or_else(|why| doubts.push(format!("{name}.{probe} {why}")));
+            divert(target, path, &ports, agent_port, &mut probers).unwrap_or_else(|why| warnings.push(format!("{name}.{probe} {why}")));
         }
-        for (moment, path) in MOMENTS {
+        for (moment, path) in HOOKS {
             let target = container.get_mut("lifecycle").and_then(|lifecycle| lifecycle.get_mut(moment));
             let path = format!("/app-lifecycle/{name}/{path}");
-            divert(target, path, &ports, agent_port, &mut probers).unwrap_or_else(|why| doubts.push(format!("{name}.{moment} {why}")));
+            divert(target, path, &ports, agent_port, &mut probers).unwrap_or_else(|why| warnings.push(format!("{name}.{moment} {why}")));
         }
     }
     if !probers.is_empty()
@@ -38,10 +40,10 @@ pub(super) fn rewrite(pod: &mut Value, agent_port: u16) -> Vec<String> {
     {
         set_variable(proxy, VARIABLE, &Value::Object(probers).to_string());
     }
-    doubts
+    warnings
 }
 
-/// Undoes it by the variable's value. A named port stays the number that it was.
+/// Undoes [`rewrite`] by the value of the variable. A named port stays the number that it stood for.
 pub(super) fn put_back(pod: &mut Value, probers: &str) {
     let Ok(probers) = serde_json::from_str::<Map<String, Value>>(probers) else { return };
     for container in containers_mut(pod).filter(|container| is_of_application(container)) {
@@ -49,7 +51,7 @@ pub(super) fn put_back(pod: &mut Value, probers: &str) {
         for (probe, path) in PROBES {
             put_back_action(container.get_mut(probe), probers.get(&format!("/app-health/{name}/{path}")));
         }
-        for (moment, path) in MOMENTS {
+        for (moment, path) in HOOKS {
             let target = container.get_mut("lifecycle").and_then(|lifecycle| lifecycle.get_mut(moment));
             put_back_action(target, probers.get(&format!("/app-lifecycle/{name}/{path}")));
         }
@@ -60,7 +62,7 @@ fn is_of_application(container: &Value) -> bool {
     ![PROXY, INIT].contains(&name_of(container))
 }
 
-// The action becomes a GET at the agent, and is kept in `probers`.
+/// Replaces the action by a GET at the agent, and keeps it in `probers`.
 fn divert(
     target: Option<&mut Value>,
     path: String,

@@ -1,4 +1,4 @@
-//! Prometheus is sent to the agent, which shows Envoy's metrics and the application's together (contract §5.5).
+//! Points Prometheus to the agent, which serves Envoy's metrics and the application's together (contract §5.5).
 
 use serde_json::{Map, Value, json};
 
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::api::mesh_config::MeshConfig;
 
-/// JSON: where the application's own metrics are.
+/// The variable that says in JSON where the application's own metrics are.
 pub(super) const VARIABLE: &str = "ISTIO_PROMETHEUS_ANNOTATIONS";
 
 const PATH: &str = "/stats/prometheus";
@@ -17,22 +17,22 @@ const PORT: &str = "prometheus.io/port";
 const SCRAPE: &str = "prometheus.io/scrape";
 const PARTS: [(&str, &str); 3] = [("prometheus.io/path", "path"), (PORT, "port"), (SCRAPE, "scrape")];
 
-/// Whether pod and mesh want that.
-pub(super) fn wanted(annotations: &Annotations, mesh: &MeshConfig) -> bool {
+/// Returns whether pod and mesh want merged metrics.
+pub(super) fn is_wanted(annotations: &Annotations, mesh: &MeshConfig) -> bool {
     annotations.merge_metrics.unwrap_or(mesh.enable_prometheus_merge)
 }
 
-/// Rewrites the pod's annotations; a pod that is not to be scraped, or that is scraped at the agent, stays as it is.
+/// Rewrites the pod's annotations. A pod that is not to be scraped, or that is scraped at the agent already, stays as it is.
 pub(super) fn merge(pod: &mut Value, agent_port: u16) {
     let scraped = annotation(pod, SCRAPE).is_none_or(|said| said != "false");
     let port = agent_port.to_string();
     if !scraped || annotation(pod, PORT) == Some(&port) {
         return;
     }
-    let said = PARTS.iter().filter_map(|(name, part)| Some(((*part).to_owned(), json!(annotation(pod, name)?))));
-    let said: Map<String, Value> = said.collect();
-    if let Some(proxy) = container_mut(pod, PROXY).filter(|_| !said.is_empty()) {
-        set_variable(proxy, VARIABLE, &Value::Object(said).to_string());
+    let own = PARTS.iter().filter_map(|(name, part)| Some(((*part).to_owned(), json!(annotation(pod, name)?))));
+    let own: Map<String, Value> = own.collect();
+    if let Some(proxy) = container_mut(pod, PROXY).filter(|_| !own.is_empty()) {
+        set_variable(proxy, VARIABLE, &Value::Object(own).to_string());
     }
     let annotations = map_at(pod, &["metadata", "annotations"]);
     for (name, value) in [("prometheus.io/path", PATH), (PORT, port.as_str()), (SCRAPE, "true")] {
@@ -40,18 +40,18 @@ pub(super) fn merge(pod: &mut Value, agent_port: u16) {
     }
 }
 
-/// Undoes it by the variable's value; `None`: the application had no metrics.
-pub(super) fn put_back(pod: &mut Value, agent_port: u16, said: Option<&str>) {
+/// Undoes [`merge`] by the value of the variable; `None` if the application had no annotations.
+pub(super) fn put_back(pod: &mut Value, agent_port: u16, variable: Option<&str>) {
     let port = agent_port.to_string();
     let ours = [("prometheus.io/path", PATH), (PORT, port.as_str()), (SCRAPE, "true")];
     if ours.iter().any(|(name, value)| annotation(pod, name) != Some(value)) {
         return;
     }
-    let said: Map<String, Value> = said.and_then(|said| serde_json::from_str(said).ok()).unwrap_or_default();
+    let own: Map<String, Value> = variable.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     let annotations = map_at(pod, &["metadata", "annotations"]);
     for (name, part) in PARTS {
         annotations.remove(name);
-        annotations.extend(said.get(part).filter(|value| *value != "").map(|value| (name.to_owned(), value.clone())));
+        annotations.extend(own.get(part).filter(|value| *value != "").map(|value| (name.to_owned(), value.clone())));
     }
 }
 
@@ -84,7 +84,7 @@ mod tests {
         assert_eq!(merged(unscraped.clone())["metadata"]["annotations"], unscraped);
         let mesh = |enable| MeshConfig { enable_prometheus_merge: enable, ..MeshConfig::default() };
         let pod = |merge_metrics| Annotations { merge_metrics, ..Annotations::default() };
-        assert!(wanted(&pod(None), &mesh(true)) && wanted(&pod(Some(true)), &mesh(false)));
-        assert!(!wanted(&pod(None), &mesh(false)) && !wanted(&pod(Some(false)), &mesh(true)));
+        assert!(is_wanted(&pod(None), &mesh(true)) && is_wanted(&pod(Some(true)), &mesh(false)));
+        assert!(!is_wanted(&pod(None), &mesh(false)) && !is_wanted(&pod(Some(false)), &mesh(true)));
     }
 }

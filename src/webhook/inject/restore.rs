@@ -1,5 +1,5 @@
-//! A pod as it was before it was injected. Every injection begins with this, so that injecting twice equals injecting once,
-//! and a pod that another version (or istiod) injected gets what this one makes.
+//! Restores a pod as it was before it was injected. Every injection begins with this, so that injecting twice equals injecting
+//! once, and a pod that another version or istiod injected gets the proxy of this one.
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -11,21 +11,21 @@ use super::{
     template::PROXY,
 };
 
-/// What an injection added, by name; written in istiod's form.
+/// The annotation with the names of what an injection added, in istiod's form.
 pub const STATUS: &str = "sidecar.istio.io/status";
-/// The containers of the user that were completed, as they were.
+/// The annotation with the user's containers that were merged with the template's, as they were.
 const OVERRIDES: &str = "proxy.istio.io/overrides";
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Status {
+struct InjectionStatus {
     init_containers: Option<Vec<String>>,
     containers: Option<Vec<String>>,
     volumes: Option<Vec<String>>,
     image_pull_secrets: Option<Vec<String>>,
 }
 
-/// Writes down what was added.
+/// Records what was added.
 pub(super) fn record(pod: &mut Value, added: &Added, revision: &str) {
     let list = |names: &[String]| if names.is_empty() { Value::Null } else { json!(names) };
     let status = json!({
@@ -37,18 +37,18 @@ pub(super) fn record(pod: &mut Value, added: &Added, revision: &str) {
     });
     let annotations = map_at(pod, &["metadata", "annotations"]);
     annotations.insert(STATUS.to_owned(), Value::String(status.to_string()));
-    // One that stands there without an injection is nobody's word.
+    // One that is there without an injection means nothing.
     annotations.remove(OVERRIDES);
     if !added.overridden.is_empty() {
         annotations.insert(OVERRIDES.to_owned(), Value::String(Value::Object(added.overridden.clone()).to_string()));
     }
 }
 
-/// The pod without what an injection added and changed; a pod that was not injected as it is. `metrics_at`: the agent's
-/// port, if Prometheus was sent to it.
-pub(super) fn restore(pod: &Value, metrics_at: Option<u16>) -> Value {
+/// Returns the pod without what an injection added and changed. A pod that was not injected is returned as it is. `metrics_port`
+/// is the agent's port if Prometheus was pointed to it.
+pub(super) fn restore(pod: &Value, metrics_port: Option<u16>) -> Value {
     let mut pod = pod.clone();
-    let Some(status) = annotation(&pod, STATUS).and_then(|text| serde_json::from_str::<Status>(text).ok()) else { return pod };
+    let Some(status) = annotation(&pod, STATUS).and_then(|text| serde_json::from_str::<InjectionStatus>(text).ok()) else { return pod };
     let proxy = container_mut(&mut pod, PROXY).cloned().unwrap_or_default();
     let overrides = annotation(&pod, OVERRIDES).and_then(|text| serde_json::from_str::<Map<String, Value>>(text).ok());
 
@@ -60,7 +60,7 @@ pub(super) fn restore(pod: &Value, metrics_at: Option<u16>) -> Value {
     if let Some(probers) = variable(&proxy, probes::VARIABLE) {
         probes::put_back(&mut pod, probers);
     }
-    if let Some(port) = metrics_at {
+    if let Some(port) = metrics_port {
         prometheus::put_back(&mut pod, port, variable(&proxy, prometheus::VARIABLE));
     }
     let annotations = map_at(&mut pod, &["metadata", "annotations"]);

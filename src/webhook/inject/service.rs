@@ -1,4 +1,4 @@
-//! `/inject`: the webhook (contract §5.2).
+//! Serves the injection webhook under `/inject` (contract §5.2).
 
 use std::{sync::Arc, time::Instant};
 
@@ -20,21 +20,21 @@ use super::{
 };
 use crate::{
     mesh::world::World,
-    webhook::review::{Answer, Review},
+    webhook::review::{AdmissionResponse, Review},
 };
 
-/// What the webhook works with.
+/// The injection webhook.
 #[derive(Debug)]
 pub struct Injector {
-    /// The operator's settings.
+    /// The settings of the operator.
     pub settings: Settings,
-    /// For the mesh's settings.
+    /// The worlds, for the settings of the mesh.
     pub worlds: watch::Receiver<Arc<World>>,
-    /// Counts.
+    /// The counters.
     pub metrics: InjectionMetrics,
 }
 
-/// `/inject` and `/inject/*`.
+/// Returns the routes `/inject` and `/inject/*`.
 pub fn routes(injector: Arc<Injector>) -> Router {
     Router::new()
         .route("/inject", post(plain))
@@ -67,7 +67,7 @@ impl Injector {
                 (outcome, Json(review.respond(&answer)).into_response())
             }
             Err((status, why)) => {
-                tracing::warn!(why, "a request to inject that cannot be read");
+                tracing::warn!(why, "an injection request cannot be read");
                 (Outcome::Failed, (status, why).into_response())
             }
         };
@@ -75,15 +75,15 @@ impl Injector {
         response
     }
 
-    /// What the API server is told about one pod, and how that is counted.
-    pub fn answer(&self, review: &Review, parameters: &Parameters) -> (Outcome, Answer) {
+    /// Answers the API server about one pod. Returns the answer, and the outcome that is counted.
+    pub fn answer(&self, review: &Review, parameters: &Parameters) -> (Outcome, AdmissionResponse) {
         let request = &review.request;
         let pod = pod_name(review);
         if let Err(skip) = decided(review) {
             tracing::debug!(namespace = request.namespace, pod, %skip, "not injected");
             let asked = text(&request.object, "/metadata/labels", POD_LABEL) == Some("true");
             let warnings = if asked { vec![format!("no proxy is injected: {skip}")] } else { Vec::new() };
-            return (Outcome::Skipped, Answer { warnings, ..Answer::default() });
+            return (Outcome::Skipped, AdmissionResponse { warnings, ..AdmissionResponse::default() });
         }
         let mesh = Arc::clone(&self.worlds.borrow().mesh_config);
         let around = Surroundings { namespace: &request.namespace, owner: None, parameters, settings: &self.settings, mesh: &mesh };
@@ -91,12 +91,12 @@ impl Injector {
             Ok(injected) => {
                 tracing::info!(namespace = request.namespace, pod, "injected");
                 let patch = json_patch::diff(&request.object, &injected.pod);
-                (Outcome::Injected, Answer { patch, warnings: injected.warnings, refusal: None })
+                (Outcome::Injected, AdmissionResponse { patch, warnings: injected.warnings, refusal: None })
             }
             Err(refused) => {
                 tracing::warn!(namespace = request.namespace, pod, %refused, "refused");
                 let message = format!("Pod {}/{pod} cannot be injected: {refused}", request.namespace);
-                (Outcome::Failed, Answer { refusal: Some((422, message)), ..Answer::default() })
+                (Outcome::Failed, AdmissionResponse { refusal: Some((422, message)), ..AdmissionResponse::default() })
             }
         }
     }

@@ -1,46 +1,46 @@
-//! What the built-in templates are filled with, besides the mesh's settings and the pod itself.
+//! The settings from which the built-in templates are rendered, besides those of the mesh and of the pod.
 
 use k8s_openapi::{
     api::core::v1::{LocalObjectReference, ResourceRequirements},
     apimachinery::pkg::api::resource::Quantity,
 };
 
-/// Settings of the operator for all proxies; annotations of a pod go over most of them (contract §5.5).
+/// The operator's settings for all proxies. Annotations of a pod override most of them (contract §5.5).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// Image with istiod-lite, Envoy and iptables: one for sidecars, gateways and the init container.
+    /// The image with istiod-lite, Envoy and iptables, for sidecars, gateways and the init container.
     pub image: String,
-    /// `imagePullPolicy`; `None`: what the API server makes of the image's tag.
+    /// `imagePullPolicy`; `None` for what the API server makes of the image's tag.
     pub image_pull_policy: Option<String>,
-    /// Names of Secrets.
+    /// The names of the Secrets for pulling the image.
     pub image_pull_secrets: Vec<String>,
-    /// Revision of this control plane; `default` for the one without a name.
+    /// The revision of this control plane; `default` for the one without a name.
     pub revision: String,
-    /// Namespace of the control plane.
+    /// The namespace of the control plane.
     pub namespace: String,
-    /// Cluster of the pods.
+    /// The cluster of the pods.
     pub cluster: String,
-    /// Network of the pods; empty: none.
+    /// The network of the pods; empty for none.
     pub network: String,
-    /// Mesh id; empty: the trust domain.
+    /// The id of the mesh; empty for the trust domain.
     pub mesh_id: String,
-    /// DNS domain of the cluster.
+    /// The DNS domain of the cluster.
     pub domain: String,
-    /// What a proxy and the init container ask for and may use.
-    pub resources: Resources,
+    /// The resources of a proxy and of the init container.
+    pub resources: ProxyResources,
     /// Envoy's log level.
     pub envoy_log_level: String,
     /// The agent's log level.
     pub agent_log_level: String,
-    /// Which traffic is captured where the pod does not say.
+    /// Which traffic is captured if the pod does not say.
     pub capture: CaptureDefaults,
-    /// Whether probes of the application go through the agent where the pod does not say.
+    /// Whether probes of the application go through the agent if the pod does not say.
     pub rewrite_probes: bool,
 }
 
-/// Requests and limits as Kubernetes quantities; empty: none.
+/// Requests and limits of a container as Kubernetes quantities; empty for none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Resources {
+pub struct ProxyResources {
     /// `requests.cpu`
     pub cpu: String,
     /// `limits.cpu`
@@ -51,20 +51,20 @@ pub struct Resources {
     pub memory_limit: String,
 }
 
-/// Which traffic is captured; lists joined by commas, `*` for all.
+/// Which traffic is captured. Lists are joined by commas, `*` stands for all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaptureDefaults {
-    /// Inbound ports.
+    /// The inbound ports that are captured.
     pub include_inbound_ports: String,
-    /// Inbound ports that are not captured, besides the proxy's own.
+    /// The inbound ports that are not captured, besides the proxy's own.
     pub exclude_inbound_ports: String,
-    /// Destinations outbound, in CIDR notation.
+    /// The outbound destinations that are captured, in CIDR notation.
     pub include_outbound_ranges: String,
-    /// Destinations that are not captured.
+    /// The outbound destinations that are not captured.
     pub exclude_outbound_ranges: String,
-    /// Outbound ports that are captured whatever the destination.
+    /// The outbound ports that are captured whatever the destination.
     pub include_outbound_ports: String,
-    /// Outbound ports that are not captured.
+    /// The outbound ports that are not captured.
     pub exclude_outbound_ports: String,
 }
 
@@ -82,7 +82,7 @@ impl Default for Settings {
             network: String::new(),
             mesh_id: String::new(),
             domain: "cluster.local".to_owned(),
-            resources: Resources::istio(),
+            resources: ProxyResources::istio(),
             envoy_log_level: "warning".to_owned(),
             agent_log_level: "info".to_owned(),
             capture: CaptureDefaults::default(),
@@ -92,12 +92,12 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The revision's name in names of objects; `None` for the default one.
+    /// Returns the name that the revision has in names of objects; `None` for the default revision.
     pub fn named_revision(&self) -> Option<&str> {
         Some(self.revision.as_str()).filter(|revision| !matches!(*revision, "" | "default"))
     }
 
-    /// `host:port` at which proxies find this control plane (contract §5.4).
+    /// Returns the `host:port` at which proxies find this control plane (contract §5.4).
     pub fn discovery_address(&self) -> String {
         let suffix = self.named_revision().map(|revision| format!("-{revision}")).unwrap_or_default();
         format!("istiod{suffix}.{}.svc:15012", self.namespace)
@@ -109,10 +109,10 @@ impl Settings {
     }
 }
 
-// === impl Resources ===
+// === impl ProxyResources ===
 
-impl Resources {
-    /// What Istio's chart gives a proxy.
+impl ProxyResources {
+    /// Returns the resources that Istio's chart gives a proxy.
     pub fn istio() -> Self {
         let [cpu, cpu_limit, memory, memory_limit] = ["100m", "2", "128Mi", "1Gi"].map(str::to_owned);
         Self { cpu, cpu_limit, memory, memory_limit }
@@ -124,8 +124,8 @@ impl Resources {
 
     pub(super) fn requirements(&self) -> ResourceRequirements {
         let list = |entries: [(&str, &String); 2]| {
-            let said = entries.into_iter().filter(|(_, value)| !value.is_empty());
-            let map: std::collections::BTreeMap<_, _> = said.map(|(name, value)| (name.to_owned(), Quantity(value.clone()))).collect();
+            let set = entries.into_iter().filter(|(_, value)| !value.is_empty());
+            let map: std::collections::BTreeMap<_, _> = set.map(|(name, value)| (name.to_owned(), Quantity(value.clone()))).collect();
             (!map.is_empty()).then_some(map)
         };
         ResourceRequirements {

@@ -1,11 +1,11 @@
-//! Where things stand in a pod's document. The document stays JSON: fields that this build does not know must not be lost.
+//! Finds and changes parts of a pod's document, which stays JSON so that fields that this build does not know are not lost.
 
 use serde_json::{Map, Value};
 
-/// `spec.containers` and `spec.initContainers`.
+/// The lists of containers in `spec`.
 pub(super) const CONTAINER_LISTS: [&str; 2] = ["initContainers", "containers"];
 
-/// The map at a path of fields, made where it is missing; what is no map is replaced by one.
+/// Returns the map at a path of fields. A map is made where there is none.
 pub(super) fn map_at<'v>(value: &'v mut Value, path: &[&str]) -> &'v mut Map<String, Value> {
     if !value.is_object() {
         *value = Value::Object(Map::new());
@@ -17,7 +17,7 @@ pub(super) fn map_at<'v>(value: &'v mut Value, path: &[&str]) -> &'v mut Map<Str
     }
 }
 
-/// The list in `spec`, made where it is missing.
+/// Returns the list of this name in `spec`. A list is made if there is none.
 pub(super) fn list_of<'v>(pod: &'v mut Value, name: &str) -> &'v mut Vec<Value> {
     let list = map_at(pod, &["spec"]).entry(name).or_insert(Value::Null);
     if !list.is_array() {
@@ -29,34 +29,34 @@ pub(super) fn list_of<'v>(pod: &'v mut Value, name: &str) -> &'v mut Vec<Value> 
     }
 }
 
-/// All containers, init containers first.
+/// Returns all containers, init containers first.
 pub(super) fn containers_mut(pod: &mut Value) -> impl Iterator<Item = &mut Value> {
     let spec = pod.get_mut("spec").and_then(Value::as_object_mut);
     let lists = spec.into_iter().flat_map(|spec| spec.iter_mut()).filter(|(name, _)| CONTAINER_LISTS.contains(&name.as_str()));
-    // A map of JSON is sorted: "containers" would come first.
+    // A JSON map is sorted, so "containers" would come first.
     let mut lists: Vec<_> = lists.collect();
     lists.sort_by_key(|(name, _)| name.as_str() == "containers");
     lists.into_iter().filter_map(|(_, list)| list.as_array_mut()).flatten()
 }
 
-/// The container of a name in either list.
+/// Returns the container of this name in either list.
 pub(super) fn container_mut<'v>(pod: &'v mut Value, name: &str) -> Option<&'v mut Value> {
     containers_mut(pod).find(|container| name_of(container) == name)
 }
 
-/// `name`
+/// Returns field `name`.
 pub(super) fn name_of(value: &Value) -> &str {
     value.get("name").and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Takes the element of a name out of a list in `spec`.
+/// Removes the element of this name from a list in `spec`, and returns it.
 pub(super) fn take(pod: &mut Value, list: &str, name: &str) -> Option<Value> {
     let elements = pod.get_mut("spec")?.get_mut(list)?.as_array_mut()?;
     let at = elements.iter().position(|element| name_of(element) == name)?;
     Some(elements.remove(at))
 }
 
-/// Sets a variable of a container where it is not set.
+/// Sets a variable of a container, unless it is set already.
 pub(super) fn set_variable(container: &mut Value, name: &str, value: &str) {
     let variables = map_at(container, &[]).entry("env").or_insert_with(|| Value::Array(Vec::new()));
     if let Value::Array(variables) = variables
@@ -66,13 +66,13 @@ pub(super) fn set_variable(container: &mut Value, name: &str, value: &str) {
     }
 }
 
-/// The value of a container's variable.
+/// Returns the value of a container's variable.
 pub(super) fn variable<'v>(container: &'v Value, name: &str) -> Option<&'v str> {
     let variables = container.get("env")?.as_array()?;
     variables.iter().find(|variable| name_of(variable) == name)?.get("value")?.as_str()
 }
 
-/// An annotation.
+/// Returns the value of an annotation.
 pub(super) fn annotation<'v>(pod: &'v Value, name: &str) -> Option<&'v str> {
     pod.get("metadata")?.get("annotations")?.get(name)?.as_str()
 }

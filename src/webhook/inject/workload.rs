@@ -1,27 +1,27 @@
-//! Which workload a pod is of: the name in telemetry and the canonical labels (contract §5.4).
+//! Finds the workload of a pod, for its name in telemetry and the canonical labels (contract §5.4).
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::OwnerReference};
 
-// The most that a label's value may have.
+/// The longest value of a label.
 const LONGEST_LABEL: usize = 63;
 
-/// What made a pod, as a user would name it: not the ReplicaSet but its Deployment, not the Job but its CronJob.
+/// The owner of a pod as users know it: the Deployment instead of its ReplicaSet, the CronJob instead of its Job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
     /// `apps/v1`
     pub api_version: String,
     /// `Deployment`
     pub kind: String,
-    /// Its name; for a pod without an owner its own, as far as it has one.
+    /// The name; for a pod without an owner that of the pod, as far as it has one.
     pub name: String,
 }
 
 // === impl Owner ===
 
 impl Owner {
-    /// The owner of a pod by its controller reference.
+    /// Finds the owner of a pod by its controller reference.
     pub fn of(pod: &Pod) -> Self {
         let metadata = &pod.metadata;
         let controller = metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
@@ -35,13 +35,13 @@ impl Owner {
         }
     }
 
-    /// `ISTIO_META_OWNER`
+    /// Returns the value of `ISTIO_META_OWNER`.
     pub(super) fn url(&self, namespace: &str) -> String {
         format!("kubernetes://apis/{}/namespaces/{namespace}/{}s/{}", self.api_version, self.kind.to_lowercase(), self.name)
     }
 }
 
-/// `service.istio.io/canonical-name`, `service.istio.io/canonical-revision`
+/// Returns the values of labels `service.istio.io/canonical-name` and `service.istio.io/canonical-revision`.
 pub(super) fn canonical(labels: &BTreeMap<String, String>, owner: &Owner) -> (String, String) {
     let first = |names: [&str; 3]| names.iter().find_map(|name| labels.get(*name)).filter(|value| !value.is_empty());
     let name = first(["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]).unwrap_or(&owner.name);
@@ -67,14 +67,14 @@ fn of_controller(controller: &OwnerReference, labels: Option<&BTreeMap<String, S
     }
 }
 
-// A CronJob names its Jobs by the minute: `name-29012345`.
+/// Returns the CronJob of a Job, whose name ends in the minute: `name-29012345`.
 fn scheduled_by(job: &str) -> Option<&str> {
     let (name, minute) = job.rsplit_once('-')?;
     let is_minute = (8..=10).contains(&minute.len()) && minute.bytes().all(|byte| byte.is_ascii_digit());
     (is_minute && !name.is_empty()).then_some(name)
 }
 
-// Names may be longer than labels; all that a name may hold, a label may. It must begin and end with a letter or digit.
+/// Makes a name a value of a label: it may be too long, and must begin and end with a letter or digit.
 fn label(name: &str) -> String {
     let cut: String = name.chars().take(LONGEST_LABEL).collect();
     cut.trim_matches(|c: char| !c.is_ascii_alphanumeric()).to_owned()

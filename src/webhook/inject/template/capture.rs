@@ -1,14 +1,14 @@
-//! The init container that sets the rules by which traffic is captured: `istiod-lite capture` as root, before all others.
+//! Renders the init container that captures traffic: it runs `istiod-lite capture` as root before all other containers.
 
 use k8s_openapi::api::core::v1::{Capabilities, Container, SecurityContext};
 
 use super::{INIT, Inputs, proxy};
 use crate::api::proxy_config::InterceptionMode;
 
-// Envoy's metrics and readiness: what scrapes and probes comes from outside the mesh, as plain text.
+/// Envoy's ports for metrics and readiness, which are scraped and probed from outside the mesh in plain text.
 const PROXY_PORTS: [u16; 2] = [15090, 15021];
 
-/// `None` when the pod's traffic is not captured.
+/// Renders the container, unless the pod's traffic is not captured.
 pub(super) fn init_container(inputs: &Inputs<'_>) -> Option<Container> {
     if inputs.interception() == InterceptionMode::None {
         return None;

@@ -1,4 +1,4 @@
-//! The proxy's environment (contract §2.5, §5.4), as far as our agent reads it.
+//! Renders the environment of the proxy (contract §2.5, §5.4), as far as our agent reads it.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use serde_json::json;
 use super::Inputs;
 use crate::api::proxy_config::ProxyConfig;
 
-/// All variables, each once.
+/// Returns all variables, each once.
 pub(super) fn of(inputs: &Inputs<'_>) -> Vec<EnvVar> {
     let mut variables = Variables::default();
     control_plane(inputs, &mut variables);
@@ -26,7 +26,7 @@ pub(super) fn of(inputs: &Inputs<'_>) -> Vec<EnvVar> {
     variables.0
 }
 
-// In the order in which they were first set: what refers to another stands after it.
+/// Variables in the order in which they were first set, so that one may refer to earlier ones.
 #[derive(Default)]
 struct Variables(Vec<EnvVar>);
 

@@ -1,4 +1,4 @@
-//! What is laid over a pod. The built-in templates are typed: they are filled in by Rust, not by a text template.
+//! Renders what is merged into a pod. The built-in templates are typed Rust values instead of text templates.
 
 mod capture;
 mod environment;
@@ -23,12 +23,12 @@ use crate::api::{
     proxy_config::{InterceptionMode, ProxyConfig},
 };
 
-/// The proxy's container; users complete or change it by one of their own of this name.
+/// The name of the proxy's container. Users complete or change it by a container of their own with this name.
 pub(super) const PROXY: &str = "istio-proxy";
-/// The init container that sets the capture rules.
+/// The name of the init container that sets the capture rules.
 pub(super) const INIT: &str = "istio-init";
 
-/// The agent's own port where nothing says otherwise.
+/// The agent's own port by default.
 pub(super) const STATUS_PORT: u16 = 15020;
 
 /// Which template a pod asks for by `inject.istio.io/templates`.
@@ -44,14 +44,14 @@ pub enum Template {
     Gateway,
 }
 
-/// All that a template may read.
+/// What a template is rendered from.
 pub(super) struct Inputs<'a> {
-    /// The pod without what an injection before may have added.
+    /// The pod without what an earlier injection added.
     pub(super) pod: &'a Pod,
     pub(super) namespace: &'a str,
     pub(super) owner: &'a Owner,
     pub(super) annotations: &'a Annotations,
-    /// The mesh's, and the pod's over it.
+    /// The mesh's ProxyConfig, overridden by the pod's.
     pub(super) config: &'a ProxyConfig,
     pub(super) parameters: &'a Parameters,
     pub(super) settings: &'a Settings,
@@ -109,13 +109,14 @@ impl Inputs<'_> {
         self.annotations.interception.or(self.config.interception_mode).unwrap_or_default()
     }
 
-    /// The agent's own port; `None`: the pod wants neither readiness nor rewritten probes (`status.sidecar.istio.io/port: "0"`).
+    /// Returns the agent's own port; `None` if the pod wants neither readiness nor rewritten probes
+    /// (`status.sidecar.istio.io/port: "0"`).
     pub(super) fn status_port(&self) -> Option<u16> {
         let port = self.annotations.status_port.or(self.config.status_port).unwrap_or(STATUS_PORT);
         Some(port).filter(|port| *port != 0)
     }
 
-    // Without the proxy, should the user have completed it.
+    /// Returns the names of all containers except the proxy, which the user may have completed.
     fn application_containers(&self) -> Vec<&str> {
         let containers = self.pod.spec.iter().flat_map(|spec| &spec.containers);
         containers.map(|container| container.name.as_str()).filter(|name| *name != PROXY).collect()
@@ -157,7 +158,7 @@ fn annotations(inputs: &Inputs<'_>) -> BTreeMap<String, String> {
     annotations
 }
 
-// A gateway binds 80 and 443 as an ordinary user.
+/// Allows a gateway to bind 80 and 443 as an ordinary user.
 fn unprivileged_ports() -> PodSecurityContext {
     let sysctl = Sysctl { name: "net.ipv4.ip_unprivileged_port_start".to_owned(), value: "0".to_owned() };
     PodSecurityContext { sysctls: Some(vec![sysctl]), ..PodSecurityContext::default() }

@@ -1,4 +1,4 @@
-//! The proxy's container: a stock Envoy under `istiod-lite agent`.
+//! Renders the container of the proxy: a stock Envoy under `istiod-lite agent`.
 
 use k8s_openapi::{
     api::core::v1::{
@@ -11,13 +11,13 @@ use k8s_openapi::{
 use super::{Inputs, PROXY, Template, environment, volumes};
 use crate::api::proxy_config::InterceptionMode;
 
-/// The user that the capture rules let pass; Envoy and agent run as it.
+/// The user that Envoy and the agent run as, whose traffic is not captured.
 const PROXY_USER: i64 = 1337;
-/// Readiness, served by Envoy.
+/// The port at which Envoy serves readiness.
 const READINESS_PORT: i32 = 15021;
 
-/// A native sidecar: an init container that stays. The kubelet starts what comes after it when its startup probe
-/// succeeds, and stops it after the application's containers have ended.
+/// Renders a native sidecar: an init container that keeps running. The kubelet starts the containers after it when its startup
+/// probe succeeds, and stops it after the application's containers have ended.
 pub(super) fn sidecar(inputs: &Inputs<'_>) -> Container {
     Container {
         restart_policy: Some("Always".to_owned()),
@@ -29,7 +29,7 @@ pub(super) fn sidecar(inputs: &Inputs<'_>) -> Container {
     }
 }
 
-/// The only container of its pod.
+/// Renders the only container of a gateway's pod.
 pub(super) fn gateway(inputs: &Inputs<'_>) -> Container {
     Container {
         readiness_probe: Some(readiness_probe(inputs)),
@@ -47,7 +47,7 @@ pub(super) fn resources(inputs: &Inputs<'_>) -> ResourceRequirements {
     inputs.annotations.resources.as_ref().unwrap_or(&inputs.settings.resources).requirements()
 }
 
-/// What the capture rules let pass: the user's own where the container that completes ours names one other than root.
+/// Returns the user whose traffic is not captured: the one that the user's `istio-proxy` container names, unless it is root.
 pub(super) fn user(inputs: &Inputs<'_>) -> i64 {
     completed(inputs, |context| context.run_as_user).filter(|user| *user != 0).unwrap_or(PROXY_USER)
 }
@@ -106,7 +106,7 @@ fn arguments(template: Template, inputs: &Inputs<'_>) -> Vec<String> {
     arguments
 }
 
-// The kubelet runs this when the pod's end begins; the signal to end comes after the application's containers have ended.
+/// Starts to drain when the pod begins to end. The signal to end comes only after the application's containers have ended.
 fn drain_first(inputs: &Inputs<'_>) -> Lifecycle {
     let mut command = ["istiod-lite", "agent", "drain"].map(str::to_owned).to_vec();
     if let Some(port) = inputs.status_port() {
@@ -116,7 +116,7 @@ fn drain_first(inputs: &Inputs<'_>) -> Lifecycle {
     Lifecycle { pre_stop: Some(drain), ..Lifecycle::default() }
 }
 
-// Asked each second for ten minutes: the application waits for it.
+/// Returns the probe that the application waits for: it runs every second for up to ten minutes.
 fn startup_probe() -> Probe {
     Probe { period_seconds: Some(1), failure_threshold: Some(600), timeout_seconds: Some(3), ..ready() }
 }
@@ -139,7 +139,7 @@ fn ready() -> Probe {
 }
 
 fn security_context(inputs: &Inputs<'_>) -> SecurityContext {
-    // Only root may use an added capability, and what passes the capture rules is told by its group then.
+    // Only root may use an added capability. The proxy's traffic is then recognised by its group.
     let low_ports = inputs.annotations.cap_net_bind_service && inputs.interception() != InterceptionMode::Tproxy;
     SecurityContext {
         allow_privilege_escalation: Some(false),

@@ -1,4 +1,4 @@
-//! What the proxy reads and writes: its token, the mesh's roots, the pod's labels, its own folders (contract §5.4).
+//! Renders the proxy's volumes: its token, the roots of the mesh, the pod's labels, its own folders (contract §5.4).
 
 use k8s_openapi::api::core::v1::{
     ConfigMapVolumeSource, DownwardAPIVolumeFile, DownwardAPIVolumeSource, EmptyDirVolumeSource, ObjectFieldSelector,
@@ -7,16 +7,16 @@ use k8s_openapi::api::core::v1::{
 
 use super::{Inputs, Template};
 
-/// Sockets and bootstrap.
+/// The folder of sockets and bootstrap.
 pub(super) const WORK_DIR: &str = "/etc/istio/proxy";
-/// The pod's labels as the downward API writes them.
+/// The file with the pod's labels, which the downward API writes.
 pub(super) const LABELS_FILE: &str = "/etc/istio/pod/labels";
 
-/// What a workload's token is for (contract §4.2), and how long it is good: the kubelet renews it.
+/// The audience of a workload's token (contract §4.2), and its lifetime. The kubelet renews it.
 const TOKEN_AUDIENCE: &str = "istio-ca";
 const TOKEN_SECONDS: i64 = 43200;
 
-/// The volumes, and those of the pod's annotation.
+/// Returns the volumes, including those of the pod's annotation.
 pub(super) fn of(template: Template, inputs: &Inputs<'_>) -> Vec<Volume> {
     let own = [
         Volume { empty_dir: Some(EmptyDirVolumeSource { medium: Some("Memory".to_owned()), size_limit: None }), ..named("istio-envoy") },
@@ -32,7 +32,7 @@ pub(super) fn of(template: Template, inputs: &Inputs<'_>) -> Vec<Volume> {
     own.into_iter().chain(asked.cloned()).collect()
 }
 
-/// Where they are mounted in the proxy's container.
+/// Returns where the volumes are mounted in the proxy's container.
 pub(super) fn mounts(template: Template, inputs: &Inputs<'_>) -> Vec<VolumeMount> {
     let own = [
         ("istio-envoy", WORK_DIR),
