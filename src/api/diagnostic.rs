@@ -1,60 +1,60 @@
-//! What is wrong, or doubtful, in what a user wrote. User mistakes are data, not `Err` (rule 13).
+//! Findings about what users wrote. A user's mistake is data and not an `Err` (rule 13).
 
 use std::{fmt, sync::Arc};
 
 use super::ObjectKey;
 
-/// Whether the object is applied all the same.
+/// How serious a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Severity {
-    /// The object is not applied; what was good before keeps being served.
+    /// The object is not applied, and its last good version stays in effect.
     Error,
-    /// The object is applied, with this note.
+    /// The object is applied in spite of it.
     Warning,
 }
 
-/// Where a document was read: file and position of the document in it, from 1.
+/// The file and the document in it that an object was read from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Location {
-    /// Path of the file as the user named it (below the watched folder: relative to it).
+    /// The path of the file as the user named it, or relative to the watched folder.
     pub file: Arc<str>,
-    /// Which `---` document of the file, counted from 1; 0 for the file as a whole.
+    /// The number of the `---` document in the file, counted from 1; 0 for the file as a whole.
     pub document: usize,
 }
 
-/// One finding about one object (or about a file that holds none that can be named).
+/// One finding about one object, or about a file whose objects cannot be named.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Diagnostic {
-    /// Error: refused; warning: applied with a note.
+    /// How serious the finding is.
     pub severity: Severity,
-    /// The object, when the input got far enough to have a name.
+    /// The object, if its name could be read.
     pub object: Option<ObjectKey>,
-    /// Where it was read, when it came from a file.
+    /// Where the object was read, if it came from a file.
     pub location: Option<Location>,
-    /// The field, as `spec.http[0].route[1].weight`; empty for the object as a whole.
+    /// The path of the field, such as `spec.http[0].route[1].weight`; empty for the object as a whole.
     pub field: String,
-    /// What is wrong, and what to do about it when that is not plain.
+    /// What is wrong, and what to do about it if that is not obvious.
     pub message: String,
 }
 
 impl Diagnostic {
-    /// A finding that keeps the object from being applied.
+    /// Makes a finding that keeps the object from being applied.
     pub fn error(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self { severity: Severity::Error, object: None, location: None, field: field.into(), message: message.into() }
     }
 
-    /// A finding with which the object is applied all the same.
+    /// Makes a finding with which the object is still applied.
     pub fn warning(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self { severity: Severity::Warning, ..Self::error(field, message) }
     }
 
-    /// Says which object the finding is about.
+    /// Sets the object that the finding is about.
     pub fn of(mut self, object: &ObjectKey) -> Self {
         self.object = Some(object.clone());
         self
     }
 
-    /// Says where the object was read.
+    /// Sets where the object was read.
     pub fn at(mut self, location: &Location) -> Self {
         self.location = Some(location.clone());
         self

@@ -1,22 +1,22 @@
-//! Collects what is wrong in one document, each finding with the path of its field.
+//! Collects the findings about one document, each with the path of its field.
 
 use std::{cell::RefCell, fmt};
 
 use super::{Diagnostic, Severity};
 
-/// So many findings about one document are kept; a document of a million mistakes says no more by naming each.
+/// The most findings that are kept of one document.
 const MOST: usize = 50;
 
-/// Where in a document one is, as a chain on the stack: it costs nothing until something is to be said.
+/// The place of a value in a document, as a chain on the stack that costs nothing until there is a finding.
 #[derive(Clone, Copy)]
 pub(super) enum Path<'p> {
     /// The document itself.
     Root,
-    /// A field of what the parent path leads to.
+    /// A field of the value at the parent path.
     Field(&'p Path<'p>, &'p str),
     /// An element of a list.
     Index(&'p Path<'p>, usize),
-    /// An entry of a map whose keys the user chose.
+    /// An entry of a map whose keys are chosen by the user.
     Key(&'p Path<'p>, &'p str),
 }
 
@@ -55,22 +55,22 @@ impl fmt::Display for Path<'_> {
 }
 
 impl Findings {
-    /// The object will not be applied.
+    /// Adds a finding that keeps the object from being applied.
     pub(super) fn error(&self, at: &Path<'_>, message: impl Into<String>) {
         self.keep(Severity::Error, at, message.into());
     }
 
-    /// The object will be applied all the same.
+    /// Adds a finding with which the object is still applied.
     pub(super) fn warning(&self, at: &Path<'_>, message: impl Into<String>) {
         self.keep(Severity::Warning, at, message.into());
     }
 
-    /// Whether an error was found.
+    /// Returns whether there is an error.
     pub(super) fn refuse(&self) -> bool {
         self.kept.borrow().iter().any(|finding| finding.severity == Severity::Error)
     }
 
-    /// All findings, in the order found; they say how many more there were.
+    /// Returns all findings in the order in which they were added. A last one says how many more there were.
     pub(super) fn into_vec(self) -> Vec<Diagnostic> {
         let mut kept = self.kept.into_inner();
         let left_out = self.left_out.into_inner();
@@ -80,7 +80,7 @@ impl Findings {
         kept
     }
 
-    // The first error is kept even behind many warnings: whether the object is applied hangs on it.
+    // The first error is kept even behind many warnings, as it decides whether the object is applied.
     fn keep(&self, severity: Severity, at: &Path<'_>, message: String) {
         if self.kept.borrow().len() >= MOST && (severity == Severity::Warning || self.refuse()) {
             *self.left_out.borrow_mut() += 1;

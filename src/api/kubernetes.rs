@@ -1,4 +1,4 @@
-//! Kubernetes' own kinds, slim: only the fields that are read are kept.
+//! The built-in kinds of Kubernetes, reduced to the fields that are used.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -9,7 +9,7 @@ use super::Labels;
 /// `v1 Service`
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Service {
-    /// `spec.type` is `ExternalName`: the name it stands for.
+    /// `spec.externalName`, if `spec.type` is `ExternalName`.
     pub external_name: Option<SmolStr>,
     /// `spec.clusterIP` and `spec.clusterIPs`, without `None`.
     pub cluster_ips: Vec<IpAddr>,
@@ -32,15 +32,15 @@ pub struct ServicePort {
     pub name: SmolStr,
     /// `port`
     pub port: u16,
-    /// `targetPort`, number or name; absent: the port.
+    /// `targetPort`, a number or a name; `None` for the port itself.
     pub target_port: Option<PortRef>,
-    /// `protocol`; empty: TCP.
+    /// `protocol`; empty for TCP.
     pub protocol: SmolStr,
     /// `appProtocol`
     pub app_protocol: SmolStr,
 }
 
-/// A port by number or by name.
+/// A port by its number or name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PortRef {
     /// A number.
@@ -56,7 +56,7 @@ pub struct EndpointSlice {
     pub service: SmolStr,
     /// `addressType`: `IPv4`, `IPv6`, `FQDN`
     pub address_type: SmolStr,
-    /// `(name, number)`; a port without a number is left out.
+    /// Name and number of each port that has a number.
     pub ports: Vec<(SmolStr, u16)>,
     /// `endpoints`
     pub endpoints: Vec<SliceEndpoint>,
@@ -67,9 +67,9 @@ pub struct EndpointSlice {
 pub struct SliceEndpoint {
     /// `addresses`
     pub addresses: Vec<SmolStr>,
-    /// `conditions.ready`; absent: true.
+    /// `conditions.ready`; true if absent.
     pub ready: bool,
-    /// `conditions.serving`; absent: as ready.
+    /// `conditions.serving`; the same as `ready` if absent.
     pub serving: bool,
     /// `conditions.terminating`
     pub terminating: bool,
@@ -77,14 +77,14 @@ pub struct SliceEndpoint {
     pub node: SmolStr,
     /// `zone`
     pub zone: SmolStr,
-    /// `targetRef` when it is a Pod: `(namespace, name)`.
+    /// Namespace and name of `targetRef`, if that is a Pod.
     pub pod: Option<(SmolStr, SmolStr)>,
 }
 
 /// `v1 Pod`
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pod {
-    /// `spec.serviceAccountName`; empty: `default`.
+    /// `spec.serviceAccountName`; empty for `default`.
     pub service_account: SmolStr,
     /// `spec.nodeName`
     pub node: SmolStr,
@@ -94,8 +94,8 @@ pub struct Pod {
     pub ips: Arc<[IpAddr]>,
     /// `status.phase`
     pub phase: SmolStr,
-    /// Named container ports: `(name, number)`. Shared: pods of one ReplicaSet mostly have the same.
+    /// Name and number of each named container port. Shared, since the pods of a ReplicaSet mostly have the same.
     pub ports: Arc<[(SmolStr, u16)]>,
-    /// The first owner's name, without the hash of a ReplicaSet, for the workload's name; empty when there is none.
+    /// The name of the owner without the hash of a ReplicaSet, from which the workload is named; empty if there is no owner.
     pub owner: SmolStr,
 }

@@ -4,10 +4,10 @@ use smol_str::SmolStr;
 
 use super::Labels;
 
-/// All of it must hold; an empty one selects everything.
+/// A selector of which every part must hold. An empty one selects everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LabelSelector {
-    /// `matchLabels`: these labels have these values.
+    /// `matchLabels`: these labels must have these values.
     pub labels: Labels,
     /// `matchExpressions`
     pub expressions: Vec<LabelExpression>,
@@ -20,21 +20,21 @@ pub struct LabelExpression {
     pub key: SmolStr,
     /// `operator`
     pub operator: LabelOperator,
-    /// `values`; only for `In` and `NotIn`.
+    /// `values`, for `In` and `NotIn` only.
     pub values: Vec<SmolStr>,
 }
 
 /// `matchExpressions[].operator`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LabelOperator {
-    /// The label is there, with one of the values.
+    /// The label exists and has one of the values.
     #[default]
     In,
-    /// The label is not there, or has none of the values.
+    /// The label does not exist, or has none of the values.
     NotIn,
-    /// The label is there.
+    /// The label exists.
     Exists,
-    /// The label is not there.
+    /// The label does not exist.
     DoesNotExist,
 }
 
@@ -44,7 +44,7 @@ pub fn selects(selector: &Labels, labels: &Labels) -> bool {
 }
 
 impl LabelSelector {
-    /// Whether something with these labels is selected.
+    /// Returns whether an object with these labels is selected.
     pub fn selects(&self, labels: &Labels) -> bool {
         selects(&self.labels, labels) && self.expressions.iter().all(|expression| expression.holds(labels))
     }

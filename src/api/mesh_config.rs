@@ -19,13 +19,13 @@ pub struct MeshConfig {
     pub trust_domain: SmolStr,
     /// `trustDomainAliases`
     pub trust_domain_aliases: Vec<SmolStr>,
-    /// The cluster's DNS domain; not a field of MeshConfig: `--domain`.
+    /// The DNS domain of the cluster, which is set by `--domain` and not by MeshConfig.
     pub domain: SmolStr,
     /// `proxyListenPort`
     pub proxy_listen_port: u16,
     /// `proxyInboundListenPort`
     pub proxy_inbound_listen_port: u16,
-    /// `proxyHttpPort`; zero: none.
+    /// `proxyHttpPort`; 0 for none.
     pub proxy_http_port: u16,
     /// `connectTimeout`
     pub connect_timeout: Duration,
@@ -33,7 +33,7 @@ pub struct MeshConfig {
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// `dnsRefreshRate`
     pub dns_refresh_rate: Duration,
-    /// `protocolDetectionTimeout`; zero: none.
+    /// `protocolDetectionTimeout`; 0 for none.
     pub protocol_detection_timeout: Duration,
     /// `outboundTrafficPolicy.mode`
     pub outbound_traffic_policy: OutboundTrafficPolicy,
@@ -43,9 +43,9 @@ pub struct MeshConfig {
     pub enable_auto_mtls: bool,
     /// `h2UpgradePolicy: UPGRADE`
     pub h2_upgrade: bool,
-    /// `accessLogFile`; empty: none.
+    /// `accessLogFile`; empty for no log.
     pub access_log_file: SmolStr,
-    /// `accessLogFormat`; empty: Istio's.
+    /// `accessLogFormat`; empty for Istio's format.
     pub access_log_format: SmolStr,
     /// `accessLogEncoding: JSON`
     pub access_log_json: bool,
@@ -55,19 +55,19 @@ pub struct MeshConfig {
     pub default_virtual_service_export_to: Vec<SmolStr>,
     /// `defaultDestinationRuleExportTo`
     pub default_destination_rule_export_to: Vec<SmolStr>,
-    /// `discoverySelectors`: namespaces that one of them selects are read; empty: all are.
+    /// `discoverySelectors`: namespaces are read if one of these selects them; all are if there are none.
     pub discovery_selectors: Vec<LabelSelector>,
     /// `outboundClusterStatName`
     pub outbound_cluster_stat_name: SmolStr,
     /// `inboundClusterStatName`
     pub inbound_cluster_stat_name: SmolStr,
-    /// `defaultHttpRetryPolicy`; `None`: Istio's default (contract §6.2).
+    /// `defaultHttpRetryPolicy`; `None` for Istio's default (contract §6.2).
     pub default_http_retry_policy: Option<RetryPolicy>,
     /// `pathNormalization.normalization`
     pub path_normalization: PathNormalization,
-    /// `defaultConfig`; read at injection.
+    /// `defaultConfig`, which is used by injection.
     pub default_config: ProxyConfig,
-    /// `enablePrometheusMerge`; read at injection.
+    /// `enablePrometheusMerge`, which is used by injection.
     pub enable_prometheus_merge: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What users write, as typed values: parsing, defaults, validation with field paths.
+//! The objects that users write as typed values: parsing, defaults, and validation with field paths.
 
 pub mod diagnostic;
 mod findings;

@@ -8,16 +8,16 @@ use smol_str::SmolStr;
 
 use super::Labels;
 
-/// How one proxy is started. `None`: not said.
+/// How a proxy is started. `None` stands for a field that is not set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProxyConfig {
-    /// `discoveryAddress`, `host:port` of the control plane.
+    /// `discoveryAddress`: `host:port` of the control plane.
     pub discovery_address: Option<SmolStr>,
-    /// `concurrency`: Envoy's worker threads; 0: one for each CPU that the container may use.
+    /// `concurrency`: the number of Envoy's worker threads; 0 for one per CPU that the container may use.
     pub concurrency: Option<u32>,
-    /// `drainDuration`: how long the connections of a changed listener may stay.
+    /// `drainDuration`: how long connections of a changed listener may stay open.
     pub drain_duration: Option<Duration>,
-    /// `terminationDrainDuration`: the longest time that connections get when the proxy ends.
+    /// `terminationDrainDuration`: how long connections may stay open when the proxy ends.
     pub termination_drain_duration: Option<Duration>,
     /// `interceptionMode`
     pub interception_mode: Option<InterceptionMode>,
@@ -35,14 +35,14 @@ pub enum InterceptionMode {
     Redirect,
     /// `TPROXY`
     Tproxy,
-    /// `NONE`: not captured at all.
+    /// `NONE`: traffic is not captured.
     None,
 }
 
 // === impl InterceptionMode ===
 
 impl InterceptionMode {
-    /// The name in annotations, ProxyConfig and node metadata.
+    /// Returns the name in annotations, ProxyConfig and node metadata.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Redirect => "REDIRECT",
@@ -51,7 +51,7 @@ impl InterceptionMode {
         }
     }
 
-    /// The mode of a name; `None` for any other text.
+    /// Returns the mode of this name.
     pub fn named(name: &str) -> Option<Self> {
         [Self::Redirect, Self::Tproxy, Self::None].into_iter().find(|mode| mode.as_str() == name)
     }
@@ -60,7 +60,7 @@ impl InterceptionMode {
 // === impl ProxyConfig ===
 
 impl ProxyConfig {
-    /// This, and over it what `above` says; metadata is merged by key.
+    /// Returns this configuration overridden by `above`. Metadata is merged by key.
     pub fn with(&self, above: &Self) -> Self {
         let mut proxy_metadata = self.proxy_metadata.clone();
         proxy_metadata.extend(above.proxy_metadata.iter().map(|(key, value)| (key.clone(), value.clone())));
@@ -75,7 +75,7 @@ impl ProxyConfig {
         }
     }
 
-    /// As proto3 JSON, what is said only: the value of `PROXY_CONFIG`.
+    /// Returns the fields that are set as proto3 JSON, the value of `PROXY_CONFIG`.
     pub fn to_json(&self) -> Value {
         let said = [
             ("discoveryAddress", self.discovery_address.as_ref().map(|address| json!(address))),
@@ -90,7 +90,7 @@ impl ProxyConfig {
     }
 }
 
-// Without a fraction where there is none: `45s`, `0.500s`.
+/// Formats a duration, with a fraction only if there is one: `45s`, `0.500s`.
 fn seconds(duration: Duration) -> Value {
     match duration.subsec_millis() {
         0 => json!(format!("{}s", duration.as_secs())),

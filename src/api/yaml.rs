@@ -1,4 +1,4 @@
-//! YAML to JSON values: documents are cut apart before they are parsed, so that a broken one names itself.
+//! Reads YAML as JSON values. Documents are separated before they are parsed, so that an error names its document.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -11,14 +11,13 @@ pub struct Broken(String);
 /// One document of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Document<'t> {
-    /// Lines of the text before the document's first.
+    /// The number of lines in the text before the document.
     pub lines_before: usize,
-    /// The document without its `---`.
+    /// The text of the document without its `---`.
     pub text: &'t str,
 }
 
-/// Cuts a text at its `---` lines. An empty document counts too; only what stands before the first `---` does not when
-/// it says nothing.
+/// Separates a text at its `---` lines. Empty documents are counted, except one before the first `---`.
 pub fn documents(text: &str) -> Vec<Document<'_>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut documents = Vec::new();
@@ -31,7 +30,7 @@ pub fn documents(text: &str) -> Vec<Document<'_>> {
                 documents.push(current);
             }
             separated = true;
-            // What follows `---` on its line belongs to the document.
+            // The rest of the line after `---` belongs to the document.
             start = at + "---".len();
             current.lines_before = line_number;
         }
@@ -42,7 +41,7 @@ pub fn documents(text: &str) -> Vec<Document<'_>> {
     documents
 }
 
-/// Parses one YAML document; an empty one is `null`. Keys that are numbers become texts; a key given twice is an error.
+/// Parses one YAML document. An empty one is `null`, keys that are numbers become texts, and duplicate keys are errors.
 pub fn document(document: Document<'_>) -> Result<Value, Broken> {
     if is_blank(document.text) {
         return Ok(Value::Null);
@@ -102,11 +101,11 @@ fn json_key(key: serde_norway::Value) -> Result<String, Broken> {
     }
 }
 
-/// The parser refuses a nesting of more than 128 levels, but finds out late: each open bracket costs it time at each
-/// word, and a hundred thousand of them keep it busy for minutes.
+/// The parser refuses more than 128 levels of nesting, but notices late: each open bracket costs time for every token, and a
+/// hundred thousand of them keep it busy for minutes.
 const MOST_OPEN_BRACKETS: usize = 256;
 
-// Brackets in texts count too: none has so many that are never closed.
+// Brackets within strings are counted, too: no string has this many that are not closed.
 fn opens_too_much(text: &str) -> bool {
     let mut open = 0_usize;
     text.bytes().any(|byte| {
@@ -123,12 +122,12 @@ fn is_separator(line: &str) -> bool {
     line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
 }
 
-// Nothing but comments, directives and white space.
+/// Returns whether a text has only comments, directives and white space.
 fn is_blank(text: &str) -> bool {
     text.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with(['#', '%']) || line == "...")
 }
 
-// The parser counts lines from the start of the document; people, from the start of the file.
+/// Makes the line number of an error count from the start of the file instead of the document.
 fn shift_lines(message: &str, by: usize) -> String {
     let mut shifted = String::with_capacity(message.len() + 8);
     for (index, part) in message.split(" line ").enumerate() {

@@ -19,15 +19,15 @@ pub struct Gateway {
 pub struct Server {
     /// `port`
     pub port: Port,
-    /// `bind`; empty: all addresses.
+    /// `bind`; empty for all addresses.
     pub bind: SmolStr,
-    /// `hosts`, each perhaps with a namespace before a slash.
+    /// `hosts`, each of which may have a namespace before a slash.
     pub hosts: Vec<SmolStr>,
     /// `tls`
     pub tls: Option<ServerTls>,
     /// `name`
     pub name: SmolStr,
-    /// `defaultEndpoint`; has no effect in Istio either.
+    /// `defaultEndpoint`, which has no effect in Istio either.
     pub default_endpoint: SmolStr,
 }
 
@@ -78,7 +78,7 @@ pub enum ServerTlsMode {
     AutoPassthrough,
     /// `ISTIO_MUTUAL`: with the mesh's own certificates.
     IstioMutual,
-    /// `OPTIONAL_MUTUAL`: a client certificate is verified when there is one.
+    /// `OPTIONAL_MUTUAL`: a client certificate is verified if there is one.
     OptionalMutual,
 }
 

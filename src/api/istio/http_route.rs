@@ -13,7 +13,7 @@ use crate::api::Labels;
 pub struct HttpRoute {
     /// `name`
     pub name: SmolStr,
-    /// `match`: any of these; none: everything matches.
+    /// `match`: one of these must match; everything matches if there are none.
     pub matches: Vec<HttpMatch>,
     /// `route`
     pub route: Vec<RouteDestination>,
@@ -25,7 +25,7 @@ pub struct HttpRoute {
     pub delegate: Option<Delegate>,
     /// `rewrite`
     pub rewrite: Option<Rewrite>,
-    /// `timeout`; zero is written to switch it off.
+    /// `timeout`; 0 disables it.
     pub timeout: Option<Duration>,
     /// `retries`
     pub retries: Option<RetryPolicy>,
@@ -44,7 +44,7 @@ pub struct HttpRoute {
 pub struct HttpMatch {
     /// `name`
     pub name: SmolStr,
-    /// `uri`; an empty matcher is left out.
+    /// `uri`; `None` for an empty matcher.
     pub uri: Option<StringMatch>,
     /// `ignoreUriCase`
     pub ignore_uri_case: bool,
@@ -60,13 +60,13 @@ pub struct HttpMatch {
     pub without_headers: Vec<(SmolStr, StringMatch)>,
     /// `queryParams`, sorted by name.
     pub query_params: Vec<(SmolStr, StringMatch)>,
-    /// `port` of the listener (at gateways: of the server).
+    /// `port` of the listener, or of the server at gateways.
     pub port: Option<u16>,
     /// `sourceLabels`
     pub source_labels: Labels,
     /// `sourceNamespace`
     pub source_namespace: Option<SmolStr>,
-    /// `gateways`, as written; empty: the object's.
+    /// `gateways`, as written; empty for those of the object.
     pub gateways: Vec<SmolStr>,
     /// `statPrefix`
     pub stat_prefix: SmolStr,
@@ -77,7 +77,7 @@ pub struct HttpMatch {
 pub struct DirectResponse {
     /// `status`
     pub status: u32,
-    /// `body.string` or `body.bytes`, decoded; empty: none.
+    /// `body.string`, or `body.bytes` decoded; empty for none.
     pub body: Arc<[u8]>,
 }
 
@@ -86,55 +86,55 @@ pub struct DirectResponse {
 pub struct Delegate {
     /// `name`
     pub name: SmolStr,
-    /// `namespace`; empty: that of the object.
+    /// `namespace`; empty for that of the object.
     pub namespace: SmolStr,
 }
 
 /// `mirror` or `mirrors[]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpMirror {
-    /// Where copies go.
+    /// `destination`: where the copies go.
     pub destination: Destination,
-    /// How many; not written: all.
+    /// The share of requests that is copied; all if absent.
     pub share: Share,
 }
 
 /// How a text is matched.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum StringMatch {
-    /// The whole text.
+    /// The whole text is equal.
     Exact(SmolStr),
-    /// Its beginning.
+    /// The text begins with this.
     Prefix(SmolStr),
-    /// RE2, the whole text.
+    /// The whole text matches this RE2 expression.
     Regex(SmolStr),
-    /// It is there, with any value (an empty matcher).
+    /// The text is present with any value (an empty matcher).
     Present,
 }
 
 /// `redirect:`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redirect {
-    /// New path; empty: kept. `%PREFIX()%…` replaces the matched prefix (Gateway API).
+    /// The new path; empty to keep it. `%PREFIX()%…` replaces the matched prefix (Gateway API).
     pub uri: SmolStr,
-    /// New authority; empty: kept.
+    /// The new authority; empty to keep it.
     pub authority: SmolStr,
-    /// New scheme; empty: kept.
+    /// The new scheme; empty to keep it.
     pub scheme: SmolStr,
-    /// Which port the new location names.
+    /// The port in the new location.
     pub port: Option<RedirectPort>,
-    /// 301 when not written.
+    /// `redirectCode`; 301 if absent.
     pub code: u32,
 }
 
 /// The port of a redirect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RedirectPort {
-    /// This number.
+    /// This port.
     Number(u16),
-    /// The default of the (new) scheme.
+    /// The default port of the new scheme.
     FromProtocolDefault,
-    /// The port of the listener (at gateways: of the server).
+    /// The port of the listener, or of the server at gateways.
     FromRequestPort,
 }
 
@@ -152,15 +152,15 @@ pub struct Rewrite {
 /// `retries:`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// 0 or less: no retries at all.
+    /// `attempts`; 0 or less for no retries.
     pub attempts: i32,
     /// `perTryTimeout`
     pub per_try_timeout: Option<Duration>,
-    /// Comma-separated; empty: the default conditions.
+    /// `retryOn`, separated by commas; empty for the default conditions.
     pub retry_on: SmolStr,
     /// `retryRemoteLocalities`
     pub retry_remote_localities: Option<bool>,
-    /// `retryIgnorePreviousHosts`; true when not written.
+    /// `retryIgnorePreviousHosts`; true if absent.
     pub retry_ignore_previous_hosts: Option<bool>,
     /// `backoff`
     pub backoff: Option<Duration>,
@@ -169,13 +169,13 @@ pub struct RetryPolicy {
 /// `fault:`
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Fault {
-    /// Delay and how often.
+    /// `delay`: the delay and the share of requests.
     pub delay: Option<(Duration, Share)>,
-    /// Abort and how often.
+    /// `abort`: the status and the share of requests.
     pub abort: Option<(AbortStatus, Share)>,
 }
 
-/// What an aborted request is answered with.
+/// The answer to an aborted request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AbortStatus {
     /// An HTTP status.
@@ -184,12 +184,12 @@ pub enum AbortStatus {
     Grpc(u32),
 }
 
-/// A share of requests, with the denominator that Envoy is to be sent.
+/// A share of requests, with the denominator that Envoy is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Share {
-    /// How many of the denominator.
+    /// The numerator.
     pub numerator: u32,
-    /// True: of a million; false: of a hundred.
+    /// Whether the denominator is a million instead of a hundred.
     pub of_million: bool,
 }
 
@@ -208,26 +208,26 @@ pub struct CorsPolicy {
     pub max_age: Option<Duration>,
     /// `allowCredentials`
     pub allow_credentials: Option<bool>,
-    /// `unmatchedPreflights: IGNORE` is false; forward (the default) is true.
+    /// `unmatchedPreflights`: false for `IGNORE`, true for `FORWARD` (the default).
     pub forward_unmatched_preflights: bool,
 }
 
-/// `headers:`; lists sorted by name.
+/// `headers:`, with lists sorted by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeaderOperations {
-    /// On the way to the destination.
+    /// Changes of requests to the destination.
     pub request: HeaderChanges,
-    /// On the way back.
+    /// Changes of its responses.
     pub response: HeaderChanges,
 }
 
-/// Changes of one direction.
+/// Changes of headers in one direction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeaderChanges {
-    /// Overwrite or add.
+    /// Headers that are overwritten or added.
     pub set: Vec<(SmolStr, SmolStr)>,
-    /// Append.
+    /// Headers that are appended.
     pub add: Vec<(SmolStr, SmolStr)>,
-    /// Remove, in the order written.
+    /// Headers that are removed, in the order written.
     pub remove: Vec<SmolStr>,
 }

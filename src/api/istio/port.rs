@@ -11,6 +11,6 @@ pub struct Port {
     pub protocol: SmolStr,
     /// `name`
     pub name: SmolStr,
-    /// `targetPort`; zero: the number.
+    /// `targetPort`; 0 for the same number.
     pub target_port: u16,
 }

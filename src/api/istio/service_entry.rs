@@ -49,7 +49,7 @@ pub enum ServiceEntryResolution {
 pub struct WorkloadEntry {
     /// `address`: IP, DNS name or `unix://…`.
     pub address: SmolStr,
-    /// `ports`: by name of the service port; sorted.
+    /// `ports`, sorted by the name of the service port.
     pub ports: Vec<(SmolStr, u16)>,
     /// `labels`
     pub labels: Labels,
@@ -57,7 +57,7 @@ pub struct WorkloadEntry {
     pub network: SmolStr,
     /// `locality`: `region/zone/subzone`
     pub locality: SmolStr,
-    /// `weight`; zero: 1.
+    /// `weight`; 0 counts as 1.
     pub weight: u32,
     /// `serviceAccount`
     pub service_account: SmolStr,

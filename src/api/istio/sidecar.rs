@@ -14,7 +14,7 @@ pub struct Sidecar {
     pub ingress: Vec<IngressListener>,
     /// `egress`
     pub egress: Vec<EgressListener>,
-    /// `outboundTrafficPolicy.mode`; `None`: the mesh's.
+    /// `outboundTrafficPolicy.mode`; `None` for that of the mesh.
     pub outbound_traffic_policy: Option<OutboundTrafficPolicy>,
     /// `inboundConnectionPool`
     pub inbound_connection_pool: Option<ConnectionPool>,
@@ -25,11 +25,11 @@ pub struct Sidecar {
 pub struct IngressListener {
     /// `port`
     pub port: Port,
-    /// `bind`; empty: the workload's address.
+    /// `bind`; empty for the workload's address.
     pub bind: SmolStr,
     /// `captureMode`
     pub capture_mode: CaptureMode,
-    /// `defaultEndpoint`: `127.0.0.1:p`, `0.0.0.0:p`, `[::1]:p`, `unix://…`; empty: the original destination.
+    /// `defaultEndpoint`: `127.0.0.1:p`, `0.0.0.0:p`, `[::1]:p`, `unix://…`; empty for the original destination.
     pub default_endpoint: SmolStr,
     /// `connectionPool`
     pub connection_pool: Option<ConnectionPool>,
@@ -53,7 +53,7 @@ pub struct EgressListener {
 /// `captureMode`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum CaptureMode {
-    /// As the proxy's interception mode says.
+    /// `DEFAULT`: as the interception mode of the proxy.
     #[default]
     Default,
     /// `IPTABLES`

@@ -48,7 +48,7 @@ pub struct LoadBalancer {
 /// `loadBalancer.consistentHash`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsistentHash {
-    /// What is hashed; `None` is refused by Istio, and hashes nothing.
+    /// The hash key; `None`, which Istio refuses, hashes nothing.
     pub key: Option<HashKey>,
     /// `ringHash`, `maglev` or neither.
     pub algorithm: HashAlgorithm,
@@ -63,11 +63,11 @@ pub enum HashKey {
     HttpCookie {
         /// `name`
         name: SmolStr,
-        /// `path`; empty: not set.
+        /// `path`; empty if absent.
         path: SmolStr,
-        /// `ttl`; `None`: the cookie is not made when it is missing.
+        /// `ttl`; `None` if no cookie is to be made for a client without one.
         ttl: Option<Duration>,
-        /// `attributes`: name and value, in order.
+        /// `attributes`: names and values in order.
         attributes: Vec<(SmolStr, SmolStr)>,
     },
     /// `useSourceIp`
@@ -81,12 +81,12 @@ pub enum HashKey {
 pub enum HashAlgorithm {
     /// `ringHash.minimumRingSize`, the old `minimumRingSize`, or Istio's default of 1024.
     RingHash {
-        /// Smallest number of entries of the ring.
+        /// The smallest number of entries in the ring.
         minimum_ring_size: u64,
     },
-    /// `maglev.tableSize`; zero: Envoy's default.
+    /// `maglev.tableSize`; 0 for Envoy's default.
     Maglev {
-        /// Number of entries of the table; a prime.
+        /// The number of entries in the table, a prime.
         table_size: u64,
     },
 }
@@ -98,25 +98,25 @@ pub struct LocalityLb {
     pub distribute: Vec<LocalityDistribute>,
     /// `failover`: from region, to region.
     pub failover: Vec<(SmolStr, SmolStr)>,
-    /// `failoverPriority`: labels, most telling first.
+    /// `failoverPriority`: labels, the most important first.
     pub failover_priority: Vec<SmolStr>,
-    /// `enabled`; `None`: the mesh's.
+    /// `enabled`; `None` for that of the mesh.
     pub enabled: Option<bool>,
 }
 
 /// `localityLbSetting.distribute[]`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LocalityDistribute {
-    /// `from`: locality of the client, perhaps with `*`.
+    /// `from`: the locality of the client, which may end in `*`.
     pub from: SmolStr,
-    /// `to`: percent by locality; sorted.
+    /// `to`: percent by locality, sorted.
     pub to: Vec<(SmolStr, u32)>,
 }
 
 /// `loadBalancer.simple`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum SimpleLb {
-    /// Not written: as LEAST_REQUEST.
+    /// Absent or `UNSPECIFIED`: like `LEAST_REQUEST`.
     #[default]
     Unspecified,
     /// `LEAST_REQUEST` (or the old name `LEAST_CONN`)
@@ -138,7 +138,7 @@ pub struct ConnectionPool {
     pub http: Option<HttpSettings>,
 }
 
-/// `connectionPool.tcp`; zero means not set.
+/// `connectionPool.tcp`; 0 if absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TcpSettings {
     /// `maxConnections`
@@ -156,7 +156,7 @@ pub struct TcpSettings {
 /// `tcpKeepalive`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TcpKeepalive {
-    /// `probes`; zero: the system's default.
+    /// `probes`; 0 for the default of the system.
     pub probes: u32,
     /// `time`
     pub time: Option<Duration>,
@@ -164,7 +164,7 @@ pub struct TcpKeepalive {
     pub interval: Option<Duration>,
 }
 
-/// `connectionPool.http`; zero means not set.
+/// `connectionPool.http`; 0 if absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HttpSettings {
     /// `http1MaxPendingRequests`
@@ -188,7 +188,7 @@ pub struct HttpSettings {
 /// `h2UpgradePolicy`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum H2UpgradePolicy {
-    /// The mesh's default.
+    /// `DEFAULT`: as MeshConfig says.
     #[default]
     Default,
     /// `DO_NOT_UPGRADE`
@@ -212,9 +212,9 @@ pub struct OutlierDetection {
     pub interval: Option<Duration>,
     /// `baseEjectionTime`
     pub base_ejection_time: Option<Duration>,
-    /// `maxEjectionPercent`; zero: not set.
+    /// `maxEjectionPercent`; 0 if absent.
     pub max_ejection_percent: u32,
-    /// `minHealthPercent`; zero: panic mode off.
+    /// `minHealthPercent`; 0 disables panic mode.
     pub min_health_percent: u32,
 }
 
@@ -231,7 +231,7 @@ pub struct ClientTls {
     pub client_certificate: SmolStr,
     /// `privateKey`: path of a file.
     pub private_key: SmolStr,
-    /// `caCertificates`: path of a file; empty: the system's.
+    /// `caCertificates`: path of a file; empty for those of the system.
     pub ca_certificates: SmolStr,
     /// `caCrl`: path of a file.
     pub ca_crl: SmolStr,

@@ -8,9 +8,9 @@ use crate::api::Labels;
 /// `spec` of a VirtualService.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct VirtualService {
-    /// `hosts`, as written; empty: the object is a delegate.
+    /// `hosts`, as written; empty if the object is a delegate.
     pub hosts: Vec<SmolStr>,
-    /// `gateways`, as written; empty: `mesh`.
+    /// `gateways`, as written; empty for `mesh`.
     pub gateways: Vec<SmolStr>,
     /// `exportTo`, as written.
     pub export_to: Vec<SmolStr>,
@@ -27,9 +27,9 @@ pub struct VirtualService {
 pub struct Destination {
     /// `host`, as written: a short name is relative to the object's namespace.
     pub host: SmolStr,
-    /// `subset`; empty: none.
+    /// `subset`; empty for none.
     pub subset: SmolStr,
-    /// `port.number`; `None`: inferred.
+    /// `port.number`; `None` if it is inferred.
     pub port: Option<u16>,
 }
 
@@ -38,7 +38,7 @@ pub struct Destination {
 pub struct RouteDestination {
     /// `destination`
     pub destination: Destination,
-    /// `weight`; 0 when not written.
+    /// `weight`; 0 if absent.
     pub weight: u32,
     /// `headers` (HTTP only).
     pub headers: HeaderOperations,
@@ -47,7 +47,7 @@ pub struct RouteDestination {
 /// `tls[]`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsRoute {
-    /// `match`: any of these.
+    /// `match`: one of these must match.
     pub matches: Vec<L4Match>,
     /// `route`
     pub route: Vec<RouteDestination>,
@@ -56,7 +56,7 @@ pub struct TlsRoute {
 /// `tcp[]`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TcpRoute {
-    /// `match`: any of these; none: every connection.
+    /// `match`: one of these must match; every connection matches if there are none.
     pub matches: Vec<L4Match>,
     /// `route`
     pub route: Vec<RouteDestination>,
@@ -75,6 +75,6 @@ pub struct L4Match {
     pub source_labels: Labels,
     /// `sourceNamespace`
     pub source_namespace: Option<SmolStr>,
-    /// `gateways`, as written; empty: the object's.
+    /// `gateways`, as written; empty for those of the object.
     pub gateways: Vec<SmolStr>,
 }

@@ -1,6 +1,6 @@
-//! A cursor over a JSON document that remembers which fields were read, so that those left over can be named.
+//! Reads the fields of a JSON document, and remembers which were read, so that unknown ones can be reported.
 //!
-//! It is as tolerant as proto3 JSON: `null` is absent, `snake_case` stands for `camelCase`.
+//! It is as tolerant as proto3 JSON: `null` counts as absent, and `snake_case` as `camelCase`.
 
 use std::{borrow::Cow, cell::Cell};
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::api::findings::{Findings, Path};
 
-/// A value with its place in the document.
+/// A value and its place in the document.
 #[derive(Clone, Copy)]
 pub(super) struct Node<'a> {
     pub(super) value: &'a Value,
@@ -16,7 +16,7 @@ pub(super) struct Node<'a> {
     pub(super) findings: &'a Findings,
 }
 
-/// What can be read from a document. `None`: it is not right, and a finding says why.
+/// A type that can be read from a document. `None` means that the value is invalid, and a finding says why.
 pub(super) trait Read: Sized {
     fn read(node: Node<'_>) -> Option<Self>;
 }
@@ -29,7 +29,7 @@ pub(super) struct Fields<'a> {
 }
 
 struct Entry<'a> {
-    // Canonical: camelCase.
+    /// The name in `camelCase`.
     name: Cow<'a, str>,
     written: &'a str,
     value: &'a Value,
@@ -37,7 +37,7 @@ struct Entry<'a> {
 }
 
 impl<'a> Node<'a> {
-    /// The value as a message.
+    /// Returns the fields of the value, which must be a map.
     pub(super) fn fields(self) -> Option<Fields<'a>> {
         let Value::Object(map) = self.value else {
             self.wrong("a map of fields");
@@ -51,7 +51,7 @@ impl<'a> Node<'a> {
         Some(Fields { entries, path: self.path, findings: self.findings })
     }
 
-    /// Says that the value is not of the type that it should be.
+    /// Reports that the value is of another type than `expected`.
     pub(super) fn wrong(&self, expected: &str) {
         let hint = match (expected, self.value) {
             ("a string", Value::Number(_) | Value::Bool(_)) => ": put it in quotes",
@@ -64,14 +64,13 @@ impl<'a> Node<'a> {
         self.findings.error(&self.path, message);
     }
 
-    /// One of the names of an enum, or its number. The list holds names and values, in the order of Istio's numbers where these
-    /// are given by [`Self::one_of_numbered`].
+    /// Reads the name or number of an enum. `allowed` holds names and values in the order of the numbers, which count from 0.
     pub(super) fn one_of<T: Copy>(&self, allowed: &[(&str, T)]) -> Option<T> {
         let numbered: Vec<_> = allowed.iter().zip(0..).map(|((name, value), number)| (*name, number, *value)).collect();
         self.one_of_numbered(&numbered)
     }
 
-    /// Like [`Self::one_of`] for enums whose numbers do not count from zero without gaps.
+    /// Reads an enum as [`Self::one_of`] does, but with a number for each value.
     pub(super) fn one_of_numbered<T: Copy>(&self, allowed: &[(&str, i64, T)]) -> Option<T> {
         let found = match self.value {
             Value::String(text) => allowed.iter().find(|(name, ..)| name == text),
@@ -90,41 +89,41 @@ impl<'a> Node<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// The field's value, or the type's default when it is absent or wrong.
+    /// Reads a field. Returns the default of the type if the field is absent or invalid.
     pub(super) fn get<T: Read + Default>(&self, name: &'static str) -> T {
         self.opt(name).unwrap_or_default()
     }
 
-    /// The field's value; `None` when it is absent or wrong.
+    /// Reads a field. Returns `None` if the field is absent or invalid.
     pub(super) fn opt<T: Read>(&self, name: &'static str) -> Option<T> {
         let entry = self.take(name)?;
         T::read(Node { value: entry.value, path: self.path.field(entry.written), findings: self.findings })
     }
 
-    /// Replaces a default by what is written.
+    /// Reads a field into `target`, which stays as it is if the field is absent or invalid.
     pub(super) fn set<T: Read>(&self, name: &'static str, target: &mut T) {
         if let Some(value) = self.opt(name) {
             *target = value;
         }
     }
 
-    /// Reads a field by a function instead of a type.
+    /// Reads a field by a function.
     pub(super) fn with<T>(&self, name: &str, read: impl FnOnce(Node<'_>) -> Option<T>) -> Option<T> {
         let entry = self.take(name)?;
         read(Node { value: entry.value, path: self.path.field(entry.written), findings: self.findings })
     }
 
-    /// Reads the entries of a map whose keys the user chose, sorted by key.
+    /// Reads the entries of a map whose keys are chosen by the user, sorted by key.
     pub(super) fn entries<T: Read>(&self, name: &'static str) -> Vec<(smol_str::SmolStr, T)> {
         self.with(name, entries).unwrap_or_default()
     }
 
-    /// Whether the field is there.
+    /// Returns whether the field is present.
     pub(super) fn has(&self, name: &str) -> bool {
         self.entries.iter().any(|entry| entry.name == name)
     }
 
-    /// Says so when more than one of these is there (`oneof`).
+    /// Reports an error if more than one of these fields is present (`oneof`).
     pub(super) fn exclusive(&self, names: &[&'static str]) {
         let written: Vec<_> = names.iter().copied().filter(|name| self.has(name)).collect();
         if written.len() > 1 {
@@ -133,7 +132,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Says that the field has no effect here, although it is one of Istio's.
+    /// Warns that the field has no effect here, although it is one of Istio's.
     pub(super) fn unsupported(&self, name: &'static str) {
         if let Some(entry) = self.take(name) {
             let message = format!("field {name} is not supported yet and has no effect");
@@ -141,27 +140,27 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Passes over a field that is read elsewhere.
+    /// Marks a field as read that is read elsewhere.
     pub(super) fn pass(&self, name: &str) {
         self.take(name);
     }
 
-    /// Says something about the message as a whole.
+    /// Reports an error about the message as a whole.
     pub(super) fn error(&self, message: impl Into<String>) {
         self.findings.error(&self.path, message);
     }
 
-    /// Says something about one field that does not keep the object from being applied.
+    /// Reports a warning about one field.
     pub(super) fn warn(&self, name: &str, message: impl Into<String>) {
         self.findings.warning(&self.path.field(name), message);
     }
 
-    /// Says something about one field.
+    /// Reports an error about one field.
     pub(super) fn refuse(&self, name: &str, message: impl Into<String>) {
         self.findings.error(&self.path.field(name), message);
     }
 
-    /// Names the fields that nobody read. Istio's own validation refuses them; here the rest of the object counts.
+    /// Warns of the fields that were not read. Istio's validation refuses them; here the rest of the object is still applied.
     pub(super) fn finish(self) {
         for entry in self.entries.iter().filter(|entry| !entry.used.get()) {
             self.findings.warning(&self.path.field(entry.written), "unknown field: it has no effect");
@@ -181,7 +180,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// A map whose keys the user chose, sorted by key.
+/// Reads a map whose keys are chosen by the user, sorted by key.
 pub(super) fn entries<T: Read>(node: Node<'_>) -> Option<Vec<(smol_str::SmolStr, T)>> {
     let Value::Object(map) = node.value else {
         node.wrong("a map");
@@ -226,7 +225,7 @@ fn describe(value: &Value) -> String {
     }
 }
 
-// Long texts are cut: they end in logs.
+/// Describes a value for a message. Long texts are cut, since messages are logged.
 fn shown(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(60) {

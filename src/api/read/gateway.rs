@@ -57,7 +57,7 @@ impl Read for Port {
 impl Read for ServerTls {
     fn read(node: Node<'_>) -> Option<Self> {
         let fields = node.fields()?;
-        // Left out silently these would be a server with less protection than was asked for.
+        // Ignored silently, these would leave a server with less protection than was asked for.
         for name in ["tlsCertificates", "caCertCredentialName", "insecureSkipVerify"].into_iter().filter(|name| fields.has(name)) {
             fields.pass(name);
             fields.refuse(name, format!("field {name} is not supported yet"));
@@ -116,7 +116,7 @@ impl Read for Sidecar {
                 fields.unsupported("egressProxy");
                 let mode = fields.with("mode", outbound_mode);
                 fields.finish();
-                // A policy without a mode says mode 0.
+                // A policy without a mode has mode 0.
                 Some(mode.unwrap_or(OutboundTrafficPolicy::RegistryOnly))
             }),
             inbound_connection_pool: fields.opt("inboundConnectionPool"),
@@ -126,12 +126,12 @@ impl Read for Sidecar {
     }
 }
 
-/// `outboundTrafficPolicy.mode`, of a Sidecar and of the mesh.
+/// Reads `outboundTrafficPolicy.mode` of a Sidecar or of the mesh.
 pub(super) fn outbound_mode(node: Node<'_>) -> Option<OutboundTrafficPolicy> {
     node.one_of(&[("REGISTRY_ONLY", OutboundTrafficPolicy::RegistryOnly), ("ALLOW_ANY", OutboundTrafficPolicy::AllowAny)])
 }
 
-/// `{labels: …}`
+/// Reads `{labels: …}`.
 pub(super) fn selector_labels(node: Node<'_>) -> Option<Labels> {
     let fields = node.fields()?;
     let labels = fields.get("labels");

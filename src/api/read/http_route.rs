@@ -76,7 +76,7 @@ impl Read for HttpMirror {
     }
 }
 
-// `Percent`: a number of hundredths, of which Envoy is told the millionths.
+/// Reads a percentage, which Envoy is given in millionths.
 fn percentage(node: Node<'_>) -> Option<Share> {
     let fields = node.fields()?;
     let value: f64 = fields.get("value");
@@ -84,7 +84,7 @@ fn percentage(node: Node<'_>) -> Option<Share> {
         fields.refuse("value", format!("must be 0 or from 0.0001 to 100, is {value}"));
     }
     fields.finish();
-    // Saturates, and a value out of range is refused anyhow.
+    // The cast saturates, and a value out of range is refused anyway.
     Some(Share { numerator: (value * 10_000.0).clamp(0.0, 1_000_000.0) as u32, of_million: true })
 }
 
@@ -112,7 +112,7 @@ impl Read for HttpMatch {
     }
 }
 
-// An empty matcher of the path and its like asks for nothing; of a header, that it is there.
+/// Reads a matcher. An empty one matches any path and the like, and any header that is present.
 fn text_match(fields: &Fields<'_>, name: &'static str) -> Option<StringMatch> {
     fields.opt(name).filter(|found| *found != StringMatch::Present)
 }
@@ -168,7 +168,7 @@ fn body(node: Node<'_>) -> Option<Arc<[u8]>> {
     text.or(bytes)
 }
 
-// proto3 JSON takes both alphabets, with padding or without.
+/// proto3 JSON accepts both alphabets, with padding or without.
 fn base64(node: Node<'_>) -> Option<Arc<[u8]>> {
     let Value::String(text) = node.value else {
         node.wrong("base64 text");
@@ -266,7 +266,7 @@ fn delay(node: Node<'_>) -> Option<(Duration, Share)> {
     Some((fixed?, share))
 }
 
-// The numbers are gRPC's status codes.
+/// Reads a status code of gRPC by its name or number.
 fn grpc_status(node: Node<'_>) -> Option<u32> {
     node.one_of(&[
         ("OK", 0),

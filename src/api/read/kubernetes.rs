@@ -1,4 +1,4 @@
-//! Reads Kubernetes' own kinds. They have many fields more than are read here, so unknown ones are passed over.
+//! Reads the built-in kinds of Kubernetes. Most of their fields are not used, so unknown ones are ignored.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -68,7 +68,7 @@ impl Read for PortRef {
     }
 }
 
-/// An EndpointSlice has no `spec`: its fields stand beside the metadata.
+/// Reads an EndpointSlice, which has its fields beside the metadata and no `spec`.
 pub(super) fn endpoint_slice(fields: Fields<'_>, metadata: &Metadata) -> Option<EndpointSlice> {
     Some(EndpointSlice {
         service: metadata.labels.get("kubernetes.io/service-name").cloned().unwrap_or_default(),
@@ -121,7 +121,7 @@ fn target_pod(node: Node<'_>) -> Option<(SmolStr, SmolStr)> {
     is_pod.then_some(pod)
 }
 
-/// A Pod: its specification, its status, and its owner from the metadata.
+/// Reads a Pod: its specification, its status, and its owner from the metadata.
 pub(super) fn pod(document: Fields<'_>, metadata: &Metadata) -> Option<Pod> {
     let mut pod = document.get::<PodSpec>("spec").0;
     document.with("status", |node| {
@@ -142,7 +142,7 @@ impl Read for PodSpec {
     fn read(node: Node<'_>) -> Option<Self> {
         let fields = node.fields()?;
         let mut containers: Vec<Container> = fields.get("containers");
-        // Init containers that keep running are sidecars and may have named ports; others have none that matter.
+        // Init containers that keep running are sidecars, whose named ports count. Those of others do not.
         containers.extend(fields.get::<Vec<Container>>("initContainers").into_iter().filter(|container| container.restarts));
         Some(Self(Pod {
             service_account: fields.opt("serviceAccountName").or_else(|| fields.opt("serviceAccount")).unwrap_or_default(),
@@ -185,12 +185,13 @@ impl Read for PodIp {
     }
 }
 
-// The address of a pod that has none yet is empty.
+// A pod that has no address yet has an empty one.
 fn ip(node: Node<'_>) -> Option<IpAddr> {
     if node.value.as_str() == Some("") { None } else { IpAddr::read(node) }
 }
 
-// The controller, else the first. A ReplicaSet's name is its Deployment's with the hash that the pod's label has too.
+/// Returns the name of the controller, or else of the first owner. For a ReplicaSet the hash, which is also a label of the pod, is
+/// removed from the name, which leaves the name of the Deployment.
 fn owner(node: Node<'_>, metadata: &Metadata) -> Option<SmolStr> {
     let owners: Vec<Owner> = node.fields()?.get("ownerReferences");
     let owner = owners.iter().find(|owner| owner.controller).or_else(|| owners.first())?;

@@ -1,4 +1,4 @@
-//! Reads label selectors. One that cannot be understood is refused: read as empty it would select everything.
+//! Reads label selectors. An invalid one is refused, since an empty one instead would select everything.
 
 use super::fields::{Node, Read};
 use crate::api::label_selector::{LabelExpression, LabelOperator, LabelSelector};

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::api::mesh_config::{MeshConfig, PathNormalization};
 
-// Known to Istio and without effect on what a proxy is sent here: at injection, at bootstrap, or not yet.
+/// Fields of Istio that do not affect what a proxy is sent: those of injection and bootstrap, and unsupported ones.
 const WITHOUT_EFFECT: [&str; 23] = [
     "hboneIdleTimeout",
     "ingressClass",
@@ -101,7 +101,7 @@ fn read_policies(fields: &Fields<'_>, mesh: &mut MeshConfig) {
     mesh.path_normalization = fields.with("pathNormalization", path_normalization).unwrap_or_default();
 }
 
-// `{mode: …}`
+/// Reads `{mode: …}`.
 fn mode_of<T>(fields: &Fields<'_>, name: &'static str, read: impl FnOnce(Node<'_>) -> Option<T>) -> Option<T> {
     fields.with(name, |node| {
         let fields = node.fields()?;
@@ -126,7 +126,7 @@ fn path_normalization(node: Node<'_>) -> Option<PathNormalization> {
     normalization
 }
 
-// An empty text or list says nothing in proto3: the default stays.
+// An empty text or list counts as absent in proto3, so the default stays.
 fn set_text(fields: &Fields<'_>, name: &'static str, target: &mut SmolStr) {
     if let Some(text) = fields.opt::<SmolStr>(name).filter(|text| !text.is_empty()) {
         *target = text;

@@ -1,4 +1,4 @@
-//! Reads what every document has: `apiVersion`, `kind` and `metadata`.
+//! Reads `apiVersion`, `kind` and `metadata`, which every document has.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Whatever is done to a valid document, reading it does not panic, and an error always has a finding.
+//! Tests that reading never panics, whatever is done to a valid document, and that an error always has a finding.
 
 use proptest::{prelude::*, sample::Index, test_runner::TestRunner};
 use serde_json::{Value, json};

@@ -19,7 +19,7 @@ impl Read for PeerAuthentication {
     }
 }
 
-// `mtls: {mode: …}`, for the workload and for each port.
+/// Reads `mtls: {mode: …}` of the workload or of a port.
 impl Read for PeerMtlsMode {
     fn read(node: Node<'_>) -> Option<Self> {
         let fields = node.fields()?;

@@ -1,9 +1,9 @@
-//! Reads ProxyConfig (contract §5.5), of which only what injection and the agent use has an effect.
+//! Reads ProxyConfig (contract §5.5). Only the fields that injection and the agent use have an effect.
 
 use super::fields::{Node, Read};
 use crate::api::proxy_config::{InterceptionMode, ProxyConfig};
 
-// Known to Istio; at most some of its own proxy's bootstrap would change by them.
+/// Fields of Istio that would change at most the bootstrap of its own proxy.
 const WITHOUT_EFFECT: [&str; 31] = [
     "configPath",
     "binaryPath",
@@ -51,7 +51,7 @@ impl Read for ProxyConfig {
             status_port: fields.opt("statusPort"),
             proxy_metadata: fields.get("proxyMetadata"),
         };
-        // A native sidecar starts before the application, and is ready before it: nothing to hold.
+        // A native sidecar starts and is ready before the application, so there is nothing to hold.
         fields.pass("holdApplicationUntilProxyStarts");
         for name in WITHOUT_EFFECT {
             fields.unsupported(name);

@@ -1,4 +1,4 @@
-//! Texts, numbers, durations, lists and maps, as proto3 JSON (and the Go code behind it) takes them.
+//! Reads texts, numbers, durations, lists and maps as proto3 JSON (and its Go implementation) does.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -73,7 +73,7 @@ impl Read for f64 {
     }
 }
 
-// What Go and Envoy can count in nanoseconds: Envoy refuses more.
+/// The longest duration that Go and Envoy can count in nanoseconds. Envoy refuses longer ones.
 const LONGEST: Duration = Duration::from_nanos(i64::MAX as u64);
 
 impl Read for Duration {
@@ -122,7 +122,7 @@ impl Read for Labels {
     }
 }
 
-// The API server takes `key:` without a value for an empty one.
+/// A text that may be `null`, since the API server accepts `key:` without a value.
 struct Text(SmolStr);
 
 impl Read for Text {
@@ -131,7 +131,7 @@ impl Read for Text {
     }
 }
 
-// Whole numbers come as numbers (`3`, `3.0`) or as texts (`"3"`).
+/// Reads a whole number, which may be written as a number (`3`, `3.0`) or as a text (`"3"`).
 fn whole(node: Node<'_>, least: i128, most: i128) -> Option<i128> {
     let number = match node.value {
         Value::Number(number) => {

@@ -32,7 +32,7 @@ impl Read for DestinationRule {
     }
 }
 
-/// `{matchLabels: …}`
+/// Reads `{matchLabels: …}`.
 pub(super) fn match_labels(node: Node<'_>) -> Option<Labels> {
     let fields = node.fields()?;
     let labels = fields.get("matchLabels");
@@ -268,7 +268,7 @@ impl Read for HttpSettings {
     }
 }
 
-// A signed number that must not be negative.
+/// Reads a signed number that must not be negative.
 fn count(fields: &Fields<'_>, name: &'static str) -> u32 {
     let number: i32 = fields.get(name);
     if number < 0 {

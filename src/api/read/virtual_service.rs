@@ -50,7 +50,7 @@ impl Read for Destination {
     }
 }
 
-/// `port: {number: …}`
+/// Reads `port: {number: …}`.
 pub(super) fn port_selector(node: Node<'_>) -> Option<u16> {
     let fields = node.fields()?;
     let number = fields.opt("number");

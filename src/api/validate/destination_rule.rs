@@ -73,7 +73,7 @@ impl Check<'_> {
             let at = at.field("tcp");
             self.at_least_a_millisecond(tcp.connect_timeout, &at.field("connectTimeout"));
             self.at_least_a_millisecond(tcp.max_connection_duration, &at.field("maxConnectionDuration"));
-            // Zero switches it off.
+            // Zero disables it.
             self.at_least_a_millisecond(tcp.idle_timeout.filter(|timeout| !timeout.is_zero()), &at.field("idleTimeout"));
             if let Some(keepalive) = &tcp.tcp_keepalive {
                 let at = at.field("tcpKeepalive");

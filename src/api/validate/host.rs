@@ -1,4 +1,4 @@
-//! Rules for host names, with wildcards or without.
+//! Checks host names, with and without wildcards.
 
 use std::net::IpAddr;
 
@@ -6,14 +6,14 @@ use super::{Check, text::is_dns_label};
 use crate::api::findings::Path;
 
 impl Check<'_> {
-    /// A host name, of which the first label may be or start with `*`.
+    /// Checks a host name whose first label may be `*` or start with it.
     pub(super) fn wildcard_host(self, host: &str, at: &Path<'_>) {
         if !is_wildcard_host(host) {
             self.error(at, format!("must be a host name, perhaps with * as its first label, is {host:?}"));
         }
     }
 
-    /// `namespace/host` or, where that is possible, `host`. The namespace may be one of `special`.
+    /// Checks `namespace/host` or, if that is allowed, `host`. The namespace may be one of `special`.
     pub(super) fn namespaced_host(self, host: &str, special: &[&str], needs_namespace: bool, at: &Path<'_>) {
         let (namespace, name) = match host.split_once('/') {
             Some((namespace, name)) => (Some(namespace), name),
@@ -31,13 +31,13 @@ impl Check<'_> {
     }
 }
 
-/// Whether a text is a host name without wildcards.
+/// Returns whether a text is a host name without wildcards.
 pub(super) fn is_host(host: &str) -> bool {
     let host = host.strip_suffix('.').unwrap_or(host);
     host.len() <= 255 && host.split('.').all(is_dns_label)
 }
 
-/// Whether a text is a host name, of which the first label may be or start with `*`.
+/// Returns whether a text is a host name whose first label may be `*` or start with it.
 pub(super) fn is_wildcard_host(host: &str) -> bool {
     let Some(rest) = host.strip_prefix('*') else { return is_host(host) };
     match rest.strip_prefix('.').or_else(|| rest.strip_prefix('-')).or(Some(rest)) {
@@ -47,12 +47,12 @@ pub(super) fn is_wildcard_host(host: &str) -> bool {
     }
 }
 
-/// Whether a text is an IP address.
+/// Returns whether a text is an IP address.
 pub(super) fn is_ip(host: &str) -> bool {
     host.parse::<IpAddr>().is_ok()
 }
 
-/// Whether every name that `narrow` stands for is one that `wide` stands for.
+/// Returns whether `wide` matches every name that `narrow` matches.
 pub(super) fn covers(wide: &str, narrow: &str) -> bool {
     match wide.strip_prefix('*') {
         Some(suffix) => narrow.trim_start_matches('*').ends_with(suffix),

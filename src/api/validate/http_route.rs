@@ -1,4 +1,4 @@
-//! Rules for `http[]` of a VirtualService.
+//! Checks `http[]` of a VirtualService.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -17,7 +17,7 @@ const LARGE_BODY: usize = 100 << 10;
 const LARGEST_BODY: usize = 1 << 20;
 const PSEUDO_HEADERS: [&str; 5] = [":method", ":scheme", ":authority", ":path", ":status"];
 const CORS_METHODS: [&str; 10] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "*"];
-// Envoy's conditions for HTTP and gRPC.
+/// The retry conditions of Envoy for HTTP and gRPC.
 const RETRY_ON: [&str; 17] = [
     "5xx",
     "gateway-error",
@@ -79,11 +79,11 @@ impl Check<'_> {
         if let Some(cors) = &route.cors {
             self.cors(cors, &at.field("corsPolicy"));
         }
-        // Zero switches the timeout off.
+        // Zero disables the timeout.
         self.at_least_a_millisecond(route.timeout.filter(|timeout| !timeout.is_zero()), &at.field("timeout"));
     }
 
-    // One of route, redirect and directResponse, or a delegate, and what goes with it.
+    /// Checks that there is one of `route`, `redirect` and `directResponse`, or a delegate, and only what goes with it.
     fn action(self, route: &HttpRoute, delegate: bool, at: &Path<'_>) {
         let actions = [
             ("route", !route.route.is_empty()),
@@ -113,7 +113,7 @@ impl Check<'_> {
     }
 
     fn http_match(self, found: &HttpMatch, mesh: bool, at: &Path<'_>) {
-        // An empty prefix of a path is every path; of anything else Envoy refuses it.
+        // An empty prefix matches every path, but Envoy refuses it for anything else.
         if let Some(StringMatch::Regex(regex)) = &found.uri {
             self.regex(regex, &at.field("uri").field("regex"));
         }
@@ -152,7 +152,7 @@ impl Check<'_> {
     fn string_match(self, found: &StringMatch, at: &Path<'_>) {
         match found {
             StringMatch::Prefix(prefix) if prefix.is_empty() => self.error(&at.field("prefix"), "must not be empty"),
-            // Not an expression: it stands for "is there".
+            // This is no expression, but stands for "is present".
             StringMatch::Regex(regex) if regex == "*" => {}
             StringMatch::Regex(regex) => self.regex(regex, &at.field("regex")),
             StringMatch::Exact(_) | StringMatch::Prefix(_) | StringMatch::Present => {}
@@ -178,7 +178,7 @@ impl Check<'_> {
         }
     }
 
-    // `rewrite.authority` and the request headers can each say what the authority becomes.
+    /// Checks that `rewrite.authority` and the request headers do not both set the authority.
     fn one_authority(self, route: &HttpRoute, at: &Path<'_>) {
         let request = route.headers.as_ref().map(|headers| &headers.request);
         let in_headers = request.into_iter().flat_map(|request| request.set.iter().chain(&request.add));
@@ -294,7 +294,7 @@ impl Check<'_> {
         }
     }
 
-    /// Routes that no request can reach: not wrong, and never what was meant.
+    /// Warns of routes that no request can reach, which are valid but never meant.
     pub(super) fn unreachable_routes(self, routes: &[HttpRoute], at: &Path<'_>) {
         if let Some(all) = routes.iter().position(|route| route.matches.is_empty()) {
             for index in all + 1..routes.len() {

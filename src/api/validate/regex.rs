@@ -1,9 +1,9 @@
-//! Regular expressions that Envoy will be able to compile (RE2). It refuses a whole response for one that it cannot.
+//! Checks that Envoy can compile a regular expression (RE2), since it refuses a whole response for one that it cannot.
 
 use super::Check;
 use crate::api::findings::Path;
 
-/// Istio's limit, in bytes.
+/// Istio's limit in bytes.
 const LONGEST: usize = 1024;
 /// RE2's limit for `x{n}`.
 const MOST_REPEATS: u32 = 1000;
@@ -27,8 +27,8 @@ fn check(regex: &str) -> Result<(), String> {
     regex_lite::Regex::new(&plain).map(drop).map_err(|error| error.to_string())
 }
 
-// RE2's escapes: those that the compiler at hand does not know are replaced by what takes their place in the grammar, and
-// those that RE2 does not know are refused.
+/// Handles the escapes of RE2: those that our compiler does not know are replaced by an equivalent in its grammar, and those that
+/// RE2 does not know are refused.
 fn without_classes(regex: &str) -> Result<String, String> {
     let mut plain = String::with_capacity(regex.len());
     let mut letters = regex.chars();

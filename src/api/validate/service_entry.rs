@@ -1,4 +1,4 @@
-//! Rules for ServiceEntry and WorkloadEntry.
+//! Checks ServiceEntry and WorkloadEntry.
 
 use super::{
     Check,

@@ -1,4 +1,4 @@
-//! Rules for Sidecar.
+//! Checks Sidecar.
 
 use super::{
     Check,
@@ -9,7 +9,7 @@ use crate::api::{
     istio::{CaptureMode, EgressListener, IngressListener, Port, ServerTlsMode, Sidecar},
 };
 
-// Where a workload may listen, as seen from its proxy.
+/// The addresses at which a workload may listen, as seen from its proxy.
 const LOCAL: [&str; 5] = ["", "127.0.0.1", "0.0.0.0", "[::1]", "[::]"];
 
 impl Check<'_> {
@@ -118,7 +118,7 @@ impl Check<'_> {
     }
 }
 
-// Ports must differ whatever they are bound to; Unix sockets have no port.
+/// Checks that ports differ, whatever addresses they are bound to. Unix sockets have no port.
 fn same_place(a: &EgressListener, b: &EgressListener) -> bool {
     match (&a.port, &b.port) {
         (Some(first), Some(second)) if first.number == 0 && second.number == 0 => a.bind == b.bind,

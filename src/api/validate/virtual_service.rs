@@ -1,4 +1,4 @@
-//! Rules for VirtualService as a whole, its destinations, and its TLS and TCP routes.
+//! Checks VirtualService as a whole, its destinations, and its TLS and TCP routes.
 
 use smol_str::SmolStr;
 
@@ -26,7 +26,7 @@ impl Check<'_> {
         }
         let mesh = service.gateways.is_empty() || service.gateways.iter().any(|gateway| gateway == "mesh");
         self.gateway_names(&service.gateways, &at.field("gateways"));
-        // Istio holds objects for both to the rules for gateways.
+        // Istio applies the rules for gateways to objects that are for both.
         self.hosts(&service.hosts, mesh && service.gateways.iter().all(|gateway| gateway == "mesh"), &at.field("hosts"));
         let http = at.field("http");
         for (index, route) in service.http.iter().enumerate() {
@@ -90,13 +90,13 @@ impl Check<'_> {
         }
     }
 
-    /// The destinations of one route. One alone gets all; of several each gets its share of the total.
+    /// Checks the destinations of one route. A single one gets everything, and each of several gets its share of the total weight.
     pub(super) fn weights(self, route: &[RouteDestination], at: &Path<'_>) {
         let total: u64 = route.iter().map(|destination| u64::from(destination.weight)).sum();
         if route.len() > 1 && total == 0 {
             self.error(at, "the weights of several destinations must not all be 0");
         }
-        // Envoy counts the total in 32 bits.
+        // Envoy counts the total weight in 32 bits.
         if total > u64::from(u32::MAX) {
             self.error(at, format!("the sum of weights must be at most {}, is {total}", u32::MAX));
         }
