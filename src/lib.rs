@@ -12,6 +12,7 @@ pub mod mesh;
 pub mod metrics;
 pub mod proto;
 pub mod serve;
+mod signals;
 pub mod source;
 pub mod status;
 mod timer;

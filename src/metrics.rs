@@ -11,7 +11,24 @@ use std::{
 use prometheus_client::{
     encoding::{EncodeMetric, MetricEncoder},
     metrics::{MetricType, TypedMetric},
+    registry::{Metric, Registry},
 };
+
+/// Puts metrics into a registry and hands them back to count with: registry and owner share the value.
+pub(crate) struct Registration<'r>(pub(crate) &'r mut Registry);
+
+impl Registration<'_> {
+    /// Registers any metric.
+    pub(crate) fn metric<M: Metric + Clone>(&mut self, name: &str, help: &str, metric: M) -> M {
+        self.0.register(name, help, metric.clone());
+        metric
+    }
+
+    /// Registers a counter under exactly this name.
+    pub(crate) fn counter(&mut self, name: &str, help: &str) -> ExactCounter {
+        self.metric(name, help, ExactCounter::default())
+    }
+}
 
 /// A counter whose name is not given the suffix `_total`, which the encoder adds to every other counter.
 ///
@@ -53,7 +70,7 @@ impl EncodeMetric for ExactCounter {
 
 #[cfg(test)]
 mod tests {
-    use prometheus_client::{encoding::text::encode, registry::Registry};
+    use prometheus_client::encoding::text::encode;
 
     use super::*;
 

@@ -27,7 +27,8 @@ use istiod_lite::{
     proto::auth::{IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient},
     serve::{
         connection::ConnectionOptions,
-        tls::{ServingNames, TlsIdentity, serve_tls},
+        secure_grpc::SecureGrpc,
+        tls::{ServingNames, TlsIdentity},
     },
 };
 use jiff::Timestamp;
@@ -126,7 +127,8 @@ async fn start() -> Server {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let routes = tonic::service::Routes::new(service.into_server());
-    tokio::spawn(serve_tls(listener, tls, routes, authenticator, metrics, ConnectionOptions::default(), Default::default()));
+    let options = ConnectionOptions::default();
+    tokio::spawn(SecureGrpc { tls, routes, authenticator, metrics, options }.serve(listener, Default::default()));
     let request =
         TokenRequest { namespace: "shop", service_account: "reviews", audience: DEFAULT_AUDIENCE, ttl: Duration::from_secs(3600) };
     let token = format!("Bearer {}", issuer.token(&request, Timestamp::now()).unwrap());

@@ -24,12 +24,7 @@ pub mod work_dir;
 use std::{io, net::SocketAddr, process::ExitStatus, sync::Arc};
 
 use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryServiceServer;
-use tokio::{
-    net::TcpListener,
-    signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
-    task::JoinSet,
-};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_stream::wrappers::UnixListenerStream;
 use tracing::info;
 
@@ -37,6 +32,7 @@ use self::{
     admin::Admin, drain::Draining, envoy::Envoy, identity::Issuance, relay::Relay, sds::SecretService, settings::Settings, status::Status,
     telemetry::Telemetry,
 };
+use crate::signals::TerminationSignals;
 
 /// How the agent ended.
 #[derive(Debug)]
@@ -85,7 +81,7 @@ pub enum Error {
 /// Runs Envoy with all that it needs until SIGTERM, SIGINT or `/quitquitquit`, then drains and ends it. A second signal ends the
 /// drain at once.
 pub async fn run(settings: Settings) -> Result<End, Error> {
-    let mut signals = Signals::listen().map_err(Error::Signals)?;
+    let mut signals = TerminationSignals::catch().map_err(Error::Signals)?;
     let mut services = JoinSet::new();
     let draining = Draining::new(Admin::new(settings.listen.admin), settings.role, settings.drain);
     let status = start_services(&settings, &draining, &mut services).await?;
@@ -151,23 +147,4 @@ async fn start_services(settings: &Settings, draining: &Draining, services: &mut
 
 fn service_ended<E: std::fmt::Display>(service: &'static str, result: Result<(), E>) -> Error {
     Error::Service { service, reason: result.err().map_or_else(|| "without an error".to_owned(), |error| error.to_string()) }
-}
-
-/// SIGTERM and SIGINT.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn listen() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }

@@ -22,10 +22,14 @@ use crate::{
     identity::{ca::IssuePolicy, key::KeyType},
     serve::{
         connection::ConnectionOptions,
-        discovery::{self, Settings, Source},
-        identity::IdentitySettings,
+        discovery,
+        settings::{ControllerSettings, IdentitySettings, Instance, ListenSettings, MeshSettings, Settings, Source},
     },
-    source::kubernetes::{self, ClientSettings},
+    source::{
+        debounce,
+        kubernetes::{self, ClientSettings},
+    },
+    xds::rollout,
 };
 
 /// Where istiod's chart mounts ConfigMap `istio`.
@@ -241,55 +245,68 @@ impl Arguments {
     async fn settings(self) -> anyhow::Result<Settings> {
         self.without_effect.tell()?;
         let of_cluster = self.config_dir.is_none();
-        let mounted = || Some(PathBuf::from(MOUNTED_MESH_CONFIG)).filter(|path| path.is_file());
         Ok(Settings {
-            mesh_config: self.mesh_config.clone().or_else(|| if self.config_dir.is_none() { mounted() } else { None }),
             source: self.source().await?,
+            mesh: self.mesh(),
+            listen: self.listen(),
             identity: self.identity(),
-            ca_dir: self.ca_dir,
-            token_issuer_dir: self.token_issuer_dir,
+            controllers: self.controllers(),
+            connections: self.connections(),
+            debounce: debounce::Settings { after: self.debounce_after, max: self.debounce_max, ..debounce::Settings::default() },
+            rollout: rollout::Settings { ordered: !self.unordered_rollout, gate: self.gate_deadline, drain: self.drain_time },
+            tls: self.tls.settings(self.tls_sans, of_cluster)?,
+            injection: self.injection.settings(&self.namespace, &self.revision, &self.cluster_id, &self.domain),
+            instance: Instance {
+                namespace: self.namespace,
+                revision: self.revision,
+                pod: self.pod_name,
+                service_account: self.service_account,
+            },
+        })
+    }
+
+    fn mesh(&self) -> MeshSettings {
+        let mounted = || Some(PathBuf::from(MOUNTED_MESH_CONFIG)).filter(|path| self.config_dir.is_none() && path.is_file());
+        MeshSettings {
+            config_file: self.mesh_config.clone().or_else(mounted),
+            domain: self.domain.clone(),
+            cluster_id: self.cluster_id.clone(),
+        }
+    }
+
+    fn listen(&self) -> ListenSettings {
+        ListenSettings {
             http: self.http,
             grpc: self.grpc,
             secure_grpc: self.secure_grpc,
             monitoring: self.monitoring,
-            https: self.https.or_else(|| of_cluster.then_some(WEBHOOKS)),
-            injection: self.injection.settings(&self.namespace, &self.revision, &self.cluster_id, &self.domain),
-            domain: self.domain,
-            cluster_id: self.cluster_id,
-            tls_sans: self.tls_sans,
-            namespace: self.namespace,
-            revision: self.revision,
-            pod: self.pod_name,
-            service_account: self.service_account,
-            serving_files: self.tls.files(of_cluster),
-            protocol: self.tls.protocol()?,
-            shutdown: self.shutdown,
-            connections: ConnectionOptions {
-                keepalive_interval: self.keepalive_interval,
-                keepalive_timeout: self.keepalive_timeout,
-                max_age: self.max_connection_age,
-                grace: self.shutdown,
-                ..ConnectionOptions::default()
-            },
-            issue: IssuePolicy { default_ttl: self.default_certificate_ttl, max_ttl: self.max_certificate_ttl, ..IssuePolicy::default() },
-            debounce: crate::source::debounce::Settings {
-                after: self.debounce_after,
-                max: self.debounce_max,
-                ..crate::source::debounce::Settings::default()
-            },
-            gate_deadline: self.gate_deadline,
-            unordered: self.unordered_rollout,
-            drain_time: self.drain_time,
-        })
+            https: self.https.or_else(|| self.config_dir.is_none().then_some(WEBHOOKS)),
+        }
     }
 
     fn identity(&self) -> IdentitySettings {
-        let KubernetesArguments { token_audiences, self_signed_rsa, root_certificate, lease, .. } = &self.kubernetes;
+        let KubernetesArguments { token_audiences, self_signed_rsa, .. } = &self.kubernetes;
         IdentitySettings {
-            token_audiences: token_audiences.clone(),
+            ca_dir: self.ca_dir.clone(),
             self_signed_key: self_signed_rsa.map_or(KeyType::P256, |bits| if bits > 2048 { KeyType::Rsa4096 } else { KeyType::Rsa2048 }),
-            root_certificate: root_certificate.clone(),
-            leadership: Timing::of_lease(*lease),
+            issue: IssuePolicy { default_ttl: self.default_certificate_ttl, max_ttl: self.max_certificate_ttl, ..IssuePolicy::default() },
+            token_issuer_dir: self.token_issuer_dir.clone(),
+            token_audiences: token_audiences.clone(),
+        }
+    }
+
+    fn controllers(&self) -> ControllerSettings {
+        let KubernetesArguments { root_certificate, lease, .. } = &self.kubernetes;
+        ControllerSettings { root_certificate: root_certificate.clone(), leadership: Timing::of_lease(*lease) }
+    }
+
+    fn connections(&self) -> ConnectionOptions {
+        ConnectionOptions {
+            keepalive_interval: self.keepalive_interval,
+            keepalive_timeout: self.keepalive_timeout,
+            max_age: self.max_connection_age,
+            grace: self.shutdown,
+            ..ConnectionOptions::default()
         }
     }
 

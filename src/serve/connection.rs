@@ -1,4 +1,4 @@
-//! gRPC connections of our own accept loops: accepted, served, aged, drained.
+//! gRPC connections: how our ports accept, serve, age and drain them.
 
 use std::{
     convert::Infallible,
@@ -30,20 +30,20 @@ use crate::mesh::model::Caller;
 /// How connections are kept (contract §1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionOptions {
-    /// A quiet peer is pinged so often (`GRPC_KEEPALIVE_INTERVAL`).
+    /// How often a quiet peer is pinged (`GRPC_KEEPALIVE_INTERVAL`).
     pub keepalive_interval: Duration,
-    /// And is gone when it does not answer (`GRPC_KEEPALIVE_TIMEOUT`).
+    /// How long it may take to answer before it counts as gone (`GRPC_KEEPALIVE_TIMEOUT`).
     pub keepalive_timeout: Duration,
-    /// A connection is ended after this, give or take a tenth, so that proxies spread over replicas
+    /// The age at which a connection is ended, give or take a tenth, so that proxies spread over replicas
     /// (`--keepaliveMaxServerConnectionAge`).
     pub max_age: Duration,
-    /// What runs is given so long to end, on age and on shutdown (`--shutdownDuration`).
+    /// How long open streams may go on, when a connection is too old and on shutdown (`--shutdownDuration`).
     pub grace: Duration,
-    /// TLS must be agreed, and the first request must come, in this time each.
+    /// How long the TLS handshake may take, and then the first request.
     pub handshake_timeout: Duration,
-    /// So many TLS handshakes at a time.
+    /// How many TLS handshakes may be under way.
     pub max_handshakes: usize,
-    /// So many requests at a time on one connection.
+    /// How many requests one connection may have open.
     pub max_concurrent_streams: u32,
 }
 
@@ -84,7 +84,7 @@ pub async fn serve_plain(listener: TcpListener, routes: Routes, options: Connect
     tracker.wait().await;
 }
 
-/// The next connection; `None` on shutdown.
+/// Waits for the next connection; `None` on shutdown.
 pub(super) async fn accept(listener: &TcpListener, shutdown: &CancellationToken) -> Option<(TcpStream, SocketAddr)> {
     loop {
         let accepted = tokio::select! {
@@ -93,15 +93,15 @@ pub(super) async fn accept(listener: &TcpListener, shutdown: &CancellationToken)
         };
         match accepted {
             Ok((stream, peer)) => {
-                // Without it every small answer waits 40 ms for the peer's delayed ACK.
+                // Without TCP_NODELAY every small answer waits 40 ms for the peer's delayed ACK.
                 if let Err(error) = stream.set_nodelay(true) {
                     debug!(%peer, %error, "TCP_NODELAY");
                 }
                 return Some((stream, peer));
             }
-            Err(error) if is_of_one_connection(&error) => debug!(%error, "a connection went before it was accepted"),
+            Err(error) if is_peers_fault(&error) => debug!(%error, "a connection went before it was accepted"),
             Err(error) => {
-                // Mostly: out of file descriptors. Trying at once would spin.
+                // Mostly there are no file descriptors left. Trying again at once would spin.
                 warn!(%error, "cannot accept connections");
                 sleep(Duration::from_millis(100)).await;
             }
@@ -109,17 +109,17 @@ pub(super) async fn accept(listener: &TcpListener, shutdown: &CancellationToken)
     }
 }
 
-fn is_of_one_connection(error: &io::Error) -> bool {
+fn is_peers_fault(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// Gives one request to the routes.
+/// Passes one request to the routes.
 pub(super) async fn call(routes: Routes, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     Ok(routes.oneshot(request.map(Body::new)).await.unwrap_or_else(|error| match error {}))
 }
 
-/// Speaks HTTP/2 on one connection until the peer is done, its age is reached, or `shutdown`.
+/// Speaks HTTP/2 on one connection until the peer is done, the connection is too old, or `shutdown`.
 pub(super) async fn serve_connection<S, H, F>(
     stream: S,
     peer: SocketAddr,
@@ -132,10 +132,10 @@ pub(super) async fn serve_connection<S, H, F>(
     F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
 {
     let began = Instant::now();
-    let asked = Arc::new(AtomicBool::new(false));
-    let note = asked.clone();
+    let has_request = Arc::new(AtomicBool::new(false));
+    let received = has_request.clone();
     let service = service_fn(move |request| {
-        note.store(true, Ordering::Relaxed);
+        received.store(true, Ordering::Relaxed);
         handler(request)
     });
     let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -149,7 +149,7 @@ pub(super) async fn serve_connection<S, H, F>(
     let age = sleep_until(began + spread(options.max_age, peer));
     let silence = async {
         sleep(options.handshake_timeout).await;
-        if asked.load(Ordering::Relaxed) {
+        if has_request.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
     };
@@ -174,7 +174,7 @@ fn log_end(peer: SocketAddr, ended: hyper::Result<()>) {
     }
 }
 
-/// 0.9 to 1.1 times the age, so that proxies that came together do not all leave together.
+/// Returns 0.9 to 1.1 times the age, so that proxies that came together do not all leave together.
 fn spread(age: Duration, peer: SocketAddr) -> Duration {
     age.mul_f64(0.9 + f64::from(peer.port() % 201) / 1000.0)
 }

@@ -1,4 +1,4 @@
-//! How long a change takes from the moment it was seen to the last proxy's ACK.
+//! How long a change takes, from the moment that it was seen to the last proxy's ACK.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -17,7 +17,7 @@ pub(super) const NAMED: usize = 20;
 
 /// The recent changes and who has acknowledged them.
 #[derive(Debug)]
-pub struct Convergence {
+pub(super) struct Convergence {
     state: Mutex<State>,
     /// Seconds from a change until a proxy had acknowledged it.
     seconds: Histogram,
@@ -35,9 +35,9 @@ struct Tracked {
     awaited: BTreeSet<SmolStr>,
 }
 
-/// One change, as `/debug/convergence` shows it.
+/// A change, as `/debug/convergence` shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Record {
+pub(super) struct Record {
     /// The generation of the world that has the change.
     pub change: u64,
     /// The objects that changed, `Kind/namespace/name`; at most 20 are named.
@@ -67,14 +67,14 @@ impl Default for Convergence {
 }
 
 impl Convergence {
-    /// Shows how long proxies take.
-    pub fn register(&self, registry: &mut Registry) {
+    /// Registers the histogram of how long proxies take.
+    pub(super) fn register(&self, registry: &mut Registry) {
         let help = "Seconds from a change until a proxy had acknowledged it";
         registry.register("pilot_proxy_convergence_time", help, self.seconds.clone());
     }
 
-    /// A batch became the world `change`, and concerns these proxies.
-    pub fn published(&self, change: u64, objects: &[ObjectKey], seen: Timestamp, now: Timestamp, proxies: Vec<SmolStr>) {
+    /// Records that a batch became the world `change`, and which proxies it concerns.
+    pub(super) fn published(&self, change: u64, objects: &[ObjectKey], seen: Timestamp, now: Timestamp, proxies: Vec<SmolStr>) {
         let mut state = self.state.lock();
         if state.changes.len() == REMEMBERED {
             state.changes.pop_front();
@@ -94,24 +94,24 @@ impl Convergence {
         state.changes.push_back(Tracked { record, awaited: proxies.into_iter().collect() });
     }
 
-    /// The proxy has acknowledged all that it was owed up to the world `change`.
-    pub fn acknowledged(&self, proxy: &str, change: u64, now: Timestamp) {
+    /// Records that a proxy has acknowledged everything that it was owed up to the world `change`.
+    pub(super) fn acknowledged(&self, proxy: &str, change: u64, now: Timestamp) {
         for seen in self.settle(proxy, |tracked| tracked.record.change <= change, now) {
             self.seconds.observe(now.duration_since(seen).as_secs_f64().max(0.0));
         }
     }
 
-    /// The proxy is gone: nobody waits for it.
-    pub fn gone(&self, proxy: &str, now: Timestamp) {
+    /// Records that a proxy is gone, so that no change waits for it.
+    pub(super) fn gone(&self, proxy: &str, now: Timestamp) {
         self.settle(proxy, |_| true, now);
     }
 
-    /// The recent changes, oldest first.
-    pub fn records(&self) -> Vec<Record> {
+    /// Returns the recent changes, oldest first.
+    pub(super) fn records(&self) -> Vec<Record> {
         self.state.lock().changes.iter().map(|tracked| tracked.record.clone()).collect()
     }
 
-    /// Stops waiting for the proxy; gives when the changes were seen that it was awaited for.
+    /// Stops waiting for the proxy, and returns when the changes that waited for it were seen.
     fn settle(&self, proxy: &str, concerned: impl Fn(&Tracked) -> bool, now: Timestamp) -> Vec<Timestamp> {
         let mut seen = Vec::new();
         for tracked in self.state.lock().changes.iter_mut().filter(|tracked| concerned(tracked)) {

@@ -14,54 +14,54 @@ use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::net::TcpListener;
 
 use super::{
-    debug::{Access, Inspection},
+    debug::{Access, DebugState},
     readiness::Readiness,
 };
 use crate::{version, xds::debug::Inspector};
 
-/// What the HTTP ports show.
+/// What the pages of the HTTP ports are made from.
 #[derive(Clone)]
-pub struct Exposed {
+pub(super) struct HttpState {
     /// For `/ready`.
-    pub readiness: Arc<Readiness>,
+    pub(super) readiness: Readiness,
     /// For `/metrics`.
-    pub registry: Arc<Registry>,
+    pub(super) registry: Arc<Registry>,
     /// For `/debug`.
-    pub inspection: Arc<Inspection>,
+    pub(super) debug: Arc<DebugState>,
     /// Who may read `/debug`.
-    pub access: Access,
+    pub(super) debug_access: Access,
 }
 
 /// Serves one HTTP port until `stop` resolves; requests under way are finished.
 ///
 /// # Errors
 /// When the listener fails for good.
-pub async fn serve(listener: TcpListener, exposed: Exposed, stop: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
-    let service = router(exposed).into_make_service_with_connect_info::<SocketAddr>();
+pub(super) async fn serve(listener: TcpListener, state: HttpState, stop: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
+    let service = router(state).into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, service).with_graceful_shutdown(stop).await
 }
 
-/// All paths; both ports serve the same ones, as with istiod.
-pub fn router(exposed: Exposed) -> Router {
+/// Returns the routes; both ports serve the same ones, as with istiod.
+fn router(state: HttpState) -> Router {
     Router::new()
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .route("/version", get(|| async { version::line() }))
         .route("/debug", get(index))
         .route("/debug/{page}", get(debug))
-        .fallback(tidied)
-        .with_state(exposed)
+        .fallback(redirect_or_not_found)
+        .with_state(state)
 }
 
-// istiod's server sends `//version` to `/version`; istioctl asks so.
-async fn tidied(uri: Uri) -> Response {
+// istiod's server sends `//version` to `/version`; istioctl asks that way.
+async fn redirect_or_not_found(uri: Uri) -> Response {
     match tidy(&uri) {
         Some(tidy) => Redirect::permanent(&tidy).into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
     }
 }
 
-/// Path and query without empty segments; `None` when it has none.
+/// Returns path and query without empty segments; `None` if the path has none.
 fn tidy(uri: &Uri) -> Option<String> {
     uri.path().contains("//").then(|| {
         let path: String = uri.path().split('/').filter(|segment| !segment.is_empty()).flat_map(|segment| ["/", segment]).collect();
@@ -70,33 +70,33 @@ fn tidy(uri: &Uri) -> Option<String> {
     })
 }
 
-async fn ready(State(exposed): State<Exposed>) -> Response {
-    let missing = exposed.readiness.missing();
-    if missing.is_empty() {
+async fn ready(State(state): State<HttpState>) -> Response {
+    let pending = state.readiness.pending();
+    if pending.is_empty() {
         return StatusCode::OK.into_response();
     }
-    (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for: {}\n", missing.join(", "))).into_response()
+    (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for: {}\n", pending.join(", "))).into_response()
 }
 
-async fn metrics(State(exposed): State<Exposed>) -> Response {
+async fn metrics(State(state): State<HttpState>) -> Response {
     let mut text = String::new();
-    match encode(&mut text, &exposed.registry) {
+    match encode(&mut text, &state.registry) {
         Ok(()) => ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
 
-// Names of pages only: nothing that needs a proof.
-async fn index(State(exposed): State<Exposed>) -> Response {
-    Html(exposed.inspection.index()).into_response()
+// It shows names of pages only: nothing that a caller must be authenticated for.
+async fn index(State(state): State<HttpState>) -> Response {
+    Html(state.debug.index()).into_response()
 }
 
-async fn debug(State(exposed): State<Exposed>, request: Request<Body>) -> Response {
+async fn debug(State(state): State<HttpState>, request: Request<Body>) -> Response {
     let path = request.uri().path_and_query().map(|path| path.as_str()).unwrap_or_default();
     let path = path.strip_prefix("/debug/").unwrap_or_default().to_owned();
-    match exposed.access.viewer(request, &exposed.inspection.system_namespace()).await {
+    match state.debug_access.viewer(request, &state.debug.system_namespace()).await {
         Ok(viewer) => {
-            let (status, text) = exposed.inspection.open(&path, &viewer);
+            let (status, text) = state.debug.open(&path, &viewer);
             let kind = if status == StatusCode::OK { "application/json" } else { "text/plain; charset=utf-8" };
             (status, [(CONTENT_TYPE, kind)], text).into_response()
         }

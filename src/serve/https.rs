@@ -1,5 +1,5 @@
-//! Port 15017: what the API server asks of us, over TLS (contract §1.1). Its caller is not authenticated: the API server has
-//! no certificate of ours, and an answer says nothing that the question does not.
+//! Port 15017: the webhooks that the API server calls, over TLS (contract §1.1). The caller is not authenticated: the API server
+//! has no certificate of ours, and an answer tells nothing that was not in the question.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -22,25 +22,29 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info};
 
-use super::{connection::accept, protocol::Protocol, readiness::Readiness, tls::TlsIdentity};
+use super::{
+    connection::accept,
+    readiness::Readiness,
+    tls::{TlsIdentity, TlsProtocol},
+};
 
-/// What one caller may cost.
+/// The most that callers may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// The most bytes of a request's body. The API server takes objects of 3 MB, and an update brings two.
     pub body: usize,
-    /// So many requests at a time; more wait.
+    /// How many requests are answered at a time; more wait.
     pub requests: usize,
-    /// So many connections at a time; more wait.
+    /// How many connections are open at a time; more wait.
     pub connections: usize,
-    /// A request is answered in this time.
+    /// How long a request may take.
     pub request_time: Duration,
-    /// TLS must be agreed in this time.
+    /// How long the TLS handshake may take.
     pub handshake_time: Duration,
-    /// A connection of HTTP/1.1 may be quiet for so long: longer than Go's client keeps one, so that it never asks on a
+    /// How long an HTTP/1.1 connection may be quiet: longer than Go's client keeps one, so that it never sends a request on a
     /// connection that is being closed.
     pub quiet_time: Duration,
-    /// What runs is given so long to end on shutdown.
+    /// How long open requests may go on after shutdown.
     pub grace: Duration,
 }
 
@@ -58,13 +62,13 @@ impl Default for Bounds {
     }
 }
 
-/// All paths: those of the webhooks, and `/ready`.
-pub fn router(webhooks: Router, readiness: Arc<Readiness>, bounds: Bounds) -> Router {
+/// Returns the routes: those of the webhooks, within `bounds`, and `/ready`.
+pub fn router(webhooks: Router, readiness: Readiness, bounds: Bounds) -> Router {
     let turns = Arc::new(Semaphore::new(bounds.requests));
     let bounded = webhooks
         .layer(DefaultBodyLimit::max(bounds.body))
         .layer(middleware::from_fn(move |request, next| in_time(request, next, Arc::clone(&turns), bounds.request_time)));
-    bounded.route("/ready", get(move || ready(Arc::clone(&readiness))))
+    bounded.route("/ready", get(move || ready(readiness.clone())))
 }
 
 /// Serves HTTPS until `shutdown`, and returns when all connections have ended or their grace is over.
@@ -93,8 +97,8 @@ async fn handshake(stream: tokio::net::TcpStream, tls: &TlsIdentity) -> std::io:
     TlsAcceptor::from(Arc::new(config)).accept(stream).await
 }
 
-// The certificate in use, no question for the client's, HTTP/1.1 beside HTTP/2.
-fn without_clients(config: &ServerConfig, protocol: &Protocol) -> Result<ServerConfig, rustls::Error> {
+/// The same certificate, without asking for the client's, and HTTP/1.1 beside HTTP/2.
+fn without_clients(config: &ServerConfig, protocol: &TlsProtocol) -> Result<ServerConfig, rustls::Error> {
     let mut plain = ServerConfig::builder_with_provider(Arc::clone(config.crypto_provider()))
         .with_protocol_versions(protocol.versions())?
         .with_no_client_auth()
@@ -143,10 +147,10 @@ async fn in_time(request: Request, next: Next, turns: Arc<Semaphore>, time: Dura
     answered.await.unwrap_or_else(|_| (StatusCode::SERVICE_UNAVAILABLE, "no answer in time").into_response())
 }
 
-async fn ready(readiness: Arc<Readiness>) -> Response {
-    let missing = readiness.missing();
-    if missing.is_empty() {
+async fn ready(readiness: Readiness) -> Response {
+    let pending = readiness.pending();
+    if pending.is_empty() {
         return StatusCode::OK.into_response();
     }
-    (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for: {}\n", missing.join(", "))).into_response()
+    (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for: {}\n", pending.join(", "))).into_response()
 }

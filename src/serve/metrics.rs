@@ -1,4 +1,4 @@
-//! What the pipeline counts, under istiod's names where istiod has one (contract §10.2).
+//! The counters of the pipeline, under istiod's names where istiod has one (contract §10.2).
 
 use std::time::Duration;
 
@@ -10,18 +10,18 @@ use smol_str::SmolStr;
 
 use crate::{
     api::{Kind, ObjectKey},
-    metrics::ExactCounter,
+    metrics::{ExactCounter, Registration},
     source::Change,
     xds::classes::{Prepared, Translations},
 };
 
 type Labels<const N: usize> = [(&'static str, String); N];
 
-/// Counters of the pipeline.
-#[derive(Debug)]
-pub struct PipelineMetrics {
+/// Counters of the pipeline. Cloning shares them.
+#[derive(Clone, Debug)]
+pub(super) struct PipelineMetrics {
     registry_events: Family<Labels<2>, ExactCounter>,
-    events: Family<Labels<2>, ExactCounter>,
+    config_events: Family<Labels<2>, ExactCounter>,
     inbound: Family<Labels<1>, ExactCounter>,
     triggers: Family<Labels<1>, ExactCounter>,
     debounce_seconds: Histogram,
@@ -30,48 +30,38 @@ pub struct PipelineMetrics {
     recomputed: ExactCounter,
     batches: ExactCounter,
     changed: Family<Labels<1>, ExactCounter>,
-    proxies_pushed: ExactCounter,
+    proxies_concerned: ExactCounter,
     batch_seconds: Histogram,
     lost: Family<Labels<1>, Gauge>,
 }
 
 impl PipelineMetrics {
-    /// Registers all of them.
-    pub fn register(registry: &mut Registry, translations: Translations) -> Self {
-        let metrics = Self {
-            registry_events: Family::default(),
-            events: Family::default(),
-            inbound: Family::default(),
-            triggers: Family::default(),
-            debounce_seconds: Histogram::new([0.01, 0.1, 1.0, 3.0, 5.0, 10.0, 20.0, 30.0]),
-            world_seconds: Histogram::new([0.01, 0.1, 0.5, 1.0, 3.0, 5.0]),
-            objects: ExactCounter::default(),
-            recomputed: ExactCounter::default(),
-            batches: ExactCounter::default(),
-            changed: Family::default(),
-            proxies_pushed: ExactCounter::default(),
-            batch_seconds: Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0]),
-            lost: Family::default(),
-        };
+    /// Registers all of them, and `translations`, which the classes count.
+    pub(super) fn register(registry: &mut Registry, translations: Translations) -> Self {
         let events = "Objects that a source said changed, by kind and event";
-        registry.register("pilot_k8s_reg_events", events, metrics.registry_events.clone());
-        registry.register("pilot_k8s_cfg_events", events, metrics.events.clone());
-        registry.register("pilot_inbound_updates", "Changes that came, by what changed", metrics.inbound.clone());
-        registry.register("pilot_push_triggers", "Changes that were published, by what changed", metrics.triggers.clone());
-        registry.register("pilot_debounce_time", "Seconds from the first change of a batch to its views", metrics.debounce_seconds.clone());
-        registry.register("pilot_pushcontext_init_seconds", "Seconds that making a world took", metrics.world_seconds.clone());
-        registry.register("istiod_lite_objects_applied", "Objects applied to the engine", metrics.objects.clone());
-        registry.register("istiod_lite_values_recomputed", "Derived values that the engine computed again", metrics.recomputed.clone());
-        registry.register("istiod_lite_batches", "Batches of changes that became worlds", metrics.batches.clone());
+        let debounce = Histogram::new([0.01, 0.1, 1.0, 3.0, 5.0, 10.0, 20.0, 30.0]);
+        let world = Histogram::new([0.01, 0.1, 0.5, 1.0, 3.0, 5.0]);
+        let batch = Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0]);
         registry.register("istiod_lite_translated", "Translations done, by what was translated", translations);
-        registry.register("istiod_lite_resources_changed", "Shared resources that got new content, by type", metrics.changed.clone());
-        registry.register("istiod_lite_proxies_concerned", "Proxies whose view a batch changed, summed", metrics.proxies_pushed.clone());
-        registry.register("istiod_lite_batch_seconds", "From a batch to published views", metrics.batch_seconds.clone());
-        registry.register("istiod_lite_source_lost", "1 while a source is gone and its last word is kept", metrics.lost.clone());
-        metrics
+        let mut add = Registration(registry);
+        Self {
+            registry_events: add.metric("pilot_k8s_reg_events", events, Family::default()),
+            config_events: add.metric("pilot_k8s_cfg_events", events, Family::default()),
+            inbound: add.metric("pilot_inbound_updates", "Changes that came, by what changed", Family::default()),
+            triggers: add.metric("pilot_push_triggers", "Changes that were published, by what changed", Family::default()),
+            debounce_seconds: add.metric("pilot_debounce_time", "Seconds from the first change of a batch to its views", debounce),
+            world_seconds: add.metric("pilot_pushcontext_init_seconds", "Seconds that making a world took", world),
+            objects: add.counter("istiod_lite_objects_applied", "Objects applied to the engine"),
+            recomputed: add.counter("istiod_lite_values_recomputed", "Derived values that the engine computed again"),
+            batches: add.counter("istiod_lite_batches", "Batches of changes that became worlds"),
+            changed: add.metric("istiod_lite_resources_changed", "Shared resources that got new content, by type", Family::default()),
+            proxies_concerned: add.counter("istiod_lite_proxies_concerned", "Proxies whose view a batch changed, summed"),
+            batch_seconds: add.metric("istiod_lite_batch_seconds", "From a batch to published views", batch),
+            lost: add.metric("istiod_lite_source_lost", "1 while a source is gone and its last word is kept", Family::default()),
+        }
     }
 
-    /// Counts what a source said; `known` tells objects that are there already.
+    /// Counts what a source said; `known` says whether an object was there before.
     pub(super) fn count_events(&self, changes: &[Change], known: impl Fn(&ObjectKey) -> bool) {
         for change in changes {
             let (key, event) = match change {
@@ -81,7 +71,7 @@ impl PipelineMetrics {
             };
             let (family, kind) = match registry_name(key.kind) {
                 Some(name) => (&self.registry_events, name),
-                None => (&self.events, key.kind.as_str()),
+                None => (&self.config_events, key.kind.as_str()),
             };
             family.get_or_create(&[("type", kind.into()), ("event", event.into())]).inc();
             let update = match key.kind {
@@ -95,7 +85,8 @@ impl PipelineMetrics {
         }
     }
 
-    /// Counts a batch of objects that became a world, `since` its first change.
+    /// Counts a batch of objects that became a world: by kind, how long the world took to make, and the time since the first
+    /// change.
     pub(super) fn count_published(&self, kinds: &[Kind], making: Duration, since: Duration) {
         for kind in kinds {
             let trigger = match kind {
@@ -111,6 +102,7 @@ impl PipelineMetrics {
         self.debounce_seconds.observe(since.as_secs_f64());
     }
 
+    /// Counts the work that a batch was.
     pub(super) fn count_batch(&self, objects: usize, recomputed: usize, prepared: &Prepared, took: Duration) {
         self.batches.inc();
         self.objects.add(objects as u64);
@@ -118,16 +110,17 @@ impl PipelineMetrics {
         for (kind, count) in prepared.changed() {
             self.changed.get_or_create(&[("type", kind.as_str().into())]).add(count);
         }
-        self.proxies_pushed.add(prepared.proxies().len() as u64);
+        self.proxies_concerned.add(prepared.proxies().len() as u64);
         self.batch_seconds.observe(took.as_secs_f64());
     }
 
+    /// Records whether a source is lost.
     pub(super) fn set_lost(&self, source: &SmolStr, lost: bool) {
         self.lost.get_or_create(&[("source", source.to_string())]).set(i64::from(lost));
     }
 }
 
-/// istiod's word for a kind of the cluster itself.
+/// Returns istiod's word for a kind that Kubernetes itself has.
 fn registry_name(kind: Kind) -> Option<&'static str> {
     match kind {
         Kind::Service => Some("Services"),
@@ -153,7 +146,7 @@ mod tests {
         let count = |family: &Family<Labels<2>, ExactCounter>, kind: &str| {
             family.get_or_create(&[("type", kind.into()), ("event", "delete".into())]).get()
         };
-        assert_eq!((count(&metrics.registry_events, "Services"), count(&metrics.events, "VirtualService")), (1, 1));
+        assert_eq!((count(&metrics.registry_events, "Services"), count(&metrics.config_events, "VirtualService")), (1, 1));
         let inbound = |what: &str| metrics.inbound.get_or_create(&[("type", what.into())]).get();
         assert_eq!((inbound("svcdelete"), inbound("config"), inbound("svc")), (1, 1, 0));
     }

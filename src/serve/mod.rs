@@ -1,18 +1,22 @@
-//! Listeners, TLS, readiness, metrics, debug: what the outside world talks to.
+//! Listeners, TLS, readiness, metrics, debug pages: what the outside world talks to.
 
 pub mod connection;
-pub mod convergence;
-pub mod debug;
-pub mod diagnostics;
+mod convergence;
+mod debug;
 pub mod discovery;
-pub mod http;
+mod findings;
+mod http;
 pub mod https;
-pub mod identity;
-pub mod metrics;
-pub mod pipeline;
-pub mod process_metrics;
-pub mod protocol;
+mod identity;
+mod kubernetes;
+mod metrics;
+mod pipeline;
+mod process_metrics;
 pub mod readiness;
-pub mod serving_files;
+mod runtime;
+pub mod secure_grpc;
+pub mod settings;
+mod sources;
+mod tasks;
 pub mod tls;
-pub mod world_metrics;
+mod world_metrics;

@@ -1,6 +1,6 @@
 //! The one writer: what sources say becomes the next world, and each new world is published to the classes of proxies.
 
-use std::{collections::BTreeMap, pin::pin, sync::Arc};
+use std::{collections::BTreeMap, future::pending, pin::pin, sync::Arc};
 
 use jiff::Timestamp;
 use smol_str::SmolStr;
@@ -9,106 +9,115 @@ use tokio_stream::{Stream, StreamExt};
 
 use super::{
     convergence::{Convergence, NAMED},
-    diagnostics::{Finder, Standing},
+    findings::{CurrentFindings, Reporter},
     metrics::PipelineMetrics,
-    readiness::Readiness,
+    readiness::{BlockReady, Readiness, SOURCES_TRUSTED},
+    runtime::Runtime,
+    settings::Settings,
 };
 use crate::{
-    api::{Kind, Object, ObjectKey},
+    api::{Kind, Object, ObjectKey, mesh_config::MeshConfig},
     mesh::{engine::Engine, validate, world::World},
     source::{Change, Loss, SourceEvent, debounce::Debounce},
     timer::until,
     xds::classes::Classes,
 };
 
-/// Readiness condition: all sources have said all that they had.
-pub const SYNCED: &str = "sources synced";
-
-/// Readiness condition: what the sources say is about this mesh.
-pub const TRUSTED: &str = "sources trusted";
-
-/// All that a batch of changes passes through.
-pub struct Pipeline {
+/// Everything that a batch of changes passes through.
+pub(super) struct Pipeline {
     /// Makes worlds.
-    pub engine: Engine,
+    engine: Engine,
     /// Makes views.
-    pub classes: Arc<Classes>,
+    classes: Arc<Classes>,
     /// Gathers changes.
-    pub debounce: Debounce,
-    /// Shows findings.
-    pub standing: Arc<Standing>,
-    /// Told when the first world is published.
-    pub readiness: Arc<Readiness>,
-    /// Told of each published change.
-    pub convergence: Arc<Convergence>,
-    /// Shows each published world to those who read it beside the flow: authentication, admission, controllers.
-    pub worlds: watch::Sender<Arc<World>>,
+    debounce: Debounce,
+    /// Shows what is wrong with objects.
+    findings: Arc<CurrentFindings>,
+    /// Is blocked while a source is not trusted.
+    readiness: Readiness,
+    /// Follows each published change.
+    convergence: Arc<Convergence>,
+    /// Shows each published world.
+    worlds: watch::Sender<Arc<World>>,
     /// Counts.
-    pub metrics: PipelineMetrics,
-    /// The sources that are not to be believed now, and why.
-    pub(super) untrusted: BTreeMap<SmolStr, String>,
+    metrics: PipelineMetrics,
+    /// The sources that are not trusted now.
+    untrusted: BTreeMap<SmolStr, BlockReady>,
 }
 
 impl Pipeline {
-    /// Works until the sources end. Before they are synced nothing is published: half a world would take away what
-    /// proxies have from the process before this one.
-    pub async fn run(mut self, events: impl Stream<Item = SourceEvent>) {
+    /// A pipeline between the sources and the shared state.
+    pub(super) fn new(settings: &Settings, mesh: MeshConfig, runtime: &Runtime) -> Self {
+        Self {
+            engine: Engine::new(&settings.mesh.domain, mesh),
+            classes: Arc::clone(&runtime.classes),
+            debounce: Debounce::new(settings.debounce),
+            findings: Arc::clone(&runtime.findings),
+            readiness: runtime.readiness.clone(),
+            convergence: Arc::clone(&runtime.convergence),
+            worlds: runtime.worlds.clone(),
+            metrics: runtime.metrics.pipeline.clone(),
+            untrusted: BTreeMap::new(),
+        }
+    }
+
+    /// Works until the sources end; drops `synced` with the first world. Before the sources are synced nothing is published: half
+    /// a world would take away what proxies have from the process before this one.
+    pub(super) async fn run(mut self, events: impl Stream<Item = SourceEvent>, synced: BlockReady) {
         let mut events = pin!(events);
-        let mut synced = false;
-        let mut findings = self.classes.findings();
+        let mut unsynced = Some(synced);
+        let mut translation = self.classes.findings();
         loop {
-            let due = self.debounce.due().filter(|_| synced);
+            let due = self.debounce.due().filter(|_| unsynced.is_none());
             tokio::select! {
                 event = events.next() => match event {
+                    // Sources that end early leave half a world: it never becomes ready.
+                    None if unsynced.is_some() => return pending().await,
                     None => return,
                     Some(SourceEvent::Synced) => {
-                        synced = true;
                         self.publish_all();
-                        self.readiness.set(SYNCED, true);
+                        unsynced = None;
                     }
-                    Some(event) => self.take_in(event),
+                    Some(event) => self.accept(event),
                 },
                 () = until(due) => self.publish_due(),
-                Ok(()) = findings.changed() => {
-                    let found = findings.borrow_and_update().clone();
-                    self.standing.replace(Finder::Translation, found);
+                Ok(()) = translation.changed() => {
+                    let findings = translation.borrow_and_update().clone();
+                    self.findings.replace(Reporter::Translation, findings);
                 }
             }
         }
     }
 
-    fn take_in(&mut self, event: SourceEvent) {
+    fn accept(&mut self, event: SourceEvent) {
         match event {
             SourceEvent::Changes(changes) => {
                 self.metrics.count_events(&changes, |key| self.engine.has(key));
                 self.debounce.push(changes, Instant::now());
             }
-            SourceEvent::Diagnostics { source, findings } => self.standing.replace(Finder::Source(source), findings),
-            SourceEvent::Locations(news) => self.standing.note_locations(news),
+            SourceEvent::Diagnostics { source, findings } => self.findings.replace(Reporter::Source(source), findings),
+            SourceEvent::Locations(changes) => self.findings.update_locations(changes),
             SourceEvent::Lost { source, reason, loss } => {
                 tracing::error!(%source, reason, "source lost; what it said is kept");
                 self.metrics.set_lost(&source, true);
-                self.distrust(source, (loss == Loss::Untrusted).then_some(reason));
+                match loss {
+                    Loss::Untrusted => self.distrust(source, &reason),
+                    _ => _ = self.untrusted.remove(&source),
+                }
             }
             SourceEvent::Recovered { source } => {
                 tracing::info!(%source, "source recovered");
                 self.metrics.set_lost(&source, false);
-                self.distrust(source, None);
+                self.untrusted.remove(&source);
             }
             SourceEvent::Synced => {}
         }
     }
 
-    fn distrust(&mut self, source: SmolStr, why: Option<String>) {
-        match why {
-            Some(why) => _ = self.untrusted.insert(source, why),
-            None if self.untrusted.remove(&source).is_none() => return,
-            None => {}
-        }
-        match self.untrusted.values().next() {
-            Some(why) => self.readiness.fail(TRUSTED, &format!("{why}; what was known is kept until it is back, or until a restart")),
-            None => self.readiness.set(TRUSTED, true),
-        }
+    fn distrust(&mut self, source: SmolStr, reason: &str) {
+        let reason = format!("{reason}; what was known is kept until it is back, or until a restart");
+        // The block that was there before goes last: nobody sees a moment between the two.
+        self.untrusted.insert(source, self.readiness.block_because(SOURCES_TRUSTED, reason));
     }
 
     // The first world is published even when it is empty: it is then the truth.
@@ -135,13 +144,13 @@ impl Pipeline {
         let seen = now.checked_sub(since.elapsed()).unwrap_or(now);
         let published = self.classes.prepare(Arc::clone(&world), &applied.touched);
         self.metrics.count_batch(kinds.len(), applied.recomputed, &published, started.elapsed());
-        // Convergence is told before the sessions are, else an ACK could come first.
+        // The change is recorded before it is sent: otherwise an ACK could come first.
         self.convergence.published(generation, &named, seen, now, published.proxies());
         self.metrics.count_published(&kinds, making, since.elapsed());
         published.send();
         self.worlds.send_replace(Arc::clone(&world));
         // Findings cost what the whole mesh costs: proxies do not wait for them.
-        self.standing.replace(Finder::Mesh, validate::check(&world));
+        self.findings.replace(Reporter::Mesh, validate::check(&world));
     }
 }
 

@@ -1,5 +1,5 @@
-//! What every process exports by Prometheus' conventions, read from `/proc` when asked, and istiod's words about itself
-//! (contract §10.2).
+//! The metrics that every process exports by Prometheus' conventions, read from `/proc` on each scrape, and istiod's metrics
+//! about its build (contract §10.2).
 
 use std::{
     fmt, fs,
@@ -16,11 +16,11 @@ use prometheus_client::{
 
 use crate::version;
 
-/// Where the kernel tells of this process.
+/// Where the kernel describes this process.
 const PROC: &str = "/proc/self";
 
-/// Registers all of them. The uptime counts from now.
-pub fn register(registry: &mut Registry) {
+/// Registers all of them. Uptime is counted from now.
+pub(super) fn register(registry: &mut Registry) {
     let build = Family::<[(&'static str, &'static str); 2], Gauge>::default();
     build.get_or_create(&[("component", "pilot"), ("tag", version::VERSION)]).set(1);
     registry.register("istio_build", "This build, by component and version", build);
@@ -35,7 +35,7 @@ struct ProcessMetrics {
     started: Instant,
 }
 
-/// What `/proc/self/stat` says, in seconds and bytes.
+/// The contents of `/proc/self/stat` that are exported, in seconds and bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Usage {
     cpu: f64,
@@ -75,9 +75,9 @@ fn usage() -> Option<Usage> {
     parse(&fs::read_to_string(format!("{PROC}/stat")).ok()?, ticks as f64, page as f64)
 }
 
-/// Fields by their numbers in proc(5): 14 and 15 CPU, 22 start, 23 and 24 memory.
+/// Reads the fields by their numbers in proc(5): 14 and 15 CPU, 22 start, 23 and 24 memory.
 fn parse(stat: &str, ticks: f64, page: f64) -> Option<Usage> {
-    // The second field is a name, which may have blanks and parentheses.
+    // The second field is a name, which may contain blanks and parentheses.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let field = |number: usize| fields.get(number - 3)?.parse::<f64>().ok();
     Some(Usage {
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_is_told_of() {
+    fn this_process_is_measured() {
         let usage = usage().unwrap();
         let start = usage.start().unwrap();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();

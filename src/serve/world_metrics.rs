@@ -1,4 +1,4 @@
-//! istiod's gauges about the mesh, counted from the world when they are read (contract §10.2).
+//! istiod's gauges about the mesh, counted from the newest world on each scrape (contract §10.2).
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
@@ -14,9 +14,9 @@ use crate::mesh::{
     world::World,
 };
 
-/// Reads the newest world.
+/// Counts the newest world.
 #[derive(Debug)]
-pub struct WorldMetrics(pub watch::Receiver<Arc<World>>);
+pub(super) struct WorldMetrics(pub(super) watch::Receiver<Arc<World>>);
 
 impl Collector for WorldMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
@@ -41,8 +41,8 @@ fn duplicate_domains(world: &World) -> usize {
 
 fn duplicate_subsets(world: &World) -> usize {
     let repeated = |rules: &Arc<crate::mesh::world::HostRules>| {
-        let mut known = BTreeSet::new();
-        rules.rules.iter().flat_map(|rule| &rule.spec.subsets).filter(|subset| !known.insert(&subset.name)).count()
+        let mut names = BTreeSet::new();
+        rules.rules.iter().flat_map(|rule| &rule.spec.subsets).filter(|subset| !names.insert(&subset.name)).count()
     };
     world.rules_by_host.values().map(repeated).sum()
 }
@@ -52,7 +52,8 @@ fn clusters_without_instances(world: &World) -> usize {
         world.services.iter().filter(|(_, service)| service.resolution == Resolution::ClientSideLb && service.external_name.is_none());
     let missing = balanced.map(|(key, service)| {
         let endpoints = world.endpoints.get(key);
-        let has = |number: u16| endpoints.is_some_and(|set| set.ports.iter().any(|(port, places)| *port == number && !places.is_empty()));
+        let has =
+            |number: u16| endpoints.is_some_and(|set| set.ports.iter().any(|(port, endpoints)| *port == number && !endpoints.is_empty()));
         service.ports.iter().filter(|port| port.protocol != Protocol::Udp && !has(port.number)).count()
     });
     missing.sum()

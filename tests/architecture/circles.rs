@@ -18,8 +18,6 @@ const STILL_CIRCULAR: &[(&str, &[&str])] = &[
     ("identity", &["ca", "ceremony"]),
     ("identity::ca", &["load", "root_keys"]),
     ("mesh", &["engine", "policy", "routing", "world"]),
-    ("serve", &["discovery", "identity"]),
-    ("serve", &["serving_files", "tls"]),
     ("translate::listener::outbound", &["merge", "plan"]),
     ("translate::route", &["action", "selection"]),
     ("webhook::inject", &["annotations", "template"]),

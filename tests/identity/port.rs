@@ -17,7 +17,8 @@ use istiod_lite::{
     proto::auth::{IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient},
     serve::{
         connection::{ConnectionOptions, serve_plain},
-        tls::{ServingNames, TlsIdentity, serve_tls},
+        secure_grpc::SecureGrpc,
+        tls::{ServingNames, TlsIdentity},
     },
 };
 use jiff::Timestamp;
@@ -66,7 +67,10 @@ impl ControlPlane {
         let address = listener.local_addr().unwrap();
         let routes = Routes::new(service.into_server());
         let (tls_used, metrics_used) = (tls.clone(), metrics.clone());
-        let serving = tokio::spawn(serve_tls(listener, tls_used, routes, authenticator.into(), metrics_used, options, shutdown.clone()));
+        let serving = tokio::spawn(
+            SecureGrpc { tls: tls_used, routes, authenticator: authenticator.into(), metrics: metrics_used, options }
+                .serve(listener, shutdown.clone()),
+        );
         Self { address, authority, issuer, ca, tls, metrics, shutdown, serving }
     }
 

@@ -11,7 +11,7 @@ use istiod_lite::{
     mesh::world::World,
     serve::{
         https::{self, Bounds},
-        readiness::Readiness,
+        readiness::{BlockReady, Readiness},
         tls::{ServingNames, TlsIdentity},
     },
     webhook::inject::{self, InjectionMetrics, Injector, Settings},
@@ -34,6 +34,7 @@ struct Port {
     shutdown: CancellationToken,
     serving: JoinHandle<()>,
     _worlds: watch::Sender<Arc<World>>,
+    _block: BlockReady,
 }
 
 impl Port {
@@ -48,12 +49,14 @@ impl Port {
             "answered"
         };
         let webhooks = inject::routes(Arc::new(injector)).route("/slow", post(slow));
-        let routes: Router = https::router(webhooks, Arc::new(Readiness::awaiting(&["the test"])), bounds);
+        let readiness = Readiness::default();
+        let block = readiness.block("the test");
+        let routes: Router = https::router(webhooks, readiness, bounds);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn(https::serve(listener, tls, routes, bounds, shutdown.clone()));
-        Self { address, authority, shutdown, serving, _worlds: worlds }
+        Self { address, authority, shutdown, serving, _worlds: worlds, _block: block }
     }
 
     async fn connect(&self, protocol: &str) -> TlsStream<TcpStream> {

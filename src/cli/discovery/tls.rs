@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
 
-use crate::serve::{protocol::Protocol, serving_files::ServingFiles};
+use crate::serve::{
+    settings::TlsSettings,
+    tls::{ServingFiles, TlsProtocol},
+};
 
 /// What the TLS ports show and speak.
 #[derive(clap::Args)]
@@ -36,8 +39,15 @@ pub(super) struct TlsArguments {
 }
 
 impl TlsArguments {
-    /// The files of the serving certificate; `mounted`: those at istiod's places count, too.
-    pub(super) fn files(&self, mounted: bool) -> Option<ServingFiles> {
+    /// Returns the settings, with `names` in the certificate besides istiod's own; `mounted`: files at istiod's places count, too.
+    ///
+    /// # Errors
+    /// When there is no such version or cipher suite.
+    pub(super) fn settings(&self, names: Vec<String>, mounted: bool) -> anyhow::Result<TlsSettings> {
+        Ok(TlsSettings { names, files: self.files(mounted), protocol: self.protocol()? })
+    }
+
+    fn files(&self, mounted: bool) -> Option<ServingFiles> {
         match (&self.certificate, &self.key, &self.roots) {
             (Some(certificate), Some(key), Some(roots)) => {
                 Some(ServingFiles { certificate: certificate.clone(), key: key.clone(), roots: roots.clone() })
@@ -46,12 +56,9 @@ impl TlsArguments {
         }
     }
 
-    /// Versions and cipher suites.
-    ///
-    /// # Errors
-    /// When there is no such version or cipher suite.
-    pub(super) fn protocol(&self) -> anyhow::Result<Protocol> {
-        let protocol = Protocol::default();
+    /// Returns the versions and cipher suites.
+    pub(super) fn protocol(&self) -> anyhow::Result<TlsProtocol> {
+        let protocol = TlsProtocol::default();
         let known = protocol.suites().join(", ");
         let unknown = |names: Vec<String>| anyhow::anyhow!("--tls-cipher-suites: no {}; there are: {known}", names.join(", "));
         let protocol = protocol.with_suites(&self.cipher_suites).map_err(unknown)?;

@@ -1,4 +1,4 @@
-//! Who may read `/debug` over HTTP: callers on this machine everything (a port-forward looks like one), others what
+//! Who may read `/debug` over HTTP: callers on this machine may read everything (a port-forward looks like one), others what
 //! their proven identity may see.
 
 use std::{
@@ -14,23 +14,23 @@ use axum::{
 
 use crate::{identity::authenticate::Authenticator, mesh::model::Caller, xds::debug::Viewer};
 
-/// Decides by the caller's address and its `authorization` header. The ports are open before identities can be proven:
-/// until then only callers on this machine are let in.
+/// Decides by the caller's address and its `authorization` header. The ports open before identities can be proven: until then
+/// only callers on this machine are let in.
 #[derive(Clone, Debug, Default)]
-pub struct Access {
+pub(crate) struct Access {
     authenticator: Arc<OnceLock<Arc<Authenticator>>>,
 }
 
 impl Access {
-    /// Identities are proven by `authenticator` from now on, the same as on the TLS port.
-    pub fn authenticate_by(&self, authenticator: Arc<Authenticator>) {
+    /// Proves identities by `authenticator` from now on, as on the TLS port.
+    pub(crate) fn authenticate_by(&self, authenticator: Arc<Authenticator>) {
         if self.authenticator.set(authenticator).is_err() {
             tracing::warn!("callers of /debug are authenticated already");
         }
     }
 
-    /// How much the caller may see; the status says why not.
-    pub async fn viewer(&self, request: Request<Body>, system_namespace: &str) -> Result<Viewer, StatusCode> {
+    /// Returns how much the caller may see, or the status that says why it may see nothing.
+    pub(crate) async fn viewer(&self, request: Request<Body>, system_namespace: &str) -> Result<Viewer, StatusCode> {
         let (mut parts, _) = request.into_parts();
         let peer = ConnectInfo::<SocketAddr>::from_request_parts(&mut parts, &()).await;
         if peer.is_ok_and(|ConnectInfo(peer)| peer.ip().to_canonical().is_loopback()) {
@@ -59,7 +59,7 @@ mod tests {
         mesh::model::SpiffeId,
     };
 
-    /// The token is the namespace.
+    /// Takes each token for the name of a namespace.
     struct Naive;
 
     impl TokenVerifier for Naive {

@@ -1,27 +1,27 @@
-//! Pages about the mesh: services, endpoints, objects, settings.
+//! Pages about the mesh: services, endpoints, objects, MeshConfig.
 
 use serde_json::{Map, Value, json};
 
-use super::{Asked, Inspection, Reply};
+use super::{DebugState, PageRequest, Reply};
 use crate::{
     api::mesh_config::MeshConfig,
     mesh::model::{Endpoint, EndpointAddress, Origin, Registry, Service},
-    serve::pipeline::SYNCED,
+    serve::readiness::SOURCES_SYNCED,
 };
 
-pub(super) fn registryz(inspection: &Inspection, _: &Asked) -> Reply {
-    Reply::Json(inspection.world().services.values().map(|service| described(service)).collect())
+pub(super) fn registryz(state: &DebugState, _: &PageRequest) -> Reply {
+    Reply::Json(state.world().services.values().map(|service| service_entry(service)).collect())
 }
 
-pub(super) fn endpoint_shards(inspection: &Inspection, _: &Asked) -> Reply {
+pub(super) fn endpoint_shards(state: &DebugState, _: &PageRequest) -> Reply {
     let mut services: Map<String, Value> = Map::new();
-    for (key, endpoints) in &inspection.world().endpoints {
+    for (key, endpoints) in &state.world().endpoints {
         let mut shards: Map<String, Value> = Map::new();
         for (port, endpoint) in endpoints.ports.iter().flat_map(|(port, endpoints)| endpoints.iter().map(move |endpoint| (*port, endpoint)))
         {
             let shard = shards.entry(format!("Kubernetes/{}", endpoint.backend.cluster)).or_insert_with(|| json!([]));
             if let Value::Array(shard) = shard {
-                shard.push(place(endpoint, port));
+                shard.push(endpoint_entry(endpoint, port));
             }
         }
         services.entry(key.hostname.to_string()).or_insert_with(|| json!({}))[key.namespace.as_str()] = json!({"Shards": shards});
@@ -29,9 +29,9 @@ pub(super) fn endpoint_shards(inspection: &Inspection, _: &Asked) -> Reply {
     Reply::Json(Value::Object(services))
 }
 
-/// Kinds and names only: content is not kept as it was written.
-pub(super) fn configz(inspection: &Inspection, _: &Asked) -> Reply {
-    let world = inspection.world();
+/// Shows kinds and names only: objects are not kept as they were written.
+pub(super) fn configz(state: &DebugState, _: &PageRequest) -> Reply {
+    let world = state.world();
     let origins = world
         .destination_rules
         .values()
@@ -40,19 +40,19 @@ pub(super) fn configz(inspection: &Inspection, _: &Asked) -> Reply {
         .chain(world.peer_authentications.values().map(|policy| &policy.origin))
         .chain(world.sidecars.values().map(|sidecar| &sidecar.origin))
         .chain(world.routes.values().map(|routes| &routes.origin));
-    Reply::Json(origins.map(object).collect())
+    Reply::Json(origins.map(object_entry).collect())
 }
 
-pub(super) fn mesh(inspection: &Inspection, _: &Asked) -> Reply {
-    Reply::Json(settings(&inspection.world().mesh_config))
+pub(super) fn mesh(state: &DebugState, _: &PageRequest) -> Reply {
+    Reply::Json(settings(&state.world().mesh_config))
 }
 
-pub(super) fn clusterz(inspection: &Inspection, _: &Asked) -> Reply {
-    let status = if inspection.readiness.missing().iter().any(|missing| missing == SYNCED) { "syncing" } else { "synced" };
-    Reply::Json(json!([{"id": inspection.cluster, "syncStatus": status}]))
+pub(super) fn clusterz(state: &DebugState, _: &PageRequest) -> Reply {
+    let status = if state.readiness.is_blocked_by(SOURCES_SYNCED) { "syncing" } else { "synced" };
+    Reply::Json(json!([{"id": state.cluster, "syncStatus": status}]))
 }
 
-fn described(service: &Service) -> Value {
+fn service_entry(service: &Service) -> Value {
     let registry = match service.registry {
         Registry::Kubernetes => "Kubernetes",
         Registry::External => "External",
@@ -75,7 +75,7 @@ fn described(service: &Service) -> Value {
     })
 }
 
-fn place(endpoint: &Endpoint, port: u16) -> Value {
+fn endpoint_entry(endpoint: &Endpoint, port: u16) -> Value {
     let address = match &endpoint.address {
         EndpointAddress::Ip(ip) => ip.to_string(),
         EndpointAddress::Host(host) => host.to_string(),
@@ -99,7 +99,7 @@ fn place(endpoint: &Endpoint, port: u16) -> Value {
     })
 }
 
-fn object(origin: &Origin) -> Value {
+fn object_entry(origin: &Origin) -> Value {
     let key = &origin.object;
     json!({"kind": key.kind.to_string(), "metadata": {"namespace": key.namespace, "name": key.name, "generation": origin.generation}})
 }

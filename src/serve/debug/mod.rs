@@ -1,5 +1,5 @@
-//! `/debug`: what this control plane knows, for istioctl and for people (contract §1.2). The same pages are shown on
-//! the HTTP ports and over ADS; the names and shapes are istiod's where istiod has the page.
+//! `/debug`: what this control plane knows, for istioctl and for people (contract §1.2). The HTTP ports and ADS show the same
+//! pages; names and shapes are istiod's where istiod has the page.
 
 mod access;
 mod mesh;
@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 use smol_str::SmolStr;
 use tokio::sync::watch;
 
-pub use access::Access;
+pub(super) use access::Access;
 
-use super::{convergence::Convergence, diagnostics::Standing, readiness::Readiness};
+use super::{convergence::Convergence, findings::CurrentFindings, readiness::Readiness};
 use crate::{
     mesh::world::World,
     version,
@@ -29,31 +29,31 @@ use crate::{
     },
 };
 
-/// What the pages are made from.
-pub struct Inspection {
-    /// The name of this process: its pod's.
+/// The state that the pages are made from.
+pub(super) struct DebugState {
+    /// The name of this process, which is its pod's.
     pub instance: String,
     /// The cluster that objects come from.
     pub cluster: SmolStr,
-    /// Where proxies stand.
+    /// What proxies have.
     pub ledger: Arc<Ledger>,
-    /// What they are to have.
+    /// What proxies are to have.
     pub classes: Arc<Classes>,
-    /// What the mesh means.
+    /// The newest world.
     pub worlds: watch::Receiver<Arc<World>>,
     /// Whether sources are synced.
-    pub readiness: Arc<Readiness>,
-    /// How changes travelled.
+    pub readiness: Readiness,
+    /// How far recent changes have come.
     pub convergence: Arc<Convergence>,
-    /// What was found wrong.
-    pub diagnostics: Arc<Standing>,
+    /// What is wrong with objects.
+    pub findings: Arc<CurrentFindings>,
 }
 
 /// One page.
 struct Page {
     name: &'static str,
     help: &'static str,
-    show: fn(&Inspection, &Asked) -> Reply,
+    show: fn(&DebugState, &PageRequest) -> Reply,
 }
 
 const PAGES: &[Page] = &[
@@ -74,30 +74,30 @@ const PAGES: &[Page] = &[
     Page { name: "syncz", help: "How far each connected proxy is (?namespace=)", show: proxies::syncz },
 ];
 
-/// What a reader asks for.
+/// A request for a page.
 #[derive(Debug)]
-struct Asked {
+struct PageRequest {
     viewer: Viewer,
     query: BTreeMap<String, String>,
 }
 
-/// What a reader gets. The words of the refusals are istiod's: istioctl looks for them.
+/// The answer to a request. The texts of the refusals are istiod's: istioctl looks for them.
 enum Reply {
     Json(Value),
     NoProxyNamed,
     NotConnected,
 }
 
-impl Inspection {
-    /// The page at `path` (what comes after `/debug/`, with its query).
-    pub fn open(&self, path: &str, viewer: &Viewer) -> (StatusCode, String) {
+impl DebugState {
+    /// Returns the page at `path`, which is what follows `/debug/` and the query.
+    pub(super) fn open(&self, path: &str, viewer: &Viewer) -> (StatusCode, String) {
         let Some((page, query)) = find(path) else { return (StatusCode::NOT_FOUND, "404 page not found\n".into()) };
         if !viewer.may_open(page.name) {
             return (StatusCode::FORBIDDEN, String::new());
         }
         let pretty = query.contains_key("pretty");
-        match (page.show)(self, &Asked { viewer: viewer.clone(), query }) {
-            Reply::Json(value) => (StatusCode::OK, written(&value, pretty)),
+        match (page.show)(self, &PageRequest { viewer: viewer.clone(), query }) {
+            Reply::Json(value) => (StatusCode::OK, to_text(&value, pretty)),
             Reply::NoProxyNamed => (StatusCode::BAD_REQUEST, "You must provide a proxyID in the query string\n".into()),
             Reply::NotConnected => {
                 let text = "Proxy not connected to this Pilot instance. It may be connected to another instance.\n";
@@ -106,8 +106,8 @@ impl Inspection {
         }
     }
 
-    /// The table of contents, as HTML.
-    pub fn index(&self) -> String {
+    /// Returns the table of contents, as HTML.
+    pub(super) fn index(&self) -> String {
         let row = |page: &Page| format!("<tr><td><a href=\"/debug/{0}\">{0}</a></td><td>{1}</td></tr>\n", page.name, page.help);
         let rows: String = PAGES.iter().map(row).collect();
         format!("<html><head><title>istiod-lite</title></head><body><p>?pretty indents.</p>\n<table>\n{rows}</table></body></html>\n")
@@ -117,7 +117,7 @@ impl Inspection {
         Arc::clone(&self.worlds.borrow())
     }
 
-    /// The first proxy whose connection's name contains `name`, if the viewer may see it.
+    /// Returns the first proxy that the viewer may see and whose connection's name contains `name`.
     fn proxy(&self, name: &str, viewer: &Viewer) -> Option<ProxyStatus> {
         let proxies = self.ledger.proxies().into_iter();
         proxies.filter(|proxy| viewer.sees(&proxy.node.proxy.namespace)).find(|proxy| proxy.connection.contains(name))
@@ -131,7 +131,7 @@ impl Inspection {
     }
 }
 
-impl Inspector for Inspection {
+impl Inspector for DebugState {
     fn system_namespace(&self) -> SmolStr {
         self.world().mesh.root_namespace.clone()
     }
@@ -163,7 +163,7 @@ impl Inspector for Inspection {
     }
 }
 
-impl Asked {
+impl PageRequest {
     fn get(&self, name: &str) -> Option<&str> {
         self.query.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
@@ -177,18 +177,18 @@ fn find(path: &str) -> Option<(&'static Page, BTreeMap<String, String>)> {
     Some((page, query))
 }
 
-fn written(value: &Value, pretty: bool) -> String {
+fn to_text(value: &Value, pretty: bool) -> String {
     if pretty { format!("{value:#}\n") } else { format!("{value}\n") }
 }
 
-fn list(_: &Inspection, _: &Asked) -> Reply {
+fn list(_: &DebugState, _: &PageRequest) -> Reply {
     Reply::Json(PAGES.iter().map(|page| page.name).filter(|name| *name != "list").collect())
 }
 
-fn convergence(inspection: &Inspection, _: &Asked) -> Reply {
-    Reply::Json(json!(inspection.convergence.records()))
+fn convergence(state: &DebugState, _: &PageRequest) -> Reply {
+    Reply::Json(json!(state.convergence.records()))
 }
 
-fn diagnostics(inspection: &Inspection, _: &Asked) -> Reply {
-    Reply::Json(json!(inspection.diagnostics.lines()))
+fn diagnostics(state: &DebugState, _: &PageRequest) -> Reply {
+    Reply::Json(json!(state.findings.lines()))
 }

@@ -13,7 +13,7 @@ use prost::Name;
 use serde_json::{Map, Value, json};
 use smol_str::SmolStr;
 
-use super::{Asked, Inspection, Reply};
+use super::{DebugState, PageRequest, Reply};
 use crate::{
     mesh::{
         model::{Proxy, ProxyKind},
@@ -27,18 +27,18 @@ use crate::{
     },
 };
 
-pub(super) fn syncz(inspection: &Inspection, asked: &Asked) -> Reply {
-    let mut proxies = inspection.visible_proxies(&asked.viewer);
-    if let Some(namespace) = asked.get("namespace") {
+pub(super) fn syncz(state: &DebugState, request: &PageRequest) -> Reply {
+    let mut proxies = state.visible_proxies(&request.viewer);
+    if let Some(namespace) = request.get("namespace") {
         proxies.retain(|proxy| proxy.node.proxy.namespace == namespace);
     }
     Reply::Json(proxies.iter().map(sync_status).collect())
 }
 
-pub(super) fn adsz(inspection: &Inspection, asked: &Asked) -> Reply {
-    let proxies = match asked.get("proxyID") {
-        None => inspection.visible_proxies(&asked.viewer),
-        Some(name) => match inspection.proxy(name, &asked.viewer) {
+pub(super) fn adsz(state: &DebugState, request: &PageRequest) -> Reply {
+    let proxies = match request.get("proxyID") {
+        None => state.visible_proxies(&request.viewer),
+        Some(name) => match state.proxy(name, &request.viewer) {
             Some(proxy) => vec![proxy],
             None => return Reply::NotConnected,
         },
@@ -47,39 +47,39 @@ pub(super) fn adsz(inspection: &Inspection, asked: &Asked) -> Reply {
     Reply::Json(json!({"totalClients": clients.len(), "clients": clients}))
 }
 
-pub(super) fn connections(inspection: &Inspection, asked: &Asked) -> Reply {
-    let clients: Vec<Value> = inspection.visible_proxies(&asked.viewer).iter().map(connection).collect();
+pub(super) fn connections(state: &DebugState, request: &PageRequest) -> Reply {
+    let clients: Vec<Value> = state.visible_proxies(&request.viewer).iter().map(connection).collect();
     Reply::Json(json!({"totalClients": clients.len(), "clients": clients}))
 }
 
-pub(super) fn config_dump(inspection: &Inspection, asked: &Asked) -> Reply {
-    let kinds: Vec<ResourceType> = asked.get("types").map(kinds_named).unwrap_or_default();
-    with_view(inspection, asked, |view| {
+pub(super) fn config_dump(state: &DebugState, request: &PageRequest) -> Reply {
+    let kinds: Vec<ResourceType> = request.get("types").map(kinds_named).unwrap_or_default();
+    with_view(state, request, |view| {
         if !kinds.is_empty() {
             return resources(view, &kinds);
         }
-        let sections = dump::sections(view, asked.query.contains_key("include_eds"));
-        json!({"configs": sections.iter().map(shown).collect::<Vec<_>>()})
+        let sections = dump::sections(view, request.query.contains_key("include_eds"));
+        json!({"configs": sections.iter().map(to_json).collect::<Vec<_>>()})
     })
 }
 
-pub(super) fn edsz(inspection: &Inspection, asked: &Asked) -> Reply {
-    with_view(inspection, asked, |view| resources(view, &[ResourceType::Endpoint]))
+pub(super) fn edsz(state: &DebugState, request: &PageRequest) -> Reply {
+    with_view(state, request, |view| resources(view, &[ResourceType::Endpoint]))
 }
 
-/// The services behind each proxy, by the name of its connection.
-pub(super) fn instancesz(inspection: &Inspection, asked: &Asked) -> Reply {
-    let world = inspection.world();
+/// Shows the services behind each proxy, by the name of its connection.
+pub(super) fn instancesz(state: &DebugState, request: &PageRequest) -> Reply {
+    let world = state.world();
     let services = |proxy: &Proxy| -> Vec<String> {
         let keys = proxy.ips.iter().filter_map(|ip| world.services_at.get(ip)).flat_map(|keys| keys.iter());
         keys.map(|key| key.hostname.to_string()).collect()
     };
-    let proxies = inspection.visible_proxies(&asked.viewer);
+    let proxies = state.visible_proxies(&request.viewer);
     let found = proxies.iter().map(|proxy| (proxy.connection.to_string(), json!(services(&resolve_proxy(&world, &proxy.node.proxy)))));
     Reply::Json(Value::Object(found.collect()))
 }
 
-/// What istioctl's table of proxies is made of (contract §1.3).
+/// Returns what istioctl makes a row of its table of proxies from (contract §1.3).
 pub(super) fn client_config(proxy: &ProxyStatus) -> Any {
     let about = &proxy.node.proxy;
     let metadata = [("CLUSTER_ID", &about.cluster), ("NAMESPACE", &about.namespace), ("ISTIO_VERSION", &proxy.node.istio_version)];
@@ -141,7 +141,7 @@ fn sync_status(proxy: &ProxyStatus) -> Value {
         resources.insert(kind.type_url().to_owned(), resource_status(proxy, kind, status));
     }
     shown.insert("resources".to_owned(), Value::Object(resources));
-    // Beyond istiod's: how far the proxy is with the world, and what of the user's it refused.
+    // Not in istiod's page: how far the proxy is, and which objects of the user it refused.
     shown.insert("wanted_generation".to_owned(), json!(proxy.wanted));
     shown.insert("current_generation".to_owned(), json!(proxy.current));
     let refused = proxy.rejected.iter().map(|(kind, rejection)| {
@@ -187,22 +187,22 @@ fn client(proxy: &ProxyStatus) -> Value {
     shown
 }
 
-fn with_view(inspection: &Inspection, asked: &Asked, show: impl FnOnce(&crate::xds::view::View) -> Value) -> Reply {
-    let Some(name) = asked.get("proxyID") else { return Reply::NoProxyNamed };
-    let view = inspection.proxy(name, &asked.viewer).and_then(|proxy| inspection.classes.view_of(&proxy.id));
+fn with_view(state: &DebugState, request: &PageRequest, show: impl FnOnce(&crate::xds::view::View) -> Value) -> Reply {
+    let Some(name) = request.get("proxyID") else { return Reply::NoProxyNamed };
+    let view = state.proxy(name, &request.viewer).and_then(|proxy| state.classes.view_of(&proxy.id));
     view.map_or(Reply::NotConnected, |view| Reply::Json(show(&view)))
 }
 
 fn resources(view: &crate::xds::view::View, kinds: &[ResourceType]) -> Value {
     let found = kinds.iter().flat_map(|kind| dump::resources(view, *kind));
-    json!({"configs": found.map(|any| shown(&any)).collect::<Vec<_>>()})
+    json!({"configs": found.map(|any| to_json(&any)).collect::<Vec<_>>()})
 }
 
 fn kinds_named(types: &str) -> Vec<ResourceType> {
     ResourceType::ALL.into_iter().filter(|kind| types.split(',').any(|name| name == kind.as_str())).collect()
 }
 
-fn shown(any: &Any) -> Value {
+fn to_json(any: &Any) -> Value {
     render::to_json_any(&any.type_url, &any.value)
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
-use super::tls::TlsError;
+use super::error::TlsError;
 use crate::identity::certificate::Certificate;
 
 /// Where the chart mounts Secret `istiod-tls`.
@@ -19,7 +19,7 @@ const MOUNTED_ROOTS: &str = "var/run/secrets/istiod/ca/root-cert.pem";
 /// The files of a serving certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServingFiles {
-    /// `--tlsCertFile`: the certificate, with what stands between it and the root behind it.
+    /// `--tlsCertFile`: the certificate, followed by those between it and the root.
     pub certificate: PathBuf,
     /// `--tlsKeyFile`: its key.
     pub key: PathBuf,
@@ -27,12 +27,12 @@ pub struct ServingFiles {
     pub roots: PathBuf,
 }
 
-/// What the files say: certificate, key, roots.
+/// The texts of the files: certificate, key, roots.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Texts([String; 3]);
+pub(super) struct FileTexts([String; 3]);
 
-/// What the files hold.
-pub(super) struct Held {
+/// The files, parsed.
+pub(super) struct ParsedFiles {
     /// The certificate first.
     pub(super) chain: Vec<CertificateDer<'static>>,
     /// Its key.
@@ -42,7 +42,7 @@ pub(super) struct Held {
 }
 
 impl ServingFiles {
-    /// Those that are mounted where istiod looks for them; `None`: one of the three is missing.
+    /// Returns the files that are mounted where istiod looks for them; `None` if one of the three is missing.
     pub fn mounted() -> Option<Self> {
         Self::mounted_below(Path::new("/"))
     }
@@ -54,20 +54,20 @@ impl ServingFiles {
         (files.certificate.is_file() && files.key.is_file()).then_some(files)
     }
 
-    /// What the files say now.
-    pub(super) fn texts(&self) -> Result<Texts, TlsError> {
+    /// Reads the files.
+    pub(super) fn texts(&self) -> Result<FileTexts, TlsError> {
         let text = |path: &Path| fs::read_to_string(path).map_err(|error| wrong(path, format!("cannot be read: {error}")));
-        Ok(Texts([text(&self.certificate)?, text(&self.key)?, text(&self.roots)?]))
+        Ok(FileTexts([text(&self.certificate)?, text(&self.key)?, text(&self.roots)?]))
     }
 
-    /// Reads what they say.
-    pub(super) fn held(&self, Texts([certificate, key, roots]): &Texts) -> Result<Held, TlsError> {
+    /// Parses the texts, and logs the certificates in them.
+    pub(super) fn parse(&self, FileTexts([certificate, key, roots]): &FileTexts) -> Result<ParsedFiles, TlsError> {
         let certificates = |path: &Path, text: &str| Certificate::all_from_pem(text).map_err(|error| wrong(path, error.to_string()));
         let chain = certificates(&self.certificate, certificate)?;
-        let roots_read = certificates(&self.roots, roots)?;
+        let root_certificates = certificates(&self.roots, roots)?;
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| wrong(&self.key, error.to_string()))?;
-        chain.iter().chain(&roots_read).for_each(Certificate::log);
-        Ok(Held { chain: chain.iter().map(|certificate| certificate.der().clone()).collect(), key, roots: roots.as_str().into() })
+        chain.iter().chain(&root_certificates).for_each(Certificate::log);
+        Ok(ParsedFiles { chain: chain.iter().map(|certificate| certificate.der().clone()).collect(), key, roots: roots.as_str().into() })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which TLS we speak (contract §1.1): versions and cipher suites.
+//! The TLS versions and cipher suites of our ports (contract §1.1).
 
 use std::sync::Arc;
 
@@ -6,22 +6,22 @@ use rustls::{SupportedProtocolVersion, crypto::CryptoProvider, version};
 
 static ONLY_NEWEST: &[&SupportedProtocolVersion] = &[&version::TLS13];
 
-/// Versions and cipher suites of our TLS ports.
+/// TLS versions and cipher suites.
 #[derive(Clone, Debug)]
-pub struct Protocol {
+pub struct TlsProtocol {
     provider: Arc<CryptoProvider>,
     versions: &'static [&'static SupportedProtocolVersion],
 }
 
-impl Default for Protocol {
+impl Default for TlsProtocol {
     /// TLS 1.2 and 1.3 with the cipher suites of the library, all of which are good.
     fn default() -> Self {
         Self { provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()), versions: rustls::DEFAULT_VERSIONS }
     }
 }
 
-impl Protocol {
-    /// Not below this version: `TLSv1_2` or `TLSv1_3` (`--tls-min-version`); `None`: there is no such one.
+impl TlsProtocol {
+    /// Refuses versions below this one: `TLSv1_2` or `TLSv1_3` (`--tls-min-version`). `None` if there is no such version.
     pub fn at_least(self, version: &str) -> Option<Self> {
         let versions = match version {
             "TLSv1_2" => rustls::DEFAULT_VERSIONS,
@@ -31,11 +31,11 @@ impl Protocol {
         Some(Self { versions, ..self })
     }
 
-    /// Of TLS 1.2 only these cipher suites, by their IANA names (`--tls-cipher-suites`). Those of TLS 1.3 stay, as with
+    /// Keeps only these cipher suites of TLS 1.2, by their IANA names (`--tls-cipher-suites`). Those of TLS 1.3 stay, as with
     /// istiod.
     ///
     /// # Errors
-    /// The names that are none of ours.
+    /// The names that we do not know.
     pub fn with_suites(self, names: &[String]) -> Result<Self, Vec<String>> {
         if names.is_empty() {
             return Ok(self);
@@ -50,19 +50,19 @@ impl Protocol {
         Ok(Self { provider: Arc::new(provider), ..self })
     }
 
-    /// The names of TLS 1.2's cipher suites.
+    /// Returns the names of TLS 1.2's cipher suites.
     pub fn suites(&self) -> Vec<String> {
         let names = self.provider.cipher_suites.iter().filter(|suite| suite.tls13().is_none());
         names.filter_map(|suite| suite.suite().as_str().map(str::to_owned)).collect()
     }
 
-    /// The cryptography.
+    /// Returns the cryptography.
     pub(super) fn provider(&self) -> Arc<CryptoProvider> {
         Arc::clone(&self.provider)
     }
 
-    /// The versions.
-    pub(super) fn versions(&self) -> &'static [&'static SupportedProtocolVersion] {
+    /// Returns the versions.
+    pub(in crate::serve) fn versions(&self) -> &'static [&'static SupportedProtocolVersion] {
         self.versions
     }
 }
@@ -78,16 +78,16 @@ mod tests {
     #[test]
     fn suites_are_chosen_by_name_and_unknown_ones_are_named() {
         let one = "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256".to_owned();
-        let chosen = Protocol::default().with_suites(std::slice::from_ref(&one)).unwrap();
+        let chosen = TlsProtocol::default().with_suites(std::slice::from_ref(&one)).unwrap();
         assert_eq!(chosen.suites(), [one]);
         assert!(chosen.provider().cipher_suites.iter().any(|suite| suite.tls13().is_some()), "those of TLS 1.3 stay");
-        assert_eq!(Protocol::default().with_suites(&["TLS_RSA_WITH_RC4_128_SHA".to_owned()]).unwrap_err(), ["TLS_RSA_WITH_RC4_128_SHA"]);
+        assert_eq!(TlsProtocol::default().with_suites(&["TLS_RSA_WITH_RC4_128_SHA".to_owned()]).unwrap_err(), ["TLS_RSA_WITH_RC4_128_SHA"]);
     }
 
     #[test]
     fn versions_have_istiods_names() {
-        assert_eq!(Protocol::default().at_least("TLSv1_3").unwrap().versions().len(), 1);
-        assert_eq!(Protocol::default().at_least("TLSv1_2").unwrap().versions().len(), 2);
-        assert!(Protocol::default().at_least("TLSv1_1").is_none());
+        assert_eq!(TlsProtocol::default().at_least("TLSv1_3").unwrap().versions().len(), 1);
+        assert_eq!(TlsProtocol::default().at_least("TLSv1_2").unwrap().versions().len(), 2);
+        assert!(TlsProtocol::default().at_least("TLSv1_1").is_none());
     }
 }

@@ -1,0 +1,144 @@
+//! What is wrong with objects now: logged once, counted in metrics, shown under `/debug/diagnostics`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use prometheus_client::{
+    metrics::{family::Family, gauge::Gauge},
+    registry::Registry,
+};
+use smol_str::SmolStr;
+use tokio::sync::watch;
+
+use crate::{
+    api::{Diagnostic, Location, ObjectKey, Severity},
+    source::locations::ObjectLocations,
+};
+
+/// The findings that hold now, by who reported them.
+#[derive(Debug, Default)]
+pub(super) struct CurrentFindings {
+    reported: Mutex<Reported>,
+    sorted: watch::Sender<Arc<Vec<Diagnostic>>>,
+    by_severity: Family<[(&'static str, &'static str); 1], Gauge>,
+}
+
+#[derive(Debug, Default)]
+struct Reported {
+    /// With the message that was logged: when a finding is mended, its object may be gone from all files.
+    by_reporter: BTreeMap<Reporter, BTreeMap<Diagnostic, String>>,
+    /// Looked up when findings are shown: an object that moves in its file is no new finding.
+    locations: ObjectLocations,
+}
+
+/// Who reports a finding.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Reporter {
+    /// A source: it reads and checks single objects.
+    Source(SmolStr),
+    /// The mesh: it checks objects against each other.
+    Mesh,
+    /// The translation: it makes configuration for the proxies that are connected.
+    Translation,
+}
+
+impl CurrentFindings {
+    /// Registers the number of findings by severity.
+    pub(super) fn register(&self, registry: &mut Registry) {
+        registry.register("istiod_lite_diagnostics", "Findings that stand, by severity", self.by_severity.clone());
+    }
+
+    /// Replaces what `reporter` found before by `findings`; logs what is new and what is mended.
+    pub(super) fn replace(&self, reporter: Reporter, findings: impl IntoIterator<Item = Diagnostic>) {
+        let findings: BTreeSet<Diagnostic> = findings.into_iter().collect();
+        let mut reported = self.reported.lock();
+        let mut before = reported.by_reporter.remove(&reporter).unwrap_or_default();
+        let mut now = BTreeMap::new();
+        let mut changed = false;
+        for finding in findings {
+            let message = before.remove(&finding).unwrap_or_else(|| {
+                changed = true;
+                let message = reported.locations.locate(finding.clone()).to_string();
+                match finding.severity {
+                    Severity::Error => tracing::error!("{message}"),
+                    Severity::Warning => tracing::warn!("{message}"),
+                }
+                message
+            });
+            now.insert(finding, message);
+        }
+        for message in before.values() {
+            tracing::info!("no longer: {message}");
+        }
+        changed |= !before.is_empty();
+        reported.by_reporter.insert(reporter, now);
+        for (severity, label) in [(Severity::Error, "error"), (Severity::Warning, "warning")] {
+            let count = reported.all().filter(|finding| finding.severity == severity).count();
+            self.by_severity.get_or_create(&[("severity", label)]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        if changed {
+            self.sorted.send_replace(Arc::new(reported.located()));
+        }
+    }
+
+    /// Returns all findings, sorted, now and whenever they change; those about objects in files name the place.
+    pub(super) fn subscribe(&self) -> watch::Receiver<Arc<Vec<Diagnostic>>> {
+        self.sorted.subscribe()
+    }
+
+    /// Records where objects are written now, for findings that do not say it.
+    pub(super) fn update_locations(&self, changes: Vec<(ObjectKey, Option<Location>)>) {
+        self.reported.lock().locations.note(changes);
+    }
+
+    /// Returns one line for each finding, errors first.
+    pub(super) fn lines(&self) -> Vec<String> {
+        self.reported.lock().located().iter().map(ToString::to_string).collect()
+    }
+}
+
+impl Reported {
+    fn all(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.by_reporter.values().flat_map(BTreeMap::keys)
+    }
+
+    /// All findings, sorted, each with the place of its object.
+    fn located(&self) -> Vec<Diagnostic> {
+        let mut all: Vec<Diagnostic> = self.all().map(|finding| self.locations.locate(finding.clone())).collect();
+        all.sort();
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_of_one_reporter_replace_each_other() {
+        let findings = CurrentFindings::default();
+        findings.replace(Reporter::Source("a".into()), vec![Diagnostic::error("spec", "bad")]);
+        findings.replace(Reporter::Source("b".into()), vec![Diagnostic::error("spec", "worse")]);
+        findings.replace(Reporter::Mesh, vec![Diagnostic::warning("spec.host", "unknown")]);
+        findings.replace(Reporter::Source("a".into()), vec![]);
+        assert_eq!(findings.lines(), ["error: spec: worse", "warning: spec.host: unknown"]);
+        let mut sorted = findings.subscribe();
+        assert_eq!(sorted.borrow_and_update().iter().map(ToString::to_string).collect::<Vec<_>>(), findings.lines());
+        findings.replace(Reporter::Mesh, vec![Diagnostic::warning("spec.host", "unknown")]);
+        assert!(!sorted.has_changed().unwrap(), "nothing is new");
+        assert_eq!(findings.by_severity.get_or_create(&[("severity", "error")]).get(), 1);
+        assert_eq!(findings.by_severity.get_or_create(&[("severity", "warning")]).get(), 1);
+    }
+
+    #[test]
+    fn a_finding_is_shown_with_the_place_of_its_object() {
+        let key = ObjectKey { cluster: "c".into(), kind: crate::api::Kind::Gateway, namespace: "shop".into(), name: "public".into() };
+        let findings = CurrentFindings::default();
+        findings.replace(Reporter::Mesh, [Diagnostic::warning("spec", "doubtful").of(&key)]);
+        findings.update_locations(vec![(key, Some(Location { file: "g.yaml".into(), document: 3 }))]);
+        assert_eq!(findings.lines(), ["warning: Gateway.networking.istio.io/shop/public (g.yaml, document 3) spec: doubtful"]);
+    }
+}

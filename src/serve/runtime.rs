@@ -1,0 +1,127 @@
+//! The state that the parts of one control plane share, and its metrics.
+
+use std::sync::Arc;
+
+use prometheus_client::registry::Registry;
+use smol_str::SmolStr;
+use tokio::sync::watch;
+
+use super::{
+    convergence::Convergence,
+    debug::{Access, DebugState},
+    findings::CurrentFindings,
+    metrics::PipelineMetrics,
+    process_metrics,
+    readiness::Readiness,
+    settings::Settings,
+    tasks::Tasks,
+    world_metrics::WorldMetrics,
+};
+use crate::{
+    controllers::ControllerMetrics,
+    identity::{self, Clock, authenticate::kubernetes::TokenMetrics, metrics::CaMetrics},
+    mesh::world::World,
+    status::StatusMetrics,
+    webhook::{admission::AdmissionMetrics, inject::InjectionMetrics},
+    xds::{
+        classes::Classes,
+        ledger::{DeliveryMetrics, Ledger},
+    },
+};
+
+/// What the parts share.
+pub(super) struct Runtime {
+    /// What runs until shutdown.
+    pub(super) tasks: Tasks,
+    /// What time it is.
+    pub(super) clock: Clock,
+    /// What still blocks readiness.
+    pub(super) readiness: Readiness,
+    /// The newest world, for those that read it beside the flow: authentication, admission, controllers.
+    pub(super) worlds: watch::Sender<Arc<World>>,
+    /// What proxies are to have.
+    pub(super) classes: Arc<Classes>,
+    /// What proxies have.
+    pub(super) ledger: Arc<Ledger>,
+    /// What is wrong with objects.
+    pub(super) findings: Arc<CurrentFindings>,
+    /// How far recent changes have come.
+    pub(super) convergence: Arc<Convergence>,
+    /// What debug pages are made from.
+    pub(super) debug: Arc<DebugState>,
+    /// Who may read debug pages over HTTP.
+    pub(super) debug_access: Access,
+    /// Counters.
+    pub(super) metrics: Metrics,
+}
+
+/// Counters of the parts that are handed theirs. All are registered; cloning shares them.
+#[derive(Clone, Debug)]
+pub(super) struct Metrics {
+    pub(super) ca: CaMetrics,
+    pub(super) tokens: TokenMetrics,
+    pub(super) controllers: ControllerMetrics,
+    pub(super) injection: InjectionMetrics,
+    pub(super) admission: AdmissionMetrics,
+    pub(super) status: StatusMetrics,
+    pub(super) pipeline: PipelineMetrics,
+}
+
+// === impl Runtime ===
+
+impl Runtime {
+    /// The state of a control plane that has not read anything yet. Its metrics are put into `registry`.
+    pub(super) fn new(settings: &Settings, tasks: Tasks, registry: &mut Registry) -> Self {
+        let clock = identity::system_clock();
+        let readiness = Readiness::default();
+        let worlds = watch::Sender::new(Arc::default());
+        let classes = Arc::new(Classes::default());
+        let findings = Arc::new(CurrentFindings::default());
+        let convergence = Arc::new(Convergence::default());
+        let delivery = DeliveryMetrics::default();
+        delivery.register(registry);
+        let ledger = Arc::new(Ledger::observed(delivery, Arc::<Convergence>::clone(&convergence)));
+        let debug = Arc::new(DebugState {
+            instance: settings.instance.name().to_owned(),
+            cluster: SmolStr::new(&settings.mesh.cluster_id),
+            ledger: Arc::clone(&ledger),
+            classes: Arc::clone(&classes),
+            worlds: worlds.subscribe(),
+            readiness: readiness.clone(),
+            convergence: Arc::clone(&convergence),
+            findings: Arc::clone(&findings),
+        });
+        findings.register(registry);
+        convergence.register(registry);
+        process_metrics::register(registry);
+        registry.register_collector(Box::new(WorldMetrics(worlds.subscribe())));
+        let source = settings.source.api_server().map(|server| server.metrics.clone()).unwrap_or_default();
+        source.register(registry);
+        let metrics = Metrics::register(registry, &clock, &classes);
+        let debug_access = Access::default();
+        Self { tasks, clock, readiness, worlds, classes, ledger, findings, convergence, debug, debug_access, metrics }
+    }
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    fn register(registry: &mut Registry, clock: &Clock, classes: &Classes) -> Self {
+        let metrics = Self {
+            ca: CaMetrics::default(),
+            tokens: TokenMetrics::default(),
+            controllers: ControllerMetrics::default(),
+            injection: InjectionMetrics::default(),
+            admission: AdmissionMetrics::default(),
+            status: StatusMetrics::default(),
+            pipeline: PipelineMetrics::register(registry, classes.translations()),
+        };
+        metrics.ca.register(registry, clock);
+        metrics.tokens.register(registry);
+        metrics.controllers.register(registry);
+        metrics.injection.register(registry);
+        metrics.admission.register(registry);
+        metrics.status.register(registry);
+        metrics
+    }
+}

@@ -1,0 +1,125 @@
+//! Port 15012: gRPC over TLS, for callers that prove who they are.
+
+use std::{convert::Infallible, io, sync::Arc};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Status, body::Body, service::Routes, transport::server::TcpConnectInfo};
+use tracing::{debug, info};
+
+use super::{
+    connection::{ConnectionOptions, accept, call, serve_connection},
+    tls::TlsIdentity,
+};
+use crate::{
+    identity::{
+        authenticate::{AuthenticationError, Authenticator, PeerCertificate},
+        metrics::CaMetrics,
+    },
+    proto::auth::istio_certificate_service_server::SERVICE_NAME as CERTIFICATE_SERVICE,
+};
+
+/// The port, and what stands behind it.
+pub struct SecureGrpc {
+    /// Our side of the handshake.
+    pub tls: Arc<TlsIdentity>,
+    /// The services. Each request reaches them with the extensions [`Caller`](crate::mesh::model::Caller) (always a workload) and
+    /// `TcpConnectInfo`.
+    pub routes: Routes,
+    /// Proves who calls; who cannot be authenticated gets `Unauthenticated` and reaches no service.
+    pub authenticator: Arc<Authenticator>,
+    /// Counts the requests for certificates that were refused here.
+    pub metrics: CaMetrics,
+    /// How connections are kept.
+    pub options: ConnectionOptions,
+}
+
+impl SecureGrpc {
+    /// Serves until `shutdown`, and returns when all connections have ended or their grace is over.
+    pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
+        let Self { tls, routes, authenticator, metrics, options } = self;
+        let tracker = TaskTracker::new();
+        let handshakes = Arc::new(Semaphore::new(options.max_handshakes));
+        let gate = Arc::new(Gate { routes: routes.prepare(), authenticator, metrics });
+        while let Some((stream, peer)) = accept(&listener, &shutdown).await {
+            let Ok(permit) = handshakes.clone().acquire_owned().await else { break };
+            let (tls, gate, shutdown) = (tls.clone(), gate.clone(), shutdown.clone());
+            tracker.spawn(async move {
+                let info = TcpConnectInfo { local_addr: stream.local_addr().ok(), remote_addr: Some(peer) };
+                let stream = match timeout(options.handshake_timeout, handshake(stream, &tls)).await {
+                    Ok(Ok(stream)) => stream,
+                    Ok(Err(error)) => return info!(%peer, %error, "TLS handshake failed"),
+                    Err(_) => return info!(%peer, "TLS handshake timed out"),
+                };
+                drop(permit);
+                let certificate = peer_certificate(&stream);
+                let handler = move |request| gate.clone().admit(request, certificate.clone(), info.clone());
+                serve_connection(stream, peer, handler, options, shutdown).await;
+            });
+        }
+        drop(listener);
+        tracker.close();
+        tracker.wait().await;
+    }
+}
+
+async fn handshake(stream: TcpStream, tls: &TlsIdentity) -> io::Result<TlsStream<TcpStream>> {
+    TlsAcceptor::from(tls.config()).accept(stream).await
+}
+
+fn peer_certificate(stream: &TlsStream<TcpStream>) -> Option<PeerCertificate> {
+    let leaf = stream.get_ref().1.peer_certificates()?.first()?;
+    PeerCertificate::from_verified_der(leaf)
+}
+
+/// Stands between a connection and the services, and lets proven callers through only.
+struct Gate {
+    routes: Routes,
+    authenticator: Arc<Authenticator>,
+    metrics: CaMetrics,
+}
+
+impl Gate {
+    async fn admit(
+        self: Arc<Self>,
+        mut request: Request<Incoming>,
+        certificate: Option<PeerCertificate>,
+        info: TcpConnectInfo,
+    ) -> Result<Response<Body>, Infallible> {
+        let caller = match self.authenticator.authenticate(request.headers(), certificate.as_ref()).await {
+            Ok(caller) => caller,
+            Err(error) => {
+                info!(peer = ?info.remote_addr, path = request.uri().path(), %error, "caller not authenticated");
+                return Ok(self.refuse(request.uri().path(), &error));
+            }
+        };
+        debug!(?caller, path = request.uri().path(), "request");
+        let extensions = request.extensions_mut();
+        extensions.insert(caller);
+        extensions.insert(info);
+        call(self.routes.clone(), request).await
+    }
+
+    fn refuse(&self, path: &str, why: &AuthenticationError) -> Response<Body> {
+        let certificate = path.trim_start_matches('/').starts_with(CERTIFICATE_SERVICE);
+        if certificate {
+            self.metrics.requests.inc();
+            self.metrics.authentication_failures.inc();
+        }
+        // Agents retry soon after this status, and much later after the others.
+        if why.is_temporary() {
+            return Status::unavailable("the caller's token cannot be checked now").into_http();
+        }
+        if certificate {
+            return Status::unauthenticated("request authenticate failure").into_http();
+        }
+        Status::unauthenticated("authentication failure").into_http()
+    }
+}

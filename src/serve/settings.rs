@@ -1,0 +1,155 @@
+//! What the command line says of a control plane, one struct for each part that reads it.
+
+use std::{fmt, net::SocketAddr, path::PathBuf};
+
+use super::{
+    connection::ConnectionOptions,
+    tls::{ServingFiles, TlsProtocol},
+};
+use crate::{
+    controllers::election::Timing,
+    identity::{ca::IssuePolicy, key::KeyType},
+    source::{debounce, kubernetes},
+    webhook::inject,
+    xds::rollout,
+};
+
+/// The settings of one control plane.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Which control plane this is.
+    pub instance: Instance,
+    /// Where objects come from.
+    pub source: Source,
+    /// The mesh that the objects describe.
+    pub mesh: MeshSettings,
+    /// The ports.
+    pub listen: ListenSettings,
+    /// The TLS ports' side of a handshake.
+    pub tls: TlsSettings,
+    /// The CA, and how callers are authenticated.
+    pub identity: IdentitySettings,
+    /// What is kept in Kubernetes.
+    pub controllers: ControllerSettings,
+    /// What injected proxies are like.
+    pub injection: inject::Settings,
+    /// How connections of proxies are kept; `grace` also bounds the shutdown.
+    pub connections: ConnectionOptions,
+    /// How changes are gathered into batches.
+    pub debounce: debounce::Settings,
+    /// The order of rollouts.
+    pub rollout: rollout::Settings,
+}
+
+/// One control plane among others.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    /// The namespace that it runs in.
+    pub namespace: String,
+    /// Its revision; empty or `default` for the one without a name.
+    pub revision: String,
+    /// The pod that it runs in; empty outside a pod.
+    pub pod: String,
+    /// The service account that it runs as, for the log; empty outside a pod.
+    pub service_account: String,
+}
+
+/// Where objects come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A folder of YAML.
+    Folder(PathBuf),
+    /// An API server.
+    Kubernetes(Box<kubernetes::Settings>),
+}
+
+/// The mesh that the objects describe.
+#[derive(Clone, Debug)]
+pub struct MeshSettings {
+    /// MeshConfig file, which wins over the API server's ConfigMap.
+    pub config_file: Option<PathBuf>,
+    /// DNS domain of the cluster.
+    pub domain: String,
+    /// Cluster id of the objects.
+    pub cluster_id: String,
+}
+
+/// Addresses to listen on.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenSettings {
+    /// Readiness and debug pages (8080).
+    pub http: SocketAddr,
+    /// Plaintext gRPC (15010).
+    pub grpc: SocketAddr,
+    /// gRPC over TLS (15012).
+    pub secure_grpc: SocketAddr,
+    /// Metrics (15014).
+    pub monitoring: SocketAddr,
+    /// Webhooks (15017); `None`: there are none.
+    pub https: Option<SocketAddr>,
+}
+
+/// The TLS ports' side of a handshake.
+#[derive(Clone, Debug)]
+pub struct TlsSettings {
+    /// Names and addresses in the serving certificate, besides istiod's own.
+    pub names: Vec<String>,
+    /// Files of a serving certificate that somebody else issues; `None`: our own CA issues it.
+    pub files: Option<ServingFiles>,
+    /// TLS versions and cipher suites.
+    pub protocol: TlsProtocol,
+}
+
+/// The CA, and how callers are authenticated.
+#[derive(Clone, Debug)]
+pub struct IdentitySettings {
+    /// Folder of the signing CA.
+    pub ca_dir: PathBuf,
+    /// The key of a self-signed root that we make.
+    pub self_signed_key: KeyType,
+    /// How long workload certificates live.
+    pub issue: IssuePolicy,
+    /// Folder with the key set of the local token issuer.
+    pub token_issuer_dir: Option<PathBuf>,
+    /// A token must be for one of these audiences.
+    pub token_audiences: Vec<String>,
+}
+
+/// What is kept in Kubernetes, by the replica that leads.
+#[derive(Clone, Debug)]
+pub struct ControllerSettings {
+    /// Name of the root certificates' ConfigMaps.
+    pub root_certificate: String,
+    /// How fast leadership passes on.
+    pub leadership: Timing,
+}
+
+// === impl Instance ===
+
+impl Instance {
+    /// The name by which Events and istioctl's tables know this process: its pod's.
+    pub fn name(&self) -> &str {
+        if self.pod.is_empty() { "istiod-lite" } else { &self.pod }
+    }
+}
+
+// === impl Source ===
+
+impl Source {
+    /// The API server, if objects come from one.
+    pub fn api_server(&self) -> Option<&kubernetes::Settings> {
+        match self {
+            Self::Folder(_) => None,
+            Self::Kubernetes(server) => Some(server),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(folder) => write!(f, "folder {}", folder.display()),
+            Self::Kubernetes(_) => f.write_str("Kubernetes"),
+        }
+    }
+}

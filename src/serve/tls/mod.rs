@@ -1,0 +1,15 @@
+//! TLS as our ports speak it: the serving certificate, where it comes from, and the protocol.
+
+mod error;
+mod files;
+mod identity;
+mod names;
+mod protocol;
+
+pub use self::{
+    error::TlsError,
+    files::ServingFiles,
+    identity::{ServingCertificate, TlsIdentity},
+    names::ServingNames,
+    protocol::TlsProtocol,
+};
