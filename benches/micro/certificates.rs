@@ -13,7 +13,7 @@ use std::{hint::black_box, net::SocketAddr, sync::Arc, time::Duration, time::Ins
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use istiod_lite::{
     identity::{
-        authenticate::Authenticator,
+        authenticate::{Authenticator, KeySetVerifier},
         ca::{self, CaHandle, IssuePolicy, Serial, SigningCa},
         ceremony::{self, CaSubject},
         key::{KeyType, PrivateKey},
@@ -21,7 +21,6 @@ use istiod_lite::{
         metrics::CaMetrics,
         service::CertificateService,
         system_clock,
-        token::KeySetVerifier,
     },
     mesh::model::SpiffeId,
     proto::auth::{IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient},

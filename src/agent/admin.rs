@@ -1,4 +1,4 @@
-//! Envoy's admin interface, as far as the agent uses it; the agent's own port answers in the same way.
+//! A client of Envoy's admin interface, and of the agent's own port, which answers in the same way.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-/// How long one question may take.
+/// How long one request may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Client of one admin interface.
@@ -18,7 +18,7 @@ pub struct Admin {
     timeout: Duration,
 }
 
-/// Why there is no answer.
+/// Why a request was not answered with 200.
 #[derive(Debug, thiserror::Error)]
 #[error("{address}: {reason}")]
 pub struct Error {
@@ -27,27 +27,27 @@ pub struct Error {
 }
 
 impl Admin {
-    /// Asks on that address.
+    /// Returns a client of the interface at `address`.
     pub fn new(address: SocketAddr) -> Self {
         Self { address, timeout: TIMEOUT }
     }
 
-    /// Waits as long as the answer takes.
+    /// Waits for each answer as long as it takes.
     pub fn without_timeout(self) -> Self {
         Self { timeout: Duration::MAX, ..self }
     }
 
-    /// The body of a GET that was answered with 200.
+    /// Sends a GET, and returns the body if the status is 200.
     pub async fn get(&self, path: &str) -> Result<Bytes, Error> {
-        self.ask(Method::GET, path).await
+        self.request(Method::GET, path).await
     }
 
-    /// The body of a POST that was answered with 200.
+    /// Sends a POST, and returns the body if the status is 200.
     pub async fn post(&self, path: &str) -> Result<Bytes, Error> {
-        self.ask(Method::POST, path).await
+        self.request(Method::POST, path).await
     }
 
-    async fn ask(&self, method: Method, path: &str) -> Result<Bytes, Error> {
+    async fn request(&self, method: Method, path: &str) -> Result<Bytes, Error> {
         match tokio::time::timeout(self.timeout, self.exchange(method, path)).await {
             Ok(Ok((StatusCode::OK, body))) => Ok(body),
             Ok(Ok((status, _))) => Err(self.error(format!("{path}: {status}"))),

@@ -1,4 +1,4 @@
-//! Envoy's bootstrap: who the node is, where its configuration and secrets come from, and the agent's static ports.
+//! Envoy's bootstrap: who the node is, where configuration and secrets come from, and the agent's static ports.
 
 use std::{net::SocketAddr, path::Path};
 
@@ -14,7 +14,7 @@ const MANAGER: &str = "envoy.extensions.filters.network.http_connection_manager.
 const CONNECTION_LIMIT: &str = "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig";
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 
-/// The bootstrap as JSON (contract §2.3).
+/// Returns the bootstrap as JSON (contract §2.3).
 pub fn bootstrap(settings: &Settings) -> Value {
     json!({
         "node": node(settings),
@@ -30,7 +30,7 @@ pub fn bootstrap(settings: &Settings) -> Value {
     })
 }
 
-/// `type~ip~pod.namespace~namespace.svc.domain` (contract §2.4).
+/// Returns the node id, `type~ip~pod.namespace~namespace.svc.domain` (contract §2.4).
 pub fn node_id(settings: &Settings) -> String {
     let workload = &settings.workload;
     let ip = workload.ips.first().map(ToString::to_string).unwrap_or_default();
@@ -44,8 +44,8 @@ pub fn node_id(settings: &Settings) -> String {
     )
 }
 
-/// What Envoy's environment carries, so that shared configuration can name this proxy by substitution (`%ENVIRONMENT(X)%` in
-/// access logs, environment tags in traces).
+/// The variables in Envoy's environment by which shared configuration can name this proxy (`%ENVIRONMENT(X)%` in access logs,
+/// environment tags in traces).
 pub const VARIABLES: [&str; 9] = [
     "CANONICAL_SERVICE",
     "CANONICAL_REVISION",
@@ -58,7 +58,7 @@ pub const VARIABLES: [&str; 9] = [
     "SERVICE_ACCOUNT",
 ];
 
-/// The values of [`VARIABLES`].
+/// Returns [`VARIABLES`] with their values.
 pub fn environment(settings: &Settings) -> impl Iterator<Item = (&'static str, &str)> {
     let workload = &settings.workload;
     let values = [
@@ -97,7 +97,7 @@ fn metadata(settings: &Settings) -> Value {
         ("NODE_NAME", &workload.node_name),
         ("NETWORK", &workload.network),
         ("INTERCEPTION_MODE", workload.interception.as_str()),
-        // What istioctl shows for the data plane.
+        // istioctl shows it for the data plane.
         ("ISTIO_VERSION", version::VERSION),
     ];
     for (key, value) in texts.into_iter().filter(|(_, value)| !value.is_empty()) {
@@ -119,7 +119,7 @@ fn metadata(settings: &Settings) -> Value {
 }
 
 fn dynamic_resources(settings: &Settings) -> Value {
-    // Envoy waits for its first configuration as long as it takes: starting with nothing would refuse requests.
+    // Envoy waits for its first configuration without a limit: if it started with none, it would refuse requests.
     let ads = json!({ "ads": {}, "initial_fetch_timeout": "0s", "resource_api_version": "V3" });
     json!({
         "cds_config": ads,
@@ -176,7 +176,7 @@ fn listener(name: &str, at: SocketAddr, path: &str, cluster: &str) -> Value {
     json!({
         "name": format!("{}_{}", at.ip(), at.port()),
         "address": address(at),
-        // Keeps health checks and scrapes apart from the traffic whose end a drain waits for.
+        // This keeps health checks and scrapes apart from the traffic that a drain waits for.
         "stat_prefix": format!("agent.{name}"),
         "ignore_global_conn_limit": true,
         "bypass_overload_manager": true,
@@ -203,7 +203,7 @@ fn address(at: SocketAddr) -> Value {
     json!({ "socket_address": { "address": at.ip(), "port_value": at.port() } })
 }
 
-/// Where to connect to for what listens on all addresses: the loopback interface, which is not captured.
+/// Returns where to connect to: for a port on all addresses the loopback interface, which is not captured.
 fn reachable(listening: SocketAddr) -> SocketAddr {
     match listening.ip() {
         any if any.is_unspecified() => (loopback_beside(any), listening.port()).into(),
@@ -215,7 +215,7 @@ fn type_url(message: &str) -> String {
     format!("type.googleapis.com/{message}")
 }
 
-/// No limit of connections, said explicitly: Envoy warns otherwise.
+/// Sets the limit of connections as high as possible: without a limit Envoy warns.
 fn connection_limit() -> Value {
     json!({
         "name": "envoy.resource_monitors.global_downstream_max_connections",
@@ -225,12 +225,12 @@ fn connection_limit() -> Value {
 
 fn runtime() -> Value {
     json!({
-        // Long regular expressions of users are legal.
+        // Users may write long regular expressions.
         "re2.max_program_size.error_level": "32768",
     })
 }
 
-/// What Envoy's statistics are labelled by: names that hold dots end in `;` (contract §3), so they can be told from the rest.
+/// Returns the labels of Envoy's statistics: names that may hold dots end in `;` (contract §3), which separates them from the rest.
 fn stats_tags() -> Value {
     json!([
         { "tag_name": "cluster_name", "regex": "^cluster\\.((.+?);\\.)" },

@@ -1,22 +1,23 @@
 //! How a proxy ends without failing a request.
 //!
-//! A pod that is deleted is still being sent requests: each client learns of it in its own time, by way of the API server, the
-//! control plane and its own Envoy. So the order is to serve on while they learn, and to end when nobody is left:
+//! Clients go on sending requests to a pod that is being deleted: each of them learns of the deletion in its own time, from the API
+//! server, the control plane and its own Envoy. So a proxy goes on serving while they learn, and ends when nobody is left:
 //!
-//! 1. The kubelet runs the hooks of all containers at once. That of the proxy is `istiod-lite agent drain`, which calls `/drain`
-//!    here and waits. The proxy is unready from now on; it goes on accepting connections; each answer asks its client to connect
-//!    anew (`connection: close`, GOAWAY), which leads it elsewhere as soon as it knows of other endpoints.
-//! 2. A container without a hook gets SIGTERM at the same moment, the application too. A native sidecar does not: its turn comes
-//!    after the application's containers have ended, so what they still answer goes out, and what they still ask, too. (An
-//!    application that stops accepting at once on SIGTERM refuses what clients send until they have learnt; only a hook of its own,
-//!    `preStop: {sleep: {seconds: 5}}`, or patience on SIGTERM helps against that. No sidecar can: its own hook does not hold up
-//!    other containers.)
+//! 1. The kubelet runs the hooks of all containers at once. The proxy's hook is `istiod-lite agent drain`, which calls `/drain`
+//!    here and waits. The proxy is unready from now on, but it still accepts connections; each answer asks its client to reconnect
+//!    (`connection: close`, GOAWAY), and the client goes elsewhere as soon as it knows other endpoints.
+//! 2. A container without a hook gets SIGTERM at the same moment, and that includes the application. A native sidecar gets it only
+//!    after the application's containers have ended, so that their last answers and requests still pass. (An application that
+//!    stops accepting connections at SIGTERM refuses what clients send until they have learned; only a hook of its own,
+//!    `preStop: {sleep: {seconds: 5}}`, or an application that waits helps. A sidecar cannot: its hook does not delay other
+//!    containers.)
 //! 3. The hook returns when no connection is open and the minimum drain duration is over, or when the termination drain duration
-//!    is. Clients whose Envoys dropped this endpoint close their idle connections themselves: no request can cross with a close.
-//! 4. SIGTERM after that: the application is gone. What Envoy has still to deliver, it delivers, bounded by the same duration; then
-//!    it ends. SIGTERM without a hook before it, as for a process outside of Kubernetes, begins with step 1.
+//!    is over. Clients whose Envoys dropped this endpoint close their idle connections themselves: no request can meet a connection
+//!    that is being closed.
+//! 4. Then comes SIGTERM: the application is gone. Envoy delivers what it still has to deliver, within the same duration, and ends.
+//!    SIGTERM without a hook before it, as for a process outside of Kubernetes, starts with step 1.
 //!
-//! A gateway is the same without an application: its hook runs first, then comes SIGTERM.
+//! For a gateway it is the same, without an application: its hook runs first, then comes SIGTERM.
 
 use std::{
     sync::Arc,
@@ -31,14 +32,14 @@ use super::{
     settings::{Drain, Role},
 };
 
-/// How often Envoy is asked what is open.
+/// How often to ask Envoy what is open.
 const POLL: Duration = Duration::from_millis(100);
-/// The gauges that tell.
+/// The gauges that tell what is open.
 const GAUGES: &str = "/stats?filter=^(listener\\..*downstream_cx_active|http\\..*downstream_(cx_active|rq_active|cx_tx_bytes_buffered))$";
-/// Where a sidecar's captured outbound connections arrive: the application may keep them to its own end.
+/// The listener of a sidecar's captured outbound connections, which the application may keep until it ends.
 const OUTBOUND_LISTENER: &str = "_15001";
 
-/// One proxy's way to its end.
+/// The drain of one proxy. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct Draining {
     admin: Admin,
@@ -54,32 +55,32 @@ enum Stage {
     Drained,
 }
 
-/// What is open at one moment.
+/// What is open at a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Open {
-    /// Connections to the proxy's listeners, without admin's and the agent's own.
+    /// Connections to the proxy's listeners, except for those of admin and of the agent.
     connections: u64,
-    /// Those of them that speak HTTP.
+    /// The connections among them that speak HTTP.
     http_connections: u64,
-    /// Requests without a complete answer.
+    /// Requests that are not answered completely.
     requests: u64,
-    /// Bytes of answers that no client has taken yet.
+    /// Bytes of answers that clients have not taken yet.
     unsent: u64,
 }
 
 impl Draining {
-    /// Of a proxy that serves.
+    /// Returns the drain of a proxy that serves.
     pub fn new(admin: Admin, role: Role, settings: Drain) -> Self {
         Self { admin, role, settings, stage: Arc::new(Mutex::new(Stage::Serving)) }
     }
 
-    /// Whether the end has begun.
+    /// Whether the drain has begun.
     pub fn has_begun(&self) -> bool {
         *self.stage.lock() != Stage::Serving
     }
 
-    /// Asks clients to go elsewhere while connections are still taken: a sidecar's on the inbound side only, so that its
-    /// application can still call others, a gateway's all. Once is enough.
+    /// Begins: asks clients to go elsewhere while connections are still accepted. A sidecar asks on the inbound side only, so that
+    /// its application can still call others; a gateway asks all. Calling it again does nothing.
     pub async fn begin(&self) {
         let now = Instant::now();
         {
@@ -90,7 +91,7 @@ impl Draining {
             *stage = Stage::Draining { since: now };
         }
         info!("draining");
-        // Without `skip_exit` listeners would close after the drain time, whether or not all clients know.
+        // Without `skip_exit` listeners would close after the drain time, even if some clients do not know yet.
         let path = match self.role {
             Role::Sidecar => "/drain_listeners?graceful&skip_exit&inboundonly",
             Role::Gateway => "/drain_listeners?graceful&skip_exit",
@@ -100,7 +101,7 @@ impl Draining {
         }
     }
 
-    /// Begins, and waits until no connection is open (but not shorter than the minimum) or the drain's time is over.
+    /// Begins, and waits until no connection is open, but for the minimum at least, or until the drain's time is over.
     pub async fn drained(&self) {
         self.begin().await;
         let stage = *self.stage.lock();
@@ -111,7 +112,7 @@ impl Draining {
         *self.stage.lock() = Stage::Drained;
     }
 
-    /// For the end that was asked for: drains, or, where that is done, waits until everything is delivered.
+    /// Drains; if that is done already, waits until everything is delivered.
     pub async fn finished(&self) {
         if *self.stage.lock() != Stage::Drained {
             return self.drained().await;
@@ -140,7 +141,7 @@ impl Draining {
 // === impl Open ===
 
 impl Open {
-    /// Reads `/stats`; gauges of single workers are in the sums already.
+    /// Reads `/stats`; the sums already contain the gauges of single workers.
     fn read(gauges: &str, role: Role) -> Self {
         let mut open = Self::default();
         for (name, value) in gauges.lines().filter_map(|line| line.split_once(": ")) {
@@ -162,18 +163,19 @@ impl Open {
         open
     }
 
-    /// Connections that say nothing more may be closed; of one that does not speak HTTP nobody knows.
+    /// Whether everything is delivered: idle connections may be closed, but of one that does not speak HTTP nobody knows.
     fn is_delivered(self) -> bool {
         self.requests == 0 && self.unsent == 0 && self.connections <= self.http_connections
     }
 }
 
+/// Whether the drain waits for connections to that listener.
 fn counts(listener: &str, role: Role) -> bool {
     let own = listener.starts_with("admin") || listener.starts_with("agent.") || listener.contains(".worker_");
     !own && (role == Role::Gateway || !listener.ends_with(OUTBOUND_LISTENER))
 }
 
-/// Whether requests under that prefix are clients' of this proxy.
+/// Whether requests under that prefix come from clients of this proxy.
 fn serves(prefix: &str, role: Role) -> bool {
     match role {
         Role::Sidecar => prefix.starts_with("inbound_") || prefix.starts_with("InboundPassthrough"),

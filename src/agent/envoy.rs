@@ -21,7 +21,7 @@ pub struct Envoy {
 }
 
 impl Envoy {
-    /// Starts Envoy in a process group of its own: a terminal's interrupt reaches the agent alone, which ends Envoy gently.
+    /// Starts Envoy in a process group of its own, so that a terminal's interrupt reaches only the agent, which ends Envoy gently.
     pub fn start(settings: &Settings) -> io::Result<Self> {
         let mut command = match &settings.envoy.launcher {
             Some(launcher) => {
@@ -42,7 +42,7 @@ impl Envoy {
         self.child.wait().await
     }
 
-    /// SIGTERM, and SIGKILL when that does not end it in time.
+    /// Ends it by SIGTERM, or by SIGKILL if it does not end in time.
     pub async fn terminate(&mut self) -> io::Result<()> {
         self.signal(Signal::SIGTERM)?;
         if tokio::time::timeout(END_DEADLINE, self.child.wait()).await.is_err() {
@@ -74,7 +74,7 @@ fn arguments(settings: &Settings) -> Vec<OsString> {
     }
     // Hot restart would need shared memory that several Envoys on one machine fight over.
     arguments.push("--disable-hot-restart".into());
-    // What is deprecated is chosen by the control plane; the workload's owner can do nothing about it.
+    // The control plane decides what is used although deprecated; the workload's owner can do nothing about it.
     arguments.push("--skip-deprecated-logs".into());
     arguments.extend(settings.envoy.arguments.iter().cloned());
     arguments

@@ -1,7 +1,7 @@
 //! Becoming Envoy without outliving the agent.
 //!
-//! The kernel can end a process when its parent dies, but only a process itself can ask for that. So the agent starts its own
-//! program first, which asks and then turns into Envoy; the wish survives that.
+//! The kernel can end a process when its parent dies, but only the process itself can ask for that. So the agent first starts its own
+//! program, which asks the kernel and then turns into Envoy; the request survives that.
 
 use std::{ffi::OsString, io, os::unix::process::CommandExt, path::Path, process::Command};
 
@@ -10,12 +10,12 @@ use nix::{
     unistd::getppid,
 };
 
-/// Turns this process into `binary`, killed when `parent` dies. Returns only on failure.
+/// Turns this process into `binary`, which is killed when `parent` dies. Returns only on failure.
 pub fn become_envoy(parent: i32, binary: &Path, arguments: &[OsString]) -> io::Error {
     if let Err(error) = set_pdeathsig(Signal::SIGKILL) {
         return error.into();
     }
-    // The parent may have died before the wish was made.
+    // The parent may have died before the kernel was asked.
     if getppid().as_raw() != parent {
         return io::Error::other("the agent is gone");
     }

@@ -1,15 +1,17 @@
-//! The sidecar's side, for a stock Envoy: certificate, secrets, ADS relay, bootstrap, readiness, and Envoy's life.
+//! The agent beside a stock Envoy: it gets the certificate, serves secrets, relays ADS, writes the bootstrap, reports readiness, and
+//! starts and ends Envoy.
 //!
-//! [`run`] ties the pieces together: the identity task publishes certificates, [`sds`] serves them to Envoy, [`relay`] carries
-//! Envoy's configuration stream to the control plane, [`status`] answers on the agent's port, [`envoy`] starts and ends Envoy.
+//! [`run`] ties the pieces together: [`issuance`] gets certificates, [`sds`] serves them to Envoy, [`relay`] carries Envoy's
+//! configuration stream to the control plane, [`status`] answers on the agent's port, [`envoy`] starts and ends Envoy.
 
 pub mod admin;
 pub mod application;
 pub mod bootstrap;
 pub mod capture;
+pub mod certificate;
 pub mod drain;
 pub mod envoy;
-pub mod identity;
+pub mod issuance;
 pub mod launch;
 pub mod readiness;
 pub mod relay;
@@ -29,7 +31,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tracing::info;
 
 use self::{
-    admin::Admin, drain::Draining, envoy::Envoy, identity::Issuance, relay::Relay, sds::SecretService, settings::Settings, status::Status,
+    admin::Admin, drain::Draining, envoy::Envoy, issuance::Issuance, relay::Relay, sds::SecretService, settings::Settings, status::Status,
     telemetry::Telemetry,
 };
 use crate::signals::TerminationSignals;
@@ -49,10 +51,10 @@ pub enum Error {
     /// The folder for sockets and bootstrap cannot be used.
     #[error("{0}")]
     WorkDir(#[from] work_dir::Error),
-    /// The agent's port cannot be had.
+    /// The agent's port cannot be bound.
     #[error("agent port {address}: {source}")]
     Listen {
-        /// Where it should be.
+        /// The address.
         address: SocketAddr,
         /// Why not.
         source: io::Error,
@@ -71,15 +73,15 @@ pub enum Error {
     /// One of the agent's own services ended.
     #[error("{service} ended: {reason}")]
     Service {
-        /// Which.
+        /// Which service.
         service: &'static str,
         /// Why.
         reason: String,
     },
 }
 
-/// Runs Envoy with all that it needs until SIGTERM, SIGINT or `/quitquitquit`, then drains and ends it. A second signal ends the
-/// drain at once.
+/// Runs Envoy, and everything that it needs, until SIGTERM, SIGINT or `/quitquitquit`; then drains and ends it. A second signal
+/// ends the drain at once.
 pub async fn run(settings: Settings) -> Result<End, Error> {
     let mut signals = TerminationSignals::catch().map_err(Error::Signals)?;
     let mut services = JoinSet::new();
@@ -113,14 +115,14 @@ async fn start_services(settings: &Settings, draining: &Draining, services: &mut
     let address = settings.listen.agent;
     let port = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
 
-    let (trusting, trusted) = watch::channel(None);
+    let (joined_sender, joined) = watch::channel(None);
     let (issued, roots) = (certificate.clone(), settings.discovery.root_cert.clone());
     services.spawn(async move {
-        roots::follow(issued, &roots, trusting).await;
+        roots::follow(issued, &roots, joined_sender).await;
         service_ended("roots", Ok::<_, io::Error>(()))
     });
     let secrets = tonic::transport::Server::builder()
-        .add_service(SecretDiscoveryServiceServer::new(SecretService::new(trusted)))
+        .add_service(SecretDiscoveryServiceServer::new(SecretService::new(joined)))
         .serve_with_incoming(UnixListenerStream::new(sockets.sds));
     services.spawn(async move { service_ended("SDS", secrets.await) });
 

@@ -1,11 +1,12 @@
-//! Is this proxy ready? Envoy has taken a CDS and an LDS update, its workers run, and the workload has its certificate.
+//! The readiness of a proxy: Envoy has accepted a CDS and an LDS update, its workers run, and the workload has its certificate.
 
 use super::admin::Admin;
 
-const QUESTION: &str =
+/// The counters that readiness depends on.
+const STATS_PATH: &str =
     "/stats?filter=^(cluster_manager.cds.update_success|listener_manager.lds.update_success|listener_manager.workers_started)$";
 
-/// What readiness depends on (contract §0).
+/// The state that readiness depends on (contract §0).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
     /// `cluster_manager.cds.update_success`
@@ -14,15 +15,15 @@ pub struct Observed {
     pub lds_updates: u64,
     /// `listener_manager.workers_started`
     pub workers_started: bool,
-    /// The certificate was issued.
+    /// Whether the certificate was issued.
     pub certificate: bool,
-    /// The proxy is going away.
+    /// Whether the proxy is draining.
     pub draining: bool,
 }
 
 impl Observed {
-    /// Why the proxy is not ready; `Ok` when it is.
-    pub fn judge(&self) -> Result<(), &'static str> {
+    /// Returns `Ok` if the proxy is ready, and else why it is not.
+    pub fn check(&self) -> Result<(), &'static str> {
         match self {
             Self { draining: true, .. } => Err("draining"),
             Self { certificate: false, .. } => Err("no certificate yet"),
@@ -33,7 +34,7 @@ impl Observed {
         }
     }
 
-    /// Reads the three counters from Envoy's `/stats` text (`name: value` lines); what is missing counts as zero.
+    /// Reads the three counters from the text of Envoy's `/stats` (lines `name: value`); what is missing counts as zero.
     pub fn with_stats(mut self, text: &str) -> Self {
         for (name, value) in text.lines().filter_map(|line| line.split_once(": ")) {
             let value: u64 = value.trim().parse().unwrap_or(0);
@@ -48,14 +49,14 @@ impl Observed {
     }
 }
 
-/// Asks Envoy and judges; the text says why not.
+/// Asks Envoy whether the proxy is ready; the error says why it is not.
 pub async fn check(admin: &Admin, certificate: bool, draining: bool) -> Result<(), String> {
     let observed = Observed { certificate, draining, ..Observed::default() };
     if draining {
-        return observed.judge().map_err(str::to_owned);
+        return observed.check().map_err(str::to_owned);
     }
-    let stats = admin.get(QUESTION).await.map_err(|error| error.to_string())?;
-    observed.with_stats(&String::from_utf8_lossy(&stats)).judge().map_err(str::to_owned)
+    let stats = admin.get(STATS_PATH).await.map_err(|error| error.to_string())?;
+    observed.with_stats(&String::from_utf8_lossy(&stats)).check().map_err(str::to_owned)
 }
 
 #[cfg(test)]
@@ -69,7 +70,7 @@ mod tests {
     fn ready_when_everything_is_there() {
         let observed = Observed { certificate: true, ..Observed::default() }.with_stats(STATS);
         assert_eq!(observed.cds_updates, 2);
-        assert_eq!(observed.judge(), Ok(()));
+        assert_eq!(observed.check(), Ok(()));
     }
 
     #[test]
@@ -83,8 +84,8 @@ mod tests {
             (Observed { workers_started: false, ..ready }, "workers"),
         ];
         for (observed, word) in cases {
-            assert!(observed.judge().unwrap_err().contains(word), "{observed:?}");
+            assert!(observed.check().unwrap_err().contains(word), "{observed:?}");
         }
-        assert!(Observed { certificate: true, ..Observed::default() }.with_stats("garbage\nx: y").judge().is_err());
+        assert!(Observed { certificate: true, ..Observed::default() }.with_stats("garbage\nx: y").check().is_err());
     }
 }

@@ -1,8 +1,8 @@
-//! The ADS relay: one stream to the control plane for each stream of Envoy's, delta and state-of-the-world alike.
+//! The ADS relay: one stream to the control plane for each stream from Envoy, delta and state-of-the-world alike.
 //!
-//! Messages pass as the HTTP/2 frames they came in: nothing is decoded, nothing bounded, and flow control reaches from end to end.
-//! While the control plane cannot be reached, Envoy's stream is held open and the dial is repeated with growing pauses; when an
-//! established stream breaks, Envoy's breaks too, so that Envoy says on a new one what it has. Either way it goes on serving.
+//! Messages pass as the HTTP/2 frames in which they came: nothing is decoded, nothing is bounded, and flow control reaches from end
+//! to end. While the control plane cannot be reached, Envoy's stream stays open and the dial is repeated with growing pauses. When an
+//! established stream breaks, Envoy's breaks too, so that Envoy says on a new one what it has. It goes on serving in both cases.
 
 use std::{
     convert::Infallible,
@@ -19,8 +19,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tracing::{debug, info, warn};
 
 use super::{
-    identity::WorkloadCertificate,
-    sds::CurrentCertificate,
+    certificate::{CurrentCertificate, WorkloadCertificate},
     settings::Discovery,
     telemetry::Telemetry,
     upstream::{self, Token},
@@ -35,7 +34,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const WINDOW: u32 = 1 << 20;
 /// gRPC's code for a method that does not exist.
 const UNIMPLEMENTED: &str = "12";
-/// gRPC's code for an upstream that is not there.
+/// gRPC's code for an upstream that cannot be reached.
 const UNAVAILABLE: &str = "14";
 
 const METHODS: [&str; 2] = [
@@ -45,11 +44,11 @@ const METHODS: [&str; 2] = [
 
 /// The relay of one agent.
 pub struct Relay {
-    /// Where the streams go.
+    /// The control plane to which streams go.
     pub discovery: Discovery,
-    /// `clusterid` header.
+    /// The value of the `clusterid` header.
     pub cluster_id: String,
-    /// The workload's certificate: the credential when there is no token file.
+    /// The workload's certificate, which is the credential if there is no token file.
     pub certificate: CurrentCertificate,
     /// Counters.
     pub telemetry: Arc<Telemetry>,
@@ -105,7 +104,7 @@ impl Relay {
         }
     }
 
-    /// Dials until it succeeds; ends early only when Envoy gives its stream up and this future is dropped.
+    /// Dials until it succeeds. It ends early only when Envoy gives up its stream and this future is dropped.
     async fn reach_upstream(&self) -> (SendRequest<Incoming>, Option<Token>) {
         let mut backoff = Backoff::new(Duration::from_millis(100), LONGEST_PAUSE);
         loop {
@@ -145,7 +144,7 @@ impl Relay {
         Ok((sender, credential.token))
     }
 
-    /// The certificate as it is; awaited where it is the only credential.
+    /// Returns the certificate; waits for it if it is the only credential.
     async fn held_certificate(&self) -> Option<Arc<WorkloadCertificate>> {
         let mut certificate = self.certificate.clone();
         if self.discovery.token_file.is_none() {
@@ -168,7 +167,7 @@ impl Relay {
     }
 }
 
-/// The control plane's answer as Envoy's, with `sender` kept as long as the stream: dropping it would end the connection.
+/// Returns the control plane's answer for Envoy. It holds `sender` as long as the stream lives: dropping it would end the connection.
 fn relayed(response: Response<Incoming>, sender: SendRequest<Incoming>, opened: Instant) -> Response<Body> {
     let (parts, body) = response.into_parts();
     log_status(&parts.headers, opened);
@@ -200,7 +199,7 @@ fn log_status(headers: &HeaderMap, opened: Instant) {
     }
 }
 
-/// An answer of trailers only.
+/// Returns an answer of trailers only.
 fn refusal(code: &'static str, message: &str) -> Response<Body> {
     let mut response = Response::new(Either::Right(Empty::new()));
     *response.status_mut() = StatusCode::OK;

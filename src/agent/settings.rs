@@ -1,4 +1,4 @@
-//! What one agent is told: who its workload is, where the control plane is, which addresses it may use.
+//! The settings of one agent: who its workload is, where the control plane is, which addresses it may use.
 
 use std::{
     collections::BTreeMap,
@@ -12,12 +12,12 @@ use serde_json::{Map, Value};
 
 use super::application::Application;
 
-/// Everything that one agent needs to know; the command line makes it.
+/// Everything that one agent needs to know; made by the command line.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Sidecar or gateway.
     pub role: Role,
-    /// The workload that this proxy stands before.
+    /// The workload that this proxy serves.
     pub workload: Workload,
     /// The control plane and how to trust it.
     pub discovery: Discovery,
@@ -33,7 +33,7 @@ pub struct Settings {
     pub application: Application,
     /// `PROXY_CONFIG` as the injector wrote it; part of the node's metadata.
     pub proxy_config: Map<String, Value>,
-    /// Folder for sockets and bootstrap; made if missing, readable by its owner only.
+    /// Folder for sockets and bootstrap; created if missing, readable by its owner only.
     pub work_dir: PathBuf,
 }
 
@@ -47,11 +47,12 @@ pub enum Role {
 }
 
 /// `INTERCEPTION_MODE` (contract §2.5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Interception {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InterceptionMode {
     /// iptables REDIRECT to 15001 and 15006.
+    #[default]
     Redirect,
-    /// As REDIRECT, keeping the source address.
+    /// As REDIRECT, but keeping the source address.
     Tproxy,
     /// No capture: Envoy binds each port.
     None,
@@ -75,20 +76,20 @@ pub struct Workload {
     /// `WORKLOAD_NAME`
     pub workload_name: String,
     /// `INTERCEPTION_MODE`
-    pub interception: Interception,
+    pub interception: InterceptionMode,
     /// `CLUSTER_ID`
     pub cluster_id: String,
     /// `MESH_ID`
     pub mesh_id: String,
-    /// `NODE_NAME`; empty: not said.
+    /// `NODE_NAME`; empty if unknown.
     pub node_name: String,
-    /// `NETWORK`; empty: not said.
+    /// `NETWORK`; empty if there is only one.
     pub network: String,
     /// Trust domain of the SPIFFE id.
     pub trust_domain: String,
     /// DNS domain of the cluster, `cluster.local`.
     pub dns_domain: String,
-    /// Further metadata (`ISTIO_META_*`, `ISTIO_METAJSON_*`); wins over what the fields above say.
+    /// Further metadata (`ISTIO_META_*`, `ISTIO_METAJSON_*`); it overrides the fields above.
     pub metadata: BTreeMap<String, Value>,
 }
 
@@ -101,20 +102,20 @@ pub struct Discovery {
     pub ca_address: String,
     /// The name that its certificate must carry.
     pub server_name: String,
-    /// PEM file of the roots that its certificate must chain to; read again on every dial.
+    /// PEM file of the roots to which its certificate must chain; read anew on every dial.
     pub root_cert: PathBuf,
-    /// Token file; read again on every use. `None`: the workload certificate is the only credential.
+    /// Token file; read anew on every use. `None`: the workload certificate is the only credential.
     pub token_file: Option<PathBuf>,
     /// Delta (default) or state-of-the-world.
     pub delta: bool,
 }
 
-/// How workload certificates are asked for and renewed.
+/// How workload certificates are requested and renewed.
 #[derive(Clone, Copy, Debug)]
 pub struct CertificatePolicy {
-    /// Lifetime asked for.
+    /// The lifetime to request.
     pub ttl: Duration,
-    /// Part of the lifetime after which it is renewed, between 0 and 1.
+    /// The part of the lifetime after which it is renewed, between 0 and 1.
     pub renew_at_fraction: f64,
 }
 
@@ -150,36 +151,36 @@ pub struct EnvoyOptions {
 /// How a proxy ends (see [`super::drain`]).
 #[derive(Clone, Copy, Debug)]
 pub struct Drain {
-    /// What Envoy gives the connections of a listener that was changed or removed (`--drain-time-s`).
+    /// How long Envoy keeps the connections of a listener that was changed or removed (`--drain-time-s`).
     pub listener: Duration,
-    /// The longest time open connections get when the proxy ends; `None`: as long as they need.
+    /// The longest time that open connections get when the proxy ends; `None`: as long as they need.
     pub duration: Option<Duration>,
-    /// The shortest time between the start of the drain and the end, even with no connection open: how long others may still
-    /// send to this proxy. Where it is longer than `duration`, that one counts.
+    /// The shortest time between the start of the drain and the end, even with no connection open: for so long others may still
+    /// send to this proxy. If it is longer than `duration`, `duration` counts.
     pub minimum: Duration,
 }
 
 // === impl Role ===
 
 impl Role {
-    /// The node type in the node id.
+    /// Returns the node type in the node id.
     pub fn node_type(self) -> &'static str {
         match self {
-            Role::Sidecar => "sidecar",
-            Role::Gateway => "router",
+            Self::Sidecar => "sidecar",
+            Self::Gateway => "router",
         }
     }
 }
 
-// === impl Interception ===
+// === impl InterceptionMode ===
 
-impl Interception {
-    /// The value of `INTERCEPTION_MODE`.
+impl InterceptionMode {
+    /// Returns the value of `INTERCEPTION_MODE`.
     pub fn as_str(self) -> &'static str {
         match self {
-            Interception::Redirect => "REDIRECT",
-            Interception::Tproxy => "TPROXY",
-            Interception::None => "NONE",
+            Self::Redirect => "REDIRECT",
+            Self::Tproxy => "TPROXY",
+            Self::None => "NONE",
         }
     }
 }
@@ -187,17 +188,17 @@ impl Interception {
 // === impl Workload ===
 
 impl Workload {
-    /// The SPIFFE id that the control plane gives this workload.
+    /// Returns the SPIFFE id that the control plane gives this workload.
     pub fn spiffe_id(&self) -> String {
         format!("spiffe://{}/ns/{}/sa/{}", self.trust_domain, self.namespace, self.service_account)
     }
 
-    /// `service.istio.io/canonical-name`, else the labels that stand in for it (contract §5.4).
+    /// Returns label `service.istio.io/canonical-name`, or those that stand in for it (contract §5.4).
     pub fn canonical_name(&self) -> &str {
         self.first_label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]).unwrap_or(&self.workload_name)
     }
 
-    /// `service.istio.io/canonical-revision`, else the labels that stand in for it, else `latest` (contract §5.4).
+    /// Returns label `service.istio.io/canonical-revision`, or those that stand in for it, or `latest` (contract §5.4).
     pub fn canonical_revision(&self) -> &str {
         self.first_label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]).unwrap_or("latest")
     }
@@ -210,17 +211,17 @@ impl Workload {
 // === impl Settings ===
 
 impl Settings {
-    /// The socket on which the relay serves ADS to Envoy.
+    /// Returns the socket on which the relay serves ADS to Envoy.
     pub fn xds_socket(&self) -> PathBuf {
         self.work_dir.join("xds.sock")
     }
 
-    /// The socket on which secrets are served to Envoy.
+    /// Returns the socket on which secrets are served to Envoy.
     pub fn sds_socket(&self) -> PathBuf {
         self.work_dir.join("sds.sock")
     }
 
-    /// The bootstrap file.
+    /// Returns the bootstrap file.
     pub fn bootstrap_file(&self) -> PathBuf {
         self.work_dir.join("bootstrap.json")
     }
@@ -243,7 +244,7 @@ pub(super) mod tests {
                 labels: [("app", "reviews"), ("version", "v1")].map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
                 annotations: BTreeMap::new(),
                 workload_name: "reviews-v1".to_owned(),
-                interception: Interception::None,
+                interception: InterceptionMode::None,
                 cluster_id: "Kubernetes".to_owned(),
                 mesh_id: "cluster.local".to_owned(),
                 node_name: "node-1".to_owned(),

@@ -19,17 +19,17 @@ use tracing::{debug, warn};
 use super::{
     admin::Admin,
     application::{Answer, Application, scrape},
+    certificate::CurrentCertificate,
     drain::Draining,
     readiness,
-    sds::CurrentCertificate,
     settings::Settings,
     telemetry::Telemetry,
 };
 
-/// The type of what Envoy, and so this port, says for Prometheus.
+/// The content type of metrics as Envoy, and so this port, serves them.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4";
 
-/// What the agent's port shows and sets off.
+/// What the agent's port shows and can start.
 #[derive(Clone)]
 pub struct Status {
     admin: Admin,
@@ -38,14 +38,15 @@ pub struct Status {
     draining: Draining,
     quit: Arc<Notify>,
     application: Arc<Application>,
-    /// The pod's own address, at which the application is asked.
+    /// The pod's own address, at which the application is probed.
     instance: IpAddr,
     /// The address that the port is bound to.
     own: IpAddr,
 }
 
 impl Status {
-    /// Besides callers on the loopback interface, only one at the address that the port is bound to may drain or quit.
+    /// Returns the state of one agent. Only callers on the loopback interface, or at the address that the port is bound to, may drain
+    /// and quit.
     pub fn new(settings: &Settings, draining: Draining, certificate: CurrentCertificate, telemetry: Arc<Telemetry>) -> Self {
         let own = settings.listen.agent.ip();
         Self {
@@ -60,7 +61,7 @@ impl Status {
         }
     }
 
-    /// The routes (contract §2.3); all others are the application's probes and hooks.
+    /// Returns the routes (contract §2.3); every other path is a probe or hook of the application.
     pub fn router(self) -> Router {
         Router::new()
             .route("/healthz/ready", get(ready))
@@ -95,7 +96,8 @@ async fn metrics(State(status): State<Status>) -> Response {
     ([(header::CONTENT_TYPE, OPEN_METRICS)], status.telemetry.text()).into_response()
 }
 
-/// Envoy's, the agent's, and the application's where it has some. An application that fails must not hide the proxy's metrics.
+/// Serves the metrics of Envoy, the agent, and the application if it has some. An application that fails must not hide the proxy's
+/// metrics.
 async fn all_metrics(State(status): State<Status>) -> Response {
     let envoy = match status.admin.get("/stats/prometheus").await {
         Ok(text) => text,
@@ -117,7 +119,7 @@ async fn all_metrics(State(status): State<Status>) -> Response {
     ([(header::CONTENT_TYPE, TEXT_FORMAT)], scrape::joined(texts)).into_response()
 }
 
-/// `?wait`: answers only when the proxy is drained.
+/// Starts the drain; with `?wait` it answers when the proxy is drained.
 async fn drain(State(status): State<Status>, ConnectInfo(caller): ConnectInfo<SocketAddr>, RawQuery(query): RawQuery) -> Response {
     if !status.may_command(caller) {
         return StatusCode::FORBIDDEN.into_response();

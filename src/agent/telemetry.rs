@@ -1,4 +1,4 @@
-//! What the agent counts; served as `/metrics` on its own port.
+//! The agent's counters, served as `/metrics` on its port.
 
 use std::{
     sync::atomic::{AtomicI64, AtomicU64},
@@ -39,34 +39,34 @@ impl Default for Telemetry {
 }
 
 impl Telemetry {
-    /// A certificate came.
+    /// Counts a certificate, and records when it expires.
     pub fn certificate_issued(&self, not_after: SystemTime) {
         self.certificates.inc();
         let seconds = not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         self.certificate_expiry.set(i64::try_from(seconds).unwrap_or(i64::MAX));
     }
 
-    /// A request for a certificate failed.
+    /// Counts a request for a certificate that failed.
     pub fn certificate_failed(&self) {
         self.certificate_failures.inc();
     }
 
-    /// An ADS stream reached the control plane.
+    /// Counts an ADS stream that reached the control plane.
     pub fn stream_opened(&self) {
         self.streams.inc();
     }
 
-    /// The control plane could not be reached.
+    /// Counts a failure to reach the control plane.
     pub fn dial_failed(&self) {
         self.dial_failures.inc();
     }
 
-    /// The application did not give its metrics.
+    /// Counts a failure to get the application's metrics.
     pub fn scrape_failed(&self) {
         self.scrape_failures.inc();
     }
 
-    /// OpenMetrics text.
+    /// Returns the metrics as OpenMetrics text.
     pub fn text(&self) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail.

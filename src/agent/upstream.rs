@@ -1,4 +1,4 @@
-//! Connections to the control plane: TLS verified against the mesh's root, the token read afresh each time.
+//! Connections to the control plane: TLS that is verified against the mesh's root, and a token that is read anew each time.
 
 use std::{fmt, io, path::Path, sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{identity::WorkloadCertificate, settings::Discovery};
+use super::{certificate::WorkloadCertificate, settings::Discovery};
 
 /// How long a dial may take, TLS handshake included (contract §2.2).
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -18,7 +18,7 @@ pub const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Why the control plane could not be reached.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file that the dial needs cannot be read or holds nothing of use.
+    /// A file that is needed cannot be read, or holds nothing that can be used.
     #[error("{path}: {reason}")]
     File {
         /// The file.
@@ -32,17 +32,17 @@ pub enum Error {
     /// TLS could not be set up.
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
-    /// No connection, or one that failed verification.
+    /// There is no connection, or it failed verification.
     #[error("{address}: {source}")]
     Connect {
-        /// Where to.
+        /// The address.
         address: String,
-        /// Why not.
+        /// What went wrong.
         source: io::Error,
     },
 }
 
-/// Opens one TLS connection to `address`, with `certificate` as the client's when there is one.
+/// Opens a TLS connection to `address`, with `certificate` as the client's if there is one.
 pub async fn dial(discovery: &Discovery, address: &str, certificate: Option<&WorkloadCertificate>) -> Result<TlsStream<TcpStream>, Error> {
     let config = client_config(&discovery.root_cert, certificate)?;
     let name = ServerName::try_from(discovery.server_name.clone()).map_err(|_| Error::ServerName(discovery.server_name.clone()))?;
@@ -58,12 +58,12 @@ pub async fn dial(discovery: &Discovery, address: &str, certificate: Option<&Wor
     }
 }
 
-/// What says who is calling.
+/// What proves who is calling.
 #[derive(Clone, Debug, Default)]
 pub struct Credential {
-    /// Sent as `authorization: Bearer`. Never shown.
+    /// Sent as `authorization: Bearer`; never shown.
     pub token: Option<Token>,
-    /// Shown in the TLS handshake.
+    /// Presented in the TLS handshake.
     pub certificate: Option<Arc<WorkloadCertificate>>,
 }
 
@@ -71,7 +71,8 @@ pub struct Credential {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
-/// The token, read anew; where there is none (or none any more), the certificate that the workload holds speaks for it too.
+/// Reads the token anew. Without a token, or when it cannot be read any more, the certificate `held` by the workload proves who
+/// is calling.
 pub async fn credential(discovery: &Discovery, held: Option<Arc<WorkloadCertificate>>) -> Result<Credential, Error> {
     match (token(discovery).await, held) {
         (Ok(Some(token)), _) => Ok(Credential { token: Some(token), certificate: None }),
@@ -97,7 +98,7 @@ async fn token(discovery: &Discovery) -> Result<Option<Token>, Error> {
 // === impl Token ===
 
 impl Token {
-    /// The value of the `authorization` header, marked as a secret.
+    /// Returns the value of the `authorization` header, marked as a secret.
     pub fn bearer(&self) -> Result<HeaderValue, InvalidHeaderValue> {
         let mut value = HeaderValue::try_from(format!("Bearer {}", self.0))?;
         value.set_sensitive(true);

@@ -1,4 +1,4 @@
-//! The folder that holds sockets and bootstrap.
+//! The folder for sockets and the bootstrap.
 
 use std::{
     fs, io,
@@ -11,13 +11,13 @@ use tokio::net::UnixListener;
 
 use super::{bootstrap::bootstrap, settings::Settings};
 
-/// What a Unix socket's path may be long, with its end mark (`sockaddr_un`).
+/// The longest path of a Unix socket (`sockaddr_un`, without the terminating zero).
 const LONGEST_SOCKET_PATH: usize = 107;
 
-/// Below a folder that is not ours.
+/// The name of our own folder below one that belongs to somebody else.
 const SUBFOLDER: &str = "agent";
 
-/// The folder cannot be used.
+/// Why the folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{path}: {source}")]
 pub struct Error {
@@ -30,11 +30,11 @@ pub struct Error {
 pub struct Sockets {
     /// ADS.
     pub xds: UnixListener,
-    /// Secrets: whoever connects gets the workload's key.
+    /// Secrets; whoever connects gets the workload's key.
     pub sds: UnixListener,
 }
 
-/// The folder itself, or one below it where it belongs to somebody else: a volume that the kubelet made belongs to root, and is
+/// Returns the folder itself, or one below it if it belongs to somebody else: a volume that the kubelet made belongs to root and is
 /// open to all.
 pub fn private(wanted: &Path) -> PathBuf {
     match fs::symlink_metadata(wanted) {
@@ -43,7 +43,7 @@ pub fn private(wanted: &Path) -> PathBuf {
     }
 }
 
-/// Makes the folder, for its owner only, writes the bootstrap and opens the sockets.
+/// Makes the folder for its owner only, writes the bootstrap, and opens the sockets.
 pub fn prepare(settings: &Settings) -> Result<Sockets, Error> {
     make_private(&settings.work_dir).map_err(at(&settings.work_dir))?;
     let sockets = Sockets { xds: listen(&settings.xds_socket())?, sds: listen(&settings.sds_socket())? };
@@ -52,7 +52,7 @@ pub fn prepare(settings: &Settings) -> Result<Sockets, Error> {
     Ok(sockets)
 }
 
-/// Takes the sockets away again; what cannot be removed stays.
+/// Removes sockets and bootstrap; what cannot be removed stays.
 pub fn clear(settings: &Settings) {
     for path in [settings.xds_socket(), settings.sds_socket(), settings.bootstrap_file()] {
         let _ = fs::remove_file(path);
@@ -61,7 +61,7 @@ pub fn clear(settings: &Settings) {
 
 fn make_private(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    // Somebody else's folder of that name in a shared place would show them the workload's key.
+    // A folder of that name that somebody else made in a shared place would show them the workload's key.
     if fs::symlink_metadata(path)?.uid() != geteuid().as_raw() {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "belongs to another user"));
     }

@@ -5,7 +5,7 @@ use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, DnVa
 use time::OffsetDateTime;
 use x509_parser::{asn1_rs::Tag, certificate::X509Certificate, prelude::FromDer};
 
-use super::{ca::Serial, certificate::Certificate, key::PrivateKey};
+use super::{certificate::Certificate, key::PrivateKey, serial::Serial};
 
 /// What a CA certificate says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct CaSubject {
 /// Why a CA certificate cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum CeremonyError {
-    /// The parent is no CA, may not sign, or allows no CA below itself.
+    /// The parent is not a CA, may not sign, or allows no CA below itself.
     #[error("{subject}: cannot sign an intermediate: {why}")]
     Parent {
         /// The parent's subject.
@@ -37,7 +37,7 @@ pub enum CeremonyError {
         /// The end asked for.
         wanted: Timestamp,
     },
-    /// Days beyond the calendar.
+    /// The days reach beyond the calendar.
     #[error("validity: {0}")]
     Validity(String),
     /// The crypto library refused.
@@ -45,7 +45,7 @@ pub enum CeremonyError {
     Signing(#[from] rcgen::Error),
 }
 
-/// A self-signed root, without name constraints (verifiers refuse SPIFFE chains under URI constraints).
+/// Makes a self-signed root, without name constraints (verifiers refuse SPIFFE chains under URI constraints).
 pub fn root_certificate(
     key: &PrivateKey,
     subject: &CaSubject,
@@ -57,7 +57,7 @@ pub fn root_certificate(
     read_back(parameters.self_signed(key.pair())?.der())
 }
 
-/// The same root again: its name and key, so that whoever trusts the old certificate trusts what the new one signs.
+/// Makes the same root again, with its name and key: whoever trusts the old certificate trusts what the new one signs.
 pub fn renewed_root(root: &Certificate, key: &PrivateKey, days: u32, now: Timestamp, serial: Serial) -> Result<Certificate, CeremonyError> {
     if !root.is_self_signed() || root.public_key != key.public_key() {
         let why = "it is not self-signed by this key".to_owned();
@@ -78,7 +78,7 @@ pub fn renewed_root(root: &Certificate, key: &PrivateKey, days: u32, now: Timest
     Ok(renewed)
 }
 
-/// An intermediate for `key`, signed by a root. `path_length`: how many CAs may follow below it.
+/// Makes an intermediate for `key`, signed by a root. `path_length`: how many CAs may follow below it.
 #[expect(clippy::too_many_arguments, reason = "a ceremony says each of these once")]
 pub fn intermediate_certificate(
     key: &PrivateKey,
@@ -116,7 +116,7 @@ fn check_parent(root: &Certificate, key: &PrivateKey, path_length: u8, now: Time
     Err(CeremonyError::Parent { subject: root.subject.clone(), why })
 }
 
-/// The subject with the same attributes in the same kinds of strings: a name that is encoded otherwise is another name.
+/// Returns the subject with the same attributes in the same kinds of strings: a name with another encoding is another name.
 fn name_of(root: &Certificate) -> Result<DistinguishedName, CeremonyError> {
     let unreadable = || CeremonyError::Signing(rcgen::Error::CouldNotParseCertificate);
     let (_, x509) = X509Certificate::from_der(root.der()).map_err(|_| unreadable())?;

@@ -1,4 +1,4 @@
-//! A certificate, read: the facts that issuing, checking and inspecting need.
+//! A parsed certificate: the facts that issuing, checking and inspecting need.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use x509_parser::{
 
 use crate::mesh::model::SpiffeId;
 
-/// A certificate and what it says.
+/// A certificate, with what it says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
     der: CertificateDer<'static>,
@@ -30,11 +30,11 @@ pub struct Certificate {
     pub not_before: Timestamp,
     /// Last second of validity.
     pub not_after: Timestamp,
-    /// Basic constraints say CA.
+    /// Whether basic constraints say that it is a CA.
     pub is_ca: bool,
     /// How many CAs may follow below; `None`: any number.
     pub path_length: Option<u32>,
-    /// May sign certificates: key usage says so, or is absent.
+    /// Whether it may sign certificates: key usage says so, or is absent.
     pub signs_certificates: bool,
     /// The public key, as the bits of its SubjectPublicKeyInfo.
     pub public_key: Vec<u8>,
@@ -59,7 +59,7 @@ pub enum CertificateError {
     /// PEM without a certificate in it.
     #[error("holds no certificate")]
     Missing,
-    /// A block that is no X.509 certificate.
+    /// A block that is not an X.509 certificate.
     #[error("certificate {number} cannot be read: {reason}")]
     Unreadable {
         /// Counted from 1.
@@ -72,7 +72,7 @@ pub enum CertificateError {
 // === impl Certificate ===
 
 impl Certificate {
-    /// All certificates of a PEM text, in its order; at least one.
+    /// Reads all certificates of a PEM text, in its order; at least one.
     pub fn all_from_pem(text: &str) -> Result<Vec<Self>, CertificateError> {
         let blocks = pem::parse_many(text).map_err(|error| CertificateError::Pem(error.to_string()))?;
         let certificates = blocks
@@ -86,7 +86,7 @@ impl Certificate {
         if certificates.is_empty() { Err(CertificateError::Missing) } else { Ok(certificates) }
     }
 
-    /// Says in the log what it is, in istiod's words.
+    /// Logs the certificate, in istiod's words.
     pub fn log(&self) {
         let Self { issuer, subject, serial, not_before, not_after, .. } = self;
         tracing::info!(
@@ -147,17 +147,17 @@ impl Certificate {
         }
     }
 
-    /// The certificate itself.
+    /// Returns the certificate itself.
     pub fn der(&self) -> &CertificateDer<'static> {
         &self.der
     }
 
-    /// The certificate as PEM, ending in a newline.
+    /// Returns the certificate as PEM, ending in a newline.
     pub fn pem(&self) -> String {
         pem_block("CERTIFICATE", &self.der)
     }
 
-    /// Whether `issuer` signed this certificate: names match and the signature verifies.
+    /// Whether `issuer` signed this certificate: the names match, and the signature verifies.
     pub fn is_issued_by(&self, issuer: &Self) -> bool {
         if self.issuer_der != issuer.subject_der {
             return false;
@@ -168,12 +168,12 @@ impl Certificate {
         child.verify_signature(Some(parent.public_key())).is_ok()
     }
 
-    /// Whether subject and issuer are one and its own key signed it: a root.
+    /// Whether it is a root: subject and issuer are the same, and its own key signed it.
     pub fn is_self_signed(&self) -> bool {
         self.is_issued_by(self)
     }
 
-    /// The identity of a workload's certificate: not a CA, and exactly one URI, which is a SPIFFE id.
+    /// Returns the identity of a workload's certificate, which is not a CA and has exactly one URI, a SPIFFE id.
     pub fn spiffe_id(&self) -> Option<SpiffeId> {
         match self.uris.as_slice() {
             [uri] if !self.is_ca => SpiffeId::parse(uri),
@@ -182,8 +182,8 @@ impl Certificate {
     }
 }
 
-/// A PEM block with lines of 64 characters, each ending in a plain newline.
-pub(crate) fn pem_block(tag: &str, contents: &[u8]) -> String {
+/// Encodes a PEM block with lines of 64 characters, each ending in a plain newline.
+pub(super) fn pem_block(tag: &str, contents: &[u8]) -> String {
     let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
     pem::encode_config(&pem::Pem::new(tag, contents), config)
 }

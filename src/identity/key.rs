@@ -4,7 +4,7 @@ use std::fmt;
 
 use aws_lc_rs::rand;
 use pkcs8::{EncryptedPrivateKeyInfo, PrivateKeyInfo, der::Decode, pkcs5::pbes2};
-use rcgen::{KeyPair, PublicKeyData, RsaKeySize};
+use rcgen::{KeyPair, RsaKeySize};
 
 /// Rounds of PBKDF2-HMAC-SHA256 for a passphrase (OWASP's figure of 2023).
 const PBKDF2_ROUNDS: u32 = 600_000;
@@ -12,7 +12,7 @@ const PBKDF2_ROUNDS: u32 = 600_000;
 /// A private key. Its `Debug` shows the kind of key only (rule 10).
 pub struct PrivateKey(KeyPair);
 
-/// What kinds of keys the CA signs with and for.
+/// The kinds of keys that the CA signs with and for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum KeyType {
     /// ECDSA on NIST P-256.
@@ -32,19 +32,19 @@ pub enum KeyType {
 /// Why a key could not be used. Never holds a byte of it.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum KeyError {
-    /// No PEM block of a private key.
+    /// There is no PEM block of a private key.
     #[error("holds no PEM private key (PRIVATE KEY, RSA PRIVATE KEY or EC PRIVATE KEY)")]
     Missing,
-    /// More than one.
+    /// There is more than one private key.
     #[error("holds more than one private key")]
     Several,
-    /// A passphrase is needed.
+    /// The key is encrypted: a passphrase is needed.
     #[error("holds an encrypted private key")]
     Encrypted,
-    /// Encrypted with something else, or the passphrase is wrong.
+    /// The key is encrypted in another way, or the passphrase is wrong.
     #[error("cannot be decrypted: wrong passphrase, or an encryption other than PBES2")]
     Passphrase,
-    /// Neither PKCS#8, PKCS#1 nor SEC1, or a kind of key that is not supported.
+    /// The key is not PKCS#8, PKCS#1 or SEC1, or of a kind that is not supported.
     #[error("holds a private key that cannot be read (supported: RSA, P-256 and P-384 as PKCS#8, PKCS#1 or SEC1)")]
     Unreadable,
     /// The crypto library refused.
@@ -55,7 +55,7 @@ pub enum KeyError {
 // === impl PrivateKey ===
 
 impl PrivateKey {
-    /// A new key.
+    /// Generates a new key.
     pub fn generate(kind: KeyType) -> Result<Self, KeyError> {
         let pair = match kind {
             KeyType::P256 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256),
@@ -96,17 +96,17 @@ impl PrivateKey {
         Self::from_der(plain.as_bytes())
     }
 
-    /// The key as plaintext PKCS#8 PEM. The caller answers for where it goes.
+    /// Returns the key as plaintext PKCS#8 PEM. The caller is responsible for where it goes.
     pub fn to_pem(&self) -> String {
         self.0.serialize_pem()
     }
 
-    /// The key as plaintext PKCS#8 DER. The caller answers for where it goes.
+    /// Returns the key as plaintext PKCS#8 DER. The caller is responsible for where it goes.
     pub fn to_der(&self) -> Vec<u8> {
         self.0.serialize_der()
     }
 
-    /// The key as PKCS#8 PEM, encrypted by PBES2 (PBKDF2-HMAC-SHA256, AES-256-CBC), which openssl reads too.
+    /// Returns the key as PKCS#8 PEM, encrypted by PBES2 (PBKDF2-HMAC-SHA256, AES-256-CBC), which openssl reads, too.
     pub fn to_encrypted_pem(&self, passphrase: &[u8]) -> Result<String, KeyError> {
         let (mut salt, mut iv) = ([0; 16], [0; 16]);
         rand::fill(&mut salt).and_then(|()| rand::fill(&mut iv)).map_err(|_| KeyError::Generation)?;
@@ -116,17 +116,12 @@ impl PrivateKey {
         Ok(super::certificate::pem_block("ENCRYPTED PRIVATE KEY", encrypted.as_bytes()))
     }
 
-    /// The public half, as the bits of a SubjectPublicKeyInfo.
+    /// Returns the public half, as the bits of a SubjectPublicKeyInfo.
     pub fn public_key(&self) -> &[u8] {
         self.0.public_key_raw()
     }
 
-    /// The public half as SubjectPublicKeyInfo.
-    pub fn public_key_info(&self) -> Vec<u8> {
-        self.0.subject_public_key_info()
-    }
-
-    /// What rcgen signs with.
+    /// Returns the key as rcgen signs with it.
     pub fn pair(&self) -> &KeyPair {
         &self.0
     }
@@ -142,7 +137,7 @@ impl fmt::Debug for PrivateKey {
     }
 }
 
-/// PKCS#8's own encryption, or that of old openssl (`Proc-Type: 4,ENCRYPTED`).
+/// Whether a key is encrypted, in the way of PKCS#8 or of old openssl (`Proc-Type: 4,ENCRYPTED`).
 pub(super) fn is_encrypted(block: &pem::Pem) -> bool {
     block.tag() == "ENCRYPTED PRIVATE KEY" || block.headers().get("Proc-Type").is_some_and(|kind| kind.contains("ENCRYPTED"))
 }

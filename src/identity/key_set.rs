@@ -1,4 +1,4 @@
-//! Public keys that make tokens believed: the key chooses the algorithm, never the token.
+//! The public keys by which tokens are verified. The key decides the algorithm, never the token.
 
 use std::{fs, path::Path};
 
@@ -10,9 +10,9 @@ use tracing::warn;
 
 use super::token::{Claims, TokenError};
 
-/// A token is not longer.
+/// The longest token that is read.
 const LONGEST_TOKEN: usize = 16 << 10;
-/// A cluster has not more keys at a time: one, and two while they are changed.
+/// The most keys that are read; a cluster has one, and two while it changes them.
 const MOST_KEYS: usize = 64;
 
 /// The public keys of an issuer.
@@ -39,7 +39,7 @@ pub enum KeySetError {
         /// Why.
         reason: String,
     },
-    /// A key that anybody who verifies could also sign with, or of a kind not supported.
+    /// A symmetric key, with which whoever verifies could also sign, or a kind of key that is not supported.
     #[error("{path}: key {kid:?} is not an RSA, P-256, P-384 or Ed25519 public key")]
     Key {
         /// The file.
@@ -60,7 +60,7 @@ impl KeySet {
         Ok(Self { keys })
     }
 
-    /// Reads the JWKS that `place` serves; a key of a kind that we do not know is passed over, as it would be by others.
+    /// Reads the JWKS that `place` serves. A key of an unknown kind is skipped, as others skip it.
     pub fn from_served(text: &str, place: &str) -> Result<Self, KeySetError> {
         let set = parse_set(text, place)?;
         let read = set.keys.iter().take(MOST_KEYS).map(|jwk| read_key(jwk, place));
@@ -71,7 +71,7 @@ impl KeySet {
         }
     }
 
-    /// What a token says, when a key of this set signed it. Times, issuer and audience are not looked at.
+    /// Returns the claims of a token that a key of this set signed. Times, issuer and audience are not checked.
     pub(super) fn verified_claims(&self, token: &str) -> Result<Claims, TokenError> {
         if token.len() > LONGEST_TOKEN {
             return Err(TokenError::Malformed("too long".into()));
@@ -83,7 +83,7 @@ impl KeySet {
         let named = |key: &&VerifyingKey| header.kid.is_none() || key.id.is_none() || header.kid == key.id;
         let mut refusal = TokenError::UnknownKey;
         for key in self.keys.iter().filter(named) {
-            // The key chooses the algorithm; what the token claims only has to agree.
+            // The key decides the algorithm; the token only has to agree.
             if !key.algorithms.contains(&header.alg) {
                 refusal = TokenError::Algorithm;
                 continue;
@@ -109,7 +109,7 @@ struct VerifyingKey {
     algorithms: Vec<Algorithm>,
 }
 
-/// The claims are checked by us, against the clock that was handed in.
+/// Checks the signature only: we check the claims ourselves, by the clock that was handed in.
 fn signature_only(algorithm: Algorithm) -> Validation {
     let mut validation = Validation::new(algorithm);
     validation.validate_exp = false;

@@ -1,4 +1,4 @@
-//! An issuer of service-account tokens for the folder source: the demo, tests, and meshes without Kubernetes.
+//! An issuer of service-account tokens for the folder source: for the demo, tests, and meshes without Kubernetes.
 //!
 //! Whoever can read `issuer-key.pem` can be any workload. The control plane needs `jwks.json` only.
 
@@ -28,26 +28,26 @@ pub const DEFAULT_ISSUER: &str = "istiod-lite-local";
 /// What tokens are for (`TOKEN_AUDIENCES`, contract §4.2).
 pub const DEFAULT_AUDIENCE: &str = "istio-ca";
 
-/// Makes tokens.
+/// Issues tokens.
 pub struct LocalIssuer {
     key: PrivateKey,
     name: String,
 }
 
-/// Whose token, for whom, for how long.
+/// A request for a token.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenRequest<'a> {
     /// Namespace of the service account.
     pub namespace: &'a str,
     /// The service account.
     pub service_account: &'a str,
-    /// `aud`
+    /// The audience (`aud`).
     pub audience: &'a str,
-    /// Until `exp`.
+    /// How long it is valid.
     pub ttl: Duration,
 }
 
-/// Why no token, or no issuer.
+/// Why there is no token, or no issuer.
 #[derive(Debug, thiserror::Error)]
 pub enum IssuerError {
     /// A file cannot be read.
@@ -66,7 +66,7 @@ pub enum IssuerError {
         /// Why.
         error: KeyError,
     },
-    /// No valid name.
+    /// A name that is not valid.
     #[error("{0:?} is not a name of a namespace or service account")]
     Name(String),
     /// The key is not P-256, or the crypto library refused.
@@ -77,7 +77,7 @@ pub enum IssuerError {
 // === impl LocalIssuer ===
 
 impl LocalIssuer {
-    /// A new issuer with a new key.
+    /// Makes an issuer with a new key.
     pub fn generate(name: &str) -> Result<Self, KeyError> {
         Ok(Self { key: PrivateKey::generate(KeyType::P256)?, name: name.into() })
     }
@@ -90,12 +90,12 @@ impl LocalIssuer {
         Ok(Self { key, name: name.into() })
     }
 
-    /// The private key, to be kept.
+    /// Returns the private key, for keeping.
     pub fn key(&self) -> &PrivateKey {
         &self.key
     }
 
-    /// The public key, as the JSON web key set that a control plane reads.
+    /// Returns the public key, as the JSON web key set that a control plane reads.
     pub fn key_set(&self) -> String {
         // An uncompressed point: 4, x, y.
         let (x, y) = self.key.public_key().split_at_checked(33).unwrap_or_default();

@@ -21,7 +21,7 @@ pub struct SignError {
 /// What the CA counts. Cloning shares the counters.
 #[derive(Clone, Debug, Default)]
 pub struct CaMetrics {
-    /// Requests that came.
+    /// Requests received.
     pub requests: ExactCounter,
     /// Requests whose caller could not be proven.
     pub authentication_failures: ExactCounter,
@@ -39,7 +39,7 @@ pub struct CaMetrics {
     pub chain_expiry: Gauge<i64, AtomicI64>,
 }
 
-/// Seconds from now until a moment, computed when it is read.
+/// The seconds until a moment, computed on each scrape.
 #[derive(Clone)]
 struct SecondsUntil {
     moment: Gauge<i64, AtomicI64>,
@@ -65,7 +65,7 @@ impl EncodeMetric for SecondsUntil {
 // === impl CaMetrics ===
 
 impl CaMetrics {
-    /// Puts all counters into a registry, under istiod's names.
+    /// Registers all counters, under istiod's names.
     pub fn register(&self, registry: &mut Registry, clock: &super::Clock) {
         registry.register("citadel_server_csr_count", "Certificate requests received", self.requests.clone());
         registry.register(
@@ -96,7 +96,7 @@ impl CaMetrics {
         }
     }
 
-    /// Says which certificates are in use.
+    /// Records when the certificates in use expire.
     pub fn set_expiry(&self, root: Timestamp, chain: Timestamp) {
         self.root_expiry.set(root.as_second());
         self.chain_expiry.set(chain.as_second());

@@ -12,6 +12,7 @@ pub mod key;
 pub mod key_set;
 pub mod local_issuer;
 pub mod metrics;
+pub mod serial;
 pub mod service;
 pub mod token;
 
@@ -19,15 +20,15 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-/// What time it is.
+/// Returns what time it is.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
-/// The machine's clock, for everything that is not a test.
+/// Returns the machine's clock, for everything that is not a test.
 pub fn system_clock() -> Clock {
     Arc::new(Timestamp::now)
 }
 
-/// Whether a name may stand in a SPIFFE id's path or trust domain: the letters of DNS names, and `_`.
+/// Whether a name may be part of a SPIFFE id: it has the letters of DNS names, and `_`.
 ///
 /// A `/` or `%` in a service account would otherwise let a token spell another identity.
 fn is_plain_name(name: &str) -> bool {

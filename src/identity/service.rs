@@ -8,8 +8,9 @@ use tracing::{debug, error, warn};
 
 use super::{
     Clock,
-    ca::{CaHandle, IssueError, IssuePolicy, Serial},
+    ca::{CaHandle, IssueError, IssuePolicy},
     metrics::CaMetrics,
+    serial::Serial,
 };
 use crate::{
     mesh::model::{Caller, SpiffeId},
@@ -19,10 +20,10 @@ use crate::{
     },
 };
 
-/// A request is not larger: one CSR, and a little metadata.
+/// The largest request: one CSR, and a little metadata.
 const LARGEST_MESSAGE: usize = 64 << 10;
 
-/// Signs for whom [`crate::serve::tls`] has authenticated.
+/// Signs for callers that [`crate::serve::secure_grpc`] has authenticated.
 pub struct CertificateService {
     ca: Arc<CaHandle>,
     policy: IssuePolicy,
@@ -33,12 +34,12 @@ pub struct CertificateService {
 // === impl CertificateService ===
 
 impl CertificateService {
-    /// Signs with whatever CA `ca` holds at the moment.
+    /// Returns a service that signs with whatever CA `ca` holds at the moment.
     pub fn new(ca: Arc<CaHandle>, policy: IssuePolicy, clock: Clock, metrics: CaMetrics) -> Self {
         Self { ca, policy, clock, metrics }
     }
 
-    /// As a service for a gRPC router.
+    /// Returns the service for a gRPC router.
     pub fn into_server(self) -> IstioCertificateServiceServer<Self> {
         IstioCertificateServiceServer::new(self).max_decoding_message_size(LARGEST_MESSAGE)
     }
@@ -56,7 +57,9 @@ impl CertificateService {
             IssueError::KeyType(_) => ("csr_error", Status::invalid_argument(refusal.to_string())),
             IssueError::Ttl { .. } => ("ttl_error", Status::invalid_argument(refusal.to_string())),
             IssueError::Identity(_) => ("cert_gen_error", Status::unauthenticated("request authenticate failure")),
-            IssueError::CaExpired(_) | IssueError::Signing(_) => ("cert_gen_error", Status::internal(refusal.to_string())),
+            IssueError::CaExpired(_) | IssueError::Signing(_) | IssueError::Randomness(_) => {
+                ("cert_gen_error", Status::internal(refusal.to_string()))
+            }
         };
         match &refusal {
             IssueError::Request(_) => self.metrics.csr_parsing_errors.inc(),
@@ -93,7 +96,8 @@ impl IstioCertificateService for CertificateService {
     }
 }
 
-/// `ImpersonatedIdentity` (ztunnel's): issuing the caller's own instead would answer another question.
+/// Whether the metadata name an `ImpersonatedIdentity` (ztunnel's). A certificate for the caller's own identity would be the wrong
+/// answer.
 fn asks_to_impersonate(request: &IstioCertificateRequest) -> bool {
     let value = request.metadata.as_ref().and_then(|metadata| metadata.fields.get("ImpersonatedIdentity"));
     match value.and_then(|value| value.kind.as_ref()) {

@@ -1,33 +1,21 @@
-//! What a service account's token says, and whether that holds (contract §4.2).
-//!
-//! [`KeySetVerifier`] is for the folder source, whose issuer is [`local_issuer`](super::local_issuer). In Kubernetes a
-//! signature check alone would accept tokens of pods that are gone: see
-//! [`authenticate::kubernetes`](super::authenticate::kubernetes).
-
-use std::path::Path;
+//! Service-account tokens: what they claim, and why one proves nothing (contract §4.2).
 
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use serde::Deserialize;
 use smol_str::SmolStr;
 
-use super::{
-    authenticate::TokenVerifier,
-    is_plain_name,
-    key_set::{KeySet, KeySetError},
-};
+use super::is_plain_name;
 use crate::mesh::model::SpiffeId;
 
-/// How far clocks may be apart, in seconds.
+/// How far apart clocks may be, in seconds.
 const LEEWAY: i64 = 30;
 const SUBJECT_PREFIX: &str = "system:serviceaccount:";
 
-/// Checks tokens against a set of public keys.
-pub struct KeySetVerifier {
-    keys: KeySet,
-    issuer: String,
-    audiences: Vec<String>,
-    trust_domain: SmolStr,
+/// One way to prove an identity by token. The local issuer's key set is one, Kubernetes' TokenReview another.
+pub trait TokenVerifier: Send + Sync {
+    /// Returns the identity that the token proves.
+    fn verify<'a>(&'a self, token: &'a str, now: Timestamp) -> BoxFuture<'a, Result<SpiffeId, TokenError>>;
 }
 
 /// Why a token proves nothing.
@@ -36,39 +24,39 @@ pub enum TokenError {
     /// Not a JWT.
     #[error("not a JSON web token: {0}")]
     Malformed(String),
-    /// Its algorithm is none that a key of ours has: symmetric ones and `none` never are.
+    /// Its algorithm is not one of our keys'; symmetric algorithms and `none` never are.
     #[error("algorithm of the token is not that of a known key")]
     Algorithm,
-    /// It names a key that we do not have.
+    /// It names a key that we do not know.
     #[error("signed with a key that is not known")]
     UnknownKey,
-    /// No key of ours made the signature.
+    /// No key that we know made the signature.
     #[error("signature is not by a known key")]
     Signature,
-    /// Too late.
+    /// It has expired.
     #[error("expired at {0}")]
     Expired(i64),
-    /// Too early.
+    /// It is not valid yet.
     #[error("not valid before {0}")]
     NotYetValid(i64),
-    /// Another issuer's.
+    /// It is from another issuer.
     #[error("issuer {0:?} is not the expected one")]
     Issuer(String),
-    /// For somebody else.
+    /// It is for another audience.
     #[error("audience {0:?} has none of the expected ones")]
     Audience(Vec<String>),
-    /// Not a service account.
+    /// Its subject is not a service account.
     #[error("subject {0:?} is not system:serviceaccount:<namespace>:<name>")]
     Subject(String),
-    /// Kubernetes says that it is not, or no longer, good: its pod or service account is gone.
+    /// Kubernetes refuses it: mostly its pod or service account is gone.
     #[error("TokenReview refuses it: {0}")]
     Review(String),
-    /// The one who should decide could not be asked.
+    /// Whoever decides could not be asked.
     #[error("cannot be checked now: {0}")]
     Unavailable(String),
 }
 
-/// What a token with a good signature says.
+/// The claims of a token whose signature was verified.
 #[derive(Debug, Deserialize)]
 pub(super) struct Claims {
     #[serde(default)]
@@ -83,7 +71,7 @@ pub(super) struct Claims {
     kubernetes: Option<KubernetesClaims>,
 }
 
-/// What the token is bound to.
+/// The object that the token is bound to.
 #[derive(Debug, Deserialize)]
 struct KubernetesClaims {
     #[serde(default)]
@@ -91,7 +79,7 @@ struct KubernetesClaims {
     pod: Option<PodReference>,
 }
 
-/// One pod, which no later pod of the same name is.
+/// One pod; a later pod of the same name is another one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub(super) struct PodReference {
     /// `metadata.name`
@@ -109,33 +97,10 @@ enum Audience {
     Several(Vec<String>),
 }
 
-// === impl KeySetVerifier ===
-
-impl KeySetVerifier {
-    /// Reads a JWKS or a PEM public key; takes tokens of `issuer` for any of `audiences` as identities of `trust_domain`.
-    pub fn open(path: &Path, issuer: &str, audiences: &[String], trust_domain: &str) -> Result<Self, KeySetError> {
-        Ok(Self { keys: KeySet::open(path)?, issuer: issuer.into(), audiences: audiences.to_vec(), trust_domain: trust_domain.into() })
-    }
-
-    fn check(&self, token: &str, now: Timestamp) -> Result<SpiffeId, TokenError> {
-        let claims = self.keys.verified_claims(token)?;
-        claims.check_times(now)?;
-        claims.check_issuer(&self.issuer)?;
-        claims.check_audience(&self.audiences)?;
-        claims.identity(&self.trust_domain)
-    }
-}
-
-impl TokenVerifier for KeySetVerifier {
-    fn verify<'a>(&'a self, token: &'a str, now: Timestamp) -> BoxFuture<'a, Result<SpiffeId, TokenError>> {
-        Box::pin(std::future::ready(self.check(token, now)))
-    }
-}
-
 // === impl Claims ===
 
 impl Claims {
-    /// Not expired, and valid already.
+    /// Checks that the token is valid now.
     pub(super) fn check_times(&self, now: Timestamp) -> Result<(), TokenError> {
         let now = now.as_second();
         // Whole seconds suffice; a float beyond i64 saturates, which keeps the comparison right.
@@ -149,12 +114,12 @@ impl Claims {
         }
     }
 
-    /// By this issuer.
+    /// Checks that it is from this issuer.
     pub(super) fn check_issuer(&self, issuer: &str) -> Result<(), TokenError> {
         if self.iss == issuer { Ok(()) } else { Err(TokenError::Issuer(self.iss.clone())) }
     }
 
-    /// For one of these.
+    /// Checks that it is for one of these audiences.
     pub(super) fn check_audience(&self, accepted: &[String]) -> Result<(), TokenError> {
         let audiences = match &self.aud {
             Audience::None => &[],
@@ -167,19 +132,19 @@ impl Claims {
         }
     }
 
-    /// Whose it is.
+    /// Returns whose token it is.
     pub(super) fn identity(&self, trust_domain: &str) -> Result<SpiffeId, TokenError> {
         identity_of(&self.sub, trust_domain)
     }
 
-    /// The pod that it is bound to, in the namespace that it names.
+    /// Returns the namespace that it names and the pod that it is bound to.
     pub(super) fn pod(&self) -> Option<(&str, &PodReference)> {
         let bound = self.kubernetes.as_ref()?;
         Some((bound.namespace.as_str(), bound.pod.as_ref().filter(|pod| !pod.uid.is_empty())?))
     }
 }
 
-/// `system:serviceaccount:<namespace>:<name>` as an identity.
+/// Reads `system:serviceaccount:<namespace>:<name>` as an identity.
 pub fn identity_of(subject: &str, trust_domain: &str) -> Result<SpiffeId, TokenError> {
     let account = subject.strip_prefix(SUBJECT_PREFIX).and_then(|rest| rest.split_once(':'));
     match account {

@@ -12,10 +12,9 @@ use crate::{
     api::mesh_config::MeshConfig,
     controllers::ca_secret::{CaOrigin, CaSecrets},
     identity::{
-        authenticate::{Authenticator, TokenVerifier, kubernetes::ClusterTokens},
+        authenticate::{Authenticator, KeySetVerifier, TokenVerifier, kubernetes::ClusterTokens},
         ca::{self, CaHandle, SigningCa},
         local_issuer::{DEFAULT_ISSUER, KEY_SET_FILE},
-        token::KeySetVerifier,
     },
 };
 

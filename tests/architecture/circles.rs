@@ -12,11 +12,7 @@ use crate::{
 
 /// Circles that are still there, by folder. Mend one and take it out; this list only ever gets shorter.
 const STILL_CIRCULAR: &[(&str, &[&str])] = &[
-    ("agent", &["identity", "upstream"]),
     ("api", &["istio", "kubernetes", "label_selector", "mesh_config", "object", "proxy_config"]),
-    ("identity", &["authenticate", "key_set", "token"]),
-    ("identity", &["ca", "ceremony"]),
-    ("identity::ca", &["load", "root_keys"]),
     ("mesh", &["engine", "policy", "routing", "world"]),
     ("translate::listener::outbound", &["merge", "plan"]),
     ("translate::route", &["action", "selection"]),

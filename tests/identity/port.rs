@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use istiod_lite::{
     identity::{
-        authenticate::Authenticator,
+        authenticate::{Authenticator, KeySetVerifier},
         ca::{CaHandle, IssuePolicy, watch},
         certificate::Certificate as Leaf,
         key::{KeyType, PrivateKey},
@@ -12,7 +12,6 @@ use istiod_lite::{
         metrics::CaMetrics,
         service::CertificateService,
         system_clock,
-        token::KeySetVerifier,
     },
     proto::auth::{IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient},
     serve::{

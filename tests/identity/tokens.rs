@@ -4,10 +4,10 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderValue};
 use istiod_lite::{
     identity::{
-        authenticate::{AuthenticationError, Authenticator, PeerCertificate},
+        authenticate::{AuthenticationError, Authenticator, KeySetVerifier, PeerCertificate},
         key_set::KeySetError,
         local_issuer::{DEFAULT_AUDIENCE, DEFAULT_ISSUER, LocalIssuer, TokenRequest},
-        token::{KeySetVerifier, TokenError},
+        token::TokenError,
     },
     mesh::model::Caller,
 };

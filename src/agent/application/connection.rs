@@ -1,5 +1,5 @@
-//! HTTP/1.1 to the application: from the address that capture leaves alone, in the clear or with TLS that nobody verifies (as the
-//! kubelet does it: what answers on the pod's own address is the pod).
+//! HTTP/1.1 to the application, from the address that is not captured; plaintext, or TLS without verification, as the kubelet does
+//! it: whoever answers on the pod's own address is the pod.
 
 use std::{
     io,
@@ -32,7 +32,7 @@ pub async fn dial(to: SocketAddr) -> io::Result<TcpStream> {
         SocketAddr::V4(_) => (TcpSocket::new_v4()?, PROXY_SOURCE_V4.into()),
         SocketAddr::V6(_) => (TcpSocket::new_v6()?, PROXY_SOURCE_V6.into()),
     };
-    // `::6` is there only where capture put it; elsewhere nothing is captured.
+    // `::6` exists only where capture added it; elsewhere nothing is captured.
     if let Err(error) = socket.bind((source, 0).into())
         && error.kind() != io::ErrorKind::AddrNotAvailable
     {
@@ -43,7 +43,7 @@ pub async fn dial(to: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// The loopback address of the same family.
+/// Returns the loopback address of the same family.
 pub fn loopback_beside(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
@@ -51,7 +51,7 @@ pub fn loopback_beside(address: IpAddr) -> IpAddr {
     }
 }
 
-/// One request without a body; the answer with the first `limit` bytes of its body.
+/// Sends a request without a body, and returns the answer with the first `limit` bytes of its body.
 pub async fn exchange(to: SocketAddr, tls: bool, request: Request<Empty<Bytes>>, limit: usize) -> Result<(Parts, Bytes), String> {
     let tcp = dial(to).await.map_err(|error| format!("{to}: {error}"))?;
     if tls {
@@ -98,7 +98,7 @@ fn unverified() -> Result<ClientConfig, String> {
     Ok(config)
 }
 
-/// Takes each certificate; the handshake itself must still be right.
+/// Accepts every certificate; the handshake itself must still be correct.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 

@@ -25,7 +25,7 @@ struct HealthCheckResponse {
     status: i32,
 }
 
-/// Whether the server says that the service serves; `Err` says what it says instead.
+/// Checks that the server reports the service as serving; the error says what it reports instead.
 pub(super) async fn check(to: SocketAddr, service: &str) -> Result<(), String> {
     let stream = dial(to).await.map_err(|error| format!("{to}: {error}"))?;
     let mut stream = Some(stream);

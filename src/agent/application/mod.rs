@@ -1,7 +1,7 @@
-//! The application beside the proxy, as the agent reaches it: probes on the kubelet's behalf, and its metrics.
+//! How the agent reaches the application beside the proxy: to probe it for the kubelet, and to scrape its metrics.
 //!
-//! The kubelet and Prometheus stand outside the mesh and cannot speak mutual TLS; the agent's port is not captured, so they ask
-//! there. What the agent may ask the application is fixed when the pod is made: nobody can make it ask anything else.
+//! The kubelet and Prometheus are outside the mesh and cannot speak mutual TLS; the agent's port is not captured, so they ask the
+//! agent. What it may ask the application is fixed when the pod is created: nobody can make it send other requests.
 
 pub mod connection;
 mod health;
@@ -15,14 +15,14 @@ pub use self::{
     scrape::Scrape,
 };
 
-/// Probes and hooks by the path at which the kubelet asks the agent for them (`ISTIO_KUBE_APP_PROBERS`, contract §5.5).
+/// Probes and hooks, by the path under which the kubelet asks the agent for them (`ISTIO_KUBE_APP_PROBERS`, contract §5.5).
 pub type Probers = BTreeMap<String, Prober>;
 
 /// What the agent may ask the application.
 #[derive(Clone, Debug, Default)]
 pub struct Application {
-    /// On the kubelet's behalf.
+    /// The probes and hooks.
     pub probers: Probers,
-    /// Where its metrics are; `None`: it has none to be scraped.
+    /// Where its metrics are; `None`: it has none to scrape.
     pub scrape: Option<Scrape>,
 }

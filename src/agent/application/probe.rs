@@ -1,4 +1,4 @@
-//! Probes and lifecycle hooks that the injector diverted to the agent (contract §5.5), carried out as the kubelet would have.
+//! Probes and lifecycle hooks that the injector redirected to the agent (contract §5.5), run as the kubelet would run them.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -17,23 +17,24 @@ use super::{connection, health};
 
 /// Kubernetes' default for `timeoutSeconds`.
 const TIMEOUT: Duration = Duration::from_secs(1);
-/// Hooks have no time limit of their own: the kubelet ends them with the pod's grace period, and with them the connection.
+/// The limit for hooks, which have none of their own: the kubelet ends them, and the connection, with the pod's grace period.
 const LONGEST_HOOK: Duration = Duration::from_secs(3600);
+/// The path under which hooks are.
 const HOOKS: &str = "/app-lifecycle/";
-/// As much of an answer as the kubelet reads.
+/// How many bytes of an answer the kubelet reads.
 const LONGEST_BODY: usize = 10 << 10;
-/// As many redirects as the kubelet follows.
+/// How many redirects the kubelet follows.
 const MOST_REDIRECTS: usize = 10;
-/// Headers that are about one connection only, and the one that names the agent.
+/// Headers that concern one connection only, and the one that names the agent.
 const NOT_PASSED_ON: [HeaderName; 5] = [CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE];
 
-/// One probe or hook as the user wrote it; the first action that is there counts.
+/// A probe or hook as the user wrote it; the first action that is set counts.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Prober {
-    /// A GET.
+    /// An HTTP GET.
     pub http_get: Option<HttpGet>,
-    /// A connection.
+    /// A TCP connection.
     pub tcp_socket: Option<TcpSocket>,
     /// `grpc.health.v1.Health/Check`
     pub grpc: Option<Grpc>,
@@ -52,7 +53,7 @@ pub struct HttpGet {
     pub port: u16,
     /// `HTTP` or `HTTPS`; empty: `HTTP`.
     pub scheme: String,
-    /// Headers over those of the kubelet.
+    /// Headers that override the kubelet's.
     pub http_headers: Option<Vec<Header>>,
 }
 
@@ -85,20 +86,20 @@ pub struct Grpc {
     pub service: Option<String>,
 }
 
-/// What the application said, as far as the kubelet wants it.
+/// The application's answer, as far as the kubelet reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// Status.
     pub status: StatusCode,
-    /// Its type.
+    /// The content type.
     pub content_type: Option<HeaderValue>,
     /// The beginning of the body.
     pub body: Bytes,
 }
 
 impl Prober {
-    /// Asks the application at `address`, the pod's own; `path` is where the kubelet asked, `headers` what it sent. `Err` says why
-    /// there is no answer.
+    /// Probes the application at `address`, the pod's own; `path` and `headers` are those of the kubelet's request. The error says
+    /// why there is no answer.
     pub async fn run(&self, path: &str, address: IpAddr, headers: &HeaderMap) -> Result<Answer, String> {
         let limit = self.limit(path);
         let answer = async {
@@ -106,11 +107,11 @@ impl Prober {
                 Self { http_get: Some(get), .. } => get.run(address, headers).await,
                 Self { tcp_socket: Some(socket), .. } => {
                     let to = SocketAddr::new(address, socket.port);
-                    connection::dial(to).await.map(|_| Answer::good()).map_err(|error| format!("{to}: {error}"))
+                    connection::dial(to).await.map(|_| Answer::ok()).map_err(|error| format!("{to}: {error}"))
                 }
                 Self { grpc: Some(grpc), .. } => {
                     let to = SocketAddr::new(address, grpc.port);
-                    health::check(to, grpc.service.as_deref().unwrap_or_default()).await.map(|()| Answer::good())
+                    health::check(to, grpc.service.as_deref().unwrap_or_default()).await.map(|()| Answer::ok())
                 }
                 _ => Err("neither httpGet, tcpSocket nor grpc".to_owned()),
             }
@@ -128,7 +129,7 @@ impl Prober {
 }
 
 impl Answer {
-    fn good() -> Self {
+    fn ok() -> Self {
         Self { status: StatusCode::OK, content_type: None, body: Bytes::new() }
     }
 }
@@ -175,7 +176,8 @@ impl HttpGet {
     }
 }
 
-/// Where a redirect leads if it stays with the application; one that leads away is an answer like any other, as for the kubelet.
+/// Returns where a redirect leads, if it stays with the application. One that leads elsewhere is an answer like any other, as for
+/// the kubelet.
 fn next_path(to: SocketAddr, tls: bool, status: StatusCode, headers: &HeaderMap) -> Option<String> {
     const FOLLOWED: [StatusCode; 5] = [
         StatusCode::MOVED_PERMANENTLY,
@@ -191,7 +193,7 @@ fn next_path(to: SocketAddr, tls: bool, status: StatusCode, headers: &HeaderMap)
     (same_scheme && same_place && path.starts_with('/')).then(|| path.to_owned())
 }
 
-/// A number, also as text; the injector has looked up names.
+/// Reads a port number, perhaps as text; the injector has replaced names.
 fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]

@@ -1,4 +1,4 @@
-//! The application's own metrics, which the agent serves together with Envoy's (contract §5.5): one scrape gets both.
+//! The application's metrics, which the agent serves together with Envoy's (contract §5.5): one scrape gets both.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -14,21 +14,21 @@ use super::connection::{exchange, loopback_beside};
 
 /// How long the application may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// As much as an application may have to say.
+/// The most bytes of an application's metrics.
 const LONGEST_BODY: usize = 16 << 20;
-/// The format that Envoy speaks: two formats cannot be served as one.
+/// The format that Envoy serves: two formats cannot be served as one.
 const TEXT_FORMAT: &str = "text/plain;version=0.0.4";
 
 /// Where an application's metrics are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scrape {
-    /// Port on the loopback interface.
+    /// The port on the loopback interface.
     pub port: u16,
-    /// Path.
+    /// The path.
     pub path: String,
 }
 
-/// `prometheus.io/*` as the pod's owner wrote them.
+/// The annotations `prometheus.io/*`, as the pod's owner wrote them.
 #[derive(Deserialize)]
 #[serde(default)]
 struct Annotations {
@@ -44,7 +44,7 @@ impl Default for Annotations {
 }
 
 impl Scrape {
-    /// Reads `ISTIO_PROMETHEUS_ANNOTATIONS`; `None` where the application is not to be scraped.
+    /// Reads `ISTIO_PROMETHEUS_ANNOTATIONS`; `None` if the application is not to be scraped.
     pub fn parse(text: &str) -> Result<Option<Self>, String> {
         let written: Annotations = serde_json::from_str(text).map_err(|error| error.to_string())?;
         if written.scrape != "true" {
@@ -54,7 +54,7 @@ impl Scrape {
         Ok(Some(Self { port, path: format!("/{}", written.path.trim_start_matches('/')) }))
     }
 
-    /// Asks the application; `beside` is an address of the pod, whose family is that of the loopback interface to ask on.
+    /// Gets the metrics; `beside` is an address of the pod: its family decides which loopback address is asked.
     pub async fn metrics(&self, beside: IpAddr) -> Result<Bytes, String> {
         let to = (loopback_beside(beside), self.port).into();
         let request = Request::get(&self.path)
@@ -72,7 +72,7 @@ impl Scrape {
     }
 }
 
-/// Joins texts of metrics into one: the marks of OpenMetrics that nothing follows are taken out, and each ends its last line.
+/// Joins texts of metrics into one, without the end marks of OpenMetrics, and with a newline after each.
 pub fn joined<'a>(texts: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
     let mut joined = Vec::new();
     for text in texts {

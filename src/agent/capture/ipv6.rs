@@ -1,4 +1,4 @@
-//! Whether a network namespace has IPv6, and the address on its loopback interface that the proxy calls the workload from.
+//! Whether a network namespace has IPv6, and the address on its loopback interface from which the proxy calls the workload.
 
 use std::{fs, io, net::Ipv6Addr, os::fd::AsRawFd};
 
@@ -10,33 +10,33 @@ use nix::{
 
 use super::rules::PROXY_SOURCE_V6;
 
-/// The addresses of all interfaces; missing where the kernel has no IPv6.
+/// The addresses of all interfaces; missing if the kernel has no IPv6.
 const ADDRESSES: &str = "/proc/net/if_inet6";
 const DISABLED: &str = "/proc/sys/net/ipv6/conf/all/disable_ipv6";
-/// `if_inet6`'s word for an address that is good beyond its link.
+/// The scope in `if_inet6` of an address that is valid beyond its link.
 const GLOBAL_SCOPE: &str = "00";
 
-/// What a network namespace has of IPv6.
+/// The IPv6 of a network namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ipv6 {
-    /// None, and why.
+    /// There is none; says why.
     Absent(&'static str),
-    /// Some.
+    /// There are addresses.
     Present {
-        /// An address that can be reached from outside the link.
+        /// Whether one can be reached from outside the link.
         routable: bool,
     },
 }
 
 impl Ipv6 {
-    /// Looks at the namespace that this process is in.
+    /// Looks at the namespace of this process.
     pub fn of_this_namespace() -> Self {
         let disabled = fs::read_to_string(DISABLED).is_ok_and(|text| text.trim() == "1");
-        judge(fs::read_to_string(ADDRESSES).ok().as_deref(), disabled)
+        classify(fs::read_to_string(ADDRESSES).ok().as_deref(), disabled)
     }
 }
 
-fn judge(addresses: Option<&str>, disabled: bool) -> Ipv6 {
+fn classify(addresses: Option<&str>, disabled: bool) -> Ipv6 {
     match addresses {
         None => Ipv6::Absent("the kernel has none"),
         Some(_) if disabled => Ipv6::Absent("it is turned off in this pod"),
@@ -44,13 +44,13 @@ fn judge(addresses: Option<&str>, disabled: bool) -> Ipv6 {
     }
 }
 
-/// A line of `if_inet6`: address, interface's number, prefix length, scope, flags, interface's name.
+/// Reads a line of `if_inet6`: address, interface's number, prefix length, scope, flags, interface's name.
 fn is_global(line: &str) -> bool {
     let words: Vec<&str> = line.split_whitespace().collect();
     matches!(words[..], [_, _, _, GLOBAL_SCOPE, _, interface] if interface != "lo")
 }
 
-/// Puts `::6` on the loopback interface; for IPv4 all of 127.0.0.0/8 is there by itself. Doing so twice is the same as once.
+/// Adds `::6` to the loopback interface, if it is not there; for IPv4 all of 127.0.0.0/8 is there by itself.
 pub fn add_proxy_source() -> io::Result<()> {
     let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
     bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
@@ -63,10 +63,10 @@ pub fn add_proxy_source() -> io::Result<()> {
     }
 }
 
-/// `RTM_NEWADDR` (rtnetlink(7)) for one address of the host alone.
+/// Returns an `RTM_NEWADDR` (rtnetlink(7)) for one address of scope host.
 fn request(address: Ipv6Addr, interface: u32) -> Vec<u8> {
     const NEW_ADDRESS: u16 = 20;
-    // Request, acknowledge, create, fail where it exists.
+    // Request, acknowledge, create, fail if it exists.
     const FLAGS: u16 = 0x1 | 0x4 | 0x400 | 0x200;
     const INET6: u8 = 10;
     const HOST_SCOPE: u8 = 254;
@@ -87,7 +87,7 @@ fn request(address: Ipv6Addr, interface: u32) -> Vec<u8> {
     message
 }
 
-/// The code in an `NLMSG_ERROR`: a negative number after the header of 16 bytes; 0 is success.
+/// Reads the code in an `NLMSG_ERROR`: a negative number after the header of 16 bytes; 0 is success.
 fn error_code(answer: &[u8]) -> io::Result<Errno> {
     const ERROR: [u8; 2] = 2_u16.to_ne_bytes();
     let code = answer.get(16..20).and_then(|bytes| bytes.try_into().ok()).filter(|_| answer.get(4..6) == Some(&ERROR));
@@ -105,11 +105,11 @@ mod tests {
 
     #[test]
     fn what_a_namespace_has() {
-        assert!(matches!(judge(None, false), Ipv6::Absent(_)));
-        assert!(matches!(judge(Some(GLOBAL), true), Ipv6::Absent(_)));
+        assert!(matches!(classify(None, false), Ipv6::Absent(_)));
+        assert!(matches!(classify(Some(GLOBAL), true), Ipv6::Absent(_)));
         let ours = "00000000000000000000000000000006 01 80 00 80       lo\n";
-        assert_eq!(judge(Some(&[LOOPBACK, LINK, ours].concat()), false), Ipv6::Present { routable: false });
-        assert_eq!(judge(Some(&[LOOPBACK, LINK, GLOBAL].concat()), false), Ipv6::Present { routable: true });
+        assert_eq!(classify(Some(&[LOOPBACK, LINK, ours].concat()), false), Ipv6::Present { routable: false });
+        assert_eq!(classify(Some(&[LOOPBACK, LINK, GLOBAL].concat()), false), Ipv6::Present { routable: true });
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! Transparent capture: the rules that send a pod's TCP through its sidecar, and their application with iptables.
+//! Transparent capture: the rules that send a pod's TCP through its sidecar, and how iptables applies them.
 //!
-//! [`rules`] computes what should be, [`table`] the transaction that gets there from what is, [`tools`] runs iptables, and
-//! [`ipv6`] looks after what IPv6 needs beyond rules. Applying twice changes nothing: the chains are replaced whole, in one
-//! transaction for each family, and no connection sees half of them.
+//! [`rules`] computes the rules, [`table`] the transaction that leads to them from what is there, [`tools`] runs iptables, and
+//! [`ipv6`] does what IPv6 needs besides rules. Applying twice changes nothing: whole chains are replaced, in one transaction for
+//! each family, and no connection sees half of them.
 
 pub mod ipv6;
 pub mod rules;
@@ -17,16 +17,16 @@ use self::{
     tools::Tools,
 };
 
-/// What was done; each line is for a person.
+/// What was done, in lines for a person.
 pub type Report = Vec<String>;
 
 /// Why traffic is not captured.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// iptables is missing, or refuses.
+    /// iptables is missing, or fails.
     #[error("{0}")]
     Tools(#[from] tools::Error),
-    /// The loopback interface lacks the address that the proxy calls the workload from.
+    /// The loopback interface lacks the address from which the proxy calls the workload.
     #[error("address {address} on the loopback interface: {source}", address = rules::PROXY_SOURCE_V6)]
     Loopback {
         /// Why it cannot be added.
@@ -34,7 +34,7 @@ pub enum Error {
     },
 }
 
-/// Puts the rules in place, IPv4's and, where the pod has IPv6, IPv6's.
+/// Sets the rules, for IPv4 and, if the pod has IPv6, for IPv6.
 pub fn apply(rules: &Rules) -> Result<Report, Error> {
     let mut report = vec![replace(rules, Family::V4)?];
     let lacking = match Ipv6::of_this_namespace() {
@@ -45,7 +45,7 @@ pub fn apply(rules: &Rules) -> Result<Report, Error> {
                 report.push(line);
                 None
             }
-            // Traffic that could leave the pod around its sidecar is no trifle; addresses of the link alone are.
+            // Traffic must not leave the pod around its sidecar; addresses that are valid on the link only do not matter.
             Err(error) if routable => return Err(error),
             Err(error) => Some(error.to_string()),
         },
@@ -54,7 +54,7 @@ pub fn apply(rules: &Rules) -> Result<Report, Error> {
     Ok(report)
 }
 
-/// Takes the rules away, and only them.
+/// Removes the rules, and nothing else.
 pub fn remove() -> Result<Report, Error> {
     let mut report = Report::new();
     for family in [Family::V4, Family::V6] {
@@ -68,7 +68,7 @@ pub fn remove() -> Result<Report, Error> {
     Ok(report)
 }
 
-/// The transaction for a pod without any rules, for a person to read.
+/// Returns the transaction for a pod without any rules, for a person to read.
 pub fn preview(rules: &Rules) -> String {
     [Family::V4, Family::V6].map(|family| format!("# {family}\n{}", table::replacement(rules, family, ""))).concat()
 }

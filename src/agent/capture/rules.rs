@@ -6,7 +6,7 @@
 //!                          └───► ISTIO_IN_REDIRECT    (the proxy calls its own pod: inbound once more, so that policy holds)
 //! ```
 //!
-//! The chains bear the names that Istio's users know from debugging.
+//! The chains have the names that Istio's users know from debugging.
 
 use std::{
     fmt,
@@ -16,19 +16,19 @@ use std::{
 
 use ipnet::IpNet;
 
-/// The address that the proxy calls its own workload from: such connections are left alone.
+/// The address from which the proxy calls its own workload: such connections are not captured.
 pub const PROXY_SOURCE_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
-/// The same for IPv6; no kernel has it on its loopback interface by itself (see [`super::ipv6`]).
+/// The same for IPv6. A kernel does not have it on its loopback interface by itself (see [`super::ipv6`]).
 pub const PROXY_SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 
-/// The chains that are ours, whole.
+/// The chains that are ours alone.
 pub const CHAINS: [&str; 4] = [INBOUND, IN_REDIRECT, OUTPUT, REDIRECT];
 const INBOUND: &str = "ISTIO_INBOUND";
 const IN_REDIRECT: &str = "ISTIO_IN_REDIRECT";
 const OUTPUT: &str = "ISTIO_OUTPUT";
 const REDIRECT: &str = "ISTIO_REDIRECT";
 
-/// An interface's name has at most this many bytes (`IFNAMSIZ` without the end mark).
+/// The longest name of an interface, in bytes (`IFNAMSIZ` without the terminating zero).
 const LONGEST_INTERFACE: usize = 15;
 
 /// What is captured.
@@ -38,32 +38,32 @@ pub struct Rules {
     pub outbound_port: u16,
     /// Envoy's port for what the workload receives.
     pub inbound_port: u16,
-    /// The proxy's users: what they send is not captured.
+    /// The proxy's users, whose traffic is not captured.
     pub users: Vec<u32>,
-    /// The proxy's groups, likewise.
+    /// The proxy's groups, whose traffic is not captured.
     pub groups: Vec<u32>,
     /// Ports of the workload that are captured.
     pub inbound_ports: Selection<u16>,
-    /// Ports that are not, whatever `inbound_ports` says.
+    /// Ports that are not captured, whatever `inbound_ports` says.
     pub inbound_ports_excluded: Vec<u16>,
     /// Destinations that are captured.
     pub outbound_ranges: Selection<IpNet>,
-    /// Destinations that are not, whatever `outbound_ranges` says.
+    /// Destinations that are not captured, whatever `outbound_ranges` says.
     pub outbound_ranges_excluded: Vec<IpNet>,
     /// Destination ports that are captured besides `outbound_ranges`.
     pub outbound_ports: Vec<u16>,
-    /// Destination ports that are not, whatever else is said.
+    /// Destination ports that are not captured, whatever the other fields say.
     pub outbound_ports_excluded: Vec<u16>,
-    /// Interfaces whose traffic is left alone in both directions; a final `+` stands for any rest of the name.
+    /// Interfaces whose traffic is not captured in either direction; a final `+` stands for any rest of the name.
     pub interfaces_excluded: Vec<Interface>,
 }
 
-/// All of a kind (`*`), or those listed (comma-separated; empty: none).
+/// Everything (`*`), or what is listed (comma-separated; empty: nothing).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selection<T> {
     /// `*`
     All,
-    /// These.
+    /// A list.
     Only(Vec<T>),
 }
 
@@ -80,11 +80,11 @@ pub enum Family {
     V6,
 }
 
-/// One `-A` line without the `-A`: chain, matches, target.
+/// A line `-A …` without the `-A`: chain, matches, target.
 pub type Rule = String;
 
 impl Rules {
-    /// The rules of our own chains, then the jumps to them, in order.
+    /// Returns the rules of our own chains, and then the jumps to them, in order.
     pub fn of(&self, family: Family) -> Vec<Rule> {
         let mut rules = vec![
             format!("{REDIRECT} -p tcp -j REDIRECT --to-ports {}", self.outbound_port),
@@ -122,7 +122,7 @@ impl Rules {
         rules
     }
 
-    /// What the proxy and the workload say to each other and to themselves.
+    /// Returns the rules for what proxy and workload send to each other and to themselves.
     fn within_the_pod(&self, family: Family) -> Vec<Rule> {
         let owners: Vec<String> = self
             .users
@@ -131,10 +131,10 @@ impl Rules {
             .chain(self.groups.iter().map(|group| format!("-m owner --gid-owner {group}")))
             .collect();
         let mut rules = vec![format!("{OUTPUT} -s {} -o lo -j RETURN", family.proxy_source())];
-        // The workload called its own Service, and the proxy chose this very pod: inbound policy must hold there, too.
+        // The workload called its own Service, and the proxy chose this same pod: inbound policy must hold there, too.
         rules.extend(owners.iter().map(|owner| format!("{OUTPUT} ! -d {} -o lo {owner} -j {IN_REDIRECT}", family.localhost())));
         rules.extend(owners.iter().map(|owner| format!("{OUTPUT} {owner} -j RETURN")));
-        // The workload calls itself by its own address.
+        // The workload calls itself at its own address.
         rules.push(format!("{OUTPUT} -o lo -j RETURN"));
         rules.push(format!("{OUTPUT} -d {} -j RETURN", family.localhost()));
         rules
@@ -175,7 +175,7 @@ impl fmt::Display for Family {
 // === impl Selection ===
 
 impl<T> Selection<T> {
-    /// Reads `*` or a list whose entries `entry` reads.
+    /// Reads `*`, or a list whose entries `entry` reads.
     pub fn parse<E>(text: &str, entry: impl Fn(&str) -> Result<T, E>) -> Result<Self, E> {
         if text.trim() == "*" {
             return Ok(Selection::All);
@@ -184,17 +184,17 @@ impl<T> Selection<T> {
     }
 }
 
-/// Reads a comma-separated list; empty text is an empty list.
+/// Reads a comma-separated list; an empty text is an empty list.
 pub fn list<T, E>(text: &str, entry: impl Fn(&str) -> Result<T, E>) -> Result<Vec<T>, E> {
     text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(entry).collect()
 }
 
-/// A port other than 0.
+/// Reads a port other than 0.
 pub fn port(text: &str) -> Result<u16, String> {
     text.parse().ok().filter(|port| *port > 0).ok_or_else(|| format!("{text:?} is no port (1 to 65535)"))
 }
 
-/// A range of addresses (`10.0.0.0/8`), or one address.
+/// Reads a range of addresses (`10.0.0.0/8`), or one address.
 pub fn range(text: &str) -> Result<IpNet, String> {
     let range = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
     range.map(|range| range.trunc()).map_err(|_| format!("{text:?} is neither a range of addresses such as 10.0.0.0/8 nor an address"))
@@ -225,7 +225,7 @@ impl fmt::Display for Interface {
 pub(super) mod tests {
     use super::*;
 
-    /// What a pod has that says nothing about capture.
+    /// The rules of a pod without settings of its own.
     pub(crate) fn usual() -> Rules {
         Rules {
             outbound_port: 15001,

@@ -1,18 +1,18 @@
-//! Transactions for iptables-restore: from the rules that there are to those that should be.
+//! Transactions for iptables-restore, from the rules that are there to those that should be.
 
 use std::collections::BTreeSet;
 
 use super::rules::{CHAINS, Family, Rules};
 
-/// Replaces our chains by `rules`, given the `nat` table as iptables-save shows it. Declaring a chain empties it, and jumps that
-/// are there already are taken out in the same transaction.
+/// Returns the transaction that replaces our chains by `rules`, given the `nat` table as iptables-save shows it. Declaring a chain
+/// empties it, and jumps that are there already are removed in the same transaction.
 pub fn replacement(rules: &Rules, family: Family, saved: &str) -> String {
     let declared = CHAINS.map(|chain| format!(":{chain} - [0:0]"));
     let wanted = rules.of(family).into_iter().map(|rule| format!("-A {rule}"));
     transaction(declared.into_iter().chain(jumps_removed(saved)).chain(wanted))
 }
 
-/// Takes our chains and the jumps to them away.
+/// Returns the transaction that removes our chains and the jumps to them.
 pub fn removal(saved: &str) -> String {
     let present = chains_present(saved);
     let emptied = present.iter().map(|chain| format!("-F {chain}"));
@@ -25,7 +25,7 @@ fn transaction(lines: impl Iterator<Item = String>) -> String {
     format!("*nat\n{lines}COMMIT\n")
 }
 
-/// `-D` for each rule outside our chains that leads into them.
+/// Returns a `-D` for each rule outside our chains that leads into them.
 fn jumps_removed(saved: &str) -> impl Iterator<Item = String> {
     let appended = saved.lines().filter_map(|line| line.strip_prefix("-A "));
     appended.filter(|rule| leads_into_ours(rule)).map(|rule| format!("-D {rule}"))

@@ -1,4 +1,4 @@
-//! iptables, run as a program: it knows what the kernel at hand can do.
+//! Running iptables, a program that knows what the kernel at hand can do.
 
 use std::{
     io::{self, Write},
@@ -7,9 +7,9 @@ use std::{
 
 use super::rules::Family;
 
-/// Variants in the order in which they are looked for: nf_tables, whatever the system's default is, the older x_tables.
+/// The variants in the order in which they are tried: nf_tables, the system's default, the older x_tables.
 const VARIANTS: [&str; 3] = ["-nft", "", "-legacy"];
-/// How many seconds the older variant waits for another that holds its lock.
+/// How many seconds the older variant waits for another process that holds its lock.
 const LOCK_WAIT: &str = "10";
 
 /// `iptables…-save` and `iptables…-restore` of one variant.
@@ -18,7 +18,7 @@ pub struct Tools {
     prefix: String,
 }
 
-/// iptables did not do what it was asked.
+/// Why iptables did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No variant works here.
@@ -26,21 +26,21 @@ pub enum Error {
     Unusable {
         /// `iptables` or `ip6tables`.
         program: &'static str,
-        /// What each variant said.
+        /// What each variant reported.
         reasons: String,
     },
     /// A run failed.
     #[error("{program}: {reason}")]
     Run {
-        /// Which.
+        /// The program.
         program: String,
-        /// What it said.
+        /// What it reported.
         reason: String,
     },
 }
 
 impl Tools {
-    /// The first variant that can read this network namespace's `nat` table.
+    /// Finds the first variant that can read the `nat` table of this network namespace.
     pub fn find(family: Family) -> Result<Self, Error> {
         let program = match family {
             Family::V4 => "iptables",
@@ -57,24 +57,24 @@ impl Tools {
         Err(Error::Unusable { program, reasons: reasons.join("; ") })
     }
 
-    /// `iptables-nft`, `iptables`, ….
+    /// Returns its name: `iptables-nft`, `iptables`, ….
     pub fn name(&self) -> &str {
         &self.prefix
     }
 
-    /// The `nat` table as text.
+    /// Returns the `nat` table as text.
     pub fn saved(&self) -> Result<String, Error> {
         run(&format!("{}-save", self.prefix), &["-t", "nat"], "")
     }
 
-    /// Carries out one transaction; chains that it does not name stay.
+    /// Runs one transaction; chains that it does not name stay as they are.
     pub fn restore(&self, transaction: &str) -> Result<(), Error> {
         let arguments: &[&str] = if self.prefix.ends_with("-legacy") { &["--noflush", "--wait", LOCK_WAIT] } else { &["--noflush"] };
         run(&format!("{}-restore", self.prefix), arguments, transaction).map(|_| ())
     }
 }
 
-/// Runs a program with `input` to its end; its standard output.
+/// Runs a program with `input` to its end, and returns its standard output.
 fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, Error> {
     let failed = |reason: String| Error::Run { program: program.to_owned(), reason };
     let output = piped(program, arguments, input).map_err(|error| failed(error.to_string()))?;

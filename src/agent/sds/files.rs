@@ -1,8 +1,8 @@
 //! Secrets that the control plane names by their files (contract §3.2): `file-root:PATH`, `file-root:system` and
 //! `file-cert:CERTIFICATE~KEY`, for clusters and servers whose certificates the pod's owner mounts.
 //!
-//! Files are looked at again while somebody wants them. What cannot be used, because it is gone, half written or does not fit
-//! together, does not replace what was good before.
+//! Files are read again while a stream wants them. Files that cannot be used, because they are gone, half written or do not fit
+//! together, do not replace what was good before.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,47 +20,47 @@ use tracing::{info, warn};
 
 use super::{Encoded, encode, inline};
 
-/// As large as a file may be.
+/// The largest file.
 const LARGEST_FILE: u64 = 4 << 20;
-/// Where systems have their bundle of certificates; `SSL_CERT_FILE` goes first.
+/// Where systems keep their bundle of certificates; `SSL_CERT_FILE` goes first.
 const SYSTEM_BUNDLES: [&str; 4] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem"];
 
-/// What a name of a secret means.
+/// The files that a secret's name stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Named {
+enum SecretFiles {
     Roots(PathBuf),
     SystemRoots,
     Certificate { chain: PathBuf, key: PathBuf },
 }
 
-/// The secrets of files that one stream wants, as they were last good.
+/// The secrets from files that one stream wants, as they were when they were last good.
 #[derive(Debug, Default)]
 pub(super) struct FileSecrets {
     good: BTreeMap<String, Encoded>,
-    /// Why a name has nothing new; said once.
+    /// Why a name has nothing new; logged once.
     faults: BTreeMap<String, String>,
 }
 
-/// Whether the name is one of files.
+/// Whether the name stands for files.
 pub(super) fn is_file(name: &str) -> bool {
-    Named::parse(name).is_some()
+    SecretFiles::parse(name).is_some()
 }
 
 impl FileSecrets {
-    /// Reads the files of those names that are of files, and forgets all others.
+    /// Reads the files of the names that stand for files, and forgets all others.
     pub(super) async fn refresh(&mut self, wanted: &BTreeSet<String>) {
         self.good.retain(|name, _| wanted.contains(name));
         self.faults.retain(|name, _| wanted.contains(name));
-        for (name, named) in wanted.iter().filter_map(|name| Some((name, Named::parse(name)?))) {
-            match named.read().await {
+        for (name, files) in wanted.iter().filter_map(|name| Some((name, SecretFiles::parse(name)?))) {
+            match files.read().await {
                 Ok(kind) => self.accept(name, encode(name, kind)),
                 Err(fault) => self.refuse(name, fault),
             }
         }
     }
 
-    /// The secret, if it was ever good.
+    /// Returns the secret, if it was ever good.
     pub(super) fn get(&self, name: &str) -> Option<&Encoded> {
         self.good.get(name)
     }
@@ -82,9 +82,9 @@ impl FileSecrets {
     }
 }
 
-// === impl Named ===
+// === impl SecretFiles ===
 
-impl Named {
+impl SecretFiles {
     fn parse(name: &str) -> Option<Self> {
         if let Some(path) = name.strip_prefix("file-root:") {
             return Some(if path == "system" { Self::SystemRoots } else { Self::Roots(path.into()) });
@@ -108,7 +108,7 @@ async fn roots(path: &Path) -> Result<secret::Type, String> {
     Ok(secret::Type::ValidationContext(CertificateValidationContext { trusted_ca: Some(inline(&pem)), ..Default::default() }))
 }
 
-/// A chain and its key; both may be replaced between the two reads, so they must fit together.
+/// Reads a chain and its key. Both may be replaced between the two reads, so they must fit together.
 async fn certificate(chain_path: &Path, key_path: &Path) -> Result<secret::Type, String> {
     let (chain, key) = (contents(chain_path).await?, contents(key_path).await?);
     let leaf_first = certificates(chain_path, &chain)?;
@@ -144,8 +144,8 @@ async fn contents(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 fn system_bundle() -> Option<PathBuf> {
-    let said = env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-    said.into_iter().chain(SYSTEM_BUNDLES.map(PathBuf::from)).find(|path| path.is_file())
+    let configured = env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    configured.into_iter().chain(SYSTEM_BUNDLES.map(PathBuf::from)).find(|path| path.is_file())
 }
 
 #[cfg(test)]
@@ -169,10 +169,10 @@ mod tests {
 
     #[test]
     fn names_are_understood() {
-        assert_eq!(Named::parse("file-root:/a/b.pem"), Some(Named::Roots("/a/b.pem".into())));
-        assert_eq!(Named::parse("file-root:system"), Some(Named::SystemRoots));
-        let expected = Named::Certificate { chain: "/a".into(), key: "/b".into() };
-        assert_eq!(Named::parse("file-cert:/a~/b"), Some(expected));
+        assert_eq!(SecretFiles::parse("file-root:/a/b.pem"), Some(SecretFiles::Roots("/a/b.pem".into())));
+        assert_eq!(SecretFiles::parse("file-root:system"), Some(SecretFiles::SystemRoots));
+        let expected = SecretFiles::Certificate { chain: "/a".into(), key: "/b".into() };
+        assert_eq!(SecretFiles::parse("file-cert:/a~/b"), Some(expected));
         for other in ["default", "ROOTCA", "file-cert:/a", "kubernetes://x"] {
             assert!(!is_file(other), "{other}");
         }

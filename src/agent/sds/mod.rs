@@ -1,5 +1,5 @@
-//! Secrets for the Envoy beside this agent over a Unix socket, pushed anew on each rotation: `default`, `ROOTCA`, and those that
-//! are named by their files.
+//! Secrets for the Envoy beside this agent, over a Unix socket: `default`, `ROOTCA`, and those whose names are files. They are sent
+//! again on each rotation.
 //!
 //! Envoy keeps its connections when a secret changes; only new handshakes use the new one.
 
@@ -9,7 +9,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     pin::Pin,
-    sync::Arc,
     time::Duration,
 };
 
@@ -26,23 +25,20 @@ use envoy_types::pb::{
 };
 use futures::{Stream, StreamExt};
 use prost::{Message, Name};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::warn;
 
 use self::files::FileSecrets;
-use super::identity::WorkloadCertificate;
+use super::certificate::{CurrentCertificate, WorkloadCertificate};
 
-/// How often files are looked at while somebody wants them.
+/// How often files are read while a stream wants them.
 const FILES_POLL: Duration = Duration::from_secs(2);
 
-/// The workload's key and chain.
+/// The name of the workload's key and chain.
 pub const DEFAULT: &str = "default";
-/// The roots that peers must chain to.
+/// The name of the roots to which peers must chain.
 pub const ROOT_CA: &str = "ROOTCA";
-
-/// The certificate as the identity task publishes it; `None` until the first one came.
-pub type CurrentCertificate = watch::Receiver<Option<Arc<WorkloadCertificate>>>;
 
 /// The secret discovery service of one agent.
 #[derive(Clone)]
@@ -50,17 +46,17 @@ pub struct SecretService {
     current: CurrentCertificate,
 }
 
-/// What one stream asked for and has; the protocol without sockets.
+/// What one stream asked for and has: the protocol, without sockets.
 #[derive(Debug, Default)]
 struct Subscription {
     wanted: BTreeSet<String>,
-    /// Version sent last, by name.
+    /// The version that was sent last, by name.
     sent: BTreeMap<String, String>,
     nonce: u64,
     files: FileSecrets,
 }
 
-/// One secret, encoded. `Debug` does not show it.
+/// An encoded secret. `Debug` does not show it.
 #[derive(Clone)]
 struct Encoded {
     version: String,
@@ -70,7 +66,7 @@ struct Encoded {
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl SecretService {
-    /// Serves what `current` holds; names asked for before the first certificate are answered when it comes.
+    /// Returns a service of what `current` holds. Names that are asked for before the first certificate are answered when it comes.
     pub fn new(current: CurrentCertificate) -> Self {
         Self { current }
     }
@@ -97,7 +93,7 @@ impl SecretDiscoveryService for SecretService {
     }
 }
 
-/// Answers requests, and speaks unasked when the certificate changes.
+/// Answers requests, and sends more when the certificate changes.
 fn serve<Q: Send + 'static, A: Send + 'static>(
     mut requests: Streaming<Q>,
     mut current: CurrentCertificate,
@@ -143,7 +139,7 @@ impl Subscription {
             self.sent.remove(&name);
         }
         for name in request.resource_names_subscribe {
-            // A name that is subscribed again must be answered although current.
+            // A name that is subscribed again must be answered, even if nothing changed.
             self.sent.remove(&name);
             self.wanted.insert(name);
         }
@@ -203,7 +199,7 @@ fn log_refusal(names: &[String], error: Option<&rpc::Status>) {
     }
 }
 
-/// The workload's own secret of that name; `None` for any other name.
+/// Encodes the workload's own secret of that name; `None` for any other name.
 fn of_workload(name: &str, certificate: &WorkloadCertificate) -> Option<Encoded> {
     let kind = match name {
         DEFAULT => secret::Type::TlsCertificate(TlsCertificate {

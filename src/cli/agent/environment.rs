@@ -1,5 +1,5 @@
-//! What a pod tells its proxy besides flags: node metadata and settings in environment variables (contract §2.5, §5.4), labels and
-//! annotations in files of the downward API.
+//! What a pod tells its proxy besides flags: node metadata and settings in environment variables (contract §2.5, §5.4), and labels
+//! and annotations in files of the downward API.
 
 use std::{
     collections::BTreeMap,
@@ -22,11 +22,11 @@ const POD_INFO: &str = "/etc/istio/pod";
 #[derive(Debug, Default)]
 pub(super) struct Environment(BTreeMap<String, String>);
 
-/// The subset of `PROXY_CONFIG` that has an effect here; the whole of it goes into the node's metadata.
+/// `PROXY_CONFIG`: some fields have an effect here, and all of them go into the node's metadata.
 #[derive(Debug, Default)]
 pub(super) struct ProxyConfig {
-    /// All of it.
-    pub(super) whole: Map<String, Value>,
+    /// All fields.
+    pub(super) fields: Map<String, Value>,
 }
 
 impl Environment {
@@ -35,7 +35,7 @@ impl Environment {
         Ok(Self(variables.collect()))
     }
 
-    /// `ISTIO_META_X` is metadata `X`, `ISTIO_METAJSON_X` is JSON under `X` (contract §2.5).
+    /// Reads the node's metadata: `ISTIO_META_X` is text under `X`, `ISTIO_METAJSON_X` is JSON under `X` (contract §2.5).
     pub(super) fn metadata(&self) -> anyhow::Result<BTreeMap<String, Value>> {
         let mut metadata = BTreeMap::new();
         for (variable, value) in &self.0 {
@@ -49,44 +49,45 @@ impl Environment {
         Ok(metadata)
     }
 
-    /// `PROXY_CONFIG`, as the injector writes it: JSON.
+    /// Reads `PROXY_CONFIG`, which the injector writes as JSON.
     pub(super) fn proxy_config(&self) -> anyhow::Result<ProxyConfig> {
-        let whole = match self.said("PROXY_CONFIG") {
+        let fields = match self.variable("PROXY_CONFIG") {
             Some(text) => serde_json::from_str(text).context("PROXY_CONFIG is no JSON object")?,
             None => Map::new(),
         };
-        Ok(ProxyConfig { whole })
+        Ok(ProxyConfig { fields })
     }
 
-    /// `ISTIO_CPU_LIMIT`: how many CPUs the container may use, rounded up by the kubelet.
+    /// Reads `ISTIO_CPU_LIMIT`: how many CPUs the container may use, rounded up by the kubelet.
     pub(super) fn cpu_limit(&self) -> Option<u32> {
-        self.said("ISTIO_CPU_LIMIT")?.parse().ok().filter(|limit| *limit > 0)
+        self.variable("ISTIO_CPU_LIMIT")?.parse().ok().filter(|limit| *limit > 0)
     }
 
-    /// `INSTANCE_IP`, for pods whose injector does not say all addresses.
+    /// Reads `INSTANCE_IP`, for pods whose injector does not write all addresses.
     pub(super) fn instance_ip(&self) -> anyhow::Result<Option<IpAddr>> {
-        self.said("INSTANCE_IP").map(|text| text.parse().with_context(|| format!("INSTANCE_IP: {text:?}"))).transpose()
+        self.variable("INSTANCE_IP").map(|text| text.parse().with_context(|| format!("INSTANCE_IP: {text:?}"))).transpose()
     }
 
-    /// `ISTIO_DELTA_XDS`
+    /// Whether `ISTIO_DELTA_XDS` asks for delta xDS, which is the default.
     pub(super) fn delta(&self) -> bool {
-        self.said("ISTIO_DELTA_XDS") != Some("false")
+        self.variable("ISTIO_DELTA_XDS") != Some("false")
     }
 
-    /// `ISTIO_KUBE_APP_PROBERS`: what the kubelet would ask the application, were it not asked through the agent.
+    /// Reads `ISTIO_KUBE_APP_PROBERS`: the probes of the application that the kubelet sends to the agent instead.
     pub(super) fn probers(&self) -> anyhow::Result<Probers> {
-        let text = self.said("ISTIO_KUBE_APP_PROBERS").unwrap_or("{}");
+        let text = self.variable("ISTIO_KUBE_APP_PROBERS").unwrap_or("{}");
         serde_json::from_str(text).context("ISTIO_KUBE_APP_PROBERS")
     }
 
-    /// `ISTIO_PROMETHEUS_ANNOTATIONS`: where the application's own metrics are; `None`: it has none to be scraped.
+    /// Reads `ISTIO_PROMETHEUS_ANNOTATIONS`: where the application's metrics are; `None` if it has none to scrape.
     pub(super) fn scrape(&self) -> anyhow::Result<Option<Scrape>> {
-        let Some(text) = self.said("ISTIO_PROMETHEUS_ANNOTATIONS") else { return Ok(None) };
+        let Some(text) = self.variable("ISTIO_PROMETHEUS_ANNOTATIONS") else { return Ok(None) };
         Scrape::parse(text).map_err(|reason| anyhow::anyhow!("ISTIO_PROMETHEUS_ANNOTATIONS: {reason}"))
     }
 
-    fn said(&self, variable: &str) -> Option<&str> {
-        self.0.get(variable).map(String::as_str).filter(|value| !value.is_empty())
+    /// Returns the value of a variable that is set and not empty.
+    fn variable(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 }
 
@@ -123,7 +124,7 @@ impl ProxyConfig {
     }
 
     fn text(&self, field: &str) -> anyhow::Result<Option<&str>> {
-        match self.whole.get(field) {
+        match self.fields.get(field) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text).filter(|text| !text.is_empty()).map(String::as_str)),
             Some(other) => bail!("PROXY_CONFIG.{field}: {other} is no text"),
@@ -131,7 +132,7 @@ impl ProxyConfig {
     }
 
     fn number<T: TryFrom<u64>>(&self, field: &str) -> anyhow::Result<Option<T>> {
-        match self.whole.get(field) {
+        match self.fields.get(field) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => match value.as_u64().and_then(|number| T::try_from(number).ok()) {
                 Some(number) => Ok(Some(number)),
@@ -141,33 +142,33 @@ impl ProxyConfig {
     }
 }
 
-/// The `key="value"` lines of a file of the downward API: the file that was named, else the usual one if it is there.
-pub(super) fn pod_info(named: Option<PathBuf>, usual: &str) -> anyhow::Result<BTreeMap<String, String>> {
-    let path = match named {
+/// Reads the `key="value"` lines of a file of the downward API: of `flag`, or else of the usual file if it is there.
+pub(super) fn pod_info(flag: Option<PathBuf>, usual: &str) -> anyhow::Result<BTreeMap<String, String>> {
+    let path = match flag {
         Some(path) => path,
         None => match Path::new(POD_INFO).join(usual) {
             path if path.is_file() => path,
             _ => return Ok(BTreeMap::new()),
         },
     };
-    Ok(lines_of(&fs::read_to_string(&path).with_context(|| path.display().to_string())?))
+    Ok(parse_lines(&fs::read_to_string(&path).with_context(|| path.display().to_string())?))
 }
 
-/// Istio's own annotations, but for what the injector left for itself. Others may be large (the manifest last applied) and nobody
-/// asks a proxy for them.
+/// Whether an annotation is Istio's, and not one that the injector left for itself. Others may be large (the manifest that was
+/// applied last), and nobody asks a proxy for them.
 pub(super) fn concerns_the_proxy(annotation: &str) -> bool {
     const LEFT_BY_INJECTION: [&str; 2] = ["sidecar.istio.io/status", "proxy.istio.io/overrides"];
     let domain = annotation.split_once('/').map_or("", |(domain, _)| domain);
     (domain == "istio.io" || domain.ends_with(".istio.io")) && !LEFT_BY_INJECTION.contains(&annotation)
 }
 
-/// The downward API writes values as Go quotes them: nearly always JSON, too.
-fn lines_of(text: &str) -> BTreeMap<String, String> {
+/// Reads lines whose values are quoted as in Go, which is nearly always JSON, too.
+fn parse_lines(text: &str) -> BTreeMap<String, String> {
     let lines = text.lines().filter_map(|line| line.trim().split_once('='));
     lines.map(|(key, value)| (key.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| value.to_owned()))).collect()
 }
 
-/// A variable that a flag reads as well: the flag decides.
+/// Whether a flag reads the variable as well: then the flag decides.
 fn has_flag(variable: &str) -> bool {
     ["WORKLOAD_NAME", "INTERCEPTION_MODE", "CLUSTER_ID", "MESH_ID", "NODE_NAME", "NETWORK"]
         .iter()
@@ -223,7 +224,7 @@ pub(super) mod tests {
 
     #[test]
     fn lines_of_the_downward_api() {
-        let found = lines_of("app=\"re\\\"views\"\nversion=v1\nproxy.istio.io/config=\"a: 1\\nb: 2\"\n\n");
+        let found = parse_lines("app=\"re\\\"views\"\nversion=v1\nproxy.istio.io/config=\"a: 1\\nb: 2\"\n\n");
         assert_eq!((found["app"].as_str(), found["version"].as_str()), ("re\"views", "v1"));
         assert_eq!(found["proxy.istio.io/config"], "a: 1\nb: 2");
     }

@@ -1,10 +1,10 @@
-//! What `istiod-lite agent` can be told.
+//! The flags of `istiod-lite agent`.
 
 use std::{ffi::OsString, net::IpAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, builder::PossibleValue};
 
-use crate::cli::values;
+use crate::{agent::settings::InterceptionMode, cli::values};
 
 #[derive(Args)]
 pub(super) struct Options {
@@ -156,13 +156,14 @@ pub(super) struct EnvoyArguments {
     pub(super) log_level: String,
 }
 
-#[derive(Clone, Copy, Default, ValueEnum)]
-#[value(rename_all = "UPPER")]
-pub(super) enum InterceptionMode {
-    #[default]
-    Redirect,
-    Tproxy,
-    None,
+impl ValueEnum for InterceptionMode {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Redirect, Self::Tproxy, Self::None]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.as_str()))
+    }
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

@@ -1,4 +1,4 @@
-//! From flags, environment and files to the agent's settings. A flag goes over `PROXY_CONFIG`, and that over the default.
+//! The agent's settings, from flags, environment and files. A flag overrides `PROXY_CONFIG`, which overrides the default.
 
 use std::{
     env,
@@ -12,11 +12,11 @@ use clap::ValueEnum;
 
 use super::{
     environment::{Environment, ProxyConfig, concerns_the_proxy, pod_info},
-    options::{DiscoveryOptions, EnvoyArguments, InterceptionMode, ListenOptions, Options, WorkloadOptions},
+    options::{DiscoveryOptions, EnvoyArguments, ListenOptions, Options, WorkloadOptions},
 };
 use crate::agent::{
     application::Application,
-    settings::{CertificatePolicy, Discovery, Drain, EnvoyOptions, Interception, Listen, Role, Settings, Workload},
+    settings::{CertificatePolicy, Discovery, Drain, EnvoyOptions, InterceptionMode, Listen, Role, Settings, Workload},
     work_dir,
 };
 
@@ -28,7 +28,7 @@ const CONCURRENCY: u32 = 2;
 const DRAIN: Duration = Duration::from_secs(45);
 const TERMINATION_DRAIN: Duration = Duration::from_secs(5);
 
-/// All that the agent needs to know.
+/// Returns everything that the agent needs to know.
 pub(super) fn of(role: Role, options: Options, environment: &Environment) -> anyhow::Result<Settings> {
     let config = environment.proxy_config()?;
     let workload = workload(options.workload, options.listen.listen_address, environment, &config)?;
@@ -42,7 +42,7 @@ pub(super) fn of(role: Role, options: Options, environment: &Environment) -> any
         work_dir: work_dir::private(&wanted),
         envoy: envoy(options.envoy, environment, &config)?,
         application: Application { probers: environment.probers()?, scrape: environment.scrape()? },
-        proxy_config: config.whole,
+        proxy_config: config.fields,
         workload,
     })
 }
@@ -76,17 +76,12 @@ fn workload(options: WorkloadOptions, listen: Option<IpAddr>, environment: &Envi
     })
 }
 
-fn interception(said: Option<InterceptionMode>, config: &ProxyConfig) -> anyhow::Result<Interception> {
-    let configured = || config.interception_mode().map(|mode| mode.map(|mode| InterceptionMode::from_str(mode, true)));
-    let mode = match said {
-        Some(mode) => mode,
-        None => configured()?.transpose().map_err(|reason| anyhow!("PROXY_CONFIG.interceptionMode: {reason}"))?.unwrap_or_default(),
-    };
-    Ok(match mode {
-        InterceptionMode::Redirect => Interception::Redirect,
-        InterceptionMode::Tproxy => Interception::Tproxy,
-        InterceptionMode::None => Interception::None,
-    })
+fn interception(flag: Option<InterceptionMode>, config: &ProxyConfig) -> anyhow::Result<InterceptionMode> {
+    if let Some(mode) = flag {
+        return Ok(mode);
+    }
+    let Some(text) = config.interception_mode()? else { return Ok(InterceptionMode::default()) };
+    InterceptionMode::from_str(text, true).map_err(|reason| anyhow!("PROXY_CONFIG.interceptionMode: {reason}"))
 }
 
 fn discovery(options: DiscoveryOptions, environment: &Environment, config: &ProxyConfig) -> anyhow::Result<Discovery> {
@@ -108,7 +103,7 @@ fn discovery(options: DiscoveryOptions, environment: &Environment, config: &Prox
     })
 }
 
-/// The host of `HOST:PORT`. Certificates of control planes name no addresses, so an address stands for the usual name.
+/// Returns the host of `HOST:PORT`. Certificates of control planes name no addresses, so an address stands for the usual name.
 fn server_name(address: &str) -> anyhow::Result<String> {
     let (host, _) = address.rsplit_once(':').ok_or_else(|| anyhow!("--discovery-address: {address:?} has no port"))?;
     let host = host.trim_matches(['[', ']']);
@@ -198,7 +193,7 @@ mod tests {
         assert_eq!(settings.listen.admin.to_string(), "127.0.1.7:15000");
         assert_eq!(settings.workload.ips, [IpAddr::from([127, 0, 1, 7])]);
         assert_eq!(settings.workload.labels["version"], "v1");
-        assert_eq!(settings.workload.interception, Interception::None);
+        assert_eq!(settings.workload.interception, InterceptionMode::None);
         assert_eq!(settings.discovery.server_name, "istiod");
         assert_eq!(settings.discovery.ca_address, "127.0.0.1:25012");
         assert_eq!(settings.certificate.ttl, Duration::from_secs(90));
@@ -216,7 +211,7 @@ mod tests {
         assert_eq!(settings.discovery.server_name, "istiod.istio-system.svc");
         assert_eq!(settings.workload.mesh_id, "cluster.local");
         assert_eq!((settings.drain.duration, settings.drain.minimum), (Some(Duration::from_secs(5)), Duration::from_secs(5)));
-        assert_eq!((settings.envoy.concurrency, settings.workload.interception), (2, Interception::Redirect));
+        assert_eq!((settings.envoy.concurrency, settings.workload.interception), (2, InterceptionMode::Redirect));
         assert!(settings.discovery.delta);
     }
 

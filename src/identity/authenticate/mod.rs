@@ -1,23 +1,19 @@
-//! Who is calling on 15012: by client certificate, else by token (contract §2.6).
+//! Who is calling on port 15012: proven by a client certificate, or else by a token (contract §2.6).
 
+mod key_set;
 pub mod kubernetes;
 
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
 use http::{HeaderMap, header::AUTHORIZATION};
 use jiff::Timestamp;
 use smol_str::SmolStr;
 use tracing::debug;
 
+pub use self::key_set::KeySetVerifier;
+pub use super::token::TokenVerifier;
 use super::{Clock, certificate::Certificate, token::TokenError};
 use crate::mesh::model::{Caller, SpiffeId};
-
-/// One way to prove an identity by token. The local issuer is one, Kubernetes' TokenReview another.
-pub trait TokenVerifier: Send + Sync {
-    /// Whose token it is.
-    fn verify<'a>(&'a self, token: &'a str, now: Timestamp) -> BoxFuture<'a, Result<SpiffeId, TokenError>>;
-}
 
 /// A client certificate whose chain was verified in the TLS handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +32,7 @@ pub struct Authenticator {
 /// Why a caller is not known. The text is for logs; clients are told only that they are unauthenticated.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthenticationError {
-    /// Nothing was presented.
+    /// The caller presented nothing.
     #[error("neither a client certificate nor a token")]
     NoCredentials,
     /// The header is not `Bearer <token>` or `Istio <token>`.
@@ -51,7 +47,7 @@ pub enum AuthenticationError {
     /// No verifier takes tokens.
     #[error("a token came, but no token issuer is configured")]
     NoVerifier,
-    /// No verifier took the token; says what the last one found, or that one could not find out.
+    /// No verifier accepted the token: what the last one found, or that one could not decide.
     #[error("token: {0}")]
     Token(TokenError),
 }
@@ -59,13 +55,13 @@ pub enum AuthenticationError {
 // === impl PeerCertificate ===
 
 impl PeerCertificate {
-    /// Reads a verified leaf; `None` when it cannot be read.
+    /// Reads a verified leaf; `None` if it cannot be read.
     pub fn from_verified_der(der: &[u8]) -> Option<Self> {
         let certificate = Certificate::from_der(der).ok()?;
         Some(Self { identity: certificate.spiffe_id(), not_after: certificate.not_after })
     }
 
-    /// The one SPIFFE id, if it has exactly one.
+    /// Returns the SPIFFE id, if the certificate has exactly one.
     pub fn identity(&self) -> Option<&SpiffeId> {
         self.identity.as_ref()
     }
@@ -74,7 +70,7 @@ impl PeerCertificate {
 // === impl AuthenticationError ===
 
 impl AuthenticationError {
-    /// Whether asking again may help: nothing is wrong with what was presented, but who decides cannot be asked now.
+    /// Whether trying again may help: nothing is wrong with what was presented, but whoever decides cannot be asked now.
     pub fn is_temporary(&self) -> bool {
         matches!(self, Self::Token(TokenError::Unavailable(_)))
     }
@@ -83,12 +79,13 @@ impl AuthenticationError {
 // === impl Authenticator ===
 
 impl Authenticator {
-    /// Accepts client certificates of `trust_domain`, and tokens that one of `verifiers` accepts.
+    /// Returns an authenticator that accepts client certificates of `trust_domain`, and tokens that one of `verifiers` accepts.
     pub fn new(trust_domain: impl Into<SmolStr>, verifiers: Vec<Arc<dyn TokenVerifier>>, clock: Clock) -> Self {
         Self { trust_domain: trust_domain.into(), verifiers, clock }
     }
 
-    /// The caller of one request. Always a workload: who proves nothing is an error here, not [`Caller::Anonymous`].
+    /// Returns the caller of one request, which is always a workload: a caller that proves nothing is an error here, not
+    /// [`Caller::Anonymous`].
     pub async fn authenticate(&self, headers: &HeaderMap, peer: Option<&PeerCertificate>) -> Result<Caller, AuthenticationError> {
         let now = (self.clock)();
         let certificate = peer.map(|peer| self.identity_of(peer, now));
@@ -131,7 +128,7 @@ impl std::fmt::Debug for Authenticator {
     }
 }
 
-/// The token of `authorization: Bearer …` or `Istio …` (contract §4.2).
+/// Returns the token of `authorization: Bearer …` or `Istio …` (contract §4.2).
 fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, AuthenticationError> {
     let Some(value) = headers.get(AUTHORIZATION) else { return Ok(None) };
     let text = value.to_str().map_err(|_| AuthenticationError::Header)?;

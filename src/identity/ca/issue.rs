@@ -1,12 +1,11 @@
-//! What a certificate says is decided here, by the caller's identity and our policy, never by the request (contract §4.3).
+//! Issuing certificates: the caller's identity and our policy decide what a certificate says, never the request (contract §4.3).
 
 use std::{net::IpAddr, time::Duration};
 
-use aws_lc_rs::rand;
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{
     CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, PublicKeyData, SanType,
-    SerialNumber, SignatureAlgorithm,
+    SignatureAlgorithm,
 };
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
@@ -14,30 +13,30 @@ use x509_parser::{certification_request::X509CertificationRequest, prelude::From
 
 use super::SigningCa;
 use crate::{
-    identity::{certificate::pem_block, is_plain_name},
+    identity::{
+        certificate::pem_block,
+        is_plain_name,
+        serial::{NoRandomness, Serial},
+    },
     mesh::model::SpiffeId,
 };
 
-/// A request is not larger: RSA-8192 with attributes is 3 kB.
+/// The largest request that is read: RSA-8192 with attributes is 3 kB.
 const LARGEST_REQUEST: usize = 16 << 10;
 const SUBJECT_ALTERNATIVE_NAME: &[u64] = &[2, 5, 29, 17];
-/// A common name is not longer (RFC 5280, ub-common-name).
+/// The longest common name (RFC 5280, ub-common-name).
 const LONGEST_COMMON_NAME: usize = 64;
 
 /// How long certificates live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IssuePolicy {
-    /// When the request does not say (`DEFAULT_WORKLOAD_CERT_TTL`).
+    /// The lifetime if the request does not say (`DEFAULT_WORKLOAD_CERT_TTL`).
     pub default_ttl: Duration,
-    /// At most (`MAX_WORKLOAD_CERT_TTL`); more is refused.
+    /// The longest lifetime (`MAX_WORKLOAD_CERT_TTL`); more is refused.
     pub max_ttl: Duration,
-    /// How far the begin of validity lies back, for clocks that are behind.
+    /// How far the start of validity lies in the past, for clocks that are behind.
     pub clock_skew: Duration,
 }
-
-/// A certificate's serial number: 127 random bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Serial([u8; 16]);
 
 /// A signed certificate.
 #[derive(Clone, Debug)]
@@ -48,14 +47,14 @@ pub struct Issued {
     pub not_after: Timestamp,
 }
 
-/// A certificate for one of our own listeners.
+/// A request for a certificate of one of our own listeners.
 #[derive(Clone, Debug)]
 pub struct ServingRequest<'a> {
     /// DNS names, at least one.
     pub dns_names: &'a [String],
     /// Addresses, for clients that connect without a name.
     pub addresses: &'a [IpAddr],
-    /// How long it lives, at most as long as the CA.
+    /// How long it lives; never longer than the CA.
     pub ttl: Duration,
 }
 
@@ -65,10 +64,10 @@ pub enum IssueError {
     /// Not a PKCS#10 request in PEM, or one whose signature does not verify.
     #[error("certificate request: {0}")]
     Request(String),
-    /// A kind of key that is not signed for.
+    /// A kind of key that we do not sign.
     #[error("certificate request: key {0}; supported: RSA of 2048 bits or more, P-256, P-384")]
     KeyType(String),
-    /// More than the policy allows.
+    /// A longer lifetime than the policy allows.
     #[error("requested TTL {requested}s is greater than the max allowed TTL {maximum}s")]
     Ttl {
         /// Seconds asked for.
@@ -79,12 +78,15 @@ pub enum IssueError {
     /// The caller's identity cannot stand in a URI.
     #[error("identity {0} is not a SPIFFE id")]
     Identity(String),
-    /// Nothing can be signed any more.
+    /// The CA has expired: nothing can be signed any more.
     #[error("the CA's certificate chain expired at {0}")]
     CaExpired(Timestamp),
     /// The crypto library refused.
     #[error("signing failed: {0}")]
     Signing(String),
+    /// There is no serial number.
+    #[error(transparent)]
+    Randomness(#[from] NoRandomness),
 }
 
 // === impl SigningCa ===
@@ -159,7 +161,7 @@ impl SigningCa {
 // === impl Issued ===
 
 impl Issued {
-    /// As Istio's protocol wants it (contract §4.1): the leaf, each intermediate, and last the complete root bundle.
+    /// Returns the chain in the order of Istio's protocol (contract §4.1): the leaf, each intermediate, then the whole root bundle.
     pub fn into_chain(self) -> Vec<String> {
         let mut chain = Vec::with_capacity(1 + self.above.len());
         chain.push(pem_block("CERTIFICATE", &self.leaf));
@@ -167,7 +169,7 @@ impl Issued {
         chain
     }
 
-    /// The certificate itself.
+    /// Returns the certificate itself.
     pub fn leaf_der(&self) -> &CertificateDer<'static> {
         &self.leaf
     }
@@ -192,28 +194,8 @@ impl IssuePolicy {
     }
 }
 
-// === impl Serial ===
-
-impl Serial {
-    /// From the system's randomness.
-    pub fn random() -> Result<Self, IssueError> {
-        let mut bytes = [0; 16];
-        rand::fill(&mut bytes).map_err(|_| IssueError::Signing("no randomness".into()))?;
-        Ok(Self::from_bytes(bytes))
-    }
-
-    /// From these bytes; made positive and kept 16 bytes long, as DER integers and RFC 5280 want it.
-    pub fn from_bytes(mut bytes: [u8; 16]) -> Self {
-        bytes[0] = bytes[0] & 0x7f | 0x40;
-        Self(bytes)
-    }
-
-    pub(crate) fn number(self) -> SerialNumber {
-        SerialNumber::from_slice(&self.0)
-    }
-}
-
-struct ReadRequest {
+/// What a certificate request decides: the key, and whether there is a common name.
+struct SigningRequest {
     key: RequestKey,
     has_common_name: bool,
 }
@@ -233,7 +215,7 @@ impl PublicKeyData for RequestKey {
     }
 }
 
-fn read_request(text: &str) -> Result<ReadRequest, IssueError> {
+fn read_request(text: &str) -> Result<SigningRequest, IssueError> {
     let wrong = |reason: &str| IssueError::Request(reason.to_owned());
     if text.len() > LARGEST_REQUEST {
         return Err(wrong("too large"));
@@ -255,7 +237,7 @@ fn read_request(text: &str) -> Result<ReadRequest, IssueError> {
         _ => return Err(IssueError::KeyType(format!("of algorithm {}", key.algorithm.algorithm))),
     };
     request.verify_signature().map_err(|_| wrong("its signature does not verify"))?;
-    Ok(ReadRequest {
+    Ok(SigningRequest {
         key: RequestKey { algorithm, bits: key.subject_public_key.data.to_vec() },
         has_common_name: has_common_name(&information.subject),
     })
@@ -275,7 +257,7 @@ fn has_common_name(subject: &X509Name<'_>) -> bool {
 }
 
 fn identity_uri(caller: &SpiffeId) -> Result<String, IssueError> {
-    // An e-mail address as trust domain (a Google service account) is spelled with a dot, as Istio does.
+    // A trust domain that is an e-mail address (a Google service account) is written with a dot, as Istio writes it.
     let trust_domain = caller.trust_domain.replace('@', ".");
     if ![trust_domain.as_str(), &caller.namespace, &caller.service_account].into_iter().all(is_plain_name) {
         return Err(IssueError::Identity(caller.to_string()));
@@ -295,7 +277,7 @@ fn parameters(common_name: Option<&str>, serial: Serial) -> CertificateParams {
     parameters
 }
 
-/// rcgen marks names critical only beside an empty subject; Istio always does, and so do we.
+/// Returns the URI as a critical extension: rcgen marks names critical only beside an empty subject, Istio always does.
 fn critical_uri_name(uri: &str) -> CustomExtension {
     let mut name = vec![0x86];
     write_length(&mut name, uri.len());
@@ -308,7 +290,7 @@ fn critical_uri_name(uri: &str) -> CustomExtension {
     extension
 }
 
-/// A DER length below 64 KiB; three names of 253 characters stay far below.
+/// Writes a DER length below 64 KiB; three names of 253 characters are far below.
 fn write_length(out: &mut Vec<u8>, length: usize) {
     let [.., high, low] = length.to_be_bytes();
     match length {

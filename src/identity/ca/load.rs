@@ -1,4 +1,4 @@
-//! Reading a CA from a folder or a Secret, and everything that must hold before we sign with it (contract §4.4).
+//! Reading a CA from a folder or a Secret, and the checks that it must pass before we sign with it (contract §4.4).
 
 use std::{
     collections::BTreeMap,
@@ -13,13 +13,14 @@ use rustls::{RootCertStore, server::WebPkiClientVerifier};
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::{
-    IssuePolicy, Serial, SigningCa,
+    IssuePolicy, LoadError, SigningCa,
     root_keys::{find_root_keys, root_key_in},
 };
 use crate::{
     identity::{
         certificate::{Certificate, CertificateError},
-        key::{KeyError, KeyType, PrivateKey},
+        key::{KeyType, PrivateKey},
+        serial::Serial,
     },
     mesh::model::SpiffeId,
 };
@@ -27,157 +28,23 @@ use crate::{
 const ISTIO_FILES: [&str; 4] = ["ca-cert.pem", "ca-key.pem", "root-cert.pem", "cert-chain.pem"];
 const KUBERNETES_FILES: [&str; 3] = ["tls.crt", "tls.key", "ca.crt"];
 
-/// Longer chains than this are a mistake, or a loop.
+/// The longest chain; a longer one is a mistake, or a loop.
 const LONGEST_PATH: usize = 8;
 
-/// Why a CA is refused. Of a CA in a Secret, the "folder" is the Secret and the "files" are its keys.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// The folder or a file in it cannot be read.
-    #[error("{}: {error}", path.display())]
-    Io {
-        /// What could not be read.
-        path: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
-    /// None of the files is there.
-    #[error(
-        "{}: no CA here: neither ca-cert.pem, ca-key.pem, root-cert.pem, cert-chain.pem nor tls.crt, tls.key, ca.crt",
-        folder.display()
-    )]
-    Empty {
-        /// The folder.
-        folder: PathBuf,
-    },
-    /// Some files are there, others not.
-    #[error("{}: the CA is incomplete: {} missing", folder.display(), missing.join(", "))]
-    Incomplete {
-        /// The folder.
-        folder: PathBuf,
-        /// Names of the missing files.
-        missing: Vec<&'static str>,
-    },
-    /// The root's private key lies in the folder, or may.
-    #[error(
-        "{}: {why}; a root key must never be where the control plane runs: keep it offline, and give this folder an \
-         intermediate made by `istiod-lite ca intermediate`",
-        path.display()
-    )]
-    RootKey {
-        /// The file.
-        path: PathBuf,
-        /// How it is known.
-        why: &'static str,
-    },
-    /// A certificate file cannot be read.
-    #[error("{file} {error}")]
-    Certificate {
-        /// The file's name.
-        file: &'static str,
-        /// Why.
-        error: CertificateError,
-    },
-    /// The key file cannot be read.
-    #[error("{file} {error}")]
-    Key {
-        /// The file's name.
-        file: &'static str,
-        /// Why.
-        error: KeyError,
-    },
-    /// The key is another certificate's.
-    #[error("{key} is not the key of {certificate} (subject {subject})")]
-    KeyMismatch {
-        /// The key's file.
-        key: &'static str,
-        /// The certificate's file.
-        certificate: &'static str,
-        /// Its subject.
-        subject: String,
-    },
-    /// A certificate above the leaf is no CA.
-    #[error("{subject}: not a CA certificate (basic constraints)")]
-    NotCa {
-        /// The certificate's subject.
-        subject: String,
-    },
-    /// A certificate above the leaf may not sign certificates.
-    #[error("{subject}: its key usage lacks keyCertSign")]
-    NoCertSign {
-        /// The certificate's subject.
-        subject: String,
-    },
-    /// A CA allows fewer CAs below itself than there are.
-    #[error("{subject}: path length {allowed} allows fewer than the {below} CA certificates below it")]
-    PathLength {
-        /// The certificate's subject.
-        subject: String,
-        /// What it allows.
-        allowed: u32,
-        /// How many there are.
-        below: usize,
-    },
-    /// Too late.
-    #[error("{subject}: expired at {not_after}")]
-    Expired {
-        /// The certificate's subject.
-        subject: String,
-        /// Its end.
-        not_after: Timestamp,
-    },
-    /// Too early.
-    #[error("{subject}: not valid before {not_before}")]
-    NotYetValid {
-        /// The certificate's subject.
-        subject: String,
-        /// Its begin.
-        not_before: Timestamp,
-    },
-    /// No path to a root.
-    #[error("{subject}: not signed by a root in {roots}, nor by a certificate in {chain} (its issuer is {issuer})")]
-    NotChained {
-        /// The certificate's subject.
-        subject: String,
-        /// Its issuer.
-        issuer: String,
-        /// The root file.
-        roots: &'static str,
-        /// The chain file.
-        chain: &'static str,
-    },
-    /// Proxies would refuse what it signs, because of name constraints.
-    #[error(
-        "{subject}: its name constraints ({constraints}) are the cause that verifiers refuse every workload certificate; \
-         issue the CA without them"
-    )]
-    NameConstraints {
-        /// The certificate's subject.
-        subject: String,
-        /// What they say.
-        constraints: String,
-    },
-    /// A certificate signed in a trial does not verify.
-    #[error("a certificate signed in a trial does not verify: {reason}")]
-    Trial {
-        /// What the verifier said.
-        reason: String,
-    },
-}
-
-struct Names {
+/// The names of the files that a CA consists of.
+struct FileNames {
     signing: &'static str,
     key: &'static str,
     roots: &'static str,
     chain: &'static str,
 }
 
-const ISTIO: Names = Names { signing: "ca-cert.pem", key: "ca-key.pem", roots: "root-cert.pem", chain: "cert-chain.pem" };
-const KUBERNETES: Names = Names { signing: "tls.crt", key: "tls.key", roots: "ca.crt", chain: "tls.crt" };
+const ISTIO: FileNames = FileNames { signing: "ca-cert.pem", key: "ca-key.pem", roots: "root-cert.pem", chain: "cert-chain.pem" };
+const KUBERNETES: FileNames = FileNames { signing: "tls.crt", key: "tls.key", roots: "ca.crt", chain: "tls.crt" };
 
 /// Reads and checks the CA in a folder: Istio's four files, or those of a `kubernetes.io/tls` secret.
 pub fn load(folder: &Path, now: Timestamp) -> Result<SigningCa, LoadError> {
-    let files = Files::of_folder(folder)?;
+    let files = CaFiles::of_folder(folder)?;
     let names = files.choose_form()?;
     let roots = files.certificates(names.roots)?;
     if let Some(error) = find_root_keys(folder, &roots)?.pop() {
@@ -186,15 +53,15 @@ pub fn load(folder: &Path, now: Timestamp) -> Result<SigningCa, LoadError> {
     files.intermediate(names, roots, now)
 }
 
-/// Whether somebody put a CA, or a part of one, into the folder. One that istiod made by itself and keeps in Secret
-/// `cacerts` (`istio-generated`) is not given.
+/// Whether somebody put a CA, or a part of one, into the folder. A CA that istiod made by itself and keeps in Secret `cacerts`
+/// (`istio-generated`) does not count.
 pub fn holds_ca(folder: &Path) -> bool {
     file_names().any(|name| folder.join(name).exists()) && !folder.join("istio-generated").exists()
 }
 
-/// Reads and checks the CA in the entries of a Secret; `place` names it in errors.
+/// Reads and checks the CA in the entries of a Secret; `place` names the Secret in errors.
 pub fn load_entries(place: &str, entries: &BTreeMap<String, Vec<u8>>, now: Timestamp) -> Result<SigningCa, LoadError> {
-    let files = Files::of_entries(place, entries)?;
+    let files = CaFiles::of_entries(place, entries)?;
     let names = files.choose_form()?;
     let roots = files.certificates(names.roots)?;
     for (name, contents) in entries {
@@ -208,9 +75,9 @@ pub fn load_entries(place: &str, entries: &BTreeMap<String, Vec<u8>>, now: Times
 
 /// Reads and checks a self-signed root with its key, as `istio-ca-secret` holds it: `ca-cert.pem` and `ca-key.pem`.
 ///
-/// It alone is its root: what else `root-cert.pem` may hold is not trusted, as istiod does not.
+/// It alone is trusted: whatever else `root-cert.pem` holds is not, as with istiod.
 pub fn load_self_signed(place: &str, entries: &BTreeMap<String, Vec<u8>>, now: Timestamp) -> Result<SigningCa, LoadError> {
-    let files = Files::of_entries(place, entries)?;
+    let files = CaFiles::of_entries(place, entries)?;
     let missing: Vec<_> = [ISTIO.signing, ISTIO.key].into_iter().filter(|name| !files.contents.contains_key(name)).collect();
     if !missing.is_empty() {
         return Err(LoadError::Incomplete { folder: files.place, missing });
@@ -225,13 +92,13 @@ pub fn load_self_signed(place: &str, entries: &BTreeMap<String, Vec<u8>>, now: T
     checked(key, Vec::new(), vec![root.clone()], root, now)
 }
 
-/// What is there of the files that a CA may consist of.
-struct Files {
+/// Those files of a CA that are there.
+struct CaFiles {
     place: PathBuf,
     contents: BTreeMap<&'static str, String>,
 }
 
-impl Files {
+impl CaFiles {
     fn of_folder(folder: &Path) -> Result<Self, LoadError> {
         fs::read_dir(folder).map_err(|error| LoadError::Io { path: folder.into(), error })?;
         let mut contents = BTreeMap::new();
@@ -255,7 +122,7 @@ impl Files {
         Ok(Self { place, contents })
     }
 
-    fn choose_form(&self) -> Result<&'static Names, LoadError> {
+    fn choose_form(&self) -> Result<&'static FileNames, LoadError> {
         let missing = |names: &[&'static str]| names.iter().copied().filter(|name| !self.contents.contains_key(name)).collect::<Vec<_>>();
         let (istio, kubernetes) = (missing(&ISTIO_FILES), missing(&KUBERNETES_FILES));
         if istio.is_empty() {
@@ -272,8 +139,8 @@ impl Files {
         }
     }
 
-    /// A CA below a root whose key is elsewhere.
-    fn intermediate(&self, names: &Names, roots: Vec<Certificate>, now: Timestamp) -> Result<SigningCa, LoadError> {
+    /// Checks a CA below a root whose key is elsewhere.
+    fn intermediate(&self, names: &FileNames, roots: Vec<Certificate>, now: Timestamp) -> Result<SigningCa, LoadError> {
         let beside = self.certificates(names.signing)?;
         let chain = self.certificates(names.chain)?;
         let signing = self.first_certificate(names.signing)?;
@@ -297,7 +164,7 @@ impl Files {
         self.certificates(file)?.into_iter().next().ok_or(missing)
     }
 
-    fn key_of(&self, signing: &Certificate, names: &Names) -> Result<PrivateKey, LoadError> {
+    fn key_of(&self, signing: &Certificate, names: &FileNames) -> Result<PrivateKey, LoadError> {
         let text = self.contents.get(names.key).map_or("", String::as_str);
         let key = PrivateKey::from_pem(text).map_err(|error| LoadError::Key { file: names.key, error })?;
         if signing.public_key != key.public_key() {
@@ -320,17 +187,17 @@ fn checked(
     now: Timestamp,
 ) -> Result<SigningCa, LoadError> {
     let ca = SigningCa::new(key, path, roots, root).map_err(|error| LoadError::Trial { reason: error.to_string() })?;
-    try_out(&ca, now)?;
+    verify_trial(&ca, now)?;
     Ok(ca)
 }
 
-/// From the signing certificate up to, and without, a root.
+/// Returns the certificates from the signing one upwards, and the root above them.
 fn build_path(
     signing: &Certificate,
     beside: &[Certificate],
     chain: &[Certificate],
     roots: &[Certificate],
-    names: &Names,
+    names: &FileNames,
 ) -> Result<(Vec<Certificate>, Certificate), LoadError> {
     let mut path = vec![signing.clone()];
     while let Some(last) = path.last().filter(|_| path.len() <= LONGEST_PATH) {
@@ -368,8 +235,8 @@ fn check_path(path: &[Certificate], root: &Certificate, now: Timestamp) -> Resul
     Ok(())
 }
 
-/// Signs a workload certificate and verifies it as a proxy would, so that what no check above knows of is found at start.
-fn try_out(ca: &SigningCa, now: Timestamp) -> Result<(), LoadError> {
+/// Signs a workload certificate and verifies it as a proxy would: this finds at the start what no other check knows of.
+fn verify_trial(ca: &SigningCa, now: Timestamp) -> Result<(), LoadError> {
     let failed = |reason: String| LoadError::Trial { reason };
     let caller = SpiffeId { trust_domain: "cluster.local".into(), namespace: "trial".into(), service_account: "trial".into() };
     let key = PrivateKey::generate(KeyType::P256).map_err(|error| failed(error.to_string()))?;

@@ -1,7 +1,8 @@
-//! The signing certificate: loaded from a folder or a Secret, or self-signed; checked, used, replaced while running.
+//! The signing certificate: loaded from a folder or a Secret, or self-signed; checked, used, and replaced while we run.
 
 mod issue;
 mod load;
+mod load_error;
 mod root_keys;
 mod self_signed;
 mod watch;
@@ -13,15 +14,17 @@ use jiff::Timestamp;
 use rcgen::{Issuer, KeyPair};
 use tokio::sync::watch as channel;
 
-pub use issue::{IssueError, IssuePolicy, Issued, Serial, ServingRequest};
-pub use load::{LoadError, holds_ca, load, load_entries, load_self_signed};
+pub use issue::{IssueError, IssuePolicy, Issued, ServingRequest};
+pub use load::{holds_ca, load, load_entries, load_self_signed};
+pub use load_error::LoadError;
 pub use root_keys::find_root_keys;
 pub use self_signed::{SelfSigned, SelfSignedError};
 pub use watch::watch;
 
+pub use crate::identity::serial::Serial;
 use crate::identity::{certificate::Certificate, key::PrivateKey};
 
-/// A signing certificate that passed every check of [`load`], with its key and the way up to the root.
+/// A signing certificate that passed every check of [`load`], with its key and the certificates up to the root.
 pub struct SigningCa {
     issuer: Issuer<'static, KeyPair>,
     path: Vec<Certificate>,
@@ -31,7 +34,7 @@ pub struct SigningCa {
     root_bundle: String,
 }
 
-/// The CA in use, shared; a newer one under the same root takes its place without a restart.
+/// The CA in use, shared. A newer one under the same root replaces it without a restart.
 pub struct CaHandle {
     current: ArcSwap<SigningCa>,
     changed: channel::Sender<u64>,
@@ -40,13 +43,13 @@ pub struct CaHandle {
 /// What became of an offered CA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offer {
-    /// It is the one in use already.
+    /// It is in use already.
     Unchanged,
     /// It signs from now on.
     Accepted,
 }
 
-/// Another root: proxies that trust the present one would trust nobody after the change.
+/// The offered CA has another root: proxies that trust the present one would trust nobody after the change.
 #[derive(Debug, thiserror::Error)]
 #[error("the new CA has another root ({offered}) than the one in use ({current}); it is not taken over, and needs a restart")]
 pub struct OtherRoot {
@@ -65,37 +68,37 @@ impl SigningCa {
         Ok(Self { issuer, path, roots, root, above_leaf, root_bundle })
     }
 
-    /// The signing certificate: the first intermediate, or a self-signed root itself.
+    /// Returns the signing certificate: the first intermediate, or a self-signed root.
     pub fn certificate(&self) -> &Certificate {
         self.path.first().unwrap_or(&self.root)
     }
 
-    /// From the signing certificate up, without the root: empty when the root itself signs.
+    /// Returns the certificates from the signing one upwards, without the root; none if the root itself signs.
     pub fn path(&self) -> &[Certificate] {
         &self.path
     }
 
-    /// Every root that callers and proxies trust.
+    /// Returns every root that callers and proxies trust.
     pub fn roots(&self) -> &[Certificate] {
         &self.roots
     }
 
-    /// The root that the signing certificate chains to.
+    /// Returns the root that the signing certificate chains to.
     pub fn root(&self) -> &Certificate {
         &self.root
     }
 
-    /// The whole root bundle as PEM, ending in a newline.
+    /// Returns the whole root bundle as PEM, ending in a newline.
     pub fn root_bundle(&self) -> &str {
         &self.root_bundle
     }
 
-    /// Says which certificates these are, as istiod does (contract §4.4).
+    /// Logs the certificates, as istiod does (contract §4.4).
     pub fn log_certificates(&self) {
         self.path.iter().chain(&self.roots).for_each(Certificate::log);
     }
 
-    /// When the first certificate of the chain expires: nothing issued lives longer.
+    /// Returns when the first certificate of the chain expires: nothing that is issued lives longer.
     pub fn not_after(&self) -> Timestamp {
         self.path.iter().map(|certificate| certificate.not_after).fold(self.root.not_after, Timestamp::min)
     }
@@ -114,18 +117,21 @@ impl std::fmt::Debug for SigningCa {
 // === impl CaHandle ===
 
 impl CaHandle {
-    /// Starts with this CA.
+    /// Returns a handle to this CA.
     pub fn new(ca: SigningCa) -> Arc<Self> {
         Arc::new(Self { current: ArcSwap::from_pointee(ca), changed: channel::Sender::new(0) })
     }
 
-    /// The CA in use.
+    /// Returns the CA in use.
     pub fn current(&self) -> Arc<SigningCa> {
         self.current.load_full()
     }
 
-    /// Takes a newer CA over at once when its roots are the same (contract §4.4): the same names and keys, so that a
-    /// root whose validity was renewed is no other root.
+    /// Takes a newer CA over at once if its roots are the same (contract §4.4). Roots are the same if names and keys are, so that
+    /// one whose validity was renewed stays the same root.
+    ///
+    /// # Errors
+    /// When a root is another one; the CA in use stays.
     pub fn offer(&self, offered: SigningCa) -> Result<Offer, OtherRoot> {
         let current = self.current.load();
         if !same_anchors(&current.roots, &offered.roots) {
@@ -139,7 +145,7 @@ impl CaHandle {
         Ok(Offer::Accepted)
     }
 
-    /// Wakes whenever another CA was taken over.
+    /// Returns a receiver that changes whenever another CA was taken over.
     pub fn subscribe(&self) -> channel::Receiver<u64> {
         self.changed.subscribe()
     }
@@ -151,7 +157,7 @@ impl std::fmt::Debug for CaHandle {
     }
 }
 
-/// Trust is in a name and a key (RFC 5280 §6.1.1 d); a certificate only carries them.
+/// Compares names and keys, in which trust lies (RFC 5280 §6.1.1 d); a certificate only carries them.
 fn same_anchors(a: &[Certificate], b: &[Certificate]) -> bool {
     let holds = |all: &[Certificate], one: &Certificate| {
         all.iter().any(|other| other.subject_der == one.subject_der && other.public_key == one.public_key)

@@ -1,4 +1,4 @@
-//! Finding the private key of a root where it must not be: beside a running control plane.
+//! Finding the private key of a root where it must not be: on the machine of a running control plane.
 
 use std::{fs, path::Path};
 
@@ -8,10 +8,10 @@ use crate::identity::{
     key::{self, PrivateKey},
 };
 
-/// A file of keys or certificates is not larger.
+/// The largest file that is searched; keys and certificates are smaller.
 const LARGEST_FILE: u64 = 1 << 20;
 
-/// Every file in the folder (and folders in it) that is, or may be, the private key of a root.
+/// Returns every file in the folder, and in folders below it, that is, or may be, the private key of a root.
 pub fn find_root_keys(folder: &Path, roots: &[Certificate]) -> Result<Vec<LoadError>, LoadError> {
     let mut found = Vec::new();
     search_root_keys(folder, roots, 0, &mut found)?;
@@ -22,7 +22,7 @@ fn search_root_keys(folder: &Path, roots: &[Certificate], depth: usize, found: &
     let failed = |error| LoadError::Io { path: folder.to_path_buf(), error };
     for entry in fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        // A link to nowhere, or a file that went while we looked, holds no key.
+        // A link to nowhere, or a file that was removed meanwhile, holds no key.
         let Ok(metadata) = fs::metadata(&path) else { continue };
         if metadata.is_dir() && depth < 3 {
             search_root_keys(&path, roots, depth + 1, found)?;
@@ -36,7 +36,7 @@ fn search_root_keys(folder: &Path, roots: &[Certificate], depth: usize, found: &
     Ok(())
 }
 
-/// Why a file is, or may be, the private key of one of `roots`.
+/// Returns why a file is, or may be, the private key of one of `roots`; `None` if it is not.
 pub(super) fn root_key_in(path: &Path, contents: &[u8], roots: &[Certificate]) -> Option<&'static str> {
     if path.file_name().is_some_and(|name| name == "root-key.pem") {
         return Some("a root key by its name");

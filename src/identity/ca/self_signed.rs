@@ -1,16 +1,17 @@
-//! The root that is made when nobody gave us a CA (contract §4.4): its certificate and key, as `istio-ca-secret` holds them.
+//! The root that we make if nobody gives us a CA (contract §4.4): its certificate and key, as `istio-ca-secret` holds them.
 //!
-//! The key is P-256 unless a size of RSA is asked for: it signs four times as fast and istiod reads it as well (PKCS#8).
+//! The key is P-256, unless RSA is asked for: P-256 signs four times as fast, and istiod reads it as well (PKCS#8).
 
 use std::{collections::BTreeMap, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{IssueError, IssuePolicy, Serial};
+use super::IssuePolicy;
 use crate::identity::{
     ceremony::{CaSubject, CeremonyError, renewed_root, root_certificate},
     certificate::{Certificate, CertificateError},
     key::{KeyError, KeyType, PrivateKey},
+    serial::{NoRandomness, Serial},
 };
 
 const CERTIFICATE: &str = "ca-cert.pem";
@@ -28,7 +29,7 @@ pub struct SelfSigned {
     pub key: KeyType,
     /// How many days a root is valid (`CITADEL_SELF_SIGNED_CA_CERT_TTL`, 3650).
     pub days: u32,
-    /// In the last part of its life, in percent, a root is renewed (`…_GRACE_PERIOD_PERCENTILE`, 20).
+    /// The last part of its life, in percent, in which a root is renewed (`…_GRACE_PERIOD_PERCENTILE`, 20).
     pub grace_percent: u8,
 }
 
@@ -46,18 +47,18 @@ pub enum SelfSignedError {
     Ceremony(#[from] CeremonyError),
     /// No serial number.
     #[error(transparent)]
-    Serial(#[from] IssueError),
+    Serial(#[from] NoRandomness),
 }
 
 // === impl SelfSigned ===
 
 impl SelfSigned {
-    /// For a trust domain, with istiod's defaults but for the kind of key.
+    /// Returns the settings for a trust domain: istiod's defaults, except for the kind of key.
     pub fn new(trust_domain: &str) -> Self {
         Self { organization: trust_domain.into(), key: KeyType::P256, days: 3650, grace_percent: 20 }
     }
 
-    /// A new root with a new key, as the entries of a Secret.
+    /// Makes a new root with a new key, as the entries of a Secret.
     pub fn generate(&self, now: Timestamp) -> Result<BTreeMap<String, Vec<u8>>, SelfSignedError> {
         let key = PrivateKey::generate(self.key)?;
         let subject = CaSubject { organization: self.organization.clone(), common_name: String::new() };
@@ -65,7 +66,7 @@ impl SelfSigned {
         Ok(entries(&root, &key))
     }
 
-    /// The root in `present` with a new validity, under the same key and name, when the end of the old one is near.
+    /// Returns the root in `present` with a new validity, under the same key and name; `None` while the old one is far from its end.
     pub fn renew(&self, present: &BTreeMap<String, Vec<u8>>, now: Timestamp) -> Result<Option<BTreeMap<String, Vec<u8>>>, SelfSignedError> {
         let text = |name: &str| present.get(name).map(|bytes| String::from_utf8_lossy(bytes)).unwrap_or_default();
         let root = Certificate::all_from_pem(&text(CERTIFICATE))?.into_iter().next().ok_or(CertificateError::Missing)?;

@@ -1,6 +1,6 @@
-//! Looks at the CA folder and offers what it finds to the CA in use.
+//! Watches the CA folder and offers what it holds to the CA in use.
 //!
-//! It polls: a mounted secret changes by swapping a link above the files, which file events report on some file systems only.
+//! It polls: a mounted Secret changes when a link above the files is swapped, which only some file systems report as an event.
 
 use std::{
     fs,
@@ -16,17 +16,18 @@ use super::{CaHandle, Offer, load};
 use crate::identity::{Clock, metrics::CaMetrics};
 
 const POLL: Duration = Duration::from_millis(500);
-/// The four files are rarely written at one moment (contract §4.4).
+/// How long the folder must be quiet: the four files are rarely written at one moment (contract §4.4).
 const DEBOUNCE: Duration = Duration::from_millis(100);
 
-/// Runs until `shutdown`: a changed folder is loaded, checked, and offered to `handle`; what is refused is logged and changes nothing.
+/// Runs until `shutdown`: loads and checks a folder that changed, and offers the CA to `handle`. What is refused is logged and
+/// changes nothing.
 pub async fn watch(folder: PathBuf, handle: Arc<CaHandle>, clock: Clock, metrics: CaMetrics, shutdown: CancellationToken) {
-    let mut seen = None;
+    let mut last = None;
     loop {
         let found = settled(&folder).await;
-        if seen.as_ref() != Some(&found) {
+        if last.as_ref() != Some(&found) {
             reload(&folder, &handle, &clock);
-            seen = Some(found);
+            last = Some(found);
         }
         let ca = handle.current();
         metrics.set_expiry(ca.root().not_after, ca.not_after());

@@ -21,9 +21,10 @@ use super::{
 };
 use crate::identity::{
     Clock,
-    ca::{CaHandle, Serial, ServingRequest, SigningCa},
+    ca::{CaHandle, IssueError, ServingRequest, SigningCa},
     certificate::Certificate,
     key::{KeyType, PrivateKey},
+    serial::Serial,
 };
 
 /// How long a serving certificate lives; it is replaced when two thirds are over.
@@ -170,7 +171,7 @@ fn issue(
         ServingCertificate::Ours(names) => {
             let key = PrivateKey::generate(KeyType::P256)?;
             let request = ServingRequest { dns_names: &names.dns_names, addresses: &names.addresses, ttl: SERVING_TTL };
-            let issued = ca.issue_serving(key.pair(), &request, now, Serial::random()?)?;
+            let issued = ca.issue_serving(key.pair(), &request, now, Serial::random().map_err(IssueError::from)?)?;
             let chain = [issued.leaf_der().clone()].into_iter().chain(ca.path().iter().map(|certificate| certificate.der().clone()));
             let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.to_der()));
             let config = server_config(ca, chain.collect(), key, protocol)?;

@@ -1,4 +1,4 @@
-//! The keys that the cluster signs service-account tokens with, from its API server.
+//! The keys with which the cluster signs service-account tokens, from its API server.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,29 +10,29 @@ use serde::Deserialize;
 use tokio::{sync::Mutex, time::timeout};
 use tracing::{info, warn};
 
-use super::TokenMetrics;
+use super::{Settings, TokenMetrics};
 use crate::identity::{key_set::KeySet, token::TokenError};
 
-/// Not the document's `jwks_uri`: that may lead out of the cluster, this path is the API server's own.
+/// The API server's own path for its keys, and not the document's `jwks_uri`, which may lead out of the cluster.
 const KEYS_PATH: &str = "/openid/v1/jwks";
 const DISCOVERY_PATH: &str = "/.well-known/openid-configuration";
 
-/// What the API server said last.
+/// The issuer of the cluster's tokens, as the API server described it last.
 #[derive(Debug)]
-pub(super) struct Known {
-    /// `iss` of its tokens.
-    pub(super) issuer: String,
+pub(super) struct IssuerKeys {
+    /// Its name: `iss` of its tokens.
+    pub(super) name: String,
     /// The public halves of its keys.
     pub(super) keys: KeySet,
 }
 
-/// Fetches and keeps them. What was fetched stays good when the API server is away.
-pub(super) struct KeysOfCluster {
+/// Fetches the issuer's keys and keeps them. They stay valid while the API server is away.
+pub(super) struct ClusterIssuer {
     client: Client,
-    known: ArcSwapOption<Known>,
+    current: ArcSwapOption<IssuerKeys>,
     last: Mutex<Option<Attempt>>,
-    pause: Duration,
-    patience: Duration,
+    min_interval: Duration,
+    timeout: Duration,
     metrics: TokenMetrics,
 }
 
@@ -42,10 +42,10 @@ struct Attempt {
 }
 
 impl Attempt {
-    /// A clock that was set back does not make the pause longer.
-    fn is_within(&self, pause: Duration, now: Timestamp) -> bool {
+    /// Whether the attempt was less than `interval` ago. A clock that was set back does not make the interval longer.
+    fn is_within(&self, interval: Duration, now: Timestamp) -> bool {
         let passed = now.duration_since(self.at);
-        !passed.is_negative() && passed.unsigned_abs() < pause
+        !passed.is_negative() && passed.unsigned_abs() < interval
     }
 }
 
@@ -54,65 +54,66 @@ struct Discovery {
     issuer: String,
 }
 
-// === impl KeysOfCluster ===
+// === impl ClusterIssuer ===
 
-impl KeysOfCluster {
-    /// Knows none yet.
-    pub(super) fn new(client: Client, pause: Duration, patience: Duration, metrics: TokenMetrics) -> Self {
-        Self { client, known: ArcSwapOption::empty(), last: Mutex::new(None), pause, patience, metrics }
+impl ClusterIssuer {
+    /// Returns an issuer whose keys are not known yet.
+    pub(super) fn new(client: Client, settings: &Settings, metrics: TokenMetrics) -> Self {
+        let (min_interval, timeout) = (settings.keys_min_interval, settings.timeout);
+        Self { client, current: ArcSwapOption::empty(), last: Mutex::new(None), min_interval, timeout, metrics }
     }
 
-    /// The keys, fetched if there are none yet.
-    pub(super) async fn known(&self, now: Timestamp) -> Result<Arc<Known>, TokenError> {
-        match self.known.load_full() {
-            Some(known) => Ok(known),
+    /// Returns the keys; fetches them if there are none yet.
+    pub(super) async fn current(&self, now: Timestamp) -> Result<Arc<IssuerKeys>, TokenError> {
+        match self.current.load_full() {
+            Some(keys) => Ok(keys),
             None => self.refresh(None, now).await,
         }
     }
 
-    /// Newer keys than `seen`, which did not do: those that another caller has fetched meanwhile, or fetched now.
+    /// Returns newer keys than `old`, which lack a key: those that another caller has fetched meanwhile, or else fetches them.
     ///
-    /// One fetch at a time, and none in the pause after the last: then what was found last holds. A failed fetch is
+    /// There is one fetch at a time, and none in the interval after the last, whose result holds until then. A failed fetch is
     /// [`TokenError::Unavailable`], one that brought nothing new [`TokenError::UnknownKey`].
-    pub(super) async fn refresh(&self, seen: Option<&Arc<Known>>, now: Timestamp) -> Result<Arc<Known>, TokenError> {
+    pub(super) async fn refresh(&self, old: Option<&Arc<IssuerKeys>>, now: Timestamp) -> Result<Arc<IssuerKeys>, TokenError> {
         let mut last = self.last.lock().await;
-        let newer = self.known.load_full().filter(|known| seen.is_none_or(|seen| !Arc::ptr_eq(seen, known)));
-        if let Some(attempt) = last.as_ref().filter(|attempt| attempt.is_within(self.pause, now)) {
+        let newer = self.current.load_full().filter(|current| old.is_none_or(|old| !Arc::ptr_eq(old, current)));
+        if let Some(attempt) = last.as_ref().filter(|attempt| attempt.is_within(self.min_interval, now)) {
             return match (newer, &attempt.failure) {
                 (Some(newer), _) => Ok(newer),
                 (None, Some(failure)) => Err(TokenError::Unavailable(failure.clone())),
                 (None, None) => Err(TokenError::UnknownKey),
             };
         }
-        if let (Some(newer), Some(_)) = (newer, seen) {
+        if let (Some(newer), Some(_)) = (newer, old) {
             return Ok(newer);
         }
-        let fetched = timeout(self.patience, self.fetch()).await.unwrap_or_else(|_| Err("no answer in time".into()));
+        let fetched = timeout(self.timeout, self.fetch()).await.unwrap_or_else(|_| Err("no answer in time".into()));
         self.metrics.count_fetch(fetched.is_ok());
         let failure = fetched.as_ref().err().cloned();
         *last = Some(Attempt { at: now, failure });
         match fetched {
-            Ok(known) => Ok(self.keep(known)),
+            Ok(keys) => Ok(self.keep(keys)),
             Err(reason) => {
-                warn!(%reason, kept = self.known.load().is_some(), "the cluster's token keys cannot be fetched");
+                warn!(%reason, kept = self.current.load().is_some(), "the cluster's token keys cannot be fetched");
                 Err(TokenError::Unavailable(reason))
             }
         }
     }
 
-    fn keep(&self, known: Known) -> Arc<Known> {
-        let known = Arc::new(known);
-        if self.known.swap(Some(Arc::clone(&known))).is_none_or(|old| old.issuer != known.issuer) {
-            info!(issuer = known.issuer, keys = ?known.keys, "tokens of the cluster's issuer are verified by its keys");
+    fn keep(&self, fetched: IssuerKeys) -> Arc<IssuerKeys> {
+        let fetched = Arc::new(fetched);
+        if self.current.swap(Some(Arc::clone(&fetched))).is_none_or(|old| old.name != fetched.name) {
+            info!(issuer = fetched.name, keys = ?fetched.keys, "tokens of the cluster's issuer are verified by its keys");
         }
-        known
+        fetched
     }
 
-    async fn fetch(&self) -> Result<Known, String> {
+    async fn fetch(&self) -> Result<IssuerKeys, String> {
         let discovery: Discovery =
             serde_json::from_str(&self.get(DISCOVERY_PATH).await?).map_err(|error| format!("{DISCOVERY_PATH}: {error}"))?;
         let keys = KeySet::from_served(&self.get(KEYS_PATH).await?, KEYS_PATH).map_err(|error| error.to_string())?;
-        Ok(Known { issuer: discovery.issuer, keys })
+        Ok(IssuerKeys { name: discovery.issuer, keys })
     }
 
     async fn get(&self, path: &str) -> Result<String, String> {
@@ -121,8 +122,8 @@ impl KeysOfCluster {
     }
 }
 
-impl std::fmt::Debug for KeysOfCluster {
+impl std::fmt::Debug for ClusterIssuer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("KeysOfCluster").field(&self.known.load()).finish()
+        f.debug_tuple("ClusterIssuer").field(&self.current.load()).finish()
     }
 }

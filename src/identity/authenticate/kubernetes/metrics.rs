@@ -1,4 +1,4 @@
-//! How tokens are decided, counted.
+//! Counters of how tokens are decided.
 
 use prometheus_client::{metrics::family::Family, registry::Registry};
 
@@ -17,7 +17,7 @@ pub struct TokenMetrics {
 // === impl TokenMetrics ===
 
 impl TokenMetrics {
-    /// Puts the counters into a registry.
+    /// Registers the counters.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "istiod_lite_tokens",
@@ -28,7 +28,7 @@ impl TokenMetrics {
         registry.register("istiod_lite_token_key_fetches", "Fetches of the cluster's token keys, by result", self.fetches.clone());
     }
 
-    /// How many tokens had that outcome.
+    /// Returns how many tokens had that outcome.
     pub fn decisions(&self, outcome: &'static str) -> u64 {
         self.decisions.get_or_create(&[("outcome", outcome)]).get()
     }

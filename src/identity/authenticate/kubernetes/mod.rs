@@ -1,12 +1,13 @@
-//! Service-account tokens of the cluster (contract §4.2), decided here as far as that is safe.
+//! Service-account tokens of the cluster (contract §4.2), verified without the API server as far as that is safe.
 //!
-//! The cluster's own keys prove who made a token, its claims until when it is good. What they cannot prove is that the
-//! pod it is bound to still exists; the watched [`World`] can, by the pod's UID. So a token of a known pod costs no
-//! request and needs no API server. Everything else is for TokenReview: a pod that the world does not show (it is gone,
-//! or too new), a token bound to no pod, a token of a second issuer of the cluster, and all of them as long as the keys
-//! could not be had. What is refused by keys, times or audience never gets so far: nobody makes us ask by forging.
+//! The cluster's keys prove who made a token, and its claims say until when it is valid. They cannot prove that the pod
+//! to which it is bound still exists; the watched [`World`] can, by the pod's UID. So a token of a known pod costs no
+//! request and needs no API server. TokenReview decides everything else: a pod that the world does not show (it is gone,
+//! or too new), a token bound to no pod, a token of a second issuer of the cluster, and every token while the keys
+//! cannot be fetched. A token that its key, times or audience rule out is refused before: nobody can make us send requests
+//! by forging tokens.
 //!
-//! Answers of TokenReview are not kept: a kept one could outlive its pod, and few tokens need one.
+//! Answers of TokenReview are not cached: a cached one could outlive its pod, and few tokens need one.
 
 mod issuer;
 mod metrics;
@@ -26,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 pub use metrics::TokenMetrics;
 
 use self::{
-    issuer::{KeysOfCluster, Known},
+    issuer::{ClusterIssuer, IssuerKeys},
     review::TokenReviews,
 };
 use super::TokenVerifier;
@@ -38,30 +39,30 @@ use crate::{
     mesh::{model::SpiffeId, world::World},
 };
 
-/// Whom tokens must be for when nothing else is said (`TOKEN_AUDIENCES`).
+/// The audience of tokens, unless another is configured (`TOKEN_AUDIENCES`).
 pub const DEFAULT_AUDIENCE: &str = "istio-ca";
 
 /// How the cluster's tokens are checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// A token must be for one of these (`TOKEN_AUDIENCES`).
+    /// The audiences; a token must be for one of them (`TOKEN_AUDIENCES`).
     pub audiences: Vec<String>,
-    /// Identities are of this trust domain.
+    /// The trust domain of the identities.
     pub trust_domain: SmolStr,
-    /// The keys are fetched again after this, asked for or not.
-    pub keys_age: Duration,
-    /// Unknown key ids make us fetch the keys at most once in this time, however many come.
-    pub keys_pause: Duration,
+    /// How old the keys may be before they are fetched again.
+    pub keys_max_age: Duration,
+    /// The shortest time between two fetches, however many unknown key ids come.
+    pub keys_min_interval: Duration,
     /// How many TokenReviews may be under way.
-    pub reviews: usize,
-    /// How long one request to the API server, with the wait for its turn, may take.
-    pub patience: Duration,
+    pub concurrent_reviews: usize,
+    /// How long one request to the API server may take, including the wait for its turn.
+    pub timeout: Duration,
 }
 
 /// Verifies the cluster's service-account tokens.
 pub struct ClusterTokens {
     settings: Settings,
-    keys: KeysOfCluster,
+    issuer: ClusterIssuer,
     reviews: TokenReviews,
     worlds: watch::Receiver<Arc<World>>,
     metrics: TokenMetrics,
@@ -70,15 +71,15 @@ pub struct ClusterTokens {
 // === impl Settings ===
 
 impl Settings {
-    /// Tokens for `istio-ca`, as identities of `trust_domain`.
+    /// Returns the settings for tokens for `istio-ca`, which prove identities of `trust_domain`.
     pub fn new(trust_domain: &str) -> Self {
         Self {
             audiences: vec![DEFAULT_AUDIENCE.into()],
             trust_domain: trust_domain.into(),
-            keys_age: Duration::from_secs(300),
-            keys_pause: Duration::from_secs(10),
-            reviews: 16,
-            patience: Duration::from_secs(5),
+            keys_max_age: Duration::from_secs(300),
+            keys_min_interval: Duration::from_secs(10),
+            concurrent_reviews: 16,
+            timeout: Duration::from_secs(5),
         }
     }
 }
@@ -86,19 +87,19 @@ impl Settings {
 // === impl ClusterTokens ===
 
 impl ClusterTokens {
-    /// Asks the API server of `client`, and believes `worlds` about which pods exist.
+    /// Returns a verifier that asks the API server of `client`, and takes from `worlds` which pods exist.
     pub fn new(client: Client, worlds: watch::Receiver<Arc<World>>, settings: Settings, metrics: TokenMetrics) -> Arc<Self> {
-        let keys = KeysOfCluster::new(client.clone(), settings.keys_pause, settings.patience, metrics.clone());
+        let issuer = ClusterIssuer::new(client.clone(), &settings, metrics.clone());
         let reviews = TokenReviews::new(client, &settings, metrics.clone());
-        Arc::new(Self { settings, keys, reviews, worlds, metrics })
+        Arc::new(Self { settings, issuer, reviews, worlds, metrics })
     }
 
-    /// Runs until `shutdown`: fetches the keys, and fetches them again when they are old.
+    /// Runs until `shutdown`: fetches the keys, and again when they are old.
     pub async fn keep_keys(self: Arc<Self>, clock: Clock, shutdown: CancellationToken) {
         loop {
-            let pause = match self.keys.refresh(None, clock()).await {
-                Ok(_) => self.settings.keys_age,
-                Err(_) => self.settings.keys_pause,
+            let pause = match self.issuer.refresh(None, clock()).await {
+                Ok(_) => self.settings.keys_max_age,
+                Err(_) => self.settings.keys_min_interval,
             };
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -108,24 +109,24 @@ impl ClusterTokens {
     }
 
     async fn decide(&self, token: &str, now: Timestamp) -> Result<(SpiffeId, &'static str), TokenError> {
-        let Ok(known) = self.keys.known(now).await else {
+        let Ok(issuer) = self.issuer.current(now).await else {
             return self.review(token, None).await;
         };
-        let (known, claims) = self.verified(known, token, now).await?;
+        let (issuer, claims) = self.verified(issuer, token, now).await?;
         claims.check_times(now)?;
         claims.check_audience(&self.settings.audiences)?;
         let identity = claims.identity(&self.settings.trust_domain)?;
-        if claims.check_issuer(&known.issuer).is_ok() && is_of_a_known_pod(&claims, &identity, &self.worlds.borrow()) {
+        if claims.check_issuer(&issuer.name).is_ok() && is_of_a_known_pod(&claims, &identity, &self.worlds.borrow()) {
             return Ok((identity, "known_pod"));
         }
         self.review(token, Some(&identity)).await
     }
 
-    /// An unknown key id may be a new key's: the keys are fetched, at most so often, and asked once more.
-    async fn verified(&self, known: Arc<Known>, token: &str, now: Timestamp) -> Result<(Arc<Known>, Claims), TokenError> {
+    /// Verifies the signature. An unknown key id may belong to a new key: then the keys are fetched, and tried once more.
+    async fn verified(&self, known: Arc<IssuerKeys>, token: &str, now: Timestamp) -> Result<(Arc<IssuerKeys>, Claims), TokenError> {
         match known.keys.verified_claims(token) {
             Err(TokenError::UnknownKey) => {
-                let newer = self.keys.refresh(Some(&known), now).await?;
+                let newer = self.issuer.refresh(Some(&known), now).await?;
                 let claims = newer.keys.verified_claims(token)?;
                 Ok((newer, claims))
             }
@@ -155,11 +156,11 @@ impl TokenVerifier for ClusterTokens {
 
 impl std::fmt::Debug for ClusterTokens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ClusterTokens").field("settings", &self.settings).field("keys", &self.keys).finish_non_exhaustive()
+        f.debug_struct("ClusterTokens").field("settings", &self.settings).field("issuer", &self.issuer).finish_non_exhaustive()
     }
 }
 
-/// Whether the world shows the very pod (by its UID) that the token is bound to, running as the token's account.
+/// Whether the world shows the pod, by its UID, to which the token is bound, and it runs as the token's account.
 fn is_of_a_known_pod(claims: &Claims, identity: &SpiffeId, world: &World) -> bool {
     let Some((namespace, pod)) = claims.pod().filter(|(namespace, _)| *namespace == identity.namespace) else { return false };
     let workload = world.workloads.get(&(namespace.into(), pod.name.clone()));

@@ -1,4 +1,4 @@
-//! Kubernetes' own word on a token.
+//! Asking Kubernetes about a token.
 
 use std::time::Duration;
 
@@ -17,28 +17,28 @@ const SERVICE_ACCOUNTS: &str = "system:serviceaccounts";
 pub(super) struct TokenReviews {
     api: Api<TokenReview>,
     audiences: Vec<String>,
-    turns: Semaphore,
-    patience: Duration,
+    permits: Semaphore,
+    timeout: Duration,
     metrics: TokenMetrics,
 }
 
 // === impl TokenReviews ===
 
 impl TokenReviews {
-    /// Asks the API server of `client`.
+    /// Returns a client of the API server behind `client`.
     pub(super) fn new(client: Client, settings: &Settings, metrics: TokenMetrics) -> Self {
         Self {
             api: Api::all(client),
             audiences: settings.audiences.clone(),
-            turns: Semaphore::new(settings.reviews),
-            patience: settings.patience,
+            permits: Semaphore::new(settings.concurrent_reviews),
+            timeout: settings.timeout,
             metrics,
         }
     }
 
-    /// The user that the token proves: `system:serviceaccount:<namespace>:<name>`.
+    /// Returns the user that the token proves: `system:serviceaccount:<namespace>:<name>`.
     pub(super) async fn review(&self, token: &str) -> Result<String, TokenError> {
-        let answer = timeout(self.patience, self.ask(token)).await;
+        let answer = timeout(self.timeout, self.ask(token)).await;
         let status = match answer {
             Ok(Ok(status)) => status,
             Ok(Err(error)) => return Err(self.unavailable(error.to_string())),
@@ -51,7 +51,7 @@ impl TokenReviews {
 
     async fn ask(&self, token: &str) -> Result<TokenReviewStatus, kube::Error> {
         // The semaphore is never closed.
-        let _turn = self.turns.acquire().await;
+        let _permit = self.permits.acquire().await;
         let spec = TokenReviewSpec { audiences: Some(self.audiences.clone()), token: Some(token.to_owned()) };
         let review = TokenReview { spec, ..TokenReview::default() };
         let answer = self.api.create(&PostParams::default(), &review).await?;
@@ -65,7 +65,8 @@ impl TokenReviews {
     }
 }
 
-/// An API server that does not know audiences says none: its yes would be to another question.
+/// Returns the user, if the token is for one of `audiences`. An API server that does not know audiences names none: its consent
+/// would be to another question.
 fn user_of(status: TokenReviewStatus, audiences: &[String]) -> Result<String, TokenError> {
     let refuse = |reason: &str| Err(TokenError::Review(reason.to_owned()));
     if status.authenticated != Some(true) {

@@ -334,7 +334,7 @@ async fn without_the_keys_kubernetes_judges_every_token() {
 async fn an_api_server_that_hangs_is_waited_for_briefly() {
     let hanging = Router::new().fallback(|| async { std::future::pending::<()>().await });
     let (_worlds, seen) = watch::channel(world(&[]));
-    let settings = Settings { patience: Duration::from_millis(50), ..Settings::new("cluster.local") };
+    let settings = Settings { timeout: Duration::from_millis(50), ..Settings::new("cluster.local") };
     let tokens = ClusterTokens::new(Client::new(hanging, "istio-system"), seen, settings, TokenMetrics::default());
     let token = signed(&LocalIssuer::generate(ISSUER).unwrap(), &claims());
     let all = (0..100).map(|_| tokens.verify(&token, now()));
