@@ -10,7 +10,13 @@ use istiod_lite::{
         engine::Engine,
         model::{Proxy, ProxyKind},
     },
-    xds::{classes::Classes, node::Node, resource_type::ResourceType, view::View, view::Views},
+    xds::{
+        classes::Classes,
+        node::{Node, Proven},
+        resource_type::ResourceType,
+        view::View,
+        view::Views,
+    },
 };
 use proptest::prelude::*;
 use tokio::sync::watch;
@@ -139,7 +145,7 @@ impl Mesh {
         classes.prepare(applied.world, &applied.touched).send();
         let sidecars = [("shop", 1), ("shop", 2), ("other", 3)].map(|(namespace, last)| proxy(ProxyKind::Sidecar, namespace, last));
         let proxies = sidecars.into_iter().chain([proxy(ProxyKind::Gateway, "shop", 4)]);
-        let receivers = proxies.map(|proxy| classes.attach(Arc::new(Node::from(Arc::new(proxy))))).collect();
+        let receivers = proxies.map(|proxy| classes.attach(&Proven::anonymous(Arc::new(Node::from(Arc::new(proxy)))))).collect();
         Self { engine, classes, _receivers: receivers }
     }
 

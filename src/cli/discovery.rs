@@ -29,7 +29,7 @@ use crate::{
         debounce,
         kubernetes::{self, ClientSettings},
     },
-    xds::rollout,
+    xds::session,
 };
 
 /// Where istiod's chart mounts ConfigMap `istio`.
@@ -253,7 +253,7 @@ impl Arguments {
             controllers: self.controllers(),
             connections: self.connections(),
             debounce: debounce::Settings { after: self.debounce_after, max: self.debounce_max, ..debounce::Settings::default() },
-            rollout: rollout::Settings { ordered: !self.unordered_rollout, gate: self.gate_deadline, drain: self.drain_time },
+            rollout: session::Settings { ordered: !self.unordered_rollout, gate: self.gate_deadline, drain: self.drain_time },
             tls: self.tls.settings(self.tls_sans, of_cluster)?,
             injection: self.injection.settings(&self.namespace, &self.revision, &self.cluster_id, &self.domain),
             instance: Instance {

@@ -128,16 +128,16 @@ fn show(arguments: &Arguments, world: Arc<World>, found: &mut Vec<Diagnostic>) -
         let bootstrap = static_bootstrap(&view, &proxy)?;
         return Ok(to_json(&Bootstrap::type_url(), &bootstrap.encode_to_vec()));
     }
-    let kinds: &[ResourceType] = match arguments.kind {
-        Which::Lds => &[ResourceType::Listener],
-        Which::Rds => &[ResourceType::Route],
-        Which::Cds => &[ResourceType::Cluster],
-        Which::Eds => &[ResourceType::Endpoint],
-        Which::All => &ResourceType::ALL,
+    let kinds: Vec<ResourceType> = match arguments.kind {
+        Which::Lds => vec![ResourceType::Listener],
+        Which::Rds => vec![ResourceType::Route],
+        Which::Cds => vec![ResourceType::Cluster],
+        Which::Eds => vec![ResourceType::Endpoint],
+        Which::All => ResourceType::in_views().collect(),
     };
     let mut shown = Map::new();
     for kind in kinds {
-        shown.insert(kind.as_str().into(), resources(&view, *kind));
+        shown.insert(kind.as_str().into(), resources(&view, kind));
     }
     Ok(Value::Object(shown))
 }

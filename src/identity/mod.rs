@@ -16,17 +16,7 @@ pub mod serial;
 pub mod service;
 pub mod token;
 
-use std::sync::Arc;
-
-use jiff::Timestamp;
-
-/// Returns what time it is.
-pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
-
-/// Returns the machine's clock, for everything that is not a test.
-pub fn system_clock() -> Clock {
-    Arc::new(Timestamp::now)
-}
+pub use crate::clock::{Clock, system_clock};
 
 /// Whether a name may be part of a SPIFFE id: it has the letters of DNS names, and `_`.
 ///

@@ -8,7 +8,13 @@ use prometheus_client::{metrics::histogram::Histogram, registry::Registry};
 use serde::Serialize;
 use smol_str::SmolStr;
 
-use crate::{api::ObjectKey, xds::ledger::Observer};
+use crate::{
+    api::ObjectKey,
+    xds::{
+        ledger::{Listener, ProxyConnection},
+        session::Event,
+    },
+};
 
 /// How many changes are remembered.
 const REMEMBERED: usize = 256;
@@ -128,13 +134,15 @@ impl Convergence {
     }
 }
 
-impl Observer for Convergence {
-    fn current(&self, proxy: &str, generation: u64) {
-        self.acknowledged(proxy, generation, Timestamp::now());
+impl Listener for Convergence {
+    fn recorded(&self, connection: &ProxyConnection, event: &Event, now: Timestamp) {
+        if let Event::Current { generation } = event {
+            self.acknowledged(&connection.proxy, *generation, now);
+        }
     }
 
-    fn disconnected(&self, proxy: &str) {
-        self.gone(proxy, Timestamp::now());
+    fn disconnected(&self, connection: &ProxyConnection, now: Timestamp) {
+        self.gone(&connection.proxy, now);
     }
 }
 

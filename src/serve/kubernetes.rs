@@ -67,7 +67,7 @@ fn start_controllers(
 }
 
 fn start_status(server: &ApiServer, settings: &Settings, runtime: &Runtime, leader: watch::Receiver<bool>) {
-    let inputs = status::Inputs { findings: runtime.findings.subscribe(), ledger: Arc::clone(&runtime.ledger), leader };
+    let inputs = status::Inputs { findings: runtime.findings.subscribe(), refusals: runtime.ledger.refused_objects().subscribe(), leader };
     let settings = status::Settings {
         client: server.client.clone(),
         cluster: server.cluster.clone(),

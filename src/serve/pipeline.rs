@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, future::pending, pin::pin, sync::Arc};
 
-use jiff::Timestamp;
 use smol_str::SmolStr;
 use tokio::{sync::watch, time::Instant};
 use tokio_stream::{Stream, StreamExt};
@@ -17,6 +16,7 @@ use super::{
 };
 use crate::{
     api::{Kind, Object, ObjectKey, mesh_config::MeshConfig},
+    clock::Clock,
     mesh::{engine::Engine, validate, world::World},
     source::{Change, Loss, SourceEvent, debounce::Debounce},
     timer::until,
@@ -39,6 +39,8 @@ pub(super) struct Pipeline {
     convergence: Arc<Convergence>,
     /// Shows each published world.
     worlds: watch::Sender<Arc<World>>,
+    /// Tells when a change was published.
+    clock: Clock,
     /// Counts.
     metrics: PipelineMetrics,
     /// The sources that are not trusted now.
@@ -56,6 +58,7 @@ impl Pipeline {
             readiness: runtime.readiness.clone(),
             convergence: Arc::clone(&runtime.convergence),
             worlds: runtime.worlds.clone(),
+            clock: Arc::clone(&runtime.clock),
             metrics: runtime.metrics.pipeline.clone(),
             untrusted: BTreeMap::new(),
         }
@@ -140,7 +143,7 @@ impl Pipeline {
         let making = started.elapsed();
         let world = applied.world;
         let generation = world.generation;
-        let now = Timestamp::now();
+        let now = (self.clock)();
         let seen = now.checked_sub(since.elapsed()).unwrap_or(now);
         let published = self.classes.prepare(Arc::clone(&world), &applied.touched);
         self.metrics.count_batch(kinds.len(), applied.recomputed, &published, started.elapsed());

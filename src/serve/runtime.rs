@@ -23,10 +23,7 @@ use crate::{
     mesh::world::World,
     status::StatusMetrics,
     webhook::{admission::AdmissionMetrics, inject::InjectionMetrics},
-    xds::{
-        classes::Classes,
-        ledger::{DeliveryMetrics, Ledger},
-    },
+    xds::{classes::Classes, ledger::Ledger, metrics::DeliveryMetrics},
 };
 
 /// What the parts share.
@@ -80,7 +77,7 @@ impl Runtime {
         let convergence = Arc::new(Convergence::default());
         let delivery = DeliveryMetrics::default();
         delivery.register(registry);
-        let ledger = Arc::new(Ledger::observed(delivery, Arc::<Convergence>::clone(&convergence)));
+        let ledger = Arc::new(Ledger::new(delivery).with_listener(Arc::<Convergence>::clone(&convergence)));
         let debug = Arc::new(DebugState {
             instance: settings.instance.name().to_owned(),
             cluster: SmolStr::new(&settings.mesh.cluster_id),

@@ -11,7 +11,7 @@ use crate::{
     identity::{ca::IssuePolicy, key::KeyType},
     source::{debounce, kubernetes},
     webhook::inject,
-    xds::rollout,
+    xds::session,
 };
 
 /// The settings of one control plane.
@@ -38,7 +38,7 @@ pub struct Settings {
     /// How changes are gathered into batches.
     pub debounce: debounce::Settings,
     /// The order of rollouts.
-    pub rollout: rollout::Settings,
+    pub rollout: session::Settings,
 }
 
 /// One control plane among others.

@@ -38,11 +38,9 @@ use crate::{
     api::{Diagnostic, Kind, ObjectKey},
     metrics::ExactCounter,
     timer::until,
-    xds::ledger::Ledger,
+    xds::ledger::Refusal,
 };
 
-/// How often the refusals of proxies are read.
-const LOOK: Duration = Duration::from_secs(2);
 /// The time between two objects, since the API server has other callers.
 const PACE: Duration = Duration::from_millis(100);
 /// The most Events about an object at a time. The condition has all lines.
@@ -70,7 +68,7 @@ pub struct Inputs {
     /// All current findings.
     pub findings: watch::Receiver<Arc<Vec<Diagnostic>>>,
     /// The refusals of proxies.
-    pub ledger: Arc<Ledger>,
+    pub refusals: watch::Receiver<Arc<[Refusal]>>,
     /// Whether this replica is the leader.
     pub leader: watch::Receiver<bool>,
 }
@@ -104,37 +102,27 @@ impl Writer {
             if inputs.leader.wait_for(|leader| *leader).await.is_err() {
                 return;
             }
-            let Inputs { findings, ledger, leader } = &mut inputs;
+            let Inputs { findings, refusals, leader } = &mut inputs;
             tokio::select! {
-                () = self.lead(findings, ledger) => return,
+                () = self.lead(findings, refusals) => return,
                 () = lost(leader) => {}
             }
         }
     }
 
     /// Writes as the leader, and takes over what an earlier leader wrote.
-    async fn lead(&self, findings: &mut watch::Receiver<Arc<Vec<Diagnostic>>>, ledger: &Ledger) {
+    async fn lead(&self, findings: &mut watch::Receiver<Arc<Vec<Diagnostic>>>, refusals: &mut watch::Receiver<Arc<[Refusal]>>) {
         let mut queue = WorkQueue::default();
         self.adopt(&mut queue).await;
-        let mut look = tokio::time::interval(LOOK);
         findings.mark_changed();
-        let mut refused = Vec::new();
-        let mut stand = Arc::default();
         loop {
             tokio::select! {
-                changed = findings.changed() => {
+                changed = either(findings.changed(), refusals.changed()) => {
                     if changed.is_err() {
                         return;
                     }
-                    stand = Arc::clone(&findings.borrow_and_update());
-                    queue.set_reports(reports(&stand, &refused, &self.settings.cluster), Instant::now());
-                }
-                _ = look.tick() => {
-                    let now = ledger.refusals();
-                    if now != refused {
-                        refused = now;
-                        queue.set_reports(reports(&stand, &refused, &self.settings.cluster), Instant::now());
-                    }
+                    let (findings, refusals) = (findings.borrow_and_update(), refusals.borrow_and_update());
+                    queue.set_reports(reports(&findings, &refusals, &self.settings.cluster), Instant::now());
                 }
                 () = until(queue.due()) => {
                     if let Some((key, write)) = queue.next(Instant::now()) {
@@ -229,6 +217,14 @@ impl StatusMetrics {
     /// Registers all of them.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("istiod_lite_status_writes", "Conditions and Events about users' objects, by result", self.writes.clone());
+    }
+}
+
+/// Completes with the first of two.
+async fn either<T>(one: impl Future<Output = T>, other: impl Future<Output = T>) -> T {
+    tokio::select! {
+        done = one => done,
+        done = other => done,
     }
 }
 

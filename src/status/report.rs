@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use smol_str::SmolStr;
 
 use crate::{
-    api::{Diagnostic, Kind, ObjectKey, Severity},
+    api::{Diagnostic, ObjectKey, Severity},
     xds::ledger::Refusal,
 };
 
@@ -51,10 +51,9 @@ pub(super) fn reports(findings: &[Diagnostic], refusals: &[Refusal], cluster: &S
         let Some(object) = finding.object.as_ref().filter(|object| object.cluster == *cluster) else { continue };
         lines.entry(object.clone()).or_default().push(Line::of(finding));
     }
-    for refusal in refusals {
-        let Some(object) = key(&refusal.object, cluster) else { continue };
+    for refusal in refusals.iter().filter(|refusal| refusal.object.cluster == *cluster) {
         let message = shortened(format!("proxies refuse what is made of it ({}): {}", refusal.kind.as_str(), refusal.error));
-        lines.entry(object).or_default().push(Line { reason: Reason::RefusedByProxies, field: String::new(), message });
+        lines.entry(refusal.object.clone()).or_default().push(Line { reason: Reason::RefusedByProxies, field: String::new(), message });
     }
     lines.into_iter().map(|(object, lines)| (object, Report::new(lines))).collect()
 }
@@ -114,13 +113,6 @@ impl Reason {
     }
 }
 
-// `Kind/namespace/name`, as the ledger names objects.
-fn key(name: &str, cluster: &SmolStr) -> Option<ObjectKey> {
-    let mut parts = name.splitn(3, '/');
-    let (kind, namespace, name) = (Kind::from_text(parts.next()?)?, parts.next()?, parts.next()?);
-    Some(ObjectKey { cluster: cluster.clone(), kind, namespace: namespace.into(), name: name.into() })
-}
-
 fn shortened(mut text: String) -> String {
     if let Some((cut, _)) = text.char_indices().take_while(|(at, _)| *at <= LONGEST).last().filter(|_| text.len() > LONGEST) {
         text.truncate(cut);
@@ -132,7 +124,10 @@ fn shortened(mut text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{api::Location, xds::resource_type::ResourceType};
+    use crate::{
+        api::{Kind, Location},
+        xds::resource_type::ResourceType,
+    };
 
     fn object(name: &str) -> ObjectKey {
         ObjectKey { cluster: "c".into(), kind: Kind::VirtualService, namespace: "shop".into(), name: name.into() }
@@ -142,7 +137,7 @@ mod tests {
     fn the_gravest_line_decides_and_each_is_said_once() {
         let doubt = Diagnostic::warning("spec.hosts", "doubtful").of(&object("a"));
         let wrong = Diagnostic::error("spec", "wrong").of(&object("a"));
-        let refused = Refusal { object: "VirtualService/shop/b".into(), kind: ResourceType::Route, error: "no".into() };
+        let refused = Refusal { object: object("b"), kind: ResourceType::Route, error: "no".into() };
         let all = reports(&[doubt.clone(), wrong, doubt], &[refused.clone(), refused], &"c".into());
         assert_eq!(all.keys().collect::<Vec<_>>(), [&object("a"), &object("b")]);
         let a = &all[&object("a")];
@@ -157,8 +152,9 @@ mod tests {
         let file = Diagnostic::error("", "x").of(&object("a")).at(&Location { file: "a.yaml".into(), document: 1 });
         let nameless = Diagnostic::error("", "x");
         let elsewhere = Diagnostic::error("", "x").of(&ObjectKey { cluster: "d".into(), ..object("a") });
-        let odd = Refusal { object: "Odd/shop/b".into(), kind: ResourceType::Route, error: "no".into() };
-        assert_eq!(reports(&[file, nameless, elsewhere], &[odd], &"c".into()), BTreeMap::new());
+        let refused_elsewhere =
+            Refusal { object: ObjectKey { cluster: "d".into(), ..object("b") }, kind: ResourceType::Route, error: "no".into() };
+        assert_eq!(reports(&[file, nameless, elsewhere], &[refused_elsewhere], &"c".into()), BTreeMap::new());
     }
 
     #[test]

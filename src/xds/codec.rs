@@ -147,7 +147,7 @@ impl GrpcFrame {
         put_header(2, self.resource_length(resource), &mut self.buffer);
         if self.form == Form::Delta {
             put_string(3, &resource.name, &mut self.buffer);
-            put_string(1, &format!("{}", resource.version), &mut self.buffer);
+            put_string(1, &resource.version.on_wire(), &mut self.buffer);
             put_header(2, any_length(resource), &mut self.buffer);
         }
         put_string(1, resource.kind.type_url(), &mut self.buffer);
@@ -156,7 +156,7 @@ impl GrpcFrame {
         }
         if resource.body.len() > REFERRED {
             self.flush();
-            self.ready.push_back(resource.body.clone());
+            self.ready.push_back(resource.body.bytes().clone());
         } else {
             self.buffer.put_slice(&resource.body);
         }
@@ -166,13 +166,6 @@ impl GrpcFrame {
     }
 
     fn end(&mut self) {
-        if self.response.blank {
-            put_header(2, self.blank_length(), &mut self.buffer);
-            if self.form == Form::Delta {
-                put_header(2, string_length(&self.response.type_url), &mut self.buffer);
-            }
-            put_string(1, &self.response.type_url, &mut self.buffer);
-        }
         put_string(4, &self.response.type_url, &mut self.buffer);
         put_string(5, &self.response.nonce, &mut self.buffer);
         for name in &self.response.removed {
@@ -190,22 +183,16 @@ impl GrpcFrame {
     }
 
     fn length(&self) -> usize {
-        let Response { type_url, nonce, version, resources, blank, removed, .. } = &self.response;
+        let Response { type_url, nonce, version, resources, removed, .. } = &self.response;
         let resources: usize = resources.iter().map(|resource| field_length(self.resource_length(resource))).sum();
         let removed: usize = removed.iter().map(|name| field_length(name.len())).sum();
-        let blank = if *blank { field_length(self.blank_length()) } else { 0 };
-        string_length(version) + resources + blank + string_length(type_url) + string_length(nonce) + removed
-    }
-
-    fn blank_length(&self) -> usize {
-        let any = string_length(&self.response.type_url);
-        if self.form == Form::Delta { field_length(any) } else { any }
+        string_length(version) + resources + string_length(type_url) + string_length(nonce) + removed
     }
 
     fn resource_length(&self, resource: &Resource) -> usize {
         match self.form {
             Form::Sotw => any_length(resource),
-            Form::Delta => string_length(&resource.name) + field_length(16) + field_length(any_length(resource)),
+            Form::Delta => string_length(&resource.name) + string_length(&resource.version.on_wire()) + field_length(any_length(resource)),
         }
     }
 }
@@ -244,12 +231,12 @@ mod tests {
     use prost::Message;
 
     use super::*;
-    use crate::xds::{resource::ContentHash, resource_type::ResourceType, session::tests::resource};
+    use crate::xds::{resource::ContentHash, resource_type::ResourceType, session::tests::resource, stand_in::stand_in};
 
     fn response() -> Response {
         let sized = |name: &str, size: usize| {
-            let body = Bytes::from(vec![7; size]);
-            Arc::new(Resource { body, version: ContentHash(size as u64), ..resource(ResourceType::Cluster, name, 1) })
+            let body = vec![7; size].into();
+            Arc::new(Resource { body, version: ContentHash(size as u64 + 1), ..resource(ResourceType::Cluster, name, 1) })
         };
         Response {
             kind: Some(ResourceType::Cluster),
@@ -258,7 +245,6 @@ mod tests {
             version: "v".into(),
             resources: vec![sized("empty", 0), sized("small", 300), sized("large", 300_000), sized("last", 5)],
             removed: vec!["gone".into(), "away".into()],
-            ..Response::default()
         }
     }
 
@@ -281,7 +267,7 @@ mod tests {
         assert_eq!(delta.removed_resources, ["gone", "away"]);
         for (got, want) in delta.resources.iter().zip(&expected.resources) {
             assert_eq!((got.name.as_str(), got.version.clone()), (want.name.as_str(), want.version.to_string()));
-            assert_eq!(got.resource.as_ref().unwrap().value, want.body);
+            assert_eq!(got.resource.as_ref().unwrap().value[..], want.body[..]);
         }
         let sotw: DiscoveryResponse = message(Form::Sotw);
         assert_eq!((sotw.version_info.as_str(), sotw.type_url.as_str()), ("v", ResourceType::Cluster.type_url()));
@@ -290,15 +276,22 @@ mod tests {
 
     #[test]
     fn a_blank_resource_has_its_type() {
-        let response = || Response { type_url: "type.googleapis.com/some.Type".into(), blank: true, ..Response::default() };
+        let kind = ResourceType::NameTable;
+        let response = Response {
+            kind: Some(kind),
+            type_url: kind.type_url().into(),
+            resources: stand_in(kind, "").into_iter().collect(),
+            ..Response::default()
+        };
         let wire = |form| {
-            let mut frame = GrpcFrame::new(form, response());
+            let mut frame = GrpcFrame::new(form, response.clone());
             std::iter::from_fn(|| frame.next_chunk()).collect::<Vec<_>>().concat()
         };
         let sotw = DiscoveryResponse::decode(&wire(Form::Sotw)[5..]).unwrap();
-        assert_eq!((sotw.resources.len(), sotw.resources[0].type_url.as_str()), (1, "type.googleapis.com/some.Type"));
+        assert_eq!((sotw.resources.len(), sotw.resources[0].type_url.as_str()), (1, kind.type_url()));
         let delta = DeltaDiscoveryResponse::decode(&wire(Form::Delta)[5..]).unwrap();
-        assert_eq!(delta.resources[0].resource.as_ref().unwrap().type_url, "type.googleapis.com/some.Type");
+        assert_eq!(delta.resources[0].resource.as_ref().unwrap().type_url, kind.type_url());
+        assert_eq!((delta.resources[0].version.as_str(), delta.resources[0].name.as_str()), ("", ""));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use envoy_types::pb::{
 use prost::Name;
 use smol_str::SmolStr;
 
-use super::{resource::Resource, resource_type::ResourceType, session, view::View};
+use super::{resource::Resource, resource_type::ResourceType, stand_in::stand_in, view::View};
 
 /// The sections, in the order in which Envoy has them; endpoints only on demand, as with Envoy.
 pub fn sections(view: &View, include_endpoints: bool) -> Vec<Any> {
@@ -39,13 +39,10 @@ pub fn resources(view: &View, kind: ResourceType) -> Vec<Any> {
     match kind {
         ResourceType::Route => {
             // A class shares more route tables than one proxy's listeners ask for; one that is missing is sent empty.
-            let asked = view.iter(ResourceType::Listener).flat_map(|listener| listener.routes.iter());
+            let asked = view.iter(ResourceType::Listener).flat_map(|listener| listener.references_to(kind));
             let asked: BTreeSet<&SmolStr> = asked.collect();
-            let table = |name: &SmolStr| match view.get(kind, name) {
-                Some(resource) => any(resource),
-                None => any(&session::empty_route_configuration(name)),
-            };
-            asked.into_iter().map(table).collect()
+            let table = |name: &SmolStr| view.get(kind, name).cloned().or_else(|| stand_in(kind, name));
+            asked.into_iter().filter_map(table).map(|table| any(&table)).collect()
         }
         _ => view.iter(kind).map(|resource| any(resource)).collect(),
     }
@@ -103,7 +100,8 @@ mod tests {
 
     #[test]
     fn route_tables_are_those_that_the_listeners_ask_for() {
-        let asking = Resource { routes: Arc::new(["80".into(), "gone".into()]), ..listener("l", 1, &[]) };
+        let references = Arc::new([(ResourceType::Route, "80".into()), (ResourceType::Route, "gone".into())]);
+        let asking = Resource { references, ..listener("l", 1, &[]) };
         let view = view(1, [cluster("c", 1), endpoint("c", 1), asking, route("80", 1, &[]), route("9090", 1, &[])]);
         let dump = sections(&view, false);
         let names: Vec<&str> = dump.iter().map(|any| any.type_url.rsplit('.').next().unwrap()).collect();

@@ -24,6 +24,13 @@ pub struct Node {
     pub has_proxy_config: bool,
 }
 
+/// A proxy, with who it is proven to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proven {
+    node: Arc<Node>,
+    caller: Caller,
+}
+
 /// Who a client of the debug types says it is: less than a proxy must say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
@@ -90,11 +97,29 @@ impl Node {
             }),
         })
     }
+}
 
-    /// Whether a caller may ask for this proxy's configuration: its namespace is the proxy's, and its service account
-    /// too where the proxy names one (contract §2.6). Nothing is held against a caller on the plaintext port.
-    pub fn agrees_with(&self, caller: &Caller) -> bool {
-        agrees(&self.proxy.namespace, &self.proxy.service_account, caller)
+impl Proven {
+    /// Joins a proxy with who its caller is proven to be; `None` when the caller may not ask for this proxy's
+    /// configuration. It may when its namespace is the proxy's, and its service account too where the proxy names one
+    /// (contract §2.6). Nothing is held against a caller on the plaintext port.
+    pub fn new(node: Arc<Node>, caller: Caller) -> Option<Self> {
+        agrees(&node.proxy.namespace, &node.proxy.service_account, &caller).then_some(Self { node, caller })
+    }
+
+    /// A proxy on the plaintext port, of which nothing is proven.
+    pub fn anonymous(node: Arc<Node>) -> Self {
+        Self { node, caller: Caller::Anonymous }
+    }
+
+    /// Returns the proxy by its own account.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// Returns who the caller is proven to be. Secrets are for nobody else.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
     }
 }
 
@@ -114,7 +139,7 @@ impl Claim {
         Self { namespace, service_account: metadata.name("SERVICE_ACCOUNT").unwrap_or_default() }
     }
 
-    /// As [`Node::agrees_with`].
+    /// Whether a caller may ask in this name; as [`Proven::new`].
     pub fn agrees_with(&self, caller: &Caller) -> bool {
         agrees(&self.namespace, &self.service_account, caller)
     }
@@ -290,8 +315,10 @@ mod tests {
         };
         let unnamed = Node::parse(&node("sidecar~1.1.1.1~a.shop~shop.svc", &[])).unwrap();
         let named = Node::parse(&node("sidecar~1.1.1.1~a.shop~shop.svc", &[("SERVICE_ACCOUNT", text("reviews"))])).unwrap();
-        assert!(unnamed.agrees_with(&caller("shop", "any")) && !unnamed.agrees_with(&caller("bank", "any")));
-        assert!(named.agrees_with(&caller("shop", "reviews")) && !named.agrees_with(&caller("shop", "other")));
+        let is_proven =
+            |node: &Node, namespace, service_account| Proven::new(Arc::new(node.clone()), caller(namespace, service_account)).is_some();
+        assert!(is_proven(&unnamed, "shop", "any") && !is_proven(&unnamed, "bank", "any"));
+        assert!(is_proven(&named, "shop", "reviews") && !is_proven(&named, "shop", "other"));
     }
 
     #[test]

@@ -62,13 +62,8 @@ mod tests {
     fn each_type_has_a_value_of_its_own() {
         let mut words = PerType::from_fn(ResourceType::as_str);
         words[ResourceType::Listener] = "changed";
-        let expected = [
-            (ResourceType::Cluster, "cds"),
-            (ResourceType::Endpoint, "eds"),
-            (ResourceType::Listener, "changed"),
-            (ResourceType::Route, "rds"),
-        ];
+        let expected = ResourceType::ALL.map(|kind| (kind, if kind == ResourceType::Listener { "changed" } else { kind.as_str() }));
         assert_eq!(words.iter().map(|(kind, word)| (kind, *word)).collect::<Vec<_>>(), expected);
-        assert_eq!(words.map(str::len).values().copied().collect::<Vec<_>>(), [3, 3, 7, 3]);
+        assert_eq!(words.map(str::len).values().copied().collect::<Vec<_>>(), [3, 3, 7, 3, 3]);
     }
 }

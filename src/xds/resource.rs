@@ -1,9 +1,9 @@
-//! A resource as it is stored and sent: encoded once, named, hashed, with its origin.
+//! A resource as it is stored and sent: encoded once, named, hashed, with its origins.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, ops::Deref, sync::Arc};
 
 use bytes::Bytes;
-use smol_str::SmolStr;
+use smol_str::{SmolStr, format_smolstr};
 
 use super::resource_type::ResourceType;
 use crate::mesh::model::Origin;
@@ -12,26 +12,40 @@ use crate::mesh::model::Origin;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ContentHash(pub u64);
 
+/// The canonical encoding of a message. It may hold secrets, so it is never printed.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Body(Bytes);
+
 /// One encoded resource. Shared by all proxies that are sent it.
 #[derive(Clone, Debug)]
 pub struct Resource {
-    /// Which type.
+    /// Its type.
     pub kind: ResourceType,
     /// Its name.
     pub name: SmolStr,
-    /// Hash over `body`.
+    /// The hash over `body`.
     pub version: ContentHash,
-    /// Canonical encoding of the message (the `value` of the Any).
-    pub body: Bytes,
-    /// Clusters that this resource sends traffic to: of a RouteConfiguration all that its routes name; of a
-    /// Listener those that TCP chains and inline routes name. Sorted.
-    pub clusters: Arc<[SmolStr]>,
-    /// Route configurations that this Listener subscribes to. Sorted.
-    pub routes: Arc<[SmolStr]>,
-    /// For a Cluster: whether it takes its endpoints from EDS (under its own name).
-    pub eds: bool,
-    /// The objects that it came from, sorted.
+    /// The message (the `value` of the `Any`).
+    pub body: Body,
+    /// The resources that the proxy must have to use this one, by type and name, sorted: of a cluster its endpoints when
+    /// they come by EDS; of a listener the route tables that it subscribes to, and the clusters that its TCP chains and
+    /// inline routes name; of a route table the clusters that its routes name.
+    pub references: Arc<[(ResourceType, SmolStr)]>,
+    /// The objects that it was made from, sorted.
     pub origins: Arc<[Origin]>,
+}
+
+impl Resource {
+    /// Returns the names of the resources of one type that it refers to, sorted.
+    pub fn references_to(&self, kind: ResourceType) -> impl Iterator<Item = &SmolStr> {
+        let start = self.references.partition_point(|(other, _)| *other < kind);
+        self.references[start..].iter().take_while(move |(other, _)| *other == kind).map(|(_, name)| name)
+    }
+
+    /// Whether it refers to the resource of that type and name.
+    pub fn refers_to(&self, kind: ResourceType, name: &str) -> bool {
+        self.references.binary_search_by(|(other, named)| (*other, named.as_str()).cmp(&(kind, name))).is_ok()
+    }
 }
 
 // Equal content has equal hashes: the bytes need not be compared.
@@ -40,6 +54,43 @@ impl PartialEq for Resource {
         (self.version, self.kind, &self.name, &self.origins) == (other.version, other.kind, &other.name, &other.origins)
     }
 }
+
+// === impl Body ===
+
+impl Body {
+    /// Returns the bytes, shared.
+    pub fn bytes(&self) -> &Bytes {
+        &self.0
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self(bytes)
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(bytes.into())
+    }
+}
+
+impl Deref for Body {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<{} bytes>", self.0.len())
+    }
+}
+
+// === impl ContentHash ===
 
 // Sixteen hex digits: the form in which versions travel.
 impl fmt::Display for ContentHash {
@@ -55,8 +106,52 @@ impl fmt::Debug for ContentHash {
 }
 
 impl ContentHash {
+    /// Stands where there is no content to hash.
+    pub const NONE: Self = Self(0);
+
+    /// Returns the version as it travels: empty when there is none.
+    pub fn on_wire(self) -> SmolStr {
+        if self == Self::NONE { SmolStr::default() } else { format_smolstr!("{self}") }
+    }
+
     /// Reads what [`Display`](fmt::Display) wrote; `None` for anything else (another control plane's version).
     pub fn parse(text: &str) -> Option<Self> {
         (text.len() == 16).then(|| u64::from_str_radix(text, 16).ok().map(Self)).flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_is_never_printed() {
+        let secret = Resource {
+            kind: ResourceType::Cluster,
+            name: "a".into(),
+            version: ContentHash(1),
+            body: b"a private key".to_vec().into(),
+            references: Arc::default(),
+            origins: Arc::default(),
+        };
+        let shown = format!("{secret:?} {:?}", secret.body);
+        assert!(shown.contains("<13 bytes>") && !shown.contains("private") && !shown.contains("97, 32"), "{shown}");
+    }
+
+    #[test]
+    fn references_are_told_apart_by_type() {
+        let references = [(ResourceType::Cluster, "a"), (ResourceType::Cluster, "b"), (ResourceType::Route, "a")];
+        let resource = Resource {
+            kind: ResourceType::Listener,
+            name: "l".into(),
+            version: ContentHash(1),
+            body: Body::default(),
+            references: references.iter().map(|(kind, name)| (*kind, SmolStr::new(name))).collect(),
+            origins: Arc::default(),
+        };
+        let named = |kind| resource.references_to(kind).map(SmolStr::as_str).collect::<Vec<_>>();
+        assert_eq!((named(ResourceType::Cluster), named(ResourceType::Endpoint)), (vec!["a", "b"], vec![]));
+        assert_eq!(named(ResourceType::Route), ["a"]);
+        assert!(resource.refers_to(ResourceType::Cluster, "b") && !resource.refers_to(ResourceType::Route, "b"));
     }
 }

@@ -3,7 +3,7 @@
 //! A type is added as a variant, its place in [`ResourceType::ALL`] and its [`Traits`]; whoever keeps something for each
 //! type keeps a [`PerType`](super::per_type::PerType), which grows with the list.
 
-use self::ResourceType::{Cluster, Endpoint, Listener, Route};
+use self::ResourceType::{Cluster, Endpoint, Listener, NameTable, Route};
 
 /// A resource type, in the order in which a push speaks of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -16,6 +16,9 @@ pub enum ResourceType {
     Listener,
     /// `envoy.config.route.v3.RouteConfiguration`
     Route,
+    /// `istio.networking.nds.v1.NameTable`: what pilot-agent resolves names by when it captures DNS. It is not ready
+    /// before it has a table; with an empty one it asks the resolvers of its pod for every name.
+    NameTable,
 }
 
 /// What delivery has to know of a type.
@@ -26,40 +29,54 @@ struct Traits {
     word: &'static str,
     /// As in the keys of istiod's `/debug/syncz`.
     noun: &'static str,
+    is_in_views: bool,
     is_wildcard: bool,
+    is_removed_by_name: bool,
+    is_drained: bool,
     has_names_in_errors: bool,
     awaits: Option<ResourceType>,
-    warms: Option<ResourceType>,
+    warms_with: Option<ResourceType>,
     named_by: Option<ResourceType>,
 }
 
 impl ResourceType {
     /// All of them, in push order.
-    pub const ALL: [Self; 4] = [Cluster, Endpoint, Listener, Route];
+    pub const ALL: [Self; 5] = [Cluster, Endpoint, Listener, Route, NameTable];
 
-    /// The type for a type URL; `None` for types that are not served.
+    /// Returns those that views have content of, in push order.
+    pub fn in_views() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|kind| kind.is_in_views())
+    }
+
+    /// Returns the type for a type URL; `None` for types that the server does not know.
     pub fn from_type_url(url: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.type_url() == url)
     }
 
-    /// The type URL on the wire.
+    /// Returns the type URL on the wire.
     pub const fn type_url(self) -> &'static str {
         self.traits().type_url
     }
 
-    /// The full name of its message.
+    /// Returns the full name of its message.
     pub fn message(self) -> &'static str {
         self.type_url().trim_start_matches("type.googleapis.com/")
     }
 
-    /// The short name that metrics and the command line use, such as `cds`.
+    /// Returns the short name that metrics and the command line use, such as `cds`.
     pub const fn as_str(self) -> &'static str {
         self.traits().word
     }
 
-    /// The word for one resource of the type, such as `cluster`.
+    /// Returns the word for one resource of the type, such as `cluster`.
     pub const fn noun(self) -> &'static str {
         self.traits().noun
+    }
+
+    /// Whether views have content of the type. Requests for other types are answered, so that nobody waits, with what
+    /// stands in for the content.
+    pub const fn is_in_views(self) -> bool {
+        self.traits().is_in_views
     }
 
     /// Whether a subscription without names means all. State of the world then repeats all of the type in every
@@ -68,23 +85,45 @@ impl ResourceType {
         self.traits().is_wildcard
     }
 
+    /// Whether incremental xDS says that a resource is gone by its name. Else the client is sent what stands in for it:
+    /// Envoy does not open a listener before it has the route table that the listener asks for.
+    pub const fn is_removed_by_name(self) -> bool {
+        self.traits().is_removed_by_name
+    }
+
+    /// Whether Envoy goes on using the resource for a while after it was replaced or removed.
+    pub const fn is_drained(self) -> bool {
+        self.traits().is_drained
+    }
+
     /// Whether Envoy's error messages name the resources that it refuses. Of the other types it names none, and their
     /// names (`80`) would be found by chance.
     pub const fn has_names_in_errors(self) -> bool {
         self.traits().has_names_in_errors
     }
 
-    /// The type that a resource of this type waits for when it refers to new resources of it: make before break.
+    /// Returns the type that a resource of this type waits for when it refers to new resources of it: make before break.
     pub const fn awaits(self) -> Option<Self> {
         self.traits().awaits
     }
 
-    /// The type whose resource of the same name Envoy waits for before it uses a new or changed one of this type.
-    pub const fn warms_with(self) -> Option<Self> {
-        self.traits().warms
+    /// Whether resources of other types wait for those of this one.
+    pub fn is_awaited(self) -> bool {
+        Self::ALL.into_iter().any(|kind| kind.awaits() == Some(self))
     }
 
-    /// The type whose resources name those of this type that a proxy asks for; `None` for wildcard types.
+    /// Returns the type that Envoy waits for before it uses a new or changed resource of this one, as far as the
+    /// resource refers to it.
+    pub const fn warms_with(self) -> Option<Self> {
+        self.traits().warms_with
+    }
+
+    /// Returns the type whose new or changed resources wait for those of this one.
+    pub fn warms(self) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.warms_with() == Some(self))
+    }
+
+    /// Returns the type whose resource of the same name makes the proxy ask for one of this type.
     pub const fn named_by(self) -> Option<Self> {
         self.traits().named_by
     }
@@ -95,41 +134,66 @@ impl ResourceType {
                 type_url: "type.googleapis.com/envoy.config.cluster.v3.Cluster",
                 word: "cds",
                 noun: "cluster",
+                is_in_views: true,
                 is_wildcard: true,
+                is_removed_by_name: true,
+                is_drained: false,
                 has_names_in_errors: true,
                 awaits: None,
-                warms: Some(Endpoint),
+                warms_with: Some(Endpoint),
                 named_by: None,
             },
             Endpoint => &Traits {
                 type_url: "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
                 word: "eds",
                 noun: "endpoint",
+                is_in_views: true,
                 is_wildcard: false,
+                is_removed_by_name: true,
+                is_drained: false,
                 has_names_in_errors: false,
                 awaits: None,
-                warms: None,
+                warms_with: None,
                 named_by: Some(Cluster),
             },
             Listener => &Traits {
                 type_url: "type.googleapis.com/envoy.config.listener.v3.Listener",
                 word: "lds",
                 noun: "listener",
+                is_in_views: true,
                 is_wildcard: true,
+                is_removed_by_name: true,
+                is_drained: true,
                 has_names_in_errors: true,
                 awaits: Some(Cluster),
-                warms: None,
+                warms_with: None,
                 named_by: None,
             },
             Route => &Traits {
                 type_url: "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
                 word: "rds",
                 noun: "route",
+                is_in_views: true,
                 is_wildcard: false,
+                is_removed_by_name: false,
+                is_drained: false,
                 has_names_in_errors: false,
                 awaits: Some(Cluster),
-                warms: None,
-                named_by: Some(Listener),
+                warms_with: None,
+                named_by: None,
+            },
+            NameTable => &Traits {
+                type_url: "type.googleapis.com/istio.networking.nds.v1.NameTable",
+                word: "nds",
+                noun: "name_table",
+                is_in_views: false,
+                is_wildcard: false,
+                is_removed_by_name: true,
+                is_drained: false,
+                has_names_in_errors: false,
+                awaits: None,
+                warms_with: None,
+                named_by: None,
             },
         }
     }
@@ -153,6 +217,7 @@ mod tests {
         for kind in ResourceType::ALL {
             assert!(kind.awaits().is_none_or(|awaited| awaited < kind), "{kind:?}");
             assert!(kind.named_by().is_none_or(|naming| naming < kind), "{kind:?}");
+            assert!(kind.warms_with().is_none_or(|warming| warming.warms() == Some(kind)), "{kind:?}");
         }
     }
 }

@@ -1,17 +1,19 @@
 //! ADS over gRPC: one task per stream, which holds a session between the connection and the views.
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     future::{Ready, ready},
     net::SocketAddr,
     pin::pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use http::{HeaderValue, header::CONTENT_TYPE};
+use prost::Message;
 use tokio::{sync::mpsc, time};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming, body::Body, codegen::StdError, server::NamedService, transport::server::TcpConnectInfo};
@@ -22,18 +24,20 @@ use super::{
     codec::{Form, Outgoing, Responses},
     debug::{self, Inspector},
     ledger::{Entry, Ledger},
-    node::{Claim, Node},
-    rollout::Settings,
-    session::{Session, delta::DeltaSession, sotw::SotwSession},
-    view::{View, Views},
+    node::{Claim, Node, Proven},
+    session::{Delta, Event, Protocol, Request, Response, Session, Settings, Sotw},
+    view::Views,
 };
-use crate::mesh::model::Caller;
+use crate::{
+    clock::{Clock, system_clock},
+    mesh::model::Caller,
+};
 
 /// The path prefix of the service.
 const NAME: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
 
 /// How streams are served.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// The order of rollouts.
     pub rollout: Settings,
@@ -45,6 +49,8 @@ pub struct Options {
     pub anonymous_request_limit: usize,
     /// Ends all streams: the clients come back, to another replica.
     pub shutdown: CancellationToken,
+    /// The time of day, for the ledger.
+    pub clock: Clock,
 }
 
 /// The Aggregated Discovery Service. Expects the [`Caller`] in each request's extensions.
@@ -67,12 +73,7 @@ impl DiscoveryService {
         Self { inspector: Some(inspector), ..self }
     }
 
-    fn accept<S: Session + 'static, B>(
-        self,
-        form: Form,
-        request: http::Request<B>,
-        session: fn(Settings, View) -> S,
-    ) -> http::Response<Body>
+    fn accept<P: Protocol, B>(self, form: Form, request: http::Request<B>) -> http::Response<Body>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<StdError>,
@@ -92,8 +93,9 @@ impl DiscoveryService {
         let metrics = self.ledger.metrics().clone();
         let body = Responses::new(form, outgoing, metrics.send_time.clone());
         tokio::spawn(async move {
-            let stream = Stream { service: self, form, caller, peer, requests, responses: responses.clone(), debug_answers: 0 };
-            if let Err(status) = stream.run(session).await {
+            let debug_nonces = Nonces::default();
+            let stream = Stream::<P> { service: self, form, caller, peer, requests, responses: responses.clone(), debug_nonces };
+            if let Err(status) = stream.run().await {
                 if is_internal(&status) {
                     metrics.internal_errors.inc();
                 }
@@ -128,8 +130,8 @@ where
         let service = self.clone();
         let method = request.uri().path().strip_prefix('/').and_then(|path| path.strip_prefix(NAME));
         ready(Ok(match method {
-            Some("/DeltaAggregatedResources") => service.accept(Form::Delta, request, DeltaSession::new),
-            Some("/StreamAggregatedResources") => service.accept(Form::Sotw, request, SotwSession::new),
+            Some("/DeltaAggregatedResources") => service.accept::<Delta, _>(Form::Delta, request),
+            Some("/StreamAggregatedResources") => service.accept::<Sotw, _>(Form::Sotw, request),
             _ => Status::unimplemented("no such method").into_http(),
         }))
     }
@@ -143,51 +145,59 @@ impl Default for Options {
             request_limit: 128 << 20,
             anonymous_request_limit: 16 << 20,
             shutdown: CancellationToken::new(),
+            clock: system_clock(),
         }
     }
 }
 
 /// One client.
-struct Stream<R> {
+struct Stream<P: Protocol> {
     service: DiscoveryService,
     form: Form,
     caller: Caller,
     peer: Option<SocketAddr>,
-    requests: Streaming<R>,
+    requests: Streaming<P::Request>,
     responses: mpsc::Sender<Result<Outgoing, Status>>,
-    debug_answers: u64,
+    debug_nonces: Nonces,
 }
 
-impl<R: prost::Message + Default + 'static> Stream<R> {
-    async fn run<S: Session<Request = R>>(mut self, session: fn(Settings, View) -> S) -> Result<(), Status> {
+/// The nonces of the last debug answers.
+#[derive(Default)]
+struct Nonces {
+    made: u64,
+    recent: VecDeque<String>,
+}
+
+impl<P: Protocol> Stream<P> {
+    async fn run(mut self) -> Result<(), Status> {
         let shutdown = self.service.options.shutdown.clone();
         tokio::select! {
             () = shutdown.cancelled() => Err(going_away()),
-            result = self.converse(session) => result,
+            result = self.converse() => result,
         }
     }
 
-    async fn converse<S: Session<Request = R>>(&mut self, session: fn(Settings, View) -> S) -> Result<(), Status> {
-        let Some((node, first)) = self.introduction::<S>().await? else { return Ok(()) };
-        let node = Arc::new(node);
-        let mut entry = self.service.ledger.enter(&node, self.peer);
-        let mut views = self.service.views.attach(node);
+    async fn converse(&mut self) -> Result<(), Status> {
+        let Some((proven, first)) = self.introduction().await? else { return Ok(()) };
+        let clock = Arc::clone(&self.service.options.clock);
+        let entry = self.service.ledger.enter(proven.node(), self.peer, &clock);
+        let mut views = self.service.views.attach(&proven);
         let view = views.borrow_and_update().clone();
-        let mut session = session(self.service.options.rollout, view);
+        let mut session = Session::<P>::new(self.service.options.rollout, view);
         session.on_request(first, now());
         let responses = self.responses.clone();
         let mut more = true;
         let mut stale: Option<Instant> = None;
         let mut deadline = pin!(time::sleep_until(time::Instant::now()));
         loop {
-            note(&mut session, &mut entry);
+            record(session.take_events(), &entry, &clock);
             if let Some(at) = session.deadline() {
                 deadline.as_mut().reset(at.into());
             }
             tokio::select! {
                 biased;
                 request = self.requests.message() => match self.received(request)? {
-                    Some(request) if self.is_debug::<S>(&request) => self.answer_debug::<S>(&request).await?,
+                    Some(request) if self.is_debug(&request) => self.answer_debug(&request).await?,
                     Some(request) => {
                         session.on_request(request, now());
                         more = true;
@@ -209,7 +219,9 @@ impl<R: prost::Message + Default + 'static> Stream<R> {
                     let began = Instant::now();
                     match session.next(now()) {
                         Some(response) => {
-                            entry.sent(&response, began.elapsed());
+                            self.observe_push_time(&response, began.elapsed());
+                            // In the books before it is on its way, else its ACK could come first.
+                            record(session.take_events(), &entry, &clock);
                             permit.send(Ok(Outgoing::Resources(response)));
                         }
                         None => more = false,
@@ -221,37 +233,43 @@ impl<R: prost::Message + Default + 'static> Stream<R> {
 
     /// The first request that asks for configuration, with who the proxy is. What comes before it, reports of health
     /// and questions of command lines, makes nobody a proxy.
-    async fn introduction<S: Session<Request = R>>(&mut self) -> Result<Option<(Node, R)>, Status> {
+    async fn introduction(&mut self) -> Result<Option<(Proven, P::Request)>, Status> {
         let mut introduced = None;
         loop {
             let request = self.requests.message().await;
             let Some(mut request) = self.received(request)? else { return Ok(None) };
-            let node = S::node(&mut request);
-            if node.is_none() && S::type_url(&request).ends_with("istio.v1.HealthInformation") {
+            let node = request.take_node();
+            if node.is_none() && request.type_url().ends_with("istio.v1.HealthInformation") {
                 continue;
             }
             introduced = node.filter(|node| !node.id.is_empty()).or(introduced);
             let Some(node) = &introduced else { return Err(Status::invalid_argument("missing node information")) };
-            if self.is_debug::<S>(&request) {
-                self.permit(Claim::parse(node).agrees_with(&self.caller), &node.id)?;
-                self.answer_debug::<S>(&request).await?;
+            if self.is_debug(&request) {
+                let claim = Claim::parse(node);
+                claim.agrees_with(&self.caller).then_some(()).ok_or_else(|| self.refusal(&node.id))?;
+                self.answer_debug(&request).await?;
                 continue;
             }
             let node = Node::parse(node).map_err(|error| Status::invalid_argument(error.to_string()))?;
-            self.permit(node.agrees_with(&self.caller), &node.proxy.id)?;
-            return Ok(Some((node, request)));
+            let node = Arc::new(node);
+            let proven = Proven::new(Arc::clone(&node), self.caller.clone()).ok_or_else(|| self.refusal(&node.proxy.id))?;
+            return Ok(Some((proven, request)));
         }
     }
 
-    fn permit(&self, agrees: bool, proxy: &str) -> Result<(), Status> {
-        if !agrees {
-            tracing::warn!(proxy, caller = ?self.caller, "the caller is not the proxy that it asks for");
-            return Err(Status::permission_denied("authorization failed"));
-        }
-        Ok(())
+    fn refusal(&self, proxy: &str) -> Status {
+        tracing::warn!(proxy, caller = ?self.caller, "the caller is not the proxy that it asks for");
+        Status::permission_denied("authorization failed")
     }
 
-    fn received(&self, request: Result<Option<R>, Status>) -> Result<Option<R>, Status> {
+    fn observe_push_time(&self, response: &Response, took: Duration) {
+        if let Some(kind) = response.kind.filter(|kind| kind.is_in_views()) {
+            let push_time = &self.service.ledger.metrics().push_time;
+            push_time.get_or_create(&[("type", kind.as_str())]).observe(took.as_secs_f64());
+        }
+    }
+
+    fn received(&self, request: Result<Option<P::Request>, Status>) -> Result<Option<P::Request>, Status> {
         let request = request?;
         if let Some(request) = &request {
             let size = i64::try_from(request.encoded_len()).unwrap_or(i64::MAX);
@@ -261,31 +279,47 @@ impl<R: prost::Message + Default + 'static> Stream<R> {
         Ok(request)
     }
 
-    fn is_debug<S: Session<Request = R>>(&self, request: &R) -> bool {
-        self.service.inspector.is_some() && debug::is_debug(S::type_url(request))
+    fn is_debug(&self, request: &P::Request) -> bool {
+        self.service.inspector.is_some() && debug::is_debug(request.type_url())
     }
 
-    /// Whether a nonce is that of a debug answer. istioctl's first request has one too, of its own making.
-    fn is_taken(&self, nonce: &str) -> bool {
-        nonce.strip_prefix('d').and_then(|number| number.parse().ok()).is_some_and(|number: u64| number <= self.debug_answers)
-    }
-
-    async fn answer_debug<S: Session<Request = R>>(&mut self, request: &R) -> Result<(), Status> {
-        let Some(inspector) = self.service.inspector.clone().filter(|_| !self.is_taken(S::nonce(request))) else { return Ok(()) };
-        let type_url = S::type_url(request);
-        let answer = debug::answer(inspector.as_ref(), &self.caller, type_url, S::names(request))?;
-        self.debug_answers += 1;
-        let message = answer.encode(self.form, type_url, format!("d{}", self.debug_answers));
+    async fn answer_debug(&mut self, request: &P::Request) -> Result<(), Status> {
+        // What answers an answer asks for nothing. istioctl's first request has a nonce too, of its own making.
+        let asks = !self.debug_nonces.contains(request.nonce());
+        let Some(inspector) = self.service.inspector.clone().filter(|_| asks) else { return Ok(()) };
+        let type_url = request.type_url();
+        let answer = debug::answer(inspector.as_ref(), &self.caller, type_url, request.names())?;
+        let message = answer.encode(self.form, type_url, self.debug_nonces.next());
         // The client may have gone.
         let _ = self.responses.send(Ok(Outgoing::Message(message))).await;
         Ok(())
     }
 }
 
-fn note(session: &mut impl Session, entry: &mut Entry) {
-    session.events().iter().for_each(|event| entry.event(event));
-    entry.answered(session.states());
-    entry.progress(session.view().generation, session.is_current(), &session.refused());
+impl Nonces {
+    /// How many are remembered: more than a client has unanswered.
+    const RECENT: usize = 32;
+
+    fn next(&mut self) -> String {
+        self.made += 1;
+        let nonce = format!("d{}", self.made);
+        self.recent.push_back(nonce.clone());
+        if self.recent.len() > Self::RECENT {
+            self.recent.pop_front();
+        }
+        nonce
+    }
+
+    fn contains(&self, nonce: &str) -> bool {
+        self.recent.iter().any(|recent| recent == nonce)
+    }
+}
+
+fn record(events: Vec<Event>, entry: &Entry, clock: &Clock) {
+    if !events.is_empty() {
+        let now = clock();
+        events.iter().for_each(|event| entry.record(event, now));
+    }
 }
 
 // Tokio's clock, which a simulation can move.

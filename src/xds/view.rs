@@ -7,7 +7,7 @@ use smol_str::SmolStr;
 use tokio::sync::watch;
 
 use super::{
-    node::Node,
+    node::Proven,
     per_type::PerType,
     resource::{ContentHash, Resource},
     resource_type::ResourceType,
@@ -37,9 +37,9 @@ pub enum Difference<'a> {
 
 /// Where sessions get their views from.
 pub trait Views: Send + Sync {
-    /// Attaches a proxy: the receiver always holds the newest view of its class, and changes when the proxy's
-    /// class does. Dropping the receiver detaches it.
-    fn attach(&self, node: Arc<Node>) -> watch::Receiver<View>;
+    /// Attaches a proxy, with who it is proven to be: the receiver always holds the newest view of its class, and
+    /// changes when the proxy's class does. Dropping the receiver detaches it.
+    fn attach(&self, proxy: &Proven) -> watch::Receiver<View>;
 }
 
 impl View {

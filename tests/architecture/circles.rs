@@ -17,7 +17,6 @@ const STILL_CIRCULAR: &[(&str, &[&str])] = &[
     ("translate::listener::outbound", &["merge", "plan"]),
     ("translate::route", &["action", "selection"]),
     ("webhook::inject", &["annotations", "template"]),
-    ("xds", &["rollout", "session"]),
 ];
 
 #[test]

@@ -53,15 +53,20 @@ pub(crate) fn view(objects: &str, proxy: &Proxy) -> View {
 
 // As Envoy does, the dumps ask for the assignments of the clusters and for the route tables that listeners name.
 fn dump(view: &View) -> Dump {
-    let assigned: BTreeSet<&SmolStr> =
-        view.iter(ResourceType::Cluster).filter(|cluster| cluster.eds).map(|cluster| &cluster.name).collect();
-    let routed: BTreeSet<&SmolStr> = view.iter(ResourceType::Listener).flat_map(|listener| listener.routes.iter()).collect();
+    let assigned: BTreeSet<&SmolStr> = view
+        .iter(ResourceType::Cluster)
+        .filter(|cluster| cluster.refers_to(ResourceType::Endpoint, &cluster.name))
+        .map(|cluster| &cluster.name)
+        .collect();
+    let routed: BTreeSet<&SmolStr> =
+        view.iter(ResourceType::Listener).flat_map(|listener| listener.references_to(ResourceType::Route)).collect();
     let asked = |resource: &&Arc<Resource>| match resource.kind {
         ResourceType::Cluster | ResourceType::Listener => true,
         ResourceType::Endpoint => assigned.contains(&resource.name),
         ResourceType::Route => routed.contains(&resource.name),
+        ResourceType::NameTable => false,
     };
-    let kinds = ResourceType::ALL.into_iter().map(|kind| {
+    let kinds = ResourceType::in_views().map(|kind| {
         let shown = |resource: &Arc<Resource>| (resource.name.to_string(), render::resource_to_json(resource));
         (kind.as_str().to_owned(), view.iter(kind).filter(asked).map(shown).collect::<BTreeMap<_, _>>())
     });

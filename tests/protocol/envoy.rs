@@ -41,7 +41,7 @@ use envoy_types::pb::{
 use harness::{address::Ports, tools};
 use istiod_lite::{
     translate::input::Built,
-    xds::{encode, resource::Resource, rollout::Settings},
+    xds::{encode, resource::Resource, session::Settings},
 };
 use prost::{Message, Name};
 use tokio::{

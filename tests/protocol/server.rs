@@ -7,12 +7,13 @@ use istiod_lite::{
     mesh::model::Caller,
     xds::{
         encode,
-        ledger::{DeliveryMetrics, Ledger, ProxyStatus},
-        node::Node,
+        ledger::{Ledger, ProxyStatus},
+        metrics::DeliveryMetrics,
+        node::Proven,
         per_type::PerType,
         resource::Resource,
         resource_type::ResourceType,
-        rollout::Settings,
+        session::Settings,
         transport::{DiscoveryService, Options},
         view::{View, Views},
     },
@@ -31,7 +32,7 @@ pub(crate) struct Server {
 struct OneView(watch::Sender<View>);
 
 impl Views for OneView {
-    fn attach(&self, _: Arc<Node>) -> watch::Receiver<View> {
+    fn attach(&self, _: &Proven) -> watch::Receiver<View> {
         self.0.subscribe()
     }
 }
@@ -112,7 +113,7 @@ fn resource(kind: ResourceType, name: &str, content: u64) -> Resource {
         )),
         ResourceType::Endpoint => Resource {
             // Told apart by their bytes; the clients here do not read them.
-            body: Bytes::from(text.clone()),
+            body: Bytes::from(text.clone()).into(),
             version: istiod_lite::xds::resource::ContentHash(content),
             ..encode::load_assignment(Built::new(ClusterLoadAssignment { cluster_name: name.into(), ..Default::default() }, []))
         },
@@ -123,6 +124,7 @@ fn resource(kind: ResourceType, name: &str, content: u64) -> Resource {
             let header = RouteConfiguration { name: name.into(), internal_only_headers: vec![text], ..RouteConfiguration::default() };
             encode::route_configuration(&header, [])
         }
+        ResourceType::NameTable => panic!("views have none"),
     }
 }
 
@@ -135,15 +137,15 @@ pub(crate) fn endpoint(name: &str, content: u64) -> Resource {
 }
 
 pub(crate) fn listener(name: &str, content: u64, clusters: &[&str]) -> Resource {
-    Resource { clusters: names(clusters), ..resource(ResourceType::Listener, name, content) }
+    Resource { references: clusters_named(clusters), ..resource(ResourceType::Listener, name, content) }
 }
 
 pub(crate) fn route(name: &str, content: u64, clusters: &[&str]) -> Resource {
-    Resource { clusters: names(clusters), ..resource(ResourceType::Route, name, content) }
+    Resource { references: clusters_named(clusters), ..resource(ResourceType::Route, name, content) }
 }
 
-fn names(names: &[&str]) -> Arc<[smol_str::SmolStr]> {
-    let mut names: Vec<_> = names.iter().copied().map(smol_str::SmolStr::from).collect();
-    names.sort_unstable();
-    names.into()
+fn clusters_named(names: &[&str]) -> Arc<[(ResourceType, smol_str::SmolStr)]> {
+    let mut references: Vec<_> = names.iter().map(|name| (ResourceType::Cluster, smol_str::SmolStr::new(name))).collect();
+    references.sort_unstable();
+    references.into()
 }

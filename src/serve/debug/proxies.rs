@@ -21,7 +21,7 @@ use crate::{
     },
     xds::{
         dump,
-        ledger::{ProxyStatus, TypeStatus},
+        ledger::{ProxyStatus, TypeState},
         render,
         resource_type::ResourceType,
     },
@@ -92,11 +92,11 @@ pub(super) fn client_config(proxy: &ProxyStatus) -> Any {
     Any { type_url: ClientConfig::type_url(), value: prost::Message::encode_to_vec(&message) }
 }
 
-fn generic_config(proxy: &ProxyStatus, kind: ResourceType, status: &TypeStatus) -> GenericXdsConfig {
+fn generic_config(proxy: &ProxyStatus, kind: ResourceType, status: &TypeState) -> GenericXdsConfig {
     let last_updated = status.sent_at.map(timestamp);
     let error_state = proxy.rejected.get(&kind).map(|rejection| UpdateFailureState {
         last_update_attempt: last_updated,
-        details: rejection.error.clone(),
+        details: rejection.error.to_string(),
         ..UpdateFailureState::default()
     });
     GenericXdsConfig {
@@ -108,8 +108,8 @@ fn generic_config(proxy: &ProxyStatus, kind: ResourceType, status: &TypeStatus) 
     }
 }
 
-fn config_status(proxy: &ProxyStatus, kind: ResourceType, status: &TypeStatus) -> ConfigStatus {
-    match status.state {
+fn config_status(proxy: &ProxyStatus, kind: ResourceType, status: &TypeState) -> ConfigStatus {
+    match status {
         _ if proxy.rejected.contains_key(&kind) => ConfigStatus::Error,
         state if state.sent == 0 => ConfigStatus::NotSent,
         state if state.sent == state.acked => ConfigStatus::Synced,
@@ -133,7 +133,7 @@ fn sync_status(proxy: &ProxyStatus) -> Value {
     let mut resources = Map::new();
     for (kind, status) in subscribed(proxy) {
         let word = kind.noun();
-        for (what, nonce) in [("sent", status.state.sent), ("acked", status.state.acked)] {
+        for (what, nonce) in [("sent", status.sent), ("acked", status.acked)] {
             if nonce != 0 {
                 shown.insert(format!("{word}_{what}"), json!(nonce.to_string()));
             }
@@ -145,20 +145,21 @@ fn sync_status(proxy: &ProxyStatus) -> Value {
     shown.insert("wanted_generation".to_owned(), json!(proxy.wanted));
     shown.insert("current_generation".to_owned(), json!(proxy.current));
     let refused = proxy.rejected.iter().map(|(kind, rejection)| {
-        (kind.as_str().to_owned(), json!({"error": rejection.error, "resources": rejection.resources, "objects": rejection.objects}))
+        let objects: Vec<String> = rejection.origins.iter().map(|origin| origin.object.to_string()).collect();
+        (kind.as_str().to_owned(), json!({"error": *rejection.error, "resources": rejection.resources, "objects": objects}))
     });
     shown.insert("refused".to_owned(), Value::Object(refused.collect()));
     Value::Object(shown)
 }
 
-fn resource_status(proxy: &ProxyStatus, kind: ResourceType, status: &TypeStatus) -> Value {
+fn resource_status(proxy: &ProxyStatus, kind: ResourceType, status: &TypeState) -> Value {
     let nonce = |nonce: u64| if nonce == 0 { String::new() } else { nonce.to_string() };
-    let mut shown = json!({"sent": nonce(status.state.sent), "acked": nonce(status.state.acked)});
+    let mut shown = json!({"sent": nonce(status.sent), "acked": nonce(status.acked)});
     if let Some(sent_at) = status.sent_at {
         shown["sentTime"] = json!(sent_at.to_string());
     }
     if let Some(rejection) = proxy.rejected.get(&kind) {
-        shown["lastError"] = json!(rejection.error);
+        shown["lastError"] = json!(*rejection.error);
     }
     shown
 }
@@ -199,15 +200,15 @@ fn resources(view: &crate::xds::view::View, kinds: &[ResourceType]) -> Value {
 }
 
 fn kinds_named(types: &str) -> Vec<ResourceType> {
-    ResourceType::ALL.into_iter().filter(|kind| types.split(',').any(|name| name == kind.as_str())).collect()
+    ResourceType::in_views().filter(|kind| types.split(',').any(|name| name == kind.as_str())).collect()
 }
 
 fn to_json(any: &Any) -> Value {
     render::to_json_any(&any.type_url, &any.value)
 }
 
-fn subscribed(proxy: &ProxyStatus) -> impl Iterator<Item = (ResourceType, &TypeStatus)> {
-    proxy.types.iter().filter(|(_, status)| status.state.subscribed)
+fn subscribed(proxy: &ProxyStatus) -> impl Iterator<Item = (ResourceType, &TypeState)> {
+    proxy.types.iter().filter(|(_, status)| status.subscribed)
 }
 
 fn timestamp(moment: Moment) -> Timestamp {
@@ -219,7 +220,11 @@ mod tests {
     use std::{collections::BTreeMap, sync::Arc};
 
     use super::*;
-    use crate::xds::{ledger::Rejection, node::Node as ProxyNode, per_type::PerType, session::TypeState};
+    use crate::{
+        api::{Kind as ObjectKind, ObjectKey},
+        mesh::model::Origin,
+        xds::{ledger::Rejection, node::Node as ProxyNode, per_type::PerType},
+    };
 
     fn proxy(states: PerType<TypeState>) -> ProxyStatus {
         let about = Proxy { namespace: "shop".into(), cluster: "Kubernetes".into(), ..Proxy::new(ProxyKind::Sidecar, "client.shop") };
@@ -230,7 +235,7 @@ mod tests {
             node: Arc::new(node),
             address: None,
             connected: Moment::UNIX_EPOCH,
-            types: states.map(|state| TypeStatus { state, sent_at: (state.sent > 0).then_some(Moment::UNIX_EPOCH) }),
+            types: states,
             wanted: 3,
             current: 2,
             rejected: BTreeMap::new(),
@@ -238,7 +243,7 @@ mod tests {
     }
 
     fn state(sent: u64, acked: u64) -> TypeState {
-        TypeState { subscribed: true, sent, acked }
+        TypeState { subscribed: true, sent, acked, sent_at: (sent > 0).then_some(Moment::UNIX_EPOCH) }
     }
 
     fn statuses(proxy: &ProxyStatus) -> Vec<(String, ConfigStatus)> {
@@ -253,7 +258,7 @@ mod tests {
             ResourceType::Cluster => state(4, 4),
             ResourceType::Endpoint => state(5, 2),
             ResourceType::Listener => state(0, 0),
-            ResourceType::Route => TypeState::default(),
+            ResourceType::Route | ResourceType::NameTable => TypeState::default(),
         }));
         let expected = [
             ("Cluster".to_owned(), ConfigStatus::Synced),
@@ -261,12 +266,9 @@ mod tests {
             ("Listener".to_owned(), ConfigStatus::NotSent),
         ];
         assert_eq!(statuses(&proxy), expected, "routes were not asked for");
-        let rejection = Rejection {
-            error: "no such filter".into(),
-            resources: vec!["l".into()],
-            objects: vec!["Gateway.networking.istio.io/shop/g".into()],
-            found: true,
-        };
+        let object = ObjectKey { cluster: "Kubernetes".into(), kind: ObjectKind::Gateway, namespace: "shop".into(), name: "g".into() };
+        let origins = Arc::new([Origin { object, generation: 1 }]);
+        let rejection = Rejection { error: "no such filter".into(), resources: vec!["l".into()], origins, found: true };
         proxy.rejected.insert(ResourceType::Cluster, rejection);
         assert_eq!(statuses(&proxy)[0].1, ConfigStatus::Error);
         let shown = sync_status(&proxy);

@@ -60,13 +60,13 @@ impl SharedByScope {
         group
     }
 
-    /// Returns the resources of one type; `None` for listeners, which depend on more than the scope
-    /// ([`OutboundListeners`]).
+    /// Returns the resources of one type; `None` for those that it has none of. Listeners depend on more than the
+    /// scope ([`OutboundListeners`]).
     pub(super) fn layer(&self, kind: ResourceType) -> Option<&Layer> {
         match kind {
             ResourceType::Cluster => Some(self.clusters.layer()),
             ResourceType::Endpoint => Some(self.assignments.layer()),
-            ResourceType::Listener => None,
+            ResourceType::Listener | ResourceType::NameTable => None,
             ResourceType::Route => Some(self.routes.layer()),
         }
     }

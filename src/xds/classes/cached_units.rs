@@ -64,9 +64,7 @@ mod tests {
             name: name.into(),
             version: ContentHash(version),
             body: Default::default(),
-            clusters: Arc::new([]),
-            routes: Arc::new([]),
-            eds: false,
+            references: Arc::default(),
             origins: Arc::new([]),
         })
     }

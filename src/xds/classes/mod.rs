@@ -31,7 +31,7 @@ use self::{
     resource_cache::TRANSLATED,
 };
 use super::{
-    node::Node,
+    node::{Node, Proven},
     resource_type::ResourceType,
     view::{Difference, View, Views},
 };
@@ -144,7 +144,8 @@ impl Classes {
 }
 
 impl Views for Classes {
-    fn attach(&self, node: Arc<Node>) -> watch::Receiver<View> {
+    fn attach(&self, proven: &Proven) -> watch::Receiver<View> {
+        let node = Arc::clone(proven.node());
         let mut state = self.state.lock();
         let state = &mut *state;
         let proxy = resolve_proxy(&state.world, &node.proxy);
@@ -226,7 +227,7 @@ fn replaced(before: &mut BTreeSet<Diagnostic>, now: BTreeSet<Diagnostic>) -> boo
 fn changes(views: &[(SmolStr, watch::Sender<View>, View)]) -> Vec<(ResourceType, u64)> {
     let mut walked = FxHashSet::default();
     let mut counts = Vec::new();
-    for kind in ResourceType::ALL {
+    for kind in ResourceType::in_views() {
         let mut changed = FxHashSet::default();
         for (_, sender, view) in views {
             let before = sender.borrow();

@@ -75,6 +75,7 @@ impl PerProxy {
             ResourceType::Endpoint => layer(inputs.assignments.iter().cloned().map(|input| cache.assignment(input))),
             ResourceType::Listener => layer(listeners(inputs, cache)),
             ResourceType::Route => layer(inputs.tables.iter().cloned().map(|table| cache.table(table))),
+            ResourceType::NameTable => Layer::default(),
         });
         Self { layers }
     }

@@ -87,7 +87,7 @@ impl Plane {
 
     fn connect(&mut self, kind: ProxyKind, id: &str, ip: [u8; 4]) {
         let node = Arc::new(Node::from(Arc::new(proxy(kind, id, ip))));
-        let views = self.classes.attach(Arc::clone(&node));
+        let views = self.classes.attach(&Proven::anonymous(Arc::clone(&node)));
         self.connected.push((node, views));
     }
 

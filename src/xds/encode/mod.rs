@@ -4,7 +4,6 @@ mod canonical;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use envoy_types::pb::envoy::config::{
     cluster::v3::{
         Cluster,
@@ -18,7 +17,7 @@ use smol_str::SmolStr;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
-    resource::{ContentHash, Resource},
+    resource::{Body, ContentHash, Resource},
     resource_type::ResourceType,
 };
 use crate::{
@@ -35,7 +34,7 @@ const VIRTUAL_HOSTS: u32 = 2;
 #[derive(Clone, Debug)]
 pub struct EncodedVirtualHost {
     /// Key, length and canonical bytes, as they stand in a RouteConfiguration.
-    pub field: Bytes,
+    pub field: Body,
     /// Clusters that its routes name.
     pub clusters: Vec<SmolStr>,
     /// The objects it came from.
@@ -44,29 +43,32 @@ pub struct EncodedVirtualHost {
 
 /// Encodes a cluster.
 pub fn cluster(built: Built<Cluster>) -> Resource {
-    let eds = matches!(built.message.cluster_discovery_type, Some(ClusterDiscoveryType::Type(kind)) if kind == DiscoveryType::Eds as i32);
-    let name = built.message.name.as_str().into();
-    let body = canonical(&built.message).into();
-    Resource { eds, ..resource(ResourceType::Cluster, name, body, built.clusters, built.routes, built.origins) }
+    let kind = &built.message.cluster_discovery_type;
+    let is_eds = matches!(kind, Some(ClusterDiscoveryType::Type(kind)) if *kind == DiscoveryType::Eds as i32);
+    let name = SmolStr::new(&built.message.name);
+    let endpoints = is_eds.then(|| (ResourceType::Endpoint, name.clone()));
+    let references = references(built.clusters, built.routes).chain(endpoints).collect();
+    resource(ResourceType::Cluster, name, canonical(&built.message).into(), references, built.origins)
 }
 
 /// Encodes a load assignment.
 pub fn load_assignment(built: Built<ClusterLoadAssignment>) -> Resource {
     let name = built.message.cluster_name.as_str().into();
-    let body = canonical(&built.message).into();
-    resource(ResourceType::Endpoint, name, body, built.clusters, built.routes, built.origins)
+    let references = references(built.clusters, built.routes).collect();
+    resource(ResourceType::Endpoint, name, canonical(&built.message).into(), references, built.origins)
 }
 
-/// A load assignment that is encoded already, in canonical order.
+/// Takes a load assignment that is encoded already, in canonical order.
 pub fn encoded_load_assignment(name: SmolStr, built: Built<Vec<u8>>) -> Resource {
-    resource(ResourceType::Endpoint, name, built.message.into(), built.clusters, built.routes, built.origins)
+    let references = references(built.clusters, built.routes).collect();
+    resource(ResourceType::Endpoint, name, built.message.into(), references, built.origins)
 }
 
 /// Encodes a listener.
 pub fn listener(built: Built<Listener>) -> Resource {
     let name = built.message.name.as_str().into();
-    let body = canonical(&built.message).into();
-    resource(ResourceType::Listener, name, body, built.clusters, built.routes, built.origins)
+    let references = references(built.clusters, built.routes).collect();
+    resource(ResourceType::Listener, name, canonical(&built.message).into(), references, built.origins)
 }
 
 /// Encodes one virtual host.
@@ -87,19 +89,18 @@ pub fn route_configuration<'a>(header: &RouteConfiguration, hosts: impl IntoIter
         clusters.extend(host.clusters.iter().cloned());
         origins.extend(host.origins.iter().cloned());
     }
-    resource(ResourceType::Route, header.name.as_str().into(), body.into(), clusters, Vec::new(), origins)
+    let references = references(clusters, Vec::new()).collect();
+    resource(ResourceType::Route, header.name.as_str().into(), body.into(), references, origins)
 }
 
-fn resource(
-    kind: ResourceType,
-    name: SmolStr,
-    body: Bytes,
-    clusters: Vec<SmolStr>,
-    routes: Vec<SmolStr>,
-    origins: Vec<Origin>,
-) -> Resource {
+fn references(clusters: Vec<SmolStr>, routes: Vec<SmolStr>) -> impl Iterator<Item = (ResourceType, SmolStr)> {
+    let clusters = clusters.into_iter().map(|name| (ResourceType::Cluster, name));
+    clusters.chain(routes.into_iter().map(|name| (ResourceType::Route, name)))
+}
+
+fn resource(kind: ResourceType, name: SmolStr, body: Body, references: Vec<(ResourceType, SmolStr)>, origins: Vec<Origin>) -> Resource {
     let version = ContentHash(xxh3_64(&body));
-    Resource { kind, name, version, body, clusters: sorted(clusters), routes: sorted(routes), eds: false, origins: sorted(origins) }
+    Resource { kind, name, version, body, references: sorted(references), origins: sorted(origins) }
 }
 
 fn sorted<T: Ord>(mut list: Vec<T>) -> Arc<[T]> {

@@ -7,144 +7,196 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     mem,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use smol_str::SmolStr;
 
-use super::{TypeState, names::Names};
+use super::{
+    event::Refused,
+    flight::{Flight, Held, Pending, Sent},
+    names::Names,
+    response::Reason,
+};
 use crate::xds::{
     resource::{ContentHash, Resource},
     resource_type::ResourceType,
     view::{Difference, View},
 };
 
-/// Responses that may wait for their ACK before they are counted as one.
+/// How many responses may wait for their ACK before the oldest are counted as one.
 const FLIGHTS: usize = 32;
 
-/// Why a resource is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Reason {
-    /// Its content changed.
-    Changed,
-    /// The client asked for it.
-    Requested,
-    /// Its cluster is new or changed for the proxy, which waits for it even when it is unchanged.
-    Warming,
-    /// The proxy came back with other content, or without it.
-    Reconnect,
-    /// State of the world says all of a type whenever one changed.
-    Repeated,
-}
-
-/// What the proxy has under a name.
-#[derive(Clone, Debug)]
-pub(crate) enum Held {
-    /// Nothing.
-    Nothing,
-    /// Something: from an earlier connection, or out of a response that it refused in part. It may be this.
-    Unknown(Option<Arc<Resource>>),
-    /// This.
-    Content(Arc<Resource>),
-}
-
-/// A name whose content at the proxy is not what the view says, or which has to be answered all the same.
-#[derive(Clone, Debug)]
-pub(crate) struct Pending {
-    pub(crate) held: Held,
-    pub(crate) reason: Reason,
-}
-
-/// One name in a response.
-#[derive(Clone, Debug)]
-pub(crate) struct Sent {
-    pub(crate) name: SmolStr,
-    /// `None`: removed.
-    pub(crate) content: Option<Arc<Resource>>,
-    pub(crate) before: Held,
-    pub(crate) reason: Reason,
-    /// An answer that stands for nothing in the view: never to blame, and not repeated.
-    made_up: bool,
-}
-
-/// A response that was not yet answered.
+/// The state of one type on one connection; see the module.
 #[derive(Debug)]
-pub(crate) struct Flight {
-    nonce: u64,
-    pub(crate) sent_at: Instant,
-    pub(crate) items: Vec<Sent>,
-    /// No gate waits for its ACK any longer.
-    pub(crate) overdue: bool,
-    /// That a gate opened without it was said.
-    pub(crate) reported: bool,
-    /// It repeated what was refused before: its refusal says nothing about its own items.
-    tainted: bool,
+pub(super) struct Channel {
+    kind: ResourceType,
+    is_open: bool,
+    /// All of the type, named or not.
+    wildcard: bool,
+    names: Names,
+    /// Whether each response has all that the client is to have, not just what is new.
+    repeats_all: bool,
+    /// Whether a first answer is due, even an empty one.
+    owes_answer: bool,
+    view: View,
+    pending: BTreeMap<SmolStr, Pending>,
+    refused: BTreeMap<SmolStr, RefusedContent>,
+    /// The refusals that were reported last.
+    reported: Arc<[Refused]>,
+    suspects: VecDeque<BTreeSet<SmolStr>>,
+    in_flight: VecDeque<Flight>,
+    last_nonce: u64,
+    /// The generation of the last view that was reported as completed.
+    completed: u64,
+}
+
+/// What a client asks for when it opens a type.
+#[derive(Debug)]
+pub(super) struct Subscription<'a> {
+    /// All of the type, named or not.
+    pub(super) wildcard: bool,
+    /// Whether each response has all that the client is to have, not just what is new.
+    pub(super) repeats_all: bool,
+    pub(super) names: Vec<&'a str>,
+}
+
+/// What the client took with an ACK.
+#[derive(Debug, Default)]
+pub(super) struct Acked {
+    pub(super) nonce: u64,
+    pub(super) items: Vec<Sent>,
+    /// The view for all of which it has answered now.
+    pub(super) completes: Option<View>,
 }
 
 /// A response that the proxy refused, in whole or in part.
 #[derive(Debug)]
-pub(crate) struct Refusal {
+pub(super) struct Nacked {
     /// What is to blame, as far as that is known: not sent again unasked.
-    pub(crate) refused: Vec<Arc<Resource>>,
+    pub(super) refused: Vec<Arc<Resource>>,
     /// What was in the response, when nothing is to blame yet: it is sent again in halves.
-    pub(crate) suspects: Vec<Arc<Resource>>,
+    pub(super) suspects: Vec<Arc<Resource>>,
 }
 
-/// See the module.
 #[derive(Debug)]
-pub(crate) struct Channel {
-    pub(crate) kind: ResourceType,
-    /// The client asked for this type.
-    pub(crate) open: bool,
-    /// All of this type, named or not.
-    pub(super) wildcard: bool,
-    pub(super) names: Names,
-    /// Each response has all that the client is to have, not just what is new.
-    pub(super) whole: bool,
-    /// A first answer is due, even an empty one.
-    pub(crate) owes: bool,
-    pub(crate) view: View,
-    pub(crate) pending: BTreeMap<SmolStr, Pending>,
-    refused: BTreeMap<SmolStr, ContentHash>,
-    suspects: VecDeque<BTreeSet<SmolStr>>,
-    pub(crate) in_flight: VecDeque<Flight>,
-    last_nonce: u64,
-    last_acked: u64,
+struct RefusedContent {
+    version: ContentHash,
+    error: Arc<str>,
 }
 
 impl Channel {
-    pub(crate) fn new(kind: ResourceType, view: View) -> Self {
+    pub(super) fn new(kind: ResourceType, view: View) -> Self {
         Self {
             kind,
-            open: false,
+            is_open: false,
             wildcard: false,
             names: Names::default(),
-            whole: false,
-            owes: false,
+            repeats_all: false,
+            owes_answer: false,
             view,
             pending: BTreeMap::new(),
             refused: BTreeMap::new(),
+            reported: Arc::default(),
             suspects: VecDeque::new(),
             in_flight: VecDeque::new(),
             last_nonce: 0,
-            last_acked: 0,
+            completed: 0,
         }
     }
 
-    /// What the proxy is to have under a name.
-    pub(crate) fn target(&self, name: &str) -> Option<&Arc<Resource>> {
-        self.view.get(self.kind, name)
+    // === what the client asks for ===
+
+    /// Records the first request for the type.
+    pub(super) fn open(&mut self, subscription: &Subscription<'_>) {
+        self.is_open = true;
+        self.wildcard = subscription.wildcard;
+        self.repeats_all = subscription.repeats_all;
+        for name in &subscription.names {
+            self.follow(name);
+        }
+    }
+
+    /// Whether the client asked for the type.
+    pub(super) fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    /// Whether the client asked for all of the type.
+    pub(super) fn follows_all(&self) -> bool {
+        self.wildcard
+    }
+
+    /// Records whether the client asks for all of the type.
+    pub(super) fn set_follows_all(&mut self, all: bool) {
+        self.wildcard = all;
+    }
+
+    /// Adds a name to those that the client asks for.
+    pub(super) fn follow(&mut self, name: &str) {
+        self.names.insert(name, &self.view, self.kind);
+    }
+
+    /// Takes a name from those that the client asks for.
+    pub(super) fn unfollow(&mut self, name: &str) {
+        self.names.remove(name, &self.view, self.kind);
+        if !self.wildcard {
+            self.forget(name);
+        }
+    }
+
+    /// Returns the names that the client asks for one by one, in no particular order.
+    pub(super) fn followed(&self) -> impl Iterator<Item = &SmolStr> {
+        self.names.iter(&self.view, self.kind)
     }
 
     /// Whether the client wants to hear of a name.
-    pub(crate) fn wants(&self, name: &str) -> bool {
-        self.open && (self.wildcard || self.names.contains(name, &self.view, self.kind))
+    pub(super) fn wants(&self, name: &str) -> bool {
+        self.is_open && (self.wildcard || self.names.contains(name, &self.view, self.kind))
+    }
+
+    /// Forgets names that the client does not want any more.
+    pub(super) fn forget_unwanted(&mut self) {
+        let unwanted: Vec<_> = self.pending.keys().filter(|name| !self.wants(name)).cloned().collect();
+        unwanted.iter().for_each(|name| self.forget(name));
+    }
+
+    fn forget(&mut self, name: &str) {
+        self.pending.remove(name);
+        self.refused.remove(name);
+    }
+
+    /// Has an answer sent even when there is nothing to say.
+    pub(super) fn owe_answer(&mut self, owes: bool) {
+        self.owes_answer = owes;
+    }
+
+    /// Whether an answer is due even when there is nothing to say.
+    pub(super) fn owes_answer(&self) -> bool {
+        self.owes_answer
+    }
+
+    // === what the client is to have ===
+
+    /// Returns the view that the client is to have.
+    pub(super) fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Returns what the proxy is to have under a name.
+    pub(super) fn target(&self, name: &str) -> Option<&Arc<Resource>> {
+        self.view.get(self.kind, name)
+    }
+
+    /// Returns all that the view has of the type.
+    pub(super) fn targets(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.view.iter(self.kind)
     }
 
     /// Turns to a newer view: state, not a queue (rule 9).
-    pub(crate) fn rebase(&mut self, view: &View) {
+    pub(super) fn rebase(&mut self, view: &View) {
         let old = mem::replace(&mut self.view, view.clone());
-        if !self.open {
+        if !self.is_open {
             return;
         }
         let differences = view.differences(&old, self.kind);
@@ -158,6 +210,7 @@ impl Channel {
             }
         }
         self.names.rebase(&differences, &old, self.kind);
+        self.mark_completing();
     }
 
     fn expect(&mut self, name: &SmolStr, new: Option<ContentHash>, old: Option<&Arc<Resource>>) {
@@ -178,7 +231,7 @@ impl Channel {
     }
 
     /// Has a name sent, whatever the proxy has of it.
-    pub(crate) fn request(&mut self, name: &str, reason: Reason) {
+    pub(super) fn request(&mut self, name: &str, reason: Reason) {
         if reason == Reason::Requested {
             self.refused.remove(name);
         }
@@ -193,29 +246,31 @@ impl Channel {
         self.pending.insert(name, Pending { held, reason });
     }
 
-    /// Notes what the proxy has of a name from before this connection.
+    /// Has a name sent of which the proxy has `held` from before this connection.
     pub(super) fn assume(&mut self, name: &str, held: Held, reason: Reason) {
         let name = self.target(name).map_or_else(|| name.into(), |resource| resource.name.clone());
         self.pending.insert(name, Pending { held, reason });
     }
 
-    /// Forgets a name that the client gave up.
-    pub(super) fn forget(&mut self, name: &str) {
-        self.pending.remove(name);
-        self.refused.remove(name);
+    /// Has a name sent again for which the proxy waits, unless it is about to be sent anyway.
+    pub(super) fn rewarm(&mut self, name: &str) {
+        if self.wants(name) && self.target(name).is_some() && !self.pending.contains_key(name) {
+            self.request(name, Reason::Warming);
+        }
     }
 
-    /// Pending names that may be sent as far as this type alone can tell. Suspects of an unexplained refusal go
-    /// group by group, each alone.
-    pub(crate) fn ready(&self) -> Vec<Arc<Resource>> {
+    // === what may be sent ===
+
+    /// Returns the pending names that may be sent as far as this type alone can tell. Suspects of an unexplained
+    /// refusal go group by group, each alone.
+    pub(super) fn ready(&self) -> Vec<Arc<Resource>> {
         // What repeats a refused content will be refused too: only then can be told who is to blame.
-        if self.in_flight.iter().any(|flight| flight.tainted && !flight.overdue) {
+        if self.in_flight.iter().any(|flight| flight.is_tainted && !flight.is_overdue) {
             return Vec::new();
         }
         let suspect = |name: &SmolStr| self.suspects.iter().any(|group| group.contains(name));
-        let sendable = self.pending.iter().filter_map(|(name, pending)| self.sendable(name, pending));
-        let ready: Vec<_> = sendable.filter(|resource| !suspect(&resource.name)).cloned().collect();
-        if !ready.is_empty() || self.in_flight.iter().any(|flight| !flight.overdue) {
+        let ready: Vec<_> = self.outstanding().filter(|resource| !suspect(&resource.name)).cloned().collect();
+        if !ready.is_empty() || self.awaits_ack() {
             return ready;
         }
         let group = |names: &BTreeSet<SmolStr>| -> Vec<_> {
@@ -225,32 +280,128 @@ impl Channel {
         self.suspects.iter().map(group).find(|group| !group.is_empty()).unwrap_or_default()
     }
 
-    fn sendable(&self, name: &SmolStr, pending: &Pending) -> Option<&Arc<Resource>> {
-        let target = self.target(name)?;
-        (pending.reason == Reason::Requested || self.refused.get(name) != Some(&target.version)).then_some(target)
+    /// Whether the client has answered for all that the view has, and nothing is on its way. Removals may be
+    /// outstanding.
+    pub(super) fn is_current(&self) -> bool {
+        self.in_flight.is_empty() && self.outstanding().next().is_none()
     }
 
-    /// Names that the proxy has, or asked for, and that are gone.
-    pub(crate) fn gone(&self) -> impl Iterator<Item = (&SmolStr, &Pending)> {
+    fn outstanding(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.pending.iter().filter_map(|(name, pending)| self.sendable(name, pending))
+    }
+
+    fn sendable(&self, name: &SmolStr, pending: &Pending) -> Option<&Arc<Resource>> {
+        let target = self.target(name)?;
+        let is_refused = self.refused.get(name).is_some_and(|refused| refused.version == target.version);
+        (pending.reason == Reason::Requested || !is_refused).then_some(target)
+    }
+
+    /// Returns the names that the proxy has, or asked for, and that are gone.
+    pub(super) fn gone(&self) -> impl Iterator<Item = (&SmolStr, &Pending)> {
         self.pending.iter().filter(|(name, _)| self.target(name).is_none())
     }
 
+    /// Returns the names that are gone and that the proxy has, or may have.
+    pub(super) fn held_and_gone(&self) -> Vec<SmolStr> {
+        self.gone().filter(|(_, pending)| !matches!(pending.held, Held::Nothing)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Returns the names that are gone and for which the client awaits an answer.
+    pub(super) fn asked_and_gone(&self) -> Vec<SmolStr> {
+        let asked = |pending: &Pending| self.is_awaited(pending.reason) && pending.held.is_uncertain();
+        self.gone().filter(|(_, pending)| asked(pending)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Returns what is gone, what the proxy still has of it, where it awaits an answer all the same.
+    pub(super) fn held_and_asked_again(&self) -> impl Iterator<Item = Arc<Resource>> {
+        self.gone().filter(|(_, pending)| self.is_awaited(pending.reason)).filter_map(|(_, pending)| match &pending.held {
+            Held::Content(resource) => Some(Arc::clone(resource)),
+            _ => None,
+        })
+    }
+
+    // Of the types that are asked for by name, the client awaits an answer for all that it subscribed to, even when there
+    // is nothing any more.
+    fn is_awaited(&self, reason: Reason) -> bool {
+        if self.kind.is_wildcard() { reason == Reason::Requested } else { reason != Reason::Changed }
+    }
+
+    // === what the proxy has ===
+
     /// Whether the proxy would not take what the view has under a name.
-    pub(crate) fn is_refused(&self, name: &str) -> bool {
-        self.refused.get(name).is_some_and(|refused| self.target(name).is_some_and(|target| target.version == *refused))
+    pub(super) fn is_refused(&self, name: &str) -> bool {
+        self.refused.get(name).is_some_and(|refused| self.target(name).is_some_and(|target| target.version == refused.version))
     }
 
     /// Whether the proxy surely has nothing under a name.
-    pub(crate) fn lacks(&self, name: &str) -> bool {
+    pub(super) fn lacks(&self, name: &str) -> bool {
         self.pending.get(name).is_some_and(|pending| matches!(pending.held, Held::Nothing))
     }
 
-    /// What the proxy has under a name, once what is in flight has arrived.
-    pub(crate) fn effective(&self, name: &str) -> Option<&Arc<Resource>> {
+    /// Returns what the proxy has under a name, once what is in flight has arrived.
+    pub(super) fn effective(&self, name: &str) -> Option<&Arc<Resource>> {
         match self.pending.get(name) {
             Some(pending) => pending.held.content(),
             None => self.target(name),
         }
+    }
+
+    /// Returns what the proxy has, or may have, where the view has something else.
+    pub(super) fn outdated(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.pending.values().filter_map(|pending| pending.held.content())
+    }
+
+    /// Returns the names that the view has and that the proxy may lack: pending, or sent without the proxy having
+    /// answered in time for a gate to wait for it.
+    pub(super) fn unconfirmed(&self) -> BTreeSet<&SmolStr> {
+        let flights = self.in_flight.iter().filter(|flight| !flight.is_overdue).flat_map(|flight| &flight.items);
+        let sent = flights.filter(|item| item.content.is_some() && item.before.is_uncertain()).map(|item| &item.name);
+        let is_unsent =
+            |name: &SmolStr, pending: &Pending| pending.held.is_uncertain() && self.target(name).is_some() && !self.is_refused(name);
+        let unsent = self.pending.iter().filter(|(name, pending)| is_unsent(name, pending)).map(|(name, _)| name);
+        sent.chain(unsent).collect()
+    }
+
+    // === what is in flight ===
+
+    /// Whether a gate still waits for an ACK.
+    pub(super) fn awaits_ack(&self) -> bool {
+        self.in_flight.iter().any(|flight| !flight.is_overdue)
+    }
+
+    /// Returns the responses that were not answered, oldest first: when each was sent, and what it contained.
+    pub(super) fn unanswered(&self) -> impl Iterator<Item = (Instant, &[Sent])> {
+        self.in_flight.iter().map(|flight| (flight.sent_at, &flight.items[..]))
+    }
+
+    /// Stops waiting for the ACKs of responses that were sent `gate` ago; returns when the next one is due.
+    pub(super) fn tick(&mut self, now: Instant, gate: Duration) -> Option<Instant> {
+        for flight in &mut self.in_flight {
+            flight.is_overdue = flight.sent_at + gate <= now;
+        }
+        self.in_flight.iter().filter(|flight| !flight.is_overdue).map(|flight| flight.sent_at + gate).min()
+    }
+
+    /// Returns the names for which nobody waits any longer though they were not ACKed, as far as `concerns` them; each
+    /// response is reported once.
+    pub(super) fn take_overdue(&mut self, concerns: impl Fn(&Sent) -> bool) -> Vec<SmolStr> {
+        let mut names = Vec::new();
+        for flight in self.in_flight.iter_mut().filter(|flight| flight.is_overdue && !flight.is_reported) {
+            let before = names.len();
+            names.extend(flight.items.iter().filter(|item| concerns(item)).map(|item| item.name.clone()));
+            flight.is_reported = names.len() > before;
+        }
+        names
+    }
+
+    /// Returns the names in each response that was not ACKed and not reported yet.
+    pub(super) fn take_unreported(&mut self) -> Vec<Vec<SmolStr>> {
+        let unreported = self.in_flight.iter_mut().filter(|flight| !flight.is_reported);
+        let names = unreported.map(|flight| {
+            flight.is_reported = true;
+            flight.items.iter().map(|item| item.name.clone()).collect()
+        });
+        names.collect()
     }
 
     /// Whether a nonce is one of this connection's.
@@ -260,28 +411,23 @@ impl Channel {
 
     /// Whether a nonce answers nothing: neither what is in flight nor the newest response, which a client that changes
     /// its subscription names again.
-    pub(crate) fn is_expired(&self, nonce: &str) -> bool {
+    pub(super) fn is_expired(&self, nonce: &str) -> bool {
         self.flight(nonce).is_none() && nonce.parse() != Ok(self.last_nonce)
     }
 
-    /// How far the client is.
-    pub(crate) fn state(&self) -> TypeState {
-        TypeState { subscribed: self.open, sent: self.last_nonce, acked: self.last_acked }
-    }
-
     /// Records a response: what it contains is now what the proxy has.
-    pub(crate) fn sent(&mut self, nonce: u64, now: Instant, contents: Vec<(SmolStr, Option<Arc<Resource>>)>) -> &[Sent] {
-        self.owes = false;
+    pub(super) fn sent(&mut self, nonce: u64, now: Instant, contents: Vec<(SmolStr, Option<Arc<Resource>>)>) -> &[Sent] {
+        self.owes_answer = false;
         self.last_nonce = nonce;
         let mut items = Vec::with_capacity(contents.len());
         for (name, content) in contents {
             let pending = self.pending.remove(&name).unwrap_or(Pending { held: Held::Nothing, reason: Reason::Requested });
-            let made_up = self.target(&name).is_none();
-            if let Some(extra) = content.as_ref().filter(|_| made_up) {
-                // An answer that the view does not have (an empty route table): to be replaced once it has one.
+            let is_stand_in = self.target(&name).is_none();
+            if let Some(extra) = content.as_ref().filter(|_| is_stand_in) {
+                // To be replaced once the view has something.
                 self.pending.insert(name.clone(), Pending { held: Held::Content(Arc::clone(extra)), reason: Reason::Changed });
             }
-            items.push(Sent { name, content, before: pending.held, reason: pending.reason, made_up });
+            items.push(Sent { name, content, before: pending.held, reason: pending.reason, is_stand_in });
         }
         for group in &mut self.suspects {
             group.retain(|name| self.pending.contains_key(name));
@@ -290,7 +436,8 @@ impl Channel {
         if self.in_flight.len() == FLIGHTS {
             self.merge_oldest();
         }
-        self.in_flight.push_back(Flight { nonce, sent_at: now, items, overdue: false, reported: false, tainted: false });
+        self.in_flight.push_back(Flight::new(nonce, now, items));
+        self.mark_completing();
         self.in_flight.back().map_or(&[], |flight| &flight.items)
     }
 
@@ -304,41 +451,62 @@ impl Channel {
         }
     }
 
-    /// The client took the response of that nonce, and so it has answered all before it. What they contained.
-    pub(crate) fn ack(&mut self, nonce: &str) -> Vec<Sent> {
-        let Some(index) = self.flight(nonce) else { return Vec::new() };
-        self.last_acked = self.in_flight.get(index).map_or(self.last_acked, |flight| flight.nonce);
-        self.in_flight.drain(..=index).flat_map(|flight| flight.items).collect()
+    // Once the last response is taken, the client has answered for all that the view has.
+    fn mark_completing(&mut self) {
+        let is_all = self.outstanding().next().is_none();
+        if let Some(last) = self.in_flight.back_mut().filter(|_| is_all) {
+            last.completes = Some(self.view.clone());
+        }
     }
 
-    /// The client refused the response of that nonce. `None`: not one that it was sent.
-    pub(crate) fn nack(&mut self, nonce: &str, error: &str) -> Option<Refusal> {
+    // === what the client answers ===
+
+    /// Records that the client took the response of that nonce, and so has answered all before it. `None` when it is not
+    /// awaited.
+    pub(super) fn ack(&mut self, nonce: &str) -> Option<Acked> {
+        let index = self.flight(nonce)?;
+        let mut acked = Acked::default();
+        for flight in self.in_flight.drain(..=index) {
+            acked.nonce = flight.nonce;
+            acked.items.extend(flight.items);
+            acked.completes = flight.completes;
+        }
+        if let Some(view) = &acked.completes {
+            self.completed = view.generation;
+        }
+        Some(acked)
+    }
+
+    /// Records that the client refused the response of that nonce. `None` when it is not awaited.
+    pub(super) fn nack(&mut self, nonce: &str, error: &Arc<str>) -> Option<Nacked> {
         let index = self.flight(nonce)?;
         let flight = self.in_flight.drain(..=index).next_back()?;
         // A refused removal would be refused again.
-        let blamable = || flight.items.iter().filter(|item| !item.made_up && item.content.is_some());
+        let blamable = || flight.items.iter().filter(|item| !item.is_stand_in && item.content.is_some());
         let contents: Vec<_> = blamable().filter_map(|item| item.content.clone()).collect();
-        if self.whole {
-            self.in_flight.iter_mut().for_each(|later| later.tainted = true);
+        for later in &mut self.in_flight {
+            later.is_tainted |= self.repeats_all;
+            later.completes = None;
         }
         let named = blamed(self.kind, &contents, error);
-        let refused = if contents.len() == 1 && !flight.tainted { contents.clone() } else { named };
+        let refused = if contents.len() == 1 && !flight.is_tainted { contents.clone() } else { named };
         for resource in &refused {
-            self.refused.insert(resource.name.clone(), resource.version);
+            let content = RefusedContent { version: resource.version, error: Arc::clone(error) };
+            self.refused.insert(resource.name.clone(), content);
         }
         for item in blamable() {
             let is_refused = refused.iter().any(|resource| resource.name == item.name);
             // Envoy may have taken what it does not blame.
             self.take_back(&item.name, if is_refused { item.before.clone() } else { item.before.blurred() });
         }
-        let suspects = if refused.is_empty() && !flight.tainted { contents } else { Vec::new() };
+        let suspects = if refused.is_empty() && !flight.is_tainted { contents } else { Vec::new() };
         if !suspects.is_empty() {
             let (one, other) = suspects.split_at(suspects.len().div_ceil(2));
             for half in [other, one] {
                 self.suspects.push_front(half.iter().map(|resource| resource.name.clone()).collect());
             }
         }
-        Some(Refusal { refused, suspects })
+        Some(Nacked { refused, suspects })
     }
 
     // A response failed to change what the proxy has under a name, unless a later one is on its way to it.
@@ -360,38 +528,33 @@ impl Channel {
         let nonce: u64 = nonce.parse().ok()?;
         self.in_flight.iter().position(|flight| flight.nonce == nonce)
     }
-}
 
-impl Reason {
-    /// The word that metrics use.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Changed => "changed",
-            Self::Requested => "requested",
-            Self::Warming => "warming",
-            Self::Reconnect => "reconnect",
-            Self::Repeated => "repeated",
+    // === what is reported ===
+
+    /// Returns the view when the client has answered for all of it since this was last asked.
+    pub(super) fn take_completed(&mut self) -> Option<View> {
+        if self.completed == self.view.generation || !self.is_current() {
+            return None;
         }
-    }
-}
-
-impl Held {
-    /// Whether the proxy may lack it altogether.
-    pub(crate) fn is_uncertain(&self) -> bool {
-        !matches!(self, Self::Content(_))
+        self.completed = self.view.generation;
+        Some(self.view.clone())
     }
 
-    /// What it has, or may have.
-    pub(crate) fn content(&self) -> Option<&Arc<Resource>> {
-        match self {
-            Self::Content(resource) => Some(resource),
-            Self::Unknown(resource) => resource.as_ref(),
-            Self::Nothing => None,
+    /// Returns what the client refuses of the view, when that is not the same as when this was last asked.
+    pub(super) fn take_refusals(&mut self) -> Option<Arc<[Refused]>> {
+        if self.refused.is_empty() && self.reported.is_empty() {
+            return None;
         }
-    }
-
-    fn blurred(&self) -> Self {
-        Self::Unknown(self.content().cloned())
+        let stands = |(name, refused): (&SmolStr, &RefusedContent)| {
+            let target = self.target(name).filter(|target| target.version == refused.version && self.pending.contains_key(name))?;
+            Some(Refused { resource: Arc::clone(target), error: Arc::clone(&refused.error) })
+        };
+        let standing: Vec<_> = self.refused.iter().filter_map(stands).collect();
+        if *standing == *self.reported {
+            return None;
+        }
+        self.reported = standing.into();
+        Some(Arc::clone(&self.reported))
     }
 }
 

@@ -6,199 +6,154 @@ use std::{
 };
 
 use envoy_types::pb::envoy::{config::core::v3, service::discovery::v3::DeltaDiscoveryRequest};
-use smol_str::ToSmolStr;
+use smol_str::{SmolStr, ToSmolStr};
 
 use super::{
-    Response, Session,
-    channel::{Held, Reason},
-    empty_route_configuration,
-    unserved::Unserved,
+    channel::Subscription,
+    flight::Held,
+    protocol::{Protocol, Request, Told},
+    response::{Reason, Response},
+    rollout::{Rollout, Step, Warming},
 };
-use crate::xds::{
-    resource::ContentHash,
-    resource_type::ResourceType,
-    rollout::{Rollout, Settings, Step, Warming},
-    view::View,
-};
+use crate::xds::{resource::ContentHash, resource_type::ResourceType, stand_in::stand_in};
 
-/// A client that speaks delta.
+/// The incremental protocol: a response has what changed.
 #[derive(Debug)]
-pub struct DeltaSession {
-    rollout: Rollout,
-    unserved: Unserved,
-}
+pub struct Delta;
 
-impl DeltaSession {
-    /// A client that has said nothing yet and is to have `view`.
-    pub fn new(settings: Settings, view: View) -> Self {
-        Self { rollout: Rollout::new(settings, view), unserved: Unserved::default() }
-    }
-
-    fn open(&mut self, kind: ResourceType, request: DeltaDiscoveryRequest, now: Instant) {
-        let warming = if kind == ResourceType::Endpoint { self.rollout.take_warming() } else { Warming::default() };
-        let held = request.initial_resource_versions;
-        let mut named = request.resource_names_subscribe;
-        let channel = self.rollout.channel_mut(kind);
-        channel.open = true;
-        channel.wildcard = named.iter().any(|name| name == "*") || (named.is_empty() && kind.is_wildcard());
-        channel.owes = held.is_empty() && (channel.wildcard || !named.is_empty());
-        named.retain(|name| name != "*");
-        let view = channel.view.clone();
-        let explicit = if channel.wildcard { Vec::new() } else { held.keys().cloned().collect() };
-        for name in named.iter().chain(&explicit) {
-            channel.names.insert(name, &view, kind);
-        }
-        let reason = if held.is_empty() { Reason::Requested } else { Reason::Reconnect };
-        if channel.wildcard {
-            for resource in view.iter(kind) {
-                self.compare(kind, &resource.name, &held, &warming, reason);
-            }
-            for name in held.keys().filter(|name| view.get(kind, name).is_none()) {
-                self.gone_while_away(kind, name, now);
-            }
-            for name in named.iter().filter(|name| view.get(kind, name).is_none() && !held.contains_key(*name)) {
-                self.rollout.channel_mut(kind).assume(name, Held::Nothing, Reason::Requested);
-            }
-            return;
-        }
-        for name in named.iter().chain(held.keys()).collect::<BTreeSet<_>>() {
-            match (view.get(kind, name).is_some(), held.contains_key(name)) {
-                (true, _) => self.compare(kind, name, &held, &warming, reason),
-                (false, true) => self.gone_while_away(kind, name, now),
-                (false, false) => self.rollout.channel_mut(kind).assume(name, Held::Nothing, Reason::Requested),
-            }
-        }
-    }
-
-    fn compare(&mut self, kind: ResourceType, name: &str, held: &HashMap<String, String>, warming: &Warming, reason: Reason) {
-        let channel = self.rollout.channel_mut(kind);
-        let version = channel.target(name).map(|resource| resource.version);
-        match held.get(name) {
-            Some(held) if ContentHash::parse(held) == version => {
-                if warming.awaits(name) {
-                    channel.request(name, Reason::Warming);
-                }
-            }
-            Some(_) => channel.assume(name, Held::Unknown(None), Reason::Reconnect),
-            None => channel.assume(name, Held::Nothing, reason),
-        }
-    }
-
-    fn gone_while_away(&mut self, kind: ResourceType, name: &str, now: Instant) {
-        self.rollout.channel_mut(kind).assume(name, Held::Unknown(None), Reason::Reconnect);
-        if kind == ResourceType::Cluster {
-            self.rollout.spare(name, now);
-        }
-    }
-
-    fn subscribe(&mut self, kind: ResourceType, name: &str) {
-        let channel = self.rollout.channel_mut(kind);
-        let view = channel.view.clone();
-        if name == "*" {
-            channel.owes = true;
-            if !channel.wildcard {
-                let beyond: Vec<_> = view.iter(kind).map(|resource| &resource.name).filter(|name| !channel.wants(name)).collect();
-                channel.wildcard = true;
-                beyond.into_iter().for_each(|name| channel.assume(name, Held::Nothing, Reason::Requested));
-            }
-            return;
-        }
-        let wanted = channel.wants(name);
-        channel.names.insert(name, &view, kind);
-        if wanted {
-            // Asked again: it may have dropped what it had.
-            channel.request(name, Reason::Requested);
-        } else {
-            channel.assume(name, Held::Nothing, Reason::Requested);
-        }
-    }
-
-    fn unsubscribe(&mut self, kind: ResourceType, name: &str) {
-        let channel = self.rollout.channel_mut(kind);
-        let view = channel.view.clone();
-        if name == "*" {
-            channel.wildcard = false;
-            let beyond: Vec<_> = channel.pending.keys().filter(|name| !channel.wants(name)).cloned().collect();
-            beyond.iter().for_each(|name| channel.forget(name));
-            return;
-        }
-        channel.names.remove(name, &view, kind);
-        if !channel.wildcard {
-            channel.forget(name);
-        }
-    }
-}
-
-impl Session for DeltaSession {
+impl Protocol for Delta {
     type Request = DeltaDiscoveryRequest;
 
-    fn on_request(&mut self, request: DeltaDiscoveryRequest, now: Instant) {
-        let Some(kind) = ResourceType::from_type_url(&request.type_url) else {
-            let is_answer = !request.response_nonce.is_empty();
-            self.unserved.on_delta(request.type_url, request.resource_names_subscribe, is_answer);
-            return;
-        };
+    fn receive(rollout: &mut Rollout, kind: ResourceType, request: DeltaDiscoveryRequest, now: Instant) {
         match (&request.response_nonce, &request.error_detail) {
             (nonce, _) if nonce.is_empty() => {}
-            (nonce, Some(error)) => self.rollout.nack(kind, nonce, error),
-            (nonce, None) => self.rollout.ack(kind, nonce, now),
+            (nonce, Some(error)) => rollout.nack(kind, nonce, error),
+            (nonce, None) => rollout.ack(kind, nonce, now),
         }
-        if !self.rollout.channel(kind).open {
-            self.open(kind, request, now);
+        if !rollout.channel(kind).is_open() {
+            open(rollout, kind, &request, now);
             return;
         }
         // Changes of the subscription stand in every request, also in one that answers an old response.
-        request.resource_names_unsubscribe.iter().for_each(|name| self.unsubscribe(kind, name));
-        request.resource_names_subscribe.iter().for_each(|name| self.subscribe(kind, name));
+        request.resource_names_unsubscribe.iter().for_each(|name| unsubscribe(rollout, kind, name));
+        request.resource_names_subscribe.iter().for_each(|name| subscribe(rollout, kind, name));
     }
 
-    fn response(&mut self, step: Step, now: Instant) -> Response {
+    fn respond(rollout: &mut Rollout, step: Step, now: Instant) -> Told {
         let Step { kind, advance: mut resources, retire: mut removed, unknown } = step;
-        match kind {
-            ResourceType::Route => resources.extend(unknown.iter().map(|name| empty_route_configuration(name))),
-            _ => removed.extend(unknown),
+        if kind.is_removed_by_name() {
+            removed.extend(unknown);
+        } else {
+            resources.extend(unknown.iter().filter_map(|name| stand_in(kind, name)));
         }
         let sent = resources.iter().map(|resource| (resource.name.clone(), Some(resource.clone())));
         let contents = sent.chain(removed.iter().map(|name| (name.clone(), None))).collect();
-        let (nonce, reasons) = self.rollout.sent(kind, now, contents);
-        let version = self.rollout.view().generation.to_smolstr();
-        Response {
-            kind: Some(kind),
-            type_url: kind.type_url().into(),
-            nonce: nonce.to_smolstr(),
-            version,
-            resources,
-            blank: false,
-            removed,
-            reasons,
+        let (nonce, reasons) = rollout.sent(kind, now, contents);
+        let version = rollout.view().generation.to_smolstr();
+        let response =
+            Response { kind: Some(kind), type_url: kind.type_url().into(), nonce: nonce.to_smolstr(), version, resources, removed };
+        Told { response, nonce, reasons }
+    }
+
+    fn wants_answer(request: &DeltaDiscoveryRequest, _: Option<&[String]>) -> bool {
+        request.response_nonce.is_empty() || !request.resource_names_subscribe.is_empty()
+    }
+
+    fn gone(request: &DeltaDiscoveryRequest) -> Vec<SmolStr> {
+        request.resource_names_subscribe.iter().filter(|name| *name != "*").map(Into::into).collect()
+    }
+}
+
+impl Request for DeltaDiscoveryRequest {
+    fn take_node(&mut self) -> Option<v3::Node> {
+        self.node.take()
+    }
+
+    fn type_url(&self) -> &str {
+        &self.type_url
+    }
+
+    fn names(&self) -> &[String] {
+        &self.resource_names_subscribe
+    }
+
+    fn nonce(&self) -> &str {
+        &self.response_nonce
+    }
+}
+
+fn open(rollout: &mut Rollout, kind: ResourceType, request: &DeltaDiscoveryRequest, now: Instant) {
+    let held = &request.initial_resource_versions;
+    let all = &request.resource_names_subscribe;
+    let wildcard = all.iter().any(|name| name == "*") || (all.is_empty() && kind.is_wildcard());
+    let owes = held.is_empty() && (wildcard || !all.is_empty());
+    let named: Vec<&str> = all.iter().map(String::as_str).filter(|name| *name != "*").collect();
+    let explicit = held.keys().map(String::as_str).filter(|_| !wildcard);
+    let subscription = Subscription { wildcard, repeats_all: false, names: named.iter().copied().chain(explicit).collect() };
+    let warming = rollout.open(kind, &subscription);
+    rollout.channel_mut(kind).owe_answer(owes);
+    let view = rollout.view().clone();
+    let mut names: BTreeSet<&str> = named.into_iter().chain(held.keys().map(String::as_str)).collect();
+    if wildcard {
+        names.extend(view.iter(kind).map(|resource| resource.name.as_str()));
+    }
+    let reason = if held.is_empty() { Reason::Requested } else { Reason::Reconnect };
+    for name in names {
+        match (view.get(kind, name).is_some(), held.contains_key(name)) {
+            (true, _) => compare(rollout, kind, name, held, &warming, reason),
+            (false, true) => gone_while_away(rollout, kind, name, now),
+            (false, false) => rollout.channel_mut(kind).assume(name, Held::Nothing, Reason::Requested),
         }
     }
+}
 
-    fn rollout(&self) -> &Rollout {
-        &self.rollout
+fn compare(rollout: &mut Rollout, kind: ResourceType, name: &str, held: &HashMap<String, String>, warming: &Warming, reason: Reason) {
+    let channel = rollout.channel_mut(kind);
+    let version = channel.target(name).map(|resource| resource.version);
+    match held.get(name) {
+        Some(held) if ContentHash::parse(held) == version => {
+            if warming.awaits(name) {
+                channel.request(name, Reason::Warming);
+            }
+        }
+        Some(_) => channel.assume(name, Held::Unknown(None), Reason::Reconnect),
+        None => channel.assume(name, Held::Nothing, reason),
     }
+}
 
-    fn rollout_mut(&mut self) -> &mut Rollout {
-        &mut self.rollout
+fn gone_while_away(rollout: &mut Rollout, kind: ResourceType, name: &str, now: Instant) {
+    rollout.channel_mut(kind).assume(name, Held::Unknown(None), Reason::Reconnect);
+    rollout.spare(kind, name, now);
+}
+
+fn subscribe(rollout: &mut Rollout, kind: ResourceType, name: &str) {
+    let channel = rollout.channel_mut(kind);
+    if name == "*" {
+        channel.owe_answer(true);
+        if !channel.follows_all() {
+            let view = channel.view().clone();
+            let beyond: Vec<_> = view.iter(kind).map(|resource| &resource.name).filter(|name| !channel.wants(name)).collect();
+            channel.set_follows_all(true);
+            beyond.into_iter().for_each(|name| channel.assume(name, Held::Nothing, Reason::Requested));
+        }
+        return;
     }
-
-    fn unserved(&mut self) -> &mut Unserved {
-        &mut self.unserved
+    let wanted = channel.wants(name);
+    channel.follow(name);
+    if wanted {
+        // Asked again: it may have dropped what it had.
+        channel.request(name, Reason::Requested);
+    } else {
+        channel.assume(name, Held::Nothing, Reason::Requested);
     }
+}
 
-    fn node(request: &mut DeltaDiscoveryRequest) -> Option<v3::Node> {
-        request.node.take()
-    }
-
-    fn type_url(request: &DeltaDiscoveryRequest) -> &str {
-        &request.type_url
-    }
-
-    fn names(request: &DeltaDiscoveryRequest) -> &[String] {
-        &request.resource_names_subscribe
-    }
-
-    fn nonce(request: &DeltaDiscoveryRequest) -> &str {
-        &request.response_nonce
+fn unsubscribe(rollout: &mut Rollout, kind: ResourceType, name: &str) {
+    let channel = rollout.channel_mut(kind);
+    if name == "*" {
+        channel.set_follows_all(false);
+        channel.forget_unwanted();
+    } else {
+        channel.unfollow(name);
     }
 }

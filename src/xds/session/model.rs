@@ -10,16 +10,28 @@ use envoy_types::pb::{
     envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest},
     google::rpc,
 };
+use jiff::Timestamp;
 use proptest::prelude::*;
 use smol_str::SmolStr;
 
 use super::{
-    Response, Session,
-    delta::DeltaSession,
-    sotw::SotwSession,
+    Delta, Response, Session, Settings, Sotw,
+    protocol::Protocol,
     tests::{cluster, endpoint, listener, route, view},
 };
-use crate::xds::{per_type::PerType, resource::Resource, resource_type::ResourceType, rollout::Settings, view::View};
+use crate::{
+    clock::Clock,
+    mesh::model::{Proxy, ProxyKind},
+    xds::{
+        ledger::{Entry, Ledger},
+        metrics::DeliveryMetrics,
+        node::Node,
+        per_type::PerType,
+        resource::Resource,
+        resource_type::ResourceType,
+        view::View,
+    },
+};
 
 use ResourceType::{Cluster, Endpoint, Listener, Route};
 
@@ -48,8 +60,7 @@ enum Happening {
 }
 
 /// Speaks a protocol for the model.
-trait Dialect: Session + Sized {
-    fn start(view: View) -> Self;
+trait Dialect: Protocol {
     /// A first request; `held` are versions from an earlier connection.
     fn open(client: &Store, kind: ResourceType) -> Self::Request;
     fn change(client: &Store, kind: ResourceType, added: Vec<String>, removed: Vec<String>) -> Self::Request;
@@ -71,14 +82,16 @@ struct Store {
     names_errors: bool,
 }
 
-struct Model<S: Dialect> {
-    session: S,
+struct Model<P: Dialect> {
+    session: Session<P>,
+    ledger: Arc<Ledger>,
+    entry: Entry,
     store: Store,
     now: Instant,
     view: View,
     to_client: VecDeque<Response>,
-    to_server: VecDeque<S::Request>,
-    withheld: Vec<S::Request>,
+    to_server: VecDeque<P::Request>,
+    withheld: Vec<P::Request>,
     paused_open: bool,
     /// No deadline passed, nothing was refused, no connection was lost: no route may ever name a missing cluster.
     strict: bool,
@@ -102,7 +115,7 @@ impl World {
             // Odd listeners name their cluster themselves, even ones by a route table.
             if number % 2 == 0 {
                 let own = listener(&format!("l{number}"), 7, &[]);
-                all.push(Resource { routes: Arc::new([table.as_str().into()]), ..own });
+                all.push(Resource { references: Arc::new([(Route, table.as_str().into())]), ..own });
                 all.push(route(&table, content, &clusters));
             } else {
                 all.push(listener(&format!("l{number}"), content, &clusters));
@@ -112,12 +125,20 @@ impl World {
     }
 }
 
-impl<S: Dialect> Model<S> {
+fn enter(ledger: &Arc<Ledger>) -> Entry {
+    let clock: Clock = Arc::new(|| Timestamp::UNIX_EPOCH);
+    ledger.enter(&Arc::new(Node::from(Arc::new(Proxy::new(ProxyKind::Sidecar, "web-1.shop")))), None, &clock)
+}
+
+impl<P: Dialect> Model<P> {
     fn new(store: Store) -> Self {
         let strict = store.bad.is_empty();
         let view = View::default();
+        let ledger = Arc::new(Ledger::new(DeliveryMetrics::default()));
         let mut model = Self {
-            session: S::start(view.clone()),
+            session: Session::new(SETTINGS, view.clone()),
+            entry: enter(&ledger),
+            ledger,
             store,
             now: Instant::now(),
             view,
@@ -132,16 +153,17 @@ impl<S: Dialect> Model<S> {
     }
 
     fn connect(&mut self) {
-        self.session = S::start(self.view.clone());
+        self.session = Session::new(SETTINGS, self.view.clone());
+        self.entry = enter(&self.ledger);
         self.to_client.clear();
         self.to_server.clear();
         self.withheld.clear();
         self.store.nonces = Default::default();
         self.paused_open = !self.store.warming.is_empty();
-        for kind in ResourceType::ALL {
+        for kind in ResourceType::in_views() {
             let silent = !kind.is_wildcard() && self.store.asked[kind].is_empty();
             if !(silent || kind == Cluster && self.paused_open) {
-                self.to_server.push_back(S::open(&self.store, kind));
+                self.to_server.push_back(P::open(&self.store, kind));
             }
         }
     }
@@ -179,7 +201,9 @@ impl<S: Dialect> Model<S> {
             said += 1;
             assert!(said < 1000, "the server does not come to an end");
         }
-        self.session.events();
+        for event in self.session.take_events() {
+            self.entry.record(&event, Timestamp::UNIX_EPOCH);
+        }
     }
 
     fn read(&mut self) {
@@ -197,14 +221,14 @@ impl<S: Dialect> Model<S> {
             self.store.versions[kind] = response.version.clone();
         }
         let error = (!refused.is_empty()).then(|| if partly { format!("cannot add {}: bad", refused.join(", ")) } else { "bad".into() });
-        let answer = S::answer(&self.store, &response, error);
+        let answer = P::answer(&self.store, &response, error);
         self.withheld_or_sent(kind, answer);
         if self.strict {
             self.assert_no_dangling_route();
         }
     }
 
-    fn withheld_or_sent(&mut self, kind: ResourceType, answer: S::Request) {
+    fn withheld_or_sent(&mut self, kind: ResourceType, answer: P::Request) {
         if kind == Cluster {
             self.withheld.push(answer);
         } else {
@@ -213,13 +237,13 @@ impl<S: Dialect> Model<S> {
         if self.store.warming.is_empty() {
             self.to_server.extend(self.withheld.drain(..));
             if std::mem::take(&mut self.paused_open) {
-                self.to_server.push_back(S::open(&self.store, Cluster));
+                self.to_server.push_back(P::open(&self.store, Cluster));
             }
         }
     }
 
     fn apply(&mut self, kind: ResourceType, response: &Response, refused: &[SmolStr]) {
-        for name in S::removed(&self.store, response) {
+        for name in P::removed(&self.store, response) {
             // Envoy does not take endpoints or route tables away by name.
             if kind.is_wildcard() {
                 self.store.held[kind].remove(&name);
@@ -245,7 +269,7 @@ impl<S: Dialect> Model<S> {
                 self.ask(Endpoint, clusters);
             }
             Listener => {
-                let tables = self.store.held[Listener].values().flat_map(|listener| listener.routes.iter().cloned()).collect();
+                let tables = self.store.held[Listener].values().flat_map(|listener| listener.references_to(Route).cloned()).collect();
                 self.ask(Route, tables);
             }
             _ => {}
@@ -264,13 +288,13 @@ impl<S: Dialect> Model<S> {
             // State of the world cannot tell, after a reconnect, that a name was given up and taken up in between.
             self.store.versions[kind] = SmolStr::default();
         }
-        self.to_server.push_back(S::change(&self.store, kind, added, removed));
+        self.to_server.push_back(P::change(&self.store, kind, added, removed));
     }
 
     fn assert_no_dangling_route(&self) {
         let clusters = &self.store.held[Cluster];
         for resource in self.store.held[Listener].values().chain(self.store.held[Route].values()) {
-            for name in resource.clusters.iter() {
+            for name in resource.references_to(Cluster) {
                 assert!(clusters.contains_key(name), "{} names {name}, which is not there", resource.name);
             }
         }
@@ -301,7 +325,7 @@ impl<S: Dialect> Model<S> {
             assert!(!self.store.bad.is_empty());
             return;
         }
-        for kind in ResourceType::ALL {
+        for kind in ResourceType::in_views() {
             let held = &self.store.held[kind];
             let wanted: BTreeMap<_, _> = self.view.iter(kind).map(|resource| (resource.name.clone(), resource.clone())).collect();
             for (name, resource) in &wanted {
@@ -317,23 +341,22 @@ impl<S: Dialect> Model<S> {
         }
         if self.store.bad.is_empty() {
             assert_eq!(self.store.warming, BTreeSet::new(), "clusters that wait for endpoints");
-            assert!(self.session.is_current());
+            let proxies = self.ledger.proxies();
+            assert_eq!(proxies.len(), 1, "an earlier connection is struck out");
+            assert_eq!((proxies[0].wanted, proxies[0].current), (self.view.generation, self.view.generation), "as the ledger has it");
+            assert!(proxies[0].rejected.is_empty());
         }
     }
 
     // What needs a cluster that was refused, or endpoints that were, stays as it was.
     fn excused(&self, kind: ResourceType, resource: &Resource) -> bool {
         let missing = |name: &SmolStr| !self.store.held[Cluster].contains_key(name);
-        !kind.is_wildcard() && self.store.bad.len() > 1 && resource.clusters.iter().any(missing)
-            || matches!(kind, Listener | Route) && resource.clusters.iter().any(missing)
+        !kind.is_wildcard() && self.store.bad.len() > 1 && resource.references_to(Cluster).any(missing)
+            || matches!(kind, Listener | Route) && resource.references_to(Cluster).any(missing)
     }
 }
 
-impl Dialect for DeltaSession {
-    fn start(view: View) -> Self {
-        Self::new(SETTINGS, view)
-    }
-
+impl Dialect for Delta {
     fn open(client: &Store, kind: ResourceType) -> DeltaDiscoveryRequest {
         let held = &client.held[kind];
         DeltaDiscoveryRequest {
@@ -370,11 +393,7 @@ impl Dialect for DeltaSession {
     }
 }
 
-impl Dialect for SotwSession {
-    fn start(view: View) -> Self {
-        Self::new(SETTINGS, view)
-    }
-
+impl Dialect for Sotw {
     fn open(client: &Store, kind: ResourceType) -> DiscoveryRequest {
         DiscoveryRequest {
             type_url: kind.type_url().into(),
@@ -425,8 +444,8 @@ fn calm() -> impl Strategy<Value = Happening> {
     happening().prop_filter("no time, no loss", |happening| !matches!(happening, Happening::Pass(_) | Happening::Reconnect))
 }
 
-fn run<S: Dialect>(store: Store, happenings: Vec<Happening>) {
-    let mut model = Model::<S>::new(store);
+fn run<P: Dialect>(store: Store, happenings: Vec<Happening>) {
+    let mut model = Model::<P>::new(store);
     happenings.into_iter().for_each(|happening| model.happen(happening));
     model.settle();
     model.assert_has_view();
@@ -441,31 +460,31 @@ proptest! {
 
     #[test]
     fn delta_ends_with_the_view_and_no_route_ever_dangles(happenings in prop::collection::vec(calm(), 0..60)) {
-        run::<DeltaSession>(Store::default(), happenings);
+        run::<Delta>(Store::default(), happenings);
     }
 
     #[test]
     fn delta_survives_deadlines_and_reconnects(happenings in prop::collection::vec(happening(), 0..60)) {
-        run::<DeltaSession>(Store::default(), happenings);
+        run::<Delta>(Store::default(), happenings);
     }
 
     #[test]
     fn delta_survives_refusals(bad in prop::collection::btree_set(1..14_u64, 1..3), named: bool, happenings in prop::collection::vec(happening(), 0..60)) {
-        run::<DeltaSession>(refusing(bad, named), happenings);
+        run::<Delta>(refusing(bad, named), happenings);
     }
 
     #[test]
     fn sotw_ends_with_the_view_and_no_route_ever_dangles(happenings in prop::collection::vec(calm(), 0..60)) {
-        run::<SotwSession>(Store::default(), happenings);
+        run::<Sotw>(Store::default(), happenings);
     }
 
     #[test]
     fn sotw_survives_deadlines_and_reconnects(happenings in prop::collection::vec(happening(), 0..60)) {
-        run::<SotwSession>(Store::default(), happenings);
+        run::<Sotw>(Store::default(), happenings);
     }
 
     #[test]
     fn sotw_survives_refusals(bad in prop::collection::btree_set(1..14_u64, 1..3), named: bool, happenings in prop::collection::vec(happening(), 0..60)) {
-        run::<SotwSession>(refusing(bad, named), happenings);
+        run::<Sotw>(refusing(bad, named), happenings);
     }
 }

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     sync::Arc,
     time::Instant,
 };
@@ -12,201 +13,155 @@ use smol_str::{SmolStr, ToSmolStr};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{
-    Response, Session,
-    channel::{Channel, Held, Reason},
-    empty_load_assignment, empty_route_configuration,
-    unserved::Unserved,
+    channel::{Channel, Subscription},
+    flight::Held,
+    protocol::{Protocol, Request, Told},
+    response::{Reason, Response},
+    rollout::{Rollout, Step},
 };
 use crate::xds::{
     resource::{ContentHash, Resource},
     resource_type::ResourceType,
-    rollout::{Rollout, Settings, Step, Warming},
-    view::View,
+    stand_in::stand_in,
 };
 
-/// A client that speaks state of the world.
+/// State of the world: a response of a wildcard type has all of it.
 #[derive(Debug)]
-pub struct SotwSession {
-    rollout: Rollout,
-    unserved: Unserved,
-}
+pub struct Sotw;
 
-impl SotwSession {
-    /// A client that has said nothing yet and is to have `view`.
-    pub fn new(settings: Settings, view: View) -> Self {
-        Self { rollout: Rollout::new(settings, view), unserved: Unserved::default() }
-    }
-
-    fn open(&mut self, kind: ResourceType, names: &[String], version: &str) {
-        let warming = if kind == ResourceType::Endpoint { self.rollout.take_warming() } else { Warming::default() };
-        let channel = self.rollout.channel_mut(kind);
-        let view = channel.view.clone();
-        channel.open = true;
-        channel.whole = kind.is_wildcard();
-        channel.wildcard = names.iter().any(|name| name == "*") || (names.is_empty() && kind.is_wildcard());
-        for name in names.iter().filter(|name| *name != "*") {
-            channel.names.insert(name, &view, kind);
-        }
-        if !version.is_empty() && version == version_of(&owed(channel, &Step::nothing(kind))).to_smolstr() {
-            for name in owed_names(channel).iter().filter(|name| warming.awaits(name)) {
-                channel.request(name, Reason::Warming);
-            }
-            return;
-        }
-        channel.owes = channel.wildcard || !names.is_empty();
-        let (held, reason) = if version.is_empty() { (Held::Nothing, Reason::Requested) } else { (Held::Unknown(None), Reason::Reconnect) };
-        for name in owed_names(channel) {
-            let present = channel.target(&name).is_some();
-            if present || !kind.is_wildcard() {
-                channel.assume(&name, held.clone(), if present { reason } else { Reason::Requested });
-            }
-        }
-    }
-
-    fn resubscribe(&mut self, kind: ResourceType, names: Vec<String>, again: bool) {
-        let channel = self.rollout.channel_mut(kind);
-        let view = channel.view.clone();
-        channel.wildcard = names.iter().any(|name| name == "*") || (names.is_empty() && channel.wildcard);
-        let asked: BTreeSet<SmolStr> = names.iter().filter(|name| *name != "*").map(SmolStr::from).collect();
-        let given_up: Vec<_> = channel.names.iter(&view, kind).filter(|name| !asked.contains(*name)).cloned().collect();
-        for name in &given_up {
-            channel.names.remove(name, &view, kind);
-            if !channel.wildcard {
-                channel.forget(name);
-            }
-        }
-        for name in &asked {
-            let wanted = channel.wants(name);
-            channel.names.insert(name, &view, kind);
-            if !wanted {
-                channel.assume(name, Held::Nothing, Reason::Requested);
-            }
-        }
-        if again {
-            channel.owes = channel.wildcard || !asked.is_empty();
-            for name in owed_names(channel) {
-                channel.request(&name, Reason::Requested);
-            }
-        }
-    }
-}
-
-impl Session for SotwSession {
+impl Protocol for Sotw {
     type Request = DiscoveryRequest;
 
-    fn on_request(&mut self, request: DiscoveryRequest, now: Instant) {
+    fn receive(rollout: &mut Rollout, kind: ResourceType, request: DiscoveryRequest, now: Instant) {
         let nonce = request.response_nonce;
-        let Some(kind) = ResourceType::from_type_url(&request.type_url) else {
-            self.unserved.on_sotw(request.type_url, request.resource_names, !nonce.is_empty());
-            return;
-        };
-        if !self.rollout.channel(kind).open {
-            self.open(kind, &request.resource_names, &request.version_info);
+        if !rollout.channel(kind).is_open() {
+            open(rollout, kind, &request.resource_names, &request.version_info);
             return;
         }
         match &request.error_detail {
             _ if nonce.is_empty() => {}
-            Some(error) => self.rollout.nack(kind, &nonce, error),
-            None => self.rollout.ack(kind, &nonce, now),
+            Some(error) => rollout.nack(kind, &nonce, error),
+            None => rollout.ack(kind, &nonce, now),
         }
         // A request that answers an old response acknowledges nothing new, but its names are the client's: one that
         // it gave up and took up again in the meantime it no longer has.
-        if nonce.is_empty() || self.rollout.channel(kind).is_ours(&nonce) {
-            self.resubscribe(kind, request.resource_names, nonce.is_empty());
+        if nonce.is_empty() || rollout.channel(kind).is_ours(&nonce) {
+            resubscribe(rollout.channel_mut(kind), &request.resource_names, nonce.is_empty());
         }
     }
 
-    fn response(&mut self, mut step: Step, now: Instant) -> Response {
+    fn respond(rollout: &mut Rollout, mut step: Step, now: Instant) -> Told {
         let kind = step.kind;
-        let mut missing = std::mem::take(&mut step.unknown);
+        let mut missing = mem::take(&mut step.unknown);
         if !kind.is_wildcard() {
             // There is no other way to say that something is gone.
             missing.append(&mut step.retire);
         }
-        let mut contents: Vec<_> = missing.iter().map(|name| (name.clone(), empty(kind, name))).collect();
+        let mut contents: Vec<_> = missing.iter().map(|name| (name.clone(), stand_in(kind, name))).collect();
         step.advance.extend(contents.iter().filter_map(|(_, content)| content.clone()));
         let known = step.advance.iter().filter(|resource| !missing.contains(&resource.name));
         contents.extend(known.map(|resource| (resource.name.clone(), Some(resource.clone()))));
         contents.extend(step.retire.iter().map(|name| (name.clone(), None)));
         let changed = step.advance.len() as u64;
-        let all = owed(self.rollout.channel(kind), &step);
+        let all = owed(rollout.channel(kind), &step);
         let version = version_of(&all).to_smolstr();
         let resources: Vec<_> = if kind.is_wildcard() { all.into_values().collect() } else { step.advance };
-        let (nonce, mut reasons) = self.rollout.sent(kind, now, contents);
+        let (nonce, mut reasons) = rollout.sent(kind, now, contents);
         if resources.len() as u64 > changed {
             reasons.insert(Reason::Repeated, resources.len() as u64 - changed);
         }
-        let (type_url, nonce) = (kind.type_url().into(), nonce.to_smolstr());
-        Response { kind: Some(kind), type_url, nonce, version, resources, blank: false, removed: Vec::new(), reasons }
+        let type_url = kind.type_url().into();
+        let response = Response { kind: Some(kind), type_url, nonce: nonce.to_smolstr(), version, resources, removed: Vec::new() };
+        Told { response, nonce, reasons }
     }
 
-    fn rollout(&self) -> &Rollout {
-        &self.rollout
+    fn wants_answer(request: &DiscoveryRequest, asked: Option<&[String]>) -> bool {
+        request.response_nonce.is_empty() || asked.is_some_and(|asked| *asked != request.resource_names)
     }
 
-    fn rollout_mut(&mut self) -> &mut Rollout {
-        &mut self.rollout
-    }
-
-    fn unserved(&mut self) -> &mut Unserved {
-        &mut self.unserved
-    }
-
-    fn node(request: &mut DiscoveryRequest) -> Option<v3::Node> {
-        request.node.take()
-    }
-
-    fn type_url(request: &DiscoveryRequest) -> &str {
-        &request.type_url
-    }
-
-    fn names(request: &DiscoveryRequest) -> &[String] {
-        &request.resource_names
-    }
-
-    fn nonce(request: &DiscoveryRequest) -> &str {
-        &request.response_nonce
+    fn gone(_: &DiscoveryRequest) -> Vec<SmolStr> {
+        Vec::new()
     }
 }
 
-impl Step {
-    fn nothing(kind: ResourceType) -> Self {
-        Self { kind, advance: Vec::new(), retire: Vec::new(), unknown: Vec::new() }
+impl Request for DiscoveryRequest {
+    fn take_node(&mut self) -> Option<v3::Node> {
+        self.node.take()
+    }
+
+    fn type_url(&self) -> &str {
+        &self.type_url
+    }
+
+    fn names(&self) -> &[String] {
+        &self.resource_names
+    }
+
+    fn nonce(&self) -> &str {
+        &self.response_nonce
     }
 }
 
-fn empty(kind: ResourceType, name: &str) -> Option<Arc<Resource>> {
-    match kind {
-        ResourceType::Endpoint => Some(empty_load_assignment(name)),
-        ResourceType::Route => Some(empty_route_configuration(name)),
-        ResourceType::Cluster | ResourceType::Listener => None,
+fn open(rollout: &mut Rollout, kind: ResourceType, names: &[String], version: &str) {
+    let named = names.iter().map(String::as_str).filter(|name| *name != "*").collect();
+    let wildcard = names.iter().any(|name| name == "*") || (names.is_empty() && kind.is_wildcard());
+    let warming = rollout.open(kind, &Subscription { wildcard, repeats_all: kind.is_wildcard(), names: named });
+    let channel = rollout.channel_mut(kind);
+    if !version.is_empty() && version == version_of(&owed(channel, &Step::nothing(kind))).to_smolstr() {
+        for name in owed_names(channel).iter().filter(|name| warming.awaits(name)) {
+            channel.request(name, Reason::Warming);
+        }
+        return;
+    }
+    channel.owe_answer(wildcard || !names.is_empty());
+    let (held, reason) = if version.is_empty() { (Held::Nothing, Reason::Requested) } else { (Held::Unknown(None), Reason::Reconnect) };
+    for name in owed_names(channel) {
+        let present = channel.target(&name).is_some();
+        if present || !kind.is_wildcard() {
+            channel.assume(&name, held.clone(), if present { reason } else { Reason::Requested });
+        }
+    }
+}
+
+/// Takes the names of a request as the client's whole subscription; `again` when it answers no response.
+fn resubscribe(channel: &mut Channel, names: &[String], again: bool) {
+    channel.set_follows_all(names.iter().any(|name| name == "*") || (names.is_empty() && channel.follows_all()));
+    let asked: BTreeSet<&str> = names.iter().map(String::as_str).filter(|name| *name != "*").collect();
+    let given_up: Vec<_> = channel.followed().filter(|name| !asked.contains(name.as_str())).cloned().collect();
+    given_up.iter().for_each(|name| channel.unfollow(name));
+    for name in &asked {
+        let wanted = channel.wants(name);
+        channel.follow(name);
+        if !wanted {
+            channel.assume(name, Held::Nothing, Reason::Requested);
+        }
+    }
+    if again {
+        channel.owe_answer(channel.follows_all() || !asked.is_empty());
+        for name in owed_names(channel) {
+            channel.request(&name, Reason::Requested);
+        }
     }
 }
 
 fn owed_names(channel: &Channel) -> Vec<SmolStr> {
-    let kind = channel.kind;
-    let all = channel.wildcard.then(|| channel.view.iter(kind)).into_iter().flatten().map(|resource| &resource.name);
-    let mut names: Vec<_> = all.chain(channel.names.iter(&channel.view, kind)).cloned().collect();
+    let all = channel.follows_all().then(|| channel.targets()).into_iter().flatten().map(|resource| &resource.name);
+    let mut names: Vec<_> = all.chain(channel.followed()).cloned().collect();
     names.sort_unstable();
     names.dedup();
     names
 }
 
-/// What the client has once it took `step`, by name: new and still-held old together.
+/// Returns what the client has once it took `step`, by name: what is new and what it still holds of the old.
 fn owed(channel: &Channel, step: &Step) -> BTreeMap<SmolStr, Arc<Resource>> {
     let held = channel.gone().map(|(name, _)| name.clone());
     let names = owed_names(channel).into_iter().chain(held);
-    let present =
-        names.filter_map(|name| channel.effective(&name).cloned().or_else(|| absent(channel, &name)).map(|resource| (name, resource)));
+    let absent = |name: &SmolStr| channel.target(name).is_none().then(|| stand_in(step.kind, name)).flatten();
+    let present = names.filter_map(|name| channel.effective(&name).cloned().or_else(|| absent(&name)).map(|resource| (name, resource)));
     let mut owed: BTreeMap<_, _> = present.collect();
     step.retire.iter().for_each(|name| drop(owed.remove(name)));
     owed.extend(step.advance.iter().map(|resource| (resource.name.clone(), resource.clone())));
     owed
-}
-
-// A name that was answered as empty counts with that answer.
-fn absent(channel: &Channel, name: &str) -> Option<Arc<Resource>> {
-    channel.target(name).is_none().then(|| empty(channel.kind, name)).flatten()
 }
 
 fn version_of(owed: &BTreeMap<SmolStr, Arc<Resource>>) -> ContentHash {

@@ -17,10 +17,8 @@ pub(crate) fn resource(kind: ResourceType, name: &str, content: u64) -> Resource
         kind,
         name: name.into(),
         version: ContentHash(xxh3_64(&body)),
-        body,
-        clusters: Arc::new([]),
-        routes: Arc::new([]),
-        eds: kind == ResourceType::Cluster,
+        body: body.into(),
+        references: kind.warms_with().map(|with| (with, name.into())).into_iter().collect(),
         origins: Arc::new([]),
     }
 }
@@ -34,11 +32,11 @@ pub(crate) fn endpoint(name: &str, content: u64) -> Resource {
 }
 
 pub(crate) fn listener(name: &str, content: u64, clusters: &[&str]) -> Resource {
-    Resource { clusters: names(clusters), ..resource(ResourceType::Listener, name, content) }
+    Resource { references: clusters_named(clusters), ..resource(ResourceType::Listener, name, content) }
 }
 
 pub(crate) fn route(name: &str, content: u64, clusters: &[&str]) -> Resource {
-    Resource { clusters: names(clusters), ..resource(ResourceType::Route, name, content) }
+    Resource { references: clusters_named(clusters), ..resource(ResourceType::Route, name, content) }
 }
 
 /// A view of one layer per type.
@@ -50,8 +48,8 @@ pub(crate) fn view(generation: u64, resources: impl IntoIterator<Item = Resource
     View::new(generation, layers.map(|layer| vec![Arc::new(layer)]))
 }
 
-fn names(names: &[&str]) -> Arc<[SmolStr]> {
-    let mut names: Vec<SmolStr> = names.iter().copied().map(SmolStr::from).collect();
-    names.sort_unstable();
-    names.into()
+fn clusters_named(names: &[&str]) -> Arc<[(ResourceType, SmolStr)]> {
+    let mut references: Vec<_> = names.iter().map(|name| (ResourceType::Cluster, SmolStr::new(name))).collect();
+    references.sort_unstable();
+    references.into()
 }

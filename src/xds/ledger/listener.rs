@@ -1,0 +1,31 @@
+//! Who is told of what the ledger records.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use smol_str::SmolStr;
+
+use crate::xds::session::Event;
+
+/// Follows what happens with proxies. Called in the order of events of one connection; connections run beside each other.
+pub trait Listener: fmt::Debug + Send + Sync {
+    /// A proxy has connected.
+    fn connected(&self, _connection: &ProxyConnection, _now: Timestamp) {}
+
+    /// Something happened in the proxy's session.
+    fn recorded(&self, connection: &ProxyConnection, event: &Event, now: Timestamp);
+
+    /// The proxy's stream has ended.
+    fn disconnected(&self, _connection: &ProxyConnection, _now: Timestamp) {}
+}
+
+/// One connection of a proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyConnection {
+    /// Counts connections since the start.
+    pub number: u64,
+    /// The proxy: `pod.namespace`.
+    pub proxy: SmolStr,
+    /// The version that it says it has; empty when it says none.
+    pub version: SmolStr,
+}

@@ -1,0 +1,133 @@
+//! What each proxy was sent, took and refused, told in the user's objects.
+//!
+//! Sessions push [`Event`]s; the ledger folds them into one row for each connection and hands them on to its listeners.
+//! A row refers to views, which proxies share, and lists only what its proxy has otherwise: what is known of an object is
+//! found by joining the two ([`Ledger::progress`]), so that a proxy costs the same however many objects there are.
+
+mod counters;
+mod listener;
+mod log;
+mod progress;
+mod refused_objects;
+mod row;
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use dashmap::DashMap;
+use jiff::Timestamp;
+use smol_str::format_smolstr;
+
+use self::{counters::Counters, log::Log, row::Row};
+pub use self::{
+    listener::{Listener, ProxyConnection},
+    progress::Progress,
+    refused_objects::{Refusal, RefusedObjects},
+    row::{ProxyStatus, Rejection, TypeState},
+};
+use super::{metrics::DeliveryMetrics, node::Node, session::Event};
+use crate::{clock::Clock, mesh::model::ObjectKey};
+
+/// All connected proxies.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    metrics: DeliveryMetrics,
+    listeners: Vec<Arc<dyn Listener>>,
+    refused_objects: Arc<RefusedObjects>,
+    last: AtomicU64,
+    rows: DashMap<u64, Row>,
+}
+
+/// One proxy's row in the ledger; dropping it strikes it out.
+pub struct Entry {
+    ledger: Arc<Ledger>,
+    connection: ProxyConnection,
+    clock: Clock,
+}
+
+impl Ledger {
+    /// An empty ledger that counts in `metrics` and writes to the log.
+    pub fn new(metrics: DeliveryMetrics) -> Self {
+        let refused_objects = Arc::new(RefusedObjects::new(metrics.refused_objects.clone()));
+        let counters = Arc::new(Counters::new(metrics.clone()));
+        let listeners: Vec<Arc<dyn Listener>> = vec![counters, Arc::<RefusedObjects>::clone(&refused_objects), Arc::new(Log)];
+        Self { metrics, listeners, refused_objects, ..Self::default() }
+    }
+
+    /// The same, handing everything on to one more listener.
+    pub fn with_listener(mut self, listener: Arc<dyn Listener>) -> Self {
+        self.listeners.push(listener);
+        self
+    }
+
+    /// Returns the counters of delivery.
+    pub fn metrics(&self) -> &DeliveryMetrics {
+        &self.metrics
+    }
+
+    /// Returns the objects that connected proxies refuse.
+    pub fn refused_objects(&self) -> &RefusedObjects {
+        &self.refused_objects
+    }
+
+    /// Returns how far the connected proxies are, in order of connection.
+    pub fn proxies(&self) -> Vec<ProxyStatus> {
+        let mut all: Vec<_> = self.rows.iter().map(|row| (*row.key(), row.status.clone())).collect();
+        all.sort_by_key(|(number, _)| *number);
+        all.into_iter().map(|(_, status)| status).collect()
+    }
+
+    /// Returns how far the connected proxies are with what is made of an object.
+    pub fn progress(&self, object: &ObjectKey) -> Progress {
+        let mut join = progress::Join::new(object);
+        for row in &self.rows {
+            join.add(&row);
+        }
+        join.finish()
+    }
+
+    /// Opens a row for a proxy that calls from `address`. `clock` tells when the connection ends.
+    pub fn enter(self: &Arc<Self>, node: &Arc<Node>, address: Option<SocketAddr>, clock: &Clock) -> Entry {
+        let now = clock();
+        let number = self.last.fetch_add(1, Ordering::Relaxed);
+        let proxy = node.proxy.id.clone();
+        let status = ProxyStatus::new(format_smolstr!("{proxy}-{number}"), node, address, now);
+        self.rows.insert(number, Row::new(status));
+        let connection = ProxyConnection { number, proxy, version: node.istio_version.clone() };
+        self.listeners.iter().for_each(|listener| listener.connected(&connection, now));
+        Entry { ledger: Arc::clone(self), connection, clock: Arc::clone(clock) }
+    }
+
+    fn record(&self, connection: &ProxyConnection, event: &Event, now: Timestamp) {
+        if let Some(mut row) = self.rows.get_mut(&connection.number) {
+            row.record(event, now);
+        }
+        self.listeners.iter().for_each(|listener| listener.recorded(connection, event, now));
+    }
+
+    fn leave(&self, connection: &ProxyConnection, now: Timestamp) {
+        self.rows.remove(&connection.number);
+        self.listeners.iter().for_each(|listener| listener.disconnected(connection, now));
+    }
+}
+
+impl Entry {
+    /// Records what happened in the proxy's session, at `now`.
+    pub fn record(&self, event: &Event, now: Timestamp) {
+        self.ledger.record(&self.connection, event, now);
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.ledger.leave(&self.connection, (self.clock)());
+    }
+}
+
+#[cfg(test)]
+mod tests;
