@@ -18,12 +18,12 @@ use tonic::Status;
 
 use super::{resource::Resource, session::Response};
 
-/// A body larger than this is referred to; smaller ones are copied together.
+/// Bodies larger than this are sent from where they are; smaller ones are copied together. Bytes.
 const REFERRED: usize = 2048;
-/// Smaller pieces are gathered up to this size.
+/// The size up to which smaller pieces are gathered. Bytes.
 const CHUNK: usize = 16 * 1024;
 
-/// The two forms of a response.
+/// The form of a response in one of the two protocols.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     /// `envoy.service.discovery.v3.DiscoveryResponse`
@@ -63,7 +63,7 @@ struct GrpcFrame {
 }
 
 impl Responses {
-    /// `send_time` is told how many seconds the connection took for each response.
+    /// Makes a body of what comes in. `send_time` observes the seconds that the connection took for each response.
     pub(super) fn new(form: Form, incoming: mpsc::Receiver<Result<Outgoing, Status>>, send_time: Histogram) -> Self {
         Self { form, incoming, frame: None, finished: false, send_time }
     }
@@ -113,7 +113,7 @@ impl Responses {
 impl GrpcFrame {
     fn new(form: Form, mut response: Response) -> Self {
         if form == Form::Sotw {
-            // It removes by leaving out.
+            // State of the world removes by leaving out.
             response.removed.clear();
         }
         let mut frame = Self { form, response, next: 0, ready: VecDeque::new(), buffer: BytesMut::new(), ended: false };
@@ -206,7 +206,7 @@ fn string_length(text: &str) -> usize {
     if text.is_empty() { 0 } else { field_length(text.len()) }
 }
 
-// All field numbers here are below 16: their keys take one byte.
+// All field numbers here are below 16, so their keys take one byte.
 fn field_length(length: usize) -> usize {
     1 + encoded_len_varint(length as u64) + length
 }

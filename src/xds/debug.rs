@@ -16,11 +16,11 @@ use tonic::Status;
 use super::codec::Form;
 use crate::mesh::model::Caller;
 
-/// Asks for one page of `/debug`.
+/// The type that asks for one page of `/debug`.
 const PAGE: &str = "istio.io/debug";
-/// Asks how far all proxies are.
+/// The type that asks how far all proxies are.
 const SYNC_STATUS: &str = "istio.io/debug/syncz";
-/// Asks what one proxy has.
+/// The type that asks what one proxy has.
 const CONFIG_DUMP: &str = "istio.io/debug/config_dump";
 
 /// The pages that callers outside the system namespace may see, of their own proxies.
@@ -37,19 +37,19 @@ pub enum Viewer {
 
 /// Shows what a control plane knows.
 pub trait Inspector: Send + Sync {
-    /// The namespace whose identities see everything.
+    /// Returns the namespace whose identities see everything.
     fn system_namespace(&self) -> SmolStr;
 
-    /// One page of `/debug`, `path` with its query: what the HTTP port would answer, refusals included.
+    /// Returns one page of `/debug`, as the HTTP port would answer it, refusals included. `path` has its query.
     fn page(&self, path: &str, viewer: &Viewer) -> Vec<u8>;
 
-    /// `envoy.service.status.v3.ClientConfig` of each proxy that tools list.
+    /// Returns the `envoy.service.status.v3.ClientConfig` of each proxy that tools list.
     fn sync_status(&self, viewer: &Viewer) -> Vec<Any>;
 
-    /// The sections of an Envoy's config dump for the proxy `pod.namespace`; none when it is not here.
+    /// Returns the sections of an Envoy's config dump for the proxy `pod.namespace`; none when it is not connected.
     fn config_dump(&self, proxy: &str, viewer: &Viewer) -> Vec<Any>;
 
-    /// Who answers, as JSON: goes into `control_plane.identifier`.
+    /// Returns who answers, as JSON, for `control_plane.identifier`.
     fn instance(&self) -> String;
 }
 
@@ -61,7 +61,7 @@ pub(super) struct Answer {
 }
 
 impl Viewer {
-    /// What an identity of `namespace` may see.
+    /// Returns what an identity of `namespace` may see.
     pub fn of(namespace: &str, system_namespace: &str) -> Self {
         if namespace == system_namespace { Self::All } else { Self::Namespace(namespace.into()) }
     }
@@ -74,13 +74,13 @@ impl Viewer {
         }
     }
 
-    /// Whether a page of `/debug` is shown at all; `page` without its query.
+    /// Whether a page of `/debug` is shown at all. `page` is its name without a query.
     pub fn may_open(&self, page: &str) -> bool {
         *self == Self::All || OPEN_PAGES.contains(&page)
     }
 }
 
-/// Whether a type is one that is answered here.
+/// Whether requests for a type are answered here.
 pub(super) fn is_debug(type_url: &str) -> bool {
     type_url == PAGE || type_url.starts_with("istio.io/debug/")
 }
@@ -120,7 +120,7 @@ fn unnamed(resource: Any) -> (String, Any) {
 }
 
 impl Answer {
-    /// The response message in one of the two protocols.
+    /// Encodes the response message in one of the two protocols.
     pub(super) fn encode(self, form: Form, type_url: &str, nonce: String) -> Bytes {
         let control_plane = self.instance.map(|identifier| ControlPlane { identifier });
         let type_url = type_url.to_owned();

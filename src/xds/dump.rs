@@ -1,4 +1,4 @@
-//! What a proxy is to have, in the form of an Envoy's own config dump, so that tools can compare the two.
+//! Views in the form of an Envoy's own config dump, so that tools can compare the two.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ use smol_str::SmolStr;
 
 use super::{resource::Resource, resource_type::ResourceType, stand_in::stand_in, view::View};
 
-/// The sections, in the order in which Envoy has them; endpoints only on demand, as with Envoy.
+/// Returns the sections in Envoy's order. As with Envoy, endpoints come only on demand.
 pub fn sections(view: &View, include_endpoints: bool) -> Vec<Any> {
     let mut sections = vec![section(&BootstrapConfigDump::default()), section(&clusters(view))];
     if include_endpoints {
@@ -34,11 +34,11 @@ pub fn sections(view: &View, include_endpoints: bool) -> Vec<Any> {
     sections
 }
 
-/// The resources of one type that the proxy is to have.
+/// Returns the resources of one type that the proxy is to have.
 pub fn resources(view: &View, kind: ResourceType) -> Vec<Any> {
     match kind {
         ResourceType::Route => {
-            // A class shares more route tables than one proxy's listeners ask for; one that is missing is sent empty.
+            // A class shares more route tables than one proxy's listeners ask for. One that is missing is sent empty.
             let asked = view.iter(ResourceType::Listener).flat_map(|listener| listener.references_to(kind));
             let asked: BTreeSet<&SmolStr> = asked.collect();
             let table = |name: &SmolStr| view.get(kind, name).cloned().or_else(|| stand_in(kind, name));

@@ -1,4 +1,4 @@
-//! What delivery counts: istiod's metrics under istiod's names (contract §10.2), and beside them our own.
+//! The metrics of delivery: istiod's under istiod's names (contract §10.2), and our own.
 
 use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -20,7 +20,7 @@ pub type ByType = Family<Label, Histogram, fn() -> Histogram>;
 /// Counters of delivery. Cloning shares them.
 #[derive(Clone, Debug)]
 pub struct DeliveryMetrics {
-    /// Proxies with an open stream, by the version that they say (`pilot_xds`).
+    /// Proxies with an open stream, by the version that they say they have.
     pub connected: Family<[(&'static str, String); 1], Gauge>,
     /// Responses, by type.
     pub pushes: Family<Label, ExactCounter>,
@@ -32,7 +32,7 @@ pub struct DeliveryMetrics {
     pub queue_time: Histogram,
     /// Bytes of the resources of a response, by type.
     pub config_size: ByType,
-    /// The largest request so far, bytes.
+    /// Bytes of the largest request so far.
     pub largest_request: Gauge,
     /// Responses refused, by type.
     pub rejects: Family<Label, ExactCounter>,
@@ -40,13 +40,13 @@ pub struct DeliveryMetrics {
     pub rejects_by_proxy: PerType<Family<Refusal, Gauge>>,
     /// Answers to responses that were neither awaited nor the newest, by type.
     pub expired_nonces: Family<Label, ExactCounter>,
-    /// Streams that ended in an error other than the client's going.
+    /// Streams that ended by a fault of the control plane.
     pub internal_errors: ExactCounter,
     /// Bytes of resources sent, by type.
     pub bytes: Family<Label, Counter>,
     /// Resources sent, by type and reason.
     pub resources: Family<Labels, Counter>,
-    /// How often a proxy refused something that came from an object (`Kind/namespace/name`).
+    /// Refusals of what was made from an object, by object. A series lasts for as long as a proxy refuses it.
     pub refused_objects: Family<[(&'static str, String); 1], Counter>,
     /// Gates that a deadline opened, by the type whose ACK was awaited.
     pub gates_opened: Family<Label, Counter>,
@@ -75,7 +75,7 @@ impl Default for DeliveryMetrics {
 }
 
 impl DeliveryMetrics {
-    /// Puts all of them under the names that `/metrics` shows.
+    /// Registers all of them under the names that `/metrics` shows.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("pilot_xds", "Proxies with an open stream, by version", self.connected.clone());
         registry.register("pilot_xds_pushes", "Responses sent, by type", self.pushes.clone());

@@ -16,11 +16,11 @@ use crate::{
 /// What a proxy said about itself in its first request, reduced to what is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// The proxy by its own account; its labels and locality give way to those of its pod once that is known.
+    /// The proxy by its own account. Once its pod is known, its labels and locality give way to the pod's.
     pub proxy: Arc<Proxy>,
     /// `ISTIO_VERSION` of its metadata; empty when not said.
     pub istio_version: SmolStr,
-    /// Whether its metadata has `PROXY_CONFIG`: tools list those proxies only (contract §1.3).
+    /// Whether its metadata has `PROXY_CONFIG`. Tools list only proxies that have it (contract §1.3).
     pub has_proxy_config: bool,
 }
 
@@ -31,29 +31,32 @@ pub struct Proven {
     caller: Caller,
 }
 
-/// Who a client of the debug types says it is: less than a proxy must say.
+/// Who a client of the debug types says it is. It need say less than a proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
     namespace: SmolStr,
     service_account: SmolStr,
 }
 
-/// Why a node is not one that can be served.
+/// Why a node cannot be served.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NodeError {
-    /// The id has not four parts.
+    /// The id does not have four parts.
     #[error("node id {0:?} is not type~ip~pod.namespace~domain")]
     Id(String),
-    /// Neither sidecar nor router.
+    /// It is neither sidecar nor router.
     #[error("proxies of type {0:?} are not served")]
     Type(String),
-    /// No valid address.
+    /// It has no valid address.
     #[error("node {0:?} has no valid IP address")]
     Address(String),
 }
 
 impl Node {
     /// Reads Envoy's account of itself.
+    ///
+    /// # Errors
+    /// When the id is malformed, or the proxy is of a type that is not served or has no valid address.
     pub fn parse(node: &v3::Node) -> Result<Self, NodeError> {
         let mut parts = node.id.split('~');
         let (Some(kind), Some(ip), Some(id), Some(domain), None) = (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
@@ -124,14 +127,14 @@ impl Proven {
 }
 
 impl From<Arc<Proxy>> for Node {
-    /// A proxy that says no more of itself.
+    /// Makes a node that says no more of itself.
     fn from(proxy: Arc<Proxy>) -> Self {
         Self { proxy, istio_version: SmolStr::default(), has_proxy_config: false }
     }
 }
 
 impl Claim {
-    /// Reads what a client says, whatever its id is like: command lines name no address, or none of their own.
+    /// Reads what a client says, whatever its id is like: command-line tools name no address, or none of their own.
     pub fn parse(node: &v3::Node) -> Self {
         let metadata = Metadata(node.metadata.as_ref());
         let domain = node.id.rsplit('~').next().unwrap_or_default();
@@ -196,7 +199,7 @@ fn strings(fields: &HashMap<String, Value>) -> Labels {
     fields.iter().filter_map(|(key, value)| Some((key.into(), text(value)?))).collect()
 }
 
-/// All of `INSTANCE_IPS` if every one is an address, else that of the id; the metadata may repeat one.
+/// Returns all of `INSTANCE_IPS` if every one is an address, else the id's. The metadata may repeat one.
 fn addresses(instance_ips: Option<&str>, own: &str) -> Option<Vec<IpAddr>> {
     let listed = instance_ips.and_then(|ips| ips.split(',').map(|ip| ip.trim().parse().ok()).collect::<Option<Vec<IpAddr>>>());
     let mut ips = listed.or_else(|| own.parse().ok().map(|ip| vec![ip]))?;
@@ -217,7 +220,7 @@ fn interception(mode: Option<&str>) -> Interception {
     }
 }
 
-/// One that reports no extensions is taken for Istio's own, as istiod takes it.
+/// Returns the flavour. As with istiod, a proxy that reports no extensions counts as Istio's own.
 fn flavour(extensions: &[v3::Extension]) -> Flavour {
     match extensions.is_empty() || extensions.iter().any(|extension| extension.name.starts_with("istio")) {
         true => Flavour::Istio,
@@ -243,7 +246,7 @@ fn telemetry(metadata: &Metadata<'_>, labels: &Labels, namespace: &SmolStr, clus
     }
 }
 
-/// `[{"name":"http","containerPort":8080}]`
+/// Reads `[{"name":"http","containerPort":8080}]`.
 fn pod_ports(json: &str) -> Vec<(SmolStr, u16)> {
     let ports: Vec<serde_json::Value> = serde_json::from_str(json).unwrap_or_default();
     let port = |port: &serde_json::Value| {

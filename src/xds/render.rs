@@ -10,26 +10,26 @@ use serde_json::{Value, json};
 use super::resource::Resource;
 use crate::proto;
 
-// Decoding takes tens of milliseconds and megabytes: only for those who look.
+// Decoded on first use, as it takes tens of milliseconds and megabytes.
 static POOL: LazyLock<Result<DescriptorPool, String>> =
     LazyLock::new(|| DescriptorPool::decode(proto::DESCRIPTORS).map_err(|error| error.to_string()));
 
-/// The descriptors of everything that is sent; `None` when they cannot be read, which is a fault of the build.
+/// Returns the descriptors of everything that is sent; `None` when they cannot be read, which is a fault of the build.
 pub fn descriptors() -> Option<&'static DescriptorPool> {
     POOL.as_ref().ok()
 }
 
-/// A message by its type URL, as JSON. What cannot be shown becomes a text that says why.
+/// Renders a message by its type URL. What cannot be shown becomes a text that says why.
 pub fn to_json(type_url: &str, body: &[u8]) -> Value {
     shown(type_url, body).unwrap_or_else(|error| Value::String(format!("cannot be shown: {error}")))
 }
 
-/// A resource, as JSON.
+/// Renders a resource.
 pub fn resource_to_json(resource: &Resource) -> Value {
     to_json(resource.kind.type_url(), &resource.body)
 }
 
-/// A message as the `Any` of a resource is shown: with its type.
+/// Renders a message as the `Any` of a resource is shown, with its type.
 pub fn to_json_any(type_url: &str, body: &[u8]) -> Value {
     let mut value = to_json(type_url, body);
     if let Some(fields) = value.as_object_mut() {
@@ -38,7 +38,7 @@ pub fn to_json_any(type_url: &str, body: &[u8]) -> Value {
     value
 }
 
-/// The encoding of a message that is written as JSON; the error names the field that does not fit.
+/// Encodes a message that is written as JSON. The error names the field that does not fit.
 pub fn from_json(type_url: &str, value: &Value) -> Result<Vec<u8>, String> {
     let message = DynamicMessage::deserialize(descriptor(type_url)?, value).map_err(|error| error.to_string())?;
     Ok(message.encode_to_vec())

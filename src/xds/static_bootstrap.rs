@@ -1,4 +1,4 @@
-//! A view as one static Envoy bootstrap: what ADS would deliver piece by piece, in one file that `envoy -c` takes.
+//! Views as static Envoy bootstraps: what ADS would deliver piece by piece, in one file that `envoy -c` takes.
 
 use std::collections::HashMap;
 
@@ -35,10 +35,10 @@ const SDS_CLUSTER: &str = "sds-grpc";
 /// Where the agent serves them, relative to Envoy's working directory.
 const SDS_SOCKET: &str = "./var/run/secrets/workload-spiffe-uds/socket";
 
-/// Puts everything that the proxy is to have into one bootstrap: endpoints inside clusters, routes inside listeners.
+/// Puts everything that the proxy is to have into one bootstrap, endpoints inside clusters and routes inside listeners.
 ///
 /// # Errors
-/// When a resource does not decode, which would be a fault of this program.
+/// When a resource does not decode, which is a fault of this program.
 pub fn static_bootstrap(view: &View, proxy: &Proxy) -> Result<Bootstrap, DecodeError> {
     let mut clusters = vec![sds_cluster()];
     for resource in view.iter(ResourceType::Cluster) {

@@ -39,15 +39,15 @@ const NAME: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
 /// How streams are served.
 #[derive(Clone)]
 pub struct Options {
-    /// The order of rollouts.
+    /// How rollouts are ordered.
     pub rollout: Settings,
-    /// Whether a caller must have proven who it is: so on 15012, not on 15010.
+    /// Whether a caller must have proven who it is. It must on port 15012, not on 15010.
     pub authenticated: bool,
-    /// Bytes that one request of a proven caller may have. A proxy that comes back names all it holds.
+    /// The largest request of a proven caller, in bytes. A proxy that comes back names all that it holds.
     pub request_limit: usize,
-    /// Bytes that one request of anyone else may have.
+    /// The largest request of anyone else, in bytes.
     pub anonymous_request_limit: usize,
-    /// Ends all streams: the clients come back, to another replica.
+    /// Ends all streams. The clients come back, to another replica.
     pub shutdown: CancellationToken,
     /// The time of day, for the ledger.
     pub clock: Clock,
@@ -63,12 +63,12 @@ pub struct DiscoveryService {
 }
 
 impl DiscoveryService {
-    /// A service that gives proxies what `views` has for them.
+    /// Makes a service that gives proxies what `views` has for them.
     pub fn new(views: Arc<dyn Views>, ledger: Arc<Ledger>, options: Options) -> Self {
         Self { views, ledger, options, inspector: None }
     }
 
-    /// The same, answering `istio.io/debug*` too.
+    /// Makes it answer `istio.io/debug*` too.
     pub fn inspected_by(self, inspector: Arc<dyn Inspector>) -> Self {
         Self { inspector: Some(inspector), ..self }
     }
@@ -88,7 +88,8 @@ impl DiscoveryService {
         };
         let peer = request.extensions().get::<TcpConnectInfo>().and_then(|info| info.remote_addr);
         let requests = Streaming::new_request(ProstDecoder::default(), request.into_body(), None, Some(limit));
-        // One response may wait while another is on its way: what comes after is computed when they are gone.
+        // One response may wait while another is on its way. The next is made when there is room, from what is then the
+        // newest view.
         let (responses, outgoing) = mpsc::channel(1);
         let metrics = self.ledger.metrics().clone();
         let body = Responses::new(form, outgoing, metrics.send_time.clone());
@@ -205,7 +206,7 @@ impl<P: Protocol> Stream<P> {
                     None => return Ok(()),
                 },
                 changed = views.changed(), if stale.is_none() => {
-                    // Only noted here: a client that takes nothing gets the newest view when it does.
+                    // The session turns to it when there is room: a client that takes nothing skips views.
                     changed.map_err(|_| going_away())?;
                     (stale, more) = (Some(now()), true);
                 }
@@ -231,8 +232,8 @@ impl<P: Protocol> Stream<P> {
         }
     }
 
-    /// The first request that asks for configuration, with who the proxy is. What comes before it, reports of health
-    /// and questions of command lines, makes nobody a proxy.
+    /// Waits for the first request that asks for configuration; returns it with who the proxy is. Reports of health and
+    /// questions of command-line tools may come before it, and make nobody a proxy.
     async fn introduction(&mut self) -> Result<Option<(Proven, P::Request)>, Status> {
         let mut introduced = None;
         loop {
@@ -322,13 +323,13 @@ fn record(events: Vec<Event>, entry: &Entry, clock: &Clock) {
     }
 }
 
-// Tokio's clock, which a simulation can move.
+// Tokio's clock, since tests can pause it.
 fn now() -> Instant {
     time::Instant::now().into_std()
 }
 
-/// Whether a stream should not have ended so: not by what the client asked for, and not by its going (which breaks the
-/// transport).
+/// Whether a stream ended by a fault of ours: neither by what the client asked for nor by its going, which breaks the
+/// transport.
 fn is_internal(status: &Status) -> bool {
     matches!(status.code(), Code::Internal | Code::DataLoss | Code::OutOfRange)
 }

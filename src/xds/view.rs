@@ -1,4 +1,4 @@
-//! What one class of proxies is to have: for each type a few sorted layers of shared resources.
+//! Views: what one class of proxies is to have, by type, in a few sorted layers of shared resources.
 
 use std::{iter, sync::Arc};
 
@@ -13,15 +13,15 @@ use super::{
     resource_type::ResourceType,
 };
 
-/// One sorted layer, shared by every view that contains it.
+/// Resources by name, shared by every view that contains them.
 pub type Layer = Arc<OrdMap<SmolStr, Arc<Resource>>>;
 
-/// What a proxy is to have now. Cheap to clone; layers that did not change are the same `Arc`s as before.
+/// What a proxy is to have. Cheap to clone. A layer that did not change is the same `Arc` as in the view before.
 ///
 /// A name occurs in at most one layer of a type.
 #[derive(Clone, Debug, Default)]
 pub struct View {
-    /// Counts views of this process (for logs); never part of what is sent.
+    /// The generation of the world that it shows. It counts from the start of the process, so it means nothing elsewhere.
     pub generation: u64,
     layers: Arc<PerType<Vec<Layer>>>,
 }
@@ -43,32 +43,32 @@ pub trait Views: Send + Sync {
 }
 
 impl View {
-    /// Puts a view together from layers by type.
+    /// Puts a view together from its layers.
     pub fn new(generation: u64, layers: PerType<Vec<Layer>>) -> Self {
         Self { generation, layers: Arc::new(layers) }
     }
 
-    /// The layers of a type.
+    /// Returns the layers of a type.
     pub fn layers(&self, kind: ResourceType) -> &[Layer] {
         &self.layers[kind]
     }
 
-    /// The resource of that name.
+    /// Returns the resource of that name.
     pub fn get(&self, kind: ResourceType, name: &str) -> Option<&Arc<Resource>> {
         self.layers(kind).iter().find_map(|layer| layer.get(name))
     }
 
-    /// All resources of a type, layer by layer (sorted within each).
+    /// Returns all resources of a type, layer by layer, sorted within each.
     pub fn iter(&self, kind: ResourceType) -> impl Iterator<Item = &Arc<Resource>> {
         self.layers(kind).iter().flat_map(|layer| layer.values())
     }
 
-    /// How many resources of a type there are.
+    /// Returns how many resources of a type there are.
     pub fn len(&self, kind: ResourceType) -> usize {
         self.layers(kind).iter().map(|layer| layer.len()).sum()
     }
 
-    /// Whether it is put together from the very layers that `other` is put together from.
+    /// Whether the two are put together from the very same layers.
     pub fn has_layers_of(&self, other: &Self) -> bool {
         let same = |kind| {
             let (own, others) = (self.layers(kind), other.layers(kind));
@@ -82,7 +82,7 @@ impl View {
         ResourceType::ALL.into_iter().all(|kind| self.len(kind) == 0)
     }
 
-    /// What differs from `older`, for one type. Layers that both share are not walked.
+    /// Returns what differs from `older`, for one type. Layers that both share are not walked.
     pub fn differences<'a>(&'a self, older: &'a Self, kind: ResourceType) -> Vec<Difference<'a>> {
         let (new, old) = (self.layers(kind), older.layers(kind));
         let empty = || None;
@@ -110,7 +110,7 @@ impl View {
         found
     }
 
-    /// The version of the resource of that name.
+    /// Returns the version of the resource of that name.
     pub fn version(&self, kind: ResourceType, name: &str) -> Option<ContentHash> {
         self.get(kind, name).map(|resource| resource.version)
     }

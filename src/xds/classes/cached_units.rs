@@ -1,5 +1,5 @@
-//! A layer that is put together from units: each owner (a service, a port, a route table) contributes some resources
-//! and is replaced by itself.
+//! A layer that is put together from units: each owner (a service, a port, a route table) contributes some resources,
+//! and its contribution is replaced without regard to the others.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -22,7 +22,7 @@ impl<O> Default for CachedUnits<O> {
 }
 
 impl<O: Ord + Clone> CachedUnits<O> {
-    /// The layer as it stands. The same `Arc` as before when nothing changed.
+    /// Returns the layer as it stands: the same `Arc` as before when nothing changed.
     pub(super) fn layer(&self) -> &Layer {
         &self.layer
     }

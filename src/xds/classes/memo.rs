@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 
 use crate::metrics::ExactCounter;
 
-/// Results by input. An entry lives while somebody else holds its result.
+/// Results by input. An entry lives at least as long as somebody else holds its result.
 #[derive(Debug)]
 pub(super) struct Memo<I, R> {
     entries: FxHashMap<I, Arc<R>>,
@@ -27,7 +27,7 @@ impl<I, R> Memo<I, R> {
 }
 
 impl<I: Eq + Hash, R> Memo<I, R> {
-    /// The result for `input`, made by `make` if it is not known.
+    /// Returns the result for `input`, which `make` makes if it is not known.
     pub(super) fn get(&mut self, input: I, make: impl FnOnce(&I) -> R) -> Arc<R> {
         let vacant = match self.entries.entry(input) {
             Entry::Occupied(known) => return Arc::clone(known.get()),

@@ -1,8 +1,8 @@
-//! Sorts proxies into classes and keeps what each class is to have up to date (architecture, rules 3 and 4).
+//! Sorts proxies into classes, and keeps up to date what each class is to have (architecture, rules 3 and 4).
 //!
-//! What a proxy has is put together from groups that it shares with others: clusters and routes by scope, endpoints by
-//! scope and place, outbound listeners by scope and (in Istio's flavour) names for traces, and what is its own. A
-//! change is translated once for each distinct input, whichever groups contain it.
+//! A proxy's view is put together from groups. It shares clusters, endpoints and routes with the proxies of its scope, and
+//! outbound listeners with those that also have the same names for traces (in Istio's flavour); the rest is its own. A
+//! change is translated once for each distinct input, however many groups contain the result.
 
 mod by_scope;
 mod cached_units;
@@ -44,7 +44,7 @@ use crate::{
     },
 };
 
-/// All connected proxies, sorted into classes, with the world that they are shown.
+/// All connected proxies, sorted into classes, and the world that they are shown.
 #[derive(Default)]
 pub struct Classes {
     state: Mutex<State>,
@@ -68,7 +68,7 @@ struct ConnectedProxy {
     sender: watch::Sender<View>,
 }
 
-/// New views that are not sent yet, and what it took to make them.
+/// New views that no session has seen yet.
 pub struct Prepared {
     views: Vec<(SmolStr, watch::Sender<View>, View)>,
     changed: Vec<(ResourceType, u64)>,
@@ -81,7 +81,7 @@ impl Classes {
         let state = &mut *state;
         state.world = world;
         state.proxies.retain(|_, connected| !connected.sender.is_closed());
-        // A proxy's own side is made from its scope: that comes first.
+        // Scopes come first, since a proxy's own side is made from its scope.
         let scopes = state.groups.update_scopes(&state.world, touched);
         let resorted = state.sort_again(touched);
         state.groups.update(&state.world, &scopes, touched);
@@ -102,25 +102,25 @@ impl Classes {
         Prepared { views, changed }
     }
 
-    /// Counts all translations, those for proxies that come included.
+    /// Returns the counters of all translations, including those for proxies that connect.
     pub fn translations(&self) -> Translations {
         self.state.lock().groups.translations().clone()
     }
 
-    /// How many translations were done since the beginning, by what was translated.
+    /// Returns how many translations were done since the start, by what was translated.
     pub fn translated(&self) -> BTreeMap<&'static str, u64> {
         let translations = self.translations();
         TRANSLATED.into_iter().map(|what| (what, translations.get_or_create(&[("type", what)]).get())).collect()
     }
 
-    /// What the connected proxy of that id is to have.
+    /// Returns the view of the connected proxy of that id.
     pub fn view_of(&self, id: &str) -> Option<View> {
         let state = self.state.lock();
         let mut connected = state.proxies.values().filter(|connected| !connected.sender.is_closed());
         connected.find(|connected| connected.proxy.id == id).map(|connected| connected.sender.borrow().clone())
     }
 
-    /// The view of a proxy that is not connected: offline translation.
+    /// Returns the view of a proxy that need not be connected, for offline translation.
     pub fn view_for(&self, proxy: &Proxy) -> View {
         let mut state = self.state.lock();
         let state = &mut *state;
@@ -129,7 +129,7 @@ impl Classes {
         View::new(state.world.generation, state.groups.layers(&keys))
     }
 
-    /// What of the objects a proxy cannot have that is not connected.
+    /// Returns the findings about a proxy that need not be connected: what of the objects it cannot be given.
     pub fn findings_for(&self, proxy: &Proxy) -> Vec<Diagnostic> {
         let mut state = self.state.lock();
         let state = &mut *state;
@@ -137,7 +137,7 @@ impl Classes {
         state.groups.ensure(&state.world, &proxy, &state.distinguishing).findings().collect()
     }
 
-    /// What of the objects the connected proxies cannot have, kept up to date.
+    /// Subscribes to the findings about the connected proxies: what of the objects they cannot be given.
     pub fn findings(&self) -> watch::Receiver<BTreeSet<Diagnostic>> {
         self.findings.subscribe()
     }
@@ -165,7 +165,8 @@ impl State {
         connected.flat_map(|connected| connected.keys.findings()).collect()
     }
 
-    /// Resolves the proxies that a change may put into another class; says whether groups may have lost their last.
+    /// Resolves anew the proxies that a change may put into another class. Returns whether groups may have lost their last
+    /// proxy.
     fn sort_again(&mut self, touched: &Touched) -> bool {
         let distinguishing = if touched.everything || !touched.routes.is_empty() || !touched.services.is_empty() {
             DistinguishingLabels::of(&self.world)
@@ -192,12 +193,12 @@ impl State {
 }
 
 impl Prepared {
-    /// The proxies whose view changed.
+    /// Returns the ids of the proxies whose view changed.
     pub fn proxies(&self) -> Vec<SmolStr> {
         self.views.iter().map(|(id, ..)| id.clone()).collect()
     }
 
-    /// How many distinct resources have new content, by type.
+    /// Returns how many distinct resources have new content, by type.
     pub fn changed(&self) -> impl Iterator<Item = (ResourceType, u64)> {
         self.changed.iter().copied()
     }
@@ -210,13 +211,13 @@ impl Prepared {
     }
 }
 
-/// Namespaces whose proxies may answer for other services now, or otherwise.
+/// Returns the namespaces whose proxies may now answer for other services, or answer differently.
 fn namespaces_of(world: &World, touched: &Touched) -> BTreeSet<SmolStr> {
     let services = touched.services.iter().chain(&touched.endpoints).flat_map(|host| world.services_named(host));
     touched.namespaces.iter().cloned().chain(services.map(|service| service.namespace.clone())).collect()
 }
 
-/// Whether that made a difference.
+/// Replaces a value; returns whether the new one differs.
 fn replaced(before: &mut BTreeSet<Diagnostic>, now: BTreeSet<Diagnostic>) -> bool {
     let differs = *before != now;
     *before = now;

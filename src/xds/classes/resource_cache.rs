@@ -1,4 +1,4 @@
-//! Translation remembered by its input, and counted.
+//! Resources by the input of their translation: each distinct input is translated and encoded once, and counted.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// All memos of this process.
+/// The memos of all kinds of resources.
 #[derive(Debug)]
 pub(super) struct ResourceCache {
     clusters: Memo<ClusterInput, Resource>,
@@ -39,17 +39,17 @@ pub(super) struct ResourceCache {
     translations: Translations,
 }
 
-/// A route table is its own fields and the virtual hosts in it; each distinct one is joined once.
+/// The input of a route table: its own fields and its virtual hosts. Each distinct one is joined once.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct JoinedTable {
     header: Vec<u8>,
     hosts: Vec<ByPtr<EncodedVirtualHost>>,
 }
 
-/// Translations done since the beginning, by what was translated (`istiod_lite_translated`).
+/// Counters of the translations since the start, by what was translated (`istiod_lite_translated`).
 pub type Translations = Family<[(&'static str, &'static str); 1], ExactCounter>;
 
-/// What is counted in [`Translations`].
+/// The labels in [`Translations`].
 pub(super) const TRANSLATED: [&str; 5] = ["cluster", "load_assignment", "listener", "virtual_host", "route_table"];
 
 impl Default for ResourceCache {
@@ -99,7 +99,7 @@ impl ResourceCache {
         self.tables.get(joined, |joined| encode::route_configuration(&header, joined.hosts.iter().map(|host| &*host.0)))
     }
 
-    /// The counters.
+    /// Returns the counters.
     pub(super) fn translations(&self) -> &Translations {
         &self.translations
     }

@@ -29,15 +29,15 @@ enum Field {
     Map(Option<usize>),
 }
 
-/// The canonical encoding of a message.
+/// Encodes a message in canonical form.
 pub fn canonical<M: Message + Name>(message: &M) -> Vec<u8> {
     let mut bytes = message.encode_to_vec();
-    // What was encoded just now can be read; and a part that is in order says the same as one that is not.
+    // What was encoded just now can be read. Were it not so, unordered bytes would still mean the same.
     let _ = find(&M::full_name()).and_then(|shape| order_message(shape, &mut bytes));
     bytes
 }
 
-/// The canonical form of an encoded message of the named type. Bytes that are not such a message come back as they are.
+/// Brings an encoded message of the named type into canonical form. Returns bytes that are not such a message unchanged.
 pub fn canonical_bytes(full_name: &str, encoded: &[u8]) -> Vec<u8> {
     let mut ordered = encoded.to_vec();
     match find(full_name).and_then(|shape| order_message(shape, &mut ordered)) {
@@ -52,7 +52,7 @@ fn find(full_name: &str) -> Option<usize> {
     BY_NAME.get(full_name).copied()
 }
 
-// Order changes no length, so all is done in place.
+// Reordering changes no length, so it is done in place.
 fn order_message(shape: usize, bytes: &mut [u8]) -> Option<()> {
     if SHAPES[shape].is_any {
         return order_any(bytes);

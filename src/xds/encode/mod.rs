@@ -106,7 +106,7 @@ fn resource(kind: ResourceType, name: SmolStr, body: Body, references: Vec<(Reso
 fn sorted<T: Ord>(mut list: Vec<T>) -> Arc<[T]> {
     list.sort_unstable();
     list.dedup();
-    // The empty list is one for all.
+    // All share one empty list.
     if list.is_empty() { Arc::default() } else { list.into() }
 }
 
