@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{Volume, VolumeMount};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{settings::ProxyResources, template::Template, value};
+use super::{settings::ProxyResources, value};
 use crate::api::{
     parse_proxy_config,
     proxy_config::{InterceptionMode, ProxyConfig},
@@ -34,6 +34,19 @@ pub(super) struct Annotations {
     pub(super) volumes: Vec<Volume>,
     pub(super) volume_mounts: Vec<VolumeMount>,
     pub(super) config: ProxyConfig,
+}
+
+/// The template that a pod asks for by `inject.istio.io/templates`.
+///
+/// Templates of Istio's ConfigMap (Go's text/template) would be a further variant, rendered from the same inputs and merged into
+/// the pod in the same way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Template {
+    /// `sidecar`: a proxy beside the application, with its traffic captured.
+    #[default]
+    Sidecar,
+    /// `gateway`: a proxy alone.
+    Gateway,
 }
 
 /// `traffic.sidecar.istio.io/…`: lists joined by commas, without blanks.
@@ -119,6 +132,21 @@ struct Reader<'a> {
     written: &'a BTreeMap<String, String>,
     known: RefCell<Vec<&'static str>>,
     found: RefCell<AnnotationFindings>,
+}
+
+impl Template {
+    const ALL: [(&'static str, Self); 2] = [("gateway", Self::Gateway), ("sidecar", Self::Sidecar)];
+
+    /// Returns the template of a name, or a sentence that says which there are.
+    fn named(name: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|(known, _)| *known == name);
+        found.map(|(_, template)| template).ok_or_else(|| format!("names a template that is not built in; there are {}", Self::known()))
+    }
+
+    /// Lists the names of all.
+    fn known() -> String {
+        Self::ALL.map(|(name, _)| name).join(", ")
+    }
 }
 
 impl Reader<'_> {

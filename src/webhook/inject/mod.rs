@@ -23,14 +23,16 @@ mod workload;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
-use self::{annotations::Annotations, template::Inputs};
+use self::{
+    annotations::{Annotations, Template},
+    template::Inputs,
+};
 pub use self::{
     metrics::{InjectionMetrics, Outcome},
     path::Parameters,
     restore::STATUS,
     service::{Injector, routes},
     settings::Settings,
-    template::Template,
     workload::Owner,
 };
 use crate::api::{
@@ -92,7 +94,7 @@ pub fn inject(original: &Value, around: Surroundings<'_>) -> Result<Injected, Re
         settings: around.settings,
         mesh: around.mesh,
     };
-    let rendered = serde_json::to_value(template.render(&inputs)).map_err(|error| Refused(vec![error.to_string()]))?;
+    let rendered = serde_json::to_value(template::render(template, &inputs)).map_err(|error| Refused(vec![error.to_string()]))?;
     let added = merge::merge(&mut pod, rendered);
 
     let mut warnings = found.warnings;

@@ -1,9 +1,11 @@
 //! What happens when several services want the same address and port: the oldest decides, those that come later
 //! share, add their chains, or lose (contract §3.3 "Same bind/port collisions").
 
+use std::collections::BTreeMap;
+
 use smol_str::SmolStr;
 
-use super::{Chain, ServiceListener, plan::ByAddress};
+use super::{Chain, ServiceListener};
 use crate::mesh::model::{Origin, Protocol};
 
 /// What one service port brings to a listener.
@@ -20,7 +22,8 @@ pub(super) struct Offer {
 /// The listeners of one port.
 #[derive(Default)]
 pub(super) struct Entries {
-    by_address: ByAddress<Entry>,
+    /// By the first address of each, so that the order does not depend on who came first.
+    by_address: BTreeMap<SmolStr, Entry>,
 }
 
 struct Entry {

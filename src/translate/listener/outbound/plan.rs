@@ -1,10 +1,6 @@
 //! Decides which outbound listeners there are.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use imbl::OrdMap;
 use smol_str::{SmolStr, format_smolstr};
@@ -362,6 +358,3 @@ impl Bind {
         Self { addresses: [first].into_iter().chain(second).map(SmolStr::from).collect(), networks: Vec::new() }
     }
 }
-
-/// Listeners by their first address: the order does not depend on who came first.
-pub(super) type ByAddress<V> = BTreeMap<SmolStr, V>;

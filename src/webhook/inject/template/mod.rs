@@ -13,7 +13,7 @@ use k8s_openapi::{
 };
 
 use super::{
-    annotations::Annotations,
+    annotations::{Annotations, Template},
     path::Parameters,
     settings::Settings,
     workload::{Owner, canonical},
@@ -31,19 +31,6 @@ pub(super) const INIT: &str = "istio-init";
 /// The agent's own port by default.
 pub(super) const STATUS_PORT: u16 = 15020;
 
-/// Which template a pod asks for by `inject.istio.io/templates`.
-///
-/// Templates of Istio's ConfigMap (Go's text/template) would be a further variant: what they are rendered from is
-/// [`Inputs`], what they give is a pod that is merged as here.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Template {
-    /// `sidecar`: a proxy beside the application, with its traffic captured.
-    #[default]
-    Sidecar,
-    /// `gateway`: a proxy alone.
-    Gateway,
-}
-
 /// What a template is rendered from.
 pub(super) struct Inputs<'a> {
     /// The pod without what an earlier injection added.
@@ -58,47 +45,27 @@ pub(super) struct Inputs<'a> {
     pub(super) mesh: &'a MeshConfig,
 }
 
-// === impl Template ===
-
-impl Template {
-    const ALL: [(&'static str, Self); 2] = [("gateway", Self::Gateway), ("sidecar", Self::Sidecar)];
-
-    /// The template of a name.
-    ///
-    /// # Errors
-    /// When there is none: says which there are.
-    pub fn named(name: &str) -> Result<Self, String> {
-        let found = Self::ALL.into_iter().find(|(known, _)| *known == name);
-        found.map(|(_, template)| template).ok_or_else(|| format!("names a template that is not built in; there are {}", Self::known()))
-    }
-
-    /// The names of all.
-    pub fn known() -> String {
-        Self::ALL.map(|(name, _)| name).join(", ")
-    }
-
-    /// What is to be laid over the pod. The proxy is an init container (a native sidecar) with the sidecar template, else a
-    /// container.
-    pub(super) fn render(self, inputs: &Inputs<'_>) -> Pod {
-        let (init_containers, containers) = match self {
-            Self::Sidecar => {
-                let init = capture::init_container(inputs).into_iter().chain([proxy::sidecar(inputs)]).collect();
-                (Some(init), Vec::new())
-            }
-            Self::Gateway => (None, vec![proxy::gateway(inputs)]),
-        };
-        Pod {
-            metadata: metadata(self, inputs),
-            spec: Some(PodSpec {
-                init_containers,
-                containers,
-                volumes: Some(volumes::of(self, inputs)),
-                image_pull_secrets: inputs.settings.pull_secrets(),
-                security_context: (self == Self::Gateway).then(unprivileged_ports),
-                ..PodSpec::default()
-            }),
-            status: None,
+/// Renders what is to be laid over the pod. With the sidecar template the proxy is an init container (a native sidecar), else a
+/// container.
+pub(super) fn render(template: Template, inputs: &Inputs<'_>) -> Pod {
+    let (init_containers, containers) = match template {
+        Template::Sidecar => {
+            let init = capture::init_container(inputs).into_iter().chain([proxy::sidecar(inputs)]).collect();
+            (Some(init), Vec::new())
         }
+        Template::Gateway => (None, vec![proxy::gateway(inputs)]),
+    };
+    Pod {
+        metadata: metadata(template, inputs),
+        spec: Some(PodSpec {
+            init_containers,
+            containers,
+            volumes: Some(volumes::of(template, inputs)),
+            image_pull_secrets: inputs.settings.pull_secrets(),
+            security_context: (template == Template::Gateway).then(unprivileged_ports),
+            ..PodSpec::default()
+        }),
+        status: None,
     }
 }
 
