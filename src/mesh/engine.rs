@@ -7,7 +7,6 @@
 
 mod definitions;
 mod endpoints;
-pub(in crate::mesh) mod hosts;
 mod links;
 mod marks;
 mod policies;

@@ -3,6 +3,7 @@
 pub mod configured;
 pub mod engine;
 pub mod model;
+pub(in crate::mesh) mod names;
 pub mod policy;
 pub mod protocol;
 pub mod routing;

@@ -131,7 +131,7 @@ impl MeshSettings {
             default_destination_rule_export_to: config.default_destination_rule_export_to.clone(),
             outbound_cluster_stat_name: config.outbound_cluster_stat_name.clone(),
             inbound_cluster_stat_name: config.inbound_cluster_stat_name.clone(),
-            default_http_retry_policy: config.default_http_retry_policy.clone(),
+            default_http_retry_policy: config.default_http_retry_policy.as_ref().map(RetryPolicy::from),
             path_normalization: config.path_normalization.into(),
         }
     }

@@ -13,7 +13,7 @@ use crate::{
 /// Circles that are still there, by folder. Mend one and take it out; this list only ever gets shorter.
 const STILL_CIRCULAR: &[(&str, &[&str])] = &[
     ("api", &["istio", "kubernetes", "label_selector", "mesh_config", "object", "proxy_config"]),
-    ("mesh", &["engine", "policy", "routing", "world"]),
+    ("mesh", &["policy", "world"]),
     ("translate::route", &["action", "selection"]),
 ];
 

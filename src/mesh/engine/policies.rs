@@ -7,12 +7,13 @@ use std::{
 
 use smol_str::SmolStr;
 
-use super::{Dirty, Engine, hosts, store::Id};
+use super::{Dirty, Engine, store::Id};
 use crate::{
     api::{Kind, Labels, Object, Spec, istio},
     mesh::{
         configured::Configured,
         model::{Hostname, NamedKey, ServiceKey},
+        names,
         policy::{Policy, PolicyTable, Replaced, destination_rule, mtls},
         settings::MeshSettings,
         sidecar::{self, Sidecar},
@@ -172,8 +173,8 @@ impl Tabled for DestinationRule {
     fn of(object: &Object, mesh: &MeshSettings) -> Option<Arc<Self>> {
         let Spec::DestinationRule(spec) = &object.spec else { return None };
         let namespace = &object.key.namespace;
-        let host = hosts::full_hostname(&spec.host, namespace, &mesh.domain);
-        let export_to = hosts::visibility(&spec.export_to, &mesh.default_destination_rule_export_to, namespace);
+        let host = names::full_hostname(&spec.host, namespace, &mesh.domain);
+        let export_to = names::visibility(&spec.export_to, &mesh.default_destination_rule_export_to, namespace);
         Some(Arc::new(traffic::istio::destination_rule(spec, host, export_to)))
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Engine;
 use crate::{
     api::{Kind, Object, Spec},
-    mesh::{model::Origin, routing::convert, world::World},
+    mesh::{model::Origin, routing::istio, world::World},
 };
 
 /// The world with this object, or with its new content: enough of it for [`crate::mesh::validate::of`]. It is made from
@@ -24,7 +24,7 @@ pub fn preview(world: &Arc<World>, object: &Arc<Object>) -> Arc<World> {
 // So that no index of a list is told that the missing routes of delegates have shifted.
 fn note_delegates(mut world: Arc<World>, object: &Object) -> Arc<World> {
     let Spec::VirtualService(spec) = &object.spec else { return world };
-    let delegates = convert::delegates(spec, &object.key.namespace);
+    let delegates = istio::delegates(spec, &object.key.namespace);
     let key = (object.key.namespace.clone(), object.key.name.clone());
     let Some(routes) = world.routes.get(&key).filter(|_| !delegates.is_empty()) else { return world };
     let mut routes = (**routes).clone();

@@ -13,7 +13,7 @@ use crate::{
     mesh::{
         model::Hostname,
         routing::{
-            convert,
+            istio::{self, Defaults},
             model::{GatewayRef, RouteSet},
         },
         world::{NamedKey, Touched, World},
@@ -45,13 +45,14 @@ impl RouteLinks {
     pub(super) fn derive(&mut self, store: &Store, world: &mut World, key: &NamedKey, touched: &mut Touched) {
         let find = |key: &NamedKey| virtual_service(store, key);
         let own = find(key);
-        let new = own.and_then(|(object, spec)| convert::route_set(object, spec, &world.mesh, &find)).map(Arc::new);
-        self.delegates.set(key, own.map(|(_, spec)| convert::delegates(spec, &key.0)).unwrap_or_default());
+        let defaults = Defaults { domain: &world.mesh.domain, export_to: &world.mesh.default_virtual_service_export_to };
+        let new = own.and_then(|(object, spec)| istio::route_set(object, spec, defaults, &find)).map(Arc::new);
+        self.delegates.set(key, own.map(|(_, spec)| istio::delegates(spec, &key.0)).unwrap_or_default());
         let old = world.routes.get(key).cloned();
         if old == new {
             return;
         }
-        self.destinations.set(key, new.as_ref().map(|new| convert::destinations(new)).unwrap_or_default());
+        self.destinations.set(key, new.as_ref().map(|new| new.destination_hosts()).unwrap_or_default().into_iter().cloned());
         touched.routes.extend(old.iter().chain(&new).flat_map(|routes| routes.hosts.iter().cloned()));
         index(world, key, old.as_ref(), new.as_ref());
         match new {

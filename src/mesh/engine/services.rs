@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use smol_str::{SmolStr, format_smolstr};
 
-use super::hosts;
 use crate::{
     api::{
         Metadata, Object, Spec,
@@ -16,7 +15,7 @@ use crate::{
     },
     mesh::{
         model::{Hostname, Origin, Precedence, Registry, Resolution, Service, ServicePort, SpiffeId, TargetPort, Visibility},
-        protocol,
+        names, protocol,
         settings::MeshSettings,
     },
 };
@@ -60,7 +59,7 @@ fn kubernetes_port(port: &kubernetes::ServicePort) -> ServicePort {
 
 fn annotated_visibility(metadata: &Metadata, mesh: &MeshSettings, namespace: &SmolStr) -> Visibility {
     let written = words(metadata.annotations.get("networking.istio.io/exportTo"));
-    hosts::visibility(&written, &mesh.default_service_export_to, namespace)
+    names::visibility(&written, &mesh.default_service_export_to, namespace)
 }
 
 fn annotated_accounts(metadata: &Metadata, mesh: &MeshSettings, namespace: &SmolStr) -> Vec<SpiffeId> {
@@ -94,7 +93,7 @@ fn of_service_entry(object: &Object, spec: &istio::ServiceEntry, mesh: &MeshSett
             ServiceEntryResolution::DynamicDns => Resolution::DynamicDns,
         },
         mesh_external: !spec.mesh_internal,
-        export_to: hosts::visibility(&spec.export_to, &mesh.default_service_export_to, &object.key.namespace),
+        export_to: names::visibility(&spec.export_to, &mesh.default_service_export_to, &object.key.namespace),
         subject_alt_names: spec.subject_alt_names.clone(),
         selector: Arc::new(spec.workload_selector.clone().unwrap_or_default()),
         ..blank(object, Registry::External)

@@ -1,28 +1,33 @@
-//! Merges a delegate's HTTP route into the root's route that names it (contract §6.2, delegates).
+//! Merges a delegate's HTTP rule into the root's rule that names the delegate (contract §6.2, delegates).
 
 use smol_str::{SmolStr, format_smolstr};
 
-use crate::api::{
-    Labels,
-    istio::{HttpMatch, HttpRoute, StringMatch},
-};
+use super::model::{HeaderMatch, HttpAction, HttpMatch, HttpRule, QueryParameterMatch, StringMatch};
 
-/// The merged route; `None` when the delegate's matches contradict the root's. Names in both must be full already.
-pub(super) fn merge(root: &HttpRoute, leaf: HttpRoute) -> Option<HttpRoute> {
+/// Returns the merged rule, which has the delegate's source; `None` when the delegate's matches contradict the root's.
+pub(super) fn merge(root: &HttpRule, leaf: HttpRule) -> Option<HttpRule> {
     let matches = merge_matches(&root.matches, &leaf.matches)?;
-    Some(HttpRoute {
+    Some(HttpRule {
         name: joined(&root.name, &leaf.name),
         matches,
-        rewrite: leaf.rewrite.or_else(|| root.rewrite.clone()),
-        direct_response: leaf.direct_response.or_else(|| root.direct_response.clone()),
+        action: merge_actions(&root.action, leaf.action),
         timeout: leaf.timeout.or(root.timeout),
         retries: leaf.retries.or_else(|| root.retries.clone()),
         fault: leaf.fault.or_else(|| root.fault.clone()),
         mirrors: if leaf.mirrors.is_empty() { root.mirrors.clone() } else { leaf.mirrors },
         cors: leaf.cors.or_else(|| root.cors.clone()),
         headers: leaf.headers.or_else(|| root.headers.clone()),
-        ..leaf
+        rewrite: leaf.rewrite.or_else(|| root.rewrite.clone()),
+        source: leaf.source,
     })
+}
+
+// Beside `delegate` the root can only have `directResponse`, which wins over destinations.
+fn merge_actions(root: &HttpAction, leaf: HttpAction) -> HttpAction {
+    match (root, leaf) {
+        (HttpAction::DirectResponse { .. }, HttpAction::Forward(_)) => root.clone(),
+        (_, leaf) => leaf,
+    }
 }
 
 /// Every match of the delegate must fit into some match of the root; each fitting pair gives their conjunction.
@@ -42,14 +47,13 @@ fn merge_matches(root: &[HttpMatch], leaf: &[HttpMatch]) -> Option<Vec<HttpMatch
 }
 
 fn fits(root: &HttpMatch, leaf: &HttpMatch) -> bool {
-    root.ignore_uri_case == leaf.ignore_uri_case
-        && text_fits(root.uri.as_ref(), leaf.uri.as_ref())
+    root.ignore_path_case == leaf.ignore_path_case
+        && text_fits(root.path.as_ref(), leaf.path.as_ref())
         && text_fits(root.scheme.as_ref(), leaf.scheme.as_ref())
         && text_fits(root.method.as_ref(), leaf.method.as_ref())
         && text_fits(root.authority.as_ref(), leaf.authority.as_ref())
         && named_fit(&root.headers, &leaf.headers)
-        && named_fit(&root.without_headers, &leaf.without_headers)
-        && named_fit(&root.query_params, &leaf.query_params)
+        && named_fit(&root.query_parameters, &leaf.query_parameters)
         && same_or_unset(root.port.as_ref(), leaf.port.as_ref())
         && same_or_unset(root.source_namespace.as_ref(), leaf.source_namespace.as_ref())
         && root.source_labels.iter().all(|(name, value)| same_or_unset(Some(value), leaf.source_labels.get(name)))
@@ -65,9 +69,45 @@ fn text_fits(root: Option<&StringMatch>, leaf: Option<&StringMatch>) -> bool {
     }
 }
 
-fn named_fit(root: &[(SmolStr, StringMatch)], leaf: &[(SmolStr, StringMatch)]) -> bool {
-    let of = |name: &SmolStr| leaf.iter().find(|(other, _)| other == name).map(|(_, matched)| matched);
-    root.iter().all(|(name, matched)| text_fits(Some(matched), of(name)))
+/// A matcher of something that has a name: a header or a query parameter.
+trait NamedMatch: Clone {
+    /// Orders matchers; of one key a match has at most one.
+    fn key(&self) -> (&SmolStr, bool);
+
+    fn value(&self) -> &StringMatch;
+}
+
+impl NamedMatch for HeaderMatch {
+    fn key(&self) -> (&SmolStr, bool) {
+        (&self.name, self.inverted)
+    }
+
+    fn value(&self) -> &StringMatch {
+        &self.value
+    }
+}
+
+impl NamedMatch for QueryParameterMatch {
+    fn key(&self) -> (&SmolStr, bool) {
+        (&self.name, false)
+    }
+
+    fn value(&self) -> &StringMatch {
+        &self.value
+    }
+}
+
+fn named_fit<M: NamedMatch>(root: &[M], leaf: &[M]) -> bool {
+    let of = |root: &M| leaf.iter().find(|other| other.key() == root.key()).map(M::value);
+    root.iter().all(|matcher| text_fits(Some(matcher.value()), of(matcher)))
+}
+
+/// The delegate's matcher where both have one: it is the narrower.
+fn both<M: NamedMatch>(root: &[M], leaf: &[M]) -> Vec<M> {
+    let only_root = root.iter().filter(|matcher| !leaf.iter().any(|other| other.key() == matcher.key()));
+    let mut all: Vec<M> = only_root.chain(leaf).cloned().collect();
+    all.sort_by(|a, b| a.key().cmp(&b.key()));
+    all
 }
 
 fn same_or_unset<T: PartialEq>(root: Option<&T>, leaf: Option<&T>) -> bool {
@@ -77,28 +117,19 @@ fn same_or_unset<T: PartialEq>(root: Option<&T>, leaf: Option<&T>) -> bool {
 fn conjunction(root: &HttpMatch, leaf: &HttpMatch) -> HttpMatch {
     HttpMatch {
         name: joined(&root.name, &leaf.name),
-        uri: leaf.uri.clone().or_else(|| root.uri.clone()),
-        ignore_uri_case: leaf.ignore_uri_case,
+        path: leaf.path.clone().or_else(|| root.path.clone()),
+        ignore_path_case: leaf.ignore_path_case,
         scheme: leaf.scheme.clone().or_else(|| root.scheme.clone()),
         method: leaf.method.clone().or_else(|| root.method.clone()),
         authority: leaf.authority.clone().or_else(|| root.authority.clone()),
         headers: both(&root.headers, &leaf.headers),
-        without_headers: both(&root.without_headers, &leaf.without_headers),
-        query_params: both(&root.query_params, &leaf.query_params),
+        query_parameters: both(&root.query_parameters, &leaf.query_parameters),
         port: leaf.port.or(root.port),
-        source_labels: root.source_labels.iter().chain(&leaf.source_labels).map(|(k, v)| (k.clone(), v.clone())).collect::<Labels>(),
+        source_labels: root.source_labels.iter().chain(&leaf.source_labels).map(|(k, v)| (k.clone(), v.clone())).collect(),
         source_namespace: leaf.source_namespace.clone().or_else(|| root.source_namespace.clone()),
         gateways: if leaf.gateways.is_empty() { root.gateways.clone() } else { leaf.gateways.clone() },
         stat_prefix: if leaf.stat_prefix.is_empty() { root.stat_prefix.clone() } else { leaf.stat_prefix.clone() },
     }
-}
-
-/// The delegate's matcher where both have one: it is the narrower.
-fn both(root: &[(SmolStr, StringMatch)], leaf: &[(SmolStr, StringMatch)]) -> Vec<(SmolStr, StringMatch)> {
-    let only_root = root.iter().filter(|(name, _)| !leaf.iter().any(|(other, _)| other == name));
-    let mut all: Vec<_> = only_root.chain(leaf).cloned().collect();
-    all.sort_by(|(a, _), (b, _)| a.cmp(b));
-    all
 }
 
 fn joined(root: &SmolStr, leaf: &SmolStr) -> SmolStr {
@@ -111,29 +142,89 @@ fn joined(root: &SmolStr, leaf: &SmolStr) -> SmolStr {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
 
-    fn uri(matched: StringMatch) -> Vec<HttpMatch> {
-        vec![HttpMatch { uri: Some(matched), ..Default::default() }]
+    use super::*;
+    use crate::{
+        api::{Kind, ObjectKey},
+        mesh::{
+            model::Origin,
+            routing::model::{GatewayRef, RuleSource},
+        },
+    };
+
+    fn path(matched: StringMatch) -> HttpMatch {
+        HttpMatch { path: Some(matched), ..Default::default() }
     }
 
-    fn route(name: &str, matches: Vec<HttpMatch>) -> HttpRoute {
-        HttpRoute { name: name.into(), matches, ..Default::default() }
+    fn header(name: &str, value: StringMatch, inverted: bool) -> HeaderMatch {
+        HeaderMatch { name: name.into(), value, inverted }
+    }
+
+    fn rule(object: &str, matches: Vec<HttpMatch>) -> HttpRule {
+        let key = ObjectKey { cluster: "Kubernetes".into(), kind: Kind::VirtualService, namespace: "shop".into(), name: object.into() };
+        let origin = Origin { object: key, generation: 1 };
+        HttpRule {
+            source: RuleSource { origin: origin.into(), field: "spec.http[3]".into() },
+            name: object.into(),
+            matches,
+            action: HttpAction::Forward(Vec::new()),
+            timeout: None,
+            retries: None,
+            fault: None,
+            mirrors: Vec::new(),
+            cors: None,
+            headers: None,
+            rewrite: None,
+        }
     }
 
     #[test]
     fn a_delegate_may_only_narrow_the_prefix() {
-        let root = route("root", uri(StringMatch::Prefix("/shop".into())));
-        let kept = merge(&root, route("leaf", uri(StringMatch::Exact("/shop/cart".into())))).unwrap();
-        assert_eq!((kept.name.as_str(), &kept.matches), ("root-leaf", &uri(StringMatch::Exact("/shop/cart".into()))));
-        assert_eq!(merge(&root, route("leaf", uri(StringMatch::Prefix("/other".into())))), None);
-        assert_eq!(merge(&root, route("", Vec::new())).unwrap().matches, root.matches);
+        let root = rule("root", vec![path(StringMatch::Prefix("/shop".into()))]);
+        let exact = vec![path(StringMatch::Exact("/shop/cart".into()))];
+        let kept = merge(&root, rule("leaf", exact.clone())).unwrap();
+        assert_eq!((kept.name.as_str(), &kept.matches), ("root-leaf", &exact));
+        assert_eq!(merge(&root, rule("leaf", vec![path(StringMatch::Prefix("/other".into()))])), None);
+        assert_eq!(merge(&root, rule("", Vec::new())).unwrap().matches, root.matches);
     }
 
     #[test]
-    fn what_a_delegate_does_not_say_comes_from_the_root() {
-        let second = Some(std::time::Duration::from_secs(1));
-        let root = HttpRoute { timeout: second, ..route("", Vec::new()) };
-        assert_eq!(merge(&root, route("", Vec::new())).unwrap().timeout, second);
+    fn what_a_delegate_does_not_say_comes_from_the_root_and_the_source_from_the_delegate() {
+        let root = HttpRule { timeout: Some(Duration::from_secs(1)), ..rule("root", Vec::new()) };
+        let leaf = rule("leaf", Vec::new());
+        let merged = merge(&root, leaf.clone()).unwrap();
+        assert_eq!((merged.timeout, merged.source), (root.timeout, leaf.source));
+    }
+
+    #[test]
+    fn an_answer_of_the_root_wins_over_destinations_only() {
+        let answer = HttpAction::DirectResponse { status: 404, body: Vec::new().into() };
+        let root = HttpRule { action: answer.clone(), ..rule("root", Vec::new()) };
+        assert_eq!(merge(&root, rule("leaf", Vec::new())).unwrap().action, answer);
+        let other = HttpAction::DirectResponse { status: 410, body: Vec::new().into() };
+        let leaf = HttpRule { action: other.clone(), ..rule("leaf", Vec::new()) };
+        assert_eq!(merge(&root, leaf).unwrap().action, other);
+    }
+
+    #[test]
+    fn headers_that_must_and_must_not_match_are_merged_apart() {
+        let present = || StringMatch::Present;
+        let root = HttpMatch { headers: vec![header("a", present(), false), header("b", present(), true)], ..Default::default() };
+        let leaf = HttpMatch { headers: vec![header("a", present(), true), header("c", present(), false)], ..Default::default() };
+        let [merged] = &merge(&rule("root", vec![root]), rule("leaf", vec![leaf])).unwrap().matches[..] else { panic!("one match") };
+        let keys: Vec<_> = merged.headers.iter().map(|header| (header.name.as_str(), header.inverted)).collect();
+        assert_eq!(keys, [("a", false), ("a", true), ("b", true), ("c", false)]);
+    }
+
+    #[test]
+    fn a_delegate_may_not_reach_other_gateways() {
+        let at = |name: &str| HttpMatch {
+            gateways: vec![GatewayRef::Gateway { namespace: "infra".into(), name: name.into() }],
+            ..Default::default()
+        };
+        let root = rule("root", vec![at("public")]);
+        assert_eq!(merge(&root, rule("leaf", vec![at("private")])), None);
+        assert_eq!(merge(&root, rule("leaf", vec![HttpMatch::default()])).unwrap().matches, root.matches);
     }
 }

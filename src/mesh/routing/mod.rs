@@ -1,5 +1,8 @@
-//! Routes: VirtualService (later also HTTPRoute) becomes one model here.
+//! Routes: what users wrote becomes one model here.
+//!
+//! [`istio`] converts VirtualServices, with their delegates merged in; another API (HTTPRoute, GRPCRoute) gets a
+//! conversion of its own beside it, into the same [`model`].
 
-pub(in crate::mesh) mod convert;
-pub(in crate::mesh) mod delegate;
+mod delegate;
+pub(in crate::mesh) mod istio;
 pub mod model;

@@ -1,21 +1,26 @@
-//! The one route model: what VirtualService (and later HTTPRoute) means, with every name resolved.
-//!
-//! Conversion fills it; translation reads nothing else about routes.
+//! The model of routes, with every name resolved. Selection and translation read nothing else about routes.
 
-use std::{sync::Arc, time::Duration};
+mod action;
+mod matching;
+
+use std::{collections::BTreeSet, sync::Arc};
 
 use smol_str::SmolStr;
 
-use crate::mesh::model::{Hostname, Labels, Origin, Precedence, Visibility};
+use crate::mesh::model::{Hostname, Origin, Precedence, Visibility};
 
-pub use crate::api::istio::{
-    AbortStatus, CorsPolicy, Fault, HeaderChanges, HeaderOperations, Redirect, RedirectPort, RetryPolicy, Rewrite, Share, StringMatch,
+pub use self::{
+    action::{
+        Abort, AbortStatus, CorsPolicy, Delay, Denominator, Destination, Fault, HeaderModification, HeaderModifications, HttpAction,
+        Mirror, PathModifier, Redirect, RedirectPort, RetryConditions, RetryPolicy, Rewrite, Share, WeightedDestination,
+    },
+    matching::{HeaderMatch, HttpMatch, L4Match, QueryParameterMatch, StringMatch},
 };
 
-/// The routes of one VirtualService, delegates already merged in.
+/// The routes of one object, those of its delegates merged in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RouteSet {
-    /// Name of the object (a root's, when delegates were merged).
+    /// Name of the object.
     pub name: SmolStr,
     /// Its namespace.
     pub namespace: SmolStr,
@@ -25,24 +30,24 @@ pub struct RouteSet {
     pub gateways: Vec<GatewayRef>,
     /// Who may use them.
     pub export_to: Visibility,
-    /// HTTP routes, in order.
-    pub http: Vec<HttpRoute>,
-    /// Routes for TLS that is not terminated, in order.
-    pub tls: Vec<TlsRoute>,
-    /// Routes for other TCP, in order.
-    pub tcp: Vec<TcpRoute>,
-    /// Age, for order.
+    /// For HTTP requests, in order.
+    pub http: Vec<HttpRule>,
+    /// For TLS connections that are not terminated, in order.
+    pub tls: Vec<L4Rule>,
+    /// For other TCP connections, in order.
+    pub tcp: Vec<L4Rule>,
+    /// Age of the object, for order among sets; it holds for each rule of the set.
     pub precedence: Precedence,
-    /// API version of the object, for `metadata.istio.config` (`v1`).
+    /// The object.
     pub origin: Origin,
-    /// Objects besides the origin that were merged in (delegates).
+    /// The objects that were merged into it (delegates).
     pub merged: Vec<Origin>,
 }
 
-/// `gateways:` of a VirtualService.
+/// To what routes are attached.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum GatewayRef {
-    /// `mesh`: all sidecars.
+    /// All sidecars (`mesh`).
     Mesh,
     /// A Gateway object.
     Gateway {
@@ -53,18 +58,20 @@ pub enum GatewayRef {
     },
 }
 
-/// One `http:` entry.
+/// What happens to HTTP requests that match.
 #[derive(Clone, Debug, PartialEq)]
-pub struct HttpRoute {
-    /// `name`, for a delegate's route `root-delegate`.
+pub struct HttpRule {
+    /// Where the rule was written.
+    pub source: RuleSource,
+    /// The rule's name; for a delegate's `root-delegate`.
     pub name: SmolStr,
-    /// Any of these must hold; none: everything matches.
+    /// Any of these must hold; none: every request matches.
     pub matches: Vec<HttpMatch>,
     /// What happens to the request.
     pub action: HttpAction,
     /// `None` or zero: no timeout.
-    pub timeout: Option<Duration>,
-    /// `None`: the mesh default.
+    pub timeout: Option<std::time::Duration>,
+    /// `None`: the mesh's default.
     pub retries: Option<RetryPolicy>,
     /// Faults to inject.
     pub fault: Option<Fault>,
@@ -72,134 +79,42 @@ pub struct HttpRoute {
     pub mirrors: Vec<Mirror>,
     /// CORS.
     pub cors: Option<CorsPolicy>,
-    /// Header operations for all destinations.
-    pub headers: HeaderOperations,
-    /// URI and authority rewrite.
+    /// Changes of headers, whatever the destination.
+    pub headers: Option<HeaderModifications>,
+    /// Changes of path and authority.
     pub rewrite: Option<Rewrite>,
 }
 
-/// One `match:` block: all that is set must hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct HttpMatch {
-    /// `name` of the block, appended to the route's name.
-    pub name: SmolStr,
-    /// Path.
-    pub uri: Option<StringMatch>,
-    /// `ignoreUriCase`
-    pub ignore_uri_case: bool,
-    /// `:scheme`
-    pub scheme: Option<StringMatch>,
-    /// `:method`
-    pub method: Option<StringMatch>,
-    /// `:authority`
-    pub authority: Option<StringMatch>,
-    /// By header name; sorted.
-    pub headers: Vec<(SmolStr, StringMatch)>,
-    /// Headers that must not match; sorted.
-    pub without_headers: Vec<(SmolStr, StringMatch)>,
-    /// By query parameter; sorted.
-    pub query_params: Vec<(SmolStr, StringMatch)>,
-    /// The listener's (or server's) port.
-    pub port: Option<u16>,
-    /// Labels that the client's workload must have.
-    pub source_labels: Labels,
-    /// The client's namespace.
-    pub source_namespace: Option<SmolStr>,
-    /// Narrower than the object's gateways when not empty.
-    pub gateways: Vec<GatewayRef>,
-    /// `statPrefix`
-    pub stat_prefix: SmolStr,
-}
-
-/// What a route does.
+/// Where connections go that match.
 #[derive(Clone, Debug, PartialEq)]
-pub enum HttpAction {
-    /// Sends the request to one of these, by weight.
-    Forward(Vec<WeightedDestination>),
-    /// Answers with a redirect.
-    Redirect(Redirect),
-    /// Answers itself.
-    DirectResponse {
-        /// Status code.
-        status: u32,
-        /// Body; empty for none.
-        body: Arc<[u8]>,
-    },
-}
-
-/// One `route:` entry.
-#[derive(Clone, Debug, PartialEq)]
-pub struct WeightedDestination {
-    /// Where to.
-    pub destination: Destination,
-    /// As written; 0 when not written.
-    pub weight: u32,
-    /// Header operations for this destination alone.
-    pub headers: HeaderOperations,
-}
-
-/// A resolved destination.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Destination {
-    /// Fully qualified.
-    pub host: Hostname,
-    /// Empty: no subset.
-    pub subset: SmolStr,
-    /// As written; else translation infers it.
-    pub port: Option<u16>,
-}
-
-/// `mirror(s):`
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Mirror {
-    /// Where copies go.
-    pub destination: Destination,
-    /// How many.
-    pub share: Share,
-}
-
-/// One `tls:` entry.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TlsRoute {
-    /// Any of these.
+pub struct L4Rule {
+    /// Where the rule was written.
+    pub source: RuleSource,
+    /// Any of these must hold; none: every connection matches (TCP alone; TLS is told apart by SNI).
     pub matches: Vec<L4Match>,
     /// Where connections go, by weight.
     pub destinations: Vec<WeightedDestination>,
 }
 
-/// One `tcp:` entry.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TcpRoute {
-    /// Any of these; none: every connection.
-    pub matches: Vec<L4Match>,
-    /// Where connections go, by weight.
-    pub destinations: Vec<WeightedDestination>,
+/// Where a rule was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleSource {
+    /// The object; for a delegate's rule the delegate.
+    pub origin: Arc<Origin>,
+    /// The path of the field in it, such as `spec.http[2]`.
+    pub field: SmolStr,
 }
 
-/// Match of a connection.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct L4Match {
-    /// `sniHosts` (TLS only).
-    pub sni_hosts: Vec<Hostname>,
-    /// `destinationSubnets`
-    pub destination_subnets: Vec<SmolStr>,
-    /// The listener's port.
-    pub port: Option<u16>,
-    /// Labels that the client's workload must have.
-    pub source_labels: Labels,
-    /// The client's namespace.
-    pub source_namespace: Option<SmolStr>,
-    /// Narrower than the object's gateways when not empty.
-    pub gateways: Vec<GatewayRef>,
-}
+// === impl RouteSet ===
 
 impl RouteSet {
-    /// Whether the routes (as a whole) apply at `gateway`.
+    /// Whether the set is attached to `gateway`.
     pub fn applies_at(&self, gateway: &GatewayRef) -> bool {
         self.gateways.contains(gateway)
     }
 
-    /// Istio's order among routes that meet: exported to nobody else first, then to some, then to all; then by age.
+    /// Returns Istio's order among sets that meet: those for their own namespace alone first, then those exported to
+    /// some namespaces, then those for all; in each the oldest first.
     pub fn order(&self) -> (u8, &Precedence) {
         let narrow = match &self.export_to {
             Visibility::Namespaces(names) if names.iter().all(|name| *name == self.namespace) => 0,
@@ -207,5 +122,32 @@ impl RouteSet {
             Visibility::Public => 2,
         };
         (narrow, &self.precedence)
+    }
+
+    /// Returns every host that a rule leads to, mirrors among them.
+    pub fn destination_hosts(&self) -> BTreeSet<&Hostname> {
+        let l4 = self.tls.iter().chain(&self.tcp).flat_map(|rule| &rule.destinations).map(|weighted| &weighted.destination);
+        self.http.iter().flat_map(HttpRule::destinations).chain(l4).map(|destination| &destination.host).collect()
+    }
+
+    /// Returns the keys of the client labels that some match asks for: the values of others make no difference.
+    pub fn source_label_keys(&self) -> impl Iterator<Item = &SmolStr> {
+        let http = self.http.iter().flat_map(|rule| &rule.matches).map(|matched| &matched.source_labels);
+        let l4 = self.tls.iter().chain(&self.tcp).flat_map(|rule| &rule.matches).map(|matched| &matched.source_labels);
+        http.chain(l4).flat_map(|labels| labels.keys())
+    }
+}
+
+// === impl HttpRule ===
+
+impl HttpRule {
+    /// Returns where requests may go, then where copies of them go.
+    pub fn destinations(&self) -> impl Iterator<Item = &Destination> {
+        let forwarded = match &self.action {
+            HttpAction::Forward(to) => to.as_slice(),
+            HttpAction::Redirect(_) | HttpAction::DirectResponse { .. } => &[],
+        };
+        let mirrors = self.mirrors.iter().map(|mirror| &mirror.destination);
+        forwarded.iter().map(|weighted| &weighted.destination).chain(mirrors)
     }
 }

@@ -16,7 +16,7 @@ use super::{
 use crate::mesh::{
     model::{Hostname, Labels, ProxyKind, Registry, Service},
     policy::destination_rule,
-    routing::model::{Destination, HttpAction, RouteSet},
+    routing::model::{Destination, HttpRule, RouteSet},
     settings::OutboundTrafficPolicy,
     sidecar::EgressListener,
     world::{Sidecar, World},
@@ -210,17 +210,10 @@ fn destinations(routes: &RouteSet, namespace: &str) -> BTreeMap<Hostname, BTreeS
     let mut add = |destination: &Destination| _ = found.entry(destination.host.clone()).or_default().insert(destination.port);
     let http =
         routes.http.iter().filter(|route| route.matches.is_empty() || route.matches.iter().any(|m| for_us(m.source_namespace.as_ref())));
-    for route in http {
-        if let HttpAction::Forward(weighted) = &route.action {
-            weighted.iter().for_each(|weighted| add(&weighted.destination));
-        }
-        route.mirrors.iter().for_each(|mirror| add(&mirror.destination));
-    }
-    let tls = routes.tls.iter().map(|route| (&route.matches, &route.destinations));
-    let tcp = routes.tcp.iter().map(|route| (&route.matches, &route.destinations));
-    for (matches, weighted) in tls.chain(tcp) {
-        if matches.is_empty() || matches.iter().any(|m| for_us(m.source_namespace.as_ref())) {
-            weighted.iter().for_each(|weighted| add(&weighted.destination));
+    http.flat_map(HttpRule::destinations).for_each(&mut add);
+    for rule in routes.tls.iter().chain(&routes.tcp) {
+        if rule.matches.is_empty() || rule.matches.iter().any(|m| for_us(m.source_namespace.as_ref())) {
+            rule.destinations.iter().for_each(|weighted| add(&weighted.destination));
         }
     }
     found

@@ -7,7 +7,7 @@ use crate::{
     mesh::{
         model::{Hostname, Service, Visibility},
         policy::destination_rule,
-        routing::model::{Destination, GatewayRef, HttpAction, RouteSet},
+        routing::model::{Destination, GatewayRef, HttpAction, RouteSet, RuleSource, WeightedDestination},
         traffic::EffectiveDestinationRule,
         world::{Gateway, World},
     },
@@ -75,28 +75,28 @@ impl Check<'_> {
 
     fn destinations(&mut self) {
         let routes = self.routes;
-        // With delegates merged in, places in the list are not those in the object.
-        let at = |list: &str, index: usize| match routes.merged.is_empty() {
-            true => format!("spec.{list}[{index}]"),
-            false => format!("spec.{list}"),
+        // A delegate's rules are not fields of this object: of one that delegates, only the list is named.
+        let at = |source: &RuleSource| match routes.merged.is_empty() {
+            true => source.field.to_string(),
+            false => source.field.split('[').next().unwrap_or_default().to_owned(),
         };
-        for (index, route) in routes.http.iter().enumerate() {
-            let place = at("http", index);
-            if let HttpAction::Forward(weighted) = &route.action {
-                for (index, weighted) in weighted.iter().enumerate() {
-                    self.destination(&format!("{place}.route[{index}].destination"), &weighted.destination);
-                }
+        for rule in &routes.http {
+            let field = at(&rule.source);
+            if let HttpAction::Forward(weighted) = &rule.action {
+                self.weighted(&field, weighted);
             }
-            for mirror in &route.mirrors {
-                self.destination(&format!("{place}.mirror"), &mirror.destination);
+            for mirror in &rule.mirrors {
+                self.destination(&format!("{field}.mirror"), &mirror.destination);
             }
         }
-        let tls = routes.tls.iter().map(|route| &route.destinations).enumerate().map(|(index, to)| ("tls", index, to));
-        let tcp = routes.tcp.iter().map(|route| &route.destinations).enumerate().map(|(index, to)| ("tcp", index, to));
-        for (list, index, weighted) in tls.chain(tcp) {
-            for (to, weighted) in weighted.iter().enumerate() {
-                self.destination(&format!("{}.route[{to}].destination", at(list, index)), &weighted.destination);
-            }
+        for rule in routes.tls.iter().chain(&routes.tcp) {
+            self.weighted(&at(&rule.source), &rule.destinations);
+        }
+    }
+
+    fn weighted(&mut self, field: &str, destinations: &[WeightedDestination]) {
+        for (index, weighted) in destinations.iter().enumerate() {
+            self.destination(&format!("{field}.route[{index}].destination"), &weighted.destination);
         }
     }
 

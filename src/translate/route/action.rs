@@ -25,7 +25,10 @@ use smol_str::SmolStr;
 use super::{filters, matching, selection::Selection};
 use crate::{
     mesh::{
-        routing::model::{HeaderChanges, HttpRoute, Redirect, RedirectPort, RetryPolicy, WeightedDestination},
+        routing::model::{
+            HeaderModification, HeaderModifications, HttpRule, PathModifier, Redirect, RedirectPort, RetryConditions, RetryPolicy,
+            WeightedDestination,
+        },
         traffic::{EffectiveDestinationRule, HashKey},
     },
     translate::wkt,
@@ -52,17 +55,17 @@ pub(super) struct Headers {
 /// A forwarding action, and the header operations that belong to the whole route.
 pub(super) fn forward(
     selection: &Selection,
-    route: &HttpRoute,
+    rule: &HttpRule,
     to: &[WeightedDestination],
     default_retries: Option<&RetryPolicy>,
 ) -> (RouteAction, Headers) {
-    let mut headers = Headers::new(&route.headers);
-    let timeout = wkt::duration(route.timeout.unwrap_or_default());
+    let mut headers = rule.headers.as_ref().map(Headers::new).unwrap_or_default();
+    let timeout = wkt::duration(rule.timeout.unwrap_or_default());
     // The maximum for gRPC's own timeout is deprecated but what Istio sends; without it gRPC's timeout would not count.
     #[allow(deprecated)]
     let mut action = RouteAction { timeout: Some(timeout), max_grpc_timeout: Some(timeout), ..Default::default() };
-    rewrite(&mut action, route, &mut headers);
-    action.request_mirror_policies = mirrors(selection, route);
+    rewrite(&mut action, rule, &mut headers);
+    action.request_mirror_policies = mirrors(selection, rule);
     let single_hash = match to {
         [only] => {
             let single = Headers::new(&only.headers);
@@ -81,25 +84,21 @@ pub(super) fn forward(
     let hashes = counted.filter_map(|destination| selection.resolved(&destination.destination)?.hash());
     action.hash_policy = hashes.map(hash_policy).collect();
     action.host_rewrite_specifier = headers.authority.take().map(|authority| HostRewriteSpecifier::HostRewriteLiteral(authority.into()));
-    action.retry_policy = retry_policy(route.retries.as_ref().or(default_retries), single_hash);
+    action.retry_policy = retry_policy(rule.retries.as_ref().or(default_retries), single_hash);
     (action, headers)
 }
 
 /// A redirect; `None` for a status code that is none.
 pub(super) fn redirect(redirect: &Redirect, port: u16, tls: bool) -> Option<Action> {
     let code = match redirect.code {
-        0 | 301 => RedirectResponseCode::MovedPermanently,
+        301 => RedirectResponseCode::MovedPermanently,
         302 => RedirectResponseCode::Found,
         303 => RedirectResponseCode::SeeOther,
         307 => RedirectResponseCode::TemporaryRedirect,
         308 => RedirectResponseCode::PermanentRedirect,
         _ => return None,
     };
-    let scheme = match redirect.scheme.as_str() {
-        "" if tls => "https",
-        "" => "http",
-        scheme => scheme,
-    };
+    let scheme = redirect.scheme.as_deref().unwrap_or(if tls { "https" } else { "http" });
     let port = match redirect.port {
         Some(RedirectPort::Number(port)) => port,
         Some(RedirectPort::FromRequestPort) => port,
@@ -107,12 +106,11 @@ pub(super) fn redirect(redirect: &Redirect, port: u16, tls: bool) -> Option<Acti
     };
     let implied = matches!((port, scheme), (80, "http") | (443, "https"));
     Some(Action::Redirect(RedirectAction {
-        host_redirect: redirect.authority.to_string(),
+        host_redirect: text(redirect.authority.as_ref()),
         port_redirect: if implied { 0 } else { port.into() },
         response_code: code.into(),
-        path_rewrite_specifier: Some(PathRewriteSpecifier::PathRedirect(redirect.uri.to_string())),
-        scheme_rewrite_specifier: (!redirect.scheme.is_empty())
-            .then(|| SchemeRewriteSpecifier::SchemeRedirect(redirect.scheme.to_string())),
+        path_rewrite_specifier: Some(PathRewriteSpecifier::PathRedirect(text(redirect.path.as_ref()))),
+        scheme_rewrite_specifier: redirect.scheme.as_ref().map(|scheme| SchemeRewriteSpecifier::SchemeRedirect(scheme.to_string())),
         ..Default::default()
     }))
 }
@@ -137,15 +135,16 @@ pub(super) fn retry_policy(policy: Option<&RetryPolicy>, consistent_hash: bool) 
     };
     let mut avoid_previous = !consistent_hash;
     if let Some(policy) = policy {
-        envoy.num_retries = wkt::uint32(u32::try_from(policy.attempts).ok().filter(|attempts| *attempts > 0)?);
-        if !policy.retry_on.is_empty() {
-            (envoy.retry_on, envoy.retriable_status_codes) = retry_on(&policy.retry_on);
+        envoy.num_retries = wkt::uint32(Some(policy.attempts).filter(|attempts| *attempts > 0)?);
+        if let Some(conditions) = &policy.conditions {
+            envoy.retry_on = retry_on(conditions);
+            envoy.retriable_status_codes = conditions.status_codes.clone();
         }
         envoy.per_try_timeout = policy.per_try_timeout.map(wkt::duration);
         envoy.retry_back_off =
             policy.backoff.map(|backoff| RetryBackOff { base_interval: Some(wkt::duration(backoff)), max_interval: None });
-        avoid_previous = policy.retry_ignore_previous_hosts.unwrap_or(avoid_previous);
-        if policy.retry_remote_localities == Some(true) {
+        avoid_previous = policy.ignore_previous_hosts.unwrap_or(avoid_previous);
+        if policy.remote_localities {
             envoy.retry_priority = Some(previous_priorities());
         }
     }
@@ -172,22 +171,21 @@ pub(super) fn hash_policy(key: &HashKey) -> HashPolicy {
     HashPolicy { policy_specifier: Some(specifier), ..Default::default() }
 }
 
-fn rewrite(action: &mut RouteAction, route: &HttpRoute, headers: &mut Headers) {
-    let Some(rewrite) = &route.rewrite else { return };
-    match &rewrite.uri_regex {
-        Some((pattern, substitution)) => {
+fn rewrite(action: &mut RouteAction, rule: &HttpRule, headers: &mut Headers) {
+    let Some(rewrite) = &rule.rewrite else { return };
+    match &rewrite.path {
+        Some(PathModifier::ReplaceRegex { pattern, substitution }) => {
             action.regex_rewrite =
                 Some(RegexMatchAndSubstitute { pattern: Some(matching::regex(pattern)), substitution: substitution.to_string() });
         }
-        None => action.prefix_rewrite = rewrite.uri.to_string(),
+        Some(PathModifier::ReplacePrefix(prefix)) => action.prefix_rewrite = prefix.to_string(),
+        None => {}
     }
-    if !rewrite.authority.is_empty() {
-        headers.authority = Some(rewrite.authority.clone());
-    }
+    headers.authority = rewrite.authority.clone().or(headers.authority.take());
 }
 
-fn mirrors(selection: &Selection, route: &HttpRoute) -> Vec<RequestMirrorPolicy> {
-    let wanted = route.mirrors.iter().filter(|mirror| mirror.share.numerator > 0);
+fn mirrors(selection: &Selection, rule: &HttpRule) -> Vec<RequestMirrorPolicy> {
+    let wanted = rule.mirrors.iter().filter(|mirror| mirror.share.numerator > 0);
     let policy = wanted.filter_map(|mirror| {
         Some(RequestMirrorPolicy {
             cluster: selection.resolved(&mirror.destination)?.cluster().into(),
@@ -222,20 +220,17 @@ fn weighted(selection: &Selection, to: &[WeightedDestination]) -> WeightedCluste
     WeightedCluster { clusters: clusters.collect(), ..Default::default() }
 }
 
-// Numbers among the conditions are status codes, which have a list of their own.
-fn retry_on(conditions: &str) -> (String, Vec<u32>) {
-    let mut words = Vec::new();
-    let mut codes = Vec::new();
-    for word in conditions.split(',').map(str::trim).filter(|word| !word.is_empty()) {
-        match word.parse().ok().filter(|code| (100..600).contains(code)) {
-            Some(code) => codes.push(code),
-            None => words.push(word),
-        }
+// Status codes have a list of their own, which counts only with its condition.
+fn retry_on(conditions: &RetryConditions) -> String {
+    let mut names: Vec<&str> = conditions.names.iter().map(SmolStr::as_str).collect();
+    if !conditions.status_codes.is_empty() && !names.contains(&"retriable-status-codes") {
+        names.push("retriable-status-codes");
     }
-    if !codes.is_empty() && !words.contains(&"retriable-status-codes") {
-        words.push("retriable-status-codes");
-    }
-    (words.join(","), codes)
+    names.join(",")
+}
+
+fn text(text: Option<&SmolStr>) -> String {
+    text.map(SmolStr::to_string).unwrap_or_default()
 }
 
 fn previous_hosts() -> RetryHostPredicate {
@@ -255,14 +250,14 @@ fn previous_priorities() -> RetryPriority {
 // === impl Headers ===
 
 impl Headers {
-    pub(super) fn new(operations: &crate::mesh::routing::model::HeaderOperations) -> Self {
-        let (request_add, authority) = changes(&operations.request);
-        let (response_add, _) = changes(&operations.response);
+    pub(super) fn new(modifications: &HeaderModifications) -> Self {
+        let (request_add, authority) = changes(&modifications.request);
+        let (response_add, _) = changes(&modifications.response);
         Self {
             request_add,
-            request_remove: removals(&operations.request),
+            request_remove: removals(&modifications.request),
             response_add,
-            response_remove: removals(&operations.response),
+            response_remove: removals(&modifications.response),
             authority,
         }
     }
@@ -284,7 +279,7 @@ fn is_internal(name: &str) -> bool {
     name.starts_with(':') || name.eq_ignore_ascii_case("host")
 }
 
-fn changes(changes: &HeaderChanges) -> (Vec<HeaderValueOption>, Option<SmolStr>) {
+fn changes(changes: &HeaderModification) -> (Vec<HeaderValueOption>, Option<SmolStr>) {
     let option = |(key, value): &(SmolStr, SmolStr), append: HeaderAppendAction| HeaderValueOption {
         header: Some(HeaderValue { key: key.to_string(), value: value.to_string(), ..Default::default() }),
         append_action: append.into(),
@@ -297,7 +292,7 @@ fn changes(changes: &HeaderChanges) -> (Vec<HeaderValueOption>, Option<SmolStr>)
     (set.chain(add).collect(), named.map(|(_, value)| value.clone()))
 }
 
-fn removals(changes: &HeaderChanges) -> Vec<String> {
+fn removals(changes: &HeaderModification) -> Vec<String> {
     changes.remove.iter().filter(|name| !is_internal(name)).map(SmolStr::to_string).collect()
 }
 
@@ -305,45 +300,43 @@ fn removals(changes: &HeaderChanges) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn policy(retry_on: &str) -> RetryPolicy {
+    fn policy(names: &[&str], status_codes: &[u32]) -> RetryPolicy {
+        let names = names.iter().copied().map(SmolStr::from).collect();
         RetryPolicy {
             attempts: 3,
-            per_try_timeout: None,
-            retry_on: retry_on.into(),
-            retry_remote_localities: None,
-            retry_ignore_previous_hosts: None,
-            backoff: None,
+            conditions: Some(RetryConditions { names, status_codes: status_codes.to_vec() }),
+            ..RetryPolicy::default()
         }
     }
 
     #[test]
     fn status_codes_among_the_conditions_have_a_list_of_their_own() {
-        let envoy = retry_policy(Some(&policy("5xx, 429,503")), false).unwrap();
+        let envoy = retry_policy(Some(&policy(&["5xx"], &[429, 503])), false).unwrap();
         assert_eq!(envoy.retry_on, "5xx,retriable-status-codes");
         assert_eq!(envoy.retriable_status_codes, [429, 503]);
-        let codes_alone = retry_policy(Some(&policy("503")), false).unwrap();
+        let codes_alone = retry_policy(Some(&policy(&[], &[503])), false).unwrap();
         assert_eq!(codes_alone.retry_on, "retriable-status-codes");
     }
 
     #[test]
     fn no_attempts_are_no_policy_and_a_hash_keeps_its_host() {
-        assert_eq!(retry_policy(Some(&RetryPolicy { attempts: 0, ..policy("") }), false), None);
+        assert_eq!(retry_policy(Some(&RetryPolicy { attempts: 0, ..policy(&[], &[]) }), false), None);
         assert!(retry_policy(None, true).unwrap().retry_host_predicate.is_empty());
         assert_eq!(retry_policy(None, false).unwrap().retry_host_predicate.len(), 1);
     }
 
     #[test]
     fn a_redirect_does_not_name_the_port_of_its_scheme() {
-        let of = |port, scheme: &str, listener, tls| {
-            let redirect = Redirect { uri: "".into(), authority: "".into(), scheme: scheme.into(), port: Some(port), code: 301 };
+        let of = |port, scheme: Option<&str>, listener, tls| {
+            let redirect = Redirect { scheme: scheme.map(SmolStr::from), port: Some(port), code: 301, ..Redirect::default() };
             match super::redirect(&redirect, listener, tls) {
                 Some(Action::Redirect(action)) => action.port_redirect,
                 other => panic!("{other:?}"),
             }
         };
-        assert_eq!(of(RedirectPort::FromRequestPort, "", 80, false), 0);
-        assert_eq!(of(RedirectPort::FromRequestPort, "https", 80, false), 80);
-        assert_eq!(of(RedirectPort::Number(443), "", 8443, true), 0);
-        assert_eq!(of(RedirectPort::FromProtocolDefault, "", 8080, false), 0);
+        assert_eq!(of(RedirectPort::FromRequestPort, None, 80, false), 0);
+        assert_eq!(of(RedirectPort::FromRequestPort, Some("https"), 80, false), 80);
+        assert_eq!(of(RedirectPort::Number(443), None, 8443, true), 0);
+        assert_eq!(of(RedirectPort::FromProtocolDefault, None, 8080, false), 0);
     }
 }

@@ -7,14 +7,14 @@ use envoy_types::pb::google::protobuf::Duration;
 use smol_str::SmolStr;
 
 use super::{
-    Content, Default as DefaultRoute, VirtualHostInput,
+    Content, DefaultRoute, VirtualHostInput,
     action::{self, Headers},
     filters, matching,
     selection::Selection,
 };
 use crate::{
     mesh::{
-        routing::model::{HttpAction, HttpMatch, HttpRoute},
+        routing::model::{HttpAction, HttpMatch, HttpRule},
         settings::MeshSettings,
     },
     translate::{input::Built, metadata, naming},
@@ -57,18 +57,18 @@ pub(super) fn virtual_host(input: &VirtualHostInput) -> Built<VirtualHost> {
 }
 
 fn routes(selection: &Selection, mesh: &MeshSettings) -> Vec<Route> {
-    selection.routes().map(|(route, block)| http_route(selection, route, block, mesh)).collect()
+    selection.routes().map(|(rule, block)| http_route(selection, rule, block, mesh)).collect()
 }
 
-fn http_route(selection: &Selection, route: &HttpRoute, block: Option<&HttpMatch>, mesh: &MeshSettings) -> Route {
+fn http_route(selection: &Selection, rule: &HttpRule, block: Option<&HttpMatch>, mesh: &MeshSettings) -> Route {
     let matched = matching::route_match(block);
-    let mut headers = Headers::new(&route.headers);
+    let mut headers = rule.headers.as_ref().map(Headers::new).unwrap_or_default();
     let mut operation = format!("{}:{}", selection.routes.name, selection.port);
-    let action = match &route.action {
+    let action = match &rule.action {
         HttpAction::Redirect(redirect) => action::redirect(redirect, selection.port, selection.tls),
         HttpAction::DirectResponse { status, body } => Some(action::direct_response(*status, body)),
         HttpAction::Forward(to) => {
-            let (action, all) = action::forward(selection, route, to, mesh.default_http_retry_policy.as_ref());
+            let (action, all) = action::forward(selection, rule, to, mesh.default_http_retry_policy.as_ref());
             headers = all;
             if let [only] = to.as_slice()
                 && let Some(resolved) = selection.resolved(&only.destination)
@@ -80,11 +80,11 @@ fn http_route(selection: &Selection, route: &HttpRoute, block: Option<&HttpMatch
     };
     operation.push_str(&matching::path_label(&matched));
     Route {
-        name: name(route, block),
+        name: name(rule, block),
         r#match: Some(matched),
         metadata: Some(metadata::istio_config(&naming::config_path(&selection.routes.origin))),
         decorator: Some(Decorator { operation, ..Default::default() }),
-        typed_per_filter_config: filters::per_route(route),
+        typed_per_filter_config: filters::per_route(rule),
         request_headers_to_add: headers.request_add,
         request_headers_to_remove: headers.request_remove,
         response_headers_to_add: headers.response_add,
@@ -96,10 +96,10 @@ fn http_route(selection: &Selection, route: &HttpRoute, block: Option<&HttpMatch
 }
 
 // The route's name, with the block's after a dot.
-fn name(route: &HttpRoute, block: Option<&HttpMatch>) -> String {
+fn name(rule: &HttpRule, block: Option<&HttpMatch>) -> String {
     match block.map(|block| block.name.as_str()).filter(|name| !name.is_empty()) {
-        Some(block) => format!("{}.{block}", route.name),
-        None => route.name.to_string(),
+        Some(block) => format!("{}.{block}", rule.name),
+        None => rule.name.to_string(),
     }
 }
 

@@ -19,29 +19,32 @@ use envoy_types::pb::{
 
 use super::matching;
 use crate::{
-    mesh::routing::model::{AbortStatus, CorsPolicy, Fault, HttpRoute, Share},
+    mesh::routing::model::{Abort, AbortStatus, CorsPolicy, Delay, Denominator, Fault, HttpRule, Share},
     translate::wkt,
 };
 
 /// `typed_per_filter_config` of a route.
-pub(super) fn per_route(route: &HttpRoute) -> HashMap<String, Any> {
-    let fault = route.fault.as_ref().map(|policy| ("envoy.filters.http.fault".to_owned(), wkt::any(&fault(policy))));
-    let cors = route.cors.as_ref().map(|policy| ("envoy.filters.http.cors".to_owned(), wkt::any(&cors(policy))));
+pub(super) fn per_route(rule: &HttpRule) -> HashMap<String, Any> {
+    let fault = rule.fault.as_ref().map(|policy| ("envoy.filters.http.fault".to_owned(), wkt::any(&fault(policy))));
+    let cors = rule.cors.as_ref().map(|policy| ("envoy.filters.http.cors".to_owned(), wkt::any(&cors(policy))));
     fault.into_iter().chain(cors).collect()
 }
 
 /// A share as Envoy counts it.
 pub(super) fn fractional(share: Share) -> FractionalPercent {
-    let denominator = if share.of_million { DenominatorType::Million } else { DenominatorType::Hundred };
+    let denominator = match share.denominator {
+        Denominator::Hundred => DenominatorType::Hundred,
+        Denominator::Million => DenominatorType::Million,
+    };
     FractionalPercent { numerator: share.numerator, denominator: denominator.into() }
 }
 
 fn fault(fault: &Fault) -> HttpFault {
-    let delay = fault.delay.map(|(delay, share)| FaultDelay {
+    let delay = fault.delay.map(|Delay { duration, share }| FaultDelay {
         percentage: Some(fractional(share)),
-        fault_delay_secifier: Some(FaultDelaySecifier::FixedDelay(wkt::duration(delay))),
+        fault_delay_secifier: Some(FaultDelaySecifier::FixedDelay(wkt::duration(duration))),
     });
-    let abort = fault.abort.map(|(status, share)| FaultAbort {
+    let abort = fault.abort.map(|Abort { status, share }| FaultAbort {
         percentage: Some(fractional(share)),
         error_type: Some(match status {
             AbortStatus::Http(status) => ErrorType::HttpStatus(status),

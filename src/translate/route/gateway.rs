@@ -9,7 +9,6 @@ use super::{
     selection::{self, Selection, Site},
 };
 use crate::{
-    api::Labels,
     mesh::{
         model::Hostname,
         routing::model::{GatewayRef, RouteSet},
@@ -30,7 +29,6 @@ use crate::{
 pub fn gateway_table(
     scope: &Scope,
     class: &ProxyClass,
-    labels: &Labels,
     mesh: &Arc<MeshSettings>,
     servers: &GatewayRouteTable,
     routes: &[Arc<RouteSet>],
@@ -47,7 +45,7 @@ pub fn gateway_table(
             if hosts.is_empty() {
                 continue;
             }
-            let site = Site { port: server.port, gateways: &[at], namespace: &class.namespace, labels, tls };
+            let site = Site { port: server.port, gateways: &[at], namespace: &class.namespace, labels: &class.labels, tls };
             let Some(selection) = selection::select(routes, &site, scope) else { continue };
             for host in hosts {
                 let key = HostOrder { wildcard: host.is_wildcard(), longest: Reverse(host.as_str().len()), host };

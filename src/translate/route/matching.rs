@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::{
 };
 
 use crate::{
-    mesh::routing::model::{HttpMatch, StringMatch},
+    mesh::routing::model::{HeaderMatch, HttpMatch, QueryParameterMatch, StringMatch},
     translate::wkt,
 };
 
@@ -18,20 +18,14 @@ pub(super) fn route_match(block: Option<&HttpMatch>) -> RouteMatch {
     let Some(block) = block else {
         return RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".into())), ..Default::default() };
     };
-    let mut headers: Vec<_> = block.headers.iter().map(|(name, value)| header(name, value)).collect();
-    headers.extend(block.without_headers.iter().map(|(name, value)| HeaderMatcher {
-        invert_match: true,
-        treat_missing_header_as_empty: !is_present(value),
-        ..header(name, value)
-    }));
-    headers.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut headers: Vec<_> = block.headers.iter().map(header_match).collect();
     let pseudo = [(":method", &block.method), (":authority", &block.authority), (":scheme", &block.scheme)];
     headers.extend(pseudo.into_iter().filter_map(|(name, value)| Some(header(name, value.as_ref()?))));
     RouteMatch {
-        path_specifier: Some(path(block.uri.as_ref())),
-        case_sensitive: wkt::boolean(!block.ignore_uri_case),
+        path_specifier: Some(path(block.path.as_ref())),
+        case_sensitive: wkt::boolean(!block.ignore_path_case),
         headers,
-        query_parameters: block.query_params.iter().map(|(name, value)| query_parameter(name, value)).collect(),
+        query_parameters: block.query_parameters.iter().map(query_parameter).collect(),
         ..Default::default()
     }
 }
@@ -71,13 +65,18 @@ fn is_present(value: &StringMatch) -> bool {
     }
 }
 
-fn path(uri: Option<&StringMatch>) -> PathSpecifier {
-    match uri {
+fn path(wanted: Option<&StringMatch>) -> PathSpecifier {
+    match wanted {
         Some(StringMatch::Exact(path)) => PathSpecifier::Path(path.to_string()),
         Some(StringMatch::Prefix(prefix)) => PathSpecifier::Prefix(prefix.to_string()),
         Some(StringMatch::Regex(expression)) => PathSpecifier::SafeRegex(regex(expression)),
         Some(StringMatch::Present) | None => PathSpecifier::Prefix("/".into()),
     }
+}
+
+fn header_match(HeaderMatch { name, value, inverted }: &HeaderMatch) -> HeaderMatcher {
+    let missing_as_empty = *inverted && !is_present(value);
+    HeaderMatcher { invert_match: *inverted, treat_missing_header_as_empty: missing_as_empty, ..header(name, value) }
 }
 
 fn header(name: &str, value: &StringMatch) -> HeaderMatcher {
@@ -86,8 +85,8 @@ fn header(name: &str, value: &StringMatch) -> HeaderMatcher {
     HeaderMatcher { name: name.into(), header_match_specifier: Some(specifier), ..Default::default() }
 }
 
-fn query_parameter(name: &str, value: &StringMatch) -> QueryParameterMatcher {
+fn query_parameter(QueryParameterMatch { name, value }: &QueryParameterMatch) -> QueryParameterMatcher {
     let matcher = (!is_present(value)).then(|| string_matcher(value)).flatten();
     let specifier = matcher.map_or(QueryParameterMatchSpecifier::PresentMatch(true), QueryParameterMatchSpecifier::StringMatch);
-    QueryParameterMatcher { name: name.into(), query_parameter_match_specifier: Some(specifier) }
+    QueryParameterMatcher { name: name.to_string(), query_parameter_match_specifier: Some(specifier) }
 }

@@ -21,7 +21,6 @@ use smol_str::SmolStr;
 use self::selection::Selection;
 pub use self::{
     gateway::gateway_table,
-    selection::label_keys,
     sidecar::{table, tables, tables_with},
 };
 use super::{
@@ -57,7 +56,7 @@ pub struct VirtualHostInput {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Content {
     /// A service without routes of its own.
-    Service(Default),
+    Service(DefaultRoute),
     /// Routes that users wrote.
     Routes { mesh: ByPtr<MeshSettings>, selections: Vec<Selection>, require_tls: bool },
     /// Unknown destinations pass.
@@ -70,7 +69,7 @@ enum Content {
 
 /// The default route of a service port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Default {
+struct DefaultRoute {
     mesh: ByPtr<MeshSettings>,
     host: Hostname,
     port: u16,
@@ -91,13 +90,8 @@ pub fn route_configuration_header(table: &RouteTable) -> RouteConfiguration {
         validate_clusters: wkt::boolean(false),
         max_direct_response_body_size_bytes: wkt::uint32(1024 * 1024),
         ignore_port_in_host_matching: true,
-        ..std::default::Default::default()
+        ..Default::default()
     }
-}
-
-/// The route configuration that a proxy gets for a name that stands for nothing: empty, so that it does not wait.
-pub fn unknown(name: &str) -> RouteConfiguration {
-    RouteConfiguration { name: name.to_owned(), validate_clusters: wkt::boolean(false), ..std::default::Default::default() }
 }
 
 impl VirtualHostInput {
@@ -107,7 +101,7 @@ impl VirtualHostInput {
     }
 }
 
-impl Default {
+impl DefaultRoute {
     fn new(
         mesh: &Arc<MeshSettings>,
         service: &crate::mesh::model::Service,

@@ -1,7 +1,7 @@
 //! Which of a VirtualService's routes apply at a place: what is known when routes are made (port, gateway, labels and
 //! namespace of the client) is decided here and never sent.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use smol_str::SmolStr;
 
@@ -10,7 +10,7 @@ use crate::{
     api::Labels,
     mesh::{
         model::Hostname,
-        routing::model::{Destination, GatewayRef, HttpAction, HttpMatch, HttpRoute, RouteSet, StringMatch},
+        routing::model::{Destination, GatewayRef, HttpMatch, HttpRule, RouteSet},
         scope::Scope,
         traffic::{EffectiveDestinationRule, HashKey},
     },
@@ -59,14 +59,6 @@ pub(super) struct Resolved {
     pub(super) hash: Option<ByPtr<EffectiveDestinationRule>>,
 }
 
-/// The labels of a proxy that any route in scope asks for: only their values need to be handed to
-/// [`super::table`], and only they tell classes of proxies apart.
-pub fn label_keys(scope: &Scope) -> BTreeSet<SmolStr> {
-    let routes = scope.egress.iter().flat_map(|egress| egress.routes.values()).flat_map(|listed| listed.iter());
-    let blocks = routes.flat_map(|routes| &routes.http).flat_map(|route| &route.matches);
-    blocks.flat_map(|block| block.source_labels.keys().cloned()).collect()
-}
-
 /// Selects the routes that apply; `None` when none does.
 pub(super) fn select(routes: &Arc<RouteSet>, site: &Site<'_>, scope: &Scope) -> Option<Selection> {
     let chosen = choose(routes, site);
@@ -77,11 +69,7 @@ pub(super) fn select(routes: &Arc<RouteSet>, site: &Site<'_>, scope: &Scope) -> 
     let mut destinations = Vec::new();
     for chosen in &selection.chosen {
         let Some((route, _)) = chosen.of(routes) else { continue };
-        let forwarded = match &route.action {
-            HttpAction::Forward(to) => to.iter().map(|to| &to.destination).collect(),
-            HttpAction::Redirect(_) | HttpAction::DirectResponse { .. } => Vec::new(),
-        };
-        for destination in forwarded.into_iter().chain(route.mirrors.iter().map(|mirror| &mirror.destination)) {
+        for destination in route.destinations() {
             if !destinations.iter().any(|resolved: &Resolved| resolved.written == *destination) {
                 destinations.push(resolve(destination, site, scope));
             }
@@ -101,7 +89,7 @@ fn choose(routes: &RouteSet, site: &Site<'_>) -> Vec<Chosen> {
         }
         for (block, matched) in http.matches.iter().enumerate().filter(|(_, matched)| holds(matched, site)) {
             chosen.push(Chosen { route, block: Some(block) });
-            if takes_everything(matched) {
+            if matched.takes_everything() {
                 return chosen;
             }
         }
@@ -121,17 +109,6 @@ fn holds(block: &HttpMatch, site: &Site<'_>) -> bool {
     labelled && block.source_namespace.as_ref().is_none_or(|namespace| namespace == site.namespace)
 }
 
-fn takes_everything(block: &HttpMatch) -> bool {
-    let any_path = match &block.uri {
-        None | Some(StringMatch::Present) => true,
-        Some(StringMatch::Prefix(prefix)) => prefix == "/",
-        Some(StringMatch::Regex(regex)) => regex == "*",
-        Some(StringMatch::Exact(_)) => false,
-    };
-    let others = block.scheme.is_some() || block.method.is_some() || block.authority.is_some();
-    any_path && !others && block.headers.is_empty() && block.without_headers.is_empty() && block.query_params.is_empty()
-}
-
 // A sidecar knows of a service only the port it listens on; a gateway takes the only port there is (contract §6.2).
 fn resolve(destination: &Destination, site: &Site<'_>, scope: &Scope) -> Resolved {
     let at_gateway = !site.gateways.contains(&GatewayRef::Mesh);
@@ -149,7 +126,7 @@ fn resolve(destination: &Destination, site: &Site<'_>, scope: &Scope) -> Resolve
 
 impl Selection {
     /// The chosen routes with their match blocks.
-    pub(super) fn routes(&self) -> impl Iterator<Item = (&HttpRoute, Option<&HttpMatch>)> {
+    pub(super) fn routes(&self) -> impl Iterator<Item = (&HttpRule, Option<&HttpMatch>)> {
         self.chosen.iter().filter_map(|chosen| chosen.of(&self.routes))
     }
 
@@ -160,7 +137,7 @@ impl Selection {
 }
 
 impl Chosen {
-    fn of(self, routes: &RouteSet) -> Option<(&HttpRoute, Option<&HttpMatch>)> {
+    fn of(self, routes: &RouteSet) -> Option<(&HttpRule, Option<&HttpMatch>)> {
         let route = routes.http.get(self.route)?;
         Some((route, self.block.and_then(|block| route.matches.get(block))))
     }

@@ -8,15 +8,14 @@ use std::{
 use smol_str::{SmolStr, format_smolstr};
 
 use super::{
-    Content, Default, HTTP_PROXY, RouteTable, VirtualHostInput,
+    Content, DefaultRoute, HTTP_PROXY, RouteTable, VirtualHostInput,
     domains::{self, Taken},
     selection::{self, Selection, Site},
 };
 use crate::{
-    api::Labels,
     mesh::{
         model::{Hostname, Protocol, Service, ServicePort},
-        routing::model::{GatewayRef, HttpAction, RouteSet},
+        routing::model::{GatewayRef, HttpRule, RouteSet},
         scope::{EgressScope, Scope},
         settings::MeshSettings,
     },
@@ -62,7 +61,8 @@ pub fn tables_with(scope: &Scope, mesh: &MeshSettings, host: &Hostname) -> BTree
         let mut hosts = BTreeSet::from([host]);
         let mut routed = false;
         for routes in egress.routes.values().flat_map(|listed| listed.iter()) {
-            if routes.hosts.iter().any(|of| of.overlaps(host)) || std::iter::once(host).chain(aliases).any(|host| sends_to(routes, host)) {
+            let sends_to = |host: &Hostname| routes.http.iter().flat_map(HttpRule::destinations).any(|to| to.host == *host);
+            if routes.hosts.iter().any(|of| of.overlaps(host)) || std::iter::once(host).chain(aliases).any(sends_to) {
                 routed = true;
                 hosts.extend(&routes.hosts);
             }
@@ -88,7 +88,7 @@ pub fn tables_with(scope: &Scope, mesh: &MeshSettings, host: &Hostname) -> BTree
     names
 }
 
-/// Whether [`tables`] has the name, at the cost of the services that have its port.
+/// Whether [`tables`] has the name. Walks all ports of all services in scope, but makes a name only for those of its port.
 fn is_table(scope: &Scope, mesh: &MeshSettings, name: &SmolStr) -> bool {
     if name == HTTP_PROXY {
         return mesh.proxy_http_port > 0;
@@ -107,23 +107,22 @@ fn is_table(scope: &Scope, mesh: &MeshSettings, name: &SmolStr) -> bool {
     })
 }
 
-/// The virtual hosts of a route table; `None` when no listener of this scope can name it. Of `labels`, the proxy's,
-/// only those in [`super::label_keys`] are read.
-pub fn table(scope: &Scope, class: &ProxyClass, labels: &Labels, mesh: &Arc<MeshSettings>, name: &str) -> Option<RouteTable> {
-    let place = Place { scope, class, labels, mesh };
+/// Returns the virtual hosts of a route table; `None` when no listener of this scope can name it.
+pub fn table(scope: &Scope, class: &ProxyClass, mesh: &Arc<MeshSettings>, name: &str) -> Option<RouteTable> {
+    let context = TableContext { scope, class, mesh };
     let hosts = if let Some(bind) = name.strip_prefix("unix:") {
         let egress = scope.egress.iter().find(|egress| egress.listener.as_ref().is_some_and(|listener| listener.bind.ends_with(bind)))?;
-        place.all_ports(egress)
+        context.all_ports(egress)
     } else if name == HTTP_PROXY {
-        place.all_ports(scope.egress.iter().find(|egress| of_port(egress, 0))?)
+        context.all_ports(scope.egress.iter().find(|egress| of_port(egress, 0))?)
     } else if let Some((host, port)) = name.rsplit_once(':') {
         let port = port.parse().ok()?;
         let egress = scope.egress.iter().find(|egress| of_port(egress, port))?;
-        place.sniffed(egress, port, &Hostname::new(host))
+        context.sniffed(egress, port, &Hostname::new(host))
     } else {
         let port = name.parse().ok()?;
         let egress = scope.egress.iter().find(|egress| of_port(egress, port))?;
-        let mut hosts = place.port(egress, port);
+        let mut hosts = context.port(egress, port);
         hosts.push(catch_all(scope.allow_any));
         hosts
     };
@@ -146,27 +145,15 @@ fn tables_of_port(service: &Service, port: &ServicePort) -> Option<SmolStr> {
     }
 }
 
-fn sends_to(routes: &RouteSet, host: &Hostname) -> bool {
-    routes.http.iter().any(|route| {
-        let forwarded = match &route.action {
-            HttpAction::Forward(to) => to.as_slice(),
-            HttpAction::Redirect(_) | HttpAction::DirectResponse { .. } => &[],
-        };
-        let mut mirrored = route.mirrors.iter().map(|mirror| &mirror.destination.host);
-        forwarded.iter().any(|to| to.destination.host == *host) || mirrored.any(|mirror| mirror == host)
-    })
-}
-
 fn catch_all(allow_any: bool) -> VirtualHostInput {
     let (name, content) = if allow_any { ("allow_any", Content::AllowAny) } else { ("block_all", Content::BlockAll) };
     VirtualHostInput { name: name.into(), domains: vec!["*".into()], content }
 }
 
 /// Who the table is for.
-struct Place<'a> {
+struct TableContext<'a> {
     scope: &'a Scope,
     class: &'a ProxyClass,
-    labels: &'a Labels,
     mesh: &'a Arc<MeshSettings>,
 }
 
@@ -186,7 +173,7 @@ struct Routed<'a> {
     others: Vec<&'a Hostname>,
 }
 
-impl<'a> Place<'a> {
+impl<'a> TableContext<'a> {
     fn port(&self, egress: &'a EgressScope, port: u16) -> Vec<VirtualHostInput> {
         let view = self.view(egress, port, |service| service.port(port).is_some());
         let mut hosts = self.hosts(&view);
@@ -230,7 +217,7 @@ impl<'a> Place<'a> {
 
     fn view(&self, egress: &'a EgressScope, port: u16, has: impl Fn(&Service) -> bool) -> PortView<'a> {
         let services: BTreeMap<_, _> = egress.services.iter().filter(|(_, service)| has(service)).collect();
-        let site = Site { port, gateways: &[GatewayRef::Mesh], namespace: &self.class.namespace, labels: self.labels, tls: false };
+        let site = Site { port, gateways: &[GatewayRef::Mesh], namespace: &self.class.namespace, labels: &self.class.labels, tls: false };
         let mut at: HashMap<*const RouteSet, Option<usize>> = HashMap::new();
         let mut routed: Vec<Routed<'a>> = Vec::new();
         let mut position = |routes: &Arc<RouteSet>| {
@@ -240,14 +227,14 @@ impl<'a> Place<'a> {
                 Some(routed.len() - 1)
             })
         };
-        let mut placed: Vec<(usize, &Hostname)> = Vec::new();
+        let mut found: Vec<(usize, &Hostname)> = Vec::new();
         for (host, listed) in &egress.routes {
             // Services take a wildcard's first routes or none; any other host those that have something for this proxy.
             let stands_for_services = host.is_wildcard() && services.keys().any(|name| host.covers(name));
             let candidates = if stands_for_services { listed.get(..1).unwrap_or_default() } else { listed.as_slice() };
-            placed.extend(candidates.iter().find_map(&mut position).map(|position| (position, host)));
+            found.extend(candidates.iter().find_map(&mut position).map(|position| (position, host)));
         }
-        for (position, host) in placed {
+        for (position, host) in found {
             let Some(entry) = routed.get_mut(position) else { continue };
             match services.get(host) {
                 Some(service) if !host.is_wildcard() => entry.services.push(service),
@@ -297,7 +284,7 @@ impl<'a> Place<'a> {
                 continue;
             }
             let rule = self.scope.destination_rules.get(*host);
-            let content = Content::Service(Default::new(self.mesh, service, port, rule));
+            let content = Content::Service(DefaultRoute::new(self.mesh, service, port, rule));
             push(host, taken.claim(domains::of_service(service, &self.class.dns_domain), &known), content);
         }
         hosts
@@ -322,7 +309,7 @@ fn most_specific<'a>(egress: &'a EgressScope, service: &Hostname) -> Option<&'a 
 mod tests {
     use super::*;
     use crate::{
-        api,
+        api::{self, Labels},
         mesh::{
             engine::Engine,
             model::{Flavour, Interception, ProxyKind},
@@ -372,7 +359,7 @@ mod tests {
             telemetry: Arc::default(),
         };
         let table = |name: &SmolStr| {
-            let table = table(scope, &class, &class.labels, &world.mesh, name).unwrap();
+            let table = table(scope, &class, &world.mesh, name).unwrap();
             let hosts: Vec<_> = table.hosts.iter().map(|host| super::super::virtual_host(host).message).collect();
             (name.clone(), format!("{hosts:?}"))
         };

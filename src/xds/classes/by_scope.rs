@@ -143,7 +143,7 @@ impl SharedByScope {
     }
 
     fn translate_table(&mut self, world: &World, scope: &Scope, class: &ProxyClass, name: &SmolStr, cache: &mut ResourceCache) {
-        let table = route::table(scope, class, &class.labels, &world.mesh, name);
+        let table = route::table(scope, class, &world.mesh, name);
         self.routes.replace(name, table.into_iter().map(|table| cache.table(table)).collect());
     }
 }

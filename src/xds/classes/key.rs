@@ -42,10 +42,7 @@ impl DistinguishingLabels {
     pub(super) fn of(world: &World) -> Self {
         let mut found = Self::default();
         for routes in world.routes.values() {
-            let http = routes.http.iter().flat_map(|route| &route.matches).flat_map(|matched| matched.source_labels.keys());
-            let tls = routes.tls.iter().flat_map(|route| &route.matches).flat_map(|matched| matched.source_labels.keys());
-            let tcp = routes.tcp.iter().flat_map(|route| &route.matches).flat_map(|matched| matched.source_labels.keys());
-            found.routes.extend(http.chain(tls).chain(tcp).cloned());
+            found.routes.extend(routes.source_label_keys().cloned());
         }
         found
     }

@@ -123,7 +123,7 @@ fn gateway_proxy(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass
         let mut routes: Vec<_> = at.flat_map(|at| routes_for_gateway(world, &proxy.namespace, &at)).collect();
         routes.sort_by(|a, b| a.precedence.cmp(&b.precedence));
         routes.dedup_by(|a, b| Arc::ptr_eq(a, b));
-        route::gateway_table(scope, class, &class.labels, &world.mesh, table, &routes)
+        route::gateway_table(scope, class, &world.mesh, table, &routes)
     });
     let (clusters, assignments) = if passes_mtls_on(&gateways) { auto_passthrough(world, scope, class) } else { Default::default() };
     PerProxyInputs { clusters, assignments, tables: tables.collect(), gateway: plan.listeners, refused: plan.refused, inbound: None }

@@ -1,0 +1,101 @@
+//! What requests and connections a rule is for.
+
+use smol_str::SmolStr;
+
+use super::GatewayRef;
+use crate::mesh::model::{Hostname, Labels};
+
+/// How a text is matched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StringMatch {
+    /// The whole text.
+    Exact(SmolStr),
+    /// Its beginning.
+    Prefix(SmolStr),
+    /// The whole text, by a regular expression of RE2.
+    Regex(SmolStr),
+    /// Any text, if there is one.
+    Present,
+}
+
+/// What a request must be like: all that is set must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HttpMatch {
+    /// The match's name, which is appended to the rule's.
+    pub name: SmolStr,
+    /// `:path` without its query.
+    pub path: Option<StringMatch>,
+    /// The path is compared without regard to case.
+    pub ignore_path_case: bool,
+    /// `:scheme`
+    pub scheme: Option<StringMatch>,
+    /// `:method`
+    pub method: Option<StringMatch>,
+    /// `:authority`
+    pub authority: Option<StringMatch>,
+    /// Other headers, sorted by name; of one name the one that must match first.
+    pub headers: Vec<HeaderMatch>,
+    /// Query parameters, sorted by name.
+    pub query_parameters: Vec<QueryParameterMatch>,
+    /// The listener's port (at gateways the server's).
+    pub port: Option<u16>,
+    /// Labels that the client's workload must have.
+    pub source_labels: Labels,
+    /// The client's namespace.
+    pub source_namespace: Option<SmolStr>,
+    /// Where the match counts; empty: wherever the set is attached.
+    pub gateways: Vec<GatewayRef>,
+    /// Prefix of the route's statistics; empty: none.
+    pub stat_prefix: SmolStr,
+}
+
+/// What a header must be like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderMatch {
+    /// The header.
+    pub name: SmolStr,
+    /// Its value.
+    pub value: StringMatch,
+    /// The header must not be so.
+    pub inverted: bool,
+}
+
+/// What a query parameter must be like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueryParameterMatch {
+    /// The parameter.
+    pub name: SmolStr,
+    /// Its value.
+    pub value: StringMatch,
+}
+
+/// What a connection must be like: all that is set must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct L4Match {
+    /// SNI names (TLS only).
+    pub sni_hosts: Vec<Hostname>,
+    /// Networks of the address that the client wanted.
+    pub destination_subnets: Vec<SmolStr>,
+    /// The listener's port (at gateways the server's).
+    pub port: Option<u16>,
+    /// Labels that the client's workload must have.
+    pub source_labels: Labels,
+    /// The client's namespace.
+    pub source_namespace: Option<SmolStr>,
+    /// Where the match counts; empty: wherever the set is attached.
+    pub gateways: Vec<GatewayRef>,
+}
+
+impl HttpMatch {
+    /// Whether every request matches that reaches the routes at all.
+    pub fn takes_everything(&self) -> bool {
+        let any_path = match &self.path {
+            None | Some(StringMatch::Present) => true,
+            Some(StringMatch::Prefix(prefix)) => prefix == "/",
+            Some(StringMatch::Regex(regex)) => regex == "*",
+            Some(StringMatch::Exact(_)) => false,
+        };
+        let others = self.scheme.is_some() || self.method.is_some() || self.authority.is_some();
+        any_path && !others && self.headers.is_empty() && self.query_parameters.is_empty()
+    }
+}
