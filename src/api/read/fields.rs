@@ -23,12 +23,12 @@ pub(super) trait Read: Sized {
 
 /// The fields of one message.
 pub(super) struct Fields<'a> {
-    entries: Vec<Entry<'a>>,
+    entries: Vec<FieldEntry<'a>>,
     path: Path<'a>,
     findings: &'a Findings,
 }
 
-struct Entry<'a> {
+struct FieldEntry<'a> {
     /// The name in `camelCase`.
     name: Cow<'a, str>,
     written: &'a str,
@@ -46,9 +46,18 @@ impl<'a> Node<'a> {
         let entries: Vec<_> = map
             .iter()
             .filter(|(_, value)| !value.is_null())
-            .map(|(key, value)| Entry { name: camel_case(key), written: key, value, used: Cell::new(false) })
+            .map(|(key, value)| FieldEntry { name: camel_case(key), written: key, value, used: Cell::new(false) })
             .collect();
         Some(Fields { entries, path: self.path, findings: self.findings })
+    }
+
+    /// Reads the value as a message by `read`, and warns of the fields that `read` did not read. Returns `None` if the value is
+    /// no map.
+    pub(super) fn message<T>(self, read: impl FnOnce(&Fields<'a>) -> T) -> Option<T> {
+        let fields = self.fields()?;
+        let message = read(&fields);
+        fields.finish();
+        Some(message)
     }
 
     /// Reports that the value is of another type than `expected`.
@@ -167,7 +176,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn take(&self, name: &str) -> Option<&Entry<'a>> {
+    fn take(&self, name: &str) -> Option<&FieldEntry<'a>> {
         let mut found = self.entries.iter().filter(|entry| entry.name == name);
         let entry = found.next()?;
         if let Some(second) = found.next()

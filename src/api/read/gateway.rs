@@ -11,75 +11,67 @@ use crate::api::{
 
 impl Read for Gateway {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        let gateway = Self { selector: fields.get("selector"), servers: fields.get("servers") };
-        fields.finish();
-        Some(gateway)
+        node.message(|fields| Self { selector: fields.get("selector"), servers: fields.get("servers") })
     }
 }
 
 impl Read for Server {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        if !fields.has("port") {
-            fields.error("port is missing");
-        }
-        if fields.has("defaultEndpoint") {
-            fields.warn("defaultEndpoint", "has no effect (nor has it in Istio)");
-        }
-        let server = Self {
-            port: fields.get("port"),
-            bind: fields.get("bind"),
-            hosts: fields.get("hosts"),
-            tls: fields.opt("tls"),
-            name: fields.get("name"),
-            default_endpoint: fields.get("defaultEndpoint"),
-        };
-        fields.finish();
-        Some(server)
+        node.message(|fields| {
+            if !fields.has("port") {
+                fields.error("port is missing");
+            }
+            if fields.has("defaultEndpoint") {
+                fields.warn("defaultEndpoint", "has no effect (nor has it in Istio)");
+            }
+            Self {
+                port: fields.get("port"),
+                bind: fields.get("bind"),
+                hosts: fields.get("hosts"),
+                tls: fields.opt("tls"),
+                name: fields.get("name"),
+                default_endpoint: fields.get("defaultEndpoint"),
+            }
+        })
     }
 }
 
 impl Read for Port {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        let port = Self {
+        node.message(|fields| Self {
             number: fields.get("number"),
             protocol: fields.get("protocol"),
             name: fields.get("name"),
             target_port: fields.get("targetPort"),
-        };
-        fields.finish();
-        Some(port)
+        })
     }
 }
 
 impl Read for ServerTls {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        // Ignored silently, these would leave a server with less protection than was asked for.
-        for name in ["tlsCertificates", "caCertCredentialName", "insecureSkipVerify"].into_iter().filter(|name| fields.has(name)) {
-            fields.pass(name);
-            fields.refuse(name, format!("field {name} is not supported yet"));
-        }
-        let tls = Self {
-            https_redirect: fields.get("httpsRedirect"),
-            mode: fields.with("mode", mode).unwrap_or_default(),
-            server_certificate: fields.get("serverCertificate"),
-            private_key: fields.get("privateKey"),
-            ca_certificates: fields.get("caCertificates"),
-            ca_crl: fields.get("caCrl"),
-            credential_name: fields.get("credentialName"),
-            credential_names: fields.get("credentialNames"),
-            subject_alt_names: fields.get("subjectAltNames"),
-            verify_certificate_spki: fields.get("verifyCertificateSpki"),
-            verify_certificate_hash: fields.get("verifyCertificateHash"),
-            min_protocol_version: fields.with("minProtocolVersion", version).unwrap_or_default(),
-            max_protocol_version: fields.with("maxProtocolVersion", version).unwrap_or_default(),
-            cipher_suites: fields.get("cipherSuites"),
-        };
-        fields.finish();
-        Some(tls)
+        node.message(|fields| {
+            // Ignored silently, these would leave a server with less protection than was asked for.
+            for name in ["tlsCertificates", "caCertCredentialName", "insecureSkipVerify"].into_iter().filter(|name| fields.has(name)) {
+                fields.pass(name);
+                fields.refuse(name, format!("field {name} is not supported yet"));
+            }
+            Self {
+                https_redirect: fields.get("httpsRedirect"),
+                mode: fields.with("mode", mode).unwrap_or_default(),
+                server_certificate: fields.get("serverCertificate"),
+                private_key: fields.get("privateKey"),
+                ca_certificates: fields.get("caCertificates"),
+                ca_crl: fields.get("caCrl"),
+                credential_name: fields.get("credentialName"),
+                credential_names: fields.get("credentialNames"),
+                subject_alt_names: fields.get("subjectAltNames"),
+                verify_certificate_spki: fields.get("verifyCertificateSpki"),
+                verify_certificate_hash: fields.get("verifyCertificateHash"),
+                min_protocol_version: fields.with("minProtocolVersion", version).unwrap_or_default(),
+                max_protocol_version: fields.with("maxProtocolVersion", version).unwrap_or_default(),
+                cipher_suites: fields.get("cipherSuites"),
+            }
+        })
     }
 }
 
@@ -141,37 +133,33 @@ pub(super) fn selector_labels(node: Node<'_>) -> Option<Labels> {
 
 impl Read for IngressListener {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        if !fields.has("port") {
-            fields.error("port is missing");
-        }
-        if fields.has("tls") {
-            fields.warn("tls", "field tls is not supported yet and has no effect");
-        }
-        let listener = Self {
-            port: fields.get("port"),
-            bind: fields.get("bind"),
-            capture_mode: fields.with("captureMode", capture_mode).unwrap_or_default(),
-            default_endpoint: fields.get("defaultEndpoint"),
-            connection_pool: fields.opt("connectionPool"),
-            tls: fields.opt("tls"),
-        };
-        fields.finish();
-        Some(listener)
+        node.message(|fields| {
+            if !fields.has("port") {
+                fields.error("port is missing");
+            }
+            if fields.has("tls") {
+                fields.warn("tls", "field tls is not supported yet and has no effect");
+            }
+            Self {
+                port: fields.get("port"),
+                bind: fields.get("bind"),
+                capture_mode: fields.with("captureMode", capture_mode).unwrap_or_default(),
+                default_endpoint: fields.get("defaultEndpoint"),
+                connection_pool: fields.opt("connectionPool"),
+                tls: fields.opt("tls"),
+            }
+        })
     }
 }
 
 impl Read for EgressListener {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        let listener = Self {
+        node.message(|fields| Self {
             port: fields.opt("port"),
             bind: fields.get("bind"),
             capture_mode: fields.with("captureMode", capture_mode).unwrap_or_default(),
             hosts: fields.get("hosts"),
-        };
-        fields.finish();
-        Some(listener)
+        })
     }
 }
 

@@ -18,8 +18,7 @@ use crate::api::istio::{
 
 impl Read for HttpRoute {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        let route = Self {
+        node.message(|fields| Self {
             name: fields.get("name"),
             matches: fields.get("match"),
             route: fields.get("route"),
@@ -30,12 +29,10 @@ impl Read for HttpRoute {
             timeout: fields.opt("timeout"),
             retries: fields.opt("retries"),
             fault: fields.opt("fault"),
-            mirrors: mirrors(&fields),
+            mirrors: mirrors(fields),
             cors: fields.opt("corsPolicy"),
             headers: fields.opt("headers"),
-        };
-        fields.finish();
-        Some(route)
+        })
     }
 }
 
@@ -112,7 +109,7 @@ impl Read for HttpMatch {
     }
 }
 
-/// Reads a matcher. An empty one matches any path and the like, and any header that is present.
+/// Reads a matcher of a text that every request has. An empty one matches anything and counts as absent.
 fn text_match(fields: &Fields<'_>, name: &'static str) -> Option<StringMatch> {
     fields.opt(name).filter(|found| *found != StringMatch::Present)
 }
@@ -135,27 +132,24 @@ impl Read for StringMatch {
 
 impl Read for Redirect {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        fields.exclusive(&["port", "derivePort"]);
-        let derived = [("FROM_PROTOCOL_DEFAULT", RedirectPort::FromProtocolDefault), ("FROM_REQUEST_PORT", RedirectPort::FromRequestPort)];
-        let redirect = Self {
-            uri: fields.get("uri"),
-            authority: fields.get("authority"),
-            scheme: fields.get("scheme"),
-            port: fields.opt("port").map(RedirectPort::Number).or_else(|| fields.with("derivePort", |node| node.one_of(&derived))),
-            code: fields.opt("redirectCode").filter(|code| *code != 0).unwrap_or(301),
-        };
-        fields.finish();
-        Some(redirect)
+        node.message(|fields| {
+            fields.exclusive(&["port", "derivePort"]);
+            let derived =
+                [("FROM_PROTOCOL_DEFAULT", RedirectPort::FromProtocolDefault), ("FROM_REQUEST_PORT", RedirectPort::FromRequestPort)];
+            Self {
+                uri: fields.get("uri"),
+                authority: fields.get("authority"),
+                scheme: fields.get("scheme"),
+                port: fields.opt("port").map(RedirectPort::Number).or_else(|| fields.with("derivePort", |node| node.one_of(&derived))),
+                code: fields.opt("redirectCode").filter(|code| *code != 0).unwrap_or(301),
+            }
+        })
     }
 }
 
 impl Read for DirectResponse {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        let response = Self { status: fields.get("status"), body: fields.with("body", body).unwrap_or_default() };
-        fields.finish();
-        Some(response)
+        node.message(|fields| Self { status: fields.get("status"), body: fields.with("body", body).unwrap_or_default() })
     }
 }
 
@@ -168,7 +162,7 @@ fn body(node: Node<'_>) -> Option<Arc<[u8]>> {
     text.or(bytes)
 }
 
-/// proto3 JSON accepts both alphabets, with padding or without.
+/// Reads base64 as proto3 JSON does: in both alphabets, with or without padding.
 fn base64(node: Node<'_>) -> Option<Arc<[u8]>> {
     let Value::String(text) = node.value else {
         node.wrong("base64 text");
@@ -185,10 +179,7 @@ fn base64(node: Node<'_>) -> Option<Arc<[u8]>> {
 
 impl Read for Delegate {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        let delegate = Self { name: fields.get("name"), namespace: fields.get("namespace") };
-        fields.finish();
-        Some(delegate)
+        node.message(|fields| Self { name: fields.get("name"), namespace: fields.get("namespace") })
     }
 }
 
@@ -212,17 +203,14 @@ impl Read for Rewrite {
 
 impl Read for RetryPolicy {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        let policy = Self {
+        node.message(|fields| Self {
             attempts: fields.get("attempts"),
             per_try_timeout: fields.opt("perTryTimeout"),
             retry_on: fields.get("retryOn"),
             retry_remote_localities: fields.opt("retryRemoteLocalities"),
             retry_ignore_previous_hosts: fields.opt("retryIgnorePreviousHosts"),
             backoff: fields.opt("backoff"),
-        };
-        fields.finish();
-        Some(policy)
+        })
     }
 }
 
@@ -291,38 +279,31 @@ fn grpc_status(node: Node<'_>) -> Option<u32> {
 
 impl Read for CorsPolicy {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        let old_origins: Vec<SmolStr> = fields.get("allowOrigin");
-        let origins: Vec<StringMatch> = fields.get("allowOrigins");
-        let preflights = [("UNSPECIFIED", true), ("FORWARD", true), ("IGNORE", false)];
-        let policy = Self {
-            allow_origins: if origins.is_empty() { old_origins.into_iter().map(StringMatch::Exact).collect() } else { origins },
-            allow_methods: fields.get("allowMethods"),
-            allow_headers: fields.get("allowHeaders"),
-            expose_headers: fields.get("exposeHeaders"),
-            max_age: fields.opt("maxAge"),
-            allow_credentials: fields.opt("allowCredentials"),
-            forward_unmatched_preflights: fields.with("unmatchedPreflights", |node| node.one_of(&preflights)).unwrap_or(true),
-        };
-        fields.finish();
-        Some(policy)
+        node.message(|fields| {
+            let old_origins: Vec<SmolStr> = fields.get("allowOrigin");
+            let origins: Vec<StringMatch> = fields.get("allowOrigins");
+            let preflights = [("UNSPECIFIED", true), ("FORWARD", true), ("IGNORE", false)];
+            Self {
+                allow_origins: if origins.is_empty() { old_origins.into_iter().map(StringMatch::Exact).collect() } else { origins },
+                allow_methods: fields.get("allowMethods"),
+                allow_headers: fields.get("allowHeaders"),
+                expose_headers: fields.get("exposeHeaders"),
+                max_age: fields.opt("maxAge"),
+                allow_credentials: fields.opt("allowCredentials"),
+                forward_unmatched_preflights: fields.with("unmatchedPreflights", |node| node.one_of(&preflights)).unwrap_or(true),
+            }
+        })
     }
 }
 
 impl Read for HeaderOperations {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        let operations = Self { request: fields.get("request"), response: fields.get("response") };
-        fields.finish();
-        Some(operations)
+        node.message(|fields| Self { request: fields.get("request"), response: fields.get("response") })
     }
 }
 
 impl Read for HeaderChanges {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        let changes = Self { set: fields.entries("set"), add: fields.entries("add"), remove: fields.get("remove") };
-        fields.finish();
-        Some(changes)
+        node.message(|fields| Self { set: fields.entries("set"), add: fields.entries("add"), remove: fields.get("remove") })
     }
 }

@@ -193,7 +193,7 @@ fn ip(node: Node<'_>) -> Option<IpAddr> {
 /// Returns the name of the controller, or else of the first owner. For a ReplicaSet the hash, which is also a label of the pod, is
 /// removed from the name, which leaves the name of the Deployment.
 fn owner(node: Node<'_>, metadata: &Metadata) -> Option<SmolStr> {
-    let owners: Vec<Owner> = node.fields()?.get("ownerReferences");
+    let owners: Vec<OwnerReference> = node.fields()?.get("ownerReferences");
     let owner = owners.iter().find(|owner| owner.controller).or_else(|| owners.first())?;
     if owner.kind != "ReplicaSet" {
         return Some(owner.name.clone());
@@ -203,13 +203,13 @@ fn owner(node: Node<'_>, metadata: &Metadata) -> Option<SmolStr> {
     Some(deployment.map_or_else(|| owner.name.clone(), |(name, _)| name.into()))
 }
 
-struct Owner {
+struct OwnerReference {
     kind: SmolStr,
     name: SmolStr,
     controller: bool,
 }
 
-impl Read for Owner {
+impl Read for OwnerReference {
     fn read(node: Node<'_>) -> Option<Self> {
         let fields = node.fields()?;
         Some(Self { kind: fields.get("kind"), name: fields.get("name"), controller: fields.get("controller") })

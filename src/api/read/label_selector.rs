@@ -5,10 +5,7 @@ use crate::api::label_selector::{LabelExpression, LabelOperator, LabelSelector};
 
 impl Read for LabelSelector {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        let selector = Self { labels: fields.get("matchLabels"), expressions: fields.get("matchExpressions") };
-        fields.finish();
-        Some(selector)
+        node.message(|fields| Self { labels: fields.get("matchLabels"), expressions: fields.get("matchExpressions") })
     }
 }
 

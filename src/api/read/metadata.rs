@@ -9,7 +9,7 @@ use super::fields::{Node, Read};
 use crate::api::{Kind, Metadata, ObjectKey};
 
 /// What a document says it is.
-pub(super) enum Claim {
+pub(super) enum DocumentType {
     /// An object of a kind that is read, with the version without the group.
     Read(Kind, SmolStr),
     /// A list of objects.
@@ -23,25 +23,26 @@ pub(super) enum Claim {
 }
 
 /// Which kind of object a document holds.
-pub(super) fn claim(document: &Value) -> Claim {
+pub(super) fn document_type(document: &Value) -> DocumentType {
     let text = |name: &str| document.get(name).and_then(Value::as_str);
     let (Some(kind), Some(api_version)) = (text("kind"), text("apiVersion")) else {
-        return Claim::Unclear("apiVersion and kind are missing: this is no object".to_owned());
+        return DocumentType::Unclear("apiVersion and kind are missing: this is no object".to_owned());
     };
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     if kind.ends_with("List") && document.get("items").is_some() {
-        return Claim::List;
+        return DocumentType::List;
     }
     let name = document.pointer("/metadata/name").and_then(Value::as_str);
     if (kind, group, name) == ("ConfigMap", "", Some("istio")) && document.pointer("/data/mesh").is_some() {
-        return Claim::MeshConfigMap;
+        return DocumentType::MeshConfigMap;
     }
     match Kind::of(group, kind).and_then(|kind| kind.resource().map(|resource| (kind, resource))) {
-        Some((kind, resource)) if resource.versions.contains(&version) => Claim::Read(kind, version.into()),
-        Some((_, resource)) => {
-            Claim::Unclear(format!("apiVersion {api_version}: version {version} is unknown; known are {}", resource.versions.join(", ")))
-        }
-        None => Claim::Other(kind.into(), api_version.into()),
+        Some((kind, resource)) if resource.versions.contains(&version) => DocumentType::Read(kind, version.into()),
+        Some((_, resource)) => DocumentType::Unclear(format!(
+            "apiVersion {api_version}: version {version} is unknown; known are {}",
+            resource.versions.join(", ")
+        )),
+        None => DocumentType::Other(kind.into(), api_version.into()),
     }
 }
 

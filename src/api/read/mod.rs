@@ -26,7 +26,7 @@ use smol_str::SmolStr;
 use self::{
     fields::{Fields, Node, Read},
     kubernetes::{endpoint_slice, pod},
-    metadata::{Claim, Named, claim},
+    metadata::{DocumentType, Named, document_type},
 };
 use super::{
     Diagnostic, Kind, Metadata, Object, ObjectKey, Spec,
@@ -84,15 +84,15 @@ impl Parsed {
         if document.is_null() {
             return;
         }
-        match claim(document) {
-            Claim::Read(kind, version) => self.read_object(document, cluster, kind, version),
-            Claim::List if depth == 0 => self.read_list(document, cluster),
-            Claim::List => self.diagnostics.push(Diagnostic::error("items", "a list within a list is not read")),
-            Claim::MeshConfigMap => self.read_config_map(document, cluster),
-            Claim::Other(kind, version) => {
+        match document_type(document) {
+            DocumentType::Read(kind, version) => self.read_object(document, cluster, kind, version),
+            DocumentType::List if depth == 0 => self.read_list(document, cluster),
+            DocumentType::List => self.diagnostics.push(Diagnostic::error("items", "a list within a list is not read")),
+            DocumentType::MeshConfigMap => self.read_config_map(document, cluster),
+            DocumentType::Other(kind, version) => {
                 self.diagnostics.push(Diagnostic::warning("kind", format!("{kind} ({version}) is not read: the document has no effect")));
             }
-            Claim::Unclear(why) => self.diagnostics.push(Diagnostic::error("", why)),
+            DocumentType::Unclear(why) => self.diagnostics.push(Diagnostic::error("", why)),
         }
     }
 

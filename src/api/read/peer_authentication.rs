@@ -8,14 +8,11 @@ use crate::api::istio::{PeerAuthentication, PeerMtlsMode};
 
 impl Read for PeerAuthentication {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        let authentication = Self {
+        node.message(|fields| Self {
             selector: fields.with("selector", match_labels),
             mode: fields.get("mtls"),
             port_level: fields.with("portLevelMtls", port_level).unwrap_or_default(),
-        };
-        fields.finish();
-        Some(authentication)
+        })
     }
 }
 

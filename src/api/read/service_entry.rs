@@ -8,21 +8,20 @@ use crate::api::istio::{ServiceEntry, ServiceEntryResolution, WorkloadEntry};
 
 impl Read for ServiceEntry {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        let locations = [("MESH_EXTERNAL", false), ("MESH_INTERNAL", true)];
-        let entry = Self {
-            hosts: fields.get("hosts"),
-            addresses: fields.get("addresses"),
-            ports: fields.get("ports"),
-            mesh_internal: fields.with("location", |node| node.one_of(&locations)).unwrap_or_default(),
-            resolution: fields.with("resolution", resolution).unwrap_or_default(),
-            endpoints: fields.get("endpoints"),
-            workload_selector: fields.with("workloadSelector", selector_labels),
-            export_to: fields.get("exportTo"),
-            subject_alt_names: fields.get("subjectAltNames"),
-        };
-        fields.finish();
-        Some(entry)
+        node.message(|fields| {
+            let locations = [("MESH_EXTERNAL", false), ("MESH_INTERNAL", true)];
+            Self {
+                hosts: fields.get("hosts"),
+                addresses: fields.get("addresses"),
+                ports: fields.get("ports"),
+                mesh_internal: fields.with("location", |node| node.one_of(&locations)).unwrap_or_default(),
+                resolution: fields.with("resolution", resolution).unwrap_or_default(),
+                endpoints: fields.get("endpoints"),
+                workload_selector: fields.with("workloadSelector", selector_labels),
+                export_to: fields.get("exportTo"),
+                subject_alt_names: fields.get("subjectAltNames"),
+            }
+        })
     }
 }
 
@@ -38,8 +37,7 @@ fn resolution(node: Node<'_>) -> Option<ServiceEntryResolution> {
 
 impl Read for WorkloadEntry {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        let entry = Self {
+        node.message(|fields| Self {
             address: fields.get("address"),
             ports: fields.entries("ports"),
             labels: fields.get("labels"),
@@ -47,8 +45,6 @@ impl Read for WorkloadEntry {
             locality: fields.get("locality"),
             weight: fields.get("weight"),
             service_account: fields.get("serviceAccount"),
-        };
-        fields.finish();
-        Some(entry)
+        })
     }
 }

@@ -19,16 +19,13 @@ use crate::api::{
 
 impl Read for DestinationRule {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        let rule = Self {
+        node.message(|fields| Self {
             host: fields.get("host"),
             traffic_policy: fields.opt("trafficPolicy").map(Arc::new),
             subsets: fields.get("subsets"),
             export_to: fields.get("exportTo"),
             workload_selector: fields.with("workloadSelector", match_labels),
-        };
-        fields.finish();
-        Some(rule)
+        })
     }
 }
 
@@ -52,57 +49,54 @@ impl Read for Subset {
 
 impl Read for TrafficPolicy {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        for name in ["tunnel", "proxyProtocol", "retryBudget"] {
-            fields.unsupported(name);
-        }
-        let policy = Self {
-            load_balancer: fields.opt("loadBalancer"),
-            connection_pool: fields.opt("connectionPool"),
-            outlier_detection: fields.opt("outlierDetection"),
-            tls: fields.opt("tls"),
-            port_level_settings: fields.get("portLevelSettings"),
-        };
-        fields.finish();
-        Some(policy)
+        node.message(|fields| {
+            for name in ["tunnel", "proxyProtocol", "retryBudget"] {
+                fields.unsupported(name);
+            }
+            Self {
+                load_balancer: fields.opt("loadBalancer"),
+                connection_pool: fields.opt("connectionPool"),
+                outlier_detection: fields.opt("outlierDetection"),
+                tls: fields.opt("tls"),
+                port_level_settings: fields.get("portLevelSettings"),
+            }
+        })
     }
 }
 
 impl Read for PortTrafficPolicy {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        if !fields.has("port") {
-            fields.error("port is missing");
-        }
-        let policy = Self {
-            port: fields.with("port", port_selector).unwrap_or_default(),
-            load_balancer: fields.opt("loadBalancer"),
-            connection_pool: fields.opt("connectionPool"),
-            outlier_detection: fields.opt("outlierDetection"),
-            tls: fields.opt("tls"),
-        };
-        fields.finish();
-        Some(policy)
+        node.message(|fields| {
+            if !fields.has("port") {
+                fields.error("port is missing");
+            }
+            Self {
+                port: fields.with("port", port_selector).unwrap_or_default(),
+                load_balancer: fields.opt("loadBalancer"),
+                connection_pool: fields.opt("connectionPool"),
+                outlier_detection: fields.opt("outlierDetection"),
+                tls: fields.opt("tls"),
+            }
+        })
     }
 }
 
 impl Read for LoadBalancer {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        for name in ["warmup", "warmupDurationSecs", "zoneAwareLbSetting"] {
-            fields.unsupported(name);
-        }
-        fields.exclusive(&["simple", "consistentHash"]);
-        if fields.has("localityLbSetting") {
-            fields.warn("localityLbSetting", "field localityLbSetting is not supported yet and has no effect");
-        }
-        let balancer = Self {
-            simple: fields.with("simple", simple).unwrap_or_default(),
-            consistent_hash: fields.opt("consistentHash"),
-            locality: fields.opt("localityLbSetting"),
-        };
-        fields.finish();
-        Some(balancer)
+        node.message(|fields| {
+            for name in ["warmup", "warmupDurationSecs", "zoneAwareLbSetting"] {
+                fields.unsupported(name);
+            }
+            fields.exclusive(&["simple", "consistentHash"]);
+            if fields.has("localityLbSetting") {
+                fields.warn("localityLbSetting", "field localityLbSetting is not supported yet and has no effect");
+            }
+            Self {
+                simple: fields.with("simple", simple).unwrap_or_default(),
+                consistent_hash: fields.opt("consistentHash"),
+                locality: fields.opt("localityLbSetting"),
+            }
+        })
     }
 }
 
@@ -179,24 +173,18 @@ impl Read for NameValue {
 
 impl Read for LocalityLb {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        let setting = Self {
+        node.message(|fields| Self {
             distribute: fields.get("distribute"),
             failover: fields.get::<Vec<Failover>>("failover").into_iter().map(|Failover(from, to)| (from, to)).collect(),
             failover_priority: fields.get("failoverPriority"),
             enabled: fields.opt("enabled"),
-        };
-        fields.finish();
-        Some(setting)
+        })
     }
 }
 
 impl Read for LocalityDistribute {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        let distribute = Self { from: fields.get("from"), to: fields.entries("to") };
-        fields.finish();
-        Some(distribute)
+        node.message(|fields| Self { from: fields.get("from"), to: fields.entries("to") })
     }
 }
 
@@ -213,58 +201,48 @@ impl Read for Failover {
 
 impl Read for ConnectionPool {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        let pool = Self { tcp: fields.opt("tcp"), http: fields.opt("http") };
-        fields.finish();
-        Some(pool)
+        node.message(|fields| Self { tcp: fields.opt("tcp"), http: fields.opt("http") })
     }
 }
 
 impl Read for TcpSettings {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        let settings = Self {
-            max_connections: count(&fields, "maxConnections"),
+        node.message(|fields| Self {
+            max_connections: count(fields, "maxConnections"),
             connect_timeout: fields.opt("connectTimeout"),
             tcp_keepalive: fields.opt("tcpKeepalive"),
             max_connection_duration: fields.opt("maxConnectionDuration"),
             idle_timeout: fields.opt("idleTimeout"),
-        };
-        fields.finish();
-        Some(settings)
+        })
     }
 }
 
 impl Read for TcpKeepalive {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        let keepalive = Self { probes: fields.get("probes"), time: fields.opt("time"), interval: fields.opt("interval") };
-        fields.finish();
-        Some(keepalive)
+        node.message(|fields| Self { probes: fields.get("probes"), time: fields.opt("time"), interval: fields.opt("interval") })
     }
 }
 
 impl Read for HttpSettings {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        fields.unsupported("http2KeepAlive");
-        let policies = [
-            ("DEFAULT", H2UpgradePolicy::Default),
-            ("DO_NOT_UPGRADE", H2UpgradePolicy::DoNotUpgrade),
-            ("UPGRADE", H2UpgradePolicy::Upgrade),
-        ];
-        let settings = Self {
-            http1_max_pending_requests: count(&fields, "http1MaxPendingRequests"),
-            http2_max_requests: count(&fields, "http2MaxRequests"),
-            max_requests_per_connection: count(&fields, "maxRequestsPerConnection"),
-            max_retries: count(&fields, "maxRetries"),
-            idle_timeout: fields.opt("idleTimeout"),
-            h2_upgrade_policy: fields.with("h2UpgradePolicy", |node| node.one_of(&policies)).unwrap_or_default(),
-            use_client_protocol: fields.get("useClientProtocol"),
-            max_concurrent_streams: count(&fields, "maxConcurrentStreams"),
-        };
-        fields.finish();
-        Some(settings)
+        node.message(|fields| {
+            fields.unsupported("http2KeepAlive");
+            let policies = [
+                ("DEFAULT", H2UpgradePolicy::Default),
+                ("DO_NOT_UPGRADE", H2UpgradePolicy::DoNotUpgrade),
+                ("UPGRADE", H2UpgradePolicy::Upgrade),
+            ];
+            Self {
+                http1_max_pending_requests: count(fields, "http1MaxPendingRequests"),
+                http2_max_requests: count(fields, "http2MaxRequests"),
+                max_requests_per_connection: count(fields, "maxRequestsPerConnection"),
+                max_retries: count(fields, "maxRetries"),
+                idle_timeout: fields.opt("idleTimeout"),
+                h2_upgrade_policy: fields.with("h2UpgradePolicy", |node| node.one_of(&policies)).unwrap_or_default(),
+                use_client_protocol: fields.get("useClientProtocol"),
+                max_concurrent_streams: count(fields, "maxConcurrentStreams"),
+            }
+        })
     }
 }
 
@@ -279,48 +257,47 @@ fn count(fields: &Fields<'_>, name: &'static str) -> u32 {
 
 impl Read for OutlierDetection {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        fields.unsupported("outlierDetectionHttpErrorCodes");
-        if fields.has("consecutiveErrors") {
-            fields.opt::<i32>("consecutiveErrors");
-            fields.warn("consecutiveErrors", "has no effect (nor has it in Istio): use consecutive5xxErrors or consecutiveGatewayErrors");
-        }
-        let detection = Self {
-            split_external_local_origin_errors: fields.get("splitExternalLocalOriginErrors"),
-            consecutive_local_origin_failures: fields.opt("consecutiveLocalOriginFailures"),
-            consecutive_gateway_errors: fields.opt("consecutiveGatewayErrors"),
-            consecutive_5xx_errors: fields.opt("consecutive5xxErrors"),
-            interval: fields.opt("interval"),
-            base_ejection_time: fields.opt("baseEjectionTime"),
-            max_ejection_percent: count(&fields, "maxEjectionPercent"),
-            min_health_percent: count(&fields, "minHealthPercent"),
-        };
-        fields.finish();
-        Some(detection)
+        node.message(|fields| {
+            fields.unsupported("outlierDetectionHttpErrorCodes");
+            if fields.has("consecutiveErrors") {
+                fields.opt::<i32>("consecutiveErrors");
+                fields
+                    .warn("consecutiveErrors", "has no effect (nor has it in Istio): use consecutive5xxErrors or consecutiveGatewayErrors");
+            }
+            Self {
+                split_external_local_origin_errors: fields.get("splitExternalLocalOriginErrors"),
+                consecutive_local_origin_failures: fields.opt("consecutiveLocalOriginFailures"),
+                consecutive_gateway_errors: fields.opt("consecutiveGatewayErrors"),
+                consecutive_5xx_errors: fields.opt("consecutive5xxErrors"),
+                interval: fields.opt("interval"),
+                base_ejection_time: fields.opt("baseEjectionTime"),
+                max_ejection_percent: count(fields, "maxEjectionPercent"),
+                min_health_percent: count(fields, "minHealthPercent"),
+            }
+        })
     }
 }
 
 impl Read for ClientTls {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        let modes = [
-            ("DISABLE", ClientTlsMode::Disable),
-            ("SIMPLE", ClientTlsMode::Simple),
-            ("MUTUAL", ClientTlsMode::Mutual),
-            ("ISTIO_MUTUAL", ClientTlsMode::IstioMutual),
-        ];
-        let tls = Self {
-            mode: fields.with("mode", |node| node.one_of(&modes)).unwrap_or_default(),
-            sni: fields.get("sni"),
-            subject_alt_names: fields.get("subjectAltNames"),
-            client_certificate: fields.get("clientCertificate"),
-            private_key: fields.get("privateKey"),
-            ca_certificates: fields.get("caCertificates"),
-            ca_crl: fields.get("caCrl"),
-            credential_name: fields.get("credentialName"),
-            insecure_skip_verify: fields.get("insecureSkipVerify"),
-        };
-        fields.finish();
-        Some(tls)
+        node.message(|fields| {
+            let modes = [
+                ("DISABLE", ClientTlsMode::Disable),
+                ("SIMPLE", ClientTlsMode::Simple),
+                ("MUTUAL", ClientTlsMode::Mutual),
+                ("ISTIO_MUTUAL", ClientTlsMode::IstioMutual),
+            ];
+            Self {
+                mode: fields.with("mode", |node| node.one_of(&modes)).unwrap_or_default(),
+                sni: fields.get("sni"),
+                subject_alt_names: fields.get("subjectAltNames"),
+                client_certificate: fields.get("clientCertificate"),
+                private_key: fields.get("privateKey"),
+                ca_certificates: fields.get("caCertificates"),
+                ca_crl: fields.get("caCrl"),
+                credential_name: fields.get("credentialName"),
+                insecure_skip_verify: fields.get("insecureSkipVerify"),
+            }
+        })
     }
 }

@@ -7,29 +7,25 @@ use crate::api::istio::{Destination, L4Match, RouteDestination, TcpRoute, TlsRou
 
 impl Read for VirtualService {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        let service = Self {
+        node.message(|fields| Self {
             hosts: fields.get("hosts"),
             gateways: fields.get("gateways"),
             export_to: fields.get("exportTo"),
             http: fields.get("http"),
             tls: fields.get("tls"),
             tcp: fields.get("tcp"),
-        };
-        fields.finish();
-        Some(service)
+        })
     }
 }
 
 impl Read for RouteDestination {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        if !fields.has("destination") {
-            fields.error("destination is missing");
-        }
-        let route = Self { destination: fields.get("destination"), weight: weight(&fields), headers: fields.get("headers") };
-        fields.finish();
-        Some(route)
+        node.message(|fields| {
+            if !fields.has("destination") {
+                fields.error("destination is missing");
+            }
+            Self { destination: fields.get("destination"), weight: weight(fields), headers: fields.get("headers") }
+        })
     }
 }
 
@@ -43,10 +39,7 @@ fn weight(fields: &Fields<'_>) -> u32 {
 
 impl Read for Destination {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        let destination = Self { host: fields.get("host"), subset: fields.get("subset"), port: fields.with("port", port_selector) };
-        fields.finish();
-        Some(destination)
+        node.message(|fields| Self { host: fields.get("host"), subset: fields.get("subset"), port: fields.with("port", port_selector) })
     }
 }
 
@@ -63,38 +56,31 @@ pub(super) fn port_selector(node: Node<'_>) -> Option<u16> {
 
 impl Read for TlsRoute {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        let route = Self { matches: fields.get("match"), route: fields.get("route") };
-        fields.finish();
-        Some(route)
+        node.message(|fields| Self { matches: fields.get("match"), route: fields.get("route") })
     }
 }
 
 impl Read for TcpRoute {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        let route = Self { matches: fields.get("match"), route: fields.get("route") };
-        fields.finish();
-        Some(route)
+        node.message(|fields| Self { matches: fields.get("match"), route: fields.get("route") })
     }
 }
 
 impl Read for L4Match {
     fn read(node: Node<'_>) -> Option<Self> {
-        let fields = node.fields()?;
-        if fields.has("sourceSubnet") {
-            fields.opt::<SmolStr>("sourceSubnet");
-            fields.warn("sourceSubnet", "has no effect (nor has it in Istio)");
-        }
-        let found = Self {
-            sni_hosts: fields.get("sniHosts"),
-            destination_subnets: fields.get("destinationSubnets"),
-            port: fields.opt("port").filter(|port| *port != 0),
-            source_labels: fields.get("sourceLabels"),
-            source_namespace: fields.opt("sourceNamespace").filter(|namespace: &SmolStr| !namespace.is_empty()),
-            gateways: fields.get("gateways"),
-        };
-        fields.finish();
-        Some(found)
+        node.message(|fields| {
+            if fields.has("sourceSubnet") {
+                fields.opt::<SmolStr>("sourceSubnet");
+                fields.warn("sourceSubnet", "has no effect (nor has it in Istio)");
+            }
+            Self {
+                sni_hosts: fields.get("sniHosts"),
+                destination_subnets: fields.get("destinationSubnets"),
+                port: fields.opt("port").filter(|port| *port != 0),
+                source_labels: fields.get("sourceLabels"),
+                source_namespace: fields.opt("sourceNamespace").filter(|namespace: &SmolStr| !namespace.is_empty()),
+                gateways: fields.get("gateways"),
+            }
+        })
     }
 }
