@@ -7,20 +7,20 @@ use prometheus_client::{
 
 use crate::metrics::ExactCounter;
 
-type Labels<const N: usize> = [(&'static str, String); N];
+type MetricLabels<const N: usize> = [(&'static str, String); N];
 
 /// Counters of all controllers. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct ControllerMetrics {
-    leader: Family<Labels<1>, Gauge>,
-    root_writes: Family<Labels<1>, ExactCounter>,
-    patch_attempts: Family<Labels<1>, ExactCounter>,
-    patch_retries: Family<Labels<1>, ExactCounter>,
-    patch_failures: Family<Labels<2>, ExactCounter>,
+    leader: Family<MetricLabels<1>, Gauge>,
+    root_writes: Family<MetricLabels<1>, ExactCounter>,
+    patch_attempts: Family<MetricLabels<1>, ExactCounter>,
+    patch_retries: Family<MetricLabels<1>, ExactCounter>,
+    patch_failures: Family<MetricLabels<2>, ExactCounter>,
     validation_updates: ExactCounter,
-    validation_update_errors: Family<Labels<1>, ExactCounter>,
-    ca_offers: Family<Labels<2>, ExactCounter>,
-    watch_errors: Family<Labels<1>, ExactCounter>,
+    validation_update_errors: Family<MetricLabels<1>, ExactCounter>,
+    ca_offers: Family<MetricLabels<2>, ExactCounter>,
+    watch_errors: Family<MetricLabels<1>, ExactCounter>,
 }
 
 // === impl ControllerMetrics ===

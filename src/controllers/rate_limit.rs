@@ -15,11 +15,11 @@ const FORGET: Duration = Duration::from_secs(300);
 /// The last attempt to write each object.
 #[derive(Debug)]
 pub(super) struct RateLimit<K> {
-    attempts: BTreeMap<K, Attempt>,
+    attempts: BTreeMap<K, WriteAttempt>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Attempt {
+struct WriteAttempt {
     at: Instant,
     pause: Duration,
 }
@@ -39,7 +39,7 @@ impl<K: Ord + Clone> RateLimit<K> {
             Some(last) if now < last.at + FORGET => (last.pause * 2).min(LONGEST),
             _ => FIRST,
         };
-        self.attempts.insert(key.clone(), Attempt { at: now, pause });
+        self.attempts.insert(key.clone(), WriteAttempt { at: now, pause });
         true
     }
 

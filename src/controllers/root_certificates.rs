@@ -19,7 +19,7 @@ use serde_json::json;
 use tokio::{sync::watch, time::Instant};
 use tracing::{debug, info, warn};
 
-use super::{ControllerMetrics, FIELD_MANAGER, rate_limit::RateLimit, store::Store};
+use super::{ControllerMetrics, FIELD_MANAGER, rate_limit::RateLimit, store::WatchStore};
 use crate::{mesh::world::World, timer::until};
 
 /// The name of the ConfigMap, unless `PILOT_CA_CERT_CONFIGMAP` sets another.
@@ -56,7 +56,7 @@ impl RootCertificates {
     pub(super) async fn run(mut self) {
         let selection = watcher::Config::default().fields(&format!("metadata.name={}", self.name));
         let mut events = Box::pin(watcher(Api::<ConfigMap>::all(self.client.clone()), selection).default_backoff());
-        let (mut found, mut limit) = (Store::new(), RateLimit::<String>::new());
+        let (mut found, mut limit) = (WatchStore::new(), RateLimit::<String>::new());
         let (mut wanted, mut namespaces) = (self.wanted(), self.worlds.borrow_and_update().namespaces.clone());
         let mut missing = BTreeSet::new();
         loop {

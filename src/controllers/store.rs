@@ -8,15 +8,15 @@ use kube::runtime::watcher::Event;
 
 /// A value for each watched object, by `(namespace, name)`.
 #[derive(Debug)]
-pub(super) struct Store<V> {
+pub(super) struct WatchStore<V> {
     items: BTreeMap<(String, String), V>,
     list: Option<BTreeMap<(String, String), V>>,
     complete: bool,
 }
 
-// === impl Store ===
+// === impl WatchStore ===
 
-impl<V> Store<V> {
+impl<V> WatchStore<V> {
     /// Makes a store to which no event was applied yet.
     pub(super) fn new() -> Self {
         Self { items: BTreeMap::new(), list: None, complete: false }
@@ -73,8 +73,8 @@ mod tests {
 
     #[test]
     fn a_list_counts_when_it_is_complete() {
-        let mut store = Store::new();
-        let names = |store: &Store<()>| store.items().keys().map(|(_, name)| name.clone()).collect::<Vec<_>>();
+        let mut store = WatchStore::new();
+        let names = |store: &WatchStore<()>| store.items().keys().map(|(_, name)| name.clone()).collect::<Vec<_>>();
         store.apply(Event::Init, |_: &ConfigMap| ());
         store.apply(Event::InitApply(named("a")), |_| ());
         assert!(!store.is_complete() && names(&store).is_empty());

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
-use super::{ControllerMetrics, FIELD_MANAGER, rate_limit::RateLimit, store::Store};
+use super::{ControllerMetrics, FIELD_MANAGER, rate_limit::RateLimit, store::WatchStore};
 use crate::timer::until;
 
 /// Keeps the bundles in all configurations of our revision.
@@ -76,7 +76,7 @@ impl WebhookCertificates {
         let api = Api::<C>::all(self.client.clone());
         let selection = watcher::Config::default().labels(&format!("istio.io/rev={}", self.revision));
         let mut events = Box::pin(watcher(api.clone(), selection).default_backoff());
-        let (mut found, mut limit, mut failed) = (Store::new(), RateLimit::<String>::new(), BTreeSet::new());
+        let (mut found, mut limit, mut failed) = (WatchStore::new(), RateLimit::<String>::new(), BTreeSet::new());
         loop {
             let bundle = self.roots.borrow_and_update().as_bytes().to_vec();
             let wrong = wrong(&found, &bundle);
@@ -155,7 +155,7 @@ fn bundles<C: Configuration>(configuration: &C) -> Bundles {
     ours.map(|(name, config)| (name.to_owned(), bundle(config))).collect()
 }
 
-fn wrong(found: &Store<Bundles>, bundle: &[u8]) -> Vec<String> {
+fn wrong(found: &WatchStore<Bundles>, bundle: &[u8]) -> Vec<String> {
     let is_wrong = |bundles: &Bundles| bundles.iter().any(|(_, present)| present != bundle);
     found.items().iter().filter(|(_, bundles)| is_wrong(bundles)).map(|((_, name), _)| name.clone()).collect()
 }

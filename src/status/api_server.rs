@@ -30,7 +30,7 @@ pub(super) struct ApiServer {
 
 /// Why a request failed.
 #[derive(Debug)]
-pub(super) struct RequestError(Box<kube::Error>);
+pub(super) struct ApiError(Box<kube::Error>);
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -57,7 +57,7 @@ impl ApiServer {
     }
 
     /// Reads an object. Returns `None` if there is no object of that name or its kind is not served.
-    pub(super) async fn get(&self, key: &ObjectKey) -> Result<Option<ReadObject>, RequestError> {
+    pub(super) async fn get(&self, key: &ObjectKey) -> Result<Option<ReadObject>, ApiError> {
         let path = ObjectPath::of(key, &self.settings);
         for version in path.versions {
             match self.get_at(&path.in_version(version)).await {
@@ -69,7 +69,7 @@ impl ApiServer {
     }
 
     /// Lists the objects of a kind whose condition of ours says that something is wrong.
-    pub(super) async fn list_complaints(&self, kind: Kind) -> Result<Vec<ObjectKey>, RequestError> {
+    pub(super) async fn list_complaints(&self, kind: Kind) -> Result<Vec<ObjectKey>, ApiError> {
         let Some(resource) = kind.resource() else { return Ok(Vec::new()) };
         for version in resource.versions {
             let path = format!("/apis/{}/{version}/{}?limit={PAGE}", resource.group, resource.plural);
@@ -81,7 +81,7 @@ impl ApiServer {
         Ok(Vec::new())
     }
 
-    async fn list_complaints_at(&self, kind: Kind, path: &str) -> Result<Vec<ObjectKey>, RequestError> {
+    async fn list_complaints_at(&self, kind: Kind, path: &str) -> Result<Vec<ObjectKey>, ApiError> {
         let (mut found, mut next) = (Vec::new(), String::new());
         loop {
             let list: ObjectList = self.get_at(&format!("{path}{next}")).await?;
@@ -101,7 +101,7 @@ impl ApiServer {
 
     /// Applies `status`. Nothing happens if the object is gone or its kind has no status subresource. Where `status` repeats
     /// conditions of others, the object must not have changed since it was read.
-    pub(super) async fn apply_status(&self, key: &ObjectKey, object: &ReadObject, status: Value) -> Result<(), RequestError> {
+    pub(super) async fn apply_status(&self, key: &ObjectKey, object: &ReadObject, status: Value) -> Result<(), ApiError> {
         let path = ObjectPath::of(key, &self.settings);
         let mut metadata = json!({"name": path.name});
         if condition::is_one_list(&object.metadata.managed_fields) {
@@ -111,11 +111,11 @@ impl ApiServer {
         let version = object.api_version.split_once('/').map_or(&*object.api_version, |(_, version)| version);
         let uri = format!("{}/status?fieldManager={}&force=true", path.in_version(version), self.manager);
         let applied = self.send(Method::PATCH, &uri, "application/apply-patch+yaml", &document).await;
-        applied.or_else(RequestError::unless_absent)
+        applied.or_else(ApiError::unless_absent)
     }
 
     /// Posts an Event. If there is one of the same name, its count goes up by one instead.
-    pub(super) async fn post_event(&self, event: &Event, now: Timestamp) -> Result<(), RequestError> {
+    pub(super) async fn post_event(&self, event: &Event, now: Timestamp) -> Result<(), ApiError> {
         let (Some(name), Some(namespace)) = (&event.metadata.name, &event.metadata.namespace) else { return Ok(()) };
         let all = format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events");
         let posted = self.send(Method::POST, &format!("{all}?fieldManager={}", self.manager), "application/json", event).await;
@@ -133,12 +133,12 @@ impl ApiServer {
         self.send(Method::PATCH, &path, "application/merge-patch+json", &series).await
     }
 
-    async fn get_at<T: DeserializeOwned>(&self, path: &str) -> Result<T, RequestError> {
+    async fn get_at<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
         let request = Request::get(path).body(Vec::new()).map_err(kube::Error::HttpError)?;
         Ok(self.settings.client.request(request).await?)
     }
 
-    async fn send(&self, method: Method, path: &str, content_type: &str, body: &impl Serialize) -> Result<(), RequestError> {
+    async fn send(&self, method: Method, path: &str, content_type: &str, body: &impl Serialize) -> Result<(), ApiError> {
         let body = serde_json::to_vec(body).map_err(kube::Error::SerdeError)?;
         let request = Request::builder().method(method).uri(path).header("content-type", content_type).body(body);
         let _: Value = self.settings.client.request(request.map_err(kube::Error::HttpError)?).await?;
@@ -146,7 +146,7 @@ impl ApiServer {
     }
 }
 
-impl RequestError {
+impl ApiError {
     fn is(&self, code: StatusCode) -> bool {
         matches!(&*self.0, kube::Error::Api(status) if status.code == code.as_u16())
     }
@@ -159,13 +159,13 @@ impl RequestError {
     }
 }
 
-impl From<kube::Error> for RequestError {
+impl From<kube::Error> for ApiError {
     fn from(error: kube::Error) -> Self {
         Self(Box::new(error))
     }
 }
 
-impl fmt::Display for RequestError {
+impl fmt::Display for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &*self.0 {
             kube::Error::Api(status) => write!(f, "{} ({})", status.message, status.code),

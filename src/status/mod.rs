@@ -29,7 +29,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    api_server::{ApiServer, RequestError},
+    api_server::{ApiError, ApiServer},
     object::ReadObject,
     report::{Report, reports},
     work_queue::{WorkQueue, Write},
@@ -158,7 +158,7 @@ impl Writer {
     }
 
     /// Logs a failure. Only the first of several is a warning, since mostly the same keeps us from writing about any object.
-    fn log_failure(&self, key: &ObjectKey, error: &RequestError) {
+    fn log_failure(&self, key: &ObjectKey, error: &ApiError) {
         let message = "its status is not written; tried again until it is";
         match self.failing.swap(true, Ordering::Relaxed) {
             false => tracing::warn!(object = %key, %error, message),
@@ -167,7 +167,7 @@ impl Writer {
     }
 
     /// Writes about one object, and returns the lines of which there are Events now.
-    async fn write(&self, key: &ObjectKey, write: &Write) -> Result<Vec<report::Line>, RequestError> {
+    async fn write(&self, key: &ObjectKey, write: &Write) -> Result<Vec<report::Line>, ApiError> {
         let Some(object) = self.api_server.get(key).await? else { return Ok(Vec::new()) };
         let report = write.report.as_ref();
         let mended = report.is_none() && self.has_complained(&object, write);
@@ -189,7 +189,7 @@ impl Writer {
         write.has_events || condition::complains(&object.status, &self.api_server.condition)
     }
 
-    async fn write_condition(&self, key: &ObjectKey, object: &ReadObject, report: &Report) -> Result<(), RequestError> {
+    async fn write_condition(&self, key: &ObjectKey, object: &ReadObject, report: &Report) -> Result<(), ApiError> {
         if !key.kind.has_status() {
             return Ok(());
         }
@@ -200,14 +200,14 @@ impl Writer {
         written
     }
 
-    async fn write_event(&self, key: &ObjectKey, object: &ReadObject, line: &report::Line) -> Result<(), RequestError> {
+    async fn write_event(&self, key: &ObjectKey, object: &ReadObject, line: &report::Line) -> Result<(), ApiError> {
         let event = event::event(key, object, line, &self.settings);
         let written = self.api_server.post_event(&event, (self.settings.clock)()).await;
         self.count("event", &written);
         written
     }
 
-    fn count(&self, what: &'static str, written: &Result<(), RequestError>) {
+    fn count(&self, what: &'static str, written: &Result<(), ApiError>) {
         let result = if written.is_ok() { "written" } else { "failed" };
         self.metrics.writes.get_or_create(&[("what", what), ("result", result)]).inc();
     }

@@ -21,14 +21,14 @@ pub(super) struct ObjectPath {
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct ReadObject {
     pub(super) api_version: String,
-    pub(super) metadata: Metadata,
+    pub(super) metadata: ReadMetadata,
     pub(super) status: Value,
 }
 
 /// The fields of `metadata` that are read.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub(super) struct Metadata {
+pub(super) struct ReadMetadata {
     pub(super) namespace: String,
     pub(super) name: String,
     pub(super) uid: String,

@@ -41,7 +41,7 @@ const GENERATED: &str = "istio-generated";
 /// How often it is checked whether a self-signed root is to be renewed.
 const RENEWAL_CHECK: Duration = Duration::from_secs(3600);
 
-type Entries = BTreeMap<String, Vec<u8>>;
+type SecretEntries = BTreeMap<String, Vec<u8>>;
 
 /// Reads and keeps the Secrets.
 #[derive(Clone)]
@@ -162,7 +162,7 @@ impl CaSecrets {
         Ok((ca, CaOrigin::SelfSigned(name)))
     }
 
-    async fn create(&self) -> Result<Entries, AttemptError> {
+    async fn create(&self) -> Result<SecretEntries, AttemptError> {
         let entries = self.self_signed.generate((self.clock)()).map_err(|error| AttemptError::Permanent(error.into()))?;
         let metadata = ObjectMeta { name: Some(SELF_SIGNED.into()), ..ObjectMeta::default() };
         let data = Some(data_of(&entries));
@@ -173,7 +173,7 @@ impl CaSecrets {
     }
 
     /// Returns the entries of the Secret, after renewing the root in it if that is due.
-    async fn renew_if_due(&self, name: &'static str, secret: Secret) -> Result<Entries, AttemptError> {
+    async fn renew_if_due(&self, name: &'static str, secret: Secret) -> Result<SecretEntries, AttemptError> {
         let entries = entries_of(&secret);
         let renewed = self.self_signed.renew(&entries, (self.clock)());
         let Some(renewed) = renewed.map_err(|error| AttemptError::Permanent(error.into()))? else { return Ok(entries) };
@@ -235,7 +235,7 @@ impl Keeper {
         }
     }
 
-    fn consider(&mut self, name: &'static str, entries: &Entries) {
+    fn consider(&mut self, name: &'static str, entries: &SecretEntries) {
         let generated = name == SELF_SIGNED || entries.contains_key(GENERATED);
         // With a provided CA in use, self-signed roots do not matter.
         if generated && !self.is_source(name) {
@@ -255,7 +255,7 @@ impl Keeper {
         }
     }
 
-    fn accepted(&mut self, name: &'static str, entries: &Entries, generated: bool) {
+    fn accepted(&mut self, name: &'static str, entries: &SecretEntries, generated: bool) {
         info!(namespace = self.secrets.namespace, secret = name, "Update Istiod cacerts");
         let ca = self.handle.current();
         if generated {
@@ -310,17 +310,17 @@ fn attempt_error(secret: &'static str, error: kube::Error) -> AttemptError {
     }
 }
 
-fn log_format(entries: &Entries) {
+fn log_format(entries: &SecretEntries) {
     match entries.contains_key("ca-cert.pem") {
         true => info!("Using istiod file format for signing ca files"),
         false => info!("Using kubernetes.io/tls secret type for signing ca files"),
     }
 }
 
-fn entries_of(secret: &Secret) -> Entries {
+fn entries_of(secret: &Secret) -> SecretEntries {
     secret.data.iter().flatten().map(|(name, ByteString(bytes))| (name.clone(), bytes.clone())).collect()
 }
 
-fn data_of(entries: &Entries) -> BTreeMap<String, ByteString> {
+fn data_of(entries: &SecretEntries) -> BTreeMap<String, ByteString> {
     entries.iter().map(|(name, bytes)| (name.clone(), ByteString(bytes.clone()))).collect()
 }

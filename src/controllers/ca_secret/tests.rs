@@ -61,7 +61,7 @@ impl SecretServer {
         }
     }
 
-    fn put(&self, name: &str, entries: &Entries) {
+    fn put(&self, name: &str, entries: &SecretEntries) {
         let secret = Secret { data: Some(data_of(entries)), ..Secret::default() };
         self.store(name, serde_json::to_value(secret).unwrap());
     }
@@ -116,11 +116,11 @@ fn start() -> Timestamp {
     "2026-01-01T00:00:00Z".parse().unwrap()
 }
 
-fn generated() -> Entries {
+fn generated() -> SecretEntries {
     SelfSigned { days: 100, ..SelfSigned::new("cluster.local") }.generate(start()).unwrap()
 }
 
-fn given() -> Entries {
+fn given() -> SecretEntries {
     let subject = |name: &str| CaSubject { organization: "Company".into(), common_name: name.into() };
     let (root_key, key) = (PrivateKey::generate(KeyType::P256).unwrap(), PrivateKey::generate(KeyType::P256).unwrap());
     let serial = || Serial::random().unwrap();

@@ -21,7 +21,7 @@ pub struct Timing {
 
 /// The record in a Lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Record {
+pub(super) struct LeaseRecord {
     /// `holderIdentity`; empty if the Lease was released.
     pub(super) holder: String,
     /// `leaseDurationSeconds`
@@ -39,7 +39,7 @@ pub(super) struct Record {
 pub(super) struct Candidate {
     identity: String,
     timing: Timing,
-    seen: Option<(Record, Timestamp)>,
+    seen: Option<(LeaseRecord, Timestamp)>,
     renewed: Option<Timestamp>,
 }
 
@@ -69,7 +69,7 @@ impl Candidate {
     }
 
     /// Takes the record that was read (`None` if there is no Lease), and returns the one to write; `None` while another leads.
-    pub(super) fn observe(&mut self, read: Option<Record>, now: Timestamp) -> Option<Record> {
+    pub(super) fn observe(&mut self, read: Option<LeaseRecord>, now: Timestamp) -> Option<LeaseRecord> {
         let Some(read) = read else { return Some(self.record(now, 0, now)) };
         if self.seen.as_ref().is_none_or(|(seen, _)| *seen != read) {
             self.seen = Some((read.clone(), now));
@@ -83,7 +83,7 @@ impl Candidate {
     }
 
     /// Records that the record was written, by which this candidate leads.
-    pub(super) fn written(&mut self, record: Record, now: Timestamp) {
+    pub(super) fn written(&mut self, record: LeaseRecord, now: Timestamp) {
         self.renewed = Some(record.renewed);
         self.seen = Some((record, now));
     }
@@ -94,13 +94,13 @@ impl Candidate {
     }
 
     /// Returns the record that lets another lead at once; `None` if this candidate does not lead.
-    pub(super) fn release(&self, now: Timestamp) -> Option<Record> {
+    pub(super) fn release(&self, now: Timestamp) -> Option<LeaseRecord> {
         let (record, _) = self.seen.as_ref().filter(|(record, _)| self.renewed.is_some() && record.holder == self.identity)?;
-        Some(Record { holder: String::new(), duration: Duration::from_secs(1), renewed: now, ..record.clone() })
+        Some(LeaseRecord { holder: String::new(), duration: Duration::from_secs(1), renewed: now, ..record.clone() })
     }
 
-    fn record(&self, acquired: Timestamp, transitions: i32, now: Timestamp) -> Record {
-        Record { holder: self.identity.clone(), duration: self.timing.lease, acquired, renewed: now, transitions }
+    fn record(&self, acquired: Timestamp, transitions: i32, now: Timestamp) -> LeaseRecord {
+        LeaseRecord { holder: self.identity.clone(), duration: self.timing.lease, acquired, renewed: now, transitions }
     }
 }
 
@@ -121,7 +121,7 @@ mod tests {
     }
 
     /// Reads, and writes what is to be written.
-    fn turn(candidate: &mut Candidate, lease: &mut Option<Record>, now: Timestamp) -> bool {
+    fn turn(candidate: &mut Candidate, lease: &mut Option<LeaseRecord>, now: Timestamp) -> bool {
         if let Some(record) = candidate.observe(lease.clone(), now) {
             *lease = Some(record.clone());
             candidate.written(record, now);

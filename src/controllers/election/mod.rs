@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 pub use self::candidate::Timing;
-use self::candidate::{Candidate, Record};
+use self::candidate::{Candidate, LeaseRecord};
 use super::ControllerMetrics;
 use crate::identity::Clock;
 
@@ -116,7 +116,7 @@ impl Campaign {
     }
 
     /// Writes the record. The resource version that was read makes the API server refuse the slower of two writers.
-    async fn write(&self, read: Option<Lease>, record: &Record) -> Result<(), kube::Error> {
+    async fn write(&self, read: Option<Lease>, record: &LeaseRecord) -> Result<(), kube::Error> {
         match read {
             None => {
                 let name = Some(self.election.name.clone());
@@ -172,10 +172,10 @@ fn is_lost_race(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 409)
 }
 
-fn record_of(lease: &Lease) -> Option<Record> {
+fn record_of(lease: &Lease) -> Option<LeaseRecord> {
     let spec = lease.spec.as_ref()?;
     let time = |time: &Option<MicroTime>| time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
-    Some(Record {
+    Some(LeaseRecord {
         holder: spec.holder_identity.clone().unwrap_or_default(),
         duration: Duration::from_secs(spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(0)),
         acquired: time(&spec.acquire_time),
@@ -184,7 +184,7 @@ fn record_of(lease: &Lease) -> Option<Record> {
     })
 }
 
-fn spec(record: &Record) -> LeaseSpec {
+fn spec(record: &LeaseRecord) -> LeaseSpec {
     LeaseSpec {
         holder_identity: Some(record.holder.clone()),
         lease_duration_seconds: i32::try_from(record.duration.as_secs().max(1)).ok(),

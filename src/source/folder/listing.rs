@@ -20,7 +20,7 @@ pub(super) struct Stamp {
 }
 
 /// The device and inode of a folder, which identify it whatever its name is.
-pub(super) type Identity = (u64, u64);
+pub(super) type FolderIdentity = (u64, u64);
 
 /// What a folder holds. Paths are relative to it.
 #[derive(Debug, Default)]
@@ -37,7 +37,7 @@ pub(super) struct FolderListing {
 const DEEPEST: usize = 32;
 
 /// Returns the identity of the folder at a path.
-pub(super) fn identity(folder: &Path) -> io::Result<Identity> {
+pub(super) fn identity(folder: &Path) -> io::Result<FolderIdentity> {
     let metadata = fs::metadata(folder)?;
     if !metadata.is_dir() {
         return Err(io::Error::new(io::ErrorKind::NotADirectory, "is not a folder"));

@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::{
     file::{FileContent, read_file, read_text, unreadable},
-    listing::{FolderListing, Identity, Stamp, absolute, identity, list},
+    listing::{FolderIdentity, FolderListing, Stamp, absolute, identity, list},
     settings::Folder,
     state::FolderState,
 };
@@ -30,7 +30,7 @@ const EMPTY_IS_BELIEVED_AFTER: Duration = Duration::from_millis(250);
 pub(super) struct FolderReader {
     pub(super) folder: Folder,
     /// The folder that was first found at the path.
-    identity: Option<Identity>,
+    identity: Option<FolderIdentity>,
     files: BTreeMap<Arc<str>, ReadFile>,
     state: FolderState,
     /// The findings that were returned last.

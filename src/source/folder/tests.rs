@@ -25,7 +25,7 @@ fn namespace(name: &str, label: &str) -> String {
 }
 
 /// What the events of a folder said so far.
-struct Follower {
+struct Received {
     events: mpsc::Receiver<SourceEvent>,
     world: BTreeMap<String, String>,
     findings: Vec<String>,
@@ -33,12 +33,12 @@ struct Follower {
     changes: usize,
 }
 
-impl Follower {
+impl Received {
     async fn of(folder: Folder) -> Self {
-        let mut follower =
+        let mut received =
             Self { events: folder.watch().unwrap(), world: BTreeMap::new(), findings: Vec::new(), log: Vec::new(), changes: 0 };
-        follower.until("first word", |follower| follower.log.contains(&"synced") || follower.log.contains(&"lost")).await;
-        follower
+        received.until("first word", |received| received.log.contains(&"synced") || received.log.contains(&"lost")).await;
+        received
     }
 
     // A rescan so rare that only inotify can be the reason for what is seen.
@@ -60,11 +60,11 @@ impl Follower {
 
     async fn has(&mut self, world: &[(&str, &str)]) {
         let wanted: BTreeMap<_, _> = world.iter().map(|(name, label)| ((*name).to_owned(), (*label).to_owned())).collect();
-        self.until(&format!("{wanted:?}"), |follower| follower.world == wanted).await;
+        self.until(&format!("{wanted:?}"), |received| received.world == wanted).await;
     }
 
     async fn finds(&mut self, part: &str) {
-        self.until(part, |follower| follower.findings.iter().any(|finding| finding.contains(part))).await;
+        self.until(part, |received| received.findings.iter().any(|finding| finding.contains(part))).await;
     }
 
     // Takes what comes in a while.
@@ -108,28 +108,28 @@ async fn all_objects_come_before_synced_and_then_what_changes() {
         .unwrap();
     fs::write(folder.path().join("readme.txt"), "no").unwrap();
     fs::write(folder.path().join(".hidden.yaml"), namespace("hidden", "1")).unwrap();
-    let mut follower = Follower::at(folder.path()).await;
-    assert_eq!(follower.log, ["synced"]);
-    follower.has(&[("a", "1"), ("b", "1"), ("c", "1")]).await;
+    let mut received = Received::at(folder.path()).await;
+    assert_eq!(received.log, ["synced"]);
+    received.has(&[("a", "1"), ("b", "1"), ("c", "1")]).await;
 
     fs::write(folder.path().join("a.yaml"), namespace("a", "2") + &namespace("b", "1")).unwrap();
-    follower.has(&[("a", "2"), ("b", "1"), ("c", "1")]).await;
-    assert_eq!(follower.changes, 4, "only what differs is told");
+    received.has(&[("a", "2"), ("b", "1"), ("c", "1")]).await;
+    assert_eq!(received.changes, 4, "only what differs is told");
 
     // A new folder, filled after it was made and before anybody can watch it.
     fs::create_dir_all(folder.path().join("new/er")).unwrap();
     fs::write(folder.path().join("new/er/d.yml"), namespace("d", "1")).unwrap();
-    follower.has(&[("a", "2"), ("b", "1"), ("c", "1"), ("d", "1")]).await;
+    received.has(&[("a", "2"), ("b", "1"), ("c", "1"), ("d", "1")]).await;
 
     // Editors and pipelines replace a file in one step.
     fs::write(folder.path().join("a.yaml.tmp"), namespace("a", "3")).unwrap();
     fs::rename(folder.path().join("a.yaml.tmp"), folder.path().join("a.yaml")).unwrap();
-    follower.has(&[("a", "3"), ("c", "1"), ("d", "1")]).await;
+    received.has(&[("a", "3"), ("c", "1"), ("d", "1")]).await;
 
     fs::remove_file(folder.path().join("deep/c.json")).unwrap();
     fs::remove_dir_all(folder.path().join("new")).unwrap();
-    follower.has(&[("a", "3")]).await;
-    assert_eq!(follower.findings, [""; 0]);
+    received.has(&[("a", "3")]).await;
+    assert_eq!(received.findings, [""; 0]);
 }
 
 // Contents of equal size, written faster than the clock of the file system ticks.
@@ -138,12 +138,12 @@ async fn no_version_is_missed_because_its_stamp_looks_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a.yaml");
     fs::write(&file, namespace("a", "0000")).unwrap();
-    let mut follower = Follower::at(folder.path()).await;
+    let mut received = Received::at(folder.path()).await;
     for round in 1..=200 {
         let label = format!("{round:04}");
         fs::write(&file, namespace("a", &label)).unwrap();
         if round % 20 == 0 {
-            follower.has(&[("a", &label)]).await;
+            received.has(&[("a", &label)]).await;
         }
     }
 }
@@ -153,30 +153,30 @@ async fn a_half_written_file_withdraws_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a.yaml");
     fs::write(&file, namespace("a", "1") + &namespace("b", "1")).unwrap();
-    let mut follower = Follower::at(folder.path()).await;
-    follower.has(&[("a", "1"), ("b", "1")]).await;
+    let mut received = Received::at(folder.path()).await;
+    received.has(&[("a", "1"), ("b", "1")]).await;
 
     // Truncated, then written in two steps of which the first is valid YAML that lacks an object.
     let mut writer = OpenOptions::new().write(true).truncate(true).open(&file).unwrap();
-    follower.rest(60).await;
+    received.rest(60).await;
     writer.write_all(namespace("a", "2").as_bytes()).unwrap();
-    follower.rest(60).await;
-    assert_eq!(follower.changes, 2, "{:?}", follower.world);
+    received.rest(60).await;
+    assert_eq!(received.changes, 2, "{:?}", received.world);
     writer.write_all(namespace("b", "2").as_bytes()).unwrap();
     drop(writer);
-    follower.has(&[("a", "2"), ("b", "2")]).await;
+    received.has(&[("a", "2"), ("b", "2")]).await;
 
     // A writer that breaks a document and leaves it so.
     fs::write(&file, namespace("a", "3") + "---\nkind: {").unwrap();
-    follower.finds("(a.yaml, document 2): ").await;
-    follower.has(&[("a", "2"), ("b", "2")]).await;
+    received.finds("(a.yaml, document 2): ").await;
+    received.has(&[("a", "2"), ("b", "2")]).await;
     fs::write(&file, namespace("a", "4")).unwrap();
-    follower.has(&[("a", "4")]).await;
-    follower.until("no finding", |follower| follower.findings.is_empty()).await;
+    received.has(&[("a", "4")]).await;
+    received.until("no finding", |received| received.findings.is_empty()).await;
 
     // Emptied for good.
     fs::write(&file, "").unwrap();
-    follower.has(&[]).await;
+    received.has(&[]).await;
 }
 
 #[tokio::test]
@@ -186,38 +186,38 @@ async fn a_folder_that_vanishes_keeps_all() {
     fs::create_dir(&path).unwrap();
     fs::write(path.join("a.yaml"), namespace("a", "1")).unwrap();
     fs::write(path.join("b.yaml"), namespace("b", "1")).unwrap();
-    let mut follower = Follower::of(Folder { rescan: Duration::from_millis(50), ..Folder::new(&path) }).await;
+    let mut received = Received::of(Folder { rescan: Duration::from_millis(50), ..Folder::new(&path) }).await;
     fs::rename(&path, &away).unwrap();
-    follower.until("lost", |follower| follower.log.ends_with(&["lost"])).await;
+    received.until("lost", |received| received.log.ends_with(&["lost"])).await;
     fs::remove_file(away.join("b.yaml")).unwrap();
 
     // Another folder in its place is not it.
     fs::create_dir(&path).unwrap();
     fs::write(path.join("z.yaml"), namespace("z", "1")).unwrap();
-    follower.rest(600).await;
-    assert_eq!(follower.log, ["synced", "lost"]);
-    follower.has(&[("a", "1"), ("b", "1")]).await;
+    received.rest(600).await;
+    assert_eq!(received.log, ["synced", "lost"]);
+    received.has(&[("a", "1"), ("b", "1")]).await;
 
     fs::rename(&path, parent.path().join("other")).unwrap();
     fs::rename(&away, &path).unwrap();
-    follower.until("recovered", |follower| follower.log.ends_with(&["recovered"])).await;
-    follower.has(&[("a", "1")]).await;
+    received.until("recovered", |received| received.log.ends_with(&["recovered"])).await;
+    received.has(&[("a", "1")]).await;
     // And it is watched again.
     fs::write(path.join("a.yaml"), namespace("a", "2")).unwrap();
-    follower.has(&[("a", "2")]).await;
-    assert_eq!(follower.log, ["synced", "lost", "recovered"]);
+    received.has(&[("a", "2")]).await;
+    assert_eq!(received.log, ["synced", "lost", "recovered"]);
 }
 
 #[tokio::test]
 async fn a_folder_that_appears_late_is_read_then() {
     let parent = tempfile::tempdir().unwrap();
     let path = parent.path().join("config");
-    let mut follower = Follower::at(&path).await;
-    assert_eq!(follower.log, ["lost"]);
+    let mut received = Received::at(&path).await;
+    assert_eq!(received.log, ["lost"]);
     fs::create_dir(&path).unwrap();
     fs::write(path.join("a.yaml"), namespace("a", "1")).unwrap();
-    follower.has(&[("a", "1")]).await;
-    follower.until("synced", |follower| follower.log == ["lost", "recovered", "synced"]).await;
+    received.has(&[("a", "1")]).await;
+    received.until("synced", |received| received.log == ["lost", "recovered", "synced"]).await;
 }
 
 #[tokio::test]
@@ -235,12 +235,12 @@ async fn links_within_are_followed_and_links_out_are_refused() {
     symlink("..2024_01", folder.path().join("..data")).unwrap();
     symlink("..data/a.yaml", folder.path().join("a.yaml")).unwrap();
     symlink("..data/sub", folder.path().join("sub")).unwrap();
-    let mut follower = Follower::at(folder.path()).await;
-    follower.has(&[("a", "1"), ("b", "1")]).await;
-    follower.until("findings", |follower| follower.findings.len() == 3).await;
-    assert!(follower.findings[0].starts_with("error: (dangling.yaml): is a link that leads nowhere"), "{:?}", follower.findings);
+    let mut received = Received::at(folder.path()).await;
+    received.has(&[("a", "1"), ("b", "1")]).await;
+    received.until("findings", |received| received.findings.len() == 3).await;
+    assert!(received.findings[0].starts_with("error: (dangling.yaml): is a link that leads nowhere"), "{:?}", received.findings);
     assert_eq!(
-        follower.findings[1..],
+        received.findings[1..],
         ["error: (leak.yaml): is a link out of the folder: not read", "error: (leaks): is a link out of the folder: not read"]
     );
 
@@ -250,7 +250,7 @@ async fn links_within_are_followed_and_links_out_are_refused() {
     symlink("..2024_02", folder.path().join("..data_tmp")).unwrap();
     fs::rename(folder.path().join("..data_tmp"), folder.path().join("..data")).unwrap();
     fs::remove_file(folder.path().join("sub")).unwrap();
-    follower.has(&[("a", "2")]).await;
+    received.has(&[("a", "2")]).await;
 }
 
 #[tokio::test]
@@ -261,11 +261,11 @@ async fn what_cannot_be_read_is_named_and_harms_nothing_else() {
     big.set_len(50 << 20).unwrap();
     fs::write(folder.path().join("bytes.yaml"), [b'a', 0xff]).unwrap();
     nix::unistd::mkfifo(&folder.path().join("pipe.yaml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    let mut follower = Follower::at(folder.path()).await;
-    follower.has(&[("a", "1")]).await;
-    follower.until("findings", |follower| follower.findings.len() == 3).await;
+    let mut received = Received::at(folder.path()).await;
+    received.has(&[("a", "1")]).await;
+    received.until("findings", |received| received.findings.len() == 3).await;
     assert_eq!(
-        follower.findings,
+        received.findings,
         [
             "error: (big.yaml): has 52428800 bytes, more than the 10485760 that are read",
             "error: (bytes.yaml): is not UTF-8 text at byte 1",
@@ -276,10 +276,10 @@ async fn what_cannot_be_read_is_named_and_harms_nothing_else() {
     let grown = OpenOptions::new().write(true).open(folder.path().join("a.yaml")).unwrap();
     grown.set_len(50 << 20).unwrap();
     drop(grown);
-    follower.finds("(a.yaml): has 52428800 bytes").await;
-    follower.has(&[("a", "1")]).await;
+    received.finds("(a.yaml): has 52428800 bytes").await;
+    received.has(&[("a", "1")]).await;
     fs::remove_file(folder.path().join("big.yaml")).unwrap();
-    follower.until("two findings", |follower| follower.findings.len() == 3).await;
+    received.until("two findings", |received| received.findings.len() == 3).await;
 }
 
 #[tokio::test]
@@ -292,13 +292,13 @@ async fn a_folder_below_that_cannot_be_read_keeps_what_it_said() {
     let below = folder.path().join("below");
     fs::create_dir(&below).unwrap();
     fs::write(below.join("a.yaml"), namespace("a", "1")).unwrap();
-    let mut follower = Follower::at(folder.path()).await;
+    let mut received = Received::at(folder.path()).await;
     fs::set_permissions(&below, fs::Permissions::from_mode(0o000)).unwrap();
-    follower.finds("(below): cannot be read").await;
-    follower.has(&[("a", "1")]).await;
+    received.finds("(below): cannot be read").await;
+    received.has(&[("a", "1")]).await;
     fs::set_permissions(&below, fs::Permissions::from_mode(0o700)).unwrap();
-    follower.until("no finding", |follower| follower.findings.is_empty()).await;
-    follower.has(&[("a", "1")]).await;
+    received.until("no finding", |received| received.findings.is_empty()).await;
+    received.has(&[("a", "1")]).await;
 }
 
 #[test]

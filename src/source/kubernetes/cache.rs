@@ -15,7 +15,7 @@ use smol_str::SmolStr;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
-    decode::{Item, ObjectName},
+    decode::{DecodedObject, ObjectName},
     interned::Interned,
 };
 use crate::{
@@ -42,7 +42,7 @@ pub(super) struct ObjectCache {
 
 /// The objects of a list that is not complete yet.
 #[derive(Debug, Default)]
-pub(super) struct Listing {
+pub(super) struct ObjectListing {
     objects: Vec<(ObjectName, CachedObject)>,
     nameless: Vec<Diagnostic>,
 }
@@ -74,7 +74,7 @@ impl ObjectCache {
     }
 
     /// Adds or updates an object, and returns what that changes. An object that is not `wanted` is removed.
-    pub(super) fn apply(&mut self, item: Item, wanted: impl Fn(&Object) -> bool) -> Option<Change> {
+    pub(super) fn apply(&mut self, item: DecodedObject, wanted: impl Fn(&Object) -> bool) -> Option<Change> {
         let Some(name) = item.name.clone() else {
             self.nameless.extend(self.nameless_finding(&item));
             self.findings_changed = true;
@@ -94,7 +94,7 @@ impl ObjectCache {
     }
 
     /// Reads one object of a list into `listing`, if it is `wanted`. The cache itself stays as it is.
-    pub(super) fn read_into(&mut self, listing: &mut Listing, item: Item, wanted: impl Fn(&Object) -> bool) {
+    pub(super) fn read_into(&mut self, listing: &mut ObjectListing, item: DecodedObject, wanted: impl Fn(&Object) -> bool) {
         let Some(name) = item.name.clone() else {
             listing.nameless.extend(self.nameless_finding(&item));
             return;
@@ -105,7 +105,7 @@ impl ObjectCache {
     }
 
     /// Replaces all objects by those of a complete list, and returns the differences.
-    pub(super) fn replace(&mut self, listing: Listing) -> Vec<Change> {
+    pub(super) fn replace(&mut self, listing: ObjectListing) -> Vec<Change> {
         self.findings_changed |= self.nameless != listing.nameless;
         self.nameless = listing.nameless;
         // Built in one go, the tree has full nodes; filled entry by entry, they would be half empty.
@@ -125,7 +125,7 @@ impl ObjectCache {
     }
 
     /// Adds the objects of a list to those that there are, and returns what that changes.
-    pub(super) fn merge(&mut self, listing: Listing) -> Vec<Change> {
+    pub(super) fn merge(&mut self, listing: ObjectListing) -> Vec<Change> {
         listing.objects.into_iter().filter_map(|(name, entry)| self.insert(name, entry)).collect()
     }
 
@@ -180,7 +180,7 @@ impl ObjectCache {
 
     /// Reads an object. If its newest content cannot be read or is refused, the last good content stays. Returns `None` if
     /// the object is not wanted.
-    fn read(&mut self, name: &ObjectName, item: Item, wanted: impl Fn(&Object) -> bool) -> Option<CachedObject> {
+    fn read(&mut self, name: &ObjectName, item: DecodedObject, wanted: impl Fn(&Object) -> bool) -> Option<CachedObject> {
         let before = self.objects.get(name);
         let version = NonZero::new(xxh3_64(item.version.as_bytes())).filter(|_| !item.version.is_empty());
         if let Some(before) = before.filter(|before| version.is_some() && before.version == version) {
@@ -215,7 +215,7 @@ impl ObjectCache {
         ObjectKey { cluster: self.cluster.clone(), kind: self.kind, namespace: namespace.clone(), name: name.clone() }
     }
 
-    fn nameless_finding(&self, item: &Item) -> Option<Diagnostic> {
+    fn nameless_finding(&self, item: &DecodedObject) -> Option<Diagnostic> {
         let why = item.content.as_ref().err().map_or("it has no name", String::as_str);
         let full = self.nameless.len() >= MOST_FINDINGS;
         (!full).then(|| Diagnostic::error("", format!("a {} cannot be read: {why}", self.kind)))

@@ -21,12 +21,12 @@ const KUBE_SYSTEM: &str = "/api/v1/namespaces?fieldSelector=metadata.name%3Dkube
 /// Identifies the cluster for all reflectors. The first cluster that answers is the right one.
 pub(super) struct ClusterIdentity {
     client: Client,
-    observed: Mutex<Observed>,
+    observed: Mutex<ObservedCluster>,
 }
 
 /// What was observed of the cluster so far.
 #[derive(Debug, Default)]
-struct Observed {
+struct ObservedCluster {
     uid: Option<SmolStr>,
     /// The highest resource version of the collection of namespaces.
     highest_version: u64,

@@ -12,7 +12,7 @@ use crate::api::Kind;
 
 /// A page of a list.
 #[derive(Debug, Deserialize)]
-pub(super) struct Page<'a> {
+pub(super) struct ListPage<'a> {
     /// The metadata of the list as a whole.
     #[serde(default)]
     pub(super) metadata: ListMetadata,
@@ -36,18 +36,18 @@ pub(super) struct ListMetadata {
 #[derive(Debug)]
 pub(super) enum WatchEvent {
     /// The object was added or changed.
-    Applied(Item),
+    Applied(DecodedObject),
     /// The object was deleted.
-    Deleted(Item),
+    Deleted(DecodedObject),
     /// No further changes happened up to this resource version.
     Bookmark(SmolStr),
     /// The server ends the watch and says why.
-    Error(Status),
+    Error(ApiStatus),
 }
 
 /// One object, reduced to the fields that are used.
 #[derive(Debug)]
-pub(super) struct Item {
+pub(super) struct DecodedObject {
     /// Namespace and name; `None` if they cannot be read.
     pub(super) name: Option<ObjectName>,
     /// `metadata.resourceVersion`
@@ -62,7 +62,7 @@ pub(super) type ObjectName = (SmolStr, SmolStr);
 /// Why a request failed, as the API server describes it (`v1.Status`).
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Status {
+pub(super) struct ApiStatus {
     /// The HTTP status.
     pub(super) code: u16,
     /// The reason in one word: `Expired`, `Forbidden`.
@@ -80,7 +80,7 @@ static IDENTITY: FieldMask = FieldMask::Fields(&[(
 ///
 /// # Errors
 /// When the body is no list.
-pub(super) fn page(body: &[u8]) -> Result<Page<'_>, serde_json::Error> {
+pub(super) fn page(body: &[u8]) -> Result<ListPage<'_>, serde_json::Error> {
     serde_json::from_slice(body)
 }
 
@@ -106,23 +106,23 @@ pub(super) fn watch_event(line: &str, resource: &WatchedResource, version: &str)
     })
 }
 
-impl<'a> Page<'a> {
+impl<'a> ListPage<'a> {
     /// Returns the objects, each of which is read when the iterator comes to it.
-    pub(super) fn items(&self, resource: &'static WatchedResource, version: &'static str) -> impl Iterator<Item = Item> {
+    pub(super) fn items(&self, resource: &'static WatchedResource, version: &'static str) -> impl Iterator<Item = DecodedObject> {
         self.items.iter().flatten().map(move |raw| item(raw, resource, version))
     }
 }
 
-fn item(raw: &RawValue, resource: &WatchedResource, version: &str) -> Item {
+fn item(raw: &RawValue, resource: &WatchedResource, version: &str) -> DecodedObject {
     match masked(raw, resource.fields) {
         Ok(mut value) => {
             let (name, resource_version) = identity_of(&value);
             set_type(&mut value, resource, version);
-            Item { name, version: resource_version, content: Ok(value) }
+            DecodedObject { name, version: resource_version, content: Ok(value) }
         }
         Err(why) => {
             let (name, resource_version) = read_identity(raw);
-            Item { name, version: resource_version, content: Err(why.to_string()) }
+            DecodedObject { name, version: resource_version, content: Err(why.to_string()) }
         }
     }
 }
@@ -175,7 +175,7 @@ mod tests {
         ]}"#;
         let page = page(text.as_bytes()).unwrap();
         assert_eq!((page.metadata.resource_version.as_str(), page.metadata.next.as_str()), ("9", "c"));
-        let items: Vec<Item> = page.items(services(), "v1").collect();
+        let items: Vec<DecodedObject> = page.items(services(), "v1").collect();
         assert_eq!(items[0].name, Some(("n".into(), "a".into())));
         assert!(items[0].content.as_ref().unwrap_err().contains("out of range"), "{items:?}");
         assert_eq!(items[1].content.as_ref().unwrap()["kind"], "Service");
@@ -186,11 +186,11 @@ mod tests {
     fn lines_of_a_watch() {
         let read = |text: &str| watch_event(text, services(), "v1");
         let applied = read(r#"{"type":"MODIFIED","object":{"metadata":{"name":"a","namespace":"n"}}}"#);
-        assert!(matches!(applied, Ok(WatchEvent::Applied(Item { name: Some(_), .. }))), "{applied:?}");
+        assert!(matches!(applied, Ok(WatchEvent::Applied(DecodedObject { name: Some(_), .. }))), "{applied:?}");
         let bookmark = read(r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"12"}}}"#);
         assert!(matches!(bookmark, Ok(WatchEvent::Bookmark(version)) if version == "12"));
         let failure = read(r#"{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired"}}"#);
-        assert!(matches!(failure, Ok(WatchEvent::Error(Status { code: 410, .. }))));
+        assert!(matches!(failure, Ok(WatchEvent::Error(ApiStatus { code: 410, .. }))));
         assert!(read(r#"{"type":"ODD","object":{}}"#).is_err());
         assert!(read("<html>").is_err());
     }

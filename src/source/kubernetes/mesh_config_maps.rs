@@ -31,12 +31,12 @@ pub(super) struct MeshConfigMaps {
 }
 
 /// The document of one ConfigMap: `None` if it was not read yet, `Some(None)` if there is none.
-type Document = Option<Option<Arc<Value>>>;
+type ReadDocument = Option<Option<Arc<Value>>>;
 
 #[derive(Default)]
 struct Documents {
-    shared: Document,
-    own: Document,
+    shared: ReadDocument,
+    own: ReadDocument,
     /// The merged document that was returned last.
     merged: Option<Option<Value>>,
 }

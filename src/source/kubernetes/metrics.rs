@@ -9,15 +9,15 @@ use smol_str::SmolStr;
 use super::request::RequestError;
 use crate::metrics::ExactCounter;
 
-type Labels<const N: usize> = [(&'static str, String); N];
+type MetricLabels<const N: usize> = [(&'static str, String); N];
 
 /// Counters of the API server as a source. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct SourceMetrics {
-    faults: Family<Labels<2>, ExactCounter>,
-    served: Family<Labels<2>, Gauge>,
-    refused: Family<Labels<1>, Gauge>,
-    clusters: Family<Labels<1>, Gauge>,
+    faults: Family<MetricLabels<2>, ExactCounter>,
+    served: Family<MetricLabels<2>, Gauge>,
+    refused: Family<MetricLabels<1>, Gauge>,
+    clusters: Family<MetricLabels<1>, Gauge>,
 }
 
 impl SourceMetrics {

@@ -30,7 +30,7 @@ use tokio::{
 };
 
 use self::{
-    cache::{Listing, ObjectCache},
+    cache::{ObjectCache, ObjectListing},
     cluster_identity::ClusterIdentity,
     collection::Collection,
     discovery::ApiDiscovery,
@@ -223,7 +223,7 @@ async fn list_once(settings: &Settings, collection: &Collection) -> Result<Objec
     let body = fetch(&settings.client, request).await?;
     let page = decode::page(&body).map_err(|error| RequestError::Unavailable(error.to_string()))?;
     let mut cache = ObjectCache::new(Kind::MeshConfig, settings.cluster.clone());
-    let mut listing = Listing::default();
+    let mut listing = ObjectListing::default();
     page.items(collection.resource, "v1").for_each(|item| cache.read_into(&mut listing, item, |_| true));
     cache.replace(listing);
     Ok(cache)

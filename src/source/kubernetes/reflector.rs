@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::codec::{Decoder, LinesCodec, LinesCodecError};
 
 use super::{
-    cache::{Listing, ObjectCache},
+    cache::{ObjectCache, ObjectListing},
     cluster_identity::{ClusterIdentity, check_not_older, parse_version},
     collection::Collection,
     decode::{self, WatchEvent},
@@ -91,7 +91,7 @@ pub(super) struct Reflector {
 }
 
 /// How far a reflector is.
-enum State {
+enum ReflectorState {
     /// The collection is to be listed.
     Empty,
     /// The cache holds the collection as it was at this resource version, from which a watch goes on.
@@ -189,14 +189,14 @@ impl Reflector {
 
     /// Lists and watches the kind in one version until that version is not to be used any more.
     async fn reflect(&mut self, version: &'static str) -> Interruption {
-        let mut state = State::Empty;
+        let mut state = ReflectorState::Empty;
         loop {
             let interruption = match self.step(version, &mut state).await {
                 Ok(()) => continue,
                 Err(interruption) => interruption,
             };
             if must_list_again(&interruption) {
-                state = State::Empty;
+                state = ReflectorState::Empty;
             }
             if let Some(end) = self.handle(interruption).await {
                 return end;
@@ -204,10 +204,10 @@ impl Reflector {
         }
     }
 
-    async fn step(&mut self, version: &'static str, state: &mut State) -> Result<(), Interruption> {
+    async fn step(&mut self, version: &'static str, state: &mut ReflectorState) -> Result<(), Interruption> {
         match state {
-            State::Empty => *state = State::InitListed { resource_version: self.list(version).await? },
-            State::InitListed { resource_version } => self.watch(version, resource_version).await?,
+            ReflectorState::Empty => *state = ReflectorState::InitListed { resource_version: self.list(version).await? },
+            ReflectorState::InitListed { resource_version } => self.watch(version, resource_version).await?,
         }
         Ok(())
     }
@@ -271,8 +271,8 @@ impl Reflector {
         Ok(resource_version)
     }
 
-    async fn fetch_list(&mut self, version: &'static str, collection: &Collection) -> Result<(Listing, SmolStr), RequestError> {
-        let mut listing = Listing::default();
+    async fn fetch_list(&mut self, version: &'static str, collection: &Collection) -> Result<(ObjectListing, SmolStr), RequestError> {
+        let mut listing = ObjectListing::default();
         let mut next = None;
         let resource_version = loop {
             let request =

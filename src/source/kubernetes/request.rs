@@ -7,7 +7,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use kube::{Client, client::Body};
 use tokio::time::{Duration, timeout};
 
-use super::decode::Status;
+use super::decode::ApiStatus;
 use crate::backoff::Backoff;
 
 /// The most bytes of an answer that are read.
@@ -52,7 +52,7 @@ impl RequestError {
     }
 
     /// Says what a failure means that the API server describes.
-    pub(super) fn from_status(status: &Status) -> Self {
+    pub(super) fn from_status(status: &ApiStatus) -> Self {
         let text = format!("{} {}: {}", status.code, status.reason, status.message);
         match (status.code, status.reason.as_str()) {
             (410, _) | (_, "Expired" | "Gone") => Self::Expired(text),
@@ -98,10 +98,10 @@ async fn send(client: &Client, request: Request<Body>) -> Result<Response<Body>,
     Err(RequestError::from_status(&status_of(code, &body)))
 }
 
-fn status_of(code: StatusCode, body: &[u8]) -> Status {
-    let status: Status = serde_json::from_slice(body).unwrap_or_default();
+fn status_of(code: StatusCode, body: &[u8]) -> ApiStatus {
+    let status: ApiStatus = serde_json::from_slice(body).unwrap_or_default();
     let reason = if status.reason.is_empty() { code.canonical_reason().unwrap_or_default().to_owned() } else { status.reason };
-    Status { code: code.as_u16(), reason, message: status.message }
+    ApiStatus { code: code.as_u16(), reason, message: status.message }
 }
 
 async fn read(answer: Response<Body>) -> Result<Bytes, RequestError> {

@@ -18,7 +18,7 @@ use crate::api::{
 pub(super) struct Annotations {
     pub(super) template: Option<Template>,
     pub(super) interception: Option<InterceptionMode>,
-    pub(super) capture: Capture,
+    pub(super) capture: CaptureAnnotations,
     /// The resources of the proxy, which replace the defaults as a whole.
     pub(super) resources: Option<ProxyResources>,
     pub(super) image: Option<String>,
@@ -27,7 +27,7 @@ pub(super) struct Annotations {
     pub(super) agent_log_level: Option<String>,
     pub(super) discovery_address: Option<String>,
     pub(super) status_port: Option<u16>,
-    pub(super) readiness: Readiness,
+    pub(super) readiness: ReadinessAnnotations,
     pub(super) rewrite_probes: Option<bool>,
     pub(super) merge_metrics: Option<bool>,
     pub(super) cap_net_bind_service: bool,
@@ -51,7 +51,7 @@ pub(super) enum Template {
 
 /// `traffic.sidecar.istio.io/…`: lists joined by commas, without blanks.
 #[derive(Debug, Default)]
-pub(super) struct Capture {
+pub(super) struct CaptureAnnotations {
     pub(super) include_inbound_ports: Option<String>,
     pub(super) exclude_inbound_ports: Option<String>,
     pub(super) include_outbound_ranges: Option<String>,
@@ -63,7 +63,7 @@ pub(super) struct Capture {
 
 /// `readiness.status.sidecar.istio.io/…`
 #[derive(Debug, Default)]
-pub(super) struct Readiness {
+pub(super) struct ReadinessAnnotations {
     pub(super) initial_delay_seconds: Option<i32>,
     pub(super) period_seconds: Option<i32>,
     pub(super) failure_threshold: Option<i32>,
@@ -112,7 +112,7 @@ pub(super) fn read(written: &BTreeMap<String, String>) -> (Annotations, Annotati
         agent_log_level: reader.read("sidecar.istio.io/agentLogLevel", agent_log_level),
         discovery_address: reader.read("sidecar.istio.io/discoveryAddress", value::host_and_port),
         status_port: reader.read("status.sidecar.istio.io/port", value::port),
-        readiness: Readiness {
+        readiness: ReadinessAnnotations {
             initial_delay_seconds: reader.read("readiness.status.sidecar.istio.io/initialDelaySeconds", value::count),
             period_seconds: reader.read("readiness.status.sidecar.istio.io/periodSeconds", value::positive),
             failure_threshold: reader.read("readiness.status.sidecar.istio.io/failureThreshold", value::positive),
@@ -185,8 +185,8 @@ impl Reader<'_> {
     }
 }
 
-fn capture(reader: &Reader<'_>) -> Capture {
-    Capture {
+fn capture(reader: &Reader<'_>) -> CaptureAnnotations {
+    CaptureAnnotations {
         include_inbound_ports: reader.read("traffic.sidecar.istio.io/includeInboundPorts", value::ports_or_all),
         exclude_inbound_ports: reader.read("traffic.sidecar.istio.io/excludeInboundPorts", value::ports),
         include_outbound_ranges: reader.read("traffic.sidecar.istio.io/includeOutboundIPRanges", value::ranges_or_all),

@@ -13,17 +13,17 @@ pub const POD_LABEL: &str = "sidecar.istio.io/inject";
 const IGNORED_NAMESPACES: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
 
 /// A map of labels or annotations.
-pub type Map = BTreeMap<String, String>;
+pub type StringMap = BTreeMap<String, String>;
 
 /// What the decision about a pod depends on.
 #[derive(Clone, Copy, Debug)]
-pub struct Candidate<'a> {
+pub struct InjectionCandidate<'a> {
     /// The name of the namespace.
     pub namespace: &'a str,
     /// The pod's labels.
-    pub labels: &'a Map,
+    pub labels: &'a StringMap,
     /// The pod's annotations.
-    pub annotations: &'a Map,
+    pub annotations: &'a StringMap,
     /// `spec.hostNetwork`
     pub host_network: bool,
 }
@@ -49,7 +49,7 @@ pub enum Skip {
 ///
 /// # Errors
 /// Returns why the pod is to be left as it is.
-pub fn decide(pod: Candidate<'_>) -> Result<(), Skip> {
+pub fn decide(pod: InjectionCandidate<'_>) -> Result<(), Skip> {
     if pod.host_network {
         return Err(Skip::HostNetwork);
     }
@@ -65,8 +65,8 @@ pub fn decide(pod: Candidate<'_>) -> Result<(), Skip> {
 ///
 /// # Errors
 /// Returns why they do not.
-pub fn selected(namespace: &Map, pod: &Map, revision: &str) -> Result<(), Skip> {
-    let get = |map: &Map, key: &str| map.get(key).cloned();
+pub fn selected(namespace: &StringMap, pod: &StringMap, revision: &str) -> Result<(), Skip> {
+    let get = |map: &StringMap, key: &str| map.get(key).cloned();
     let (of_namespace, of_pod) = (get(namespace, REVISION_LABEL), get(pod, REVISION_LABEL));
     let inject = get(pod, POD_LABEL);
     if inject.as_deref() == Some("false") {
@@ -87,14 +87,14 @@ pub fn selected(namespace: &Map, pod: &Map, revision: &str) -> Result<(), Skip> 
 mod tests {
     use super::*;
 
-    fn map(pairs: &[(&str, &str)]) -> Map {
+    fn map(pairs: &[(&str, &str)]) -> StringMap {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
     }
 
     #[test]
     fn what_the_webhook_decides() {
         let inject = |value| map(&[(POD_LABEL, value)]);
-        let none = Map::new();
+        let none = StringMap::new();
         let cases = [
             ("shop", &none, &none, false, Ok(())),
             ("shop", &none, &none, true, Err(Skip::HostNetwork)),
@@ -110,7 +110,7 @@ mod tests {
             ("shop", &inject("no"), &none, false, Ok(())),
         ];
         for (namespace, labels, annotations, host_network, expected) in cases {
-            let candidate = Candidate { namespace, labels, annotations, host_network };
+            let candidate = InjectionCandidate { namespace, labels, annotations, host_network };
             assert_eq!(decide(candidate), expected, "{candidate:?}");
         }
     }

@@ -25,7 +25,7 @@ use serde_json::Value;
 
 use self::{
     annotations::{Annotations, Template},
-    template::Inputs,
+    template::TemplateInputs,
 };
 pub use self::{
     metrics::{InjectionMetrics, Outcome},
@@ -84,7 +84,7 @@ pub fn inject(original: &Value, around: Surroundings<'_>) -> Result<Injected, Re
     let mut pod = restore::restore(original, Some(port).filter(|_| merges_metrics));
     let before = typed(&pod)?;
     let owner = around.owner.cloned().unwrap_or_else(|| Owner::of(&before));
-    let inputs = Inputs {
+    let inputs = TemplateInputs {
         pod: &before,
         namespace: around.namespace,
         owner: &owner,

@@ -6,7 +6,7 @@ use serde_json::{Map as Fields, Value};
 
 use super::{
     Owner, Parameters, Refused, Settings, Surroundings,
-    decision::{Candidate, Map, Skip, decide, selected},
+    decision::{InjectionCandidate, Skip, StringMap, decide, selected},
     inject,
     service::map,
 };
@@ -22,7 +22,7 @@ pub struct Offline {
     /// The namespace of objects that name none.
     pub namespace: String,
     /// The labels of the namespaces that are known.
-    pub namespaces: BTreeMap<String, Map>,
+    pub namespaces: BTreeMap<String, StringMap>,
 }
 
 /// A message about one object.
@@ -116,7 +116,7 @@ impl Offline {
     fn decide(&self, namespace: &str, pod: &Value) -> Result<(), Skip> {
         let (labels, annotations) = (map(pod, "/metadata/labels"), map(pod, "/metadata/annotations"));
         let host_network = pod.pointer("/spec/hostNetwork") == Some(&Value::Bool(true));
-        decide(Candidate { namespace, labels: &labels, annotations: &annotations, host_network })?;
+        decide(InjectionCandidate { namespace, labels: &labels, annotations: &annotations, host_network })?;
         match self.namespaces.get(namespace) {
             Some(of_namespace) => selected(of_namespace, &labels, &self.settings.revision),
             None => Ok(()),

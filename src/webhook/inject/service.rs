@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use super::{
     InjectionMetrics, Outcome, Parameters, Settings, Surroundings,
-    decision::{Candidate, Map, POD_LABEL, Skip, decide},
+    decision::{InjectionCandidate, POD_LABEL, Skip, StringMap, decide},
     inject,
 };
 use crate::{
@@ -116,7 +116,7 @@ fn read(headers: &HeaderMap, body: &[u8]) -> Result<Review, (StatusCode, String)
 fn decided(review: &Review) -> Result<(), Skip> {
     let object = &review.request.object;
     let (labels, annotations) = (map(object, "/metadata/labels"), map(object, "/metadata/annotations"));
-    decide(Candidate {
+    decide(InjectionCandidate {
         namespace: &review.request.namespace,
         labels: &labels,
         annotations: &annotations,
@@ -130,7 +130,7 @@ fn pod_name(review: &Review) -> &str {
     names.into_iter().flatten().find(|name| !name.is_empty()).unwrap_or_default()
 }
 
-pub(super) fn map(object: &Value, at: &str) -> Map {
+pub(super) fn map(object: &Value, at: &str) -> StringMap {
     let entries = object.pointer(at).and_then(Value::as_object).into_iter().flatten();
     entries.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
 }

@@ -4,7 +4,7 @@ use prometheus_client::{encoding::text::encode, registry::Registry};
 use serde_json::json;
 
 use super::{
-    PATIENCE, SERVICES, Told,
+    PATIENCE, Received, SERVICES,
     server::{self, Server, service, virtual_service},
     settings,
 };
@@ -37,8 +37,8 @@ async fn faults_are_told_apart() {
     server.put("services", service("a", "1"));
     let settings = settings(&server);
     let metrics = settings.metrics.clone();
-    let mut told = Told::with(settings);
-    told.until("synced", |told| told.synced).await;
+    let mut received = Received::with(settings);
+    received.until("synced", |received| received.synced).await;
     assert!(!counted(&metrics).contains("istiod_lite_source_faults{"), "{}", counted(&metrics));
 
     let expired = json!({"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}}).to_string() + "\n";
@@ -57,10 +57,10 @@ async fn faults_are_told_apart() {
 
     server.become_cluster("another");
     server.break_off("services");
-    told.until("held", |told| matches!(told.lost.get(SERVICES), Some((_, Loss::Untrusted)))).await;
+    received.until("held", |received| matches!(received.lost.get(SERVICES), Some((_, Loss::Untrusted)))).await;
     wait_for(&metrics, &fault(SERVICES, "untrusted", 1)).await;
     server.become_cluster(server::OURS);
-    told.until("back", |told| told.lost.is_empty()).await;
+    received.until("back", |received| received.lost.is_empty()).await;
 }
 
 #[tokio::test]
@@ -69,8 +69,8 @@ async fn kinds_that_come_late_and_objects_that_are_refused_are_shown() {
     server.serve_custom(false);
     let settings = settings(&server);
     let metrics = settings.metrics.clone();
-    let mut told = Told::with(settings);
-    told.until("synced", |told| told.synced).await;
+    let mut received = Received::with(settings);
+    received.until("synced", |received| received.synced).await;
     let served = |version: &str, value: u32| format!("istiod_lite_source_served{{kind=\"VirtualService\",version=\"{version}\"}} {value}");
     wait_for(&metrics, &served("", 0)).await;
     let mut broken = virtual_service("bad", "1");
@@ -81,7 +81,7 @@ async fn kinds_that_come_late_and_objects_that_are_refused_are_shown() {
     wait_for(&metrics, &served("v1", 1)).await;
     assert!(!counted(&metrics).contains(&served("", 0)), "{}", counted(&metrics));
     let refused = |count: u32| format!("istiod_lite_source_refused_objects{{source=\"kubernetes/VirtualService\"}} {count}");
-    told.until("the good one", |told| told.has("VirtualService/shop/good", "1")).await;
+    received.until("the good one", |received| received.has("VirtualService/shop/good", "1")).await;
     wait_for(&metrics, &refused(1)).await;
     server.put("virtualservices", virtual_service("bad", "2"));
     wait_for(&metrics, &refused(0)).await;

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{
-    Settings, Told,
+    Received, Settings,
     server::{Server, service},
     settings,
 };
@@ -30,15 +30,15 @@ async fn only_selected_namespaces_are_read() {
     server.put("configmaps", mesh_config(mesh));
     server.put("services", service("a", "1"));
     server.put("namespaces", namespace("shop", "off"));
-    let mut told = Told::by(&server);
-    told.until("synced", |told| told.synced).await;
-    assert!(!told.objects.contains_key("Service/shop/a"), "{:?}", told.objects);
+    let mut received = Received::by(&server);
+    received.until("synced", |received| received.synced).await;
+    assert!(!received.objects.contains_key("Service/shop/a"), "{:?}", received.objects);
     server.put("namespaces", namespace("shop", "on"));
-    told.until("begins to match", |told| told.has("Service/shop/a", "1")).await;
+    received.until("begins to match", |received| received.has("Service/shop/a", "1")).await;
     server.put("services", service("b", "1"));
-    told.until("is followed", |told| told.has("Service/shop/b", "1")).await;
+    received.until("is followed", |received| received.has("Service/shop/b", "1")).await;
     server.put("namespaces", namespace("shop", "off"));
-    told.until("ceases to match", |told| told.deleted.len() == 2).await;
+    received.until("ceases to match", |received| received.deleted.len() == 2).await;
 }
 
 #[tokio::test]
@@ -50,15 +50,19 @@ async fn selectors_that_are_edited_take_effect() {
     server.put("namespaces", namespace("shop", "on"));
     server.put("namespaces", namespace("bank", "off"));
     server.put("configmaps", mesh_config(""));
-    let mut told = Told::by(&server);
-    told.until("all are read", |told| told.synced && told.has("Service/shop/a", "1") && told.has("Service/bank/b", "1")).await;
+    let mut received = Received::by(&server);
+    received
+        .until("all are read", |received| received.synced && received.has("Service/shop/a", "1") && received.has("Service/bank/b", "1"))
+        .await;
     server.put("configmaps", mesh_config("discoverySelectors: [{matchExpressions: [{key: mesh, operator: In, values: ['on']}]}]"));
-    told.until("one is left", |told| told.deleted == ["Service/bank/b"]).await;
+    received.until("one is left", |received| received.deleted == ["Service/bank/b"]).await;
     server.put("configmaps", mesh_config("discoverySelectors: [{matchLabels: {mesh: 'off'}}]"));
-    told.until("the other one", |told| told.has("Service/bank/b", "1") && !told.objects.contains_key("Service/shop/a")).await;
-    assert!(told.has("Service/istio-system/own", "1"), "our own namespace is always read");
+    received
+        .until("the other one", |received| received.has("Service/bank/b", "1") && !received.objects.contains_key("Service/shop/a"))
+        .await;
+    assert!(received.has("Service/istio-system/own", "1"), "our own namespace is always read");
     server.put("configmaps", mesh_config(""));
-    told.until("all again", |told| told.has("Service/shop/a", "1") && told.has("Service/bank/b", "1")).await;
+    received.until("all again", |received| received.has("Service/shop/a", "1") && received.has("Service/bank/b", "1")).await;
 }
 
 #[tokio::test]
@@ -70,19 +74,24 @@ async fn rights_in_the_watched_namespaces_are_enough() {
         // The test's server knows objects by their names alone.
         server.put("services", service_in(name, &format!("of-{name}")));
     }
-    let mut told = Told::with(Settings { watch_namespaces: vec!["shop".into(), "bank".into()], ..settings(&server) });
-    told.until("synced", |told| told.synced).await;
+    let mut received = Received::with(Settings { watch_namespaces: vec!["shop".into(), "bank".into()], ..settings(&server) });
+    received.until("synced", |received| received.synced).await;
     for read in ["Service/shop/of-shop", "Service/bank/of-bank", "Service/istio-system/of-istio-system", "Namespace/closed"] {
-        assert!(told.objects.contains_key(read), "{read} is missing in {:?}", told.objects);
+        assert!(received.objects.contains_key(read), "{read} is missing in {:?}", received.objects);
     }
-    assert!(!told.objects.contains_key("Service/closed/of-closed") && told.lost.is_empty(), "{:?}, lost {:?}", told.objects, told.lost);
+    assert!(
+        !received.objects.contains_key("Service/closed/of-closed") && received.lost.is_empty(),
+        "{:?}, lost {:?}",
+        received.objects,
+        received.lost
+    );
     // They are followed, each by itself.
     server.put("services", service_in("closed", "c"));
     server.put("services", service_in("bank", "b"));
-    told.until("followed", |told| told.has("Service/bank/b", "1")).await;
+    received.until("followed", |received| received.has("Service/bank/b", "1")).await;
     server.remove("services", "b");
-    told.until("gone", |told| told.deleted == ["Service/bank/b"]).await;
-    assert!(!told.objects.contains_key("Service/closed/c"));
+    received.until("gone", |received| received.deleted == ["Service/bank/b"]).await;
+    assert!(!received.objects.contains_key("Service/closed/c"));
 }
 
 #[tokio::test]
@@ -104,17 +113,23 @@ async fn two_config_maps_make_one_mesh_config() {
     let at_start = super::super::mesh_config(&settings).await.unwrap();
     let Spec::MeshConfig(mesh) = &at_start.spec else { panic!("{at_start:?}") };
     assert!(mesh.access_log_file == "/dev/stdout" && mesh.discovery_selectors.len() == 1, "{mesh:?}");
-    let mut told = Told::with(settings);
-    told.until("synced", |told| told.synced).await;
-    assert!(told.has("Service/shop/a", "1") && !told.objects.contains_key("Service/bank/b"), "{:?}", told.objects);
+    let mut received = Received::with(settings);
+    received.until("synced", |received| received.synced).await;
+    assert!(received.has("Service/shop/a", "1") && !received.objects.contains_key("Service/bank/b"), "{:?}", received.objects);
     // A mistake in one leaves what it said last, and does not keep the other from changing.
     server.put("configmaps", shared("discoverySelectors: 5"));
-    let finding = |told: &Told| told.findings.get("kubernetes/MeshConfig/shared").is_some_and(|found| !found.is_empty());
-    told.until("the mistake is named", finding).await;
+    let finding = |received: &Received| received.findings.get("kubernetes/MeshConfig/shared").is_some_and(|found| !found.is_empty());
+    received.until("the mistake is named", finding).await;
     server.put("configmaps", mesh_config(&only("off")));
-    told.until("ours lies above", |told| told.has("Service/bank/b", "1") && !told.objects.contains_key("Service/shop/a")).await;
+    received
+        .until("ours lies above", |received| received.has("Service/bank/b", "1") && !received.objects.contains_key("Service/shop/a"))
+        .await;
     server.remove("configmaps", "istio");
-    told.until("the shared one alone", |told| told.has("Service/shop/a", "1") && !told.objects.contains_key("Service/bank/b")).await;
+    received
+        .until("the shared one alone", |received| received.has("Service/shop/a", "1") && !received.objects.contains_key("Service/bank/b"))
+        .await;
     server.remove("configmaps", "shared");
-    told.until("neither", |told| told.has("Service/bank/b", "1") && told.deleted.iter().any(|key| key.contains("MeshConfig"))).await;
+    received
+        .until("neither", |received| received.has("Service/bank/b", "1") && received.deleted.iter().any(|key| key.contains("MeshConfig")))
+        .await;
 }

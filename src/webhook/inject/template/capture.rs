@@ -2,14 +2,14 @@
 
 use k8s_openapi::api::core::v1::{Capabilities, Container, SecurityContext};
 
-use super::{INIT, Inputs, proxy};
+use super::{INIT, TemplateInputs, proxy};
 use crate::api::proxy_config::InterceptionMode;
 
 /// Envoy's ports for metrics and readiness, which are scraped and probed from outside the mesh in plain text.
 const PROXY_PORTS: [u16; 2] = [15090, 15021];
 
 /// Renders the container, unless the pod's traffic is not captured.
-pub(super) fn init_container(inputs: &Inputs<'_>) -> Option<Container> {
+pub(super) fn init_container(inputs: &TemplateInputs<'_>) -> Option<Container> {
     if inputs.interception() == InterceptionMode::None {
         return None;
     }
@@ -37,7 +37,7 @@ pub(super) fn init_container(inputs: &Inputs<'_>) -> Option<Container> {
     })
 }
 
-fn arguments(inputs: &Inputs<'_>) -> Vec<String> {
+fn arguments(inputs: &TemplateInputs<'_>) -> Vec<String> {
     let (asked, default) = (&inputs.annotations.capture, &inputs.settings.capture);
     let or = |asked: &Option<String>, default: &String| asked.as_ref().unwrap_or(default).clone();
     let flags = [
@@ -58,7 +58,7 @@ fn arguments(inputs: &Inputs<'_>) -> Vec<String> {
     [String::from("capture")].into_iter().chain(flags).collect()
 }
 
-fn excluded_inbound(inputs: &Inputs<'_>) -> String {
+fn excluded_inbound(inputs: &TemplateInputs<'_>) -> String {
     let own = PROXY_PORTS.into_iter().chain(inputs.status_port()).map(|port| port.to_string());
     let asked = inputs.annotations.capture.exclude_inbound_ports.as_ref().unwrap_or(&inputs.settings.capture.exclude_inbound_ports);
     let asked = asked.split(',').filter(|port| !port.is_empty()).map(str::to_owned);

@@ -8,11 +8,11 @@ use k8s_openapi::{
 };
 use serde_json::json;
 
-use super::Inputs;
+use super::TemplateInputs;
 use crate::api::proxy_config::ProxyConfig;
 
 /// Returns all variables, each once.
-pub(super) fn of(inputs: &Inputs<'_>) -> Vec<EnvVar> {
+pub(super) fn of(inputs: &TemplateInputs<'_>) -> Vec<EnvVar> {
     let mut variables = Variables::default();
     control_plane(inputs, &mut variables);
     pod(inputs, &mut variables);
@@ -52,7 +52,7 @@ impl Variables {
     }
 }
 
-fn control_plane(inputs: &Inputs<'_>, variables: &mut Variables) {
+fn control_plane(inputs: &TemplateInputs<'_>, variables: &mut Variables) {
     let asked = inputs.annotations.discovery_address.clone();
     let address = asked.or_else(|| inputs.config.discovery_address.as_ref().map(ToString::to_string));
     let address = address.unwrap_or_else(|| inputs.settings.discovery_address());
@@ -62,7 +62,7 @@ fn control_plane(inputs: &Inputs<'_>, variables: &mut Variables) {
     variables.set("TRUST_DOMAIN", inputs.mesh.trust_domain.as_str());
 }
 
-fn pod(inputs: &Inputs<'_>, variables: &mut Variables) {
+fn pod(inputs: &TemplateInputs<'_>, variables: &mut Variables) {
     variables.of_pod("POD_NAME", "metadata.name");
     variables.of_pod("POD_NAMESPACE", "metadata.namespace");
     variables.of_pod("INSTANCE_IP", "status.podIP");
@@ -76,7 +76,7 @@ fn pod(inputs: &Inputs<'_>, variables: &mut Variables) {
     variables.set("ISTIO_META_APP_CONTAINERS", inputs.application_containers().join(","));
 }
 
-fn workload(inputs: &Inputs<'_>, variables: &mut Variables) {
+fn workload(inputs: &TemplateInputs<'_>, variables: &mut Variables) {
     let settings = inputs.settings;
     variables.set("ISTIO_META_CLUSTER_ID", settings.cluster.as_str());
     variables.set("ISTIO_META_INTERCEPTION_MODE", inputs.interception().as_str());
@@ -95,7 +95,7 @@ fn workload(inputs: &Inputs<'_>, variables: &mut Variables) {
     variables.set("ISTIO_META_MESH_ID", mesh_id);
 }
 
-fn pod_ports(inputs: &Inputs<'_>) -> String {
+fn pod_ports(inputs: &TemplateInputs<'_>) -> String {
     let containers = inputs.pod.spec.iter().flat_map(|spec| &spec.containers);
     let ports = containers.flat_map(|container| container.ports.iter().flatten());
     let shown = ports.map(|port| {

@@ -32,7 +32,7 @@ pub(super) const INIT: &str = "istio-init";
 pub(super) const STATUS_PORT: u16 = 15020;
 
 /// What a template is rendered from.
-pub(super) struct Inputs<'a> {
+pub(super) struct TemplateInputs<'a> {
     /// The pod without what an earlier injection added.
     pub(super) pod: &'a Pod,
     pub(super) namespace: &'a str,
@@ -45,9 +45,9 @@ pub(super) struct Inputs<'a> {
     pub(super) mesh: &'a MeshConfig,
 }
 
-/// Renders what is to be laid over the pod. With the sidecar template the proxy is an init container (a native sidecar), else a
+/// Renders what is merged into the pod. With template `sidecar` the proxy is an init container (a native sidecar), otherwise a
 /// container.
-pub(super) fn render(template: Template, inputs: &Inputs<'_>) -> Pod {
+pub(super) fn render(template: Template, inputs: &TemplateInputs<'_>) -> Pod {
     let (init_containers, containers) = match template {
         Template::Sidecar => {
             let init = capture::init_container(inputs).into_iter().chain([proxy::sidecar(inputs)]).collect();
@@ -69,9 +69,9 @@ pub(super) fn render(template: Template, inputs: &Inputs<'_>) -> Pod {
     }
 }
 
-// === impl Inputs ===
+// === impl TemplateInputs ===
 
-impl Inputs<'_> {
+impl TemplateInputs<'_> {
     pub(super) fn interception(&self) -> InterceptionMode {
         self.annotations.interception.or(self.config.interception_mode).unwrap_or_default()
     }
@@ -94,7 +94,7 @@ impl Inputs<'_> {
     }
 }
 
-fn metadata(template: Template, inputs: &Inputs<'_>) -> ObjectMeta {
+fn metadata(template: Template, inputs: &TemplateInputs<'_>) -> ObjectMeta {
     let (name, revision) = canonical(&inputs.labels(), inputs.owner);
     let mut labels = BTreeMap::new();
     if !name.is_empty() {
@@ -111,7 +111,7 @@ fn metadata(template: Template, inputs: &Inputs<'_>) -> ObjectMeta {
     ObjectMeta { labels: Some(labels), annotations: Some(annotations(inputs)), ..ObjectMeta::default() }
 }
 
-fn annotations(inputs: &Inputs<'_>) -> BTreeMap<String, String> {
+fn annotations(inputs: &TemplateInputs<'_>) -> BTreeMap<String, String> {
     let revision = inputs.settings.named_revision().unwrap_or("default");
     let mut annotations = BTreeMap::from([("istio.io/rev".to_owned(), revision.to_owned())]);
     let written = inputs.pod.metadata.annotations.clone().unwrap_or_default();

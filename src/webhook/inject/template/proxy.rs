@@ -8,7 +8,7 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use super::{Inputs, PROXY, Template, environment, volumes};
+use super::{PROXY, Template, TemplateInputs, environment, volumes};
 use crate::api::proxy_config::InterceptionMode;
 
 /// The user that Envoy and the agent run as, whose traffic is not captured.
@@ -18,7 +18,7 @@ const READINESS_PORT: i32 = 15021;
 
 /// Renders a native sidecar: an init container that keeps running. The kubelet starts the containers after it when its startup
 /// probe succeeds, and stops it after the application's containers have ended.
-pub(super) fn sidecar(inputs: &Inputs<'_>) -> Container {
+pub(super) fn sidecar(inputs: &TemplateInputs<'_>) -> Container {
     Container {
         restart_policy: Some("Always".to_owned()),
         startup_probe: inputs.status_port().map(|_| startup_probe()),
@@ -30,7 +30,7 @@ pub(super) fn sidecar(inputs: &Inputs<'_>) -> Container {
 }
 
 /// Renders the only container of a gateway's pod.
-pub(super) fn gateway(inputs: &Inputs<'_>) -> Container {
+pub(super) fn gateway(inputs: &TemplateInputs<'_>) -> Container {
     Container {
         readiness_probe: Some(readiness_probe(inputs)),
         lifecycle: Some(drain_first(inputs)),
@@ -39,31 +39,31 @@ pub(super) fn gateway(inputs: &Inputs<'_>) -> Container {
     }
 }
 
-pub(super) fn image(inputs: &Inputs<'_>) -> String {
+pub(super) fn image(inputs: &TemplateInputs<'_>) -> String {
     inputs.annotations.image.clone().unwrap_or_else(|| inputs.settings.image.clone())
 }
 
-pub(super) fn resources(inputs: &Inputs<'_>) -> ResourceRequirements {
+pub(super) fn resources(inputs: &TemplateInputs<'_>) -> ResourceRequirements {
     inputs.annotations.resources.as_ref().unwrap_or(&inputs.settings.resources).requirements()
 }
 
 /// Returns the user whose traffic is not captured: the one that the user's `istio-proxy` container names, unless it is root.
-pub(super) fn user(inputs: &Inputs<'_>) -> i64 {
+pub(super) fn user(inputs: &TemplateInputs<'_>) -> i64 {
     completed(inputs, |context| context.run_as_user).filter(|user| *user != 0).unwrap_or(PROXY_USER)
 }
 
-pub(super) fn group(inputs: &Inputs<'_>) -> i64 {
+pub(super) fn group(inputs: &TemplateInputs<'_>) -> i64 {
     completed(inputs, |context| context.run_as_group).filter(|group| *group != 0).unwrap_or(PROXY_USER)
 }
 
-fn completed(inputs: &Inputs<'_>, field: impl Fn(&SecurityContext) -> Option<i64>) -> Option<i64> {
+fn completed(inputs: &TemplateInputs<'_>, field: impl Fn(&SecurityContext) -> Option<i64>) -> Option<i64> {
     let spec = inputs.pod.spec.as_ref()?;
     let mut containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
     let own = containers.find(|container| container.name == PROXY)?;
     field(own.security_context.as_ref()?)
 }
 
-fn container(template: Template, inputs: &Inputs<'_>) -> Container {
+fn container(template: Template, inputs: &TemplateInputs<'_>) -> Container {
     Container {
         name: PROXY.to_owned(),
         image: Some(image(inputs)),
@@ -83,7 +83,7 @@ fn container(template: Template, inputs: &Inputs<'_>) -> Container {
     }
 }
 
-fn arguments(template: Template, inputs: &Inputs<'_>) -> Vec<String> {
+fn arguments(template: Template, inputs: &TemplateInputs<'_>) -> Vec<String> {
     let role = match template {
         Template::Sidecar => "sidecar",
         Template::Gateway => "gateway",
@@ -107,7 +107,7 @@ fn arguments(template: Template, inputs: &Inputs<'_>) -> Vec<String> {
 }
 
 /// Starts to drain when the pod begins to end. The signal to end comes only after the application's containers have ended.
-fn drain_first(inputs: &Inputs<'_>) -> Lifecycle {
+fn drain_first(inputs: &TemplateInputs<'_>) -> Lifecycle {
     let mut command = ["istiod-lite", "agent", "drain"].map(str::to_owned).to_vec();
     if let Some(port) = inputs.status_port() {
         command.extend(["--agent-port".to_owned(), port.to_string()]);
@@ -121,7 +121,7 @@ fn startup_probe() -> Probe {
     Probe { period_seconds: Some(1), failure_threshold: Some(600), timeout_seconds: Some(3), ..ready() }
 }
 
-fn readiness_probe(inputs: &Inputs<'_>) -> Probe {
+fn readiness_probe(inputs: &TemplateInputs<'_>) -> Probe {
     let asked = &inputs.annotations.readiness;
     Probe {
         initial_delay_seconds: asked.initial_delay_seconds.filter(|seconds| *seconds > 0),
@@ -138,7 +138,7 @@ fn ready() -> Probe {
     Probe { http_get: Some(http_get), ..Probe::default() }
 }
 
-fn security_context(inputs: &Inputs<'_>) -> SecurityContext {
+fn security_context(inputs: &TemplateInputs<'_>) -> SecurityContext {
     // Only root may use an added capability. The proxy's traffic is then recognised by its group.
     let low_ports = inputs.annotations.cap_net_bind_service && inputs.interception() != InterceptionMode::Tproxy;
     SecurityContext {

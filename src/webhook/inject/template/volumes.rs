@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{
     ProjectedVolumeSource, ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
 };
 
-use super::{Inputs, Template};
+use super::{Template, TemplateInputs};
 
 /// The folder of sockets and bootstrap.
 pub(super) const WORK_DIR: &str = "/etc/istio/proxy";
@@ -17,7 +17,7 @@ const TOKEN_AUDIENCE: &str = "istio-ca";
 const TOKEN_SECONDS: i64 = 43200;
 
 /// Returns the volumes, including those of the pod's annotation.
-pub(super) fn of(template: Template, inputs: &Inputs<'_>) -> Vec<Volume> {
+pub(super) fn of(template: Template, inputs: &TemplateInputs<'_>) -> Vec<Volume> {
     let own = [
         Volume { empty_dir: Some(EmptyDirVolumeSource { medium: Some("Memory".to_owned()), size_limit: None }), ..named("istio-envoy") },
         Volume { empty_dir: Some(EmptyDirVolumeSource::default()), ..named("istio-data") },
@@ -33,7 +33,7 @@ pub(super) fn of(template: Template, inputs: &Inputs<'_>) -> Vec<Volume> {
 }
 
 /// Returns where the volumes are mounted in the proxy's container.
-pub(super) fn mounts(template: Template, inputs: &Inputs<'_>) -> Vec<VolumeMount> {
+pub(super) fn mounts(template: Template, inputs: &TemplateInputs<'_>) -> Vec<VolumeMount> {
     let own = [
         ("istio-envoy", WORK_DIR),
         ("istio-data", "/var/lib/istio/data"),
