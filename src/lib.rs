@@ -2,10 +2,10 @@
 //!
 //! Data moves one way: `source` → `mesh` → `translate` → `xds`. `docs/architecture.md` has the map.
 
-pub mod agent;
+mod agent;
 pub mod api;
 pub mod backoff;
-pub mod cli;
+mod cli;
 pub mod clock;
 pub mod controllers;
 pub mod identity;
@@ -21,3 +21,5 @@ pub mod translate;
 pub mod version;
 pub mod webhook;
 pub mod xds;
+
+pub use cli::main;

@@ -1,4 +1,4 @@
-//! The `istiod-lite` binary: see [`istiod_lite::cli`].
+//! The `istiod-lite` binary; its commands are in `src/cli/`.
 
 use std::process::ExitCode;
 
@@ -8,5 +8,5 @@ use std::process::ExitCode;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    istiod_lite::cli::main()
+    istiod_lite::main()
 }

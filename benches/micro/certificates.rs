@@ -15,7 +15,7 @@ use istiod_lite::{
     identity::{
         authenticate::{Authenticator, KeySetVerifier},
         ca::{self, CaHandle, IssuePolicy, Serial, SigningCa},
-        ceremony::{self, CaSubject},
+        ceremony::{self, CaRequest, CaSubject},
         key::{KeyType, PrivateKey},
         local_issuer::{DEFAULT_AUDIENCE, DEFAULT_ISSUER, LocalIssuer, TokenRequest},
         metrics::CaMetrics,
@@ -27,7 +27,7 @@ use istiod_lite::{
     serve::{
         connection::ConnectionOptions,
         secure_grpc::SecureGrpc,
-        tls::{ServingNames, TlsIdentity},
+        tls::{ServingCertificate, ServingNames, TlsIdentity, TlsProtocol},
     },
 };
 use jiff::Timestamp;
@@ -49,10 +49,12 @@ impl Ca {
     fn new(kind: KeyType) -> Self {
         let subject = |name: &str| CaSubject { organization: "bench".into(), common_name: name.into() };
         let (root_key, key, now) = (PrivateKey::generate(KeyType::P256).unwrap(), PrivateKey::generate(kind).unwrap(), Timestamp::now());
+        let (root_subject, subject) = (subject("root"), subject("intermediate"));
         let serial = || Serial::random().unwrap();
-        let root = ceremony::root_certificate(&root_key, &subject("root"), 100, now, serial()).unwrap();
-        let certificate =
-            ceremony::intermediate_certificate(&key, &subject("intermediate"), 90, 0, &root, root_key, now, serial()).unwrap();
+        let request = CaRequest { key: &root_key, subject: &root_subject, days: 100, now, serial: serial() };
+        let root = ceremony::root_certificate(&request).unwrap();
+        let request = CaRequest { key: &key, subject: &subject, days: 90, now, serial: serial() };
+        let certificate = ceremony::intermediate_certificate(&request, 0, &root, root_key).unwrap();
         let folder = tempfile::tempdir().unwrap();
         for (name, text) in [
             ("ca-cert.pem", certificate.pem()),
@@ -120,7 +122,8 @@ async fn start() -> Server {
     let handle = CaHandle::new(ca.load());
     let roots = handle.current().root_bundle().to_owned();
     let authenticator = Arc::new(Authenticator::new("cluster.local", vec![Arc::new(verifier)], system_clock()));
-    let tls = TlsIdentity::new(handle.clone(), ServingNames::istiod("istio-system", None).and_local(), system_clock()).unwrap();
+    let names = ServingCertificate::Ours(ServingNames::istiod("istio-system", None).and_local());
+    let tls = TlsIdentity::new(handle.clone(), names, TlsProtocol::default(), system_clock()).unwrap();
     let metrics = CaMetrics::default();
     let service = CertificateService::new(handle, IssuePolicy::default(), system_clock(), metrics.clone());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -13,7 +13,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Client of one admin interface.
 #[derive(Clone, Copy, Debug)]
-pub struct Admin {
+pub(crate) struct Admin {
     address: SocketAddr,
     timeout: Duration,
 }
@@ -21,29 +21,29 @@ pub struct Admin {
 /// Why a request was not answered with 200.
 #[derive(Debug, thiserror::Error)]
 #[error("{address}: {reason}")]
-pub struct Error {
+pub(crate) struct Error {
     address: SocketAddr,
     reason: String,
 }
 
 impl Admin {
     /// Returns a client of the interface at `address`.
-    pub fn new(address: SocketAddr) -> Self {
+    pub(crate) fn new(address: SocketAddr) -> Self {
         Self { address, timeout: TIMEOUT }
     }
 
     /// Waits for each answer as long as it takes.
-    pub fn without_timeout(self) -> Self {
+    pub(crate) fn without_timeout(self) -> Self {
         Self { timeout: Duration::MAX, ..self }
     }
 
     /// Sends a GET, and returns the body if the status is 200.
-    pub async fn get(&self, path: &str) -> Result<Bytes, Error> {
+    pub(crate) async fn get(&self, path: &str) -> Result<Bytes, Error> {
         self.request(Method::GET, path).await
     }
 
     /// Sends a POST, and returns the body if the status is 200.
-    pub async fn post(&self, path: &str) -> Result<Bytes, Error> {
+    pub(crate) async fn post(&self, path: &str) -> Result<Bytes, Error> {
         self.request(Method::POST, path).await
     }
 

@@ -15,7 +15,7 @@ const CONNECTION_LIMIT: &str = "envoy.extensions.resource_monitors.downstream_co
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 
 /// Returns the bootstrap as JSON (contract §2.3).
-pub fn bootstrap(settings: &Settings) -> Value {
+pub(crate) fn bootstrap(settings: &Settings) -> Value {
     json!({
         "node": node(settings),
         "admin": { "address": address(settings.listen.admin) },
@@ -31,7 +31,7 @@ pub fn bootstrap(settings: &Settings) -> Value {
 }
 
 /// Returns the node id, `type~ip~pod.namespace~namespace.svc.domain` (contract §2.4).
-pub fn node_id(settings: &Settings) -> String {
+pub(crate) fn node_id(settings: &Settings) -> String {
     let workload = &settings.workload;
     let ip = workload.ips.first().map(ToString::to_string).unwrap_or_default();
     format!(
@@ -46,7 +46,7 @@ pub fn node_id(settings: &Settings) -> String {
 
 /// The variables in Envoy's environment by which shared configuration can name this proxy (`%ENVIRONMENT(X)%` in access logs,
 /// environment tags in traces).
-pub const VARIABLES: [&str; 9] = [
+const VARIABLES: [&str; 9] = [
     "CANONICAL_SERVICE",
     "CANONICAL_REVISION",
     "ISTIO_META_WORKLOAD_NAME",
@@ -59,7 +59,7 @@ pub const VARIABLES: [&str; 9] = [
 ];
 
 /// Returns [`VARIABLES`] with their values.
-pub fn environment(settings: &Settings) -> impl Iterator<Item = (&'static str, &str)> {
+pub(crate) fn environment(settings: &Settings) -> impl Iterator<Item = (&'static str, &str)> {
     let workload = &settings.workload;
     let values = [
         workload.canonical_name(),
@@ -245,7 +245,10 @@ fn stats_tags() -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::settings::{Role, tests::settings};
+    use crate::{
+        agent::settings::{Role, tests::settings},
+        translate::filter::tracing::IDENTITY_TAGS,
+    };
 
     #[test]
     fn golden() {
@@ -274,6 +277,13 @@ mod tests {
     #[test]
     fn what_was_not_said_is_left_out() {
         assert!(metadata(&settings()).get("NETWORK").is_none());
+    }
+
+    #[test]
+    fn the_environment_has_what_the_stock_flavours_tags_read() {
+        for (tag, variable) in IDENTITY_TAGS {
+            assert!(VARIABLES.contains(&variable), "{tag} is read from {variable}, which the agent does not set");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// A key with its certificate. `Debug` shows neither.
 #[derive(Clone, PartialEq, Eq)]
-pub struct WorkloadCertificate {
+pub(crate) struct WorkloadCertificate {
     chain_pem: String,
     key_pem: String,
     root_pem: String,
@@ -20,41 +20,41 @@ pub struct WorkloadCertificate {
 }
 
 /// The certificate as it was issued last; `None` until the first one comes.
-pub type CurrentCertificate = watch::Receiver<Option<Arc<WorkloadCertificate>>>;
+pub(crate) type CurrentCertificate = watch::Receiver<Option<Arc<WorkloadCertificate>>>;
 
 /// The CA's answer is not a certificate for the key that was asked for.
 #[derive(Debug, thiserror::Error)]
 #[error("unusable answer: {0}")]
-pub struct AnswerError(String);
+pub(crate) struct AnswerError(String);
 
 impl WorkloadCertificate {
     /// Returns the PEM of leaf and intermediates.
-    pub fn chain_pem(&self) -> &str {
+    pub(crate) fn chain_pem(&self) -> &str {
         &self.chain_pem
     }
 
     /// Returns the PEM of the private key (PKCS#8).
-    pub fn key_pem(&self) -> &str {
+    pub(crate) fn key_pem(&self) -> &str {
         &self.key_pem
     }
 
     /// Returns the PEM of the root bundle.
-    pub fn root_pem(&self) -> &str {
+    pub(crate) fn root_pem(&self) -> &str {
         &self.root_pem
     }
 
     /// Returns the same certificate with another root bundle.
-    pub fn with_roots(&self, root_pem: String) -> Self {
+    pub(crate) fn with_roots(&self, root_pem: String) -> Self {
         Self { root_pem, ..self.clone() }
     }
 
     /// Returns when the leaf expires.
-    pub fn not_after(&self) -> SystemTime {
+    pub(crate) fn not_after(&self) -> SystemTime {
         self.not_after
     }
 
     /// Reads the CA's answer for `key`: the leaf comes first, the root bundle last (contract §4.1).
-    pub fn from_answer(key: &KeyPair, answer: &[String]) -> Result<Self, AnswerError> {
+    pub(crate) fn from_answer(key: &KeyPair, answer: &[String]) -> Result<Self, AnswerError> {
         let [chain @ .., root] = answer else { return Err(AnswerError("empty chain".to_owned())) };
         let Some(leaf) = chain.first() else { return Err(AnswerError("no leaf before the root bundle".to_owned())) };
         let block = pem::parse(leaf).map_err(|error| AnswerError(format!("leaf: {error}")))?;

@@ -41,7 +41,7 @@ const OUTBOUND_LISTENER: &str = "_15001";
 
 /// The drain of one proxy. Cloning shares it.
 #[derive(Clone, Debug)]
-pub struct Draining {
+pub(crate) struct Draining {
     admin: Admin,
     role: Role,
     settings: Drain,
@@ -70,18 +70,18 @@ struct Open {
 
 impl Draining {
     /// Returns the drain of a proxy that serves.
-    pub fn new(admin: Admin, role: Role, settings: Drain) -> Self {
+    pub(crate) fn new(admin: Admin, role: Role, settings: Drain) -> Self {
         Self { admin, role, settings, stage: Arc::new(Mutex::new(Stage::Serving)) }
     }
 
     /// Whether the drain has begun.
-    pub fn has_begun(&self) -> bool {
+    pub(crate) fn has_begun(&self) -> bool {
         *self.stage.lock() != Stage::Serving
     }
 
     /// Begins: asks clients to go elsewhere while connections are still accepted. A sidecar asks on the inbound side only, so that
     /// its application can still call others; a gateway asks all. Calling it again does nothing.
-    pub async fn begin(&self) {
+    pub(crate) async fn begin(&self) {
         let now = Instant::now();
         {
             let mut stage = self.stage.lock();
@@ -102,7 +102,7 @@ impl Draining {
     }
 
     /// Begins, and waits until no connection is open, but for the minimum at least, or until the drain's time is over.
-    pub async fn drained(&self) {
+    pub(crate) async fn drained(&self) {
         self.begin().await;
         let stage = *self.stage.lock();
         let Stage::Draining { since } = stage else { return };
@@ -113,7 +113,7 @@ impl Draining {
     }
 
     /// Drains; if that is done already, waits until everything is delivered.
-    pub async fn finished(&self) {
+    pub(crate) async fn finished(&self) {
         if *self.stage.lock() != Stage::Drained {
             return self.drained().await;
         }

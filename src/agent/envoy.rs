@@ -16,13 +16,13 @@ use super::{bootstrap::environment, settings::Settings};
 const END_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A running Envoy.
-pub struct Envoy {
+pub(crate) struct Envoy {
     child: Child,
 }
 
 impl Envoy {
     /// Starts Envoy in a process group of its own, so that a terminal's interrupt reaches only the agent, which ends Envoy gently.
-    pub fn start(settings: &Settings) -> io::Result<Self> {
+    pub(crate) fn start(settings: &Settings) -> io::Result<Self> {
         let mut command = match &settings.envoy.launcher {
             Some(launcher) => {
                 let mut command = Command::new(launcher);
@@ -38,12 +38,12 @@ impl Envoy {
     }
 
     /// Waits for the end of the process.
-    pub async fn ended(&mut self) -> io::Result<ExitStatus> {
+    pub(crate) async fn ended(&mut self) -> io::Result<ExitStatus> {
         self.child.wait().await
     }
 
     /// Ends it by SIGTERM, or by SIGKILL if it does not end in time.
-    pub async fn terminate(&mut self) -> io::Result<()> {
+    pub(crate) async fn terminate(&mut self) -> io::Result<()> {
         self.signal(Signal::SIGTERM)?;
         if tokio::time::timeout(END_DEADLINE, self.child.wait()).await.is_err() {
             warn!("Envoy did not end within {END_DEADLINE:?} and is killed");

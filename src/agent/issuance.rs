@@ -34,7 +34,7 @@ const RENEWAL_JITTER: f64 = 0.01;
 
 /// Keeps one workload's certificate fresh.
 #[derive(Clone)]
-pub struct Issuance {
+pub(crate) struct Issuance {
     /// Whose certificate it is.
     pub workload: Workload,
     /// The control plane that issues it.
@@ -47,7 +47,7 @@ pub struct Issuance {
 
 /// Why no certificate was issued.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The key or the request could not be made.
     #[error("key or request: {0}")]
     Request(#[from] rcgen::Error),
@@ -70,7 +70,7 @@ pub enum Error {
 
 /// Returns when to renew a certificate that was received at `now`: after `fraction` of what is left of its life, shifted by up to
 /// 1 % of that (`random` is from 0 to 1), so that proxies that started together do not renew together.
-pub fn renewal_time(now: SystemTime, not_after: SystemTime, fraction: f64, random: f64) -> SystemTime {
+pub(crate) fn renewal_time(now: SystemTime, not_after: SystemTime, fraction: f64, random: f64) -> SystemTime {
     let lifetime = not_after.duration_since(now).unwrap_or_default();
     let share = (fraction + RENEWAL_JITTER * (2.0 * random - 1.0)).clamp(0.0, 1.0);
     now + lifetime.mul_f64(share)
@@ -80,7 +80,7 @@ pub fn renewal_time(now: SystemTime, not_after: SystemTime, fraction: f64, rando
 
 impl Issuance {
     /// Requests a certificate, hands each new one to `current`, and renews it for ever. A certificate that cannot be renewed stays.
-    pub async fn run(self, current: watch::Sender<Option<Arc<WorkloadCertificate>>>) {
+    pub(crate) async fn run(self, current: watch::Sender<Option<Arc<WorkloadCertificate>>>) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
         loop {
             let held = current.borrow().clone();

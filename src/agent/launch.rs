@@ -11,7 +11,7 @@ use nix::{
 };
 
 /// Turns this process into `binary`, which is killed when `parent` dies. Returns only on failure.
-pub fn become_envoy(parent: i32, binary: &Path, arguments: &[OsString]) -> io::Error {
+pub(crate) fn become_envoy(parent: i32, binary: &Path, arguments: &[OsString]) -> io::Error {
     if let Err(error) = set_pdeathsig(Signal::SIGKILL) {
         return error.into();
     }

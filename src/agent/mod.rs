@@ -4,24 +4,24 @@
 //! [`run`] ties the pieces together: [`issuance`] gets certificates, [`sds`] serves them to Envoy, [`relay`] carries Envoy's
 //! configuration stream to the control plane, [`status`] answers on the agent's port, [`envoy`] starts and ends Envoy.
 
-pub mod admin;
-pub mod application;
-pub mod bootstrap;
-pub mod capture;
-pub mod certificate;
-pub mod drain;
-pub mod envoy;
-pub mod issuance;
-pub mod launch;
-pub mod readiness;
-pub mod relay;
-pub mod roots;
-pub mod sds;
-pub mod settings;
-pub mod status;
-pub mod telemetry;
-pub mod upstream;
-pub mod work_dir;
+pub(crate) mod admin;
+pub(crate) mod application;
+pub(crate) mod bootstrap;
+pub(crate) mod capture;
+pub(crate) mod certificate;
+pub(crate) mod drain;
+pub(crate) mod envoy;
+pub(crate) mod issuance;
+pub(crate) mod launch;
+pub(crate) mod readiness;
+pub(crate) mod relay;
+pub(crate) mod roots;
+pub(crate) mod sds;
+pub(crate) mod settings;
+pub(crate) mod status;
+pub(crate) mod telemetry;
+pub(crate) mod upstream;
+pub(crate) mod work_dir;
 
 use std::{io, net::SocketAddr, process::ExitStatus, sync::Arc};
 
@@ -38,7 +38,7 @@ use crate::signals::TerminationSignals;
 
 /// How the agent ended.
 #[derive(Debug)]
-pub enum End {
+pub(crate) enum End {
     /// It was asked to, and Envoy is gone.
     Asked,
     /// Envoy ended on its own.
@@ -47,7 +47,7 @@ pub enum End {
 
 /// Why the agent could not run.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The folder for sockets and bootstrap cannot be used.
     #[error("{0}")]
     WorkDir(#[from] work_dir::Error),
@@ -82,7 +82,7 @@ pub enum Error {
 
 /// Runs Envoy, and everything that it needs, until SIGTERM, SIGINT or `/quitquitquit`; then drains and ends it. A second signal
 /// ends the drain at once.
-pub async fn run(settings: Settings) -> Result<End, Error> {
+pub(crate) async fn run(settings: Settings) -> Result<End, Error> {
     let mut signals = TerminationSignals::catch().map_err(Error::Signals)?;
     let mut services = JoinSet::new();
     let draining = Draining::new(Admin::new(settings.listen.admin), settings.role, settings.drain);

@@ -8,7 +8,7 @@ const STATS_PATH: &str =
 
 /// The state that readiness depends on (contract §0).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Observed {
+pub(crate) struct Observed {
     /// `cluster_manager.cds.update_success`
     pub cds_updates: u64,
     /// `listener_manager.lds.update_success`
@@ -23,7 +23,7 @@ pub struct Observed {
 
 impl Observed {
     /// Returns `Ok` if the proxy is ready, and else why it is not.
-    pub fn check(&self) -> Result<(), &'static str> {
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
         match self {
             Self { draining: true, .. } => Err("draining"),
             Self { certificate: false, .. } => Err("no certificate yet"),
@@ -35,7 +35,7 @@ impl Observed {
     }
 
     /// Reads the three counters from the text of Envoy's `/stats` (lines `name: value`); what is missing counts as zero.
-    pub fn with_stats(mut self, text: &str) -> Self {
+    pub(crate) fn with_stats(mut self, text: &str) -> Self {
         for (name, value) in text.lines().filter_map(|line| line.split_once(": ")) {
             let value: u64 = value.trim().parse().unwrap_or(0);
             match name {
@@ -50,7 +50,7 @@ impl Observed {
 }
 
 /// Asks Envoy whether the proxy is ready; the error says why it is not.
-pub async fn check(admin: &Admin, certificate: bool, draining: bool) -> Result<(), String> {
+pub(crate) async fn check(admin: &Admin, certificate: bool, draining: bool) -> Result<(), String> {
     let observed = Observed { certificate, draining, ..Observed::default() };
     if draining {
         return observed.check().map_err(str::to_owned);

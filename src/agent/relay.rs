@@ -43,7 +43,7 @@ const METHODS: [&str; 2] = [
 ];
 
 /// The relay of one agent.
-pub struct Relay {
+pub(crate) struct Relay {
     /// The control plane to which streams go.
     pub discovery: Discovery,
     /// The value of the `clusterid` header.
@@ -58,7 +58,7 @@ type Body = Either<UnsyncBoxBody<Bytes, hyper::Error>, Empty<Bytes>>;
 
 impl Relay {
     /// Serves Envoy on `listener` for ever.
-    pub async fn serve(self: Arc<Self>, listener: UnixListener) -> std::io::Error {
+    pub(crate) async fn serve(self: Arc<Self>, listener: UnixListener) -> std::io::Error {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {

@@ -18,7 +18,7 @@ use super::certificate::{CurrentCertificate, WorkloadCertificate};
 const POLL: Duration = Duration::from_secs(5);
 
 /// Sends the certificate on with the roots of both, and again when either changes. Ends with the sender of `issued`.
-pub async fn follow(mut issued: CurrentCertificate, file: &Path, joined: watch::Sender<Option<Arc<WorkloadCertificate>>>) {
+pub(crate) async fn follow(mut issued: CurrentCertificate, file: &Path, joined: watch::Sender<Option<Arc<WorkloadCertificate>>>) {
     loop {
         let certificate = issued.borrow_and_update().clone();
         if let Some(certificate) = certificate {

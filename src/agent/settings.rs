@@ -14,7 +14,7 @@ use super::application::Application;
 
 /// Everything that one agent needs to know; made by the command line.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Sidecar or gateway.
     pub role: Role,
     /// The workload that this proxy serves.
@@ -39,7 +39,7 @@ pub struct Settings {
 
 /// The first part of a node id (contract §2.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub(crate) enum Role {
     /// `sidecar`
     Sidecar,
     /// `router`
@@ -48,7 +48,7 @@ pub enum Role {
 
 /// `INTERCEPTION_MODE` (contract §2.5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum InterceptionMode {
+pub(crate) enum InterceptionMode {
     /// iptables REDIRECT to 15001 and 15006.
     #[default]
     Redirect,
@@ -60,7 +60,7 @@ pub enum InterceptionMode {
 
 /// Who the workload is; becomes the node id and metadata (contract §2.4, §2.5).
 #[derive(Clone, Debug)]
-pub struct Workload {
+pub(crate) struct Workload {
     /// Pod name.
     pub name: String,
     /// Namespace.
@@ -95,7 +95,7 @@ pub struct Workload {
 
 /// The control plane.
 #[derive(Clone, Debug)]
-pub struct Discovery {
+pub(crate) struct Discovery {
     /// `HOST:PORT` for xDS.
     pub address: String,
     /// `HOST:PORT` for certificates; mostly the same.
@@ -112,7 +112,7 @@ pub struct Discovery {
 
 /// How workload certificates are requested and renewed.
 #[derive(Clone, Copy, Debug)]
-pub struct CertificatePolicy {
+pub(crate) struct CertificatePolicy {
     /// The lifetime to request.
     pub ttl: Duration,
     /// The part of the lifetime after which it is renewed, between 0 and 1.
@@ -121,7 +121,7 @@ pub struct CertificatePolicy {
 
 /// Where Envoy and the agent listen.
 #[derive(Clone, Copy, Debug)]
-pub struct Listen {
+pub(crate) struct Listen {
     /// Envoy's admin (15000).
     pub admin: SocketAddr,
     /// Readiness (15021), served by Envoy.
@@ -134,7 +134,7 @@ pub struct Listen {
 
 /// How Envoy is run.
 #[derive(Clone, Debug)]
-pub struct EnvoyOptions {
+pub(crate) struct EnvoyOptions {
     /// Envoy's binary.
     pub binary: PathBuf,
     /// Worker threads; 0: one for each CPU.
@@ -150,7 +150,7 @@ pub struct EnvoyOptions {
 
 /// How a proxy ends (see [`super::drain`]).
 #[derive(Clone, Copy, Debug)]
-pub struct Drain {
+pub(crate) struct Drain {
     /// How long Envoy keeps the connections of a listener that was changed or removed (`--drain-time-s`).
     pub listener: Duration,
     /// The longest time that open connections get when the proxy ends; `None`: as long as they need.
@@ -164,7 +164,7 @@ pub struct Drain {
 
 impl Role {
     /// Returns the node type in the node id.
-    pub fn node_type(self) -> &'static str {
+    pub(crate) fn node_type(self) -> &'static str {
         match self {
             Self::Sidecar => "sidecar",
             Self::Gateway => "router",
@@ -176,7 +176,7 @@ impl Role {
 
 impl InterceptionMode {
     /// Returns the value of `INTERCEPTION_MODE`.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Redirect => "REDIRECT",
             Self::Tproxy => "TPROXY",
@@ -189,17 +189,17 @@ impl InterceptionMode {
 
 impl Workload {
     /// Returns the SPIFFE id that the control plane gives this workload.
-    pub fn spiffe_id(&self) -> String {
+    pub(crate) fn spiffe_id(&self) -> String {
         format!("spiffe://{}/ns/{}/sa/{}", self.trust_domain, self.namespace, self.service_account)
     }
 
     /// Returns label `service.istio.io/canonical-name`, or those that stand in for it (contract §5.4).
-    pub fn canonical_name(&self) -> &str {
+    pub(crate) fn canonical_name(&self) -> &str {
         self.first_label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]).unwrap_or(&self.workload_name)
     }
 
     /// Returns label `service.istio.io/canonical-revision`, or those that stand in for it, or `latest` (contract §5.4).
-    pub fn canonical_revision(&self) -> &str {
+    pub(crate) fn canonical_revision(&self) -> &str {
         self.first_label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]).unwrap_or("latest")
     }
 
@@ -212,17 +212,17 @@ impl Workload {
 
 impl Settings {
     /// Returns the socket on which the relay serves ADS to Envoy.
-    pub fn xds_socket(&self) -> PathBuf {
+    pub(crate) fn xds_socket(&self) -> PathBuf {
         self.work_dir.join("xds.sock")
     }
 
     /// Returns the socket on which secrets are served to Envoy.
-    pub fn sds_socket(&self) -> PathBuf {
+    pub(crate) fn sds_socket(&self) -> PathBuf {
         self.work_dir.join("sds.sock")
     }
 
     /// Returns the bootstrap file.
-    pub fn bootstrap_file(&self) -> PathBuf {
+    pub(crate) fn bootstrap_file(&self) -> PathBuf {
         self.work_dir.join("bootstrap.json")
     }
 }

@@ -31,7 +31,7 @@ const TEXT_FORMAT: &str = "text/plain; version=0.0.4";
 
 /// What the agent's port shows and can start.
 #[derive(Clone)]
-pub struct Status {
+pub(crate) struct Status {
     admin: Admin,
     certificate: CurrentCertificate,
     telemetry: Arc<Telemetry>,
@@ -47,7 +47,7 @@ pub struct Status {
 impl Status {
     /// Returns the state of one agent. Only callers on the loopback interface, or at the address that the port is bound to, may drain
     /// and quit.
-    pub fn new(settings: &Settings, draining: Draining, certificate: CurrentCertificate, telemetry: Arc<Telemetry>) -> Self {
+    pub(crate) fn new(settings: &Settings, draining: Draining, certificate: CurrentCertificate, telemetry: Arc<Telemetry>) -> Self {
         let own = settings.listen.agent.ip();
         Self {
             admin: Admin::new(settings.listen.admin),
@@ -62,7 +62,7 @@ impl Status {
     }
 
     /// Returns the routes (contract §2.3); every other path is a probe or hook of the application.
-    pub fn router(self) -> Router {
+    pub(crate) fn router(self) -> Router {
         Router::new()
             .route("/healthz/ready", get(ready))
             .route("/metrics", get(metrics))
@@ -74,7 +74,7 @@ impl Status {
     }
 
     /// Returns once somebody asked the agent to quit.
-    pub async fn quit_requested(&self) {
+    pub(crate) async fn quit_requested(&self) {
         self.quit.notified().await;
     }
 

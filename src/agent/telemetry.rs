@@ -13,7 +13,7 @@ use prometheus_client::{
 
 /// The agent's counters.
 #[derive(Debug)]
-pub struct Telemetry {
+pub(crate) struct Telemetry {
     registry: Registry,
     certificates: Counter<u64, AtomicU64>,
     certificate_failures: Counter<u64, AtomicU64>,
@@ -40,34 +40,34 @@ impl Default for Telemetry {
 
 impl Telemetry {
     /// Counts a certificate, and records when it expires.
-    pub fn certificate_issued(&self, not_after: SystemTime) {
+    pub(crate) fn certificate_issued(&self, not_after: SystemTime) {
         self.certificates.inc();
         let seconds = not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         self.certificate_expiry.set(i64::try_from(seconds).unwrap_or(i64::MAX));
     }
 
     /// Counts a request for a certificate that failed.
-    pub fn certificate_failed(&self) {
+    pub(crate) fn certificate_failed(&self) {
         self.certificate_failures.inc();
     }
 
     /// Counts an ADS stream that reached the control plane.
-    pub fn stream_opened(&self) {
+    pub(crate) fn stream_opened(&self) {
         self.streams.inc();
     }
 
     /// Counts a failure to reach the control plane.
-    pub fn dial_failed(&self) {
+    pub(crate) fn dial_failed(&self) {
         self.dial_failures.inc();
     }
 
     /// Counts a failure to get the application's metrics.
-    pub fn scrape_failed(&self) {
+    pub(crate) fn scrape_failed(&self) {
         self.scrape_failures.inc();
     }
 
     /// Returns the metrics as OpenMetrics text.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = encode(&mut text, &self.registry);

@@ -13,11 +13,11 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::{certificate::WorkloadCertificate, settings::Discovery};
 
 /// How long a dial may take, TLS handshake included (contract §2.2).
-pub const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the control plane could not be reached.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// A file that is needed cannot be read, or holds nothing that can be used.
     #[error("{path}: {reason}")]
     File {
@@ -43,7 +43,11 @@ pub enum Error {
 }
 
 /// Opens a TLS connection to `address`, with `certificate` as the client's if there is one.
-pub async fn dial(discovery: &Discovery, address: &str, certificate: Option<&WorkloadCertificate>) -> Result<TlsStream<TcpStream>, Error> {
+pub(crate) async fn dial(
+    discovery: &Discovery,
+    address: &str,
+    certificate: Option<&WorkloadCertificate>,
+) -> Result<TlsStream<TcpStream>, Error> {
     let config = client_config(&discovery.root_cert, certificate)?;
     let name = ServerName::try_from(discovery.server_name.clone()).map_err(|_| Error::ServerName(discovery.server_name.clone()))?;
     let connect = async {
@@ -60,7 +64,7 @@ pub async fn dial(discovery: &Discovery, address: &str, certificate: Option<&Wor
 
 /// What proves who is calling.
 #[derive(Clone, Debug, Default)]
-pub struct Credential {
+pub(crate) struct Credential {
     /// Sent as `authorization: Bearer`; never shown.
     pub token: Option<Token>,
     /// Presented in the TLS handshake.
@@ -69,11 +73,11 @@ pub struct Credential {
 
 /// A token; `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
+pub(crate) struct Token(String);
 
 /// Reads the token anew. Without a token, or when it cannot be read any more, the certificate `held` by the workload proves who
 /// is calling.
-pub async fn credential(discovery: &Discovery, held: Option<Arc<WorkloadCertificate>>) -> Result<Credential, Error> {
+pub(crate) async fn credential(discovery: &Discovery, held: Option<Arc<WorkloadCertificate>>) -> Result<Credential, Error> {
     match (token(discovery).await, held) {
         (Ok(Some(token)), _) => Ok(Credential { token: Some(token), certificate: None }),
         (Ok(None), held) => Ok(Credential { token: None, certificate: held }),
@@ -99,7 +103,7 @@ async fn token(discovery: &Discovery) -> Result<Option<Token>, Error> {
 
 impl Token {
     /// Returns the value of the `authorization` header, marked as a secret.
-    pub fn bearer(&self) -> Result<HeaderValue, InvalidHeaderValue> {
+    pub(crate) fn bearer(&self) -> Result<HeaderValue, InvalidHeaderValue> {
         let mut value = HeaderValue::try_from(format!("Bearer {}", self.0))?;
         value.set_sensitive(true);
         Ok(value)

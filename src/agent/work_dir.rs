@@ -20,14 +20,14 @@ const SUBFOLDER: &str = "agent";
 /// Why the folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{path}: {source}")]
-pub struct Error {
+pub(crate) struct Error {
     path: String,
     source: io::Error,
 }
 
 /// The sockets that Envoy connects to.
 #[derive(Debug)]
-pub struct Sockets {
+pub(crate) struct Sockets {
     /// ADS.
     pub xds: UnixListener,
     /// Secrets; whoever connects gets the workload's key.
@@ -36,7 +36,7 @@ pub struct Sockets {
 
 /// Returns the folder itself, or one below it if it belongs to somebody else: a volume that the kubelet made belongs to root and is
 /// open to all.
-pub fn private(wanted: &Path) -> PathBuf {
+pub(crate) fn private(wanted: &Path) -> PathBuf {
     match fs::symlink_metadata(wanted) {
         Ok(found) if found.is_dir() && found.uid() != geteuid().as_raw() => wanted.join(SUBFOLDER),
         _ => wanted.to_owned(),
@@ -44,7 +44,7 @@ pub fn private(wanted: &Path) -> PathBuf {
 }
 
 /// Makes the folder for its owner only, writes the bootstrap, and opens the sockets.
-pub fn prepare(settings: &Settings) -> Result<Sockets, Error> {
+pub(crate) fn prepare(settings: &Settings) -> Result<Sockets, Error> {
     make_private(&settings.work_dir).map_err(at(&settings.work_dir))?;
     let sockets = Sockets { xds: listen(&settings.xds_socket())?, sds: listen(&settings.sds_socket())? };
     let path = settings.bootstrap_file();
@@ -53,7 +53,7 @@ pub fn prepare(settings: &Settings) -> Result<Sockets, Error> {
 }
 
 /// Removes sockets and bootstrap; what cannot be removed stays.
-pub fn clear(settings: &Settings) {
+pub(crate) fn clear(settings: &Settings) {
     for path in [settings.xds_socket(), settings.sds_socket(), settings.bootstrap_file()] {
         let _ = fs::remove_file(path);
     }

@@ -35,7 +35,7 @@ use crate::{
 /// Where istiod's chart mounts ConfigMap `istio`.
 const MOUNTED_MESH_CONFIG: &str = "./etc/istio/config/mesh";
 
-/// Where the API server finds the webhooks.
+/// The port at which the API server calls the webhooks.
 const WEBHOOKS: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 15017);
 
 /// Runs the control plane: reads objects, serves xDS to proxies and certificates to workloads.
@@ -167,7 +167,7 @@ pub(super) struct Arguments {
     #[arg(long = "log_output_level", env = "RUST_LOG", default_value = "info")]
     log_level: String,
 
-    // Last, as a heading counts for all flags after it.
+    // Last, because a heading counts for all flags after it.
     #[command(flatten)]
     tls: TlsArguments,
 
@@ -243,7 +243,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
 
 impl Arguments {
     async fn settings(self) -> anyhow::Result<Settings> {
-        self.without_effect.tell()?;
+        self.without_effect.warn()?;
         let of_cluster = self.config_dir.is_none();
         Ok(Settings {
             source: self.source().await?,
@@ -370,15 +370,15 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused() {
-        for (line, said) in [
+    fn mistakes_are_refused() {
+        for (line, message) in [
             ("--registries Consul", "[possible values: Kubernetes]"),
             ("--tlsCertFile a.pem --tlsKeyFile b.pem", "--caCertFile"),
             ("--tls-min-version TLSv1_1", "[possible values: TLSv1_2, TLSv1_3]"),
             ("--meshconfig a.yaml", "'--meshConfig'"),
         ] {
             let error = parse(line).err().unwrap_or_else(|| panic!("{line} is taken"));
-            assert!(error.contains(said), "{line}: {error}");
+            assert!(error.contains(message), "{line}: {error}");
         }
         let unknown = parse("--tls-cipher-suites TLS_RSA_WITH_RC4_128_SHA").unwrap();
         assert!(unknown.tls.protocol().unwrap_err().to_string().contains("TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"));

@@ -1,4 +1,4 @@
-//! `istiod-lite inject`, and the settings of injection that `istiod-lite discovery` takes as well.
+//! `istiod-lite inject`, and the flags of injection that `istiod-lite discovery` has, too.
 
 use std::{
     collections::BTreeMap,
@@ -68,7 +68,7 @@ pub(super) struct Arguments {
     injection: InjectionArguments,
 }
 
-/// What proxies are like where a pod's annotations do not say.
+/// What proxies are like if a pod's annotations do not say.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Injection")]
 pub(super) struct InjectionArguments {
@@ -112,7 +112,7 @@ pub(super) struct InjectionArguments {
 // === impl InjectionArguments ===
 
 impl InjectionArguments {
-    /// The settings for proxies of one control plane.
+    /// Returns the settings for proxies of one control plane.
     pub(super) fn settings(self, namespace: &str, revision: &str, cluster: &str, domain: &str) -> Settings {
         Settings {
             image: self.sidecar_image,
@@ -138,7 +138,7 @@ impl InjectionArguments {
 pub(super) fn run(arguments: Arguments) -> ExitCode {
     match inject(arguments) {
         Ok(notes) => {
-            notes.iter().for_each(say);
+            notes.iter().for_each(print_note);
             let refused = notes.iter().any(|note| matches!(note.outcome, NoteOutcome::Refused(_)));
             if refused { ExitCode::from(2) } else { ExitCode::SUCCESS }
         }
@@ -206,14 +206,14 @@ fn mesh_config(path: Option<PathBuf>) -> anyhow::Result<MeshConfig> {
     let Some(path) = path else { return Ok(MeshConfig::default()) };
     let shown = path.display().to_string();
     let read = MeshConfigFile { path, cluster: "Kubernetes".into() }.read();
-    let said = |found: Vec<_>| anyhow::anyhow!("--meshConfig: {}", found.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
-    match read.map_err(said)?.0.spec.clone() {
+    let refused = |found: Vec<_>| anyhow::anyhow!("--meshConfig: {}", found.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
+    match read.map_err(refused)?.0.spec.clone() {
         Spec::MeshConfig(mesh) => Ok(MeshConfig::clone(&mesh)),
         _ => anyhow::bail!("--meshConfig: {shown} holds no MeshConfig"),
     }
 }
 
-fn say(note: &Note) {
+fn print_note(note: &Note) {
     match &note.outcome {
         NoteOutcome::Warning(warning) => eprintln!("warning: {}: {warning}", note.object),
         NoteOutcome::Skipped(skip) => eprintln!("{}: not injected: {skip}", note.object),

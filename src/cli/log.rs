@@ -1,17 +1,17 @@
-//! Logging for commands that run long.
+//! Logging for long-lived commands.
 
 use std::io::{IsTerminal, stderr};
 
 use tracing_subscriber::{EnvFilter, filter::ParseError};
 
-/// Starts logging to stderr, in colours if it is a terminal, at `level`: `info`, `istiod_lite=debug,info`, or as istiod
-/// takes it, `default:info,ads:debug`.
+/// Starts logging to stderr, in colours if it is a terminal, at `level`: `info`, `istiod_lite=debug,info`, or in istiod's form,
+/// `default:info,ads:debug`.
 ///
 /// # Errors
 /// When `level` cannot be read.
 pub(super) fn start(level: &str, json: bool) -> Result<(), ParseError> {
     let (level, unknown) = directives(level);
-    // kube tells of every request that fails; who asked says what that means, once.
+    // kube logs every request that fails; the caller logs once what it means.
     let quiet = if level.contains("kube_client") { "" } else { ",kube_client=off" };
     let filter = EnvFilter::builder().parse(format!("{level}{quiet}"))?;
     let logger = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal());
@@ -26,8 +26,8 @@ pub(super) fn start(level: &str, json: bool) -> Result<(), ParseError> {
     Ok(())
 }
 
-/// The level in the logger's form, and the scopes of istiod that we do not have. istiod's `default` and `all` mean
-/// everything. Without the difference `default:info` would be taken for a target, and nothing else would be logged.
+/// Returns the level in the logger's form, and the scopes of istiod that we do not have. istiod's `default` and `all` mean
+/// everything: as a target of the logger's, `default:info` would log nothing else.
 fn directives(level: &str) -> (String, Vec<&str>) {
     let mut unknown = Vec::new();
     let mut kept = Vec::new();
@@ -42,7 +42,7 @@ fn directives(level: &str) -> (String, Vec<&str>) {
     (level, unknown)
 }
 
-/// istiod's names of levels beside those of the logger.
+/// Translates istiod's names of levels into the logger's.
 fn level_name(level: &str) -> &str {
     match level {
         "none" => "off",

@@ -43,7 +43,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Runs a command that lives long; an error is said on stderr and makes the exit status 1.
+/// Runs a long-lived command; an error is printed to stderr and makes the exit status 1.
 fn block_on(command: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
     let finished = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from);
     match finished.and_then(|runtime| runtime.block_on(command)) {
@@ -65,7 +65,7 @@ mod tests {
     use super::Arguments;
     use crate::api::yaml;
 
-    /// What injection writes into pods, this program understands.
+    /// Everything that injection writes into pods is understood by this program.
     #[test]
     fn commands_of_injected_pods_are_commands() {
         let mut seen = 0;
@@ -74,7 +74,7 @@ mod tests {
             let text = fs::read_to_string(&path).unwrap();
             let documents = yaml::documents(&text).into_iter().map(|document| yaml::document(document).unwrap());
             for line in documents.flat_map(|document| command_lines(&document)) {
-                // Which a pod has in its environment.
+                // A pod has these in its environment.
                 let in_a_pod =
                     ["--name", "a", "--namespace", "b", "--ip", "10.0.0.1"].iter().filter(|_| line[1] == "agent" && line[2] != "drain");
                 let arguments = line.iter().map(String::as_str).chain(in_a_pod.copied());
@@ -87,7 +87,7 @@ mod tests {
         assert!(seen > 100, "only {seen} commands seen");
     }
 
-    // Of containers, and of what is run in them.
+    /// Returns the commands of containers, and of hooks and probes in them.
     fn command_lines(value: &Value) -> Vec<Vec<String>> {
         let texts = |field: &str| -> Vec<String> {
             let list = value.get(field).and_then(Value::as_array).into_iter().flatten();

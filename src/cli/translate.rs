@@ -43,7 +43,7 @@ pub(super) struct Arguments {
 
     /// Which resources.
     #[arg(long = "type", value_enum, default_value = "all")]
-    kind: Which,
+    kind: TypeFilter,
 
     /// How they are printed.
     #[arg(short, long, value_enum, default_value = "yaml")]
@@ -71,7 +71,7 @@ pub(super) struct Arguments {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Which {
+enum TypeFilter {
     Lds,
     Rds,
     Cds,
@@ -94,18 +94,18 @@ enum Build {
 }
 
 pub(super) fn run(arguments: Arguments) -> ExitCode {
-    let Contents { objects, findings: mut found, locations } = read_paths(&arguments.file);
+    let Contents { objects, mut findings, locations } = read_paths(&arguments.file);
     let mut engine = Engine::new(&arguments.domain, MeshConfig::default());
     let applied = engine.apply(objects.into_iter().map(|object| (object.key.clone(), Some(object))));
-    found.extend(validate::check(&applied.world));
-    let shown = show(&arguments, applied.world, &mut found);
-    let mut found: Vec<Diagnostic> = found.into_iter().map(|finding| locations.locate(finding)).collect();
-    found.sort();
-    for finding in &found {
+    findings.extend(validate::check(&applied.world));
+    let shown = show(&arguments, applied.world, &mut findings);
+    let mut findings: Vec<Diagnostic> = findings.into_iter().map(|finding| locations.locate(finding)).collect();
+    findings.sort();
+    for finding in &findings {
         eprintln!("{finding}");
     }
     match shown.and_then(|value| print(&value, arguments.output)) {
-        Ok(()) if found.iter().any(is_error) => ExitCode::from(2),
+        Ok(()) if findings.iter().any(is_error) => ExitCode::from(2),
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -118,22 +118,22 @@ fn is_error(finding: &Diagnostic) -> bool {
     finding.severity == Severity::Error
 }
 
-fn show(arguments: &Arguments, world: Arc<World>, found: &mut Vec<Diagnostic>) -> anyhow::Result<Value> {
-    let proxy = declared(arguments, &world)?;
+fn show(arguments: &Arguments, world: Arc<World>, findings: &mut Vec<Diagnostic>) -> anyhow::Result<Value> {
+    let proxy = proxy_of_pod(arguments, &world)?;
     let classes = Classes::default();
     classes.prepare(world, &Default::default()).send();
     let view = classes.view_for(&proxy);
-    found.extend(classes.findings_for(&proxy));
+    findings.extend(classes.findings_for(&proxy));
     if arguments.bootstrap {
         let bootstrap = static_bootstrap(&view, &proxy)?;
         return Ok(to_json(&Bootstrap::type_url(), &bootstrap.encode_to_vec()));
     }
     let kinds: Vec<ResourceType> = match arguments.kind {
-        Which::Lds => vec![ResourceType::Listener],
-        Which::Rds => vec![ResourceType::Route],
-        Which::Cds => vec![ResourceType::Cluster],
-        Which::Eds => vec![ResourceType::Endpoint],
-        Which::All => ResourceType::in_views().collect(),
+        TypeFilter::Lds => vec![ResourceType::Listener],
+        TypeFilter::Rds => vec![ResourceType::Route],
+        TypeFilter::Cds => vec![ResourceType::Cluster],
+        TypeFilter::Eds => vec![ResourceType::Endpoint],
+        TypeFilter::All => ResourceType::in_views().collect(),
     };
     let mut shown = Map::new();
     for kind in kinds {
@@ -156,8 +156,8 @@ fn print(value: &Value, format: Format) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The proxy as it would describe itself, from its pod.
-fn declared(arguments: &Arguments, world: &World) -> anyhow::Result<Proxy> {
+/// Returns the proxy as it would describe itself, from its pod.
+fn proxy_of_pod(arguments: &Arguments, world: &World) -> anyhow::Result<Proxy> {
     let (name, namespace) = arguments.proxy.rsplit_once('.').context("--proxy: write NAME.NAMESPACE")?;
     let pod = world.workloads.get(&(namespace.into(), name.into())).ok_or_else(|| {
         let known: Vec<String> = world.workloads.keys().take(20).map(|(namespace, name)| format!("{name}.{namespace}")).collect();

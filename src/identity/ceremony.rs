@@ -16,6 +16,21 @@ pub struct CaSubject {
     pub common_name: String,
 }
 
+/// A CA certificate to make.
+#[derive(Clone, Copy, Debug)]
+pub struct CaRequest<'a> {
+    /// The key that it is for.
+    pub key: &'a PrivateKey,
+    /// What it says about itself.
+    pub subject: &'a CaSubject,
+    /// How many days it is valid.
+    pub days: u32,
+    /// The start of its validity.
+    pub now: Timestamp,
+    /// Its serial number.
+    pub serial: Serial,
+}
+
 /// Why a CA certificate cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum CeremonyError {
@@ -46,15 +61,12 @@ pub enum CeremonyError {
 }
 
 /// Makes a self-signed root, without name constraints (verifiers refuse SPIFFE chains under URI constraints).
-pub fn root_certificate(
-    key: &PrivateKey,
-    subject: &CaSubject,
-    days: u32,
-    now: Timestamp,
-    serial: Serial,
-) -> Result<Certificate, CeremonyError> {
-    let parameters = ca_parameters(subject, BasicConstraints::Unconstrained, now, end_after(now, days)?, serial)?;
-    read_back(parameters.self_signed(key.pair())?.der())
+///
+/// # Errors
+/// When the validity is beyond the calendar, or the crypto library refuses.
+pub fn root_certificate(request: &CaRequest<'_>) -> Result<Certificate, CeremonyError> {
+    let parameters = ca_parameters(request, BasicConstraints::Unconstrained, end_after(request.now, request.days)?)?;
+    read_back(parameters.self_signed(request.key.pair())?.der())
 }
 
 /// Makes the same root again, with its name and key: whoever trusts the old certificate trusts what the new one signs.
@@ -78,27 +90,25 @@ pub fn renewed_root(root: &Certificate, key: &PrivateKey, days: u32, now: Timest
     Ok(renewed)
 }
 
-/// Makes an intermediate for `key`, signed by a root. `path_length`: how many CAs may follow below it.
-#[expect(clippy::too_many_arguments, reason = "a ceremony says each of these once")]
+/// Makes an intermediate that `root` signs. `path_length`: how many CAs may follow below it.
+///
+/// # Errors
+/// When the root may not sign it, or would expire before it.
 pub fn intermediate_certificate(
-    key: &PrivateKey,
-    subject: &CaSubject,
-    days: u32,
+    request: &CaRequest<'_>,
     path_length: u8,
     root: &Certificate,
     root_key: PrivateKey,
-    now: Timestamp,
-    serial: Serial,
 ) -> Result<Certificate, CeremonyError> {
-    check_parent(root, &root_key, path_length, now)?;
-    let end = end_after(now, days)?;
+    check_parent(root, &root_key, path_length, request.now)?;
+    let end = end_after(request.now, request.days)?;
     if end > root.not_after {
         return Err(CeremonyError::Outlives { subject: root.subject.clone(), root: root.not_after, wanted: end });
     }
-    let mut parameters = ca_parameters(subject, BasicConstraints::Constrained(path_length), now, end, serial)?;
+    let mut parameters = ca_parameters(request, BasicConstraints::Constrained(path_length), end)?;
     parameters.use_authority_key_identifier_extension = true;
     let issuer = Issuer::from_ca_cert_der(root.der(), root_key.into_pair())?;
-    read_back(parameters.signed_by(key.pair(), &issuer)?.der())
+    read_back(parameters.signed_by(request.key.pair(), &issuer)?.der())
 }
 
 fn check_parent(root: &Certificate, key: &PrivateKey, path_length: u8, now: Timestamp) -> Result<(), CeremonyError> {
@@ -133,13 +143,8 @@ fn name_of(root: &Certificate) -> Result<DistinguishedName, CeremonyError> {
     Ok(name)
 }
 
-fn ca_parameters(
-    subject: &CaSubject,
-    constraints: BasicConstraints,
-    begin: Timestamp,
-    end: Timestamp,
-    serial: Serial,
-) -> Result<CertificateParams, CeremonyError> {
+fn ca_parameters(request: &CaRequest<'_>, constraints: BasicConstraints, end: Timestamp) -> Result<CertificateParams, CeremonyError> {
+    let subject = request.subject;
     let mut parameters = CertificateParams::default();
     parameters.distinguished_name = DistinguishedName::new();
     parameters.distinguished_name.push(DnType::OrganizationName, subject.organization.as_str());
@@ -148,8 +153,8 @@ fn ca_parameters(
     }
     parameters.is_ca = IsCa::Ca(constraints);
     parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    parameters.serial_number = Some(serial.number());
-    parameters.not_before = moment(begin)?;
+    parameters.serial_number = Some(request.serial.number());
+    parameters.not_before = moment(request.now)?;
     parameters.not_after = moment(end)?;
     Ok(parameters)
 }

@@ -1,4 +1,4 @@
-//! The words of the mesh: hostnames, services, endpoints, identities, proxies.
+//! The nouns of the mesh: hostnames, services, endpoints, identities, proxies.
 //!
 //! Every type here is a plain immutable value. Large values are shared by `Arc`, and the engine keeps the old
 //! `Arc` whenever a new value equals it: pointer equality then means "nothing changed".

@@ -52,7 +52,7 @@ impl Identity {
             Some(files) => ServingCertificate::Files(files.clone()),
             None => ServingCertificate::Ours(serving_names(settings)),
         };
-        let tls = TlsIdentity::with(Arc::clone(&ca), certificate, settings.tls.protocol.clone(), Arc::clone(&runtime.clock))?;
+        let tls = TlsIdentity::new(Arc::clone(&ca), certificate, settings.tls.protocol.clone(), Arc::clone(&runtime.clock))?;
         Ok(Self { ca, authenticator, tls, source, cluster_tokens })
     }
 

@@ -193,6 +193,15 @@ impl IstioCertificateService for Service {
 
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
+/// Answers the requests that ask; those with a nonce acknowledge.
+fn answers<Q, A>(requests: Streaming<Q>, answer: impl Fn(Q) -> Option<A> + Send + 'static) -> Responses<A>
+where
+    Q: Send + 'static,
+    A: Send + 'static,
+{
+    Box::pin(requests.filter_map(move |request| std::future::ready(request.map(&answer).transpose())))
+}
+
 #[tonic::async_trait]
 impl AggregatedDiscoveryService for Service {
     type StreamAggregatedResourcesStream = Responses<DiscoveryResponse>;
@@ -205,21 +214,16 @@ impl AggregatedDiscoveryService for Service {
         authenticated(&request)?;
         let Service(shared) = self.clone();
         shared.streams.fetch_add(1, Ordering::SeqCst);
-        let answers = request.into_inner().filter_map(move |request| {
-            let answer = request.map(|request| {
-                assert!(request.error_detail.is_none(), "refused: {:?}", request.error_detail);
-                // An empty nonce asks; anything else acknowledges.
-                request.response_nonce.is_empty().then(|| DiscoveryResponse {
-                    version_info: "1".to_owned(),
-                    nonce: "1".to_owned(),
-                    resources: shared.of_type(&request.type_url).into_iter().map(|(_, resource)| resource).collect(),
-                    type_url: request.type_url,
-                    ..Default::default()
-                })
-            });
-            async move { answer.transpose() }
-        });
-        Ok(Response::new(Box::pin(answers)))
+        Ok(Response::new(answers(request.into_inner(), move |request: DiscoveryRequest| {
+            assert!(request.error_detail.is_none(), "refused: {:?}", request.error_detail);
+            request.response_nonce.is_empty().then(|| DiscoveryResponse {
+                version_info: "1".to_owned(),
+                nonce: "1".to_owned(),
+                resources: shared.of_type(&request.type_url).into_iter().map(|(_, resource)| resource).collect(),
+                type_url: request.type_url,
+                ..Default::default()
+            })
+        })))
     }
 
     async fn delta_aggregated_resources(
@@ -229,19 +233,15 @@ impl AggregatedDiscoveryService for Service {
         authenticated(&request)?;
         let Service(shared) = self.clone();
         shared.streams.fetch_add(1, Ordering::SeqCst);
-        let answers = request.into_inner().filter_map(move |request| {
-            let answer = request.map(|request| {
-                assert!(request.error_detail.is_none(), "refused: {:?}", request.error_detail);
-                request.response_nonce.is_empty().then(|| DeltaDiscoveryResponse {
-                    nonce: "1".to_owned(),
-                    resources: shared.of_type(&request.type_url).into_iter().map(resource).collect(),
-                    type_url: request.type_url,
-                    ..Default::default()
-                })
-            });
-            async move { answer.transpose() }
-        });
-        Ok(Response::new(Box::pin(answers)))
+        Ok(Response::new(answers(request.into_inner(), move |request: DeltaDiscoveryRequest| {
+            assert!(request.error_detail.is_none(), "refused: {:?}", request.error_detail);
+            request.response_nonce.is_empty().then(|| DeltaDiscoveryResponse {
+                nonce: "1".to_owned(),
+                resources: shared.of_type(&request.type_url).into_iter().map(resource).collect(),
+                type_url: request.type_url,
+                ..Default::default()
+            })
+        })))
     }
 }
 

@@ -24,8 +24,6 @@ use self::{
     stage::{Stage, envoy, runs},
 };
 
-use istiod_lite::{agent::bootstrap::VARIABLES, translate::filter::tracing::IDENTITY_TAGS};
-
 const LONG: Duration = Duration::from_secs(3600);
 
 #[tokio::test]
@@ -258,11 +256,4 @@ async fn envoy_accepts_the_bootstrap() -> Result<()> {
         assert!(validation.status.success(), "{}", String::from_utf8_lossy(&validation.stderr));
     }
     Ok(())
-}
-
-#[test]
-fn the_environment_has_what_the_stock_flavours_tags_read() {
-    for (tag, variable) in IDENTITY_TAGS {
-        assert!(VARIABLES.contains(&variable), "{tag} is read from {variable}, which the agent does not set");
-    }
 }

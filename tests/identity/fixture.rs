@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 use istiod_lite::{
     identity::{
         ca::{self, LoadError, Serial, SigningCa},
-        ceremony::{self, CaSubject},
+        ceremony::{self, CaRequest, CaSubject},
         certificate::Certificate,
         key::{KeyType, PrivateKey},
     },
@@ -32,7 +32,8 @@ impl Authority {
 
     pub(crate) fn with(root_kind: KeyType, kind: KeyType) -> Self {
         let root_key = PrivateKey::generate(root_kind).unwrap();
-        let root = ceremony::root_certificate(&root_key, &subject("Test root"), 100, long_ago(), serial()).unwrap();
+        let request = CaRequest { key: &root_key, subject: &subject("Test root"), days: 100, now: long_ago(), serial: serial() };
+        let root = ceremony::root_certificate(&request).unwrap();
         let root_key_pem = root_key.to_pem();
         let authority = Self { folder: tempfile::tempdir().unwrap(), root, root_key_pem, key_pem: String::new() };
         authority.renew(kind)
@@ -41,17 +42,9 @@ impl Authority {
     /// Another intermediate under the same root, in the same folder.
     pub(crate) fn renew(mut self, kind: KeyType) -> Self {
         let key = PrivateKey::generate(kind).unwrap();
-        let certificate = ceremony::intermediate_certificate(
-            &key,
-            &subject("Test intermediate"),
-            90,
-            0,
-            &self.root,
-            self.root_key(),
-            long_ago(),
-            serial(),
-        )
-        .unwrap();
+        let subject = subject("Test intermediate");
+        let request = CaRequest { key: &key, subject: &subject, days: 90, now: long_ago(), serial: serial() };
+        let certificate = ceremony::intermediate_certificate(&request, 0, &self.root, self.root_key()).unwrap();
         self.key_pem = key.to_pem();
         self.write("ca-key.pem", &self.key_pem);
         self.write("ca-cert.pem", &certificate.pem());

@@ -7,7 +7,7 @@ use istiod_lite::identity::{
 use jiff::Timestamp;
 use rcgen::{BasicConstraints, GeneralSubtree, IsCa, KeyUsagePurpose, NameConstraints};
 
-use super::fixture::{Authority, date, intermediate_parameters, openssl};
+use super::fixture::{Authority, date, greedy_request, intermediate_parameters, openssl, reviews, serial};
 
 /// Loading fails with an error that says all of this, and shows no key.
 fn refused(authority: &Authority, words: &[&str]) {
@@ -175,34 +175,42 @@ fn the_path_must_reach_the_root_by_signatures() {
     refused(&authority, &["not signed by a root in root-cert.pem"]);
 }
 
-#[test]
-fn intermediates_between_are_found_and_their_path_length_holds() {
-    let authority = Authority::new();
+/// Puts a CA of that path length between the root and the signing certificate; both as PEM.
+fn write_chain_of_two(authority: &Authority, path_length: u8) -> (String, String) {
     let (middle_key, key) = (PrivateKey::generate(KeyType::P256).unwrap(), PrivateKey::from_pem(&authority.key_pem).unwrap());
-    for (path_length, accepted) in [(1, true), (0, false)] {
-        let mut parameters = intermediate_parameters();
-        parameters.distinguished_name.push(rcgen::DnType::CommonName, "Middle");
-        parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
-        let root_key = authority.root_key();
-        let root = rcgen::Issuer::from_ca_cert_der(authority.root.der(), root_key.pair()).unwrap();
-        let middle = parameters.signed_by(middle_key.pair(), &root).unwrap();
-        let middle_issuer = rcgen::Issuer::from_ca_cert_der(middle.der(), middle_key.pair()).unwrap();
-        let signing = intermediate_parameters().signed_by(key.pair(), &middle_issuer).unwrap();
-        authority.write("ca-cert.pem", &signing.pem());
-        authority.write("cert-chain.pem", &(authority.root.pem() + &middle.pem()));
-        if accepted {
-            let ca = authority.load().unwrap();
-            assert_eq!(ca.path().iter().map(|ca| ca.subject.as_str()).collect::<Vec<_>>().len(), 2);
-            let request = super::fixture::greedy_request(&PrivateKey::generate(KeyType::P256).unwrap());
-            let chain = ca.issue(&request, &super::fixture::reviews(), 0, &Default::default(), Timestamp::now(), super::fixture::serial());
-            let chain = chain.unwrap().into_chain();
-            assert_eq!((chain.len(), chain[2].trim()), (4, middle.pem().replace("\r\n", "\n").trim()));
-            authority.write("cert-chain.pem", &signing.pem());
-            refused(&authority, &["not signed by"]);
-        } else {
-            refused(&authority, &["Middle", "path length 0"]);
-        }
-    }
+    let mut parameters = intermediate_parameters();
+    parameters.distinguished_name.push(rcgen::DnType::CommonName, "Middle");
+    parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
+    let root_key = authority.root_key();
+    let root = rcgen::Issuer::from_ca_cert_der(authority.root.der(), root_key.pair()).unwrap();
+    let middle = parameters.signed_by(middle_key.pair(), &root).unwrap();
+    let middle_issuer = rcgen::Issuer::from_ca_cert_der(middle.der(), middle_key.pair()).unwrap();
+    let signing = intermediate_parameters().signed_by(key.pair(), &middle_issuer).unwrap();
+    authority.write("ca-cert.pem", &signing.pem());
+    authority.write("cert-chain.pem", &(authority.root.pem() + &middle.pem()));
+    (middle.pem(), signing.pem())
+}
+
+#[test]
+fn an_intermediate_between_is_found_in_the_chain_file_and_sent_along() {
+    let authority = Authority::new();
+    let (middle, signing) = write_chain_of_two(&authority, 1);
+    let ca = authority.load().unwrap();
+    assert_eq!(ca.path().len(), 2);
+    let request = greedy_request(&PrivateKey::generate(KeyType::P256).unwrap());
+    let issued = ca.issue(&request, &reviews(), 0, &Default::default(), Timestamp::now(), serial()).unwrap();
+    let chain = issued.into_chain();
+    assert_eq!(chain.len(), 4, "leaf, signing certificate, the one between, root: {chain:#?}");
+    assert_eq!(chain[2].trim(), middle.replace("\r\n", "\n").trim());
+    authority.write("cert-chain.pem", &signing);
+    refused(&authority, &["not signed by"]);
+}
+
+#[test]
+fn an_intermediate_between_must_allow_another_below_it() {
+    let authority = Authority::new();
+    write_chain_of_two(&authority, 0);
+    refused(&authority, &["Middle", "path length 0"]);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use istiod_lite::{
     serve::{
         connection::{ConnectionOptions, serve_plain},
         secure_grpc::SecureGrpc,
-        tls::{ServingNames, TlsIdentity},
+        tls::{ServingCertificate, ServingNames, TlsIdentity, TlsProtocol},
     },
 };
 use jiff::Timestamp;
@@ -59,7 +59,8 @@ impl ControlPlane {
             KeySetVerifier::open(&authority.path().join("jwks.json"), DEFAULT_ISSUER, &[DEFAULT_AUDIENCE.into()], "cluster.local");
         let authenticator = Authenticator::new("cluster.local", vec![Arc::new(verifier.unwrap())], system_clock());
         let ca = CaHandle::new(authority.load().unwrap());
-        let tls = TlsIdentity::new(ca.clone(), ServingNames::istiod("istio-system", None).and_local(), system_clock()).unwrap();
+        let names = ServingCertificate::Ours(ServingNames::istiod("istio-system", None).and_local());
+        let tls = TlsIdentity::new(ca.clone(), names, TlsProtocol::default(), system_clock()).unwrap();
         let (metrics, shutdown) = (CaMetrics::default(), CancellationToken::new());
         let service = CertificateService::new(ca.clone(), IssuePolicy::default(), system_clock(), metrics.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

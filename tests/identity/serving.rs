@@ -59,7 +59,7 @@ async fn a_certificate_in_files_is_served_and_replaced_with_them() {
     let files = files(&folder);
     write(&theirs, &files);
     let ca = CaHandle::new(ours.load().unwrap());
-    let tls = TlsIdentity::with(ca, ServingCertificate::Files(files.clone()), TlsProtocol::default(), system_clock()).unwrap();
+    let tls = TlsIdentity::new(ca, ServingCertificate::Files(files.clone()), TlsProtocol::default(), system_clock()).unwrap();
     let mut roots = tls.roots();
     assert_eq!(**roots.borrow_and_update(), *theirs.root.pem(), "what webhooks and namespaces are given");
     assert!(shakes_hands(&tls, &theirs, rustls::ALL_VERSIONS).await);
@@ -85,7 +85,7 @@ async fn files_that_cannot_be_used_are_named_at_the_start() {
     let files = files(&folder);
     let start = || {
         let ca = CaHandle::new(ours.load().unwrap());
-        TlsIdentity::with(ca, ServingCertificate::Files(files.clone()), TlsProtocol::default(), system_clock()).map(drop)
+        TlsIdentity::new(ca, ServingCertificate::Files(files.clone()), TlsProtocol::default(), system_clock()).map(drop)
     };
     assert!(start().unwrap_err().to_string().contains("tls.crt: cannot be read"));
     write(&theirs, &files);
@@ -102,7 +102,7 @@ async fn versions_and_cipher_suites_can_be_narrowed() {
     let identity = |protocol| {
         let ca = CaHandle::new(ours.load().unwrap());
         let names = ServingCertificate::Ours(ServingNames::istiod("istio-system", None));
-        TlsIdentity::with(ca, names, protocol, system_clock()).unwrap()
+        TlsIdentity::new(ca, names, protocol, system_clock()).unwrap()
     };
     let (old, new) = ([&rustls::version::TLS12], [&rustls::version::TLS13]);
     let newest = identity(TlsProtocol::default().at_least("TLSv1_3").unwrap());

@@ -177,5 +177,6 @@ fn a_client_certificate_counts_while_it_is_valid_and_of_our_trust_domain() {
     let serving = istiod_lite::identity::ca::ServingRequest { dns_names: &["istiod".into()], addresses: &[], ttl: HOUR };
     let issued = ca.issue_serving(key.pair(), &serving, now, serial()).unwrap();
     let peer = PeerCertificate::from_verified_der(issued.leaf_der()).unwrap();
-    assert_eq!(peer.identity(), None);
+    let refused = resolve(&today, &peer, &none).unwrap_err();
+    assert!(matches!(refused, AuthenticationError::CertificateIdentity(_)), "{refused}");
 }

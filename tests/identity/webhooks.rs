@@ -12,7 +12,7 @@ use istiod_lite::{
     serve::{
         https::{self, Bounds},
         readiness::{BlockReady, Readiness},
-        tls::{ServingNames, TlsIdentity},
+        tls::{ServingCertificate, ServingNames, TlsIdentity, TlsProtocol},
     },
     webhook::inject::{self, InjectionMetrics, Injector, Settings},
 };
@@ -41,7 +41,8 @@ impl Port {
     async fn start(bounds: Bounds) -> Self {
         let authority = Authority::new();
         let ca = CaHandle::new(authority.load().unwrap());
-        let tls = TlsIdentity::new(ca, ServingNames::istiod("istio-system", None), system_clock()).unwrap();
+        let names = ServingCertificate::Ours(ServingNames::istiod("istio-system", None));
+        let tls = TlsIdentity::new(ca, names, TlsProtocol::default(), system_clock()).unwrap();
         let (worlds, seen) = watch::channel(Arc::default());
         let injector = Injector { settings: Settings::default(), worlds: seen, metrics: InjectionMetrics::default() };
         let slow = |body: Bytes| async move {

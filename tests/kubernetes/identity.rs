@@ -16,7 +16,7 @@ use harness::{
 };
 use istiod_lite::identity::{
     ca::{SelfSigned, Serial},
-    ceremony::{self, CaSubject},
+    ceremony::{self, CaRequest, CaSubject},
     certificate::Certificate,
     key::{KeyType, PrivateKey},
 };
@@ -193,15 +193,18 @@ struct Root {
 impl Root {
     fn new() -> Result<Self> {
         let key = PrivateKey::generate(KeyType::P256)?;
-        let certificate = ceremony::root_certificate(&key, &subject("root"), 100, yesterday(), Serial::random()?)?;
+        let subject = subject("root");
+        let request = CaRequest { key: &key, subject: &subject, days: 100, now: yesterday(), serial: Serial::random()? };
+        let certificate = ceremony::root_certificate(&request)?;
         Ok(Self { certificate, key: key.to_pem() })
     }
 
     /// The entries of `cacerts` for an intermediate of this name.
     fn intermediate(&self, name: &str) -> Result<BTreeMap<&'static str, String>> {
         let (key, root_key) = (PrivateKey::generate(KeyType::P256)?, PrivateKey::from_pem(&self.key)?);
-        let certificate =
-            ceremony::intermediate_certificate(&key, &subject(name), 50, 0, &self.certificate, root_key, yesterday(), Serial::random()?)?;
+        let subject = subject(name);
+        let request = CaRequest { key: &key, subject: &subject, days: 50, now: yesterday(), serial: Serial::random()? };
+        let certificate = ceremony::intermediate_certificate(&request, 0, &self.certificate, root_key)?;
         let (pem, root) = (certificate.pem(), self.certificate.pem());
         Ok(BTreeMap::from([
             ("ca-cert.pem", pem.clone()),

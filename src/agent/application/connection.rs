@@ -27,7 +27,7 @@ use tokio_rustls::TlsConnector;
 use crate::agent::capture::rules::{PROXY_SOURCE_V4, PROXY_SOURCE_V6};
 
 /// Connects to the application without being captured.
-pub async fn dial(to: SocketAddr) -> io::Result<TcpStream> {
+pub(crate) async fn dial(to: SocketAddr) -> io::Result<TcpStream> {
     let (socket, source): (_, IpAddr) = match to {
         SocketAddr::V4(_) => (TcpSocket::new_v4()?, PROXY_SOURCE_V4.into()),
         SocketAddr::V6(_) => (TcpSocket::new_v6()?, PROXY_SOURCE_V6.into()),
@@ -44,7 +44,7 @@ pub async fn dial(to: SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// Returns the loopback address of the same family.
-pub fn loopback_beside(address: IpAddr) -> IpAddr {
+pub(crate) fn loopback_beside(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
@@ -52,7 +52,7 @@ pub fn loopback_beside(address: IpAddr) -> IpAddr {
 }
 
 /// Sends a request without a body, and returns the answer with the first `limit` bytes of its body.
-pub async fn exchange(to: SocketAddr, tls: bool, request: Request<Empty<Bytes>>, limit: usize) -> Result<(Parts, Bytes), String> {
+pub(crate) async fn exchange(to: SocketAddr, tls: bool, request: Request<Empty<Bytes>>, limit: usize) -> Result<(Parts, Bytes), String> {
     let tcp = dial(to).await.map_err(|error| format!("{to}: {error}"))?;
     if tls {
         let stream = TlsConnector::from(Arc::new(unverified()?)).connect(ServerName::IpAddress(to.ip().into()), tcp).await;

@@ -3,24 +3,24 @@
 //! The kubelet and Prometheus are outside the mesh and cannot speak mutual TLS; the agent's port is not captured, so they ask the
 //! agent. What it may ask the application is fixed when the pod is created: nobody can make it send other requests.
 
-pub mod connection;
+pub(crate) mod connection;
 mod health;
-pub mod probe;
-pub mod scrape;
+pub(crate) mod probe;
+pub(crate) mod scrape;
 
 use std::collections::BTreeMap;
 
-pub use self::{
+pub(crate) use self::{
     probe::{Answer, Prober},
     scrape::Scrape,
 };
 
 /// Probes and hooks, by the path under which the kubelet asks the agent for them (`ISTIO_KUBE_APP_PROBERS`, contract §5.5).
-pub type Probers = BTreeMap<String, Prober>;
+pub(crate) type Probers = BTreeMap<String, Prober>;
 
 /// What the agent may ask the application.
 #[derive(Clone, Debug, Default)]
-pub struct Application {
+pub(crate) struct Application {
     /// The probes and hooks.
     pub probers: Probers,
     /// Where its metrics are; `None`: it has none to scrape.

@@ -31,7 +31,7 @@ const NOT_PASSED_ON: [HeaderName; 5] = [CONNECTION, CONTENT_LENGTH, HOST, TRANSF
 /// A probe or hook as the user wrote it; the first action that is set counts.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Prober {
+pub(crate) struct Prober {
     /// An HTTP GET.
     pub http_get: Option<HttpGet>,
     /// A TCP connection.
@@ -45,7 +45,7 @@ pub struct Prober {
 /// `httpGet`
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct HttpGet {
+pub(crate) struct HttpGet {
     /// Path and query.
     pub path: String,
     /// Port.
@@ -59,7 +59,7 @@ pub struct HttpGet {
 
 /// One of `httpHeaders`.
 #[derive(Clone, Debug, Default, Deserialize)]
-pub struct Header {
+pub(crate) struct Header {
     /// Name.
     pub name: String,
     /// Value.
@@ -69,7 +69,7 @@ pub struct Header {
 
 /// `tcpSocket`
 #[derive(Clone, Debug, Default, Deserialize)]
-pub struct TcpSocket {
+pub(crate) struct TcpSocket {
     /// Port.
     #[serde(deserialize_with = "port")]
     pub port: u16,
@@ -77,7 +77,7 @@ pub struct TcpSocket {
 
 /// `grpc`
 #[derive(Clone, Debug, Default, Deserialize)]
-pub struct Grpc {
+pub(crate) struct Grpc {
     /// Port.
     #[serde(deserialize_with = "port")]
     pub port: u16,
@@ -88,7 +88,7 @@ pub struct Grpc {
 
 /// The application's answer, as far as the kubelet reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// Status.
     pub status: StatusCode,
     /// The content type.
@@ -100,7 +100,7 @@ pub struct Answer {
 impl Prober {
     /// Probes the application at `address`, the pod's own; `path` and `headers` are those of the kubelet's request. The error says
     /// why there is no answer.
-    pub async fn run(&self, path: &str, address: IpAddr, headers: &HeaderMap) -> Result<Answer, String> {
+    pub(crate) async fn run(&self, path: &str, address: IpAddr, headers: &HeaderMap) -> Result<Answer, String> {
         let limit = self.limit(path);
         let answer = async {
             match self {

@@ -21,7 +21,7 @@ const TEXT_FORMAT: &str = "text/plain;version=0.0.4";
 
 /// Where an application's metrics are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Scrape {
+pub(crate) struct Scrape {
     /// The port on the loopback interface.
     pub port: u16,
     /// The path.
@@ -45,7 +45,7 @@ impl Default for Annotations {
 
 impl Scrape {
     /// Reads `ISTIO_PROMETHEUS_ANNOTATIONS`; `None` if the application is not to be scraped.
-    pub fn parse(text: &str) -> Result<Option<Self>, String> {
+    pub(crate) fn parse(text: &str) -> Result<Option<Self>, String> {
         let written: Annotations = serde_json::from_str(text).map_err(|error| error.to_string())?;
         if written.scrape != "true" {
             return Ok(None);
@@ -55,7 +55,7 @@ impl Scrape {
     }
 
     /// Gets the metrics; `beside` is an address of the pod: its family decides which loopback address is asked.
-    pub async fn metrics(&self, beside: IpAddr) -> Result<Bytes, String> {
+    pub(crate) async fn metrics(&self, beside: IpAddr) -> Result<Bytes, String> {
         let to = (loopback_beside(beside), self.port).into();
         let request = Request::get(&self.path)
             .header(HOST, format!("localhost:{}", self.port))
@@ -73,7 +73,7 @@ impl Scrape {
 }
 
 /// Joins texts of metrics into one, without the end marks of OpenMetrics, and with a newline after each.
-pub fn joined<'a>(texts: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+pub(crate) fn joined<'a>(texts: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
     let mut joined = Vec::new();
     for text in texts {
         let text = text.trim_ascii_end();

@@ -18,7 +18,7 @@ const GLOBAL_SCOPE: &str = "00";
 
 /// The IPv6 of a network namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ipv6 {
+pub(crate) enum Ipv6 {
     /// There is none; says why.
     Absent(&'static str),
     /// There are addresses.
@@ -30,7 +30,7 @@ pub enum Ipv6 {
 
 impl Ipv6 {
     /// Looks at the namespace of this process.
-    pub fn of_this_namespace() -> Self {
+    pub(crate) fn of_this_namespace() -> Self {
         let disabled = fs::read_to_string(DISABLED).is_ok_and(|text| text.trim() == "1");
         classify(fs::read_to_string(ADDRESSES).ok().as_deref(), disabled)
     }
@@ -51,7 +51,7 @@ fn is_global(line: &str) -> bool {
 }
 
 /// Adds `::6` to the loopback interface, if it is not there; for IPv4 all of 127.0.0.0/8 is there by itself.
-pub fn add_proxy_source() -> io::Result<()> {
+pub(crate) fn add_proxy_source() -> io::Result<()> {
     let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
     bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
     send(socket.as_raw_fd(), &request(PROXY_SOURCE_V6, if_nametoindex("lo")?), MsgFlags::empty())?;

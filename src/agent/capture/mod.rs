@@ -4,10 +4,10 @@
 //! [`ipv6`] does what IPv6 needs besides rules. Applying twice changes nothing: whole chains are replaced, in one transaction for
 //! each family, and no connection sees half of them.
 
-pub mod ipv6;
-pub mod rules;
-pub mod table;
-pub mod tools;
+pub(crate) mod ipv6;
+pub(crate) mod rules;
+pub(crate) mod table;
+pub(crate) mod tools;
 
 use std::io;
 
@@ -18,11 +18,11 @@ use self::{
 };
 
 /// What was done, in lines for a person.
-pub type Report = Vec<String>;
+pub(crate) type Report = Vec<String>;
 
 /// Why traffic is not captured.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// iptables is missing, or fails.
     #[error("{0}")]
     Tools(#[from] tools::Error),
@@ -35,7 +35,7 @@ pub enum Error {
 }
 
 /// Sets the rules, for IPv4 and, if the pod has IPv6, for IPv6.
-pub fn apply(rules: &Rules) -> Result<Report, Error> {
+pub(crate) fn apply(rules: &Rules) -> Result<Report, Error> {
     let mut report = vec![replace(rules, Family::V4)?];
     let lacking = match Ipv6::of_this_namespace() {
         Ipv6::Absent(reason) => Some(reason.to_owned()),
@@ -55,7 +55,7 @@ pub fn apply(rules: &Rules) -> Result<Report, Error> {
 }
 
 /// Removes the rules, and nothing else.
-pub fn remove() -> Result<Report, Error> {
+pub(crate) fn remove() -> Result<Report, Error> {
     let mut report = Report::new();
     for family in [Family::V4, Family::V6] {
         if family == Family::V6 && matches!(Ipv6::of_this_namespace(), Ipv6::Absent(_)) {
@@ -69,7 +69,7 @@ pub fn remove() -> Result<Report, Error> {
 }
 
 /// Returns the transaction for a pod without any rules, for a person to read.
-pub fn preview(rules: &Rules) -> String {
+pub(crate) fn preview(rules: &Rules) -> String {
     [Family::V4, Family::V6].map(|family| format!("# {family}\n{}", table::replacement(rules, family, ""))).concat()
 }
 

@@ -17,12 +17,12 @@ use std::{
 use ipnet::IpNet;
 
 /// The address from which the proxy calls its own workload: such connections are not captured.
-pub const PROXY_SOURCE_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
+pub(crate) const PROXY_SOURCE_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
 /// The same for IPv6. A kernel does not have it on its loopback interface by itself (see [`super::ipv6`]).
-pub const PROXY_SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
+pub(crate) const PROXY_SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 
 /// The chains that are ours alone.
-pub const CHAINS: [&str; 4] = [INBOUND, IN_REDIRECT, OUTPUT, REDIRECT];
+pub(crate) const CHAINS: [&str; 4] = [INBOUND, IN_REDIRECT, OUTPUT, REDIRECT];
 const INBOUND: &str = "ISTIO_INBOUND";
 const IN_REDIRECT: &str = "ISTIO_IN_REDIRECT";
 const OUTPUT: &str = "ISTIO_OUTPUT";
@@ -33,7 +33,7 @@ const LONGEST_INTERFACE: usize = 15;
 
 /// What is captured.
 #[derive(Clone, Debug)]
-pub struct Rules {
+pub(crate) struct Rules {
     /// Envoy's port for what the workload sends.
     pub outbound_port: u16,
     /// Envoy's port for what the workload receives.
@@ -60,7 +60,7 @@ pub struct Rules {
 
 /// Everything (`*`), or what is listed (comma-separated; empty: nothing).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Selection<T> {
+pub(crate) enum Selection<T> {
     /// `*`
     All,
     /// A list.
@@ -69,11 +69,11 @@ pub enum Selection<T> {
 
 /// The name of a network interface, as iptables takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Interface(String);
+pub(crate) struct Interface(String);
 
 /// IPv4 or IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
+pub(crate) enum Family {
     /// IPv4
     V4,
     /// IPv6
@@ -81,11 +81,11 @@ pub enum Family {
 }
 
 /// A line `-A …` without the `-A`: chain, matches, target.
-pub type Rule = String;
+pub(crate) type Rule = String;
 
 impl Rules {
     /// Returns the rules of our own chains, and then the jumps to them, in order.
-    pub fn of(&self, family: Family) -> Vec<Rule> {
+    pub(crate) fn of(&self, family: Family) -> Vec<Rule> {
         let mut rules = vec![
             format!("{REDIRECT} -p tcp -j REDIRECT --to-ports {}", self.outbound_port),
             format!("{IN_REDIRECT} -p tcp -j REDIRECT --to-ports {}", self.inbound_port),
@@ -176,7 +176,7 @@ impl fmt::Display for Family {
 
 impl<T> Selection<T> {
     /// Reads `*`, or a list whose entries `entry` reads.
-    pub fn parse<E>(text: &str, entry: impl Fn(&str) -> Result<T, E>) -> Result<Self, E> {
+    pub(crate) fn parse<E>(text: &str, entry: impl Fn(&str) -> Result<T, E>) -> Result<Self, E> {
         if text.trim() == "*" {
             return Ok(Selection::All);
         }
@@ -185,17 +185,17 @@ impl<T> Selection<T> {
 }
 
 /// Reads a comma-separated list; an empty text is an empty list.
-pub fn list<T, E>(text: &str, entry: impl Fn(&str) -> Result<T, E>) -> Result<Vec<T>, E> {
+pub(crate) fn list<T, E>(text: &str, entry: impl Fn(&str) -> Result<T, E>) -> Result<Vec<T>, E> {
     text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(entry).collect()
 }
 
 /// Reads a port other than 0.
-pub fn port(text: &str) -> Result<u16, String> {
+pub(crate) fn port(text: &str) -> Result<u16, String> {
     text.parse().ok().filter(|port| *port > 0).ok_or_else(|| format!("{text:?} is no port (1 to 65535)"))
 }
 
 /// Reads a range of addresses (`10.0.0.0/8`), or one address.
-pub fn range(text: &str) -> Result<IpNet, String> {
+pub(crate) fn range(text: &str) -> Result<IpNet, String> {
     let range = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
     range.map(|range| range.trunc()).map_err(|_| format!("{text:?} is neither a range of addresses such as 10.0.0.0/8 nor an address"))
 }

@@ -6,14 +6,14 @@ use super::rules::{CHAINS, Family, Rules};
 
 /// Returns the transaction that replaces our chains by `rules`, given the `nat` table as iptables-save shows it. Declaring a chain
 /// empties it, and jumps that are there already are removed in the same transaction.
-pub fn replacement(rules: &Rules, family: Family, saved: &str) -> String {
+pub(crate) fn replacement(rules: &Rules, family: Family, saved: &str) -> String {
     let declared = CHAINS.map(|chain| format!(":{chain} - [0:0]"));
     let wanted = rules.of(family).into_iter().map(|rule| format!("-A {rule}"));
     transaction(declared.into_iter().chain(jumps_removed(saved)).chain(wanted))
 }
 
 /// Returns the transaction that removes our chains and the jumps to them.
-pub fn removal(saved: &str) -> String {
+pub(crate) fn removal(saved: &str) -> String {
     let present = chains_present(saved);
     let emptied = present.iter().map(|chain| format!("-F {chain}"));
     let deleted = present.iter().map(|chain| format!("-X {chain}"));

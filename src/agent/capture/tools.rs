@@ -14,13 +14,13 @@ const LOCK_WAIT: &str = "10";
 
 /// `iptables…-save` and `iptables…-restore` of one variant.
 #[derive(Clone, Debug)]
-pub struct Tools {
+pub(crate) struct Tools {
     prefix: String,
 }
 
 /// Why iptables did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// No variant works here.
     #[error("no usable {program}: {reasons} (it takes root with the capabilities NET_ADMIN and NET_RAW)")]
     Unusable {
@@ -41,7 +41,7 @@ pub enum Error {
 
 impl Tools {
     /// Finds the first variant that can read the `nat` table of this network namespace.
-    pub fn find(family: Family) -> Result<Self, Error> {
+    pub(crate) fn find(family: Family) -> Result<Self, Error> {
         let program = match family {
             Family::V4 => "iptables",
             Family::V6 => "ip6tables",
@@ -58,17 +58,17 @@ impl Tools {
     }
 
     /// Returns its name: `iptables-nft`, `iptables`, ….
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.prefix
     }
 
     /// Returns the `nat` table as text.
-    pub fn saved(&self) -> Result<String, Error> {
+    pub(crate) fn saved(&self) -> Result<String, Error> {
         run(&format!("{}-save", self.prefix), &["-t", "nat"], "")
     }
 
     /// Runs one transaction; chains that it does not name stay as they are.
-    pub fn restore(&self, transaction: &str) -> Result<(), Error> {
+    pub(crate) fn restore(&self, transaction: &str) -> Result<(), Error> {
         let arguments: &[&str] = if self.prefix.ends_with("-legacy") { &["--noflush", "--wait", LOCK_WAIT] } else { &["--noflush"] };
         run(&format!("{}-restore", self.prefix), arguments, transaction).map(|_| ())
     }

@@ -36,13 +36,13 @@ use super::certificate::{CurrentCertificate, WorkloadCertificate};
 const FILES_POLL: Duration = Duration::from_secs(2);
 
 /// The name of the workload's key and chain.
-pub const DEFAULT: &str = "default";
+pub(crate) const DEFAULT: &str = "default";
 /// The name of the roots to which peers must chain.
-pub const ROOT_CA: &str = "ROOTCA";
+pub(crate) const ROOT_CA: &str = "ROOTCA";
 
 /// The secret discovery service of one agent.
 #[derive(Clone)]
-pub struct SecretService {
+pub(crate) struct SecretService {
     current: CurrentCertificate,
 }
 
@@ -67,7 +67,7 @@ type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl SecretService {
     /// Returns a service of what `current` holds. Names that are asked for before the first certificate are answered when it comes.
-    pub fn new(current: CurrentCertificate) -> Self {
+    pub(crate) fn new(current: CurrentCertificate) -> Self {
         Self { current }
     }
 }

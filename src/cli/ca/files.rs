@@ -1,4 +1,4 @@
-//! Files of a ceremony: never overwritten unasked, keys readable by their owner only.
+//! The files of a ceremony: they are never overwritten without `--force`, and keys are readable by their owner only.
 
 use std::{
     fs::{self, DirBuilder, OpenOptions},
@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, bail};
 
-/// Where the root key's passphrase comes from. It is never an argument: those are seen by every user of the machine.
+/// Where the root key's passphrase comes from. It is never an argument, because every user of the machine can see those.
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
 pub(super) struct PassphraseSource {
@@ -24,20 +24,20 @@ pub(super) struct PassphraseSource {
     passphrase_stdin: bool,
 }
 
-/// One file to be written.
+/// A file to write.
 pub(super) struct Output {
     /// Its name in the folder.
     pub(super) name: &'static str,
-    /// What it holds.
+    /// Its contents.
     pub(super) contents: String,
-    /// Mode 0600 instead of 0644.
+    /// Whether its mode is 0600 instead of 0644.
     pub(super) secret: bool,
 }
 
 // === impl PassphraseSource ===
 
 impl PassphraseSource {
-    /// The passphrase, without its line end.
+    /// Reads the passphrase, without its line end.
     pub(super) fn read(&self) -> anyhow::Result<Vec<u8>> {
         let text = if let Some(path) = &self.passphrase_file {
             fs::read_to_string(path).with_context(|| format!("passphrase file {}", path.display()))?
@@ -55,7 +55,7 @@ impl PassphraseSource {
     }
 }
 
-/// Writes all files, or none when one exists and `force` is not given.
+/// Writes all files, or none if one exists and `force` is not given.
 pub(super) fn write(folder: &Path, outputs: &[Output], force: bool) -> anyhow::Result<()> {
     let existing: Vec<_> = outputs.iter().filter(|output| folder.join(output.name).exists()).map(|output| output.name).collect();
     if !existing.is_empty() && !force {
@@ -65,7 +65,7 @@ pub(super) fn write(folder: &Path, outputs: &[Output], force: bool) -> anyhow::R
     outputs.iter().try_for_each(|output| write_one(folder, output).with_context(|| format!("{}", folder.join(output.name).display())))
 }
 
-/// By a new file and a rename, so that nobody reads half a file, and an old file's wider mode is not kept.
+/// Writes a new file and renames it, so that nobody reads half a file, and the mode of an old file is not kept.
 fn write_one(folder: &Path, output: &Output) -> io::Result<()> {
     let new = folder.join(format!(".{}.new", output.name));
     match fs::remove_file(&new) {

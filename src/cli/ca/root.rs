@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use super::files::{self, Output, PassphraseSource};
 use crate::identity::{
     ca::{self, Serial},
-    ceremony::{self, CaSubject},
+    ceremony::{self, CaRequest, CaSubject},
     certificate::Certificate,
     key::{KeyType, PrivateKey},
 };
@@ -83,7 +83,8 @@ pub(super) fn make_root(arguments: RootArguments) -> anyhow::Result<ExitCode> {
     let passphrase = arguments.passphrase.read()?;
     let key = PrivateKey::generate(arguments.key_type)?;
     let subject = CaSubject { organization: arguments.org, common_name: arguments.common_name };
-    let certificate = ceremony::root_certificate(&key, &subject, arguments.days, Timestamp::now(), Serial::random()?)?;
+    let request = CaRequest { key: &key, subject: &subject, days: arguments.days, now: Timestamp::now(), serial: Serial::random()? };
+    let certificate = ceremony::root_certificate(&request)?;
     let outputs = [
         Output { name: ROOT_KEY, contents: key.to_encrypted_pem(&passphrase)?, secret: true },
         Output { name: ROOT_CERTIFICATE, contents: certificate.pem(), secret: false },
@@ -100,8 +101,9 @@ pub(super) fn make_intermediate(arguments: IntermediateArguments) -> anyhow::Res
     let (root, root_key) = read_root(&arguments.root, &arguments.passphrase)?;
     let key = PrivateKey::generate(arguments.key_type)?;
     let subject = CaSubject { organization: arguments.org, common_name: arguments.common_name };
-    let (days, path_len, now) = (arguments.days, arguments.path_len, Timestamp::now());
-    let certificate = ceremony::intermediate_certificate(&key, &subject, days, path_len, &root, root_key, now, Serial::random()?)?;
+    let now = Timestamp::now();
+    let request = CaRequest { key: &key, subject: &subject, days: arguments.days, now, serial: Serial::random()? };
+    let certificate = ceremony::intermediate_certificate(&request, arguments.path_len, &root, root_key)?;
     let outputs = [
         Output { name: "root-cert.pem", contents: root.pem(), secret: false },
         Output { name: "cert-chain.pem", contents: certificate.pem() + &root.pem(), secret: false },

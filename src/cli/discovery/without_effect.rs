@@ -1,8 +1,8 @@
-//! What istiod can be told and we cannot: taken, so that its chart starts us, and named in the log.
+//! Settings of istiod that have no effect here: they are accepted, so that its chart starts us, and named in the log.
 
 use std::env;
 
-/// Variables that change what istiod does and have no effect here, unless they say what is so anyway.
+/// Variables that change what istiod does and have no effect here, each with the values that ask for what we do anyway.
 const VARIABLES: [(&str, &[&str]); 17] = [
     ("PILOT_CERT_PROVIDER", &["istiod"]),
     ("JWT_RULE", &[]),
@@ -73,11 +73,11 @@ pub(super) struct WithoutEffect {
 }
 
 impl WithoutEffect {
-    /// Says in the log what was given and has no effect.
+    /// Logs what was given and has no effect.
     ///
     /// # Errors
-    /// When we would do what nobody wants, were it ignored: sign by a CA of our own where another one is asked for.
-    pub(super) fn tell(&self) -> anyhow::Result<()> {
+    /// When ignoring it would do harm: an external CA is asked for, and we would sign with our own.
+    pub(super) fn warn(&self) -> anyhow::Result<()> {
         let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
         if let Some(external) = variable("EXTERNAL_CA") {
             anyhow::bail!("EXTERNAL_CA={external}: certificates are signed by our own CA alone; put an intermediate into Secret cacerts");
@@ -109,11 +109,11 @@ impl WithoutEffect {
 }
 
 fn ignored(variable: impl Fn(&str) -> Option<String>) -> Vec<(&'static str, String)> {
-    let said = VARIABLES.iter().filter_map(|(name, so_anyway)| {
+    let ignored = VARIABLES.iter().filter_map(|(name, harmless)| {
         let value = variable(name)?;
-        (!so_anyway.contains(&value.as_str())).then_some((*name, value))
+        (!harmless.contains(&value.as_str())).then_some((*name, value))
     });
-    said.collect()
+    ignored.collect()
 }
 
 #[cfg(test)]
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn variables_are_named_when_they_ask_for_what_is_not_so() {
+    fn variables_are_named_when_they_ask_for_something_else() {
         let variable = |name: &str| match name {
             "PILOT_CERT_PROVIDER" => Some("istiod".to_owned()),
             "PILOT_ENABLE_AMBIENT" => Some("true".to_owned()),

@@ -17,7 +17,7 @@ use tokio::sync::Barrier;
 use super::*;
 use crate::identity::{
     ca::Serial,
-    ceremony::{CaSubject, intermediate_certificate, root_certificate},
+    ceremony::{CaRequest, CaSubject, intermediate_certificate, root_certificate},
     key::{KeyType, PrivateKey},
 };
 
@@ -124,8 +124,10 @@ fn given() -> SecretEntries {
     let subject = |name: &str| CaSubject { organization: "Company".into(), common_name: name.into() };
     let (root_key, key) = (PrivateKey::generate(KeyType::P256).unwrap(), PrivateKey::generate(KeyType::P256).unwrap());
     let serial = || Serial::random().unwrap();
-    let root = root_certificate(&root_key, &subject("root"), 90, start(), serial()).unwrap();
-    let signing = intermediate_certificate(&key, &subject("signing"), 50, 0, &root, root_key, start(), serial()).unwrap();
+    let request = CaRequest { key: &root_key, subject: &subject("root"), days: 90, now: start(), serial: serial() };
+    let root = root_certificate(&request).unwrap();
+    let request = CaRequest { key: &key, subject: &subject("signing"), days: 50, now: start(), serial: serial() };
+    let signing = intermediate_certificate(&request, 0, &root, root_key).unwrap();
     [("ca-cert.pem", signing.pem()), ("ca-key.pem", key.to_pem()), ("cert-chain.pem", signing.pem()), ("root-cert.pem", root.pem())]
         .into_iter()
         .map(|(name, text)| (name.to_owned(), text.into_bytes()))

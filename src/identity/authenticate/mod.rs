@@ -60,11 +60,6 @@ impl PeerCertificate {
         let certificate = Certificate::from_der(der).ok()?;
         Some(Self { identity: certificate.spiffe_id(), not_after: certificate.not_after })
     }
-
-    /// Returns the SPIFFE id, if the certificate has exactly one.
-    pub fn identity(&self) -> Option<&SpiffeId> {
-        self.identity.as_ref()
-    }
 }
 
 // === impl AuthenticationError ===

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::IssuePolicy;
 use crate::identity::{
-    ceremony::{CaSubject, CeremonyError, renewed_root, root_certificate},
+    ceremony::{CaRequest, CaSubject, CeremonyError, renewed_root, root_certificate},
     certificate::{Certificate, CertificateError},
     key::{KeyError, KeyType, PrivateKey},
     serial::{NoRandomness, Serial},
@@ -62,7 +62,8 @@ impl SelfSigned {
     pub fn generate(&self, now: Timestamp) -> Result<BTreeMap<String, Vec<u8>>, SelfSignedError> {
         let key = PrivateKey::generate(self.key)?;
         let subject = CaSubject { organization: self.organization.clone(), common_name: String::new() };
-        let root = root_certificate(&key, &subject, self.days, backdated(now), Serial::random()?)?;
+        let request = CaRequest { key: &key, subject: &subject, days: self.days, now: backdated(now), serial: Serial::random()? };
+        let root = root_certificate(&request)?;
         Ok(entries(&root, &key))
     }
 

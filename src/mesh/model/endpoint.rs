@@ -14,7 +14,7 @@ pub struct EndpointSet {
     pub ports: Vec<(u16, Arc<[Endpoint]>)>,
 }
 
-/// One place where a service answers. Only endpoints that may be given traffic exist.
+/// An address and port at which a service answers. There are only endpoints that may be given traffic.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Endpoint {
     /// Where to connect.
@@ -23,7 +23,7 @@ pub struct Endpoint {
     pub port: u16,
     /// Who answers there.
     pub backend: Arc<Backend>,
-    /// The workload has a sidecar and its mTLS mode for this port is not DISABLE.
+    /// Whether the workload has a sidecar whose mTLS mode for this port is not DISABLE.
     pub mtls: bool,
 }
 
@@ -53,13 +53,13 @@ pub struct Backend {
     pub node: SmolStr,
     /// At least 1.
     pub weight: u32,
-    /// The identity that it presents over mTLS.
+    /// The identity that it presents in mutual TLS.
     pub identity: Option<Arc<SpiffeId>>,
     /// Workload name, for telemetry.
     pub workload: SmolStr,
     /// Namespace of the workload.
     pub namespace: SmolStr,
-    /// Ready or not known.
+    /// Whether it is ready.
     pub health: Health,
 }
 
@@ -68,12 +68,12 @@ pub struct Backend {
 pub enum Health {
     /// Ready, by Kubernetes.
     Healthy,
-    /// Nobody says (ServiceEntry and WorkloadEntry endpoints): sent without health status.
+    /// Not known (endpoints of ServiceEntries and WorkloadEntries): sent without health status.
     Unknown,
 }
 
 impl EndpointSet {
-    /// The endpoints for a service port; empty when there are none.
+    /// Returns the endpoints for a service port; empty if there are none.
     pub fn port(&self, number: u16) -> &[Endpoint] {
         self.ports.iter().find(|(port, _)| *port == number).map_or(&[], |(_, endpoints)| endpoints)
     }

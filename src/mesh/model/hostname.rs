@@ -9,23 +9,23 @@ use smol_str::{SmolStr, format_smolstr};
 pub struct Hostname(SmolStr);
 
 impl Hostname {
-    /// Takes any text; compares without regard to case.
+    /// Makes a hostname of any text, in lower case.
     pub fn new(text: impl AsRef<str>) -> Self {
         let text = text.as_ref();
         if text.bytes().any(|b| b.is_ascii_uppercase()) { Self(text.to_ascii_lowercase().into()) } else { Self(text.into()) }
     }
 
-    /// The text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The text, shared.
+    /// Returns the text, shared.
     pub fn text(&self) -> &SmolStr {
         &self.0
     }
 
-    /// `*` or `*.something`.
+    /// Whether it is `*` or `*.something`.
     pub fn is_wildcard(&self) -> bool {
         self.0.starts_with('*')
     }

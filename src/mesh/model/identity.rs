@@ -1,4 +1,4 @@
-//! The SPIFFE identity of a workload, and what a connection proved of it.
+//! The SPIFFE identity of a workload, and what a caller has proven.
 
 use std::fmt;
 
@@ -15,12 +15,12 @@ pub struct SpiffeId {
     pub service_account: SmolStr,
 }
 
-/// Who is at the other end of a connection, as far as it was proven.
+/// The caller at the other end of a connection, as far as it is proven.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Caller {
-    /// A plaintext connection: nothing proven.
+    /// Nothing is proven: the connection is plaintext.
     Anonymous,
-    /// Proven by a token or a client certificate.
+    /// A token or a client certificate proved this identity.
     Workload(SpiffeId),
 }
 

@@ -19,7 +19,7 @@ impl Locality {
         self.region.is_empty() && self.zone.is_empty() && self.subzone.is_empty()
     }
 
-    /// `region/zone/subzone`, shortened where the tail is empty.
+    /// Returns `region/zone/subzone`, without what is empty at the end.
     pub fn label(&self) -> SmolStr {
         match (self.zone.is_empty(), self.subzone.is_empty()) {
             (_, false) => format_smolstr!("{}/{}/{}", self.region, self.zone, self.subzone),

@@ -1,6 +1,6 @@
-//! How a workload takes in mutual TLS.
+//! Whether a workload accepts mutual TLS, plaintext, or both.
 
-/// How inbound traffic is taken in (`PeerAuthentication.mtls.mode`), after inheritance.
+/// What inbound traffic is accepted (`PeerAuthentication.mtls.mode`), after inheritance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum MtlsMode {
     /// Plaintext only.

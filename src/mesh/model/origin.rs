@@ -4,16 +4,16 @@ use smol_str::SmolStr;
 
 use crate::api::{Object, ObjectKey};
 
-/// The object (and its generation) that a value came from: rule 5, everything has an origin.
+/// The object, with its generation, that a value came from. Everything has an origin.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Origin {
     /// The object.
     pub object: ObjectKey,
-    /// Its `metadata.generation`, 0 when unknown.
+    /// Its `metadata.generation`; 0 if unknown.
     pub generation: i64,
 }
 
-/// Age before name before namespace: Istio's tie-break between objects of one kind.
+/// Istio's order between objects of one kind: by age, then by name, then by namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Precedence {
     /// `creationTimestamp`, Unix seconds.

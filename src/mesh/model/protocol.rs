@@ -3,7 +3,7 @@
 /// The protocol of a port (contract §6.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Protocol {
-    /// Not said: the proxy sniffs.
+    /// Not declared: the proxy detects it.
     Auto,
     /// HTTP/1.1
     Http,
@@ -17,7 +17,7 @@ pub enum Protocol {
     Https,
     /// TLS that the proxy does not terminate
     Tls,
-    /// Bytes
+    /// Any bytes
     Tcp,
     /// MongoDB's wire protocol
     Mongo,
@@ -25,7 +25,7 @@ pub enum Protocol {
     Mysql,
     /// Redis' wire protocol
     Redis,
-    /// UDP: dropped from what proxies send out
+    /// UDP, which proxies do not carry
     Udp,
 }
 

@@ -1,4 +1,4 @@
-//! A connected proxy, as far as translation may read it.
+//! A connected proxy, with everything that translation may read of it.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -9,7 +9,7 @@ use crate::api::Labels;
 
 /// A proxy as it described itself, checked against what is known about its workload.
 ///
-/// The fields are all that translation may read of a proxy; what two proxies have in common makes them one class.
+/// Translation may read nothing else of a proxy; proxies that have this in common form a class.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proxy {
     /// `pod.namespace`
@@ -18,11 +18,11 @@ pub struct Proxy {
     pub kind: ProxyKind,
     /// Configuration namespace.
     pub namespace: SmolStr,
-    /// `SERVICE_ACCOUNT`; empty when not said.
+    /// `SERVICE_ACCOUNT`; empty if unknown.
     pub service_account: SmolStr,
-    /// Its addresses, first the primary.
+    /// Its addresses, the primary first.
     pub ips: Vec<IpAddr>,
-    /// Labels of its workload (the pod's when known, else from metadata).
+    /// Labels of its workload: the pod's if it is known, or else those in the metadata.
     pub labels: Arc<Labels>,
     /// `CLUSTER_ID`
     pub cluster: SmolStr,
@@ -34,7 +34,7 @@ pub struct Proxy {
     pub node: SmolStr,
     /// Capture mode.
     pub interception: Interception,
-    /// Stock or Istio's.
+    /// The build of Envoy.
     pub flavour: Flavour,
     /// `dns_domain` of the node id (`<ns>.svc.<domain>`).
     pub dns_domain: SmolStr,
@@ -72,21 +72,21 @@ pub enum Interception {
     None,
 }
 
-/// For which build of Envoy configuration is made.
+/// The build of Envoy for which configuration is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Flavour {
     /// Envoy as its project releases it.
     Stock,
-    /// Istio's proxyv2, which has extensions of its own (contract §3.8).
+    /// Istio's proxyv2, with extensions of its own (contract §3.8).
     Istio,
 }
 
-/// What only names a proxy in traces and metrics.
+/// The names of a proxy in traces and metrics, which nothing else depends on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TelemetryIdentity {
     /// `service.istio.io/canonical-name`, or what stands in for it.
     pub canonical_name: SmolStr,
-    /// `service.istio.io/canonical-revision`, `latest` when not said.
+    /// `service.istio.io/canonical-revision`, or `latest`.
     pub canonical_revision: SmolStr,
     /// `MESH_ID`
     pub mesh_id: SmolStr,
@@ -97,7 +97,7 @@ pub struct TelemetryIdentity {
 }
 
 impl Proxy {
-    /// A proxy of which only this is known: stock Envoy, REDIRECT, in cluster `Kubernetes` of the domain
+    /// Returns a proxy of which only this is known: stock Envoy, REDIRECT, in cluster `Kubernetes` of the domain
     /// `cluster.local`. `id` is `pod.namespace`.
     pub fn new(kind: ProxyKind, id: &str) -> Self {
         let namespace = id.rsplit_once('.').map_or("", |(_, namespace)| namespace);

@@ -10,7 +10,7 @@ use crate::api::Labels;
 /// What a hostname means: a Kubernetes Service, or one host of a ServiceEntry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
-    /// Fully qualified.
+    /// Its hostname, fully qualified.
     pub hostname: Hostname,
     /// `metadata.name` of the Service or ServiceEntry.
     pub name: SmolStr,
@@ -18,29 +18,29 @@ pub struct Service {
     pub namespace: SmolStr,
     /// Kubernetes or ServiceEntry.
     pub registry: Registry,
-    /// In the order in which they were written.
+    /// Its ports, in the order in which they were written.
     pub ports: Vec<ServicePort>,
     /// Virtual addresses: cluster IPs, or a ServiceEntry's addresses (may be CIDRs); empty for headless and for none.
     pub addresses: Vec<SmolStr>,
     /// How endpoints are found.
     pub resolution: Resolution,
-    /// A Kubernetes Service with `clusterIP: None`.
+    /// Whether it is a Kubernetes Service with `clusterIP: None`.
     pub headless: bool,
-    /// `location: MESH_EXTERNAL`, or an ExternalName service.
+    /// Whether it is outside the mesh: `location: MESH_EXTERNAL`, or an ExternalName service.
     pub mesh_external: bool,
     /// Hostnames of ExternalName services that point here, sorted.
     pub aliases: Vec<Hostname>,
-    /// For an ExternalName service: where it points. Such a service yields no cluster and no virtual host itself.
+    /// Where an ExternalName service points. Such a service has no cluster and no virtual host itself.
     pub external_name: Option<Hostname>,
     /// Who may see it.
     pub export_to: Visibility,
-    /// Identities that its endpoints may have, sorted (from endpoints, annotations).
+    /// Identities that its endpoints may have, sorted; from endpoints and annotations.
     pub service_accounts: Vec<SpiffeId>,
     /// `subjectAltNames` of a ServiceEntry.
     pub subject_alt_names: Vec<SmolStr>,
     /// Labels of the object.
     pub labels: Arc<Labels>,
-    /// Selects its pods; empty: none.
+    /// Selects its pods; empty: it selects none.
     pub selector: Arc<Labels>,
     /// `publishNotReadyAddresses`
     pub publish_not_ready: bool,
@@ -68,9 +68,9 @@ pub struct ServicePort {
     pub number: u16,
     /// Its name; EndpointSlice ports join by it.
     pub name: SmolStr,
-    /// What is spoken there.
+    /// Its protocol.
     pub protocol: Protocol,
-    /// The number that the pod listens on, where it is a number (a named target port is resolved per endpoint).
+    /// The port that the pod listens on; a named one is resolved for each endpoint.
     pub target_port: TargetPort,
 }
 
@@ -98,7 +98,7 @@ pub enum Resolution {
     DynamicDns,
 }
 
-/// Where a service comes from; decides precedence between equal hostnames.
+/// Where a service comes from, which decides between equal hostnames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Registry {
     /// A Kubernetes Service.
@@ -108,12 +108,12 @@ pub enum Registry {
 }
 
 impl Service {
-    /// Its key.
+    /// Returns its key.
     pub fn key(&self) -> ServiceKey {
         ServiceKey { hostname: self.hostname.clone(), namespace: self.namespace.clone() }
     }
 
-    /// The port of that number.
+    /// Returns the port with that number.
     pub fn port(&self, number: u16) -> Option<&ServicePort> {
         self.ports.iter().find(|port| port.number == number)
     }

@@ -10,19 +10,19 @@ use crate::api::{Kind, Labels};
 /// A pod (or a WorkloadEntry) that may have a proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workload {
-    /// Pod name.
+    /// The name of the pod or WorkloadEntry.
     pub name: SmolStr,
     /// Its namespace.
     pub namespace: SmolStr,
-    /// Pod labels.
+    /// Its labels.
     pub labels: Arc<Labels>,
     /// `metadata.annotations`
     pub annotations: Arc<Labels>,
-    /// Service account.
+    /// Its service account.
     pub service_account: SmolStr,
     /// All its addresses.
     pub ips: Arc<[IpAddr]>,
-    /// Node name.
+    /// The name of its node.
     pub node: SmolStr,
     /// From the node's labels or the pod's; mostly shared with the others on its node.
     pub locality: Arc<Locality>,

@@ -67,19 +67,11 @@ enum Valid {
 }
 
 impl TlsIdentity {
-    /// Returns an identity with certificates that our own CA issues for `names`.
-    ///
-    /// # Errors
-    /// When no certificate can be issued.
-    pub fn new(ca: Arc<CaHandle>, names: ServingNames, clock: Clock) -> Result<Arc<Self>, TlsError> {
-        Self::with(ca, ServingCertificate::Ours(names), TlsProtocol::default(), clock)
-    }
-
     /// Returns an identity with this certificate.
     ///
     /// # Errors
     /// When it cannot be issued, or its files cannot be read.
-    pub fn with(ca: Arc<CaHandle>, certificate: ServingCertificate, protocol: TlsProtocol, clock: Clock) -> Result<Arc<Self>, TlsError> {
+    pub fn new(ca: Arc<CaHandle>, certificate: ServingCertificate, protocol: TlsProtocol, clock: Clock) -> Result<Arc<Self>, TlsError> {
         let (current, roots) = issue(&ca.current(), &certificate, &protocol, clock())?;
         let (current, roots) = (ArcSwap::from_pointee(current), watch::Sender::new(roots));
         Ok(Arc::new(Self { current, roots, ca, certificate, protocol, clock }))
@@ -103,7 +95,7 @@ impl TlsIdentity {
     /// Replaces the certificate: by a new one of the CA in use now, or by the one that the files hold now.
     ///
     /// # Errors
-    /// As for [`Self::with`]; the certificate in use stays.
+    /// As for [`Self::new`]; the certificate in use stays.
     pub fn reissue(&self) -> Result<(), TlsError> {
         let (current, roots) = issue(&self.ca.current(), &self.certificate, &self.protocol, (self.clock)())?;
         self.current.store(Arc::new(current));

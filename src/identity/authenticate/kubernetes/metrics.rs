@@ -28,8 +28,8 @@ impl TokenMetrics {
         registry.register("istiod_lite_token_key_fetches", "Fetches of the cluster's token keys, by result", self.fetches.clone());
     }
 
-    /// Returns how many tokens had that outcome.
-    pub fn decisions(&self, outcome: &'static str) -> u64 {
+    #[cfg(test)]
+    pub(super) fn decisions(&self, outcome: &'static str) -> u64 {
         self.decisions.get_or_create(&[("outcome", outcome)]).get()
     }
 
