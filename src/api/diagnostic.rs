@@ -59,27 +59,48 @@ impl Diagnostic {
         self.location = Some(location.clone());
         self
     }
+
+    /// Formats the finding without its severity: `VirtualService/shop/reviews spec.http[0].timeout: …`.
+    pub fn without_severity(&self) -> impl fmt::Display {
+        fmt::from_fn(|f| {
+            let location = self.location.as_ref().map(|Location { file, document }| match document {
+                0 => format!("({file})"),
+                document => format!("({file}, document {document})"),
+            });
+            let field = Some(self.field.clone()).filter(|field| !field.is_empty());
+            let places: Vec<String> = [self.object.as_ref().map(ToString::to_string), location, field].into_iter().flatten().collect();
+            if !places.is_empty() {
+                write!(f, "{}: ", places.join(" "))?;
+            }
+            f.write_str(&self.message)
+        })
+    }
 }
 
-// `error: VirtualService/shop/reviews (canary.yaml, document 2) spec.http[0].timeout: …`
+/// `error: VirtualService/shop/reviews (canary.yaml, document 2) spec.http[0].timeout: …`
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.severity {
-            Severity::Error => "error:",
-            Severity::Warning => "warning:",
-        })?;
-        if let Some(object) = &self.object {
-            write!(f, " {object}")?;
-        }
-        match &self.location {
-            Some(Location { file, document: 0 }) => write!(f, " ({file})")?,
-            Some(Location { file, document }) => write!(f, " ({file}, document {document})")?,
-            None => {}
-        }
-        if !self.field.is_empty() {
-            write!(f, " {}", self.field)?;
-        }
-        let bare = self.object.is_none() && self.location.is_none() && self.field.is_empty();
-        write!(f, "{} {}", if bare { "" } else { ":" }, self.message)
+        let severity = match self.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        write!(f, "{severity}: {}", self.without_severity())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Kind;
+
+    #[test]
+    fn findings_name_their_severity_and_all_that_is_known_of_their_place() {
+        let bare = Diagnostic::error("", "is broken");
+        assert_eq!(bare.to_string(), "error: is broken");
+        let key = ObjectKey { cluster: "c".into(), kind: Kind::VirtualService, namespace: "shop".into(), name: "a".into() };
+        let full = Diagnostic::warning("spec.hosts", "is odd").of(&key).at(&Location { file: "a.yaml".into(), document: 2 });
+        assert_eq!(full.to_string(), "warning: VirtualService/shop/a (a.yaml, document 2) spec.hosts: is odd");
+        assert_eq!(full.without_severity().to_string(), "VirtualService/shop/a (a.yaml, document 2) spec.hosts: is odd");
+        assert_eq!(bare.at(&Location { file: "a.yaml".into(), document: 0 }).without_severity().to_string(), "(a.yaml): is broken");
     }
 }

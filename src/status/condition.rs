@@ -86,7 +86,7 @@ fn seconds(time: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::report::{Line, Reason};
+    use crate::status::report::{ConditionReason, ReportLine};
 
     const TYPE: &str = "istiod-lite.io/Accepted";
 
@@ -96,8 +96,9 @@ mod tests {
         object
     }
 
-    fn report(lines: &[(Reason, &str)]) -> Report {
-        let line = |(reason, message): &(Reason, &str)| Line { reason: *reason, field: "spec".into(), message: (*message).into() };
+    fn report(lines: &[(ConditionReason, &str)]) -> Report {
+        let line =
+            |(reason, message): &(ConditionReason, &str)| ReportLine { reason: *reason, field: "spec".into(), message: (*message).into() };
         Report { lines: lines.iter().map(line).collect() }
     }
 
@@ -107,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_refusal_stands_until_it_is_mended_and_keeps_its_time() {
-        let refused = report(&[(Reason::Refused, "wrong"), (Reason::Doubtful, "odd")]);
+        let refused = report(&[(ConditionReason::Refused, "wrong"), (ConditionReason::Doubtful, "odd")]);
         let first = status(TYPE, &object(Value::Null), &refused, at(0)).unwrap();
         let condition = json!({
             "type": TYPE, "status": "False", "reason": "Refused", "message": "spec: wrong; spec: odd",
@@ -116,7 +117,7 @@ mod tests {
         assert_eq!(first, json!({"conditions": [condition]}));
         assert_eq!(status(TYPE, &object(first.clone()), &refused, at(9)), None);
         assert!(complains(&first, TYPE));
-        let other = status(TYPE, &object(first.clone()), &report(&[(Reason::RefusedByProxies, "no")]), at(9)).unwrap();
+        let other = status(TYPE, &object(first.clone()), &report(&[(ConditionReason::RefusedByProxies, "no")]), at(9)).unwrap();
         assert_eq!(other["conditions"][0]["lastTransitionTime"], "1970-01-01T00:00:00Z");
         let mended = status(TYPE, &object(first), &Report::accepted(), at(9)).unwrap();
         let condition = &mended["conditions"][0];
@@ -127,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_new_generation_is_news_and_a_number_as_text_is_none() {
-        let doubtful = report(&[(Reason::Doubtful, "odd")]);
+        let doubtful = report(&[(ConditionReason::Doubtful, "odd")]);
         let mut stands = status(TYPE, &object(Value::Null), &doubtful, at(0)).unwrap();
         assert_eq!(stands["conditions"][0]["status"], "True");
         stands["conditions"][0]["observedGeneration"] = json!("4");
@@ -138,7 +139,7 @@ mod tests {
 
     #[test]
     fn conditions_of_others_are_repeated_where_the_list_is_one_value() {
-        let refused = report(&[(Reason::Refused, "wrong")]);
+        let refused = report(&[(ConditionReason::Refused, "wrong")]);
         let mut object = object(json!({"conditions": [{"type": "Reconciled", "status": "True"}, {"type": TYPE, "status": "True"}]}));
         let owned = |conditions: Value| json!([{"manager": "x", "fieldsV1": {"f:status": {"f:conditions": conditions}}}]);
         let types = |object: &ReadObject| -> Vec<String> {

@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{
     Settings,
     object::{ObjectPath, ReadObject},
-    report::{Line, Reason},
+    report::{ConditionReason, ReportLine},
 };
 use crate::api::ObjectKey;
 
@@ -20,7 +20,7 @@ use crate::api::ObjectKey;
 const REPORTER: &str = "istiod-lite.io/status";
 
 /// Makes the Event for one line of the report about an object.
-pub(super) fn event(key: &ObjectKey, object: &ReadObject, line: &Line, settings: &Settings) -> Event {
+pub(super) fn event(key: &ObjectKey, object: &ReadObject, line: &ReportLine, settings: &Settings) -> Event {
     let path = ObjectPath::of(key, settings);
     let namespace = if path.namespace.is_empty() { "default".to_owned() } else { path.namespace.clone() };
     let uid = &object.metadata.uid;
@@ -34,7 +34,7 @@ pub(super) fn event(key: &ObjectKey, object: &ReadObject, line: &Line, settings:
             ..ObjectMeta::default()
         },
         event_time: Some(MicroTime((settings.clock)())),
-        type_: Some(if line.reason == Reason::Accepted { "Normal" } else { "Warning" }.to_owned()),
+        type_: Some(if line.reason == ConditionReason::Accepted { "Normal" } else { "Warning" }.to_owned()),
         reason: Some(line.reason.as_str().to_owned()),
         action: Some("Check".to_owned()),
         note: Some(line.text()),

@@ -167,19 +167,19 @@ impl Writer {
     }
 
     /// Writes about one object, and returns the lines of which there are Events now.
-    async fn write(&self, key: &ObjectKey, write: &Write) -> Result<Vec<report::Line>, ApiError> {
+    async fn write(&self, key: &ObjectKey, write: &Write) -> Result<Vec<report::ReportLine>, ApiError> {
         let Some(object) = self.api_server.get(key).await? else { return Ok(Vec::new()) };
         let report = write.report.as_ref();
         let mended = report.is_none() && self.has_complained(&object, write);
         if report.is_some() || mended {
             self.write_condition(key, &object, report.unwrap_or(&Report::accepted())).await?;
         }
-        let lines: Vec<report::Line> = write.new_lines(MOST_EVENTS);
+        let lines: Vec<report::ReportLine> = write.new_lines(MOST_EVENTS);
         for line in &lines {
             self.write_event(key, &object, line).await?;
         }
         if mended {
-            self.write_event(key, &object, &report::Line::mended()).await?;
+            self.write_event(key, &object, &report::ReportLine::mended()).await?;
         }
         Ok(lines)
     }
@@ -200,7 +200,7 @@ impl Writer {
         written
     }
 
-    async fn write_event(&self, key: &ObjectKey, object: &ReadObject, line: &report::Line) -> Result<(), ApiError> {
+    async fn write_event(&self, key: &ObjectKey, object: &ReadObject, line: &report::ReportLine) -> Result<(), ApiError> {
         let event = event::event(key, object, line, &self.settings);
         let written = self.api_server.post_event(&event, (self.settings.clock)()).await;
         self.count("event", &written);

@@ -1,4 +1,4 @@
-//! What is to be said of each object. Pure.
+//! Reports what is wrong with each object. Pure.
 
 use std::collections::BTreeMap;
 
@@ -9,95 +9,99 @@ use crate::{
     xds::ledger::Refusal,
 };
 
-/// All that is to be said of one object, the gravest first.
+/// Everything that is wrong with one object, the most serious first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Report {
-    /// Empty: nothing is wrong.
-    pub(super) lines: Vec<Line>,
+    /// The lines of the report; empty if nothing is wrong.
+    pub(super) lines: Vec<ReportLine>,
 }
 
-/// One thing that is to be said.
+/// One thing that is wrong with an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Line {
-    /// How grave it is.
-    pub(super) reason: Reason,
-    /// The field; empty for the object as a whole.
+pub(super) struct ReportLine {
+    /// How serious it is.
+    pub(super) reason: ConditionReason,
+    /// The path of the field; empty for the object as a whole.
     pub(super) field: String,
     /// What is wrong.
     pub(super) message: String,
 }
 
-/// The reason of a condition or an Event, the gravest first.
+/// The reason of a condition or an Event, the most serious first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Reason {
-    /// It is not applied; what was good before is served.
+pub(super) enum ConditionReason {
+    /// The object is not applied, and its last good version stays in effect.
     Refused,
-    /// Proxies refuse what is made of it.
+    /// Proxies refuse the configuration that is made of the object.
     RefusedByProxies,
-    /// It is applied, with a note.
+    /// The object is applied in spite of a warning.
     Doubtful,
     /// Nothing is wrong.
     Accepted,
 }
 
-/// The longest text of one line: an Event takes 1 kB.
+/// The longest text of one line, since the note of an Event has at most 1 kB.
 const LONGEST: usize = 900;
 
-/// What the findings and the refusals of proxies say of each object of a cluster. What was read from a file is told to
-/// those who read logs.
+/// Makes the report about each object of a cluster from the findings and the refusals of proxies. Findings about files are only
+/// in the log.
 pub(super) fn reports(findings: &[Diagnostic], refusals: &[Refusal], cluster: &SmolStr) -> BTreeMap<ObjectKey, Report> {
-    let mut lines: BTreeMap<ObjectKey, Vec<Line>> = BTreeMap::new();
+    let mut lines: BTreeMap<ObjectKey, Vec<ReportLine>> = BTreeMap::new();
     for finding in findings.iter().filter(|finding| finding.location.is_none()) {
         let Some(object) = finding.object.as_ref().filter(|object| object.cluster == *cluster) else { continue };
-        lines.entry(object.clone()).or_default().push(Line::of(finding));
+        lines.entry(object.clone()).or_default().push(ReportLine::of(finding));
     }
     for refusal in refusals.iter().filter(|refusal| refusal.object.cluster == *cluster) {
         let message = shortened(format!("proxies refuse what is made of it ({}): {}", refusal.kind.as_str(), refusal.error));
-        lines.entry(refusal.object.clone()).or_default().push(Line { reason: Reason::RefusedByProxies, field: String::new(), message });
+        lines.entry(refusal.object.clone()).or_default().push(ReportLine {
+            reason: ConditionReason::RefusedByProxies,
+            field: String::new(),
+            message,
+        });
     }
     lines.into_iter().map(|(object, lines)| (object, Report::new(lines))).collect()
 }
 
 impl Report {
-    /// Nothing is wrong.
+    /// Makes a report that nothing is wrong.
     pub(super) fn accepted() -> Self {
         Self { lines: Vec::new() }
     }
 
-    fn new(mut lines: Vec<Line>) -> Self {
+    fn new(mut lines: Vec<ReportLine>) -> Self {
         lines.sort();
         lines.dedup();
         Self { lines }
     }
 
-    /// That of the gravest line.
-    pub(super) fn reason(&self) -> Reason {
-        self.lines.first().map_or(Reason::Accepted, |line| line.reason)
+    /// Returns the reason of the most serious line.
+    pub(super) fn reason(&self) -> ConditionReason {
+        self.lines.first().map_or(ConditionReason::Accepted, |line| line.reason)
     }
 }
 
-impl Line {
-    /// That nothing is wrong any more.
+impl ReportLine {
+    /// Makes the line which says that nothing is wrong any more.
     pub(super) fn mended() -> Self {
-        Self { reason: Reason::Accepted, field: String::new(), message: "what was said of it no longer holds".to_owned() }
+        Self { reason: ConditionReason::Accepted, field: String::new(), message: "the earlier findings no longer apply".to_owned() }
     }
 
     fn of(finding: &Diagnostic) -> Self {
         let reason = match finding.severity {
-            Severity::Error => Reason::Refused,
-            Severity::Warning => Reason::Doubtful,
+            Severity::Error => ConditionReason::Refused,
+            Severity::Warning => ConditionReason::Doubtful,
         };
         Self { reason, field: finding.field.clone(), message: shortened(finding.message.clone()) }
     }
 
-    /// `spec.http[0].timeout: must be …`
+    /// Returns the line as text: `spec.http[0].timeout: must be …`.
     pub(super) fn text(&self) -> String {
         if self.field.is_empty() { self.message.clone() } else { format!("{}: {}", self.field, self.message) }
     }
 }
 
-impl Reason {
-    /// The word that users see.
+impl ConditionReason {
+    /// Returns the word that users see.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Refused => "Refused",
@@ -107,12 +111,13 @@ impl Reason {
         }
     }
 
-    /// Whether the object has effect.
+    /// Returns whether the object is applied.
     pub(super) fn is_accepted(self) -> bool {
         matches!(self, Self::Doubtful | Self::Accepted)
     }
 }
 
+/// Cuts a text that is too long for an Event.
 fn shortened(mut text: String) -> String {
     if let Some((cut, _)) = text.char_indices().take_while(|(at, _)| *at <= LONGEST).last().filter(|_| text.len() > LONGEST) {
         text.truncate(cut);
@@ -141,10 +146,10 @@ mod tests {
         let all = reports(&[doubt.clone(), wrong, doubt], &[refused.clone(), refused], &"c".into());
         assert_eq!(all.keys().collect::<Vec<_>>(), [&object("a"), &object("b")]);
         let a = &all[&object("a")];
-        assert_eq!(a.lines.iter().map(Line::text).collect::<Vec<_>>(), ["spec: wrong", "spec.hosts: doubtful"]);
-        assert_eq!((a.reason(), a.reason().is_accepted()), (Reason::Refused, false));
+        assert_eq!(a.lines.iter().map(ReportLine::text).collect::<Vec<_>>(), ["spec: wrong", "spec.hosts: doubtful"]);
+        assert_eq!((a.reason(), a.reason().is_accepted()), (ConditionReason::Refused, false));
         let b = &all[&object("b")];
-        assert_eq!(b.lines.iter().map(Line::text).collect::<Vec<_>>(), ["proxies refuse what is made of it (rds): no"]);
+        assert_eq!(b.lines.iter().map(ReportLine::text).collect::<Vec<_>>(), ["proxies refuse what is made of it (rds): no"]);
     }
 
     #[test]

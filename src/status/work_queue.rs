@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::report::{Line, Report};
+use super::report::{Report, ReportLine};
 use crate::api::ObjectKey;
 
 /// How long an error must last before it is written: one that is mended at once is none.
@@ -34,7 +34,7 @@ pub(super) struct WorkQueue {
 #[derive(Debug, Default)]
 struct LastWritten {
     /// The lines of which there are Events, and when they were written.
-    events: BTreeMap<Line, Instant>,
+    events: BTreeMap<ReportLine, Instant>,
 }
 
 /// What is to be written about one object.
@@ -45,7 +45,7 @@ pub(super) struct Write {
     /// Whether there are Events that say that something is wrong.
     pub(super) has_events: bool,
     /// The lines of which there are recent Events.
-    recent: BTreeSet<Line>,
+    recent: BTreeSet<ReportLine>,
 }
 
 impl WorkQueue {
@@ -89,7 +89,7 @@ impl WorkQueue {
     }
 
     /// Records that a write succeeded, with Events of these lines.
-    pub(super) fn succeeded(&mut self, key: ObjectKey, write: &Write, events: Vec<Line>, now: Instant) {
+    pub(super) fn succeeded(&mut self, key: ObjectKey, write: &Write, events: Vec<ReportLine>, now: Instant) {
         let Some(report) = &write.report else {
             self.written.remove(&key);
             return;
@@ -119,7 +119,7 @@ impl WorkQueue {
 
 impl Write {
     /// Returns those of the first `most` lines that have no recent Event, the most serious first.
-    pub(super) fn new_lines(&self, most: usize) -> Vec<Line> {
+    pub(super) fn new_lines(&self, most: usize) -> Vec<ReportLine> {
         let lines = self.report.iter().flat_map(|report| report.lines.iter());
         lines.take(most).filter(|line| !self.recent.contains(*line)).cloned().collect()
     }
@@ -128,14 +128,14 @@ impl Write {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{api::Kind, status::report::Reason};
+    use crate::{api::Kind, status::report::ConditionReason};
 
     fn object(name: &str) -> ObjectKey {
         ObjectKey { cluster: "c".into(), kind: Kind::VirtualService, namespace: "shop".into(), name: name.into() }
     }
 
-    fn line(message: &str) -> Line {
-        Line { reason: Reason::Refused, field: "spec".into(), message: message.into() }
+    fn line(message: &str) -> ReportLine {
+        ReportLine { reason: ConditionReason::Refused, field: "spec".into(), message: message.into() }
     }
 
     fn wrong(name: &str, messages: &[&str]) -> BTreeMap<ObjectKey, Report> {

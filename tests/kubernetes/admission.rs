@@ -232,7 +232,7 @@ impl Shop {
         patch(100).await?;
         let mended = self.wait_for_condition(VIRTUAL_SERVICE, "Accepted").await?;
         ensure!(mended["observedGeneration"].as_i64() > condition["observedGeneration"].as_i64(), "{condition} {mended}");
-        self.wait_for_event(VIRTUAL_SERVICE, "Accepted", "what was said of it no longer holds").await
+        self.wait_for_event(VIRTUAL_SERVICE, "Accepted", "the earlier findings no longer apply").await
     }
 
     /// The object is mended while nobody looks.

@@ -1,4 +1,4 @@
-//! Whether an object may be stored, and what is to be said of it. Pure.
+//! Decides whether an object may be stored, and with which warnings. Pure.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use crate::{
     webhook::review::{AdmissionRequest, AdmissionResponse},
 };
 
-/// So many findings are listed; the rest is counted. The API server cuts warnings of more than 4 kB in all.
+/// The most findings that are listed, with the others counted. The API server cuts warnings of more than 4 kB in all.
 const MOST_LISTED: usize = 20;
 
-/// HTTP status of a refusal.
+/// The HTTP status of a refusal.
 const UNPROCESSABLE: u16 = 422;
 
 /// What objects are held against.
@@ -23,36 +23,37 @@ pub(super) struct Judge<'a> {
     pub(super) cluster: &'a SmolStr,
 }
 
-/// The answer to one question.
+/// The decision about one object.
 pub(super) struct Verdict {
     pub(super) answer: AdmissionResponse,
-    /// Why it was refused; `None`: it was not.
-    pub(super) reason: Option<Reason>,
+    /// Why the object is refused; `None` if it is not.
+    pub(super) reason: Option<RefusalReason>,
 }
 
-/// Why an object is refused, in the words of istiod's metrics.
+/// Why an object is refused, as istiod's metrics tell it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reason {
-    /// Nobody knows its kind.
+pub(super) enum RefusalReason {
+    /// The kind is unknown.
     UnknownType,
-    /// It is wrong.
+    /// The object is invalid.
     Invalid,
 }
 
 impl Judge<'_> {
     pub(super) fn verdict(&self, request: &AdmissionRequest) -> Verdict {
         let object = &request.object;
-        // Whatever was stored must be able to go, and a finalizer is taken off by an update.
+        // It must be possible to delete any stored object, and finalizers are removed by updates.
         let leaving = object.pointer("/metadata/deletionTimestamp").is_some_and(|time| !time.is_null());
         if !matches!(&*request.operation, "CREATE" | "UPDATE") || leaving {
             return Verdict::allowed(Vec::new());
         }
-        match Claim::of(object) {
-            Claim::Read => self.judge(request),
-            Claim::Unread(kind) => Verdict::allowed(vec![not_read(kind, request)]),
-            Claim::Unknown(what) => {
-                Verdict::refused(Reason::UnknownType, format!("{what} is none of Istio's kinds: take it out of the rules of this webhook"))
-            }
+        match ObjectType::of(object) {
+            ObjectType::Read => self.judge(request),
+            ObjectType::Unread(kind) => Verdict::allowed(vec![not_read(kind, request)]),
+            ObjectType::Unknown(what) => Verdict::refused(
+                RefusalReason::UnknownType,
+                format!("{what} is none of Istio's kinds: take it out of the rules of this webhook"),
+            ),
         }
     }
 
@@ -61,19 +62,19 @@ impl Judge<'_> {
         let mut findings = parsed.diagnostics.clone();
         findings.extend(self.beside_others(&parsed));
         let (errors, warnings): (Vec<_>, Vec<_>) = findings.into_iter().partition(|finding| finding.severity == Severity::Error);
-        let warnings = warnings.iter().map(told);
+        let warnings = warnings.iter().map(text);
         if errors.is_empty() {
             return Verdict::allowed(warnings.collect());
         }
         if is_as_before(request) {
-            let still = errors.iter().map(|error| format!("{} (not applied)", told(error)));
+            let still = errors.iter().map(|error| format!("{} (not applied)", text(error)));
             return Verdict::allowed(still.chain(warnings).collect());
         }
-        let mut errors: Vec<String> = errors.iter().map(told).collect();
+        let mut errors: Vec<String> = errors.iter().map(text).collect();
         cut(&mut errors);
         Verdict {
             answer: AdmissionResponse { warnings: shown(warnings.collect()), ..refusal(errors.join("\n")) },
-            reason: Some(Reason::Invalid),
+            reason: Some(RefusalReason::Invalid),
         }
     }
 
@@ -92,13 +93,13 @@ impl Verdict {
         Self { answer: AdmissionResponse { warnings: shown(warnings), ..AdmissionResponse::default() }, reason: None }
     }
 
-    fn refused(reason: Reason, message: String) -> Self {
+    fn refused(reason: RefusalReason, message: String) -> Self {
         Self { answer: refusal(message), reason: Some(reason) }
     }
 }
 
-impl Reason {
-    /// As in the label `reason`.
+impl RefusalReason {
+    /// Returns the value of metric label `reason`.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::UnknownType => "unknown_type",
@@ -107,13 +108,14 @@ impl Reason {
     }
 }
 
-enum Claim {
+/// What an object says it is.
+enum ObjectType {
     Read,
     Unread(&'static UnreadKind),
     Unknown(String),
 }
 
-impl Claim {
+impl ObjectType {
     fn of(object: &Value) -> Self {
         let text = |name: &str| object.get(name).and_then(Value::as_str).unwrap_or_default();
         let (api_version, kind) = (text("apiVersion"), text("kind"));
@@ -129,8 +131,8 @@ fn not_read(kind: &UnreadKind, request: &AdmissionRequest) -> String {
     format!("{}/{}/{}: is not read by istiod-lite: {}", kind.name, request.namespace, request.name, kind.consequence)
 }
 
-/// The object with the name and namespace that it will be stored under. A name that the API server is yet to make has
-/// the shape that it will have.
+/// Returns the object with the namespace and name under which it will be stored. A name that the API server is yet to make has
+/// the form that it will have.
 fn as_stored(request: &AdmissionRequest) -> Value {
     let mut object = request.object.clone();
     let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return object };
@@ -162,11 +164,8 @@ fn is_as_before(request: &AdmissionRequest) -> bool {
     request.operation == "UPDATE" && same("spec") && same("apiVersion")
 }
 
-// `VirtualService/shop/reviews spec.http[0].timeout: must be …`
-fn told(finding: &Diagnostic) -> String {
-    let told = finding.to_string();
-    let words = told.split_once(": ").filter(|(severity, _)| matches!(*severity, "error" | "warning"));
-    words.map_or(told.clone(), |(_, words)| words.to_owned())
+fn text(finding: &Diagnostic) -> String {
+    finding.without_severity().to_string()
 }
 
 fn refusal(message: String) -> AdmissionResponse {

@@ -3,7 +3,7 @@
 use axum::http::StatusCode;
 use prometheus_client::{metrics::family::Family, registry::Registry};
 
-use super::judge::Reason;
+use super::judge::RefusalReason;
 use crate::{metrics::ExactCounter, webhook::review::GroupVersionResource};
 
 type Labels<const N: usize> = [(&'static str, String); N];
@@ -24,7 +24,7 @@ impl AdmissionMetrics {
         registry.register("galley_validation_http_error", "Requests that were no question to it", self.http_errors.clone());
     }
 
-    pub(super) fn count(&self, resource: &GroupVersionResource, refused: Option<Reason>) {
+    pub(super) fn count(&self, resource: &GroupVersionResource, refused: Option<RefusalReason>) {
         // What a resource is called is the API server's word: whoever else asks must not make series without end.
         let known = |text: &str| if text.len() <= 64 { text.to_owned() } else { "unknown".to_owned() };
         let (group, version) = (("group", known(&resource.group)), ("version", known(&resource.version)));
