@@ -3,6 +3,7 @@
 pub mod diagnostic;
 mod findings;
 pub mod go_duration;
+mod id;
 pub mod istio;
 mod kind;
 mod kinds;
@@ -16,6 +17,7 @@ mod validate;
 pub mod yaml;
 
 pub use diagnostic::{Diagnostic, Location, Severity};
+pub use id::{ConfigId, Id, LocalId};
 pub use kind::{ISTIO_GROUPS, Kind, Resource, Shown, UNREAD_KINDS, UnreadKind};
 pub use label_selector::selects;
 pub use object::{Content, Labels, Metadata, Object, ObjectKey, Spec};

@@ -12,14 +12,15 @@ pub type Labels = BTreeMap<SmolStr, SmolStr>;
 /// What names one object in all clusters: rule 12 of the architecture.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectKey {
-    /// The cluster that the object was read from; the folder is cluster `Kubernetes`.
-    pub cluster: SmolStr,
     /// What sort of object it is.
     pub kind: Kind,
     /// Empty for kinds that live outside namespaces.
     pub namespace: SmolStr,
     /// `metadata.name`
     pub name: SmolStr,
+    /// The cluster that the object was read from; the folder is cluster `Kubernetes`. Last, so that the objects of one
+    /// name stand together.
+    pub cluster: SmolStr,
 }
 
 /// The parts of `ObjectMeta` that translation or diagnosis reads.

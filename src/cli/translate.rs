@@ -159,8 +159,8 @@ fn print(value: &Value, format: Format) -> anyhow::Result<()> {
 /// Returns the proxy as it would describe itself, from its pod.
 fn proxy_of_pod(arguments: &Arguments, world: &World) -> anyhow::Result<Proxy> {
     let (name, namespace) = arguments.proxy.rsplit_once('.').context("--proxy: write NAME.NAMESPACE")?;
-    let pod = world.workloads.get(&(namespace.into(), name.into())).ok_or_else(|| {
-        let known: Vec<String> = world.workloads.keys().take(20).map(|(namespace, name)| format!("{name}.{namespace}")).collect();
+    let pod = world.workload(&arguments.cluster_id, namespace, name).ok_or_else(|| {
+        let known: Vec<String> = world.workloads.keys().take(20).map(|key| format!("{}.{}", key.name, key.namespace)).collect();
         anyhow!("--proxy: there is no Pod {name} in namespace {namespace}; there are: {}", known.join(", "))
     })?;
     let gateway = arguments.gateway.unwrap_or_else(|| !gateways_for(world, &pod.labels).is_empty());

@@ -10,7 +10,7 @@ mod endpoints;
 mod links;
 mod marks;
 mod policies;
-mod preview;
+mod relation;
 mod routes;
 mod services;
 mod store;
@@ -18,48 +18,43 @@ mod store;
 mod tests;
 mod workloads;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{net::IpAddr, sync::Arc};
 
+use imbl::{OrdMap, OrdSet};
 use rustc_hash::FxHashSet;
 use smol_str::SmolStr;
 
-pub use preview::preview;
-
-use self::{
-    definitions::Definitions,
-    endpoints::Tables,
-    links::Links,
-    marks::Marks,
-    routes::RouteLinks,
-    store::{Id, Store},
-};
+use self::{definitions::Definitions, endpoints::Tables, links::Links, marks::Marks, routes::RouteLinks, store::Store};
 use super::{
-    model::{Endpoint, EndpointAddress, EndpointSet, Hostname, Service, ServiceKey, SpiffeId, Workload},
+    model::{Endpoint, EndpointAddress, EndpointSet, Hostname, NamedKey, Registry, Service, ServiceKey, SpiffeId, Workload, WorkloadKey},
     policy::mtls,
     settings::MeshSettings,
-    world::{NamedKey, Touched, World},
+    world::{Touched, World},
 };
-use crate::api::{Kind, Object, ObjectKey, Spec, mesh_config::MeshConfig};
+use crate::api::{ConfigId, Id, Kind, LocalId, Object, ObjectKey, kubernetes, mesh_config::MeshConfig};
 
 /// The objects, the tables derived from them, and what depends on what.
+///
+/// A clone costs nothing that depends on the size of the mesh: it shares all tables with its source, and what is
+/// applied to one of the two afterwards does not show in the other. So one asks what a change would do.
+#[derive(Clone)]
 pub struct Engine {
     domain: SmolStr,
     defaults: Arc<MeshConfig>,
     store: Store,
     world: Arc<World>,
     definitions: Definitions,
-    /// EndpointSlices and the service they belong to.
-    slices: Links<Arc<Id>, NamedKey>,
-    /// EndpointSlices and the pods they name, which are many.
-    slice_pods: Links<Arc<Id>, NamedKey>,
+    /// EndpointSlices and the Service of their cluster that they belong to.
+    slices: Links<Arc<LocalId>, LocalId>,
+    /// EndpointSlices and the pods of their cluster that they name, which are many.
+    slice_pods: Links<Arc<LocalId>, NamedKey>,
     /// Pods by the node that they run on, which their workload names.
-    pods_on: BTreeMap<SmolStr, BTreeSet<NamedKey>>,
+    pods_on: OrdMap<NodeKey, OrdSet<NamedKey>>,
     routes: RouteLinks,
 }
+
+/// `(cluster, name)` of a node.
+type NodeKey = (SmolStr, SmolStr);
 
 /// What a batch did.
 #[derive(Clone, Debug)]
@@ -77,7 +72,7 @@ pub struct Applied {
 /// What has to be derived again, filled by each stage for those after it.
 #[derive(Default)]
 struct Dirty {
-    workloads: Marks<NamedKey>,
+    workloads: Marks<WorkloadKey>,
     definitions: Marks<Id>,
     endpoints: Marks<ServiceKey>,
     services: Marks<ServiceKey>,
@@ -100,14 +95,9 @@ impl Engine {
             definitions: Definitions::default(),
             slices: Links::default(),
             slice_pods: Links::default(),
-            pods_on: BTreeMap::new(),
+            pods_on: OrdMap::new(),
             routes: RouteLinks::default(),
         }
-    }
-
-    /// An engine that knows this world and none of the objects it was made from.
-    fn beside(world: &Arc<World>) -> Self {
-        Self { world: Arc::clone(world), defaults: Arc::clone(&world.mesh_config), ..Self::new(&world.mesh.domain, MeshConfig::default()) }
     }
 
     /// The world as it is.
@@ -155,16 +145,11 @@ impl Engine {
 
     /// The settings decide about everything: when they differ, every object counts as changed.
     fn derive_mesh(&self, world: &mut World, changed: Vec<Id>, dirty: &mut Dirty) -> Vec<Id> {
-        if !changed.iter().any(|id| id.kind == Kind::MeshConfig) {
+        if !changed.iter().any(|id| id.kind() == Kind::MeshConfig) {
             return changed;
         }
-        let written = self.store.ids().filter(|id| id.kind == Kind::MeshConfig).min().and_then(|id| {
-            let (_, mesh) = self.store.spec(id, |spec| match spec {
-                Spec::MeshConfig(mesh) => Some(mesh),
-                _ => None,
-            })?;
-            Some(Arc::new(MeshConfig { domain: self.domain.clone(), ..MeshConfig::clone(mesh) }))
-        });
+        let written = self.store.first_of::<MeshConfig>();
+        let written = written.map(|mesh| Arc::new(MeshConfig { domain: self.domain.clone(), ..MeshConfig::clone(mesh) }));
         let mesh = written.unwrap_or_else(|| Arc::clone(&self.defaults));
         if mesh == world.mesh_config {
             return changed;
@@ -176,45 +161,64 @@ impl Engine {
         }
         dirty.touched.everything = true;
         let mut all = Marks::default();
-        all.extend(changed.into_iter().chain(self.store.ids().cloned()));
+        all.extend(changed.into_iter().chain(self.store.ids()));
         all.take()
     }
 
     /// Finds the derived values that read the changed objects.
     fn mark(&mut self, world: &World, changed: &[Id], dirty: &mut Dirty) {
         for id in changed {
-            let named = (id.namespace.clone(), id.name.clone());
-            match id.kind {
-                Kind::Pod | Kind::WorkloadEntry => dirty.workloads.insert(named),
-                Kind::Node => dirty.workloads.extend(self.pods_on.get(&id.name).into_iter().flatten().cloned()),
-                Kind::Service | Kind::ServiceEntry => dirty.definitions.insert(id.clone()),
-                Kind::EndpointSlice => self.mark_slice(world, id, dirty),
-                Kind::VirtualService => {
-                    dirty.routes.extend(self.routes.roots_of(&named));
-                    dirty.routes.insert(named);
-                }
-                _ => {}
+            match id {
+                Id::Local(local) => self.mark_local(world, local, dirty),
+                Id::Config(config) => self.mark_config(world, config, dirty),
             }
-            // A WorkloadEntry says more than its workload shows (weight, ports), and a pod may hide it.
-            if id.kind == Kind::WorkloadEntry {
-                dirty.endpoints.extend(self.definitions.selecting(&id.namespace).cloned());
+            if matches!(id.kind(), Kind::Service | Kind::ServiceEntry) {
+                dirty.definitions.insert(id.clone());
             }
         }
     }
 
-    fn mark_slice(&mut self, world: &World, id: &Id, dirty: &mut Dirty) {
-        let mut services: Vec<NamedKey> = self.slices.read_by(id).cloned().collect();
-        let slice = self.store.spec(id, |spec| match spec {
-            Spec::EndpointSlice(slice) => Some(slice),
-            _ => None,
-        });
-        let now: Vec<NamedKey> = slice.iter().map(|(_, slice)| (id.namespace.clone(), slice.service.clone())).collect();
-        let pods = slice.iter().flat_map(|(_, slice)| slice.endpoints.iter().filter_map(|endpoint| endpoint.pod.clone()));
-        services.extend(now.iter().cloned());
+    fn mark_local(&mut self, world: &World, id: &LocalId, dirty: &mut Dirty) {
+        let key = id.key();
+        match key.kind {
+            Kind::Pod => dirty.workloads.insert(WorkloadKey::of(key)),
+            Kind::Node => {
+                let pods = self.pods_on.get(&(key.cluster.clone(), key.name.clone()));
+                dirty.workloads.extend(pods.into_iter().flatten().map(|pod| workload_key(pod, &key.cluster)));
+            }
+            Kind::EndpointSlice => self.mark_slice(world, id, dirty),
+            _ => {}
+        }
+    }
+
+    fn mark_config(&self, world: &World, id: &ConfigId, dirty: &mut Dirty) {
+        match id.kind {
+            Kind::WorkloadEntry => {
+                let before = world.workloads_in(&id.namespace, &id.name).take_while(|workload| workload.name == id.name);
+                dirty.workloads.extend(before.map(|workload| workload.key()));
+                dirty.workloads.extend(self.store.config(id).map(|object| WorkloadKey::of(&object.key)));
+                // It says more than its workload shows (weight, ports), and a pod may hide it.
+                dirty.endpoints.extend(self.definitions.selecting(&id.namespace));
+            }
+            Kind::VirtualService => {
+                let named = (id.namespace.clone(), id.name.clone());
+                dirty.routes.extend(self.routes.roots_of(&named));
+                dirty.routes.insert(named);
+            }
+            _ => {}
+        }
+    }
+
+    fn mark_slice(&mut self, world: &World, id: &LocalId, dirty: &mut Dirty) {
+        let (cluster, namespace) = (&id.key().cluster, &id.key().namespace);
+        let slice = self.store.local_of::<kubernetes::EndpointSlice>(id).map(|(_, slice)| slice);
+        let now = slice.map(|slice| LocalId::new(cluster, Kind::Service, namespace, &slice.service));
+        let pods = slice.into_iter().flat_map(|slice| slice.endpoints.iter().filter_map(|endpoint| endpoint.pod.clone()));
+        let services = self.slices.read_by(id).chain(&now);
+        dirty.endpoints.extend(services.map(|service| kubernetes_key(service, world)));
         let shared = Arc::new(id.clone());
         self.slice_pods.set(&shared, pods);
         self.slices.set(&shared, now);
-        dirty.endpoints.extend(services.iter().map(|service| kubernetes_key(service, world)));
     }
 
     fn derive_workloads(&mut self, world: &mut World, dirty: &mut Dirty) {
@@ -222,19 +226,20 @@ impl Engine {
             dirty.recomputed += 1;
             let new = workloads::derive(&self.store, &key).map(|new| self.share_locality(world, new));
             let old = world.workloads.get(&key);
-            let slices = self.slice_pods.readers_of(&key);
+            let pod = (key.namespace.clone(), key.name.clone());
+            let slices = self.slice_pods.readers_of(&pod).filter(|slice| slice.key().cluster == key.cluster);
             let services = slices.flat_map(|slice| self.slices.read_by(slice));
             dirty.endpoints.extend(services.map(|service| kubernetes_key(service, world)));
             for labels in old.iter().map(|old| &old.labels).chain(new.iter().map(|new| &new.labels)) {
-                dirty.endpoints.extend(self.definitions.selecting_labels(&key.0, labels));
+                dirty.endpoints.extend(self.definitions.selecting_labels(&key.namespace, labels));
             }
             if old.map(|old| &**old) == new.as_ref() {
                 continue;
             }
-            dirty.touched.namespaces.insert(key.0.clone());
+            dirty.touched.namespaces.insert(key.namespace.clone());
             dirty.touched.addresses.extend(old.into_iter().flat_map(|old| old.ips.iter().copied()));
             dirty.touched.addresses.extend(new.iter().flat_map(|new| new.ips.iter().copied()));
-            move_pod(&mut self.pods_on, &key, old.map(|old| &old.node), new.as_ref().map(|new| &new.node));
+            move_pod(&mut self.pods_on, &pod, old.and_then(|old| node_of(old)), new.as_ref().and_then(node_of));
             match new {
                 Some(new) => _ = world.workloads.insert(key, Arc::new(new)),
                 None => _ = world.workloads.remove(&key),
@@ -244,7 +249,8 @@ impl Engine {
 
     /// Pods of one node mostly have one locality: it is kept once.
     fn share_locality(&self, world: &World, mut workload: Workload) -> Workload {
-        let neighbour = self.pods_on.get(&workload.node).and_then(BTreeSet::first).and_then(|pod| world.workloads.get(pod));
+        let neighbours = node_of(&workload).and_then(|node| self.pods_on.get(&node));
+        let neighbour = neighbours.and_then(OrdSet::get_min).and_then(|pod| world.workloads.get(&workload_key(pod, &workload.cluster)));
         if let Some(neighbour) = neighbour.filter(|neighbour| neighbour.locality == workload.locality) {
             workload.locality = Arc::clone(&neighbour.locality);
         }
@@ -293,8 +299,8 @@ impl Engine {
     fn endpoints_of(&self, world: &World, key: &ServiceKey) -> EndpointSet {
         let tables = Tables::new(&self.store, world);
         endpoints::gather(self.definitions.of(key).flat_map(|service| {
-            let named = (service.namespace.clone(), service.name.clone());
-            tables.endpoints(service, self.slices.readers_of(&named).map(|slice| &**slice).collect::<Vec<_>>())
+            let of = LocalId::new(&service.origin.object.cluster, Kind::Service, &service.namespace, &service.name);
+            tables.endpoints(service, self.slices.readers_of(&of).map(|slice| &**slice).collect::<Vec<_>>())
         }))
     }
 
@@ -318,7 +324,7 @@ impl Engine {
         }
     }
 
-    /// Adds what other objects say about a service: identities of its endpoints, aliases.
+    /// Adds what other objects say about a service: identities of its endpoints, aliases, addresses in other clusters.
     fn complete(&self, world: &World, key: &ServiceKey, service: &Service) -> Service {
         let mut service = service.clone();
         if let Some(endpoints) = world.endpoints.get(key) {
@@ -332,6 +338,8 @@ impl Engine {
             service.service_accounts.shrink_to_fit();
         }
         service.aliases = self.definitions.aliases_of(&key.hostname);
+        let elsewhere = self.definitions.of(key).skip(1).filter(|service| service.registry == Registry::Kubernetes);
+        service.addresses_elsewhere = elsewhere.map(|service| (service.origin.object.cluster.clone(), service.addresses.clone())).collect();
         service
     }
 
@@ -343,25 +351,47 @@ impl Engine {
     }
 }
 
-fn move_pod(pods_on: &mut BTreeMap<SmolStr, BTreeSet<NamedKey>>, pod: &NamedKey, from: Option<&SmolStr>, to: Option<&SmolStr>) {
-    let [from, to] = [from, to].map(|node| node.filter(|node| !node.is_empty()));
+#[cfg(test)]
+impl Engine {
+    /// Whether both have the very same tables.
+    fn shares_all_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.world, &other.world)
+            && self.store.is_shared_with(&other.store)
+            && self.definitions.is_shared_with(&other.definitions)
+            && self.slices.is_shared_with(&other.slices)
+            && self.slice_pods.is_shared_with(&other.slice_pods)
+            && self.pods_on.ptr_eq(&other.pods_on)
+            && self.routes.is_shared_with(&other.routes)
+    }
+}
+
+fn move_pod(pods_on: &mut OrdMap<NodeKey, OrdSet<NamedKey>>, pod: &NamedKey, from: Option<NodeKey>, to: Option<NodeKey>) {
     if from == to {
         return;
     }
     if let Some(from) = from
-        && let Some(pods) = pods_on.get_mut(from)
+        && let Some(pods) = pods_on.get_mut(&from)
     {
         pods.remove(pod);
         if pods.is_empty() {
-            pods_on.remove(from);
+            pods_on.remove(&from);
         }
     }
     if let Some(to) = to {
-        pods_on.entry(to.clone()).or_default().insert(pod.clone());
+        pods_on.entry(to).or_default().insert(pod.clone());
     }
 }
 
-fn kubernetes_key((namespace, name): &NamedKey, world: &World) -> ServiceKey {
+fn node_of(workload: &Workload) -> Option<NodeKey> {
+    (!workload.node.is_empty()).then(|| (workload.cluster.clone(), workload.node.clone()))
+}
+
+fn workload_key((namespace, name): &NamedKey, cluster: &SmolStr) -> WorkloadKey {
+    WorkloadKey { namespace: namespace.clone(), name: name.clone(), cluster: cluster.clone() }
+}
+
+fn kubernetes_key(service: &LocalId, world: &World) -> ServiceKey {
+    let ObjectKey { namespace, name, .. } = service.key();
     let hostname = Hostname::new(format!("{name}.{namespace}.svc.{}", world.mesh.domain));
     ServiceKey { hostname, namespace: namespace.clone() }
 }

@@ -26,6 +26,6 @@ pub use self::{
     proxy::{Flavour, Interception, Proxy, ProxyKind, TelemetryIdentity},
     service::{Registry, Resolution, Service, ServiceKey, ServicePort, TargetPort},
     visibility::Visibility,
-    workload::Workload,
+    workload::{Workload, WorkloadKey},
 };
 pub use crate::api::{Labels, ObjectKey};

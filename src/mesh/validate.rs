@@ -47,7 +47,7 @@ mod tests {
             yaml::{document, documents},
         },
         mesh::{
-            engine::{Engine, preview},
+            engine::Engine,
             validate::{check, of},
         },
     };
@@ -71,7 +71,7 @@ spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}]}
             assert_eq!(parsed.refused, []);
             for object in parsed.objects {
                 // What is said of an object before it stands is what is said of it then.
-                let foreseen = of(&preview(engine.world(), &object), &object.key);
+                let foreseen = of(&engine.clone().apply([(object.key.clone(), Some(Arc::clone(&object)))]).world, &object.key);
                 engine.apply([(object.key.clone(), Some(Arc::clone(&object)))]);
                 let mut stands = check(engine.world());
                 stands.retain(|finding| finding.object.as_ref() == Some(&object.key));
@@ -126,7 +126,7 @@ spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}]}
     }
 
     #[test]
-    fn what_only_delegates_say_is_told_when_they_stand() {
+    fn what_delegates_say_is_told_with_their_root() {
         let delegate = virtual_service("leaf", "{http: [{route: [{destination: {host: gone}}]}]}");
         let root = "{hosts: [reviews], http: [{delegate: {name: leaf}}, {route: [{destination: {host: lost}}]}]}";
         let mut engine = Engine::new("cluster.local", MeshConfig::default());
@@ -135,11 +135,14 @@ spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}]}
             documents(&objects).into_iter().flat_map(|text| parse(&document(text).unwrap(), &"Kubernetes".into()).objects).collect();
         let (root, others) = objects.split_last().unwrap();
         engine.apply(others.iter().map(|object| (object.key.clone(), Some(Arc::clone(object)))));
-        let foreseen = of(&preview(engine.world(), root), &root.key);
+        let foreseen = of(&engine.clone().apply([(root.key.clone(), Some(Arc::clone(root)))]).world, &root.key);
         let told: Vec<(&str, &str)> = foreseen.iter().map(|finding| (finding.field.as_str(), finding.message.as_str())).collect();
         assert_eq!(
             told,
-            [("spec.http.route[0].destination.host", "no service has the host lost.shop.svc.cluster.local; requests get 503")]
+            [
+                ("spec.http.route[0].destination.host", "no service has the host gone.shop.svc.cluster.local; requests get 503"),
+                ("spec.http.route[0].destination.host", "no service has the host lost.shop.svc.cluster.local; requests get 503"),
+            ]
         );
     }
 

@@ -8,7 +8,7 @@ use smol_str::SmolStr;
 
 use super::{
     configured::Configured,
-    model::{EndpointSet, Hostname, Labels, MtlsMode, Service, ServiceKey, Workload},
+    model::{EndpointSet, Hostname, Labels, MtlsMode, Service, ServiceKey, Workload, WorkloadKey},
     policy::PolicyTable,
     routing::model::{GatewayRef, RouteSet},
     settings::MeshSettings,
@@ -32,8 +32,8 @@ pub struct World {
     pub services: OrdMap<ServiceKey, Arc<Service>>,
     /// Their endpoints.
     pub endpoints: OrdMap<ServiceKey, Arc<EndpointSet>>,
-    /// Pods (and WorkloadEntries) by `(namespace, name)`.
-    pub workloads: OrdMap<NamedKey, Arc<Workload>>,
+    /// Pods (and WorkloadEntries) of all clusters.
+    pub workloads: OrdMap<WorkloadKey, Arc<Workload>>,
     /// Routes by object.
     pub routes: OrdMap<NamedKey, Arc<RouteSet>>,
     /// DestinationRules by object.
@@ -105,6 +105,19 @@ pub struct EffectiveMtls {
 }
 
 impl World {
+    /// Returns the workload of that name for who says to be in `cluster`: the one there, else that of the first cluster.
+    pub fn workload(&self, cluster: &str, namespace: &str, name: &str) -> Option<&Arc<Workload>> {
+        let mut named = self.workloads_in(namespace, name).take_while(|workload| workload.name == name).peekable();
+        let first = named.peek().copied();
+        named.find(|workload| workload.cluster == cluster).or(first)
+    }
+
+    /// Returns the workloads of a namespace in all clusters from that name on, sorted by name.
+    pub(in crate::mesh) fn workloads_in<'a>(&'a self, namespace: &str, from: &str) -> impl Iterator<Item = &'a Arc<Workload>> {
+        let first = WorkloadKey { namespace: namespace.into(), name: from.into(), cluster: SmolStr::default() };
+        self.workloads.range(first..).take_while(move |(key, _)| key.namespace == namespace).map(|(_, workload)| workload)
+    }
+
     /// The services of that hostname, of all namespaces.
     pub fn services_named<'a>(&'a self, host: &'a Hostname) -> impl Iterator<Item = &'a Arc<Service>> {
         let from = ServiceKey { hostname: host.clone(), namespace: SmolStr::default() };

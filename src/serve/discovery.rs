@@ -157,6 +157,6 @@ fn webhooks(settings: &Settings, runtime: &Runtime) -> Router {
     let injector =
         Injector { settings: settings.injection.clone(), worlds: runtime.worlds.subscribe(), metrics: runtime.metrics.injection.clone() };
     let cluster = SmolStr::new(&settings.mesh.cluster_id);
-    let admission = admission::routes(runtime.worlds.subscribe(), cluster, runtime.metrics.admission.clone());
+    let admission = admission::routes(runtime.engines.subscribe(), cluster, runtime.metrics.admission.clone());
     inject::routes(Arc::new(injector)).merge(admission)
 }

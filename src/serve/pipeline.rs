@@ -39,6 +39,8 @@ pub(super) struct Pipeline {
     convergence: Arc<Convergence>,
     /// Shows each published world.
     worlds: watch::Sender<Arc<World>>,
+    /// Shows a copy of the engine that made it.
+    engines: watch::Sender<Engine>,
     /// Tells when a change was published.
     clock: Clock,
     /// Counts.
@@ -58,6 +60,7 @@ impl Pipeline {
             readiness: runtime.readiness.clone(),
             convergence: Arc::clone(&runtime.convergence),
             worlds: runtime.worlds.clone(),
+            engines: runtime.engines.clone(),
             clock: Arc::clone(&runtime.clock),
             metrics: runtime.metrics.pipeline.clone(),
             untrusted: BTreeMap::new(),
@@ -152,6 +155,7 @@ impl Pipeline {
         self.metrics.count_published(&kinds, making, since.elapsed());
         published.send();
         self.worlds.send_replace(Arc::clone(&world));
+        self.engines.send_replace(self.engine.clone());
         // Findings cost what the whole mesh costs: proxies do not wait for them.
         self.findings.replace(Reporter::Mesh, validate::check(&world));
     }

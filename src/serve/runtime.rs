@@ -18,9 +18,10 @@ use super::{
     world_metrics::WorldMetrics,
 };
 use crate::{
+    api::mesh_config::MeshConfig,
     controllers::ControllerMetrics,
     identity::{self, Clock, authenticate::kubernetes::TokenMetrics, metrics::CaMetrics},
-    mesh::world::World,
+    mesh::{engine::Engine, world::World},
     status::StatusMetrics,
     webhook::{admission::AdmissionMetrics, inject::InjectionMetrics},
     xds::{classes::Classes, ledger::Ledger, metrics::DeliveryMetrics},
@@ -34,8 +35,10 @@ pub(super) struct Runtime {
     pub(super) clock: Clock,
     /// What still blocks readiness.
     pub(super) readiness: Readiness,
-    /// The newest world, for those that read it beside the flow: authentication, admission, controllers.
+    /// The newest world, for those that read it beside the flow: authentication, injection, controllers.
     pub(super) worlds: watch::Sender<Arc<World>>,
+    /// A copy of the engine that made it, for those that ask what a change would do: admission.
+    pub(super) engines: watch::Sender<Engine>,
     /// What proxies are to have.
     pub(super) classes: Arc<Classes>,
     /// What proxies have.
@@ -72,6 +75,7 @@ impl Runtime {
         let clock = identity::system_clock();
         let readiness = Readiness::default();
         let worlds = watch::Sender::new(Arc::default());
+        let engines = watch::Sender::new(Engine::new(&settings.mesh.domain, MeshConfig::default()));
         let classes = Arc::new(Classes::default());
         let findings = Arc::new(CurrentFindings::default());
         let convergence = Arc::new(Convergence::default());
@@ -96,7 +100,7 @@ impl Runtime {
         source.register(registry);
         let metrics = Metrics::register(registry, &clock, &classes);
         let debug_access = Access::default();
-        Self { tasks, clock, readiness, worlds, classes, ledger, findings, convergence, debug, debug_access, metrics }
+        Self { tasks, clock, readiness, worlds, engines, classes, ledger, findings, convergence, debug, debug_access, metrics }
     }
 }
 

@@ -1,95 +1,87 @@
 //! Which objects define which services. Several may define one; the order among them never depends on arrival.
 
-use std::{collections::BTreeSet, hash::Hash};
+use std::{collections::BTreeSet, sync::Arc};
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use imbl::OrdMap;
 use smol_str::SmolStr;
 
-use super::store::Id;
+use super::relation::Relation;
 use crate::{
-    api::{Labels, selects},
+    api::{Id, Labels, selects},
     mesh::model::{Hostname, Precedence, Registry, Service, ServiceKey},
 };
 
-/// Kubernetes before ServiceEntries, then by age.
-type Order = (Registry, Precedence);
-
-/// Definitions of services by key and by object.
-#[derive(Debug, Default)]
+/// Definitions of services by key and by object. A copy shares them with its source.
+#[derive(Clone, Default)]
 pub(super) struct Definitions {
     /// Sorted. The first shapes the service, all give it endpoints.
-    by_key: FxHashMap<ServiceKey, Vec<(Order, Service)>>,
-    by_object: FxHashMap<Id, Vec<(ServiceKey, Order)>>,
-    /// ServiceEntries that select workloads, by namespace.
-    selecting: FxHashMap<SmolStr, FxHashSet<ServiceKey>>,
+    by_key: OrdMap<ServiceKey, Vec<Arc<Service>>>,
+    by_object: OrdMap<Id, Arc<[ServiceKey]>>,
+    /// ServiceEntries that select workloads: hosts by namespace.
+    selecting: Relation<SmolStr, Hostname>,
     /// ExternalName services by where they point.
-    aliases: FxHashMap<Hostname, FxHashSet<Hostname>>,
-    /// Keys by namespace.
-    namespaces: FxHashMap<SmolStr, FxHashSet<ServiceKey>>,
-    /// The namespaces that define a host.
-    hosts: FxHashMap<Hostname, Vec<SmolStr>>,
+    aliases: Relation<Hostname, Hostname>,
+    /// Hosts by the namespace that defines them.
+    namespaces: Relation<SmolStr, Hostname>,
 }
 
 impl Definitions {
-    /// Replaces what an object defines; gives the keys that it defined before or defines now.
+    /// Replaces what an object defines; returns the keys that it defined before or defines now.
     pub(super) fn set(&mut self, id: &Id, services: Vec<Service>) -> Vec<ServiceKey> {
-        let mut keys = Vec::new();
-        for (key, order) in self.by_object.remove(id).unwrap_or_default() {
-            self.remove(&key, &order);
-            keys.push(key);
+        let mut keys: Vec<ServiceKey> = self.defined_by(id).cloned().collect();
+        self.by_object.remove(id);
+        for key in &keys {
+            self.remove(key, id);
         }
-        let mut defined = Vec::with_capacity(services.len());
+        if !services.is_empty() {
+            self.by_object.insert(id.clone(), services.iter().map(Service::key).collect());
+        }
         for service in services {
-            let (key, order) = (service.key(), (service.registry, service.precedence.clone()));
-            defined.push((key.clone(), order.clone()));
-            keys.push(key.clone());
-            self.insert(key, order, service);
-        }
-        if !defined.is_empty() {
-            self.by_object.insert(id.clone(), defined);
+            keys.push(service.key());
+            self.insert(service);
         }
         keys.sort_unstable();
         keys.dedup();
         keys
     }
 
-    /// Definitions of a service, the one that shapes it first.
+    /// Returns the definitions of a service, the one that shapes it first.
     pub(super) fn of<'a>(&'a self, key: &ServiceKey) -> impl Iterator<Item = &'a Service> + use<'a> {
-        self.by_key.get(key).into_iter().flat_map(|definitions| definitions.iter().map(|(_, service)| service))
+        self.by_key.get(key).into_iter().flat_map(|definitions| definitions.iter().map(|service| &**service))
     }
 
-    /// All services defined in a namespace.
-    pub(super) fn in_namespace(&self, namespace: &SmolStr) -> impl Iterator<Item = &ServiceKey> {
-        self.namespaces.get(namespace).into_iter().flatten()
+    /// Returns all services defined in a namespace.
+    pub(super) fn in_namespace<'a>(&'a self, namespace: &'a SmolStr) -> impl Iterator<Item = ServiceKey> {
+        keys(self.namespaces.of(namespace), namespace)
     }
 
-    /// All services.
+    /// Returns all services.
     pub(super) fn all(&self) -> impl Iterator<Item = &ServiceKey> {
         self.by_key.keys()
     }
 
-    /// Services that an object defines.
+    /// Returns the services that an object defines.
     pub(super) fn defined_by(&self, id: &Id) -> impl Iterator<Item = &ServiceKey> {
-        self.by_object.get(id).into_iter().flatten().map(|(key, _)| key)
+        self.by_object.get(id).into_iter().flat_map(|keys| keys.iter())
     }
 
-    /// ServiceEntry services of a namespace that select workloads.
-    pub(super) fn selecting(&self, namespace: &SmolStr) -> impl Iterator<Item = &ServiceKey> {
-        self.selecting.get(namespace).into_iter().flatten()
+    /// Returns the ServiceEntry services of a namespace that select workloads.
+    pub(super) fn selecting<'a>(&'a self, namespace: &'a SmolStr) -> impl Iterator<Item = ServiceKey> {
+        keys(self.selecting.of(namespace), namespace)
     }
 
-    /// ServiceEntry services of a namespace that select workloads with these labels.
-    pub(super) fn selecting_labels(&self, namespace: &SmolStr, labels: &Labels) -> Vec<ServiceKey> {
-        let selected = |key: &&ServiceKey| self.of(key).any(|service| is_selecting(service) && selects(&service.selector, labels));
-        self.selecting(namespace).filter(selected).cloned().collect()
+    /// Returns the ServiceEntry services of a namespace that select workloads with these labels.
+    pub(super) fn selecting_labels<'a>(&'a self, namespace: &'a SmolStr, labels: &Labels) -> impl Iterator<Item = ServiceKey> {
+        let selected = move |key: &ServiceKey| self.of(key).any(|service| is_selecting(service) && selects(&service.selector, labels));
+        self.selecting(namespace).filter(selected)
     }
 
-    /// Names that lead to a hostname over ExternalName services, sorted.
+    /// Returns the names that lead to a hostname over ExternalName services, sorted.
     pub(super) fn aliases_of(&self, target: &Hostname) -> Vec<Hostname> {
         let mut found = BTreeSet::new();
         let mut open = vec![target];
         while let Some(name) = open.pop() {
-            for alias in self.aliases.get(name).into_iter().flatten() {
+            for alias in self.aliases.of(name) {
                 if alias != target && found.insert(alias.clone()) {
                     open.push(alias);
                 }
@@ -98,14 +90,14 @@ impl Definitions {
         found.into_iter().collect()
     }
 
-    /// Services that a hostname leads to over ExternalName services: their aliases depend on it.
+    /// Returns the services that a hostname leads to over ExternalName services: their aliases depend on it.
     pub(super) fn aliased_by(&self, alias: &Hostname) -> Vec<ServiceKey> {
         let (mut keys, mut seen, mut open) = (Vec::new(), BTreeSet::new(), vec![alias.clone()]);
         while let Some(name) = open.pop() {
             for service in self.named(&name) {
-                let Some(target) = self.of(&service).find_map(|service| service.external_name.clone()) else { continue };
+                let Some(target) = self.of(service).find_map(|service| service.external_name.clone()) else { continue };
                 if seen.insert(target.clone()) {
-                    keys.extend(self.named(&target));
+                    keys.extend(self.named(&target).cloned());
                     open.push(target);
                 }
             }
@@ -113,52 +105,65 @@ impl Definitions {
         keys
     }
 
-    /// Services of that hostname, of all namespaces.
-    pub(super) fn named(&self, host: &Hostname) -> Vec<ServiceKey> {
-        let namespaces = self.hosts.get(host).into_iter().flatten();
-        namespaces.map(|namespace| ServiceKey { hostname: host.clone(), namespace: namespace.clone() }).collect()
+    /// Returns the services of that hostname, of all namespaces.
+    pub(super) fn named<'a>(&'a self, host: &'a Hostname) -> impl Iterator<Item = &'a ServiceKey> {
+        let first = ServiceKey { hostname: host.clone(), namespace: SmolStr::default() };
+        self.by_key.range(first..).map(|(key, _)| key).take_while(move |key| key.hostname == *host)
     }
 
-    fn insert(&mut self, key: ServiceKey, order: Order, service: Service) {
+    #[cfg(test)]
+    pub(super) fn is_shared_with(&self, other: &Self) -> bool {
+        self.by_key.ptr_eq(&other.by_key)
+            && self.by_object.ptr_eq(&other.by_object)
+            && self.selecting.is_shared_with(&other.selecting)
+            && self.aliases.is_shared_with(&other.aliases)
+            && self.namespaces.is_shared_with(&other.namespaces)
+    }
+
+    fn insert(&mut self, service: Service) {
+        let key = service.key();
         if let Some(target) = &service.external_name {
-            self.aliases.entry(target.clone()).or_default().insert(key.hostname.clone());
+            self.aliases.insert(target, &key.hostname);
         }
         if is_selecting(&service) {
-            self.selecting.entry(key.namespace.clone()).or_default().insert(key.clone());
+            self.selecting.insert(&key.namespace, &key.hostname);
         }
-        if !self.by_key.contains_key(&key) {
-            self.namespaces.entry(key.namespace.clone()).or_default().insert(key.clone());
-            self.hosts.entry(key.hostname.clone()).or_default().push(key.namespace.clone());
-        }
-        // Mostly it is the only one.
-        let definitions = self.by_key.entry(key).or_insert_with(|| Vec::with_capacity(1));
-        match definitions.binary_search_by(|(other, _)| other.cmp(&order)) {
-            Ok(at) => definitions[at].1 = service,
-            Err(at) => definitions.insert(at, (order, service)),
+        let Some(definitions) = self.by_key.get_mut(&key) else {
+            self.namespaces.insert(&key.namespace, &key.hostname);
+            self.by_key.insert(key, vec![Arc::new(service)]);
+            return;
+        };
+        match definitions.binary_search_by(|other| order(other).cmp(&order(&service))) {
+            Ok(at) => definitions[at] = Arc::new(service),
+            Err(at) => definitions.insert(at, Arc::new(service)),
         }
     }
 
-    fn remove(&mut self, key: &ServiceKey, order: &Order) {
+    /// Takes out what an object says of a service.
+    fn remove(&mut self, key: &ServiceKey, id: &Id) {
         let Some(definitions) = self.by_key.get_mut(key) else { return };
-        let at = definitions.binary_search_by(|(other, _)| other.cmp(order)).ok();
-        let removed = at.map(|at| definitions.remove(at).1);
-        if !definitions.iter().any(|(_, service)| is_selecting(service)) {
-            remove_from(&mut self.selecting, &key.namespace, key);
+        let at = definitions.iter().position(|service| id.is_of(&service.origin.object));
+        let removed = at.map(|at| definitions.remove(at));
+        if !definitions.iter().any(|service| is_selecting(service)) {
+            self.selecting.remove(&key.namespace, &key.hostname);
         }
         if definitions.is_empty() {
             self.by_key.remove(key);
-            remove_from(&mut self.namespaces, &key.namespace, key);
-            if let Some(namespaces) = self.hosts.get_mut(&key.hostname) {
-                namespaces.retain(|namespace| *namespace != key.namespace);
-                if namespaces.is_empty() {
-                    self.hosts.remove(&key.hostname);
-                }
-            }
+            self.namespaces.remove(&key.namespace, &key.hostname);
         }
-        if let Some(target) = removed.and_then(|service| service.external_name) {
-            remove_from(&mut self.aliases, &target, &key.hostname);
+        if let Some(target) = removed.as_ref().and_then(|service| service.external_name.as_ref()) {
+            self.aliases.remove(target, &key.hostname);
         }
     }
+}
+
+/// Kubernetes' Services before ServiceEntries; of the same Service in several clusters the first cluster's; then by age.
+fn order(service: &Service) -> (Registry, &str, &Precedence) {
+    let cluster = match service.registry {
+        Registry::Kubernetes => service.origin.object.cluster.as_str(),
+        Registry::External => "",
+    };
+    (service.registry, cluster, &service.precedence)
 }
 
 /// Whether it is a ServiceEntry with a `workloadSelector`.
@@ -166,10 +171,6 @@ fn is_selecting(service: &Service) -> bool {
     service.registry == Registry::External && !service.selector.is_empty()
 }
 
-fn remove_from<K: Eq + Hash, V: Eq + Hash>(table: &mut FxHashMap<K, FxHashSet<V>>, at: &K, value: &V) {
-    let Some(values) = table.get_mut(at) else { return };
-    values.remove(value);
-    if values.is_empty() {
-        table.remove(at);
-    }
+fn keys<'a>(hosts: impl Iterator<Item = &'a Hostname>, namespace: &'a SmolStr) -> impl Iterator<Item = ServiceKey> {
+    hosts.map(|host| ServiceKey { hostname: host.clone(), namespace: namespace.clone() })
 }

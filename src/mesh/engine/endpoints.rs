@@ -6,15 +6,15 @@ use smol_str::{SmolStr, format_smolstr};
 
 use super::{
     services::identity,
-    store::{Id, Store},
-    workloads::{entry_labels, locality},
+    store::Store,
+    workloads::{entry_labels, locality, pod_id},
 };
 use crate::{
-    api::{Kind, Labels, Object, Spec, istio, kubernetes, selects},
+    api::{Kind, Labels, LocalId, Object, istio, kubernetes, selects},
     mesh::{
         model::{
-            Backend, Endpoint, EndpointAddress, EndpointSet, Health, MtlsMode, Registry, Resolution, Service, ServicePort, SpiffeId,
-            TargetPort, Workload,
+            Backend, Endpoint, EndpointAddress, EndpointSet, Health, MtlsMode, NamedKey, Registry, Resolution, Service, ServicePort,
+            SpiffeId, TargetPort, Workload, WorkloadKey,
         },
         policy::mtls,
         world::World,
@@ -41,7 +41,7 @@ impl<'t> Tables<'t> {
     }
 
     /// The endpoints that one definition of a service has; `slices` are those of a Kubernetes Service.
-    pub(super) fn endpoints<'a>(&self, service: &Service, slices: impl IntoIterator<Item = &'a Id>) -> Vec<(u16, Endpoint)> {
+    pub(super) fn endpoints<'a>(&self, service: &Service, slices: impl IntoIterator<Item = &'a LocalId>) -> Vec<(u16, Endpoint)> {
         match service.registry {
             Registry::Kubernetes => {
                 let mut found = Vec::new();
@@ -52,18 +52,19 @@ impl<'t> Tables<'t> {
         }
     }
 
-    fn of_slice(&self, service: &Service, slice: &Id, found: &mut Vec<(u16, Endpoint)>) {
-        let slice = self.store.spec(slice, |spec| match spec {
-            Spec::EndpointSlice(slice) => Some(&**slice),
-            _ => None,
-        });
-        let Some((object, slice)) = slice else { return };
+    fn of_slice(&self, service: &Service, slice: &LocalId, found: &mut Vec<(u16, Endpoint)>) {
+        let Some((object, slice)) = self.store.local_of::<kubernetes::EndpointSlice>(slice) else { return };
+        let cluster = &object.key.cluster;
+        let workload_of = |(namespace, name): &NamedKey| {
+            let key = WorkloadKey { namespace: namespace.clone(), name: name.clone(), cluster: cluster.clone() };
+            self.world.workloads.get(&key)
+        };
         let mut of_node: Option<Arc<Backend>> = None;
         found.reserve(slice.endpoints.len());
         for endpoint in slice.endpoints.iter().filter(|endpoint| endpoint.ready || service.publish_not_ready) {
             let workload = match &endpoint.pod {
                 // A pod that is named but not known yet: its labels and identity decide, so it waits for the pod.
-                Some(pod) => match self.world.workloads.get(pod) {
+                Some(pod) => match workload_of(pod) {
                     Some(workload) => Some(&**workload),
                     None => continue,
                 },
@@ -124,19 +125,14 @@ impl<'t> Tables<'t> {
 
     /// The owner's name, else the pod's.
     fn workload_name(&self, workload: &Workload) -> SmolStr {
-        let pod = self.store.spec(&Id::new(workload.kind, &workload.namespace, &workload.name), |spec| match spec {
-            Spec::Pod(pod) => Some(&**pod),
-            _ => None,
-        });
+        let pod = self.store.local_of::<kubernetes::Pod>(&pod_id(&workload.key()));
         pod.map(|(_, pod)| &pod.owner).filter(|owner| !owner.is_empty()).unwrap_or(&workload.name).clone()
     }
 
     fn of_service_entry(&self, service: &Service) -> Vec<(u16, Endpoint)> {
-        let entry = self.store.spec(&Id::from(&service.origin.object), |spec| match spec {
-            Spec::ServiceEntry(entry) => Some(&**entry),
-            _ => None,
-        });
-        let Some((object, entry)) = entry else { return Vec::new() };
+        let Some((object, entry)) = self.store.config_of::<istio::ServiceEntry>(&service.namespace, &service.name) else {
+            return Vec::new();
+        };
         if matches!(service.resolution, Resolution::Passthrough | Resolution::DynamicDns) {
             return Vec::new();
         }
@@ -166,18 +162,16 @@ impl<'t> Tables<'t> {
     /// Pods and WorkloadEntries that a ServiceEntry's `workloadSelector` selects.
     fn selected(&self, service: &Service) -> Vec<(u16, Endpoint)> {
         let mut found = Vec::new();
-        for object in self.store.entries_in(&service.namespace) {
-            let Spec::WorkloadEntry(entry) = &object.spec else { continue };
+        for object in self.store.configs_in(Kind::WorkloadEntry, &service.namespace) {
+            let Some(entry) = object.content::<istio::WorkloadEntry>() else { continue };
             let labels = entry_labels(object, entry);
             if selects(&service.selector, &labels) {
                 found.extend(self.of_entry(service, object, entry, Arc::new(labels), &object.key.name));
             }
         }
-        let first = (service.namespace.clone(), SmolStr::default());
-        let of_namespace = self.world.workloads.range(first..).take_while(|((namespace, _), _)| *namespace == service.namespace);
-        let selected = of_namespace.filter(|(_, pod)| pod.kind == Kind::Pod && selects(&service.selector, &pod.labels));
-        for ((namespace, name), pod) in selected {
-            if let Some(object) = self.store.get(&Id::new(Kind::Pod, namespace, name)) {
+        let of_namespace = self.world.workloads_in(&service.namespace, "");
+        for pod in of_namespace.filter(|pod| pod.kind == Kind::Pod && selects(&service.selector, &pod.labels)) {
+            if let Some(object) = self.store.local(&pod_id(&pod.key())) {
                 found.extend(self.of_selected_pod(service, object, pod));
             }
         }

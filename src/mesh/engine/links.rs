@@ -1,49 +1,44 @@
 //! A two-way index: which things a thing was made from, and what was made from a thing.
 
-use std::{
-    borrow::Borrow,
-    collections::{BTreeSet, hash_map::Entry},
-    hash::Hash,
-};
+use std::borrow::Borrow;
 
-use rustc_hash::FxHashMap;
+use imbl::{OrdMap, OrdSet};
 
-/// Many-to-many links between derived values (`A`) and what they read (`B`).
-#[derive(Debug)]
+/// Many-to-many links between derived values (`A`) and what they read (`B`). A copy shares them with its source.
+#[derive(Clone)]
 pub(super) struct Links<A, B> {
-    forward: FxHashMap<A, OneOrMore<B>>,
-    back: FxHashMap<B, OneOrMore<A>>,
+    forward: OrdMap<A, OneOrMore<B>>,
+    back: OrdMap<B, OneOrMore<A>>,
 }
 
 /// One value or more. One is by far the most common (a pod has one node, and mostly one slice), and costs no table.
-#[derive(Debug)]
+#[derive(Clone)]
 enum OneOrMore<T> {
     One(T),
-    More(BTreeSet<T>),
+    More(OrdSet<T>),
 }
 
 impl<A, B> Default for Links<A, B> {
     fn default() -> Self {
-        Self { forward: FxHashMap::default(), back: FxHashMap::default() }
+        Self { forward: OrdMap::new(), back: OrdMap::new() }
     }
 }
 
-impl<A: Ord + Hash + Clone, B: Ord + Hash + Clone> Links<A, B> {
+impl<A: Ord + Clone, B: Ord + Clone> Links<A, B> {
     /// Replaces what `a` reads.
     pub(super) fn set(&mut self, a: &A, reads: impl IntoIterator<Item = B>) {
         let reads = OneOrMore::of(reads);
         let before = self.forward.remove(a);
         let reading = |b: &B, reads: &Option<OneOrMore<B>>| reads.as_ref().is_some_and(|reads| reads.contains(b));
         for gone in before.iter().flat_map(OneOrMore::iter).filter(|b| !reading(b, &reads)) {
-            let Entry::Occupied(mut readers) = self.back.entry(gone.clone()) else { continue };
-            if !readers.get_mut().remove(a) {
-                readers.remove();
+            if self.back.get_mut(gone).is_some_and(|readers| !readers.remove(a)) {
+                self.back.remove(gone);
             }
         }
         for new in reads.iter().flat_map(OneOrMore::iter).filter(|b| !reading(b, &before)) {
-            match self.back.entry(new.clone()) {
-                Entry::Vacant(vacant) => _ = vacant.insert(OneOrMore::One(a.clone())),
-                Entry::Occupied(mut readers) => readers.get_mut().insert(a.clone()),
+            match self.back.get_mut(new) {
+                Some(readers) => readers.insert(a.clone()),
+                None => _ = self.back.insert(new.clone(), OneOrMore::One(a.clone())),
             }
         }
         if let Some(reads) = reads {
@@ -51,15 +46,20 @@ impl<A: Ord + Hash + Clone, B: Ord + Hash + Clone> Links<A, B> {
         }
     }
 
-    /// What `a` reads.
-    pub(super) fn read_by<Q: Hash + Eq>(&self, a: &Q) -> impl Iterator<Item = &B>
+    #[cfg(test)]
+    pub(super) fn is_shared_with(&self, other: &Self) -> bool {
+        self.forward.ptr_eq(&other.forward) && self.back.ptr_eq(&other.back)
+    }
+
+    /// Returns what `a` reads.
+    pub(super) fn read_by<Q: Ord>(&self, a: &Q) -> impl Iterator<Item = &B>
     where
         A: Borrow<Q>,
     {
         self.forward.get(a).into_iter().flat_map(OneOrMore::iter)
     }
 
-    /// What reads `b`.
+    /// Returns what reads `b`.
     pub(super) fn readers_of(&self, b: &B) -> impl Iterator<Item = &A> {
         self.back.get(b).into_iter().flat_map(OneOrMore::iter)
     }
@@ -91,7 +91,7 @@ impl<T: Ord + Clone> OneOrMore<T> {
     fn insert(&mut self, value: T) {
         match self {
             Self::One(one) if *one == value => {}
-            Self::One(one) => *self = Self::More(BTreeSet::from([one.clone(), value])),
+            Self::One(one) => *self = Self::More(OrdSet::from_iter([one.clone(), value])),
             Self::More(more) => _ = more.insert(value),
         }
     }

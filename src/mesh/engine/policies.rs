@@ -7,9 +7,9 @@ use std::{
 
 use smol_str::SmolStr;
 
-use super::{Dirty, Engine, store::Id};
+use super::{Dirty, Engine};
 use crate::{
-    api::{Kind, Labels, Object, Spec, istio},
+    api::{Content, Id, Kind, Object, istio},
     mesh::{
         configured::Configured,
         model::{Hostname, NamedKey, ServiceKey},
@@ -24,11 +24,11 @@ use crate::{
 
 /// A kind with a table of its own in the world.
 trait Tabled: PartialEq + Sized {
-    /// The kind of the objects.
-    const KIND: Kind;
+    /// What the objects say.
+    type Content: Content;
 
     /// Returns what an object means.
-    fn of(object: &Object, mesh: &MeshSettings) -> Option<Arc<Self>>;
+    fn of(object: &Object, spec: &Arc<Self::Content>, mesh: &MeshSettings) -> Arc<Self>;
 
     /// Returns the table.
     fn table(world: &mut World) -> &mut PolicyTable<Self>;
@@ -48,25 +48,36 @@ impl Engine {
     }
 
     fn derive_namespaces(&self, world: &mut World, changed: &[Id], dirty: &mut Dirty) {
-        for id in changed.iter().filter(|id| id.kind == Kind::Namespace) {
+        for id in changed {
+            let Id::Local(id) = id else { continue };
+            let key = id.key();
+            if key.kind != Kind::Namespace {
+                continue;
+            }
             dirty.recomputed += 1;
-            let new = self.store.get(id).map(|object| Labels::clone(&object.metadata.labels));
-            if world.namespaces.get(&id.name).map(|old| &**old) == new.as_ref() {
+            // Clusters of one mesh mean the same namespace by one name: the first says its labels.
+            let new = self.store.named(key.kind, &key.namespace, &key.name).next().map(|object| &object.metadata.labels);
+            if world.namespaces.get(&key.name) == new {
                 continue;
             }
             match new {
-                Some(new) => _ = world.namespaces.insert(id.name.clone(), Arc::new(new)),
-                None => _ = world.namespaces.remove(&id.name),
+                Some(new) => _ = world.namespaces.insert(key.name.clone(), Arc::clone(new)),
+                None => _ = world.namespaces.remove(&key.name),
             }
         }
     }
 
     fn derive_table<T: Tabled>(&self, world: &mut World, changed: &[Id], dirty: &mut Dirty) {
         let mut replaced = Vec::new();
-        for id in changed.iter().filter(|id| id.kind == T::KIND) {
+        for id in changed {
+            let Id::Config(id) = id else { continue };
+            if id.kind != T::Content::KIND {
+                continue;
+            }
             dirty.recomputed += 1;
+            let new = self.store.config_of(&id.namespace, &id.name);
+            let new = new.map(|(object, spec)| Configured::new(object, T::of(object, spec, &world.mesh)));
             let key = (id.namespace.clone(), id.name.clone());
-            let new = self.store.get(id).and_then(|object| Some(Configured::new(object, T::of(object, &world.mesh)?)));
             if let Some(both) = T::table(world).replace(&key, new) {
                 replaced.push((key, both));
             }
@@ -80,7 +91,7 @@ impl Engine {
     fn touch_ruled_services(&self, world: &World, host: &Hostname, dirty: &mut Dirty) {
         let covered: Vec<ServiceKey> = match host.is_wildcard() {
             true => self.definitions.all().filter(|key| host.covers(&key.hostname)).cloned().collect(),
-            false => self.definitions.named(host),
+            false => self.definitions.named(host).cloned().collect(),
         };
         for key in covered {
             dirty.touched.routes.extend(self.routes.hosts_routing_to(&key.hostname, world));
@@ -99,13 +110,10 @@ fn touch_workloads<T: Policy>(world: &World, replaced: &[(NamedKey, Replaced<T>)
 }
 
 impl Tabled for istio::Gateway {
-    const KIND: Kind = Kind::Gateway;
+    type Content = Self;
 
-    fn of(object: &Object, _: &MeshSettings) -> Option<Arc<Self>> {
-        match &object.spec {
-            Spec::Gateway(spec) => Some(Arc::clone(spec)),
-            _ => None,
-        }
+    fn of(_: &Object, spec: &Arc<Self>, _: &MeshSettings) -> Arc<Self> {
+        Arc::clone(spec)
     }
 
     fn table(world: &mut World) -> &mut PolicyTable<Self> {
@@ -118,13 +126,10 @@ impl Tabled for istio::Gateway {
 }
 
 impl Tabled for Sidecar {
-    const KIND: Kind = Kind::Sidecar;
+    type Content = istio::Sidecar;
 
-    fn of(object: &Object, _: &MeshSettings) -> Option<Arc<Self>> {
-        match &object.spec {
-            Spec::Sidecar(spec) => Some(Arc::new(sidecar::sidecar(spec))),
-            _ => None,
-        }
+    fn of(_: &Object, spec: &Arc<istio::Sidecar>, _: &MeshSettings) -> Arc<Self> {
+        Arc::new(sidecar::sidecar(spec))
     }
 
     fn table(world: &mut World) -> &mut PolicyTable<Self> {
@@ -137,13 +142,10 @@ impl Tabled for Sidecar {
 }
 
 impl Tabled for istio::PeerAuthentication {
-    const KIND: Kind = Kind::PeerAuthentication;
+    type Content = Self;
 
-    fn of(object: &Object, _: &MeshSettings) -> Option<Arc<Self>> {
-        match &object.spec {
-            Spec::PeerAuthentication(spec) => Some(Arc::clone(spec)),
-            _ => None,
-        }
+    fn of(_: &Object, spec: &Arc<Self>, _: &MeshSettings) -> Arc<Self> {
+        Arc::clone(spec)
     }
 
     fn table(world: &mut World) -> &mut PolicyTable<Self> {
@@ -159,7 +161,7 @@ impl Tabled for istio::PeerAuthentication {
         let namespaces: BTreeSet<&SmolStr> = replaced.iter().map(|((namespace, _), _)| namespace).collect();
         for namespace in namespaces {
             let services = || engine.definitions.in_namespace(namespace);
-            dirty.endpoints.extend(services().cloned());
+            dirty.endpoints.extend(services());
             if mtls::service_mtls(&engine.world, namespace) != mtls::service_mtls(world, namespace) {
                 dirty.touched.services.extend(services().map(|key| key.hostname.clone()));
             }
@@ -168,14 +170,13 @@ impl Tabled for istio::PeerAuthentication {
 }
 
 impl Tabled for DestinationRule {
-    const KIND: Kind = Kind::DestinationRule;
+    type Content = istio::DestinationRule;
 
-    fn of(object: &Object, mesh: &MeshSettings) -> Option<Arc<Self>> {
-        let Spec::DestinationRule(spec) = &object.spec else { return None };
+    fn of(object: &Object, spec: &Arc<istio::DestinationRule>, mesh: &MeshSettings) -> Arc<Self> {
         let namespace = &object.key.namespace;
         let host = names::full_hostname(&spec.host, namespace, &mesh.domain);
         let export_to = names::visibility(&spec.export_to, &mesh.default_destination_rule_export_to, namespace);
-        Some(Arc::new(traffic::istio::destination_rule(spec, host, export_to)))
+        Arc::new(traffic::istio::destination_rule(spec, host, export_to))
     }
 
     fn table(world: &mut World) -> &mut PolicyTable<Self> {

@@ -4,24 +4,18 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use imbl::OrdMap;
 
-use super::{
-    links::Links,
-    store::{Id, Store},
-};
-use crate::{
-    api::{Kind, Object, Spec, istio::VirtualService},
-    mesh::{
-        model::Hostname,
-        routing::{
-            istio::{self, Defaults},
-            model::{GatewayRef, RouteSet},
-        },
-        world::{NamedKey, Touched, World},
+use super::{links::Links, store::Store};
+use crate::mesh::{
+    model::Hostname,
+    routing::{
+        istio::{self, Defaults},
+        model::{GatewayRef, RouteSet},
     },
+    world::{NamedKey, Touched, World},
 };
 
 /// What routes read besides their own object.
-#[derive(Debug, Default)]
+#[derive(Clone, Default)]
 pub(super) struct RouteLinks {
     /// Roots and the delegates that they name, whether those exist or not.
     delegates: Links<NamedKey, NamedKey>,
@@ -41,9 +35,14 @@ impl RouteLinks {
         routing.flat_map(|routes| routes.hosts.iter().cloned()).collect()
     }
 
+    #[cfg(test)]
+    pub(super) fn is_shared_with(&self, other: &Self) -> bool {
+        self.delegates.is_shared_with(&other.delegates) && self.destinations.is_shared_with(&other.destinations)
+    }
+
     /// Derives the routes of one VirtualService.
     pub(super) fn derive(&mut self, store: &Store, world: &mut World, key: &NamedKey, touched: &mut Touched) {
-        let find = |key: &NamedKey| virtual_service(store, key);
+        let find = |(namespace, name): &NamedKey| store.config_of(namespace, name).map(|(object, spec)| (object, &**spec));
         let own = find(key);
         let defaults = Defaults { domain: &world.mesh.domain, export_to: &world.mesh.default_virtual_service_export_to };
         let new = own.and_then(|(object, spec)| istio::route_set(object, spec, defaults, &find)).map(Arc::new);
@@ -60,13 +59,6 @@ impl RouteLinks {
             None => _ = world.routes.remove(key),
         }
     }
-}
-
-fn virtual_service<'a>(store: &'a Store, (namespace, name): &NamedKey) -> Option<(&'a Object, &'a VirtualService)> {
-    store.spec(&Id::new(Kind::VirtualService, namespace, name), |spec| match spec {
-        Spec::VirtualService(spec) => Some(&**spec),
-        _ => None,
-    })
 }
 
 fn index(world: &mut World, key: &NamedKey, old: Option<&Arc<RouteSet>>, new: Option<&Arc<RouteSet>>) {

@@ -122,6 +122,7 @@ fn blank(object: &Object, registry: Registry) -> Service {
         registry,
         ports: Vec::new(),
         addresses: Vec::new(),
+        addresses_elsewhere: Vec::new(),
         resolution: Resolution::ClientSideLb,
         headless: false,
         mesh_external: false,

@@ -1,155 +1,133 @@
 //! The objects as they stand: the only input of everything derived.
 
-use std::{
-    collections::{BTreeMap, hash_map::Entry},
-    sync::Arc,
-};
+use std::{borrow::Borrow, cmp::Ordering, sync::Arc};
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use imbl::OrdSet;
 use smol_str::SmolStr;
 
-use crate::api::{Kind, Object, ObjectKey, Spec};
+use crate::api::{ConfigId, Content, Id, Kind, LocalId, Object, ObjectKey};
 
-/// An object's name without its cluster. Configuration of one name from two clusters is one thing.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Id {
-    /// Kind.
-    pub(super) kind: Kind,
-    /// Namespace; empty for kinds outside namespaces.
-    pub(super) namespace: SmolStr,
-    /// Name.
-    pub(super) name: SmolStr,
-}
-
-impl Id {
-    pub(super) fn new(kind: Kind, namespace: &SmolStr, name: &SmolStr) -> Self {
-        Self { kind, namespace: namespace.clone(), name: name.clone() }
-    }
-}
-
-impl From<&ObjectKey> for Id {
-    fn from(key: &ObjectKey) -> Self {
-        Self::new(key.kind, &key.namespace, &key.name)
-    }
-}
-
-/// All objects. Where clusters share a name, the first cluster's object counts, whatever the order of arrival.
-#[derive(Debug, Default)]
+/// All objects of all clusters. A copy shares them with its source.
+#[derive(Clone, Default)]
 pub(super) struct Store {
-    objects: FxHashMap<Id, Named>,
-    /// Names of WorkloadEntries by namespace.
-    entries: FxHashMap<SmolStr, FxHashSet<SmolStr>>,
+    objects: OrdSet<Stored>,
 }
 
-/// The objects of one name by cluster; mostly there is one, which then costs no table.
-#[derive(Debug)]
-#[expect(clippy::box_collection, reason = "one word for what is rare keeps the entry of every object small")]
-enum Named {
-    One(Arc<Object>),
-    Several(Box<BTreeMap<SmolStr, Arc<Object>>>),
-}
+/// An object, which stands under its key. Keys sort by kind, namespace, name and cluster.
+#[derive(Clone, Debug)]
+struct Stored(Arc<Object>);
 
 impl Store {
-    /// Puts or removes an object; says whether that changed anything.
+    /// Puts or removes an object; returns whether that changed anything.
     pub(super) fn put(&mut self, key: &ObjectKey, object: Option<Arc<Object>>) -> bool {
-        let id = Id::from(key);
-        let Some(object) = object else { return self.remove(id, &key.cluster) };
-        if id.kind == Kind::WorkloadEntry {
-            self.entries.entry(id.namespace.clone()).or_default().insert(id.name.clone());
-        }
-        match self.objects.entry(id) {
-            Entry::Vacant(vacant) => _ = vacant.insert(Named::One(object)),
-            Entry::Occupied(mut named) => {
-                if named.get().of(&key.cluster) == Some(&object) {
-                    return false;
-                }
-                named.get_mut().put(object);
-            }
-        }
-        true
-    }
-
-    /// Whether there is an object of that name.
-    pub(super) fn has(&self, id: &Id) -> bool {
-        self.objects.contains_key(id)
-    }
-
-    fn remove(&mut self, id: Id, cluster: &SmolStr) -> bool {
-        let Entry::Occupied(mut named) = self.objects.entry(id) else { return false };
-        if named.get().of(cluster).is_none() {
+        let Some(object) = object else { return self.objects.remove(key).is_some() };
+        if self.at(key) == Some(&object) {
             return false;
         }
-        let left = match named.get_mut() {
-            Named::One(_) => 0,
-            Named::Several(objects) => {
-                objects.remove(cluster);
-                objects.len()
-            }
-        };
-        if left == 0 {
-            let (id, _) = named.remove_entry();
-            if id.kind == Kind::WorkloadEntry {
-                self.forget_entry(id);
-            }
-        }
+        self.objects.insert(Stored(object));
         true
     }
 
-    fn forget_entry(&mut self, id: Id) {
-        if let Entry::Occupied(mut names) = self.entries.entry(id.namespace) {
-            names.get_mut().remove(&id.name);
-            if names.get().is_empty() {
-                names.remove();
-            }
+    /// Whether some cluster has that object.
+    pub(super) fn has(&self, id: &Id) -> bool {
+        self.get(id).is_some()
+    }
+
+    /// Returns the object; of configuration the content that counts.
+    pub(super) fn get(&self, id: &Id) -> Option<&Arc<Object>> {
+        match id {
+            Id::Local(id) => self.local(id),
+            Id::Config(id) => self.config(id),
         }
     }
 
-    /// The object of that name.
-    pub(super) fn get(&self, id: &Id) -> Option<&Arc<Object>> {
-        self.objects.get(id)?.first()
+    /// Returns the content of the first object of a kind.
+    pub(super) fn first_of<T: Content>(&self) -> Option<&Arc<T>> {
+        self.from(T::KIND, &SmolStr::default(), &SmolStr::default()).next().and_then(|object| object.content())
     }
 
-    /// The object of that name, if it is what its kind says.
-    pub(super) fn spec<'a, T>(&'a self, id: &Id, as_kind: impl Fn(&'a Spec) -> Option<&'a T>) -> Option<(&'a Object, &'a T)> {
-        let object = self.get(id)?;
-        Some((object, as_kind(&object.spec)?))
+    /// Returns a configuration object, with the content that counts: that in the first cluster.
+    pub(super) fn config(&self, id: &ConfigId) -> Option<&Arc<Object>> {
+        self.named(id.kind, &id.namespace, &id.name).next()
     }
 
-    /// The WorkloadEntries of a namespace; in no order.
-    pub(super) fn entries_in(&self, namespace: &SmolStr) -> impl Iterator<Item = &Arc<Object>> {
-        let names = self.entries.get(namespace).into_iter().flatten();
-        names.filter_map(move |name| self.get(&Id::new(Kind::WorkloadEntry, namespace, name)))
+    /// Returns an object of one cluster.
+    pub(super) fn local(&self, id: &LocalId) -> Option<&Arc<Object>> {
+        self.at(id.key())
     }
 
-    /// The names of all objects; in no order.
-    pub(super) fn ids(&self) -> impl Iterator<Item = &Id> {
-        self.objects.keys()
+    /// Returns a configuration object with its content.
+    pub(super) fn config_of<T: Content>(&self, namespace: &SmolStr, name: &SmolStr) -> Option<(&Object, &Arc<T>)> {
+        with_content(self.config(&ConfigId::new(T::KIND, namespace, name))?)
+    }
+
+    /// Returns an object of one cluster with its content.
+    pub(super) fn local_of<T: Content>(&self, id: &LocalId) -> Option<(&Object, &Arc<T>)> {
+        with_content(self.local(id)?)
+    }
+
+    /// Iterates over the objects of that kind and name, sorted by cluster.
+    pub(super) fn named<'a>(&'a self, kind: Kind, namespace: &SmolStr, name: &SmolStr) -> impl Iterator<Item = &'a Arc<Object>> {
+        self.from(kind, namespace, name).take_while(move |object| {
+            let key = &object.key;
+            (key.kind, &key.namespace, &key.name) == (kind, namespace, name)
+        })
+    }
+
+    /// Iterates over the configuration objects of a kind in a namespace, sorted by name.
+    pub(super) fn configs_in<'a>(&'a self, kind: Kind, namespace: &SmolStr) -> impl Iterator<Item = &'a Arc<Object>> {
+        let all = self.from(kind, namespace, &SmolStr::default());
+        let mut last: Option<&'a SmolStr> = None;
+        all.take_while(move |object| (object.key.kind, &object.key.namespace) == (kind, namespace))
+            .filter(move |object| last.replace(&object.key.name) != Some(&object.key.name))
+    }
+
+    /// Iterates over what identifies all objects; one that several clusters hold may come several times.
+    pub(super) fn ids(&self) -> impl Iterator<Item = Id> {
+        self.objects.iter().map(|Stored(object)| Id::from(&object.key))
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_shared_with(&self, other: &Self) -> bool {
+        self.objects.ptr_eq(&other.objects)
+    }
+
+    fn at(&self, key: &ObjectKey) -> Option<&Arc<Object>> {
+        self.objects.get(key).map(|Stored(object)| object)
+    }
+
+    fn from(&self, kind: Kind, namespace: &SmolStr, name: &SmolStr) -> impl Iterator<Item = &Arc<Object>> + use<'_> {
+        let first = ObjectKey { kind, namespace: namespace.clone(), name: name.clone(), cluster: SmolStr::default() };
+        self.objects.range(first..).map(|Stored(object)| object)
     }
 }
 
-impl Named {
-    fn first(&self) -> Option<&Arc<Object>> {
-        match self {
-            Self::One(object) => Some(object),
-            Self::Several(objects) => objects.values().next(),
-        }
-    }
+fn with_content<T: Content>(object: &Arc<Object>) -> Option<(&Object, &Arc<T>)> {
+    Some((object, object.content()?))
+}
 
-    fn of(&self, cluster: &SmolStr) -> Option<&Arc<Object>> {
-        match self {
-            Self::One(object) => Some(object).filter(|object| object.key.cluster == *cluster),
-            Self::Several(objects) => objects.get(cluster),
-        }
+impl Borrow<ObjectKey> for Stored {
+    fn borrow(&self) -> &ObjectKey {
+        &self.0.key
     }
+}
 
-    fn put(&mut self, object: Arc<Object>) {
-        match self {
-            Self::One(one) if one.key.cluster == object.key.cluster => *one = object,
-            Self::One(one) => {
-                let both = [Arc::clone(one), object].map(|object| (object.key.cluster.clone(), object));
-                *self = Self::Several(Box::new(BTreeMap::from(both)));
-            }
-            Self::Several(objects) => _ = objects.insert(object.key.cluster.clone(), object),
-        }
+impl PartialEq for Stored {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key == other.0.key
+    }
+}
+
+impl Eq for Stored {}
+
+impl PartialOrd for Stored {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Stored {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.key.cmp(&other.0.key)
     }
 }

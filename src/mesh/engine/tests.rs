@@ -1,4 +1,6 @@
 mod any_order;
+mod clusters;
+mod copies;
 mod oracle;
 
 use std::sync::Arc;
@@ -6,12 +8,12 @@ use std::sync::Arc;
 use super::*;
 use crate::{
     api::{
-        Labels, Metadata,
+        Labels, Metadata, Spec,
         istio::{self, PeerMtlsMode},
         kubernetes::{EndpointSlice, Pod, Service as KubernetesService, ServicePort as KubernetesPort, SliceEndpoint},
     },
     mesh::{
-        model::{ProxyKind, Resolution, SpiffeId},
+        model::{Backend, MtlsMode, ProxyKind, Resolution, SpiffeId},
         scope::{Scope, scope},
     },
 };

@@ -4,30 +4,24 @@ use std::{net::IpAddr, sync::Arc};
 
 use smol_str::SmolStr;
 
-use super::store::{Id, Store};
+use super::store::Store;
 use crate::{
-    api::{Kind, Labels, Object, Spec, istio, kubernetes},
-    mesh::{
-        model::{Locality, Workload},
-        world::NamedKey,
-    },
+    api::{Kind, Labels, LocalId, Object, istio, kubernetes},
+    mesh::model::{Locality, Workload, WorkloadKey},
 };
 
-/// The workload of that name.
-pub(super) fn derive(store: &Store, (namespace, name): &NamedKey) -> Option<Workload> {
-    let id = |kind| Id::new(kind, namespace, name);
-    let pod = store.spec(&id(Kind::Pod), |spec| match spec {
-        Spec::Pod(pod) => Some(&**pod),
-        _ => None,
-    });
-    if let Some((object, pod)) = pod {
+/// Returns the workload of that key.
+pub(super) fn derive(store: &Store, key: &WorkloadKey) -> Option<Workload> {
+    if let Some((object, pod)) = store.local_of::<kubernetes::Pod>(&pod_id(key)) {
         return is_alive(pod).then(|| of_pod(store, object, pod));
     }
-    let (object, entry) = store.spec(&id(Kind::WorkloadEntry), |spec| match spec {
-        Spec::WorkloadEntry(entry) => Some(&**entry),
-        _ => None,
-    })?;
-    Some(of_entry(object, entry))
+    let (object, entry) = store.config_of::<istio::WorkloadEntry>(&key.namespace, &key.name)?;
+    (object.key.cluster == key.cluster).then(|| of_entry(object, entry))
+}
+
+/// Identifies the pod of a workload.
+pub(super) fn pod_id(key: &WorkloadKey) -> LocalId {
+    LocalId::new(&key.cluster, Kind::Pod, &key.namespace, &key.name)
 }
 
 /// A pod that has ended has an address no more: another pod may have it.
@@ -44,7 +38,7 @@ fn of_pod(store: &Store, object: &Object, pod: &kubernetes::Pod) -> Workload {
         service_account: if pod.service_account.is_empty() { "default".into() } else { pod.service_account.clone() },
         ips: Arc::clone(&pod.ips),
         node: pod.node.clone(),
-        locality: pod_locality(store, &object.metadata.labels, &pod.node).into(),
+        locality: pod_locality(store, object, &pod.node).into(),
         uid: object.metadata.uid.clone(),
         ports: Arc::clone(&pod.ports),
         kind: object.key.kind,
@@ -54,17 +48,19 @@ fn of_pod(store: &Store, object: &Object, pod: &kubernetes::Pod) -> Workload {
 }
 
 /// The pod's own label wins over the node's (contract §2.4).
-fn pod_locality(store: &Store, labels: &Labels, node: &SmolStr) -> Locality {
+fn pod_locality(store: &Store, pod: &Object, node: &SmolStr) -> Locality {
+    let labels = &pod.metadata.labels;
     let own = labels.get("topology.istio.io/locality").or_else(|| labels.get("istio-locality"));
     match own.filter(|text| !text.is_empty()) {
         Some(text) if text.contains('/') => locality(text, '/'),
         Some(text) => locality(text, '.'),
-        None => node_locality(store, node),
+        None => node_locality(store, &pod.key.cluster, node),
     }
 }
 
-fn node_locality(store: &Store, node: &SmolStr) -> Locality {
-    let Some(object) = store.get(&Id::new(Kind::Node, &SmolStr::default(), node)) else { return Locality::default() };
+fn node_locality(store: &Store, cluster: &SmolStr, node: &SmolStr) -> Locality {
+    let node = LocalId::new(cluster, Kind::Node, &SmolStr::default(), node);
+    let Some(object) = store.local(&node) else { return Locality::default() };
     let label = |name: &str| object.metadata.labels.get(name).cloned().unwrap_or_default();
     Locality {
         region: label("topology.kubernetes.io/region"),

@@ -5,7 +5,7 @@ use std::fmt;
 use smol_str::{SmolStr, format_smolstr};
 
 /// A DNS name, perhaps with a leading wildcard (`*.example.com`, `*`), in lower case.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Hostname(SmolStr);
 
 impl Hostname {

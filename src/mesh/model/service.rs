@@ -22,6 +22,8 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Virtual addresses: cluster IPs, or a ServiceEntry's addresses (may be CIDRs); empty for headless and for none.
     pub addresses: Vec<SmolStr>,
+    /// Cluster IPs in other clusters that have the same Service: by cluster, sorted.
+    pub addresses_elsewhere: Vec<(SmolStr, Vec<SmolStr>)>,
     /// How endpoints are found.
     pub resolution: Resolution,
     /// Whether it is a Kubernetes Service with `clusterIP: None`.
@@ -108,6 +110,12 @@ pub enum Registry {
 }
 
 impl Service {
+    /// Returns the virtual addresses for clients in a cluster: those of the cluster, else those of the service's origin.
+    pub fn addresses_in(&self, cluster: &str) -> &[SmolStr] {
+        let elsewhere = self.addresses_elsewhere.iter().find(|(of, _)| of == cluster);
+        elsewhere.map_or(&self.addresses, |(_, addresses)| addresses)
+    }
+
     /// Returns its key.
     pub fn key(&self) -> ServiceKey {
         ServiceKey { hostname: self.hostname.clone(), namespace: self.namespace.clone() }

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use smol_str::SmolStr;
 
 use super::Locality;
-use crate::api::{Kind, Labels};
+use crate::api::{Kind, Labels, ObjectKey};
 
 /// A pod (or a WorkloadEntry) that may have a proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,4 +36,29 @@ pub struct Workload {
     pub cluster: SmolStr,
     /// `metadata.generation` of that object.
     pub generation: i64,
+}
+
+/// Identifies a [`Workload`]. Pods of one name in two clusters are two workloads.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkloadKey {
+    /// The namespace.
+    pub namespace: SmolStr,
+    /// The name.
+    pub name: SmolStr,
+    /// The cluster.
+    pub cluster: SmolStr,
+}
+
+impl WorkloadKey {
+    /// Returns the key of the workload that an object makes.
+    pub fn of(object: &ObjectKey) -> Self {
+        Self { namespace: object.namespace.clone(), name: object.name.clone(), cluster: object.cluster.clone() }
+    }
+}
+
+impl Workload {
+    /// Its key.
+    pub fn key(&self) -> WorkloadKey {
+        WorkloadKey { namespace: self.namespace.clone(), name: self.name.clone(), cluster: self.cluster.clone() }
+    }
 }

@@ -25,7 +25,7 @@ pub struct ServiceTarget {
 pub fn resolve_proxy(world: &World, declared: &Proxy) -> Proxy {
     let mut proxy = declared.clone();
     let Some((name, namespace)) = declared.id.rsplit_once('.') else { return proxy };
-    let found = world.workloads.get(&(namespace.into(), name.into()));
+    let found = world.workload(&declared.cluster, namespace, name);
     let Some(pod) = found.filter(|workload| workload.kind == Kind::Pod) else { return proxy };
     proxy.labels = Arc::clone(&pod.labels);
     if !pod.locality.is_empty() {

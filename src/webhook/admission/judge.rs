@@ -7,7 +7,7 @@ use smol_str::SmolStr;
 
 use crate::{
     api::{Diagnostic, Kind, Object, Parsed, Severity, UnreadKind, parse},
-    mesh::{engine::preview, validate, world::World},
+    mesh::{engine::Engine, validate},
     webhook::review::{AdmissionRequest, AdmissionResponse},
 };
 
@@ -19,7 +19,7 @@ const UNPROCESSABLE: u16 = 422;
 
 /// What objects are held against.
 pub(super) struct Judge<'a> {
-    pub(super) world: &'a Arc<World>,
+    pub(super) engine: &'a Engine,
     pub(super) cluster: &'a SmolStr,
 }
 
@@ -80,10 +80,13 @@ impl Judge<'_> {
 
     /// What the checks across objects say of it. Before there is a world they would miss everything.
     fn beside_others(&self, parsed: &Parsed) -> Vec<Diagnostic> {
-        if self.world.generation == 0 {
+        if self.engine.world().generation == 0 {
             return Vec::new();
         }
-        let of = |object: &Arc<Object>| validate::of(&preview(self.world, &with_age(object)), &object.key);
+        let of = |object: &Arc<Object>| {
+            let applied = self.engine.clone().apply([(object.key.clone(), Some(with_age(object)))]);
+            validate::of(&applied.world, &object.key)
+        };
         parsed.objects.iter().flat_map(of).collect()
     }
 }

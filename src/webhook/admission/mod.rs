@@ -20,17 +20,17 @@ use tokio::sync::watch;
 use self::judge::Judge;
 pub use self::metrics::AdmissionMetrics;
 use super::review::Review;
-use crate::mesh::world::World;
+use crate::mesh::engine::Engine;
 
-/// `POST /validate`. `worlds` shows what objects are held against; before the first world they are only looked at by
-/// themselves. `cluster` is the one that asks.
-pub fn routes(worlds: watch::Receiver<Arc<World>>, cluster: SmolStr, metrics: AdmissionMetrics) -> Router {
-    let admission = Arc::new(Admission { worlds, cluster, metrics });
+/// `POST /validate`. A copy of what `engines` shows takes each object in, to see what it would do; before the first world
+/// objects are only looked at by themselves. `cluster` is the one that asks.
+pub fn routes(engines: watch::Receiver<Engine>, cluster: SmolStr, metrics: AdmissionMetrics) -> Router {
+    let admission = Arc::new(Admission { engines, cluster, metrics });
     Router::new().route("/validate", post(validate)).with_state(admission)
 }
 
 struct Admission {
-    worlds: watch::Receiver<Arc<World>>,
+    engines: watch::Receiver<Engine>,
     cluster: SmolStr,
     metrics: AdmissionMetrics,
 }
@@ -44,8 +44,8 @@ async fn validate(State(admission): State<Arc<Admission>>, body: Bytes) -> Respo
             return (StatusCode::BAD_REQUEST, format!("{reason}\n")).into_response();
         }
     };
-    let world = Arc::clone(&admission.worlds.borrow());
-    let verdict = Judge { world: &world, cluster: &admission.cluster }.verdict(&review.request);
+    let engine = admission.engines.borrow().clone();
+    let verdict = Judge { engine: &engine, cluster: &admission.cluster }.verdict(&review.request);
     admission.metrics.count(&review.request.resource, verdict.reason);
     Json(review.respond(&verdict.answer)).into_response()
 }

@@ -1,7 +1,5 @@
 //! What the API server is answered.
 
-use std::sync::Arc;
-
 use axum::{
     Router,
     body::Body,
@@ -20,7 +18,7 @@ use crate::{
         parse,
         yaml::{document, documents},
     },
-    mesh::{engine::Engine, world::World},
+    mesh::engine::Engine,
 };
 
 const SHOP: &str = "
@@ -35,10 +33,15 @@ metadata: {name: old, namespace: shop, creationTimestamp: '2026-01-01T00:00:00Z'
 spec: {hosts: [reviews], http: [{route: [{destination: {host: reviews}}]}]}
 ";
 
-fn world(yaml: &str) -> Arc<World> {
-    let mut engine = Engine::new("cluster.local", MeshConfig::default());
+fn engine(yaml: &str) -> Engine {
+    let mut engine = empty();
     let objects = documents(yaml).into_iter().flat_map(|text| parse(&document(text).unwrap(), &"Kubernetes".into()).objects);
-    engine.apply(objects.map(|object| (object.key.clone(), Some(object)))).world
+    engine.apply(objects.map(|object| (object.key.clone(), Some(object))));
+    engine
+}
+
+fn empty() -> Engine {
+    Engine::new("cluster.local", MeshConfig::default())
 }
 
 struct Webhook {
@@ -47,10 +50,10 @@ struct Webhook {
 }
 
 impl Webhook {
-    fn on(world: Arc<World>) -> Self {
+    fn on(engine: Engine) -> Self {
         let (metrics, mut registry) = (AdmissionMetrics::default(), Registry::default());
         metrics.register(&mut registry);
-        Self { routes: routes(watch::channel(world).1, "Kubernetes".into(), metrics), registry }
+        Self { routes: routes(watch::channel(engine).1, "Kubernetes".into(), metrics), registry }
     }
 
     async fn post(&self, body: impl Into<Body>) -> (StatusCode, Vec<u8>) {
@@ -109,7 +112,7 @@ const DOUBTFUL: &str = "VirtualService/shop/reviews spec.http[0].tiemout: unknow
 
 #[tokio::test]
 async fn what_is_right_passes_and_what_is_wrong_is_refused_with_its_fields() {
-    let webhook = Webhook::on(world(SHOP));
+    let webhook = Webhook::on(engine(SHOP));
     assert_eq!(webhook.asked(create(right())).await, json!({"uid": "u", "allowed": true}));
     let refused = json!({"uid": "u", "allowed": false, "status": {"code": 422, "message": WRONG}, "warnings": [DOUBTFUL]});
     assert_eq!(webhook.asked(create(wrong())).await, refused);
@@ -126,23 +129,38 @@ async fn what_leads_nowhere_in_the_world_is_a_warning() {
     let warnings = json!([
         "VirtualService/shop/reviews spec.http[0].route[0].destination.host: no service has the host gone.shop.svc.cluster.local; requests get 503"
     ]);
-    let answer = Webhook::on(world(SHOP)).asked(create(nowhere.clone())).await;
+    let answer = Webhook::on(engine(SHOP)).asked(create(nowhere.clone())).await;
     assert_eq!((&answer["allowed"], &answer["warnings"]), (&json!(true), &warnings));
     // Before the first world nothing is known to be missing.
-    assert_eq!(Webhook::on(Arc::default()).asked(create(nowhere)).await, json!({"uid": "u", "allowed": true}));
+    assert_eq!(Webhook::on(empty()).asked(create(nowhere)).await, json!({"uid": "u", "allowed": true}));
+}
+
+#[tokio::test]
+async fn what_a_root_takes_over_from_its_delegate_is_said_too() {
+    let leaf = "
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: leaf, namespace: shop, creationTimestamp: '2026-01-01T00:00:00Z'}
+spec: {http: [{route: [{destination: {host: gone}}]}]}
+";
+    let root = virtual_service(json!({"delegate": {"name": "leaf"}}));
+    let answer = Webhook::on(engine(&format!("{SHOP}{leaf}"))).asked(create(root)).await;
+    let warning = "VirtualService/shop/reviews spec.http.route[0].destination.host: no service has the host gone.shop.svc.cluster.local; requests get 503";
+    assert_eq!((&answer["allowed"], &answer["warnings"]), (&json!(true), &json!([warning])));
 }
 
 #[tokio::test]
 async fn a_new_object_is_the_youngest() {
     let mut second = right();
     second["spec"]["hosts"] = json!(["reviews"]);
-    let answer = Webhook::on(world(SHOP)).asked(create(second)).await;
+    let answer = Webhook::on(engine(SHOP)).asked(create(second)).await;
     assert!(answer["warnings"][0].as_str().unwrap().contains("is routed by VirtualService/shop/old too"), "{answer}");
 }
 
 #[tokio::test]
 async fn what_slipped_in_can_be_labelled_and_deleted() {
-    let webhook = Webhook::on(world(SHOP));
+    let webhook = Webhook::on(engine(SHOP));
     let mut labelled = wrong();
     labelled["metadata"]["labels"] = json!({"team": "a"});
     let answer = webhook.asked(update(wrong(), labelled)).await;
@@ -160,12 +178,12 @@ async fn a_name_that_is_yet_to_be_made_is_none_that_is_missing() {
     object["metadata"] = json!({"generateName": "reviews-"});
     let mut request = create(object);
     request["name"] = json!("");
-    assert_eq!(Webhook::on(world(SHOP)).asked(request).await, json!({"uid": "u", "allowed": true}));
+    assert_eq!(Webhook::on(engine(SHOP)).asked(request).await, json!({"uid": "u", "allowed": true}));
 }
 
 #[tokio::test]
 async fn kinds_that_are_not_read_pass_with_a_warning_and_unknown_ones_do_not() {
-    let webhook = Webhook::on(world(SHOP));
+    let webhook = Webhook::on(engine(SHOP));
     let object =
         |api_version: &str, kind: &str| json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": "all", "namespace": "shop"}});
     let answer = webhook.asked(create(object("security.istio.io/v1", "AuthorizationPolicy"))).await;
@@ -187,14 +205,14 @@ async fn many_findings_are_cut() {
     let unknown: serde_json::Map<String, Value> = (0..60).map(|number| (format!("x{number}"), json!(1))).collect();
     let mut http = Value::Object(unknown);
     http["route"] = json!([{"destination": {"host": "reviews"}}]);
-    let answer = Webhook::on(world(SHOP)).asked(create(virtual_service(http))).await;
+    let answer = Webhook::on(engine(SHOP)).asked(create(virtual_service(http))).await;
     let warnings = answer["warnings"].as_array().unwrap();
     assert_eq!((warnings.len(), warnings[20].as_str().unwrap()), (21, "31 more findings are not listed"));
 }
 
 #[tokio::test]
 async fn what_is_no_question_is_a_bad_request() {
-    let webhook = Webhook::on(world(SHOP));
+    let webhook = Webhook::on(engine(SHOP));
     for body in ["", "{", "{}", r#"{"apiVersion": "v1", "request": {"uid": "u"}}"#] {
         assert_eq!(webhook.post(body).await.0, StatusCode::BAD_REQUEST, "{body}");
     }

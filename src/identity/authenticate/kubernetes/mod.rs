@@ -36,7 +36,10 @@ use crate::{
         Clock,
         token::{Claims, TokenError, identity_of},
     },
-    mesh::{model::SpiffeId, world::World},
+    mesh::{
+        model::{SpiffeId, WorkloadKey},
+        world::World,
+    },
 };
 
 /// The audience of tokens, unless another is configured (`TOKEN_AUDIENCES`).
@@ -47,6 +50,8 @@ pub const DEFAULT_AUDIENCE: &str = "istio-ca";
 pub struct Settings {
     /// The audiences; a token must be for one of them (`TOKEN_AUDIENCES`).
     pub audiences: Vec<String>,
+    /// The cluster whose tokens these are.
+    pub cluster: SmolStr,
     /// The trust domain of the identities.
     pub trust_domain: SmolStr,
     /// How old the keys may be before they are fetched again.
@@ -71,10 +76,11 @@ pub struct ClusterTokens {
 // === impl Settings ===
 
 impl Settings {
-    /// Returns the settings for tokens for `istio-ca`, which prove identities of `trust_domain`.
+    /// Returns the settings for tokens of cluster `Kubernetes` for `istio-ca`, which prove identities of `trust_domain`.
     pub fn new(trust_domain: &str) -> Self {
         Self {
             audiences: vec![DEFAULT_AUDIENCE.into()],
+            cluster: "Kubernetes".into(),
             trust_domain: trust_domain.into(),
             keys_max_age: Duration::from_secs(300),
             keys_min_interval: Duration::from_secs(10),
@@ -116,7 +122,8 @@ impl ClusterTokens {
         claims.check_times(now)?;
         claims.check_audience(&self.settings.audiences)?;
         let identity = claims.identity(&self.settings.trust_domain)?;
-        if claims.check_issuer(&issuer.name).is_ok() && is_of_a_known_pod(&claims, &identity, &self.worlds.borrow()) {
+        if claims.check_issuer(&issuer.name).is_ok() && is_of_a_known_pod(&claims, &identity, &self.settings.cluster, &self.worlds.borrow())
+        {
             return Ok((identity, "known_pod"));
         }
         self.review(token, Some(&identity)).await
@@ -161,8 +168,8 @@ impl std::fmt::Debug for ClusterTokens {
 }
 
 /// Whether the world shows the pod, by its UID, to which the token is bound, and it runs as the token's account.
-fn is_of_a_known_pod(claims: &Claims, identity: &SpiffeId, world: &World) -> bool {
+fn is_of_a_known_pod(claims: &Claims, identity: &SpiffeId, cluster: &SmolStr, world: &World) -> bool {
     let Some((namespace, pod)) = claims.pod().filter(|(namespace, _)| *namespace == identity.namespace) else { return false };
-    let workload = world.workloads.get(&(namespace.into(), pod.name.clone()));
-    workload.is_some_and(|workload| workload.uid == pod.uid && workload.service_account == identity.service_account)
+    let key = WorkloadKey { namespace: namespace.into(), name: pod.name.clone(), cluster: cluster.clone() };
+    world.workloads.get(&key).is_some_and(|workload| workload.uid == pod.uid && workload.service_account == identity.service_account)
 }

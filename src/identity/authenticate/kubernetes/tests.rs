@@ -156,7 +156,7 @@ fn world(pods: &[(&str, &str, &str)]) -> Arc<World> {
             cluster: "Kubernetes".into(),
             generation: 0,
         };
-        (("shop".into(), (*name).into()), Arc::new(workload))
+        (workload.key(), Arc::new(workload))
     });
     Arc::new(World { workloads: workloads.collect::<OrdMap<_, _>>(), ..World::default() })
 }
