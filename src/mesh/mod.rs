@@ -2,6 +2,7 @@
 
 pub mod configured;
 pub mod engine;
+pub mod gateway;
 pub mod model;
 pub(in crate::mesh) mod names;
 pub mod policy;

@@ -8,6 +8,7 @@ use smol_str::SmolStr;
 
 use super::{
     configured::Configured,
+    gateway,
     model::{EndpointSet, Hostname, Labels, MtlsMode, Service, ServiceKey, Workload, WorkloadKey},
     policy::PolicyTable,
     routing::model::{GatewayRef, RouteSet},
@@ -39,7 +40,7 @@ pub struct World {
     /// DestinationRules by object.
     pub destination_rules: PolicyTable<DestinationRule>,
     /// Gateways by object.
-    pub gateways: PolicyTable<istio::Gateway>,
+    pub gateways: PolicyTable<gateway::Gateway>,
     /// Sidecars by object.
     pub sidecars: PolicyTable<sidecar::Sidecar>,
     /// PeerAuthentications by object.
@@ -66,7 +67,7 @@ pub struct HostRules {
 }
 
 /// A Gateway.
-pub type Gateway = Configured<istio::Gateway>;
+pub type Gateway = Configured<gateway::Gateway>;
 
 /// A Sidecar.
 pub type Sidecar = Configured<sidecar::Sidecar>;

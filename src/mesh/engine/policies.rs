@@ -12,6 +12,7 @@ use crate::{
     api::{Content, Id, Kind, Object, istio},
     mesh::{
         configured::Configured,
+        gateway::{self, Gateway},
         model::{Hostname, NamedKey, ServiceKey},
         names,
         policy::{Policy, PolicyTable, Replaced, destination_rule, mtls},
@@ -41,7 +42,7 @@ impl Engine {
     /// Derives the tables of the changed objects and marks what depends on them.
     pub(super) fn derive_policies(&self, world: &mut World, changed: &[Id], dirty: &mut Dirty) {
         self.derive_namespaces(world, changed, dirty);
-        self.derive_table::<istio::Gateway>(world, changed, dirty);
+        self.derive_table::<Gateway>(world, changed, dirty);
         self.derive_table::<Sidecar>(world, changed, dirty);
         self.derive_table::<istio::PeerAuthentication>(world, changed, dirty);
         self.derive_table::<DestinationRule>(world, changed, dirty);
@@ -109,11 +110,11 @@ fn touch_workloads<T: Policy>(world: &World, replaced: &[(NamedKey, Replaced<T>)
     for_mesh
 }
 
-impl Tabled for istio::Gateway {
-    type Content = Self;
+impl Tabled for Gateway {
+    type Content = istio::Gateway;
 
-    fn of(_: &Object, spec: &Arc<Self>, _: &MeshSettings) -> Arc<Self> {
-        Arc::clone(spec)
+    fn of(object: &Object, spec: &Arc<istio::Gateway>, _: &MeshSettings) -> Arc<Self> {
+        Arc::new(gateway::istio::gateway(spec, &object.key.namespace))
     }
 
     fn table(world: &mut World) -> &mut PolicyTable<Self> {

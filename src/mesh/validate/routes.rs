@@ -160,11 +160,7 @@ fn known_subsets(rule: &EffectiveDestinationRule) -> String {
     format!(" ({} defines: {names})", rules.join(", "))
 }
 
-/// Whether some server of a Gateway has a host that overlaps.
+/// Whether some listener of a Gateway has a host that overlaps.
 fn takes(gateway: &Gateway, host: &Hostname) -> bool {
-    let hosts = gateway.spec.servers.iter().flat_map(|server| &server.hosts);
-    hosts.into_iter().any(|written| {
-        let bare = written.split_once('/').map_or(written.as_str(), |(_, host)| host);
-        Hostname::new(bare).overlaps(host)
-    })
+    gateway.spec.listeners.iter().flat_map(|listener| &listener.hosts).any(|of| of.host.overlaps(host))
 }

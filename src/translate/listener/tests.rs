@@ -20,6 +20,7 @@ use crate::{
     },
     mesh::{
         engine::Engine,
+        gateway::Refusal,
         model::{Flavour, Interception, Labels, MtlsMode, Proxy, ProxyKind},
         policy::mtls::workload_mtls,
         scope,
@@ -463,16 +464,16 @@ fn servers_of_all_gateways_share_what_can_be_shared() {
         chains(&listeners["0.0.0.0_443"]),
         [(json!({"server_names": ["a.example.com"]}), "rds https.443.https.one.shop".to_owned())]
     );
-    let reasons: Vec<_> = plan.refused.iter().map(|refused| (refused.server, refused.reason.clone())).collect();
+    let reasons: Vec<_> = plan.refused.iter().map(|refused| (refused.field.as_str(), refused.reason.clone())).collect();
     let host = crate::mesh::model::Hostname::new("a.example.com");
-    assert_eq!(reasons, [(1, gateway::Refusal::HostTaken(host)), (2, gateway::Refusal::PortTaken(443))]);
+    assert_eq!(reasons, [("spec.servers[1]", Refusal::HostTaken(host)), ("spec.servers[2]", Refusal::PortTaken(443))]);
 }
 
 #[test]
 fn a_gateway_without_rights_leaves_low_ports_out() {
     let (plan, listeners) = Asked::of(&(MESH.to_owned() + GATEWAYS)).gateway(true);
     assert_eq!(listeners.keys().collect::<Vec<_>>(), ["0.0.0.0_8080"]);
-    assert!(plan.refused.iter().any(|refused| refused.reason == gateway::Refusal::Privileged(443)));
+    assert!(plan.refused.iter().any(|refused| refused.reason == Refusal::Privileged(443)));
 }
 
 #[test]

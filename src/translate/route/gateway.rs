@@ -79,15 +79,8 @@ struct Entry {
 // The hosts of the VirtualService that the server serves; where one is wider, the narrower counts.
 fn served(server: &RoutedServer, routes: &RouteSet) -> Vec<Hostname> {
     let mut hosts: Vec<Hostname> = Vec::new();
-    for of in server.hosts.iter().filter(|of| of.namespace.as_ref().is_none_or(|namespace| *namespace == routes.namespace)) {
-        for host in &routes.hosts {
-            let narrower = if of.host.covers(host) {
-                host
-            } else if host.covers(&of.host) {
-                &of.host
-            } else {
-                continue;
-            };
+    for of in &server.hosts {
+        for narrower in routes.hosts.iter().filter_map(|host| of.shared(&routes.namespace, host)) {
             if !hosts.contains(narrower) {
                 hosts.push(narrower.clone());
             }

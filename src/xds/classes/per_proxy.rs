@@ -11,8 +11,9 @@ use super::{
     resource_cache::ResourceCache,
 };
 use crate::{
-    api::{Diagnostic, istio::ServerTlsMode},
+    api::Diagnostic,
     mesh::{
+        gateway::{Listener, RefusedListener},
         model::{Proxy, ProxyKind},
         policy::mtls::workload_mtls,
         routing::model::GatewayRef,
@@ -24,7 +25,7 @@ use crate::{
         endpoint::{self, EndpointInput},
         input::ProxyClass,
         listener::{
-            gateway::{self, GatewayListenerInput, GatewayView, RefusedServer},
+            gateway::{self, GatewayListenerInput, GatewayView},
             inbound::InboundInput,
         },
         route::{self, RouteTable},
@@ -40,7 +41,7 @@ pub(super) struct PerProxyInputs {
     inbound: Option<InboundInput>,
     gateway: Vec<GatewayListenerInput>,
     tables: Vec<RouteTable>,
-    refused: Vec<RefusedServer>,
+    refused: Vec<RefusedListener>,
 }
 
 /// The resources made from it.
@@ -62,7 +63,7 @@ impl PerProxyInputs {
     pub(super) fn findings(&self) -> impl Iterator<Item = Diagnostic> {
         self.refused.iter().map(|refused| {
             let message = format!("{}: this server gets no listener", refused.reason);
-            Diagnostic::warning(format!("spec.servers[{}]", refused.server), message).of(&refused.gateway.object)
+            Diagnostic::warning(refused.field.clone(), message).of(&refused.gateway.object)
         })
     }
 }
@@ -130,8 +131,7 @@ fn gateway_proxy(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass
 }
 
 fn passes_mtls_on(gateways: &[Arc<Gateway>]) -> bool {
-    let servers = gateways.iter().flat_map(|gateway| &gateway.spec.servers);
-    servers.filter_map(|server| server.tls.as_ref()).any(|tls| tls.mode == ServerTlsMode::AutoPassthrough)
+    gateways.iter().flat_map(|gateway| &gateway.spec.listeners).any(Listener::is_auto_passthrough)
 }
 
 fn auto_passthrough(world: &World, scope: &Scope, class: &ProxyClass) -> (Vec<ClusterInput>, Vec<EndpointInput>) {

@@ -1,24 +1,16 @@
-//! Merges the servers of all Gateways into listeners, oldest Gateway first.
+//! Plans a gateway's listeners and route configurations from the listeners that its Gateways have on each port.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use smol_str::{SmolStr, format_smolstr};
 
-use super::{
-    Chain, GatewayListenerInput, GatewayPlan, GatewayRouteTable, GatewayView, Refusal, RefusedServer, RoutedServer, ServerHost, Target,
-    server_tls::ServerSecrets,
-};
+use super::{Chain, GatewayListenerInput, GatewayPlan, GatewayRouteTable, GatewayView, RoutedServer, Target, server_tls::ServerTls};
 use crate::{
-    api::istio::{Server, ServerTlsMode},
     mesh::{
-        model::{Hostname, Labels, Origin, Protocol, Service},
-        protocol,
+        gateway::{self, Handling, MergedPort, PlacedListener, Sharing, TlsTermination},
+        model::{Labels, Protocol, Service},
         routing::model::{GatewayRef, L4Match, RouteSet},
-        scope::{ServiceTarget, routes_for_gateway},
-        world::Gateway,
+        scope::routes_for_gateway,
     },
     translate::{
         filter::network::TcpTarget,
@@ -32,166 +24,89 @@ use crate::{
 };
 
 pub(super) fn plan(view: GatewayView<'_>) -> GatewayPlan {
-    let mut gateways = view.gateways.iter().collect::<Vec<_>>();
-    gateways.sort_by(|one, other| one.precedence.cmp(&other.precedence));
-    let mut merge = Merge { view, ports: BTreeMap::new(), plan: GatewayPlan::default() };
-    for gateway in gateways {
-        for (at, server) in gateway.spec.servers.iter().enumerate() {
-            merge.add(gateway, at, server);
-        }
-    }
-    merge.finish()
+    let targets = view.targets.iter().filter_map(|target| Some((target.service.ports.get(target.port)?.number, target.target_port)));
+    let merged = gateway::merge(view.gateways, &targets.collect::<Vec<_>>(), view.unprivileged);
+    let mut planner = Planner { view, class: ListenerClass::of(view.class), tables: Vec::new() };
+    let mut listeners: Vec<_> = merged.ports.iter().filter_map(|port| planner.listener(port)).collect();
+    listeners.sort_by_key(GatewayListenerInput::name);
+    planner.tables.sort_by(|one, other| one.name.cmp(&other.name));
+    GatewayPlan { listeners, tables: planner.tables, refused: merged.refused }
 }
 
-struct Merge<'a> {
+struct Planner<'a> {
     view: GatewayView<'a>,
-    /// By port and address.
-    ports: BTreeMap<(u16, SmolStr), Port<'a>>,
-    plan: GatewayPlan,
+    class: ListenerClass,
+    tables: Vec<GatewayRouteTable>,
 }
 
-struct Port<'a> {
-    kind: Kind,
-    servers: Vec<Placed<'a>>,
-    /// TLS hosts that are served.
-    hosts: BTreeSet<Hostname>,
-}
-
-/// What may share a port.
-#[derive(Clone, Copy, PartialEq)]
-enum Kind {
-    /// Any number of plaintext HTTP servers.
-    Http,
-    /// Any number of servers told apart by SNI.
-    Tls,
-    /// One server.
-    Tcp,
-}
-
-struct Placed<'a> {
-    gateway: &'a Gateway,
-    server: &'a Server,
-    protocol: Protocol,
-    hosts: Vec<ServerHost>,
-}
-
-impl<'a> Merge<'a> {
-    fn add(&mut self, gateway: &'a Gateway, at: usize, server: &'a Server) {
-        let protocol = protocol::named(&server.port.protocol);
-        let kind = match protocol {
-            protocol if protocol.is_http() => Kind::Http,
-            protocol if protocol.is_tls() => Kind::Tls,
-            _ => Kind::Tcp,
-        };
-        let own = gateway.origin.object.namespace.as_str();
-        for port in self.listener_ports(server.port.number) {
-            let hosts = server.hosts.iter().map(|host| ServerHost::parse(host, own)).collect();
-            let placed = Placed { gateway, server, protocol, hosts };
-            if let Err(reason) = self.place(port, kind, placed) {
-                self.plan.refused.push(RefusedServer { gateway: gateway.origin.clone(), server: at, reason });
-            }
-        }
-    }
-
-    fn place(&mut self, number: u16, kind: Kind, placed: Placed<'a>) -> Result<(), Refusal> {
-        if self.view.unprivileged && number < 1024 {
-            return Err(Refusal::Privileged(number));
-        }
-        let key = (number, placed.server.bind.clone());
-        let port = self.ports.entry(key).or_insert(Port { kind, servers: Vec::new(), hosts: BTreeSet::new() });
-        if port.kind != kind || (kind == Kind::Tcp && !port.servers.is_empty()) {
-            return Err(Refusal::PortTaken(number));
-        }
-        if kind == Kind::Tls {
-            // Envoy refuses a listener that has two chains for one SNI.
-            if let Some(taken) = placed.hosts.iter().find(|host| port.hosts.contains(&host.host)) {
-                return Err(Refusal::HostTaken(taken.host.clone()));
-            }
-            port.hosts.extend(placed.hosts.iter().map(|host| host.host.clone()));
-        }
-        port.servers.push(placed);
-        Ok(())
-    }
-
-    // Clients speak of the Service's port; the pod listens on its target port.
-    fn listener_ports(&self, server: u16) -> BTreeSet<u16> {
-        let number = |target: &ServiceTarget| target.service.ports.get(target.port).map(|port| port.number);
-        let targets = self.view.targets.iter().filter(|target| number(target) == Some(server));
-        let ports = targets.map(|target| target.target_port).collect::<BTreeSet<_>>();
-        if ports.is_empty() { BTreeSet::from([server]) } else { ports }
-    }
-
-    fn finish(mut self) -> GatewayPlan {
-        let class = ListenerClass::of(self.view.class);
-        for ((number, bind), port) in std::mem::take(&mut self.ports) {
-            let mut chains = Vec::new();
-            if port.kind == Kind::Http {
-                chains.extend(self.http(number, &bind, &port));
-            } else {
+impl<'a> Planner<'a> {
+    /// The listener of a port; `None` when nothing is behind it.
+    fn listener(&mut self, port: &MergedPort<'_>) -> Option<GatewayListenerInput> {
+        let chains = match port.sharing {
+            Sharing::Http => vec![self.http(port)],
+            Sharing::Tls | Sharing::Alone => {
                 let mut names = BTreeSet::new();
-                port.servers.iter().for_each(|placed| chains.extend(self.server(placed, &mut names)));
+                port.listeners.iter().flat_map(|placed| self.chains(placed, &mut names)).collect()
             }
-            if chains.is_empty() {
-                continue;
-            }
-            let mut origins = port.servers.iter().map(|placed| placed.gateway.origin.clone()).collect::<Vec<_>>();
-            origins.sort_unstable();
-            origins.dedup();
-            let bind = if bind.is_empty() { class.wildcard().into() } else { bind };
-            let mesh = ByPtr::from(self.view.mesh);
-            self.plan.listeners.push(GatewayListenerInput { class: class.clone(), mesh, bind, port: number, chains, origins });
+        };
+        if chains.is_empty() {
+            return None;
         }
-        self.plan.tables.sort_by(|one, other| one.name.cmp(&other.name));
-        self.plan.listeners.sort_by_key(GatewayListenerInput::name);
-        self.plan
+        let mut origins = port.listeners.iter().map(|placed| placed.gateway.origin.clone()).collect::<Vec<_>>();
+        origins.sort_unstable();
+        origins.dedup();
+        let bind = if port.bind.is_empty() { self.class.wildcard().into() } else { port.bind.clone() };
+        let mesh = ByPtr::from(self.view.mesh);
+        Some(GatewayListenerInput { class: self.class.clone(), mesh, bind, port: port.number, chains, origins })
     }
 
-    fn http(&mut self, number: u16, bind: &str, port: &Port<'_>) -> Option<Chain> {
-        let name = with_bind(format_smolstr!("http.{number}"), bind);
-        let grpc_web = port.servers.first()?.protocol == Protocol::GrpcWeb;
-        let servers = port.servers.iter().map(Placed::routed).collect();
-        self.plan.tables.push(GatewayRouteTable { name: name.clone(), servers });
-        Some(Chain { matcher: ChainMatch::default(), target: Target::Http { routes: name, grpc_web }, tls: None })
+    fn http(&mut self, port: &MergedPort<'_>) -> Chain {
+        let name = with_bind(format_smolstr!("http.{}", port.number), &port.bind);
+        let grpc_web = port.listeners.first().is_some_and(|placed| placed.listener.protocol == Protocol::GrpcWeb);
+        let servers = port.listeners.iter().map(routed).collect();
+        self.tables.push(GatewayRouteTable { name: name.clone(), servers });
+        Chain { matcher: ChainMatch::default(), target: Target::Http { routes: name, grpc_web }, tls: None }
     }
 
-    fn server(&mut self, placed: &Placed<'a>, names: &mut BTreeSet<SmolStr>) -> Vec<Chain> {
-        let mode = placed.server.tls.as_ref().map(|tls| tls.mode);
-        match (placed.protocol, mode) {
-            (protocol, Some(ServerTlsMode::AutoPassthrough)) if protocol.is_tls() => self.auto_passthrough(placed),
-            (protocol, None | Some(ServerTlsMode::Passthrough)) if protocol.is_tls() => self.passthrough(placed, names),
-            (Protocol::Https, Some(_)) => self.https(placed).into_iter().collect(),
-            _ => self.tcp(placed).into_iter().collect(),
+    fn chains(&mut self, placed: &PlacedListener<'_>, names: &mut BTreeSet<SmolStr>) -> Vec<Chain> {
+        match placed.listener.handling() {
+            Handling::Https(termination) => vec![self.https(placed, termination)],
+            Handling::AutoPassthrough => self.auto_passthrough(placed),
+            Handling::Passthrough => self.passthrough(placed, names),
+            Handling::Tcp(termination) => self.tcp(placed, termination).into_iter().collect(),
+            // HTTP listeners share one chain.
+            Handling::Http => Vec::new(),
         }
     }
 
-    fn https(&mut self, placed: &Placed<'a>) -> Option<Chain> {
-        let (gateway, port) = (&placed.gateway.origin.object, &placed.server.port);
-        let name = format_smolstr!("https.{}.{}.{}.{}", port.number, port.name, gateway.name, gateway.namespace);
-        let name = with_bind(name, &placed.server.bind);
-        let tls = ServerSecrets::of(placed.server.tls.as_ref()?, false);
-        self.plan.tables.push(GatewayRouteTable { name: name.clone(), servers: vec![placed.routed()] });
-        Some(Chain { matcher: placed.server_names(), target: Target::Http { routes: name, grpc_web: false }, tls })
+    fn https(&mut self, placed: &PlacedListener<'_>, termination: &Arc<TlsTermination>) -> Chain {
+        let (gateway, listener) = (&placed.gateway.origin.object, placed.listener);
+        let name = format_smolstr!("https.{}.{}.{}.{}", listener.port, listener.port_name, gateway.name, gateway.namespace);
+        let name = with_bind(name, &listener.bind);
+        let tls = Some(ServerTls { termination: Arc::clone(termination), tcp: false });
+        self.tables.push(GatewayRouteTable { name: name.clone(), servers: vec![routed(placed)] });
+        Chain { matcher: server_names(placed), target: Target::Http { routes: name, grpc_web: false }, tls }
     }
 
-    fn tcp(&self, placed: &Placed<'_>) -> Option<Chain> {
-        let tls = placed.server.tls.as_ref().and_then(|tls| ServerSecrets::of(tls, true));
-        let matcher = if tls.is_some() { placed.server_names() } else { ChainMatch::default() };
-        let gateway = placed.gateway_ref();
+    fn tcp(&self, placed: &PlacedListener<'_>, termination: Option<&Arc<TlsTermination>>) -> Option<Chain> {
+        let tls = termination.map(|termination| ServerTls { termination: Arc::clone(termination), tcp: true });
+        let matcher = if tls.is_some() { server_names(placed) } else { ChainMatch::default() };
+        let gateway = gateway_ref(placed);
         let routes = self.routes(placed);
         let found = routes.iter().flat_map(|set| set.tcp.iter().map(move |route| (set, route))).find(|(_, route)| {
-            route.matches.is_empty() || route.matches.iter().any(|matcher| self.holds(matcher, &gateway, placed.server.port.number))
+            route.matches.is_empty() || route.matches.iter().any(|matcher| self.holds(matcher, &gateway, placed.listener.port))
         });
         let (set, route) = found?;
         let target = self.destinations(placed).route(set, &route.destinations)?;
         Some(Chain { matcher, target: Target::Tcp(target), tls })
     }
 
-    fn passthrough(&self, placed: &Placed<'_>, names: &mut BTreeSet<SmolStr>) -> Vec<Chain> {
-        let gateway = placed.gateway_ref();
+    fn passthrough(&self, placed: &PlacedListener<'_>, names: &mut BTreeSet<SmolStr>) -> Vec<Chain> {
+        let gateway = gateway_ref(placed);
         let mut chains = Vec::new();
         for set in &self.routes(placed) {
             for route in &set.tls {
-                let matches = route.matches.iter().filter(|matcher| self.holds(matcher, &gateway, placed.server.port.number));
+                let matches = route.matches.iter().filter(|matcher| self.holds(matcher, &gateway, placed.listener.port));
                 for matcher in matches {
                     let wanted = matcher.sni_hosts.iter().map(|host| host.text().clone()).collect::<Vec<_>>();
                     if wanted.iter().any(|name| names.contains(name)) {
@@ -209,11 +124,11 @@ impl<'a> Merge<'a> {
     }
 
     // A chain for each service port and subset: the SNI of in-mesh mTLS names them.
-    fn auto_passthrough(&self, placed: &Placed<'_>) -> Vec<Chain> {
+    fn auto_passthrough(&self, placed: &PlacedListener<'_>) -> Vec<Chain> {
         let scope = self.view.scope;
         let wanted = |service: &Service| {
             let mesh = !service.mesh_external && service.external_name.is_none();
-            mesh && placed.hosts.iter().any(|host| host.admits(&service.namespace, &service.hostname))
+            mesh && placed.listener.hosts.iter().any(|host| host.shared(&service.namespace, &service.hostname).is_some())
         };
         let mut services = scope.services.values().filter(|service| wanted(service)).collect::<Vec<_>>();
         services.sort_by(|one, other| one.precedence.cmp(&other.precedence));
@@ -233,20 +148,20 @@ impl<'a> Merge<'a> {
         chains
     }
 
-    // Route sets that are bound to the server's Gateway and have a host in common with it, in Istio's order.
-    fn routes(&self, placed: &Placed<'_>) -> Vec<Arc<RouteSet>> {
-        let mut found = routes_for_gateway(self.view.world, &self.view.scope.namespace, &placed.gateway_ref());
-        found.retain(|set| placed.shares_host(set));
+    // Route sets that are bound to the listener's Gateway and may attach to one of its hosts, in Istio's order.
+    fn routes(&self, placed: &PlacedListener<'_>) -> Vec<Arc<RouteSet>> {
+        let mut found = routes_for_gateway(self.view.world, &self.view.scope.namespace, &gateway_ref(placed));
+        found.retain(|set| placed.listener.hosts.iter().any(|of| set.hosts.iter().any(|host| of.shared(&set.namespace, host).is_some())));
         found
     }
 
-    fn destinations(&self, placed: &Placed<'_>) -> Destinations<'a> {
+    fn destinations(&self, placed: &PlacedListener<'_>) -> Destinations<'a> {
         Destinations {
             services: &self.view.scope.services,
             destination_rules: &self.view.scope.destination_rules,
             idle_timeout: self.view.class.idle_timeout,
             stat_name: &self.view.mesh.outbound_cluster_stat_name,
-            port: placed.server.port.number,
+            port: placed.listener.port,
         }
     }
 
@@ -256,29 +171,23 @@ impl<'a> Merge<'a> {
     }
 }
 
-impl Placed<'_> {
-    fn gateway_ref(&self) -> GatewayRef {
-        let Origin { object, .. } = &self.gateway.origin;
-        GatewayRef::Gateway { namespace: object.namespace.clone(), name: object.name.clone() }
-    }
+fn gateway_ref(placed: &PlacedListener<'_>) -> GatewayRef {
+    let object = &placed.gateway.origin.object;
+    GatewayRef::Gateway { namespace: object.namespace.clone(), name: object.name.clone() }
+}
 
-    fn routed(&self) -> RoutedServer {
-        let object = &self.gateway.origin.object;
-        RoutedServer {
-            gateway: (object.namespace.clone(), object.name.clone()),
-            port: self.server.port.number,
-            hosts: self.hosts.clone(),
-            https_redirect: self.server.tls.as_ref().is_some_and(|tls| tls.https_redirect),
-        }
+fn routed(placed: &PlacedListener<'_>) -> RoutedServer {
+    let (object, listener) = (&placed.gateway.origin.object, placed.listener);
+    RoutedServer {
+        gateway: (object.namespace.clone(), object.name.clone()),
+        port: listener.port,
+        hosts: listener.hosts.clone(),
+        https_redirect: listener.https_redirect,
     }
+}
 
-    fn server_names(&self) -> ChainMatch {
-        ChainMatch { server_names: self.hosts.iter().map(|host| host.host.text().clone()).collect(), ..Default::default() }
-    }
-
-    fn shares_host(&self, set: &RouteSet) -> bool {
-        self.hosts.iter().any(|host| set.hosts.iter().any(|wanted| host.admits(&set.namespace, wanted)))
-    }
+fn server_names(placed: &PlacedListener<'_>) -> ChainMatch {
+    ChainMatch { server_names: placed.listener.hosts.iter().map(|of| of.host.text().clone()).collect(), ..Default::default() }
 }
 
 fn with_bind(name: SmolStr, bind: &str) -> SmolStr {

@@ -1,0 +1,138 @@
+//! Converts an Istio Gateway.
+
+use std::sync::Arc;
+
+use smol_str::{SmolStr, format_smolstr};
+
+use super::{
+    host::{ListenerHost, RoutesFrom},
+    listener::{Gateway, Listener},
+    tls::{ClientCertificates, ListenerTls, ServerCertificate, TlsTermination, TlsVersion},
+};
+use crate::{
+    api::istio,
+    mesh::{model::Hostname, protocol},
+};
+
+/// Converts a Gateway of `namespace`.
+pub(in crate::mesh) fn gateway(written: &istio::Gateway, namespace: &SmolStr) -> Gateway {
+    let listeners = written.servers.iter().enumerate().map(|(at, server)| listener(at, server, namespace));
+    Gateway { selector: written.selector.clone(), listeners: listeners.collect() }
+}
+
+fn listener(at: usize, server: &istio::Server, namespace: &SmolStr) -> Listener {
+    Listener {
+        field: format_smolstr!("spec.servers[{at}]"),
+        port: server.port.number,
+        port_name: server.port.name.clone(),
+        protocol: protocol::named(&server.port.protocol),
+        bind: server.bind.clone(),
+        hosts: server.hosts.iter().map(|written| host(written, namespace)).collect(),
+        tls: server.tls.as_ref().map(tls),
+        https_redirect: server.tls.as_ref().is_some_and(|tls| tls.https_redirect),
+    }
+}
+
+// `[namespace/]host`; `.` is the Gateway's own namespace, `*` any.
+fn host(written: &str, own: &SmolStr) -> ListenerHost {
+    let (namespace, host) = written.split_once('/').unwrap_or(("*", written));
+    let routes_from = match namespace {
+        "*" => RoutesFrom::All,
+        "." => RoutesFrom::Namespace(own.clone()),
+        named => RoutesFrom::Namespace(named.into()),
+    };
+    ListenerHost { host: Hostname::new(host), routes_from }
+}
+
+fn tls(written: &istio::ServerTls) -> ListenerTls {
+    let clients = match written.mode {
+        istio::ServerTlsMode::Passthrough => return ListenerTls::Passthrough,
+        istio::ServerTlsMode::AutoPassthrough => return ListenerTls::AutoPassthrough,
+        istio::ServerTlsMode::Simple => ClientCertificates::Ignored,
+        istio::ServerTlsMode::OptionalMutual => ClientCertificates::Optional,
+        istio::ServerTlsMode::Mutual | istio::ServerTlsMode::IstioMutual => ClientCertificates::Required,
+    };
+    ListenerTls::Terminate(Arc::new(TlsTermination {
+        certificate: certificate(written),
+        clients,
+        subject_alt_names: written.subject_alt_names.clone(),
+        min_version: version(written.min_protocol_version),
+        max_version: version(written.max_protocol_version),
+        cipher_suites: written.cipher_suites.clone(),
+    }))
+}
+
+fn certificate(written: &istio::ServerTls) -> ServerCertificate {
+    let credential = Some(&written.credential_name).filter(|name| !name.is_empty()).or_else(|| written.credential_names.first());
+    match (written.mode, credential) {
+        (istio::ServerTlsMode::IstioMutual, _) => ServerCertificate::Workload,
+        (_, Some(name)) => ServerCertificate::Credential(name.clone()),
+        (_, None) => ServerCertificate::Files {
+            certificate: written.server_certificate.clone(),
+            private_key: written.private_key.clone(),
+            ca_certificates: written.ca_certificates.clone(),
+        },
+    }
+}
+
+fn version(written: istio::TlsProtocol) -> Option<TlsVersion> {
+    match written {
+        istio::TlsProtocol::Auto => None,
+        istio::TlsProtocol::V1_0 => Some(TlsVersion::V1_0),
+        istio::TlsProtocol::V1_1 => Some(TlsVersion::V1_1),
+        istio::TlsProtocol::V1_2 => Some(TlsVersion::V1_2),
+        istio::TlsProtocol::V1_3 => Some(TlsVersion::V1_3),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mesh::model::Protocol;
+
+    fn terminated(written: istio::ServerTls) -> Option<Arc<TlsTermination>> {
+        match tls(&written) {
+            ListenerTls::Terminate(termination) => Some(termination),
+            ListenerTls::Passthrough | ListenerTls::AutoPassthrough => None,
+        }
+    }
+
+    #[test]
+    fn hosts_may_name_the_namespace_whose_routes_attach() {
+        let of = |written| host(written, &"shop".into());
+        let expected = |host, routes_from| ListenerHost { host: Hostname::new(host), routes_from };
+        assert_eq!(of("a.b"), expected("a.b", RoutesFrom::All));
+        assert_eq!(of("*/a.b"), expected("a.b", RoutesFrom::All));
+        assert_eq!(of("./a.b"), expected("a.b", RoutesFrom::Namespace("shop".into())));
+        assert_eq!(of("bank/*"), expected("*", RoutesFrom::Namespace("bank".into())));
+    }
+
+    #[test]
+    fn a_server_is_a_listener_with_its_place() {
+        let port = istio::Port { number: 80, protocol: "HTTP2".into(), name: "web".into(), target_port: 0 };
+        let redirected = istio::ServerTls { https_redirect: true, ..Default::default() };
+        let server = istio::Server { port, hosts: vec!["a".into()], tls: Some(redirected), ..Default::default() };
+        let converted = gateway(&istio::Gateway { servers: vec![server.clone(), server], ..Default::default() }, &"shop".into());
+        let second = &converted.listeners[1];
+        assert_eq!((second.field.as_str(), second.port, second.port_name.as_str()), ("spec.servers[1]", 80, "web"));
+        assert_eq!((second.protocol, second.https_redirect), (Protocol::Http2, true));
+        assert_eq!(second.tls, Some(ListenerTls::Passthrough));
+    }
+
+    #[test]
+    fn tls_ends_by_mode_with_the_first_source_that_is_named() {
+        let mode = |mode| istio::ServerTls { mode, server_certificate: "/cert".into(), ..Default::default() };
+        assert_eq!(tls(&mode(istio::ServerTlsMode::AutoPassthrough)), ListenerTls::AutoPassthrough);
+        let simple = terminated(mode(istio::ServerTlsMode::Simple)).unwrap();
+        assert_eq!(simple.clients, ClientCertificates::Ignored);
+        assert!(matches!(&simple.certificate, ServerCertificate::Files { certificate, .. } if certificate == "/cert"));
+        let named = istio::ServerTls { credential_names: vec!["one".into(), "two".into()], ..mode(istio::ServerTlsMode::OptionalMutual) };
+        let optional = terminated(named.clone()).unwrap();
+        assert_eq!((&optional.certificate, optional.clients), (&ServerCertificate::Credential("one".into()), ClientCertificates::Optional));
+        let mutual = terminated(istio::ServerTls { mode: istio::ServerTlsMode::IstioMutual, ..named }).unwrap();
+        assert_eq!((&mutual.certificate, mutual.clients), (&ServerCertificate::Workload, ClientCertificates::Required));
+        let versions = istio::ServerTls { min_protocol_version: istio::TlsProtocol::V1_2, ..mode(istio::ServerTlsMode::Simple) };
+        let versions = terminated(versions).unwrap();
+        assert_eq!((versions.min_version, versions.max_version), (Some(TlsVersion::V1_2), None));
+    }
+}

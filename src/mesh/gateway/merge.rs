@@ -1,0 +1,217 @@
+//! Puts the listeners of all Gateways of a proxy on its ports: the oldest Gateway first, and what then has no place is
+//! refused.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
+
+use smol_str::SmolStr;
+
+use super::listener::{Gateway, Listener};
+use crate::mesh::{
+    configured::Configured,
+    model::{Hostname, Origin, Protocol},
+};
+
+/// What a gateway proxy listens for.
+#[derive(Debug, Default)]
+pub struct MergedListeners<'a> {
+    /// By port and address.
+    pub ports: Vec<MergedPort<'a>>,
+    /// Listeners that were left out, and why.
+    pub refused: Vec<RefusedListener>,
+}
+
+/// The listeners that share a port of the proxy.
+#[derive(Debug)]
+pub struct MergedPort<'a> {
+    /// The port that the proxy binds.
+    pub number: u16,
+    /// The address that it binds; empty: all.
+    pub bind: SmolStr,
+    /// How they share it.
+    pub sharing: Sharing,
+    /// Never empty; the oldest Gateway's first.
+    pub listeners: Vec<PlacedListener<'a>>,
+}
+
+/// A listener that has its place.
+#[derive(Clone, Copy, Debug)]
+pub struct PlacedListener<'a> {
+    /// The Gateway that it is of.
+    pub gateway: &'a Configured<Gateway>,
+    /// The listener.
+    pub listener: &'a Listener,
+}
+
+/// How listeners share a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// Any number of plaintext HTTP listeners.
+    Http,
+    /// Any number of listeners told apart by SNI.
+    Tls,
+    /// None does: there is one.
+    Alone,
+}
+
+/// A listener that has no place because another one was there first.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RefusedListener {
+    /// The Gateway.
+    pub gateway: Origin,
+    /// Where the Gateway asks for it (`spec.servers[0]`).
+    pub field: SmolStr,
+    /// What stands in the way.
+    pub reason: Refusal,
+}
+
+/// Why a listener is left out.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// An older listener of another kind holds the port.
+    PortTaken(u16),
+    /// An older listener on the port holds the TLS host.
+    HostTaken(Hostname),
+    /// The gateway may not bind the port.
+    Privileged(u16),
+}
+
+/// Merges the listeners of these Gateways, given in any order.
+///
+/// `targets` are the ports of the proxy's own Services, each with the port that the pod listens on: clients speak of the
+/// Service's. An `unprivileged` proxy may not bind ports below 1024.
+pub fn merge<'a>(gateways: &'a [Arc<Configured<Gateway>>], targets: &[(u16, u16)], unprivileged: bool) -> MergedListeners<'a> {
+    let mut gateways: Vec<&Configured<Gateway>> = gateways.iter().map(|gateway| &**gateway).collect();
+    gateways.sort_by(|one, other| one.precedence.cmp(&other.precedence));
+    let mut ports = Ports { unprivileged, by_number: BTreeMap::new() };
+    let mut refused = Vec::new();
+    for gateway in gateways {
+        for listener in &gateway.spec.listeners {
+            for number in bound_ports(listener.port, targets) {
+                if let Err(reason) = ports.place(number, PlacedListener { gateway, listener }) {
+                    refused.push(RefusedListener { gateway: gateway.origin.clone(), field: listener.field.clone(), reason });
+                }
+            }
+        }
+    }
+    MergedListeners { ports: ports.by_number.into_values().map(|(port, _)| port).collect(), refused }
+}
+
+/// The ports on which a listener's port is reached: those of the pod behind the Service's, or the port itself.
+fn bound_ports(listener: u16, targets: &[(u16, u16)]) -> BTreeSet<u16> {
+    let ports: BTreeSet<u16> = targets.iter().filter(|(service, _)| *service == listener).map(|(_, target)| *target).collect();
+    if ports.is_empty() { BTreeSet::from([listener]) } else { ports }
+}
+
+struct Ports<'a> {
+    unprivileged: bool,
+    /// By port and address, with the TLS hosts that are served.
+    by_number: BTreeMap<(u16, SmolStr), (MergedPort<'a>, BTreeSet<Hostname>)>,
+}
+
+impl<'a> Ports<'a> {
+    fn place(&mut self, number: u16, placed: PlacedListener<'a>) -> Result<(), Refusal> {
+        if self.unprivileged && number < 1024 {
+            return Err(Refusal::Privileged(number));
+        }
+        let (sharing, bind) = (Sharing::of(placed.listener.protocol), &placed.listener.bind);
+        let empty = || (MergedPort { number, bind: bind.clone(), sharing, listeners: Vec::new() }, BTreeSet::new());
+        let (port, taken) = self.by_number.entry((number, bind.clone())).or_insert_with(empty);
+        if port.sharing != sharing || (sharing == Sharing::Alone && !port.listeners.is_empty()) {
+            return Err(Refusal::PortTaken(number));
+        }
+        if sharing == Sharing::Tls {
+            // Envoy refuses a listener that has two chains for one SNI.
+            let hosts = || placed.listener.hosts.iter().map(|host| &host.host);
+            if let Some(taken) = hosts().find(|host| taken.contains(*host)) {
+                return Err(Refusal::HostTaken(taken.clone()));
+            }
+            taken.extend(hosts().cloned());
+        }
+        port.listeners.push(placed);
+        Ok(())
+    }
+}
+
+impl Sharing {
+    fn of(protocol: Protocol) -> Self {
+        match protocol {
+            protocol if protocol.is_http() => Self::Http,
+            protocol if protocol.is_tls() => Self::Tls,
+            _ => Self::Alone,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PortTaken(port) => write!(f, "port {port} is held by an older server of another kind"),
+            Self::HostTaken(host) => write!(f, "an older server on this port has the TLS host {host}"),
+            Self::Privileged(port) => write!(f, "the gateway may not bind port {port} (below 1024)"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::{Kind, ObjectKey},
+        mesh::{
+            gateway::host::{ListenerHost, RoutesFrom},
+            model::Precedence,
+        },
+    };
+
+    fn gateway(name: &str, created: i64, listeners: &[(u16, Protocol, &str)]) -> Arc<Configured<Gateway>> {
+        let listener = |(at, (port, protocol, host)): (usize, &(u16, Protocol, &str))| Listener {
+            field: format!("spec.servers[{at}]").into(),
+            port: *port,
+            port_name: "port".into(),
+            protocol: *protocol,
+            bind: SmolStr::default(),
+            hosts: vec![ListenerHost { host: Hostname::new(host), routes_from: RoutesFrom::All }],
+            tls: None,
+            https_redirect: false,
+        };
+        let object = ObjectKey { cluster: "Kubernetes".into(), kind: Kind::Gateway, namespace: "shop".into(), name: name.into() };
+        Arc::new(Configured {
+            spec: Arc::new(Gateway { selector: Default::default(), listeners: listeners.iter().enumerate().map(listener).collect() }),
+            precedence: Precedence { created, name: name.into(), namespace: "shop".into() },
+            origin: Origin { object, generation: 1 },
+        })
+    }
+
+    fn placed(merged: &MergedListeners<'_>) -> Vec<(u16, Vec<String>)> {
+        let names = |port: &MergedPort<'_>| port.listeners.iter().map(|placed| placed.gateway.origin.object.name.to_string()).collect();
+        merged.ports.iter().map(|port| (port.number, names(port))).collect()
+    }
+
+    fn refused(merged: &MergedListeners<'_>) -> Vec<(String, String)> {
+        merged.refused.iter().map(|refused| (refused.gateway.object.name.to_string(), refused.reason.to_string())).collect()
+    }
+
+    #[test]
+    fn the_oldest_gateway_holds_a_port_and_a_tls_host() {
+        let young = gateway("young", 2, &[(80, Protocol::Tcp, "*"), (443, Protocol::Https, "a"), (443, Protocol::Tls, "b")]);
+        let old = gateway("old", 1, &[(80, Protocol::Http, "*"), (443, Protocol::Https, "a")]);
+        let gateways = [young, old];
+        let merged = merge(&gateways, &[], false);
+        assert_eq!(placed(&merged), [(80, vec!["old".to_owned()]), (443, vec!["old".to_owned(), "young".to_owned()])]);
+        let expected = ["port 80 is held by an older server of another kind", "an older server on this port has the TLS host a"];
+        assert_eq!(refused(&merged), expected.map(|reason| ("young".to_owned(), reason.to_owned())));
+        assert_eq!(merged.refused[1].field, "spec.servers[1]");
+    }
+
+    #[test]
+    fn a_listener_is_where_the_pod_listens_for_its_port() {
+        let gateways = [gateway("only", 1, &[(80, Protocol::Http, "*"), (90, Protocol::Http, "*")])];
+        let merged = merge(&gateways, &[(80, 8080), (80, 8081), (443, 8443)], true);
+        assert_eq!(merged.ports.iter().map(|port| port.number).collect::<Vec<_>>(), [8080, 8081]);
+        assert_eq!(refused(&merged)[0].1, "the gateway may not bind port 90 (below 1024)");
+    }
+}

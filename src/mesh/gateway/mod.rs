@@ -1,0 +1,16 @@
+//! Gateways: what gateway proxies listen for, and whose routes may attach there (contract §3.7).
+//!
+//! Istio's Gateways are converted to these values once, by [`istio`]; listeners of another API become the same values.
+
+mod host;
+pub(in crate::mesh) mod istio;
+mod listener;
+mod merge;
+mod tls;
+
+pub use self::{
+    host::{ListenerHost, RoutesFrom},
+    listener::{Gateway, Handling, Listener},
+    merge::{MergedListeners, MergedPort, PlacedListener, Refusal, RefusedListener, Sharing, merge},
+    tls::{ClientCertificates, ListenerTls, ServerCertificate, TlsTermination, TlsVersion},
+};

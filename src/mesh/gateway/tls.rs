@@ -1,0 +1,75 @@
+//! What a listener does about TLS.
+
+use std::sync::Arc;
+
+use smol_str::SmolStr;
+
+/// What a listener does about TLS.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ListenerTls {
+    /// It is not opened, but routed by its SNI.
+    Passthrough,
+    /// The mesh's mTLS is not opened either; its SNI names the service, and no route is needed.
+    AutoPassthrough,
+    /// It ends here.
+    Terminate(Arc<TlsTermination>),
+}
+
+/// How a listener ends TLS.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TlsTermination {
+    /// What the listener presents, and what it trusts.
+    pub certificate: ServerCertificate,
+    /// Whether clients present certificates.
+    pub clients: ClientCertificates,
+    /// Names of which a client's certificate must have one; empty: any.
+    pub subject_alt_names: Vec<SmolStr>,
+    /// The lowest version; `None`: Envoy's default.
+    pub min_version: Option<TlsVersion>,
+    /// The highest version; `None`: Envoy's default.
+    pub max_version: Option<TlsVersion>,
+    /// In order of preference; empty: Envoy's default.
+    pub cipher_suites: Vec<SmolStr>,
+}
+
+/// Where a listener's certificate comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ServerCertificate {
+    /// It is the gateway's own, of the mesh.
+    Workload,
+    /// A Kubernetes Secret of that name.
+    Credential(SmolStr),
+    /// Files beside the proxy.
+    Files {
+        /// Path of the certificate.
+        certificate: SmolStr,
+        /// Path of its key.
+        private_key: SmolStr,
+        /// Path of the certificates that clients' are verified with.
+        ca_certificates: SmolStr,
+    },
+}
+
+/// Whether a listener asks clients for a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ClientCertificates {
+    /// It does not.
+    Ignored,
+    /// It verifies one that is there.
+    Optional,
+    /// It refuses clients without a valid one.
+    Required,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TlsVersion {
+    /// 1.0
+    V1_0,
+    /// 1.1
+    V1_1,
+    /// 1.2
+    V1_2,
+    /// 1.3
+    V1_3,
+}
