@@ -2,10 +2,7 @@
 
 use smol_str::{SmolStr, format_smolstr};
 
-use crate::{
-    api::Kind,
-    mesh::model::{Hostname, Origin, Registry, Service, ServicePort},
-};
+use crate::mesh::model::{Hostname, Origin, Registry, Service, ServicePort};
 
 /// Where traffic goes that nothing may take.
 pub const BLACK_HOLE_CLUSTER: &str = "BlackHoleCluster";
@@ -33,15 +30,21 @@ pub fn dns_srv(port: u16, subset: &str, host: &Hostname) -> SmolStr {
 /// `/apis/networking.istio.io/v1/namespaces/shop/virtual-service/reviews`: how resources name the object that made
 /// them (contract §3.1 Metadata). The version is always `v1`, whatever the object was written in.
 pub fn config_path(origin: &Origin) -> SmolStr {
-    let kind = match origin.object.kind {
-        Kind::VirtualService => "virtual-service",
-        Kind::DestinationRule => "destination-rule",
-        Kind::Gateway => "gateway",
-        Kind::ServiceEntry => "service-entry",
-        Kind::Sidecar => "sidecar",
-        other => other.as_str(),
-    };
-    format_smolstr!("/apis/networking.istio.io/v1/namespaces/{}/{kind}/{}", origin.object.namespace, origin.object.name)
+    let object = &origin.object;
+    let (group, kind) = (object.kind.group(), kebab_case(object.kind.as_str()));
+    format_smolstr!("/apis/{group}/v1/namespaces/{}/{kind}/{}", object.namespace, object.name)
+}
+
+// `VirtualService` → `virtual-service`
+fn kebab_case(kind: &str) -> String {
+    let mut words = String::with_capacity(kind.len() + 2);
+    for (at, letter) in kind.char_indices() {
+        if letter.is_ascii_uppercase() && at > 0 {
+            words.push('-');
+        }
+        words.push(letter.to_ascii_lowercase());
+    }
+    words
 }
 
 /// The name of a cluster's (or a TCP proxy's) statistics by a pattern of MeshConfig (`outboundClusterStatName`,
@@ -63,4 +66,21 @@ pub fn statistics_name(pattern: &str, service: &Service, port: &ServicePort, sub
             .replace("%SERVICE_PORT_NAME%", &port.name)
             .replace("%SUBSET_NAME%", subset),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{Kind, ObjectKey};
+
+    #[test]
+    fn paths_name_the_object_in_the_api_servers_way() {
+        let path = |kind, name: &str| {
+            let object = ObjectKey { cluster: "Kubernetes".into(), kind, namespace: "shop".into(), name: name.into() };
+            config_path(&Origin { object, generation: 3 })
+        };
+        let virtual_service = path(Kind::VirtualService, "reviews");
+        assert_eq!(virtual_service, "/apis/networking.istio.io/v1/namespaces/shop/virtual-service/reviews");
+        assert_eq!(path(Kind::Gateway, "public"), "/apis/networking.istio.io/v1/namespaces/shop/gateway/public");
+    }
 }
