@@ -11,7 +11,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("proto", &[]),
     ("source", &["api"]),
     ("mesh", &["api"]),
-    ("translate", &["api", "mesh", "proto"]),
+    ("translate", &["mesh", "proto"]),
     ("xds", &["api", "mesh", "translate", "proto"]),
     ("identity", &["api", "mesh", "proto"]),
     ("webhook", &["api", "mesh", "identity"]),

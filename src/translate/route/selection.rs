@@ -7,9 +7,8 @@ use smol_str::SmolStr;
 
 use super::action;
 use crate::{
-    api::Labels,
     mesh::{
-        model::Hostname,
+        model::{Hostname, Labels},
         routing::model::{Destination, GatewayRef, HttpMatch, HttpRule, RouteSet},
         scope::Scope,
         traffic::{EffectiveDestinationRule, HashKey},
