@@ -231,7 +231,7 @@ impl Settings {
 pub(super) mod tests {
     use super::*;
 
-    /// A sidecar of `reviews` on 127.0.1.5.
+    /// Returns the settings of a sidecar of `reviews` on 127.0.1.5.
     pub(crate) fn settings() -> Settings {
         let ip = IpAddr::from([127, 0, 1, 5]);
         Settings {

@@ -144,10 +144,10 @@ mod tests {
         let empty =
             ["--exclude-outbound-ranges", "", "--include-outbound-ports", "", "--exclude-outbound-ports", "", "--exclude-interfaces", ""];
         let arguments: Vec<&str> = written.split_whitespace().chain(empty).collect();
-        let (said, usual) = (parse(&arguments).unwrap(), parse(&[]).unwrap());
-        assert_eq!(format!("{said:?}"), format!("{usual:?}"));
-        assert_eq!(said.inbound_ports_excluded, [15090, 15021, 15020]);
-        assert_eq!((said.inbound_ports, said.outbound_ports), (Selection::All, Vec::new()));
+        let (flags, usual) = (parse(&arguments).unwrap(), parse(&[]).unwrap());
+        assert_eq!(format!("{flags:?}"), format!("{usual:?}"));
+        assert_eq!(flags.inbound_ports_excluded, [15090, 15021, 15020]);
+        assert_eq!((flags.inbound_ports, flags.outbound_ports), (Selection::All, Vec::new()));
     }
 
     #[test]

@@ -1,16 +1,16 @@
-//! Values that flags take in the forms that istiod takes.
+//! Values of flags, in the forms that istiod accepts.
 
 use std::{net::SocketAddr, time::Duration};
 
 use crate::api::go_duration;
 
-/// An address to listen on: `host:port`, or `:port` for all addresses, as Go writes it.
+/// Reads an address to listen on: `host:port`, or `:port` for all addresses, as Go writes it.
 pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let full = if text.starts_with(':') { format!("[::]{text}") } else { text.to_owned() };
     full.parse().map_err(|_| format!("{text:?} is no address; write 127.0.0.1:15010, [::1]:15010 or :15010"))
 }
 
-/// A duration: `100ms`, `1.5s`, `2m`, `1h30m`, as Go writes it.
+/// Reads a duration: `100ms`, `1.5s`, `2m`, `1h30m`, as Go writes it.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     go_duration::parse(text).ok_or_else(|| format!("{text:?} is no duration; write 100ms, 1.5s, 2m or 1h30m"))
 }

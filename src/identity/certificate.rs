@@ -64,7 +64,7 @@ pub enum CertificateError {
     Unreadable {
         /// Counted from 1.
         number: usize,
-        /// What the parser said.
+        /// The parser's reason.
         reason: String,
     },
 }

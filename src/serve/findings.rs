@@ -105,7 +105,7 @@ impl Reported {
         self.by_reporter.values().flat_map(BTreeMap::keys)
     }
 
-    /// All findings, sorted, each with the place of its object.
+    /// Returns all findings, sorted, each with the place of its object.
     fn located(&self) -> Vec<Diagnostic> {
         let mut all: Vec<Diagnostic> = self.all().map(|finding| self.locations.locate(finding.clone())).collect();
         all.sort();

@@ -97,7 +97,7 @@ async fn handshake(stream: tokio::net::TcpStream, tls: &TlsIdentity) -> std::io:
     TlsAcceptor::from(Arc::new(config)).accept(stream).await
 }
 
-/// The same certificate, without asking for the client's, and HTTP/1.1 beside HTTP/2.
+/// Returns a configuration with the same certificate, without asking for the client's, and HTTP/1.1 beside HTTP/2.
 fn without_clients(config: &ServerConfig, protocol: &TlsProtocol) -> Result<ServerConfig, rustls::Error> {
     let mut plain = ServerConfig::builder_with_provider(Arc::clone(config.crypto_provider()))
         .with_protocol_versions(protocol.versions())?

@@ -45,7 +45,7 @@ pub(super) fn keep_objects(settings: &Settings, runtime: &Runtime, roots: watch:
     start_status(server, settings, runtime, leads);
 }
 
-/// The receiver says whether this process leads.
+/// Starts leader election and controllers; the receiver says whether this process leads.
 fn start_controllers(
     server: &ApiServer,
     settings: &Settings,

@@ -50,7 +50,7 @@ pub(super) struct Pipeline {
 }
 
 impl Pipeline {
-    /// A pipeline between the sources and the shared state.
+    /// Returns a pipeline between the sources and the shared state.
     pub(super) fn new(settings: &Settings, mesh: MeshConfig, runtime: &Runtime) -> Self {
         Self {
             engine: Engine::new(&settings.mesh.domain, mesh),
@@ -156,7 +156,7 @@ impl Pipeline {
         published.send();
         self.worlds.send_replace(Arc::clone(&world));
         self.engines.send_replace(self.engine.clone());
-        // Findings cost what the whole mesh costs: proxies do not wait for them.
+        // Checking costs as much as the mesh is large: proxies do not wait for it.
         self.findings.replace(Reporter::Mesh, validate::check(&world));
     }
 }

@@ -80,7 +80,7 @@ impl Readiness {
         self.blocks.borrow().held.keys().any(|(name, _)| *name == condition)
     }
 
-    /// The conditions that do not hold, with the reason where there is one.
+    /// Returns the conditions that do not hold, with the reason where there is one.
     pub fn pending(&self) -> Vec<String> {
         let text = |((condition, _), reason): (&(&'static str, u64), &Option<String>)| match reason {
             None => (*condition).to_owned(),

@@ -70,7 +70,7 @@ pub(super) struct Metrics {
 // === impl Runtime ===
 
 impl Runtime {
-    /// The state of a control plane that has not read anything yet. Its metrics are put into `registry`.
+    /// Returns the state of a control plane that has not read anything yet. Its metrics are put into `registry`.
     pub(super) fn new(settings: &Settings, tasks: Tasks, registry: &mut Registry) -> Self {
         let clock = identity::system_clock();
         let readiness = Readiness::default();

@@ -127,7 +127,7 @@ pub struct ControllerSettings {
 // === impl Instance ===
 
 impl Instance {
-    /// The name by which Events and istioctl's tables know this process: its pod's.
+    /// Returns the name by which Events and istioctl's tables know this process: its pod's.
     pub fn name(&self) -> &str {
         if self.pod.is_empty() { "istiod-lite" } else { &self.pod }
     }
@@ -136,7 +136,7 @@ impl Instance {
 // === impl Source ===
 
 impl Source {
-    /// The API server, if objects come from one.
+    /// Returns the API server, if objects come from one.
     pub fn api_server(&self) -> Option<&kubernetes::Settings> {
         match self {
             Self::Folder(_) => None,

@@ -225,7 +225,7 @@ impl fmt::Display for Interface {
 pub(super) mod tests {
     use super::*;
 
-    /// The rules of a pod without settings of its own.
+    /// Returns the rules of a pod without settings of its own.
     pub(crate) fn usual() -> Rules {
         Rules {
             outbound_port: 15001,

@@ -194,8 +194,8 @@ pub(super) mod tests {
 
     #[test]
     fn proxy_config_is_read_and_its_faults_are_named() {
-        let said = r#"{"discoveryAddress":"istiod-x.a.svc:15012","concurrency":4,"drainDuration":"7s","terminationDrainDuration":"9s"}"#;
-        let config = environment(&[("PROXY_CONFIG", said)]).proxy_config().unwrap();
+        let text = r#"{"discoveryAddress":"istiod-x.a.svc:15012","concurrency":4,"drainDuration":"7s","terminationDrainDuration":"9s"}"#;
+        let config = environment(&[("PROXY_CONFIG", text)]).proxy_config().unwrap();
         assert_eq!(config.discovery_address().unwrap().as_deref(), Some("istiod-x.a.svc:15012"));
         assert_eq!(config.concurrency().unwrap(), Some(4));
         assert_eq!(config.termination_drain_duration().unwrap(), Some(Duration::from_secs(9)));

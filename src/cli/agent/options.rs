@@ -171,7 +171,7 @@ fn label(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-/// A duration as Go writes it; a bare number is seconds, as in `TERMINATION_DRAIN_DURATION_SECONDS`.
+/// Reads a duration as Go writes it; a bare number is seconds, as in `TERMINATION_DRAIN_DURATION_SECONDS`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     text.parse().map(Duration::from_secs).or_else(|_| values::duration(text))
 }

@@ -136,7 +136,7 @@ pub enum LoadError {
     /// A certificate signed in a trial does not verify.
     #[error("a certificate signed in a trial does not verify: {reason}")]
     Trial {
-        /// What the verifier said.
+        /// The verifier's reason.
         reason: String,
     },
 }

@@ -89,7 +89,7 @@ impl SelfSigned {
     }
 }
 
-/// Clocks of other nodes may be behind ours.
+/// Moves the start of validity back, because clocks of other nodes may be behind ours.
 fn backdated(now: Timestamp) -> Timestamp {
     let skew: Duration = IssuePolicy::default().clock_skew;
     SignedDuration::try_from(skew).ok().and_then(|skew| now.checked_sub(skew).ok()).unwrap_or(now)

@@ -14,7 +14,7 @@ pub struct TlsProtocol {
 }
 
 impl Default for TlsProtocol {
-    /// TLS 1.2 and 1.3 with the cipher suites of the library, all of which are good.
+    /// Returns TLS 1.2 and 1.3 with the cipher suites of the library, all of which are safe.
     fn default() -> Self {
         Self { provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()), versions: rustls::DEFAULT_VERSIONS }
     }

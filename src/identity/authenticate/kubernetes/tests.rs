@@ -72,7 +72,7 @@ impl ApiServer {
         server.keys.lock().clone().into_response()
     }
 
-    /// As the real one: signature and times are good by then, the bound pod must exist.
+    /// Answers as the real one does for a token whose signature and times are valid: the bound pod must exist.
     async fn serve_review(State(server): State<Arc<Self>>, Json(review): Json<Value>) -> Json<Value> {
         server.reviews.fetch_add(1, Relaxed);
         let claims = claims_of(review["spec"]["token"].as_str().unwrap());
