@@ -9,7 +9,7 @@ const JITTER: f64 = 0.25;
 
 /// Exponential backoff: each delay is twice the one before, up to a maximum, less a random part.
 #[derive(Clone, Debug)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     first: Duration,
     maximum: Duration,
     jitter: f64,
@@ -17,7 +17,7 @@ pub struct Backoff {
 }
 
 /// Returns a number from 0 (inclusive) to 1 (exclusive) from the system's random source.
-pub fn random_unit() -> f64 {
+pub(crate) fn random_unit() -> f64 {
     let mut bytes = [0_u8; 4];
     // Without randomness the delays are merely equal.
     if aws_lc_rs::rand::fill(&mut bytes).is_err() {
@@ -28,24 +28,24 @@ pub fn random_unit() -> f64 {
 
 impl Backoff {
     /// Makes a backoff that starts at `first`, never exceeds `maximum`, and takes up to a quarter off each delay.
-    pub fn new(first: Duration, maximum: Duration) -> Self {
+    pub(crate) fn new(first: Duration, maximum: Duration) -> Self {
         Self { first, maximum, jitter: JITTER, failures: 0 }
     }
 
     /// Takes up to this share, from 0 to 1, off each delay instead.
-    pub fn with_jitter(self, jitter: f64) -> Self {
+    pub(crate) fn with_jitter(self, jitter: f64) -> Self {
         Self { jitter: jitter.clamp(0.0, 1.0), ..self }
     }
 
     /// Returns the delay after one more failure. `random`, from 0 to 1, says how much of the jitter is taken off.
-    pub fn next(&mut self, random: f64) -> Duration {
+    pub(crate) fn next(&mut self, random: f64) -> Duration {
         let delay = self.first.saturating_mul(2_u32.saturating_pow(self.failures)).min(self.maximum);
         self.failures = self.failures.saturating_add(1);
         delay.mul_f64(1.0 - self.jitter * random.clamp(0.0, 1.0))
     }
 
     /// Starts again at the first delay.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.failures = 0;
     }
 }

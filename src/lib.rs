@@ -4,18 +4,18 @@
 
 mod agent;
 pub mod api;
-pub mod backoff;
+mod backoff;
 mod cli;
 pub mod clock;
 pub mod controllers;
 pub mod identity;
 pub mod mesh;
-pub mod metrics;
+mod metrics;
 pub mod proto;
 pub mod serve;
 mod signals;
-pub mod source;
-pub mod status;
+mod source;
+mod status;
 mod timer;
 pub mod translate;
 pub mod version;

@@ -40,7 +40,7 @@ use crate::{
 ///
 /// # Errors
 /// When it cannot start: the CA is refused, a port is taken, the key set or MeshConfig cannot be read. Says which.
-pub async fn run(settings: Settings) -> anyhow::Result<()> {
+pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut signals = TerminationSignals::catch()?;
     let tasks = Tasks::default();
     // An API server that is away is waited for; whoever stops us meanwhile is obeyed.

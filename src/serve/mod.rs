@@ -3,7 +3,7 @@
 pub mod connection;
 mod convergence;
 mod debug;
-pub mod discovery;
+pub(crate) mod discovery;
 mod findings;
 mod http;
 pub mod https;
@@ -15,7 +15,7 @@ mod process_metrics;
 pub mod readiness;
 mod runtime;
 pub mod secure_grpc;
-pub mod settings;
+pub(crate) mod settings;
 mod sources;
 mod tasks;
 pub mod tls;

@@ -16,7 +16,7 @@ use crate::{
 
 /// The settings of one control plane.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Which control plane this is.
     pub instance: Instance,
     /// Where objects come from.
@@ -43,7 +43,7 @@ pub struct Settings {
 
 /// One control plane among others.
 #[derive(Clone, Debug)]
-pub struct Instance {
+pub(crate) struct Instance {
     /// The namespace that it runs in.
     pub namespace: String,
     /// Its revision; empty or `default` for the one without a name.
@@ -56,7 +56,7 @@ pub struct Instance {
 
 /// Where objects come from.
 #[derive(Clone, Debug)]
-pub enum Source {
+pub(crate) enum Source {
     /// A folder of YAML.
     Folder(PathBuf),
     /// An API server.
@@ -65,7 +65,7 @@ pub enum Source {
 
 /// The mesh that the objects describe.
 #[derive(Clone, Debug)]
-pub struct MeshSettings {
+pub(crate) struct MeshSettings {
     /// MeshConfig file, which wins over the API server's ConfigMap.
     pub config_file: Option<PathBuf>,
     /// DNS domain of the cluster.
@@ -76,7 +76,7 @@ pub struct MeshSettings {
 
 /// Addresses to listen on.
 #[derive(Clone, Copy, Debug)]
-pub struct ListenSettings {
+pub(crate) struct ListenSettings {
     /// Readiness and debug pages (8080).
     pub http: SocketAddr,
     /// Plaintext gRPC (15010).
@@ -91,7 +91,7 @@ pub struct ListenSettings {
 
 /// The TLS ports' side of a handshake.
 #[derive(Clone, Debug)]
-pub struct TlsSettings {
+pub(crate) struct TlsSettings {
     /// Names and addresses in the serving certificate, besides istiod's own.
     pub names: Vec<String>,
     /// Files of a serving certificate that somebody else issues; `None`: our own CA issues it.
@@ -102,7 +102,7 @@ pub struct TlsSettings {
 
 /// The CA, and how callers are authenticated.
 #[derive(Clone, Debug)]
-pub struct IdentitySettings {
+pub(crate) struct IdentitySettings {
     /// Folder of the signing CA.
     pub ca_dir: PathBuf,
     /// The key of a self-signed root that we make.
@@ -117,7 +117,7 @@ pub struct IdentitySettings {
 
 /// What is kept in Kubernetes, by the replica that leads.
 #[derive(Clone, Debug)]
-pub struct ControllerSettings {
+pub(crate) struct ControllerSettings {
     /// Name of the root certificates' ConfigMaps.
     pub root_certificate: String,
     /// How fast leadership passes on.
@@ -128,7 +128,7 @@ pub struct ControllerSettings {
 
 impl Instance {
     /// Returns the name by which Events and istioctl's tables know this process: its pod's.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         if self.pod.is_empty() { "istiod-lite" } else { &self.pod }
     }
 }
@@ -137,7 +137,7 @@ impl Instance {
 
 impl Source {
     /// Returns the API server, if objects come from one.
-    pub fn api_server(&self) -> Option<&kubernetes::Settings> {
+    pub(crate) fn api_server(&self) -> Option<&kubernetes::Settings> {
         match self {
             Self::Folder(_) => None,
             Self::Kubernetes(server) => Some(server),

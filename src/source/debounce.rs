@@ -15,7 +15,7 @@ use crate::api::{Kind, ObjectKey};
 
 /// How long changes are gathered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The quiet period that ends a batch.
     pub after: Duration,
     /// The longest time that a change waits.
@@ -26,7 +26,7 @@ pub struct Settings {
 
 /// The changes that are waiting.
 #[derive(Debug)]
-pub struct Debounce {
+pub(crate) struct Debounce {
     settings: Settings,
     endpoints: Waiting,
     others: Waiting,
@@ -47,12 +47,12 @@ impl Default for Settings {
 
 impl Debounce {
     /// Makes a debouncer without changes.
-    pub fn new(settings: Settings) -> Self {
+    pub(crate) fn new(settings: Settings) -> Self {
         Self { settings, endpoints: Waiting::default(), others: Waiting::default() }
     }
 
     /// Adds changes that arrived together at `now`.
-    pub fn push(&mut self, changes: Vec<Change>, now: Instant) {
+    pub(crate) fn push(&mut self, changes: Vec<Change>, now: Instant) {
         let endpoints_alone = changes.iter().all(is_endpoint);
         // The newer state of an object must not overtake an older one that is waiting.
         let held_back: FxHashSet<ObjectKey> = match endpoints_alone {
@@ -68,12 +68,12 @@ impl Debounce {
     }
 
     /// Returns when [`take`](Self::take) has something to return; `None` if nothing is waiting.
-    pub fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         self.endpoints_due().into_iter().chain(self.others_due()).min()
     }
 
     /// Returns the changes that are due at `now`, and when the oldest of them was pushed; `None` if none are due.
-    pub fn take(&mut self, now: Instant) -> Option<(Vec<Change>, Instant)> {
+    pub(crate) fn take(&mut self, now: Instant) -> Option<(Vec<Change>, Instant)> {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let (endpoints, others) = (due(self.endpoints_due()), due(self.others_due()));
         let mut taken: Option<(Vec<Change>, Instant)> = None;
@@ -93,7 +93,7 @@ impl Debounce {
     }
 
     /// Returns all changes that are waiting, whether due or not.
-    pub fn take_all(&mut self) -> Option<(Vec<Change>, Instant)> {
+    pub(crate) fn take_all(&mut self) -> Option<(Vec<Change>, Instant)> {
         let latest = [&self.endpoints, &self.others].into_iter().filter_map(|waiting| waiting.since).map(|(_, last)| last).max()?;
         self.take(latest + self.settings.max.max(self.settings.after).max(self.settings.endpoints))
     }

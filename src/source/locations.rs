@@ -6,11 +6,11 @@ use crate::api::{Diagnostic, Location, ObjectKey};
 
 /// The file and document of each object that comes from a file.
 #[derive(Debug, Default)]
-pub struct ObjectLocations(HashMap<ObjectKey, Location>);
+pub(crate) struct ObjectLocations(HashMap<ObjectKey, Location>);
 
 impl ObjectLocations {
     /// Updates the locations of objects; `None` for those that are written nowhere any more.
-    pub fn note(&mut self, changed: impl IntoIterator<Item = (ObjectKey, Option<Location>)>) {
+    pub(crate) fn note(&mut self, changed: impl IntoIterator<Item = (ObjectKey, Option<Location>)>) {
         for (key, location) in changed {
             match location {
                 Some(location) => self.0.insert(key, location),
@@ -20,7 +20,7 @@ impl ObjectLocations {
     }
 
     /// Adds the location of the finding's object, unless the finding has a location already.
-    pub fn locate(&self, mut finding: Diagnostic) -> Diagnostic {
+    pub(crate) fn locate(&self, mut finding: Diagnostic) -> Diagnostic {
         if finding.location.is_none() {
             finding.location = finding.object.as_ref().and_then(|object| self.0.get(object)).cloned();
         }

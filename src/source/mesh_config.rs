@@ -13,7 +13,7 @@ const CHECK: Duration = Duration::from_secs(1);
 
 /// A file with MeshConfig that is not wrapped in a ConfigMap.
 #[derive(Clone, Debug)]
-pub struct MeshConfigFile {
+pub(crate) struct MeshConfigFile {
     /// The path of the file.
     pub path: PathBuf,
     /// The cluster that the settings belong to.
@@ -25,7 +25,7 @@ impl MeshConfigFile {
     ///
     /// # Errors
     /// Returns the findings that say why the file cannot be used.
-    pub fn read(&self) -> Result<(Arc<Object>, Vec<Diagnostic>), Vec<Diagnostic>> {
+    pub(crate) fn read(&self) -> Result<(Arc<Object>, Vec<Diagnostic>), Vec<Diagnostic>> {
         let location = Location { file: self.path.to_string_lossy().into(), document: 0 };
         let broken = |message: String| vec![Diagnostic::error("", message).at(&location)];
         let text = fs::read_to_string(&self.path).map_err(|error| broken(format!("cannot be read: {error}")))?;
@@ -45,7 +45,7 @@ impl MeshConfigFile {
 
     /// Follows the file until the receiver is dropped. For a version that cannot be used, only the findings are sent, and the
     /// last good settings stay.
-    pub async fn follow(self, events: mpsc::Sender<SourceEvent>) {
+    pub(crate) async fn follow(self, events: mpsc::Sender<SourceEvent>) {
         let mut last_read = None;
         while !events.is_closed() {
             let read = self.read();

@@ -1,11 +1,10 @@
 //! Where objects come from. Every source yields the same stream of events, and nothing behind it knows which source it is.
 
-pub mod debounce;
-pub mod folder;
-pub mod kubernetes;
-pub mod locations;
-pub mod memory;
-pub mod mesh_config;
+pub(crate) mod debounce;
+pub(crate) mod folder;
+pub(crate) mod kubernetes;
+pub(crate) mod locations;
+pub(crate) mod mesh_config;
 
 use std::sync::Arc;
 
@@ -15,7 +14,7 @@ use crate::api::{Diagnostic, Location, Object, ObjectKey};
 
 /// The new state of one object.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Change {
+pub(crate) enum Change {
     /// The object was added or has new content.
     Applied(Arc<Object>),
     /// The object was deleted.
@@ -24,7 +23,7 @@ pub enum Change {
 
 /// What a source reports.
 #[derive(Clone, Debug)]
-pub enum SourceEvent {
+pub(crate) enum SourceEvent {
     /// Objects changed. Applying a batch twice is harmless.
     Changes(Vec<Change>),
     /// All objects that existed when the source was opened were sent.
@@ -57,7 +56,7 @@ pub enum SourceEvent {
 
 /// How serious the loss of a source is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Loss {
+pub(crate) enum Loss {
     /// The source cannot be read. What it sent last is the best that is known.
     Unavailable,
     /// The source can be read, but is not about this mesh: another cluster answers, or an older state of this one. Other
@@ -67,7 +66,7 @@ pub enum Loss {
 
 impl Change {
     /// Returns the key of the object that changed.
-    pub fn key(&self) -> &ObjectKey {
+    pub(crate) fn key(&self) -> &ObjectKey {
         match self {
             Self::Applied(object) => &object.key,
             Self::Deleted(key) => key,

@@ -48,7 +48,7 @@ const MOST_EVENTS: usize = 5;
 
 /// Which cluster is written to, and in whose name.
 #[derive(Clone)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The client of the API server.
     pub client: Client,
     /// The cluster of the API server. Objects of other clusters are not written about.
@@ -64,7 +64,7 @@ pub struct Settings {
 }
 
 /// What is written, and whether this replica writes it.
-pub struct Inputs {
+pub(crate) struct Inputs {
     /// All current findings.
     pub findings: watch::Receiver<Arc<Vec<Diagnostic>>>,
     /// The refusals of proxies.
@@ -75,12 +75,12 @@ pub struct Inputs {
 
 /// Counters of what is written.
 #[derive(Clone, Debug, Default)]
-pub struct StatusMetrics {
+pub(crate) struct StatusMetrics {
     writes: Family<[(&'static str, &'static str); 2], ExactCounter>,
 }
 
 /// Writes until `shutdown`. What cannot be written, for want of the API server or of a right, is tried again.
-pub async fn run(settings: Settings, inputs: Inputs, metrics: StatusMetrics, shutdown: CancellationToken) {
+pub(crate) async fn run(settings: Settings, inputs: Inputs, metrics: StatusMetrics, shutdown: CancellationToken) {
     let writer = Writer { api_server: ApiServer::new(&settings), settings, metrics, failing: AtomicBool::default() };
     tokio::select! {
         () = writer.run(inputs) => {}
@@ -215,7 +215,7 @@ impl Writer {
 
 impl StatusMetrics {
     /// Registers all of them.
-    pub fn register(&self, registry: &mut Registry) {
+    pub(crate) fn register(&self, registry: &mut Registry) {
         registry.register("istiod_lite_status_writes", "Conditions and Events about users' objects, by result", self.writes.clone());
     }
 }

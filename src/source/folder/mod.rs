@@ -14,7 +14,7 @@ mod state;
 mod tests;
 mod watch;
 
-pub use self::{
+pub(crate) use self::{
     offline::{Contents, read_paths},
-    settings::{CLUSTER, Folder},
+    settings::Folder,
 };

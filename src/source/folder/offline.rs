@@ -18,7 +18,7 @@ use crate::{
 
 /// What files and folders hold.
 #[derive(Debug, Default)]
-pub struct Contents {
+pub(crate) struct Contents {
     /// The objects in the order of their keys.
     pub objects: Vec<Arc<Object>>,
     /// What is wrong with the objects and with the files.
@@ -29,7 +29,7 @@ pub struct Contents {
 
 /// Reads files and folders once. A path that does not exist, or a named file that cannot be read, is an error among the
 /// findings.
-pub fn read_paths(paths: &[PathBuf]) -> Contents {
+pub(crate) fn read_paths(paths: &[PathBuf]) -> Contents {
     let mut state = FolderState::default();
     let mut findings = Vec::new();
     for path in paths {

@@ -40,7 +40,7 @@ impl Folder {
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub fn watch(self) -> io::Result<mpsc::Receiver<SourceEvent>> {
+    pub(crate) fn watch(self) -> io::Result<mpsc::Receiver<SourceEvent>> {
         let (events, receiver) = mpsc::channel(64);
         thread::Builder::new().name("folder".to_owned()).spawn(move || {
             // The thread ends without an error when nobody receives its events any more.

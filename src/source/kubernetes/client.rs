@@ -16,7 +16,7 @@ const REMOTE: &str = "/var/run/secrets/remote/config";
 
 /// How the API server is found, and how often it may be asked.
 #[derive(Clone, Debug)]
-pub struct ClientSettings {
+pub(crate) struct ClientSettings {
     /// `--kubeconfig`, which takes precedence over everything else.
     pub kubeconfig: Option<PathBuf>,
     /// `--context` of the kubeconfig; `None` for its current one.
@@ -35,7 +35,7 @@ pub struct ClientSettings {
 ///
 /// # Errors
 /// When none of them exists, or the first that does cannot be used.
-pub async fn client(settings: &ClientSettings) -> anyhow::Result<Client> {
+pub(crate) async fn client(settings: &ClientSettings) -> anyhow::Result<Client> {
     let mut config = config(settings).await?;
     config.headers.push((USER_AGENT, HeaderValue::from_static(concat!("istiod-lite/", env!("CARGO_PKG_VERSION")))));
     // Every caller has its own way to wait and try again, and logs that it does.

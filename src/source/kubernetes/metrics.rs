@@ -13,7 +13,7 @@ type MetricLabels<const N: usize> = [(&'static str, String); N];
 
 /// Counters of the API server as a source. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct SourceMetrics {
+pub(crate) struct SourceMetrics {
     faults: Family<MetricLabels<2>, ExactCounter>,
     served: Family<MetricLabels<2>, Gauge>,
     refused: Family<MetricLabels<1>, Gauge>,
@@ -22,7 +22,7 @@ pub struct SourceMetrics {
 
 impl SourceMetrics {
     /// Registers all of them.
-    pub fn register(&self, registry: &mut Registry) {
+    pub(crate) fn register(&self, registry: &mut Registry) {
         let faults = "Times that a collection could not be followed on, by what was wrong";
         registry.register("istiod_lite_source_faults", faults, self.faults.clone());
         registry.register("istiod_lite_source_served", "1 if the API server serves the kind, in this version", self.served.clone());

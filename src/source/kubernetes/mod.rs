@@ -40,7 +40,7 @@ use self::{
     reflector::{Reflector, ReflectorContext},
     request::{RequestError, backoff, fetch},
 };
-pub use self::{
+pub(crate) use self::{
     client::{ClientSettings, client},
     metrics::SourceMetrics,
 };
@@ -52,7 +52,7 @@ use crate::{
 
 /// What is read, and from which API server.
 #[derive(Clone)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Sends the requests; see [`client()`].
     pub client: Client,
     /// The cluster that the objects belong to.
@@ -86,7 +86,7 @@ impl fmt::Debug for Settings {
 ///
 /// MeshConfig comes from `mesh_file` if there is one (a mounted file takes precedence, contract §7), otherwise from the
 /// ConfigMap and the shared one that it overrides.
-pub fn watch(settings: Settings, mesh_file: Option<MeshConfigFile>) -> mpsc::Receiver<SourceEvent> {
+pub(crate) fn watch(settings: Settings, mesh_file: Option<MeshConfigFile>) -> mpsc::Receiver<SourceEvent> {
     let (events, receiver) = mpsc::channel(64);
     tokio::spawn(run(settings, mesh_file, events));
     receiver
@@ -94,7 +94,7 @@ pub fn watch(settings: Settings, mesh_file: Option<MeshConfigFile>) -> mpsc::Rec
 
 /// Returns MeshConfig as ConfigMap `istio` (or `istio-<revision>`) of our namespace has it now, and waits for the API server
 /// if it cannot be reached. Returns `None` if there is no such ConfigMap or it is refused; [`watch`] reports why.
-pub async fn mesh_config(settings: &Settings) -> Option<Arc<Object>> {
+pub(crate) async fn mesh_config(settings: &Settings) -> Option<Arc<Object>> {
     let mut backoff = backoff();
     loop {
         let error = match fetch_mesh_config(settings).await {
