@@ -1,8 +1,11 @@
-//! Kubernetes' label selectors (`metav1.LabelSelector`).
+//! Labels, and Kubernetes' selectors of them (`metav1.LabelSelector`).
+
+use std::collections::BTreeMap;
 
 use smol_str::SmolStr;
 
-use super::Labels;
+/// Labels or annotations, sorted so that equal sets compare and print equally.
+pub type Labels = BTreeMap<SmolStr, SmolStr>;
 
 /// A selector of which every part must hold. An empty one selects everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,13 +1,10 @@
 //! An object that a user wrote, of any kind that istiod-lite reads, under one key.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use smol_str::SmolStr;
 
-use super::{istio, kind::Kind, kinds::kinds, kubernetes, mesh_config};
-
-/// Labels or annotations, sorted so that equal sets compare and print equally.
-pub type Labels = BTreeMap<SmolStr, SmolStr>;
+use super::{istio, kind::Kind, kinds::kinds, kubernetes, label_selector::Labels, mesh_config};
 
 /// What names one object in all clusters: rule 12 of the architecture.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
