@@ -6,6 +6,7 @@ pub mod gateway;
 pub mod model;
 pub(in crate::mesh) mod names;
 pub mod policy;
+pub mod policy_table;
 pub mod protocol;
 pub mod routing;
 pub mod scope;

@@ -10,7 +10,7 @@ use super::{
     configured::Configured,
     gateway,
     model::{EndpointSet, Hostname, Labels, MtlsMode, Service, ServiceKey, Workload, WorkloadKey},
-    policy::PolicyTable,
+    policy_table::PolicyTable,
     routing::model::{GatewayRef, RouteSet},
     settings::MeshSettings,
     sidecar,

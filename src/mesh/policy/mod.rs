@@ -3,6 +3,3 @@
 pub mod destination_rule;
 pub mod mtls;
 mod sidecar;
-mod table;
-
-pub use table::{Attachment, Effective, Policy, PolicyTable, Replaced, TargetRef};

@@ -4,7 +4,7 @@ use crate::{
     api::istio::{PeerAuthentication, PeerMtlsMode},
     mesh::{
         model::{EndpointSet, Labels, MtlsMode},
-        policy::{Attachment, Effective, Policy},
+        policy_table::{Attachment, Effective, Policy},
         world::{EffectiveMtls, World},
     },
 };

@@ -1,7 +1,9 @@
 //! Sidecars: what their selector attaches them to (contract §6.5).
 
-use super::{Attachment, Policy};
-use crate::mesh::sidecar::Sidecar;
+use crate::mesh::{
+    policy_table::{Attachment, Policy},
+    sidecar::Sidecar,
+};
 
 impl Policy for Sidecar {
     fn attachment(&self) -> Attachment<'_> {

@@ -3,7 +3,7 @@
 use crate::{
     api::Diagnostic,
     mesh::{
-        policy::{Policy, PolicyTable},
+        policy_table::{Policy, PolicyTable},
         world::World,
     },
 };
