@@ -1,5 +1,5 @@
-//! Limits how often each object is written: at once when it was left alone for long, and ever more slowly when somebody (or
-//! another control plane) keeps writing something else.
+//! Limits how often each object is written: at once if nobody else wrote it for a long time, and ever more slowly if a user or
+//! another control plane keeps changing it back.
 
 use std::{collections::BTreeMap, time::Duration};
 

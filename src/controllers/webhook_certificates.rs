@@ -164,7 +164,7 @@ fn with_bundle(present: Bundles, bundle: &[u8]) -> Bundles {
     present.into_iter().map(|(name, _)| (name, bundle.to_vec())).collect()
 }
 
-/// Makes a strategic merge patch, in which webhooks are merged by their names. If a webhook was removed meanwhile, the patch
+/// Makes a strategic merge patch, in which webhooks are merged by their names. If a webhook was removed in between, the patch
 /// would add it without its rules, which the API server refuses; the watch then shows what there is.
 fn patch(present: &Bundles, bundle: &[u8]) -> Value {
     let wrong = present.iter().filter(|(_, present)| present != bundle);

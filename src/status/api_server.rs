@@ -68,7 +68,7 @@ impl ApiServer {
         Ok(None)
     }
 
-    /// Lists the objects of a kind whose condition of ours says that something is wrong.
+    /// Lists the objects of a kind on which our condition says that something is wrong.
     pub(super) async fn list_complaints(&self, kind: Kind) -> Result<Vec<ObjectKey>, ApiError> {
         let Some(resource) = kind.resource() else { return Ok(Vec::new()) };
         for version in resource.versions {

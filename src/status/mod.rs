@@ -134,7 +134,7 @@ impl Writer {
         }
     }
 
-    /// Adds the objects whose condition says that something is wrong, as that may no longer be true.
+    /// Adds the objects on which our condition says that something is wrong, as that may no longer be true.
     async fn adopt(&self, queue: &mut WorkQueue) {
         for kind in Kind::ALL.into_iter().filter(|kind| kind.has_status()) {
             match self.api_server.list_complaints(kind).await {

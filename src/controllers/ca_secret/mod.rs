@@ -24,10 +24,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::ControllerMetrics;
-use crate::identity::{
-    Clock,
-    ca::{CaHandle, LoadError, Offer, SelfSigned, SelfSignedError, SigningCa, load_entries, load_self_signed},
-    metrics::CaMetrics,
+use crate::{
+    backoff::{Backoff, random_unit},
+    identity::{
+        Clock,
+        ca::{CaHandle, LoadError, Offer, SelfSigned, SelfSignedError, SigningCa, load_entries, load_self_signed},
+        metrics::CaMetrics,
+    },
 };
 
 /// The Secret with a CA that a user provides.
@@ -98,7 +101,7 @@ impl CaSecrets {
     /// # Errors
     /// When a Secret exists but cannot be used: signing with another root than the user meant would cut the mesh in two.
     pub async fn load(&self) -> Result<(SigningCa, CaOrigin), CaSecretError> {
-        let mut pause = Duration::from_millis(200);
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         loop {
             match self.try_load().await {
                 Ok((ca, origin)) => {
@@ -110,8 +113,7 @@ impl CaSecrets {
                 Err(AttemptError::Conflict) => info!(secret = SELF_SIGNED, "another replica was faster; its root is read"),
                 Err(AttemptError::Api(secret, error)) => {
                     warn!(namespace = self.namespace, secret, %error, "waiting for the CA's Secret");
-                    sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(5));
+                    sleep(backoff.next(random_unit())).await;
                 }
             }
         }

@@ -1,8 +1,8 @@
 //! A folder of YAML as a source: it is read once and then followed.
 //!
-//! inotify says only when to look. What to do follows from looking at stamps and contents, so that a lost or doubled event
-//! does no harm, and a slow rescan is the safety net. A file that somebody holds open for writing is left alone until it is
-//! closed, though not for long.
+//! inotify only says when to look. What changed is found by comparing stamps and contents, so that a lost or repeated event
+//! does no harm, and a slow rescan is the safety net. A file that is open for writing is not read until it is closed, unless
+//! its writer pauses for half a second.
 
 mod file;
 mod listing;

@@ -193,16 +193,16 @@ mod tests {
     }
 
     fn changed(state: &mut FolderState) -> Vec<String> {
-        let told = |change: Change| match change {
+        let text = |change: Change| match change {
             Change::Applied(object) => {
                 format!("+{}{}", object.key, object.metadata.labels.get("v").map(|v| format!("={v}")).unwrap_or_default())
             }
             Change::Deleted(key) => format!("-{key}"),
         };
-        state.take_changes().into_iter().map(told).collect()
+        state.take_changes().into_iter().map(text).collect()
     }
 
-    fn said(state: &FolderState) -> Vec<String> {
+    fn findings(state: &FolderState) -> Vec<String> {
         state.diagnostics().iter().map(ToString::to_string).collect()
     }
 
@@ -225,16 +225,16 @@ mod tests {
         assert_eq!(set(&mut state, "b.yaml", &namespace("n", "b")), ["+Namespace/n=b"]);
         assert_eq!(set(&mut state, "a.yaml", &("---\n".to_owned() + &namespace("n", "a"))), ["+Namespace/n=a"]);
         assert_eq!(
-            said(&state),
+            findings(&state),
             ["error: Namespace/n (b.yaml, document 1): is given already in a.yaml, document 1, which counts; this one has no effect"]
         );
         assert_eq!(set(&mut state, "b.yaml", &namespace("n", "c")), [""; 0]);
         assert_eq!(remove(&mut state, "a.yaml"), ["+Namespace/n=c"]);
-        assert_eq!(said(&state), [""; 0]);
+        assert_eq!(findings(&state), [""; 0]);
         let twice = namespace("n", "c") + &namespace("n", "d");
         assert_eq!(set(&mut state, "b.yaml", &twice), [""; 0]);
         assert_eq!(
-            said(&state),
+            findings(&state),
             ["error: Namespace/n (b.yaml, document 2): is given already in b.yaml, document 1, which counts; this one has no effect"]
         );
     }
@@ -245,10 +245,10 @@ mod tests {
         set(&mut state, "f.yaml", &(namespace("a", "x") + &namespace("b", "x")));
         let broken = namespace("a", "y") + "kind: [\n";
         assert_eq!(set(&mut state, "f.yaml", &broken), [""; 0]);
-        assert_eq!(said(&state).len(), 1);
-        assert!(said(&state)[0].starts_with("error: (f.yaml, document 2): "), "{:?}", said(&state));
+        assert_eq!(findings(&state).len(), 1);
+        assert!(findings(&state)[0].starts_with("error: (f.yaml, document 2): "), "{:?}", findings(&state));
         assert_eq!(set(&mut state, "f.yaml", &namespace("a", "y")), ["+Namespace/a=y", "-Namespace/b"]);
-        assert_eq!(said(&state), [""; 0]);
+        assert_eq!(findings(&state), [""; 0]);
     }
 
     #[test]
@@ -264,7 +264,7 @@ mod tests {
         set(&mut state, "f.yaml", &(authentication("STRICT") + &namespace("n", "x")));
         assert_eq!(set(&mut state, "f.yaml", &(authentication("STRCT") + &namespace("n", "y"))), ["+Namespace/n=y"]);
         assert_eq!(
-            said(&state),
+            findings(&state),
             [
                 r#"error: PeerAuthentication/default/a (f.yaml, document 1) spec.mtls.mode: unknown value "STRCT"; known are UNSET, DISABLE, PERMISSIVE, STRICT"#
             ]
@@ -293,7 +293,7 @@ mod tests {
         };
         TestRunner::default()
             .run(&vec(step, 1..20), |steps| {
-                let (mut state, mut files, mut told) = (FolderState::default(), BTreeMap::new(), BTreeMap::new());
+                let (mut state, mut files, mut received) = (FolderState::default(), BTreeMap::new(), BTreeMap::new());
                 for (file, objects) in steps {
                     let path: Arc<str> = format!("{file}.yaml").into();
                     match objects {
@@ -308,8 +308,8 @@ mod tests {
                     }
                     for change in state.take_changes() {
                         match change {
-                            Change::Applied(object) => told.insert(object.key.clone(), object),
-                            Change::Deleted(key) => told.remove(&key),
+                            Change::Applied(object) => received.insert(object.key.clone(), object),
+                            Change::Deleted(key) => received.remove(&key),
                         };
                     }
                 }
@@ -321,7 +321,7 @@ mod tests {
                     Change::Applied(object) => Some((object.key.clone(), object)),
                     Change::Deleted(_) => None,
                 });
-                prop_assert_eq!(told, all.collect::<BTreeMap<_, _>>());
+                prop_assert_eq!(received, all.collect::<BTreeMap<_, _>>());
                 prop_assert_eq!(state.diagnostics(), fresh.diagnostics());
                 Ok(())
             })

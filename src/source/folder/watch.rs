@@ -31,7 +31,7 @@ const GATHER: Duration = Duration::from_millis(5);
 const UNSETTLED: Duration = Duration::from_millis(25);
 /// How long to wait while the folder is lost.
 const LOST: Duration = Duration::from_millis(200);
-/// How long a writer is waited for that does not write.
+/// How long to wait for a writer that has a file open and does not write.
 const WRITER_PATIENCE: Duration = Duration::from_millis(500);
 
 impl Folder {

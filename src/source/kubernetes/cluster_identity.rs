@@ -1,8 +1,8 @@
 //! Checks that the API server still answers for the cluster that was read first, and not for that cluster's past (rule 8).
 //!
-//! The cluster is identified by the UID of its namespace `kube-system`. Its age is told by the resource versions of its
+//! The cluster is identified by the UID of its namespace `kube-system`. Its age is known by the resource versions of its
 //! collections, which only grow. Another cluster may appear behind the same address (a restored backup, an empty etcd),
-//! and what it says, or does not say, must not take away what proxies have.
+//! and nothing that it has or lacks must take away the configuration that proxies have.
 
 use kube::Client;
 use parking_lot::Mutex;
@@ -15,7 +15,7 @@ use super::{
     request::{RequestError, fetch},
 };
 
-// A list, and not a GET, since it needs only the right to namespaces that we have anyway, and tells a resource version.
+// A list, and not a GET, since it needs only the right to namespaces that we have anyway, and has a resource version.
 const KUBE_SYSTEM: &str = "/api/v1/namespaces?fieldSelector=metadata.name%3Dkube-system";
 
 /// Identifies the cluster for all reflectors. The first cluster that answers is the right one.

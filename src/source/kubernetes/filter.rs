@@ -66,8 +66,8 @@ pub(super) fn is_limited_to_namespaces(resource: &WatchedResource) -> bool {
     resource.namespaced && resource.kind != Kind::MeshConfig
 }
 
-/// Updates the filter whenever MeshConfig or the labels of namespaces change, until nobody uses it any more. Namespace
-/// `own` is always read.
+/// Updates the filter whenever MeshConfig or the labels of namespaces change, until all its receivers are dropped.
+/// Namespace `own` is always read.
 pub(super) async fn keep_updated(
     filter: watch::Sender<Arc<ObjectFilter>>,
     mut mesh_config: watch::Receiver<Snapshot>,

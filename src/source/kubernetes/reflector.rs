@@ -1,9 +1,8 @@
 //! Keeps the objects of one collection up to date, as a reflector of client-go does: lists the collection, watches it
 //! from there on, and lists it again when the watch cannot go on.
 //!
-//! The states have the names that kube-runtime gives them. Its `watcher` itself is not used because it does not tell the
-//! resource version of a list, and without that an older state of the cluster could not be told from the present one
-//! (see [`ClusterIdentity`]).
+//! The states have their names from kube-runtime. Its `watcher` itself is not used because it hides the resource version of a
+//! list, without which an older state of the cluster would be taken for the present one (see [`ClusterIdentity`]).
 
 use std::{
     mem::{Discriminant, discriminant},

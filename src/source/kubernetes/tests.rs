@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The events of the source so far.
 struct Received {
     events: mpsc::Receiver<SourceEvent>,
-    /// Objects that stand, with the host or port that tells their versions apart.
+    /// The objects that exist, with label `v`, which tells their versions apart.
     objects: BTreeMap<String, String>,
     deleted: Vec<String>,
     applied: usize,

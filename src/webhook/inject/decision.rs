@@ -57,8 +57,8 @@ pub fn decide(pod: InjectionCandidate<'_>) -> Result<(), Skip> {
         return Err(Skip::Namespace);
     }
     // The label is the newer API and takes precedence over the annotation.
-    let said = pod.labels.get(POD_LABEL).or_else(|| pod.annotations.get(POD_LABEL));
-    if said.is_some_and(|said| said == "false") { Err(Skip::Pod) } else { Ok(()) }
+    let inject = pod.labels.get(POD_LABEL).or_else(|| pod.annotations.get(POD_LABEL));
+    if inject.is_some_and(|inject| inject == "false") { Err(Skip::Pod) } else { Ok(()) }
 }
 
 /// Checks that the selectors in the webhook configuration of `revision` (contract §5.1) select the pod.

@@ -46,7 +46,7 @@ pub(super) fn canonical(labels: &BTreeMap<String, String>, owner: &Owner) -> (St
     let first = |names: [&str; 3]| names.iter().find_map(|name| labels.get(*name)).filter(|value| !value.is_empty());
     let name = first(["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]).unwrap_or(&owner.name);
     let revision = first(["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
-    (label(name), revision.map_or_else(|| "latest".to_owned(), |revision| label(revision)))
+    (label_value(name), revision.map_or_else(|| "latest".to_owned(), |revision| label_value(revision)))
 }
 
 fn of_controller(controller: &OwnerReference, labels: Option<&BTreeMap<String, String>>) -> Owner {
@@ -75,7 +75,7 @@ fn scheduled_by(job: &str) -> Option<&str> {
 }
 
 /// Makes a name a value of a label: it may be too long, and must begin and end with a letter or digit.
-fn label(name: &str) -> String {
+fn label_value(name: &str) -> String {
     let cut: String = name.chars().take(LONGEST_LABEL).collect();
     cut.trim_matches(|c: char| !c.is_ascii_alphanumeric()).to_owned()
 }
