@@ -30,7 +30,7 @@ pub struct MeshSettings {
     pub proxy_inbound_listen_port: u16,
     /// The port of the explicit HTTP proxy; zero: none.
     pub proxy_http_port: u16,
-    /// Until a connection must stand, where no DestinationRule says otherwise.
+    /// How long a connection may take to be established, unless a DestinationRule says otherwise.
     pub connect_timeout: Duration,
     /// Keepalive of upstream connections; a DestinationRule overrides single fields.
     pub tcp_keepalive: Option<TcpKeepalive>,
@@ -38,13 +38,13 @@ pub struct MeshSettings {
     pub dns_refresh_rate: Duration,
     /// How long a listener waits for a connection's first bytes; zero: for ever.
     pub protocol_detection_timeout: Duration,
-    /// What happens to outbound traffic for unknown destinations, where no Sidecar says otherwise.
+    /// What happens to outbound traffic for unknown destinations, unless a Sidecar says otherwise.
     pub outbound_traffic_policy: OutboundTrafficPolicy,
-    /// Inbound traffic is handed to the application on localhost, not on the pod's address.
+    /// Whether inbound traffic is handed to the application on localhost instead of the pod's address.
     pub inbound_localhost: bool,
-    /// Proxies use mTLS towards endpoints that take it.
+    /// Whether proxies use mTLS towards endpoints that take it.
     pub enable_auto_mtls: bool,
-    /// HTTP/1.1 connections to HTTP ports are made HTTP/2, where no DestinationRule says otherwise.
+    /// Whether HTTP ports are spoken to in HTTP/2 instead of HTTP/1.1, unless a DestinationRule says otherwise.
     pub h2_upgrade: bool,
     /// Where requests and connections are logged; `None`: nowhere.
     pub access_log: Option<AccessLog>,
@@ -69,7 +69,7 @@ pub struct MeshSettings {
 pub struct AccessLog {
     /// Its path.
     pub file: SmolStr,
-    /// How a line looks.
+    /// What a line looks like.
     pub format: AccessLogFormat,
 }
 
@@ -87,7 +87,7 @@ pub enum AccessLogFormat {
 /// What happens to outbound traffic for destinations that the mesh does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OutboundTrafficPolicy {
-    /// It passes to where it was sent.
+    /// It goes where it was sent.
     AllowAny,
     /// It is dropped.
     RegistryOnly,

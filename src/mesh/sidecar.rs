@@ -15,7 +15,7 @@ use crate::api::istio;
 /// What one Sidecar says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sidecar {
-    /// It is for workloads with these labels; `None`: for all of its namespace.
+    /// The labels of the workloads that it is for; `None`: all of its namespace.
     pub workload_selector: Option<Labels>,
     /// Where traffic is taken in; empty: at the ports of the workload's services.
     pub ingress: Vec<Ingress>,

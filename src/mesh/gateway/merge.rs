@@ -37,7 +37,7 @@ pub struct MergedPort<'a> {
     pub listeners: Vec<PlacedListener<'a>>,
 }
 
-/// A listener that has its place.
+/// A listener that has a place.
 #[derive(Clone, Copy, Debug)]
 pub struct PlacedListener<'a> {
     /// The Gateway that it is of.
@@ -53,7 +53,7 @@ pub enum Sharing {
     Http,
     /// Any number of listeners told apart by SNI.
     Tls,
-    /// None does: there is one.
+    /// Not at all: there is only one.
     Alone,
 }
 

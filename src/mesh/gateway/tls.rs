@@ -11,7 +11,7 @@ pub enum ListenerTls {
     Passthrough,
     /// The mesh's mTLS is not opened either; its SNI names the service, and no route is needed.
     AutoPassthrough,
-    /// It ends here.
+    /// It is ended here.
     Terminate(Arc<TlsTermination>),
 }
 
@@ -35,7 +35,7 @@ pub struct TlsTermination {
 /// Where a listener's certificate comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ServerCertificate {
-    /// It is the gateway's own, of the mesh.
+    /// It is the gateway's own identity in the mesh.
     Workload,
     /// A Kubernetes Secret of that name.
     Credential(SmolStr),

@@ -25,9 +25,9 @@ pub struct TlsOrigination {
     pub sni: SmolStr,
     /// Names of which the server's certificate must have one; empty: those of the service.
     pub subject_alt_names: Vec<SmolStr>,
-    /// The client presents a certificate, too.
+    /// Whether the client presents a certificate, too.
     pub mutual: bool,
-    /// Whatever certificate the server presents is taken.
+    /// Whether any certificate of the server is accepted.
     pub insecure_skip_verify: bool,
     /// Where keys and certificates come from.
     pub secrets: ClientSecrets,
@@ -50,7 +50,7 @@ pub enum ClientSecrets {
 }
 
 impl ClientTls {
-    /// The TLS that the user has set up, if that is what it is.
+    /// Returns the TLS that the user has set up, where that is what is used.
     pub fn origination(&self) -> Option<&TlsOrigination> {
         match self {
             Self::Originate(origination) => Some(origination),

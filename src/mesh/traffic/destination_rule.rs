@@ -15,9 +15,9 @@ use crate::mesh::model::{Hostname, Labels, Origin, Visibility};
 pub struct DestinationRule {
     /// Fully qualified, may be a wildcard.
     pub host: Hostname,
-    /// For clients of these namespaces.
+    /// The namespaces whose clients it is for.
     pub export_to: Visibility,
-    /// It is for clients with these labels, in its own namespace; `None`: for all.
+    /// The labels of the clients that it is for, in its own namespace; `None`: all clients.
     pub workload_selector: Option<Labels>,
     /// For the whole host.
     pub policy: Option<Arc<TrafficPolicy>>,
@@ -59,18 +59,18 @@ pub struct EffectiveSubset {
 }
 
 impl EffectiveDestinationRule {
-    /// The subset of that name.
+    /// Returns the subset of that name.
     pub fn subset(&self, name: &str) -> Option<&EffectiveSubset> {
         self.subsets.iter().find(|subset| subset.name == name)
     }
 
-    /// What holds for a port of a subset; of the whole service without one.
+    /// Returns what holds for a port of a subset, or of the whole service without one.
     pub fn port<'a>(&'a self, subset: Option<&'a EffectiveSubset>, port: u16) -> &'a PortPolicy {
         subset.map_or(&self.policy, |subset| &subset.policy).port(port)
     }
 
-    /// Whether connections to a port go where the client wanted them. Said for the whole service it holds for its
-    /// subsets too, whatever these say (contract §6.3).
+    /// Whether connections to a port go where the client sent them. When the service says so, its subsets cannot differ
+    /// (contract §6.3).
     pub fn balances_by_destination(&self, subset: Option<&EffectiveSubset>, port: u16) -> bool {
         let passes = |policy: &PortPolicy| policy.load_balancer.as_deref() == Some(&LoadBalancer::Passthrough);
         passes(self.policy.port(port)) || subset.is_some_and(|subset| passes(subset.policy.port(port)))

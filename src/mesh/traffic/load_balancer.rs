@@ -14,7 +14,7 @@ pub enum LoadBalancer {
     RoundRobin,
     /// At random.
     Random,
-    /// None is: connections go where the client wanted them.
+    /// Not at all: connections go where the client sent them.
     Passthrough,
     /// Requests that have the same key go to the same endpoint.
     ConsistentHash(ConsistentHash),
@@ -25,7 +25,7 @@ pub enum LoadBalancer {
 pub struct ConsistentHash {
     /// What is hashed; `None` hashes nothing.
     pub key: Option<HashKey>,
-    /// From hash to endpoint.
+    /// How a hash leads to an endpoint.
     pub table: HashTable,
 }
 
@@ -38,11 +38,11 @@ pub enum HashKey {
     HttpCookie {
         /// Its name.
         name: SmolStr,
-        /// Path of a cookie that is made; empty: not set.
+        /// The path of a cookie that the proxy sets; empty: none.
         path: SmolStr,
-        /// Life of a cookie that is made; `None`: none is made when it is missing.
+        /// The lifetime of a cookie that the proxy sets; `None`: it sets none when the request has none.
         ttl: Option<Duration>,
-        /// Attributes of a cookie that is made: name and value, in order.
+        /// Attributes of a cookie that the proxy sets: name and value, in order.
         attributes: Vec<(SmolStr, SmolStr)>,
     },
     /// The client's address.
@@ -67,7 +67,7 @@ pub enum HashTable {
 }
 
 impl LoadBalancer {
-    /// The consistent hash, where there is one.
+    /// Returns the consistent hash, where there is one.
     pub fn consistent_hash(&self) -> Option<&ConsistentHash> {
         match self {
             Self::ConsistentHash(hash) => Some(hash),
@@ -75,7 +75,7 @@ impl LoadBalancer {
         }
     }
 
-    /// What of a request is hashed, where something is.
+    /// Returns what of a request is hashed, where something is.
     pub fn hash_key(&self) -> Option<&HashKey> {
         self.consistent_hash()?.key.as_ref()
     }

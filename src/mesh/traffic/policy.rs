@@ -27,7 +27,7 @@ pub struct PortPolicy {
 }
 
 impl TrafficPolicy {
-    /// A policy; of several for one port the first counts.
+    /// Makes a policy; of several for one port the first counts.
     pub fn new(default: PortPolicy, ports: impl IntoIterator<Item = (u16, PortPolicy)>) -> Self {
         let mut ports: Vec<_> = ports.into_iter().collect();
         ports.sort_by_key(|(port, _)| *port);
@@ -35,13 +35,13 @@ impl TrafficPolicy {
         Self { default, ports }
     }
 
-    /// What holds for a port.
+    /// Returns what holds for a port.
     pub fn port(&self, number: u16) -> &PortPolicy {
         self.own(number).unwrap_or(&self.default)
     }
 
-    /// This policy on top of another: what it says replaces what that one says; where it speaks of a port, nothing of
-    /// the other stays for that port.
+    /// Returns this policy on top of another: what it says replaces what the other says. Where it speaks of a port, nothing
+    /// of the other holds for that port.
     #[must_use]
     pub fn over(&self, below: &Self) -> Self {
         let inherited = below.ports.iter().map(|(port, policy)| (*port, self.default.over(policy)));
