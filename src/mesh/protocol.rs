@@ -6,7 +6,7 @@ use crate::api::kubernetes::ServicePort;
 /// Ports on which the server speaks first, so that sniffing would wait for ever: SMTP, DNS, MySQL, MongoDB.
 const SERVER_FIRST: [u16; 4] = [25, 53, 3306, 27017];
 
-/// The protocol of a Kubernetes Service's port: `protocol: UDP`, then `appProtocol`, then the name's prefix, then
+/// Returns the protocol of a Kubernetes Service's port: `protocol: UDP`, then `appProtocol`, then the name's prefix, then
 /// well-known ports.
 pub(in crate::mesh) fn of_service_port(port: &ServicePort) -> Protocol {
     if port.protocol.eq_ignore_ascii_case("UDP") {
@@ -16,7 +16,7 @@ pub(in crate::mesh) fn of_service_port(port: &ServicePort) -> Protocol {
     said.unwrap_or(if SERVER_FIRST.contains(&port.port) { Protocol::Tcp } else { Protocol::Auto })
 }
 
-/// The protocol that a ServiceEntry, Gateway or Sidecar port names; [`Protocol::Auto`] for what is not known.
+/// Returns the protocol that a ServiceEntry, Gateway or Sidecar port names; [`Protocol::Auto`] for what is not known.
 pub fn named(protocol: &str) -> Protocol {
     by_word(protocol).unwrap_or(Protocol::Auto)
 }

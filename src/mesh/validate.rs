@@ -10,7 +10,7 @@ mod singletons;
 use super::world::World;
 use crate::api::{Diagnostic, Kind, ObjectKey};
 
-/// What is doubtful in the world, sorted. Costs one pass over the objects.
+/// Returns what is doubtful in the world, sorted. It costs one pass over the objects.
 pub fn check(world: &World) -> Vec<Diagnostic> {
     let mut found = routes::check(world);
     found.extend(destination_rules::check(world));
@@ -20,7 +20,7 @@ pub fn check(world: &World) -> Vec<Diagnostic> {
     found
 }
 
-/// What is doubtful about one object of the world, sorted. Costs no pass over all objects.
+/// Returns what is doubtful about one object of the world, sorted. It costs no pass over all objects.
 pub fn of(world: &World, object: &ObjectKey) -> Vec<Diagnostic> {
     let key = (object.namespace.clone(), object.name.clone());
     let mut found = match object.kind {

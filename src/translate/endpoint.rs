@@ -40,8 +40,8 @@ enum Choice {
     MtlsOnly,
 }
 
-/// The load assignments that belong to the EDS clusters of a service (see [`super::cluster::inputs`]); the names are
-/// the clusters'. `auto_passthrough` asks for those of an AUTO_PASSTHROUGH gateway instead.
+/// Returns the load assignments that belong to the EDS clusters of a service (see [`super::cluster::inputs`]); the names
+/// are the clusters'. `auto_passthrough` asks for those of an AUTO_PASSTHROUGH gateway instead.
 pub fn inputs(
     class: &ProxyClass,
     service: &Arc<Service>,
@@ -74,8 +74,8 @@ pub fn inputs(
     inputs
 }
 
-/// The load assignment of an input: a `ClusterLoadAssignment`, encoded in canonical order. Without endpoints it holds
-/// only its name.
+/// Returns the load assignment of an input: a `ClusterLoadAssignment`, encoded in canonical order. Without endpoints it
+/// holds only its name.
 pub fn load_assignment(input: &EndpointInput) -> Built<Vec<u8>> {
     let chosen = of_subset(input.endpoints.as_deref().unwrap_or_default(), input.subset.as_deref());
     let mut localities = by_locality(chosen, input.choice != Choice::Unmarked);
@@ -87,13 +87,13 @@ pub fn load_assignment(input: &EndpointInput) -> Built<Vec<u8>> {
 }
 
 impl EndpointInput {
-    /// The cluster's name.
+    /// Returns the cluster's name.
     pub fn name(&self) -> &SmolStr {
         &self.name
     }
 }
 
-/// The endpoints that have the labels of a subset.
+/// Returns the endpoints that have the labels of a subset.
 pub(super) fn of_subset<'a>(endpoints: &'a [Endpoint], labels: Option<&'a Labels>) -> impl Iterator<Item = &'a Endpoint> {
     let has = |endpoint: &Endpoint, wanted: &Labels| wanted.iter().all(|(key, value)| endpoint.backend.labels.get(key) == Some(value));
     endpoints.iter().filter(move |endpoint| labels.is_none_or(|wanted| has(endpoint, wanted)))
@@ -105,7 +105,7 @@ pub(super) fn keeps_mtls(rule: Option<&EffectiveDestinationRule>, subset: Option
     tls.is_none_or(|tls| matches!(tls, ClientTls::IstioMutual { .. }))
 }
 
-/// A load assignment of these endpoints, by locality in the order of its label.
+/// Returns a load assignment of these endpoints, by locality in the order of its label.
 pub(super) fn assignment<'a>(name: &str, endpoints: impl Iterator<Item = &'a Endpoint>, keep_mtls: bool) -> ClusterLoadAssignment {
     // What was encoded just now can be read.
     ClusterLoadAssignment::decode(&wire::encode(name, &by_locality(endpoints, keep_mtls))[..]).unwrap_or_default()

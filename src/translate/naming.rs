@@ -11,24 +11,24 @@ pub const PASSTHROUGH_CLUSTER: &str = "PassthroughCluster";
 /// Inbound traffic to its original destination.
 pub const INBOUND_PASSTHROUGH_CLUSTER: &str = "InboundPassthroughCluster";
 
-/// `outbound|9080|v1|reviews.shop.svc.cluster.local`; an empty subset is none.
+/// Returns `outbound|9080|v1|reviews.shop.svc.cluster.local`; an empty subset is none.
 pub fn outbound_cluster(port: u16, subset: &str, host: &Hostname) -> SmolStr {
     format_smolstr!("outbound|{port}|{subset}|{host}")
 }
 
-/// `inbound|8080||`
+/// Returns `inbound|8080||`
 pub fn inbound_cluster(target_port: u16) -> SmolStr {
     format_smolstr!("inbound|{target_port}||")
 }
 
-/// `outbound_.9080_.v1_.reviews.shop.svc.cluster.local`: cluster of an AUTO_PASSTHROUGH gateway, and the SNI of
+/// Returns `outbound_.9080_.v1_.reviews.shop.svc.cluster.local`: cluster of an AUTO_PASSTHROUGH gateway, and the SNI of
 /// in-mesh mTLS.
 pub fn dns_srv(port: u16, subset: &str, host: &Hostname) -> SmolStr {
     format_smolstr!("outbound_.{port}_.{subset}_.{host}")
 }
 
-/// `/apis/networking.istio.io/v1/namespaces/shop/virtual-service/reviews`: how resources name the object that made
-/// them (contract §3.1 Metadata). The version is always `v1`, whatever the object was written in.
+/// Returns `/apis/networking.istio.io/v1/namespaces/shop/virtual-service/reviews`: how resources name the object that
+/// made them (contract §3.1 Metadata). The version is always `v1`, whatever the object was written in.
 pub fn config_path(origin: &Origin) -> SmolStr {
     let object = &origin.object;
     let (group, kind) = (object.kind.group(), kebab_case(object.kind.as_str()));
@@ -47,7 +47,7 @@ fn kebab_case(kind: &str) -> String {
     words
 }
 
-/// The name of a cluster's (or a TCP proxy's) statistics by a pattern of MeshConfig (`outboundClusterStatName`,
+/// Returns the name of a cluster's (or a TCP proxy's) statistics by a pattern of MeshConfig (`outboundClusterStatName`,
 /// `inboundClusterStatName`, contract §3.1); `None` when the pattern is empty.
 pub fn statistics_name(pattern: &str, service: &Service, port: &ServicePort, subset: &str) -> Option<String> {
     if pattern.is_empty() {

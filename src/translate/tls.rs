@@ -53,7 +53,8 @@ const CIPHER_SUITES: [&str; 6] = [
     "AES128-GCM-SHA256",
 ];
 
-/// `sds_config` of secrets that the agent serves. Without end: a proxy without its certificate must not answer.
+/// Returns the `sds_config` of secrets that the agent serves. It waits without end, because a proxy without its
+/// certificate must not answer.
 pub fn agent_sds() -> ConfigSource {
     let grpc = GrpcService {
         target_specifier: Some(grpc_service::TargetSpecifier::EnvoyGrpc(grpc_service::EnvoyGrpc {
@@ -76,7 +77,7 @@ pub fn agent_sds() -> ConfigSource {
     }
 }
 
-/// Resources over the ADS stream; `wait_forever` sets `initial_fetch_timeout` to zero, which means no timeout.
+/// Returns the source of resources over the ADS stream; `wait_forever` sets `initial_fetch_timeout` to zero, which means no timeout.
 pub fn ads(wait_forever: bool) -> ConfigSource {
     ConfigSource {
         initial_fetch_timeout: wait_forever.then(Duration::default),
@@ -86,7 +87,7 @@ pub fn ads(wait_forever: bool) -> ConfigSource {
     }
 }
 
-/// The ALPN names that clients offer on in-mesh mTLS to a cluster (contract §3.2).
+/// Returns the ALPN names that clients offer on in-mesh mTLS to a cluster (contract §3.2).
 pub fn mesh_alpn(flavour: Flavour, http2: bool) -> &'static [&'static str] {
     match (flavour, http2) {
         (Flavour::Istio, true) => &[PEER_EXCHANGE, ISTIO, "h2"],
@@ -96,8 +97,8 @@ pub fn mesh_alpn(flavour: Flavour, http2: bool) -> &'static [&'static str] {
     }
 }
 
-/// Client side of in-mesh mTLS: own certificate, the peer's identity must be one of `identities` or have one of the
-/// `other_names` (none at all: any certificate of the trust bundle), with this SNI and these ALPN names.
+/// Returns the client side of in-mesh mTLS: own certificate, the peer's identity must be one of `identities` or have one
+/// of the `other_names` (none at all: any certificate of the trust bundle), with this SNI and these ALPN names.
 ///
 /// Every cluster of the mesh has one of these, and most of what they say is the same: it is written straight on the
 /// wire from parts that are encoded once. Numbers are those of the fields of `UpstreamTlsContext` and below.
@@ -143,13 +144,13 @@ static UPSTREAM_PARTS: LazyLock<UpstreamParts> = LazyLock::new(|| {
     }
 });
 
-/// No TLS.
+/// Returns the transport socket without TLS.
 pub fn raw_buffer() -> TransportSocket {
     socket("envoy.transport_sockets.raw_buffer", &RawBuffer {})
 }
 
-/// Server side of in-mesh mTLS: a client certificate is required, and its identity must be of one of these trust
-/// domains.
+/// Returns the server side of in-mesh mTLS: a client certificate is required, and its identity must be of one of these
+/// trust domains.
 pub fn downstream_istio_mutual(trust_domains: &[SmolStr], alpn: &[&str]) -> TransportSocket {
     let prefixes = trust_domains.iter().map(|domain| MatchPattern::Prefix(format!("spiffe://{domain}/")));
     let mut common = workload_context(prefixes, alpn.iter().map(|name| (*name).to_owned()).collect());
@@ -162,7 +163,7 @@ pub fn downstream_istio_mutual(trust_domains: &[SmolStr], alpn: &[&str]) -> Tran
     downstream(common, true)
 }
 
-/// A downstream TLS socket around a context.
+/// Returns a downstream TLS socket around a context.
 pub fn downstream(common: CommonTlsContext, require_client_certificate: bool) -> TransportSocket {
     let context = DownstreamTlsContext {
         common_tls_context: Some(common),
@@ -172,7 +173,7 @@ pub fn downstream(common: CommonTlsContext, require_client_certificate: bool) ->
     socket("envoy.transport_sockets.tls", &context)
 }
 
-/// The workload's certificate and trust bundle, and what names of the peer are taken.
+/// Returns the workload's certificate and trust bundle, and what names of the peer are taken.
 pub fn workload_context(names: impl IntoIterator<Item = MatchPattern>, alpn: Vec<String>) -> CommonTlsContext {
     CommonTlsContext {
         alpn_protocols: alpn,
@@ -182,7 +183,7 @@ pub fn workload_context(names: impl IntoIterator<Item = MatchPattern>, alpn: Vec
     }
 }
 
-/// A trust bundle from SDS, combined with the names that a certificate must have.
+/// Returns a trust bundle from SDS, combined with the names that a certificate must have.
 pub fn validation(names: impl IntoIterator<Item = MatchPattern>, bundle: SdsSecretConfig) -> ValidationContextType {
     let matchers = names.into_iter().map(|pattern| StringMatcher { match_pattern: Some(pattern), ..Default::default() });
     // As istiod does: the typed successor would have to be told the kind of each name, which Istio's API leaves open.
@@ -195,7 +196,7 @@ pub fn validation(names: impl IntoIterator<Item = MatchPattern>, bundle: SdsSecr
     })
 }
 
-/// A secret by name from a source.
+/// Returns a secret by name from a source.
 pub fn secret(name: &str, source: ConfigSource) -> SdsSecretConfig {
     SdsSecretConfig { name: name.into(), sds_config: Some(source) }
 }

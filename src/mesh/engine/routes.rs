@@ -24,12 +24,12 @@ pub(super) struct RouteLinks {
 }
 
 impl RouteLinks {
-    /// VirtualServices that name this one as delegate.
+    /// Returns the VirtualServices that name this one as delegate.
     pub(super) fn roots_of(&self, delegate: &NamedKey) -> Vec<NamedKey> {
         self.delegates.readers_of(delegate).cloned().collect()
     }
 
-    /// Hosts of VirtualServices that route to a host.
+    /// Returns the hosts of VirtualServices that route to a host.
     pub(super) fn hosts_routing_to(&self, host: &Hostname, world: &World) -> Vec<Hostname> {
         let routing = self.destinations.readers_of(host).filter_map(|key| world.routes.get(key));
         routing.flat_map(|routes| routes.hosts.iter().cloned()).collect()

@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// The services that an object defines; none for other kinds.
+/// Returns the services that an object defines; none for other kinds.
 pub(super) fn defined_by(object: &Object, mesh: &MeshSettings) -> Vec<Service> {
     match &object.spec {
         Spec::Service(spec) => vec![of_kubernetes(object, spec, mesh)],
@@ -72,7 +72,7 @@ fn annotated_accounts(metadata: &Metadata, mesh: &MeshSettings, namespace: &Smol
     accounts
 }
 
-/// The identity of a service account of a namespace.
+/// Returns the identity of a service account of a namespace.
 pub(super) fn identity(mesh: &MeshSettings, namespace: &SmolStr, service_account: SmolStr) -> SpiffeId {
     SpiffeId { trust_domain: mesh.trust_domain.clone(), namespace: namespace.clone(), service_account }
 }

@@ -24,7 +24,7 @@ pub(super) fn pod_id(key: &WorkloadKey) -> LocalId {
     LocalId::new(&key.cluster, Kind::Pod, &key.namespace, &key.name)
 }
 
-/// A pod that has ended has an address no more: another pod may have it.
+/// Whether the pod still has its address. One that has ended has none, and another pod may have it.
 fn is_alive(pod: &kubernetes::Pod) -> bool {
     pod.phase != "Succeeded" && pod.phase != "Failed"
 }
@@ -47,7 +47,7 @@ fn of_pod(store: &Store, object: &Object, pod: &kubernetes::Pod) -> Workload {
     }
 }
 
-/// The pod's own label wins over the node's (contract §2.4).
+/// Returns the locality of a pod: its own label wins over the node's (contract §2.4).
 fn pod_locality(store: &Store, pod: &Object, node: &SmolStr) -> Locality {
     let labels = &pod.metadata.labels;
     let own = labels.get("topology.istio.io/locality").or_else(|| labels.get("istio-locality"));
@@ -94,7 +94,7 @@ fn of_entry(object: &Object, entry: &istio::WorkloadEntry) -> Workload {
     }
 }
 
-/// Labels of a WorkloadEntry: those of its spec over those of its metadata.
+/// Returns the labels of a WorkloadEntry: those of its spec over those of its metadata.
 pub(super) fn entry_labels(object: &Object, entry: &istio::WorkloadEntry) -> Labels {
     let mut labels = Labels::clone(&object.metadata.labels);
     labels.extend(entry.labels.iter().map(|(name, value)| (name.clone(), value.clone())));

@@ -57,7 +57,7 @@ impl WorkloadKey {
 }
 
 impl Workload {
-    /// Its key.
+    /// Returns the key of the workload.
     pub fn key(&self) -> WorkloadKey {
         WorkloadKey { namespace: self.namespace.clone(), name: self.name.clone(), cluster: self.cluster.clone() }
     }

@@ -14,9 +14,9 @@ use crate::{
     },
 };
 
-/// The rule for a service as proxies of `namespace` see it: the client's namespace (unless it is the root namespace),
-/// then the service's, then the root namespace; in each the most specific host. `selecting` are the rules with a
-/// `workloadSelector` that selects the proxies.
+/// Returns the rule for a service as proxies of `namespace` see it: the client's namespace (unless it is the root
+/// namespace), then the service's, then the root namespace; in each the most specific host. `selecting` are the rules
+/// with a `workloadSelector` that selects the proxies.
 pub fn effective(world: &World, namespace: &str, selecting: &[ObjectKey], service: &Service) -> Option<Arc<EffectiveDestinationRule>> {
     if world.rules_by_host.is_empty() {
         return None;
@@ -34,7 +34,7 @@ pub fn effective(world: &World, namespace: &str, selecting: &[ObjectKey], servic
         .or_else(|| client.find(root, &service.hostname, |_| true))
 }
 
-/// All rules of one namespace for one host, with their merge where no proxy sees less than another.
+/// Returns all rules of one namespace for one host, with their merge where no proxy sees less than another.
 pub(in crate::mesh) fn host_rules(mut rules: Vec<Arc<Configured<DestinationRule>>>) -> HostRules {
     rules.sort_by(|a, b| a.precedence.cmp(&b.precedence));
     let same_for_all = rules.iter().all(|rule| rule.spec.export_to == Visibility::Public && rule.spec.workload_selector.is_none());
@@ -78,7 +78,7 @@ fn is_private(rule: &DestinationRule, namespace: &str) -> bool {
     matches!(&rule.export_to, Visibility::Namespaces(names) if names.iter().all(|name| name == namespace))
 }
 
-/// Subsets are put together, the first of a name wins; the first policy wins whole.
+/// Merges rules: subsets are put together, and of one name the first wins; the first policy wins as a whole.
 fn merge<'a>(rules: impl Iterator<Item = &'a Arc<Configured<DestinationRule>>> + Clone) -> EffectiveDestinationRule {
     let policy = rules.clone().find_map(|rule| rule.spec.policy.clone()).unwrap_or_default();
     let mut names = BTreeSet::new();

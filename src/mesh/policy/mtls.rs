@@ -15,8 +15,8 @@ impl Policy for PeerAuthentication {
     }
 }
 
-/// The inbound modes of a workload: mesh, then namespace, then workload policy, each inheriting what it does not say;
-/// of several on one level the oldest counts. PERMISSIVE when nothing is said.
+/// Returns the inbound modes of a workload: mesh, then namespace, then workload policy, each inheriting what it does not
+/// say; of several on one level the oldest counts. PERMISSIVE when nothing is said.
 pub fn workload_mtls(world: &World, namespace: &str, labels: &Labels) -> EffectiveMtls {
     let effective = world.peer_authentications.effective(&world.mesh.root_namespace, namespace, labels);
     let inherited = inherited(&effective);
@@ -26,7 +26,7 @@ pub fn workload_mtls(world: &World, namespace: &str, labels: &Labels) -> Effecti
     EffectiveMtls { mode, ports: ports.collect() }
 }
 
-/// The mode that clients expect of a namespace's services: mesh and namespace policy only (contract §3.2).
+/// Returns the mode that clients expect of a namespace's services: mesh and namespace policy only (contract §3.2).
 pub fn service_mtls(world: &World, namespace: &str) -> MtlsMode {
     inherited(&world.peer_authentications.effective(&world.mesh.root_namespace, namespace, &Labels::new()))
 }
@@ -37,7 +37,7 @@ pub fn all_take_mtls(endpoints: &EndpointSet) -> bool {
     all.peek().is_some() && all.all(|endpoint| endpoint.mtls)
 }
 
-/// The mode of the namespace's policy, else that of the mesh's.
+/// Returns the mode of the namespace's policy, else that of the mesh's.
 fn inherited(effective: &Effective<'_, PeerAuthentication>) -> MtlsMode {
     let modes = [effective.namespace, effective.mesh].into_iter().flatten().filter_map(|policy| said(policy.spec.mode));
     modes.into_iter().next().unwrap_or(MtlsMode::Permissive)

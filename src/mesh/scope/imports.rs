@@ -23,12 +23,12 @@ enum From {
 }
 
 impl Imports {
-    /// `*/*`
+    /// Returns what `*/*` imports.
     pub(super) fn all() -> Self {
         Self { hosts: vec![(From::Any, Hostname::new("*"))] }
     }
 
-    /// The hosts of an egress listener, as proxies of `namespace` see them.
+    /// Returns the hosts of an egress listener, as proxies of `namespace` see them.
     pub(super) fn of(hosts: &[EgressHost], namespace: &str) -> Self {
         let from = |host: &EgressHost| match &host.namespace {
             EgressNamespace::Any => From::Any,
@@ -43,7 +43,7 @@ impl Imports {
         self.hosts.iter().any(|(from, host)| *from == From::Any && host.as_str() == "*")
     }
 
-    /// The service with those of its aliases that are imported too; `None` when it is not imported.
+    /// Returns the service with those of its aliases that are imported too; `None` when it is not imported.
     pub(super) fn service(&self, service: &Arc<Service>) -> Option<Arc<Service>> {
         if !self.covers(&service.namespace, &service.hostname) {
             return None;

@@ -49,7 +49,8 @@ pub(super) enum HttpVersion {
 }
 
 impl HttpVersion {
-    /// The version for a port before any policy: sniffed ports keep the client's version where `sniffed` is handled.
+    /// Returns the version for a port before any policy: sniffed ports keep the client's version where `sniffed` is
+    /// handled.
     pub(super) fn of_port(protocol: Protocol, sniffed: bool) -> Self {
         match protocol {
             protocol if protocol.is_http2() => Self::Two,
@@ -58,8 +59,8 @@ impl HttpVersion {
         }
     }
 
-    /// The version after `h2UpgradePolicy` and `useClientProtocol`. A rule may upgrade any port but a sniffed one,
-    /// the mesh only HTTP ports.
+    /// Returns the version after `h2UpgradePolicy` and `useClientProtocol`. A rule may upgrade any port but a sniffed
+    /// one, the mesh only HTTP ports.
     pub(super) fn upgraded(self, protocol: Protocol, pool: Option<&ConnectionPool>, mesh: &MeshSettings) -> Self {
         let http = pool.map(|pool| &pool.http);
         if http.is_some_and(|http| http.use_client_protocol) {
@@ -86,13 +87,13 @@ pub(super) fn apply(
     cluster.typed_extension_protocol_options = protocol_options(common_options(pool), version, pool, upstream).unwrap_or_default();
 }
 
-/// Protocol options of the passthrough clusters: the client's version, idle for five minutes at most.
+/// Returns the protocol options of the passthrough clusters: the client's version, idle for five minutes at most.
 pub(super) fn passthrough_options() -> HashMap<String, Any> {
     let common = CommonHttpOptions { idle_timeout: Some(wkt::duration(std::time::Duration::from_secs(300))), ..Default::default() };
     protocol_options(Some(common), HttpVersion::Downstream, None, None).unwrap_or_default()
 }
 
-/// One threshold; what is not limited is as good as unlimited.
+/// Returns one threshold. What is not limited is practically unlimited.
 pub(super) fn circuit_breakers(pool: Option<&ConnectionPool>) -> CircuitBreakers {
     let tcp = pool.map(|pool| &pool.tcp);
     let http = pool.map(|pool| &pool.http);
@@ -115,7 +116,7 @@ pub(super) fn detect_outliers(cluster: &mut Cluster, detection: &OutlierDetectio
     }
 }
 
-/// An empty `common_lb_config`, which all service clusters have.
+/// Returns an empty `common_lb_config`, which all service clusters have.
 pub(super) fn common_lb_config() -> Option<CommonLbConfig> {
     Some(CommonLbConfig::default())
 }

@@ -35,7 +35,7 @@ enum Which {
     InboundPassthrough,
 }
 
-/// All three for sidecars; gateways get only the black hole.
+/// Returns all three for sidecars, and only the black hole for gateways.
 pub fn fixed_inputs(class: &ProxyClass, mesh: &Arc<MeshSettings>) -> Vec<ClusterInput> {
     let which: &[Which] = match class.kind {
         ProxyKind::Sidecar => &[Which::BlackHole, Which::InboundPassthrough, Which::Passthrough],
@@ -73,7 +73,7 @@ pub(super) fn cluster(input: &Fixed) -> Built<Cluster> {
     Built::new(cluster, [])
 }
 
-/// Connections to the workload come from 127.0.0.6 (`::6`), so that the capture rules leave them alone.
+/// Lets connections to the workload come from 127.0.0.6 (`::6`), so that the capture rules leave them alone.
 pub(super) fn passthrough_bind(profile: Profile) -> BindConfig {
     let address =
         |address: &str| SocketAddress { address: address.into(), port_specifier: Some(PortSpecifier::PortValue(0)), ..Default::default() };

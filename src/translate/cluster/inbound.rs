@@ -75,8 +75,8 @@ pub struct InboundTarget {
     pub rule: Option<Arc<EffectiveDestinationRule>>,
 }
 
-/// The inbound clusters of a workload: one per `ingress` listener of its Sidecar; without any, one per target port
-/// (the first service of a port wins), unless nothing is captured.
+/// Returns the inbound clusters of a workload: one per `ingress` listener of its Sidecar; without any, one per target
+/// port (the first service of a port wins), unless nothing is captured.
 pub fn inbound_inputs(
     class: &ProxyClass,
     mesh: &Arc<MeshSettings>,

@@ -57,8 +57,8 @@ pub(super) fn apply(cluster: &mut Cluster, peer: &Peer<'_>, settings: Option<&Cl
     }
 }
 
-/// `auto_sni` and `auto_san_validation` where the rule names neither SNI nor names to verify: the request's host is
-/// used for both.
+/// Returns `auto_sni` and `auto_san_validation` where the rule names neither SNI nor names to verify: the request's host
+/// is used for both.
 pub(super) fn http_options(settings: Option<&ClientTls>) -> Option<UpstreamHttpProtocolOptions> {
     let origination = settings.and_then(ClientTls::origination)?;
     origination.sni.is_empty().then(|| UpstreamHttpProtocolOptions {
@@ -73,7 +73,8 @@ pub(super) fn originates(settings: Option<&ClientTls>) -> bool {
     settings.and_then(ClientTls::origination).is_some()
 }
 
-/// Istio's proxy exchanges metadata over TCP by an upstream filter; it goes with the ALPN name of the same purpose.
+/// Returns the upstream filter by which Istio's proxy exchanges metadata over TCP. It goes with the ALPN name of the same
+/// purpose.
 pub(super) fn peer_exchange_filter(flavour: Flavour) -> Vec<Filter> {
     if flavour == Flavour::Stock {
         return Vec::new();

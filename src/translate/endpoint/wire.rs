@@ -21,7 +21,7 @@ const TRANSPORT_SOCKET_MATCH: &str = "envoy.transport_socket_match";
 /// The endpoints of one locality, and whether each says that it can do mTLS.
 pub(super) type Group<'a> = (&'a Locality, Vec<(&'a Endpoint, bool)>);
 
-/// The encoding of a `ClusterLoadAssignment` with these localities, in this order.
+/// Returns the encoding of a `ClusterLoadAssignment` with these localities, in this order.
 pub(super) fn encode(name: &str, localities: &[Group<'_>]) -> Vec<u8> {
     let endpoints: usize = localities.iter().map(|(_, endpoints)| endpoints.len()).sum();
     let mut bytes = Vec::with_capacity(name.len() + 16 + 96 * endpoints);

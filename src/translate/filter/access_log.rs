@@ -56,12 +56,12 @@ const JSON_FORMAT: [(&str, &str); 24] = [
     ("x_forwarded_for", "%REQ(X-FORWARDED-FOR)%"),
 ];
 
-/// Logs of requests and connections.
+/// Returns the logs of requests and connections.
 pub fn access_log(mesh: &MeshSettings) -> Vec<AccessLog> {
     log(mesh, None)
 }
 
-/// Logs of a whole listener: only connections for which there is no filter chain.
+/// Returns the logs of a whole listener: only connections for which there is no filter chain.
 pub fn listener_access_log(mesh: &MeshSettings) -> Vec<AccessLog> {
     let no_route = ResponseFlagFilter { flags: vec!["NR".into()] };
     log(mesh, Some(AccessLogFilter { filter_specifier: Some(FilterSpecifier::ResponseFlagFilter(no_route)) }))

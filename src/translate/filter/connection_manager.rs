@@ -58,7 +58,7 @@ pub enum Routes {
     Inline(Box<RouteConfiguration>),
 }
 
-/// The network filter.
+/// Returns the network filter.
 pub fn connection_manager(wanted: ConnectionManager<'_>) -> Filter {
     let mut manager = common(&wanted);
     match wanted.direction {

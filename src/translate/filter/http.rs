@@ -58,7 +58,7 @@ pub struct HttpFilters<'a> {
     pub dns_cache: Option<&'a SmolStr>,
 }
 
-/// All filters, the router last.
+/// Returns all filters, the router last.
 pub fn http_filters(wanted: HttpFilters<'_>) -> Vec<HttpFilter> {
     let istio = wanted.flavour == Flavour::Istio;
     let outgoing = wanted.direction != Direction::Inbound;
@@ -120,7 +120,7 @@ fn alpn() -> Alpn {
     }
 }
 
-/// What stands in for `istio.alpn` on a stock Envoy, for requests of sniffed ports.
+/// Returns what stands in for `istio.alpn` on a stock Envoy, for requests of sniffed ports.
 ///
 /// A server's sniffed port tells HTTP inside mTLS from other bytes by the ALPN names that the client offers (contract
 /// §3.4), and a cluster can only offer `istio`, which means other bytes. So the filter state that overrides the
@@ -147,7 +147,7 @@ fn dynamic_forward_proxy(cache: &str) -> DynamicForwardProxy {
     DynamicForwardProxy { implementation_specifier: Some(ImplementationSpecifier::DnsCacheConfig(dns_cache(cache))), ..Default::default() }
 }
 
-/// The cache that the filters and the cluster of a `DYNAMIC_DNS` service share by its name.
+/// Returns the cache that the filters and the cluster of a `DYNAMIC_DNS` service share by its name.
 pub fn dns_cache(name: &str) -> DnsCacheConfig {
     DnsCacheConfig { name: name.into(), dns_lookup_family: DnsLookupFamily::V4Only.into(), ..Default::default() }
 }

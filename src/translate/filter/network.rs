@@ -57,7 +57,7 @@ pub struct TcpTarget {
 }
 
 impl TcpTarget {
-    /// Everything to one cluster, which also names the statistics.
+    /// Sends everything to one cluster, which also names the statistics.
     pub fn cluster(name: impl Into<SmolStr>) -> Self {
         let name = name.into();
         Self {
@@ -73,7 +73,7 @@ impl TcpTarget {
     }
 }
 
-/// The filters of a chain that ends in a TCP proxy.
+/// Returns the filters of a chain that ends in a TCP proxy.
 pub fn tcp_filters(target: &TcpTarget, mesh: &MeshSettings) -> Vec<Filter> {
     let mut filters = Vec::with_capacity(2);
     if let Some((cache, port)) = &target.sni_forward {
@@ -87,18 +87,18 @@ pub fn tcp_filters(target: &TcpTarget, mesh: &MeshSettings) -> Vec<Filter> {
     filters
 }
 
-/// The filter that sends connections nowhere; without access log.
+/// Returns the filter that sends connections nowhere; without access log.
 pub fn black_hole() -> Filter {
     tcp_proxy(&TcpTarget::cluster(BLACK_HOLE_CLUSTER), Vec::new())
 }
 
-/// Exchange of metadata before the first byte of a TCP connection: first in each chain of Istio's proxy for inbound
-/// traffic, absent from a stock Envoy.
+/// Returns the filter that exchanges metadata before the first byte of a TCP connection: first in each chain of Istio's
+/// proxy for inbound traffic, absent from a stock Envoy.
 pub fn metadata_exchange(flavour: Flavour) -> Option<Filter> {
     (flavour == Flavour::Istio).then(|| filter("istio.metadata_exchange", metadata_exchange_config()))
 }
 
-/// The configuration of that filter, for listeners and clusters alike.
+/// Returns the configuration of that filter, for listeners and clusters alike.
 pub fn metadata_exchange_config() -> Any {
     typed_struct(
         "type.googleapis.com/envoy.tcp.metadataexchange.config.MetadataExchange",

@@ -29,7 +29,7 @@ const DRY_RUN_TAGS: [(&str, &str); 4] = [
     ("istio.authorization.dry_run.deny_policy.result", "istio_dry_run_deny_shadow_engine_result"),
 ];
 
-/// The block for a class of proxies.
+/// Returns the block for a class of proxies.
 pub fn tracing(flavour: Flavour, identity: &TelemetryIdentity) -> Tracing {
     let percent = |value| Some(Percent { value });
     let dry_run = DRY_RUN_TAGS.iter().map(|(tag, key)| dry_run_tag(tag, key));

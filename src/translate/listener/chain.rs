@@ -56,7 +56,7 @@ impl ChainMatch {
         self.plaintext_http == other.plaintext_http && self.mesh_tls == other.mesh_tls && sorted(self) == sorted(other)
     }
 
-    /// The message; `None` when everything matches.
+    /// Returns the message; `None` when everything matches.
     pub(crate) fn message(&self) -> Option<FilterChainMatch> {
         if self.is_all() {
             return None;
@@ -86,7 +86,7 @@ impl ChainMatch {
     }
 }
 
-/// A chain of an outbound or gateway listener.
+/// Returns a chain of an outbound or gateway listener.
 pub(crate) fn outgoing_chain(
     matcher: &ChainMatch,
     filters: Vec<Filter>,
@@ -103,7 +103,8 @@ pub(crate) fn outgoing_chain(
     }
 }
 
-/// A name and address of a network: `10.0.0.0/8` → its first address and 8; a bare address has all its bits.
+/// Returns the address and prefix length of a network: `10.0.0.0/8` → its first address and 8; a bare address has all its
+/// bits.
 pub(crate) fn cidr(text: &str) -> Option<(IpAddr, u8)> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Some((address, if address.is_ipv4() { 32 } else { 128 }));

@@ -31,7 +31,7 @@ pub(crate) fn http_inspector() -> ListenerFilter {
     filter("envoy.filters.listener.http_inspector", wkt::any(&HttpInspector {}))
 }
 
-/// Restores the address that the client meant.
+/// Returns the filter that restores the address that the client meant.
 pub(crate) fn original_dst() -> ListenerFilter {
     filter("envoy.filters.listener.original_dst", wkt::any(&OriginalDst::default()))
 }

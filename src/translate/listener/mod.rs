@@ -12,7 +12,7 @@ mod tests;
 
 use envoy_types::pb::envoy::config::core::v3::{Address, Pipe, SocketAddress, address, socket_address::PortSpecifier};
 
-/// An address and port, or a Unix domain socket for `unix://…`.
+/// Returns an address and port, or a Unix domain socket for `unix://…`.
 pub(crate) fn address(bind: &str, port: u16) -> Address {
     let address = match bind.strip_prefix("unix://") {
         Some(path) => address::Address::Pipe(Pipe { path: path.into(), ..Default::default() }),

@@ -15,7 +15,7 @@ struct Domain {
     form: bool,
 }
 
-/// The domains of a service for proxies whose DNS domain is `dns_domain` (`<namespace>.svc.<domain>`).
+/// Returns the domains of a service for proxies whose DNS domain is `dns_domain` (`<namespace>.svc.<domain>`).
 pub(super) fn of_service(service: &Service, dns_domain: &str) -> Domains {
     let mut all = Vec::with_capacity(8);
     for host in std::iter::once(&service.hostname).chain(&service.aliases) {
@@ -36,13 +36,13 @@ pub(super) fn of_service(service: &Service, dns_domain: &str) -> Domains {
 pub(super) struct Taken(HashSet<SmolStr>);
 
 impl Taken {
-    /// The domains that are still free, which are then taken. `known` are names of services themselves.
+    /// Returns the domains that are still free, which are then taken. `known` are names of services themselves.
     pub(super) fn claim(&mut self, domains: Domains, known: &dyn Fn(&str) -> bool) -> Vec<SmolStr> {
         let free = |domain: &Domain| !(domain.form && known(&domain.text)) && self.0.insert(lowercase(&domain.text));
         domains.0.into_iter().filter(free).map(|domain| domain.text).collect()
     }
 
-    /// As [`Self::claim`] for one name.
+    /// Does what [`Self::claim`] does, for one name.
     pub(super) fn claim_one(&mut self, domain: SmolStr) -> Vec<SmolStr> {
         self.claim(Domains(vec![Domain { text: domain, form: false }]), &|_| false)
     }

@@ -23,14 +23,14 @@ use crate::{
     translate::wkt,
 };
 
-/// `typed_per_filter_config` of a route.
+/// Returns `typed_per_filter_config` of a route.
 pub(super) fn per_route(rule: &HttpRule) -> HashMap<String, Any> {
     let fault = rule.fault.as_ref().map(|policy| ("envoy.filters.http.fault".to_owned(), wkt::any(&fault(policy))));
     let cors = rule.cors.as_ref().map(|policy| ("envoy.filters.http.cors".to_owned(), wkt::any(&cors(policy))));
     fault.into_iter().chain(cors).collect()
 }
 
-/// A share as Envoy counts it.
+/// Returns a share as Envoy counts it.
 pub(super) fn fractional(share: Share) -> FractionalPercent {
     let denominator = match share.denominator {
         Denominator::Hundred => DenominatorType::Hundred,

@@ -13,7 +13,7 @@ use crate::{
     translate::wkt,
 };
 
-/// The match of a block; without one every path.
+/// Returns the match of a block; without one every path.
 pub(super) fn route_match(block: Option<&HttpMatch>) -> RouteMatch {
     let Some(block) = block else {
         return RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".into())), ..Default::default() };
@@ -30,7 +30,7 @@ pub(super) fn route_match(block: Option<&HttpMatch>) -> RouteMatch {
     }
 }
 
-/// The path of a match as spans are named after it: `/x`, `/x*`, or the expression.
+/// Returns the path of a match as spans are named after it: `/x`, `/x*`, or the expression.
 pub(super) fn path_label(matched: &RouteMatch) -> String {
     match &matched.path_specifier {
         Some(PathSpecifier::Prefix(prefix)) => format!("{prefix}*"),
@@ -40,7 +40,7 @@ pub(super) fn path_label(matched: &RouteMatch) -> String {
     }
 }
 
-/// A text match; `None` for one that only asks that there is a text.
+/// Returns a text match; `None` for one that only asks that there is a text.
 pub(super) fn string_matcher(value: &StringMatch) -> Option<StringMatcher> {
     let pattern = match value {
         StringMatch::Exact(text) => MatchPattern::Exact(text.to_string()),
@@ -51,7 +51,7 @@ pub(super) fn string_matcher(value: &StringMatch) -> Option<StringMatcher> {
     Some(StringMatcher { match_pattern: Some(pattern), ..Default::default() })
 }
 
-/// A regular expression of RE2.
+/// Returns a regular expression of RE2.
 pub(super) fn regex(regex: &str) -> RegexMatcher {
     RegexMatcher { regex: regex.into(), ..Default::default() }
 }

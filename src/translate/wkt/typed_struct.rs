@@ -17,13 +17,13 @@ pub enum Value {
     Object(Vec<(&'static str, Value)>),
 }
 
-/// `type.googleapis.com/udpa.type.v1.TypedStruct` of a type with these fields.
+/// Returns `type.googleapis.com/udpa.type.v1.TypedStruct` of a type with these fields.
 pub fn typed_struct(type_url: &str, fields: Vec<(&'static str, Value)>) -> Any {
     let message = TypedStruct { type_url: type_url.into(), value: Some(Struct::of(fields)) };
     Any { type_url: "type.googleapis.com/udpa.type.v1.TypedStruct".into(), value: message.encode_to_vec() }
 }
 
-/// The encoding of a `google.protobuf.Struct` with these fields.
+/// Returns the encoding of a `google.protobuf.Struct` with these fields.
 pub fn encode_struct(fields: Vec<(&'static str, Value)>) -> Vec<u8> {
     Struct::of(fields).encode_to_vec()
 }

@@ -112,7 +112,7 @@ pub fn listener(input: &GatewayListenerInput) -> Built<Listener> {
 }
 
 impl GatewayListenerInput {
-    /// The name of the listener.
+    /// Returns the name of the listener.
     pub fn name(&self) -> SmolStr {
         format_smolstr!("{}_{}", self.bind, self.port)
     }

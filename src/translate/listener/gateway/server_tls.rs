@@ -31,7 +31,7 @@ impl ServerTls {
         self.tcp && self.termination.certificate == ServerCertificate::Workload
     }
 
-    /// The transport socket.
+    /// Returns the transport socket.
     pub(super) fn socket(&self, flavour: Flavour) -> TransportSocket {
         let exchange = (self.exchanges_metadata() && flavour == Flavour::Istio).then_some(PEER_EXCHANGE);
         let alpn = exchange.into_iter().chain(["h2", "http/1.1"]).map(str::to_owned).collect();

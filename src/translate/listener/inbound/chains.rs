@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// Chains for ports that no service names, and for the listener's own port (which nobody may reach: a loop).
+/// Returns the chains for ports that no service names, and for the listener's own port (which nobody may reach: a loop).
 pub(super) fn passthrough(input: &InboundInput) -> Vec<FilterChain> {
     let own_port = FilterChainMatch { destination_port: wkt::uint32(input.mesh.proxy_inbound_listen_port.into()), ..Default::default() };
     let filters = metadata_exchange(input.class.flavour).into_iter().chain([black_hole()]);
@@ -44,7 +44,7 @@ pub(super) fn passthrough(input: &InboundInput) -> Vec<FilterChain> {
     chains
 }
 
-/// Chains for one port.
+/// Returns the chains for one port.
 pub(super) fn port(input: &InboundInput, port: &InboundPort) -> Vec<FilterChain> {
     let name = port.name();
     let cluster = inbound_cluster(port.target_port);

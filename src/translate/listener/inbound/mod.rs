@@ -89,7 +89,7 @@ impl InboundInput {
     }
 }
 
-/// The listeners, `virtualInbound` first where there is capture.
+/// Returns the listeners, `virtualInbound` first where there is capture.
 pub fn listeners(input: &InboundInput) -> Vec<Built<Listener>> {
     let (bound, captured): (Vec<_>, Vec<_>) = input.ports.iter().partition(|port| port.bound);
     let virtual_inbound = (input.class.interception != Interception::None).then(|| virtual_inbound(input, &captured));
