@@ -27,7 +27,7 @@ use istiod_lite::{
     serve::{
         connection::ConnectionOptions,
         secure_grpc::SecureGrpc,
-        tls::{ServingCertificate, ServingNames, TlsIdentity, TlsProtocol},
+        tls::{ServingCertificate, ServingNames, TlsIdentity, TlsParameters},
     },
 };
 use jiff::Timestamp;
@@ -123,7 +123,7 @@ async fn start() -> Server {
     let roots = handle.current().root_bundle().to_owned();
     let authenticator = Arc::new(Authenticator::new("cluster.local", vec![Arc::new(verifier)], system_clock()));
     let names = ServingCertificate::Ours(ServingNames::istiod("istio-system", None).and_local());
-    let tls = TlsIdentity::new(handle.clone(), names, TlsProtocol::default(), system_clock()).unwrap();
+    let tls = TlsIdentity::new(handle.clone(), names, TlsParameters::default(), system_clock()).unwrap();
     let metrics = CaMetrics::default();
     let service = CertificateService::new(handle, IssuePolicy::default(), system_clock(), metrics.clone());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -45,11 +45,11 @@ pub(crate) struct Draining {
     admin: Admin,
     role: Role,
     settings: Drain,
-    stage: Arc<Mutex<Stage>>,
+    stage: Arc<Mutex<DrainState>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+enum DrainState {
     Serving,
     Draining { since: Instant },
     Drained,
@@ -71,12 +71,12 @@ struct Open {
 impl Draining {
     /// Returns the drain of a proxy that serves.
     pub(crate) fn new(admin: Admin, role: Role, settings: Drain) -> Self {
-        Self { admin, role, settings, stage: Arc::new(Mutex::new(Stage::Serving)) }
+        Self { admin, role, settings, stage: Arc::new(Mutex::new(DrainState::Serving)) }
     }
 
     /// Whether the drain has begun.
     pub(crate) fn has_begun(&self) -> bool {
-        *self.stage.lock() != Stage::Serving
+        *self.stage.lock() != DrainState::Serving
     }
 
     /// Begins: asks clients to go elsewhere while connections are still accepted. A sidecar asks on the inbound side only, so that
@@ -85,10 +85,10 @@ impl Draining {
         let now = Instant::now();
         {
             let mut stage = self.stage.lock();
-            if *stage != Stage::Serving {
+            if *stage != DrainState::Serving {
                 return;
             }
-            *stage = Stage::Draining { since: now };
+            *stage = DrainState::Draining { since: now };
         }
         info!("draining");
         // Without `skip_exit` listeners would close after the drain time, even if some clients do not know yet.
@@ -105,16 +105,16 @@ impl Draining {
     pub(crate) async fn drained(&self) {
         self.begin().await;
         let stage = *self.stage.lock();
-        let Stage::Draining { since } = stage else { return };
+        let DrainState::Draining { since } = stage else { return };
         let deadline = self.settings.duration.map(|duration| since + duration);
         let minimum = self.settings.duration.map_or(self.settings.minimum, |duration| self.settings.minimum.min(duration));
         self.wait(deadline, |open| since.elapsed() >= minimum && open.connections == 0).await;
-        *self.stage.lock() = Stage::Drained;
+        *self.stage.lock() = DrainState::Drained;
     }
 
     /// Drains; if that is done already, waits until everything is delivered.
     pub(crate) async fn finished(&self) {
-        if *self.stage.lock() != Stage::Drained {
+        if *self.stage.lock() != DrainState::Drained {
             return self.drained().await;
         }
         let deadline = self.settings.duration.map(|duration| Instant::now() + duration);

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::{
     certificate::{AnswerError, WorkloadCertificate},
-    settings::{CertificatePolicy, Discovery, Workload},
+    settings::{CertificatePolicy, ControlPlane, Workload},
     telemetry::Telemetry,
     upstream,
 };
@@ -38,7 +38,7 @@ pub(crate) struct Issuance {
     /// Whose certificate it is.
     pub workload: Workload,
     /// The control plane that issues it.
-    pub discovery: Discovery,
+    pub discovery: ControlPlane,
     /// How long it lives, and when it is renewed.
     pub policy: CertificatePolicy,
     /// Counters.

@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     certificate::{CurrentCertificate, WorkloadCertificate},
-    settings::Discovery,
+    settings::ControlPlane,
     telemetry::Telemetry,
     upstream::{self, Token},
 };
@@ -45,7 +45,7 @@ const METHODS: [&str; 2] = [
 /// The relay of one agent.
 pub(crate) struct Relay {
     /// The control plane to which streams go.
-    pub discovery: Discovery,
+    pub discovery: ControlPlane,
     /// The value of the `clusterid` header.
     pub cluster_id: String,
     /// The workload's certificate, which is the credential if there is no token file.

@@ -20,7 +20,7 @@ pub(crate) struct Settings {
     /// The workload that this proxy serves.
     pub workload: Workload,
     /// The control plane and how to trust it.
-    pub discovery: Discovery,
+    pub discovery: ControlPlane,
     /// The workload's certificate.
     pub certificate: CertificatePolicy,
     /// Addresses on which Envoy and the agent listen.
@@ -48,7 +48,7 @@ pub(crate) enum Role {
 
 /// `INTERCEPTION_MODE` (contract §2.5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum InterceptionMode {
+pub(crate) enum CaptureMode {
     /// iptables REDIRECT to 15001 and 15006.
     #[default]
     Redirect,
@@ -76,7 +76,7 @@ pub(crate) struct Workload {
     /// `WORKLOAD_NAME`
     pub workload_name: String,
     /// `INTERCEPTION_MODE`
-    pub interception: InterceptionMode,
+    pub interception: CaptureMode,
     /// `CLUSTER_ID`
     pub cluster_id: String,
     /// `MESH_ID`
@@ -95,7 +95,7 @@ pub(crate) struct Workload {
 
 /// The control plane.
 #[derive(Clone, Debug)]
-pub(crate) struct Discovery {
+pub(crate) struct ControlPlane {
     /// `HOST:PORT` for xDS.
     pub address: String,
     /// `HOST:PORT` for certificates; mostly the same.
@@ -172,9 +172,9 @@ impl Role {
     }
 }
 
-// === impl InterceptionMode ===
+// === impl CaptureMode ===
 
-impl InterceptionMode {
+impl CaptureMode {
     /// Returns the value of `INTERCEPTION_MODE`.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -244,7 +244,7 @@ pub(super) mod tests {
                 labels: [("app", "reviews"), ("version", "v1")].map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
                 annotations: BTreeMap::new(),
                 workload_name: "reviews-v1".to_owned(),
-                interception: InterceptionMode::None,
+                interception: CaptureMode::None,
                 cluster_id: "Kubernetes".to_owned(),
                 mesh_id: "cluster.local".to_owned(),
                 node_name: "node-1".to_owned(),
@@ -253,7 +253,7 @@ pub(super) mod tests {
                 dns_domain: "cluster.local".to_owned(),
                 metadata: BTreeMap::new(),
             },
-            discovery: Discovery {
+            discovery: ControlPlane {
                 address: "127.0.0.1:15012".to_owned(),
                 ca_address: "127.0.0.1:15012".to_owned(),
                 server_name: "istiod.istio-system.svc".to_owned(),

@@ -18,7 +18,7 @@ use tracing::{debug, warn};
 
 use super::{
     admin::Admin,
-    application::{Answer, Application, scrape},
+    application::{Application, ProbeAnswer, scrape},
     certificate::CurrentCertificate,
     drain::Draining,
     readiness,
@@ -145,7 +145,7 @@ async fn ask_application(State(status): State<Status>, method: Method, uri: Uri,
         return StatusCode::METHOD_NOT_ALLOWED.into_response();
     }
     match prober.run(uri.path(), status.instance, &headers).await {
-        Ok(Answer { status, content_type, body }) => {
+        Ok(ProbeAnswer { status, content_type, body }) => {
             let mut response = (status, Body::from(body)).into_response();
             response.headers_mut().remove(header::CONTENT_TYPE);
             response.headers_mut().extend(content_type.map(|content_type| (header::CONTENT_TYPE, content_type)));

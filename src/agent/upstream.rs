@@ -10,7 +10,7 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{certificate::WorkloadCertificate, settings::Discovery};
+use super::{certificate::WorkloadCertificate, settings::ControlPlane};
 
 /// How long a dial may take, TLS handshake included (contract §2.2).
 pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -44,7 +44,7 @@ pub(crate) enum Error {
 
 /// Opens a TLS connection to `address`, with `certificate` as the client's if there is one.
 pub(crate) async fn dial(
-    discovery: &Discovery,
+    discovery: &ControlPlane,
     address: &str,
     certificate: Option<&WorkloadCertificate>,
 ) -> Result<TlsStream<TcpStream>, Error> {
@@ -77,7 +77,7 @@ pub(crate) struct Token(String);
 
 /// Reads the token anew. Without a token, or when it cannot be read any more, the certificate `held` by the workload proves who
 /// is calling.
-pub(crate) async fn credential(discovery: &Discovery, held: Option<Arc<WorkloadCertificate>>) -> Result<Credential, Error> {
+pub(crate) async fn credential(discovery: &ControlPlane, held: Option<Arc<WorkloadCertificate>>) -> Result<Credential, Error> {
     match (token(discovery).await, held) {
         (Ok(Some(token)), _) => Ok(Credential { token: Some(token), certificate: None }),
         (Ok(None), held) => Ok(Credential { token: None, certificate: held }),
@@ -89,7 +89,7 @@ pub(crate) async fn credential(discovery: &Discovery, held: Option<Arc<WorkloadC
     }
 }
 
-async fn token(discovery: &Discovery) -> Result<Option<Token>, Error> {
+async fn token(discovery: &ControlPlane) -> Result<Option<Token>, Error> {
     let Some(path) = &discovery.token_file else { return Ok(None) };
     let refused = |reason: String| Error::File { path: path.display().to_string(), reason };
     let text = tokio::fs::read_to_string(path).await.map_err(|error| refused(error.to_string()))?;
@@ -157,8 +157,8 @@ fn client_identity(certificate: &WorkloadCertificate) -> Result<(Vec<Certificate
 mod tests {
     use super::*;
 
-    fn discovery(folder: &Path) -> Discovery {
-        Discovery {
+    fn discovery(folder: &Path) -> ControlPlane {
+        ControlPlane {
             address: "127.0.0.1:1".to_owned(),
             ca_address: "127.0.0.1:1".to_owned(),
             server_name: "istiod.istio-system.svc".to_owned(),

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use crate::agent::capture::{
     self,
-    rules::{self, Interface, Rules, Selection, list},
+    rules::{self, Include, Interface, Rules, list},
 };
 
 /// Send this pod's TCP through its sidecar: set the rules of its network namespace with iptables.
@@ -33,14 +33,14 @@ pub(super) struct Arguments {
     #[arg(long, value_delimiter = ',', default_value = "1337")]
     gid: Vec<u32>,
     /// Ports of the workload that are captured; `*`: all, empty: none
-    #[arg(long, value_name = "PORTS", default_value = "*", value_parser = |text: &str| Selection::parse(text, rules::port))]
-    include_inbound_ports: Selection<u16>,
+    #[arg(long, value_name = "PORTS", default_value = "*", value_parser = |text: &str| Include::parse(text, rules::port))]
+    include_inbound_ports: Include<u16>,
     /// Ports of the workload that are not
     #[arg(long, value_name = "PORTS", default_value = "15090,15021,15020", value_parser = ports)]
     exclude_inbound_ports: List<u16>,
     /// Destinations that are captured; `*`: all, empty: none
-    #[arg(long, value_name = "RANGES", default_value = "*", value_parser = |text: &str| Selection::parse(text, rules::range))]
-    include_outbound_ranges: Selection<IpNet>,
+    #[arg(long, value_name = "RANGES", default_value = "*", value_parser = |text: &str| Include::parse(text, rules::range))]
+    include_outbound_ranges: Include<IpNet>,
     /// Destinations that are not
     #[arg(long, value_name = "RANGES", default_value = "", value_parser = ranges)]
     exclude_outbound_ranges: List<IpNet>,
@@ -147,7 +147,7 @@ mod tests {
         let (flags, usual) = (parse(&arguments).unwrap(), parse(&[]).unwrap());
         assert_eq!(format!("{flags:?}"), format!("{usual:?}"));
         assert_eq!(flags.inbound_ports_excluded, [15090, 15021, 15020]);
-        assert_eq!((flags.inbound_ports, flags.outbound_ports), (Selection::All, Vec::new()));
+        assert_eq!((flags.inbound_ports, flags.outbound_ports), (Include::All, Vec::new()));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::{
     serve::{
         connection::ConnectionOptions,
         discovery,
-        settings::{ControllerSettings, IdentitySettings, Instance, ListenSettings, MeshSettings, Settings, Source},
+        settings::{ClusterSettings, ControllerSettings, IdentitySettings, Instance, ListenSettings, ObjectSource, Settings},
     },
     source::{
         debounce,
@@ -247,7 +247,7 @@ impl Arguments {
         let of_cluster = self.config_dir.is_none();
         Ok(Settings {
             source: self.source().await?,
-            mesh: self.mesh(),
+            cluster: self.cluster(),
             listen: self.listen(),
             identity: self.identity(),
             controllers: self.controllers(),
@@ -265,9 +265,9 @@ impl Arguments {
         })
     }
 
-    fn mesh(&self) -> MeshSettings {
+    fn cluster(&self) -> ClusterSettings {
         let mounted = || Some(PathBuf::from(MOUNTED_MESH_CONFIG)).filter(|path| self.config_dir.is_none() && path.is_file());
-        MeshSettings {
+        ClusterSettings {
             config_file: self.mesh_config.clone().or_else(mounted),
             domain: self.domain.clone(),
             cluster_id: self.cluster_id.clone(),
@@ -310,13 +310,13 @@ impl Arguments {
         }
     }
 
-    async fn source(&self) -> anyhow::Result<Source> {
+    async fn source(&self) -> anyhow::Result<ObjectSource> {
         if let Some(folder) = &self.config_dir {
-            return Ok(Source::Folder(folder.clone()));
+            return Ok(ObjectSource::Folder(folder.clone()));
         }
         let KubernetesArguments { kubeconfig, context, qps, burst, watch_namespaces, shared_mesh_config, .. } = &self.kubernetes;
         let settings = ClientSettings { kubeconfig: kubeconfig.clone(), context: context.clone(), qps: *qps, burst: *burst };
-        Ok(Source::Kubernetes(Box::new(kubernetes::Settings {
+        Ok(ObjectSource::Kubernetes(Box::new(kubernetes::Settings {
             client: kubernetes::client(&settings).await?,
             cluster: self.cluster_id.as_str().into(),
             namespace: self.namespace.as_str().into(),

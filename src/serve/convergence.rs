@@ -24,14 +24,10 @@ pub(super) const NAMED: usize = 20;
 /// The recent changes and who has acknowledged them.
 #[derive(Debug)]
 pub(super) struct Convergence {
-    state: Mutex<State>,
+    /// The recent changes, oldest first.
+    changes: Mutex<VecDeque<Tracked>>,
     /// Seconds from a change until a proxy had acknowledged it.
     seconds: Histogram,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    changes: VecDeque<Tracked>,
 }
 
 #[derive(Debug)]
@@ -68,7 +64,7 @@ pub(super) struct Record {
 
 impl Default for Convergence {
     fn default() -> Self {
-        Self { state: Mutex::default(), seconds: Histogram::new([0.1, 0.5, 1.0, 3.0, 5.0, 10.0, 20.0, 30.0]) }
+        Self { changes: Mutex::default(), seconds: Histogram::new([0.1, 0.5, 1.0, 3.0, 5.0, 10.0, 20.0, 30.0]) }
     }
 }
 
@@ -81,9 +77,9 @@ impl Convergence {
 
     /// Records that a batch became the world `change`, and which proxies it concerns.
     pub(super) fn published(&self, change: u64, objects: &[ObjectKey], seen: Timestamp, now: Timestamp, proxies: Vec<SmolStr>) {
-        let mut state = self.state.lock();
-        if state.changes.len() == REMEMBERED {
-            state.changes.pop_front();
+        let mut changes = self.changes.lock();
+        if changes.len() == REMEMBERED {
+            changes.pop_front();
         }
         let record = Record {
             change,
@@ -97,7 +93,7 @@ impl Convergence {
             proxies: proxies.len(),
             awaited: proxies.len(),
         };
-        state.changes.push_back(Tracked { record, awaited: proxies.into_iter().collect() });
+        changes.push_back(Tracked { record, awaited: proxies.into_iter().collect() });
     }
 
     /// Records that a proxy has acknowledged everything that it was owed up to the world `change`.
@@ -114,13 +110,13 @@ impl Convergence {
 
     /// Returns the recent changes, oldest first.
     pub(super) fn records(&self) -> Vec<Record> {
-        self.state.lock().changes.iter().map(|tracked| tracked.record.clone()).collect()
+        self.changes.lock().iter().map(|tracked| tracked.record.clone()).collect()
     }
 
     /// Stops waiting for the proxy, and returns when the changes that waited for it were seen.
     fn settle(&self, proxy: &str, concerned: impl Fn(&Tracked) -> bool, now: Timestamp) -> Vec<Timestamp> {
         let mut seen = Vec::new();
-        for tracked in self.state.lock().changes.iter_mut().filter(|tracked| concerned(tracked)) {
+        for tracked in self.changes.lock().iter_mut().filter(|tracked| concerned(tracked)) {
             if tracked.awaited.remove(proxy) {
                 seen.extend(Timestamp::from_microsecond(tracked.record.seen_unix_us).ok());
                 tracked.record.awaited = tracked.awaited.len();

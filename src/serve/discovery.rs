@@ -156,7 +156,7 @@ fn serve_webhooks(settings: &Settings, runtime: &Runtime, identity: &Identity, l
 fn webhooks(settings: &Settings, runtime: &Runtime) -> Router {
     let injector =
         Injector { settings: settings.injection.clone(), worlds: runtime.worlds.subscribe(), metrics: runtime.metrics.injection.clone() };
-    let cluster = SmolStr::new(&settings.mesh.cluster_id);
+    let cluster = SmolStr::new(&settings.cluster.cluster_id);
     let admission = admission::routes(runtime.engines.subscribe(), cluster, runtime.metrics.admission.clone());
     inject::routes(Arc::new(injector)).merge(admission)
 }

@@ -25,7 +25,7 @@ use tracing::{debug, info};
 use super::{
     connection::accept,
     readiness::Readiness,
-    tls::{TlsIdentity, TlsProtocol},
+    tls::{TlsIdentity, TlsParameters},
 };
 
 /// The most that callers may cost.
@@ -98,7 +98,7 @@ async fn handshake(stream: tokio::net::TcpStream, tls: &TlsIdentity) -> std::io:
 }
 
 /// Returns a configuration with the same certificate, without asking for the client's, and HTTP/1.1 beside HTTP/2.
-fn without_clients(config: &ServerConfig, protocol: &TlsProtocol) -> Result<ServerConfig, rustls::Error> {
+fn without_clients(config: &ServerConfig, protocol: &TlsParameters) -> Result<ServerConfig, rustls::Error> {
     let mut plain = ServerConfig::builder_with_provider(Arc::clone(config.crypto_provider()))
         .with_protocol_versions(protocol.versions())?
         .with_no_client_auth()

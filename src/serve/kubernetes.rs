@@ -32,7 +32,7 @@ pub(super) fn ca_secrets(server: &ApiServer, settings: &Settings, mesh: &MeshCon
 /// Returns the verifier of the cluster's service-account tokens.
 pub(super) fn cluster_tokens(server: &ApiServer, settings: &Settings, mesh: &MeshConfig, runtime: &Runtime) -> Arc<ClusterTokens> {
     let audiences = settings.identity.token_audiences.clone();
-    let cluster = settings.mesh.cluster_id.as_str().into();
+    let cluster = settings.cluster.cluster_id.as_str().into();
     let checks = kubernetes::Settings { audiences, cluster, ..kubernetes::Settings::new(&mesh.trust_domain) };
     ClusterTokens::new(server.client.clone(), runtime.worlds.subscribe(), checks, runtime.metrics.tokens.clone())
 }

@@ -75,7 +75,7 @@ impl Runtime {
         let clock = identity::system_clock();
         let readiness = Readiness::default();
         let worlds = watch::Sender::new(Arc::default());
-        let engines = watch::Sender::new(Engine::new(&settings.mesh.domain, MeshConfig::default()));
+        let engines = watch::Sender::new(Engine::new(&settings.cluster.domain, MeshConfig::default()));
         let classes = Arc::new(Classes::default());
         let findings = Arc::new(CurrentFindings::default());
         let convergence = Arc::new(Convergence::default());
@@ -84,7 +84,7 @@ impl Runtime {
         let ledger = Arc::new(Ledger::new(delivery).with_listener(Arc::<Convergence>::clone(&convergence)));
         let debug = Arc::new(DebugState {
             instance: settings.instance.name().to_owned(),
-            cluster: SmolStr::new(&settings.mesh.cluster_id),
+            cluster: SmolStr::new(&settings.cluster.cluster_id),
             ledger: Arc::clone(&ledger),
             classes: Arc::clone(&classes),
             worlds: worlds.subscribe(),

@@ -4,7 +4,7 @@ use std::{fmt, net::SocketAddr, path::PathBuf};
 
 use super::{
     connection::ConnectionOptions,
-    tls::{ServingFiles, TlsProtocol},
+    tls::{ServingFiles, TlsParameters},
 };
 use crate::{
     controllers::election::Timing,
@@ -20,9 +20,9 @@ pub(crate) struct Settings {
     /// Which control plane this is.
     pub instance: Instance,
     /// Where objects come from.
-    pub source: Source,
-    /// The mesh that the objects describe.
-    pub mesh: MeshSettings,
+    pub source: ObjectSource,
+    /// The cluster to which the objects belong, and its MeshConfig.
+    pub cluster: ClusterSettings,
     /// The ports.
     pub listen: ListenSettings,
     /// The TLS ports' side of a handshake.
@@ -56,16 +56,16 @@ pub(crate) struct Instance {
 
 /// Where objects come from.
 #[derive(Clone, Debug)]
-pub(crate) enum Source {
+pub(crate) enum ObjectSource {
     /// A folder of YAML.
     Folder(PathBuf),
     /// An API server.
     Kubernetes(Box<kubernetes::Settings>),
 }
 
-/// The mesh that the objects describe.
+/// The cluster to which the objects belong, and its MeshConfig.
 #[derive(Clone, Debug)]
-pub(crate) struct MeshSettings {
+pub(crate) struct ClusterSettings {
     /// MeshConfig file, which wins over the API server's ConfigMap.
     pub config_file: Option<PathBuf>,
     /// DNS domain of the cluster.
@@ -97,7 +97,7 @@ pub(crate) struct TlsSettings {
     /// Files of a serving certificate that somebody else issues; `None`: our own CA issues it.
     pub files: Option<ServingFiles>,
     /// TLS versions and cipher suites.
-    pub protocol: TlsProtocol,
+    pub protocol: TlsParameters,
 }
 
 /// The CA, and how callers are authenticated.
@@ -133,9 +133,9 @@ impl Instance {
     }
 }
 
-// === impl Source ===
+// === impl ObjectSource ===
 
-impl Source {
+impl ObjectSource {
     /// Returns the API server, if objects come from one.
     pub(crate) fn api_server(&self) -> Option<&kubernetes::Settings> {
         match self {
@@ -145,7 +145,7 @@ impl Source {
     }
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for ObjectSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Folder(folder) => write!(f, "folder {}", folder.display()),

@@ -4,7 +4,7 @@ use smol_str::SmolStr;
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 
-use super::settings::{Settings, Source};
+use super::settings::{ObjectSource, Settings};
 use crate::{
     api::{Diagnostic, Spec, mesh_config::MeshConfig},
     source::{SourceEvent, folder::Folder, kubernetes, mesh_config::MeshConfigFile},
@@ -20,8 +20,8 @@ pub(super) async fn mesh_config(settings: &Settings) -> anyhow::Result<MeshConfi
             let text = |found: &[Diagnostic]| found.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
             Some(file.read().map_err(|found| anyhow::anyhow!("--meshConfig: {}", text(&found)))?.0)
         }
-        (None, Source::Kubernetes(server)) => kubernetes::mesh_config(server).await,
-        (None, Source::Folder(_)) => None,
+        (None, ObjectSource::Kubernetes(server)) => kubernetes::mesh_config(server).await,
+        (None, ObjectSource::Folder(_)) => None,
     };
     Ok(match object.as_ref().map(|object| &object.spec) {
         Some(Spec::MeshConfig(mesh)) => MeshConfig::clone(mesh),
@@ -36,19 +36,19 @@ pub(super) async fn mesh_config(settings: &Settings) -> anyhow::Result<MeshConfi
 pub(super) fn events(settings: &Settings) -> anyhow::Result<impl Stream<Item = SourceEvent> + use<>> {
     let (file_sender, file_events) = mpsc::channel(1);
     let events = match &settings.source {
-        Source::Folder(folder) => {
+        ObjectSource::Folder(folder) => {
             if let Some(file) = mesh_config_file(settings) {
                 tokio::spawn(file.follow(file_sender));
             }
-            Folder { cluster: SmolStr::new(&settings.mesh.cluster_id), ..Folder::new(folder) }.watch()?
+            Folder { cluster: SmolStr::new(&settings.cluster.cluster_id), ..Folder::new(folder) }.watch()?
         }
         // It follows the file by itself, because the settings decide what it reads.
-        Source::Kubernetes(server) => kubernetes::watch(kubernetes::Settings::clone(server), mesh_config_file(settings)),
+        ObjectSource::Kubernetes(server) => kubernetes::watch(kubernetes::Settings::clone(server), mesh_config_file(settings)),
     };
     Ok(ReceiverStream::new(events).merge(ReceiverStream::new(file_events)))
 }
 
 fn mesh_config_file(settings: &Settings) -> Option<MeshConfigFile> {
-    let cluster = SmolStr::new(&settings.mesh.cluster_id);
-    settings.mesh.config_file.clone().map(|path| MeshConfigFile { path, cluster })
+    let cluster = SmolStr::new(&settings.cluster.cluster_id);
+    settings.cluster.config_file.clone().map(|path| MeshConfigFile { path, cluster })
 }

@@ -1,7 +1,7 @@
 use std::fs;
 
 use istiod_lite::identity::{
-    ca::{CaHandle, LoadError, Offer},
+    ca::{CaHandle, LoadError, OfferOutcome},
     key::{KeyType, PrivateKey},
 };
 use jiff::Timestamp;
@@ -239,12 +239,12 @@ fn a_new_intermediate_is_taken_over_and_another_root_is_not() {
     let authority = Authority::new();
     let handle = CaHandle::new(authority.load().unwrap());
     let changed = handle.subscribe();
-    assert_eq!(handle.offer(authority.load().unwrap()).unwrap(), Offer::Unchanged);
+    assert_eq!(handle.offer(authority.load().unwrap()).unwrap(), OfferOutcome::Unchanged);
     assert!(!changed.has_changed().unwrap());
 
     let before = handle.current().certificate().clone();
     let authority = authority.renew(KeyType::P384);
-    assert_eq!(handle.offer(authority.load().unwrap()).unwrap(), Offer::Accepted);
+    assert_eq!(handle.offer(authority.load().unwrap()).unwrap(), OfferOutcome::Accepted);
     assert!(changed.has_changed().unwrap());
     assert_ne!(handle.current().certificate(), &before);
 

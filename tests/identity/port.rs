@@ -17,7 +17,7 @@ use istiod_lite::{
     serve::{
         connection::{ConnectionOptions, serve_plain},
         secure_grpc::SecureGrpc,
-        tls::{ServingCertificate, ServingNames, TlsIdentity, TlsProtocol},
+        tls::{ServingCertificate, ServingNames, TlsIdentity, TlsParameters},
     },
 };
 use jiff::Timestamp;
@@ -60,7 +60,7 @@ impl ControlPlane {
         let authenticator = Authenticator::new("cluster.local", vec![Arc::new(verifier.unwrap())], system_clock());
         let ca = CaHandle::new(authority.load().unwrap());
         let names = ServingCertificate::Ours(ServingNames::istiod("istio-system", None).and_local());
-        let tls = TlsIdentity::new(ca.clone(), names, TlsProtocol::default(), system_clock()).unwrap();
+        let tls = TlsIdentity::new(ca.clone(), names, TlsParameters::default(), system_clock()).unwrap();
         let (metrics, shutdown) = (CaMetrics::default(), CancellationToken::new());
         let service = CertificateService::new(ca.clone(), IssuePolicy::default(), system_clock(), metrics.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

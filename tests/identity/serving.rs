@@ -9,7 +9,7 @@ use istiod_lite::{
         key::{KeyType, PrivateKey},
         system_clock,
     },
-    serve::tls::{ServingCertificate, ServingFiles, ServingNames, TlsIdentity, TlsProtocol},
+    serve::tls::{ServingCertificate, ServingFiles, ServingNames, TlsIdentity, TlsParameters},
 };
 use jiff::Timestamp;
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
@@ -59,7 +59,7 @@ async fn a_certificate_in_files_is_served_and_replaced_with_them() {
     let files = files(&folder);
     write(&theirs, &files);
     let ca = CaHandle::new(ours.load().unwrap());
-    let tls = TlsIdentity::new(ca, ServingCertificate::Files(files.clone()), TlsProtocol::default(), system_clock()).unwrap();
+    let tls = TlsIdentity::new(ca, ServingCertificate::Files(files.clone()), TlsParameters::default(), system_clock()).unwrap();
     let mut roots = tls.roots();
     assert_eq!(**roots.borrow_and_update(), *theirs.root.pem(), "what webhooks and namespaces are given");
     assert!(shakes_hands(&tls, &theirs, rustls::ALL_VERSIONS).await);
@@ -85,7 +85,7 @@ async fn files_that_cannot_be_used_are_named_at_the_start() {
     let files = files(&folder);
     let start = || {
         let ca = CaHandle::new(ours.load().unwrap());
-        TlsIdentity::new(ca, ServingCertificate::Files(files.clone()), TlsProtocol::default(), system_clock()).map(drop)
+        TlsIdentity::new(ca, ServingCertificate::Files(files.clone()), TlsParameters::default(), system_clock()).map(drop)
     };
     assert!(start().unwrap_err().to_string().contains("tls.crt: cannot be read"));
     write(&theirs, &files);
@@ -105,11 +105,11 @@ async fn versions_and_cipher_suites_can_be_narrowed() {
         TlsIdentity::new(ca, names, protocol, system_clock()).unwrap()
     };
     let (old, new) = ([&rustls::version::TLS12], [&rustls::version::TLS13]);
-    let newest = identity(TlsProtocol::default().at_least("TLSv1_3").unwrap());
+    let newest = identity(TlsParameters::default().at_least("TLSv1_3").unwrap());
     assert!(shakes_hands(&newest, &ours, &new).await && !shakes_hands(&newest, &ours, &old).await);
     // Our key is an elliptic one, so suites for RSA leave TLS 1.2 without any.
-    let rsa = TlsProtocol::default().with_suites(&["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256".to_owned()]).unwrap();
+    let rsa = TlsParameters::default().with_suites(&["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256".to_owned()]).unwrap();
     let narrow = identity(rsa);
     assert!(shakes_hands(&narrow, &ours, &new).await && !shakes_hands(&narrow, &ours, &old).await);
-    assert!(shakes_hands(&identity(TlsProtocol::default()), &ours, &old).await);
+    assert!(shakes_hands(&identity(TlsParameters::default()), &ours, &old).await);
 }

@@ -12,7 +12,7 @@ use istiod_lite::{
     serve::{
         https::{self, Bounds},
         readiness::{BlockReady, Readiness},
-        tls::{ServingCertificate, ServingNames, TlsIdentity, TlsProtocol},
+        tls::{ServingCertificate, ServingNames, TlsIdentity, TlsParameters},
     },
     webhook::inject::{self, InjectionMetrics, Injector, Settings},
 };
@@ -42,7 +42,7 @@ impl Port {
         let authority = Authority::new();
         let ca = CaHandle::new(authority.load().unwrap());
         let names = ServingCertificate::Ours(ServingNames::istiod("istio-system", None));
-        let tls = TlsIdentity::new(ca, names, TlsProtocol::default(), system_clock()).unwrap();
+        let tls = TlsIdentity::new(ca, names, TlsParameters::default(), system_clock()).unwrap();
         let (worlds, seen) = watch::channel(Arc::default());
         let injector = Injector { settings: Settings::default(), worlds: seen, metrics: InjectionMetrics::default() };
         let slow = |body: Bytes| async move {

@@ -11,7 +11,7 @@ pub(crate) mod scrape;
 use std::collections::BTreeMap;
 
 pub(crate) use self::{
-    probe::{Answer, Prober},
+    probe::{ProbeAnswer, Prober},
     scrape::Scrape,
 };
 

@@ -88,7 +88,7 @@ pub(crate) struct Grpc {
 
 /// The application's answer, as far as the kubelet reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Answer {
+pub(crate) struct ProbeAnswer {
     /// Status.
     pub status: StatusCode,
     /// The content type.
@@ -100,18 +100,18 @@ pub(crate) struct Answer {
 impl Prober {
     /// Probes the application at `address`, the pod's own; `path` and `headers` are those of the kubelet's request. The error says
     /// why there is no answer.
-    pub(crate) async fn run(&self, path: &str, address: IpAddr, headers: &HeaderMap) -> Result<Answer, String> {
+    pub(crate) async fn run(&self, path: &str, address: IpAddr, headers: &HeaderMap) -> Result<ProbeAnswer, String> {
         let limit = self.limit(path);
         let answer = async {
             match self {
                 Self { http_get: Some(get), .. } => get.run(address, headers).await,
                 Self { tcp_socket: Some(socket), .. } => {
                     let to = SocketAddr::new(address, socket.port);
-                    connection::dial(to).await.map(|_| Answer::ok()).map_err(|error| format!("{to}: {error}"))
+                    connection::dial(to).await.map(|_| ProbeAnswer::ok()).map_err(|error| format!("{to}: {error}"))
                 }
                 Self { grpc: Some(grpc), .. } => {
                     let to = SocketAddr::new(address, grpc.port);
-                    health::check(to, grpc.service.as_deref().unwrap_or_default()).await.map(|()| Answer::ok())
+                    health::check(to, grpc.service.as_deref().unwrap_or_default()).await.map(|()| ProbeAnswer::ok())
                 }
                 _ => Err("neither httpGet, tcpSocket nor grpc".to_owned()),
             }
@@ -128,7 +128,7 @@ impl Prober {
     }
 }
 
-impl Answer {
+impl ProbeAnswer {
     fn ok() -> Self {
         Self { status: StatusCode::OK, content_type: None, body: Bytes::new() }
     }
@@ -137,7 +137,7 @@ impl Answer {
 // === impl HttpGet ===
 
 impl HttpGet {
-    async fn run(&self, address: IpAddr, headers: &HeaderMap) -> Result<Answer, String> {
+    async fn run(&self, address: IpAddr, headers: &HeaderMap) -> Result<ProbeAnswer, String> {
         let to = SocketAddr::new(address, self.port);
         let tls = match self.scheme.to_ascii_uppercase().as_str() {
             "" | "HTTP" => false,
@@ -153,7 +153,7 @@ impl HttpGet {
             match next_path(to, tls, parts.status, &parts.headers) {
                 Some(next) => path = next,
                 None => {
-                    return Ok(Answer { status: parts.status, content_type: parts.headers.get(CONTENT_TYPE).cloned(), body });
+                    return Ok(ProbeAnswer { status: parts.status, content_type: parts.headers.get(CONTENT_TYPE).cloned(), body });
                 }
             }
         }

@@ -18,7 +18,7 @@ use self::{
 };
 
 /// What was done, in lines for a person.
-pub(crate) type Report = Vec<String>;
+pub(crate) type Summary = Vec<String>;
 
 /// Why traffic is not captured.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +35,7 @@ pub(crate) enum Error {
 }
 
 /// Sets the rules, for IPv4 and, if the pod has IPv6, for IPv6.
-pub(crate) fn apply(rules: &Rules) -> Result<Report, Error> {
+pub(crate) fn apply(rules: &Rules) -> Result<Summary, Error> {
     let mut report = vec![replace(rules, Family::V4)?];
     let lacking = match Ipv6::of_this_namespace() {
         Ipv6::Absent(reason) => Some(reason.to_owned()),
@@ -55,8 +55,8 @@ pub(crate) fn apply(rules: &Rules) -> Result<Report, Error> {
 }
 
 /// Removes the rules, and nothing else.
-pub(crate) fn remove() -> Result<Report, Error> {
-    let mut report = Report::new();
+pub(crate) fn remove() -> Result<Summary, Error> {
+    let mut report = Summary::new();
     for family in [Family::V4, Family::V6] {
         if family == Family::V6 && matches!(Ipv6::of_this_namespace(), Ipv6::Absent(_)) {
             continue;

@@ -43,11 +43,11 @@ pub(crate) struct Rules {
     /// The proxy's groups, whose traffic is not captured.
     pub groups: Vec<u32>,
     /// Ports of the workload that are captured.
-    pub inbound_ports: Selection<u16>,
+    pub inbound_ports: Include<u16>,
     /// Ports that are not captured, whatever `inbound_ports` says.
     pub inbound_ports_excluded: Vec<u16>,
     /// Destinations that are captured.
-    pub outbound_ranges: Selection<IpNet>,
+    pub outbound_ranges: Include<IpNet>,
     /// Destinations that are not captured, whatever `outbound_ranges` says.
     pub outbound_ranges_excluded: Vec<IpNet>,
     /// Destination ports that are captured besides `outbound_ranges`.
@@ -60,7 +60,7 @@ pub(crate) struct Rules {
 
 /// Everything (`*`), or what is listed (comma-separated; empty: nothing).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Selection<T> {
+pub(crate) enum Include<T> {
     /// `*`
     All,
     /// A list.
@@ -100,8 +100,8 @@ impl Rules {
         let mut rules: Vec<Rule> = self.interfaces_excluded.iter().map(|interface| format!("{INBOUND} -i {interface} -j RETURN")).collect();
         rules.extend(self.inbound_ports_excluded.iter().map(|port| format!("{INBOUND} -p tcp --dport {port} -j RETURN")));
         match &self.inbound_ports {
-            Selection::All => rules.push(format!("{INBOUND} -p tcp -j {IN_REDIRECT}")),
-            Selection::Only(ports) => rules.extend(ports.iter().map(|port| format!("{INBOUND} -p tcp --dport {port} -j {IN_REDIRECT}"))),
+            Include::All => rules.push(format!("{INBOUND} -p tcp -j {IN_REDIRECT}")),
+            Include::Only(ports) => rules.extend(ports.iter().map(|port| format!("{INBOUND} -p tcp --dport {port} -j {IN_REDIRECT}"))),
         }
         rules
     }
@@ -114,8 +114,8 @@ impl Rules {
         rules.extend(self.outbound_ranges_excluded.iter().filter(of_family).map(|range| format!("{OUTPUT} -d {range} -j RETURN")));
         rules.extend(self.outbound_ports.iter().map(|port| format!("{OUTPUT} -p tcp --dport {port} -j {REDIRECT}")));
         match &self.outbound_ranges {
-            Selection::All => rules.push(format!("{OUTPUT} -j {REDIRECT}")),
-            Selection::Only(ranges) => {
+            Include::All => rules.push(format!("{OUTPUT} -j {REDIRECT}")),
+            Include::Only(ranges) => {
                 rules.extend(ranges.iter().filter(of_family).map(|range| format!("{OUTPUT} -d {range} -j {REDIRECT}")));
             }
         }
@@ -172,15 +172,15 @@ impl fmt::Display for Family {
     }
 }
 
-// === impl Selection ===
+// === impl Include ===
 
-impl<T> Selection<T> {
+impl<T> Include<T> {
     /// Reads `*`, or a list whose entries `entry` reads.
     pub(crate) fn parse<E>(text: &str, entry: impl Fn(&str) -> Result<T, E>) -> Result<Self, E> {
         if text.trim() == "*" {
-            return Ok(Selection::All);
+            return Ok(Include::All);
         }
-        list(text, entry).map(Selection::Only)
+        list(text, entry).map(Include::Only)
     }
 }
 
@@ -232,9 +232,9 @@ pub(super) mod tests {
             inbound_port: 15006,
             users: vec![1337],
             groups: vec![1337],
-            inbound_ports: Selection::All,
+            inbound_ports: Include::All,
             inbound_ports_excluded: vec![15090, 15021, 15020],
-            outbound_ranges: Selection::All,
+            outbound_ranges: Include::All,
             outbound_ranges_excluded: Vec::new(),
             outbound_ports: Vec::new(),
             outbound_ports_excluded: Vec::new(),
@@ -244,9 +244,9 @@ pub(super) mod tests {
 
     fn everything() -> Rules {
         Rules {
-            inbound_ports: Selection::Only(vec![80, 8443]),
+            inbound_ports: Include::Only(vec![80, 8443]),
             inbound_ports_excluded: vec![15020, 8443],
-            outbound_ranges: Selection::Only(vec![range("10.0.0.0/8").unwrap(), range("fd00::/8").unwrap()]),
+            outbound_ranges: Include::Only(vec![range("10.0.0.0/8").unwrap(), range("fd00::/8").unwrap()]),
             outbound_ranges_excluded: vec![range("10.1.2.3").unwrap(), range("fd00::1").unwrap()],
             outbound_ports: vec![3306],
             outbound_ports_excluded: vec![25],
@@ -273,17 +273,17 @@ pub(super) mod tests {
     #[test]
     fn nothing_is_captured_where_nothing_is_chosen() {
         let mut rules = usual();
-        (rules.inbound_ports, rules.outbound_ranges) = (Selection::Only(Vec::new()), Selection::Only(Vec::new()));
+        (rules.inbound_ports, rules.outbound_ranges) = (Include::Only(Vec::new()), Include::Only(Vec::new()));
         let of_chains: Vec<Rule> = rules.of(Family::V4).into_iter().filter(|rule| rule.ends_with(REDIRECT)).collect();
         assert!(of_chains.iter().all(|rule| rule.contains("-o lo -m owner")), "{of_chains:?}");
     }
 
     #[test]
     fn lists_selections_and_ranges() {
-        assert_eq!(Selection::parse("*", port), Ok(Selection::All));
-        assert_eq!(Selection::parse("", port), Ok(Selection::Only(vec![])));
-        assert_eq!(Selection::parse("80, 443,", port), Ok(Selection::Only(vec![80, 443])));
-        assert!(Selection::parse("80,http", port).unwrap_err().contains("\"http\""));
+        assert_eq!(Include::parse("*", port), Ok(Include::All));
+        assert_eq!(Include::parse("", port), Ok(Include::Only(vec![])));
+        assert_eq!(Include::parse("80, 443,", port), Ok(Include::Only(vec![80, 443])));
+        assert!(Include::parse("80,http", port).unwrap_err().contains("\"http\""));
         assert!(port("0").is_err() && port("65536").is_err());
         assert_eq!(range("10.1.2.3/8").unwrap().to_string(), "10.0.0.0/8");
         assert_eq!(range("::1").unwrap().to_string(), "::1/128");

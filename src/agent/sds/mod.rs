@@ -48,7 +48,7 @@ pub(crate) struct SecretService {
 
 /// What one stream asked for and has: the protocol, without sockets.
 #[derive(Debug, Default)]
-struct Subscription {
+struct SecretSubscription {
     wanted: BTreeSet<String>,
     /// The version that was sent last, by name.
     sent: BTreeMap<String, String>,
@@ -81,11 +81,16 @@ impl SecretDiscoveryService for SecretService {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
-        Ok(Response::new(serve(request.into_inner(), self.current.clone(), Subscription::accept_delta, Subscription::answer_delta)))
+        Ok(Response::new(serve(
+            request.into_inner(),
+            self.current.clone(),
+            SecretSubscription::accept_delta,
+            SecretSubscription::answer_delta,
+        )))
     }
 
     async fn stream_secrets(&self, request: Request<Streaming<DiscoveryRequest>>) -> Result<Response<Self::StreamSecretsStream>, Status> {
-        Ok(Response::new(serve(request.into_inner(), self.current.clone(), Subscription::accept, Subscription::answer)))
+        Ok(Response::new(serve(request.into_inner(), self.current.clone(), SecretSubscription::accept, SecretSubscription::answer)))
     }
 
     async fn fetch_secrets(&self, _request: Request<DiscoveryRequest>) -> Result<Response<DiscoveryResponse>, Status> {
@@ -97,12 +102,12 @@ impl SecretDiscoveryService for SecretService {
 fn serve<Q: Send + 'static, A: Send + 'static>(
     mut requests: Streaming<Q>,
     mut current: CurrentCertificate,
-    accept: fn(&mut Subscription, Q),
-    answer: fn(&mut Subscription, Option<&WorkloadCertificate>) -> Option<A>,
+    accept: fn(&mut SecretSubscription, Q),
+    answer: fn(&mut SecretSubscription, Option<&WorkloadCertificate>) -> Option<A>,
 ) -> Responses<A> {
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
-        let mut subscription = Subscription::default();
+        let mut subscription = SecretSubscription::default();
         loop {
             tokio::select! {
                 request = requests.next() => match request {
@@ -123,9 +128,9 @@ fn serve<Q: Send + 'static, A: Send + 'static>(
     Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver))
 }
 
-// === impl Subscription ===
+// === impl SecretSubscription ===
 
-impl Subscription {
+impl SecretSubscription {
     fn accept(&mut self, request: DiscoveryRequest) {
         log_refusal(&request.resource_names, request.error_detail.as_ref());
         self.wanted = request.resource_names.into_iter().collect();
@@ -255,7 +260,7 @@ mod tests {
     #[test]
     fn delta_sends_what_changed_and_answers_a_second_subscription() {
         let (first, second) = (certificate("root"), certificate("root"));
-        let mut stream = Subscription::default();
+        let mut stream = SecretSubscription::default();
         assert!(stream.answer_delta(Some(&first)).is_none(), "nothing was asked for");
         stream.accept_delta(subscribe(&[DEFAULT, ROOT_CA, "unknown"]));
         assert_eq!(stream.answer_delta(Some(&first)).unwrap().resources.len(), 2);
@@ -274,7 +279,7 @@ mod tests {
     fn delta_reconnect_with_the_current_version_costs_nothing() {
         let held = certificate("root");
         let version = of_workload(DEFAULT, &held).unwrap().version;
-        let mut stream = Subscription::default();
+        let mut stream = SecretSubscription::default();
         let mut request = subscribe(&[DEFAULT]);
         request.initial_resource_versions.insert(DEFAULT.to_owned(), version);
         stream.accept_delta(request);
@@ -285,7 +290,7 @@ mod tests {
     #[test]
     fn state_of_the_world_sends_all_that_is_wanted() {
         let (first, second) = (certificate("root"), certificate("root"));
-        let mut stream = Subscription::default();
+        let mut stream = SecretSubscription::default();
         let request = |wanted: &[&str]| DiscoveryRequest { resource_names: names(wanted), ..Default::default() };
         stream.accept(request(&[DEFAULT]));
         let answer = stream.answer(Some(&first)).unwrap();

@@ -10,7 +10,7 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 use anyhow::Context;
 use clap::{Args, Subcommand};
 
-use self::{environment::Environment, options::Options};
+use self::{environment::Environment, options::ProxyOptions};
 use super::log;
 use crate::agent::{self, End, settings::Role};
 
@@ -24,9 +24,9 @@ pub(super) struct Arguments {
 #[derive(Subcommand)]
 enum RoleCommand {
     /// Envoy beside one workload.
-    Sidecar(Box<Options>),
+    Sidecar(Box<ProxyOptions>),
     /// Envoy at the edge of the mesh.
-    Gateway(Box<Options>),
+    Gateway(Box<ProxyOptions>),
     /// Tells the agent that runs here to drain, and waits until it has; for a container's preStop hook.
     ///
     /// The proxy is unready at once, goes on taking connections while others learn that it ends, and asks those who are
@@ -59,7 +59,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
     })
 }
 
-fn serve(role: Role, options: Options) -> anyhow::Result<ExitCode> {
+fn serve(role: Role, options: ProxyOptions) -> anyhow::Result<ExitCode> {
     log::start(&options.envoy.log_level, false).context("--log-level")?;
     let settings = settings::of(role, options, &Environment::of_this_process()?)?;
     // One thread is enough for one Envoy. It must be this one: the kernel ends Envoy with the thread that started it.

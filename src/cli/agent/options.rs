@@ -4,10 +4,10 @@ use std::{ffi::OsString, net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum, builder::PossibleValue};
 
-use crate::{agent::settings::InterceptionMode, cli::values};
+use crate::{agent::settings::CaptureMode, cli::values};
 
 #[derive(Args)]
-pub(super) struct Options {
+pub(super) struct ProxyOptions {
     #[command(flatten)]
     pub(super) workload: WorkloadOptions,
     #[command(flatten)]
@@ -47,7 +47,7 @@ pub(super) struct WorkloadOptions {
     pub(super) workload_name: Option<String>,
     /// How traffic is captured [default: as PROXY_CONFIG says, REDIRECT]
     #[arg(long, alias = "interception-mode", env = "ISTIO_META_INTERCEPTION_MODE", value_enum, ignore_case = true)]
-    pub(super) interception: Option<InterceptionMode>,
+    pub(super) interception: Option<CaptureMode>,
     /// Cluster that the workload runs in
     #[arg(long, env = "ISTIO_META_CLUSTER_ID", default_value = "Kubernetes")]
     pub(super) cluster_id: String,
@@ -156,7 +156,7 @@ pub(super) struct EnvoyArguments {
     pub(super) log_level: String,
 }
 
-impl ValueEnum for InterceptionMode {
+impl ValueEnum for CaptureMode {
     fn value_variants<'a>() -> &'a [Self] {
         &[Self::Redirect, Self::Tproxy, Self::None]
     }

@@ -12,11 +12,11 @@ use clap::ValueEnum;
 
 use super::{
     environment::{Environment, ProxyConfig, concerns_the_proxy, pod_info},
-    options::{DiscoveryOptions, EnvoyArguments, ListenOptions, Options, WorkloadOptions},
+    options::{DiscoveryOptions, EnvoyArguments, ListenOptions, ProxyOptions, WorkloadOptions},
 };
 use crate::agent::{
     application::Application,
-    settings::{CertificatePolicy, Discovery, Drain, EnvoyOptions, InterceptionMode, Listen, Role, Settings, Workload},
+    settings::{CaptureMode, CertificatePolicy, ControlPlane, Drain, EnvoyOptions, Listen, Role, Settings, Workload},
     work_dir,
 };
 
@@ -29,7 +29,7 @@ const DRAIN: Duration = Duration::from_secs(45);
 const TERMINATION_DRAIN: Duration = Duration::from_secs(5);
 
 /// Returns everything that the agent needs to know.
-pub(super) fn of(role: Role, options: Options, environment: &Environment) -> anyhow::Result<Settings> {
+pub(super) fn of(role: Role, options: ProxyOptions, environment: &Environment) -> anyhow::Result<Settings> {
     let config = environment.proxy_config()?;
     let workload = workload(options.workload, options.listen.listen_address, environment, &config)?;
     let wanted = options.envoy.work_dir.clone().unwrap_or_else(|| default_work_dir(&workload));
@@ -76,15 +76,15 @@ fn workload(options: WorkloadOptions, listen: Option<IpAddr>, environment: &Envi
     })
 }
 
-fn interception(flag: Option<InterceptionMode>, config: &ProxyConfig) -> anyhow::Result<InterceptionMode> {
+fn interception(flag: Option<CaptureMode>, config: &ProxyConfig) -> anyhow::Result<CaptureMode> {
     if let Some(mode) = flag {
         return Ok(mode);
     }
-    let Some(text) = config.interception_mode()? else { return Ok(InterceptionMode::default()) };
-    InterceptionMode::from_str(text, true).map_err(|reason| anyhow!("PROXY_CONFIG.interceptionMode: {reason}"))
+    let Some(text) = config.interception_mode()? else { return Ok(CaptureMode::default()) };
+    CaptureMode::from_str(text, true).map_err(|reason| anyhow!("PROXY_CONFIG.interceptionMode: {reason}"))
 }
 
-fn discovery(options: DiscoveryOptions, environment: &Environment, config: &ProxyConfig) -> anyhow::Result<Discovery> {
+fn discovery(options: DiscoveryOptions, environment: &Environment, config: &ProxyConfig) -> anyhow::Result<ControlPlane> {
     let address = match options.discovery_address {
         Some(address) => address,
         None => config.discovery_address()?.unwrap_or_else(|| format!("{DISCOVERY_NAME}:{DISCOVERY_PORT}")),
@@ -93,7 +93,7 @@ fn discovery(options: DiscoveryOptions, environment: &Environment, config: &Prox
         Some(name) => name,
         None => server_name(&address)?,
     };
-    Ok(Discovery {
+    Ok(ControlPlane {
         ca_address: options.ca_address.unwrap_or_else(|| address.clone()),
         address,
         server_name,
@@ -193,7 +193,7 @@ mod tests {
         assert_eq!(settings.listen.admin.to_string(), "127.0.1.7:15000");
         assert_eq!(settings.workload.ips, [IpAddr::from([127, 0, 1, 7])]);
         assert_eq!(settings.workload.labels["version"], "v1");
-        assert_eq!(settings.workload.interception, InterceptionMode::None);
+        assert_eq!(settings.workload.interception, CaptureMode::None);
         assert_eq!(settings.discovery.server_name, "istiod");
         assert_eq!(settings.discovery.ca_address, "127.0.0.1:25012");
         assert_eq!(settings.certificate.ttl, Duration::from_secs(90));
@@ -211,7 +211,7 @@ mod tests {
         assert_eq!(settings.discovery.server_name, "istiod.istio-system.svc");
         assert_eq!(settings.workload.mesh_id, "cluster.local");
         assert_eq!((settings.drain.duration, settings.drain.minimum), (Some(Duration::from_secs(5)), Duration::from_secs(5)));
-        assert_eq!((settings.envoy.concurrency, settings.workload.interception), (2, InterceptionMode::Redirect));
+        assert_eq!((settings.envoy.concurrency, settings.workload.interception), (2, CaptureMode::Redirect));
         assert!(settings.discovery.delta);
     }
 

@@ -6,7 +6,7 @@ use clap::builder::PossibleValuesParser;
 
 use crate::serve::{
     settings::TlsSettings,
-    tls::{ServingFiles, TlsProtocol},
+    tls::{ServingFiles, TlsParameters},
 };
 
 /// What the TLS ports show and speak.
@@ -57,8 +57,8 @@ impl TlsArguments {
     }
 
     /// Returns the versions and cipher suites.
-    pub(super) fn protocol(&self) -> anyhow::Result<TlsProtocol> {
-        let protocol = TlsProtocol::default();
+    pub(super) fn protocol(&self) -> anyhow::Result<TlsParameters> {
+        let protocol = TlsParameters::default();
         let known = protocol.suites().join(", ");
         let unknown = |names: Vec<String>| anyhow::anyhow!("--tls-cipher-suites: no {}; there are: {known}", names.join(", "));
         let protocol = protocol.with_suites(&self.cipher_suites).map_err(unknown)?;

@@ -28,7 +28,7 @@ use crate::{
     backoff::{Backoff, random_unit},
     identity::{
         Clock,
-        ca::{CaHandle, LoadError, Offer, SelfSigned, SelfSignedError, SigningCa, load_entries, load_self_signed},
+        ca::{CaHandle, LoadError, OfferOutcome, SelfSigned, SelfSignedError, SigningCa, load_entries, load_self_signed},
         metrics::CaMetrics,
     },
 };
@@ -251,8 +251,8 @@ impl Keeper {
             Err(error) => return self.refuse(name, &error),
         };
         match self.handle.offer(offered) {
-            Ok(Offer::Unchanged) => self.secrets.metrics.count_ca_offer(name, "unchanged"),
-            Ok(Offer::Accepted) => self.accepted(name, entries, generated),
+            Ok(OfferOutcome::Unchanged) => self.secrets.metrics.count_ca_offer(name, "unchanged"),
+            Ok(OfferOutcome::Accepted) => self.accepted(name, entries, generated),
             Err(error) => self.refuse(name, &error),
         }
     }

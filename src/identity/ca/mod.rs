@@ -42,7 +42,7 @@ pub struct CaHandle {
 
 /// What became of an offered CA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Offer {
+pub enum OfferOutcome {
     /// It is in use already.
     Unchanged,
     /// It signs from now on.
@@ -132,17 +132,17 @@ impl CaHandle {
     ///
     /// # Errors
     /// When a root is another one; the CA in use stays.
-    pub fn offer(&self, offered: SigningCa) -> Result<Offer, OtherRoot> {
+    pub fn offer(&self, offered: SigningCa) -> Result<OfferOutcome, OtherRoot> {
         let current = self.current.load();
         if !same_anchors(&current.roots, &offered.roots) {
             return Err(OtherRoot { current: describe(&current.roots), offered: describe(&offered.roots) });
         }
         if current.path == offered.path && current.roots == offered.roots {
-            return Ok(Offer::Unchanged);
+            return Ok(OfferOutcome::Unchanged);
         }
         self.current.store(Arc::new(offered));
         self.changed.send_modify(|generation| *generation += 1);
-        Ok(Offer::Accepted)
+        Ok(OfferOutcome::Accepted)
     }
 
     /// Returns a receiver that changes whenever another CA was taken over.

@@ -105,7 +105,7 @@ fn entries(root: &Certificate, key: &PrivateKey) -> BTreeMap<String, Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{CaHandle, IssuePolicy, LoadError, Offer, load_entries, load_self_signed},
+        super::{CaHandle, IssuePolicy, LoadError, OfferOutcome, load_entries, load_self_signed},
         *,
     };
     use crate::mesh::model::SpiffeId;
@@ -152,7 +152,7 @@ mod tests {
         let (old, new) = (load(&made), load(&renewed));
         assert!(new.not_after() > old.not_after());
         let handle = CaHandle::new(old);
-        assert_eq!(handle.offer(new).unwrap(), Offer::Accepted, "the same name and key are the same root");
+        assert_eq!(handle.offer(new).unwrap(), OfferOutcome::Accepted, "the same name and key are the same root");
         let other = load_self_signed("Secret", &policy.generate(now()).unwrap(), day(1)).unwrap();
         assert!(handle.offer(other).is_err(), "the same name with another key is another root");
     }

@@ -12,7 +12,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use super::{CaHandle, Offer, load};
+use super::{CaHandle, OfferOutcome, load};
 use crate::identity::{Clock, metrics::CaMetrics};
 
 const POLL: Duration = Duration::from_millis(500);
@@ -48,8 +48,8 @@ fn reload(folder: &Path, handle: &CaHandle, clock: &Clock) {
     };
     let (subject, serial, end) = (offered.certificate().subject.clone(), offered.certificate().serial.clone(), offered.not_after());
     match handle.offer(offered) {
-        Ok(Offer::Unchanged) => {}
-        Ok(Offer::Accepted) => info!(
+        Ok(OfferOutcome::Unchanged) => {}
+        Ok(OfferOutcome::Accepted) => info!(
             subject, serial, not_after = %end,
             "Istiod has detected the newly added intermediate CA and updated its key and certs accordingly"
         ),

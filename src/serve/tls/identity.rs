@@ -17,7 +17,7 @@ use super::{
     error::TlsError,
     files::{FileTexts, ServingFiles},
     names::ServingNames,
-    protocol::TlsProtocol,
+    parameters::TlsParameters,
 };
 use crate::identity::{
     Clock,
@@ -48,7 +48,7 @@ pub struct TlsIdentity {
     roots: watch::Sender<Arc<str>>,
     ca: Arc<CaHandle>,
     certificate: ServingCertificate,
-    protocol: TlsProtocol,
+    protocol: TlsParameters,
     clock: Clock,
 }
 
@@ -71,7 +71,7 @@ impl TlsIdentity {
     ///
     /// # Errors
     /// When it cannot be issued, or its files cannot be read.
-    pub fn new(ca: Arc<CaHandle>, certificate: ServingCertificate, protocol: TlsProtocol, clock: Clock) -> Result<Arc<Self>, TlsError> {
+    pub fn new(ca: Arc<CaHandle>, certificate: ServingCertificate, protocol: TlsParameters, clock: Clock) -> Result<Arc<Self>, TlsError> {
         let (current, roots) = issue(&ca.current(), &certificate, &protocol, clock())?;
         let (current, roots) = (ArcSwap::from_pointee(current), watch::Sender::new(roots));
         Ok(Arc::new(Self { current, roots, ca, certificate, protocol, clock }))
@@ -83,7 +83,7 @@ impl TlsIdentity {
     }
 
     /// Returns the TLS versions and cipher suites.
-    pub(in crate::serve) fn protocol(&self) -> &TlsProtocol {
+    pub(in crate::serve) fn protocol(&self) -> &TlsParameters {
         &self.protocol
     }
 
@@ -156,7 +156,7 @@ impl std::fmt::Debug for TlsIdentity {
 fn issue(
     ca: &SigningCa,
     certificate: &ServingCertificate,
-    protocol: &TlsProtocol,
+    protocol: &TlsParameters,
     now: Timestamp,
 ) -> Result<(Current, Arc<str>), TlsError> {
     match certificate {
@@ -182,7 +182,7 @@ fn server_config(
     ca: &SigningCa,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
-    protocol: &TlsProtocol,
+    protocol: &TlsParameters,
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = protocol.provider();
     let verifier = WebPkiClientVerifier::builder_with_provider(root_store(ca.roots()).into(), provider.clone())

@@ -4,12 +4,12 @@ mod error;
 mod files;
 mod identity;
 mod names;
-mod protocol;
+mod parameters;
 
 pub use self::{
     error::TlsError,
     files::ServingFiles,
     identity::{ServingCertificate, TlsIdentity},
     names::ServingNames,
-    protocol::TlsProtocol,
+    parameters::TlsParameters,
 };

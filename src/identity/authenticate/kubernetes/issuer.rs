@@ -50,7 +50,7 @@ impl Attempt {
 }
 
 #[derive(Deserialize)]
-struct Discovery {
+struct OpenIdConfiguration {
     issuer: String,
 }
 
@@ -110,7 +110,7 @@ impl ClusterIssuer {
     }
 
     async fn fetch(&self) -> Result<IssuerKeys, String> {
-        let discovery: Discovery =
+        let discovery: OpenIdConfiguration =
             serde_json::from_str(&self.get(DISCOVERY_PATH).await?).map_err(|error| format!("{DISCOVERY_PATH}: {error}"))?;
         let keys = KeySet::from_served(&self.get(KEYS_PATH).await?, KEYS_PATH).map_err(|error| error.to_string())?;
         Ok(IssuerKeys { name: discovery.issuer, keys })

@@ -8,19 +8,19 @@ static ONLY_NEWEST: &[&SupportedProtocolVersion] = &[&version::TLS13];
 
 /// TLS versions and cipher suites.
 #[derive(Clone, Debug)]
-pub struct TlsProtocol {
+pub struct TlsParameters {
     provider: Arc<CryptoProvider>,
     versions: &'static [&'static SupportedProtocolVersion],
 }
 
-impl Default for TlsProtocol {
+impl Default for TlsParameters {
     /// Returns TLS 1.2 and 1.3 with the cipher suites of the library, all of which are safe.
     fn default() -> Self {
         Self { provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()), versions: rustls::DEFAULT_VERSIONS }
     }
 }
 
-impl TlsProtocol {
+impl TlsParameters {
     /// Refuses versions below this one: `TLSv1_2` or `TLSv1_3` (`--tls-min-version`). `None` if there is no such version.
     pub fn at_least(self, version: &str) -> Option<Self> {
         let versions = match version {
@@ -78,16 +78,19 @@ mod tests {
     #[test]
     fn suites_are_chosen_by_name_and_unknown_ones_are_named() {
         let one = "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256".to_owned();
-        let chosen = TlsProtocol::default().with_suites(std::slice::from_ref(&one)).unwrap();
+        let chosen = TlsParameters::default().with_suites(std::slice::from_ref(&one)).unwrap();
         assert_eq!(chosen.suites(), [one]);
         assert!(chosen.provider().cipher_suites.iter().any(|suite| suite.tls13().is_some()), "those of TLS 1.3 stay");
-        assert_eq!(TlsProtocol::default().with_suites(&["TLS_RSA_WITH_RC4_128_SHA".to_owned()]).unwrap_err(), ["TLS_RSA_WITH_RC4_128_SHA"]);
+        assert_eq!(
+            TlsParameters::default().with_suites(&["TLS_RSA_WITH_RC4_128_SHA".to_owned()]).unwrap_err(),
+            ["TLS_RSA_WITH_RC4_128_SHA"]
+        );
     }
 
     #[test]
     fn versions_have_istiods_names() {
-        assert_eq!(TlsProtocol::default().at_least("TLSv1_3").unwrap().versions().len(), 1);
-        assert_eq!(TlsProtocol::default().at_least("TLSv1_2").unwrap().versions().len(), 2);
-        assert!(TlsProtocol::default().at_least("TLSv1_1").is_none());
+        assert_eq!(TlsParameters::default().at_least("TLSv1_3").unwrap().versions().len(), 1);
+        assert_eq!(TlsParameters::default().at_least("TLSv1_2").unwrap().versions().len(), 2);
+        assert!(TlsParameters::default().at_least("TLSv1_1").is_none());
     }
 }
