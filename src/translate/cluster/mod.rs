@@ -12,7 +12,6 @@ mod upstream_tls;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
-use smol_str::SmolStr;
 
 pub use self::{
     fixed::{Fixed, fixed_inputs},
@@ -73,22 +72,6 @@ pub fn cluster(input: &ClusterInput) -> Built<Cluster> {
         ClusterInput::Fixed(fixed) => fixed::cluster(fixed),
         ClusterInput::Outbound(outbound) => outbound::cluster(outbound),
         ClusterInput::Inbound(inbound) => inbound::cluster(inbound),
-    }
-}
-
-impl ClusterInput {
-    /// The cluster's name, which is also its key.
-    pub fn name(&self) -> SmolStr {
-        match self {
-            Self::Fixed(fixed) => fixed.name(),
-            Self::Outbound(outbound) => outbound.name(),
-            Self::Inbound(inbound) => inbound.name(),
-        }
-    }
-
-    /// Whether the cluster takes its endpoints by EDS, under its own name.
-    pub fn is_eds(&self) -> bool {
-        matches!(self, Self::Outbound(outbound) if outbound.is_eds())
     }
 }
 

@@ -339,10 +339,6 @@ impl Outbound {
         }
     }
 
-    pub(super) fn is_eds(&self) -> bool {
-        self.discovery == Discovery::Eds
-    }
-
     fn subset(&self) -> Option<&EffectiveSubset> {
         self.rule.as_ref()?.subsets.get(self.subset?)
     }
