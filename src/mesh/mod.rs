@@ -1,5 +1,6 @@
 //! What the objects mean. Pure: no clock, socket, file, thread, async or environment.
 
+pub mod by_ptr;
 pub mod configured;
 pub mod engine;
 pub mod gateway;

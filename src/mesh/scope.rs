@@ -14,7 +14,7 @@ use smol_str::SmolStr;
 
 use super::{
     model::{Hostname, Service},
-    routing::model::RouteSet,
+    routing::{model::RouteSet, selection::Backends},
     sidecar::EgressListener,
     traffic::EffectiveDestinationRule,
     world::Sidecar,
@@ -52,4 +52,11 @@ pub struct EgressScope {
     /// Routes that apply to sidecars in this scope (`gateways` has `mesh`), by exact VirtualService host; each list in
     /// Istio's order. For one proxy and port the first of a list that has any routes for it wins.
     pub routes: OrdMap<Hostname, Arc<Vec<Arc<RouteSet>>>>,
+}
+
+impl Scope {
+    /// Returns what routes look their destinations up in.
+    pub fn backends(&self) -> Backends<'_> {
+        Backends { services: &self.services, destination_rules: &self.destination_rules }
+    }
 }

@@ -1,21 +1,13 @@
 //! What translation works on. A function gets exactly the values that are its key and nothing else, so that its
 //! result can be remembered by its input and a stale result cannot exist (architecture, rule 4).
 
-use std::{
-    hash::{Hash, Hasher},
-    ops::Deref,
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use smol_str::SmolStr;
 
-use crate::mesh::model::{Flavour, Interception, Labels, Origin, ProxyKind, TelemetryIdentity};
+pub use crate::mesh::by_ptr::ByPtr;
 
-/// A shared value compared by identity. The engine keeps the old `Arc` whenever the new value equals it, so equal
-/// pointers mean equal values, and holding the `Arc` keeps the address from being used again.
-#[derive(Debug)]
-pub struct ByPtr<T: ?Sized>(pub Arc<T>);
+use crate::mesh::model::{Flavour, Interception, Labels, Origin, ProxyKind, TelemetryIdentity};
 
 /// What of a proxy decides how resources that are shared look: proxies of equal class and scope get equal bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -113,41 +105,5 @@ impl ListenerClass {
     /// In addition to [`Self::wildcard`] and [`Self::localhost`], on hosts with both families.
     pub fn dual_stack(&self) -> bool {
         self.ipv4 && self.ipv6
-    }
-}
-
-// === impl ByPtr ===
-
-impl<T: ?Sized> Clone for ByPtr<T> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
-
-impl<T: ?Sized> PartialEq for ByPtr<T> {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-}
-
-impl<T: ?Sized> Eq for ByPtr<T> {}
-
-impl<T: ?Sized> Hash for ByPtr<T> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        Arc::as_ptr(&self.0).cast::<()>().hash(state);
-    }
-}
-
-impl<T: ?Sized> Deref for ByPtr<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.0
-    }
-}
-
-impl<T: ?Sized> From<&Arc<T>> for ByPtr<T> {
-    fn from(shared: &Arc<T>) -> Self {
-        Self(Arc::clone(shared))
     }
 }

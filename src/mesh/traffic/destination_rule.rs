@@ -5,7 +5,7 @@ use std::sync::Arc;
 use smol_str::SmolStr;
 
 use super::{
-    load_balancer::LoadBalancer,
+    load_balancer::{HashKey, LoadBalancer},
     policy::{PortPolicy, TrafficPolicy},
 };
 use crate::mesh::model::{Hostname, Labels, Origin, Visibility};
@@ -67,6 +67,12 @@ impl EffectiveDestinationRule {
     /// Returns what holds for a port of a subset, or of the whole service without one.
     pub fn port<'a>(&'a self, subset: Option<&'a EffectiveSubset>, port: u16) -> &'a PortPolicy {
         subset.map_or(&self.policy, |subset| &subset.policy).port(port)
+    }
+
+    /// Returns what the endpoint for a request to a port of a subset (empty: of the whole service) is chosen by, where
+    /// that is a consistent hash.
+    pub fn hash_key(&self, subset: &str, port: u16) -> Option<&HashKey> {
+        self.port(self.subset(subset), port).load_balancer.as_ref()?.hash_key()
     }
 
     /// Whether connections to a port go where the client sent them. When the service says so, its subsets cannot differ

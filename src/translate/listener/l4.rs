@@ -1,4 +1,4 @@
-//! `tls` and `tcp` routes of VirtualServices, as far as they can be decided before a connection exists.
+//! Where the connections of TLS and TCP routes go, as TCP proxies are told.
 
 use std::sync::Arc;
 
@@ -7,8 +7,11 @@ use smol_str::SmolStr;
 
 use crate::{
     mesh::{
-        model::{Hostname, Labels, Service},
-        routing::model::{Destination, GatewayRef, L4Match, RouteSet, WeightedDestination},
+        model::{Hostname, Service},
+        routing::{
+            model::{RouteSet, WeightedDestination},
+            selection::l4_port,
+        },
         traffic::{EffectiveDestinationRule, HashKey},
     },
     translate::{
@@ -49,12 +52,16 @@ impl Destinations<'_> {
     /// The destinations of a route.
     pub(crate) fn route(&self, routes: &RouteSet, destinations: &[WeightedDestination]) -> Option<TcpTarget> {
         if let [only] = destinations {
-            return Some(self.single(&only.destination.host, &only.destination.subset, self.port_of(&only.destination)));
+            return Some(self.single(
+                &only.destination.host,
+                &only.destination.subset,
+                l4_port(&only.destination, self.services, self.port),
+            ));
         }
         let first = destinations.first()?;
         let clusters = destinations.iter().filter(|weighted| weighted.weight > 0).map(|weighted| {
             let destination = &weighted.destination;
-            (outbound_cluster(self.port_of(destination), &destination.subset, &destination.host), weighted.weight)
+            (outbound_cluster(l4_port(destination, self.services, self.port), &destination.subset, &destination.host), weighted.weight)
         });
         let clusters = clusters.collect::<Vec<_>>();
         let mut target = TcpTarget::cluster(SmolStr::default());
@@ -73,41 +80,9 @@ impl Destinations<'_> {
         target.idle_timeout = tcp.and_then(|tcp| tcp.idle_timeout).or(self.idle_timeout);
         target.max_duration = tcp.and_then(|tcp| tcp.max_connection_duration);
     }
-
-    // As written, else the service's only port, else the listener's.
-    fn port_of(&self, destination: &Destination) -> u16 {
-        let only = || match self.services.get(&destination.host)?.ports.as_slice() {
-            [port] => Some(port.number),
-            _ => None,
-        };
-        destination.port.or_else(only).unwrap_or(self.port)
-    }
 }
 
 fn hashes_source_ip(rule: &EffectiveDestinationRule, subset: &str) -> bool {
     let policy = rule.subset(subset).map_or(&rule.policy, |subset| &subset.policy);
     policy.default.load_balancer.as_ref().and_then(|balancer| balancer.hash_key()) == Some(&HashKey::SourceIp)
-}
-
-/// Whether the parts of a match that are known now hold: gateway, labels, port, namespace.
-pub(crate) fn holds(matcher: &L4Match, gateway: &GatewayRef, labels: &Labels, namespace: &str, port: u16) -> bool {
-    let right_labels = matcher.source_labels.iter().all(|(key, value)| labels.get(key) == Some(value));
-    (matcher.gateways.is_empty() || matcher.gateways.contains(gateway))
-        && right_labels
-        && matcher.port.is_none_or(|wanted| wanted == port)
-        && matcher.source_namespace.as_ref().is_none_or(|wanted| wanted == namespace)
-}
-
-/// The route sets of which some host stands for `host`, in Istio's order.
-pub(crate) fn routes_for<'a>(routes: &'a OrdMap<Hostname, Arc<Vec<Arc<RouteSet>>>>, host: &Hostname) -> Vec<&'a Arc<RouteSet>> {
-    let mut found = Vec::new();
-    if host.is_wildcard() {
-        found.extend(routes.iter().filter(|(key, _)| key.overlaps(host)).flat_map(|(_, listed)| listed.iter()));
-    } else {
-        found.extend(host.covering().filter_map(|name| routes.get(&name)).flat_map(|listed| listed.iter()));
-    }
-    found.retain(|set| !set.tls.is_empty() || !set.tcp.is_empty());
-    found.sort_by(|one, other| one.order().cmp(&other.order()));
-    found.dedup_by(|one, other| Arc::ptr_eq(one, other));
-    found
 }

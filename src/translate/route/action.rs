@@ -22,24 +22,20 @@ use envoy_types::pb::envoy::{
 };
 use smol_str::SmolStr;
 
-use super::{filters, matching, selection::Selection};
+use super::{filters, matching};
 use crate::{
     mesh::{
         routing::model::{
             HeaderModification, HeaderModifications, HttpRule, PathModifier, Redirect, RedirectPort, RetryConditions, RetryPolicy,
             WeightedDestination,
         },
-        traffic::{EffectiveDestinationRule, HashKey},
+        routing::selection::{HttpSelection, ResolvedDestination},
+        traffic::HashKey,
     },
-    translate::wkt,
+    translate::{naming::outbound_cluster, wkt},
 };
 
 const DEFAULT_RETRY_ON: &str = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
-
-/// The key by which requests to a port and subset are spread, where the rule asks for a consistent hash.
-pub(super) fn hash<'a>(rule: &'a EffectiveDestinationRule, subset: &str, port: u16) -> Option<&'a HashKey> {
-    rule.port(rule.subset(subset), port).load_balancer.as_ref()?.hash_key()
-}
 
 /// Header operations in Envoy's four lists.
 #[derive(Default)]
@@ -54,7 +50,7 @@ pub(super) struct Headers {
 
 /// A forwarding action, and the header operations that belong to the whole route.
 pub(super) fn forward(
-    selection: &Selection,
+    selection: &HttpSelection,
     rule: &HttpRule,
     to: &[WeightedDestination],
     default_retries: Option<&RetryPolicy>,
@@ -72,8 +68,8 @@ pub(super) fn forward(
             headers.authority = headers.authority.take().or(single.authority.clone());
             headers.append(single);
             let resolved = selection.resolved(&only.destination);
-            action.cluster_specifier = resolved.map(|resolved| ClusterSpecifier::Cluster(resolved.cluster().into()));
-            resolved.and_then(|resolved| resolved.hash()).is_some()
+            action.cluster_specifier = resolved.map(|resolved| ClusterSpecifier::Cluster(cluster(resolved)));
+            resolved.and_then(ResolvedDestination::hash_key).is_some()
         }
         several => {
             action.cluster_specifier = Some(ClusterSpecifier::WeightedClusters(weighted(selection, several)));
@@ -81,7 +77,7 @@ pub(super) fn forward(
         }
     };
     let counted = to.iter().filter(|destination| to.len() == 1 || destination.weight > 0);
-    let hashes = counted.filter_map(|destination| selection.resolved(&destination.destination)?.hash());
+    let hashes = counted.filter_map(|destination| selection.resolved(&destination.destination)?.hash_key());
     action.hash_policy = hashes.map(hash_policy).collect();
     action.host_rewrite_specifier = headers.authority.take().map(|authority| HostRewriteSpecifier::HostRewriteLiteral(authority.into()));
     action.retry_policy = retry_policy(rule.retries.as_ref().or(default_retries), single_hash);
@@ -171,6 +167,10 @@ pub(super) fn hash_policy(key: &HashKey) -> HashPolicy {
     HashPolicy { policy_specifier: Some(specifier), ..Default::default() }
 }
 
+fn cluster(resolved: &ResolvedDestination) -> String {
+    outbound_cluster(resolved.port, resolved.subset(), &resolved.host).into()
+}
+
 fn rewrite(action: &mut RouteAction, rule: &HttpRule, headers: &mut Headers) {
     let Some(rewrite) = &rule.rewrite else { return };
     match &rewrite.path {
@@ -184,11 +184,11 @@ fn rewrite(action: &mut RouteAction, rule: &HttpRule, headers: &mut Headers) {
     headers.authority = rewrite.authority.clone().or(headers.authority.take());
 }
 
-fn mirrors(selection: &Selection, rule: &HttpRule) -> Vec<RequestMirrorPolicy> {
+fn mirrors(selection: &HttpSelection, rule: &HttpRule) -> Vec<RequestMirrorPolicy> {
     let wanted = rule.mirrors.iter().filter(|mirror| mirror.share.numerator > 0);
     let policy = wanted.filter_map(|mirror| {
         Some(RequestMirrorPolicy {
-            cluster: selection.resolved(&mirror.destination)?.cluster().into(),
+            cluster: cluster(selection.resolved(&mirror.destination)?),
             runtime_fraction: Some(RuntimeFractionalPercent {
                 default_value: Some(filters::fractional(mirror.share)),
                 ..Default::default()
@@ -201,11 +201,11 @@ fn mirrors(selection: &Selection, rule: &HttpRule) -> Vec<RequestMirrorPolicy> {
     policy.collect()
 }
 
-fn weighted(selection: &Selection, to: &[WeightedDestination]) -> WeightedCluster {
+fn weighted(selection: &HttpSelection, to: &[WeightedDestination]) -> WeightedCluster {
     let clusters = to.iter().filter(|destination| destination.weight > 0).filter_map(|destination| {
         let headers = Headers::new(&destination.headers);
         Some(ClusterWeight {
-            name: selection.resolved(&destination.destination)?.cluster().into(),
+            name: cluster(selection.resolved(&destination.destination)?),
             weight: wkt::uint32(destination.weight),
             request_headers_to_add: headers.request_add,
             request_headers_to_remove: headers.request_remove,

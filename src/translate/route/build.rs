@@ -10,11 +10,13 @@ use super::{
     Content, DefaultRoute, VirtualHostInput,
     action::{self, Headers},
     filters, matching,
-    selection::Selection,
 };
 use crate::{
     mesh::{
-        routing::model::{HttpAction, HttpMatch, HttpRule},
+        routing::{
+            model::{HttpAction, HttpMatch, HttpRule},
+            selection::HttpSelection,
+        },
         settings::MeshSettings,
     },
     translate::{input::Built, metadata, naming},
@@ -33,9 +35,10 @@ pub(super) fn virtual_host(input: &VirtualHostInput) -> Built<VirtualHost> {
             host.routes = vec![default_route(default)];
             origins.push(default.origin.clone());
         }
-        Content::Routes { mesh, selections, require_tls } => {
+        Content::Routes { mesh, selections, tls, require_tls } => {
             for selection in selections {
-                host.routes.extend(routes(selection, mesh));
+                let rules = selection.rules().map(|(rule, matched)| http_route(selection, *tls, rule, matched, mesh));
+                host.routes.extend(rules);
                 origins.push(selection.routes.origin.clone());
                 origins.extend(selection.routes.merged.iter().cloned());
             }
@@ -56,16 +59,12 @@ pub(super) fn virtual_host(input: &VirtualHostInput) -> Built<VirtualHost> {
     Built { clusters, ..Built::new(host, origins) }
 }
 
-fn routes(selection: &Selection, mesh: &MeshSettings) -> Vec<Route> {
-    selection.routes().map(|(rule, block)| http_route(selection, rule, block, mesh)).collect()
-}
-
-fn http_route(selection: &Selection, rule: &HttpRule, block: Option<&HttpMatch>, mesh: &MeshSettings) -> Route {
-    let matched = matching::route_match(block);
+fn http_route(selection: &HttpSelection, tls: bool, rule: &HttpRule, matched: Option<&HttpMatch>, mesh: &MeshSettings) -> Route {
+    let route_match = matching::route_match(matched);
     let mut headers = rule.headers.as_ref().map(Headers::new).unwrap_or_default();
     let mut operation = format!("{}:{}", selection.routes.name, selection.port);
     let action = match &rule.action {
-        HttpAction::Redirect(redirect) => action::redirect(redirect, selection.port, selection.tls),
+        HttpAction::Redirect(redirect) => action::redirect(redirect, selection.port, tls),
         HttpAction::DirectResponse { status, body } => Some(action::direct_response(*status, body)),
         HttpAction::Forward(to) => {
             let (action, all) = action::forward(selection, rule, to, mesh.default_http_retry_policy.as_ref());
@@ -73,15 +72,15 @@ fn http_route(selection: &Selection, rule: &HttpRule, block: Option<&HttpMatch>,
             if let [only] = to.as_slice()
                 && let Some(resolved) = selection.resolved(&only.destination)
             {
-                operation = resolved.authority();
+                operation = format!("{}:{}", resolved.host, resolved.port);
             }
             Some(Action::Route(action))
         }
     };
-    operation.push_str(&matching::path_label(&matched));
+    operation.push_str(&matching::path_label(&route_match));
     Route {
-        name: name(rule, block),
-        r#match: Some(matched),
+        name: name(rule, matched),
+        r#match: Some(route_match),
         metadata: Some(metadata::istio_config(&naming::config_path(&selection.routes.origin))),
         decorator: Some(Decorator { operation, ..Default::default() }),
         typed_per_filter_config: filters::per_route(rule),
@@ -89,22 +88,22 @@ fn http_route(selection: &Selection, rule: &HttpRule, block: Option<&HttpMatch>,
         request_headers_to_remove: headers.request_remove,
         response_headers_to_add: headers.response_add,
         response_headers_to_remove: headers.response_remove,
-        stat_prefix: block.map(|block| block.stat_prefix.to_string()).unwrap_or_default(),
+        stat_prefix: matched.map(|matched| matched.stat_prefix.to_string()).unwrap_or_default(),
         action,
         ..Default::default()
     }
 }
 
-// The route's name, with the block's after a dot.
-fn name(rule: &HttpRule, block: Option<&HttpMatch>) -> String {
-    match block.map(|block| block.name.as_str()).filter(|name| !name.is_empty()) {
-        Some(block) => format!("{}.{block}", rule.name),
+// The rule's name, with the match's after a dot.
+fn name(rule: &HttpRule, matched: Option<&HttpMatch>) -> String {
+    match matched.map(|matched| matched.name.as_str()).filter(|name| !name.is_empty()) {
+        Some(matched) => format!("{}.{matched}", rule.name),
         None => rule.name.to_string(),
     }
 }
 
 fn default_route(default: &DefaultRoute) -> Route {
-    let hash = default.hash.as_deref().and_then(|rule| action::hash(rule, "", default.port));
+    let hash = default.hash.as_deref().and_then(|rule| rule.hash_key("", default.port));
     let cluster = naming::outbound_cluster(default.port, "", &default.host);
     let mut action = unlimited(cluster.as_str());
     action.retry_policy = action::retry_policy(default.mesh.default_http_retry_policy.as_ref(), false);

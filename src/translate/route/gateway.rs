@@ -4,14 +4,14 @@ use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use smol_str::format_smolstr;
 
-use super::{
-    Content, RouteTable, VirtualHostInput,
-    selection::{self, Selection, Site},
-};
+use super::{Content, RouteTable, VirtualHostInput};
 use crate::{
     mesh::{
         model::Hostname,
-        routing::model::{GatewayRef, RouteSet},
+        routing::{
+            model::{GatewayRef, RouteSet},
+            selection::{Client, HttpSelection, RouteContext},
+        },
         scope::Scope,
         settings::MeshSettings,
     },
@@ -45,8 +45,9 @@ pub fn gateway_table(
             if hosts.is_empty() {
                 continue;
             }
-            let site = Site { port: server.port, gateways: &[at], namespace: &class.namespace, labels: &class.labels, tls };
-            let Some(selection) = selection::select(routes, &site, scope) else { continue };
+            let client = Client { namespace: &class.namespace, labels: &class.labels };
+            let context = RouteContext { port: server.port, gateway: &at, client: Some(client) };
+            let Some(selection) = HttpSelection::of(routes, &context, scope.backends()) else { continue };
             for host in hosts {
                 let key = HostOrder { wildcard: host.is_wildcard(), longest: Reverse(host.as_str().len()), host };
                 let entry = entries.entry(key).or_insert_with(|| Entry { port: server.port, selections: Vec::new(), require_tls: false });
@@ -58,7 +59,7 @@ pub fn gateway_table(
             }
         }
     }
-    let hosts = if entries.is_empty() { vec![black_hole(servers)] } else { share(entries, mesh) };
+    let hosts = if entries.is_empty() { vec![black_hole(servers)] } else { share(entries, mesh, tls) };
     RouteTable { name: servers.name.clone(), hosts }
 }
 
@@ -72,7 +73,7 @@ struct HostOrder {
 
 struct Entry {
     port: u16,
-    selections: Vec<Selection>,
+    selections: Vec<HttpSelection>,
     require_tls: bool,
 }
 
@@ -89,11 +90,11 @@ fn served(server: &RoutedServer, routes: &RouteSet) -> Vec<Hostname> {
     hosts
 }
 
-fn share(entries: BTreeMap<HostOrder, Entry>, mesh: &Arc<MeshSettings>) -> Vec<VirtualHostInput> {
+fn share(entries: BTreeMap<HostOrder, Entry>, mesh: &Arc<MeshSettings>, tls: bool) -> Vec<VirtualHostInput> {
     let mut hosts: Vec<VirtualHostInput> = Vec::new();
     for (HostOrder { host, .. }, entry) in entries {
         let single = entry.selections.len() == 1;
-        let content = Content::Routes { mesh: mesh.into(), selections: entry.selections, require_tls: entry.require_tls };
+        let content = Content::Routes { mesh: mesh.into(), selections: entry.selections, tls, require_tls: entry.require_tls };
         let same = hosts.iter_mut().find(|input| single && input.content == content);
         match same {
             Some(input) => input.domains.push(host.text().clone()),

@@ -10,7 +10,6 @@ mod domains;
 mod filters;
 mod gateway;
 mod matching;
-mod selection;
 mod sidecar;
 
 use std::sync::Arc;
@@ -18,7 +17,6 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
 use smol_str::SmolStr;
 
-use self::selection::Selection;
 pub use self::{
     gateway::gateway_table,
     sidecar::{table, tables, tables_with},
@@ -29,6 +27,7 @@ use super::{
 };
 use crate::mesh::{
     model::{Hostname, Origin},
+    routing::selection::HttpSelection,
     settings::MeshSettings,
     traffic::EffectiveDestinationRule,
 };
@@ -58,7 +57,14 @@ enum Content {
     /// A service without routes of its own.
     Service(DefaultRoute),
     /// Routes that users wrote.
-    Routes { mesh: ByPtr<MeshSettings>, selections: Vec<Selection>, require_tls: bool },
+    Routes {
+        mesh: ByPtr<MeshSettings>,
+        selections: Vec<HttpSelection>,
+        /// Requests come in by TLS that the gateway terminates.
+        tls: bool,
+        /// Plaintext requests are redirected.
+        require_tls: bool,
+    },
     /// Unknown destinations pass.
     AllowAny,
     /// Unknown destinations are refused.
@@ -108,7 +114,7 @@ impl DefaultRoute {
         port: u16,
         rule: Option<&Arc<EffectiveDestinationRule>>,
     ) -> Self {
-        let hash = rule.filter(|rule| action::hash(rule, "", port).is_some()).map(Into::into);
+        let hash = rule.filter(|rule| rule.hash_key("", port).is_some()).map(Into::into);
         Self { mesh: mesh.into(), host: service.hostname.clone(), port, hash, origin: service.origin.clone() }
     }
 }

@@ -1,7 +1,7 @@
 //! The route tables of sidecars: by port, by sniffed service, by Unix socket (contract §3.6).
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
@@ -10,20 +10,19 @@ use smol_str::{SmolStr, format_smolstr};
 use super::{
     Content, DefaultRoute, HTTP_PROXY, RouteTable, VirtualHostInput,
     domains::{self, Taken},
-    selection::{self, Selection, Site},
 };
 use crate::{
     mesh::{
         model::{Hostname, Protocol, Service, ServicePort},
-        routing::model::{GatewayRef, HttpRule, RouteSet},
+        routing::{
+            model::{GatewayRef, HttpRule},
+            selection::{Client, DEFAULT_HTTP_PORT, HttpSelection, RouteContext, SelectedRoutes, http_port, sidecar_routes},
+        },
         scope::{EgressScope, Scope},
         settings::MeshSettings,
     },
     translate::input::ProxyClass,
 };
-
-/// Where hosts that no service has get their virtual host.
-const DEFAULT_PORT: u16 = 80;
 
 /// The names of all route tables that listeners of this scope may name.
 pub fn tables(scope: &Scope, mesh: &MeshSettings) -> BTreeSet<SmolStr> {
@@ -75,7 +74,7 @@ pub fn tables_with(scope: &Scope, mesh: &MeshSettings, host: &Hostname) -> BTree
             }
         }
         if routed {
-            names.insert(format_smolstr!("{DEFAULT_PORT}"));
+            names.insert(format_smolstr!("{DEFAULT_HTTP_PORT}"));
         }
         if let Some(listener) = egress.listener.as_ref().filter(|listener| listener.port == Some(0)) {
             names.insert(listener.bind.clone());
@@ -162,15 +161,7 @@ struct PortView<'a> {
     port: u16,
     /// Services that have the port, whatever it speaks.
     services: BTreeMap<&'a Hostname, &'a Arc<Service>>,
-    /// Routes by the address of their set, with the hosts that they have here.
-    routed: Vec<Routed<'a>>,
-}
-
-/// The routes of one VirtualService at a port.
-struct Routed<'a> {
-    selection: Selection,
-    services: Vec<&'a Arc<Service>>,
-    others: Vec<&'a Hostname>,
+    selected: Vec<SelectedRoutes<'a>>,
 }
 
 impl<'a> TableContext<'a> {
@@ -203,7 +194,7 @@ impl<'a> TableContext<'a> {
                     let plain = std::mem::take(&mut host.domains);
                     let service = host.name.rsplit_once(':').is_some_and(|(name, _)| egress.services.contains_key(&Hostname::new(name)));
                     let with_port = plain.iter().filter(|_| service).map(|domain| format_smolstr!("{domain}:{port}")).collect::<Vec<_>>();
-                    let plain = if port == DEFAULT_PORT { plain } else { Vec::new() };
+                    let plain = if port == DEFAULT_HTTP_PORT { plain } else { Vec::new() };
                     host.domains = plain.into_iter().chain(with_port).collect();
                 }
                 hosts.retain(|host| !host.domains.is_empty());
@@ -217,43 +208,10 @@ impl<'a> TableContext<'a> {
 
     fn view(&self, egress: &'a EgressScope, port: u16, has: impl Fn(&Service) -> bool) -> PortView<'a> {
         let services: BTreeMap<_, _> = egress.services.iter().filter(|(_, service)| has(service)).collect();
-        let site = Site { port, gateways: &[GatewayRef::Mesh], namespace: &self.class.namespace, labels: &self.class.labels, tls: false };
-        let mut at: HashMap<*const RouteSet, Option<usize>> = HashMap::new();
-        let mut routed: Vec<Routed<'a>> = Vec::new();
-        let mut position = |routes: &Arc<RouteSet>| {
-            *at.entry(Arc::as_ptr(routes)).or_insert_with(|| {
-                let selection = selection::select(routes, &site, self.scope)?;
-                routed.push(Routed { selection, services: Vec::new(), others: Vec::new() });
-                Some(routed.len() - 1)
-            })
-        };
-        let mut found: Vec<(usize, &Hostname)> = Vec::new();
-        for (host, listed) in &egress.routes {
-            // Services take a wildcard's first routes or none; any other host those that have something for this proxy.
-            let stands_for_services = host.is_wildcard() && services.keys().any(|name| host.covers(name));
-            let candidates = if stands_for_services { listed.get(..1).unwrap_or_default() } else { listed.as_slice() };
-            found.extend(candidates.iter().find_map(&mut position).map(|position| (position, host)));
-        }
-        for (position, host) in found {
-            let Some(entry) = routed.get_mut(position) else { continue };
-            match services.get(host) {
-                Some(service) if !host.is_wildcard() => entry.services.push(service),
-                _ if host.is_wildcard() => {
-                    let covered = || services.iter().filter(|(name, _)| host.covers(name));
-                    if covered().next().is_none() {
-                        entry.others.push(host);
-                    }
-                    let theirs = covered().filter(|(name, _)| most_specific(egress, name) == Some(host));
-                    entry.services.extend(theirs.map(|(_, service)| *service));
-                }
-                _ => entry.others.push(host),
-            }
-        }
-        for entry in &mut routed {
-            entry.services.retain(|service| http_port(service, port).is_some());
-        }
-        routed.retain(|entry| port == DEFAULT_PORT || !entry.services.is_empty());
-        PortView { port, services, routed }
+        let client = Client { namespace: &self.class.namespace, labels: &self.class.labels };
+        let context = RouteContext { port, gateway: &GatewayRef::Mesh, client: Some(client) };
+        let selected = sidecar_routes(&egress.routes, &services, &context, self.scope.backends());
+        PortView { port, services, selected }
     }
 
     fn hosts(&self, view: &PortView<'a>) -> Vec<VirtualHostInput> {
@@ -261,8 +219,12 @@ impl<'a> TableContext<'a> {
         let mut taken = Taken::default();
         let names: HashSet<&str> = view.services.keys().map(|host| host.as_str()).collect();
         let known = |name: &str| names.contains(name);
-        let of_routes =
-            |selection: &Selection| Content::Routes { mesh: self.mesh.into(), selections: vec![selection.clone()], require_tls: false };
+        let of_routes = |selection: &HttpSelection| Content::Routes {
+            mesh: self.mesh.into(),
+            selections: vec![selection.clone()],
+            tls: false,
+            require_tls: false,
+        };
         let mut hosts = Vec::new();
         let mut push = |host: &Hostname, domains: Vec<SmolStr>, content| {
             if !domains.is_empty() {
@@ -270,8 +232,8 @@ impl<'a> TableContext<'a> {
             }
         };
         let mut done: BTreeSet<&Hostname> = BTreeSet::new();
-        for entry in &view.routed {
-            for host in entry.others.iter().filter(|host| done.insert(host)) {
+        for entry in &view.selected {
+            for host in entry.hosts.iter().filter(|host| done.insert(host)) {
                 push(host, taken.claim_one(host.text().clone()), of_routes(&entry.selection));
             }
             for service in entry.services.iter().filter(|service| done.insert(&service.hostname)) {
@@ -289,20 +251,6 @@ impl<'a> TableContext<'a> {
         }
         hosts
     }
-}
-
-fn http_port(service: &Service, number: u16) -> Option<&ServicePort> {
-    service.port(number).filter(|port| port.protocol.is_http() || port.protocol == Protocol::Auto)
-}
-
-// The VirtualService host that a service's routes come from: itself, or the longest wildcard that covers it.
-fn most_specific<'a>(egress: &'a EgressScope, service: &Hostname) -> Option<&'a Hostname> {
-    if let Some((host, _)) = egress.routes.get_key_value(service) {
-        return Some(host);
-    }
-    // Not `Hostname::covering`: a wildcard may also begin within a label (`*-v1.example.com`).
-    let wildcards = egress.routes.keys().filter(|host| host.is_wildcard() && host.covers(service));
-    wildcards.max_by_key(|host| host.as_str().len())
 }
 
 #[cfg(test)]

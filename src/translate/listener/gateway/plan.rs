@@ -8,17 +8,17 @@ use super::{Chain, GatewayListenerInput, GatewayPlan, GatewayRouteTable, Gateway
 use crate::{
     mesh::{
         gateway::{self, Handling, MergedPort, PlacedListener, Sharing, TlsTermination},
-        model::{Labels, Protocol, Service},
-        routing::model::{GatewayRef, L4Match, RouteSet},
+        model::{Protocol, Service},
+        routing::{
+            model::{GatewayRef, RouteSet},
+            selection::RouteContext,
+        },
         scope::routes_for_gateway,
     },
     translate::{
         filter::network::TcpTarget,
         input::{ByPtr, ListenerClass},
-        listener::{
-            chain::ChainMatch,
-            l4::{Destinations, holds},
-        },
+        listener::{chain::ChainMatch, l4::Destinations},
         naming::dns_srv,
     },
 };
@@ -92,32 +92,27 @@ impl<'a> Planner<'a> {
         let tls = termination.map(|termination| ServerTls { termination: Arc::clone(termination), tcp: true });
         let matcher = if tls.is_some() { server_names(placed) } else { ChainMatch::default() };
         let gateway = gateway_ref(placed);
+        let context = RouteContext { port: placed.listener.port, gateway: &gateway, client: None };
         let routes = self.routes(placed);
-        let found = routes.iter().flat_map(|set| set.tcp.iter().map(move |route| (set, route))).find(|(_, route)| {
-            route.matches.is_empty() || route.matches.iter().any(|matcher| self.holds(matcher, &gateway, placed.listener.port))
-        });
-        let (set, route) = found?;
-        let target = self.destinations(placed).route(set, &route.destinations)?;
+        let (set, rule) = routes.iter().find_map(|set| Some((set, set.tcp_at(&context).next()?.0)))?;
+        let target = self.destinations(placed).route(set, &rule.destinations)?;
         Some(Chain { matcher, target: Target::Tcp(target), tls })
     }
 
     fn passthrough(&self, placed: &PlacedListener<'_>, names: &mut BTreeSet<SmolStr>) -> Vec<Chain> {
         let gateway = gateway_ref(placed);
+        let context = RouteContext { port: placed.listener.port, gateway: &gateway, client: None };
         let mut chains = Vec::new();
         for set in &self.routes(placed) {
-            for route in &set.tls {
-                let matches = route.matches.iter().filter(|matcher| self.holds(matcher, &gateway, placed.listener.port));
-                for matcher in matches {
-                    let wanted = matcher.sni_hosts.iter().map(|host| host.text().clone()).collect::<Vec<_>>();
-                    if wanted.iter().any(|name| names.contains(name)) {
-                        continue;
-                    }
-                    let Some(target) = self.destinations(placed).route(set, &route.destinations) else { continue };
-                    names.extend(wanted.iter().cloned());
-                    let matcher =
-                        ChainMatch { server_names: wanted, prefix_ranges: matcher.destination_subnets.clone(), ..Default::default() };
-                    chains.push(Chain { matcher, target: Target::Tcp(target), tls: None });
+            for (rule, matched) in set.tls_at(&context) {
+                let wanted = matched.sni_hosts.iter().map(|host| host.text().clone()).collect::<Vec<_>>();
+                if wanted.iter().any(|name| names.contains(name)) {
+                    continue;
                 }
+                let Some(target) = self.destinations(placed).route(set, &rule.destinations) else { continue };
+                names.extend(wanted.iter().cloned());
+                let matcher = ChainMatch { server_names: wanted, prefix_ranges: matched.destination_subnets.clone(), ..Default::default() };
+                chains.push(Chain { matcher, target: Target::Tcp(target), tls: None });
             }
         }
         chains
@@ -163,11 +158,6 @@ impl<'a> Planner<'a> {
             stat_name: &self.view.mesh.outbound_cluster_stat_name,
             port: placed.listener.port,
         }
-    }
-
-    fn holds(&self, matcher: &L4Match, gateway: &GatewayRef, port: u16) -> bool {
-        let matcher = L4Match { source_labels: Labels::default(), source_namespace: None, ..matcher.clone() };
-        holds(&matcher, gateway, &Labels::default(), "", port)
     }
 }
 

@@ -12,16 +12,16 @@ use super::{
 use crate::{
     mesh::{
         model::{EndpointAddress, EndpointSet, Interception, Labels, Protocol, Registry, Resolution, Service, ServiceKey},
-        routing::model::GatewayRef,
+        routing::{
+            model::GatewayRef,
+            selection::{Client, RouteContext, l4_sets},
+        },
         scope::{EgressScope, Scope},
         settings::MeshSettings,
     },
     translate::{
         input::{ByPtr, ListenerClass, ProxyClass},
-        listener::{
-            chain::ChainMatch,
-            l4::{Destinations, holds, routes_for},
-        },
+        listener::{chain::ChainMatch, l4::Destinations},
     },
 };
 
@@ -260,31 +260,33 @@ impl<'a> Planner<'a> {
         }
     }
 
+    fn context(&self, port: u16) -> RouteContext<'_> {
+        let client = Client { namespace: &self.scope.namespace, labels: &self.labels };
+        RouteContext { port, gateway: &GatewayRef::Mesh, client: Some(client) }
+    }
+
     fn tls_chains(&self, port: &ServicePort<'_>, bind: &Bind, wildcard: bool, destinations: &Destinations<'_>) -> Vec<Chain> {
         let mut chains = Vec::new();
         let mut handled = Vec::new();
-        for routes in routes_for(&port.egress.routes, &port.service.hostname) {
-            for route in &routes.tls {
-                let matches = route.matches.iter();
-                for matcher in matches.filter(|matcher| holds(matcher, &GatewayRef::Mesh, &self.labels, &self.scope.namespace, port.number))
-                {
-                    let runtime = (&matcher.sni_hosts, &matcher.destination_subnets);
-                    if handled.contains(&runtime) {
-                        continue;
-                    }
-                    handled.push(runtime);
-                    let Some(target) = destinations.route(routes, &route.destinations) else { continue };
-                    let own_subnets = !matcher.destination_subnets.is_empty() && port.number != 0;
-                    chains.push(Chain {
-                        matcher: ChainMatch {
-                            server_names: matcher.sni_hosts.iter().map(|host| host.text().clone()).collect(),
-                            prefix_ranges: if own_subnets { matcher.destination_subnets.clone() } else { bind.networks.clone() },
-                            ..Default::default()
-                        },
-                        target: Target::Tcp(target),
-                        config: Some(routes.origin.clone()),
-                    });
+        let context = self.context(port.number);
+        for routes in l4_sets(&port.egress.routes, &port.service.hostname) {
+            for (rule, matched) in routes.tls_at(&context) {
+                let seen = (&matched.sni_hosts, &matched.destination_subnets);
+                if handled.contains(&seen) {
+                    continue;
                 }
+                handled.push(seen);
+                let Some(target) = destinations.route(routes, &rule.destinations) else { continue };
+                let own_subnets = !matched.destination_subnets.is_empty() && port.number != 0;
+                chains.push(Chain {
+                    matcher: ChainMatch {
+                        server_names: matched.sni_hosts.iter().map(|host| host.text().clone()).collect(),
+                        prefix_ranges: if own_subnets { matched.destination_subnets.clone() } else { bind.networks.clone() },
+                        ..Default::default()
+                    },
+                    target: Target::Tcp(target),
+                    config: Some(routes.origin.clone()),
+                });
             }
         }
         if chains.is_empty() {
@@ -303,23 +305,13 @@ impl<'a> Planner<'a> {
 
     fn plain_chains(&self, port: &ServicePort<'_>, bind: &Bind, destinations: &Destinations<'_>) -> Vec<Chain> {
         let mut chains = Vec::new();
-        for routes in routes_for(&port.egress.routes, &port.service.hostname) {
-            for route in &routes.tcp {
-                let mut subnets = Vec::new();
-                let mut catches_all = route.matches.is_empty();
-                let matches = route.matches.iter();
-                for matcher in matches.filter(|matcher| holds(matcher, &GatewayRef::Mesh, &self.labels, &self.scope.namespace, port.number))
-                {
-                    catches_all |= matcher.destination_subnets.is_empty() || port.number == 0;
-                    subnets.extend(matcher.destination_subnets.iter().cloned());
-                }
-                let prefix_ranges = if catches_all { bind.networks.clone() } else { subnets };
-                if !catches_all && prefix_ranges.is_empty() {
-                    continue;
-                }
-                let Some(target) = destinations.route(routes, &route.destinations) else { continue };
+        let context = self.context(port.number);
+        for routes in l4_sets(&port.egress.routes, &port.service.hostname) {
+            for (rule, networks) in routes.tcp_at(&context) {
+                let Some(target) = destinations.route(routes, &rule.destinations) else { continue };
+                let catches_all = networks.is_none();
                 let config = catches_all.then(|| routes.origin.clone());
-                let matcher = ChainMatch { prefix_ranges, ..Default::default() };
+                let matcher = ChainMatch { prefix_ranges: networks.unwrap_or_else(|| bind.networks.clone()), ..Default::default() };
                 chains.push(Chain { matcher, target: Target::Tcp(target), config });
                 if catches_all {
                     return chains;

@@ -1,0 +1,105 @@
+//! Which sets have the HTTP requests of which services and hosts, at one port of a sidecar (contract §3.6).
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use imbl::OrdMap;
+
+use super::{Backends, HttpSelection, RouteContext};
+use crate::mesh::{
+    model::{Hostname, Protocol, Service, ServicePort},
+    routing::model::RouteSet,
+};
+
+/// The only port at which hosts are routed that no service has.
+pub const DEFAULT_HTTP_PORT: u16 = 80;
+
+/// The rules of one set that apply, and to what.
+#[derive(Clone, Debug)]
+pub struct SelectedRoutes<'a> {
+    /// The rules.
+    pub selection: HttpSelection,
+    /// Services whose requests they have.
+    pub services: Vec<&'a Arc<Service>>,
+    /// Hosts of the set that stand for no service.
+    pub hosts: Vec<&'a Hostname>,
+}
+
+/// Selects for each service, and for each host that stands for none, the set that has its requests.
+///
+/// `routes` are those that the proxy sees, by host and in Istio's order; `services` those that have the port, whatever
+/// is spoken there.
+pub fn sidecar_routes<'a>(
+    routes: &'a OrdMap<Hostname, Arc<Vec<Arc<RouteSet>>>>,
+    services: &BTreeMap<&'a Hostname, &'a Arc<Service>>,
+    context: &RouteContext<'_>,
+    backends: Backends<'_>,
+) -> Vec<SelectedRoutes<'a>> {
+    let (mut selected, hosts) = winners(routes, services, context, backends);
+    for (position, host) in hosts {
+        let Some(entry) = selected.get_mut(position) else { continue };
+        match services.get(host) {
+            Some(service) if !host.is_wildcard() => entry.services.push(service),
+            _ if host.is_wildcard() => {
+                let covered = || services.iter().filter(|(name, _)| host.covers(name));
+                if covered().next().is_none() {
+                    entry.hosts.push(host);
+                }
+                let theirs = covered().filter(|(name, _)| most_specific(routes, name) == Some(host));
+                entry.services.extend(theirs.map(|(_, service)| *service));
+            }
+            _ => entry.hosts.push(host),
+        }
+    }
+    for entry in &mut selected {
+        entry.services.retain(|service| http_port(service, context.port).is_some());
+    }
+    selected.retain(|entry| context.port == DEFAULT_HTTP_PORT || !entry.services.is_empty());
+    selected
+}
+
+/// Returns the port of a service if HTTP is spoken there, or may be.
+pub fn http_port(service: &Service, number: u16) -> Option<&ServicePort> {
+    service.port(number).filter(|port| port.protocol.is_http() || port.protocol == Protocol::Auto)
+}
+
+/// A host, and the position of the set that wins it.
+type Winner<'a> = (usize, &'a Hostname);
+
+/// For each host the set that wins it; every set is selected from once. A host that stands for services has its first
+/// set or none where it is a wildcard; any other the first that has something for this proxy.
+fn winners<'a>(
+    routes: &'a OrdMap<Hostname, Arc<Vec<Arc<RouteSet>>>>,
+    services: &BTreeMap<&'a Hostname, &'a Arc<Service>>,
+    context: &RouteContext<'_>,
+    backends: Backends<'_>,
+) -> (Vec<SelectedRoutes<'a>>, Vec<Winner<'a>>) {
+    let mut selected: Vec<SelectedRoutes<'a>> = Vec::new();
+    let mut positions: HashMap<*const RouteSet, Option<usize>> = HashMap::new();
+    let mut position = |set: &Arc<RouteSet>| {
+        *positions.entry(Arc::as_ptr(set)).or_insert_with(|| {
+            let selection = HttpSelection::of(set, context, backends)?;
+            selected.push(SelectedRoutes { selection, services: Vec::new(), hosts: Vec::new() });
+            Some(selected.len() - 1)
+        })
+    };
+    let mut winners = Vec::new();
+    for (host, listed) in routes {
+        let stands_for_services = host.is_wildcard() && services.keys().any(|name| host.covers(name));
+        let candidates = if stands_for_services { listed.get(..1).unwrap_or_default() } else { listed.as_slice() };
+        winners.extend(candidates.iter().find_map(&mut position).map(|position| (position, host)));
+    }
+    (selected, winners)
+}
+
+/// The host of `routes` that a service's routes come from: itself, or the longest wildcard that covers it.
+fn most_specific<'a>(routes: &'a OrdMap<Hostname, Arc<Vec<Arc<RouteSet>>>>, service: &Hostname) -> Option<&'a Hostname> {
+    if let Some((host, _)) = routes.get_key_value(service) {
+        return Some(host);
+    }
+    // Not `Hostname::covering`: a wildcard may also begin within a label (`*-v1.example.com`).
+    let wildcards = routes.keys().filter(|host| host.is_wildcard() && host.covers(service));
+    wildcards.max_by_key(|host| host.as_str().len())
+}
