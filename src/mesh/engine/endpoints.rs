@@ -35,12 +35,12 @@ pub(super) struct Tables<'a> {
 }
 
 impl<'t> Tables<'t> {
-    /// Tables for the endpoints of one service.
+    /// Returns the tables for the endpoints of one service.
     pub(super) fn new(store: &'t Store, world: &'t World) -> Self {
         Self { store, world, last_identity: Cell::default() }
     }
 
-    /// The endpoints that one definition of a service has; `slices` are those of a Kubernetes Service.
+    /// Returns the endpoints that one definition of a service has; `slices` are those of a Kubernetes Service.
     pub(super) fn endpoints<'a>(&self, service: &Service, slices: impl IntoIterator<Item = &'a LocalId>) -> Vec<(u16, Endpoint)> {
         match service.registry {
             Registry::Kubernetes => {
@@ -123,7 +123,7 @@ impl<'t> Tables<'t> {
         shared
     }
 
-    /// The owner's name, else the pod's.
+    /// Returns the owner's name, else the pod's.
     fn workload_name(&self, workload: &Workload) -> SmolStr {
         let pod = self.store.local_of::<kubernetes::Pod>(&pod_id(&workload.key()));
         pod.map(|(_, pod)| &pod.owner).filter(|owner| !owner.is_empty()).unwrap_or(&workload.name).clone()
@@ -241,7 +241,7 @@ pub(super) fn gather(endpoints: impl IntoIterator<Item = (u16, Endpoint)>) -> En
     EndpointSet { ports: ports.collect() }
 }
 
-/// Slices may say one address twice while it moves between them; DNS names are repeated on purpose.
+/// Drops addresses that slices name twice while they move between them; DNS names are repeated on purpose.
 fn drop_repeated_addresses(endpoints: &mut Vec<Endpoint>) {
     endpoints.dedup_by(|later, first| {
         matches!(first.address, EndpointAddress::Ip(_))

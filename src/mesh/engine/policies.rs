@@ -89,7 +89,7 @@ impl Engine {
         }
     }
 
-    /// Services that a rule's host covers, and the routes that lead to them.
+    /// Marks the services that a rule's host covers, and the routes that lead to them.
     fn touch_ruled_services(&self, world: &World, host: &Hostname, dirty: &mut Dirty) {
         let covered: Vec<ServiceKey> = match host.is_wildcard() {
             true => self.definitions.all().filter(|key| host.covers(&key.hostname)).cloned().collect(),

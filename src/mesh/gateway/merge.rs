@@ -100,7 +100,7 @@ pub fn merge<'a>(gateways: &'a [Arc<Configured<Gateway>>], targets: &[(u16, u16)
     MergedListeners { ports: ports.by_number.into_values().map(|(port, _)| port).collect(), refused }
 }
 
-/// The ports on which a listener's port is reached: those of the pod behind the Service's, or the port itself.
+/// Returns the ports on which a listener's port is reached: those of the pod behind the Service's, or the port itself.
 fn bound_ports(listener: u16, targets: &[(u16, u16)]) -> BTreeSet<u16> {
     let ports: BTreeSet<u16> = targets.iter().filter(|(service, _)| *service == listener).map(|(_, target)| *target).collect();
     if ports.is_empty() { BTreeSet::from([listener]) } else { ports }

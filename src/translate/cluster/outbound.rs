@@ -75,7 +75,8 @@ enum Naming {
     Sni,
 }
 
-/// The clusters through which an AUTO_PASSTHROUGH gateway passes mTLS on: as [`super::inputs`], under other names.
+/// Returns the clusters through which an AUTO_PASSTHROUGH gateway passes mTLS on: as [`super::inputs`], under other
+/// names.
 pub fn auto_passthrough_inputs(
     class: &ProxyClass,
     mesh: &Arc<MeshSettings>,
@@ -305,7 +306,7 @@ fn istio_metadata(input: &Outbound, subset: Option<&EffectiveSubset>) -> Option<
     metadata::istio(fields)
 }
 
-/// `services: [{host, name, namespace}]`; what comes from a ServiceEntry is named by its host.
+/// Returns `services: [{host, name, namespace}]`; what comes from a ServiceEntry is named by its host.
 pub(super) fn services(service: &Service) -> envoy_types::pb::google::protobuf::Value {
     let name = match service.registry {
         Registry::Kubernetes => service.name.as_str(),

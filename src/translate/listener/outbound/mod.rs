@@ -89,7 +89,7 @@ enum Target {
     Tcp(TcpTarget),
 }
 
-/// The groups that a scope has.
+/// Returns the groups that a scope has.
 pub fn ports(scope: &Scope, class: &ProxyClass, mesh: &Arc<MeshSettings>) -> BTreeSet<Group> {
     let mut groups = BTreeSet::new();
     if class.interception != Interception::None || mesh.proxy_http_port != 0 {
@@ -150,7 +150,7 @@ pub fn listener(input: &ListenerInput) -> Built<Listener> {
 }
 
 impl ListenerInput {
-    /// The name of the listener.
+    /// Returns the name of the listener.
     pub fn name(&self) -> SmolStr {
         match &self.plan {
             Plan::Virtual => "virtualOutbound".into(),
