@@ -19,6 +19,7 @@ mod status;
 mod timer;
 pub mod translate;
 pub mod version;
+pub mod visits;
 pub mod webhook;
 pub mod xds;
 

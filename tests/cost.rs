@@ -9,7 +9,9 @@ use istiod_lite::{
     mesh::{
         engine::Engine,
         model::{Proxy, ProxyKind},
+        validate,
     },
+    visits::Visits,
     xds::{
         classes::Classes,
         node::{Node, Proven},
@@ -124,7 +126,7 @@ fn proxy(kind: ProxyKind, namespace: &str, last: u8) -> Proxy {
 struct Mesh {
     engine: Engine,
     classes: Classes,
-    _receivers: Vec<watch::Receiver<View>>,
+    receivers: Vec<watch::Receiver<View>>,
 }
 
 /// What one change cost.
@@ -145,8 +147,23 @@ impl Mesh {
         classes.prepare(applied.world, &applied.touched).send();
         let sidecars = [("shop", 1), ("shop", 2), ("other", 3)].map(|(namespace, last)| proxy(ProxyKind::Sidecar, namespace, last));
         let proxies = sidecars.into_iter().chain([proxy(ProxyKind::Gateway, "shop", 4)]);
-        let receivers = proxies.map(|proxy| classes.attach(&Proven::anonymous(Arc::new(Node::from(Arc::new(proxy)))))).collect();
-        Self { engine, classes, _receivers: receivers }
+        let receivers = proxies.map(|proxy| attach(&classes, proxy)).collect();
+        Self { engine, classes, receivers }
+    }
+
+    /// What a change makes the control plane look at, validation included.
+    fn looked_at(&mut self, text: &str) -> Visits {
+        let before = Visits::of_this_thread();
+        self.apply(text);
+        validate::check(self.engine.world());
+        Visits::of_this_thread() - before
+    }
+
+    /// What a proxy that connects makes the control plane look at.
+    fn looked_at_for(&mut self, proxy: Proxy) -> Visits {
+        let before = Visits::of_this_thread();
+        self.receivers.push(attach(&self.classes, proxy));
+        Visits::of_this_thread() - before
     }
 
     fn apply(&mut self, text: &str) -> Cost {
@@ -201,6 +218,60 @@ fn a_change_of_one_service_leaves_the_layers_of_others_alone() {
     let cost = mesh.apply("apiVersion: v1\nkind: Service\nmetadata: {name: s3, namespace: load}\nspec: {clusterIP: 10.97.9.9, selector: {app: s3}, ports: [{name: http, port: 9080}]}\n");
     assert_eq!(cost.translated.get("virtual_host"), Some(&1), "every other namespace names it alike: {cost:?}");
     assert_eq!(cost.translated.get("load_assignment"), None, "{cost:?}");
+}
+
+fn attach(classes: &Classes, proxy: Proxy) -> watch::Receiver<View> {
+    classes.attach(&Proven::anonymous(Arc::new(Node::from(Arc::new(proxy)))))
+}
+
+/// What each kind of change makes the control plane look at, from the engine over views to validation. Where a figure
+/// grows with the mesh, a loop walks all of it: these are the loops to be rid of.
+#[rustfmt::skip]
+const LOOKED_AT: &str = "\
+change             others  objects  services  ports  routes  proxies
+an endpoint            10        9        65      0       5       16
+an endpoint          2000        9     10015      0       5       16
+a weight               10        7       364    112      31       16
+a weight             2000        7     58074  16032      31       16
+a service's port       10       10       623    168      42       16
+a service's port     2000       10     98133  24048      42       16
+a DestinationRule      10        9       573    168      38       16
+a DestinationRule    2000        9     90123  24048      38       16
+a pod                  10       11        60      0       5       16
+a pod                2000       11     10010      0       5       16
+nothing new            10        4         0      0       3       16
+nothing new          2000        4         0      0       3       16
+a sidecar comes        10        1        24      0       0        5
+a sidecar comes      2000        1      4004      0       0        5
+a gateway comes        10        2        12      0       2        5
+a gateway comes      2000        2      2002      0       2        5
+";
+
+#[test]
+fn what_a_change_looks_at() {
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: reviews, namespace: shop}\n\
+                   spec: {clusterIP: 10.96.7.7, selector: {app: reviews}, ports: [{name: http, port: 9081}]}\n";
+    let rule = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: reviews, namespace: shop}\n\
+                spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v3}}]}\n";
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: extra, namespace: shop, labels: {app: reviews}}\n\
+               spec: {serviceAccountName: reviews}\nstatus: {podIP: 10.9.9.9, phase: Running}\n";
+    let mut found =
+        format!("{:<18}{:>7}{:>9}{:>10}{:>7}{:>8}{:>9}\n", "change", "others", "objects", "services", "ports", "routes", "proxies");
+    let mut note = |what: &str, look: &dyn Fn(&mut Mesh) -> Visits| {
+        for count in [10, 2_000] {
+            let Visits { objects, services, ports, routes, proxies } = look(&mut Mesh::with_others(count));
+            let _ = writeln!(found, "{what:<18}{count:>7}{objects:>9}{services:>10}{ports:>7}{routes:>8}{proxies:>9}");
+        }
+    };
+    note("an endpoint", &|mesh| mesh.looked_at(&ratings(&["10.1.1.1", "10.1.1.2"])));
+    note("a weight", &|mesh| mesh.looked_at(&weights(50)));
+    note("a service's port", &|mesh| mesh.looked_at(service));
+    note("a DestinationRule", &|mesh| mesh.looked_at(rule));
+    note("a pod", &|mesh| mesh.looked_at(pod));
+    note("nothing new", &|mesh| mesh.looked_at(&weights(90)));
+    note("a sidecar comes", &|mesh| mesh.looked_at_for(proxy(ProxyKind::Sidecar, "shop", 9)));
+    note("a gateway comes", &|mesh| mesh.looked_at_for(proxy(ProxyKind::Gateway, "shop", 9)));
+    assert_eq!(found, LOOKED_AT, "as found:\n{found}");
 }
 
 /// Everything that every proxy is sent: names and versions.

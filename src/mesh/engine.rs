@@ -31,7 +31,10 @@ use super::{
     settings::MeshSettings,
     world::{Touched, World},
 };
-use crate::api::{ConfigId, Id, Kind, LocalId, Object, ObjectKey, kubernetes, mesh_config::MeshConfig};
+use crate::{
+    api::{ConfigId, Id, Kind, LocalId, Object, ObjectKey, kubernetes, mesh_config::MeshConfig},
+    visits::{Visit, Visited},
+};
 
 /// The objects, the tables derived from them, and what depends on what.
 ///
@@ -115,7 +118,7 @@ impl Engine {
     pub fn apply(&mut self, changes: impl IntoIterator<Item = (ObjectKey, Option<Arc<Object>>)>) -> Applied {
         let mut changed = Marks::default();
         let mut applied = 0;
-        for (key, object) in changes {
+        for (key, object) in changes.into_iter().visiting(Visited::Object) {
             if self.store.put(&key, object) {
                 applied += 1;
                 changed.insert(Id::from(&key));
@@ -161,13 +164,13 @@ impl Engine {
         }
         dirty.touched.everything = true;
         let mut all = Marks::default();
-        all.extend(changed.into_iter().chain(self.store.ids()));
+        all.extend(changed.into_iter().chain(self.store.ids().visiting(Visited::Object)));
         all.take()
     }
 
     /// Finds the derived values that read the changed objects.
     fn mark(&mut self, world: &World, changed: &[Id], dirty: &mut Dirty) {
-        for id in changed {
+        for id in changed.iter().visiting(Visited::Object) {
             match id {
                 Id::Local(local) => self.mark_local(world, local, dirty),
                 Id::Config(config) => self.mark_config(world, config, dirty),
@@ -222,7 +225,7 @@ impl Engine {
     }
 
     fn derive_workloads(&mut self, world: &mut World, dirty: &mut Dirty) {
-        for key in dirty.workloads.take() {
+        for key in dirty.workloads.take().into_iter().visiting(Visited::Object) {
             dirty.recomputed += 1;
             let new = workloads::derive(&self.store, &key).map(|new| self.share_locality(world, new));
             let old = world.workloads.get(&key);
@@ -258,7 +261,7 @@ impl Engine {
     }
 
     fn derive_definitions(&mut self, world: &mut World, dirty: &mut Dirty) {
-        for id in dirty.definitions.take() {
+        for id in dirty.definitions.take().into_iter().visiting(Visited::Object) {
             dirty.recomputed += 1;
             let services = self.store.get(&id).map(|object| services::defined_by(object, &world.mesh)).unwrap_or_default();
             // What the aliases among them pointed to, before and after.
@@ -274,7 +277,7 @@ impl Engine {
     }
 
     fn derive_endpoints(&mut self, world: &mut World, dirty: &mut Dirty) {
-        for key in dirty.endpoints.take() {
+        for key in dirty.endpoints.take().into_iter().visiting(Visited::Service) {
             dirty.recomputed += 1;
             let new = Arc::new(self.endpoints_of(world, &key));
             let none = Arc::default();
@@ -305,7 +308,7 @@ impl Engine {
     }
 
     fn derive_services(&mut self, world: &mut World, dirty: &mut Dirty) {
-        for key in dirty.services.take() {
+        for key in dirty.services.take().into_iter().visiting(Visited::Service) {
             dirty.recomputed += 1;
             let new = self.definitions.of(&key).next().map(|service| self.complete(world, &key, service));
             let old = world.services.get(&key);
@@ -344,7 +347,7 @@ impl Engine {
     }
 
     fn derive_routes(&mut self, world: &mut World, dirty: &mut Dirty) {
-        for key in dirty.routes.take() {
+        for key in dirty.routes.take().into_iter().visiting(Visited::Route) {
             dirty.recomputed += 1;
             self.routes.derive(&self.store, world, &key, &mut dirty.touched);
         }

@@ -13,13 +13,16 @@ use super::{
     imports::Imports,
     key::{ScopeKey, scope_key},
 };
-use crate::mesh::{
-    model::{Hostname, Labels, ProxyKind, Registry, Service},
-    policy::destination_rule,
-    routing::model::{Destination, HttpRule, RouteSet},
-    settings::OutboundTrafficPolicy,
-    sidecar::EgressListener,
-    world::{Sidecar, World},
+use crate::{
+    mesh::{
+        model::{Hostname, Labels, ProxyKind, Registry, Service},
+        policy::destination_rule,
+        routing::model::{Destination, HttpRule, RouteSet},
+        settings::OutboundTrafficPolicy,
+        sidecar::EgressListener,
+        world::{Sidecar, World},
+    },
+    visits::{self, Visit, Visited},
 };
 
 /// What proxies of this kind, namespace and labels may see.
@@ -50,6 +53,7 @@ pub fn scope_of(world: &World, key: &ScopeKey) -> Scope {
     };
     let destination_rules = services
         .iter()
+        .visiting(Visited::Service)
         .filter_map(|(host, service)| Some((host.clone(), destination_rule::effective(world, namespace, &key.rules, service)?)))
         .collect();
     Scope { namespace: namespace.into(), sidecar, egress, services, destination_rules, allow_any }
@@ -73,6 +77,7 @@ pub(super) fn best_service<'a>(candidates: impl Iterator<Item = &'a Arc<Service>
 /// The routes of that host that proxies of a namespace see, in Istio's order; `None` when they see none. Where nothing
 /// is left out or moved the list is the one given.
 pub(super) fn visible_routes(listed: &Arc<Vec<Arc<RouteSet>>>, namespace: &str, imports: &Imports) -> Option<Arc<Vec<Arc<RouteSet>>>> {
+    visits::count(Visited::Route, listed.len());
     let seen = |routes: &&Arc<RouteSet>| routes.export_to.allows(namespace) && (imports.is_all() || imports.routes(routes));
     if listed.iter().all(|routes| seen(&routes)) && listed.is_sorted_by_key(|routes| routes.order()) {
         return Some(Arc::clone(listed));
@@ -104,7 +109,7 @@ fn listeners(sidecar: Option<&Sidecar>, namespace: &str) -> Vec<(Option<EgressLi
 fn services(world: &World, namespace: &str, listener: Option<&EgressListener>, imports: &Imports) -> OrdMap<Hostname, Arc<Service>> {
     let port = listener.and_then(|listener| listener.port);
     let mut chosen: Vec<(Hostname, Arc<Service>)> = Vec::new();
-    let mut all = world.services.values().peekable();
+    let mut all = world.services.values().visiting(Visited::Service).peekable();
     while let Some(first) = all.next() {
         let mut group = vec![first];
         while let Some(same) = all.next_if(|next| next.hostname == first.hostname) {
@@ -147,10 +152,10 @@ fn routes(world: &World, namespace: &str, imports: &Imports) -> OrdMap<Hostname,
 fn united(world: &World, namespace: &str, egress: &[EgressScope]) -> OrdMap<Hostname, Arc<Service>> {
     let mut union = Union { world, services: BTreeMap::new() };
     for listener in egress {
-        for service in listener.services.values() {
+        for service in listener.services.values().visiting(Visited::Service) {
             union.add(service);
         }
-        let mut routes: Vec<&Arc<RouteSet>> = listener.routes.values().flat_map(|listed| listed.iter()).collect();
+        let mut routes: Vec<&Arc<RouteSet>> = listener.routes.values().flat_map(|listed| listed.iter()).visiting(Visited::Route).collect();
         routes.sort_by(|a, b| a.order().cmp(&b.order()));
         routes.dedup_by(|a, b| Arc::ptr_eq(a, b));
         for routes in routes {

@@ -9,12 +9,13 @@ use crate::{
         routing::model::{GatewayRef, RouteSet},
         world::{Gateway, World},
     },
+    visits::{Visit, Visited},
 };
 
 /// Gateways whose selector matches a proxy's labels, the oldest first. Gateways select in all namespaces
 /// (contract §6.5); one without a selector selects every gateway proxy.
 pub fn gateways_for(world: &World, labels: &Labels) -> Vec<Arc<Gateway>> {
-    let selecting = world.gateways.values().filter(|gateway| selects(&gateway.spec.selector, labels));
+    let selecting = world.gateways.values().visiting(Visited::Object).filter(|gateway| selects(&gateway.spec.selector, labels));
     let mut found: Vec<Arc<Gateway>> = selecting.cloned().collect();
     found.sort_by(|a, b| a.precedence.cmp(&b.precedence));
     found
@@ -24,7 +25,8 @@ pub fn gateways_for(world: &World, labels: &Labels) -> Vec<Arc<Gateway>> {
 /// the oldest first (contract §6.2).
 pub fn routes_for_gateway(world: &World, namespace: &str, gateway: &GatewayRef) -> Vec<Arc<RouteSet>> {
     let bound = world.routes_by_gateway.get(gateway).into_iter().flat_map(|listed| listed.iter());
-    let mut found: Vec<Arc<RouteSet>> = bound.filter(|routes| routes.export_to.allows(namespace)).cloned().collect();
+    let mut found: Vec<Arc<RouteSet>> =
+        bound.visiting(Visited::Route).filter(|routes| routes.export_to.allows(namespace)).cloned().collect();
     found.sort_by(|a, b| a.order().cmp(&b.order()));
     found
 }

@@ -10,6 +10,7 @@ use crate::{
         model::{Labels, ProxyKind},
         world::{Sidecar, World},
     },
+    visits::{Visit, Visited},
 };
 
 /// All that [`super::scope`] reads of a proxy.
@@ -37,7 +38,7 @@ impl ScopeKey {
 pub fn scope_key(world: &World, kind: ProxyKind, namespace: &str, labels: &Labels) -> ScopeKey {
     // Gateways are never restricted by Sidecar objects.
     let sidecar = (kind == ProxyKind::Sidecar).then(|| sidecar_for(world, namespace, labels)).flatten();
-    let rules = world.destination_rules.in_namespace(namespace);
+    let rules = world.destination_rules.in_namespace(namespace).visiting(Visited::Object);
     let selecting = rules.filter(|rule| rule.spec.workload_selector.as_ref().is_some_and(|selector| selects(selector, labels)));
     ScopeKey {
         kind,

@@ -8,6 +8,7 @@ use crate::{
         model::{EndpointAddress, EndpointSet, Locality, Proxy, Registry, Service, ServiceKey, ServicePort, TargetPort},
         world::World,
     },
+    visits::{Visit, Visited},
 };
 
 /// One port of a service that a proxy answers for.
@@ -53,7 +54,7 @@ pub fn service_targets(world: &World, proxy: &Proxy) -> Vec<ServiceTarget> {
 
 fn behind(world: &World, proxy: &Proxy) -> BTreeSet<ServiceKey> {
     let by_address = proxy.ips.iter().filter_map(|ip| world.services_at.get(ip)).flat_map(|services| services.iter().cloned());
-    let selecting = world.services.iter().filter(|(key, service)| {
+    let selecting = world.services.iter().visiting(Visited::Service).filter(|(key, service)| {
         key.namespace == proxy.namespace
             && service.registry == Registry::Kubernetes
             && !service.selector.is_empty()
@@ -73,7 +74,7 @@ fn targets_of(world: &World, proxy: &Proxy, service: &Arc<Service>) -> Vec<Servi
         };
         Some(ServiceTarget { service: Arc::clone(service), port, target_port })
     };
-    service.ports.iter().enumerate().filter_map(target).collect()
+    service.ports.iter().visiting(Visited::Port).enumerate().filter_map(target).collect()
 }
 
 fn listening_port(endpoints: &EndpointSet, proxy: &Proxy, port: u16) -> Option<u16> {

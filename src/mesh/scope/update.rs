@@ -10,10 +10,13 @@ use super::{
     imports::Imports,
     key::ScopeKey,
 };
-use crate::mesh::{
-    model::{Hostname, ProxyKind},
-    policy::destination_rule,
-    world::{Touched, World},
+use crate::{
+    mesh::{
+        model::{Hostname, ProxyKind},
+        policy::destination_rule,
+        world::{Touched, World},
+    },
+    visits::{self, Visit, Visited},
 };
 
 impl Scope {
@@ -28,7 +31,7 @@ impl Scope {
         }
         let mut next = self.clone();
         next.allow_any = allows_any(world, self.sidecar.as_deref());
-        for host in &touched.services {
+        for host in touched.services.iter().visiting(Visited::Service) {
             next.patch_service(world, key, host);
         }
         if key.kind == ProxyKind::Sidecar {
@@ -59,6 +62,11 @@ impl Scope {
 
     /// The fresh scope with every value of this one that is equal.
     fn reconciled(&self, fresh: Self) -> Self {
+        let in_listeners = |scope: &Self| scope.egress.iter().map(|egress| egress.services.len()).sum::<usize>();
+        let services = |scope: &Self| scope.services.len() + in_listeners(scope);
+        visits::count(Visited::Service, services(self) + services(&fresh));
+        let routes = |scope: &Self| scope.egress.iter().map(|egress| egress.routes.len()).sum::<usize>();
+        visits::count(Visited::Route, routes(self) + routes(&fresh));
         let egress = fresh.egress.into_iter().enumerate().map(|(at, fresh)| match self.egress.get(at) {
             Some(old) => EgressScope {
                 listener: fresh.listener,

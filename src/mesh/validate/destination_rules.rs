@@ -7,11 +7,12 @@ use crate::{
         traffic::DestinationRule,
         world::{HostRules, World},
     },
+    visits::{Visit, Visited},
 };
 
 pub(super) fn check(world: &World) -> Vec<Diagnostic> {
-    let unknown = world.destination_rules.values().filter_map(|rule| unknown_host(world, rule));
-    unknown.chain(world.rules_by_host.values().flat_map(|rules| repeated_subsets(rules))).collect()
+    let unknown = world.destination_rules.values().visiting(Visited::Object).filter_map(|rule| unknown_host(world, rule));
+    unknown.chain(world.rules_by_host.values().visiting(Visited::Object).flat_map(|rules| repeated_subsets(rules))).collect()
 }
 
 /// What is doubtful about one rule; perhaps with findings about others of its host.
@@ -22,7 +23,7 @@ pub(super) fn of(world: &World, rule: &Configured<DestinationRule>) -> Vec<Diagn
 
 fn unknown_host(world: &World, rule: &Configured<DestinationRule>) -> Option<Diagnostic> {
     let known = match rule.spec.host.is_wildcard() {
-        true => world.services.keys().any(|key| rule.spec.host.covers(&key.hostname)),
+        true => world.services.keys().visiting(Visited::Service).any(|key| rule.spec.host.covers(&key.hostname)),
         false => world.services_named(&rule.spec.host).next().is_some(),
     };
     let message = || format!("no service has the host {}: the rule has no effect", rule.spec.host);

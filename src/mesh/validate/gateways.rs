@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use crate::{
     api::{Diagnostic, Labels, selects},
     mesh::world::{Gateway, World},
+    visits::{Visit, Visited},
 };
 
 pub(super) fn check(world: &World) -> Vec<Diagnostic> {
     // Many Gateways share one selector.
     let mut selected: BTreeMap<&Labels, bool> = BTreeMap::new();
     let mut found = Vec::new();
-    for gateway in world.gateways.values() {
+    for gateway in world.gateways.values().visiting(Visited::Object) {
         let selector = &gateway.spec.selector;
         if !*selected.entry(selector).or_insert_with(|| any_pod(world, selector)) {
             found.push(unserved(gateway));
@@ -26,7 +27,7 @@ pub(super) fn of(world: &World, gateway: &Gateway) -> Vec<Diagnostic> {
 }
 
 fn any_pod(world: &World, selector: &Labels) -> bool {
-    world.workloads.values().any(|pod| selects(selector, &pod.labels))
+    world.workloads.values().visiting(Visited::Object).any(|pod| selects(selector, &pod.labels))
 }
 
 fn unserved(gateway: &Gateway) -> Diagnostic {

@@ -11,14 +11,16 @@ use crate::{
         traffic::EffectiveDestinationRule,
         world::{Gateway, World},
     },
+    visits::{self, Visit, Visited},
 };
 
 pub(super) fn check(world: &World) -> Vec<Diagnostic> {
     let mut found = Vec::new();
-    for routes in world.routes.values() {
+    for routes in world.routes.values().visiting(Visited::Route) {
         Check { world, routes, found: &mut found }.run();
     }
     for (host, listed) in &world.routes_by_host {
+        visits::count(Visited::Route, listed.len());
         found.extend(listed.iter().enumerate().filter_map(|(at, routes)| conflict(host, routes, &listed[..at])));
     }
     found
@@ -105,7 +107,12 @@ impl Check<'_> {
         let namespace = &self.routes.namespace;
         let candidates = self.world.services_named(host).filter(|service| service.export_to.allows(namespace));
         let Some(service) = candidates.min_by_key(|service| service.namespace != *namespace) else {
-            let wildcard = self.world.services.values().any(|service| service.hostname.is_wildcard() && service.hostname.covers(host));
+            let wildcard = self
+                .world
+                .services
+                .values()
+                .visiting(Visited::Service)
+                .any(|service| service.hostname.is_wildcard() && service.hostname.covers(host));
             if !wildcard {
                 self.warn(format!("{field}.host"), format!("no service has the host {host}; requests get 503"));
             }

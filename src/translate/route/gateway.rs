@@ -19,6 +19,7 @@ use crate::{
         input::ProxyClass,
         listener::gateway::{GatewayRouteTable, RoutedServer},
     },
+    visits::{Visit, Visited},
 };
 
 /// The virtual hosts of a gateway's route table. `routes` are the VirtualServices of the gateways that the table's
@@ -36,7 +37,7 @@ pub fn gateway_table(
     let tls = servers.name.starts_with("https.");
     let mut entries: BTreeMap<HostOrder, Entry> = BTreeMap::new();
     for server in &servers.servers {
-        for routes in routes {
+        for routes in routes.iter().visiting(Visited::Route) {
             let at = GatewayRef::Gateway { namespace: server.gateway.0.clone(), name: server.gateway.1.clone() };
             if !routes.applies_at(&at) {
                 continue;

@@ -22,6 +22,7 @@ use crate::{
         settings::MeshSettings,
     },
     translate::input::ProxyClass,
+    visits::{Visit, Visited},
 };
 
 /// The names of all route tables that listeners of this scope may name.
@@ -35,8 +36,7 @@ pub fn tables(scope: &Scope, mesh: &MeshSettings) -> BTreeSet<SmolStr> {
             }
             listener => {
                 let only = listener.and_then(|(port, _)| port);
-                let ports = egress.services.values().flat_map(|service| service.ports.iter().map(move |port| (service, port)));
-                for (service, port) in ports.filter(|(_, port)| only.is_none_or(|only| only == port.number)) {
+                for (service, port) in ports(egress).filter(|(_, port)| only.is_none_or(|only| only == port.number)) {
                     names.extend(tables_of_port(service, port));
                 }
                 names.extend(only.map(|port| format_smolstr!("{port}")));
@@ -59,7 +59,7 @@ pub fn tables_with(scope: &Scope, mesh: &MeshSettings, host: &Hostname) -> BTree
     for egress in &scope.egress {
         let mut hosts = BTreeSet::from([host]);
         let mut routed = false;
-        for routes in egress.routes.values().flat_map(|listed| listed.iter()) {
+        for routes in egress.routes.values().flat_map(|listed| listed.iter()).visiting(Visited::Route) {
             let sends_to = |host: &Hostname| routes.http.iter().flat_map(HttpRule::destinations).any(|to| to.host == *host);
             if routes.hosts.iter().any(|of| of.overlaps(host)) || std::iter::once(host).chain(aliases).any(sends_to) {
                 routed = true;
@@ -67,7 +67,11 @@ pub fn tables_with(scope: &Scope, mesh: &MeshSettings, host: &Hostname) -> BTree
             }
         }
         for wanted in hosts {
-            let services = egress.services.iter().filter(|(name, _)| *name == wanted || (wanted.is_wildcard() && wanted.covers(name)));
+            let services = egress
+                .services
+                .iter()
+                .visiting(Visited::Service)
+                .filter(|(name, _)| *name == wanted || (wanted.is_wildcard() && wanted.covers(name)));
             for (_, service) in services {
                 names.extend(service.ports.iter().flat_map(|port| tables_of_port(service, port)));
                 names.extend(service.ports.iter().map(|port| format_smolstr!("{}", port.number)));
@@ -99,8 +103,7 @@ fn is_table(scope: &Scope, mesh: &MeshSettings, name: &SmolStr) -> bool {
             Some((Some(0), bind)) => return bind == name,
             listener => listener.and_then(|(port, _)| port),
         };
-        let ports = egress.services.values().flat_map(|service| service.ports.iter().map(move |port| (service, port)));
-        let mut asked = ports.filter(|(_, port)| Some(port.number) == number && only.is_none_or(|only| only == port.number));
+        let mut asked = ports(egress).filter(|(_, port)| Some(port.number) == number && only.is_none_or(|only| only == port.number));
         only.is_some_and(|only| format_smolstr!("{only}") == *name)
             || asked.any(|(service, port)| tables_of_port(service, port).is_some_and(|table| table == *name))
     })
@@ -126,6 +129,12 @@ pub fn table(scope: &Scope, class: &ProxyClass, mesh: &Arc<MeshSettings>, name: 
         hosts
     };
     Some(RouteTable { name: name.into(), hosts })
+}
+
+/// All ports of the services that a listener shows.
+fn ports(egress: &EgressScope) -> impl Iterator<Item = (&Arc<Service>, &ServicePort)> {
+    let services = egress.services.values().visiting(Visited::Service);
+    services.flat_map(|service| service.ports.iter().map(move |port| (service, port))).visiting(Visited::Port)
 }
 
 // The first listener for the port; the one without a port takes the rest.
@@ -185,7 +194,7 @@ impl<'a> TableContext<'a> {
     // A listener that does not stand for one port: services say theirs, those of port 80 also without. A host that no
     // service has stands for port 80 alone.
     fn all_ports(&self, egress: &'a EgressScope) -> Vec<VirtualHostInput> {
-        let ports: BTreeSet<u16> = egress.services.values().flat_map(|service| service.ports.iter().map(|port| port.number)).collect();
+        let ports: BTreeSet<u16> = ports(egress).map(|(_, port)| port.number).collect();
         let mut hosts: Vec<_> = ports
             .into_iter()
             .flat_map(|port| {
@@ -207,7 +216,7 @@ impl<'a> TableContext<'a> {
     }
 
     fn view(&self, egress: &'a EgressScope, port: u16, has: impl Fn(&Service) -> bool) -> PortView<'a> {
-        let services: BTreeMap<_, _> = egress.services.iter().filter(|(_, service)| has(service)).collect();
+        let services: BTreeMap<_, _> = egress.services.iter().visiting(Visited::Service).filter(|(_, service)| has(service)).collect();
         let client = Client { namespace: &self.class.namespace, labels: &self.class.labels };
         let context = RouteContext { port, gateway: &GatewayRef::Mesh, client: Some(client) };
         let selected = sidecar_routes(&egress.routes, &services, &context, self.scope.backends());

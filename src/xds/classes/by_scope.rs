@@ -18,6 +18,7 @@ use crate::{
         listener::outbound::{self, Group},
         route,
     },
+    visits::{self, Visited},
     xds::{resource::Resource, resource_type::ResourceType, view::Layer},
 };
 
@@ -124,6 +125,7 @@ impl SharedByScope {
     }
 
     fn translate_clusters(&mut self, world: &World, scope: &Scope, class: &ProxyClass, host: &Hostname, cache: &mut ResourceCache) {
+        visits::count(Visited::Service, 1);
         let resources = scope.services.get(host).map_or_else(Vec::new, |service| {
             let rule = scope.destination_rules.get(host);
             let mtls = Some(service_mtls(world, &service.namespace));
@@ -134,6 +136,7 @@ impl SharedByScope {
     }
 
     fn translate_endpoints(&mut self, world: &World, scope: &Scope, class: &ProxyClass, host: &Hostname, cache: &mut ResourceCache) {
+        visits::count(Visited::Service, 1);
         let resources = scope.services.get(host).map_or_else(Vec::new, |service| {
             let rule = scope.destination_rules.get(host);
             let inputs = endpoint::inputs(class, service, rule, world.endpoints.get(&service.key()), false);

@@ -12,6 +12,7 @@ use crate::{
         world::World,
     },
     translate::input::ProxyClass,
+    visits::{Visit, Visited},
 };
 
 /// What proxies have in common that share clusters, endpoints and routes.
@@ -41,7 +42,7 @@ pub(super) struct DistinguishingLabels {
 impl DistinguishingLabels {
     pub(super) fn of(world: &World) -> Self {
         let mut found = Self::default();
-        for routes in world.routes.values() {
+        for routes in world.routes.values().visiting(Visited::Route) {
             found.routes.extend(routes.source_label_keys().cloned());
         }
         found

@@ -42,6 +42,7 @@ use crate::{
         scope::resolve_proxy,
         world::{Touched, World},
     },
+    visits::{self, Visit, Visited},
 };
 
 /// All connected proxies, sorted into classes, and the world that they are shown.
@@ -80,13 +81,14 @@ impl Classes {
         let mut state = self.state.lock();
         let state = &mut *state;
         state.world = world;
+        visits::count(Visited::Proxy, state.proxies.len());
         state.proxies.retain(|_, connected| !connected.sender.is_closed());
         // Scopes come first, since a proxy's own side is made from its scope.
         let scopes = state.groups.update_scopes(&state.world, touched);
         let resorted = state.sort_again(touched);
         state.groups.update(&state.world, &scopes, touched);
         let mut views = Vec::new();
-        for connected in state.proxies.values_mut() {
+        for connected in state.proxies.values_mut().visiting(Visited::Proxy) {
             let view = View::new(state.world.generation, state.groups.layers(&connected.keys));
             if !view.has_layers_of(&connected.view) {
                 connected.view = view.clone();
@@ -161,7 +163,7 @@ impl Views for Classes {
 
 impl State {
     fn findings(&self) -> BTreeSet<Diagnostic> {
-        let connected = self.proxies.values().filter(|connected| !connected.sender.is_closed());
+        let connected = self.proxies.values().visiting(Visited::Proxy).filter(|connected| !connected.sender.is_closed());
         connected.flat_map(|connected| connected.keys.findings()).collect()
     }
 
@@ -182,7 +184,7 @@ impl State {
             all || addressed || namespaces.contains(&proxy.namespace) || (at_gateways && proxy.kind == ProxyKind::Gateway)
         };
         let mut moved = false;
-        for connected in self.proxies.values_mut().filter(|connected| concerned(&connected.proxy)) {
+        for connected in self.proxies.values_mut().visiting(Visited::Proxy).filter(|connected| concerned(&connected.proxy)) {
             connected.proxy = resolve_proxy(&self.world, &connected.node.proxy);
             let keys = self.groups.ensure(&self.world, &connected.proxy, &self.distinguishing);
             moved |= keys != connected.keys;

@@ -30,6 +30,7 @@ use crate::{
         },
         route::{self, RouteTable},
     },
+    visits::{Visit, Visited},
     xds::{per_type::PerType, resource::Resource, resource_type::ResourceType, view::Layer},
 };
 
@@ -136,7 +137,7 @@ fn passes_mtls_on(gateways: &[Arc<Gateway>]) -> bool {
 
 fn auto_passthrough(world: &World, scope: &Scope, class: &ProxyClass) -> (Vec<ClusterInput>, Vec<EndpointInput>) {
     let (mut clusters, mut assignments) = (Vec::new(), Vec::new());
-    for (host, service) in &scope.services {
+    for (host, service) in scope.services.iter().visiting(Visited::Service) {
         let (rule, endpoints) = (scope.destination_rules.get(host), world.endpoints.get(&service.key()));
         clusters.extend(cluster::auto_passthrough_inputs(class, &world.mesh, service, rule, endpoints));
         assignments.extend(endpoint::inputs(class, service, rule, endpoints, true));

@@ -8,9 +8,12 @@ use std::{
 use imbl::OrdMap;
 
 use super::{Backends, HttpSelection, RouteContext};
-use crate::mesh::{
-    model::{Hostname, Protocol, Service, ServicePort},
-    routing::model::RouteSet,
+use crate::{
+    mesh::{
+        model::{Hostname, Protocol, Service, ServicePort},
+        routing::model::RouteSet,
+    },
+    visits::{Visit, Visited},
 };
 
 /// The only port at which hosts are routed that no service has.
@@ -86,7 +89,7 @@ fn winners<'a>(
         })
     };
     let mut winners = Vec::new();
-    for (host, listed) in routes {
+    for (host, listed) in routes.iter().visiting(Visited::Route) {
         let stands_for_services = host.is_wildcard() && services.keys().any(|name| host.covers(name));
         let candidates = if stands_for_services { listed.get(..1).unwrap_or_default() } else { listed.as_slice() };
         winners.extend(candidates.iter().find_map(&mut position).map(|position| (position, host)));

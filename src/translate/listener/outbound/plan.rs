@@ -23,6 +23,7 @@ use crate::{
         input::{ByPtr, ListenerClass, ProxyClass},
         listener::{chain::ChainMatch, l4::Destinations},
     },
+    visits::{Visit, Visited},
 };
 
 /// For each egress listener that has the port: its place, and the services to look at, oldest first.
@@ -57,7 +58,7 @@ pub(super) fn candidates(scope: &Scope, port: u16) -> Candidates<'_> {
     let of = |egress: &'_ EgressScope| matches!(port_of(egress), None | Some(0));
     let scopes = scope.egress.iter().enumerate().filter(|(_, egress)| port_of(egress).is_none_or(|wanted| wanted == port));
     let found = scopes.map(|(place, egress)| {
-        let services = egress.services.values();
+        let services = egress.services.values().visiting(Visited::Service);
         let services = services.filter(|service| service.port(port).is_some() || (port == 0 && of(egress) && port_of(egress).is_some()));
         (place, by_age(services.collect()))
     });
@@ -67,14 +68,14 @@ pub(super) fn candidates(scope: &Scope, port: u16) -> Candidates<'_> {
 pub(super) fn all_candidates(scope: &Scope) -> HashMap<u16, Candidates<'_>> {
     let mut all = HashMap::<u16, Candidates<'_>>::new();
     for (place, egress) in scope.egress.iter().enumerate() {
-        let services = by_age(egress.services.values().collect());
+        let services = by_age(egress.services.values().visiting(Visited::Service).collect());
         if let Some(port) = port_of(egress) {
             let services = services.into_iter().filter(|service| port == 0 || service.port(port).is_some());
             all.entry(port).or_default().push((place, services.collect()));
             continue;
         }
         for service in services {
-            for port in &service.ports {
+            for port in service.ports.iter().visiting(Visited::Port) {
                 let candidates = all.entry(port.number).or_default();
                 match candidates.last_mut() {
                     Some((last, services)) if *last == place => services.push(service),
