@@ -70,7 +70,7 @@ pub struct Built<M> {
 }
 
 impl<M> Built<M> {
-    /// A message that refers to nothing.
+    /// Returns a message that refers to nothing.
     pub fn new(message: M, origins: impl IntoIterator<Item = Origin>) -> Self {
         Self { message, origins: origins.into_iter().collect(), clusters: Vec::new(), routes: Vec::new() }
     }
@@ -92,17 +92,18 @@ impl ListenerClass {
         }
     }
 
-    /// The address that means all.
+    /// Returns the address that means all.
     pub fn wildcard(&self) -> &'static str {
         if self.ipv4 { "0.0.0.0" } else { "::" }
     }
 
-    /// The address that means this host.
+    /// Returns the address that means this host.
     pub fn localhost(&self) -> &'static str {
         if self.ipv4 { "127.0.0.1" } else { "::1" }
     }
 
-    /// In addition to [`Self::wildcard`] and [`Self::localhost`], on hosts with both families.
+    /// Returns the addresses that come in addition to [`Self::wildcard`] and [`Self::localhost`], on hosts with both
+    /// families.
     pub fn dual_stack(&self) -> bool {
         self.ipv4 && self.ipv6
     }
