@@ -1,4 +1,4 @@
-//! Where the connections of TLS and TCP routes go, as TCP proxies are told.
+//! Turns the destinations of TLS and TCP routes into targets of TCP proxies.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ pub(crate) struct Destinations<'a> {
 }
 
 impl Destinations<'_> {
-    /// Everything to one service port and subset.
+    /// Sends every connection to one service port and subset.
     pub(crate) fn single(&self, host: &Hostname, subset: &str, port: u16) -> TcpTarget {
         let mut target = TcpTarget::cluster(outbound_cluster(port, subset, host));
         let service = self.services.get(host);
@@ -49,7 +49,7 @@ impl Destinations<'_> {
         target
     }
 
-    /// The destinations of a route.
+    /// Sends connections to the destinations of a rule, by weight; `None` when there is none with a weight.
     pub(crate) fn route(&self, routes: &RouteSet, destinations: &[WeightedDestination]) -> Option<TcpTarget> {
         if let [only] = destinations {
             return Some(self.single(
@@ -72,7 +72,7 @@ impl Destinations<'_> {
         (!target.clusters.is_empty()).then_some(target)
     }
 
-    // What ports have of their own does not count here, nor do a subset's limits: as in istiod.
+    // As in istiod, limits for single ports and those of a subset do not count here.
     fn limit(&self, target: &mut TcpTarget, host: &Hostname, subset: &str) {
         let rule = self.destination_rules.get(host);
         let tcp = rule.and_then(|rule| rule.policy.default.connection_pool.as_ref()).map(|pool| &pool.tcp);

@@ -48,7 +48,7 @@ pub(super) struct Headers {
     pub(super) authority: Option<SmolStr>,
 }
 
-/// A forwarding action, and the header operations that belong to the whole route.
+/// Returns a forwarding action, with the header operations that belong to the route and not to one destination.
 pub(super) fn forward(
     selection: &HttpSelection,
     rule: &HttpRule,
@@ -84,7 +84,7 @@ pub(super) fn forward(
     (action, headers)
 }
 
-/// A redirect; `None` for a status code that is none.
+/// Returns a redirect; `None` for a status code that Envoy cannot redirect with.
 pub(super) fn redirect(redirect: &Redirect, port: u16, tls: bool) -> Option<Action> {
     let code = match redirect.code {
         301 => RedirectResponseCode::MovedPermanently,
@@ -111,7 +111,7 @@ pub(super) fn redirect(redirect: &Redirect, port: u16, tls: bool) -> Option<Acti
     }))
 }
 
-/// An answer of the proxy's own.
+/// Returns an answer that the proxy gives itself.
 pub(super) fn direct_response(status: u32, body: &[u8]) -> Action {
     let source = match std::str::from_utf8(body) {
         Ok(text) => data_source::Specifier::InlineString(text.into()),
@@ -121,7 +121,7 @@ pub(super) fn direct_response(status: u32, body: &[u8]) -> Action {
     Action::DirectResponse(DirectResponseAction { status, body, ..Default::default() })
 }
 
-/// The retry policy; `None` when retries are switched off. A consistent hash keeps going to the same host.
+/// Returns the retry policy; `None` when retries are switched off. With a consistent hash retries go to the same host.
 pub(super) fn retry_policy(policy: Option<&RetryPolicy>, consistent_hash: bool) -> Option<EnvoyRetryPolicy> {
     let mut envoy = EnvoyRetryPolicy {
         retry_on: DEFAULT_RETRY_ON.into(),
@@ -148,7 +148,7 @@ pub(super) fn retry_policy(policy: Option<&RetryPolicy>, consistent_hash: bool) 
     Some(envoy)
 }
 
-/// How requests are spread by a key.
+/// Returns the policy that hashes this part of a request.
 pub(super) fn hash_policy(key: &HashKey) -> HashPolicy {
     let specifier = match key {
         HashKey::HttpHeader(name) => PolicySpecifier::Header(Header { header_name: name.to_string(), ..Default::default() }),

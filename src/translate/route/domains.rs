@@ -31,7 +31,7 @@ pub(super) fn of_service(service: &Service, dns_domain: &str) -> Domains {
     Domains(all)
 }
 
-/// Keeps no domain twice within a table, in any case of letters: Envoy refuses the whole table otherwise.
+/// The domains that a table has so far, without regard to case: Envoy refuses a table that has one twice.
 #[derive(Default)]
 pub(super) struct Taken(HashSet<SmolStr>);
 
@@ -48,7 +48,7 @@ impl Taken {
     }
 }
 
-// Names are lower case as a rule: those are not written anew.
+// Most names are lower case already and are not copied.
 fn lowercase(domain: &SmolStr) -> SmolStr {
     if domain.bytes().any(|byte| !byte.is_ascii() || byte.is_ascii_uppercase()) { domain.to_lowercase().into() } else { domain.clone() }
 }

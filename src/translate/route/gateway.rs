@@ -22,7 +22,7 @@ use crate::{
     visits::{Visit, Visited},
 };
 
-/// The virtual hosts of a gateway's route table. `routes` are the VirtualServices of the gateways that the table's
+/// Returns the virtual hosts of a gateway's route table. `routes` are the VirtualServices of the gateways that the table's
 /// servers belong to, the oldest first.
 ///
 /// Hosts with the same routes share a virtual host; the routes of several VirtualServices for one host follow each

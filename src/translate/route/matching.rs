@@ -13,7 +13,7 @@ use crate::{
     translate::wkt,
 };
 
-/// Returns the match of a block; without one every path.
+/// Returns a match; without one that of every path.
 pub(super) fn route_match(block: Option<&HttpMatch>) -> RouteMatch {
     let Some(block) = block else {
         return RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".into())), ..Default::default() };

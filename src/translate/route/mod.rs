@@ -89,7 +89,7 @@ pub fn virtual_host(input: &VirtualHostInput) -> Built<VirtualHost> {
     build::virtual_host(input)
 }
 
-/// A route configuration without its virtual hosts.
+/// Returns a route configuration without its virtual hosts.
 pub fn route_configuration_header(table: &RouteTable) -> RouteConfiguration {
     RouteConfiguration {
         name: table.name.to_string(),
@@ -101,7 +101,7 @@ pub fn route_configuration_header(table: &RouteTable) -> RouteConfiguration {
 }
 
 impl VirtualHostInput {
-    /// The virtual host's name.
+    /// Returns the virtual host's name.
     pub fn name(&self) -> &SmolStr {
         &self.name
     }

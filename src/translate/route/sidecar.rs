@@ -25,7 +25,7 @@ use crate::{
     visits::{Visit, Visited},
 };
 
-/// The names of all route tables that listeners of this scope may name.
+/// Returns the names of all route tables that listeners of this scope may refer to.
 pub fn tables(scope: &Scope, mesh: &MeshSettings) -> BTreeSet<SmolStr> {
     let mut names = BTreeSet::new();
     for egress in &scope.egress {
@@ -49,9 +49,9 @@ pub fn tables(scope: &Scope, mesh: &MeshSettings) -> BTreeSet<SmolStr> {
     names
 }
 
-/// The names of the route tables that may look different when something about `host` changed: the service of that
-/// name, routes for it, or the DestinationRule of a destination. When the host appeared or vanished, ask the scope
-/// before and the scope after.
+/// Returns the names of the route tables that may look different after a change of `host`: of the service of that
+/// name, of routes for it, or of its DestinationRule. For a host that appeared or vanished, ask the scope before and
+/// the scope after the change.
 pub fn tables_with(scope: &Scope, mesh: &MeshSettings, host: &Hostname) -> BTreeSet<SmolStr> {
     let mut names = BTreeSet::new();
     // Routes may name it by an ExternalName that stands for it.
@@ -91,7 +91,7 @@ pub fn tables_with(scope: &Scope, mesh: &MeshSettings, host: &Hostname) -> BTree
     names
 }
 
-/// Whether [`tables`] has the name. Walks all ports of all services in scope, but makes a name only for those of its port.
+/// Returns whether [`tables`] has the name. Walks all ports of all services in scope, but makes a name only for those of its port.
 fn is_table(scope: &Scope, mesh: &MeshSettings, name: &SmolStr) -> bool {
     if name == HTTP_PROXY {
         return mesh.proxy_http_port > 0;
@@ -131,13 +131,13 @@ pub fn table(scope: &Scope, class: &ProxyClass, mesh: &Arc<MeshSettings>, name: 
     Some(RouteTable { name: name.into(), hosts })
 }
 
-/// All ports of the services that a listener shows.
+/// Returns all ports of the services that a listener shows.
 fn ports(egress: &EgressScope) -> impl Iterator<Item = (&Arc<Service>, &ServicePort)> {
     let services = egress.services.values().visiting(Visited::Service);
     services.flat_map(|service| service.ports.iter().map(move |port| (service, port))).visiting(Visited::Port)
 }
 
-// The first listener for the port; the one without a port takes the rest.
+// A listener without a port takes the ports that no other has.
 fn of_port(egress: &EgressScope, port: u16) -> bool {
     egress.listener.as_ref().and_then(|listener| listener.port).is_none_or(|of| of == port)
 }
@@ -158,7 +158,7 @@ fn catch_all(allow_any: bool) -> VirtualHostInput {
     VirtualHostInput { name: name.into(), domains: vec!["*".into()], content }
 }
 
-/// Who the table is for.
+/// The proxies that a table is for.
 struct TableContext<'a> {
     scope: &'a Scope,
     class: &'a ProxyClass,
@@ -191,8 +191,8 @@ impl<'a> TableContext<'a> {
         hosts
     }
 
-    // A listener that does not stand for one port: services say theirs, those of port 80 also without. A host that no
-    // service has stands for port 80 alone.
+    // A listener that is not for one port: domains of services carry the port, those of port 80 stand without it too. A
+    // host that belongs to no service is served at port 80 alone.
     fn all_ports(&self, egress: &'a EgressScope) -> Vec<VirtualHostInput> {
         let ports: BTreeSet<u16> = ports(egress).map(|(_, port)| port.number).collect();
         let mut hosts: Vec<_> = ports
@@ -300,7 +300,7 @@ mod tests {
         scope::scope(world, ProxyKind::Sidecar, "n", &Labels::new())
     }
 
-    // What every table holds, by the virtual hosts it would be built of.
+    // The contents of every table, as its virtual hosts would be built.
     fn contents(scope: &Scope, world: &World) -> BTreeMap<SmolStr, String> {
         let class = ProxyClass {
             kind: ProxyKind::Sidecar,

@@ -8,10 +8,10 @@ use smol_str::SmolStr;
 use super::{Chain, ServiceListener};
 use crate::mesh::model::{Origin, Protocol};
 
-/// What one service port brings to a listener.
+/// The chains that one service port adds to a listener.
 pub(super) struct Offer {
     pub(super) protocol: Protocol,
-    /// HTTP is told from other bytes by sniffing.
+    /// The proxy sniffs whether connections carry HTTP.
     pub(super) sniffed: bool,
     pub(super) tcp: Vec<Chain>,
     pub(super) http: Option<Chain>,
@@ -45,12 +45,12 @@ enum Kind {
 }
 
 impl Entries {
-    /// Keeps later services out of the listeners that there are.
+    /// Closes the listeners that exist so far to later services.
     pub(super) fn lock(&mut self) {
         self.by_address.values_mut().for_each(|entry| entry.locked = true);
     }
 
-    /// Brings in a service port.
+    /// Adds a service port.
     pub(super) fn add(&mut self, addresses: Vec<SmolStr>, offer: Offer) {
         let Some(first) = addresses.first().cloned() else { return };
         match self.by_address.get_mut(&first) {

@@ -62,7 +62,7 @@ struct ServiceListener {
     /// The first gives the name.
     binds: Vec<SmolStr>,
     port: u16,
-    /// It really binds, as nothing is captured.
+    /// It binds its port, because nothing is captured there.
     bound: bool,
     chains: Vec<Chain>,
     /// The object that opened the listener.
@@ -106,9 +106,8 @@ pub fn ports(scope: &Scope, class: &ProxyClass, mesh: &Arc<MeshSettings>) -> BTr
 
 /// Plans the listeners of one group.
 ///
-/// `endpoints` are read for headless services alone: each of their addresses has a listener, but for the proxy's
-/// `own`. (So a class may be planned with none, and a proxy of it leave out the inputs that
-/// [`inputs`] with its addresses does not give.)
+/// `endpoints` are read for headless services alone: each of their addresses gets a listener, except the proxy's `own`
+/// addresses.
 pub fn inputs(
     scope: &Scope,
     class: &ProxyClass,
@@ -166,7 +165,7 @@ impl ServiceListener {
     }
 }
 
-/// The DNS cache of a service whose destination comes from the request.
+/// Returns the name of the DNS cache of a service whose destination comes from the request.
 fn dns_cache(service: &Service) -> Option<SmolStr> {
     let dynamic = service.resolution == crate::mesh::model::Resolution::DynamicDns && service.hostname.is_wildcard();
     dynamic.then(|| format_smolstr!("{}_dfp_dns_cache", service.hostname))

@@ -26,7 +26,7 @@ use crate::{
     visits::{Visit, Visited},
 };
 
-/// For each egress listener that has the port: its place, and the services to look at, oldest first.
+/// The services to look at for a port, the oldest first, by the index of their egress listener.
 pub(super) type Candidates<'a> = Vec<(usize, Vec<&'a Arc<Service>>)>;
 
 pub(super) struct Planner<'a> {
@@ -38,7 +38,7 @@ pub(super) struct Planner<'a> {
     labels: Arc<Labels>,
 }
 
-/// Where one listener stands.
+/// The addresses of one listener.
 pub(super) struct Bind {
     /// The first names it.
     pub(super) addresses: Vec<SmolStr>,
@@ -57,29 +57,29 @@ struct ServicePort<'a> {
 pub(super) fn candidates(scope: &Scope, port: u16) -> Candidates<'_> {
     let of = |egress: &'_ EgressScope| matches!(port_of(egress), None | Some(0));
     let scopes = scope.egress.iter().enumerate().filter(|(_, egress)| port_of(egress).is_none_or(|wanted| wanted == port));
-    let found = scopes.map(|(place, egress)| {
+    let found = scopes.map(|(index, egress)| {
         let services = egress.services.values().visiting(Visited::Service);
         let services = services.filter(|service| service.port(port).is_some() || (port == 0 && of(egress) && port_of(egress).is_some()));
-        (place, by_age(services.collect()))
+        (index, by_age(services.collect()))
     });
     found.collect()
 }
 
 pub(super) fn all_candidates(scope: &Scope) -> HashMap<u16, Candidates<'_>> {
     let mut all = HashMap::<u16, Candidates<'_>>::new();
-    for (place, egress) in scope.egress.iter().enumerate() {
+    for (index, egress) in scope.egress.iter().enumerate() {
         let services = by_age(egress.services.values().visiting(Visited::Service).collect());
         if let Some(port) = port_of(egress) {
             let services = services.into_iter().filter(|service| port == 0 || service.port(port).is_some());
-            all.entry(port).or_default().push((place, services.collect()));
+            all.entry(port).or_default().push((index, services.collect()));
             continue;
         }
         for service in services {
             for port in service.ports.iter().visiting(Visited::Port) {
                 let candidates = all.entry(port.number).or_default();
                 match candidates.last_mut() {
-                    Some((last, services)) if *last == place => services.push(service),
-                    _ => candidates.push((place, vec![service])),
+                    Some((last, services)) if *last == index => services.push(service),
+                    _ => candidates.push((index, vec![service])),
                 }
             }
         }
@@ -107,7 +107,7 @@ impl<'a> Planner<'a> {
         Self { scope, class: ListenerClass::of(class), mesh, endpoints, own, labels: Arc::clone(&class.labels) }
     }
 
-    /// The listeners that do not depend on services.
+    /// Plans the listeners that do not depend on services.
     pub(super) fn fixed(&self, class: &ProxyClass) -> Vec<ListenerInput> {
         let mut plans = Vec::new();
         if class.interception != Interception::None {
@@ -119,11 +119,11 @@ impl<'a> Planner<'a> {
         plans.into_iter().map(|plan| self.input(plan)).collect()
     }
 
-    /// The listeners of a port.
+    /// Plans the listeners of a port.
     pub(super) fn port(&self, number: u16, candidates: &Candidates<'a>) -> Vec<ListenerInput> {
         let mut entries = Entries::default();
-        for (place, services) in candidates {
-            let Some(egress) = self.scope.egress.get(*place) else { continue };
+        for (index, services) in candidates {
+            let Some(egress) = self.scope.egress.get(*index) else { continue };
             let wanted = egress.listener.as_ref().filter(|listener| listener.port.is_some());
             if wanted.is_none() {
                 entries.lock();
