@@ -113,11 +113,6 @@ impl Kind {
         Self::ALL.into_iter().find(matching)
     }
 
-    /// Returns the kind of that text, the form in which it is displayed.
-    pub fn from_text(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.to_string() == text)
-    }
-
     /// Returns the API group; empty for the core group and for MeshConfig.
     pub const fn group(self) -> &'static str {
         match self.resource() {
@@ -265,10 +260,6 @@ mod tests {
         assert_eq!(texts.len(), Kind::ALL.len());
         assert_eq!(Kind::Gateway.to_string(), "Gateway.networking.istio.io");
         assert_eq!(Kind::VirtualService.to_string(), "VirtualService");
-        for kind in Kind::ALL {
-            assert_eq!(Kind::from_text(&kind.to_string()), Some(kind));
-        }
-        assert_eq!(Kind::from_text("Gateway"), None);
     }
 
     #[test]

@@ -265,9 +265,8 @@ impl Engine {
             dirty.recomputed += 1;
             let services = self.store.get(&id).map(|object| services::defined_by(object, &world.mesh)).unwrap_or_default();
             // What the aliases among them pointed to, before and after.
-            let before: Vec<ServiceKey> =
-                self.definitions.defined_by(&id).flat_map(|key| self.definitions.aliased_by(&key.hostname)).collect();
-            dirty.services.extend(before);
+            let hosts = self.definitions.defined_by(&id).map(|key| &key.hostname).chain(services.iter().map(|service| &service.hostname));
+            dirty.services.extend(hosts.flat_map(|host| self.definitions.aliased_by(host)));
             for key in self.definitions.set(&id, services) {
                 dirty.services.extend(self.definitions.aliased_by(&key.hostname));
                 dirty.endpoints.insert(key.clone());

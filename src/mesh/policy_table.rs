@@ -11,7 +11,10 @@ use smol_str::SmolStr;
 
 use crate::{
     api::{Labels, selects},
-    mesh::{configured::Configured, model::NamedKey},
+    mesh::{
+        configured::Configured,
+        model::{NamedKey, Origin},
+    },
 };
 
 /// What a configuration object is for, within its namespace.
@@ -99,6 +102,11 @@ impl<T> PolicyTable<T> {
     /// Iterates over all objects, sorted by namespace and name.
     pub fn values(&self) -> impl Iterator<Item = &Arc<Configured<T>>> {
         self.0.values()
+    }
+
+    /// Iterates over what all objects came from, sorted by namespace and name.
+    pub fn origins(&self) -> impl Iterator<Item = &Origin> {
+        self.values().map(|object| &object.origin)
     }
 
     /// Iterates over all objects with their keys, sorted.
@@ -200,7 +208,7 @@ mod tests {
     use super::*;
     use crate::{
         api::{Kind, ObjectKey},
-        mesh::model::{Origin, Precedence},
+        mesh::model::Precedence,
     };
 
     #[derive(Clone, Debug, PartialEq)]

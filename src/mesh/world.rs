@@ -9,7 +9,7 @@ use smol_str::SmolStr;
 use super::{
     configured::Configured,
     gateway,
-    model::{EndpointSet, Hostname, Labels, MtlsMode, Service, ServiceKey, Workload, WorkloadKey},
+    model::{EndpointSet, Hostname, Labels, MtlsMode, Origin, Service, ServiceKey, Workload, WorkloadKey},
     policy_table::PolicyTable,
     routing::model::{GatewayRef, RouteSet},
     settings::MeshSettings,
@@ -106,6 +106,13 @@ pub struct EffectiveMtls {
 }
 
 impl World {
+    /// Iterates over the origins of all configuration objects that have effect.
+    pub fn configuration(&self) -> impl Iterator<Item = &Origin> {
+        let rules = self.destination_rules.origins().chain(self.gateways.origins());
+        let policies = self.peer_authentications.origins().chain(self.sidecars.origins());
+        rules.chain(policies).chain(self.routes.values().map(|routes| &routes.origin))
+    }
+
     /// Returns the workload of that name for who says to be in `cluster`: the one there, else that of the first cluster.
     pub fn workload(&self, cluster: &str, namespace: &str, name: &str) -> Option<&Arc<Workload>> {
         let mut named = self.workloads_in(namespace, name).take_while(|workload| workload.name == name).peekable();

@@ -95,7 +95,7 @@ impl Definitions {
         let (mut keys, mut seen, mut open) = (Vec::new(), BTreeSet::new(), vec![alias.clone()]);
         while let Some(name) = open.pop() {
             for service in self.named(&name) {
-                let Some(target) = self.of(service).find_map(|service| service.external_name.clone()) else { continue };
+                let Some(target) = self.target(service) else { continue };
                 if seen.insert(target.clone()) {
                     keys.extend(self.named(&target).cloned());
                     open.push(target);
@@ -122,28 +122,27 @@ impl Definitions {
 
     fn insert(&mut self, service: Service) {
         let key = service.key();
-        if let Some(target) = &service.external_name {
-            self.aliases.insert(target, &key.hostname);
-        }
+        let target = self.target(&key);
         if is_selecting(&service) {
             self.selecting.insert(&key.namespace, &key.hostname);
         }
         let Some(definitions) = self.by_key.get_mut(&key) else {
             self.namespaces.insert(&key.namespace, &key.hostname);
-            self.by_key.insert(key, vec![Arc::new(service)]);
-            return;
+            self.by_key.insert(key.clone(), vec![Arc::new(service)]);
+            return self.move_alias(&key, target);
         };
         match definitions.binary_search_by(|other| order(other).cmp(&order(&service))) {
             Ok(at) => definitions[at] = Arc::new(service),
             Err(at) => definitions.insert(at, Arc::new(service)),
         }
+        self.move_alias(&key, target);
     }
 
     /// Takes out what an object says of a service.
     fn remove(&mut self, key: &ServiceKey, id: &Id) {
+        let target = self.target(key);
         let Some(definitions) = self.by_key.get_mut(key) else { return };
-        let at = definitions.iter().position(|service| id.is_of(&service.origin.object));
-        let removed = at.map(|at| definitions.remove(at));
+        definitions.retain(|service| !id.is_of(&service.origin.object));
         if !definitions.iter().any(|service| is_selecting(service)) {
             self.selecting.remove(&key.namespace, &key.hostname);
         }
@@ -151,8 +150,25 @@ impl Definitions {
             self.by_key.remove(key);
             self.namespaces.remove(&key.namespace, &key.hostname);
         }
-        if let Some(target) = removed.as_ref().and_then(|service| service.external_name.as_ref()) {
-            self.aliases.remove(target, &key.hostname);
+        self.move_alias(key, target);
+    }
+
+    /// Returns where an ExternalName service points, by the definition that shapes it.
+    fn target(&self, key: &ServiceKey) -> Option<Hostname> {
+        self.of(key).next()?.external_name.clone()
+    }
+
+    /// Brings `aliases` up to date after the definitions of a service changed; `before` is where it pointed.
+    fn move_alias(&mut self, key: &ServiceKey, before: Option<Hostname>) {
+        let now = self.target(key);
+        if before == now {
+            return;
+        }
+        if let Some(before) = before {
+            self.aliases.remove(&before, &key.hostname);
+        }
+        if let Some(now) = now {
+            self.aliases.insert(&now, &key.hostname);
         }
     }
 }

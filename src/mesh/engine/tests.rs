@@ -34,6 +34,13 @@ pub(super) fn gone((key, _): Change) -> Change {
     (key, None)
 }
 
+/// The change as another cluster would say it.
+pub(super) fn elsewhere((key, object): Change) -> Change {
+    let key = ObjectKey { cluster: "there".into(), ..key };
+    let object = object.map(|object| Arc::new(Object { key: key.clone(), ..Object::clone(&object) }));
+    (key, object)
+}
+
 pub(super) fn node(name: &str, region: &str) -> Change {
     object(Kind::Node, "", name, &[("topology.kubernetes.io/region", region)], Spec::Node)
 }

@@ -219,10 +219,7 @@ mod tests {
 
     #[test]
     fn a_delegate_may_not_reach_other_gateways() {
-        let at = |name: &str| HttpMatch {
-            gateways: vec![GatewayRef::Gateway { namespace: "infra".into(), name: name.into() }],
-            ..Default::default()
-        };
+        let at = |name: &str| HttpMatch { gateways: vec![GatewayRef::istio(&"infra".into(), &name.into())], ..Default::default() };
         let root = rule("root", vec![at("public")]);
         assert_eq!(merge(&root, rule("leaf", vec![at("private")])), None);
         assert_eq!(merge(&root, rule("leaf", vec![HttpMatch::default()])).unwrap().matches, root.matches);

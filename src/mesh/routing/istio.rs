@@ -221,7 +221,7 @@ fn gateway(written: &str, namespace: &SmolStr) -> GatewayRef {
     if written == "mesh" {
         return GatewayRef::Mesh;
     }
-    let (gateway_namespace, name) = match written.split_once('/') {
+    let (gateway_namespace, name): (SmolStr, SmolStr) = match written.split_once('/') {
         Some((".", name)) => (namespace.clone(), name.into()),
         Some((other, name)) => (other.into(), name.into()),
         None => match written.split_once('.') {
@@ -229,7 +229,7 @@ fn gateway(written: &str, namespace: &SmolStr) -> GatewayRef {
             None => (namespace.clone(), written.into()),
         },
     };
-    GatewayRef::Gateway { namespace: gateway_namespace, name }
+    GatewayRef::istio(&gateway_namespace, &name)
 }
 
 impl From<&istio::RetryPolicy> for RetryPolicy {
@@ -409,7 +409,7 @@ spec:
     }
 
     fn gateway_ref(namespace: &str, name: &str) -> GatewayRef {
-        GatewayRef::Gateway { namespace: namespace.into(), name: name.into() }
+        GatewayRef::istio(&namespace.into(), &name.into())
     }
 
     #[test]

@@ -7,7 +7,10 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use smol_str::SmolStr;
 
-use crate::mesh::model::{Hostname, Origin, Precedence, Visibility};
+use crate::{
+    api::{ConfigId, Kind},
+    mesh::model::{Hostname, ObjectKey, Origin, Precedence, Visibility},
+};
 
 pub use self::{
     action::{
@@ -49,13 +52,20 @@ pub struct RouteSet {
 pub enum GatewayRef {
     /// All sidecars (`mesh`).
     Mesh,
-    /// A Gateway object.
-    Gateway {
-        /// Its namespace.
-        namespace: SmolStr,
-        /// Its name.
-        name: SmolStr,
-    },
+    /// An object that proxies serve, of Istio's kind Gateway.
+    Object(ConfigId),
+}
+
+impl GatewayRef {
+    /// Refers to an Istio Gateway by name.
+    pub fn istio(namespace: &SmolStr, name: &SmolStr) -> Self {
+        Self::Object(ConfigId::new(Kind::Gateway, namespace, name))
+    }
+
+    /// Refers to the object under a key.
+    pub fn of(object: &ObjectKey) -> Self {
+        Self::Object(ConfigId::new(object.kind, &object.namespace, &object.name))
+    }
 }
 
 /// What happens to HTTP requests that match.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
-    api::Diagnostic,
+    api::{ConfigId, Diagnostic},
     mesh::{
         model::{Hostname, Service, Visibility},
         policy::destination_rule,
@@ -144,7 +144,7 @@ impl Check<'_> {
     fn gateways(&mut self) {
         let mut bound = Vec::new();
         for (index, gateway) in self.routes.gateways.iter().enumerate() {
-            let GatewayRef::Gateway { namespace, name } = gateway else { continue };
+            let GatewayRef::Object(ConfigId { namespace, name, .. }) = gateway else { continue };
             match self.world.gateways.get(&(namespace.clone(), name.clone())) {
                 Some(gateway) => bound.push(gateway),
                 None => self.warn(format!("spec.gateways[{index}]"), format!("there is no Gateway {namespace}/{name}")),

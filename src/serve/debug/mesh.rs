@@ -31,16 +31,7 @@ pub(super) fn endpoint_shards(state: &DebugState, _: &PageRequest) -> Reply {
 
 /// Shows kinds and names only: objects are not kept as they were written.
 pub(super) fn configz(state: &DebugState, _: &PageRequest) -> Reply {
-    let world = state.world();
-    let origins = world
-        .destination_rules
-        .values()
-        .map(|rule| &rule.origin)
-        .chain(world.gateways.values().map(|gateway| &gateway.origin))
-        .chain(world.peer_authentications.values().map(|policy| &policy.origin))
-        .chain(world.sidecars.values().map(|sidecar| &sidecar.origin))
-        .chain(world.routes.values().map(|routes| &routes.origin));
-    Reply::Json(origins.map(object_entry).collect())
+    Reply::Json(state.world().configuration().map(object_entry).collect())
 }
 
 pub(super) fn mesh(state: &DebugState, _: &PageRequest) -> Reply {

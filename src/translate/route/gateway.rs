@@ -38,7 +38,7 @@ pub fn gateway_table(
     let mut entries: BTreeMap<HostOrder, Entry> = BTreeMap::new();
     for server in &servers.servers {
         for routes in routes.iter().visiting(Visited::Route) {
-            let at = GatewayRef::Gateway { namespace: server.gateway.0.clone(), name: server.gateway.1.clone() };
+            let at = GatewayRef::istio(&server.gateway.0, &server.gateway.1);
             if !routes.applies_at(&at) {
                 continue;
             }

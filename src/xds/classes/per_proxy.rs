@@ -121,7 +121,7 @@ fn gateway_proxy(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass
     });
     let tables = plan.tables.iter().map(|table| {
         let named: BTreeSet<_> = table.servers.iter().map(|server| &server.gateway).collect();
-        let at = named.into_iter().map(|(namespace, name)| GatewayRef::Gateway { namespace: namespace.clone(), name: name.clone() });
+        let at = named.into_iter().map(|(namespace, name)| GatewayRef::istio(namespace, name));
         let mut routes: Vec<_> = at.flat_map(|at| routes_for_gateway(world, &proxy.namespace, &at)).collect();
         routes.sort_by(|a, b| a.precedence.cmp(&b.precedence));
         routes.dedup_by(|a, b| Arc::ptr_eq(a, b));

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use proptest::{prelude::*, sample::select};
+use proptest::{prelude::*, sample::select, strategy::ValueTree, test_runner::TestRunner};
 
 use super::*;
 use crate::mesh::{
@@ -64,12 +64,20 @@ fn change() -> impl Strategy<Value = Change> {
             .prop_map(|(namespace, name, host, selecting, created)| entry(namespace, name, host, selecting, created)),
         (namespace(), select(vec!["vm", "pod-1"]), name(), 1..3u32)
             .prop_map(|(namespace, name, app, weight)| vm(namespace, name, app, weight)),
+        (namespace(), name()).prop_map(|(namespace, team)| object(Kind::Namespace, "", namespace, &[("team", team)], Spec::Namespace)),
+        (namespace(), name()).prop_map(|(namespace, app)| {
+            let spec = istio::Gateway { selector: labels_of(&[("app", app)]), ..Default::default() };
+            object(Kind::Gateway, namespace, "public", &[], Spec::Gateway(Arc::new(spec)))
+        }),
         select(vec!["cluster.local", "other.local"]).prop_map(|trust_domain| {
             let mesh = MeshConfig { trust_domain: trust_domain.into(), ..MeshConfig::default() };
             object(Kind::MeshConfig, "istio-system", "istio", &[], Spec::MeshConfig(Arc::new(mesh)))
         }),
     ];
-    (present, 0..4u8).prop_map(|(change, fate)| if fate == 0 { gone(change) } else { change })
+    (present, 0..4u8, 0..4u8).prop_map(|(change, fate, cluster)| {
+        let change = if fate == 0 { gone(change) } else { change };
+        if cluster == 0 { elsewhere(change) } else { change }
+    })
 }
 
 fn namespace() -> impl Strategy<Value = &'static str> {
@@ -260,6 +268,13 @@ fn assert_pointers(old: &World, new: &World) {
     assert_kept(&old.endpoints, &new.endpoints);
     assert_kept(&old.workloads, &new.workloads);
     assert_kept(&old.routes, &new.routes);
+}
+
+#[test]
+fn changes_are_of_every_kind() {
+    let mut runner = TestRunner::deterministic();
+    let kinds: BTreeSet<Kind> = (0..1_000).map(|_| change().new_tree(&mut runner).unwrap().current().0.kind).collect();
+    assert_eq!(kinds, Kind::ALL.into());
 }
 
 type Batches = Vec<Vec<Change>>;

@@ -2,13 +2,6 @@
 
 use super::*;
 
-/// The change as another cluster would say it.
-fn elsewhere((key, object): Change) -> Change {
-    let key = ObjectKey { cluster: "there".into(), ..key };
-    let object = object.map(|object| Arc::new(Object { key: key.clone(), ..Object::clone(&object) }));
-    (key, object)
-}
-
 fn with_address(service: Change, address: &str) -> Change {
     let (key, object) = service;
     let mut object = Object::clone(&object.unwrap());
@@ -116,6 +109,18 @@ fn configuration_of_one_name_is_one_and_the_first_clusters_counts() {
         assert_eq!(mode(&engine.apply([gone(here.clone())]).world), MtlsMode::Disable);
         assert_eq!(mode(&engine.apply([gone(there.clone())]).world), MtlsMode::Permissive);
     }
+}
+
+#[test]
+fn an_external_name_points_where_the_first_cluster_says() {
+    let here = || external_name("shop", "old", "reviews.shop.svc.cluster.local");
+    let there = || elsewhere(external_name("shop", "old", "ratings.shop.svc.cluster.local"));
+    let mut engine = engine();
+    engine.apply([service("shop", "reviews", 80), service("shop", "ratings", 80), there(), here()]);
+    let aliases = |world: &World| ["reviews", "ratings"].map(|name| world.services[&key(name)].aliases.len());
+    assert_eq!(aliases(engine.world()), [1, 0]);
+    assert_eq!(aliases(&engine.apply([gone(here())]).world), [0, 1]);
+    assert_eq!(aliases(&engine.apply([here()]).world), [1, 0]);
 }
 
 #[test]

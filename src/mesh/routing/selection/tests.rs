@@ -78,7 +78,7 @@ fn matches_are_decided_by_port_gateway_labels_and_namespace() {
     let elsewhere = RouteContext { client: Some(Client { namespace: "other", labels: &none }), ..at_sidecar(82, &none) };
     assert_eq!(chosen(set, &elsewhere, &scope), ["namespace"]);
     assert_eq!(HttpSelection::of(set, &at_sidecar(82, &none), scope.backends()), None);
-    let public = GatewayRef::Gateway { namespace: "n".into(), name: "public".into() };
+    let public = GatewayRef::istio(&"n".into(), &"public".into());
     let at_gateway = RouteContext { gateway: &public, ..at_sidecar(82, &none) };
     assert_eq!(chosen(set, &at_gateway, &scope), ["gateway"], "where a match names gateways, labels do not count");
     let anybody = RouteContext { client: None, ..at_sidecar(82, &none) };
@@ -103,7 +103,7 @@ fn destinations_are_resolved_for_the_listener() {
     let spec = "{hosts: [a], gateways: [mesh, public], http: [{route: [{destination: {host: b}, weight: 1}, {destination: {host: c}, weight: 1}, {destination: {host: a, port: {number: 99}}, weight: 1}]}]}";
     let world = world(&[&virtual_service("r", spec), rule]);
     let (scope, set, none) = (sidecar_scope(&world), routes(&world, "r"), Labels::new());
-    let public = GatewayRef::Gateway { namespace: "n".into(), name: "public".into() };
+    let public = GatewayRef::istio(&"n".into(), &"public".into());
     let resolved = |context: &RouteContext<'_>| -> Vec<(String, u16, bool)> {
         let selection = HttpSelection::of(set, context, scope.backends()).unwrap();
         let to: Vec<_> = selection.rules().flat_map(|(rule, _)| rule.destinations()).cloned().collect();

@@ -162,8 +162,7 @@ impl<'a> Planner<'a> {
 }
 
 fn gateway_ref(placed: &PlacedListener<'_>) -> GatewayRef {
-    let object = &placed.gateway.origin.object;
-    GatewayRef::Gateway { namespace: object.namespace.clone(), name: object.name.clone() }
+    GatewayRef::of(&placed.gateway.origin.object)
 }
 
 fn routed(placed: &PlacedListener<'_>) -> RoutedServer {
