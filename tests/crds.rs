@@ -1,5 +1,5 @@
 //! `manifests/crds`: the definitions of Istio's kinds for clusters that have none, made from the kinds that are read.
-//! `UPDATE_GOLDEN=1 cargo test --test crds` writes them anew.
+//! `UPDATE_GOLDEN=1 cargo test --test offline crds` writes them anew.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::{collections::BTreeMap, env, fs, path::PathBuf};
@@ -36,7 +36,7 @@ fn the_definitions_are_fresh() {
     }
     for (name, text) in &files {
         let stands = fs::read_to_string(folder.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert_eq!(stands, *text, "{name} is stale: UPDATE_GOLDEN=1 cargo test --test crds");
+        assert_eq!(stands, *text, "{name} is stale: UPDATE_GOLDEN=1 cargo test --test offline crds");
     }
     let listed = fs::read_to_string(folder.join("kustomization.yaml")).unwrap();
     let listed: Vec<&str> = listed.lines().filter_map(|line| line.strip_prefix("- ")).collect();

@@ -1,5 +1,5 @@
 //! The copy of Envoy's descriptors in `proto/envoy.binpb`, which the build script reads, is that of the envoy-types that
-//! is linked. `UPDATE_GOLDEN=1 cargo test --test descriptors` writes it anew after an update of envoy-types.
+//! is linked. `UPDATE_GOLDEN=1 cargo test --test offline descriptors` writes it anew after an update of envoy-types.
 
 use std::{
     env, fs,
@@ -21,7 +21,7 @@ fn the_copy_of_envoys_descriptors_is_that_of_the_linked_envoy_types() -> Result<
     if env::var_os("UPDATE_GOLDEN").is_some() {
         fs::write(&copy, &linked)?;
     }
-    ensure!(fs::read(&copy)? == linked, "{COPY} is stale: UPDATE_GOLDEN=1 cargo test --test descriptors");
+    ensure!(fs::read(&copy)? == linked, "{COPY} is stale: UPDATE_GOLDEN=1 cargo test --test offline descriptors");
     Ok(())
 }
 

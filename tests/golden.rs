@@ -1,5 +1,5 @@
 //! What features look like: `tests/golden/<feature>/in.yaml` has objects, the other files what `istiod-lite translate`
-//! makes of them for one proxy and stock Envoy. `UPDATE_GOLDEN=1 cargo test --test golden` writes them anew.
+//! makes of them for one proxy and stock Envoy. `UPDATE_GOLDEN=1 cargo test --test offline golden` writes them anew.
 //!
 //! `in.yaml` begins with `# proxy: NAME.NAMESPACE`, `# shows: clusters endpoints listeners routes` (those of interest) and
 //! a line that says what to look at.

@@ -1,5 +1,5 @@
 //! What injection makes of pods: `tests/inject/<feature>/in.yaml` has objects, `out.yaml` what `istiod-lite inject` makes of
-//! them, `said.txt` what it says about them (no file: nothing). `UPDATE_GOLDEN=1 cargo test --test inject` writes them anew.
+//! them, `said.txt` what it says about them (no file: nothing). `UPDATE_GOLDEN=1 cargo test --test offline inject` writes them anew.
 //!
 //! `in.yaml` begins with a line that says what to look at. `arguments` holds more arguments, `mesh.yaml` MeshConfig.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]

@@ -6,11 +6,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-#[path = "oracle/answer.rs"]
 mod answer;
-#[path = "oracle/compare.rs"]
 mod compare;
-#[path = "oracle/differences.rs"]
 mod differences;
 
 use std::{collections::BTreeMap, fs, path::PathBuf};

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{
+use super::{
     paths::{Named, module_of},
     sources::{self, Sources},
 };

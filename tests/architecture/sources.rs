@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, io, path::Path};
 
-use crate::paths::{children, module_of};
+use super::paths::{children, module_of};
 
 /// Code by its path under `src/`, such as `mesh/world.rs`.
 pub(crate) type Sources = BTreeMap<String, String>;

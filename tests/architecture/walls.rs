@@ -1,6 +1,6 @@
 //! The walls between the rooms of `src/`: which room may use which, and what the pure rooms must not know.
 
-use crate::{
+use super::{
     paths::Named,
     sources::{self, Sources, is_within},
 };
