@@ -1,7 +1,6 @@
 //! All tests that need no network, no API server and no root and measure no time, in one binary, because each binary links all of
 //! the crate. `cargo test --test offline golden` runs those of one module.
 
-#[path = "architecture/main.rs"]
 mod architecture;
 mod cost;
 mod crds;
