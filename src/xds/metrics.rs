@@ -85,8 +85,7 @@ impl DeliveryMetrics {
         registry.register("pilot_xds_config_size_bytes", "Bytes of the resources of a response, by type", self.config_size.clone());
         registry.register("pilot_xds_recv_max", "The largest request so far, bytes", self.largest_request.clone());
         registry.register("pilot_total_xds_rejects", "Responses that proxies refused, by type", self.rejects.clone());
-        for (kind, family) in self.rejects_by_proxy.iter().filter(|(kind, _)| kind.is_in_views()) {
-            let name = format!("pilot_xds_{}_reject", kind.as_str());
+        for (name, family) in self.rejects_by_proxy.iter().filter_map(|(kind, family)| Some((kind.rejects_metric()?, family))) {
             registry.register(name, "Responses that the connected proxies refused, by proxy and gRPC code", family.clone());
         }
         registry.register("pilot_xds_expired_nonce", "Answers to responses that were not awaited, by type", self.expired_nonces.clone());

@@ -29,6 +29,8 @@ struct Traits {
     word: &'static str,
     /// As in the keys of istiod's `/debug/syncz`.
     noun: &'static str,
+    /// istiod's gauge of refusals by proxy, where it has one.
+    rejects_metric: Option<&'static str>,
     is_in_views: bool,
     is_wildcard: bool,
     is_removed_by_name: bool,
@@ -71,6 +73,11 @@ impl ResourceType {
     /// Returns the word for one resource of the type, such as `cluster`.
     pub const fn noun(self) -> &'static str {
         self.traits().noun
+    }
+
+    /// Returns the name of istiod's gauge of refusals by proxy; `None` for types for which it has none.
+    pub const fn rejects_metric(self) -> Option<&'static str> {
+        self.traits().rejects_metric
     }
 
     /// Whether views have content of the type. Requests for other types are answered, so that nobody waits, with what
@@ -134,6 +141,7 @@ impl ResourceType {
                 type_url: "type.googleapis.com/envoy.config.cluster.v3.Cluster",
                 word: "cds",
                 noun: "cluster",
+                rejects_metric: Some("pilot_xds_cds_reject"),
                 is_in_views: true,
                 is_wildcard: true,
                 is_removed_by_name: true,
@@ -147,6 +155,7 @@ impl ResourceType {
                 type_url: "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
                 word: "eds",
                 noun: "endpoint",
+                rejects_metric: Some("pilot_xds_eds_reject"),
                 is_in_views: true,
                 is_wildcard: false,
                 is_removed_by_name: true,
@@ -160,6 +169,7 @@ impl ResourceType {
                 type_url: "type.googleapis.com/envoy.config.listener.v3.Listener",
                 word: "lds",
                 noun: "listener",
+                rejects_metric: Some("pilot_xds_lds_reject"),
                 is_in_views: true,
                 is_wildcard: true,
                 is_removed_by_name: true,
@@ -173,6 +183,7 @@ impl ResourceType {
                 type_url: "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
                 word: "rds",
                 noun: "route",
+                rejects_metric: Some("pilot_xds_rds_reject"),
                 is_in_views: true,
                 is_wildcard: false,
                 is_removed_by_name: false,
@@ -186,6 +197,7 @@ impl ResourceType {
                 type_url: "type.googleapis.com/istio.networking.nds.v1.NameTable",
                 word: "nds",
                 noun: "name_table",
+                rejects_metric: None,
                 is_in_views: false,
                 is_wildcard: false,
                 is_removed_by_name: true,
