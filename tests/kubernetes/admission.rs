@@ -72,7 +72,7 @@ struct Placed<'a> {
     namespace: &'a str,
     yaml: String,
     refused: bool,
-    /// `Kind/namespace/name`
+    /// `Kind/namespace/name`, or `Kind.group/namespace/name`
     object: String,
     /// Field and message.
     text: String,
@@ -93,7 +93,9 @@ impl<'a> Placed<'a> {
 
     fn stored(&self) -> Object<'_> {
         let mut parts = self.object.split('/');
-        let (kind, name) = (parts.next().unwrap_or_default(), parts.next_back().unwrap_or_default());
+        let (written, name) = (parts.next().unwrap_or_default(), parts.next_back().unwrap_or_default());
+        // A name that kinds of several groups have comes with its group: `Gateway.networking.istio.io`.
+        let kind = written.split_once('.').map_or(written, |(kind, _)| kind);
         let api_version = if kind == "PeerAuthentication" { "security.istio.io/v1" } else { "networking.istio.io/v1" };
         Object { api_version, kind, namespace: self.namespace, name }
     }
