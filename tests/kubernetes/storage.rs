@@ -33,7 +33,7 @@ async fn an_empty_cluster_in_place_of_ours_is_not_believed() -> Result<()> {
     let why = shop.wait_for_readiness(false).await?;
     ensure!(why.contains(&ours) && why.contains(&other), "both clusters are to be named: {why}");
     shop.wait_for_log(&["source lost", &ours, &other]).await?;
-    for kind in ["Service", "EndpointSlice", "VirtualService", "Gateway"] {
+    for kind in ["Service", "EndpointSlice", "VirtualService", "Gateway.networking.istio.io"] {
         shop.wait_for_metric(&format!(r#"istiod_lite_source_lost{{source="kubernetes/{kind}"}} 1"#)).await?;
         shop.wait_for_metric(&format!(r#"istiod_lite_source_faults{{source="kubernetes/{kind}",reason="untrusted"}}"#)).await?;
     }
