@@ -44,8 +44,17 @@ async fn validate(State(admission): State<Arc<Admission>>, body: Bytes) -> Respo
             return (StatusCode::BAD_REQUEST, format!("{reason}\n")).into_response();
         }
     };
-    let engine = admission.engines.borrow().clone();
-    let verdict = Judge { engine: &engine, cluster: &admission.cluster }.verdict(&review.request);
+    let judging = Arc::clone(&admission);
+    // What a copy of the engine derives may be as much as the whole mesh: a thread that serves is not held up by it.
+    let judged = tokio::task::spawn_blocking(move || {
+        let engine = judging.engines.borrow().clone();
+        let verdict = Judge { engine: &engine, cluster: &judging.cluster }.verdict(&review.request);
+        (review, verdict)
+    });
+    let Ok((review, verdict)) = judged.await else {
+        admission.metrics.not_understood(StatusCode::INTERNAL_SERVER_ERROR);
+        return (StatusCode::INTERNAL_SERVER_ERROR, "the object could not be checked: see the log of istiod-lite\n").into_response();
+    };
     admission.metrics.count(&review.request.resource, verdict.reason);
     Json(review.respond(&verdict.answer)).into_response()
 }
