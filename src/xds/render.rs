@@ -14,11 +14,6 @@ use crate::proto;
 static POOL: LazyLock<Result<DescriptorPool, String>> =
     LazyLock::new(|| DescriptorPool::decode(proto::DESCRIPTORS).map_err(|error| error.to_string()));
 
-/// Returns the descriptors of everything that is sent; `None` when they cannot be read, which is a fault of the build.
-pub fn descriptors() -> Option<&'static DescriptorPool> {
-    POOL.as_ref().ok()
-}
-
 /// Renders a message by its type URL. What cannot be shown becomes a text that says why.
 pub fn to_json(type_url: &str, body: &[u8]) -> Value {
     shown(type_url, body).unwrap_or_else(|error| Value::String(format!("cannot be shown: {error}")))

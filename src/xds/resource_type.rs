@@ -60,11 +60,6 @@ impl ResourceType {
         self.traits().type_url
     }
 
-    /// Returns the full name of its message.
-    pub fn message(self) -> &'static str {
-        self.type_url().trim_start_matches("type.googleapis.com/")
-    }
-
     /// Returns the short name that metrics and the command line use, such as `cds`.
     pub const fn as_str(self) -> &'static str {
         self.traits().word

@@ -77,11 +77,6 @@ impl View {
         ResourceType::ALL.into_iter().all(same)
     }
 
-    /// Whether there is nothing at all.
-    pub fn is_empty(&self) -> bool {
-        ResourceType::ALL.into_iter().all(|kind| self.len(kind) == 0)
-    }
-
     /// Returns what differs from `older`, for one type. Layers that both share are not walked.
     pub fn differences<'a>(&'a self, older: &'a Self, kind: ResourceType) -> Vec<Difference<'a>> {
         let (new, old) = (self.layers(kind), older.layers(kind));

@@ -100,13 +100,6 @@ pub fn route_configuration_header(table: &RouteTable) -> RouteConfiguration {
     }
 }
 
-impl VirtualHostInput {
-    /// Returns the virtual host's name.
-    pub fn name(&self) -> &SmolStr {
-        &self.name
-    }
-}
-
 impl DefaultRoute {
     fn new(
         mesh: &Arc<MeshSettings>,
