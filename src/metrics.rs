@@ -47,7 +47,7 @@ impl ExactCounter {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// The count so far.
+    /// Returns the count so far.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }

@@ -30,7 +30,7 @@ pub struct BuildInfo {
 /// This build. There is no Go in it: that field is empty.
 pub const BUILD: BuildInfo = BuildInfo { version: VERSION, revision: REVISION, golang_version: "", status: STATUS, tag: VERSION };
 
-/// The single line of `/version`: version, revision and status. Clients take it apart from the right, by its dashes.
+/// Returns the single line of `/version`: version, revision and status. Clients take it apart from the right, by its dashes.
 pub fn line() -> String {
     format!("{VERSION}-{REVISION}-{STATUS}")
 }

@@ -48,7 +48,7 @@ fn keep(given: impl Iterator<Item = String>) -> Result<bool> {
     Ok(keep)
 }
 
-/// Whether every request was answered and every share was right.
+/// Shows the demo, and returns whether every request was answered and every share was right.
 async fn show(keep: bool) -> Result<bool> {
     if let Some(reason) = missing() {
         bail!("{reason}");

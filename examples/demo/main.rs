@@ -52,7 +52,7 @@ impl Arguments {
     }
 }
 
-/// Whether every request was answered and every share was right.
+/// Shows the demo, and returns whether every request was answered and every share was right.
 async fn show(arguments: Arguments) -> Result<bool> {
     let envoy = tools::envoy("1.40")?;
     let protocol = if arguments.delta { "delta" } else { "state of the world" };

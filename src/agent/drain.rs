@@ -74,13 +74,13 @@ impl Draining {
         Self { admin, role, settings, stage: Arc::new(Mutex::new(DrainState::Serving)) }
     }
 
-    /// Whether the drain has begun.
+    /// Returns whether the drain has begun.
     pub(crate) fn has_begun(&self) -> bool {
         *self.stage.lock() != DrainState::Serving
     }
 
-    /// Begins: asks clients to go elsewhere while connections are still accepted. A sidecar asks on the inbound side only, so that
-    /// its application can still call others; a gateway asks all. Calling it again does nothing.
+    /// Begins the drain: asks clients to go elsewhere while connections are still accepted. A sidecar asks on the inbound side
+    /// only, so that its application can still call others; a gateway asks all. Calling it again does nothing.
     pub(crate) async fn begin(&self) {
         let now = Instant::now();
         {
@@ -101,7 +101,7 @@ impl Draining {
         }
     }
 
-    /// Begins, and waits until no connection is open, but for the minimum at least, or until the drain's time is over.
+    /// Begins the drain, and waits until no connection is open, but for the minimum at least, or until the drain's time is over.
     pub(crate) async fn drained(&self) {
         self.begin().await;
         let stage = *self.stage.lock();
@@ -112,7 +112,7 @@ impl Draining {
         *self.stage.lock() = DrainState::Drained;
     }
 
-    /// Drains; if that is done already, waits until everything is delivered.
+    /// Drains the proxy; if that is done already, waits until everything is delivered.
     pub(crate) async fn finished(&self) {
         if *self.stage.lock() != DrainState::Drained {
             return self.drained().await;
@@ -163,19 +163,19 @@ impl Open {
         open
     }
 
-    /// Whether everything is delivered: idle connections may be closed, but of one that does not speak HTTP nobody knows.
+    /// Returns whether everything is delivered: idle connections may be closed, but of one that does not speak HTTP nobody knows.
     fn is_delivered(self) -> bool {
         self.requests == 0 && self.unsent == 0 && self.connections <= self.http_connections
     }
 }
 
-/// Whether the drain waits for connections to that listener.
+/// Returns whether the drain waits for connections to that listener.
 fn counts(listener: &str, role: Role) -> bool {
     let own = listener.starts_with("admin") || listener.starts_with("agent.") || listener.contains(".worker_");
     !own && (role == Role::Gateway || !listener.ends_with(OUTBOUND_LISTENER))
 }
 
-/// Whether requests under that prefix come from clients of this proxy.
+/// Returns whether requests under that prefix come from clients of this proxy.
 fn serves(prefix: &str, role: Role) -> bool {
     match role {
         Role::Sidecar => prefix.starts_with("inbound_") || prefix.starts_with("InboundPassthrough"),

@@ -39,7 +39,7 @@ impl Id {
         }
     }
 
-    /// Whether the object read under that key is (one of the contents of) this one.
+    /// Returns whether the object read under that key is (one of the contents of) this one.
     pub fn is_of(&self, key: &ObjectKey) -> bool {
         match self {
             Self::Local(LocalId(own)) => own == key,

@@ -126,18 +126,18 @@ impl Kind {
         self.facts().resource.as_ref()
     }
 
-    /// Whether an object belongs to one cluster, so that another cluster may have another of that name. Of the other
-    /// kinds, configuration, an object in two clusters is one thing said twice.
+    /// Returns whether an object belongs to one cluster, so that another cluster may have another of that name. Of the
+    /// other kinds, configuration, an object in two clusters is one thing said twice.
     pub const fn is_local(self) -> bool {
         self.facts().local
     }
 
-    /// Whether it is one of Istio's kinds.
+    /// Returns whether it is one of Istio's kinds.
     pub fn is_istio(self) -> bool {
         ISTIO_GROUPS.contains(&self.group())
     }
 
-    /// Whether its objects have a status with conditions.
+    /// Returns whether its objects have a status with conditions.
     pub const fn has_status(self) -> bool {
         self.facts().has_status
     }
@@ -202,7 +202,7 @@ impl Facts {
     }
 }
 
-/// A kind of Kubernetes' own.
+/// Returns the facts about a kind of Kubernetes' own.
 const fn core(plural: &'static str) -> Facts {
     Facts {
         resource: Some(Resource { group: "", versions: &["v1"], plural, namespaced: true }),
@@ -226,7 +226,7 @@ const fn istio(group: &'static str, versions: &'static [&'static str], plural: &
     Facts { resource: Some(Resource { group, versions, plural, namespaced: true }), local: false, has_status: true, ..core(plural) }
 }
 
-/// A kind whose objects are part of an object of another kind.
+/// Returns the facts about a kind whose objects are part of an object of another kind.
 const fn part_of_another(room: &'static str) -> Facts {
     Facts { resource: None, local: false, room, ..core("") }
 }

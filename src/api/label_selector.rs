@@ -41,7 +41,7 @@ pub enum LabelOperator {
     DoesNotExist,
 }
 
-/// Whether every label of the selector is there; an empty selector selects all. (Istio's selectors are plain labels.)
+/// Returns whether every label of the selector is there; an empty selector selects all. (Istio's selectors are plain labels.)
 pub fn selects(selector: &Labels, labels: &Labels) -> bool {
     selector.iter().all(|(name, value)| labels.get(name) == Some(value))
 }

@@ -345,7 +345,7 @@ mod tests {
         parsed.map(|program| program.arguments).map_err(|error| error.to_string())
     }
 
-    /// The flags of istiod's Deployment, with what users add to it.
+    /// Checks the flags of istiod's Deployment, with what users add to it.
     #[test]
     fn the_charts_command_line_is_understood() {
         let chart = "--monitoringAddr=:15014 --log_output_level=default:info --log_as_json --domain cluster.local \

@@ -65,7 +65,7 @@ mod tests {
     use super::Arguments;
     use crate::api::yaml;
 
-    /// Everything that injection writes into pods is understood by this program.
+    /// Checks that everything that injection writes into pods is understood by this program.
     #[test]
     fn commands_of_injected_pods_are_commands() {
         let mut seen = 0;

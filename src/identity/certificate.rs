@@ -157,7 +157,7 @@ impl Certificate {
         pem_block("CERTIFICATE", &self.der)
     }
 
-    /// Whether `issuer` signed this certificate: the names match, and the signature verifies.
+    /// Returns whether `issuer` signed this certificate: the names match, and the signature verifies.
     pub fn is_issued_by(&self, issuer: &Self) -> bool {
         if self.issuer_der != issuer.subject_der {
             return false;
@@ -168,7 +168,7 @@ impl Certificate {
         child.verify_signature(Some(parent.public_key())).is_ok()
     }
 
-    /// Whether it is a root: subject and issuer are the same, and its own key signed it.
+    /// Returns whether it is a root: subject and issuer are the same, and its own key signed it.
     pub fn is_self_signed(&self) -> bool {
         self.is_issued_by(self)
     }

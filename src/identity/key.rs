@@ -137,7 +137,7 @@ impl fmt::Debug for PrivateKey {
     }
 }
 
-/// Whether a key is encrypted, in the way of PKCS#8 or of old openssl (`Proc-Type: 4,ENCRYPTED`).
+/// Returns whether a key is encrypted, in the way of PKCS#8 or of old openssl (`Proc-Type: 4,ENCRYPTED`).
 pub(super) fn is_encrypted(block: &pem::Pem) -> bool {
     block.tag() == "ENCRYPTED PRIVATE KEY" || block.headers().get("Proc-Type").is_some_and(|kind| kind.contains("ENCRYPTED"))
 }

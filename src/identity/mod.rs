@@ -18,7 +18,7 @@ pub mod token;
 
 pub use crate::clock::{Clock, system_clock};
 
-/// Whether a name may be part of a SPIFFE id: it has the letters of DNS names, and `_`.
+/// Returns whether a name may be part of a SPIFFE id: it has the letters of DNS names, and `_`.
 ///
 /// A `/` or `%` in a service account would otherwise let a token spell another identity.
 fn is_plain_name(name: &str) -> bool {

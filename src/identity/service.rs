@@ -96,8 +96,8 @@ impl IstioCertificateService for CertificateService {
     }
 }
 
-/// Whether the metadata name an `ImpersonatedIdentity` (ztunnel's). A certificate for the caller's own identity would be the wrong
-/// answer.
+/// Returns whether the metadata names an `ImpersonatedIdentity` (ztunnel's). A certificate for the caller's own identity would be
+/// the wrong answer.
 fn asks_to_impersonate(request: &IstioCertificateRequest) -> bool {
     let value = request.metadata.as_ref().and_then(|metadata| metadata.fields.get("ImpersonatedIdentity"));
     match value.and_then(|value| value.kind.as_ref()) {

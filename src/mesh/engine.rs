@@ -85,8 +85,8 @@ struct Dirty {
 }
 
 impl Engine {
-    /// An engine without objects. `domain` is the cluster's DNS domain; `mesh` counts while no MeshConfig object is
-    /// there.
+    /// Makes an engine without objects. `domain` is the cluster's DNS domain; `mesh` counts while no MeshConfig object
+    /// is there.
     pub fn new(domain: &str, mesh: MeshConfig) -> Self {
         let defaults = Arc::new(MeshConfig { domain: domain.into(), ..mesh });
         let world = World { mesh: Arc::new(MeshSettings::of(&defaults)), mesh_config: Arc::clone(&defaults), ..World::default() };
@@ -103,12 +103,12 @@ impl Engine {
         }
     }
 
-    /// The world as it is.
+    /// Returns the world as it is.
     pub fn world(&self) -> &Arc<World> {
         &self.world
     }
 
-    /// Whether an object of that name is among those that stand.
+    /// Returns whether an object of that name is among those that stand.
     pub fn has(&self, key: &ObjectKey) -> bool {
         self.store.has(&Id::from(key))
     }
@@ -146,7 +146,7 @@ impl Engine {
         self.derive_routes(world, dirty);
     }
 
-    /// The settings decide about everything: when they differ, every object counts as changed.
+    /// Derives the settings. They decide about everything: when they differ, every object counts as changed.
     fn derive_mesh(&self, world: &mut World, changed: Vec<Id>, dirty: &mut Dirty) -> Vec<Id> {
         if !changed.iter().any(|id| id.kind() == Kind::MeshConfig) {
             return changed;
@@ -355,7 +355,7 @@ impl Engine {
 
 #[cfg(test)]
 impl Engine {
-    /// Whether both have the very same tables.
+    /// Returns whether both have the very same tables.
     fn shares_all_with(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.world, &other.world)
             && self.store.is_shared_with(&other.store)
@@ -398,7 +398,7 @@ fn kubernetes_key(service: &LocalId, world: &World) -> ServiceKey {
     ServiceKey { hostname, namespace: namespace.clone() }
 }
 
-/// Equal but for the identities, which routes do not show.
+/// Returns whether two services are equal but for the identities, which routes do not show.
 fn same_shape(old: Option<&Service>, new: Option<&Service>) -> bool {
     match (old, new) {
         (Some(old), Some(new)) => {
@@ -435,12 +435,12 @@ fn index_addresses(world: &mut World, key: &ServiceKey, old: &EndpointSet, new: 
     }
 }
 
-/// Those of one sorted list that the other has not.
+/// Returns the items of one sorted list that the other one lacks.
 fn missing<'a, T: Ord>(from: &'a [T], other: &'a [T]) -> impl Iterator<Item = &'a T> {
     from.iter().filter(|item| other.binary_search(item).is_err())
 }
 
-/// Where endpoints listen: `(address, service port, endpoint port)`, sorted.
+/// Returns where endpoints listen: `(address, service port, endpoint port)`, sorted.
 fn listening(set: &EndpointSet) -> Vec<(IpAddr, u16, u16)> {
     let all = set.ports.iter().flat_map(|(port, endpoints)| endpoints.iter().map(move |endpoint| (*port, endpoint)));
     let at = |(port, endpoint): (u16, &Endpoint)| match endpoint.address {

@@ -75,7 +75,7 @@ impl<'a> Attachment<'a> {
         selector.filter(|labels| !labels.is_empty()).map_or(Self::Namespace, Self::Selector)
     }
 
-    /// Whether it names the workload with these labels itself.
+    /// Returns whether it names the workload with these labels itself.
     fn names(self, labels: &Labels) -> bool {
         match self {
             Self::Namespace => false,
@@ -86,7 +86,7 @@ impl<'a> Attachment<'a> {
 }
 
 impl TargetRef {
-    /// Whether a workload with these labels stands for the object. Pods of a Gateway API Gateway carry its name.
+    /// Returns whether a workload with these labels stands for the object. Pods of a Gateway API Gateway carry its name.
     fn is_served_by(&self, labels: &Labels) -> bool {
         (&*self.group, &*self.kind) == ("gateway.networking.k8s.io", "Gateway")
             && labels.get("gateway.networking.k8s.io/gateway-name") == Some(&self.name)
@@ -166,7 +166,7 @@ impl<T: Policy> PolicyTable<T> {
 }
 
 impl<T: Policy> Configured<T> {
-    /// Whether it is for its whole namespace (in the root namespace: for the mesh).
+    /// Returns whether it is for its whole namespace (in the root namespace: for the mesh).
     pub fn is_namespace_wide(&self) -> bool {
         self.spec.attachment() == Attachment::Namespace
     }

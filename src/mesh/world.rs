@@ -126,7 +126,7 @@ impl World {
         self.workloads.range(first..).take_while(move |(key, _)| key.namespace == namespace).map(|(_, workload)| workload)
     }
 
-    /// The services of that hostname, of all namespaces.
+    /// Returns the services of that hostname, of all namespaces.
     pub fn services_named<'a>(&'a self, host: &'a Hostname) -> impl Iterator<Item = &'a Arc<Service>> {
         let from = ServiceKey { hostname: host.clone(), namespace: SmolStr::default() };
         self.services.range(from..).take_while(move |(key, _)| key.hostname == *host).map(|(_, service)| service)
@@ -134,14 +134,14 @@ impl World {
 }
 
 impl Touched {
-    /// Whether nothing differs.
+    /// Returns whether nothing differs.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
 
 impl EffectiveMtls {
-    /// The mode for a port of the workload.
+    /// Returns the mode for a port of the workload.
     pub fn port(&self, number: u16) -> MtlsMode {
         self.ports.iter().find(|(port, _)| *port == number).map_or(self.mode, |(_, mode)| *mode)
     }

@@ -64,7 +64,7 @@ impl Readiness {
         BlockReady { readiness: self.clone(), condition, id }
     }
 
-    /// Whether nothing blocks.
+    /// Returns whether nothing blocks.
     pub fn is_ready(&self) -> bool {
         self.blocks.borrow().held.is_empty()
     }
@@ -75,7 +75,7 @@ impl Readiness {
         _ = self.blocks.subscribe().wait_for(|blocks| blocks.held.is_empty()).await;
     }
 
-    /// Whether `condition` does not hold.
+    /// Returns whether `condition` does not hold.
     pub fn is_blocked_by(&self, condition: &str) -> bool {
         self.blocks.borrow().held.keys().any(|(name, _)| *name == condition)
     }

@@ -99,7 +99,7 @@ pub(super) fn of_subset<'a>(endpoints: &'a [Endpoint], labels: Option<&'a Labels
     endpoints.iter().filter(move |endpoint| labels.is_none_or(|wanted| has(endpoint, wanted)))
 }
 
-/// Whether endpoints may say that they can do mTLS: not when a rule decided about TLS, unless for in-mesh mTLS.
+/// Returns whether endpoints may say that they can do mTLS: not when a rule decided about TLS, unless for in-mesh mTLS.
 pub(super) fn keeps_mtls(rule: Option<&EffectiveDestinationRule>, subset: Option<&EffectiveSubset>, port: u16) -> bool {
     let tls = rule.and_then(|rule| rule.port(subset, port).tls.as_deref());
     tls.is_none_or(|tls| matches!(tls, ClientTls::IstioMutual { .. }))

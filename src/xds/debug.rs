@@ -66,7 +66,7 @@ impl Viewer {
         if namespace == system_namespace { Self::All } else { Self::Namespace(namespace.into()) }
     }
 
-    /// Whether proxies of `namespace` are shown.
+    /// Returns whether proxies of `namespace` are shown.
     pub fn sees(&self, namespace: &str) -> bool {
         match self {
             Self::All => true,
@@ -74,13 +74,13 @@ impl Viewer {
         }
     }
 
-    /// Whether a page of `/debug` is shown at all. `page` is its name without a query.
+    /// Returns whether a page of `/debug` is shown at all. `page` is its name without a query.
     pub fn may_open(&self, page: &str) -> bool {
         *self == Self::All || OPEN_PAGES.contains(&page)
     }
 }
 
-/// Whether requests for a type are answered here.
+/// Returns whether requests for a type are answered here.
 pub(super) fn is_debug(type_url: &str) -> bool {
     type_url == PAGE || type_url.starts_with("istio.io/debug/")
 }

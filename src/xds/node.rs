@@ -110,7 +110,7 @@ impl Proven {
         agrees(&node.proxy.namespace, &node.proxy.service_account, &caller).then_some(Self { node, caller })
     }
 
-    /// A proxy on the plaintext port, of which nothing is proven.
+    /// Returns a proxy on the plaintext port, of which nothing is proven.
     pub fn anonymous(node: Arc<Node>) -> Self {
         Self { node, caller: Caller::Anonymous }
     }
@@ -142,7 +142,7 @@ impl Claim {
         Self { namespace, service_account: metadata.name("SERVICE_ACCOUNT").unwrap_or_default() }
     }
 
-    /// Whether a caller may ask in this name; as [`Proven::new`].
+    /// Returns whether a caller may ask in this name, by the rule of [`Proven::new`].
     pub fn agrees_with(&self, caller: &Caller) -> bool {
         agrees(&self.namespace, &self.service_account, caller)
     }

@@ -19,22 +19,22 @@ impl<T> PerType<T> {
         Self(array::from_fn(|place| make(ResourceType::ALL[place])))
     }
 
-    /// The types with their values, in push order.
+    /// Iterates over the types with their values, in push order.
     pub fn iter(&self) -> impl Iterator<Item = (ResourceType, &T)> {
         ResourceType::ALL.into_iter().zip(&self.0)
     }
 
-    /// The values alone, in push order.
+    /// Iterates over the values alone, in push order.
     pub fn values(&self) -> impl Iterator<Item = &T> {
         self.0.iter()
     }
 
-    /// The values alone, to be changed, in push order.
+    /// Iterates over the values alone, in push order, so that they can be changed.
     pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.0.iter_mut()
     }
 
-    /// The same types with other values.
+    /// Converts each value, and keeps the types.
     pub fn map<U>(self, change: impl FnMut(T) -> U) -> PerType<U> {
         PerType(self.0.map(change))
     }

@@ -42,7 +42,7 @@ impl Resource {
         self.references[start..].iter().take_while(move |(other, _)| *other == kind).map(|(_, name)| name)
     }
 
-    /// Whether it refers to the resource of that type and name.
+    /// Returns whether it refers to the resource of that type and name.
     pub fn refers_to(&self, kind: ResourceType, name: &str) -> bool {
         self.references.binary_search_by(|(other, named)| (*other, named.as_str()).cmp(&(kind, name))).is_ok()
     }

@@ -75,31 +75,31 @@ impl ResourceType {
         self.traits().rejects_metric
     }
 
-    /// Whether views have content of the type. Requests for other types are answered, so that nobody waits, with what
-    /// stands in for the content.
+    /// Returns whether views have content of the type. Requests for other types are answered, so that nobody waits,
+    /// with what stands in for the content.
     pub const fn is_in_views(self) -> bool {
         self.traits().is_in_views
     }
 
-    /// Whether a subscription without names means all. State of the world then repeats all of the type in every
+    /// Returns whether a subscription without names means all. State of the world then repeats all of the type in every
     /// response, and what a response leaves out is gone.
     pub const fn is_wildcard(self) -> bool {
         self.traits().is_wildcard
     }
 
-    /// Whether incremental xDS says that a resource is gone by its name. Else the client is sent what stands in for it:
-    /// Envoy does not open a listener before it has the route table that the listener asks for.
+    /// Returns whether incremental xDS says that a resource is gone by its name. Else the client is sent what stands in
+    /// for it: Envoy does not open a listener before it has the route table that the listener asks for.
     pub const fn is_removed_by_name(self) -> bool {
         self.traits().is_removed_by_name
     }
 
-    /// Whether Envoy goes on using the resource for a while after it was replaced or removed.
+    /// Returns whether Envoy goes on using the resource for a while after it was replaced or removed.
     pub const fn is_drained(self) -> bool {
         self.traits().is_drained
     }
 
-    /// Whether Envoy's error messages name the resources that it refuses. Of the other types it names none, and their
-    /// names (`80`) would be found by chance.
+    /// Returns whether Envoy's error messages name the resources that it refuses. Of the other types it names none, and
+    /// their names (`80`) would be found by chance.
     pub const fn has_names_in_errors(self) -> bool {
         self.traits().has_names_in_errors
     }
@@ -109,7 +109,7 @@ impl ResourceType {
         self.traits().awaits
     }
 
-    /// Whether resources of other types wait for those of this one.
+    /// Returns whether resources of other types wait for those of this one.
     pub fn is_awaited(self) -> bool {
         Self::ALL.into_iter().any(|kind| kind.awaits() == Some(self))
     }

@@ -34,7 +34,7 @@ fn empty_route_configuration(name: &str) -> RouteConfiguration {
     RouteConfiguration { name: name.into(), validate_clusters: Some(BoolValue { value: false }), ..RouteConfiguration::default() }
 }
 
-/// A message at its default, without a version.
+/// Returns a message at its default, without a version.
 fn blank(kind: ResourceType, name: &str) -> Resource {
     Resource {
         kind,

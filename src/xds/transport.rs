@@ -328,8 +328,8 @@ fn now() -> Instant {
     time::Instant::now().into_std()
 }
 
-/// Whether a stream ended by a fault of ours: neither by what the client asked for nor by its going, which breaks the
-/// transport.
+/// Returns whether a stream ended by a fault of ours: neither by what the client asked for nor by its going, which
+/// breaks the transport.
 fn is_internal(status: &Status) -> bool {
     matches!(status.code(), Code::Internal | Code::DataLoss | Code::OutOfRange)
 }

@@ -68,7 +68,7 @@ impl View {
         self.layers(kind).iter().map(|layer| layer.len()).sum()
     }
 
-    /// Whether the two are put together from the very same layers.
+    /// Returns whether the two are put together from the very same layers.
     pub fn has_layers_of(&self, other: &Self) -> bool {
         let same = |kind| {
             let (own, others) = (self.layers(kind), other.layers(kind));

@@ -42,7 +42,7 @@ pub(super) struct FileSecrets {
     faults: BTreeMap<String, String>,
 }
 
-/// Whether the name stands for files.
+/// Returns whether the name stands for files.
 pub(super) fn is_file(name: &str) -> bool {
     SecretFiles::parse(name).is_some()
 }

@@ -22,7 +22,7 @@ pub(super) enum DocumentType {
     Unclear(String),
 }
 
-/// Which kind of object a document holds.
+/// Returns which kind of object a document holds.
 pub(super) fn document_type(document: &Value) -> DocumentType {
     let text = |name: &str| document.get(name).and_then(Value::as_str);
     let (Some(kind), Some(api_version)) = (text("kind"), text("apiVersion")) else {
@@ -54,7 +54,7 @@ pub(super) struct Named {
 }
 
 impl Named {
-    /// The object's key. Without a namespace it is in `default`, where the API server would put it.
+    /// Returns the object's key. Without a namespace it is in `default`, where the API server would put it.
     pub(super) fn key(&self, kind: Kind, cluster: &SmolStr) -> ObjectKey {
         let namespace = match kind.resource() {
             Some(resource) if resource.namespaced && self.namespace.is_empty() => "default".into(),

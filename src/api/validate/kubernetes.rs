@@ -29,7 +29,7 @@ impl Check<'_> {
         }
     }
 
-    /// An EndpointSlice has no `spec`: its fields stand beside the metadata.
+    /// Checks an EndpointSlice. It has no `spec`: its fields stand beside the metadata.
     pub(super) fn endpoint_slice(self, slice: &EndpointSlice, _: &Path<'_>) {
         let at = &Path::Root;
         if slice.address_type == "FQDN" {

@@ -1,6 +1,6 @@
 use crate::api::{Diagnostic, parse, yaml};
 
-/// What is said about a specification of a kind, without the name of the object.
+/// Returns what is said about a specification of a kind, without the name of the object.
 fn said(kind: &str, spec: &str) -> Vec<String> {
     let group = if kind == "PeerAuthentication" { "security" } else { "networking" };
     let spec = spec.trim_end().replace('\n', "\n  ");

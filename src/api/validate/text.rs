@@ -7,7 +7,7 @@ use smol_str::SmolStr;
 use super::Check;
 use crate::api::{Labels, findings::Path};
 
-/// Whether a text is a label of a DNS name (RFC 1123), in either case.
+/// Returns whether a text is a label of a DNS name (RFC 1123), in either case.
 pub(super) fn is_dns_label(text: &str) -> bool {
     let bytes = text.as_bytes();
     let inner = |byte: &u8| byte.is_ascii_alphanumeric();
@@ -28,7 +28,7 @@ pub(super) enum ProtocolClass {
     Unknown,
 }
 
-/// The class of a protocol as written, in either case.
+/// Returns the class of a protocol as written, in either case.
 pub(super) fn protocol_class(protocol: &str) -> ProtocolClass {
     match protocol.to_ascii_uppercase().as_str() {
         "HTTP" | "HTTP2" | "HTTP_PROXY" | "GRPC" | "GRPC-WEB" => ProtocolClass::Http,
@@ -65,7 +65,7 @@ impl Check<'_> {
         }
     }
 
-    /// An address or a network in CIDR form.
+    /// Checks an address or a network in CIDR form.
     pub(super) fn subnet(self, subnet: &str, at: &Path<'_>) {
         let valid = if subnet.contains('/') { subnet.parse::<ipnet::IpNet>().is_ok() } else { subnet.parse::<IpAddr>().is_ok() };
         if !valid {
@@ -73,7 +73,7 @@ impl Check<'_> {
         }
     }
 
-    /// The path of a Unix socket, without `unix://`.
+    /// Checks the path of a Unix socket, without `unix://`.
     pub(super) fn socket_path(self, path: &str, at: &Path<'_>) {
         let absolute = path.starts_with('/') && !path.ends_with('/');
         if !absolute && !path.starts_with('@') {
@@ -81,7 +81,7 @@ impl Check<'_> {
         }
     }
 
-    /// Envoy counts in milliseconds: less would be no time at all.
+    /// Checks that a duration is long enough for Envoy, which counts in milliseconds: less would be no time at all.
     pub(super) fn at_least_a_millisecond(self, duration: Option<Duration>, at: &Path<'_>) {
         if duration.is_some_and(|duration| duration < Duration::from_millis(1)) {
             self.error(at, "must be 1ms or more");
@@ -112,7 +112,7 @@ impl Check<'_> {
         }
     }
 
-    /// `exportTo`. `~` (nobody) is for ServiceEntries alone.
+    /// Checks `exportTo`. `~` (nobody) is for ServiceEntries alone.
     pub(super) fn export_to(self, targets: &[SmolStr], nobody_possible: bool, at: &Path<'_>) {
         let resolve = |target: &SmolStr| if target == "." { self.object.namespace.to_string() } else { target.to_string() };
         for (index, target) in targets.iter().enumerate() {
@@ -131,7 +131,7 @@ impl Check<'_> {
         }
     }
 
-    /// The name of a header that is set, added or removed. Pseudo-headers cannot be; the authority of a request can.
+    /// Checks the name of a header that is set, added or removed. Pseudo-headers cannot be; the authority of a request can.
     pub(super) fn header_name(self, name: &str, authority_possible: bool, at: &Path<'_>) {
         let authority = name.eq_ignore_ascii_case("host") || name.eq_ignore_ascii_case(":authority");
         if name.is_empty() {
@@ -143,7 +143,7 @@ impl Check<'_> {
         }
     }
 
-    /// The value of a header, in which `%…%` is a command to Envoy.
+    /// Checks the value of a header, in which `%…%` is a command to Envoy.
     pub(super) fn header_value(self, value: &str, at: &Path<'_>) {
         if value.bytes().any(|byte| (byte < b' ' && byte != b'\t') || byte == 0x7f) {
             self.error(at, "has control characters");
@@ -153,7 +153,7 @@ impl Check<'_> {
     }
 }
 
-/// Whether a text is a token of RFC 9110, as names of headers are.
+/// Returns whether a text is a token of RFC 9110, as names of headers are.
 pub(super) fn is_header_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }

@@ -68,7 +68,7 @@ impl Environment {
         self.variable("INSTANCE_IP").map(|text| text.parse().with_context(|| format!("INSTANCE_IP: {text:?}"))).transpose()
     }
 
-    /// Whether `ISTIO_DELTA_XDS` asks for delta xDS, which is the default.
+    /// Returns whether `ISTIO_DELTA_XDS` asks for delta xDS, which is the default.
     pub(super) fn delta(&self) -> bool {
         self.variable("ISTIO_DELTA_XDS") != Some("false")
     }
@@ -154,8 +154,8 @@ pub(super) fn pod_info(flag: Option<PathBuf>, usual: &str) -> anyhow::Result<BTr
     Ok(parse_lines(&fs::read_to_string(&path).with_context(|| path.display().to_string())?))
 }
 
-/// Whether an annotation is Istio's, and not one that the injector left for itself. Others may be large (the manifest that was
-/// applied last), and nobody asks a proxy for them.
+/// Returns whether an annotation is Istio's, and not one that the injector left for itself. Others may be large (the manifest
+/// that was applied last), and nobody asks a proxy for them.
 pub(super) fn concerns_the_proxy(annotation: &str) -> bool {
     const LEFT_BY_INJECTION: [&str; 2] = ["sidecar.istio.io/status", "proxy.istio.io/overrides"];
     let domain = annotation.split_once('/').map_or("", |(domain, _)| domain);
@@ -168,7 +168,7 @@ fn parse_lines(text: &str) -> BTreeMap<String, String> {
     lines.map(|(key, value)| (key.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| value.to_owned()))).collect()
 }
 
-/// Whether a flag reads the variable as well: then the flag decides.
+/// Returns whether a flag reads the variable as well: then the flag decides.
 fn has_flag(variable: &str) -> bool {
     ["WORKLOAD_NAME", "INTERCEPTION_MODE", "CLUSTER_ID", "MESH_ID", "NODE_NAME", "NETWORK"]
         .iter()

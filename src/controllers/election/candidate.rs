@@ -120,7 +120,7 @@ mod tests {
         Candidate::new(identity, Timing::default())
     }
 
-    /// Reads, and writes what is to be written.
+    /// Reads the Lease, and writes what the candidate wants written.
     fn turn(candidate: &mut Candidate, lease: &mut Option<LeaseRecord>, now: Timestamp) -> bool {
         if let Some(record) = candidate.observe(lease.clone(), now) {
             *lease = Some(record.clone());

@@ -65,7 +65,7 @@ impl PeerCertificate {
 // === impl AuthenticationError ===
 
 impl AuthenticationError {
-    /// Whether trying again may help: nothing is wrong with what was presented, but whoever decides cannot be asked now.
+    /// Returns whether trying again may help: nothing is wrong with what was presented, but whoever decides cannot be asked now.
     pub fn is_temporary(&self) -> bool {
         matches!(self, Self::Token(TokenError::Unavailable(_)))
     }

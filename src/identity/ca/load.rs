@@ -53,8 +53,8 @@ pub fn load(folder: &Path, now: Timestamp) -> Result<SigningCa, LoadError> {
     files.intermediate(names, roots, now)
 }
 
-/// Whether somebody put a CA, or a part of one, into the folder. A CA that istiod made by itself and keeps in Secret `cacerts`
-/// (`istio-generated`) does not count.
+/// Returns whether somebody put a CA, or a part of one, into the folder. A CA that istiod made by itself and keeps in Secret
+/// `cacerts` (`istio-generated`) does not count.
 pub fn holds_ca(folder: &Path) -> bool {
     file_names().any(|name| folder.join(name).exists()) && !folder.join("istio-generated").exists()
 }

@@ -173,7 +173,8 @@ impl Definitions {
     }
 }
 
-/// Kubernetes' Services before ServiceEntries; of the same Service in several clusters the first cluster's; then by age.
+/// Returns what services of one name are sorted by: Kubernetes' Services come before ServiceEntries, then the cluster's
+/// name decides, then age.
 fn order(service: &Service) -> (Registry, &str, &Precedence) {
     let cluster = match service.registry {
         Registry::Kubernetes => service.origin.object.cluster.as_str(),
@@ -182,7 +183,7 @@ fn order(service: &Service) -> (Registry, &str, &Precedence) {
     (service.registry, cluster, &service.precedence)
 }
 
-/// Whether it is a ServiceEntry with a `workloadSelector`.
+/// Returns whether it is a ServiceEntry with a `workloadSelector`.
 fn is_selecting(service: &Service) -> bool {
     service.registry == Registry::External && !service.selector.is_empty()
 }

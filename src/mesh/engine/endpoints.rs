@@ -114,7 +114,7 @@ impl<'t> Tables<'t> {
         }
     }
 
-    /// Mostly all endpoints of a service have one identity: it is kept once.
+    /// Returns the identity of an endpoint. Endpoints of a service mostly have the same one, which is then kept once.
     fn identity(&self, namespace: &SmolStr, service_account: &SmolStr) -> Arc<SpiffeId> {
         let id = identity(&self.world.mesh, namespace, service_account.clone());
         let last = self.last_identity.take().filter(|last| **last == id);
@@ -151,7 +151,7 @@ impl<'t> Tables<'t> {
             .collect()
     }
 
-    /// A DNS service without endpoints is its own host, once per address written.
+    /// Returns what stands for the endpoints of a DNS service without any: its own host, once for each address written.
     fn of_own_name(&self, service: &Service, object: &Object) -> Vec<(u16, Endpoint)> {
         let entry = istio::WorkloadEntry { address: service.hostname.text().clone(), ..Default::default() };
         let times = service.addresses.len().max(1);

@@ -28,7 +28,7 @@ impl Store {
         true
     }
 
-    /// Whether some cluster has that object.
+    /// Returns whether some cluster has that object.
     pub(super) fn has(&self, id: &Id) -> bool {
         self.get(id).is_some()
     }

@@ -34,7 +34,7 @@ pub(super) fn gone((key, _): Change) -> Change {
     (key, None)
 }
 
-/// The change as another cluster would say it.
+/// Returns the change as another cluster would report it.
 pub(super) fn elsewhere((key, object): Change) -> Change {
     let key = ObjectKey { cluster: "there".into(), ..key };
     let object = object.map(|object| Arc::new(Object { key: key.clone(), ..Object::clone(&object) }));

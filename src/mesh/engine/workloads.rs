@@ -24,7 +24,7 @@ pub(super) fn pod_id(key: &WorkloadKey) -> LocalId {
     LocalId::new(&key.cluster, Kind::Pod, &key.namespace, &key.name)
 }
 
-/// Whether the pod still has its address. One that has ended has none, and another pod may have it.
+/// Returns whether the pod still has its address. One that has ended has none, and another pod may have it.
 fn is_alive(pod: &kubernetes::Pod) -> bool {
     pod.phase != "Succeeded" && pod.phase != "Failed"
 }

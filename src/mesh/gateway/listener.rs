@@ -71,7 +71,7 @@ impl Listener {
         }
     }
 
-    /// Whether it passes the mesh's mTLS on, which takes clusters of its own.
+    /// Returns whether it passes the mesh's mTLS on, which takes clusters of its own.
     pub fn is_auto_passthrough(&self) -> bool {
         self.tls == Some(ListenerTls::AutoPassthrough)
     }

@@ -25,12 +25,12 @@ impl Hostname {
         &self.0
     }
 
-    /// Whether it is `*` or `*.something`.
+    /// Returns whether it is `*` or `*.something`.
     pub fn is_wildcard(&self) -> bool {
         self.0.starts_with('*')
     }
 
-    /// Whether every name that `other` stands for is one that `self` stands for (`*.a.b` covers `x.a.b` and `*.x.a.b`).
+    /// Returns whether every name that `other` stands for is one that `self` stands for (`*.a.b` covers `x.a.b` and `*.x.a.b`).
     pub fn covers(&self, other: &Self) -> bool {
         match self.0.strip_prefix('*') {
             Some(suffix) => other.0.strip_prefix('*').unwrap_or(&other.0).ends_with(suffix),
@@ -46,7 +46,7 @@ impl Hostname {
         std::iter::once(self.clone()).chain(wildcards.map(Self)).chain((text != "*").then(|| Self("*".into())))
     }
 
-    /// Whether there is a name that both stand for.
+    /// Returns whether there is a name that both stand for.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.covers(other) || other.covers(self)
     }

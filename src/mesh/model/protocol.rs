@@ -30,17 +30,17 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// Whether the port gets HTTP treatment without sniffing.
+    /// Returns whether the port gets HTTP treatment without sniffing.
     pub fn is_http(self) -> bool {
         matches!(self, Self::Http | Self::Http2 | Self::Grpc | Self::GrpcWeb)
     }
 
-    /// Whether upstream connections speak HTTP/2.
+    /// Returns whether upstream connections speak HTTP/2.
     pub fn is_http2(self) -> bool {
         matches!(self, Self::Http2 | Self::Grpc | Self::GrpcWeb)
     }
 
-    /// Whether clients send TLS that the proxy does not open.
+    /// Returns whether clients send TLS that the proxy does not open.
     pub fn is_tls(self) -> bool {
         matches!(self, Self::Https | Self::Tls)
     }

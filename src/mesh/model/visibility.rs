@@ -16,7 +16,7 @@ pub enum Visibility {
 }
 
 impl Visibility {
-    /// Whether something in `namespace` may see it.
+    /// Returns whether something in `namespace` may see it.
     pub fn allows(&self, namespace: &str) -> bool {
         match self {
             Self::Public => true,

@@ -73,7 +73,7 @@ impl Client<'_> {
     }
 }
 
-/// Whether a rule is for its own namespace alone.
+/// Returns whether a rule is for its own namespace alone.
 fn is_private(rule: &DestinationRule, namespace: &str) -> bool {
     matches!(&rule.export_to, Visibility::Namespaces(names) if names.iter().all(|name| name == namespace))
 }

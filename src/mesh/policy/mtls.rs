@@ -31,7 +31,7 @@ pub fn service_mtls(world: &World, namespace: &str) -> MtlsMode {
     inherited(&world.peer_authentications.effective(&world.mesh.root_namespace, namespace, &Labels::new()))
 }
 
-/// Whether there are endpoints and all take mTLS: then clusters that cannot choose by endpoint use it (contract §3.2).
+/// Returns whether there are endpoints and all take mTLS: then clusters that cannot choose by endpoint use it (contract §3.2).
 pub fn all_take_mtls(endpoints: &EndpointSet) -> bool {
     let mut all = endpoints.ports.iter().flat_map(|(_, endpoints)| endpoints.iter()).peekable();
     all.peek().is_some() && all.all(|endpoint| endpoint.mtls)

@@ -30,7 +30,8 @@ fn merge_actions(root: &HttpAction, leaf: HttpAction) -> HttpAction {
     }
 }
 
-/// Every match of the delegate must fit into some match of the root; each fitting pair gives their conjunction.
+/// Merges the matches of a delegate with those of its root. Every match of the delegate must fit into one of the root;
+/// each pair that fits becomes their conjunction.
 fn merge_matches(root: &[HttpMatch], leaf: &[HttpMatch]) -> Option<Vec<HttpMatch>> {
     if root.is_empty() || leaf.is_empty() {
         return Some(if root.is_empty() { leaf.to_vec() } else { root.to_vec() });
@@ -102,7 +103,7 @@ fn named_fit<M: NamedMatch>(root: &[M], leaf: &[M]) -> bool {
     root.iter().all(|matcher| text_fits(Some(matcher.value()), of(matcher)))
 }
 
-/// The delegate's matcher where both have one: it is the narrower.
+/// Returns the matchers of both; where both have one of a name, the delegate's, which is the narrower.
 fn both<M: NamedMatch>(root: &[M], leaf: &[M]) -> Vec<M> {
     let only_root = root.iter().filter(|matcher| !leaf.iter().any(|other| other.key() == matcher.key()));
     let mut all: Vec<M> = only_root.chain(leaf).cloned().collect();

@@ -334,7 +334,7 @@ fn header_modification(written: &istio::HeaderChanges) -> HeaderModification {
     HeaderModification { set: written.set.clone(), add: written.add.clone(), remove: written.remove.clone() }
 }
 
-/// What is not written is empty in the API.
+/// Returns a name that was written. One that was not is empty in the API.
 fn given(written: &SmolStr) -> Option<SmolStr> {
     (!written.is_empty()).then(|| written.clone())
 }

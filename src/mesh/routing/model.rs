@@ -118,7 +118,7 @@ pub struct RuleSource {
 // === impl RouteSet ===
 
 impl RouteSet {
-    /// Whether the set is attached to `gateway`.
+    /// Returns whether the set is attached to `gateway`.
     pub fn applies_at(&self, gateway: &GatewayRef) -> bool {
         self.gateways.contains(gateway)
     }

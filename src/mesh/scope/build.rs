@@ -25,12 +25,12 @@ use crate::{
     visits::{self, Visit, Visited},
 };
 
-/// What proxies of this kind, namespace and labels may see.
+/// Returns what proxies of this kind, namespace and labels may see.
 pub fn scope(world: &World, kind: ProxyKind, namespace: &str, labels: &Labels) -> Scope {
     scope_of(world, &scope_key(world, kind, namespace, labels))
 }
 
-/// What proxies of this key may see. The key says all: which proxy it was made for does not matter.
+/// Returns what proxies of this key may see. The key says all: which proxy it was made for does not matter.
 pub fn scope_of(world: &World, key: &ScopeKey) -> Scope {
     let namespace = key.namespace.as_str();
     let sidecar = key.sidecar(world);
@@ -59,7 +59,7 @@ pub fn scope_of(world: &World, key: &ScopeKey) -> Scope {
     Scope { namespace: namespace.into(), sidecar, egress, services, destination_rules, allow_any }
 }
 
-/// Whether the scope sees everything that is exported to it: then it can be patched name by name.
+/// Returns whether the scope sees everything that is exported to it: then it can be patched name by name.
 pub(super) fn sees_all(scope: &Scope) -> bool {
     let all = |sidecar: &Arc<Sidecar>| {
         let listeners = listeners(Some(sidecar), &scope.namespace);
@@ -68,14 +68,14 @@ pub(super) fn sees_all(scope: &Scope) -> bool {
     scope.sidecar.as_ref().is_none_or(all)
 }
 
-/// The service of that hostname for proxies of a namespace: its own, then Kubernetes', then the oldest.
+/// Returns the service of that hostname for proxies of a namespace: its own, then Kubernetes', then the oldest.
 pub(super) fn best_service<'a>(candidates: impl Iterator<Item = &'a Arc<Service>>, namespace: &str) -> Option<&'a Arc<Service>> {
     let visible = candidates.filter(|service| service.export_to.allows(namespace));
     visible.min_by(|a, b| rank(a, namespace).cmp(&rank(b, namespace)))
 }
 
-/// The routes of that host that proxies of a namespace see, in Istio's order; `None` when they see none. Where nothing
-/// is left out or moved the list is the one given.
+/// Returns the routes of that host that proxies of a namespace see, in Istio's order; `None` when they see none. Where
+/// nothing is left out or moved the list is the one given.
 pub(super) fn visible_routes(listed: &Arc<Vec<Arc<RouteSet>>>, namespace: &str, imports: &Imports) -> Option<Arc<Vec<Arc<RouteSet>>>> {
     visits::count(Visited::Route, listed.len());
     let seen = |routes: &&Arc<RouteSet>| routes.export_to.allows(namespace) && (imports.is_all() || imports.routes(routes));
@@ -127,7 +127,7 @@ fn services(world: &World, namespace: &str, listener: Option<&EgressListener>, i
     chosen.into_iter().collect()
 }
 
-/// The service with that port alone; `None` when it has no such port.
+/// Returns the service with that port alone; `None` when it has no such port.
 fn with_port(service: Arc<Service>, port: Option<u16>) -> Option<Arc<Service>> {
     let Some(port) = port.filter(|port| *port != 0) else { return Some(service) };
     service.port(port)?;
@@ -182,8 +182,8 @@ struct Union<'a> {
 }
 
 impl Union<'_> {
-    /// The first of a hostname stays, unless a Kubernetes service comes after one that is none; ports of one service
-    /// that several listeners show are put together.
+    /// Adds a service. The first of a hostname stays, unless a Kubernetes service comes after one that is none; ports
+    /// of one service that several listeners show are put together.
     fn add(&mut self, service: &Arc<Service>) {
         let Some(existing) = self.services.get_mut(&service.hostname) else {
             self.services.insert(service.hostname.clone(), Arc::clone(service));

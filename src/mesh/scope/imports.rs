@@ -38,7 +38,7 @@ impl Imports {
         Self { hosts: hosts.iter().map(|host| (from(host), host.host.clone())).collect() }
     }
 
-    /// Whether nothing is left out.
+    /// Returns whether nothing is left out.
     pub(super) fn is_all(&self) -> bool {
         self.hosts.iter().any(|(from, host)| *from == From::Any && host.as_str() == "*")
     }
@@ -56,7 +56,7 @@ impl Imports {
         Some(Arc::new(trimmed))
     }
 
-    /// Whether one of a VirtualService's hosts is imported: then all of it is.
+    /// Returns whether one of a VirtualService's hosts is imported: then all of it is.
     pub(super) fn routes(&self, routes: &RouteSet) -> bool {
         let hosts = self.from(&routes.namespace).collect::<Vec<_>>();
         routes.hosts.iter().any(|host| hosts.iter().any(|imported| imported.overlaps(host)))

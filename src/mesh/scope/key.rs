@@ -27,14 +27,14 @@ pub struct ScopeKey {
 }
 
 impl ScopeKey {
-    /// The Sidecar object, as it is now.
+    /// Returns the Sidecar object, as it is now.
     pub(super) fn sidecar(&self, world: &World) -> Option<Arc<Sidecar>> {
         let key = self.sidecar.as_ref()?;
         world.sidecars.get(&(key.namespace.clone(), key.name.clone())).cloned()
     }
 }
 
-/// The key of a proxy's scope.
+/// Returns the key of a proxy's scope.
 pub fn scope_key(world: &World, kind: ProxyKind, namespace: &str, labels: &Labels) -> ScopeKey {
     // Gateways are never restricted by Sidecar objects.
     let sidecar = (kind == ProxyKind::Sidecar).then(|| sidecar_for(world, namespace, labels)).flatten();
@@ -48,8 +48,8 @@ pub fn scope_key(world: &World, kind: ProxyKind, namespace: &str, labels: &Label
     }
 }
 
-/// The Sidecar for a workload: one that selects it, else the namespace's own, else the root namespace's; the oldest of
-/// several (contract §6.5).
+/// Returns the Sidecar for a workload: one that selects it, else the namespace's own, else the root namespace's; the
+/// oldest of several (contract §6.5).
 pub fn sidecar_for(world: &World, namespace: &str, labels: &Labels) -> Option<Arc<Sidecar>> {
     world.sidecars.effective(&world.mesh.root_namespace, namespace, labels).narrowest().cloned()
 }

@@ -22,7 +22,7 @@ pub struct ServiceTarget {
     pub target_port: u16,
 }
 
-/// The proxy with labels, locality, node and container ports of its pod, where the pod is known.
+/// Returns the proxy with labels, locality, node and container ports of its pod, where the pod is known.
 pub fn resolve_proxy(world: &World, declared: &Proxy) -> Proxy {
     let mut proxy = declared.clone();
     let Some((name, namespace)) = declared.id.rsplit_once('.') else { return proxy };

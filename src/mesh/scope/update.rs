@@ -20,9 +20,9 @@ use crate::{
 };
 
 impl Scope {
-    /// The scope for the new world, equal to one built from nothing. `key` is that which it was built for. Every value
-    /// that did not change keeps its `Arc`. A scope that a Sidecar narrows is built again (and held
-    /// against the old) when a service or route was touched; any other costs what was touched.
+    /// Returns the scope for the new world, equal to one built from nothing. `key` is that which it was built for.
+    /// Every value that did not change keeps its `Arc`. A scope that a Sidecar narrows is built again (and held against
+    /// the old) when a service or route was touched; any other costs what was touched.
     pub fn update(&self, world: &World, key: &ScopeKey, touched: &Touched) -> Self {
         let sidecar = key.sidecar(world);
         let names_touched = !touched.services.is_empty() || !touched.routes.is_empty();
@@ -60,7 +60,7 @@ impl Scope {
         }
     }
 
-    /// The fresh scope with every value of this one that is equal.
+    /// Returns the fresh scope with every value of this one that is equal.
     fn reconciled(&self, fresh: Self) -> Self {
         let in_listeners = |scope: &Self| scope.egress.iter().map(|egress| egress.services.len()).sum::<usize>();
         let services = |scope: &Self| scope.services.len() + in_listeners(scope);

@@ -75,8 +75,8 @@ impl EffectiveDestinationRule {
         self.port(self.subset(subset), port).load_balancer.as_ref()?.hash_key()
     }
 
-    /// Whether connections to a port go where the client sent them. When the service says so, its subsets cannot differ
-    /// (contract §6.3).
+    /// Returns whether connections to a port go where the client sent them. When the service says so, its subsets
+    /// cannot differ (contract §6.3).
     pub fn balances_by_destination(&self, subset: Option<&EffectiveSubset>, port: u16) -> bool {
         let passes = |policy: &PortPolicy| policy.load_balancer.as_deref() == Some(&LoadBalancer::Passthrough);
         passes(self.policy.port(port)) || subset.is_some_and(|subset| passes(subset.policy.port(port)))

@@ -58,7 +58,7 @@ impl PortPolicy {
     /// Nothing is said.
     pub const NONE: &Self = &NONE;
 
-    /// A field that is set replaces the whole field below it.
+    /// Returns this policy laid over another: a field that is set replaces the whole field below it.
     fn over(&self, below: &Self) -> Self {
         Self {
             load_balancer: self.load_balancer.as_ref().or(below.load_balancer.as_ref()).cloned(),

@@ -15,7 +15,7 @@ pub(super) fn check(world: &World) -> Vec<Diagnostic> {
     unknown.chain(world.rules_by_host.values().visiting(Visited::Object).flat_map(|rules| repeated_subsets(rules))).collect()
 }
 
-/// What is doubtful about one rule; perhaps with findings about others of its host.
+/// Returns what is doubtful about one rule; perhaps with findings about others of its host.
 pub(super) fn of(world: &World, rule: &Configured<DestinationRule>) -> Vec<Diagnostic> {
     let rules = world.rules_by_host.get(&(rule.origin.object.namespace.clone(), rule.spec.host.clone()));
     unknown_host(world, rule).into_iter().chain(rules.into_iter().flat_map(|rules| repeated_subsets(rules))).collect()

@@ -21,7 +21,7 @@ pub(super) fn check(world: &World) -> Vec<Diagnostic> {
     found
 }
 
-/// What is doubtful about one Gateway.
+/// Returns what is doubtful about one Gateway.
 pub(super) fn of(world: &World, gateway: &Gateway) -> Vec<Diagnostic> {
     if any_pod(world, &gateway.spec.selector) { Vec::new() } else { vec![unserved(gateway)] }
 }

@@ -26,7 +26,7 @@ pub(super) fn check(world: &World) -> Vec<Diagnostic> {
     found
 }
 
-/// What is doubtful about the routes of one VirtualService.
+/// Returns what is doubtful about the routes of one VirtualService.
 pub(super) fn of(world: &World, routes: &RouteSet) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     Check { world, routes, found: &mut found }.run();
@@ -38,8 +38,8 @@ pub(super) fn of(world: &World, routes: &RouteSet) -> Vec<Diagnostic> {
     found
 }
 
-/// An older VirtualService for the same host wins wherever both are seen and it has routes; there is no merging
-/// (contract §6.2).
+/// Returns the finding that the routes for a host are ignored. An older VirtualService for the same host wins wherever
+/// both are seen and it has routes; there is no merging (contract §6.2).
 fn conflict(host: &Hostname, routes: &RouteSet, older: &[Arc<RouteSet>]) -> Option<Diagnostic> {
     let winner = older.iter().find(|older| meet(&older.export_to, &routes.export_to))?;
     let message = format!(
@@ -50,7 +50,7 @@ fn conflict(host: &Hostname, routes: &RouteSet, older: &[Arc<RouteSet>]) -> Opti
     Some(Diagnostic::warning(format!("spec.hosts[{at}]"), message).of(&routes.origin.object))
 }
 
-/// Whether neither is narrower than the other and some namespace sees both. (The narrower of two wins on purpose.)
+/// Returns whether neither is narrower than the other and some namespace sees both. (The narrower of two wins on purpose.)
 fn meet(a: &Visibility, b: &Visibility) -> bool {
     match (a, b) {
         (Visibility::Public, Visibility::Public) => true,
@@ -167,7 +167,7 @@ fn known_subsets(rule: &EffectiveDestinationRule) -> String {
     format!(" ({} defines: {names})", rules.join(", "))
 }
 
-/// Whether some listener of a Gateway has a host that overlaps.
+/// Returns whether some listener of a Gateway has a host that overlaps.
 fn takes(gateway: &Gateway, host: &Hostname) -> bool {
     gateway.spec.listeners.iter().flat_map(|listener| &listener.hosts).any(|of| of.host.overlaps(host))
 }

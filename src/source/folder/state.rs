@@ -283,7 +283,7 @@ mod tests {
         assert_eq!(set(&mut state, "b.yaml", ""), ["-PeerAuthentication/default/a"]);
     }
 
-    /// After any history the state is the same as one that read the last files at once.
+    /// Checks that after any history the state is the same as one that read the last files at once.
     #[test]
     fn history_does_not_matter() {
         use proptest::{collection::vec, prelude::*, test_runner::TestRunner};

@@ -486,12 +486,12 @@ impl Lines {
     }
 }
 
-/// Which object an unreadable event was about is not known, so only a list can tell what changed.
+/// Returns the error for an event that cannot be read. Which object it was about is unknown, so only a list can tell what changed.
 fn unreadable(error: impl std::fmt::Display) -> RequestError {
     RequestError::Expired(format!("a watch event cannot be read: {error}"))
 }
 
-/// Whether the next watch would not continue what the cache holds.
+/// Returns whether the next watch would not continue what the cache holds.
 fn must_list_again(interruption: &Interruption) -> bool {
     matches!(interruption, Interruption::FilterChanged | Interruption::Failed(RequestError::Expired(_) | RequestError::NotFound(_)))
 }

@@ -68,7 +68,7 @@ pub(super) fn http_options(settings: Option<&ClientTls>) -> Option<UpstreamHttpP
     })
 }
 
-/// Whether the rule makes the proxy originate TLS of the user's own.
+/// Returns whether the rule makes the proxy originate TLS of the user's own.
 pub(super) fn originates(settings: Option<&ClientTls>) -> bool {
     settings.and_then(ClientTls::origination).is_some()
 }
@@ -128,8 +128,8 @@ fn originate(peer: &Peer<'_>, origination: &TlsOrigination) -> Option<TransportS
     })
 }
 
-/// The client's certificate, and what it trusts. Secrets by name are for those that own them: a sidecar would be
-/// handed other people's keys, and gets none.
+/// Returns the client's certificate, and what it trusts. Secrets by name are for those that own them: a sidecar would
+/// be handed other people's keys, and gets none.
 fn secrets(secrets: &ClientSecrets, kind: ProxyKind) -> Option<(SdsSecretConfig, SdsSecretConfig)> {
     match secrets {
         ClientSecrets::Credential(_) if kind == ProxyKind::Sidecar => None,

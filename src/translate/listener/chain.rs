@@ -39,12 +39,12 @@ pub(crate) struct ChainMatch {
 }
 
 impl ChainMatch {
-    /// Whether every connection matches.
+    /// Returns whether every connection matches.
     pub(crate) fn is_all(&self) -> bool {
         self.names().next().is_none() && self.ranges().next().is_none() && !self.plaintext_http && !self.mesh_tls
     }
 
-    /// Whether a listener that has both would be refused: the order of names and ranges does not matter.
+    /// Returns whether a listener that has both would be refused: the order of names and ranges does not matter.
     pub(crate) fn conflicts_with(&self, other: &Self) -> bool {
         let sorted = |chain: &Self| {
             let mut names = chain.names().collect::<Vec<_>>();

@@ -155,7 +155,7 @@ fn shown(built: impl IntoIterator<Item = Built<Listener>>) -> BTreeMap<String, V
     built.into_iter().map(show).collect()
 }
 
-/// `(match, what the chain ends in)` for each chain, the default chain last.
+/// Returns `(match, what the chain ends in)` for each chain, the default chain last.
 fn chains(listener: &Value) -> Vec<(Value, String)> {
     let listed = listener["filter_chains"].as_array().unwrap().iter();
     let all = listed.chain(listener.get("default_filter_chain"));
@@ -342,7 +342,7 @@ fn policy(mode: MtlsMode) -> String {
     )
 }
 
-/// `transport alpn… → http or tcp, + where mTLS ends here`, for the chains of a port.
+/// Returns `transport alpn… → http or tcp, + where mTLS ends here`, for the chains of a port.
 fn shapes(listeners: &BTreeMap<String, Value>, port: u16) -> Vec<String> {
     let chains = listeners["virtualInbound"]["filter_chains"].as_array().unwrap().iter();
     let of_port = chains.filter(|chain| chain["filter_chain_match"]["destination_port"] == port);

@@ -78,7 +78,7 @@ impl Judge<'_> {
         }
     }
 
-    /// What the checks across objects say of it. Before there is a world they would miss everything.
+    /// Returns what the checks across objects say of it. Before there is a world they would miss everything.
     fn beside_others(&self, parsed: &Parsed) -> Vec<Diagnostic> {
         if self.engine.world().generation == 0 {
             return Vec::new();
@@ -151,7 +151,7 @@ fn as_stored(request: &AdmissionRequest) -> Value {
     object
 }
 
-/// An object that has no age yet is the youngest.
+/// Returns the object with an age: one that has none yet is the youngest.
 fn with_age(object: &Arc<Object>) -> Arc<Object> {
     if object.metadata.created != 0 {
         return Arc::clone(object);
@@ -161,7 +161,8 @@ fn with_age(object: &Arc<Object>) -> Arc<Object> {
     Arc::new(young)
 }
 
-/// What slipped in while the webhook was off must still take labels, annotations and owners.
+/// Returns whether the update leaves the specification as it was. What slipped in while the webhook was off must still
+/// take labels, annotations and owners.
 fn is_as_before(request: &AdmissionRequest) -> bool {
     let same = |name: &str| request.object.get(name) == request.old_object.get(name);
     request.operation == "UPDATE" && same("spec") && same("apiVersion")

@@ -22,8 +22,8 @@ pub use self::metrics::AdmissionMetrics;
 use super::review::Review;
 use crate::mesh::engine::Engine;
 
-/// `POST /validate`. A copy of what `engines` shows takes each object in, to see what it would do; before the first world
-/// objects are only looked at by themselves. `cluster` is the one that asks.
+/// Serves `POST /validate`. A copy of what `engines` shows takes each object in, to see what it would do; before the
+/// first world objects are only looked at by themselves. `cluster` is the one that asks.
 pub fn routes(engines: watch::Receiver<Engine>, cluster: SmolStr, metrics: AdmissionMetrics) -> Router {
     let admission = Arc::new(Admission { engines, cluster, metrics });
     Router::new().route("/validate", post(validate)).with_state(admission)

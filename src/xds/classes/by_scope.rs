@@ -203,7 +203,7 @@ impl OutboundListeners {
 }
 
 impl Step<'_> {
-    /// Whether more than the touched hosts may look different.
+    /// Returns whether more than the touched hosts may look different.
     fn is_rescoped(&self) -> bool {
         self.touched.everything || self.old.sidecar != self.new.sidecar || self.old.allow_any != self.new.allow_any
     }

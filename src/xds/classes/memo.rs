@@ -20,7 +20,7 @@ pub(super) struct Memo<I, R> {
 const SWEEP_AT_LEAST: usize = 1024;
 
 impl<I, R> Memo<I, R> {
-    /// An empty memo that counts what it makes.
+    /// Makes an empty memo that counts what it makes.
     pub(super) fn counting(made: ExactCounter) -> Self {
         Self { entries: FxHashMap::default(), made, sweep_at: SWEEP_AT_LEAST }
     }

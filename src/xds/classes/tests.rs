@@ -91,7 +91,7 @@ impl Plane {
         self.connected.push((node, views));
     }
 
-    /// Every proxy has what it would have if it and the control plane were new.
+    /// Checks that every proxy has what it would have if it and the control plane were new.
     fn check(&self) {
         let fresh = Classes::default();
         let everything = Touched { everything: true, ..Touched::default() };

@@ -9,13 +9,13 @@ use crate::xds::session::Event;
 
 /// Follows what happens with proxies. Called in the order of events of one connection; connections run beside each other.
 pub trait Listener: fmt::Debug + Send + Sync {
-    /// A proxy has connected.
+    /// Hears that a proxy has connected.
     fn connected(&self, _connection: &ProxyConnection, _now: Timestamp) {}
 
-    /// Something happened in the proxy's session.
+    /// Hears of an event in a proxy's session.
     fn recorded(&self, connection: &ProxyConnection, event: &Event, now: Timestamp);
 
-    /// The proxy's stream has ended.
+    /// Hears that a proxy's stream has ended.
     fn disconnected(&self, _connection: &ProxyConnection, _now: Timestamp) {}
 }
 

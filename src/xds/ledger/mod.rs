@@ -51,7 +51,7 @@ pub struct Entry {
 }
 
 impl Ledger {
-    /// An empty ledger that counts in `metrics` and writes to the log.
+    /// Makes an empty ledger that counts in `metrics` and writes to the log.
     pub fn new(metrics: DeliveryMetrics) -> Self {
         let refused_objects = Arc::new(RefusedObjects::new(metrics.refused_objects.clone()));
         let counters = Arc::new(Counters::new(metrics.clone()));
@@ -59,7 +59,7 @@ impl Ledger {
         Self { metrics, listeners, refused_objects, ..Self::default() }
     }
 
-    /// The same, handing everything on to one more listener.
+    /// Adds a listener, to which everything is handed on.
     pub fn with_listener(mut self, listener: Arc<dyn Listener>) -> Self {
         self.listeners.push(listener);
         self

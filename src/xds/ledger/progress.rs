@@ -68,8 +68,8 @@ impl<'a> Join<'a> {
         self.progress
     }
 
-    /// The generation of the object in what a proxy has acknowledged under a name. `None` where it lacks or refuses what
-    /// is made of it.
+    /// Returns the generation of the object in what a proxy has acknowledged under a name. `None` where it lacks or
+    /// refuses what is made of it.
     fn acknowledged(&self, row: &Row, kind: ResourceType, name: &SmolStr) -> Option<i64> {
         if row.refused[kind].iter().any(|refused| refused.resource.name == *name) {
             return None;

@@ -147,7 +147,7 @@ fn label(object: &ObjectKey) -> [(&'static str, String); 1] {
     [("object", object.to_string())]
 }
 
-/// Whether that made a difference.
+/// Returns whether that made a difference.
 fn replace(before: &mut Arc<[Refusal]>, now: Arc<[Refusal]>) -> bool {
     let differs = *before != now;
     *before = now;

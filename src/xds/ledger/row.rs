@@ -85,7 +85,7 @@ pub(super) struct Row {
 }
 
 impl ProxyStatus {
-    /// A proxy that has said nothing yet but who it is.
+    /// Makes the row of a proxy that has said nothing yet but who it is.
     pub(super) fn new(connection: SmolStr, node: &Arc<Node>, address: Option<SocketAddr>, now: Timestamp) -> Self {
         Self {
             id: node.proxy.id.clone(),

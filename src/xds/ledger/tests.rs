@@ -26,7 +26,7 @@ fn object(name: &str) -> ObjectKey {
     ObjectKey { cluster: "Kubernetes".into(), kind: Kind::DestinationRule, namespace: "shop".into(), name: name.into() }
 }
 
-/// A cluster that is made of the object of the same name.
+/// Returns a cluster that is made of the object of the same name.
 fn cluster(name: &str, generation: i64) -> Resource {
     let origins = Arc::new([Origin { object: object(name), generation }]);
     Resource { origins, version: ContentHash(generation as u64), ..resource(ResourceType::Cluster, name, 1) }
@@ -37,7 +37,7 @@ impl Entry {
         self.record(&event, Timestamp::UNIX_EPOCH);
     }
 
-    /// The proxy takes all clusters of a view, in one response.
+    /// Lets the proxy take all clusters of a view, in one response.
     fn take(&self, view: &crate::xds::view::View) {
         let kind = ResourceType::Cluster;
         self.tell(Event::Completed { kind, view: view.clone() });
@@ -120,8 +120,8 @@ fn progress_counts_proxies_by_the_generation_that_they_acknowledged() {
     assert_eq!(progress("nothing"), Progress::default());
 }
 
-/// What the ledger keeps for a proxy does not depend on how many objects there are: 1,000 proxies with 500 resources
-/// each refer to one view.
+/// Checks that what the ledger keeps for a proxy does not depend on how many objects there are: 1,000 proxies with 500
+/// resources each refer to one view.
 #[test]
 fn a_proxy_costs_the_same_however_many_objects_there_are() {
     const PROXIES: usize = 1_000;

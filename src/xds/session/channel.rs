@@ -117,12 +117,12 @@ impl Channel {
         }
     }
 
-    /// Whether the client asked for the type.
+    /// Returns whether the client asked for the type.
     pub(super) fn is_open(&self) -> bool {
         self.is_open
     }
 
-    /// Whether the client asked for all of the type.
+    /// Returns whether the client asked for all of the type.
     pub(super) fn follows_all(&self) -> bool {
         self.wildcard
     }
@@ -150,7 +150,7 @@ impl Channel {
         self.names.iter(&self.view, self.kind)
     }
 
-    /// Whether the client wants to hear of a name.
+    /// Returns whether the client wants to hear of a name.
     pub(super) fn wants(&self, name: &str) -> bool {
         self.is_open && (self.wildcard || self.names.contains(name, &self.view, self.kind))
     }
@@ -171,7 +171,7 @@ impl Channel {
         self.owes_answer = owes;
     }
 
-    /// Whether an answer is due even when there is nothing to say.
+    /// Returns whether an answer is due even when there is nothing to say.
     pub(super) fn owes_answer(&self) -> bool {
         self.owes_answer
     }
@@ -280,7 +280,7 @@ impl Channel {
         self.suspects.iter().map(group).find(|group| !group.is_empty()).unwrap_or_default()
     }
 
-    /// Whether the client has answered for all that the view has, and nothing is on its way. Removals may be
+    /// Returns whether the client has answered for all that the view has, and nothing is on its way. Removals may be
     /// outstanding.
     pub(super) fn is_current(&self) -> bool {
         self.in_flight.is_empty() && self.outstanding().next().is_none()
@@ -328,12 +328,12 @@ impl Channel {
 
     // === what the proxy has ===
 
-    /// Whether the proxy would not take what the view has under a name.
+    /// Returns whether the proxy would not take what the view has under a name.
     pub(super) fn is_refused(&self, name: &str) -> bool {
         self.refused.get(name).is_some_and(|refused| self.target(name).is_some_and(|target| target.version == refused.version))
     }
 
-    /// Whether the proxy surely has nothing under a name.
+    /// Returns whether the proxy surely has nothing under a name.
     pub(super) fn lacks(&self, name: &str) -> bool {
         self.pending.get(name).is_some_and(|pending| matches!(pending.held, Held::Nothing))
     }
@@ -364,7 +364,7 @@ impl Channel {
 
     // === what is in flight ===
 
-    /// Whether a gate still waits for an ACK.
+    /// Returns whether a gate still waits for an ACK.
     pub(super) fn awaits_ack(&self) -> bool {
         self.in_flight.iter().any(|flight| !flight.is_overdue)
     }
@@ -404,13 +404,13 @@ impl Channel {
         names.collect()
     }
 
-    /// Whether a nonce is one of this connection's.
+    /// Returns whether a nonce is one of this connection's.
     pub(super) fn is_ours(&self, nonce: &str) -> bool {
         nonce.parse().is_ok_and(|nonce| (1..=self.last_nonce).contains(&nonce))
     }
 
-    /// Whether a nonce answers nothing: neither what is in flight nor the newest response, which a client that changes
-    /// its subscription names again.
+    /// Returns whether a nonce answers nothing: neither what is in flight nor the newest response, which a client that
+    /// changes its subscription names again.
     pub(super) fn is_expired(&self, nonce: &str) -> bool {
         self.flight(nonce).is_none() && nonce.parse() != Ok(self.last_nonce)
     }

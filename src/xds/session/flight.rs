@@ -55,7 +55,7 @@ pub(super) struct Flight {
 }
 
 impl Held {
-    /// Whether the proxy may lack it altogether.
+    /// Returns whether the proxy may lack it altogether.
     pub(super) fn is_uncertain(&self) -> bool {
         !matches!(self, Self::Content(_))
     }
@@ -76,7 +76,7 @@ impl Held {
 }
 
 impl Flight {
-    /// A response that goes out now.
+    /// Makes a response that goes out now.
     pub(super) fn new(nonce: u64, sent_at: Instant, items: Vec<Sent>) -> Self {
         Self { nonce, sent_at, items, completes: None, is_overdue: false, is_reported: false, is_tainted: false }
     }

@@ -61,7 +61,7 @@ enum Happening {
 
 /// Speaks a protocol for the model.
 trait Dialect: Protocol {
-    /// A first request; `held` are versions from an earlier connection.
+    /// Makes a first request; `held` are versions from an earlier connection.
     fn open(client: &Store, kind: ResourceType) -> Self::Request;
     fn change(client: &Store, kind: ResourceType, added: Vec<String>, removed: Vec<String>) -> Self::Request;
     fn answer(client: &Store, response: &Response, error: Option<String>) -> Self::Request;

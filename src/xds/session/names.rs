@@ -23,7 +23,7 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Whether the set has `name`; `view` is the one that it was last [`rebase`](Self::rebase)d to.
+    /// Returns whether the set has `name`; `view` is the one that it was last [`rebase`](Self::rebase)d to.
     pub(super) fn contains(&self, name: &str, view: &View, kind: ResourceType) -> bool {
         self.plus.contains(name) || (self.follows_view && !self.minus.contains(name) && view.get(kind, name).is_some())
     }
@@ -53,7 +53,7 @@ impl Names {
         }
     }
 
-    /// All names, in no particular order.
+    /// Iterates over all names, in no particular order.
     pub(super) fn iter<'a>(&'a self, view: &'a View, kind: ResourceType) -> impl Iterator<Item = &'a SmolStr> {
         let followed = self.follows_view.then(|| view.iter(kind)).into_iter().flatten();
         followed.map(|resource| &resource.name).filter(|name| !self.minus.contains(*name)).chain(&self.plus)
@@ -77,7 +77,7 @@ impl Names {
         }
     }
 
-    /// How many names are listed one by one.
+    /// Returns how many names are listed one by one.
     #[cfg(test)]
     pub(super) fn listed(&self) -> usize {
         self.plus.len() + self.minus.len()

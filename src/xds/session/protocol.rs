@@ -22,7 +22,7 @@ pub(crate) trait Protocol: fmt::Debug + Send + 'static {
     /// Puts a step into the words of the protocol.
     fn respond(rollout: &mut Rollout, step: Step, now: Instant) -> Told;
 
-    /// Whether a request for a type without content wants an answer; `asked` are the names of the request before.
+    /// Returns whether a request for a type without content wants an answer; `asked` are the names of the request before.
     fn wants_answer(request: &Self::Request, asked: Option<&[String]>) -> bool;
 
     /// Returns the names that are said to be gone in the answer to such a request.

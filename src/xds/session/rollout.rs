@@ -104,7 +104,7 @@ impl Rollout {
         self.view = view;
     }
 
-    /// Whether the proxy has answered for all that it is to have (removals apart).
+    /// Returns whether the proxy has answered for all that it is to have (removals apart).
     fn is_current(&self) -> bool {
         self.channels.values().all(Channel::is_current)
     }
@@ -148,7 +148,7 @@ impl Rollout {
         self.wake = self.channels.values_mut().filter_map(|channel| channel.tick(now, gate)).min();
     }
 
-    /// What is new of one type, and what can go without regard to other types.
+    /// Returns what is new of one type, and what can go without regard to other types.
     fn change(&mut self, kind: ResourceType) -> Option<Step> {
         let channel = self.channel(kind);
         let mut advance = self.passed(kind)?;
@@ -166,7 +166,7 @@ impl Rollout {
         Step { kind, advance, retire, unknown }.some()
     }
 
-    /// What is new of one type and need not wait for another; `None` when nothing may be said of the type now.
+    /// Returns what is new of one type and need not wait for another; `None` when nothing may be said of the type now.
     fn passed(&self, kind: ResourceType) -> Option<Vec<Arc<Resource>>> {
         let channel = self.channel(kind);
         let mut ready = channel.ready();
@@ -205,7 +205,7 @@ impl Rollout {
             && resource.references_to(awaited).any(|name| needed.is_refused(name) && needed.lacks(name))
     }
 
-    /// What is gone of a type that only the server removes: when nothing that the proxy has can name it any more.
+    /// Returns what is gone of a type that only the server removes: when nothing that the proxy has can name it any more.
     fn remove(&mut self, kind: ResourceType, now: Instant) -> Option<Step> {
         if !kind.is_wildcard() {
             return None;
@@ -224,7 +224,7 @@ impl Rollout {
         Step { kind, advance: Vec::new(), retire, unknown: Vec::new() }.some()
     }
 
-    /// Whether the proxy has answered for everything that waits for other types, as far as it can be sent.
+    /// Returns whether the proxy has answered for everything that waits for other types, as far as it can be sent.
     fn is_settled(&self) -> bool {
         let blocked = |kind| self.channel(kind).ready().iter().any(|resource| !self.stays_back(kind, resource));
         gated().all(|kind| !blocked(kind) && !self.channel(kind).awaits_ack())
@@ -359,7 +359,7 @@ impl Rollout {
 }
 
 impl Step {
-    /// A step that says nothing of a type.
+    /// Makes a step that says nothing about a type.
     pub(super) fn nothing(kind: ResourceType) -> Self {
         Self { kind, advance: Vec::new(), retire: Vec::new(), unknown: Vec::new() }
     }
@@ -370,7 +370,7 @@ impl Step {
 }
 
 impl Warming {
-    /// Whether the client may wait for what warms the resource of that name though it has it.
+    /// Returns whether the client may wait for what warms the resource of that name though it has it.
     pub(super) fn awaits(&self, name: &str) -> bool {
         self.all || self.sent.contains(name)
     }
@@ -382,7 +382,7 @@ impl Default for Settings {
     }
 }
 
-/// The types whose resources wait for those of another.
+/// Returns the types whose resources wait for those of another.
 fn gated() -> impl Iterator<Item = ResourceType> {
     ResourceType::ALL.into_iter().filter(|kind| kind.awaits().is_some())
 }

@@ -39,7 +39,7 @@ pub(crate) fn route(name: &str, content: u64, clusters: &[&str]) -> Resource {
     Resource { references: clusters_named(clusters), ..resource(ResourceType::Route, name, content) }
 }
 
-/// A view of one layer per type.
+/// Returns a view of one layer per type.
 pub(crate) fn view(generation: u64, resources: impl IntoIterator<Item = Resource>) -> View {
     let mut layers = PerType::<imbl::OrdMap<SmolStr, Arc<Resource>>>::default();
     for resource in resources {

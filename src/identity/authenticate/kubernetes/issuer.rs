@@ -42,7 +42,7 @@ struct Attempt {
 }
 
 impl Attempt {
-    /// Whether the attempt was less than `interval` ago. A clock that was set back does not make the interval longer.
+    /// Returns whether the attempt was less than `interval` ago. A clock that was set back does not make the interval longer.
     fn is_within(&self, interval: Duration, now: Timestamp) -> bool {
         let passed = now.duration_since(self.at);
         !passed.is_negative() && passed.unsigned_abs() < interval

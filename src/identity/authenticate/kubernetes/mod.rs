@@ -167,7 +167,7 @@ impl std::fmt::Debug for ClusterTokens {
     }
 }
 
-/// Whether the world shows the pod, by its UID, to which the token is bound, and it runs as the token's account.
+/// Returns whether the world shows the pod, by its UID, to which the token is bound, and it runs as the token's account.
 fn is_of_a_known_pod(claims: &Claims, identity: &SpiffeId, cluster: &SmolStr, world: &World) -> bool {
     let Some((namespace, pod)) = claims.pod().filter(|(namespace, _)| *namespace == identity.namespace) else { return false };
     let key = WorkloadKey { namespace: namespace.into(), name: pod.name.clone(), cluster: cluster.clone() };

@@ -15,7 +15,7 @@ use crate::mesh::{
     world::EffectiveMtls,
 };
 
-/// What one change may be: a small world in which names meet often.
+/// Generates a change in a small world in which names meet often.
 fn change() -> impl Strategy<Value = Change> {
     let present = prop_oneof![
         select(vec!["n1", "n2"]).prop_flat_map(|name| select(vec!["west", "east"]).prop_map(move |region| node(name, region))),
@@ -214,7 +214,7 @@ fn differing<K: Ord + Clone, V: PartialEq>(
     gone.chain(new).flat_map(|(key, value)| hosts(key, value)).collect()
 }
 
-/// What was touched is exactly what differs (services and routes: besides, what depends on policies).
+/// Checks that what was touched is exactly what differs (services and routes: besides, what depends on policies).
 fn assert_exact(old: &World, new: &World, touched: &Touched) {
     assert_eq!(differing(&old.endpoints, &new.endpoints, |key, _| vec![key.hostname.clone()]), touched.endpoints);
     let services = differing(&old.services, &new.services, |key, _| vec![key.hostname.clone()]);
@@ -241,7 +241,7 @@ fn inbound_modes(world: &World, namespace: &str, app: &str) -> EffectiveMtls {
     mtls::workload_mtls(world, namespace, &labels_of(&[("app", app)]))
 }
 
-/// What a proxy at that address answers for: `(host, service port, target port)`.
+/// Returns what a proxy at that address answers for: `(host, service port, target port)`.
 fn targets(world: &World, namespace: &str, app: &str) -> Vec<(Hostname, u16, u16)> {
     let proxy = Proxy {
         ips: vec![ADDRESS],
@@ -325,8 +325,8 @@ fn assert_unshown(batches: Batches) {
     assert_same(engine.world(), &world);
 }
 
-/// A Sidecar that hides an alias: the service it trims is a new value for proxies that the Sidecar takes over, and
-/// stays the old one for those that had the Sidecar before.
+/// Checks a Sidecar that hides an alias: the service it trims is a new value for proxies that the Sidecar takes over,
+/// and stays the old one for those that had the Sidecar before.
 #[test]
 fn an_alias_that_a_sidecar_hides() {
     let target = || vec![service("two", "a", 80)];
@@ -337,7 +337,7 @@ fn an_alias_that_a_sidecar_hides() {
     assert_unshown(vec![target(), vec![narrow()], vec![alias()], vec![gone(alias())]]);
 }
 
-/// The address stays, the port that answers there moves: the proxy behind it has another target.
+/// Checks that a proxy's targets follow a port that moves while the address stays.
 #[test]
 fn an_endpoint_that_moves_to_another_port() {
     let workload = || pod("one", "pod-1", "10.0.0.1", &[("app", "a")]);
@@ -345,7 +345,7 @@ fn an_endpoint_that_moves_to_another_port() {
     assert_unshown(vec![vec![service("one", "a", 80), workload(), at(8080)], vec![at(8081)]]);
 }
 
-/// Which of two services a proxy answers for first is a matter of their age.
+/// Checks that age decides which of two services a proxy answers for first.
 #[test]
 fn a_service_that_is_made_anew() {
     let both = || vec![service("one", "a", 80), selecting_a(service("one", "b", 80))];

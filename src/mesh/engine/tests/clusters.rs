@@ -21,7 +21,7 @@ fn here() -> Vec<Change> {
     ]
 }
 
-/// The same names, with other content.
+/// Returns objects of the same names, with other content.
 fn there() -> Vec<Change> {
     let labels = [("app", "reviews"), ("version", "there")];
     let all = [
@@ -33,7 +33,7 @@ fn there() -> Vec<Change> {
     all.into_iter().map(elsewhere).collect()
 }
 
-/// `address cluster version region` of the service's endpoints.
+/// Returns `address cluster version region` of the service's endpoints.
 fn endpoints(world: &World) -> Vec<String> {
     let all = world.endpoints.get(&key("reviews")).map(|set| set.port(9080)).unwrap_or_default();
     let line = |endpoint: &Endpoint| {

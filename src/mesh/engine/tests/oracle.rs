@@ -56,7 +56,7 @@ impl Case {
         names
     }
 
-    /// `address port health weight tls workload region/zone/subzone` of the endpoints that istiod sends by EDS.
+    /// Returns `address port health weight tls workload region/zone/subzone` of the endpoints that istiod sends by EDS.
     fn their_endpoints(&self) -> BTreeMap<String, Vec<String>> {
         let assignments = self.theirs["eds"].as_object().unwrap().iter();
         let ours = assignments.filter(|(name, _)| name.contains("||") && !name.contains("|kubernetes.default."));

@@ -87,7 +87,7 @@ pub struct L4Match {
 }
 
 impl HttpMatch {
-    /// Whether every request matches that reaches the routes at all.
+    /// Returns whether every request matches that reaches the routes at all.
     pub fn takes_everything(&self) -> bool {
         let any_path = match &self.path {
             None | Some(StringMatch::Present) => true,

@@ -71,8 +71,8 @@ pub fn http_port(service: &Service, number: u16) -> Option<&ServicePort> {
 /// A host, and the position of the set that wins it.
 type Winner<'a> = (usize, &'a Hostname);
 
-/// For each host the set that wins it; every set is selected from once. A host that stands for services has its first
-/// set or none where it is a wildcard; any other the first that has something for this proxy.
+/// Returns for each host the set that wins it; every set is selected from once. A host that stands for services has its
+/// first set or none where it is a wildcard; any other the first that has something for this proxy.
 fn winners<'a>(
     routes: &'a OrdMap<Hostname, Arc<Vec<Arc<RouteSet>>>>,
     services: &BTreeMap<&'a Hostname, &'a Arc<Service>>,
@@ -97,7 +97,7 @@ fn winners<'a>(
     (selected, winners)
 }
 
-/// The host of `routes` that a service's routes come from: itself, or the longest wildcard that covers it.
+/// Returns the host of `routes` that a service's routes come from: itself, or the longest wildcard that covers it.
 fn most_specific<'a>(routes: &'a OrdMap<Hostname, Arc<Vec<Arc<RouteSet>>>>, service: &Hostname) -> Option<&'a Hostname> {
     if let Some((host, _)) = routes.get_key_value(service) {
         return Some(host);

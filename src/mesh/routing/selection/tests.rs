@@ -167,7 +167,7 @@ fn the_port_of_connections_is_written_or_the_only_one_or_the_listeners() {
     assert_eq!(ports, [1, 8080, 443]);
 }
 
-/// For each set that is selected from: its services and the hosts that are none.
+/// Returns the services of each set that is selected from, and its hosts that are no services.
 fn sidecar_selection(world: &World, port: u16, labels: &Labels) -> BTreeMap<String, Vec<String>> {
     let scope = sidecar_scope(world);
     let egress = &scope.egress[0];

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::source::{Loss, kubernetes::SourceMetrics};
 
-/// What is counted now.
+/// Returns what is counted now.
 fn counted(metrics: &SourceMetrics) -> String {
     let mut registry = Registry::default();
     metrics.register(&mut registry);

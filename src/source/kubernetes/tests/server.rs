@@ -49,12 +49,12 @@ struct Watcher {
     chunks: mpsc::UnboundedSender<Chunk>,
 }
 
-/// A Service in namespace `shop`; `v` tells its versions apart.
+/// Returns a Service in namespace `shop`; `v` tells its versions apart.
 pub(super) fn service(name: &str, v: &str) -> Value {
     json!({"metadata": {"name": name, "namespace": "shop", "labels": {"v": v}}, "spec": {"ports": [{"port": 80}]}})
 }
 
-/// A VirtualService in namespace `shop`; `v` tells its versions apart.
+/// Returns a VirtualService in namespace `shop`; `v` tells its versions apart.
 pub(super) fn virtual_service(name: &str, v: &str) -> Value {
     let http = json!([{"route": [{"destination": {"host": "a"}}]}]);
     json!({"metadata": {"name": name, "namespace": "shop", "labels": {"v": v}}, "spec": {"hosts": ["a"], "http": http}})
@@ -88,7 +88,7 @@ impl Server {
         kube::Client::new(tower::service_fn(answer), "default")
     }
 
-    /// The object is there from now on, and watchers are told.
+    /// Stores an object, and tells the watchers.
     pub(super) fn put(&self, plural: &str, mut object: Value) {
         let mut state = self.0.lock();
         state.version += 1;
@@ -98,7 +98,7 @@ impl Server {
         state.tell(plural, &json!({"type": "MODIFIED", "object": object}));
     }
 
-    /// The object is gone, and watchers are told.
+    /// Removes an object, and tells the watchers.
     pub(super) fn remove(&self, plural: &str, name: &str) {
         let mut state = self.0.lock();
         state.version += 1;
@@ -135,7 +135,7 @@ impl Server {
         state.watchers.remove(plural);
     }
 
-    /// The resource versions from which this was watched.
+    /// Returns the resource versions from which this was watched.
     pub(super) fn watched_from(&self, plural: &str) -> Vec<String> {
         self.0.lock().watched_from.get(plural).cloned().unwrap_or_default()
     }
@@ -149,12 +149,12 @@ impl Server {
         }
     }
 
-    /// All requests are answered with a failure, or no longer.
+    /// Answers all requests with a failure from now on, or no longer.
     pub(super) fn refuse_all(&self, code: Option<u16>) {
         self.0.lock().refused_all = code;
     }
 
-    /// Another cluster answers.
+    /// Answers as another cluster from now on.
     pub(super) fn become_cluster(&self, uid: &str) {
         self.0.lock().uid = uid.to_owned();
     }
@@ -169,22 +169,22 @@ impl Server {
         self.0.lock().page = size;
     }
 
-    /// The next request for a further page of this fails.
+    /// Lets the next request for a further page of the list fail.
     pub(super) fn expire_next_page(&self, plural: &str) {
         self.0.lock().expired.insert(plural.to_owned());
     }
 
-    /// From now on there are rights in namespaces only, but for namespaces and nodes.
+    /// Gives rights in namespaces only from now on, except for namespaces and nodes.
     pub(super) fn give_rights_by_namespace(&self) {
         self.0.lock().by_namespace = true;
     }
 
-    /// In which one version Istio's kinds are served.
+    /// Sets the one version in which Istio's kinds are served.
     pub(super) fn serve_custom_as(&self, version: &'static str) {
         self.0.lock().custom_version = version;
     }
 
-    /// Whether Istio's kinds are served.
+    /// Sets whether Istio's kinds are served.
     pub(super) fn serve_custom(&self, yes: bool) {
         self.0.lock().custom = yes;
     }
@@ -296,7 +296,7 @@ impl State {
     }
 }
 
-/// The name that alone is asked for.
+/// Returns the name of the only object that is asked for.
 fn name_of(query: &HashMap<String, String>) -> Option<&str> {
     query.get("fieldSelector")?.strip_prefix("metadata.name=")
 }

@@ -26,7 +26,7 @@ pub(super) struct ServerTls {
 }
 
 impl ServerTls {
-    /// Whether TCP metadata is exchanged inside: between proxies of the mesh.
+    /// Returns whether TCP metadata is exchanged inside: between proxies of the mesh.
     pub(super) fn exchanges_metadata(&self) -> bool {
         self.tcp && self.termination.certificate == ServerCertificate::Workload
     }
