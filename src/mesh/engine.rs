@@ -39,7 +39,7 @@ use crate::{
 /// The objects, the tables derived from them, and what depends on what.
 ///
 /// A clone costs nothing that depends on the size of the mesh: it shares all tables with its source, and what is
-/// applied to one of the two afterwards does not show in the other. So one asks what a change would do.
+/// applied to one of the two afterwards does not show in the other. That is how one asks what a change would do.
 #[derive(Clone)]
 pub struct Engine {
     domain: SmolStr,
@@ -47,9 +47,9 @@ pub struct Engine {
     store: Store,
     world: Arc<World>,
     definitions: Definitions,
-    /// EndpointSlices and the Service of their cluster that they belong to.
+    /// EndpointSlices, and the Service of their cluster that each belongs to.
     slices: Links<Arc<LocalId>, LocalId>,
-    /// EndpointSlices and the pods of their cluster that they name, which are many.
+    /// EndpointSlices, and the many pods of their cluster that each names.
     slice_pods: Links<Arc<LocalId>, NamedKey>,
     /// Pods by the node that they run on, which their workload names.
     pods_on: OrdMap<NodeKey, OrdSet<NamedKey>>,
@@ -113,8 +113,8 @@ impl Engine {
         self.store.has(&Id::from(key))
     }
 
-    /// Applies a batch: each object's new content, or `None` where it is gone. Of several for one object the last
-    /// counts.
+    /// Applies a batch: each object's new content, or `None` where it is gone. Where several are about one object, the
+    /// last one counts.
     pub fn apply(&mut self, changes: impl IntoIterator<Item = (ObjectKey, Option<Arc<Object>>)>) -> Applied {
         let mut changed = Marks::default();
         let mut applied = 0;
@@ -250,7 +250,7 @@ impl Engine {
         }
     }
 
-    /// Pods of one node mostly have one locality: it is kept once.
+    /// Lets a workload share its locality with a neighbour: pods of one node mostly have the same one.
     fn share_locality(&self, world: &World, mut workload: Workload) -> Workload {
         let neighbours = node_of(&workload).and_then(|node| self.pods_on.get(&node));
         let neighbour = neighbours.and_then(OrdSet::get_min).and_then(|pod| world.workloads.get(&workload_key(pod, &workload.cluster)));
@@ -458,7 +458,7 @@ fn addresses(listening: &[(IpAddr, u16, u16)]) -> Vec<IpAddr> {
     addresses
 }
 
-/// Proxies behind a service that differs may have other targets, and so may those that its selector selects.
+/// Marks the proxies behind a service that differs, and those that its selector selects: they may have other targets.
 fn touch_proxies(world: &World, key: &ServiceKey, new: Option<&Service>, dirty: &mut Dirty) {
     dirty.touched.addresses.extend(world.endpoints.get(key).into_iter().flat_map(|set| listening(set)).map(|(ip, ..)| ip));
     let old = world.services.get(key).map(|old| &**old);

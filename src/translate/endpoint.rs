@@ -80,7 +80,7 @@ pub fn load_assignment(input: &EndpointInput) -> Built<Vec<u8>> {
     let chosen = of_subset(input.endpoints.as_deref().unwrap_or_default(), input.subset.as_deref());
     let mut localities = by_locality(chosen, input.choice != Choice::Unmarked);
     if input.choice == Choice::MtlsOnly {
-        // As istiod: a locality whose endpoints were all left out stays, empty.
+        // As with istiod, a locality whose endpoints were all left out stays, and is empty.
         localities.iter_mut().for_each(|(_, endpoints)| endpoints.retain(|(_, mtls)| *mtls));
     }
     Built::new(wire::encode(&input.name, &localities), [input.origin.clone()])
@@ -99,13 +99,14 @@ pub(super) fn of_subset<'a>(endpoints: &'a [Endpoint], labels: Option<&'a Labels
     endpoints.iter().filter(move |endpoint| labels.is_none_or(|wanted| has(endpoint, wanted)))
 }
 
-/// Returns whether endpoints may say that they can do mTLS: not when a rule decided about TLS, unless for in-mesh mTLS.
+/// Returns whether endpoints may say that they can do mTLS: not where a rule decides about TLS, unless it asks for
+/// in-mesh mTLS.
 pub(super) fn keeps_mtls(rule: Option<&EffectiveDestinationRule>, subset: Option<&EffectiveSubset>, port: u16) -> bool {
     let tls = rule.and_then(|rule| rule.port(subset, port).tls.as_deref());
     tls.is_none_or(|tls| matches!(tls, ClientTls::IstioMutual { .. }))
 }
 
-/// Returns a load assignment of these endpoints, by locality in the order of its label.
+/// Returns a load assignment of these endpoints, grouped by locality, in the order of the localities' labels.
 pub(super) fn assignment<'a>(name: &str, endpoints: impl Iterator<Item = &'a Endpoint>, keep_mtls: bool) -> ClusterLoadAssignment {
     // What was encoded just now can be read.
     ClusterLoadAssignment::decode(&wire::encode(name, &by_locality(endpoints, keep_mtls))[..]).unwrap_or_default()

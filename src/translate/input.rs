@@ -1,5 +1,5 @@
-//! What translation works on. A function gets exactly the values that are its key and nothing else, so that its
-//! result can be remembered by its input and a stale result cannot exist (architecture, rule 4).
+//! What translation works on. A function gets exactly the values that make up its key, so that its result can be
+//! remembered by its input and a stale result cannot exist (architecture, rule 4).
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,7 +9,7 @@ pub use crate::mesh::by_ptr::ByPtr;
 
 use crate::mesh::model::{Flavour, Interception, Labels, Origin, ProxyKind, TelemetryIdentity};
 
-/// What of a proxy decides how resources that are shared look: proxies of equal class and scope get equal bytes.
+/// What about a proxy decides how shared resources look: proxies of equal class and scope get equal bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ProxyClass {
     /// Sidecar or gateway.
@@ -30,21 +30,21 @@ pub struct ProxyClass {
     pub http10: bool,
     /// `IDLE_TIMEOUT`
     pub idle_timeout: Option<Duration>,
-    /// Those of its labels that some route's `sourceLabels` can tell apart.
+    /// Its labels, as far as some route's `sourceLabels` can tell proxies apart by them.
     pub labels: Arc<Labels>,
     /// Names for traces. Istio's flavour writes them into each listener as istiod does; in the stock flavour this is
     /// the default value, and environment tags stand in.
     pub telemetry: Arc<TelemetryIdentity>,
 }
 
-/// What of a proxy's class a listener reads: proxies of several namespaces may share one.
+/// What a listener reads of a proxy's class: proxies of several namespaces may share one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ListenerClass {
     /// Stock Envoy or Istio's.
     pub flavour: Flavour,
     /// Capture mode.
     pub interception: Interception,
-    /// It has an IPv4 address (or none at all).
+    /// Whether it has an IPv4 address (or none at all).
     pub ipv4: bool,
     /// It has an IPv6 address.
     pub ipv6: bool,
@@ -56,7 +56,7 @@ pub struct ListenerClass {
     pub telemetry: Arc<TelemetryIdentity>,
 }
 
-/// A translated message with what delivery wants to know about it.
+/// A translated message, with what delivery needs to know about it.
 #[derive(Clone, Debug)]
 pub struct Built<M> {
     /// The Envoy message.

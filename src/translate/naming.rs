@@ -4,7 +4,7 @@ use smol_str::{SmolStr, format_smolstr};
 
 use crate::mesh::model::{Hostname, Origin, Registry, Service, ServicePort};
 
-/// Where traffic goes that nothing may take.
+/// The cluster that drops the traffic sent to it.
 pub const BLACK_HOLE_CLUSTER: &str = "BlackHoleCluster";
 /// Outbound traffic to its original destination.
 pub const PASSTHROUGH_CLUSTER: &str = "PassthroughCluster";

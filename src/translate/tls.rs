@@ -97,8 +97,9 @@ pub fn mesh_alpn(flavour: Flavour, http2: bool) -> &'static [&'static str] {
     }
 }
 
-/// Returns the client side of in-mesh mTLS: own certificate, the peer's identity must be one of `identities` or have one
-/// of the `other_names` (none at all: any certificate of the trust bundle), with this SNI and these ALPN names.
+/// Returns the client side of in-mesh mTLS with this SNI and these ALPN names. It presents the workload's certificate.
+/// The peer must have one of `identities` or `other_names`; if both are empty, any certificate of the trust bundle will
+/// do.
 ///
 /// Every cluster of the mesh has one of these, and most of what they say is the same: it is written straight on the
 /// wire from parts that are encoded once. Numbers are those of the fields of `UpstreamTlsContext` and below.
@@ -173,7 +174,7 @@ pub fn downstream(common: CommonTlsContext, require_client_certificate: bool) ->
     socket("envoy.transport_sockets.tls", &context)
 }
 
-/// Returns the workload's certificate and trust bundle, and what names of the peer are taken.
+/// Returns the workload's certificate and trust bundle, and the names that the peer may have.
 pub fn workload_context(names: impl IntoIterator<Item = MatchPattern>, alpn: Vec<String>) -> CommonTlsContext {
     CommonTlsContext {
         alpn_protocols: alpn,

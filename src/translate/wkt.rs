@@ -5,17 +5,17 @@ pub mod typed_struct;
 use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration, ListValue, Struct, UInt32Value, UInt64Value, Value, value};
 use prost::{Message, Name};
 
-/// Wraps a flag, as an optional field holds it.
+/// Wraps a flag for an optional field.
 pub fn boolean(value: bool) -> Option<BoolValue> {
     Some(BoolValue { value })
 }
 
-/// Wraps a number, as an optional field holds it.
+/// Wraps a number for an optional field.
 pub fn uint32(value: u32) -> Option<UInt32Value> {
     Some(UInt32Value { value })
 }
 
-/// Wraps a long number, as an optional field holds it.
+/// Wraps a long number for an optional field.
 pub fn uint64(value: u64) -> Option<UInt64Value> {
     Some(UInt64Value { value })
 }

@@ -88,7 +88,7 @@ impl Check<'_> {
         }
     }
 
-    /// Labels that pods may carry.
+    /// Checks labels that pods may carry.
     pub(super) fn labels(self, labels: &Labels, at: &Path<'_>) {
         for (key, value) in labels {
             let name = key.rsplit_once('/').map_or(key.as_str(), |(_, name)| name);
@@ -101,7 +101,7 @@ impl Check<'_> {
         }
     }
 
-    /// Labels that select: like labels, and `*` is no wildcard there.
+    /// Checks labels that select. They are like other labels; `*` is not a wildcard there.
     pub(super) fn selector(self, labels: &Labels, at: &Path<'_>) {
         for (key, value) in labels {
             if key.contains('*') || value.contains('*') {

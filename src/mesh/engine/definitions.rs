@@ -76,7 +76,7 @@ impl Definitions {
         self.selecting(namespace).filter(selected)
     }
 
-    /// Returns the names that lead to a hostname over ExternalName services, sorted.
+    /// Returns the names that lead to a hostname through ExternalName services, sorted.
     pub(super) fn aliases_of(&self, target: &Hostname) -> Vec<Hostname> {
         let mut found = BTreeSet::new();
         let mut open = vec![target];
@@ -90,7 +90,7 @@ impl Definitions {
         found.into_iter().collect()
     }
 
-    /// Returns the services that a hostname leads to over ExternalName services: their aliases depend on it.
+    /// Returns the services that a hostname leads to through ExternalName services: their aliases depend on it.
     pub(super) fn aliased_by(&self, alias: &Hostname) -> Vec<ServiceKey> {
         let (mut keys, mut seen, mut open) = (Vec::new(), BTreeSet::new(), vec![alias.clone()]);
         while let Some(name) = open.pop() {
@@ -138,7 +138,7 @@ impl Definitions {
         self.move_alias(&key, target);
     }
 
-    /// Takes out what an object says of a service.
+    /// Removes what an object says about a service.
     fn remove(&mut self, key: &ServiceKey, id: &Id) {
         let target = self.target(key);
         let Some(definitions) = self.by_key.get_mut(key) else { return };

@@ -30,7 +30,7 @@ pub(super) struct Tables<'a> {
     pub(super) store: &'a Store,
     /// Workloads, policies and settings as they are after this batch.
     pub(super) world: &'a World,
-    /// That of the endpoint made last.
+    /// The identity of the endpoint made last.
     last_identity: Cell<Option<Arc<SpiffeId>>>,
 }
 
@@ -63,7 +63,7 @@ impl<'t> Tables<'t> {
         found.reserve(slice.endpoints.len());
         for endpoint in slice.endpoints.iter().filter(|endpoint| endpoint.ready || service.publish_not_ready) {
             let workload = match &endpoint.pod {
-                // A pod that is named but not known yet: its labels and identity decide, so it waits for the pod.
+                // A pod that is named but not known yet is waited for, because its labels and identity decide.
                 Some(pod) => match workload_of(pod) {
                     Some(workload) => Some(&**workload),
                     None => continue,
@@ -159,7 +159,7 @@ impl<'t> Tables<'t> {
         std::iter::repeat_n(once, times).flatten().collect()
     }
 
-    /// Pods and WorkloadEntries that a ServiceEntry's `workloadSelector` selects.
+    /// Returns the endpoints of the pods and WorkloadEntries that a ServiceEntry's `workloadSelector` selects.
     fn selected(&self, service: &Service) -> Vec<(u16, Endpoint)> {
         let mut found = Vec::new();
         for object in self.store.configs_in(Kind::WorkloadEntry, &service.namespace) {
@@ -227,7 +227,7 @@ impl<'t> Tables<'t> {
     }
 }
 
-/// Puts endpoints of all definitions together; each list sorted, as the order of arrival must not show.
+/// Puts the endpoints of all definitions together, each list sorted, because the order of arrival must not show.
 pub(super) fn gather(endpoints: impl IntoIterator<Item = (u16, Endpoint)>) -> EndpointSet {
     let mut by_port: BTreeMap<u16, Vec<Endpoint>> = BTreeMap::new();
     for (port, endpoint) in endpoints {

@@ -96,7 +96,7 @@ impl<T: Ord + Clone> OneOrMore<T> {
         }
     }
 
-    /// Takes a value out; says whether others are left.
+    /// Removes a value; returns whether others are left.
     fn remove(&mut self, value: &T) -> bool {
         match self {
             Self::One(one) => one != value,

@@ -102,7 +102,8 @@ impl Engine {
     }
 }
 
-/// Marks the workloads that the objects are or were for: those of their namespaces, or all. Returns whether it is all.
+/// Marks the workloads that the objects are or were for: those of their namespaces, or all. Returns whether it is all
+/// of them.
 fn touch_workloads<T: Policy>(world: &World, replaced: &[(NamedKey, Replaced<T>)], dirty: &mut Dirty) -> bool {
     let root = &world.mesh.root_namespace;
     let for_mesh = replaced.iter().any(|((namespace, _), both)| namespace == root && both.both().any(|object| object.is_namespace_wide()));
@@ -154,7 +155,7 @@ impl Tabled for istio::PeerAuthentication {
         &mut world.peer_authentications
     }
 
-    /// Endpoints show whether they take mTLS, and clients of a namespace's services expect its mode.
+    /// Marks endpoints, which show whether they take mTLS, and services, whose clients expect the mode of the namespace.
     fn touch(engine: &Engine, world: &mut World, replaced: &[(NamedKey, Replaced<Self>)], dirty: &mut Dirty) {
         if touch_workloads(world, replaced, dirty) {
             dirty.endpoints.extend(engine.definitions.all().cloned());

@@ -2,7 +2,7 @@
 
 use imbl::OrdSet;
 
-/// Which `B` belong to an `A`. A copy shares the pairs with its source.
+/// Which `B`s belong to an `A`. A copy shares the pairs with its source.
 #[derive(Clone)]
 pub(super) struct Relation<A, B>(OrdSet<(A, B)>);
 

@@ -33,7 +33,7 @@ impl Store {
         self.get(id).is_some()
     }
 
-    /// Returns the object; of configuration the content that counts.
+    /// Returns the object; for configuration, with the content that counts.
     pub(super) fn get(&self, id: &Id) -> Option<&Arc<Object>> {
         match id {
             Id::Local(id) => self.local(id),

@@ -1,4 +1,4 @@
-//! Workloads: pods, and WorkloadEntries that no pod shares its name with.
+//! Workloads: pods, and WorkloadEntries whose name no pod has.
 
 use std::{net::IpAddr, sync::Arc};
 

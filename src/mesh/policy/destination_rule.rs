@@ -63,7 +63,8 @@ impl Client<'_> {
         })
     }
 
-    /// Rules with a selector are for their own namespace's workloads and win over those without.
+    /// Returns what the rules of one host say that the proxies see. Rules with a selector are for workloads of their
+    /// own namespace, and win over those without.
     fn visible(&self, owner: &str, rules: &HostRules, wanted: &impl Fn(&DestinationRule) -> bool) -> Option<Arc<EffectiveDestinationRule>> {
         let visible = || rules.rules.iter().filter(|rule| rule.spec.export_to.allows(self.namespace) && wanted(&rule.spec));
         let selecting = visible().find(|rule| owner == self.namespace && self.selecting.contains(&rule.origin.object));

@@ -148,7 +148,7 @@ fn routes(world: &World, namespace: &str, imports: &Imports) -> OrdMap<Hostname,
     world.routes_by_host.iter().filter_map(seen).collect()
 }
 
-/// Services of all listeners, then those that their routes lead to though no listener names them.
+/// Returns the services of all listeners, then those that only their routes lead to.
 fn united(world: &World, namespace: &str, egress: &[EgressScope]) -> OrdMap<Hostname, Arc<Service>> {
     let mut union = Union { world, services: BTreeMap::new() };
     for listener in egress {
@@ -208,7 +208,7 @@ impl Union<'_> {
     }
 }
 
-/// Hosts that routes lead to for clients of a namespace, with the ports that they name (`None`: any).
+/// Returns the hosts that routes lead to for clients of a namespace, with the ports that they name (`None`: any).
 fn destinations(routes: &RouteSet, namespace: &str) -> BTreeMap<Hostname, BTreeSet<Option<u16>>> {
     let for_us = |source: Option<&SmolStr>| source.is_none_or(|source| source == namespace);
     let mut found: BTreeMap<Hostname, BTreeSet<Option<u16>>> = BTreeMap::new();

@@ -12,7 +12,7 @@ use crate::{
     visits::{Visit, Visited},
 };
 
-/// Gateways whose selector matches a proxy's labels, the oldest first. Gateways select in all namespaces
+/// Returns the Gateways whose selector matches a proxy's labels, the oldest first. Gateways select in all namespaces
 /// (contract §6.5); one without a selector selects every gateway proxy.
 pub fn gateways_for(world: &World, labels: &Labels) -> Vec<Arc<Gateway>> {
     let selecting = world.gateways.values().visiting(Visited::Object).filter(|gateway| selects(&gateway.spec.selector, labels));
@@ -21,8 +21,8 @@ pub fn gateways_for(world: &World, labels: &Labels) -> Vec<Arc<Gateway>> {
     found
 }
 
-/// Routes bound to a Gateway that proxies of `namespace` may use: private before exported to it before public, each
-/// the oldest first (contract §6.2).
+/// Returns the routes bound to a Gateway that proxies of `namespace` may use: private before exported to it before
+/// public, each the oldest first (contract §6.2).
 pub fn routes_for_gateway(world: &World, namespace: &str, gateway: &GatewayRef) -> Vec<Arc<RouteSet>> {
     let bound = world.routes_by_gateway.get(gateway).into_iter().flat_map(|listed| listed.iter());
     let mut found: Vec<Arc<RouteSet>> =

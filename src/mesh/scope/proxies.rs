@@ -44,8 +44,8 @@ pub fn resolve_proxy(world: &World, declared: &Proxy) -> Proxy {
     proxy
 }
 
-/// Ports of the services that have an endpoint at one of the proxy's addresses or select its labels; the oldest
-/// service first, ports in the order written. `proxy` is resolved already.
+/// Returns the ports of the services that have an endpoint at one of the proxy's addresses or select its labels; the
+/// oldest service first, ports in the order written. `proxy` is resolved already.
 pub fn service_targets(world: &World, proxy: &Proxy) -> Vec<ServiceTarget> {
     let mut services: Vec<&Arc<Service>> = behind(world, proxy).into_iter().filter_map(|key| world.services.get(&key)).collect();
     services.sort_by(|a, b| (&a.precedence, &a.hostname).cmp(&(&b.precedence, &b.hostname)));

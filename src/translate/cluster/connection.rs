@@ -87,13 +87,13 @@ pub(super) fn apply(
     cluster.typed_extension_protocol_options = protocol_options(common_options(pool), version, pool, upstream).unwrap_or_default();
 }
 
-/// Returns the protocol options of the passthrough clusters: the client's version, idle for five minutes at most.
+/// Returns the protocol options of the passthrough clusters: the client's version, and five minutes without traffic at most.
 pub(super) fn passthrough_options() -> HashMap<String, Any> {
     let common = CommonHttpOptions { idle_timeout: Some(wkt::duration(std::time::Duration::from_secs(300))), ..Default::default() };
     protocol_options(Some(common), HttpVersion::Downstream, None, None).unwrap_or_default()
 }
 
-/// Returns one threshold. What is not limited is practically unlimited.
+/// Returns the one threshold. What no policy limits gets a limit that is never reached.
 pub(super) fn circuit_breakers(pool: Option<&ConnectionPool>) -> CircuitBreakers {
     let tcp = pool.map(|pool| &pool.tcp);
     let http = pool.map(|pool| &pool.http);

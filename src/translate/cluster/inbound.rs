@@ -1,4 +1,4 @@
-//! Clusters of the workload itself: where a sidecar hands over what it took in (contract §3.1).
+//! Clusters of the workload itself: where a sidecar hands over what it received (contract §3.1).
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -36,7 +36,7 @@ use crate::{
 /// Original-destination clusters forget hosts after this long: never, as far as protobuf can say it.
 const NEVER: Duration = Duration { seconds: 9_223_372_035, nanos: 0 };
 
-/// One port on which the workload takes traffic in.
+/// One port on which the workload receives traffic.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Inbound {
     profile: Profile,
@@ -75,8 +75,8 @@ pub struct InboundTarget {
     pub rule: Option<Arc<EffectiveDestinationRule>>,
 }
 
-/// Returns the inbound clusters of a workload: one per `ingress` listener of its Sidecar; without any, one per target
-/// port (the first service of a port wins), unless nothing is captured.
+/// Returns the inbound clusters of a workload: one for each `ingress` listener of its Sidecar. If it has none, and
+/// traffic is captured, there is one for each target port; the first service of a port wins.
 pub fn inbound_inputs(
     class: &ProxyClass,
     mesh: &Arc<MeshSettings>,
@@ -145,7 +145,7 @@ pub(super) fn cluster(input: &Inbound) -> Built<Cluster> {
 
 /// Where the application is reached.
 enum Handover {
-    /// At this address; bound says whether the connection comes from the passthrough address.
+    /// At this address. `bound` says whether the connection comes from the passthrough address.
     Address {
         address: address::Address,
         bound: bool,

@@ -36,7 +36,7 @@ pub enum ClusterInput {
     Inbound(Inbound),
 }
 
-/// What of a proxy a cluster may read.
+/// What a cluster may read about a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Profile {
     /// Sidecar or gateway.
@@ -49,8 +49,8 @@ pub struct Profile {
     pub ipv6: bool,
 }
 
-/// Returns the clusters of a service: one per port, and one per port and subset of its DestinationRule. UDP ports,
-/// services that only stand for another name, and DNS services without endpoints have none.
+/// Returns the clusters of a service: one for each port, and one for each port and subset of its DestinationRule. UDP
+/// ports, services that only stand for another name, and DNS services without endpoints have none.
 ///
 /// `mtls` is the mode that mesh and namespace policy ask of the service (workload and port policies do not count
 /// here, contract §3.2); `None` when it is not known. `endpoints` become part of the input only where the cluster

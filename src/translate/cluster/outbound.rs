@@ -71,12 +71,12 @@ enum Discovery {
 enum Naming {
     /// `outbound|80||host`
     Plain,
-    /// `outbound_.80_._.host`, for AUTO_PASSTHROUGH gateways: bytes pass as they are, so without TLS.
+    /// `outbound_.80_._.host`, for AUTO_PASSTHROUGH gateways: bytes pass as they are, so there is no TLS.
     Sni,
 }
 
-/// Returns the clusters through which an AUTO_PASSTHROUGH gateway passes mTLS on: as [`super::inputs`], under other
-/// names.
+/// Returns the clusters through which an AUTO_PASSTHROUGH gateway passes mTLS on: those of [`super::inputs`], under
+/// other names.
 pub fn auto_passthrough_inputs(
     class: &ProxyClass,
     mesh: &Arc<MeshSettings>,

@@ -36,7 +36,7 @@ pub(super) enum AutoMtls {
     Direct,
 }
 
-/// Who a cluster talks to.
+/// Whom a cluster talks to.
 pub(super) struct Peer<'a> {
     pub(super) service: &'a Service,
     pub(super) sni: SmolStr,
@@ -128,8 +128,8 @@ fn originate(peer: &Peer<'_>, origination: &TlsOrigination) -> Option<TransportS
     })
 }
 
-/// Returns the client's certificate, and what it trusts. Secrets by name are for those that own them: a sidecar would
-/// be handed other people's keys, and gets none.
+/// Returns the client's certificate, and what it trusts. Secrets by name are for gateways only: a sidecar could be
+/// handed other people's keys, and so gets none.
 fn secrets(secrets: &ClientSecrets, kind: ProxyKind) -> Option<(SdsSecretConfig, SdsSecretConfig)> {
     match secrets {
         ClientSecrets::Credential(_) if kind == ProxyKind::Sidecar => None,
@@ -152,7 +152,7 @@ fn validation(peer: &Peer<'_>, origination: &TlsOrigination, trusted: SdsSecretC
     tls::validation(names.iter().map(|name| MatchPattern::Exact(name.to_string())), trusted)
 }
 
-// Files are served by the agent too; a listener need not wait for them for ever.
+// The agent serves files too; a listener need not wait for them for ever.
 fn file_secret(name: &str) -> SdsSecretConfig {
     let mut source = tls::agent_sds();
     source.initial_fetch_timeout = None;

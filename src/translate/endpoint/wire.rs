@@ -73,7 +73,7 @@ fn address(bytes: &mut Vec<u8>, endpoint: &Endpoint) {
     });
 }
 
-/// The metadata of the endpoint before, encoded: neighbours are often alike.
+/// The encoded metadata of the previous endpoint: neighbours are often alike.
 #[derive(Default)]
 struct Shared<'a> {
     of: Option<(&'a Endpoint, bool)>,

@@ -37,15 +37,15 @@ pub struct ConnectionManager<'a> {
     pub stat_prefix: &'a str,
     /// Where its routes come from.
     pub routes: Routes,
-    /// The port of a workload speaks HTTP/2.
+    /// Whether the port of the workload speaks HTTP/2.
     pub http2: bool,
-    /// The port speaks gRPC-Web.
+    /// Whether the port speaks gRPC-Web.
     pub grpc_web: bool,
-    /// A sniffed port with a route configuration of its own.
+    /// Whether it is a sniffed port with a route configuration of its own.
     pub sniffed: bool,
     /// The DNS cache of a `DYNAMIC_DNS` service.
     pub dns_cache: Option<&'a SmolStr>,
-    /// An explicit HTTP proxy (`proxyHttpPort`): requests name the whole URL.
+    /// Whether it is the explicit HTTP proxy (`proxyHttpPort`), whose requests name the whole URL.
     pub explicit_proxy: bool,
 }
 

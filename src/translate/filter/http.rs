@@ -50,9 +50,9 @@ pub struct HttpFilters<'a> {
     pub flavour: Flavour,
     /// Where it stands.
     pub direction: Direction,
-    /// The port speaks gRPC-Web.
+    /// Whether the port speaks gRPC-Web.
     pub grpc_web: bool,
-    /// Requests come from a sniffed port and go to a sniffed port.
+    /// Whether requests come from a sniffed port and go to a sniffed port.
     pub sniffed: bool,
     /// The DNS cache of a service whose name comes from the request (`DYNAMIC_DNS`).
     pub dns_cache: Option<&'a SmolStr>,
@@ -123,12 +123,12 @@ fn alpn() -> Alpn {
 /// Returns what stands in for `istio.alpn` on a stock Envoy, for requests of sniffed ports.
 ///
 /// A server's sniffed port tells HTTP inside mTLS from other bytes by the ALPN names that the client offers (contract
-/// §3.4), and a cluster can only offer `istio`, which means other bytes. So the filter state that overrides the
-/// offered names adds `istio-http/1.1`. It names no real protocol, therefore none is agreed on, and the server's
-/// connection manager tells HTTP/1 from HTTP/2 by the first bytes: one value serves both. Connections without TLS
-/// do not look at it. It is limited to sniffed ports because a cluster that originates TLS towards something outside
-/// the mesh must offer the names of its own protocol; what reaches a sniffed port in another way (a gateway, a
-/// shared port) is carried as TCP by the server, as Istio does for clients without `istio.alpn`.
+/// §3.4), and a cluster can only offer `istio`, which means other bytes. So the filter state that overrides the offered
+/// names adds `istio-http/1.1`. It names no real protocol, so none is agreed on, and the server's connection manager
+/// tells HTTP/1 from HTTP/2 by the first bytes: one value serves both. Connections without TLS do not look at it. It is
+/// limited to sniffed ports because a cluster that originates TLS towards something outside the mesh must offer the
+/// names of its own protocol; what reaches a sniffed port in another way (a gateway, a shared port) is carried as TCP
+/// by the server, as Istio does for clients without `istio.alpn`.
 fn sniffed_alpn() -> SetFilterState {
     let names = DataSource { specifier: Some(data_source::Specifier::InlineString("istio-http/1.1,istio".into())), ..Default::default() };
     let format = SubstitutionFormatString { format: Some(Format::TextFormatSource(names)), ..Default::default() };

@@ -6,7 +6,7 @@ pub mod http;
 pub mod network;
 pub mod tracing;
 
-/// Where in the mesh a listener stands; filters differ by it.
+/// Where in the mesh a listener stands, which decides about its filters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// Traffic of the sidecar's own application going out.

@@ -40,17 +40,17 @@ use crate::{
 pub struct TcpTarget {
     /// Clusters by weight; a single one needs none.
     pub clusters: Vec<(SmolStr, u32)>,
-    /// A VirtualService's destinations: weights are written even for one cluster.
+    /// Whether these are the destinations of a VirtualService: weights are then written even for one cluster.
     pub weighted: bool,
     /// Prefix of the proxy's statistics.
     pub stat_prefix: SmolStr,
-    /// Closes connections that carry nothing for so long.
+    /// How long a connection may carry nothing before it is closed.
     pub idle_timeout: Option<Duration>,
-    /// Closes connections after so long.
+    /// How long a connection may live.
     pub max_duration: Option<Duration>,
-    /// Connections of one client address keep to one endpoint.
+    /// Whether the connections of one client address keep to one endpoint.
     pub by_source_ip: bool,
-    /// MongoDB's protocol: its filter counts operations.
+    /// Whether it is MongoDB's protocol, whose filter counts operations.
     pub mongo: bool,
     /// The destination is resolved from the SNI: DNS cache and port.
     pub sni_forward: Option<(SmolStr, u16)>,
@@ -87,7 +87,7 @@ pub fn tcp_filters(target: &TcpTarget, mesh: &MeshSettings) -> Vec<Filter> {
     filters
 }
 
-/// Returns the filter that sends connections nowhere; without access log.
+/// Returns the filter that sends connections nowhere, without an access log.
 pub fn black_hole() -> Filter {
     tcp_proxy(&TcpTarget::cluster(BLACK_HOLE_CLUSTER), Vec::new())
 }

@@ -12,8 +12,8 @@ use envoy_types::pb::envoy::{
 
 use crate::mesh::model::{Flavour, TelemetryIdentity};
 
-/// For each tag that names the proxy itself: the tag, and the environment variable that a stock Envoy reads it from.
-/// The agent (or the injected pod) sets them; so all proxies of a class share one listener.
+/// The tags that name the proxy itself, each with the environment variable that a stock Envoy reads it from. The agent
+/// (or the injected pod) sets them; so all proxies of a class share one listener.
 pub const IDENTITY_TAGS: [(&str, &str); 5] = [
     ("istio.canonical_revision", "CANONICAL_REVISION"),
     ("istio.canonical_service", "CANONICAL_SERVICE"),

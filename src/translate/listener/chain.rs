@@ -22,7 +22,7 @@ pub(crate) const MESH_HTTP: [&str; 3] = ["istio-http/1.0", "istio-http/1.1", "is
 /// ALPN names of mTLS with something else inside.
 pub(crate) const MESH_TCP: [&str; 2] = ["istio-peer-exchange", "istio"];
 
-/// What `PassthroughFilterChain` is called.
+/// The name of the chain for connections that no other chain of an outbound listener takes.
 pub(crate) const PASSTHROUGH_CHAIN: &str = "PassthroughFilterChain";
 
 /// What a chain of an outbound or gateway listener matches.
@@ -44,7 +44,7 @@ impl ChainMatch {
         self.names().next().is_none() && self.ranges().next().is_none() && !self.plaintext_http && !self.mesh_tls
     }
 
-    /// Returns whether a listener that has both would be refused: the order of names and ranges does not matter.
+    /// Returns whether Envoy would refuse a listener that has both. The order of names and ranges does not matter.
     pub(crate) fn conflicts_with(&self, other: &Self) -> bool {
         let sorted = |chain: &Self| {
             let mut names = chain.names().collect::<Vec<_>>();

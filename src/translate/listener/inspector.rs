@@ -18,7 +18,7 @@ use envoy_types::pb::{
 
 use crate::translate::wkt;
 
-/// Finds out SNI and ALPN names of TLS.
+/// Returns the filter that finds out the SNI and ALPN names of TLS.
 pub(crate) fn tls_inspector() -> ListenerFilter {
     filter(
         "envoy.filters.listener.tls_inspector",
@@ -26,7 +26,7 @@ pub(crate) fn tls_inspector() -> ListenerFilter {
     )
 }
 
-/// Finds out whether plaintext is HTTP.
+/// Returns the filter that finds out whether plaintext is HTTP.
 pub(crate) fn http_inspector() -> ListenerFilter {
     filter("envoy.filters.listener.http_inspector", wkt::any(&HttpInspector {}))
 }
@@ -36,7 +36,8 @@ pub(crate) fn original_dst() -> ListenerFilter {
     filter("envoy.filters.listener.original_dst", wkt::any(&OriginalDst::default()))
 }
 
-/// Keeps the client's address towards the application (TPROXY); the mark keeps its answers from being captured.
+/// Returns the filter that keeps the client's address towards the application (TPROXY). The mark keeps the
+/// application's answers from being captured.
 pub(crate) fn original_src() -> ListenerFilter {
     filter("envoy.filters.listener.original_src", wkt::any(&OriginalSrc { mark: 1337, ..Default::default() }))
 }

@@ -125,7 +125,7 @@ fn pass_through() -> Action {
     Action::Route(unlimited(naming::PASSTHROUGH_CLUSTER))
 }
 
-// No timeout, for gRPC neither (`max_grpc_timeout` is deprecated but what Istio sends).
+// No timeout, and none for gRPC either (`max_grpc_timeout` is deprecated but what Istio sends).
 #[allow(deprecated)]
 fn unlimited(cluster: &str) -> RouteAction {
     RouteAction {

@@ -11,7 +11,7 @@ pub(super) struct Domains(Vec<Domain>);
 
 struct Domain {
     text: SmolStr,
-    /// Another form of a name, which gives way to a service that really has it.
+    /// Whether it is another form of a name, which gives way to a service that really has it.
     form: bool,
 }
 
@@ -31,7 +31,7 @@ pub(super) fn of_service(service: &Service, dns_domain: &str) -> Domains {
     Domains(all)
 }
 
-/// The domains that a table has so far, without regard to case: Envoy refuses a table that has one twice.
+/// The domains that a table has so far, in lower case: Envoy refuses a table that has one twice, in whatever case.
 #[derive(Default)]
 pub(super) struct Taken(HashSet<SmolStr>);
 

@@ -13,7 +13,7 @@ use crate::{
     translate::wkt,
 };
 
-/// Returns a match; without one that of every path.
+/// Returns Envoy's form of a match; without one, the match of every path.
 pub(super) fn route_match(block: Option<&HttpMatch>) -> RouteMatch {
     let Some(block) = block else {
         return RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".into())), ..Default::default() };
@@ -40,7 +40,7 @@ pub(super) fn path_label(matched: &RouteMatch) -> String {
     }
 }
 
-/// Returns a text match; `None` for one that only asks that there is a text.
+/// Returns the matcher of a text; `None` if any text will do.
 pub(super) fn string_matcher(value: &StringMatch) -> Option<StringMatcher> {
     let pattern = match value {
         StringMatch::Exact(text) => MatchPattern::Exact(text.to_string()),
@@ -51,12 +51,12 @@ pub(super) fn string_matcher(value: &StringMatch) -> Option<StringMatcher> {
     Some(StringMatcher { match_pattern: Some(pattern), ..Default::default() })
 }
 
-/// Returns a regular expression of RE2.
+/// Returns an RE2 expression.
 pub(super) fn regex(regex: &str) -> RegexMatcher {
     RegexMatcher { regex: regex.into(), ..Default::default() }
 }
 
-// `*` is no expression of RE2: users write it for "any".
+// `*` is not an RE2 expression: users write it for "any".
 fn is_present(value: &StringMatch) -> bool {
     match value {
         StringMatch::Present => true,

@@ -60,9 +60,9 @@ enum Content {
     Routes {
         mesh: ByPtr<MeshSettings>,
         selections: Vec<HttpSelection>,
-        /// Requests come in by TLS that the gateway terminates.
+        /// Whether requests come in by TLS that the gateway terminates.
         tls: bool,
-        /// Plaintext requests are redirected.
+        /// Whether plaintext requests are redirected.
         require_tls: bool,
     },
     /// Unknown destinations pass.

@@ -91,7 +91,8 @@ pub fn tables_with(scope: &Scope, mesh: &MeshSettings, host: &Hostname) -> BTree
     names
 }
 
-/// Returns whether [`tables`] has the name. Walks all ports of all services in scope, but makes a name only for those of its port.
+/// Returns whether [`tables`] has the name. It walks all ports of all services in scope, but makes names only for those of the
+/// table's port.
 fn is_table(scope: &Scope, mesh: &MeshSettings, name: &SmolStr) -> bool {
     if name == HTTP_PROXY {
         return mesh.proxy_http_port > 0;
@@ -342,7 +343,7 @@ mod tests {
             };
             let mut named = tables_with(&old, &before.mesh, &host);
             named.extend(tables_with(&new, &after.mesh, &host));
-            // A table that is gone is no table to make again.
+            // A table that is gone is not made again.
             let missed: Vec<_> = changed.into_iter().filter(|name| now.contains_key(*name) && !named.contains(*name)).collect();
             assert!(missed.is_empty(), "{}: {missed:?} change and are not named", all[left_out]);
         }

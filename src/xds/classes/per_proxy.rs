@@ -60,7 +60,7 @@ impl PerProxyInputs {
         }
     }
 
-    /// Servers of Gateways that the proxy has no listener for.
+    /// Returns a finding for each server of a Gateway for which the proxy has no listener.
     pub(super) fn findings(&self) -> impl Iterator<Item = Diagnostic> {
         self.refused.iter().map(|refused| {
             let message = format!("{}: this server gets no listener", refused.reason);

@@ -102,7 +102,7 @@ impl Plane {
     }
 }
 
-/// Contents by type and name.
+/// Returns the content of a view by type and name.
 fn content(view: &View) -> BTreeMap<(&'static str, SmolStr), ContentHash> {
     let all = ResourceType::ALL.into_iter().flat_map(|kind| view.iter(kind).map(move |resource| (kind, resource)));
     all.map(|(kind, resource)| ((kind.as_str(), resource.name.clone()), resource.version)).collect()

@@ -65,7 +65,7 @@ trait Dialect: Protocol {
     fn open(client: &Store, kind: ResourceType) -> Self::Request;
     fn change(client: &Store, kind: ResourceType, added: Vec<String>, removed: Vec<String>) -> Self::Request;
     fn answer(client: &Store, response: &Response, error: Option<String>) -> Self::Request;
-    /// Names that a response takes away.
+    /// Returns the names that a response takes away.
     fn removed(client: &Store, response: &Response) -> Vec<SmolStr>;
 }
 

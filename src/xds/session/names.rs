@@ -28,7 +28,7 @@ impl Names {
         self.plus.contains(name) || (self.follows_view && !self.minus.contains(name) && view.get(kind, name).is_some())
     }
 
-    /// Adds a name; whether it is new.
+    /// Adds a name; returns whether it is new.
     pub(super) fn insert(&mut self, name: &str, view: &View, kind: ResourceType) -> bool {
         if self.contains(name, view, kind) {
             return false;
@@ -42,7 +42,7 @@ impl Names {
         true
     }
 
-    /// Takes a name out; whether it was there.
+    /// Removes a name; returns whether it was there.
     pub(super) fn remove(&mut self, name: &str, view: &View, kind: ResourceType) -> bool {
         if self.plus.remove(name) {
             return true;

@@ -387,7 +387,7 @@ fn gated() -> impl Iterator<Item = ResourceType> {
     ResourceType::ALL.into_iter().filter(|kind| kind.awaits().is_some())
 }
 
-/// Names of a type that a resource referred to before it was replaced and does not refer to any more.
+/// Returns the names of a type that a resource referred to before it was replaced and does not refer to any more.
 fn dropped(item: &Sent, kind: ResourceType) -> impl Iterator<Item = &SmolStr> {
     let before = item.before.content().into_iter().flat_map(move |resource| resource.references_to(kind));
     before.filter(move |name| item.content.as_ref().is_none_or(|after| !after.refers_to(kind, name)))

@@ -203,7 +203,7 @@ fn assert_same_scope(left: &Scope, right: &Scope) {
     assert_eq!(left.allow_any, right.allow_any);
 }
 
-/// Hosts whose values of one table differ.
+/// Returns the hosts whose values in one table differ.
 fn differing<K: Ord + Clone, V: PartialEq>(
     old: &imbl::OrdMap<K, Arc<V>>,
     new: &imbl::OrdMap<K, Arc<V>>,
@@ -214,7 +214,7 @@ fn differing<K: Ord + Clone, V: PartialEq>(
     gone.chain(new).flat_map(|(key, value)| hosts(key, value)).collect()
 }
 
-/// Checks that what was touched is exactly what differs (services and routes: besides, what depends on policies).
+/// Checks that what was touched is exactly what differs (for services and routes, also what depends on policies).
 fn assert_exact(old: &World, new: &World, touched: &Touched) {
     assert_eq!(differing(&old.endpoints, &new.endpoints, |key, _| vec![key.hostname.clone()]), touched.endpoints);
     let services = differing(&old.services, &new.services, |key, _| vec![key.hostname.clone()]);
@@ -255,7 +255,7 @@ fn targets(world: &World, namespace: &str, app: &str) -> Vec<(Hostname, u16, u16
         .collect()
 }
 
-/// Values of a table that did not change keep their `Arc`.
+/// Checks that values of a table that did not change keep their `Arc`.
 fn assert_kept<K: Ord + Clone, V: PartialEq>(old: &imbl::OrdMap<K, Arc<V>>, new: &imbl::OrdMap<K, Arc<V>>) {
     for (key, value) in new {
         assert!(old.get(key).filter(|old| *old == value).is_none_or(|old| Arc::ptr_eq(old, value)), "a value lost its pointer");

@@ -1,4 +1,4 @@
-//! Two clusters of one mesh: what is local is kept of both and merged where it means one thing; configuration is one.
+//! Two clusters of one mesh: local objects of both are kept, and merged where they mean one thing; configuration is one.
 
 use super::*;
 

@@ -1,5 +1,5 @@
-//! The same objects as istiod 1.30.3 was given: services, subsets, endpoints and inbound ports that it shows a proxy
-//! are those that the mesh says.
+//! Holds the mesh against istiod 1.30.3, which was given the same objects: both have the same services, subsets,
+//! endpoints and inbound ports for a proxy.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,7 +38,7 @@ impl Case {
         Self { theirs: serde_json::from_str(answer).unwrap(), world, proxy, scope }
     }
 
-    /// Names of the outbound clusters that istiod sends; but for the API server's own.
+    /// Returns the names of the outbound clusters that istiod sends, except the API server's own.
     fn their_outbound(&self) -> BTreeSet<String> {
         let names = self.theirs["cds"].as_object().unwrap().keys();
         names.filter(|name| name.starts_with("outbound|") && !name.contains("|kubernetes.default.")).cloned().collect()
@@ -85,7 +85,8 @@ impl Case {
         found
     }
 
-    /// Headless services are resolved by address at sidecars and by EDS at gateways.
+    /// Returns whether a service's endpoints come by EDS. Those of headless services do at gateways; sidecars resolve
+    /// them by address.
     fn by_eds(&self, service: &Service) -> bool {
         let headless = service.headless && self.proxy.kind == ProxyKind::Gateway;
         (service.resolution == Resolution::ClientSideLb || headless) && service.external_name.is_none()

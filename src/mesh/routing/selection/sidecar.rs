@@ -71,8 +71,8 @@ pub fn http_port(service: &Service, number: u16) -> Option<&ServicePort> {
 /// A host, and the position of the set that wins it.
 type Winner<'a> = (usize, &'a Hostname);
 
-/// Returns for each host the set that wins it; every set is selected from once. A host that stands for services has its
-/// first set or none where it is a wildcard; any other the first that has something for this proxy.
+/// Returns the set that wins each host; every set is selected from once. A wildcard that stands for services has its
+/// first set or none; any other host has the first set that says something for this proxy.
 fn winners<'a>(
     routes: &'a OrdMap<Hostname, Arc<Vec<Arc<RouteSet>>>>,
     services: &BTreeMap<&'a Hostname, &'a Arc<Service>>,

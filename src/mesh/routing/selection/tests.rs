@@ -54,7 +54,7 @@ fn at_sidecar<'a>(port: u16, labels: &'a Labels) -> RouteContext<'a> {
     RouteContext { port, gateway: &GatewayRef::Mesh, client: Some(Client { namespace: "n", labels }) }
 }
 
-/// Names of the rules that apply, with the numbers of their matches.
+/// Returns the names of the rules that apply, with the numbers of their matches.
 fn chosen(routes: &Arc<RouteSet>, context: &RouteContext<'_>, scope: &Scope) -> Vec<String> {
     let selection = HttpSelection::of(routes, context, scope.backends());
     let described = |selection: &HttpSelection| -> Vec<String> {

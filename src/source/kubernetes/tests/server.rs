@@ -107,14 +107,14 @@ impl Server {
         state.tell(plural, &json!({"type": "DELETED", "object": object}));
     }
 
-    /// Watchers are not told of what is done here.
+    /// Does something of which the watchers are not told.
     pub(super) fn silently(&self, what: impl FnOnce(&Self)) {
         self.0.lock().silent = true;
         what(self);
         self.0.lock().silent = false;
     }
 
-    /// Watchers are told of all objects that there are: what a watch does that is opened again.
+    /// Tells the watchers of all objects that there are, as a watch does that is opened again.
     pub(super) fn replay(&self, plural: &str) {
         // Whoever opens later is told then, as the objects are newer than what it has.
         let state = self.0.lock();
@@ -123,12 +123,12 @@ impl Server {
         }
     }
 
-    /// Watchers are sent these bytes.
+    /// Sends the watchers these bytes.
     pub(super) fn say(&self, plural: &str, text: String) {
         self.0.lock().send(plural, || Ok(text.clone().into()));
     }
 
-    /// Connections of watchers break.
+    /// Breaks the connections of the watchers.
     pub(super) fn break_off(&self, plural: &str) {
         let mut state = self.0.lock();
         state.send(plural, || Err(io::ErrorKind::ConnectionReset.into()));
@@ -140,7 +140,7 @@ impl Server {
         self.0.lock().watched_from.get(plural).cloned().unwrap_or_default()
     }
 
-    /// Requests about this are answered with a failure, or no longer.
+    /// Answers requests about one kind with a failure, or no longer.
     pub(super) fn refuse(&self, plural: &str, code: Option<u16>) {
         let mut state = self.0.lock();
         match code {

@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// What the listeners of a gateway follow from.
+/// What decides about the listeners of a gateway.
 #[derive(Clone, Copy, Debug)]
 pub struct GatewayView<'a> {
     /// Its class.
@@ -40,7 +40,7 @@ pub struct GatewayView<'a> {
     pub scope: &'a Scope,
     /// Service ports that select it: a server's port is the service's, the listener's is the pod's.
     pub targets: &'a [ServiceTarget],
-    /// It may not bind ports below 1024.
+    /// Whether it may not bind ports below 1024.
     pub unprivileged: bool,
 }
 
@@ -97,7 +97,7 @@ pub struct RoutedServer {
     pub port: u16,
     /// What it serves.
     pub hosts: Vec<ListenerHost>,
-    /// `tls.httpsRedirect`: virtual hosts answer plaintext requests with a redirect.
+    /// `tls.httpsRedirect`: whether virtual hosts answer plaintext requests with a redirect.
     pub https_redirect: bool,
 }
 

@@ -21,12 +21,12 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ServerTls {
     pub(super) termination: Arc<TlsTermination>,
-    /// Bytes, not HTTP, are inside.
+    /// Whether bytes, and not HTTP, are inside.
     pub(super) tcp: bool,
 }
 
 impl ServerTls {
-    /// Returns whether TCP metadata is exchanged inside: between proxies of the mesh.
+    /// Returns whether TCP metadata is exchanged inside, as proxies of the mesh do.
     pub(super) fn exchanges_metadata(&self) -> bool {
         self.tcp && self.termination.certificate == ServerCertificate::Workload
     }

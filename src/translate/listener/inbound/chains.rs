@@ -1,4 +1,4 @@
-//! The filter chains of inbound ports: which there are follows from mTLS mode and protocol (contract §3.4, table).
+//! The filter chains of inbound ports. mTLS mode and protocol decide which there are (contract §3.4, table).
 
 use envoy_types::pb::envoy::config::{
     listener::v3::{Filter, FilterChain, FilterChainMatch},
@@ -81,12 +81,12 @@ struct Handover {
     cluster: SmolStr,
 }
 
-/// One row's chain: what is matched, and what is inside.
+/// The chain of one row of that table: what it matches, and what is inside.
 struct Shape {
     tls: bool,
     alpn: &'static [&'static str],
     http: bool,
-    /// The proxy ends the TLS; else it passes it on.
+    /// Whether the proxy ends the TLS; otherwise it passes the TLS on.
     mtls: bool,
 }
 

@@ -52,9 +52,9 @@ struct InboundPort {
     protocol: Protocol,
     /// Hostname of the service, or `<name>.<namespace>` of the Sidecar.
     host: SmolStr,
-    /// Of TCP statistics.
+    /// Prefix of TCP statistics.
     stat_prefix: SmolStr,
-    /// It has a listener of its own.
+    /// Whether it has a listener of its own.
     bound: bool,
     origin: Origin,
     /// The Sidecar that made it.
@@ -62,9 +62,9 @@ struct InboundPort {
 }
 
 impl InboundInput {
-    /// Collects what decides. `targets` are the service ports that select the workload, oldest service first (of two
-    /// for one target port the first counts); a Sidecar with `ingress` replaces them. `workload` are its
-    /// addresses, the primary first.
+    /// Collects what decides about the listeners. `targets` are the service ports that select the workload, oldest
+    /// service first (of two for one target port the first counts); a Sidecar with `ingress` replaces them. `workload`
+    /// are its addresses, the primary first.
     pub fn new(
         class: &ProxyClass,
         mesh: &Arc<MeshSettings>,

@@ -11,7 +11,7 @@ use crate::mesh::model::{Origin, Protocol};
 /// The chains that one service port adds to a listener.
 pub(super) struct Offer {
     pub(super) protocol: Protocol,
-    /// The proxy sniffs whether connections carry HTTP.
+    /// Whether the proxy sniffs if connections carry HTTP.
     pub(super) sniffed: bool,
     pub(super) tcp: Vec<Chain>,
     pub(super) http: Option<Chain>,
@@ -32,7 +32,7 @@ struct Entry {
     kind: Kind,
     protocol: Protocol,
     bound: bool,
-    /// A Sidecar's listener for this port came first: the services of its catch-all listener stay out.
+    /// Whether a Sidecar's listener for this port came first: the services of its catch-all listener then stay out.
     locked: bool,
     origin: Origin,
 }

@@ -62,7 +62,7 @@ struct ServiceListener {
     /// The first gives the name.
     binds: Vec<SmolStr>,
     port: u16,
-    /// It binds its port, because nothing is captured there.
+    /// Whether it binds its port, because nothing is captured there.
     bound: bool,
     chains: Vec<Chain>,
     /// The object that opened the listener.

@@ -117,7 +117,7 @@ fn service_listener(input: &ListenerInput, service: &ServiceListener) -> Built<L
         }
         built.origins.extend(planned.config.clone());
     }
-    // Traffic that matches the beginning of some chain and none to its end would be dropped without a default.
+    // Without a default, traffic that matches some chain in part and none as a whole would be dropped.
     let default = match default {
         Some(only) if chains.is_empty() => {
             chains.push(only);
