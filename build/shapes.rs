@@ -15,7 +15,7 @@ enum Leads {
     Map { value: Option<String> },
 }
 
-/// Rust source of the table `SHAPES`, sorted by message name; messages refer to each other by position.
+/// Returns the Rust source of the table `SHAPES`, sorted by message name; messages refer to each other by position.
 pub(crate) fn generate(set: &FileDescriptorSet) -> String {
     let mut messages = BTreeMap::new();
     for file in &set.file {

@@ -151,7 +151,7 @@ impl Mesh {
         Self { engine, classes, receivers }
     }
 
-    /// What a change makes the control plane look at, validation included.
+    /// Returns what a change makes the control plane look at, validation included.
     fn looked_at(&mut self, text: &str) -> Visits {
         let before = Visits::of_this_thread();
         self.apply(text);
@@ -159,7 +159,7 @@ impl Mesh {
         Visits::of_this_thread() - before
     }
 
-    /// What a proxy that connects makes the control plane look at.
+    /// Returns what a proxy that connects makes the control plane look at.
     fn looked_at_for(&mut self, proxy: Proxy) -> Visits {
         let before = Visits::of_this_thread();
         self.receivers.push(attach(&self.classes, proxy));
@@ -274,7 +274,7 @@ fn what_a_change_looks_at() {
     assert_eq!(found, LOOKED_AT, "as found:\n{found}");
 }
 
-/// Everything that every proxy is sent: names and versions.
+/// Returns everything that every proxy is sent: names and versions.
 fn served(classes: &Classes) -> Vec<(String, Vec<(String, String)>)> {
     let mut proxies = vec![proxy(ProxyKind::Gateway, "shop", 4)];
     proxies.extend([("shop", 1), ("other", 3)].map(|(namespace, last)| proxy(ProxyKind::Sidecar, namespace, last)));
@@ -290,7 +290,7 @@ fn served(classes: &Classes) -> Vec<(String, Vec<(String, String)>)> {
     proxies.iter().map(|proxy| (proxy.id.to_string(), of(proxy))).collect()
 }
 
-/// Events whose end is always the same: some objects go through other states first.
+/// Returns events whose end is always the same: some objects go through other states first.
 fn events() -> impl Strategy<Value = Vec<Vec<(ObjectKey, Option<Arc<Object>>)>>> {
     let last = keyed(&parse(&[CANARY, "---", &weights(70), "---", &ratings(&["10.1.1.1", "10.1.1.2"]), &others(6)].concat()));
     let before = keyed(&parse(&[&weights(10), "---", &ratings(&["10.1.1.3"]), &others(9)].concat()));

@@ -34,7 +34,7 @@ fn our_own_protos_are_described_beside_envoys() -> Result<()> {
     Ok(())
 }
 
-/// The set as the copy has it: comments and positions in the source are four fifths of it, and nothing reads them.
+/// Returns the set as the copy has it: comments and positions in the source are four fifths of it, and nothing reads them.
 fn without_comments(set: &[u8]) -> Result<Vec<u8>> {
     let mut set = FileDescriptorSet::decode(set)?;
     set.file.iter_mut().for_each(|file| file.source_code_info = None);

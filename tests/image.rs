@@ -41,7 +41,7 @@ fn the_image_runs_on_nothing_but_itself() -> Result<()> {
     capture_inside(&root)
 }
 
-/// Each variant of iptables in turn, alone in the image, in a network namespace of its own.
+/// Tries each variant of iptables in turn, alone in the image, in a network namespace of its own.
 fn capture_inside(root: &Path) -> Result<()> {
     if !Uid::effective().is_root() {
         skip("the_image_runs_on_nothing_but_itself", "capture inside the image needs root");

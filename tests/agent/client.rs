@@ -29,7 +29,7 @@ pub(crate) async fn http(method: &str, address: SocketAddr, path: &str) -> Resul
     http_with(method, address, path, "").await
 }
 
-/// The same with further header lines, each with its end.
+/// Does the same with further header lines, each with its end.
 pub(crate) async fn http_with(method: &str, address: SocketAddr, path: &str, headers: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect(address).await?;
     let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\n{headers}content-length: 0\r\nconnection: close\r\n\r\n");
@@ -71,7 +71,7 @@ impl Connection {
         Ok(!text.to_ascii_lowercase().contains("connection: close"))
     }
 
-    /// Serial number and URI of the certificate that the proxy showed.
+    /// Returns the serial number and URI of the certificate that the proxy showed.
     pub(crate) fn peer(&self) -> Result<(String, String)> {
         let certificates = self.stream.get_ref().1.peer_certificates().context("no certificate")?;
         let (_, leaf) = x509_parser::certificate::X509Certificate::from_der(&certificates[0])?;

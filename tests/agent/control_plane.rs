@@ -84,7 +84,7 @@ impl Authority {
         self.issuer.pem()
     }
 
-    /// A certificate and its key for that name, a DNS name or a URI.
+    /// Returns a certificate and its key for that name, a DNS name or a URI.
     pub(crate) fn identity(&self, name: SanType) -> Result<(String, String)> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
@@ -146,7 +146,7 @@ impl ControlPlane {
     }
 }
 
-/// The control plane before this one lets go of its port in the background.
+/// Binds the port again and again, since the control plane before this one lets go of its port in the background.
 fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {

@@ -37,7 +37,7 @@ struct Clients {
 }
 
 impl Clients {
-    /// Two that keep their connections, two that open one for each request.
+    /// Starts two clients that keep their connections, and two that open one for each request.
     fn start(stage: &Stage) -> Self {
         let mut clients = Self { gone: Arc::default(), answered: Arc::default(), sent_away: Arc::default(), tasks: JoinSet::new() };
         for keeps in [true, true, false, false] {
@@ -62,7 +62,7 @@ impl Clients {
         clients
     }
 
-    /// They know now; how many of their requests failed none may.
+    /// Ends the clients, since they know now; returns how many requests were sent, and how many failed, which none may.
     async fn leave(mut self) -> Result<(u64, u64)> {
         self.gone.store(true, Ordering::SeqCst);
         while let Some(finished) = self.tasks.join_next().await {

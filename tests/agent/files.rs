@@ -66,7 +66,7 @@ fn mount(stage: &Stage, authority: &Authority) -> Result<()> {
     Ok(())
 }
 
-/// A server of that authority that takes its clients alone.
+/// Runs a server of that authority that takes its clients alone.
 async fn serve(authority: &Authority, at: SocketAddr) -> Result<JoinHandle<()>> {
     let (chain, key) = authority.identity(SanType::DnsName("shop.example".try_into()?))?;
     let mut roots = RootCertStore::empty();

@@ -34,7 +34,7 @@ use envoy_types::pb::{
 };
 use prost::{Message, Name};
 
-/// A listener at `at` that wants a client certificate and answers each request with `answer`.
+/// Returns a listener at `at` that wants a client certificate and answers each request with `answer`.
 pub(crate) fn answering(at: SocketAddr, answer: &str) -> Any {
     any(&Listener {
         name: "inbound".to_owned(),
@@ -55,7 +55,7 @@ pub(crate) fn answering(at: SocketAddr, answer: &str) -> Any {
     })
 }
 
-/// Some cluster: readiness asks for one update of clusters. Its metadata makes it at least `size` bytes long.
+/// Returns some cluster: readiness asks for one update of clusters. Its metadata makes it at least `size` bytes long.
 pub(crate) fn cluster(size: usize) -> Any {
     let note = Value { kind: Some(value::Kind::StringValue("x".repeat(size))) };
     let notes = Struct { fields: [("note".to_owned(), note)].into() };
@@ -68,7 +68,7 @@ pub(crate) fn cluster(size: usize) -> Any {
     })
 }
 
-/// A listener at `at` that sends each request in the clear to the cluster `some`.
+/// Returns a listener at `at` that sends each request in the clear to the cluster `some`.
 pub(crate) fn forwarding(at: SocketAddr) -> Any {
     let action = RouteAction { cluster_specifier: Some(ClusterSpecifier::Cluster("some".to_owned())), ..Default::default() };
     any(&Listener {
@@ -86,7 +86,7 @@ pub(crate) fn forwarding(at: SocketAddr) -> Any {
     })
 }
 
-/// The cluster `some`: one endpoint; with TLS where there are names of secrets: a certificate's and the roots'.
+/// Returns the cluster `some`: one endpoint; with TLS where there are names of secrets: a certificate's and the roots'.
 pub(crate) fn upstream(at: SocketAddr, secrets: Option<(&str, &str)>) -> Any {
     let endpoint = Endpoint { address: Some(address(at)), ..Default::default() };
     let endpoint = LbEndpoint { host_identifier: Some(HostIdentifier::Endpoint(endpoint)), ..Default::default() };
@@ -162,7 +162,7 @@ fn mutual_tls() -> DownstreamTlsContext {
     }
 }
 
-/// As istiod writes it: the agent's static cluster, no time limit.
+/// Refers to a secret as istiod does: by the agent's static cluster, without a time limit.
 fn secret(name: &str) -> SdsSecretConfig {
     let sds = GrpcService {
         target_specifier: Some(grpc_service::TargetSpecifier::EnvoyGrpc(grpc_service::EnvoyGrpc {

@@ -168,7 +168,7 @@ async fn one_scrape_gets_the_metrics_of_proxy_and_application() -> Result<()> {
     Ok(())
 }
 
-/// A certificate that nobody vouches for: the kubelet does not ask.
+/// Makes a certificate that nobody vouches for: the kubelet does not ask.
 fn self_signed() -> Result<TlsAcceptor> {
     let (chain, key) = Authority::new()?.identity(SanType::DnsName("elsewhere.example".try_into()?))?;
     let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -178,7 +178,7 @@ fn self_signed() -> Result<TlsAcceptor> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// A gRPC server that serves, but for the service `down`.
+/// Runs a gRPC server that reports itself as serving, except for the service `down`.
 async fn serve_health(at: SocketAddr) -> Result<()> {
     let listener = TcpListener::bind(at).await?;
     let answer = service_fn(|request: http::Request<hyper::body::Incoming>| async move {

@@ -39,13 +39,13 @@ pub(crate) struct Stage {
     agent: Option<Child>,
 }
 
-/// The Envoy to test with.
+/// Returns the Envoy to test with.
 pub(crate) fn envoy() -> Result<PathBuf> {
     harness::tools::envoy("1.40")
 }
 
 impl Stage {
-    /// A stage without a running agent; the listener answers "hello".
+    /// Sets a stage without a running agent; the listener answers "hello".
     pub(crate) fn set(envoy: PathBuf, ttl: Duration) -> Result<Self> {
         static TESTS: AtomicU8 = AtomicU8::new(1);
         let process = u8::try_from(std::process::id() % 100)?;
@@ -131,13 +131,13 @@ impl Stage {
         Ok(kill(Pid::from_raw(i32::try_from(agent.id())?), signal)?)
     }
 
-    /// `istiod-lite agent drain`, as a preStop hook runs it.
+    /// Starts `istiod-lite agent drain`, as a preStop hook runs it.
     pub(crate) fn start_hook(&self) -> Result<Child> {
         let ip = self.ip.to_string();
         Ok(Command::new(env!("CARGO_BIN_EXE_istiod-lite")).args(["agent", "drain", "--listen-address", &ip]).spawn()?)
     }
 
-    /// The process id of the agent's Envoy.
+    /// Returns the process id of the agent's Envoy.
     pub(crate) fn envoy_pid(&self) -> Result<Pid> {
         let agent = self.agent.as_ref().context("no agent")?.id();
         let children = fs::read_to_string(format!("/proc/{agent}/task/{agent}/children"))?;
@@ -165,7 +165,7 @@ impl Drop for Stage {
     }
 }
 
-/// Is there such a process (not only what its parent has not yet taken note of)?
+/// Returns whether there is such a process (and not only one whose end its parent has not noticed yet).
 pub(crate) fn runs(pid: Pid) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }

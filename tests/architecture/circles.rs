@@ -16,7 +16,7 @@ fn nothing_within_a_room_runs_in_a_circle() {
     assert!(found.is_empty(), "these need each other in a circle:\n{}", found.join("\n"));
 }
 
-/// The test above can fail: each way to need each other is found in sources made for it.
+/// Checks that the test above can fail: each way to need each other is found in sources made for it.
 #[test]
 fn each_kind_of_circle_is_found() {
     let cases: &[(&[(&str, &str)], &str)] = &[
@@ -100,8 +100,8 @@ fn circles(sources: &Sources) -> Vec<Circle> {
     folders.iter().flat_map(|(folder, needs)| circles_in(folder, needs)).collect()
 }
 
-/// The two modules beside each other that a need runs between, and their folder; none from a module to one below it, the other
-/// way round, or between rooms.
+/// Returns the two modules beside each other that a need runs between, and their folder; none from a module to one below it,
+/// the other way round, or between rooms.
 fn beside(from: &str, to: &str) -> Option<(String, String, String)> {
     let common = from.split("::").zip(to.split("::")).take_while(|(from, to)| from == to).count();
     let child = |module: &str| module.split("::").nth(common).map(str::to_owned);
@@ -124,7 +124,7 @@ fn circles_in(folder: &str, needs: &Needs) -> Vec<Circle> {
     found
 }
 
-/// All that a module needs, directly or through others. It is among them when it is in a circle.
+/// Returns all that a module needs, directly or through others. It is among them when it is in a circle.
 fn reached(needs: &Needs, module: &str) -> BTreeSet<String> {
     let mut reached = BTreeSet::new();
     let mut open = vec![module];
@@ -152,14 +152,14 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// Files that a source needs, each with a name it takes from there.
+    /// Returns the files that a source needs, each with a name it takes from there.
     fn used_by(&self, named: &Named) -> Vec<(&'a str, String)> {
         let imports = named.imports.iter().filter(|import| !import.handed_on || named.says(&import.name));
         let paths = imports.map(|import| &import.path).chain(&named.written_out);
         paths.filter_map(|path| Some((self.file_of(path, 0)?, path.rsplit("::").next().unwrap_or(path).to_owned()))).collect()
     }
 
-    /// The file that defines what the path leads to, through declarations that hand it on.
+    /// Returns the file that defines what the path leads to, through declarations that hand it on.
     fn file_of(&self, path: &str, depth: usize) -> Option<&'a str> {
         let ends = path.match_indices("::").map(|(at, _)| at).chain([path.len()]);
         let end = ends.filter(|end| self.files.contains_key(&path[..*end])).last()?;

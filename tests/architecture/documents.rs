@@ -24,7 +24,7 @@ fn the_documents_name_what_exists() {
     assert!(wrong.is_empty(), "documents name what does not exist:\n  {}", wrong.join("\n  "));
 }
 
-/// The test above can fail.
+/// Checks that the test above can fail.
 #[test]
 fn what_does_not_exist_is_found() {
     let project = Project::read().unwrap();
@@ -72,7 +72,7 @@ impl Project {
         Ok(documents)
     }
 
-    /// What a document in `folder` names and the project lacks. Links are relative to that folder.
+    /// Returns what a document in `folder` names and the project lacks. Links are relative to that folder.
     fn missing(&self, document: &str, folder: &Path) -> Vec<String> {
         let text = document.split("```").step_by(2).collect::<String>();
         let words = text.split('`').skip(1).step_by(2).flat_map(str::split_whitespace);
@@ -95,14 +95,14 @@ impl Project {
         !matches!(name, "" | ".") && self.root.join("src").join(name).is_dir()
     }
 
-    /// From the project's root, or from `src/` as the map of the rooms writes it.
+    /// Returns whether there is such a path, from the project's root, or from `src/` as the map of the rooms writes it.
     fn has(&self, path: &str) -> bool {
         let from = |folder: &Path| folder.join(path).exists();
         from(&self.root) || from(&self.root.join("src"))
     }
 }
 
-/// `a/{b,c}.rs` stands for `a/b.rs` and `a/c.rs`.
+/// Returns what a path stands for: `a/{b,c}.rs` for `a/b.rs` and `a/c.rs`.
 fn alternatives(path: &str) -> Vec<String> {
     let Some((before, (inner, after))) = path.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?))) else {
         return vec![path.to_owned()];
@@ -110,7 +110,7 @@ fn alternatives(path: &str) -> Vec<String> {
     inner.split(',').flat_map(|part| alternatives(&format!("{before}{}{after}", part.trim()))).collect()
 }
 
-/// The folders of a path before the part that a reader is to fill in: `src/mesh/` of `src/mesh/<noun>.rs`.
+/// Returns the folders of a path before the part that a reader is to fill in: `src/mesh/` of `src/mesh/<noun>.rs`.
 fn known_part(path: &str) -> String {
     match path.find(['<', '*']) {
         Some(at) => path[..path[..at].rfind('/').map_or(0, |slash| slash + 1)].to_owned(),
@@ -118,7 +118,8 @@ fn known_part(path: &str) -> String {
     }
 }
 
-/// Names of tests are sentences; shorter names may be anything. Those of metrics are held by `tests/clients`.
+/// Returns whether a name looks like that of a test. Names of tests are sentences; shorter names may be anything. Names
+/// of metrics are held by `tests/clients`.
 fn is_test(word: &str) -> bool {
     let letters = word.chars().all(|character| character.is_ascii_lowercase() || character == '_');
     let metric = METRICS.iter().any(|prefix| word.starts_with(prefix));

@@ -41,20 +41,20 @@ impl Named {
         self.imports.iter().map(|import| &import.path).chain(&self.written_out).map(String::as_str)
     }
 
-    /// Whether the code outside its `use` declarations says the word.
+    /// Returns whether the code outside its `use` declarations says the word.
     pub(crate) fn says(&self, word: &str) -> bool {
         self.code.split(|character: char| !character.is_alphanumeric() && character != '_').any(|said| said == word)
     }
 }
 
-/// The module that a file is: `mesh/scope/mod.rs` is `crate::mesh::scope`.
+/// Returns the module that a file is: `mesh/scope/mod.rs` is `crate::mesh::scope`.
 pub(crate) fn module_of(file: &str) -> String {
     let module = file.trim_end_matches(".rs");
     let module = module.strip_suffix("/mod").unwrap_or(module);
     if module == "lib" { "crate".to_owned() } else { format!("crate::{}", module.replace('/', "::")) }
 }
 
-/// The modules that a source declares as files of their own: `mod name;`.
+/// Returns the modules that a source declares as files of their own: `mod name;`.
 pub(crate) fn children(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter_map(|line| without_visibility(line.trim()).strip_prefix("mod ")?.strip_suffix(';'))
 }
@@ -65,7 +65,7 @@ fn without_visibility(item: &str) -> &str {
     rest.trim_start()
 }
 
-/// The next `use` declaration: the text before it, whether it is public, its tree, and the text after it.
+/// Returns the next `use` declaration: the text before it, whether it is public, its tree, and the text after it.
 fn next_use(text: &str) -> Option<(&str, bool, &str, &str)> {
     for (at, _) in text.match_indices("use ") {
         let line = text[..at].rfind(['\n', ';', '{', '}', ']']).map_or(0, |end| end + 1);
@@ -79,7 +79,7 @@ fn next_use(text: &str) -> Option<(&str, bool, &str, &str)> {
     None
 }
 
-/// Path and name of each leaf: `a::{b, c::{d as e}}` becomes `a::b` as `b` and `a::c::d` as `e`.
+/// Collects path and name of each leaf: `a::{b, c::{d as e}}` becomes `a::b` as `b` and `a::c::d` as `e`.
 fn unfold(prefix: &str, tree: &str, leaves: &mut Vec<(String, String)>) {
     let tree = tree.trim();
     let Some((head, inner)) = tree.split_once('{') else {
@@ -110,7 +110,7 @@ fn unfold(prefix: &str, tree: &str, leaves: &mut Vec<(String, String)>) {
     unfold(&prefix, &inner[start..], leaves);
 }
 
-/// Paths such as `std::time::Instant::now` in the code itself. What `pub(in …)` names is not used.
+/// Returns paths such as `std::time::Instant::now` in the code itself. What `pub(in …)` names is not used.
 fn written_out(code: &str) -> impl Iterator<Item = String> {
     let is_part = |character: char| character.is_alphanumeric() || character == '_' || character == ':';
     let words = code.split("pub(in ").enumerate().map(|(at, text)| match text.split_once(')') {
@@ -121,7 +121,7 @@ fn written_out(code: &str) -> impl Iterator<Item = String> {
     words.filter(|word| word.contains("::")).map(|word| word.trim_matches(':').to_owned())
 }
 
-/// `super::`, `self::` and a child's name, resolved against the file's place.
+/// Resolves `super::`, `self::` and a child's name against the file's place.
 fn absolute(path: String, file: &str, children: &[&str]) -> String {
     let mut module = module_of(file);
     let first = path.split("::").next().unwrap_or(&path);

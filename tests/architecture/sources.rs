@@ -13,7 +13,7 @@ pub(crate) fn of_this_project() -> io::Result<Sources> {
     Ok(sources)
 }
 
-/// Sources made for a test of a test: path and text.
+/// Returns sources made for a test of a test: path and text.
 pub(crate) fn made(files: &[(&str, &str)]) -> Sources {
     without_tests(files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect())
 }
@@ -49,13 +49,13 @@ fn without_tests(sources: Sources) -> Sources {
     kept
 }
 
-/// Whether `path` is `parent` or something in it.
+/// Returns whether `path` is `parent` or something in it.
 pub(crate) fn is_within(path: &str, parent: &str) -> bool {
     path.strip_prefix(parent).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
-/// The code of a source, and its items under `#[cfg(test)]`. The sources are formatted: an item that opens a brace ends with
-/// the first line that closes one at the item's own indentation.
+/// Returns the code of a source, and its items under `#[cfg(test)]`. The sources are formatted: an item that opens a brace
+/// ends with the first line that closes one at the item's own indentation.
 fn split_off_tests(text: &str) -> (String, String) {
     let (mut code, mut tests) = (String::new(), String::new());
     let mut lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));

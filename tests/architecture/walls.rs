@@ -60,7 +60,7 @@ fn the_rooms_use_only_what_stands_below_them() {
     assert!(violations.is_empty(), "walls broken:\n  {}", violations.join("\n  "));
 }
 
-/// The test above can fail: each kind of violation is found in a source made for it.
+/// Checks that the test above can fail: each kind of violation is found in a source made for it.
 #[test]
 fn each_kind_of_violation_is_found() {
     let cases = [

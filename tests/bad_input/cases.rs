@@ -91,13 +91,13 @@ impl Case {
         }
     }
 
-    /// Whether an object or a file is refused.
+    /// Returns whether an object or a file is refused.
     pub(crate) fn refuses(&self) -> bool {
         self.findings.iter().any(|finding| finding.starts_with("error: "))
     }
 }
 
-/// All mistakes that one file can hold.
+/// Returns all mistakes that one file can hold.
 pub(crate) fn all() -> Vec<Case> {
     let mut cases = documents();
     cases.extend(istio());

@@ -23,7 +23,7 @@ fn translate(folder: &Path, arguments: &[&str]) -> Output {
     command.args(["translate", "-f"]).arg(folder).args(arguments).output().unwrap()
 }
 
-/// What was said, with the files named from the folder.
+/// Returns what was said, with the files named from the folder.
 fn said(output: &Output, folder: &Path) -> Vec<String> {
     let said = String::from_utf8(output.stderr.clone()).unwrap();
     said.replace(&format!("{}/", folder.display()), "").lines().map(str::to_owned).collect()

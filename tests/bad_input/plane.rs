@@ -40,7 +40,7 @@ pub(crate) struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// On a folder that holds the good file alone.
+    /// Starts on a folder that holds the good file alone.
     pub(crate) async fn start() -> Self {
         let (home, network) = (tempfile::tempdir().unwrap(), Loopback::free().unwrap());
         let istiod_lite = PathBuf::from(env!("CARGO_BIN_EXE_istiod-lite"));
@@ -55,7 +55,7 @@ impl ControlPlane {
         Self { process, home, network }
     }
 
-    /// The folder that it watches.
+    /// Returns the folder that it watches.
     pub(crate) fn folder(&self) -> PathBuf {
         self.home.path().join("config")
     }
@@ -71,7 +71,7 @@ impl ControlPlane {
         self.process.log()
     }
 
-    /// `/debug/diagnostics`
+    /// Reads `/debug/diagnostics`.
     pub(crate) async fn findings(&self) -> Result<Vec<String>> {
         Ok(serde_json::from_str(&get_text(self.monitoring(), "/debug/diagnostics").await?)?)
     }
@@ -88,27 +88,27 @@ impl ControlPlane {
         .unwrap_or_else(|error| panic!("{error:#}"));
     }
 
-    /// How many findings the metric counts.
+    /// Returns how many findings the metric counts.
     pub(crate) async fn counted(&self, severity: &str) -> usize {
         let value = self.metric(&format!("istiod_lite_diagnostics{{severity=\"{severity}\"}}")).await;
         value.unwrap().parse().unwrap()
     }
 
-    /// The value of one series of `/metrics`.
+    /// Returns the value of one series of `/metrics`.
     pub(crate) async fn metric(&self, series: &str) -> Result<String> {
         let metrics = get_text(self.monitoring(), "/metrics").await?;
         let value = metrics.lines().find_map(|line| line.strip_prefix(series)).with_context(|| format!("no {series} in\n{metrics}"))?;
         Ok(value.trim().to_owned())
     }
 
-    /// The names of a sidecar's clusters, as a client that connects now is told.
+    /// Returns the names of a sidecar's clusters, as a client that connects now is told.
     pub(crate) async fn clusters(&self) -> Vec<String> {
         let mut stream = self.connect(CLIENT, ResourceType::Cluster, &[]).await;
         let names = stream.first().await.into_iter();
         names.map(|any| envoy_types::pb::envoy::config::cluster::v3::Cluster::decode(&*any.value).unwrap().name).collect()
     }
 
-    /// Cluster and weight of each destination of the routes for a service on port 9080.
+    /// Returns cluster and weight of each destination of the routes for a service on port 9080.
     pub(crate) async fn destinations(&self, host: &str) -> Vec<(String, u32)> {
         let mut stream = self.connect(CLIENT, ResourceType::Route, &["9080"]).await;
         let tables = stream.first().await;
@@ -117,7 +117,7 @@ impl ControlPlane {
         host.routes.into_iter().flat_map(|route| destinations(route.action)).collect()
     }
 
-    /// A proxy that stays connected as long as the value lives.
+    /// Connects a proxy that stays connected as long as the value lives.
     pub(crate) async fn connect(&self, id: &str, kind: ResourceType, names: &[&str]) -> Connection {
         let address = self.network.socket(1, PORT_PLAIN_GRPC);
         let mut client = AggregatedDiscoveryServiceClient::connect(format!("http://{address}")).await.unwrap();
@@ -146,7 +146,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// The resources of the first response.
+    /// Returns the resources of the first response.
     pub(crate) async fn first(&mut self) -> Vec<Any> {
         let response = tokio::time::timeout(START, self.responses.message()).await.expect("an answer");
         response.unwrap().expect("the stream goes on").resources

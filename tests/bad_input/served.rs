@@ -14,7 +14,7 @@ const NOTHING: [&str; 0] = [];
 
 const REVIEWS: &str = "outbound|9080||reviews.shop.svc.cluster.local";
 
-/// Routes for `reviews` with a share for `ratings`.
+/// Returns routes for `reviews` with a share for `ratings`.
 fn shares(reviews: i32, ratings: i32) -> String {
     let to = |host, weight| format!("{{destination: {{host: {host}}}, weight: {weight}}}");
     virtual_service(&format!("{{route: [{}, {}]}}", to("reviews", reviews), to("ratings", ratings)))

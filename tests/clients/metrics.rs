@@ -102,7 +102,7 @@ async fn expect(monitoring: SocketAddr, expected: &[(&str, Is)]) -> Result<()> {
     .await
 }
 
-/// What is shown is documented with its type; what is documented exists.
+/// Checks that what is shown is documented with its type, and that what is documented exists.
 fn expect_documented(metrics: &str) -> Result<()> {
     let types = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")).filter_map(|line| line.split_once(' '));
     let shown: BTreeMap<&str, &str> = types.collect();
@@ -120,7 +120,7 @@ fn expect_documented(metrics: &str) -> Result<()> {
     Ok(())
 }
 
-/// Rows of the tables: `| `name` | type | …`.
+/// Returns the rows of the tables: `| `name` | type | …`.
 fn documented(text: &str) -> BTreeMap<&str, &str> {
     let rows = text.lines().filter(|line| line.starts_with("| `"));
     rows.filter_map(|line| {
@@ -132,7 +132,7 @@ fn documented(text: &str) -> BTreeMap<&str, &str> {
     .collect()
 }
 
-/// Every text between quotes in the sources.
+/// Returns every text between quotes in the sources.
 fn names_in(folder: &Path) -> Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     for entry in fs::read_dir(folder)? {

@@ -28,7 +28,7 @@ async fn it_carries_traffic_by_state_of_the_world() -> Result<()> {
     expect_protocol(&mut stage, "connected to upstream XDS server").await
 }
 
-/// It asks for types of its own on Envoy's stream, and one of them decides whether it is ever ready.
+/// Checks types that pilot-agent asks for by itself on Envoy's stream: one of them decides whether it is ever ready.
 #[tokio::test(flavor = "multi_thread")]
 async fn it_is_ready_with_dns_capture_and_dynamic_proxy_config() -> Result<()> {
     for delta in ["true", "false"] {
@@ -44,7 +44,7 @@ async fn it_is_ready_with_dns_capture_and_dynamic_proxy_config() -> Result<()> {
     Ok(())
 }
 
-/// The one thing that the template can ask for and only Istio's own proxy has.
+/// Checks the one thing that the template can ask for and only Istio's own proxy has.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stock_envoy_lacks_what_peer_metadata_discovery_needs() -> Result<()> {
     let (options, home) = (options()?, tempfile::tempdir()?);
@@ -68,7 +68,7 @@ async fn a_stock_envoy_lacks_what_peer_metadata_discovery_needs() -> Result<()> 
     .await
 }
 
-/// Both sidecars are pilot-agent's: each shows the other's identity to the workload, and none refused anything.
+/// Checks mTLS between two sidecars of pilot-agent: each shows the other's identity to the workload, and none refused anything.
 async fn expect_mtls(stage: &Stage) -> Result<()> {
     let response = stage.ask().await?;
     let peer = response.header(PEER);

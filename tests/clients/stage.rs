@@ -64,12 +64,12 @@ impl Stage {
         .await
     }
 
-    /// Port 15014.
+    /// Returns the address of port 15014.
     pub(crate) fn monitoring(&self) -> SocketAddr {
         self.network.socket(1, PORT_MONITORING)
     }
 
-    /// What `pod` is started with, for one more client.
+    /// Returns what `pod` is started with, for one more client.
     pub(crate) fn setup(&self, pod: Pod) -> Setup<'_> {
         let discovery = self.network.socket(1, PORT_SECURE_GRPC);
         let address = self.network.address(pod.host);
@@ -77,13 +77,13 @@ impl Stage {
         Setup { options: &self.options, home: self.home.path(), credentials, pod, address, discovery, environment: &[] }
     }
 
-    /// The folder of all that is written.
+    /// Returns the folder of all that is written.
     pub(crate) fn home(&self) -> &std::path::Path {
         self.home.path()
     }
 }
 
-/// What processes are started with.
+/// Returns what processes are started with.
 pub(crate) fn options() -> Result<Options> {
     let istiod_lite = PathBuf::from(env!("CARGO_BIN_EXE_istiod-lite"));
     Ok(Options { istiod_lite, envoy: tools::envoy("1.40")?, delta: true, debounce: Some("10ms") })

@@ -25,7 +25,7 @@ const PORTS_OF_ISTIOD: u64 = 4;
 /// told these, whose names to verify are those of their endpoints.
 const CLUSTERS_OF_ISTIOD: &str = "|istiod.istio-system.svc.cluster.local";
 
-/// Nobody who asks `reviews` notices, and the next change is in force as before.
+/// Checks that nobody who asks `reviews` notices, and that the next change is in force as before.
 pub(crate) async fn it_is_deleted_under_load(cluster: &Cluster) -> Result<()> {
     let shop = Shop::find(cluster).await?;
     expect_nothing_drains(&shop).await?;
@@ -43,7 +43,7 @@ pub(crate) async fn it_is_deleted_under_load(cluster: &Cluster) -> Result<()> {
     measured.expect_no_failures(&shop).await
 }
 
-/// The same with nothing else going on, so that nothing else could be the reason for what is sent.
+/// Checks the same with nothing else going on, so that nothing else could be the reason for what is sent.
 pub(crate) async fn it_is_deleted_without_load(cluster: &Cluster) -> Result<()> {
     let shop = Shop::find(cluster).await?;
     let before = Clusters::of(&shop).await?;
@@ -51,7 +51,7 @@ pub(crate) async fn it_is_deleted_without_load(cluster: &Cluster) -> Result<()> 
     expect_only_warming_is_sent(&istiod, &shop, &before).await
 }
 
-/// Two replicas, one leader; the leader goes, and the other one writes.
+/// Checks that of two replicas the other one writes when the leader goes.
 pub(crate) async fn a_second_replica_takes_over(cluster: &Cluster) -> Result<()> {
     cluster.kubectl(&["-n", SYSTEM, "scale", "deployment/istiod", "--replicas=2"]).await?;
     cluster.kubectl(&["-n", SYSTEM, "rollout", "status", "deployment/istiod", "--timeout=180s"]).await?;
@@ -74,12 +74,12 @@ pub(crate) async fn a_second_replica_takes_over(cluster: &Cluster) -> Result<()>
     wait::until("one control plane again", PATIENCE, || async { cluster.only_pod(SYSTEM, ISTIOD).await.map(|_| ()) }).await
 }
 
-/// Who holds the Lease of the controllers; empty when nobody does.
+/// Returns who holds the Lease of the controllers; empty when nobody does.
 async fn leader(cluster: &Cluster) -> Result<String> {
     cluster.kubectl(&["-n", SYSTEM, "get", "lease", LEASE, "-o", "jsonpath={.spec.holderIdentity}"]).await
 }
 
-/// The leader, if it is not one whose Lease only has not run out yet.
+/// Returns the leader, if it is not one whose Lease only has not run out yet.
 async fn living_leader(cluster: &Cluster) -> Result<String> {
     let leader = leader(cluster).await?;
     let pods = cluster.pods(SYSTEM, ISTIOD).await?;
@@ -121,7 +121,7 @@ async fn connected(istiod: &Pod) -> Result<usize> {
     Ok(proxies.as_array().map_or(0, Vec::len))
 }
 
-/// Of what a control plane sends after its return, all but endpoints for warming is a waste: the proxies have it. The
+/// Checks that a control plane sends nothing but endpoints for warming after its return: the proxies have all else. The
 /// exception is the truth: its own endpoint is new.
 async fn expect_only_warming_is_sent(istiod: &Pod, shop: &Shop<'_>, before: &Clusters) -> Result<()> {
     // What would be sent is sent at once; the counter is read when it has been still for a while.
@@ -138,7 +138,7 @@ async fn expect_only_warming_is_sent(istiod: &Pod, shop: &Shop<'_>, before: &Clu
     Ok(())
 }
 
-/// `replaced` clusters were news to a proxy; one that is sent besides is not.
+/// Returns whether a line of metrics is as expected. `replaced` clusters were news to a proxy; any other that is sent is not.
 fn is_allowed(line: &str, replaced: u64) -> bool {
     let count = line.rsplit(' ').next().and_then(|count| count.parse::<u64>().ok()).unwrap_or(u64::MAX);
     let of_istiod = [(r#"type="eds""#, PROXIES as u64 * PORTS_OF_ISTIOD), (r#"type="cds",reason="reconnect""#, replaced)];

@@ -25,9 +25,9 @@ use crate::stage::Measured;
 /// For how long pods must have been ready to be believed.
 const SETTLED: Duration = Duration::from_secs(10);
 
-/// The key that signs tokens is replaced: the kubelet projects new ones, the old ones are worth nothing, and the mesh
-/// goes on by the new ones. The kubelet is started again for that, which shows every pod as not ready for a moment: load
-/// runs from then on.
+/// Checks what follows when the key that signs tokens is replaced: the kubelet projects new ones, the old ones are worth
+/// nothing, and the mesh goes on by the new ones. The kubelet is started again for that, which shows every pod as not
+/// ready for a moment: load runs from then on.
 pub(crate) async fn projected_tokens_are_rotated(cluster: &Cluster) -> Result<()> {
     let before = tokens(cluster).await?;
     cluster.rotate_token_key().await?;
@@ -53,7 +53,7 @@ pub(crate) async fn projected_tokens_are_rotated(cluster: &Cluster) -> Result<()
     measured.expect_no_failures(&shop).await
 }
 
-/// An operator's own CA, and its next intermediate.
+/// Checks an operator's own CA, and its next intermediate.
 pub(crate) async fn a_new_intermediate_is_taken_without_restart(cluster: &Cluster) -> Result<()> {
     let home = tempfile::tempdir()?;
     ceremony(home.path())?;
@@ -98,7 +98,7 @@ async fn all_are_ready(cluster: &Cluster) -> Result<bool> {
     Ok(list["items"].as_array().context("a list of pods")?.iter().all(is_ready))
 }
 
-/// The tokens by which the mesh's proxies say who they are.
+/// Returns the tokens by which the mesh's proxies say who they are.
 async fn tokens(cluster: &Cluster) -> Result<Vec<String>> {
     let mut tokens = Vec::new();
     for (namespace, labels) in
@@ -110,12 +110,12 @@ async fn tokens(cluster: &Cluster) -> Result<Vec<String>> {
     Ok(tokens)
 }
 
-/// The id of the key that signed a token: the first part says it.
+/// Returns the id of the key that signed a token: the first part says it.
 fn key_id(token: &str) -> Result<String> {
     token.split('.').next().map(str::to_owned).context("not a token")
 }
 
-/// One root, and two intermediates of it, as the CA's files.
+/// Makes one root, and two intermediates of it, as the CA's files.
 fn ceremony(home: &Path) -> Result<()> {
     let program = tools::istiod_lite()?;
     let text = |path: &str| home.join(path).display().to_string();
@@ -136,7 +136,7 @@ async fn secret(cluster: &Cluster, folder: &Path) -> Result<()> {
     cluster.kubectl_with(&["apply", "--server-side", "--force-conflicts", "-f", "-"], &manifest).await.map(|_| ())
 }
 
-/// From the self-signed root to an operator's: another root, so everything starts anew.
+/// Moves from the self-signed root to an operator's: another root, so everything starts anew.
 async fn move_to_own_ca(cluster: &Cluster, folder: &Path) -> Result<()> {
     secret(cluster, folder).await?;
     for (namespace, deployments) in
@@ -148,7 +148,7 @@ async fn move_to_own_ca(cluster: &Cluster, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The serial number of the certificate that signed the leaf of `reviews` v1: the second one of its chain.
+/// Returns the serial number of the certificate that signed the leaf of `reviews` v1: the second one of its chain.
 async fn issuer(cluster: &Cluster) -> Result<String> {
     let pod = cluster.only_pod(SHOP, "app=reviews,version=v1").await?;
     let dump: Value = pod.place().run(async { Pod::admin().config_dump().await }).await?;
@@ -162,7 +162,7 @@ async fn issuer(cluster: &Cluster) -> Result<String> {
     serial(file.path())
 }
 
-/// The serial number of a certificate in a file.
+/// Returns the serial number of a certificate in a file.
 fn serial(file: &Path) -> Result<String> {
     Ok(run("openssl", &["x509", "-noout", "-serial", "-in", &file.display().to_string()])?.trim().to_owned())
 }

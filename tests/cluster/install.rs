@@ -10,7 +10,7 @@ use harness::{
     wait,
 };
 
-/// The cluster was empty; crds, base and demo were applied in that order.
+/// Checks a mesh on a cluster that was empty; crds, base and demo were applied in that order.
 pub(crate) async fn three_folders_bring_up_a_working_mesh(cluster: &Cluster) -> Result<()> {
     let shop = Shop::find(cluster).await?;
     // As a person would ask, by name, through DNS and the client's sidecar.
@@ -27,7 +27,7 @@ pub(crate) async fn three_folders_bring_up_a_working_mesh(cluster: &Cluster) -> 
     Ok(())
 }
 
-/// In the order of the docs: the demo, the control plane, the definitions.
+/// Removes everything in the order of the docs: the demo, the control plane, the definitions.
 pub(crate) async fn what_was_installed_can_be_removed(cluster: &Cluster) -> Result<()> {
     for folder in ["demo", "base", "crds"] {
         cluster.delete_folder(folder).await?;
@@ -50,7 +50,7 @@ pub(crate) async fn what_was_installed_can_be_removed(cluster: &Cluster) -> Resu
     cluster.wait_for("after", "condition=Ready", &["pod/plain"]).await
 }
 
-/// `manifests/revision` beside `manifests/base`.
+/// Checks `manifests/revision` beside `manifests/base`.
 pub(crate) async fn a_revision_serves_those_who_ask_for_it(cluster: &Cluster) -> Result<()> {
     let before = Shop::find(cluster).await?.client().name.clone();
     cluster.apply_folder("revision").await?;

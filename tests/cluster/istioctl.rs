@@ -14,7 +14,7 @@ use istiod_lite::version::VERSION;
 /// What a captured sidecar and a gateway with routes subscribe to.
 const ALL: &str = "4 (CDS,LDS,EDS,RDS)";
 
-/// `proxy-status`, `version`, `proxy-config`, `experimental internal-debug` and `analyze`.
+/// Checks `proxy-status`, `version`, `proxy-config`, `experimental internal-debug` and `analyze`.
 pub(crate) async fn istioctl_shows_the_truth(cluster: &Cluster) -> Result<()> {
     let shop = Shop::find(cluster).await?;
     let mut pods = vec![(&shop.gateway().namespace, &shop.gateway().name), (&shop.client().namespace, &shop.client().name)];

@@ -51,7 +51,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Every test, in the order in which they run.
+/// Returns every test, in the order in which they run.
 fn trials(theatre: &Arc<Theatre>) -> Vec<Trial> {
     macro_rules! trials {
         ($($module:ident::$test:ident),* $(,)?) => {

@@ -71,7 +71,7 @@ impl Theatre {
     }
 }
 
-/// The cluster with the mesh installed. How long each took is said: CI prints it.
+/// Makes the cluster, with the mesh installed. Says how long each step took, which CI prints.
 async fn open() -> Result<Stage> {
     let began = Instant::now();
     let folder = tempfile::tempdir()?;
@@ -121,7 +121,7 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
-    /// `rate` requests per second on each way.
+    /// Starts to send `rate` requests per second on each way.
     pub(crate) async fn start(shop: &Shop<'_>, rate: u32) -> Result<Self> {
         Ok(Self { before: shop.counters().await?, began: Instant::now(), load: shop.load(rate, false), reached: Vec::new() })
     }
@@ -131,7 +131,7 @@ impl Measured {
         self.reached.push((self.began.elapsed(), what));
     }
 
-    /// Stops, and fails unless every request was answered and the Envoys where load enters saw no failure either.
+    /// Stops the load, and fails unless every request was answered and the Envoys where load enters saw no failure either.
     pub(crate) async fn expect_no_failures(self, shop: &Shop<'_>) -> Result<()> {
         let Self { load, began, before, reached } = self;
         let counted = expect_no_failures(&before, &shop.entrances().await?);
@@ -150,8 +150,8 @@ impl Measured {
     }
 }
 
-/// What every Envoy counted, also behind the entrances: it tells at which hop requests failed. Read again, as the last of
-/// them may have failed after the verdict.
+/// Returns what every Envoy counted, also behind the entrances: it tells at which hop requests failed. Read again, as the
+/// last of them may have failed after the verdict.
 async fn everywhere(before: &[Counters], shop: &Shop<'_>, verdict: Result<()>) -> String {
     let told = |counted: Result<()>| counted.err().map_or_else(|| "no Envoy counted a failure".to_owned(), |error| format!("{error:#}"));
     match shop.counters().await {

@@ -13,7 +13,7 @@ use harness::{
     wait,
 };
 
-/// The node sees every frame between its pods.
+/// Checks every frame between pods, all of which the node sees.
 pub(crate) async fn plain_http_is_mutual_tls_on_the_wire(cluster: &Cluster) -> Result<()> {
     let shop = Shop::find(cluster).await?;
     let sniffer = cluster.node().run(async { Sniffer::of(POD_NETWORK) }).await?;
@@ -36,7 +36,7 @@ pub(crate) async fn plain_http_is_mutual_tls_on_the_wire(cluster: &Cluster) -> R
     Ok(())
 }
 
-/// PeerAuthentication `default` of the shop is STRICT.
+/// Checks the shop's PeerAuthentication `default`, which is STRICT.
 pub(crate) async fn strict_refuses_a_pod_without_sidecar(cluster: &Cluster) -> Result<()> {
     let shop = Shop::find(cluster).await?;
     let outsider = ["-n", "default", "run", "outsider", "--image=localhost/reviews:1", "--labels=app=outsider", "--", "serve", "outsider"];

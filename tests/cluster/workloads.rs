@@ -15,7 +15,7 @@ use crate::stage::Measured;
 
 const DEPLOYMENT: &str = "deployment/reviews-v1";
 
-/// From one replica to three and back, then to another image: no request may notice.
+/// Goes from one replica to three and back, then to another image: no request may notice.
 pub(crate) async fn a_deployment_is_scaled_and_rolled_under_load(cluster: &Cluster) -> Result<()> {
     let shop = Shop::find(cluster).await?;
     shop.shift(0).await?;

@@ -135,7 +135,7 @@ fn capture(pod: &Namespace, flags: &[&str]) -> Result<()> {
     pod.run(None, &istiod_lite()?.display().to_string(), &[&["capture"], flags].concat()).map(|_| ())
 }
 
-/// Both families' rules without the comments, which hold the time, and without counters.
+/// Returns both families' rules without the comments, which hold the time, and without counters.
 fn rules(pod: &Namespace) -> Result<String> {
     let mut rules = String::new();
     for program in ["iptables-save", "ip6tables-save"] {
@@ -147,7 +147,7 @@ fn rules(pod: &Namespace) -> Result<String> {
     Ok(rules)
 }
 
-/// One plain request; the certificate that the server's sidecar saw; and no word of either on the wire.
+/// Proves mTLS by one plain request: the server's sidecar saw the client's certificate, and no word of the request is on the wire.
 fn prove(client: &Namespace, bridge: &Bridge) -> Result<()> {
     let control = format!("http://{}:{PORT_PLAIN_HTTP}/ready", bridge.address(1));
     let sniffer = Sniffer::start(bridge)?;
@@ -170,7 +170,7 @@ fn prove(client: &Namespace, bridge: &Bridge) -> Result<()> {
     Ok(())
 }
 
-/// By its Service a workload reaches itself through its proxy, inbound policy included; by its own address directly.
+/// Checks that a workload reaches itself through its proxy, inbound policy included, by its Service, and directly by its own address.
 fn calls_to_itself(server: &Namespace) -> Result<()> {
     let by_service = server.run(None, "curl", &["-sS", "-i", "--max-time", "5", "http://10.96.7.7:9080/"])?;
     let peer = by_service.lines().find_map(|line| line.strip_prefix("x-peer: ")).unwrap_or_default();
@@ -182,7 +182,7 @@ fn calls_to_itself(server: &Namespace) -> Result<()> {
     Ok(())
 }
 
-/// CA, tokens, objects; readable for the user of the sidecars.
+/// Writes CA, tokens and objects, readable for the user of the sidecars.
 pub(crate) fn prepare(options: &Options, home: &Path, objects: &str) -> Result<()> {
     fs::create_dir(home.join("logs"))?;
     fs::create_dir(home.join("config"))?;

@@ -19,7 +19,7 @@ use crate::mesh::{no_failures, start, turn};
 const LATE: Duration = Duration::from_secs(1);
 const WORKLOADS_FILE: &str = "workloads.yaml";
 
-/// As the kubelet does it: the hook first; the endpoint goes when Kubernetes gets to it; SIGTERM at the end.
+/// Ends a pod as the kubelet does: the hook comes first, the endpoint goes when Kubernetes gets to it, SIGTERM comes last.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_ends_under_load_fails_no_request() -> Result<()> {
     let _turn = turn().await?;

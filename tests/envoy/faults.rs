@@ -177,7 +177,7 @@ async fn wait_until_connected(mesh: &Mesh, proxies: usize) -> Result<()> {
     .await
 }
 
-/// Of what a restarted control plane sends, all but endpoints for warming is a waste: the proxies have it.
+/// Checks that a restarted control plane sends nothing but endpoints for warming: the proxies have all else.
 async fn expect_only_warming_is_sent_again(mesh: &Mesh) -> Result<()> {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let metrics = get_text(mesh.monitoring(), "/metrics").await?;

@@ -32,7 +32,7 @@ pub(crate) fn options(envoy_minor: &str, delta: bool) -> Result<Options> {
     })
 }
 
-/// The mesh of `manifests/folder-demo`, with changes gathered for 10 ms.
+/// Starts the mesh of `manifests/folder-demo`, with changes gathered for 10 ms.
 pub(crate) async fn start(envoy_minor: &str, delta: bool) -> Result<Mesh> {
     Mesh::start(options(envoy_minor, delta)?, Loopback::free()?).await
 }
@@ -44,21 +44,21 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
-    /// `rate` requests per second on each path.
+    /// Starts to send `rate` requests per second on each path.
     pub(crate) async fn start(mesh: &Mesh, rate: u32) -> Result<Self> {
         let mut plan = Plan::new(mesh.paths(), rate);
         plan.tcp = Some((mesh.tcp(), 2));
         Ok(Self { before: mesh.counters().await?, load: Load::start(&plan) })
     }
 
-    /// Stops, and fails unless every request was answered and the Envoys saw no failure either.
+    /// Stops the load, and fails unless every request was answered and the Envoys saw no failure either.
     pub(crate) async fn expect_no_failures(self, mesh: &mut Mesh) -> Result<Window> {
         let finished = self.finish(mesh).await?;
         finished.judge(mesh)?;
         Ok(finished.window)
     }
 
-    /// Stops.
+    /// Stops the load.
     pub(crate) async fn finish(self, mesh: &mut Mesh) -> Result<Finished> {
         // Before the load stops: what it held open would end under the Envoys' eyes.
         let counted = expect_no_failures(&self.before, &mesh.counters().await?).map_err(|error| error.to_string());

@@ -78,7 +78,7 @@ async fn echo(target: SocketAddr) -> Result<String> {
     Ok(String::from_utf8_lossy(&heard).into_owned())
 }
 
-/// Connections that the server's sidecar took for HTTP/1, HTTP/2 and TCP on its inbound side.
+/// Returns the connections that the server's sidecar took for HTTP/1, HTTP/2 and TCP on its inbound side.
 async fn server_connections(mesh: &mut Mesh) -> Result<(u64, u64, u64)> {
     let server = mesh.proxies().iter().find(|proxy| proxy.pod().name == REVIEWS_V1.name).context("no server")?;
     let stats = server.admin().stats().await?;
@@ -92,7 +92,7 @@ async fn server_connections(mesh: &mut Mesh) -> Result<(u64, u64, u64)> {
     ))
 }
 
-/// A service whose port says no protocol, and the ports for it on both sidecars.
+/// Declares a service whose port says no protocol, and the ports for it on both sidecars.
 fn declare(mesh: &Mesh) -> Result<()> {
     let server = mesh.network().address(REVIEWS_V1.host);
     let client = mesh.network().address(CLIENT.host);

@@ -81,14 +81,14 @@ async fn take_steps(envoy_minor: &str, delta: bool, steps: u32, seed: u64) -> Re
     Ok(finished.window.outcomes().len())
 }
 
-/// The step under way when the first request that failed was sent.
+/// Returns the step under way when the first request that failed was sent.
 fn blamed(steps: &[(Instant, String)], window: &Window) -> String {
     let first = window.failures().iter().map(|failure| failure.sent).min();
     let step = first.and_then(|sent| steps.iter().rev().find(|(began, _)| *began <= sent));
     step.map_or_else(|| "no request failed".to_owned(), |(_, action)| format!("first failure sent during {action}"))
 }
 
-/// The client may reach every service of its namespace: the walk makes new ones.
+/// Lets the client reach every service of its namespace, since the walk makes new ones.
 fn widen_client(mesh: &Mesh) -> Result<()> {
     let text = mesh.manifests().read("sidecars.yaml")?;
     mesh.manifests().write("sidecars.yaml", &text.replace("./reviews.shop.svc.cluster.local", "./*"))
@@ -129,8 +129,8 @@ impl Place {
         format!("{before:?} to {self:?}")
     }
 
-    /// The objects of this place in one file: they change in one step, the old going as the new come. Backends are
-    /// younger than `reviews`, whose sidecars name their oldest service in what they receive.
+    /// Returns the objects of this place in one file: they change in one step, the old going as the new come. Backends
+    /// are younger than `reviews`, whose sidecars name their oldest service in what they receive.
     fn yaml(&self, mesh: &Mesh) -> String {
         let Self { v2_percent, subsets, backend, listener } = self;
         let (v1, v2) = (mesh.network().address(REVIEWS_V1.host), mesh.network().address(REVIEWS_V2.host));

@@ -39,7 +39,7 @@ impl Authority {
         authority.renew(kind)
     }
 
-    /// Another intermediate under the same root, in the same folder.
+    /// Makes another intermediate under the same root, in the same folder.
     pub(crate) fn renew(mut self, kind: KeyType) -> Self {
         let key = PrivateKey::generate(kind).unwrap();
         let subject = subject("Test intermediate");
@@ -84,7 +84,7 @@ impl Authority {
     }
 }
 
-/// What an intermediate says, to be changed by a test.
+/// Returns what an intermediate says, to be changed by a test.
 pub(crate) fn intermediate_parameters() -> CertificateParams {
     let mut parameters = CertificateParams::default();
     parameters.distinguished_name.push(DnType::CommonName, "Foreign intermediate");
@@ -94,12 +94,12 @@ pub(crate) fn intermediate_parameters() -> CertificateParams {
     parameters
 }
 
-/// So many days from now.
+/// Returns the time that many days from now.
 pub(crate) fn date(days: i64) -> time::OffsetDateTime {
     time::OffsetDateTime::from_unix_timestamp(Timestamp::now().as_second() + days * 86_400).unwrap()
 }
 
-/// A CSR that asks to be somebody else.
+/// Returns a CSR that asks to be somebody else.
 pub(crate) fn greedy_request(key: &PrivateKey) -> String {
     let mut parameters = CertificateParams::default();
     parameters.subject_alt_names = vec![

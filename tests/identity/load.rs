@@ -9,7 +9,7 @@ use rcgen::{BasicConstraints, GeneralSubtree, IsCa, KeyUsagePurpose, NameConstra
 
 use super::fixture::{Authority, date, greedy_request, intermediate_parameters, openssl, reviews, serial};
 
-/// Loading fails with an error that says all of this, and shows no key.
+/// Checks that loading fails with an error that says all of this, and shows no key.
 fn refused(authority: &Authority, words: &[&str]) {
     let error = authority.load().expect_err("a CA that must be refused was accepted").to_string();
     for word in words {

@@ -37,7 +37,7 @@ fn files(folder: &tempfile::TempDir) -> ServingFiles {
     ServingFiles { certificate, key, roots }
 }
 
-/// Whether a client that trusts this authority alone, and speaks these versions, comes to terms with us.
+/// Returns whether a client that trusts this authority alone, and speaks these versions, comes to terms with us.
 async fn shakes_hands(tls: &TlsIdentity, trusted: &Authority, versions: &[&'static SupportedProtocolVersion]) -> bool {
     let mut roots = RootCertStore::empty();
     roots.add(trusted.root.der().clone()).unwrap();

@@ -102,7 +102,7 @@ impl<'a> Placed<'a> {
 }
 
 impl Shop {
-    /// What stands beside a mistake, and is right.
+    /// Puts what stands beside a mistake, and is right.
     async fn put_beside(&self, namespace: &str) -> Result<()> {
         self.api.namespace(namespace).await?;
         let service = |name: &str| service(namespace, name, &json!({ "app": name }), 9080, &json!("http"));
@@ -110,8 +110,8 @@ impl Shop {
         self.api.put(&[service("reviews"), service("ratings"), gateway]).await
     }
 
-    /// That of `manifests/base`, at the control plane's address where that has a Service. The control plane itself says by
-    /// what root it is to be trusted.
+    /// Turns on the webhook of `manifests/base`, at the control plane's address where that has a Service. The control
+    /// plane itself says by what root it is to be trusted.
     async fn turn_webhook_on(&self) -> Result<()> {
         let url = format!("https://{}/validate", self.network.socket(1, harness::launch::PORT_WEBHOOKS));
         let mut configurations = objects::documents("manifests/base/validating-webhook.yaml")?;
@@ -128,7 +128,7 @@ impl Shop {
         .await
     }
 
-    /// When it is written, and by whom it is written about.
+    /// Checks what is answered when a mistake is written.
     async fn is_answered(&self, mistake: &Placed<'_>) -> Result<()> {
         let told = format!("{} {}", mistake.object, mistake.text);
         if mistake.refused {
@@ -148,7 +148,7 @@ impl Shop {
         .await
     }
 
-    /// What Kubernetes itself checks does not come to us.
+    /// Checks that what Kubernetes itself refuses does not come to us.
     async fn kubernetes_refuses_its_own(&self) -> Result<()> {
         let object = |version: &str, kind: &str, spec: &str| {
             format!("{{apiVersion: {version}, kind: {kind}, metadata: {{name: x, namespace: bad}}, {spec}}}")
@@ -167,7 +167,7 @@ impl Shop {
         Ok(())
     }
 
-    /// It is in the findings, in an Event and in the condition.
+    /// Checks that a mistake is in the findings, in an Event and in the condition.
     async fn is_shown(&self, mistake: &Placed<'_>) -> Result<()> {
         let severity = if mistake.refused { "error" } else { "warning" };
         let finding = format!("{severity}: {} {}", mistake.object, mistake.text);
@@ -194,7 +194,7 @@ impl Shop {
         .await
     }
 
-    /// As `kubectl describe` shows it.
+    /// Waits for an Event as `kubectl describe` shows it.
     async fn wait_for_event(&self, object: Object<'_>, reason: &str, note: &str) -> Result<()> {
         wait::until("the Event", PATIENCE, || async {
             let described = self.api.kubectl(&["describe", "--namespace", object.namespace, object.kind, object.name], "").await?;
@@ -206,7 +206,7 @@ impl Shop {
         .await
     }
 
-    /// Istio's definitions, and those of the harness, hold all conditions for one value.
+    /// Checks that conditions of others stay, although Istio's definitions, and those of the harness, hold all conditions for one value.
     async fn a_condition_of_others_stays(&self, namespace: &str) -> Result<()> {
         let theirs = json!({ "type": "Reconciled", "status": "True" });
         let doubtful = json!({
@@ -221,7 +221,7 @@ impl Shop {
         Ok(())
     }
 
-    /// The shop's own routes, while they carry traffic.
+    /// Breaks and mends the shop's own routes while they carry traffic.
     async fn what_was_good_is_served_until_it_is_mended(&self) -> Result<()> {
         let weights = |v1: i32| json!([{ "op": "replace", "path": "/spec/http/0/route/0/weight", "value": v1 }]).to_string();
         let patch = async |v1: i32| {
@@ -237,7 +237,7 @@ impl Shop {
         self.wait_for_event(VIRTUAL_SERVICE, "Accepted", "the earlier findings no longer apply").await
     }
 
-    /// The object is mended while nobody looks.
+    /// Mends an object while nobody looks, and checks what the next leader says.
     async fn what_an_earlier_leader_said_is_taken_back(&mut self, mistake: &Placed<'_>) -> Result<()> {
         let right = json!({ "spec": { "http": [{ "route": [{ "destination": { "host": "reviews" }, "weight": 1 }] }] } });
         ensure!(mistake.object.starts_with("VirtualService/"), "{} is no VirtualService", mistake.object);
@@ -252,7 +252,7 @@ impl Shop {
     }
 }
 
-/// The sum of all series of a counter.
+/// Returns the sum of all series of a counter.
 fn counted(metrics: &str, name: &str) -> usize {
     let series = metrics.lines().filter(|line| line.starts_with(name));
     series.filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok()).sum()

@@ -48,7 +48,7 @@ async fn objects_of_every_kind_arrive_and_go() -> Result<()> {
     Ok(())
 }
 
-/// Each stands on those before it.
+/// Returns the steps of the arrival, each of which builds on those before it.
 fn arrivals(shop: &Shop) -> Vec<Arrival> {
     let (client, gateway) = (shop.client(), shop.gateway());
     let arrival = |object, envoy, seen| Arrival { objects: vec![object], envoy, seen };

@@ -146,7 +146,7 @@ fn issue_to(folder: &Path, name: &str) -> Result<String> {
     Ok(root)
 }
 
-/// The one of the replicas that leads.
+/// Returns the replica that leads.
 async fn leader_of(replicas: &[Replica]) -> Result<usize> {
     wait::until("one leader", PATIENCE, || async {
         let mut leaders = Vec::new();
@@ -186,7 +186,7 @@ fn configuration<'a>(kind: &'a str, name: &'a str) -> Object<'a> {
     Object { api_version: "admissionregistration.k8s.io/v1", kind, namespace: "", name }
 }
 
-/// One webhook of ours and one of somebody else; they match no object.
+/// Returns one webhook of ours and one of somebody else; they match no object.
 fn webhooks(kind: &str, name: &str, revision: &str, webhook: &str) -> Value {
     let entry = |name: &str| {
         json!({

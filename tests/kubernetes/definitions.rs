@@ -65,7 +65,7 @@ async fn they_never_replace_those_of_others() -> Result<()> {
     Ok(())
 }
 
-/// What kubectl said on stderr.
+/// Returns what kubectl said on stderr.
 pub(crate) fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }

@@ -109,7 +109,7 @@ async fn a_right_may_be_taken_away_and_given_back() -> Result<()> {
     Ok(())
 }
 
-/// Rights are known to the API server a moment after they are written.
+/// Waits until the API server knows the rights, which it does a moment after they are written.
 async fn wait_until_refused(shop: &Shop) -> Result<()> {
     let client = shop.api.client_of(Who::User { name: USER, group: None }).await?;
     wait::until("the right to be gone", PATIENCE, || async {

@@ -199,7 +199,7 @@ impl Root {
         Ok(Self { certificate, key: key.to_pem() })
     }
 
-    /// The entries of `cacerts` for an intermediate of this name.
+    /// Returns the entries of `cacerts` for an intermediate of this name.
     fn intermediate(&self, name: &str) -> Result<BTreeMap<&'static str, String>> {
         let (key, root_key) = (PrivateKey::generate(KeyType::P256)?, PrivateKey::from_pem(&self.key)?);
         let subject = subject(name);

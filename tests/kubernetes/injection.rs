@@ -81,7 +81,7 @@ async fn kubectl_shows_what_is_wrong_and_what_is_doubtful() -> Result<()> {
     Ok(())
 }
 
-/// As `manifests/base/mutating-webhook.yaml` says of `failurePolicy: Fail`.
+/// Checks what `manifests/base/mutating-webhook.yaml` says about `failurePolicy: Fail`.
 #[tokio::test(flavor = "multi_thread")]
 async fn while_nobody_answers_only_pods_that_want_a_proxy_are_refused() -> Result<()> {
     let mut cluster = Cluster::start().await?;

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 /// The user that the control plane asks as.
 pub(crate) const USER: &str = "istiod-lite";
 
-/// The rights of `manifests/base` for [`USER`], but for reading the resources of `without`. Namespace `istio-system` must
-/// be there.
+/// Returns the rights of `manifests/base` for [`USER`], but for reading the resources of `without`. Namespace
+/// `istio-system` must be there.
 pub(crate) fn rights(without: &[&str]) -> Result<Vec<Value>> {
     let mut all = documents("manifests/base/rbac.yaml")?;
     for object in &mut all {
@@ -30,7 +30,7 @@ pub(crate) fn rights(without: &[&str]) -> Result<Vec<Value>> {
     Ok(all)
 }
 
-/// The definitions of `manifests/crds`.
+/// Returns the definitions of `manifests/crds`.
 pub(crate) fn definitions() -> Result<Vec<Value>> {
     let kustomization = documents("manifests/crds/kustomization.yaml")?;
     let files = kustomization.iter().flat_map(|document| document["resources"].as_array().into_iter().flatten());
@@ -56,7 +56,7 @@ pub(crate) struct Places {
     pub(crate) reviews: [SocketAddr; 2],
 }
 
-/// All objects of the shop, of which v1 gets every request. Namespaces `shop` and `istio-system` must be there.
+/// Returns all objects of the shop, of which v1 gets every request. Namespaces `shop` and `istio-system` must be there.
 pub(crate) fn shop(places: Places) -> Vec<Value> {
     let mut all = vec![
         json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "laptop", "labels": {
@@ -84,7 +84,7 @@ pub(crate) fn shop(places: Places) -> Vec<Value> {
     all
 }
 
-/// `reviews` for the gateway and inside the mesh, split between v1 and v2.
+/// Returns the routes of `reviews` for the gateway and inside the mesh, split between v1 and v2.
 pub(crate) fn virtual_service(v1: u32, v2: u32) -> Value {
     let to = |subset: &str, weight: u32| json!({ "destination": { "host": "reviews.shop.svc.cluster.local", "subset": subset, "port": { "number": 9080 } }, "weight": weight });
     istio(
@@ -98,12 +98,12 @@ pub(crate) fn virtual_service(v1: u32, v2: u32) -> Value {
     )
 }
 
-/// An object of `networking.istio.io/v1` in namespace `shop`.
+/// Returns an object of `networking.istio.io/v1` in namespace `shop`.
 pub(crate) fn istio(kind: &str, name: &str, spec: &Value) -> Value {
     json!({ "apiVersion": "networking.istio.io/v1", "kind": kind, "metadata": { "name": name, "namespace": "shop" }, "spec": spec })
 }
 
-/// A Service with one HTTP port.
+/// Returns a Service with one HTTP port.
 pub(crate) fn service(namespace: &str, name: &str, selector: &Value, port: u16, target: &Value) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": { "name": name, "namespace": namespace },
@@ -111,7 +111,7 @@ pub(crate) fn service(namespace: &str, name: &str, selector: &Value, port: u16, 
     })
 }
 
-/// A running pod on node `laptop`.
+/// Returns a running pod on node `laptop`.
 pub(crate) fn pod(namespace: &str, name: &str, account: &str, labels: &Value, address: IpAddr) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "namespace": namespace, "labels": labels },
@@ -126,7 +126,7 @@ pub(crate) fn pod(namespace: &str, name: &str, account: &str, labels: &Value, ad
     })
 }
 
-/// One ready endpoint of a Service with a port `http`.
+/// Returns one ready endpoint of a Service with a port `http`.
 pub(crate) fn endpoint_slice(namespace: &str, name: &str, service: &str, address: SocketAddr, pod: &str) -> Value {
     json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
@@ -156,8 +156,8 @@ fn gateway(address: IpAddr) -> Value {
     istio("Gateway", "public", &json!({ "selector": { "istio": "ingressgateway" }, "servers": [server] }))
 }
 
-/// Interception NONE: without root there is no capture, so the client's proxy binds the port that it serves, and sees
-/// all hosts of its namespace.
+/// Returns a Sidecar for interception NONE: without root there is no capture, so the client's proxy binds the port that
+/// it serves, and sees all hosts of its namespace.
 fn egress(client: IpAddr) -> Value {
     let reviews = json!({
         "port": { "number": 9080, "protocol": "HTTP", "name": "http" }, "bind": client, "captureMode": "NONE",

@@ -59,7 +59,7 @@ async fn what_happened_meanwhile_arrives_though_the_watches_expired() -> Result<
     Ok(())
 }
 
-/// A host outside the mesh.
+/// Returns a host outside the mesh.
 pub(crate) fn external(name: &str) -> serde_json::Value {
     istio(
         "ServiceEntry",

@@ -57,7 +57,7 @@ impl Shop {
     }
 }
 
-/// A sidecar that takes all clusters but one, until it is aborted.
+/// Connects a sidecar that takes all clusters but one, until it is aborted.
 async fn refusing_proxy(shop: &Shop) -> Result<JoinHandle<Result<()>>> {
     let address = shop.network.socket(1, PORT_PLAIN_GRPC);
     let mut client = AggregatedDiscoveryServiceClient::connect(format!("http://{address}")).await?;

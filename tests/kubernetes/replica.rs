@@ -68,7 +68,7 @@ impl Installation {
         self.start_with(name, host, server, &[])
     }
 
-    /// The same with further flags.
+    /// Does the same with further flags.
     pub(crate) fn start_with(&self, name: &str, host: u8, server: SocketAddr, flags: &[String]) -> Result<Replica> {
         let who = Who::User { name: &self.namespace, group: None };
         let kubeconfig = self.api.kubeconfig(&format!("{}-{name}", self.namespace), who, server)?;
@@ -95,18 +95,18 @@ impl Installation {
         Ok(Replica { process, address, server_name: format!("istiod.{}.svc", self.namespace) })
     }
 
-    /// Installations that share an API server do not share this name.
+    /// Returns a name that installations on one API server do not share.
     pub(crate) fn root_certificate(&self) -> String {
         format!("root-of-{}", self.namespace)
     }
 
-    /// The root certificate in a namespace, if it is there.
+    /// Returns the root certificate in a namespace, if it is there.
     pub(crate) async fn root_in(&self, namespace: &str) -> Result<Value> {
         let name = self.root_certificate();
         self.api.get(Object { api_version: "v1", kind: "ConfigMap", namespace, name: &name }).await
     }
 
-    /// The entries of a Secret of its namespace.
+    /// Returns the entries of a Secret of its namespace.
     pub(crate) async fn secret(&self, name: &str) -> Result<BTreeMap<String, String>> {
         let secret = self.api.get(Object { api_version: "v1", kind: "Secret", namespace: &self.namespace, name }).await?;
         let entries = secret["data"].as_object().context("a Secret without data")?;
@@ -123,7 +123,7 @@ impl Installation {
             .await
     }
 
-    /// A pod `name` of service account `account` in `namespace`, which are made if they are missing.
+    /// Makes a pod `name` of service account `account` in `namespace`, and these too if they are missing.
     pub(crate) async fn pod(&self, namespace: &str, account: &str, name: &str) -> Result<()> {
         self.api.namespace(namespace).await?;
         let account_object =
@@ -156,7 +156,7 @@ impl Replica {
         .await
     }
 
-    /// The number of a metric, given its line up to it; nothing counted is zero.
+    /// Returns the number of a metric, given its line up to it; nothing counted is zero.
     pub(crate) async fn metric(&self, line: &str) -> Result<u64> {
         let metrics = self.metrics().await?;
         let found = metrics.lines().find_map(|found| found.strip_prefix(line)?.trim().parse().ok());
@@ -173,12 +173,12 @@ impl Replica {
         .await
     }
 
-    /// All metrics, as text.
+    /// Returns all metrics, as text.
     pub(crate) async fn metrics(&self) -> Result<String> {
         get_text(SocketAddr::new(self.address, PORT_MONITORING), "/metrics").await
     }
 
-    /// The certificate chain for a new key that this token gets from those who trust `root`.
+    /// Returns the certificate chain for a new key that this token gets from those who trust `root`.
     pub(crate) async fn certificate(&self, root: &str, token: &str) -> Result<Vec<Certificate>, Status> {
         let failed = |error: &dyn std::fmt::Display| Status::internal(error.to_string());
         let key = PrivateKey::generate(KeyType::P256).map_err(|error| failed(&error))?;
@@ -211,7 +211,7 @@ impl Replica {
     }
 }
 
-/// As `src/controllers/mod.rs` and the source document them.
+/// Returns the rights that `src/controllers/mod.rs` and the source document.
 fn rights(user: &str) -> Vec<Value> {
     let rule = |group: &str, resources: &[&str], names: &[&str], verbs: &[&str]| json!({ "apiGroups": [group], "resources": resources, "resourceNames": names, "verbs": verbs });
     let (read, follow) = (["get", "list", "watch"], ["list", "watch"]);

@@ -70,7 +70,7 @@ fn mesh_config(namespace: &str, name: &str, scope: &str) -> Value {
     json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name, "namespace": namespace }, "data": { "mesh": mesh } })
 }
 
-/// Of the whole cluster only what has no namespace; the rest in these namespaces.
+/// Returns rights to what has no namespace, and to the rest in these namespaces only.
 fn narrow_rights(user: &str, namespaces: &[&str]) -> Vec<Value> {
     let follow = json!(["get", "list", "watch"]);
     let rule = |group: &str, resources: &[&str]| json!({ "apiGroups": [group], "resources": resources, "verbs": follow });
@@ -91,7 +91,7 @@ fn narrow_rights(user: &str, namespaces: &[&str]) -> Vec<Value> {
     rights
 }
 
-/// A Role of this name in a namespace, and the user's binding to it.
+/// Returns a Role of this name in a namespace, and the user's binding to it.
 fn role(user: &str, namespace: &str, name: &str, rules: &Value) -> Vec<Value> {
     let metadata = json!({ "name": name, "namespace": namespace });
     vec![

@@ -36,7 +36,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const VIRTUAL_SERVICE: Object<'_> =
     Object { api_version: "networking.istio.io/v1", kind: "VirtualService", namespace: "shop", name: "reviews" };
 
-/// A ServiceEntry of this name.
+/// Returns a ServiceEntry of this name.
 pub(crate) fn service_entry(name: &str) -> Object<'_> {
     Object { kind: "ServiceEntry", name, ..VIRTUAL_SERVICE }
 }
@@ -55,14 +55,14 @@ pub(crate) struct Shop {
 }
 
 impl Shop {
-    /// The shop on an API server that knows all of Istio's kinds, with traffic flowing to v1.
+    /// Starts the shop on an API server that knows all of Istio's kinds, with traffic flowing to v1.
     pub(crate) async fn start() -> Result<Self> {
         let api = ApiServer::start(harness::kubernetes::Options::default()).await?;
         api.define(&objects::definitions()?).await?;
         Self::open(api).await
     }
 
-    /// The shop on this API server, which is reached over a wire that can be cut.
+    /// Opens the shop on this API server, which is reached over a wire that can be cut.
     pub(crate) async fn open(api: ApiServer) -> Result<Self> {
         let (network, home) = (Loopback::free()?, tempfile::Builder::new().prefix("istiod-lite-").tempdir()?);
         let machine = of_this_machine().context("this machine has no address but loopback ones, and those are no endpoints")?;
@@ -100,12 +100,12 @@ impl Shop {
         Ok(shop)
     }
 
-    /// The ingress gateway's Envoy.
+    /// Returns the ingress gateway's Envoy.
     pub(crate) fn gateway(&self) -> Admin {
         Admin::new(self.network.socket(GATEWAY.host, 15000))
     }
 
-    /// The Envoy of the client's sidecar.
+    /// Returns the Envoy of the client's sidecar.
     pub(crate) fn client(&self) -> Admin {
         Admin::new(self.network.socket(CLIENT.host, 15000))
     }
@@ -119,7 +119,7 @@ impl Shop {
         Ok(Traffic { load: Load::start(&plan), before })
     }
 
-    /// The metrics, as text.
+    /// Returns the metrics, as text.
     pub(crate) async fn metrics(&self) -> Result<String> {
         get_text(self.network.socket(1, PORT_MONITORING), "/metrics").await
     }
@@ -168,18 +168,18 @@ impl Shop {
         .await
     }
 
-    /// The root certificate that the pods of the shop are given.
+    /// Returns the root certificate that the pods of the shop are given.
     pub(crate) async fn root(&self) -> Result<String> {
         let map = Object { api_version: "v1", kind: "ConfigMap", namespace: "shop", name: "istio-ca-root-cert" };
         Ok(self.api.get(map).await?["data"]["root-cert.pem"].as_str().context("no root-cert.pem")?.to_owned())
     }
 
-    /// What the control plane finds wrong now.
+    /// Returns what the control plane finds wrong now.
     pub(crate) async fn diagnostics(&self) -> Result<String> {
         get_text(self.network.socket(1, PORT_MONITORING), "/debug/diagnostics").await
     }
 
-    /// What the control plane logged.
+    /// Returns what the control plane logged.
     pub(crate) fn log(&self) -> String {
         self.control_plane.log()
     }
@@ -225,7 +225,7 @@ impl Shop {
         }
     }
 
-    /// The clusters of both Envoys.
+    /// Returns the clusters of both Envoys.
     pub(crate) async fn clusters(&self) -> Result<Vec<String>> {
         let mut all = Vec::new();
         for envoy in [self.gateway(), self.client()] {
@@ -239,7 +239,7 @@ impl Shop {
         self.restart_control_plane_after(async |_| Ok(())).await
     }
 
-    /// The same, with something done while it is down.
+    /// Does the same, with something done while it is down.
     pub(crate) async fn restart_control_plane_after(&mut self, meanwhile: impl AsyncFnOnce(&ApiServer) -> Result<()>) -> Result<()> {
         self.control_plane.kill()?;
         meanwhile(&self.api).await?;
@@ -247,7 +247,7 @@ impl Shop {
         self.wait_until_ready().await
     }
 
-    /// An error if a process ended by itself.
+    /// Returns an error if a process ended by itself.
     pub(crate) fn check_running(&mut self) -> Result<()> {
         self.control_plane.check_running()?;
         self.proxies.iter_mut().try_for_each(Process::check_running)
@@ -258,7 +258,7 @@ impl Shop {
         wait_until_ready(&mut self.control_plane, ready, "/ready").await
     }
 
-    /// As kubelet gives it to pods: from the ConfigMap that the control plane keeps in every namespace.
+    /// Fetches the root as the kubelet gives it to pods: from the ConfigMap that the control plane keeps in every namespace.
     async fn fetch_root(&self) -> Result<()> {
         let root = wait::until("the root certificate in namespace shop", PATIENCE, || self.root()).await?;
         let folder = self.home.path().join("ca");
@@ -267,7 +267,7 @@ impl Shop {
         Ok(())
     }
 
-    /// As kubelet gives it to pods: a token of the API server, bound to the pod.
+    /// Starts a proxy with what the kubelet gives it: a token of the API server, bound to the pod.
     async fn start_proxy(&self, options: &Options, pod: Pod) -> Result<Process> {
         let token = self.api.token(pod.namespace, pod.service_account, Some("istio-ca"), Some(pod.name)).await?;
         fs::write(self.home.path().join(format!("{}.token", pod.name)), token)?;
@@ -294,7 +294,7 @@ pub(crate) struct Traffic {
 }
 
 impl Traffic {
-    /// What is sent in the next stretch of time.
+    /// Returns what is sent in the next stretch of time.
     pub(crate) async fn window(&self, length: Duration) -> Window {
         let start = Instant::now();
         tokio::time::sleep(length).await;
@@ -306,7 +306,7 @@ impl Traffic {
         no_failures(&self.load.so_far())
     }
 
-    /// Stops, and fails if a request failed, or if the Envoys counted a failure.
+    /// Stops the load, and fails if a request failed, or if the Envoys counted a failure.
     pub(crate) async fn judge(self, shop: &mut Shop) -> Result<Window> {
         // Before the load stops: what it held open would end under the Envoys' eyes.
         let counted = expect_no_failures(&self.before, &shop.counters().await?);

@@ -65,7 +65,7 @@ async fn a_restored_backup_of_our_cluster_is_not_believed() -> Result<()> {
     Ok(())
 }
 
-/// Our cluster is back: it is ready again, and what changes arrives.
+/// Checks that all is well once our cluster is back: it is ready again, and what changes arrives.
 async fn goes_on(mut shop: Shop, traffic: Traffic, before: &[String]) -> Result<Shop> {
     shop.api.switch_storage("first").await?;
     shop.wait_for_readiness(true).await?;

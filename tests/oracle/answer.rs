@@ -27,7 +27,7 @@ metadata: {name: kubernetes, namespace: default, creationTimestamp: "2020-01-01T
 spec: {clusterIP: 10.96.0.1, ports: [{name: https, port: 443, targetPort: 6443}]}
 "#;
 
-/// The dump of the proxy of that name in a case.
+/// Returns the dump of the proxy of that name in a case.
 pub(crate) fn answer(case: &Path, proxy: &str) -> Dump {
     let node: Value = serde_json::from_str(&fs::read_to_string(case.join(format!("{proxy}.node.json"))).unwrap()).unwrap();
     let node = render::from_json("type.googleapis.com/envoy.config.core.v3.Node", &node).unwrap();
@@ -36,7 +36,7 @@ pub(crate) fn answer(case: &Path, proxy: &str) -> Dump {
     dump(&view(&objects, &node.proxy))
 }
 
-/// What a proxy has, given objects as YAML.
+/// Returns what a proxy has, given objects as YAML.
 pub(crate) fn view(objects: &str, proxy: &Proxy) -> View {
     let cluster = SmolStr::new_static("Kubernetes");
     let mut engine = Engine::new("cluster.local", MeshConfig::default());

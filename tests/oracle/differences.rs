@@ -35,7 +35,7 @@ impl Differences {
         Self(entries.unwrap_or_default().into_iter().map(compile).collect())
     }
 
-    /// The entry that names a difference.
+    /// Returns the entry that names a difference.
     pub(crate) fn find(&self, case: &str, path: &str) -> Option<&str> {
         let subject = format!("{case} {path}");
         self.0.iter().find(|(_, regex)| regex.is_match(&subject)).map(|(entry, _)| entry.id.as_str())
@@ -50,7 +50,7 @@ impl Differences {
     }
 }
 
-/// A row of the document's table of differences: its id (in backquotes in the first cell) and the whole row.
+/// Returns a row of the document's table of differences: its id (in backquotes in the first cell) and the whole row.
 pub(crate) fn row(line: &str) -> Option<(&str, &str)> {
     let id = line.strip_prefix("| `")?.split_once('`')?.0;
     Some((id, line))

@@ -65,13 +65,13 @@ impl DeltaClient {
         Self { requests, responses }
     }
 
-    /// Why the server does not even open the stream.
+    /// Returns why the server does not even open the stream.
     pub(crate) async fn refusal(address: SocketAddr) -> Status {
         let mut client = AggregatedDiscoveryServiceClient::connect(format!("http://{address}")).await.unwrap();
         client.delta_aggregated_resources(tokio_stream::pending()).await.unwrap_err()
     }
 
-    /// The first request for a type; `held` are versions from before.
+    /// Sends the first request for a type; `held` are versions from before.
     pub(crate) fn open(&self, kind: ResourceType, names: &[&str], held: &[(&str, &str)]) {
         self.send(DeltaDiscoveryRequest {
             node: Some(node()),
@@ -104,7 +104,7 @@ impl DeltaClient {
         });
     }
 
-    /// The next response, which is ACKed: its type, the names in it, the names removed.
+    /// Takes the next response, which is ACKed: its type, the names in it, the names removed.
     pub(crate) async fn take(&mut self) -> (ResourceType, Vec<String>, Vec<String>) {
         let response = self.next().await;
         self.ack(&response);
@@ -120,7 +120,7 @@ impl SotwClient {
         Self { requests, responses }
     }
 
-    /// The first request for a type on this stream; `version` is from an earlier one.
+    /// Sends the first request for a type on this stream; `version` is from an earlier one.
     pub(crate) fn open(&self, kind: ResourceType, names: &[&str], version: &str) {
         let version_info = version.into();
         self.send(DiscoveryRequest { node: Some(node()), version_info, ..sotw(kind.type_url(), names) });

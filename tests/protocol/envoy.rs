@@ -216,7 +216,7 @@ impl Drop for Envoy {
     }
 }
 
-/// One listener whose routes lead to backend `b<number>`, and no other backend.
+/// Returns one listener whose routes lead to backend `b<number>`, and no other backend.
 fn mesh(entry: u16, backend: u16, number: u64) -> Vec<Resource> {
     let name = format!("b{number}");
     let ads = ConfigSource {

@@ -16,7 +16,7 @@ fn small_mesh() -> Vec<Resource> {
     vec![cluster("a", 1), cluster("b", 1), endpoint("a", 1), endpoint("b", 1), listener("l", 1, &[]), route("r", 1, &["a", "b"])]
 }
 
-/// A connected client and, by type, what it was sent first.
+/// Returns a connected client and, by type, what it was sent first.
 async fn connected(mesh: Vec<Resource>) -> (Server, SotwClient, Vec<DiscoveryResponse>) {
     let server = Server::start(SETTINGS, mesh).await;
     let mut client = SotwClient::connect(server.address).await;

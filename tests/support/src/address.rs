@@ -22,7 +22,7 @@ pub struct Ports<const COUNT: usize> {
 }
 
 impl<const COUNT: usize> Ports<COUNT> {
-    /// Ports on which nobody listens, on whichever address.
+    /// Finds ports on which nobody listens, on whichever address.
     pub fn free() -> Result<Self> {
         let mut random = Random::seeded(fresh_seed());
         let blocks = u64::from(PORTS.end - PORTS.start) / COUNT as u64;
@@ -38,7 +38,7 @@ impl<const COUNT: usize> Ports<COUNT> {
         bail!("no {COUNT} free ports in {PORTS:?}")
     }
 
-    /// The ports.
+    /// Returns the ports.
     pub fn all(&self) -> [u16; COUNT] {
         std::array::from_fn(|number| self.first + number as u16)
     }
@@ -52,12 +52,12 @@ pub struct Loopback {
 }
 
 impl Loopback {
-    /// The network of the demo, 127.0.1.0/24: fixed, so that its addresses can be written in the docs.
+    /// Takes the network of the demo, 127.0.1.0/24: fixed, so that its addresses can be written in the docs.
     pub fn of_the_demo() -> Result<Self> {
         Self::claim([127, 0, 1]).context("another demo is running (127.0.1.254 is taken)")
     }
 
-    /// A free network, not that of the demo.
+    /// Finds a free network, not that of the demo.
     pub fn free() -> Result<Self> {
         let mut random = Random::seeded(fresh_seed());
         for _ in 0..100 {
@@ -74,25 +74,25 @@ impl Loopback {
         Ok(Self { prefix, _claim: listener })
     }
 
-    /// Address number `host` of this network.
+    /// Returns address number `host` of this network.
     pub fn address(&self, host: u8) -> IpAddr {
         address(self.prefix, host)
     }
 
-    /// A socket on address number `host`.
+    /// Returns a socket on address number `host`.
     pub fn socket(&self, host: u8, port: u16) -> SocketAddr {
         SocketAddr::new(self.address(host), port)
     }
 
-    /// What addresses of this network start with, dot included: `127.0.1.`
+    /// Returns what addresses of this network start with, dot included: `127.0.1.`
     pub fn dotted_prefix(&self) -> String {
         let [first, second, third] = self.prefix;
         format!("{first}.{second}.{third}.")
     }
 }
 
-/// An IPv4 address of this machine that is no loopback one, which Kubernetes accepts for an endpoint; `None`: it has
-/// none, so that it is on no network at all.
+/// Returns an IPv4 address of this machine that is no loopback one, which Kubernetes accepts for an endpoint; `None`:
+/// it has none, so that it is on no network at all.
 pub fn of_this_machine() -> Option<IpAddr> {
     let all = nix::ifaddrs::getifaddrs().ok()?;
     let addresses = all.filter_map(|interface| Some(interface.address?.as_sockaddr_in()?.ip()));

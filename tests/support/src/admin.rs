@@ -15,17 +15,17 @@ use crate::http_client::get_text;
 pub struct Admin(SocketAddr);
 
 impl Admin {
-    /// The admin port at this address.
+    /// Returns the admin port at this address.
     pub fn new(address: SocketAddr) -> Self {
         Self(address)
     }
 
-    /// Where it listens.
+    /// Returns where it listens.
     pub fn address(&self) -> SocketAddr {
         self.0
     }
 
-    /// Counters and gauges that are not zero, by name.
+    /// Returns the counters and gauges that are not zero, by name.
     pub async fn stats(&self) -> Result<BTreeMap<String, u64>> {
         let text = get_text(self.0, "/stats?usedonly").await?;
         Ok(text
@@ -35,18 +35,18 @@ impl Admin {
             .collect())
     }
 
-    /// The whole dump, endpoints included.
+    /// Returns the whole dump, endpoints included.
     pub async fn config_dump(&self) -> Result<Value> {
         serde_json::from_str(&get_text(self.0, "/config_dump?include_eds").await?).context("config dump")
     }
 
-    /// The names of the clusters that it has now.
+    /// Returns the names of the clusters that it has now.
     pub async fn clusters(&self) -> Result<BTreeSet<String>> {
         let text = get_text(self.0, "/clusters").await?;
         Ok(text.lines().filter_map(|line| line.split_once("::")).map(|(name, _)| name.to_owned()).collect())
     }
 
-    /// Envoy's state: `LIVE` when it serves.
+    /// Returns Envoy's state: `LIVE` when it serves.
     pub async fn state(&self) -> Result<String> {
         let info: Value = serde_json::from_str(&get_text(self.0, "/server_info").await?)?;
         Ok(info["state"].as_str().unwrap_or_default().to_owned())

@@ -19,7 +19,7 @@ pub struct Converged {
     pub proxies: u64,
 }
 
-/// Milliseconds since 1970, the unit of `/debug/convergence`.
+/// Returns the milliseconds since 1970, the unit of `/debug/convergence`.
 pub fn unix_millis() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
@@ -33,7 +33,7 @@ pub async fn wait_for(monitoring: SocketAddr, object: &str, edited: u64, deadlin
     .await
 }
 
-/// What `/debug/convergence` says of a change of `object`, made at or after `edited`.
+/// Returns what `/debug/convergence` says of a change of `object`, made at or after `edited`.
 ///
 /// # Errors
 /// When not all have ACKed it, or the control plane has not seen it.

@@ -43,8 +43,8 @@ impl Counters {
         Ok(Self { proxy: proxy.to_owned(), stats: admin.stats().await? })
     }
 
-    /// Failures counted since `earlier`, as `proxy: counter +n (meaning)`. A counter that went away with its
-    /// cluster is not seen; the load generator sees the requests that it would have counted.
+    /// Returns the failures counted since `earlier`, as `proxy: counter +n (meaning)`. A counter that went away with
+    /// its cluster is not seen; the load generator sees the requests that it would have counted.
     pub fn failures_since(&self, earlier: &Counters) -> Vec<String> {
         let mut found = Vec::new();
         for (name, value) in &self.stats {
@@ -58,13 +58,13 @@ impl Counters {
         found
     }
 
-    /// Sum over all counters whose name ends with `suffix`.
+    /// Returns the sum over all counters whose name ends with `suffix`.
     pub fn sum(&self, suffix: &str) -> u64 {
         self.stats.iter().filter(|(name, _)| name.ends_with(suffix)).map(|(_, value)| value).sum()
     }
 }
 
-/// An error that lists every failure the Envoys counted between two readings (in the same order).
+/// Returns an error that lists every failure the Envoys counted between two readings (in the same order).
 pub fn expect_no_failures(before: &[Counters], after: &[Counters]) -> Result<()> {
     let found = after.iter().zip(before).flat_map(|(now, then)| now.failures_since(then)).collect::<Vec<_>>();
     if found.is_empty() { Ok(()) } else { bail!("the Envoys counted failures:\n  {}", found.join("\n  ")) }

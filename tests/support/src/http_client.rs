@@ -25,12 +25,12 @@ pub struct Response {
 }
 
 impl Response {
-    /// A header's text; empty when it is absent or no text.
+    /// Returns a header's text; empty when it is absent or no text.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
-    /// The body as text.
+    /// Returns the body as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
@@ -43,7 +43,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects; the connection's task ends with the connection.
+    /// Opens a connection; its task ends with the connection.
     pub async fn open(target: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect(target).await.with_context(|| format!("connect to {target}"))?;
         stream.set_nodelay(true)?;
@@ -52,7 +52,7 @@ impl Connection {
         Ok(Self { sender })
     }
 
-    /// Whether it can carry another request.
+    /// Returns whether it can carry another request.
     pub fn is_open(&self) -> bool {
         !self.sender.is_closed()
     }
@@ -67,13 +67,13 @@ impl Connection {
     }
 }
 
-/// GET on a connection of its own.
+/// Sends a GET on a connection of its own.
 pub async fn get(target: SocketAddr, host: &str, path: &str) -> Result<Response> {
     let asked = async { Connection::open(target).await?.get(host, path).await };
     timeout(PATIENCE, asked).await.map_err(|_| anyhow!("{target}{path}: no answer within {PATIENCE:?}"))?
 }
 
-/// GET that must answer 200; gives the body's text.
+/// Sends a GET that must be answered with 200; returns the body's text.
 pub async fn get_text(target: SocketAddr, path: &str) -> Result<String> {
     let response = get(target, &target.to_string(), path).await?;
     ensure!(response.status == StatusCode::OK, "{target}{path}: {} {}", response.status, response.text());

@@ -71,12 +71,12 @@ pub enum Envoy<'a> {
 }
 
 impl Istioctl {
-    /// Each command needs an API server: for the revision in use, if for nothing else.
+    /// Makes an istioctl with this kubeconfig. Each command needs an API server: for the revision in use, if for nothing else.
     pub fn new(kubeconfig: impl Into<PathBuf>, reach: Reach) -> Self {
         Self { kubeconfig: kubeconfig.into(), reach, wrapper: Vec::new() }
     }
 
-    /// Run by another program (`nsenter … --`), of which it is the last argument with its own after it.
+    /// Lets it be run by another program (`nsenter … --`), of which it is the last argument with its own after it.
     #[must_use]
     pub fn wrapped(self, wrapper: impl IntoIterator<Item = String>) -> Self {
         Self { wrapper: wrapper.into_iter().collect(), ..self }
@@ -106,7 +106,7 @@ impl Istioctl {
         Ok((output.status.success(), [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat()))
     }
 
-    /// `proxy-status` lists exactly these proxies, each with its types and the name of the control plane (its pod's).
+    /// Checks that `proxy-status` lists exactly these proxies, each with its types and the name of the control plane (its pod's).
     pub async fn expect_proxies(&self, proxies: &[Listed<'_>], instance: &str) -> Result<()> {
         let table = self.ask(&["proxy-status"]).await?;
         let mut rows: Vec<&str> = table.lines().filter(|line| !line.trim().is_empty()).collect();
@@ -122,7 +122,7 @@ impl Istioctl {
         Ok(())
     }
 
-    /// `proxy-status --verbosity 1` says of each of these proxies that all its types are in sync.
+    /// Checks that `proxy-status --verbosity 1` says of each of these proxies that all its types are in sync.
     pub async fn expect_synced(&self, proxies: &[Listed<'_>]) -> Result<()> {
         let table = self.ask(&["proxy-status", "--verbosity", "1"]).await?;
         for Listed { name, types } in proxies {
@@ -133,7 +133,7 @@ impl Istioctl {
         Ok(())
     }
 
-    /// `version` says which version of istiod we stand in for, and how many proxies there are.
+    /// Checks that `version` says which version of istiod we stand in for, and how many proxies there are.
     pub async fn expect_version(&self, version: &str, proxies: usize) -> Result<()> {
         let text = match self.reach {
             Reach::Cluster => self.run(&["version"]).await?,
@@ -144,7 +144,7 @@ impl Istioctl {
         Ok(())
     }
 
-    /// `proxy-status <pod>` compares what the control plane wants with what the Envoy has, and finds no difference.
+    /// Checks that `proxy-status <pod>` compares what the control plane wants with what the Envoy has, and finds no difference.
     pub async fn expect_in_sync(&self, proxy: &str, envoy: Envoy<'_>) -> Result<()> {
         let file = envoy.file(proxy, CONFIG_DUMP).await?;
         let from = file.iter().flat_map(|file| ["--file", file]);
@@ -155,8 +155,8 @@ impl Istioctl {
         Ok(())
     }
 
-    /// `proxy-config` reads our names in the Envoy of a client of `reviews`: clusters with subsets, listeners, routes and
-    /// endpoints.
+    /// Checks that `proxy-config` reads our names in the Envoy of a client of `reviews`: clusters with subsets,
+    /// listeners, routes and endpoints.
     pub async fn expect_proxy_config(&self, proxy: &str, envoy: Envoy<'_>) -> Result<()> {
         for (section, path, expected) in [
             ("cluster", CONFIG_DUMP, &["reviews.shop.svc.cluster.local", "9080", "v2", "outbound", "EDS"][..]),
@@ -174,7 +174,7 @@ impl Istioctl {
         Ok(())
     }
 
-    /// `experimental internal-debug` lists our pages, shows one, and says what exists when asked for one that does not.
+    /// Checks that `experimental internal-debug` lists our pages, shows one, and says what exists when asked for one that does not.
     pub async fn expect_debug_pages(&self, proxies: usize) -> Result<()> {
         for arguments in [&["--list"][..], &["nonsensez"]] {
             let text = self.ask(&[&["experimental", "internal-debug"], arguments].concat()).await?;
@@ -189,7 +189,7 @@ impl Istioctl {
         Ok(())
     }
 
-    /// `analyze` of one namespace names this code and this object.
+    /// Checks that `analyze` of one namespace names this code and this object.
     pub async fn expect_finding(&self, namespace: &str, code: &str, object: &str) -> Result<()> {
         // It fails when it finds errors.
         let (_, text) = self.output(&["analyze", "--namespace", namespace]).await?;

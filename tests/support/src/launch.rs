@@ -123,7 +123,8 @@ pub fn agent(command: &mut Command, options: &Options, home: &Path, pod: Pod, ad
     command.arg("--envoy").arg(&options.envoy).arg(if options.delta { "--delta" } else { "--sotw" });
 }
 
-/// A runner that is killed cannot tidy up: the kernel ends its children instead, as agents have it end their Envoys.
+/// Has the kernel end the process with this one. A runner that is killed cannot tidy up: the kernel ends its children
+/// instead, as agents have it end their Envoys.
 fn end_with_this_process(command: &mut Command, options: &Options) {
     command.args(["agent", "launch", &std::process::id().to_string()]).arg(&options.istiod_lite);
 }

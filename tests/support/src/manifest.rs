@@ -32,17 +32,17 @@ impl Manifests {
         Ok(())
     }
 
-    /// Where it is.
+    /// Returns where it is.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// A file in it.
+    /// Returns a file in it.
     pub fn path(&self, file: &str) -> PathBuf {
         self.folder.join(file)
     }
 
-    /// The text of a file.
+    /// Returns the text of a file.
     pub fn read(&self, file: &str) -> Result<String> {
         let path = self.path(file);
         fs::read_to_string(&path).with_context(|| path.display().to_string())
@@ -61,7 +61,7 @@ impl Manifests {
     }
 }
 
-/// The VirtualService's text with the weights of its two routes (v1, v2) replaced.
+/// Returns the VirtualService's text with the weights of its two routes (v1, v2) replaced.
 pub fn with_weights(virtual_service: &str, v1: u32, v2: u32) -> String {
     let mut weights = [v1, v2].into_iter();
     let lines = virtual_service.lines().map(|line| match (line.find("weight: "), line) {

@@ -126,22 +126,22 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// The pod that it stands before.
+    /// Returns the pod that it stands before.
     pub fn pod(&self) -> Pod {
         self.pod
     }
 
-    /// Envoy's admin port.
+    /// Returns Envoy's admin port.
     pub fn admin(&self) -> Admin {
         Admin::new(SocketAddr::new(self.address, 15000))
     }
 
-    /// The agent.
+    /// Returns the agent.
     pub fn agent(&mut self) -> &mut Process {
         &mut self.agent
     }
 
-    /// The process id of its Envoy.
+    /// Returns the process id of its Envoy.
     pub fn envoy_id(&self) -> Result<u32> {
         let children = process::children(self.agent.id())?;
         children.first().copied().with_context(|| format!("the agent of {} has no Envoy", self.pod.name))
@@ -172,42 +172,42 @@ impl Mesh {
         Ok(mesh)
     }
 
-    /// The folder of YAML.
+    /// Returns the folder of YAML.
     pub fn manifests(&self) -> &Manifests {
         &self.manifests
     }
 
-    /// The mesh's network.
+    /// Returns the mesh's network.
     pub fn network(&self) -> &Loopback {
         &self.network
     }
 
-    /// The folder of everything that it wrote: CA, logs, configuration.
+    /// Returns the folder of everything that it wrote: CA, logs, configuration.
     pub fn home(&self) -> &Path {
         self.home.path()
     }
 
-    /// The control plane.
+    /// Returns the control plane.
     pub fn control_plane(&mut self) -> &mut Process {
         &mut self.control_plane
     }
 
-    /// Where `/metrics` and `/debug` are.
+    /// Returns where `/metrics` and `/debug` are.
     pub fn monitoring(&self) -> SocketAddr {
         self.network.socket(1, PORT_MONITORING)
     }
 
-    /// The agents, in the order of [`PODS`].
+    /// Returns the agents, in the order of [`PODS`].
     pub fn proxies(&mut self) -> &mut [Proxy] {
         &mut self.proxies
     }
 
-    /// The workload `v1` or `v2`.
+    /// Returns the workload `v1` or `v2`.
     pub fn workload(&self, version: &str) -> &Workload {
         &self.workloads[usize::from(version == "v2")]
     }
 
-    /// The two ways to `reviews`: through the ingress gateway and through the client's sidecar.
+    /// Returns the two ways to `reviews`: through the ingress gateway and through the client's sidecar.
     pub fn paths(&self) -> Vec<load::Path> {
         vec![
             load::Path { name: "gateway", target: self.network.socket(GATEWAY.host, 8080), host: PUBLIC_HOST.to_owned() },
@@ -215,7 +215,7 @@ impl Mesh {
         ]
     }
 
-    /// Where the client's sidecar takes TCP connections for the echo port of `reviews`.
+    /// Returns where the client's sidecar takes TCP connections for the echo port of `reviews`.
     pub fn tcp(&self) -> SocketAddr {
         self.network.socket(CLIENT.host, 9000)
     }
@@ -231,7 +231,7 @@ impl Mesh {
         convergence::wait_for(self.monitoring(), object, edited, CONVERGE).await
     }
 
-    /// The counters of every Envoy, in the order of [`PODS`].
+    /// Returns the counters of every Envoy, in the order of [`PODS`].
     pub async fn counters(&self) -> Result<Vec<Counters>> {
         let mut read = Vec::new();
         for proxy in &self.proxies {
@@ -247,7 +247,7 @@ impl Mesh {
         self.wait_for_control_plane().await
     }
 
-    /// An error, with the log's last lines, if any process ended by itself.
+    /// Returns an error, with the log's last lines, if any process ended by itself.
     pub fn check_running(&mut self) -> Result<()> {
         self.control_plane.check_running()?;
         self.proxies.iter_mut().try_for_each(|proxy| proxy.agent.check_running())

@@ -20,19 +20,19 @@ pub struct Mistake {
 }
 
 impl Mistake {
-    /// As findings are told where there are no files.
+    /// Returns the finding as it is told where there are no files.
     pub fn finding(&self) -> String {
         let severity = if self.refused { "error" } else { "warning" };
         format!("{severity}: {} {}: {}", self.object, self.field, self.message)
     }
 }
 
-/// A VirtualService for `reviews` with this route.
+/// Returns a VirtualService for `reviews` with this route.
 pub fn virtual_service(http: &str) -> String {
     networking("VirtualService", "reviews", &format!("{{hosts: [reviews], http: [{http}]}}"))
 }
 
-/// One of each.
+/// Returns one mistake of each sort.
 pub fn all() -> Vec<Mistake> {
     let mut all = routes();
     all.extend(others());

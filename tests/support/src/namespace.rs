@@ -34,7 +34,7 @@ const NETWORKS: u32 = 250;
 /// Programs that namespaces and capture need.
 const PROGRAMS: &[&str] = &["ip", "iptables", "setpriv", "curl"];
 
-/// Why this machine cannot make captured namespaces; `None` when it can.
+/// Returns why this machine cannot make captured namespaces; `None` when it can.
 pub fn missing() -> Option<String> {
     if !Uid::effective().is_root() {
         return Some("needs root for network namespaces".to_owned());
@@ -72,7 +72,7 @@ impl Bridge {
         Err(refusal.unwrap_or_else(|| anyhow!("no network is free")))
     }
 
-    /// Address number `host` on the bridge's network.
+    /// Returns address number `host` on the bridge's network.
     pub fn address(&self, host: u8) -> IpAddr {
         IpAddr::V4(Ipv4Addr::new(10, 211, self.third, host))
     }
@@ -108,7 +108,7 @@ impl Namespace {
         Ok(namespace)
     }
 
-    /// Its address.
+    /// Returns its address.
     pub fn address(&self) -> IpAddr {
         self.address
     }
@@ -118,7 +118,7 @@ impl Namespace {
         self.run(None, &istiod_lite.display().to_string(), &["capture"]).map(|_| ())
     }
 
-    /// A command that runs `program` inside, as root or as another user.
+    /// Returns a command that runs `program` inside, as root or as another user.
     pub fn command(&self, user: Option<u32>, program: &str) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name]);
@@ -240,12 +240,12 @@ fn record(socket: &OwnedFd, network: [u8; 3], stop: &AtomicBool) -> Vec<Vec<u8>>
     frames
 }
 
-/// Whether source or destination of an IPv4 packet in an Ethernet frame is in the network.
+/// Returns whether source or destination of an IPv4 packet in an Ethernet frame is in the network.
 fn is_of(network: [u8; 3], frame: &[u8]) -> bool {
     [26, 30].into_iter().any(|at| frame.get(at..at + 3) == Some(&network))
 }
 
-/// Whether any frame contains these bytes.
+/// Returns whether any frame contains these bytes.
 pub fn seen(frames: &[Vec<u8>], needle: &[u8]) -> bool {
     frames.iter().any(|frame| frame.windows(needle.len()).any(|window| window == needle))
 }

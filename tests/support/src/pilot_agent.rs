@@ -90,12 +90,12 @@ impl PilotAgent {
         Ok(())
     }
 
-    /// Envoy's admin port.
+    /// Returns Envoy's admin port.
     pub fn admin(&self) -> Admin {
         Admin::new(local(self.ports.admin))
     }
 
-    /// The agent.
+    /// Returns the agent.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }

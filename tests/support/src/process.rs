@@ -36,22 +36,22 @@ impl Process {
         Ok(Self { name: name.to_owned(), child, log })
     }
 
-    /// Its name, as in its log's file name.
+    /// Returns its name, as in its log's file name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its process id.
+    /// Returns its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it wrote so far.
+    /// Returns what it wrote so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// An error with the log's last lines when it has ended, though nobody asked it to.
+    /// Returns an error with the log's last lines when it has ended, though nobody asked it to.
     pub fn check_running(&mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {
             bail!("{} ended ({status}); its last words:\n{}", self.name, tail(&self.log(), 15));
@@ -59,7 +59,7 @@ impl Process {
         Ok(())
     }
 
-    /// How it ended; `None` while it runs.
+    /// Returns how it ended; `None` while it runs.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
     }
@@ -76,7 +76,7 @@ impl Process {
         Ok(())
     }
 
-    /// SIGTERM, then SIGKILL after a while. Says how it ended.
+    /// Sends SIGTERM, and SIGKILL after a while. Returns how it ended.
     pub fn end(&mut self) -> Result<ExitStatus> {
         if let Some(status) = self.child.try_wait()? {
             return Ok(status);
@@ -107,7 +107,7 @@ pub fn signal_process(id: u32, signal: Signal) -> Result<()> {
     kill(Pid::from_raw(i32::try_from(id)?), signal).with_context(|| format!("{signal} to {id}"))
 }
 
-/// The ids of the direct children of a process (Linux `/proc`).
+/// Returns the ids of the direct children of a process (Linux `/proc`).
 pub fn children(parent: u32) -> Result<Vec<u32>> {
     let mut found = Vec::new();
     for task in std::fs::read_dir(format!("/proc/{parent}/task"))? {
@@ -118,7 +118,7 @@ pub fn children(parent: u32) -> Result<Vec<u32>> {
     Ok(found)
 }
 
-/// Of the time that an Envoy's workers ran or wanted to run, the share that they waited for a CPU (Linux `schedstat`).
+/// Returns what share of the time that an Envoy's workers ran or wanted to run they waited for a CPU (Linux `schedstat`).
 pub fn waited_for_cpu(envoy: u32) -> Result<f64> {
     let (mut ran, mut waited) = (0.0, 0.0);
     for task in std::fs::read_dir(format!("/proc/{envoy}/task"))? {
@@ -145,7 +145,7 @@ pub fn run<S: AsRef<OsStr>>(program: impl AsRef<OsStr>, arguments: &[S]) -> Resu
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The last `lines` lines of a text.
+/// Returns the last `lines` lines of a text.
 pub fn tail(text: &str, lines: usize) -> String {
     let all = text.lines().collect::<Vec<_>>();
     all[all.len().saturating_sub(lines)..].join("\n")

@@ -10,12 +10,12 @@ use std::{
 pub struct Random(u64);
 
 impl Random {
-    /// The same seed gives the same numbers on every machine.
+    /// Starts from a seed: the same one gives the same numbers on every machine.
     pub fn seeded(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// The next 64 bits.
+    /// Returns the next 64 bits.
     pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -24,13 +24,13 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number of `range`, which must not be empty. The bias of the remainder is below 2⁻⁵⁰ for small ranges.
+    /// Returns a number of `range`, which must not be empty. The bias of the remainder is below 2⁻⁵⁰ for small ranges.
     pub fn within(&mut self, range: Range<u64>) -> u64 {
         range.start + self.bits() % (range.end - range.start)
     }
 }
 
-/// A seed nobody chose.
+/// Returns a seed that nobody chose.
 pub fn fresh_seed() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }

@@ -3,7 +3,7 @@
 /// How often a whole run may raise a false alarm.
 pub const FALSE_ALARM_PER_RUN: f64 = 1e-6;
 
-/// The two-sided exact p-value of seeing `hits` in `trials` when each hits with probability `share`:
+/// Returns the two-sided exact p-value of seeing `hits` in `trials` when each hits with probability `share`:
 /// the summed probability of every outcome that is no likelier than the one seen.
 pub fn binomial_p_value(hits: u64, trials: u64, share: f64) -> f64 {
     assert!(hits <= trials && (0.0..=1.0).contains(&share), "no such experiment: {hits} of {trials} at {share}");
@@ -13,7 +13,7 @@ pub fn binomial_p_value(hits: u64, trials: u64, share: f64) -> f64 {
     (0..=trials).map(|count| probability(count, trials, share)).filter(|likely| *likely <= bound).sum::<f64>().min(1.0)
 }
 
-/// Whether a p-value stands, when `tests` of them are judged in one run (Bonferroni).
+/// Returns whether a p-value stands, when `tests` of them are judged in one run (Bonferroni).
 pub fn share_agrees(p_value: f64, tests: usize) -> bool {
     p_value >= FALSE_ALARM_PER_RUN / tests.max(1) as f64
 }
@@ -28,7 +28,7 @@ fn probability(hits: u64, trials: u64, share: f64) -> f64 {
     (choices + hits as f64 * share.ln() + misses as f64 * (-share).ln_1p()).exp()
 }
 
-/// ln n!: exact sums for small n, Stirling's series (error below 1e-13) beyond.
+/// Returns ln n!: exact sums for small n, Stirling's series (error below 1e-13) beyond.
 fn ln_factorial(n: u64) -> f64 {
     if n < 32 {
         return (2..=n).map(|factor| (factor as f64).ln()).sum();
@@ -46,7 +46,7 @@ mod tests {
         assert!((seen - known).abs() <= known * 1e-6, "{seen} is not {known}");
     }
 
-    /// Whole numbers over powers of two: no reference software needed.
+    /// Checks against whole numbers over powers of two, which need no reference software.
     #[test]
     fn agrees_with_counting_by_hand() {
         assert_close(binomial_p_value(0, 10, 0.5), 2.0 / 1024.0);
@@ -56,7 +56,7 @@ mod tests {
         assert_close(binomial_p_value(2, 2, 0.1), 0.01);
     }
 
-    /// Held against Python's exact fractions.
+    /// Checks against Python's exact fractions.
     #[test]
     fn agrees_with_exact_fractions_at_the_sizes_we_judge() {
         assert_close(binomial_p_value(200, 2000, 0.1), KNOWN_200_OF_2000);

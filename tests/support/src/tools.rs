@@ -9,12 +9,12 @@ use anyhow::{Context, Result, ensure};
 
 use crate::process::run;
 
-/// The root of the project.
+/// Returns the root of the project.
 pub fn project() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).map(Path::to_path_buf).unwrap_or_default()
 }
 
-/// The Envoy of a minor version (`1.40`): `ENVOY` if it is of that version, else what `make setup` fetched.
+/// Returns the Envoy of a minor version (`1.40`): `ENVOY` if it is of that version, else what `make setup` fetched.
 pub fn envoy(minor: &str) -> Result<PathBuf> {
     let own = env::var_os("ENVOY").map(PathBuf::from).filter(|path| version_of(path).is_ok_and(|version| is_of(&version, minor)));
     let path = own.unwrap_or_else(|| project().join(".tools/bin").join(format!("envoy-{minor}")));
@@ -23,31 +23,31 @@ pub fn envoy(minor: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A program of Kubernetes, or etcd, as `make setup` built it from its Go module.
+/// Returns a program of Kubernetes, or etcd, as `make setup` built it from its Go module.
 pub fn kubernetes(program: &str) -> Result<PathBuf> {
     go("kubernetes", program)
 }
 
-/// A program that `scripts/setup-go-tools <tools>` built.
+/// Returns a program that `scripts/setup-go-tools <tools>` built.
 pub fn go(tools: &str, program: &str) -> Result<PathBuf> {
     let path = project().join(".tools/go").join(tools).join("bin").join(program);
     ensure!(path.is_file(), "{program} is missing: run `scripts/setup-go-tools {tools}`");
     Ok(path)
 }
 
-/// `1.40.0` of an Envoy binary.
+/// Returns the version of an Envoy binary, such as `1.40.0`.
 pub fn version_of(envoy: &Path) -> Result<String> {
     let text = run(envoy, &["--version"])?;
     let version = text.split_once("version: ").and_then(|(_, rest)| rest.split('/').nth(1));
     Ok(version.with_context(|| format!("not an Envoy: {text}"))?.to_owned())
 }
 
-/// The `istiod-lite` that was built together with the running example or test.
+/// Returns the `istiod-lite` that was built together with the running example or test.
 pub fn istiod_lite() -> Result<PathBuf> {
     built("istiod-lite")
 }
 
-/// A program that was built together with the running example or test.
+/// Returns a program that was built together with the running example or test.
 pub fn built(program: &str) -> Result<PathBuf> {
     let own = env::current_exe()?;
     let found = own.ancestors().skip(1).take(3).map(|folder| folder.join(program)).find(|path| path.is_file());

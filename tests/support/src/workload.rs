@@ -73,12 +73,12 @@ impl Workload {
         Ok(Self { state: state.clone(), tasks: vec![tokio::spawn(serve_any(listener, state))] })
     }
 
-    /// From now on it answers as a bad release would (or no longer).
+    /// Makes it answer from now on as a bad release would (or no longer).
     pub fn misbehave(&self, bad: bool) {
         self.state.bad.store(bad, Ordering::Relaxed);
     }
 
-    /// How many requests reached it.
+    /// Returns how many requests reached it.
     pub fn answered(&self) -> u64 {
         self.state.answered.load(Ordering::Relaxed)
     }
@@ -124,8 +124,9 @@ async fn serve_any(listener: TcpListener, state: Arc<State>) {
     }
 }
 
-/// HTTP/1 that keeps a connection for as long as the client does. By default hyper closes it after 30 s without a request; a proxy
-/// that puts its next request on it at that very moment can only answer 503 (connection termination), as it must not send it twice.
+/// Returns an HTTP/1 server that keeps a connection for as long as the client does. By default hyper closes it after 30 s without
+/// a request; a proxy that puts its next request on it at that very moment can only answer 503 (connection termination), as it
+/// must not send it twice.
 fn patient_http1() -> http1::Builder {
     let mut http1 = http1::Builder::new();
     http1.header_read_timeout(None);

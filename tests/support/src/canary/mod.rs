@@ -22,7 +22,7 @@ pub trait Stage {
     /// Starts load on both ways to `reviews`, `gateway` and `mesh`, with so many requests per second on each.
     fn load(&self, rate: u32) -> impl Future<Output = Result<Load>>;
 
-    /// The counters of every Envoy, always in the same order.
+    /// Returns the counters of every Envoy, always in the same order.
     fn counters(&self) -> impl Future<Output = Result<Vec<Counters>>>;
 
     /// Gives v2 its share, and waits until every Envoy that this concerns has ACKed it.
@@ -31,7 +31,7 @@ pub trait Stage {
     /// Has v2 behave as a bad release would, or no longer.
     fn turn_v2(&self, bad: bool) -> impl Future<Output = Result<()>>;
 
-    /// An error if anything ended by itself.
+    /// Returns an error if anything ended by itself.
     fn check_running(&mut self) -> impl Future<Output = Result<()>>;
 }
 

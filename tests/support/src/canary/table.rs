@@ -62,7 +62,7 @@ impl Table {
         }
     }
 
-    /// How many shares do not agree with what was asked for.
+    /// Returns how many shares do not agree with what was asked for.
     pub(super) fn shares_off(&self) -> usize {
         self.final_rows.iter().flat_map(|row| [row.gateway, row.mesh]).filter(|share| !share.agrees).count()
     }

@@ -41,7 +41,7 @@ const TOKEN_KEY: &str = "/run/box/keys/accounts.key";
 const PROGRAMS: [&str; 12] =
     ["containerd", "ctr", "runc", "iptables", "conntrack", "ip", "unshare", "nsenter", "setpriv", "flock", "openssl", "busybox"];
 
-/// Why this machine cannot run the box; `None` when it can.
+/// Returns why this machine cannot run the box; `None` when it can.
 pub fn missing() -> Option<String> {
     if !Uid::effective().is_root() {
         return Some("needs root for namespaces and cgroups".to_owned());
@@ -93,17 +93,17 @@ impl Cluster {
         Ok(Self { runner, folder, init, kubectl, node })
     }
 
-    /// The node itself: what is done there comes from outside every pod.
+    /// Returns the node itself: what is done there comes from outside every pod.
     pub fn node(&self) -> &Place {
         &self.node
     }
 
-    /// Where the logs of the daemons are.
+    /// Returns where the logs of the daemons are.
     pub fn logs(&self) -> PathBuf {
         self.folder.path().join("logs")
     }
 
-    /// `kubectl` with these arguments, as the cluster's administrator; its standard output.
+    /// Runs `kubectl` with these arguments, as the cluster's administrator; returns its standard output.
     ///
     /// # Errors
     /// Unless it succeeds; with what it said.
@@ -111,7 +111,7 @@ impl Cluster {
         self.kubectl_with(arguments, "").await
     }
 
-    /// The same with standard input.
+    /// Does the same with standard input.
     ///
     /// # Errors
     /// As [`Self::kubectl`].
@@ -119,7 +119,7 @@ impl Cluster {
         finish(self.kubectl_command(arguments), input).await.with_context(|| format!("kubectl {}", arguments.join(" ")))
     }
 
-    /// A `kubectl` yet to be started; it talks to this cluster.
+    /// Returns a `kubectl` yet to be started; it talks to this cluster.
     pub fn kubectl_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/proc/{}/ns/net", self.init)).arg("--").arg(&self.kubectl);
@@ -127,19 +127,19 @@ impl Cluster {
         command
     }
 
-    /// Istio's `istioctl` for this cluster.
+    /// Returns Istio's `istioctl` for this cluster.
     pub fn istioctl(&self) -> Istioctl {
         let network = format!("--net=/proc/{}/ns/net", self.init);
         Istioctl::new(self.folder.path().join("kubeconfig"), Reach::Cluster).wrapped(["nsenter".to_owned(), network, "--".to_owned()])
     }
 
-    /// `kubectl` of this cluster, as a shell says it.
+    /// Returns `kubectl` of this cluster, as a shell says it.
     pub fn shell(&self) -> String {
         let (kubectl, folder) = (self.kubectl.display(), self.folder.path().display());
         format!("nsenter --net=/proc/{}/ns/net -- {kubectl} --kubeconfig {folder}/kubeconfig", self.init)
     }
 
-    /// `kubectl apply --server-side` of a text.
+    /// Runs `kubectl apply --server-side` with a text.
     ///
     /// # Errors
     /// As [`Self::kubectl`].
@@ -147,7 +147,7 @@ impl Cluster {
         self.kubectl_with(&["apply", "--server-side", "-f", "-"], yaml).await
     }
 
-    /// `kubectl apply --server-side -k` of a folder in `manifests`.
+    /// Runs `kubectl apply --server-side -k` with a folder in `manifests`.
     ///
     /// # Errors
     /// As [`Self::kubectl`].
@@ -156,7 +156,7 @@ impl Cluster {
         self.kubectl(&["apply", "--server-side", "-k", &folder]).await
     }
 
-    /// `kubectl delete -k` of a folder in `manifests`; waits until its objects are gone.
+    /// Runs `kubectl delete -k` with a folder in `manifests`; waits until its objects are gone.
     ///
     /// # Errors
     /// As [`Self::kubectl`].
@@ -165,7 +165,7 @@ impl Cluster {
         self.kubectl(&["delete", "-k", &folder, "--timeout=180s"]).await
     }
 
-    /// A file of a pod's volume as the kubelet put it there: `<volume>/<file>`.
+    /// Reads a file of a pod's volume as the kubelet put it there: `<volume>/<file>`.
     ///
     /// # Errors
     /// When there is none.
@@ -205,7 +205,7 @@ impl Cluster {
         self.kubectl(&arguments).await.map(|_| ())
     }
 
-    /// A program of the node, with its files and processes (`ctr`).
+    /// Runs a program of the node, with its files and processes (`ctr`).
     ///
     /// # Errors
     /// Unless it succeeds; with what it said.
@@ -226,7 +226,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// The node's first process, as this machine counts.
+    /// Returns the node's first process, as this machine counts.
     pub fn init(&self) -> u32 {
         self.init
     }

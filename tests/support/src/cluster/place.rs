@@ -37,7 +37,7 @@ impl Place {
         self.handle.spawn(what).await?
     }
 
-    /// The runtime there.
+    /// Returns the runtime there.
     pub fn handle(&self) -> &Handle {
         &self.handle
     }

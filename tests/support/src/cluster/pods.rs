@@ -21,12 +21,12 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// Its network: `127.0.0.1` is the pod's own there, and what is sent is captured as the application's would be.
+    /// Returns its network: `127.0.0.1` is the pod's own there, and what is sent is captured as the application's would be.
     pub fn place(&self) -> &Place {
         &self.place
     }
 
-    /// The counters of its Envoy.
+    /// Returns the counters of its Envoy.
     ///
     /// # Errors
     /// When Envoy does not answer.
@@ -35,7 +35,7 @@ impl Pod {
         self.place.run(async move { Counters::read(&name, Self::admin()).await }).await
     }
 
-    /// GET on the control plane's monitoring port, from within its pod.
+    /// Sends a GET to the control plane's monitoring port, from within its pod.
     ///
     /// # Errors
     /// Unless it answers with 200.
@@ -44,14 +44,14 @@ impl Pod {
         self.place.run(async move { crate::http_client::get_text(([127, 0, 0, 1], PORT_MONITORING).into(), &path).await }).await
     }
 
-    /// Its Envoy's admin port, as seen from its own place.
+    /// Returns its Envoy's admin port, as seen from its own place.
     pub fn admin() -> Admin {
         Admin::new(([127, 0, 0, 1], 15000).into())
     }
 }
 
 impl Cluster {
-    /// Every pod with these labels that runs and is not about to end, by name.
+    /// Returns every pod with these labels that runs and is not about to end, by name.
     ///
     /// # Errors
     /// When the API server or containerd cannot be asked.
@@ -67,7 +67,7 @@ impl Cluster {
         Ok(pods)
     }
 
-    /// The one pod with these labels.
+    /// Returns the one pod with these labels.
     ///
     /// # Errors
     /// When there is not exactly one.
@@ -91,7 +91,7 @@ impl Cluster {
         Ok(Pod { namespace: pod["metadata"]["namespace"].as_str().unwrap_or_default().to_owned(), name: name.to_owned(), address, place })
     }
 
-    /// The network namespace of a container: a file of the node, seen through its first process.
+    /// Returns the network namespace of a container: a file of the node, seen through its first process.
     async fn network_of(&self, container: &str) -> Result<PathBuf> {
         let described: Value = serde_json::from_str(&self.on_node("ctr", &["-n", "k8s.io", "containers", "info", container]).await?)?;
         let namespaces = described["Spec"]["linux"]["namespaces"].as_array().context("a container has namespaces")?;

@@ -70,7 +70,7 @@ pub async fn available(cluster: &Cluster, namespace: &str, deployments: &[&str])
     }
 }
 
-/// What a person would look at when a namespace's pods do not come up.
+/// Returns what a person would look at when a namespace's pods do not come up.
 pub async fn account(cluster: &Cluster, namespace: &str) -> String {
     let mut text = String::new();
     for arguments in [
@@ -112,22 +112,22 @@ impl<'a> Shop<'a> {
         Ok(shop)
     }
 
-    /// The client's pod.
+    /// Returns the client's pod.
     pub fn client(&self) -> &Pod {
         &self.client
     }
 
-    /// The pods of `reviews` v1 and v2, as they were when this was found.
+    /// Returns the pods of `reviews` v1 and v2, as they were when this was found.
     pub fn versions(&self) -> &[Pod] {
         &self.reviews
     }
 
-    /// The gateway's pod.
+    /// Returns the gateway's pod.
     pub fn gateway(&self) -> &Pod {
         &self.gateway
     }
 
-    /// The address of the Service `reviews` for HTTP.
+    /// Returns the address of the Service `reviews` for HTTP.
     pub fn reviews(&self) -> SocketAddr {
         SocketAddr::new(self.services[0], HTTP_PORT)
     }
@@ -147,7 +147,7 @@ impl<'a> Shop<'a> {
         load
     }
 
-    /// The counters of the Envoys at which load enters the mesh.
+    /// Returns the counters of the Envoys at which load enters the mesh.
     ///
     /// # Errors
     /// When one does not answer.
@@ -155,7 +155,7 @@ impl<'a> Shop<'a> {
         Ok(vec![self.gateway.counters().await?, self.client.counters().await?])
     }
 
-    /// The control plane's pods that run.
+    /// Returns the control plane's pods that run.
     ///
     /// # Errors
     /// When the cluster cannot be asked.
@@ -171,7 +171,7 @@ impl<'a> Shop<'a> {
         Path { name: "mesh", target: self.reviews(), host: MESH_HOST.to_owned() }
     }
 
-    /// How often containers of the mesh were started again.
+    /// Returns how often containers of the mesh were started again.
     async fn restarts(&self) -> Result<Vec<String>> {
         let listed: Value = serde_json::from_str(&self.cluster.kubectl(&["get", "pods", "-A", "-o", "json"]).await?)?;
         let mut found = Vec::new();
@@ -233,7 +233,7 @@ impl Stage for Shop<'_> {
 }
 
 impl Cluster {
-    /// The address of a Service.
+    /// Returns the address of a Service.
     ///
     /// # Errors
     /// When there is none.

@@ -21,18 +21,18 @@ const KINDS: &[(&str, &str, &str, &[&str])] = &[
     ("extensions.istio.io", "WasmPlugin", "wasmplugins", &["v1alpha1"]),
 ];
 
-/// The definitions of all of Istio's kinds.
+/// Returns the definitions of all of Istio's kinds.
 pub fn istio() -> Vec<Value> {
     KINDS.iter().map(|(group, kind, plural, versions)| definition(group, kind, plural, versions)).collect()
 }
 
-/// The definition of one of Istio's kinds, such as `VirtualService`.
+/// Returns the definition of one of Istio's kinds, such as `VirtualService`.
 pub fn of_kind(kind: &str) -> Option<Value> {
     let (group, kind, plural, versions) = KINDS.iter().find(|(_, name, ..)| *name == kind)?;
     Some(definition(group, kind, plural, versions))
 }
 
-/// A namespaced kind with a status of its own, whose content nobody checks.
+/// Returns a namespaced kind with a status of its own, whose content nobody checks.
 fn definition(group: &str, kind: &str, plural: &str, versions: &[&str]) -> Value {
     let version = |(index, name): (usize, &&str)| {
         json!({

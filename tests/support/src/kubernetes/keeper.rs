@@ -30,7 +30,7 @@ pub(super) fn on_lasting_thread<T: Send + 'static>(start: impl FnOnce() -> Resul
     answered.recv().context("the thread that starts processes is gone")?
 }
 
-/// `program`, killed by the kernel when this process ends in whatever way.
+/// Returns a command for `program`, which the kernel kills when this process ends in whatever way.
 pub(super) fn mortal(istiod_lite: &std::path::Path, program: &std::path::Path) -> Command {
     let mut command = Command::new(istiod_lite);
     command.args(["agent", "launch", &std::process::id().to_string()]).arg(program);

@@ -87,8 +87,8 @@ impl ApiServer {
         Ok(server)
     }
 
-    /// The API server that the tests of this program share, with Istio's kinds defined ([`crds::istio`]). It ends with
-    /// the last test that holds it. For tests that keep to namespaces of their own.
+    /// Returns the API server that the tests of this program share, with Istio's kinds defined ([`crds::istio`]). It
+    /// ends with the last test that holds it. For tests that keep to namespaces of their own.
     pub async fn shared() -> Result<Arc<Self>> {
         let mut shared = SHARED.lock().await;
         if let Some(running) = shared.upgrade() {
@@ -100,22 +100,22 @@ impl ApiServer {
         Ok(started)
     }
 
-    /// Where it serves.
+    /// Returns where it serves.
     pub fn address(&self) -> SocketAddr {
         self.network.socket(1, PORT)
     }
 
-    /// A wire to it that can be cut; its address is in the serving certificate, too.
+    /// Makes a wire to it that can be cut; its address is in the serving certificate, too.
     pub async fn relay(&self) -> Result<Relay> {
         Relay::start(self.network.socket(2, 0), self.address()).await
     }
 
-    /// The folder of all that it writes.
+    /// Returns the folder of all that it writes.
     pub fn home(&self) -> &Path {
         self.home.path()
     }
 
-    /// The certificate of the CA that signed its serving certificate.
+    /// Returns the certificate of the CA that signed its serving certificate.
     pub fn ca(&self) -> PathBuf {
         self.authority.path(pki::CA)
     }
@@ -127,12 +127,12 @@ impl ApiServer {
         Ok(path)
     }
 
-    /// An admin's client. It belongs to the runtime that it is made in, so each test has its own.
+    /// Returns an admin's client. It belongs to the runtime that it is made in, so each test has its own.
     pub async fn client(&self) -> Result<Client> {
         self.client_of(Who::Admin).await
     }
 
-    /// The client of somebody.
+    /// Returns the client of somebody.
     pub async fn client_of(&self, who: Who<'_>) -> Result<Client> {
         let kubeconfig: Kubeconfig = serde_json::from_value(users::kubeconfig(&self.authority, who, self.address())?)?;
         Ok(Client::try_from(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)?)
@@ -152,8 +152,8 @@ impl ApiServer {
         Ok(child.wait_with_output().await?)
     }
 
-    /// A token of a service account (TokenRequest), valid for an hour; for `audience`, else for the API server itself;
-    /// bound to the pod, if one is named.
+    /// Requests a token of a service account (TokenRequest), valid for an hour; for `audience`, else for the API server
+    /// itself; bound to the pod, if one is named.
     pub async fn token(&self, namespace: &str, service_account: &str, audience: Option<&str>, pod: Option<&str>) -> Result<String> {
         let accounts = Api::<ServiceAccount>::namespaced(self.client().await?, namespace);
         let bound = |pod: &str| BoundObjectReference {
@@ -201,7 +201,7 @@ impl ApiServer {
         self.resume().await
     }
 
-    /// Serves, and has the namespaces that every cluster has.
+    /// Waits until it serves, and has the namespaces that every cluster has.
     async fn wait_until_ready(&mut self) -> Result<()> {
         let client = self.client().await?;
         let end = Instant::now() + START;
@@ -218,7 +218,7 @@ impl ApiServer {
     }
 }
 
-/// What kubectl wrote, when it succeeded; an error with what it said otherwise.
+/// Returns what kubectl wrote, when it succeeded; an error with what it said otherwise.
 pub fn succeeded(output: &Output) -> Result<String> {
     ensure!(output.status.success(), "kubectl: {}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())

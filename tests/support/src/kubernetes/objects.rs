@@ -118,7 +118,7 @@ fn name_of(object: &Value) -> String {
     format!("{} {}/{}", text("/kind"), text("/metadata/namespace"), text("/metadata/name"))
 }
 
-/// Established is not yet served: the list must answer.
+/// Waits until a list is answered: a kind that is established is not yet served.
 async fn wait_until_served(client: &Client, definition: &Value) -> Result<()> {
     let spec = &definition["spec"];
     let (Some(group), Some(kind)) = (spec["group"].as_str(), spec["names"]["kind"].as_str()) else { bail!("not a definition") };

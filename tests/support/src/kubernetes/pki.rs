@@ -32,21 +32,21 @@ impl Authority {
         Ok(authority)
     }
 
-    /// A client certificate of a user, perhaps in a group, as `<file>.crt` and `<file>.key`.
+    /// Writes a client certificate of a user, perhaps in a group, as `<file>.crt` and `<file>.key`.
     pub(super) fn client(&self, file: &str, user: &str, group: Option<&str>) -> Result<()> {
         let mut parameters = named(user, group);
         parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.sign(file, parameters)
     }
 
-    /// A key that signs service account tokens; RSA, as most clusters have it.
+    /// Writes a key that signs service account tokens; RSA, as most clusters have it.
     pub(super) fn token_key(&self, file: &str) -> Result<PathBuf> {
         let path = self.path(file);
         fs::write(&path, KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048)?.serialize_pem())?;
         Ok(path)
     }
 
-    /// A file of the folder.
+    /// Returns a file of the folder.
     pub(super) fn path(&self, file: &str) -> PathBuf {
         self.folder.join(file)
     }

@@ -24,13 +24,13 @@ pub(super) struct Processes {
 }
 
 impl Processes {
-    /// An error with its last words if one ended by itself.
+    /// Returns an error with its last words if one ended by itself.
     pub(super) fn check(&mut self) -> Result<()> {
         let all = [&mut self.etcd, &mut self.server, &mut self.manager];
         all.into_iter().flatten().try_for_each(Process::check_running)
     }
 
-    /// The last lines of the API server's log.
+    /// Returns the last lines of the API server's log.
     pub(super) fn server_log(&self) -> String {
         self.server.as_ref().map(|server| tail(&server.log(), 15)).unwrap_or_default()
     }
@@ -50,7 +50,7 @@ impl Drop for Processes {
     }
 }
 
-/// etcd on the server's current storage.
+/// Starts etcd on the server's current storage.
 pub(super) fn etcd(server: &ApiServer) -> Result<Process> {
     let (clients, peers) = (etcd_url(server), url(server, PORT_ETCD_PEERS));
     let data = server.storage_folder(&server.storage);
@@ -67,7 +67,7 @@ pub(super) fn etcd(server: &ApiServer) -> Result<Process> {
     start(server, "etcd", &flags)
 }
 
-/// kube-apiserver with RBAC.
+/// Starts kube-apiserver with RBAC.
 pub(super) fn api_server(server: &ApiServer) -> Result<Process> {
     let (authority, address) = (&server.authority, server.address());
     let file = |name: &str| authority.path(name).display().to_string();
@@ -97,7 +97,7 @@ pub(super) fn api_server(server: &ApiServer) -> Result<Process> {
     start(server, "kube-apiserver", &flags)
 }
 
-/// kube-controller-manager: service accounts, endpoints, garbage collection.
+/// Starts kube-controller-manager: service accounts, endpoints, garbage collection.
 pub(super) fn controller_manager(server: &ApiServer) -> Result<Process> {
     let who = users::Who::User { name: "system:kube-controller-manager", group: None };
     let kubeconfig = server.kubeconfig("controller-manager", who, server.address())?;
@@ -116,7 +116,7 @@ pub(super) fn controller_manager(server: &ApiServer) -> Result<Process> {
     start(server, "kube-controller-manager", &flags)
 }
 
-/// Where etcd serves its clients.
+/// Returns where etcd serves its clients.
 pub(super) fn etcd_address(server: &ApiServer) -> SocketAddr {
     SocketAddr::new(server.address().ip(), PORT_ETCD)
 }

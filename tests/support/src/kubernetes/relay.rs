@@ -48,7 +48,7 @@ impl Relay {
         Ok(Self { address, state, accepting })
     }
 
-    /// Where it listens.
+    /// Returns where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -102,7 +102,7 @@ async fn connect(near: TcpStream, target: SocketAddr, mut state: Receiver<State>
     }
 }
 
-/// Until either side ends.
+/// Copies until either side ends.
 async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut state: Receiver<State>) {
     let mut buffer = vec![0; 16 * 1024];
     loop {

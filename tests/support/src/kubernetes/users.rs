@@ -32,7 +32,7 @@ pub enum Who<'a> {
     },
 }
 
-/// The kubeconfig of `who` for the API server at `address`.
+/// Returns the kubeconfig of `who` for the API server at `address`.
 pub(super) fn kubeconfig(authority: &Authority, who: Who<'_>, address: SocketAddr) -> Result<Value> {
     let user = match who {
         Who::Admin => by_certificate(authority, "admin", Some("system:masters"))?,
@@ -60,7 +60,7 @@ pub(super) fn write(path: &Path, kubeconfig: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Each time another certificate: several tests may ask at once.
+/// Makes another certificate each time: several tests may ask at once.
 fn by_certificate(authority: &Authority, user: &str, group: Option<&str>) -> Result<Value> {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let file = format!("user-{}", COUNTER.fetch_add(1, Ordering::Relaxed));

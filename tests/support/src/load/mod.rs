@@ -46,7 +46,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The plan of the tests: a tenth on fresh connections, four idle connections a path, one second is late.
+    /// Makes the plan of the tests: a tenth on fresh connections, four idle connections a path, one second is late.
     pub fn new(paths: Vec<Path>, rate: u32) -> Self {
         Self { paths, rate, late: Duration::from_secs(1), fresh_every: 10, idle_connections: 4, tcp: None }
     }
@@ -87,12 +87,12 @@ impl Load {
         }
     }
 
-    /// What was answered (or failed) so far.
+    /// Returns what was answered (or failed) so far.
     pub fn so_far(&self) -> Window {
         Window::new(self.record.lock().clone())
     }
 
-    /// What was sent since `start` and is answered (or failed) by now.
+    /// Returns what was sent since `start` and is answered (or failed) by now.
     pub fn since(&self, start: Instant) -> Window {
         Window::new(self.record.lock().iter().filter(|outcome| outcome.sent >= start).cloned().collect())
     }

@@ -83,17 +83,17 @@ impl Window {
         Self { outcomes }
     }
 
-    /// Every request.
+    /// Returns every request.
     pub fn outcomes(&self) -> &[Outcome] {
         &self.outcomes
     }
 
-    /// Requests with no answer, a late one, one that is not 200, or one that took the proxy several attempts.
+    /// Returns the requests with no answer, a late one, one that is not 200, or one that took the proxy several attempts.
     pub fn failures(&self) -> Vec<Failure> {
         self.outcomes.iter().filter_map(Outcome::failure).collect()
     }
 
-    /// The versions seen on a path, of requests that chose anew (HTTP, answered with 200).
+    /// Returns the versions seen on a path, of requests that chose anew (HTTP, answered with 200).
     pub fn sample(&self, path: &str) -> Sample {
         let mut sample = Sample::default();
         let chosen = self.outcomes.iter().filter(|outcome| outcome.path == path && outcome.connection != Connection::Tcp);
@@ -104,12 +104,12 @@ impl Window {
         sample
     }
 
-    /// Requests that a bad release answered.
+    /// Returns the requests that a bad release answered.
     pub fn bad_releases(&self) -> usize {
         self.outcomes.iter().filter(|outcome| outcome.result.as_ref().is_ok_and(|answer| answer.bad_release)).count()
     }
 
-    /// The latency that a share (0.5, 0.99) of the answered requests stayed below.
+    /// Returns the latency that a share (0.5, 0.99) of the answered requests stayed below.
     pub fn latency(&self, share: f64) -> Duration {
         let answered = self.outcomes.iter().filter(|outcome| outcome.result.is_ok() && outcome.connection != Connection::Tcp);
         let mut latencies = answered.map(|outcome| outcome.latency).collect::<Vec<_>>();
@@ -131,12 +131,12 @@ impl Outcome {
 }
 
 impl Sample {
-    /// How many a version answered.
+    /// Returns how many a version answered.
     pub fn of(&self, version: &str) -> u64 {
         self.versions.get(version).copied().unwrap_or_default()
     }
 
-    /// The share of a version, 0 to 1.
+    /// Returns the share of a version, 0 to 1.
     pub fn share(&self, version: &str) -> f64 {
         if self.total == 0 { 0.0 } else { self.of(version) as f64 / self.total as f64 }
     }

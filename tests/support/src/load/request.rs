@@ -50,7 +50,7 @@ pub(super) async fn send(path: Path, pool: Arc<Pool>, fresh: bool, due: Instant,
     record.lock().push(Outcome { path: path.name, connection, sent: due, latency: due.elapsed(), result });
 }
 
-/// The answer of `asked` when it comes within `late` of `due`.
+/// Returns the answer of `asked` when it comes within `late` of `due`.
 pub(super) async fn bounded(asked: impl Future<Output = Result<Response>>, due: Instant, late: Duration) -> Result<Answer, String> {
     let left = (due + late).saturating_duration_since(Instant::now());
     let response = timeout(left, asked).await.unwrap_or_else(|_| Err(anyhow!("late: no answer within {late:?}")));
