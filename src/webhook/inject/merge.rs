@@ -3,10 +3,13 @@
 
 use serde_json::{Map, Value, json};
 
-use super::shape::{CONTAINER_LISTS, list_of, map_at, name_of, take};
+use super::{
+    shape::{CONTAINER_LISTS, list_of, map_at, name_of, take},
+    value,
+};
 
 /// The image of a user's `istio-proxy` container that stands for the template's image.
-const AUTO_IMAGE: &str = "auto";
+pub(super) const AUTO_IMAGE: &str = "auto";
 
 /// The names of what was added. They are recorded in `sidecar.istio.io/status`, so that it can be removed again.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -17,6 +20,8 @@ pub(super) struct Added {
     pub(super) image_pull_secrets: Vec<String>,
     /// The user's containers that were merged with the template's, by the list that they were in.
     pub(super) overridden: Map<String, Value>,
+    /// What of the template was left out, since the user's contradicts it.
+    pub(super) left_out: Vec<String>,
 }
 
 /// Merges `template` (a pod as JSON) into `pod`.
@@ -50,6 +55,7 @@ fn completed(pod: &mut Value, mut container: Value, added: &mut Added) -> Value 
     let own = CONTAINER_LISTS.into_iter().find_map(|list| take(pod, list, &name).map(|own| (list, own)));
     if let Some((list, own)) = own {
         overlay_container(&mut container, &own);
+        added.left_out.extend(yield_resources(&mut container, &own));
         if let Value::Array(kept) = added.overridden.entry(list).or_insert_with(|| json!([])) {
             kept.push(own);
         }
@@ -78,13 +84,50 @@ fn overlay_container(container: &mut Value, own: &Value) {
                     overlay_action(map_at(container, &["lifecycle"]).entry(moment).or_insert(Value::Null), action);
                 }
             }
-            "securityContext" => overlay(target.entry(field.as_str()).or_insert(Value::Null), value),
-            // Resources too, since some of ours could contradict some of the user's.
+            "securityContext" | "resources" => overlay(target.entry(field.as_str()).or_insert(Value::Null), value),
             _ => {
                 target.insert(field.clone(), value.clone());
             }
         }
     }
+}
+
+/// Leaves out requests of the template above limits of the user, and limits of the template below requests of the user, with
+/// which the API server would refuse the pod.
+fn yield_resources(container: &mut Value, own: &Value) -> Vec<String> {
+    let name = name_of(container).to_owned();
+    let mut left_out = Vec::new();
+    for (ours, theirs) in [("requests", "limits"), ("limits", "requests")] {
+        let wanted = own.pointer(&format!("/resources/{theirs}")).and_then(Value::as_object);
+        let own = own.pointer(&format!("/resources/{ours}"));
+        for (resource, limit) in wanted.into_iter().flatten() {
+            let list = container.pointer_mut(&format!("/resources/{ours}")).and_then(Value::as_object_mut);
+            let Some(list) = list.filter(|_| own.is_none_or(|own| own.get(resource).is_none())) else { continue };
+            let contradicts = list.get(resource).is_some_and(|default| match ours {
+                "requests" => exceeds(default, limit),
+                _ => exceeds(limit, default),
+            });
+            if contradicts && let Some(default) = list.remove(resource) {
+                let default = shown(&default);
+                left_out.push(format!(
+                    "container {name}: {ours}.{resource} {default} of the template is left out, since it contradicts {theirs}"
+                ));
+            }
+        }
+    }
+    left_out
+}
+
+fn exceeds(quantity: &Value, other: &Value) -> bool {
+    match (value::amount(&shown(quantity)), value::amount(&shown(other))) {
+        (Some(quantity), Some(other)) => quantity > other,
+        _ => false,
+    }
+}
+
+/// Returns a quantity as text, which may be written as a number.
+fn shown(quantity: &Value) -> String {
+    quantity.as_str().map_or_else(|| quantity.to_string(), str::to_owned)
 }
 
 /// Merges maps field by field, and replaces anything else.
@@ -93,6 +136,7 @@ fn overlay(target: &mut Value, own: &Value) {
         (Value::Object(target), Value::Object(own)) => {
             own.iter().for_each(|(field, value)| overlay(target.entry(field).or_insert(Value::Null), value));
         }
+        (_, Value::Null) => {}
         (target, own) => *target = own.clone(),
     }
 }
@@ -183,13 +227,35 @@ mod tests {
             "env": [{"name": "A", "value": "1"}, {"name": "B", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
                 {"name": "C", "value": "3"}],
             "ports": [{"containerPort": 15090, "name": "metrics"}, {"containerPort": 8080}],
-            "resources": {"limits": {"cpu": "4"}},
+            "resources": {"limits": {"cpu": "4", "memory": "1Gi"}},
             "readinessProbe": {"exec": {"command": ["true"]}}, "startupProbe": {"httpGet": {"port": 15021}, "periodSeconds": 2},
             "stdin": true,
         });
         assert_eq!(pod["spec"]["containers"], json!([expected]));
         assert_eq!(added.containers, ["istio-proxy"]);
         assert_eq!(added.overridden["containers"][0]["image"], "auto");
+    }
+
+    #[test]
+    fn resources_that_contradict_the_users_are_left_out() {
+        let default = json!({"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"cpu": "2", "memory": "1Gi"}});
+        let merged = |own: Value| {
+            let mut container = json!({"resources": default});
+            let own = json!({"resources": own});
+            overlay_container(&mut container, &own);
+            let left_out = yield_resources(&mut container, &own).len();
+            (container["resources"].take(), left_out)
+        };
+        let of = |requests: Value, limits: Value| json!({"requests": requests, "limits": limits});
+        let (none, memory) = (json!({}), json!({"memory": "1Gi"}));
+        let by_name = of(json!({"cpu": "100m", "memory": "128Mi"}), json!({"cpu": "3", "memory": "1Gi"}));
+        assert_eq!(merged(of(none.clone(), json!({"cpu": "3"}))), (by_name, 0));
+        let request = of(json!({"cpu": 4, "memory": "128Mi"}), memory);
+        assert_eq!(merged(of(json!({"cpu": 4}), none.clone())), (request, 1));
+        let limit = of(json!({"cpu": "100m"}), json!({"cpu": "2", "memory": "64Mi"}));
+        assert_eq!(merged(of(none, json!({"memory": "64Mi"}))), (limit, 1));
+        let both = of(json!({"cpu": "4", "memory": "128Mi"}), json!({"cpu": "3", "memory": "1Gi"}));
+        assert_eq!(merged(of(json!({"cpu": "4"}), json!({"cpu": "3"}))), (both, 0));
     }
 
     #[test]

@@ -2,12 +2,13 @@
 //!
 //! The steps: an earlier injection is undone ([`restore`]), the pod's annotations are read ([`annotations`]), a [`template`] is
 //! rendered from them and the settings of the mesh, the result is merged over the pod ([`merge`]), and probes and Prometheus
-//! are diverted to the agent ([`probes`], [`prometheus`]).
+//! are diverted to the agent ([`probes`], [`prometheus`]). What of the pod defeats its proxy is warned of ([`obstacles`]).
 
 mod annotations;
 pub mod decision;
 mod merge;
 mod metrics;
+mod obstacles;
 pub mod offline;
 mod path;
 mod probes;
@@ -45,6 +46,8 @@ use crate::api::{
 pub struct Surroundings<'a> {
     /// The namespace of the pod.
     pub namespace: &'a str,
+    /// The level of the Pod Security Standards that the namespace enforces; `None` if that is unknown.
+    pub pod_security: Option<&'a str>,
     /// The owner of the pod; `None` to find it by the controller reference.
     pub owner: Option<&'a Owner>,
     /// The parameters in the webhook's URL.
@@ -98,8 +101,11 @@ pub fn inject(original: &Value, around: Surroundings<'_>) -> Result<Injected, Re
     let added = merge::merge(&mut pod, rendered);
 
     let mut warnings = found.warnings;
+    let rewrites_probes = annotations.rewrite_probes.unwrap_or(around.settings.rewrite_probes) && inputs.status_port().is_some();
+    warnings.extend(obstacles::of(template, &inputs, around.pod_security, rewrites_probes));
+    warnings.extend(added.left_out.iter().cloned());
     if let Some(port) = inputs.status_port() {
-        if annotations.rewrite_probes.unwrap_or(around.settings.rewrite_probes) {
+        if rewrites_probes {
             warnings.extend(probes::rewrite(&mut pod, port));
         }
         if merges_metrics {
@@ -107,7 +113,6 @@ pub fn inject(original: &Value, around: Surroundings<'_>) -> Result<Injected, Re
         }
     }
     restore::record(&mut pod, &added, around.settings.named_revision().unwrap_or("default"));
-    warnings.extend(unreachable_control_plane(&before));
     Ok(Injected { pod, warnings })
 }
 
@@ -132,12 +137,6 @@ fn refuse(mut refusals: Vec<String>, annotations: &Annotations, config: &ProxyCo
         refusals.push(format!("{name}: TPROXY is not supported; use REDIRECT, or NONE for no capture"));
     }
     if refusals.is_empty() { Ok(()) } else { Err(Refused(refusals)) }
-}
-
-/// Warns if the pod does not use the cluster's DNS, which alone knows the Service of the control plane.
-fn unreachable_control_plane(pod: &Pod) -> Option<String> {
-    let policy = pod.spec.as_ref()?.dns_policy.as_deref()?;
-    (policy != "ClusterFirst").then(|| format!("spec.dnsPolicy is {policy}: the proxy may not find the control plane"))
 }
 
 #[cfg(test)]

@@ -6,9 +6,9 @@ use serde_json::{Map as Fields, Value};
 
 use super::{
     Owner, Parameters, Refused, Settings, Surroundings,
-    decision::{InjectionCandidate, Skip, StringMap, decide, selected},
+    decision::{POD_SECURITY_LABEL, Skip, decide, selected},
     inject,
-    service::map,
+    shape::{StringMap, string_map},
 };
 use crate::api::mesh_config::MeshConfig;
 
@@ -55,7 +55,7 @@ impl Offline {
             if let Some(items) = items(document) {
                 self.learn_namespaces(items);
             } else if document.get("kind").and_then(Value::as_str) == Some("Namespace") {
-                self.namespaces.insert(text(document, "/metadata/name"), map(document, "/metadata/labels"));
+                self.namespaces.insert(text(document, "/metadata/name"), string_map(document, "/metadata/labels"));
             }
         }
     }
@@ -101,6 +101,7 @@ impl Offline {
         });
         let around = Surroundings {
             namespace: &namespace,
+            pod_security: self.namespaces.get(&namespace).and_then(|labels| labels.get(POD_SECURITY_LABEL)).map(String::as_str),
             owner: owner.as_ref(),
             parameters: &Parameters::default(),
             settings: &self.settings,
@@ -114,11 +115,9 @@ impl Offline {
     }
 
     fn decide(&self, namespace: &str, pod: &Value) -> Result<(), Skip> {
-        let (labels, annotations) = (map(pod, "/metadata/labels"), map(pod, "/metadata/annotations"));
-        let host_network = pod.pointer("/spec/hostNetwork") == Some(&Value::Bool(true));
-        decide(InjectionCandidate { namespace, labels: &labels, annotations: &annotations, host_network })?;
+        decide(namespace, pod)?;
         match self.namespaces.get(namespace) {
-            Some(of_namespace) => selected(of_namespace, &labels, &self.settings.revision),
+            Some(of_namespace) => selected(of_namespace, &string_map(pod, "/metadata/labels"), &self.settings.revision),
             None => Ok(()),
         }
     }

@@ -11,12 +11,15 @@ use axum::{
     routing::post,
 };
 use serde_json::Value;
+use smol_str::SmolStr;
 use tokio::sync::watch;
 
 use super::{
     InjectionMetrics, Outcome, Parameters, Settings, Surroundings,
-    decision::{InjectionCandidate, POD_LABEL, Skip, StringMap, decide},
+    decision::{POD_LABEL, POD_SECURITY_LABEL, decide},
     inject,
+    merge::AUTO_IMAGE,
+    shape::{containers, string_map},
 };
 use crate::{
     mesh::world::World,
@@ -79,14 +82,21 @@ impl Injector {
     pub fn answer(&self, review: &Review, parameters: &Parameters) -> (Outcome, AdmissionResponse) {
         let request = &review.request;
         let pod = pod_name(review);
-        if let Err(skip) = decided(review) {
+        if let Err(skip) = decide(&request.namespace, &request.object) {
             tracing::debug!(namespace = request.namespace, pod, %skip, "not injected");
-            let asked = text(&request.object, "/metadata/labels", POD_LABEL) == Some("true");
-            let warnings = if asked { vec![format!("no proxy is injected: {skip}")] } else { Vec::new() };
+            let warnings = if expects_a_proxy(&request.object) { vec![format!("no proxy is injected: {skip}")] } else { Vec::new() };
             return (Outcome::Skipped, AdmissionResponse { warnings, ..AdmissionResponse::default() });
         }
-        let mesh = Arc::clone(&self.worlds.borrow().mesh_config);
-        let around = Surroundings { namespace: &request.namespace, owner: None, parameters, settings: &self.settings, mesh: &mesh };
+        let world = Arc::clone(&self.worlds.borrow());
+        let labels = world.namespaces.get(request.namespace.as_str());
+        let around = Surroundings {
+            namespace: &request.namespace,
+            pod_security: labels.and_then(|labels| labels.get(POD_SECURITY_LABEL)).map(SmolStr::as_str),
+            owner: None,
+            parameters,
+            settings: &self.settings,
+            mesh: &world.mesh_config,
+        };
         match inject(&request.object, around) {
             Ok(injected) => {
                 tracing::info!(namespace = request.namespace, pod, "injected");
@@ -113,30 +123,16 @@ fn read(headers: &HeaderMap, body: &[u8]) -> Result<Review, (StatusCode, String)
     Review::read(body).map_err(|why| (StatusCode::BAD_REQUEST, why))
 }
 
-fn decided(review: &Review) -> Result<(), Skip> {
-    let object = &review.request.object;
-    let (labels, annotations) = (map(object, "/metadata/labels"), map(object, "/metadata/annotations"));
-    decide(InjectionCandidate {
-        namespace: &review.request.namespace,
-        labels: &labels,
-        annotations: &annotations,
-        host_network: object.pointer("/spec/hostNetwork") == Some(&Value::Bool(true)),
-    })
+/// Returns whether a pod asks for a proxy by its label, or by a container that has no image of its own.
+fn expects_a_proxy(pod: &Value) -> bool {
+    let by_label = string_map(pod, "/metadata/labels").get(POD_LABEL).is_some_and(|inject| inject == "true");
+    by_label || containers(pod).any(|container| container.get("image").is_some_and(|image| image == AUTO_IMAGE))
 }
 
 fn pod_name(review: &Review) -> &str {
     let metadata = |field| review.request.object.pointer(field).and_then(Value::as_str);
     let names = [Some(review.request.name.as_str()), metadata("/metadata/name"), metadata("/metadata/generateName")];
     names.into_iter().flatten().find(|name| !name.is_empty()).unwrap_or_default()
-}
-
-pub(super) fn map(object: &Value, at: &str) -> StringMap {
-    let entries = object.pointer(at).and_then(Value::as_object).into_iter().flatten();
-    entries.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
-}
-
-fn text<'v>(object: &'v Value, at: &str, key: &str) -> Option<&'v str> {
-    object.pointer(at)?.get(key)?.as_str()
 }
 
 #[cfg(test)]
@@ -213,6 +209,9 @@ mod tests {
         on_the_node["spec"]["hostNetwork"] = json!(true);
         let response = webhook.review("/inject", &on_the_node).await;
         assert_eq!(response["warnings"], json!(["no proxy is injected: the pod uses the node's network (spec.hostNetwork)"]));
+        on_the_node["metadata"]["labels"] = json!({});
+        on_the_node["spec"]["containers"] = json!([{"name": "istio-proxy", "image": "auto"}]);
+        assert_eq!(webhook.review("/inject", &on_the_node).await["warnings"], response["warnings"]);
         let response = webhook.review("/inject", &pod(json!({POD_LABEL: "false"}), json!({}))).await;
         assert_eq!(response, json!({"uid": "u", "allowed": true}));
         let response = webhook.review("/inject", &pod(json!({}), json!({"sidecar.istio.io/proxyCPU": "much"}))).await;
@@ -223,6 +222,6 @@ mod tests {
         assert_eq!(webhook.post("/inject", "application/json", String::new()).await.0, StatusCode::BAD_REQUEST);
         assert_eq!(webhook.post("/inject", "application/json", "{}".to_owned()).await.0, StatusCode::BAD_REQUEST);
         assert_eq!(webhook.post("/inject", "text/plain", "{}".to_owned()).await.0, StatusCode::UNSUPPORTED_MEDIA_TYPE);
-        assert_eq!(webhook.counted(), ["requests_total 7", "success_total 1", "failure_total 4", "skip_total 2"]);
+        assert_eq!(webhook.counted(), ["requests_total 8", "success_total 1", "failure_total 4", "skip_total 3"]);
     }
 }

@@ -1,6 +1,11 @@
 //! Finds and changes parts of a pod's document, which stays JSON so that fields that this build does not know are not lost.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
+
+/// A map of labels or annotations.
+pub(super) type StringMap = BTreeMap<String, String>;
 
 /// The lists of containers in `spec`.
 pub(super) const CONTAINER_LISTS: [&str; 2] = ["initContainers", "containers"];
@@ -39,6 +44,12 @@ pub(super) fn containers_mut(pod: &mut Value) -> impl Iterator<Item = &mut Value
     lists.into_iter().filter_map(|(_, list)| list.as_array_mut()).flatten()
 }
 
+/// Returns all containers, to look at.
+pub(super) fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
+    let lists = CONTAINER_LISTS.into_iter().filter_map(|list| pod.get("spec")?.get(list)?.as_array());
+    lists.flatten()
+}
+
 /// Returns the container of this name in either list.
 pub(super) fn container_mut<'v>(pod: &'v mut Value, name: &str) -> Option<&'v mut Value> {
     containers_mut(pod).find(|container| name_of(container) == name)
@@ -75,4 +86,10 @@ pub(super) fn variable<'v>(container: &'v Value, name: &str) -> Option<&'v str> 
 /// Returns the value of an annotation.
 pub(super) fn annotation<'v>(pod: &'v Value, name: &str) -> Option<&'v str> {
     pod.get("metadata")?.get("annotations")?.get(name)?.as_str()
+}
+
+/// Returns the map of texts at a pointer; labels, say.
+pub(super) fn string_map(object: &Value, at: &str) -> StringMap {
+    let entries = object.pointer(at).and_then(Value::as_object).into_iter().flatten();
+    entries.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
 }

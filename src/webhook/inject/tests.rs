@@ -7,7 +7,8 @@ use super::*;
 
 fn injected(pod: &Value) -> Result<Value, Refused> {
     let (parameters, settings, mesh) = (Parameters::default(), Settings::default(), MeshConfig::default());
-    let around = Surroundings { namespace: "shop", owner: None, parameters: &parameters, settings: &settings, mesh: &mesh };
+    let around =
+        Surroundings { namespace: "shop", pod_security: None, owner: None, parameters: &parameters, settings: &settings, mesh: &mesh };
     inject(pod, around).map(|injected| injected.pod)
 }
 

@@ -90,6 +90,26 @@ pub(super) fn quantity(text: &str) -> Result<String, String> {
     if is_quantity(text) { Ok(text.to_owned()) } else { Err("must be a quantity such as 100m, 0.5 or 128Mi".to_owned()) }
 }
 
+/// Returns a quantity as a number, to compare it with others.
+pub(super) fn amount(text: &str) -> Option<f64> {
+    const DECIMAL: [(&str, i32); 10] =
+        [("", 0), ("n", -9), ("u", -6), ("m", -3), ("k", 3), ("M", 6), ("G", 9), ("T", 12), ("P", 15), ("E", 18)];
+    const BINARY: [(&str, i32); 6] = [("Ki", 10), ("Mi", 20), ("Gi", 30), ("Ti", 40), ("Pi", 50), ("Ei", 60)];
+    if !is_quantity(text) {
+        return None;
+    }
+    let suffix_at = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, suffix) = text.split_at(suffix_at);
+    let power = |of: &[(&str, i32)]| of.iter().find(|(name, _)| *name == suffix).map(|(_, power)| *power);
+    let number: f64 = number.parse().ok()?;
+    match (power(&DECIMAL), power(&BINARY)) {
+        (Some(decimal), _) => Some(number * 10f64.powi(decimal)),
+        (None, Some(binary)) => Some(number * 2f64.powi(binary)),
+        // With an exponent it is a number as Rust writes it.
+        (None, None) => text.parse().ok(),
+    }
+}
+
 fn is_quantity(text: &str) -> bool {
     let unsigned = text.strip_prefix('+').unwrap_or(text);
     let suffix_at = unsigned.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(unsigned.len());
@@ -152,6 +172,14 @@ mod tests {
         for wrong in ["", "m", ".", "-1", "1GiB", "1 Gi", "1..5", "1e", "1e+", "0x1", "1mi", "١"] {
             assert!(!is_quantity(wrong), "{wrong}");
         }
+    }
+
+    #[test]
+    fn quantities_are_compared_as_numbers() {
+        let ascending = ["1n", "100m", "0.5", "1", "+2", "1e1", "1k", "1Ki", "128Mi", "1Gi", "2G", "1E", "1Ei", "1e30"];
+        let amounts: Vec<f64> = ascending.iter().map(|text| amount(text).unwrap()).collect();
+        assert!(amounts.is_sorted(), "{amounts:?}");
+        assert_eq!((amount("500m"), amount("1024Ki"), amount("much")), (amount("0.5"), amount("1Mi"), None));
     }
 
     #[test]

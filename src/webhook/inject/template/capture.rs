@@ -2,11 +2,8 @@
 
 use k8s_openapi::api::core::v1::{Capabilities, Container, SecurityContext};
 
-use super::{INIT, TemplateInputs, proxy};
+use super::{INIT, METRICS_PORT, READINESS_PORT, TemplateInputs, proxy};
 use crate::api::proxy_config::InterceptionMode;
-
-/// Envoy's ports for metrics and readiness, which are scraped and probed from outside the mesh in plain text.
-const PROXY_PORTS: [u16; 2] = [15090, 15021];
 
 /// Renders the container, unless the pod's traffic is not captured.
 pub(super) fn init_container(inputs: &TemplateInputs<'_>) -> Option<Container> {
@@ -59,7 +56,8 @@ fn arguments(inputs: &TemplateInputs<'_>) -> Vec<String> {
 }
 
 fn excluded_inbound(inputs: &TemplateInputs<'_>) -> String {
-    let own = PROXY_PORTS.into_iter().chain(inputs.status_port()).map(|port| port.to_string());
+    // These are scraped and probed from outside the mesh in plain text.
+    let own = [METRICS_PORT, READINESS_PORT].into_iter().chain(inputs.status_port()).map(|port| port.to_string());
     let asked = inputs.annotations.capture.exclude_inbound_ports.as_ref().unwrap_or(&inputs.settings.capture.exclude_inbound_ports);
     let asked = asked.split(',').filter(|port| !port.is_empty()).map(str::to_owned);
     let mut ports: Vec<String> = own.collect();

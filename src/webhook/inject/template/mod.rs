@@ -12,6 +12,10 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
+pub(super) use self::{
+    proxy::{METRICS_PORT, READINESS_PORT, group, user},
+    volumes::OWN as OWN_VOLUMES,
+};
 use super::{
     annotations::{Annotations, Template},
     path::Parameters,
@@ -28,6 +32,10 @@ pub(super) const PROXY: &str = "istio-proxy";
 /// The name of the init container that sets the capture rules.
 pub(super) const INIT: &str = "istio-init";
 
+/// The label by which a pod says how its clients are to speak to it.
+pub(super) const TLS_MODE: &str = "security.istio.io/tlsMode";
+/// The port of Envoy's admin, on loopback.
+pub(super) const ADMIN_PORT: u16 = 15000;
 /// The agent's own port by default.
 pub(super) const STATUS_PORT: u16 = 15020;
 
@@ -89,7 +97,7 @@ impl TemplateInputs<'_> {
         containers.map(|container| container.name.as_str()).filter(|name| *name != PROXY).collect()
     }
 
-    fn labels(&self) -> BTreeMap<String, String> {
+    pub(super) fn labels(&self) -> BTreeMap<String, String> {
         self.pod.metadata.labels.clone().unwrap_or_default()
     }
 }
@@ -102,8 +110,8 @@ fn metadata(template: Template, inputs: &TemplateInputs<'_>) -> ObjectMeta {
     }
     labels.insert("service.istio.io/canonical-revision".to_owned(), revision);
     if template == Template::Sidecar {
-        let mode = inputs.labels().remove("security.istio.io/tlsMode").unwrap_or_else(|| "istio".to_owned());
-        labels.insert("security.istio.io/tlsMode".to_owned(), mode);
+        let mode = inputs.labels().remove(TLS_MODE).unwrap_or_else(|| "istio".to_owned());
+        labels.insert(TLS_MODE.to_owned(), mode);
     }
     if let Some(network) = inputs.parameters.network() {
         labels.insert("topology.istio.io/network".to_owned(), network.to_owned());

@@ -14,7 +14,9 @@ use crate::api::proxy_config::InterceptionMode;
 /// The user that Envoy and the agent run as, whose traffic is not captured.
 const PROXY_USER: i64 = 1337;
 /// The port at which Envoy serves readiness.
-const READINESS_PORT: i32 = 15021;
+pub(in crate::webhook::inject) const READINESS_PORT: u16 = 15021;
+/// The port at which Envoy serves its metrics.
+pub(in crate::webhook::inject) const METRICS_PORT: u16 = 15090;
 
 /// Renders a native sidecar: an init container that keeps running. The kubelet starts the containers after it when its startup
 /// probe succeeds, and stops it after the application's containers have ended.
@@ -48,11 +50,11 @@ pub(super) fn resources(inputs: &TemplateInputs<'_>) -> ResourceRequirements {
 }
 
 /// Returns the user whose traffic is not captured: the one that the user's `istio-proxy` container names, unless it is root.
-pub(super) fn user(inputs: &TemplateInputs<'_>) -> i64 {
+pub(in crate::webhook::inject) fn user(inputs: &TemplateInputs<'_>) -> i64 {
     completed(inputs, |context| context.run_as_user).filter(|user| *user != 0).unwrap_or(PROXY_USER)
 }
 
-pub(super) fn group(inputs: &TemplateInputs<'_>) -> i64 {
+pub(in crate::webhook::inject) fn group(inputs: &TemplateInputs<'_>) -> i64 {
     completed(inputs, |context| context.run_as_group).filter(|group| *group != 0).unwrap_or(PROXY_USER)
 }
 
@@ -72,7 +74,7 @@ fn container(template: Template, inputs: &TemplateInputs<'_>) -> Container {
         args: Some(arguments(template, inputs)),
         env: Some(environment::of(inputs)),
         ports: Some(vec![ContainerPort {
-            container_port: 15090,
+            container_port: METRICS_PORT.into(),
             name: Some("http-envoy-prom".to_owned()),
             protocol: Some("TCP".to_owned()),
             ..ContainerPort::default()
@@ -133,8 +135,11 @@ fn readiness_probe(inputs: &TemplateInputs<'_>) -> Probe {
 }
 
 fn ready() -> Probe {
-    let http_get =
-        HTTPGetAction { path: Some("/healthz/ready".to_owned()), port: IntOrString::Int(READINESS_PORT), ..HTTPGetAction::default() };
+    let http_get = HTTPGetAction {
+        path: Some("/healthz/ready".to_owned()),
+        port: IntOrString::Int(READINESS_PORT.into()),
+        ..HTTPGetAction::default()
+    };
     Probe { http_get: Some(http_get), ..Probe::default() }
 }
 

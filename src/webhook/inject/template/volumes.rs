@@ -12,6 +12,14 @@ pub(super) const WORK_DIR: &str = "/etc/istio/proxy";
 /// The file with the pod's labels, which the downward API writes.
 pub(super) const LABELS_FILE: &str = "/etc/istio/pod/labels";
 
+const ENVOY: &str = "istio-envoy";
+const DATA: &str = "istio-data";
+const POD_INFO: &str = "istio-podinfo";
+const TOKEN: &str = "istio-token";
+const ROOTS: &str = "istiod-ca-cert";
+/// The names of the proxy's own volumes.
+pub(in crate::webhook::inject) const OWN: [&str; 5] = [ENVOY, DATA, POD_INFO, TOKEN, ROOTS];
+
 /// The audience of a workload's token (contract §4.2), and its lifetime. The kubelet renews it.
 const TOKEN_AUDIENCE: &str = "istio-ca";
 const TOKEN_SECONDS: i64 = 43200;
@@ -19,13 +27,13 @@ const TOKEN_SECONDS: i64 = 43200;
 /// Returns the volumes, including those of the pod's annotation.
 pub(super) fn of(template: Template, inputs: &TemplateInputs<'_>) -> Vec<Volume> {
     let own = [
-        Volume { empty_dir: Some(EmptyDirVolumeSource { medium: Some("Memory".to_owned()), size_limit: None }), ..named("istio-envoy") },
-        Volume { empty_dir: Some(EmptyDirVolumeSource::default()), ..named("istio-data") },
-        Volume { downward_api: Some(pod_info()), ..named("istio-podinfo") },
-        Volume { projected: Some(token()), ..named("istio-token") },
+        Volume { empty_dir: Some(EmptyDirVolumeSource { medium: Some("Memory".to_owned()), size_limit: None }), ..named(ENVOY) },
+        Volume { empty_dir: Some(EmptyDirVolumeSource::default()), ..named(DATA) },
+        Volume { downward_api: Some(pod_info()), ..named(POD_INFO) },
+        Volume { projected: Some(token()), ..named(TOKEN) },
         Volume {
             config_map: Some(ConfigMapVolumeSource { name: "istio-ca-root-cert".to_owned(), ..ConfigMapVolumeSource::default() }),
-            ..named("istiod-ca-cert")
+            ..named(ROOTS)
         },
     ];
     let asked = inputs.annotations.volumes.iter().filter(|_| template == Template::Sidecar);
@@ -35,11 +43,11 @@ pub(super) fn of(template: Template, inputs: &TemplateInputs<'_>) -> Vec<Volume>
 /// Returns where the volumes are mounted in the proxy's container.
 pub(super) fn mounts(template: Template, inputs: &TemplateInputs<'_>) -> Vec<VolumeMount> {
     let own = [
-        ("istio-envoy", WORK_DIR),
-        ("istio-data", "/var/lib/istio/data"),
-        ("istio-podinfo", "/etc/istio/pod"),
-        ("istio-token", "/var/run/secrets/tokens"),
-        ("istiod-ca-cert", "/var/run/secrets/istio"),
+        (ENVOY, WORK_DIR),
+        (DATA, "/var/lib/istio/data"),
+        (POD_INFO, "/etc/istio/pod"),
+        (TOKEN, "/var/run/secrets/tokens"),
+        (ROOTS, "/var/run/secrets/istio"),
     ];
     let own = own.map(|(name, path)| VolumeMount { name: name.to_owned(), mount_path: path.to_owned(), ..VolumeMount::default() });
     let asked = inputs.annotations.volume_mounts.iter().filter(|_| template == Template::Sidecar);
