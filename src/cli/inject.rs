@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::{
     api::{Spec, mesh_config::MeshConfig, yaml},
+    mesh::settings::{MeshSettings, ProxyDefaults},
     source::mesh_config::MeshConfigFile,
     webhook::inject::{
         Settings,
@@ -153,9 +154,11 @@ fn inject(arguments: Arguments) -> anyhow::Result<Vec<Note>> {
     let texts = arguments.file.iter().map(|path| read(path).with_context(|| path.display().to_string())).collect::<Result<Vec<_>, _>>()?;
     let documents = documents(&arguments.file, &texts)?;
     let Arguments { istio_namespace, revision, cluster_id, domain, injection, .. } = arguments;
+    let config = mesh_config(arguments.mesh_config)?;
     let mut offline = Offline {
         settings: injection.settings(&istio_namespace, &revision, &cluster_id, &domain),
-        mesh: mesh_config(arguments.mesh_config)?,
+        mesh: MeshSettings::of(&config),
+        defaults: ProxyDefaults::of(&config),
         namespace: arguments.namespace,
         namespaces: BTreeMap::new(),
     };

@@ -28,7 +28,7 @@ use self::{definitions::Definitions, endpoints::Tables, links::Links, marks::Mar
 use super::{
     model::{Endpoint, EndpointAddress, EndpointSet, Hostname, NamedKey, Registry, Service, ServiceKey, SpiffeId, Workload, WorkloadKey},
     policy::mtls,
-    settings::MeshSettings,
+    settings::{MeshSettings, ProxyDefaults},
     world::{Touched, World},
 };
 use crate::{
@@ -89,7 +89,11 @@ impl Engine {
     /// is there.
     pub fn new(domain: &str, mesh: MeshConfig) -> Self {
         let defaults = Arc::new(MeshConfig { domain: domain.into(), ..mesh });
-        let world = World { mesh: Arc::new(MeshSettings::of(&defaults)), mesh_config: Arc::clone(&defaults), ..World::default() };
+        let world = World {
+            mesh: Arc::new(MeshSettings::of(&defaults)),
+            proxy_defaults: Arc::new(ProxyDefaults::of(&defaults)),
+            ..World::default()
+        };
         Self {
             domain: domain.into(),
             defaults,
@@ -153,15 +157,15 @@ impl Engine {
         }
         let written = self.store.first_of::<MeshConfig>();
         let written = written.map(|mesh| Arc::new(MeshConfig { domain: self.domain.clone(), ..MeshConfig::clone(mesh) }));
-        let mesh = written.unwrap_or_else(|| Arc::clone(&self.defaults));
-        if mesh == world.mesh_config {
+        let config = written.unwrap_or_else(|| Arc::clone(&self.defaults));
+        let (mesh, proxy_defaults) = (MeshSettings::of(&config), ProxyDefaults::of(&config));
+        if proxy_defaults != *world.proxy_defaults {
+            world.proxy_defaults = Arc::new(proxy_defaults);
+        }
+        if mesh == *world.mesh {
             return changed;
         }
-        let settings = MeshSettings::of(&mesh);
-        world.mesh_config = mesh;
-        if settings != *world.mesh {
-            world.mesh = Arc::new(settings);
-        }
+        world.mesh = Arc::new(mesh);
         dirty.touched.everything = true;
         let mut all = Marks::default();
         all.extend(changed.into_iter().chain(self.store.ids().visiting(Visited::Object)));

@@ -6,6 +6,7 @@ pub mod engine;
 pub mod gateway;
 pub mod model;
 pub(in crate::mesh) mod names;
+pub mod peer_authentication;
 pub mod policy;
 pub mod policy_table;
 pub mod protocol;

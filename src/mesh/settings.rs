@@ -1,4 +1,4 @@
-//! What MeshConfig means for what proxies are sent (contract §7), converted once from the object.
+//! What MeshConfig means (contract §7), converted once from the object.
 
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use super::{
 use crate::api::{
     istio,
     mesh_config::{self, MeshConfig},
+    proxy_config::ProxyConfig,
 };
 
 /// Settings for the whole mesh.
@@ -62,6 +63,15 @@ pub struct MeshSettings {
     pub default_http_retry_policy: Option<RetryPolicy>,
     /// What is done to request paths before they are matched.
     pub path_normalization: PathNormalization,
+}
+
+/// What MeshConfig says of proxies when they are injected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyDefaults {
+    /// As written: a pod's annotation is laid over it field by field, and the agent reads the result.
+    pub config: ProxyConfig,
+    /// Whether the application's metrics are served together with the proxy's, unless the pod says otherwise.
+    pub prometheus_merge: bool,
 }
 
 /// A file (mostly `/dev/stdout`) to which proxies log.
@@ -138,6 +148,19 @@ impl MeshSettings {
 }
 
 impl Default for MeshSettings {
+    fn default() -> Self {
+        Self::of(&MeshConfig::default())
+    }
+}
+
+impl ProxyDefaults {
+    /// Converts the object's settings.
+    pub fn of(config: &MeshConfig) -> Self {
+        Self { config: config.default_config.clone(), prometheus_merge: config.enable_prometheus_merge }
+    }
+}
+
+impl Default for ProxyDefaults {
     fn default() -> Self {
         Self::of(&MeshConfig::default())
     }

@@ -10,13 +10,13 @@ use super::{
     configured::Configured,
     gateway,
     model::{EndpointSet, Hostname, Labels, MtlsMode, Origin, Service, ServiceKey, Workload, WorkloadKey},
+    peer_authentication::PeerAuthentication,
     policy_table::PolicyTable,
     routing::model::{GatewayRef, RouteSet},
-    settings::MeshSettings,
+    settings::{MeshSettings, ProxyDefaults},
     sidecar,
     traffic::{DestinationRule, EffectiveDestinationRule},
 };
-use crate::api::{istio, mesh_config::MeshConfig};
 
 pub use super::model::NamedKey;
 
@@ -27,8 +27,8 @@ pub struct World {
     pub generation: u64,
     /// Mesh-wide settings.
     pub mesh: Arc<MeshSettings>,
-    /// MeshConfig as read; what injection takes from it is no part of `mesh`.
-    pub mesh_config: Arc<MeshConfig>,
+    /// How proxies are injected; apart from `mesh`, as it changes nothing of what proxies are sent.
+    pub proxy_defaults: Arc<ProxyDefaults>,
     /// Services by hostname and defining namespace.
     pub services: OrdMap<ServiceKey, Arc<Service>>,
     /// Their endpoints.
@@ -44,7 +44,7 @@ pub struct World {
     /// Sidecars by object.
     pub sidecars: PolicyTable<sidecar::Sidecar>,
     /// PeerAuthentications by object.
-    pub peer_authentications: PolicyTable<istio::PeerAuthentication>,
+    pub peer_authentications: PolicyTable<PeerAuthentication>,
     /// Labels of namespaces.
     pub namespaces: OrdMap<SmolStr, Arc<Labels>>,
     /// Index: services that have an endpoint at an address, sorted.

@@ -15,6 +15,7 @@ use crate::{
         gateway::{self, Gateway},
         model::{Hostname, NamedKey, ServiceKey},
         names,
+        peer_authentication::{self, PeerAuthentication},
         policy::{destination_rule, mtls},
         policy_table::{Policy, PolicyTable, Replaced},
         settings::MeshSettings,
@@ -45,7 +46,7 @@ impl Engine {
         self.derive_namespaces(world, changed, dirty);
         self.derive_table::<Gateway>(world, changed, dirty);
         self.derive_table::<Sidecar>(world, changed, dirty);
-        self.derive_table::<istio::PeerAuthentication>(world, changed, dirty);
+        self.derive_table::<PeerAuthentication>(world, changed, dirty);
         self.derive_table::<DestinationRule>(world, changed, dirty);
     }
 
@@ -144,11 +145,11 @@ impl Tabled for Sidecar {
     }
 }
 
-impl Tabled for istio::PeerAuthentication {
-    type Content = Self;
+impl Tabled for PeerAuthentication {
+    type Content = istio::PeerAuthentication;
 
-    fn of(_: &Object, spec: &Arc<Self>, _: &MeshSettings) -> Arc<Self> {
-        Arc::clone(spec)
+    fn of(_: &Object, spec: &Arc<istio::PeerAuthentication>, _: &MeshSettings) -> Arc<Self> {
+        Arc::new(peer_authentication::peer_authentication(spec))
     }
 
     fn table(world: &mut World) -> &mut PolicyTable<Self> {

@@ -1,12 +1,10 @@
 //! The mTLS mode that PeerAuthentications give a workload, and that clients expect of a namespace (contract §6.6).
 
-use crate::{
-    api::istio::{PeerAuthentication, PeerMtlsMode},
-    mesh::{
-        model::{EndpointSet, Labels, MtlsMode},
-        policy_table::{Attachment, Effective, Policy},
-        world::{EffectiveMtls, World},
-    },
+use crate::mesh::{
+    model::{EndpointSet, Labels, MtlsMode},
+    peer_authentication::PeerAuthentication,
+    policy_table::{Attachment, Effective, Policy},
+    world::{EffectiveMtls, World},
 };
 
 impl Policy for PeerAuthentication {
@@ -21,8 +19,8 @@ pub fn workload_mtls(world: &World, namespace: &str, labels: &Labels) -> Effecti
     let effective = world.peer_authentications.effective(&world.mesh.root_namespace, namespace, labels);
     let inherited = inherited(&effective);
     let Some(own) = effective.workload else { return EffectiveMtls { mode: inherited, ports: Vec::new() } };
-    let mode = said(own.spec.mode).unwrap_or(inherited);
-    let ports = own.spec.port_level.iter().map(|(port, level)| (*port, said(*level).unwrap_or(mode)));
+    let mode = own.spec.mode.unwrap_or(inherited);
+    let ports = own.spec.ports.iter().map(|(port, own)| (*port, own.unwrap_or(mode)));
     EffectiveMtls { mode, ports: ports.collect() }
 }
 
@@ -39,17 +37,8 @@ pub fn all_take_mtls(endpoints: &EndpointSet) -> bool {
 
 /// Returns the mode of the namespace's policy, else that of the mesh's.
 fn inherited(effective: &Effective<'_, PeerAuthentication>) -> MtlsMode {
-    let modes = [effective.namespace, effective.mesh].into_iter().flatten().filter_map(|policy| said(policy.spec.mode));
+    let modes = [effective.namespace, effective.mesh].into_iter().flatten().filter_map(|policy| policy.spec.mode);
     modes.into_iter().next().unwrap_or(MtlsMode::Permissive)
-}
-
-fn said(mode: PeerMtlsMode) -> Option<MtlsMode> {
-    match mode {
-        PeerMtlsMode::Unset => None,
-        PeerMtlsMode::Disable => Some(MtlsMode::Disable),
-        PeerMtlsMode::Permissive => Some(MtlsMode::Permissive),
-        PeerMtlsMode::Strict => Some(MtlsMode::Strict),
-    }
 }
 
 #[cfg(test)]
@@ -58,20 +47,24 @@ mod tests {
 
     use super::*;
     use crate::{
-        api::{Kind, Metadata, Object, ObjectKey, Spec, istio},
-        mesh::configured::Configured,
+        api::{Kind, ObjectKey},
+        mesh::{
+            configured::Configured,
+            model::{Origin, Precedence},
+        },
     };
 
-    fn policy(namespace: &str, name: &str, created: i64, spec: istio::PeerAuthentication) -> Configured<istio::PeerAuthentication> {
-        let key =
+    fn policy(namespace: &str, name: &str, created: i64, spec: PeerAuthentication) -> Configured<PeerAuthentication> {
+        let object =
             ObjectKey { cluster: "Kubernetes".into(), kind: Kind::PeerAuthentication, namespace: namespace.into(), name: name.into() };
-        let metadata = Arc::new(Metadata { created, ..Metadata::default() });
-        let spec = Arc::new(spec);
-        let object = Object { key, version: "v1".into(), metadata, spec: Spec::PeerAuthentication(Arc::clone(&spec)) };
-        Configured::new(&object, spec)
+        Configured {
+            spec: Arc::new(spec),
+            precedence: Precedence { created, name: name.into(), namespace: namespace.into() },
+            origin: Origin { object, generation: 1 },
+        }
     }
 
-    fn world(policies: impl IntoIterator<Item = Configured<istio::PeerAuthentication>>) -> World {
+    fn world(policies: impl IntoIterator<Item = Configured<PeerAuthentication>>) -> World {
         let mut world = World::default();
         for policy in policies {
             let key = (policy.origin.object.namespace.clone(), policy.origin.object.name.clone());
@@ -80,22 +73,22 @@ mod tests {
         world
     }
 
-    fn mode(mode: PeerMtlsMode) -> istio::PeerAuthentication {
-        istio::PeerAuthentication { mode, ..Default::default() }
+    fn mode(mode: MtlsMode) -> PeerAuthentication {
+        PeerAuthentication { mode: Some(mode), ..PeerAuthentication::default() }
     }
 
     #[test]
     fn each_level_inherits_what_it_does_not_say() {
-        let selected = istio::PeerAuthentication {
+        let selected = PeerAuthentication {
             selector: Some(Labels::from([("app".into(), "m".into())])),
-            mode: PeerMtlsMode::Unset,
-            port_level: vec![(8081, PeerMtlsMode::Disable), (8082, PeerMtlsMode::Unset)],
+            mode: None,
+            ports: vec![(8081, Some(MtlsMode::Disable)), (8082, None)],
         };
         let world = world([
-            policy("istio-system", "mesh", 1, mode(PeerMtlsMode::Strict)),
-            policy("mixed", "default", 1, mode(PeerMtlsMode::Unset)),
+            policy("istio-system", "mesh", 1, mode(MtlsMode::Strict)),
+            policy("mixed", "default", 1, PeerAuthentication::default()),
             policy("mixed", "wl", 1, selected),
-            policy("plain", "default", 1, mode(PeerMtlsMode::Disable)),
+            policy("plain", "default", 1, mode(MtlsMode::Disable)),
         ]);
         let labels = Labels::from([("app".into(), "m".into())]);
         let m = workload_mtls(&world, "mixed", &labels);
@@ -107,7 +100,7 @@ mod tests {
 
     #[test]
     fn the_oldest_of_one_level_counts() {
-        let world = world([policy("shop", "b", 2, mode(PeerMtlsMode::Disable)), policy("shop", "c", 1, mode(PeerMtlsMode::Strict))]);
+        let world = world([policy("shop", "b", 2, mode(MtlsMode::Disable)), policy("shop", "c", 1, mode(MtlsMode::Strict))]);
         assert_eq!(service_mtls(&world, "shop"), MtlsMode::Strict);
     }
 }

@@ -4,8 +4,10 @@ use serde_json::{Map, Value, json};
 
 use super::{DebugState, PageRequest, Reply};
 use crate::{
-    api::mesh_config::MeshConfig,
-    mesh::model::{Endpoint, EndpointAddress, Origin, Registry, Service},
+    mesh::{
+        model::{Endpoint, EndpointAddress, Origin, Registry, Service},
+        settings::{AccessLogFormat, MeshSettings},
+    },
     serve::readiness::SOURCES_SYNCED,
 };
 
@@ -35,7 +37,7 @@ pub(super) fn configz(state: &DebugState, _: &PageRequest) -> Reply {
 }
 
 pub(super) fn mesh(state: &DebugState, _: &PageRequest) -> Reply {
-    Reply::Json(settings(&state.world().mesh_config))
+    Reply::Json(settings(&state.world().mesh))
 }
 
 pub(super) fn clusterz(state: &DebugState, _: &PageRequest) -> Reply {
@@ -95,7 +97,12 @@ fn object_entry(origin: &Origin) -> Value {
     json!({"kind": key.kind.to_string(), "metadata": {"namespace": key.namespace, "name": key.name, "generation": origin.generation}})
 }
 
-fn settings(mesh: &MeshConfig) -> Value {
+fn settings(mesh: &MeshSettings) -> Value {
+    let (log_format, log_encoding) = match mesh.access_log.as_ref().map(|log| &log.format) {
+        Some(AccessLogFormat::Text(text)) => (text.as_str(), "TEXT"),
+        Some(AccessLogFormat::Json) => ("", "JSON"),
+        Some(AccessLogFormat::Default) | None => ("", "TEXT"),
+    };
     json!({
         "rootNamespace": mesh.root_namespace,
         "trustDomain": mesh.trust_domain,
@@ -108,9 +115,9 @@ fn settings(mesh: &MeshConfig) -> Value {
         "protocolDetectionTimeout": seconds(mesh.protocol_detection_timeout),
         "outboundTrafficPolicy": {"mode": format!("{:?}", mesh.outbound_traffic_policy)},
         "enableAutoMtls": mesh.enable_auto_mtls,
-        "accessLogFile": mesh.access_log_file,
-        "accessLogFormat": mesh.access_log_format,
-        "accessLogEncoding": if mesh.access_log_json { "JSON" } else { "TEXT" },
+        "accessLogFile": mesh.access_log.as_ref().map(|log| log.file.as_str()).unwrap_or_default(),
+        "accessLogFormat": log_format,
+        "accessLogEncoding": log_encoding,
         "defaultServiceExportTo": mesh.default_service_export_to,
         "defaultVirtualServiceExportTo": mesh.default_virtual_service_export_to,
         "defaultDestinationRuleExportTo": mesh.default_destination_rule_export_to,

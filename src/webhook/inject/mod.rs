@@ -36,9 +36,9 @@ pub use self::{
     settings::Settings,
     workload::Owner,
 };
-use crate::api::{
-    mesh_config::MeshConfig,
-    proxy_config::{InterceptionMode, ProxyConfig},
+use crate::{
+    api::proxy_config::{InterceptionMode, ProxyConfig},
+    mesh::settings::{MeshSettings, ProxyDefaults},
 };
 
 /// Where a pod is to run, and the settings that apply to it.
@@ -55,7 +55,9 @@ pub struct Surroundings<'a> {
     /// The settings of the operator.
     pub settings: &'a Settings,
     /// The settings of the mesh.
-    pub mesh: &'a MeshConfig,
+    pub mesh: &'a MeshSettings,
+    /// What the mesh says of injected proxies.
+    pub defaults: &'a ProxyDefaults,
 }
 
 /// A pod with its proxy.
@@ -78,12 +80,12 @@ pub struct Refused(pub Vec<String>);
 /// When the document is no pod, or its annotations ask for what cannot be done.
 pub fn inject(original: &Value, around: Surroundings<'_>) -> Result<Injected, Refused> {
     let (annotations, found) = annotations::read(&typed(original)?.metadata.annotations.unwrap_or_default());
-    let config = around.mesh.default_config.with(&annotations.config);
+    let config = around.defaults.config.with(&annotations.config);
     let template = annotations.template.unwrap_or_default();
     refuse(found.refusals, &annotations, &config, template)?;
 
     let port = annotations.status_port.or(config.status_port).unwrap_or(template::STATUS_PORT);
-    let merges_metrics = prometheus::is_wanted(&annotations, around.mesh);
+    let merges_metrics = prometheus::is_wanted(&annotations, around.defaults);
     let mut pod = restore::restore(original, Some(port).filter(|_| merges_metrics));
     let before = typed(&pod)?;
     let owner = around.owner.cloned().unwrap_or_else(|| Owner::of(&before));

@@ -10,7 +10,7 @@ use super::{
     inject,
     shape::{StringMap, string_map},
 };
-use crate::api::mesh_config::MeshConfig;
+use crate::mesh::settings::{MeshSettings, ProxyDefaults};
 
 /// Injects into documents.
 #[derive(Clone, Debug)]
@@ -18,7 +18,9 @@ pub struct Offline {
     /// The settings of the operator.
     pub settings: Settings,
     /// The settings of the mesh.
-    pub mesh: MeshConfig,
+    pub mesh: MeshSettings,
+    /// What the mesh says of injected proxies.
+    pub defaults: ProxyDefaults,
     /// The namespace of objects that name none.
     pub namespace: String,
     /// The labels of the namespaces that are known.
@@ -106,6 +108,7 @@ impl Offline {
             parameters: &Parameters::default(),
             settings: &self.settings,
             mesh: &self.mesh,
+            defaults: &self.defaults,
         };
         let injected = inject(&pod, around).map_err(NoteOutcome::Refused)?;
         match injected.pod {

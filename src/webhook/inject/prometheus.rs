@@ -8,7 +8,7 @@ use super::{
     template::PROXY,
     value,
 };
-use crate::api::mesh_config::MeshConfig;
+use crate::mesh::settings::ProxyDefaults;
 
 /// The variable that says in JSON where the application's own metrics are.
 pub(super) const VARIABLE: &str = "ISTIO_PROMETHEUS_ANNOTATIONS";
@@ -20,8 +20,8 @@ const SCRAPE: &str = "prometheus.io/scrape";
 const PARTS: [(&str, &str); 3] = [(PATH, "path"), (PORT, "port"), (SCRAPE, "scrape")];
 
 /// Returns whether pod and mesh want merged metrics.
-pub(super) fn is_wanted(annotations: &Annotations, mesh: &MeshConfig) -> bool {
-    annotations.merge_metrics.unwrap_or(mesh.enable_prometheus_merge)
+pub(super) fn is_wanted(annotations: &Annotations, defaults: &ProxyDefaults) -> bool {
+    annotations.merge_metrics.unwrap_or(defaults.prometheus_merge)
 }
 
 /// Rewrites the pod's annotations. A pod that is not to be scraped, or that is scraped at the agent already, stays as it is.
@@ -111,7 +111,7 @@ mod tests {
         for (name, value) in [("prometheus.io/scrape", "false"), ("prometheus.io.scrape", "false"), ("prometheus_io_scrape", "F")] {
             assert_eq!(merged(json!({name: value}))["metadata"]["annotations"], json!({name: value}));
         }
-        let mesh = |enable| MeshConfig { enable_prometheus_merge: enable, ..MeshConfig::default() };
+        let mesh = |prometheus_merge| ProxyDefaults { prometheus_merge, ..ProxyDefaults::default() };
         let pod = |merge_metrics| Annotations { merge_metrics, ..Annotations::default() };
         assert!(is_wanted(&pod(None), &mesh(true)) && is_wanted(&pod(Some(true)), &mesh(false)));
         assert!(!is_wanted(&pod(None), &mesh(false)) && !is_wanted(&pod(Some(false)), &mesh(true)));

@@ -95,7 +95,8 @@ impl Injector {
             owner: None,
             parameters,
             settings: &self.settings,
-            mesh: &world.mesh_config,
+            mesh: &world.mesh,
+            defaults: &world.proxy_defaults,
         };
         match inject(&request.object, around) {
             Ok(injected) => {

@@ -6,9 +6,17 @@ use serde_json::{Value, json};
 use super::*;
 
 fn injected(pod: &Value) -> Result<Value, Refused> {
-    let (parameters, settings, mesh) = (Parameters::default(), Settings::default(), MeshConfig::default());
-    let around =
-        Surroundings { namespace: "shop", pod_security: None, owner: None, parameters: &parameters, settings: &settings, mesh: &mesh };
+    let (parameters, settings) = (Parameters::default(), Settings::default());
+    let (mesh, defaults) = (MeshSettings::default(), ProxyDefaults::default());
+    let around = Surroundings {
+        namespace: "shop",
+        pod_security: None,
+        owner: None,
+        parameters: &parameters,
+        settings: &settings,
+        mesh: &mesh,
+        defaults: &defaults,
+    };
     inject(pod, around).map(|injected| injected.pod)
 }
 

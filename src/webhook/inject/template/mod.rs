@@ -22,9 +22,9 @@ use super::{
     settings::Settings,
     workload::{Owner, canonical},
 };
-use crate::api::{
-    mesh_config::MeshConfig,
-    proxy_config::{InterceptionMode, ProxyConfig},
+use crate::{
+    api::proxy_config::{InterceptionMode, ProxyConfig},
+    mesh::settings::MeshSettings,
 };
 
 /// The name of the proxy's container. Users complete or change it by a container of their own with this name.
@@ -50,7 +50,7 @@ pub(super) struct TemplateInputs<'a> {
     pub(super) config: &'a ProxyConfig,
     pub(super) parameters: &'a Parameters,
     pub(super) settings: &'a Settings,
-    pub(super) mesh: &'a MeshConfig,
+    pub(super) mesh: &'a MeshSettings,
 }
 
 /// Renders what is merged into the pod. With template `sidecar` the proxy is an init container (a native sidecar), otherwise a
