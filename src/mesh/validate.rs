@@ -16,23 +16,29 @@ pub fn check(world: &World) -> Vec<Diagnostic> {
     found.extend(destination_rules::check(world));
     found.extend(gateways::check(world));
     found.extend(singletons::check(world));
-    found.sort_by(|a, b| (&a.object, &a.field, &a.message).cmp(&(&b.object, &b.field, &b.message)));
-    found
+    sorted(found)
 }
 
-/// Returns what is doubtful about one object of the world, sorted. It costs no pass over all objects.
+/// Returns what is doubtful about one object of the world, and about the delegates that it names, sorted. It costs no pass over all objects.
 pub fn of(world: &World, object: &ObjectKey) -> Vec<Diagnostic> {
     let key = (object.namespace.clone(), object.name.clone());
-    let mut found = match object.kind {
-        Kind::VirtualService => world.routes.get(&key).map(|routes| routes::of(world, routes)),
-        Kind::DestinationRule => world.destination_rules.get(&key).map(|rule| destination_rules::of(world, rule)),
-        Kind::Gateway => world.gateways.get(&key).map(|gateway| gateways::of(world, gateway)),
-        Kind::Sidecar | Kind::PeerAuthentication => Some(singletons::check(world)),
-        _ => None,
-    }
-    .unwrap_or_default();
-    found.retain(|finding| finding.object.as_ref().is_some_and(|of| (of.kind, &of.namespace, &of.name) == (object.kind, &key.0, &key.1)));
-    found.sort_by(|a, b| (&a.field, &a.message).cmp(&(&b.field, &b.message)));
+    let is_about = |finding: &Diagnostic| {
+        finding.object.as_ref().is_some_and(|of| (of.kind, &of.namespace, &of.name) == (object.kind, &key.0, &key.1))
+    };
+    let found = match object.kind {
+        Kind::VirtualService => routes::of(world, &key),
+        Kind::DestinationRule => world.destination_rules.get(&key).map(|rule| destination_rules::of(world, rule)).unwrap_or_default(),
+        Kind::Gateway => world.gateways.get(&key).map(|gateway| gateways::of(world, gateway)).unwrap_or_default(),
+        Kind::Sidecar | Kind::PeerAuthentication => singletons::check(world).into_iter().filter(is_about).collect(),
+        _ => Vec::new(),
+    };
+    sorted(found)
+}
+
+/// Sorts by object and field, and says once what several roots say of one delegate.
+fn sorted(mut found: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    found.sort_by(|a, b| (&a.object, &a.field, &a.message).cmp(&(&b.object, &b.field, &b.message)));
+    found.dedup();
     found
 }
 
@@ -42,6 +48,7 @@ mod tests {
 
     use crate::{
         api::{
+            Diagnostic, Kind, ObjectKey,
             mesh_config::MeshConfig,
             parse,
             yaml::{document, documents},
@@ -126,24 +133,41 @@ spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}]}
     }
 
     #[test]
-    fn what_delegates_say_is_told_with_their_root() {
-        let delegate = virtual_service("leaf", "{http: [{route: [{destination: {host: gone}}]}]}");
-        let root = "{hosts: [reviews], http: [{delegate: {name: leaf}}, {route: [{destination: {host: lost}}]}]}";
-        let mut engine = Engine::new("cluster.local", MeshConfig::default());
-        let objects = [SHOP, &delegate, &virtual_service("root", root)].concat();
-        let objects: Vec<_> =
-            documents(&objects).into_iter().flat_map(|text| parse(&document(text).unwrap(), &"Kubernetes".into()).objects).collect();
-        let (root, others) = objects.split_last().unwrap();
-        engine.apply(others.iter().map(|object| (object.key.clone(), Some(Arc::clone(object)))));
-        let foreseen = of(&engine.clone().apply([(root.key.clone(), Some(Arc::clone(root)))]).world, &root.key);
-        let told: Vec<(&str, &str)> = foreseen.iter().map(|finding| (finding.field.as_str(), finding.message.as_str())).collect();
-        assert_eq!(
-            told,
-            [
-                ("spec.http.route[0].destination.host", "no service has the host gone.shop.svc.cluster.local; requests get 503"),
-                ("spec.http.route[0].destination.host", "no service has the host lost.shop.svc.cluster.local; requests get 503"),
-            ]
+    fn what_is_wrong_in_a_delegate_is_told_there_and_of_its_roots() {
+        let leaf = virtual_service(
+            "leaf",
+            "{http: [{match: [{uri: {prefix: /a}}], route: [{destination: {host: reviews}}]}, {route: [{destination: {host: gone}}]}]}",
         );
+        let to_leaf = "delegate: {name: leaf}, mirrors: [{destination: {host: reviews}}, {destination: {host: away}}]";
+        let root = |name, host| {
+            virtual_service(name, &format!("{{hosts: [{host}], http: [{{{to_leaf}}}, {{route: [{{destination: {{host: lost}}}}]}}]}}"))
+        };
+        let mut engine = Engine::new("cluster.local", MeshConfig::default());
+        let objects = [SHOP, &root("one", "reviews"), &root("two", "example.com"), &leaf].concat();
+        for text in documents(&objects) {
+            let parsed = parse(&document(text).unwrap(), &"Kubernetes".into());
+            engine.apply(parsed.objects.into_iter().map(|object| (object.key.clone(), Some(object))));
+        }
+        let nowhere = |at: &str, host: &str| {
+            format!("warning: VirtualService/shop/{at}.host: no service has the host {host}.shop.svc.cluster.local; requests get 503")
+        };
+        let of_leaf = nowhere("leaf spec.http[1].route[0].destination", "gone");
+        let of_root = |name: &str| {
+            [
+                nowhere(&format!("{name} spec.http[0].mirrors[1].destination"), "away"),
+                nowhere(&format!("{name} spec.http[1].route[0].destination"), "lost"),
+            ]
+        };
+        let told = |findings: Vec<Diagnostic>| findings.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let about = |name: &str| {
+            told(of(
+                engine.world(),
+                &ObjectKey { cluster: "Kubernetes".into(), kind: Kind::VirtualService, namespace: "shop".into(), name: name.into() },
+            ))
+        };
+        assert_eq!(told(check(engine.world())), [vec![of_leaf.clone()], of_root("one").into(), of_root("two").into()].concat());
+        assert_eq!(about("leaf"), std::slice::from_ref(&of_leaf));
+        assert_eq!(about("one"), [vec![of_leaf], of_root("one").into()].concat());
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub struct World {
     pub rules_by_host: OrdMap<(SmolStr, Hostname), Arc<HostRules>>,
     /// Index: routes for sidecars by host, the oldest first.
     pub routes_by_host: OrdMap<Hostname, Arc<Vec<Arc<RouteSet>>>>,
+    /// Index: routes by the delegates that are merged into them, the oldest first.
+    pub routes_by_delegate: OrdMap<NamedKey, Arc<Vec<Arc<RouteSet>>>>,
     /// Index: routes by the Gateway that they are bound to, the oldest first.
     pub routes_by_gateway: OrdMap<GatewayRef, Arc<Vec<Arc<RouteSet>>>>,
 }

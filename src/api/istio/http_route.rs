@@ -93,6 +93,8 @@ pub struct Delegate {
 /// `mirror` or `mirrors[]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpMirror {
+    /// The path of the destination within the route: `mirror`, or `mirrors[0].destination`.
+    pub field: SmolStr,
     /// `destination`: where the copies go.
     pub destination: Destination,
     /// The share of requests that is copied; all if absent.

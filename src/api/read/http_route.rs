@@ -8,7 +8,7 @@ use base64::{
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 use serde_json::Value;
-use smol_str::SmolStr;
+use smol_str::{SmolStr, format_smolstr};
 
 use super::fields::{Fields, Node, Read};
 use crate::api::istio::{
@@ -42,8 +42,11 @@ fn mirrors(fields: &Fields<'_>) -> Vec<HttpMirror> {
     let deprecated = deprecated_percent(fields, "mirrorPercent", "mirrorPercentage");
     let share = fields.with("mirrorPercentage", percentage).or(deprecated).unwrap_or(ALL);
     match fields.opt::<Destination>("mirror") {
-        Some(destination) => vec![HttpMirror { destination, share }],
-        None => fields.get("mirrors"),
+        Some(destination) => vec![HttpMirror { field: "mirror".into(), destination, share }],
+        None => {
+            let written = fields.get::<Vec<HttpMirror>>("mirrors").into_iter().enumerate();
+            written.map(|(index, mirror)| HttpMirror { field: format_smolstr!("mirrors[{index}].destination"), ..mirror }).collect()
+        }
     }
 }
 
@@ -69,7 +72,7 @@ impl Read for HttpMirror {
         }
         let share = fields.with("percentage", percentage).unwrap_or(ALL);
         fields.finish();
-        Some(Self { destination: destination?, share })
+        Some(Self { field: SmolStr::default(), destination: destination?, share })
     }
 }
 

@@ -69,8 +69,13 @@ fn index(world: &mut World, key: &NamedKey, old: Option<&Arc<RouteSet>>, new: Op
     let gateways = |routes: Option<&Arc<RouteSet>>| -> BTreeSet<GatewayRef> {
         routes.into_iter().flat_map(|routes| routes.gateways.iter().cloned()).filter(|gateway| *gateway != GatewayRef::Mesh).collect()
     };
+    let delegates = |routes: Option<&Arc<RouteSet>>| -> BTreeSet<NamedKey> {
+        let merged = routes.into_iter().flat_map(|routes| &routes.merged).map(|origin| &origin.object);
+        merged.map(|object| (object.namespace.clone(), object.name.clone())).collect()
+    };
     relist(&mut world.routes_by_host, key, hosts(old), hosts(new), new);
     relist(&mut world.routes_by_gateway, key, gateways(old), gateways(new), new);
+    relist(&mut world.routes_by_delegate, key, delegates(old), delegates(new), new);
 }
 
 fn relist<K: Ord + Clone>(

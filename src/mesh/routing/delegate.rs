@@ -4,7 +4,7 @@ use smol_str::{SmolStr, format_smolstr};
 
 use super::model::{HeaderMatch, HttpAction, HttpMatch, HttpRule, QueryParameterMatch, StringMatch};
 
-/// Returns the merged rule, which has the delegate's source; `None` when the delegate's matches contradict the root's.
+/// Returns the merged rule, which has the delegate's source and place; `None` when the delegate's matches contradict the root's.
 pub(super) fn merge(root: &HttpRule, leaf: HttpRule) -> Option<HttpRule> {
     let matches = merge_matches(&root.matches, &leaf.matches)?;
     Some(HttpRule {
@@ -19,6 +19,7 @@ pub(super) fn merge(root: &HttpRule, leaf: HttpRule) -> Option<HttpRule> {
         headers: leaf.headers.or_else(|| root.headers.clone()),
         rewrite: leaf.rewrite.or_else(|| root.rewrite.clone()),
         source: leaf.source,
+        precedence: leaf.precedence,
     })
 }
 
@@ -143,14 +144,14 @@ fn joined(root: &SmolStr, leaf: &SmolStr) -> SmolStr {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{sync::Arc, time::Duration};
 
     use super::*;
     use crate::{
         api::{Kind, ObjectKey},
         mesh::{
             model::Origin,
-            routing::model::{GatewayRef, RuleSource},
+            routing::model::{GatewayRef, RulePrecedence, RuleSource},
         },
     };
 
@@ -167,6 +168,7 @@ mod tests {
         let origin = Origin { object: key, generation: 1 };
         HttpRule {
             source: RuleSource { origin: origin.into(), field: "spec.http[3]".into() },
+            precedence: RulePrecedence { object: Arc::default(), position: 3 },
             name: object.into(),
             matches,
             action: HttpAction::Forward(Vec::new()),

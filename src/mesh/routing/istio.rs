@@ -10,7 +10,7 @@ use super::{
     model::{
         Abort, AbortStatus, CorsPolicy, Delay, Denominator, Destination, Fault, GatewayRef, HeaderMatch, HeaderModification,
         HeaderModifications, HttpAction, HttpMatch, HttpRule, L4Match, L4Rule, Mirror, PathModifier, QueryParameterMatch, Redirect,
-        RedirectPort, RetryConditions, RetryPolicy, Rewrite, RouteSet, RuleSource, Share, StringMatch, WeightedDestination,
+        RedirectPort, RetryConditions, RetryPolicy, Rewrite, RouteSet, RulePrecedence, RuleSource, Share, StringMatch, WeightedDestination,
     },
 };
 use crate::{
@@ -42,8 +42,9 @@ pub(in crate::mesh) fn route_set(object: &Object, spec: &VirtualService, default
         return None;
     }
     let (name, namespace) = (&object.key.name, &object.key.namespace);
+    let precedence = Arc::new(Precedence::of(object));
     let reader = Reader::new(object, defaults.domain);
-    let (http, merged) = http_rules(&reader, spec, defaults, find);
+    let (http, merged) = http_rules(&reader, spec, &precedence, defaults, find);
     Some(RouteSet {
         name: name.clone(),
         namespace: namespace.clone(),
@@ -51,9 +52,9 @@ pub(in crate::mesh) fn route_set(object: &Object, spec: &VirtualService, default
         gateways: if spec.gateways.is_empty() { vec![GatewayRef::Mesh] } else { reader.gateways(&spec.gateways) },
         export_to: exported_to(spec, namespace, defaults),
         http,
-        tls: reader.l4_rules("tls", spec.tls.iter().map(|route| (&route.matches, &route.route))),
-        tcp: reader.l4_rules("tcp", spec.tcp.iter().map(|route| (&route.matches, &route.route))),
-        precedence: Precedence { created: object.metadata.created, name: name.clone(), namespace: namespace.clone() },
+        tls: reader.l4_rules("tls", &precedence, spec.tls.iter().map(|route| (&route.matches, &route.route))),
+        tcp: reader.l4_rules("tcp", &precedence, spec.tcp.iter().map(|route| (&route.matches, &route.route))),
+        precedence,
         origin: Origin::clone(&reader.origin),
         merged,
     })
@@ -67,10 +68,17 @@ pub(in crate::mesh) fn delegates(spec: &VirtualService, namespace: &SmolStr) -> 
 /// Converts the HTTP routes, with the routes of delegates in the place of the routes that name them, and returns the
 /// delegates with them. One level only; a delegate that does not exist or is not exported to the root's namespace
 /// gives no routes.
-fn http_rules(reader: &Reader<'_>, spec: &VirtualService, defaults: Defaults<'_>, find: Find<'_>) -> (Vec<HttpRule>, Vec<Origin>) {
+fn http_rules(
+    reader: &Reader<'_>,
+    spec: &VirtualService,
+    precedence: &Arc<Precedence>,
+    defaults: Defaults<'_>,
+    find: Find<'_>,
+) -> (Vec<HttpRule>, Vec<Origin>) {
+    let at = |position| RulePrecedence { object: Arc::clone(precedence), position };
     let (mut rules, mut merged) = (Vec::new(), Vec::new());
     for (index, route) in spec.http.iter().enumerate() {
-        let rule = reader.http_rule(index, route);
+        let rule = reader.http_rule(index, route, at(rules.len()));
         let Some(delegate) = &route.delegate else {
             rules.push(rule);
             continue;
@@ -81,8 +89,10 @@ fn http_rules(reader: &Reader<'_>, spec: &VirtualService, defaults: Defaults<'_>
             continue;
         }
         let leaf_reader = Reader::new(object, reader.domain);
-        let leaves = leaf.http.iter().enumerate().filter(|(_, route)| route.delegate.is_none());
-        rules.extend(leaves.filter_map(|(index, route)| delegate::merge(&rule, leaf_reader.http_rule(index, route))));
+        for (index, route) in leaf.http.iter().enumerate().filter(|(_, route)| route.delegate.is_none()) {
+            let narrower = leaf_reader.http_rule(index, route, at(rules.len()));
+            rules.extend(delegate::merge(&rule, narrower));
+        }
         merged.push(Origin::clone(&leaf_reader.origin));
     }
     (rules, merged)
@@ -106,16 +116,15 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn new(object: &Object, domain: &'a str) -> Self {
-        let origin = Origin { object: object.key.clone(), generation: object.metadata.generation };
-        Self { origin: Arc::new(origin), domain }
+        Self { origin: Arc::new(Origin::of(object)), domain }
     }
 
     fn namespace(&self) -> &SmolStr {
         &self.origin.object.namespace
     }
 
-    fn source(&self, list: &str, index: usize) -> RuleSource {
-        RuleSource { origin: Arc::clone(&self.origin), field: format_smolstr!("spec.{list}[{index}]") }
+    fn source(&self, field: SmolStr) -> RuleSource {
+        RuleSource { origin: Arc::clone(&self.origin), field }
     }
 
     fn host(&self, written: &str) -> Hostname {
@@ -126,16 +135,18 @@ impl<'a> Reader<'a> {
         written.iter().map(|name| gateway(name, self.namespace())).collect()
     }
 
-    fn http_rule(&self, index: usize, route: &istio::HttpRoute) -> HttpRule {
+    fn http_rule(&self, index: usize, route: &istio::HttpRoute, precedence: RulePrecedence) -> HttpRule {
+        let field = format_smolstr!("spec.http[{index}]");
         HttpRule {
-            source: self.source("http", index),
+            mirrors: route.mirrors.iter().map(|mirror| self.mirror(&field, mirror)).collect(),
+            source: self.source(field),
+            precedence,
             name: route.name.clone(),
             matches: route.matches.iter().map(|matched| self.http_match(matched)).collect(),
             action: self.action(route),
             timeout: route.timeout,
             retries: route.retries.as_ref().map(RetryPolicy::from),
             fault: route.fault.as_ref().map(fault),
-            mirrors: route.mirrors.iter().map(|mirror| self.mirror(mirror)).collect(),
             cors: route.cors.as_ref().map(cors_policy),
             headers: route.headers.as_ref().map(header_modifications),
             rewrite: route.rewrite.as_ref().map(rewrite),
@@ -174,17 +185,23 @@ impl<'a> Reader<'a> {
         HttpAction::Forward(self.destinations(&route.route))
     }
 
-    fn mirror(&self, mirror: &istio::HttpMirror) -> Mirror {
-        Mirror { destination: self.destination(&mirror.destination), share: share(mirror.share) }
+    fn mirror(&self, rule: &str, mirror: &istio::HttpMirror) -> Mirror {
+        Mirror {
+            source: self.source(format_smolstr!("{rule}.{}", mirror.field)),
+            destination: self.destination(&mirror.destination),
+            share: share(mirror.share),
+        }
     }
 
     fn l4_rules<'r>(
         &self,
         list: &str,
+        precedence: &Arc<Precedence>,
         routes: impl Iterator<Item = (&'r Vec<istio::L4Match>, &'r Vec<istio::RouteDestination>)>,
     ) -> Vec<L4Rule> {
         let rule = |(index, (matches, to)): (usize, (&Vec<istio::L4Match>, &Vec<istio::RouteDestination>))| L4Rule {
-            source: self.source(list, index),
+            source: self.source(format_smolstr!("spec.{list}[{index}]")),
+            precedence: RulePrecedence { object: Arc::clone(precedence), position: index },
             matches: matches.iter().map(|matched| self.l4_match(matched)).collect(),
             destinations: self.destinations(to),
         };

@@ -2,6 +2,7 @@
 
 mod action;
 mod matching;
+mod source;
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -18,6 +19,7 @@ pub use self::{
         Mirror, PathModifier, Redirect, RedirectPort, RetryConditions, RetryPolicy, Rewrite, Share, WeightedDestination,
     },
     matching::{HeaderMatch, HttpMatch, L4Match, QueryParameterMatch, StringMatch},
+    source::{RulePrecedence, RuleSource},
 };
 
 /// The routes of one object, those of its delegates merged in.
@@ -39,8 +41,8 @@ pub struct RouteSet {
     pub tls: Vec<L4Rule>,
     /// For other TCP connections, in order.
     pub tcp: Vec<L4Rule>,
-    /// Age of the object, for order among sets; it holds for each rule of the set.
-    pub precedence: Precedence,
+    /// Age of the object, for order among sets.
+    pub precedence: Arc<Precedence>,
     /// The object.
     pub origin: Origin,
     /// The objects that were merged into it (delegates).
@@ -73,6 +75,8 @@ impl GatewayRef {
 pub struct HttpRule {
     /// Where the rule was written.
     pub source: RuleSource,
+    /// Where it stands among the rules for a host.
+    pub precedence: RulePrecedence,
     /// The rule's name; for a delegate's `root-delegate`.
     pub name: SmolStr,
     /// Any of these must hold; none: every request matches.
@@ -100,19 +104,12 @@ pub struct HttpRule {
 pub struct L4Rule {
     /// Where the rule was written.
     pub source: RuleSource,
+    /// Where it stands among the rules for a host.
+    pub precedence: RulePrecedence,
     /// Any of these must hold; none: every connection matches (TCP alone; TLS is told apart by SNI).
     pub matches: Vec<L4Match>,
     /// Where connections go, by weight.
     pub destinations: Vec<WeightedDestination>,
-}
-
-/// Where a rule was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RuleSource {
-    /// The object; for a delegate's rule the delegate.
-    pub origin: Arc<Origin>,
-    /// The path of the field in it, such as `spec.http[2]`.
-    pub field: SmolStr,
 }
 
 // === impl RouteSet ===

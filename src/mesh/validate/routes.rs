@@ -9,7 +9,7 @@ use crate::{
         policy::destination_rule,
         routing::model::{Destination, GatewayRef, HttpAction, RouteSet, RuleSource, WeightedDestination},
         traffic::EffectiveDestinationRule,
-        world::{Gateway, World},
+        world::{Gateway, NamedKey, World},
     },
     visits::{self, Visit, Visited},
 };
@@ -26,9 +26,15 @@ pub(super) fn check(world: &World) -> Vec<Diagnostic> {
     found
 }
 
-/// Returns what is doubtful about the routes of one VirtualService.
-pub(super) fn of(world: &World, routes: &RouteSet) -> Vec<Diagnostic> {
+/// Returns what is doubtful about the routes of one VirtualService: about its own and those that it takes over from delegates, or,
+/// where it is a delegate, about what others take over from it.
+pub(super) fn of(world: &World, key: &NamedKey) -> Vec<Diagnostic> {
     let mut found = Vec::new();
+    for root in world.routes_by_delegate.get(key).into_iter().flat_map(|roots| roots.iter()) {
+        Check { world, routes: root, found: &mut found }.run();
+    }
+    found.retain(|finding| finding.object.as_ref().is_some_and(|of| (&of.namespace, &of.name) == (&key.0, &key.1)));
+    let Some(routes) = world.routes.get(key) else { return found };
     Check { world, routes, found: &mut found }.run();
     for host in routes.hosts.iter().collect::<BTreeSet<_>>() {
         let listed = world.routes_by_host.get(host).map(|listed| listed.as_slice()).unwrap_or_default();
@@ -75,34 +81,31 @@ impl Check<'_> {
         self.found.push(Diagnostic::warning(field, message).of(&self.routes.origin.object));
     }
 
+    fn warn_at(&mut self, source: &RuleSource, field: &str, message: String) {
+        self.found.push(Diagnostic::warning(format!("{}{field}", source.field), message).of(&source.origin.object));
+    }
+
     fn destinations(&mut self) {
-        let routes = self.routes;
-        // A delegate's rules are not fields of this object: of one that delegates, only the list is named.
-        let at = |source: &RuleSource| match routes.merged.is_empty() {
-            true => source.field.to_string(),
-            false => source.field.split('[').next().unwrap_or_default().to_owned(),
-        };
-        for rule in &routes.http {
-            let field = at(&rule.source);
+        for rule in &self.routes.http {
             if let HttpAction::Forward(weighted) = &rule.action {
-                self.weighted(&field, weighted);
+                self.weighted(&rule.source, weighted);
             }
             for mirror in &rule.mirrors {
-                self.destination(&format!("{field}.mirror"), &mirror.destination);
+                self.destination(&mirror.source, "", &mirror.destination);
             }
         }
-        for rule in routes.tls.iter().chain(&routes.tcp) {
-            self.weighted(&at(&rule.source), &rule.destinations);
+        for rule in self.routes.tls.iter().chain(&self.routes.tcp) {
+            self.weighted(&rule.source, &rule.destinations);
         }
     }
 
-    fn weighted(&mut self, field: &str, destinations: &[WeightedDestination]) {
+    fn weighted(&mut self, rule: &RuleSource, destinations: &[WeightedDestination]) {
         for (index, weighted) in destinations.iter().enumerate() {
-            self.destination(&format!("{field}.route[{index}].destination"), &weighted.destination);
+            self.destination(rule, &format!(".route[{index}].destination"), &weighted.destination);
         }
     }
 
-    fn destination(&mut self, field: &str, destination: &Destination) {
+    fn destination(&mut self, source: &RuleSource, field: &str, destination: &Destination) {
         let host = &destination.host;
         let namespace = &self.routes.namespace;
         let candidates = self.world.services_named(host).filter(|service| service.export_to.allows(namespace));
@@ -114,17 +117,17 @@ impl Check<'_> {
                 .visiting(Visited::Service)
                 .any(|service| service.hostname.is_wildcard() && service.hostname.covers(host));
             if !wildcard {
-                self.warn(format!("{field}.host"), format!("no service has the host {host}; requests get 503"));
+                self.warn_at(source, &format!("{field}.host"), format!("no service has the host {host}; requests get 503"));
             }
             return;
         };
         if let Some(port) = destination.port.filter(|port| service.external_name.is_none() && service.port(*port).is_none()) {
-            self.warn(format!("{field}.port"), format!("{host} has no port {port}; requests get 503"));
+            self.warn_at(source, &format!("{field}.port"), format!("{host} has no port {port}; requests get 503"));
         }
-        self.subset(field, destination, service);
+        self.subset(source, field, destination, service);
     }
 
-    fn subset(&mut self, field: &str, destination: &Destination, service: &Service) {
+    fn subset(&mut self, source: &RuleSource, field: &str, destination: &Destination, service: &Service) {
         let subset = &destination.subset;
         if subset.is_empty() {
             return;
@@ -138,7 +141,7 @@ impl Check<'_> {
             destination.host,
             rule.map(|rule| known_subsets(&rule)).unwrap_or_default()
         );
-        self.warn(format!("{field}.subset"), message);
+        self.warn_at(source, &format!("{field}.subset"), message);
     }
 
     fn gateways(&mut self) {

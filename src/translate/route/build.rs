@@ -14,7 +14,7 @@ use super::{
 use crate::{
     mesh::{
         routing::{
-            model::{HttpAction, HttpMatch, HttpRule},
+            model::{HttpAction, HttpMatch, HttpRule, RulePrecedence},
             selection::HttpSelection,
         },
         settings::MeshSettings,
@@ -36,14 +36,10 @@ pub(super) fn virtual_host(input: &VirtualHostInput) -> Built<VirtualHost> {
             origins.push(default.origin.clone());
         }
         Content::Routes { mesh, selections, tls, require_tls } => {
+            host.routes = http_routes(selections, *tls, mesh);
             for selection in selections {
-                let rules = selection.rules().map(|(rule, matched)| http_route(selection, *tls, rule, matched, mesh));
-                host.routes.extend(rules);
                 origins.push(selection.routes.origin.clone());
                 origins.extend(selection.routes.merged.iter().cloned());
-            }
-            if selections.len() > 1 {
-                host.routes.sort_by_key(takes_everything);
             }
             if *require_tls {
                 host.require_tls = TlsRequirementType::All.into();
@@ -57,6 +53,20 @@ pub(super) fn virtual_host(input: &VirtualHostInput) -> Built<VirtualHost> {
     origins.dedup();
     let clusters = clusters(&host.routes);
     Built { clusters, ..Built::new(host, origins) }
+}
+
+// Where several VirtualServices share a host, routes that take everything go last.
+fn http_routes(selections: &[HttpSelection], tls: bool, mesh: &MeshSettings) -> Vec<Route> {
+    let shared = selections.len() > 1;
+    let mut routes: Vec<(bool, &RulePrecedence, Route)> = Vec::new();
+    for selection in selections {
+        routes.extend(selection.rules().map(|(rule, matched)| {
+            let route = http_route(selection, tls, rule, matched, mesh);
+            (shared && takes_everything(&route), &rule.precedence, route)
+        }));
+    }
+    routes.sort_by(|(last, precedence, _), (other_last, other, _)| (last, precedence).cmp(&(other_last, other)));
+    routes.into_iter().map(|(_, _, route)| route).collect()
 }
 
 fn http_route(selection: &HttpSelection, tls: bool, rule: &HttpRule, matched: Option<&HttpMatch>, mesh: &MeshSettings) -> Route {
@@ -136,7 +146,6 @@ fn unlimited(cluster: &str) -> RouteAction {
     }
 }
 
-// Routes that take everything go last, where several VirtualServices share a host.
 fn takes_everything(route: &Route) -> bool {
     use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
     route.r#match.as_ref().is_some_and(|matched| {

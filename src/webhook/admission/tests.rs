@@ -146,7 +146,7 @@ spec: {http: [{route: [{destination: {host: gone}}]}]}
 ";
     let root = virtual_service(json!({"delegate": {"name": "leaf"}}));
     let answer = Webhook::on(engine(&format!("{SHOP}{leaf}"))).asked(create(root)).await;
-    let warning = "VirtualService/shop/reviews spec.http.route[0].destination.host: no service has the host gone.shop.svc.cluster.local; requests get 503";
+    let warning = "VirtualService/shop/leaf spec.http[0].route[0].destination.host: no service has the host gone.shop.svc.cluster.local; requests get 503";
     assert_eq!((&answer["allowed"], &answer["warnings"]), (&json!(true), &json!([warning])));
 }
 

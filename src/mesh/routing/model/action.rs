@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use smol_str::SmolStr;
 
+use super::source::RuleSource;
 use crate::mesh::model::Hostname;
 
 /// What a rule does with requests.
@@ -47,6 +48,8 @@ pub struct Destination {
 /// Where copies of requests go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mirror {
+    /// Where its destination was written: a delegate's rule may take over the root's mirrors.
+    pub source: RuleSource,
     /// Where to.
     pub destination: Destination,
     /// Of how many requests.
