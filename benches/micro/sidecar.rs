@@ -17,7 +17,7 @@ use istiod_lite::{
     api::{self, Object, ObjectKey, Parsed, mesh_config::MeshConfig, yaml},
     mesh::{
         engine::{Applied, Engine},
-        model::{Flavour, Interception, Proxy, ProxyKind},
+        model::{Flavour, Interception, Proxy, ProxyKind, ProxyPorts},
         validate,
         world::Touched,
     },
@@ -170,7 +170,7 @@ fn client() -> Proxy {
         idle_timeout: None,
         http10: false,
         http_proxy_port: None,
-        unprivileged: false,
+        ports: ProxyPorts::USUAL,
         pod_ports: Vec::new(),
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     api::{Diagnostic, Severity, mesh_config::MeshConfig},
     mesh::{
         engine::Engine,
-        model::{Flavour, Interception, Proxy, ProxyKind, Workload},
+        model::{Flavour, Interception, Proxy, ProxyKind, ProxyPorts, Workload},
         scope::gateways_for,
         validate,
         world::World,
@@ -60,6 +60,10 @@ pub(super) struct Arguments {
     /// Whether the proxy is a gateway; by default it is if a Gateway selects its pod.
     #[arg(long)]
     gateway: Option<bool>,
+
+    /// The proxy may not bind ports below 1024 (UNPRIVILEGED_POD in its node's metadata).
+    #[arg(long)]
+    unprivileged: bool,
 
     /// DNS domain of the cluster.
     #[arg(long, default_value = "cluster.local")]
@@ -178,6 +182,7 @@ fn proxy_of_pod(arguments: &Arguments, world: &World) -> anyhow::Result<Proxy> {
         },
         dns_domain: format!("{namespace}.svc.{}", arguments.domain).into(),
         pod_ports: pod.ports.to_vec(),
+        ports: ProxyPorts { unprivileged: arguments.unprivileged, ..ProxyPorts::USUAL },
         ..Proxy::new(kind, &arguments.proxy)
     })
 }

@@ -23,7 +23,7 @@ pub use self::{
     mtls::MtlsMode,
     origin::{NamedKey, Origin, Precedence},
     protocol::Protocol,
-    proxy::{Flavour, Interception, Proxy, ProxyKind, TelemetryIdentity},
+    proxy::{Flavour, Interception, Proxy, ProxyKind, ProxyPorts, TelemetryIdentity},
     service::{Registry, Resolution, Service, ServiceKey, ServicePort, TargetPort},
     visibility::Visibility,
     workload::{Workload, WorkloadKey},

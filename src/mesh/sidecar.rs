@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use smol_str::SmolStr;
 
 use super::{
-    model::{Hostname, Labels, Protocol},
+    model::{Hostname, Interception, Labels, Protocol},
     protocol,
     settings::OutboundTrafficPolicy,
     traffic::{ConnectionPool, istio::connection_pool},
@@ -108,6 +108,17 @@ pub enum EgressNamespace {
     Own,
     /// From this one.
     Named(SmolStr),
+}
+
+impl Ingress {
+    /// Returns whether the listener binds its port itself, in a proxy with this interception.
+    pub fn binds_port(&self, interception: Interception) -> bool {
+        match self.capture {
+            CaptureMode::Default => interception == Interception::None,
+            CaptureMode::Iptables => false,
+            CaptureMode::None => true,
+        }
+    }
 }
 
 /// Converts a Sidecar.

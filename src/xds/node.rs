@@ -10,7 +10,7 @@ use smol_str::{SmolStr, format_smolstr};
 
 use crate::{
     api::go_duration,
-    mesh::model::{Caller, Flavour, Interception, Labels, Locality, Proxy, ProxyKind, TelemetryIdentity},
+    mesh::model::{Caller, Flavour, Interception, Labels, Locality, Proxy, ProxyKind, ProxyPorts, TelemetryIdentity},
 };
 
 /// What a proxy said about itself in its first request, reduced to what is used.
@@ -95,7 +95,11 @@ impl Node {
                 idle_timeout: metadata.text("IDLE_TIMEOUT").and_then(go_duration::parse),
                 http10: metadata.text("HTTP10") == Some("1"),
                 http_proxy_port: metadata.number("HTTP_PROXY_PORT"),
-                unprivileged: metadata.text("UNPRIVILEGED_POD") == Some("true"),
+                ports: ProxyPorts {
+                    status: metadata.number("ENVOY_STATUS_PORT"),
+                    prometheus: metadata.number("ENVOY_PROMETHEUS_PORT"),
+                    unprivileged: metadata.flag("UNPRIVILEGED_POD"),
+                },
                 pod_ports: metadata.text("POD_PORTS").map(pod_ports).unwrap_or_default(),
             }),
         })
@@ -180,6 +184,15 @@ impl<'a> Metadata<'a> {
             Kind::StringValue(text) => text.parse().ok(),
             Kind::NumberValue(number) if (1.0..=65535.0).contains(number) => Some(*number as u16),
             _ => None,
+        }
+    }
+
+    // As Go's strconv.ParseBool reads it.
+    fn flag(&self, key: &str) -> bool {
+        match self.value(key) {
+            Some(Kind::StringValue(text)) => matches!(text.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True"),
+            Some(Kind::BoolValue(flag)) => *flag,
+            _ => false,
         }
     }
 
@@ -283,6 +296,8 @@ mod tests {
             ("INTERCEPTION_MODE", text("NONE")),
             ("IDLE_TIMEOUT", text("1m30s")),
             ("HTTP_PROXY_PORT", text("15007")),
+            ("ENVOY_STATUS_PORT", Value { kind: Some(Kind::NumberValue(15021.0)) }),
+            ("UNPRIVILEGED_POD", text("true")),
             ("POD_PORTS", text(r#"[{"name":"http","containerPort":8080},{"containerPort":9}]"#)),
         ];
         let mut message = node("sidecar~10.9.9.9~reviews-1.shop~shop.svc.cluster.local", &metadata);
@@ -290,6 +305,7 @@ mod tests {
         assert_eq!((proxy.id.as_str(), proxy.namespace.as_str(), proxy.kind), ("reviews-1.shop", "shop", ProxyKind::Sidecar));
         assert_eq!(proxy.ips, ["10.0.0.1".parse::<IpAddr>().unwrap(), "fd00::1".parse().unwrap()]);
         assert_eq!((proxy.interception, proxy.idle_timeout), (Interception::None, Some(Duration::from_secs(90))));
+        assert_eq!(proxy.ports, ProxyPorts { status: Some(15021), prometheus: None, unprivileged: true });
         assert_eq!((proxy.http_proxy_port, &proxy.pod_ports[..]), (Some(15007), &[("http".into(), 8080)][..]));
         assert_eq!((proxy.telemetry.canonical_name.as_str(), proxy.telemetry.canonical_revision.as_str()), ("reviews", "v2"));
         assert_eq!(proxy.flavour, Flavour::Istio, "no extensions reported");

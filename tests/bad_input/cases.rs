@@ -71,6 +71,18 @@ spec:
 pub(crate) const RIVAL_FINDING: &str = "warning: Gateway.networking.istio.io/shop/b-tcp (z.yaml, document 2) spec.servers[1]: \
     port 8080 is held by an older server of another kind: this server gets no listener";
 
+/// A Service that would have every client's proxy listen where that captures all traffic.
+pub(crate) const TAKEN_PORT: &str = "\
+apiVersion: v1
+kind: Service
+metadata: {name: odd, namespace: shop}
+spec: {clusterIP: 10.96.0.3, ports: [{name: http, port: 15001}, {name: http-web, port: 8080}]}
+";
+
+/// What is said of it.
+pub(crate) const TAKEN_PORT_FINDING: &str = "warning: Service/shop/odd (z.yaml, document 1) spec.ports: port 15001 is the proxy's own \
+    for captured outbound traffic (proxyListenPort): there is no other listener on it; use another port";
+
 impl Case {
     fn new(name: &'static str, text: impl Into<Vec<u8>>, findings: &[&str]) -> Self {
         let findings = findings.iter().map(|finding| (*finding).to_owned()).collect();

@@ -10,7 +10,7 @@ use harness::mistakes::virtual_service;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::cases::{self, FILE, GOOD, GOOD_CLUSTER, GOOD_FILE, RIVAL_FINDING, RIVAL_GATEWAYS};
+use super::cases::{self, FILE, GOOD, GOOD_CLUSTER, GOOD_FILE, RIVAL_FINDING, RIVAL_GATEWAYS, TAKEN_PORT, TAKEN_PORT_FINDING};
 
 fn folder(good: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -97,6 +97,16 @@ fn a_server_without_a_listener_is_named_to_its_gateway() {
     assert!(json(&output)["lds"]["0.0.0.0_8080"].is_object());
     let client = translate(folder.path(), &["--proxy", "client-1.shop"]);
     assert_eq!(said(&client, folder.path()), [""; 0]);
+}
+
+#[test]
+fn a_port_of_the_proxy_is_named_to_its_service() {
+    let folder = folder(GOOD);
+    fs::write(folder.path().join(FILE), TAKEN_PORT).unwrap();
+    let output = translate(folder.path(), &["--proxy", "client-1.shop", "--type", "lds", "-o", "json"]);
+    assert_eq!(said(&output, folder.path()), [TAKEN_PORT_FINDING]);
+    let listeners = json(&output)["lds"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(listeners, ["0.0.0.0_8080", "0.0.0.0_9080", "virtualInbound", "virtualOutbound"]);
 }
 
 #[test]

@@ -6,8 +6,8 @@ use harness::{mesh::START, mistakes::virtual_service, wait};
 use istiod_lite::xds::resource_type::ResourceType;
 
 use super::{
-    cases::{self, FILE, GOOD_CLUSTER, RIVAL_FINDING, RIVAL_GATEWAYS},
-    plane::{ControlPlane, GATEWAY},
+    cases::{self, FILE, GOOD_CLUSTER, RIVAL_FINDING, RIVAL_GATEWAYS, TAKEN_PORT, TAKEN_PORT_FINDING},
+    plane::{CLIENT, ControlPlane, GATEWAY},
 };
 
 const NOTHING: [&str; 0] = [];
@@ -149,4 +149,16 @@ async fn a_server_without_a_listener_is_told_while_its_gateway_is_connected() {
     );
     fs::remove_file(plane.folder().join(FILE)).unwrap();
     plane.finds("no rivals", &NOTHING).await;
+}
+
+#[tokio::test]
+async fn what_has_no_place_among_shared_listeners_is_told_while_a_proxy_is_connected() {
+    let plane = ControlPlane::start().await;
+    let client = plane.connect(CLIENT, ResourceType::Listener, &[]).await;
+    plane.write(FILE, TAKEN_PORT);
+    plane.finds("a port of the proxy", &[TAKEN_PORT_FINDING]).await;
+    assert_eq!((plane.counted("warning").await, plane.times_logged(TAKEN_PORT_FINDING)), (1, 1));
+    drop(client);
+    plane.write(FILE, &TAKEN_PORT.replace("15001", "15011"));
+    plane.finds("another port", &NOTHING).await;
 }

@@ -11,6 +11,6 @@ mod tls;
 pub use self::{
     host::{ListenerHost, RoutesFrom},
     listener::{Gateway, Handling, Listener},
-    merge::{MergedListeners, MergedPort, PlacedListener, Refusal, RefusedListener, Sharing, merge},
+    merge::{BindLimits, MergedListeners, MergedPort, PlacedListener, Refusal, RefusedListener, Sharing, merge},
     tls::{ClientCertificates, ListenerTls, ServerCertificate, TlsTermination, TlsVersion},
 };

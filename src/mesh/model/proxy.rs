@@ -46,10 +46,21 @@ pub struct Proxy {
     pub http10: bool,
     /// `HTTP_PROXY_PORT`
     pub http_proxy_port: Option<u16>,
-    /// `UNPRIVILEGED_POD`: gateway ports below 1024 are left out.
-    pub unprivileged: bool,
+    /// Ports that it has or cannot have.
+    pub ports: ProxyPorts,
     /// Named container ports (`POD_PORTS`), for named target ports.
     pub pod_ports: Vec<(SmolStr, u16)>,
+}
+
+/// Which ports a proxy holds before it is sent anything, and which it cannot bind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ProxyPorts {
+    /// `ENVOY_STATUS_PORT`: its bootstrap answers readiness probes there, on all addresses.
+    pub status: Option<u16>,
+    /// `ENVOY_PROMETHEUS_PORT`: its bootstrap answers with metrics there, on all addresses.
+    pub prometheus: Option<u16>,
+    /// `UNPRIVILEGED_POD`: ports below 1024 cannot be bound.
+    pub unprivileged: bool,
 }
 
 /// Sidecar or gateway.
@@ -96,6 +107,21 @@ pub struct TelemetryIdentity {
     pub cluster_id: SmolStr,
 }
 
+impl ProxyPorts {
+    /// The ports of a bootstrap in which nobody changed them.
+    pub const USUAL: Self = Self { status: Some(15021), prometheus: Some(15090), unprivileged: false };
+
+    /// Returns whether the bootstrap listens there.
+    pub fn are_taken_at(&self, port: u16) -> bool {
+        [self.status, self.prometheus].contains(&Some(port))
+    }
+
+    /// Returns whether the proxy lacks the right to bind the port. Zero stands for a Unix domain socket, which needs none.
+    pub fn forbid(&self, port: u16) -> bool {
+        self.unprivileged && (1..1024).contains(&port)
+    }
+}
+
 impl Proxy {
     /// Returns a proxy of which only this is known: stock Envoy, REDIRECT, in cluster `Kubernetes` of the domain
     /// `cluster.local`. `id` is `pod.namespace`.
@@ -119,7 +145,7 @@ impl Proxy {
             idle_timeout: None,
             http10: false,
             http_proxy_port: None,
-            unprivileged: false,
+            ports: ProxyPorts::default(),
             pod_ports: Vec::new(),
         }
     }

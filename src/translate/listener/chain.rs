@@ -1,6 +1,6 @@
 //! Filter chains: what they match and what is in them.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use envoy_types::pb::envoy::config::{
     core::v3::{CidrRange, TransportSocket},
@@ -44,16 +44,13 @@ impl ChainMatch {
         self.names().next().is_none() && self.ranges().next().is_none() && !self.plaintext_http && !self.mesh_tls
     }
 
-    /// Returns whether Envoy would refuse a listener that has both. The order of names and ranges does not matter.
+    /// Returns whether Envoy would refuse a listener that has both: it does when one combination of name, network and
+    /// protocol is of both. Nothing said is a value of its own, which no name or network meets.
     pub(crate) fn conflicts_with(&self, other: &Self) -> bool {
-        let sorted = |chain: &Self| {
-            let mut names = chain.names().collect::<Vec<_>>();
-            let mut ranges = chain.ranges().filter_map(|range| cidr(range)).map(|range| (range.0, range.1)).collect::<Vec<_>>();
-            names.sort_unstable();
-            ranges.sort_unstable();
-            (names.into_iter().cloned().collect::<Vec<_>>(), ranges)
-        };
-        self.plaintext_http == other.plaintext_http && self.mesh_tls == other.mesh_tls && sorted(self) == sorted(other)
+        let protocols = |chain: &Self| (chain.plaintext_http, chain.mesh_tls);
+        protocols(self) == protocols(other)
+            && meet(&self.names().collect(), &other.names().collect())
+            && meet(&self.ranges().collect(), &other.ranges().collect())
     }
 
     /// Returns the message; `None` when everything matches.
@@ -68,22 +65,30 @@ impl ChainMatch {
         };
         Some(FilterChainMatch {
             server_names: self.names().map(SmolStr::to_string).collect(),
-            prefix_ranges: self.ranges().filter_map(|range| cidr(range)).map(cidr_range).collect(),
+            prefix_ranges: self.ranges().map(cidr_range).collect(),
             application_protocols: protocols.iter().map(|name| (*name).to_owned()).collect(),
             transport_protocol: if self.plaintext_http { "raw_buffer".into() } else { String::new() },
             ..Default::default()
         })
     }
 
-    // A star among the names means that there is no condition on them.
+    // A star among the names means that there is no condition on them. Envoy refuses a chain that says one name twice.
     fn names(&self) -> impl Iterator<Item = &SmolStr> {
         let all = self.server_names.iter().any(|name| name == "*");
-        self.server_names.iter().filter(move |_| !all)
+        let given = self.server_names.iter().filter(move |_| !all).enumerate();
+        given.filter(|(at, name)| !self.server_names[..*at].contains(name)).map(|(_, name)| name)
     }
 
-    fn ranges(&self) -> impl Iterator<Item = &SmolStr> {
-        self.prefix_ranges.iter().filter(|range| cidr(range).is_some_and(|(address, _)| !address.is_unspecified()))
+    // Each network once, whatever host bits it is written with.
+    fn ranges(&self) -> impl Iterator<Item = (IpAddr, u8)> {
+        let mut seen = BTreeSet::new();
+        let given = self.prefix_ranges.iter().filter_map(|range| cidr(range));
+        given.filter(move |network| !network.0.is_unspecified() && seen.insert(*network))
     }
+}
+
+fn meet<T: Ord>(one: &BTreeSet<T>, other: &BTreeSet<T>) -> bool {
+    if one.is_empty() || other.is_empty() { one.len() == other.len() } else { !one.is_disjoint(other) }
 }
 
 /// Returns a chain of an outbound or gateway listener.
@@ -130,10 +135,38 @@ mod tests {
     }
 
     #[test]
-    fn conflicts_ignore_order_and_host_bits() {
-        let one = ChainMatch { prefix_ranges: vec!["1.2.3.4/8".into(), "10.0.0.0/8".into()], ..Default::default() };
-        let other = ChainMatch { prefix_ranges: vec!["10.1.0.0/8".into(), "1.0.0.0/8".into()], ..Default::default() };
-        assert!(one.conflicts_with(&other));
-        assert!(!one.conflicts_with(&ChainMatch::default()));
+    fn chains_conflict_where_one_combination_is_of_both() {
+        let chain = |names: &[&str], ranges: &[&str]| ChainMatch {
+            server_names: names.iter().map(SmolStr::new).collect(),
+            prefix_ranges: ranges.iter().map(SmolStr::new).collect(),
+            ..Default::default()
+        };
+        let table = [
+            (chain(&["a", "b"], &[]), chain(&["c", "b"], &[]), true),
+            (chain(&["a"], &[]), chain(&["b"], &[]), false),
+            (chain(&["a"], &[]), chain(&[], &[]), false),
+            (chain(&["a", "*"], &[]), chain(&[], &[]), true),
+            (chain(&[], &["1.2.3.4/8"]), chain(&[], &["10.0.0.0/8", "1.0.0.0/8"]), true),
+            (chain(&["a"], &["10.0.0.0/8"]), chain(&["a"], &["11.0.0.0/8"]), false),
+            (chain(&["a"], &["10.0.0.0/8"]), chain(&["a"], &[]), false),
+            (chain(&[], &["0.0.0.0/0"]), chain(&[], &[]), true),
+        ];
+        for (one, other, expected) in table {
+            assert_eq!((one.conflicts_with(&other), other.conflicts_with(&one)), (expected, expected), "{one:?} {other:?}");
+        }
+        let sniffed = ChainMatch { plaintext_http: true, ..Default::default() };
+        assert!(sniffed.conflicts_with(&sniffed.clone()) && !sniffed.conflicts_with(&ChainMatch::default()));
+    }
+
+    #[test]
+    fn a_name_or_network_is_sent_once() {
+        let twice = ChainMatch {
+            server_names: vec!["a".into(), "b".into(), "a".into()],
+            prefix_ranges: vec!["10.0.0.0/8".into(), "10.1.0.0/8".into()],
+            ..Default::default()
+        };
+        let message = twice.message().unwrap();
+        assert_eq!(message.server_names, ["a", "b"]);
+        assert_eq!(message.prefix_ranges.len(), 1);
     }
 }

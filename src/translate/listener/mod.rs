@@ -5,12 +5,19 @@ pub mod inbound;
 pub mod outbound;
 
 mod chain;
+mod held;
 mod inspector;
 mod l4;
+mod refused;
 #[cfg(test)]
 mod tests;
 
 use envoy_types::pb::envoy::config::core::v3::{Address, Pipe, SocketAddress, address, socket_address::PortSpecifier};
+
+pub use self::{
+    held::{Holder, holds_own_addresses},
+    refused::{Reason, Refused},
+};
 
 /// Returns an address and port, or a Unix domain socket for `unix://…`.
 pub(crate) fn address(bind: &str, port: u16) -> Address {

@@ -1,6 +1,10 @@
 //! Listeners made from objects, read as JSON.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use envoy_types::pb::envoy::config::listener::v3::Listener;
 use prost::Message;
@@ -9,8 +13,9 @@ use serde_json::{Value, json};
 
 use super::{
     gateway::{self, GatewayPlan, GatewayView},
-    inbound::{self, InboundInput},
-    outbound::{self, Group, ListenerInput},
+    inbound::{self, InboundView},
+    outbound::{self, Group, ListenerInput, OutboundView, Planned},
+    refused::{Reason, Refused},
 };
 use crate::{
     api::{
@@ -21,13 +26,15 @@ use crate::{
     mesh::{
         engine::Engine,
         gateway::Refusal,
-        model::{Flavour, Interception, Labels, MtlsMode, Proxy, ProxyKind},
+        model::{Flavour, Interception, Labels, MtlsMode, Proxy, ProxyKind, ProxyPorts},
         policy::mtls::workload_mtls,
         scope,
         world::World,
     },
     translate::input::{Built, ProxyClass},
 };
+
+mod conflicts;
 
 const OWN: &str = "10.0.0.9";
 
@@ -36,6 +43,7 @@ struct Asked {
     world: Arc<World>,
     class: ProxyClass,
     labels: Labels,
+    ports: ProxyPorts,
 }
 
 impl Asked {
@@ -58,7 +66,7 @@ impl Asked {
             telemetry: Arc::default(),
         };
         let labels = [("app".into(), "app".into())].into_iter().collect();
-        Self { world: world(mesh, objects), class, labels }
+        Self { world: world(mesh, objects), class, labels, ports: ProxyPorts::USUAL }
     }
 
     fn stock(mut self) -> Self {
@@ -71,19 +79,40 @@ impl Asked {
         self
     }
 
+    fn unprivileged(mut self) -> Self {
+        self.ports.unprivileged = true;
+        self
+    }
+
+    fn dual_stack(mut self) -> Self {
+        self.class.ipv6 = true;
+        self
+    }
+
     fn scope(&self) -> scope::Scope {
         scope::scope(&self.world, self.class.kind, &self.class.namespace, &self.labels)
     }
 
-    fn inputs(&self) -> BTreeMap<Group, Vec<ListenerInput>> {
+    fn planned(&self) -> BTreeMap<Group, Planned> {
         let own = [OWN.parse::<IpAddr>().unwrap()];
         let scope = self.scope();
-        let all = outbound::all_inputs(&scope, &self.class, &self.world.mesh, &self.world.endpoints, &own);
-        for group in outbound::ports(&scope, &self.class, &self.world.mesh) {
-            let one = outbound::inputs(&scope, &self.class, &self.world.mesh, &self.world.endpoints, &own, group);
-            assert_eq!(one, all.get(&group).cloned().unwrap_or_default(), "{group:?} alone and among all");
+        let (class, mesh, endpoints) = (&self.class, &self.world.mesh, &self.world.endpoints);
+        let view = OutboundView { scope: &scope, class, mesh, endpoints, own: &own, ports: self.ports };
+        let all = outbound::all_planned(view);
+        for group in outbound::groups(view) {
+            assert_eq!(outbound::planned(view, group), all.get(&group).cloned().unwrap_or_default(), "{group:?} alone and among all");
         }
         all
+    }
+
+    fn inputs(&self) -> BTreeMap<Group, Vec<ListenerInput>> {
+        self.planned().into_iter().map(|(group, planned)| (group, planned.listeners)).collect()
+    }
+
+    /// What has no place, outbound.
+    fn refused(&self) -> Vec<String> {
+        let refused = self.planned().into_values().flat_map(|planned| planned.refused);
+        refused.map(|refused| format!("{} {}: {}", refused.origin.object, refused.field, refused.reason)).collect()
     }
 
     fn outbound(&self) -> BTreeMap<String, Value> {
@@ -103,15 +132,24 @@ impl Asked {
     }
 
     fn inbound(&self) -> BTreeMap<String, Value> {
-        let scope = self.scope();
-        let mtls = workload_mtls(&self.world, "shop", &self.labels);
-        let targets = scope::service_targets(&self.world, &self.proxy());
-        let own = [OWN.parse::<IpAddr>().unwrap()];
-        let input = InboundInput::new(&self.class, &self.world.mesh, mtls, scope.sidecar.as_deref(), &targets, &own);
-        shown(inbound::listeners(&input))
+        self.inbound_planned().0
     }
 
-    fn gateway(mut self, unprivileged: bool) -> (GatewayPlan, BTreeMap<String, Value>) {
+    fn inbound_planned(&self) -> (BTreeMap<String, Value>, BTreeSet<Refused>) {
+        let scope = self.scope();
+        let (input, refused) = inbound::planned(InboundView {
+            class: &self.class,
+            mesh: &self.world.mesh,
+            mtls: &workload_mtls(&self.world, "shop", &self.labels),
+            sidecar: scope.sidecar.as_deref(),
+            targets: &scope::service_targets(&self.world, &self.proxy()),
+            workload: &[OWN.parse::<IpAddr>().unwrap()],
+            ports: self.ports,
+        });
+        (shown(inbound::listeners(&input)), refused)
+    }
+
+    fn gateway(mut self) -> (GatewayPlan, BTreeMap<String, Value>) {
         self.class.kind = ProxyKind::Gateway;
         let gateways = scope::gateways_for(&self.world, &self.labels);
         let plan = gateway::plan(GatewayView {
@@ -121,7 +159,7 @@ impl Asked {
             world: &self.world,
             scope: &self.scope(),
             targets: &scope::service_targets(&self.world, &self.proxy()),
-            unprivileged,
+            ports: self.ports,
         });
         let listeners = shown(plan.listeners.iter().map(gateway::listener));
         (plan, listeners)
@@ -454,7 +492,7 @@ spec:
 
 #[test]
 fn servers_of_all_gateways_share_what_can_be_shared() {
-    let (plan, listeners) = Asked::of(&(MESH.to_owned() + GATEWAYS)).gateway(false);
+    let (plan, listeners) = Asked::of(&(MESH.to_owned() + GATEWAYS)).gateway();
     assert_eq!(listeners.keys().collect::<Vec<_>>(), ["0.0.0.0_443", "0.0.0.0_8080"], "a TCP server without routes has no listener");
     let http = plan.tables.iter().find(|table| table.name == "http.8080").unwrap();
     let servers: Vec<_> = http.servers.iter().map(|server| (server.gateway.1.as_str(), server.port, server.https_redirect)).collect();
@@ -466,20 +504,21 @@ fn servers_of_all_gateways_share_what_can_be_shared() {
     );
     let reasons: Vec<_> = plan.refused.iter().map(|refused| (refused.field.as_str(), refused.reason.clone())).collect();
     let host = crate::mesh::model::Hostname::new("a.example.com");
-    assert_eq!(reasons, [("spec.servers[1]", Refusal::HostTaken(host)), ("spec.servers[2]", Refusal::PortTaken(443))]);
+    let expected = [("spec.servers[1]", Refusal::HostTaken(host)), ("spec.servers[2]", Refusal::PortTaken(443))];
+    assert_eq!(reasons, expected.map(|(field, refusal)| (field, Reason::Server(refusal))));
 }
 
 #[test]
 fn a_gateway_without_rights_leaves_low_ports_out() {
-    let (plan, listeners) = Asked::of(&(MESH.to_owned() + GATEWAYS)).gateway(true);
+    let (plan, listeners) = Asked::of(&(MESH.to_owned() + GATEWAYS)).unprivileged().gateway();
     assert_eq!(listeners.keys().collect::<Vec<_>>(), ["0.0.0.0_8080"]);
-    assert!(plan.refused.iter().any(|refused| refused.reason == Refusal::Privileged(443)));
+    assert!(plan.refused.iter().any(|refused| refused.reason == Reason::Server(Refusal::Privileged(443))));
 }
 
 #[test]
 fn a_tcp_server_has_a_listener_once_it_has_a_route() {
     let route = "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: r, namespace: shop}\n\
                  spec: {hosts: ['*'], gateways: [one], tcp: [{match: [{port: 9000}], route: [{destination: {host: app, port: {number: 81}}}]}]}\n";
-    let (_, listeners) = Asked::of(&(MESH.to_owned() + GATEWAYS + route)).gateway(false);
+    let (_, listeners) = Asked::of(&(MESH.to_owned() + GATEWAYS + route)).gateway();
     assert_eq!(chains(&listeners["0.0.0.0_9000"]), [(Value::Null, "outbound|81||app.shop.svc.cluster.local".to_owned())]);
 }

@@ -1,6 +1,9 @@
 //! What proxies of one scope share: clusters, endpoints and routes, and outbound listeners.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use smol_str::SmolStr;
 
@@ -15,7 +18,10 @@ use crate::{
     translate::{
         cluster, endpoint,
         input::ProxyClass,
-        listener::outbound::{self, Group},
+        listener::{
+            Refused,
+            outbound::{self, Group, Planned},
+        },
         route,
     },
     visits::{self, Visited},
@@ -34,6 +40,8 @@ pub(super) struct SharedByScope {
 #[derive(Debug, Default)]
 pub(super) struct OutboundListeners {
     listeners: CachedUnits<Group>,
+    /// Groups without findings are not listed.
+    refused: BTreeMap<Group, BTreeSet<Refused>>,
 }
 
 /// From one world to the next, as one scope shows it.
@@ -185,20 +193,31 @@ impl OutboundListeners {
         }
     }
 
+    /// Returns what of the objects has no place in the listeners.
+    pub(super) fn refused(&self) -> impl Iterator<Item = &Refused> {
+        self.refused.values().flatten()
+    }
+
     fn translate_everything(&mut self, world: &World, scope: &Scope, key: &ListenersKey, cache: &mut ResourceCache) {
-        let planned = outbound::all_inputs(scope, &key.class, &world.mesh, &world.endpoints, &key.own);
-        let groups: BTreeSet<Group> = planned.keys().copied().collect();
-        self.listeners.retain(|group| groups.contains(group));
-        for (group, inputs) in planned {
-            let resources = inputs.into_iter().map(|input| cache.outbound_listener(input)).collect();
-            self.listeners.replace(&group, resources);
+        let planned = outbound::all_planned(key.view(world, scope));
+        self.listeners.retain(|group| planned.contains_key(group));
+        self.refused.retain(|group, _| planned.contains_key(group));
+        for (group, planned) in planned {
+            self.replace(group, planned, cache);
         }
     }
 
     fn translate(&mut self, world: &World, scope: &Scope, key: &ListenersKey, group: Group, cache: &mut ResourceCache) {
-        let inputs = outbound::inputs(scope, &key.class, &world.mesh, &world.endpoints, &key.own, group);
-        let resources: Vec<Arc<Resource>> = inputs.into_iter().map(|input| cache.outbound_listener(input)).collect();
+        self.replace(group, outbound::planned(key.view(world, scope), group), cache);
+    }
+
+    fn replace(&mut self, group: Group, planned: Planned, cache: &mut ResourceCache) {
+        let resources: Vec<Arc<Resource>> = planned.listeners.into_iter().map(|input| cache.outbound_listener(input)).collect();
         self.listeners.replace(&group, resources);
+        match planned.refused.is_empty() {
+            true => drop(self.refused.remove(&group)),
+            false => drop(self.refused.insert(group, planned.refused)),
+        }
     }
 }
 

@@ -1,12 +1,16 @@
 //! All groups of proxies that share resources, and which of them a proxy belongs to.
 
-use std::{collections::hash_map::Entry, mem, sync::Arc};
+use std::{
+    collections::{BTreeSet, hash_map::Entry},
+    mem,
+    sync::Arc,
+};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
     by_scope::{OutboundListeners, SharedByScope, Step},
-    key::{DistinguishingLabels, ListenersKey, SharedKey, class_of, own_headless_addresses},
+    key::{DistinguishingLabels, ListenersKey, SharedKey, class_of, own_addresses},
     per_proxy::{PerProxy, PerProxyInputs},
     resource_cache::{ResourceCache, Translations},
 };
@@ -17,6 +21,7 @@ use crate::{
         scope::{Scope, ScopeKey, scope_key, scope_of},
         world::{Touched, World},
     },
+    translate::listener::Refused,
     xds::{per_type::PerType, resource_type::ResourceType, view::Layer},
 };
 
@@ -27,13 +32,6 @@ pub(super) struct Keys {
     /// Only sidecars have outbound listeners by scope; a gateway's are its own.
     listeners: Option<ListenersKey>,
     own: Arc<PerProxyInputs>,
-}
-
-impl Keys {
-    /// Returns what of the objects the proxy cannot have.
-    pub(super) fn findings(&self) -> impl Iterator<Item = Diagnostic> {
-        self.own.findings()
-    }
 }
 
 /// Scopes by what decides about them.
@@ -63,7 +61,8 @@ impl Groups {
         let listeners = (proxy.kind == ProxyKind::Sidecar).then(|| ListenersKey {
             class: class_of(proxy, distinguishing, true),
             http_proxy_port: proxy.http_proxy_port,
-            own: own_headless_addresses(world, scope, &proxy.ips),
+            own: own_addresses(world, scope, proxy),
+            ports: proxy.ports,
             scope: key,
         });
         if let Some(listeners) = &listeners
@@ -112,6 +111,23 @@ impl Groups {
         })
     }
 
+    /// Returns what of the objects proxies with these keys cannot have.
+    pub(super) fn findings<'a>(&self, used: impl Iterator<Item = &'a Keys>) -> BTreeSet<Diagnostic> {
+        let mut refused = BTreeSet::new();
+        let mut shared = FxHashSet::default();
+        // Few groups have any: only of those it must be known whether they are used.
+        let telling = self.listeners.values().any(|group| group.refused().next().is_some());
+        for keys in used {
+            refused.extend(keys.own.refused());
+            if let Some(key) = keys.listeners.as_ref().filter(|_| telling)
+                && shared.insert(key)
+            {
+                refused.extend(self.listeners.get(key).into_iter().flat_map(OutboundListeners::refused));
+            }
+        }
+        refused.into_iter().map(finding).collect()
+    }
+
     /// Lets go of groups that none of these keys needs.
     pub(super) fn retain<'a>(&mut self, used: impl Iterator<Item = &'a Keys>) {
         let used: Vec<&Keys> = used.collect();
@@ -129,4 +145,8 @@ impl Groups {
     pub(super) fn translations(&self) -> &Translations {
         self.cache.translations()
     }
+}
+
+fn finding(refused: &Refused) -> Diagnostic {
+    Diagnostic::warning(refused.field.clone(), refused.reason.to_string()).of(&refused.origin.object)
 }

@@ -7,11 +7,14 @@ use smol_str::SmolStr;
 
 use crate::{
     mesh::{
-        model::{Flavour, Labels, Proxy, Resolution, TelemetryIdentity},
+        model::{Flavour, Labels, Proxy, ProxyPorts, Resolution, TelemetryIdentity},
         scope::{Scope, ScopeKey},
         world::World,
     },
-    translate::input::ProxyClass,
+    translate::{
+        input::ProxyClass,
+        listener::{holds_own_addresses, outbound::OutboundView},
+    },
     visits::{Visit, Visited},
 };
 
@@ -28,8 +31,17 @@ pub(super) struct ListenersKey {
     pub(super) scope: ScopeKey,
     pub(super) class: ProxyClass,
     pub(super) http_proxy_port: Option<u16>,
-    /// The proxy's own addresses, as far as headless services have endpoints there.
+    /// The proxy's own addresses, as far as headless services have endpoints there or its Sidecar binds them.
     pub(super) own: Vec<IpAddr>,
+    pub(super) ports: ProxyPorts,
+}
+
+impl ListenersKey {
+    /// Returns what the listeners are planned from.
+    pub(super) fn view<'a>(&'a self, world: &'a World, scope: &'a Scope) -> OutboundView<'a> {
+        let (class, own) = (&self.class, self.own.as_slice());
+        OutboundView { scope, class, mesh: &world.mesh, endpoints: &world.endpoints, own, ports: self.ports }
+    }
 }
 
 /// The label keys by which objects of a world tell proxies apart.
@@ -71,12 +83,13 @@ fn project(labels: &Labels, keys: &BTreeSet<SmolStr>) -> Labels {
     labels.iter().filter(|(key, _)| keys.contains(*key)).map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
-/// Returns those of the proxy's addresses at which a visible headless service has an endpoint: the service gets no
-/// listener there.
-pub(super) fn own_headless_addresses(world: &World, scope: &Scope, addresses: &[IpAddr]) -> Vec<IpAddr> {
-    let own = |address: &IpAddr| {
+/// Returns those of the proxy's addresses at which services get no listener: a visible headless service has an endpoint
+/// there, or the proxy's Sidecar binds them.
+pub(super) fn own_addresses(world: &World, scope: &Scope, proxy: &Proxy) -> Vec<IpAddr> {
+    let bound = scope.sidecar.as_ref().is_some_and(|sidecar| holds_own_addresses(&sidecar.spec, proxy.interception));
+    let headless = |address: &IpAddr| {
         let services = world.services_at.get(address).into_iter().flat_map(|services| services.iter());
         services.filter_map(|key| scope.services.get(&key.hostname)).any(|service| service.resolution == Resolution::Passthrough)
     };
-    addresses.iter().filter(|address| own(address)).copied().collect()
+    proxy.ips.iter().filter(|address| bound || headless(address)).copied().collect()
 }

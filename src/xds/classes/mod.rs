@@ -132,11 +132,12 @@ impl Classes {
     }
 
     /// Returns the findings about a proxy that need not be connected: what of the objects it cannot be given.
-    pub fn findings_for(&self, proxy: &Proxy) -> Vec<Diagnostic> {
+    pub fn findings_for(&self, proxy: &Proxy) -> BTreeSet<Diagnostic> {
         let mut state = self.state.lock();
         let state = &mut *state;
         let proxy = resolve_proxy(&state.world, proxy);
-        state.groups.ensure(&state.world, &proxy, &state.distinguishing).findings().collect()
+        let keys = state.groups.ensure(&state.world, &proxy, &state.distinguishing);
+        state.groups.findings([&keys].into_iter())
     }
 
     /// Subscribes to the findings about the connected proxies: what of the objects they cannot be given.
@@ -164,7 +165,7 @@ impl Views for Classes {
 impl State {
     fn findings(&self) -> BTreeSet<Diagnostic> {
         let connected = self.proxies.values().visiting(Visited::Proxy).filter(|connected| !connected.sender.is_closed());
-        connected.flat_map(|connected| connected.keys.findings()).collect()
+        self.groups.findings(connected.map(|connected| &connected.keys))
     }
 
     /// Resolves anew the proxies that a change may put into another class. Returns whether groups may have lost their last

@@ -11,9 +11,8 @@ use super::{
     resource_cache::ResourceCache,
 };
 use crate::{
-    api::Diagnostic,
     mesh::{
-        gateway::{Listener, RefusedListener},
+        gateway::Listener,
         model::{Proxy, ProxyKind},
         policy::mtls::workload_mtls,
         routing::model::GatewayRef,
@@ -25,8 +24,9 @@ use crate::{
         endpoint::{self, EndpointInput},
         input::ProxyClass,
         listener::{
+            Refused,
             gateway::{self, GatewayListenerInput, GatewayView},
-            inbound::InboundInput,
+            inbound::{self, InboundInput, InboundView},
         },
         route::{self, RouteTable},
     },
@@ -42,7 +42,7 @@ pub(super) struct PerProxyInputs {
     inbound: Option<InboundInput>,
     gateway: Vec<GatewayListenerInput>,
     tables: Vec<RouteTable>,
-    refused: Vec<RefusedListener>,
+    refused: BTreeSet<Refused>,
 }
 
 /// The resources made from it.
@@ -60,12 +60,9 @@ impl PerProxyInputs {
         }
     }
 
-    /// Returns a finding for each server of a Gateway for which the proxy has no listener.
-    pub(super) fn findings(&self) -> impl Iterator<Item = Diagnostic> {
-        self.refused.iter().map(|refused| {
-            let message = format!("{}: this server gets no listener", refused.reason);
-            Diagnostic::warning(refused.field.clone(), message).of(&refused.gateway.object)
-        })
+    /// Returns what of the objects has no place in the proxy's listeners.
+    pub(super) fn refused(&self) -> impl Iterator<Item = &Refused> {
+        self.refused.iter()
     }
 }
 
@@ -99,10 +96,19 @@ fn sidecar(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass) -> P
     let workload = proxy.ips.first().copied().unwrap_or(IpAddr::from([127, 0, 0, 1]));
     let sidecar = scope.sidecar.as_ref();
     let shared = ProxyClass { telemetry: Arc::default(), ..class.clone() };
-    let mtls = workload_mtls(world, &proxy.namespace, &proxy.labels);
+    let (inbound, refused) = inbound::planned(InboundView {
+        class,
+        mesh: &world.mesh,
+        mtls: &workload_mtls(world, &proxy.namespace, &proxy.labels),
+        sidecar: sidecar.map(Arc::as_ref),
+        targets: &service_targets(world, proxy),
+        workload: &proxy.ips,
+        ports: proxy.ports,
+    });
     PerProxyInputs {
         clusters: cluster::inbound_inputs(&shared, &world.mesh, sidecar, &targets, workload),
-        inbound: Some(InboundInput::new(class, &world.mesh, mtls, sidecar.map(Arc::as_ref), &service_targets(world, proxy), &proxy.ips)),
+        inbound: Some(inbound),
+        refused,
         ..PerProxyInputs::default()
     }
 }
@@ -110,15 +116,8 @@ fn sidecar(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass) -> P
 fn gateway_proxy(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass) -> PerProxyInputs {
     let gateways = gateways_for(world, &proxy.labels);
     let targets = service_targets(world, proxy);
-    let plan = gateway::plan(GatewayView {
-        class,
-        mesh: &world.mesh,
-        gateways: &gateways,
-        world,
-        scope,
-        targets: &targets,
-        unprivileged: proxy.unprivileged,
-    });
+    let plan =
+        gateway::plan(GatewayView { class, mesh: &world.mesh, gateways: &gateways, world, scope, targets: &targets, ports: proxy.ports });
     let tables = plan.tables.iter().map(|table| {
         let named: BTreeSet<_> = table.servers.iter().map(|server| &server.gateway).collect();
         let at = named.into_iter().map(|(namespace, name)| GatewayRef::istio(namespace, name));

@@ -1,20 +1,21 @@
 //! Listeners of gateways, and which servers feed which route configuration (contract §3.7).
 
+mod chains;
 mod plan;
 mod render;
 mod server_tls;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use envoy_types::pb::envoy::config::listener::v3::Listener;
 use smol_str::{SmolStr, format_smolstr};
 
 use self::server_tls::ServerTls;
-use super::chain::ChainMatch;
+use super::{chain::ChainMatch, refused::Refused};
 use crate::{
     mesh::{
-        gateway::{ListenerHost, RefusedListener},
-        model::Origin,
+        gateway::ListenerHost,
+        model::{Origin, ProxyPorts},
         scope::{Scope, ServiceTarget},
         settings::MeshSettings,
         world::{Gateway, NamedKey, World},
@@ -40,8 +41,8 @@ pub struct GatewayView<'a> {
     pub scope: &'a Scope,
     /// Service ports that select it: a server's port is the service's, the listener's is the pod's.
     pub targets: &'a [ServiceTarget],
-    /// Whether it may not bind ports below 1024.
-    pub unprivileged: bool,
+    /// Ports that it holds already or cannot have.
+    pub ports: ProxyPorts,
 }
 
 /// What a gateway has.
@@ -51,8 +52,8 @@ pub struct GatewayPlan {
     pub listeners: Vec<GatewayListenerInput>,
     /// Its route configurations, by name.
     pub tables: Vec<GatewayRouteTable>,
-    /// Listeners of its Gateways that were left out, and why.
-    pub refused: Vec<RefusedListener>,
+    /// What of its Gateways and routes was left out, and why.
+    pub refused: BTreeSet<Refused>,
 }
 
 /// Everything that one listener of a gateway is made of, and the key of its memo.

@@ -1,13 +1,17 @@
 //! Plans a gateway's listeners and route configurations from the listeners that its Gateways have on each port.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use smol_str::{SmolStr, format_smolstr};
 
-use super::{Chain, GatewayListenerInput, GatewayPlan, GatewayRouteTable, GatewayView, RoutedServer, Target, server_tls::ServerTls};
+use super::{
+    Chain, GatewayListenerInput, GatewayPlan, GatewayRouteTable, GatewayView, RoutedServer, Target,
+    chains::{Chains, Claimant},
+    server_tls::ServerTls,
+};
 use crate::{
     mesh::{
-        gateway::{self, Handling, MergedPort, PlacedListener, Sharing, TlsTermination},
+        gateway::{self, BindLimits, Handling, MergedPort, PlacedListener, Sharing, TlsTermination},
         model::{Protocol, Service},
         routing::{
             model::{GatewayRef, RouteSet},
@@ -18,35 +22,43 @@ use crate::{
     translate::{
         filter::network::TcpTarget,
         input::{ByPtr, ListenerClass},
-        listener::{chain::ChainMatch, l4::Destinations},
+        listener::{chain::ChainMatch, l4::Destinations, refused::Refused},
         naming::dns_srv,
     },
 };
 
 pub(super) fn plan(view: GatewayView<'_>) -> GatewayPlan {
     let targets = view.targets.iter().filter_map(|target| Some((target.service.ports.get(target.port)?.number, target.target_port)));
-    let merged = gateway::merge(view.gateways, &targets.collect::<Vec<_>>(), view.unprivileged);
-    let mut planner = Planner { view, class: ListenerClass::of(view.class), tables: Vec::new() };
+    let class = ListenerClass::of(view.class);
+    let everywhere = [Some(class.wildcard()), class.dual_stack().then_some("::")];
+    let everywhere: Vec<IpAddr> = everywhere.into_iter().flatten().filter_map(|address| address.parse().ok()).collect();
+    let limits = BindLimits { everywhere: &everywhere, ports: view.ports };
+    let merged = gateway::merge(view.gateways, &targets.collect::<Vec<_>>(), limits);
+    let mut planner = Planner { view, class, tables: Vec::new(), refused: merged.refused.into_iter().map(Refused::from).collect() };
     let mut listeners: Vec<_> = merged.ports.iter().filter_map(|port| planner.listener(port)).collect();
     listeners.sort_by_key(GatewayListenerInput::name);
     planner.tables.sort_by(|one, other| one.name.cmp(&other.name));
-    GatewayPlan { listeners, tables: planner.tables, refused: merged.refused }
+    GatewayPlan { listeners, tables: planner.tables, refused: planner.refused }
 }
 
 struct Planner<'a> {
     view: GatewayView<'a>,
     class: ListenerClass,
     tables: Vec<GatewayRouteTable>,
+    refused: BTreeSet<Refused>,
 }
 
 impl<'a> Planner<'a> {
-    /// Returns the listener of a port; `None` when nothing is behind it.
+    /// The listener of a port; `None` when nothing is behind it.
     fn listener(&mut self, port: &MergedPort<'_>) -> Option<GatewayListenerInput> {
         let chains = match port.sharing {
             Sharing::Http => vec![self.http(port)],
             Sharing::Tls | Sharing::Alone => {
-                let mut names = BTreeSet::new();
-                port.listeners.iter().flat_map(|placed| self.chains(placed, &mut names)).collect()
+                let mut chains = Chains::of_port(port.number);
+                port.listeners.iter().for_each(|placed| self.add(placed, &mut chains));
+                let (chains, refused) = chains.into_parts();
+                self.refused.extend(refused);
+                chains
             }
         };
         if chains.is_empty() {
@@ -68,24 +80,38 @@ impl<'a> Planner<'a> {
         Chain { matcher: ChainMatch::default(), target: Target::Http { routes: name, grpc_web }, tls: None }
     }
 
-    fn chains(&mut self, placed: &PlacedListener<'_>, names: &mut BTreeSet<SmolStr>) -> Vec<Chain> {
+    fn add(&mut self, placed: &PlacedListener<'_>, chains: &mut Chains) {
+        let server = Claimant { origin: placed.gateway.origin.clone(), field: placed.listener.field.clone() };
         match placed.listener.handling() {
-            Handling::Https(termination) => vec![self.https(placed, termination)],
-            Handling::AutoPassthrough => self.auto_passthrough(placed),
-            Handling::Passthrough => self.passthrough(placed, names),
-            Handling::Tcp(termination) => self.tcp(placed, termination).into_iter().collect(),
+            Handling::Https(termination) => {
+                let (chain, table) = self.https(placed, termination);
+                if chains.add(chain, &server) {
+                    self.tables.push(table);
+                }
+            }
+            Handling::AutoPassthrough => {
+                for chain in self.auto_passthrough(placed) {
+                    chains.add(chain, &server);
+                }
+            }
+            Handling::Passthrough => self.passthrough(placed, chains),
+            Handling::Tcp(termination) => {
+                if let Some(chain) = self.tcp(placed, termination) {
+                    chains.add(chain, &server);
+                }
+            }
             // HTTP listeners share one chain.
-            Handling::Http => Vec::new(),
+            Handling::Http => {}
         }
     }
 
-    fn https(&mut self, placed: &PlacedListener<'_>, termination: &Arc<TlsTermination>) -> Chain {
+    fn https(&self, placed: &PlacedListener<'_>, termination: &Arc<TlsTermination>) -> (Chain, GatewayRouteTable) {
         let (gateway, listener) = (&placed.gateway.origin.object, placed.listener);
         let name = format_smolstr!("https.{}.{}.{}.{}", listener.port, listener.port_name, gateway.name, gateway.namespace);
         let name = with_bind(name, &listener.bind);
         let tls = Some(ServerTls { termination: Arc::clone(termination), tcp: false });
-        self.tables.push(GatewayRouteTable { name: name.clone(), servers: vec![routed(placed)] });
-        Chain { matcher: server_names(placed), target: Target::Http { routes: name, grpc_web: false }, tls }
+        let chain = Chain { matcher: server_names(placed), target: Target::Http { routes: name.clone(), grpc_web: false }, tls };
+        (chain, GatewayRouteTable { name, servers: vec![routed(placed)] })
     }
 
     fn tcp(&self, placed: &PlacedListener<'_>, termination: Option<&Arc<TlsTermination>>) -> Option<Chain> {
@@ -99,23 +125,17 @@ impl<'a> Planner<'a> {
         Some(Chain { matcher, target: Target::Tcp(target), tls })
     }
 
-    fn passthrough(&self, placed: &PlacedListener<'_>, names: &mut BTreeSet<SmolStr>) -> Vec<Chain> {
+    fn passthrough(&self, placed: &PlacedListener<'_>, chains: &mut Chains) {
         let gateway = gateway_ref(placed);
         let context = RouteContext { port: placed.listener.port, gateway: &gateway, client: None };
-        let mut chains = Vec::new();
         for set in &self.routes(placed) {
             for (rule, matched) in set.tls_at(&context) {
-                let wanted = matched.sni_hosts.iter().map(|host| host.text().clone()).collect::<Vec<_>>();
-                if wanted.iter().any(|name| names.contains(name)) {
-                    continue;
-                }
                 let Some(target) = self.destinations(placed).route(set, &rule.destinations) else { continue };
-                names.extend(wanted.iter().cloned());
-                let matcher = ChainMatch { server_names: wanted, prefix_ranges: matched.destination_subnets.clone(), ..Default::default() };
-                chains.push(Chain { matcher, target: Target::Tcp(target), tls: None });
+                let server_names = matched.sni_hosts.iter().map(|host| host.text().clone()).collect();
+                let matcher = ChainMatch { server_names, prefix_ranges: matched.destination_subnets.clone(), ..Default::default() };
+                chains.add_route(Chain { matcher, target: Target::Tcp(target), tls: None }, &Claimant::from(&rule.source));
             }
         }
-        chains
     }
 
     // A chain for each service port and subset: the SNI of in-mesh mTLS names them.

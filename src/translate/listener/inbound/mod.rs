@@ -3,7 +3,7 @@
 
 mod chains;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use envoy_types::pb::envoy::config::{
     core::v3::TrafficDirection,
@@ -13,14 +13,16 @@ use smol_str::{SmolStr, format_smolstr};
 
 use super::{
     address,
+    held::HeldAddresses,
     inspector::{disabled_but_for, disabled_for, http_inspector, original_dst, original_src, tls_inspector},
+    refused::{Reason, Refused},
 };
 use crate::{
     mesh::{
-        model::{Interception, Origin, Protocol},
+        model::{Interception, Origin, Protocol, ProxyPorts},
         scope::ServiceTarget,
         settings::MeshSettings,
-        sidecar::{CaptureMode, Ingress},
+        sidecar::Ingress,
         world::{EffectiveMtls, Sidecar},
     },
     translate::{
@@ -61,32 +63,54 @@ struct InboundPort {
     config: Option<Origin>,
 }
 
-impl InboundInput {
-    /// Collects what decides about the listeners. `targets` are the service ports that select the workload, oldest
-    /// service first (of two for one target port the first counts); a Sidecar with `ingress` replaces them. `workload`
-    /// are its addresses, the primary first.
-    pub fn new(
-        class: &ProxyClass,
-        mesh: &Arc<MeshSettings>,
-        mtls: EffectiveMtls,
-        sidecar: Option<&Sidecar>,
-        targets: &[ServiceTarget],
-        workload: &[IpAddr],
-    ) -> Self {
-        let class = ListenerClass::of(class);
-        let mut ports: Vec<InboundPort> = match sidecar.filter(|sidecar| !sidecar.spec.ingress.is_empty()) {
-            Some(sidecar) => {
-                let listeners = sidecar.spec.ingress.iter();
-                listeners.map(|listener| ingress_port(&class, sidecar, listener, workload)).collect()
+/// What a sidecar's inbound listeners follow from.
+#[derive(Clone, Copy, Debug)]
+pub struct InboundView<'a> {
+    /// Its class.
+    pub class: &'a ProxyClass,
+    /// Mesh-wide settings.
+    pub mesh: &'a Arc<MeshSettings>,
+    /// How it takes mTLS.
+    pub mtls: &'a EffectiveMtls,
+    /// The Sidecar that applies; with `ingress` it replaces the services' ports.
+    pub sidecar: Option<&'a Sidecar>,
+    /// The service ports that select the workload, oldest service first: of two for one target port the first counts.
+    pub targets: &'a [ServiceTarget],
+    /// The workload's addresses, the primary first.
+    pub workload: &'a [IpAddr],
+    /// Ports that it holds already or cannot have.
+    pub ports: ProxyPorts,
+}
+
+/// Returns what decides about a sidecar's inbound listeners, and what has no place in them.
+pub fn planned(view: InboundView<'_>) -> (InboundInput, BTreeSet<Refused>) {
+    let class = ListenerClass::of(view.class);
+    let held = HeldAddresses { class: &class, mesh: view.mesh, ports: view.ports, sidecar: None, own: &[] };
+    let mut refused = BTreeSet::new();
+    let mut ports = Vec::new();
+    let mut place = |port: InboundPort, obstacle: Option<Reason>, field: SmolStr| match obstacle {
+        None => ports.push(port),
+        Some(reason) => drop(refused.insert(Refused::new(&port.origin, field, reason))),
+    };
+    match view.sidecar.filter(|sidecar| !sidecar.spec.ingress.is_empty()) {
+        Some(sidecar) => {
+            for (at, listener) in sidecar.spec.ingress.iter().enumerate() {
+                let port = ingress_port(&class, sidecar, listener, view.workload);
+                place(port, ingress_obstacle(listener, &held), format_smolstr!("spec.ingress[{at}]"));
             }
-            // Without capture the application itself holds these ports.
-            None if class.interception == Interception::None => Vec::new(),
-            None => targets.iter().filter_map(|target| service_port(&class, mesh, target)).collect(),
-        };
-        ports.sort_by_key(|port| port.target_port);
-        ports.dedup_by_key(|port| port.target_port);
-        Self { class, mesh: ByPtr::from(mesh), mtls, ports }
+        }
+        // Without capture the application itself holds these ports.
+        None if class.interception == Interception::None => {}
+        None => {
+            for port in view.targets.iter().filter_map(|target| service_port(&class, view.mesh, target)) {
+                let obstacle = held.everywhere(port.target_port).map(|holder| Reason::Held(port.target_port, holder));
+                place(port, obstacle, "spec.ports".into());
+            }
+        }
     }
+    ports.sort_by_key(|port| port.target_port);
+    ports.dedup_by_key(|port| port.target_port);
+    (InboundInput { class, mesh: ByPtr::from(view.mesh), mtls: view.mtls.clone(), ports }, refused)
 }
 
 /// Returns the listeners, `virtualInbound` first where there is capture.
@@ -108,14 +132,22 @@ fn ingress_port(class: &ListenerClass, sidecar: &Sidecar, ingress: &Ingress, wor
         protocol: ingress.protocol,
         host: format_smolstr!("{}.{}", sidecar.origin.object.name, sidecar.origin.object.namespace),
         stat_prefix: inbound_cluster(ingress.port),
-        bound: match ingress.capture {
-            CaptureMode::Default => class.interception == Interception::None,
-            CaptureMode::Iptables => false,
-            CaptureMode::None => true,
-        },
+        bound: ingress.binds_port(class.interception),
         origin: sidecar.origin.clone(),
         config: Some(sidecar.origin.clone()),
     }
+}
+
+// What is captured is told apart by its port alone, and at the pod's own address the kubelet asks for readiness.
+fn ingress_obstacle(ingress: &Ingress, held: &HeldAddresses<'_>) -> Option<Reason> {
+    let port = ingress.port;
+    let holder = match ingress.binds_port(held.class.interception) {
+        false => held.everywhere(port),
+        true if held.ports.forbid(port) => return Some(Reason::Privileged(port)),
+        true if ingress.bind.is_empty() => held.bootstrap(port),
+        true => held.holder(&ingress.bind, port),
+    };
+    holder.map(|holder| Reason::Held(port, holder))
 }
 
 fn service_port(class: &ListenerClass, mesh: &MeshSettings, target: &ServiceTarget) -> Option<InboundPort> {

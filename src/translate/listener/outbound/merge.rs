@@ -1,38 +1,58 @@
 //! What happens when several services want the same address and port: the oldest decides, those that come later
-//! share, add their chains, or lose (contract §3.3 "Same bind/port collisions").
+//! share, add their chains, or lose (contract §3.3 "Same bind/port collisions"). Who loses is told.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
-use smol_str::SmolStr;
+use smol_str::{SmolStr, ToSmolStr};
 
 use super::{Chain, ServiceListener};
-use crate::mesh::model::{Origin, Protocol};
+use crate::{
+    mesh::{
+        model::{Origin, Protocol},
+        routing::model::RuleSource,
+    },
+    translate::listener::refused::{Reason, Refused},
+};
 
 /// The chains that one service port adds to a listener.
+#[derive(Clone)]
 pub(super) struct Offer {
     pub(super) protocol: Protocol,
-    /// Whether the proxy sniffs if connections carry HTTP.
+    /// The proxy sniffs whether connections carry HTTP.
     pub(super) sniffed: bool,
-    pub(super) tcp: Vec<Chain>,
-    pub(super) http: Option<Chain>,
+    pub(super) tcp: Vec<Claim>,
+    pub(super) http: Option<Claim>,
     pub(super) bound: bool,
     pub(super) origin: Origin,
 }
 
+/// A chain, and who asks for it.
+#[derive(Clone)]
+pub(super) struct Claim {
+    pub(super) chain: Chain,
+    pub(super) origin: Origin,
+    pub(super) field: SmolStr,
+}
+
 /// The listeners of one port.
-#[derive(Default)]
 pub(super) struct Entries {
-    /// By the first address of each, so that the order does not depend on who came first.
-    by_address: BTreeMap<SmolStr, Entry>,
+    port: u16,
+    listed: Vec<Entry>,
+    /// Which of them has an address.
+    by_address: BTreeMap<SmolStr, usize>,
+    refused: BTreeSet<Refused>,
 }
 
 struct Entry {
     addresses: Vec<SmolStr>,
-    chains: Vec<Chain>,
+    claims: Vec<Claim>,
     kind: Kind,
     protocol: Protocol,
     bound: bool,
-    /// Whether a Sidecar's listener for this port came first: the services of its catch-all listener then stay out.
+    /// A Sidecar's listener for this port came first: the services of its catch-all listener stay out.
     locked: bool,
     origin: Origin,
 }
@@ -45,43 +65,88 @@ enum Kind {
 }
 
 impl Entries {
-    /// Closes the listeners that exist so far to later services.
-    pub(super) fn lock(&mut self) {
-        self.by_address.values_mut().for_each(|entry| entry.locked = true);
+    pub(super) fn of_port(port: u16) -> Self {
+        Self { port, listed: Vec::new(), by_address: BTreeMap::new(), refused: BTreeSet::new() }
     }
 
-    /// Adds a service port.
+    /// Closes the listeners that exist so far to later services.
+    pub(super) fn lock(&mut self) {
+        self.listed.iter_mut().for_each(|entry| entry.locked = true);
+    }
+
+    /// Adds what is not sent.
+    pub(super) fn refuse(&mut self, refused: Refused) {
+        self.refused.insert(refused);
+    }
+
+    /// Adds a service port at these addresses. At those that have a listener it has to come to terms with that.
     pub(super) fn add(&mut self, addresses: Vec<SmolStr>, offer: Offer) {
-        let Some(first) = addresses.first().cloned() else { return };
-        match self.by_address.get_mut(&first) {
-            None => drop(self.by_address.insert(first, Entry::new(addresses, offer))),
-            Some(entry) if entry.locked || !entry.mixes_with(&offer) => {}
-            Some(entry) => entry.join(offer),
+        let owner = |address: &SmolStr| self.by_address.get(&canonical(address)).copied();
+        let owners: BTreeSet<usize> = addresses.iter().filter_map(owner).collect();
+        let free: Vec<SmolStr> = addresses.into_iter().filter(|address| owner(address).is_none()).collect();
+        for owner in owners {
+            self.listed[owner].take(self.port, offer.clone(), &mut self.refused);
+        }
+        if !free.is_empty() {
+            self.by_address.extend(free.iter().map(|address| (canonical(address), self.listed.len())));
+            self.listed.push(Entry::new(self.port, free, offer, &mut self.refused));
         }
     }
 
-    pub(super) fn into_listeners(self, port: u16) -> Vec<ServiceListener> {
-        let listeners = self.by_address.into_values().map(|entry| ServiceListener {
+    /// Returns the listeners by the first address of each, so that the order does not depend on who came first.
+    pub(super) fn into_listeners(self) -> (Vec<ServiceListener>, BTreeSet<Refused>) {
+        let port = self.port;
+        let listener = |entry: Entry| ServiceListener {
             binds: entry.addresses,
             port,
             bound: entry.bound,
-            chains: entry.chains,
+            chains: entry.claims.into_iter().map(|claim| claim.chain).collect(),
             origin: entry.origin,
-        });
-        listeners.collect()
+        };
+        let mut listeners: Vec<_> = self.listed.into_iter().map(listener).collect();
+        listeners.sort_by(|one, other| one.binds.cmp(&other.binds));
+        (listeners, self.refused)
     }
 }
 
+/// Returns the one spelling of an address, by which Envoy knows it. A path is its own.
+fn canonical(address: &SmolStr) -> SmolStr {
+    address.parse::<IpAddr>().map_or_else(|_| address.clone(), |ip| ip.to_smolstr())
+}
+
 impl Entry {
-    fn new(addresses: Vec<SmolStr>, offer: Offer) -> Self {
-        Self {
+    fn new(port: u16, addresses: Vec<SmolStr>, offer: Offer, refused: &mut BTreeSet<Refused>) -> Self {
+        let mut entry = Self {
             addresses,
             kind: offer.kind(),
             protocol: offer.protocol,
             bound: offer.bound,
             locked: false,
             origin: offer.origin.clone(),
-            chains: offer.chains(),
+            claims: Vec::new(),
+        };
+        entry.merge(port, offer.claims(), refused);
+        entry
+    }
+
+    fn take(&mut self, port: u16, offer: Offer, refused: &mut BTreeSet<Refused>) {
+        match (self.kind, offer.kind()) {
+            _ if self.locked => {}
+            _ if !self.mixes_with(&offer) => self.turn_away(port, offer.claims(), refused),
+            (Kind::Http, Kind::Sniffed) if !offer.protocol.is_http() => {
+                let newer = Reason::Replaced(port, offer.origin.object.clone());
+                refused.extend(self.claims.iter().map(|claim| Refused::new(&claim.origin, claim.field.clone(), newer.clone())));
+                *self = Self::new(port, std::mem::take(&mut self.addresses), offer, refused);
+            }
+            // HTTP shares its routes.
+            (Kind::Http | Kind::Sniffed, Kind::Http | Kind::Sniffed) => self.turn_away(port, offer.tcp, refused),
+            (kind, _) => {
+                if kind != Kind::Tcp || offer.http.is_some() {
+                    self.kind = Kind::Sniffed;
+                    self.protocol = Protocol::Auto;
+                }
+                self.merge(port, offer.claims(), refused);
+            }
         }
     }
 
@@ -91,26 +156,19 @@ impl Entry {
         self.protocol == offer.protocol || !(server_first(self.protocol) || server_first(offer.protocol))
     }
 
-    fn join(&mut self, offer: Offer) {
-        let pure_http = offer.protocol.is_http();
-        match (self.kind, offer.kind()) {
-            (Kind::Http, Kind::Sniffed) if !pure_http => *self = Self::new(std::mem::take(&mut self.addresses), offer),
-            (Kind::Http | Kind::Sniffed, Kind::Http | Kind::Sniffed) => {}
-            (kind, _) => {
-                if kind != Kind::Tcp || offer.http.is_some() {
-                    self.kind = Kind::Sniffed;
-                    self.protocol = Protocol::Auto;
-                }
-                self.merge(offer.chains());
-            }
-        }
+    // Several services of one route ask for its chain: what is there is not lost.
+    fn turn_away(&self, port: u16, claims: Vec<Claim>, refused: &mut BTreeSet<Refused>) {
+        let lost = claims.into_iter().filter(|claim| self.claims.iter().all(|known| known.chain != claim.chain));
+        refused.extend(lost.map(|claim| claim.lost(port, &self.origin)));
     }
 
-    // Envoy refuses a listener with two chains of the same match.
-    fn merge(&mut self, chains: Vec<Chain>) {
-        for chain in chains {
-            if !self.chains.iter().any(|known| known.matcher.conflicts_with(&chain.matcher)) {
-                self.chains.push(chain);
+    // Envoy refuses a listener of which two chains match the same.
+    fn merge(&mut self, port: u16, claims: Vec<Claim>, refused: &mut BTreeSet<Refused>) {
+        for claim in claims {
+            match self.claims.iter().find(|known| known.chain.matcher.conflicts_with(&claim.chain.matcher)) {
+                None => self.claims.push(claim),
+                Some(known) if known.chain == claim.chain => {}
+                Some(known) => drop(refused.insert(claim.lost(port, &known.origin))),
             }
         }
     }
@@ -125,7 +183,18 @@ impl Offer {
         }
     }
 
-    fn chains(self) -> Vec<Chain> {
+    fn claims(self) -> Vec<Claim> {
         self.tcp.into_iter().chain(self.http).collect()
+    }
+}
+
+impl Claim {
+    /// Returns a chain for which a rule asks.
+    pub(super) fn of_rule(chain: Chain, rule: &RuleSource) -> Self {
+        Self { chain, origin: Origin::clone(&rule.origin), field: rule.field.clone() }
+    }
+
+    fn lost(self, port: u16, to: &Origin) -> Refused {
+        Refused::new(&self.origin, self.field, Reason::Outranked(port, to.object.clone()))
     }
 }

@@ -1,10 +1,12 @@
 //! Listeners for what a sidecar's application sends (contract §3.3).
 //!
-//! Two steps. [`inputs`] plans: it looks at all services of one port and decides, in Istio's order of age, who gets a
+//! Two steps. [`planned`] plans: it looks at all services of one port and decides, in Istio's order of age, who gets a
 //! listener of its own, who shares one, and who loses. Its results are small values. [`listener`] turns one of them
 //! into a message and looks at nothing else, so that an input is the memo key of its listener, and a service that
 //! changes without changing a plan costs nothing.
 
+mod candidates;
+mod chains;
 mod merge;
 mod plan;
 mod render;
@@ -19,10 +21,10 @@ use envoy_types::pb::envoy::config::listener::v3::Listener;
 use imbl::OrdMap;
 use smol_str::{SmolStr, format_smolstr};
 
-use super::chain::ChainMatch;
+use super::{chain::ChainMatch, refused::Refused};
 use crate::{
     mesh::{
-        model::{EndpointSet, Interception, Origin, Service, ServiceKey},
+        model::{EndpointSet, Interception, Origin, ProxyPorts, Service, ServiceKey},
         scope::Scope,
         settings::MeshSettings,
     },
@@ -31,6 +33,32 @@ use crate::{
         input::{Built, ByPtr, ListenerClass, ProxyClass},
     },
 };
+
+/// What the outbound listeners of a sidecar follow from.
+#[derive(Clone, Copy, Debug)]
+pub struct OutboundView<'a> {
+    /// What it sees.
+    pub scope: &'a Scope,
+    /// Its class.
+    pub class: &'a ProxyClass,
+    /// Mesh-wide settings.
+    pub mesh: &'a Arc<MeshSettings>,
+    /// Read for headless services alone: each of their addresses gets a listener.
+    pub endpoints: &'a OrdMap<ServiceKey, Arc<EndpointSet>>,
+    /// The proxy's own addresses, at which there is no such listener.
+    pub own: &'a [IpAddr],
+    /// Ports that it holds already or cannot have.
+    pub ports: ProxyPorts,
+}
+
+/// The listeners of a group, and what has no place in them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Planned {
+    /// What is sent.
+    pub listeners: Vec<ListenerInput>,
+    /// What is not.
+    pub refused: BTreeSet<Refused>,
+}
 
 /// Listeners that are planned together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -90,12 +118,12 @@ enum Target {
 }
 
 /// Returns the groups that a scope has.
-pub fn ports(scope: &Scope, class: &ProxyClass, mesh: &Arc<MeshSettings>) -> BTreeSet<Group> {
+pub fn groups(view: OutboundView<'_>) -> BTreeSet<Group> {
     let mut groups = BTreeSet::new();
-    if class.interception != Interception::None || mesh.proxy_http_port != 0 {
+    if view.class.interception != Interception::None || view.mesh.proxy_http_port != 0 {
         groups.insert(Group::Fixed);
     }
-    for egress in &scope.egress {
+    for egress in &view.scope.egress {
         match egress.listener.as_ref().and_then(|listener| listener.port) {
             Some(port) => drop(groups.insert(Group::Port(port))),
             None => groups.extend(egress.services.values().flat_map(|service| &service.ports).map(|port| Group::Port(port.number))),
@@ -105,42 +133,26 @@ pub fn ports(scope: &Scope, class: &ProxyClass, mesh: &Arc<MeshSettings>) -> BTr
 }
 
 /// Plans the listeners of one group.
-///
-/// `endpoints` are read for headless services alone: each of their addresses gets a listener, except the proxy's `own`
-/// addresses.
-pub fn inputs(
-    scope: &Scope,
-    class: &ProxyClass,
-    mesh: &Arc<MeshSettings>,
-    endpoints: &OrdMap<ServiceKey, Arc<EndpointSet>>,
-    own: &[IpAddr],
-    group: Group,
-) -> Vec<ListenerInput> {
-    let planner = plan::Planner::new(scope, class, mesh, endpoints, own);
+pub fn planned(view: OutboundView<'_>, group: Group) -> Planned {
+    let planner = plan::Planner::new(view);
     match group {
-        Group::Fixed => planner.fixed(class),
-        Group::Port(port) => planner.port(port, &plan::candidates(scope, port)),
+        Group::Fixed => planner.fixed(),
+        Group::Port(port) => planner.port(port, &candidates::candidates(view.scope, port)),
     }
 }
 
 /// Plans all listeners of a scope in one walk over its services.
-pub fn all_inputs(
-    scope: &Scope,
-    class: &ProxyClass,
-    mesh: &Arc<MeshSettings>,
-    endpoints: &OrdMap<ServiceKey, Arc<EndpointSet>>,
-    own: &[IpAddr],
-) -> BTreeMap<Group, Vec<ListenerInput>> {
-    let planner = plan::Planner::new(scope, class, mesh, endpoints, own);
-    let mut candidates = plan::all_candidates(scope);
-    let planned = ports(scope, class, mesh).into_iter().map(|group| {
-        let inputs = match group {
-            Group::Fixed => planner.fixed(class),
+pub fn all_planned(view: OutboundView<'_>) -> BTreeMap<Group, Planned> {
+    let planner = plan::Planner::new(view);
+    let mut candidates = candidates::all_candidates(view.scope);
+    let planned = groups(view).into_iter().map(|group| {
+        let planned = match group {
+            Group::Fixed => planner.fixed(),
             Group::Port(port) => planner.port(port, &candidates.remove(&port).unwrap_or_default()),
         };
-        (group, inputs)
+        (group, planned)
     });
-    planned.filter(|(_, inputs)| !inputs.is_empty()).collect()
+    planned.filter(|(_, planned)| *planned != Planned::default()).collect()
 }
 
 /// Makes the listener.

@@ -1,0 +1,66 @@
+//! What an object asks of a proxy's listeners that the proxy cannot have: Envoy judges a listener's chains, and the addresses
+//! of all listeners, as a whole, and would refuse what others share with it.
+
+use std::fmt;
+
+use smol_str::SmolStr;
+
+use super::held::Holder;
+use crate::mesh::{
+    gateway::{Refusal, RefusedListener},
+    model::{ObjectKey, Origin},
+};
+
+/// Something that is not sent, so that the rest can be.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Refused {
+    /// The object that asks for it.
+    pub origin: Origin,
+    /// Where it does (`spec.ports`).
+    pub field: SmolStr,
+    /// What stands in the way.
+    pub reason: Reason,
+}
+
+/// Why something is not sent.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// A server of a Gateway has no place.
+    Server(Refusal),
+    /// The proxy itself, or its Sidecar, listens there.
+    Held(u16, Holder),
+    /// The proxy may not bind the port.
+    Privileged(u16),
+    /// Connections on the port that it would take are another object's, which came first.
+    Outranked(u16, ObjectKey),
+    /// A port whose protocol is not declared took the place of its HTTP port.
+    Replaced(u16, ObjectKey),
+}
+
+impl Refused {
+    pub(super) fn new(origin: &Origin, field: impl Into<SmolStr>, reason: Reason) -> Self {
+        Self { origin: origin.clone(), field: field.into(), reason }
+    }
+}
+
+impl From<RefusedListener> for Refused {
+    fn from(refused: RefusedListener) -> Self {
+        Self { origin: refused.gateway, field: refused.field, reason: Reason::Server(refused.reason) }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Server(refusal) => write!(f, "{refusal}: this server gets no listener"),
+            Self::Held(port, holder) => write!(f, "port {port} is {holder}: there is no other listener on it; use another port"),
+            Self::Privileged(port) => write!(f, "port {port} gets no listener in proxies that may not bind ports below 1024"),
+            Self::Outranked(port, by) => {
+                write!(f, "connections on port {port} that this would take go where {by} says, which came first")
+            }
+            Self::Replaced(port, by) => {
+                write!(f, "requests on port {port} go to {by}, which does not declare its protocol and so takes the whole listener")
+            }
+        }
+    }
+}
