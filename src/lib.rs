@@ -16,6 +16,7 @@ pub mod serve;
 mod signals;
 mod source;
 mod status;
+mod system_error;
 mod timer;
 pub mod translate;
 pub mod version;

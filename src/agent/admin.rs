@@ -8,6 +8,8 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use crate::system_error::explain;
+
 /// How long one request may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -57,7 +59,7 @@ impl Admin {
     }
 
     async fn exchange(&self, method: Method, path: &str) -> Result<(StatusCode, Bytes), String> {
-        let stream = TcpStream::connect(self.address).await.map_err(|error| error.to_string())?;
+        let stream = TcpStream::connect(self.address).await.map_err(|error| explain(&error))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
         let driver = tokio::spawn(connection);

@@ -34,7 +34,7 @@ use self::{
     admin::Admin, drain::Draining, envoy::Envoy, issuance::Issuance, relay::Relay, sds::SecretService, settings::Settings, status::Status,
     telemetry::Telemetry,
 };
-use crate::signals::TerminationSignals;
+use crate::{signals::TerminationSignals, system_error::explain};
 
 /// How the agent ended.
 #[derive(Debug)]
@@ -49,26 +49,26 @@ pub(crate) enum End {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The folder for sockets and bootstrap cannot be used.
-    #[error("{0}")]
+    #[error(transparent)]
     WorkDir(#[from] work_dir::Error),
     /// The agent's port cannot be bound.
-    #[error("agent port {address}: {source}")]
+    #[error("agent port {address}: {}; --agent-port and --listen-address choose others", explain(error))]
     Listen {
         /// The address.
         address: SocketAddr,
         /// Why not.
-        source: io::Error,
+        error: io::Error,
     },
     /// Envoy does not start or cannot be ended.
-    #[error("Envoy {binary}: {source}")]
+    #[error("Envoy {binary}: {}; --envoy names another", explain(error))]
     Envoy {
         /// Its binary.
         binary: String,
         /// What went wrong.
-        source: io::Error,
+        error: io::Error,
     },
     /// Signals cannot be awaited.
-    #[error("signals: {0}")]
+    #[error("signals cannot be caught: {0}")]
     Signals(io::Error),
     /// One of the agent's own services ended.
     #[error("{service} ended: {reason}")]
@@ -87,7 +87,7 @@ pub(crate) async fn run(settings: Settings) -> Result<End, Error> {
     let mut services = JoinSet::new();
     let draining = Draining::new(Admin::new(settings.listen.admin), settings.role, settings.drain);
     let status = start_services(&settings, &draining, &mut services).await?;
-    let failed = |source| Error::Envoy { binary: settings.envoy.binary.display().to_string(), source };
+    let failed = |error| Error::Envoy { binary: settings.envoy.binary.display().to_string(), error };
     let mut envoy = Envoy::start(&settings).map_err(failed)?;
     tokio::select! {
         ended = envoy.ended() => return ended.map(End::EnvoyEnded).map_err(failed),
@@ -113,7 +113,7 @@ async fn start_services(settings: &Settings, draining: &Draining, services: &mut
     let (sender, certificate) = watch::channel(None);
     let sockets = work_dir::prepare(settings)?;
     let address = settings.listen.agent;
-    let port = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
+    let port = TcpListener::bind(address).await.map_err(|error| Error::Listen { address, error })?;
 
     let (joined_sender, joined) = watch::channel(None);
     let (issued, roots) = (certificate.clone(), settings.discovery.root_cert.clone());

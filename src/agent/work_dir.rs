@@ -10,6 +10,7 @@ use nix::unistd::geteuid;
 use tokio::net::UnixListener;
 
 use super::{bootstrap::bootstrap, settings::Settings};
+use crate::system_error::explain;
 
 /// The longest path of a Unix socket (`sockaddr_un`, without the terminating zero).
 const LONGEST_SOCKET_PATH: usize = 107;
@@ -19,10 +20,10 @@ const SUBFOLDER: &str = "agent";
 
 /// Why the folder cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("{path}: {source}")]
+#[error("{path}: {}; --work-dir names another folder", explain(error))]
 pub(crate) struct Error {
     path: String,
-    source: io::Error,
+    error: io::Error,
 }
 
 /// The sockets that Envoy connects to.
@@ -82,7 +83,7 @@ fn listen(path: &Path) -> Result<UnixListener, Error> {
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.display().to_string();
-    move |source| Error { path, source }
+    move |error| Error { path, error }
 }
 
 #[cfg(test)]

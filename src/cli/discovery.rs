@@ -1,9 +1,11 @@
 //! `istiod-lite discovery`
 
+mod state_dir;
 mod tls;
 mod without_effect;
 
 use std::{
+    env,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     process::ExitCode,
@@ -52,9 +54,15 @@ pub(super) struct Arguments {
     /// Folder with the signing CA: ca-cert.pem, ca-key.pem, root-cert.pem, cert-chain.pem (what `istiod-lite ca
     /// intermediate` makes and Istio's `cacerts` secret holds). A folder that holds a root's key is refused. With the API
     /// server as source and no CA in the folder, Secret `cacerts` of our namespace is taken, else `istio-ca-secret`: a
-    /// self-signed root, made when there is none.
-    #[arg(long, value_name = "DIR", env = "ROOT_CA_DIR", default_value = "./etc/cacerts")]
-    ca_dir: PathBuf,
+    /// self-signed root, made when there is none. With --config-dir and no CA there, a self-signed root is made and kept in
+    /// --state-dir [default: ./etc/cacerts]
+    #[arg(long, value_name = "DIR", env = "ROOT_CA_DIR")]
+    ca_dir: Option<PathBuf>,
+
+    /// Folder in which a self-signed root is kept, readable by its owner alone; only with --config-dir and without a CA
+    /// [default: $STATE_DIRECTORY, else istiod-lite in $XDG_STATE_HOME, else ~/.local/state/istiod-lite].
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
 
     /// Folder of the local token issuer (see `istiod-lite ca issuer`): callers on the TLS port prove who they are by
     /// its tokens. Without it, only by a workload certificate.
@@ -235,7 +243,7 @@ struct KubernetesArguments {
 
 pub(super) fn run(arguments: Arguments) -> ExitCode {
     if let Err(error) = super::log::start(&arguments.log_level, arguments.log_as_json) {
-        eprintln!("error: --log_output_level: {error}");
+        eprintln!("error: --log_output_level: {error}; write info, or istiod_lite=debug,info");
         return ExitCode::from(2);
     }
     super::block_on(async { discovery::run(arguments.settings().await?).await })
@@ -288,6 +296,7 @@ impl Arguments {
         let KubernetesArguments { token_audiences, self_signed_rsa, .. } = &self.kubernetes;
         IdentitySettings {
             ca_dir: self.ca_dir.clone(),
+            state_dir: self.state_dir.clone().unwrap_or_else(|| state_dir::default_for(|name| env::var_os(name))),
             self_signed_key: self_signed_rsa.map_or(KeyType::P256, |bits| if bits > 2048 { KeyType::Rsa4096 } else { KeyType::Rsa2048 }),
             issue: IssuePolicy { default_ttl: self.default_certificate_ttl, max_ttl: self.max_certificate_ttl, ..IssuePolicy::default() },
             token_issuer_dir: self.token_issuer_dir.clone(),

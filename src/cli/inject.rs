@@ -15,6 +15,7 @@ use crate::{
     api::{Spec, mesh_config::MeshConfig, yaml},
     mesh::settings::{MeshSettings, ProxyDefaults},
     source::mesh_config::MeshConfigFile,
+    system_error::explain,
     webhook::inject::{
         Settings,
         offline::{Note, NoteOutcome, Offline},
@@ -151,7 +152,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
 }
 
 fn inject(arguments: Arguments) -> anyhow::Result<Vec<Note>> {
-    let texts = arguments.file.iter().map(|path| read(path).with_context(|| path.display().to_string())).collect::<Result<Vec<_>, _>>()?;
+    let texts = arguments.file.iter().map(|path| read(path).map_err(failed(path))).collect::<Result<Vec<_>, _>>()?;
     let documents = documents(&arguments.file, &texts)?;
     let Arguments { istio_namespace, revision, cluster_id, domain, injection, .. } = arguments;
     let config = mesh_config(arguments.mesh_config)?;
@@ -179,10 +180,15 @@ fn inject(arguments: Arguments) -> anyhow::Result<Vec<Note>> {
         }
     }
     match arguments.output {
-        Some(path) => fs::write(&path, result).with_context(|| path.display().to_string())?,
+        Some(path) => fs::write(&path, result).map_err(failed(&path))?,
         None => io::stdout().lock().write_all(result.as_bytes())?,
     }
     Ok(notes)
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> anyhow::Error + use<> {
+    let path = path.to_owned();
+    move |error| anyhow::anyhow!("{}: {}", path.display(), explain(&error))
 }
 
 fn read(path: &Path) -> io::Result<String> {

@@ -54,13 +54,13 @@ pub struct Certificate {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum CertificateError {
     /// The text is not PEM.
-    #[error("is not PEM: {0}")]
+    #[error("is not PEM: {0}; write it as PEM (-----BEGIN CERTIFICATE-----)")]
     Pem(String),
     /// PEM without a certificate in it.
-    #[error("holds no certificate")]
+    #[error("holds no certificate; put it in as PEM (-----BEGIN CERTIFICATE-----)")]
     Missing,
     /// A block that is not an X.509 certificate.
-    #[error("certificate {number} cannot be read: {reason}")]
+    #[error("certificate {number} cannot be read: {reason}; replace it, or take it out")]
     Unreadable {
         /// Counted from 1.
         number: usize,
@@ -84,6 +84,23 @@ impl Certificate {
             })
             .collect::<Result<Vec<_>, _>>()?;
         if certificates.is_empty() { Err(CertificateError::Missing) } else { Ok(certificates) }
+    }
+
+    /// Reads the certificates of a PEM text one by one: those that can be read, and why others cannot.
+    pub fn each_from_pem(text: &str) -> (Vec<Self>, Vec<CertificateError>) {
+        let (mut certificates, mut errors) = (Vec::new(), Vec::new());
+        for (index, block) in pem_blocks(text).enumerate() {
+            let unreadable = |reason: String| CertificateError::Unreadable { number: index + 1, reason };
+            match block {
+                Ok(block) if block.tag() != "CERTIFICATE" => {}
+                Ok(block) => match Self::from_der(block.contents()) {
+                    Ok(certificate) => certificates.push(certificate),
+                    Err(reason) => errors.push(unreadable(reason)),
+                },
+                Err(error) => errors.push(unreadable(error.to_string())),
+            }
+        }
+        (certificates, errors)
     }
 
     /// Logs the certificate, in istiod's words.
@@ -180,6 +197,12 @@ impl Certificate {
             _ => None,
         }
     }
+}
+
+/// Parses the blocks of a PEM text, each by itself.
+pub(super) fn pem_blocks(text: &str) -> impl Iterator<Item = Result<pem::Pem, pem::PemError>> {
+    const BEGIN: &str = "-----BEGIN ";
+    text.split(BEGIN).skip(1).map(|block| pem::parse(format!("{BEGIN}{block}")))
 }
 
 /// Encodes a PEM block with lines of 64 characters, each ending in a plain newline.

@@ -36,10 +36,10 @@ pub enum KeyError {
     #[error("holds no PEM private key (PRIVATE KEY, RSA PRIVATE KEY or EC PRIVATE KEY)")]
     Missing,
     /// There is more than one private key.
-    #[error("holds more than one private key")]
+    #[error("holds more than one private key; leave the right one")]
     Several,
     /// The key is encrypted: a passphrase is needed.
-    #[error("holds an encrypted private key")]
+    #[error("holds an encrypted private key; decrypt it, for example with `openssl pkey`")]
     Encrypted,
     /// The key is encrypted in another way, or the passphrase is wrong.
     #[error("cannot be decrypted: wrong passphrase, or an encryption other than PBES2")]
@@ -48,7 +48,7 @@ pub enum KeyError {
     #[error("holds a private key that cannot be read (supported: RSA, P-256 and P-384 as PKCS#8, PKCS#1 or SEC1)")]
     Unreadable,
     /// The crypto library refused.
-    #[error("key generation failed")]
+    #[error("no key can be made: the system gives no randomness")]
     Generation,
 }
 

@@ -9,6 +9,7 @@ use jsonwebtoken::{
 use tracing::warn;
 
 use super::token::{Claims, TokenError};
+use crate::system_error::explain;
 
 /// The longest token that is read.
 const LONGEST_TOKEN: usize = 16 << 10;
@@ -24,7 +25,7 @@ pub struct KeySet {
 #[derive(Debug, thiserror::Error)]
 pub enum KeySetError {
     /// The file cannot be read.
-    #[error("{path}: {error}")]
+    #[error("{path}: {}; --token-issuer-dir names a folder that `istiod-lite ca issuer` made", explain(error))]
     Io {
         /// The file.
         path: String,

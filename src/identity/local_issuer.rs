@@ -18,6 +18,7 @@ use super::{
     is_plain_name,
     key::{KeyError, KeyType, PrivateKey},
 };
+use crate::system_error::explain;
 
 /// The private key, in the issuer's folder.
 pub const KEY_FILE: &str = "issuer-key.pem";
@@ -51,7 +52,7 @@ pub struct TokenRequest<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum IssuerError {
     /// A file cannot be read.
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {}; `istiod-lite ca issuer` makes the folder of an issuer", path.display(), explain(error))]
     Io {
         /// The file.
         path: PathBuf,

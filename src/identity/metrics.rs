@@ -37,6 +37,8 @@ pub struct CaMetrics {
     pub root_expiry: Gauge<i64, AtomicI64>,
     /// When the chain up to the root expires first, Unix seconds.
     pub chain_expiry: Gauge<i64, AtomicI64>,
+    /// Root certificates that cannot be read.
+    pub unreadable_roots: Gauge<i64, AtomicI64>,
 }
 
 /// The seconds until a moment, computed on each scrape.
@@ -94,12 +96,18 @@ impl CaMetrics {
                 SecondsUntil { moment: moment.clone(), clock: clock.clone() },
             );
         }
+        registry.register(
+            "istiod_lite_ca_unreadable_roots",
+            "Root certificates that cannot be read and are passed over",
+            self.unreadable_roots.clone(),
+        );
     }
 
-    /// Records when the certificates in use expire.
-    pub fn set_expiry(&self, root: Timestamp, chain: Timestamp) {
+    /// Records when the certificates in use expire, and how many roots beside them cannot be read.
+    pub fn set_certificates(&self, root: Timestamp, chain: Timestamp, unreadable_roots: usize) {
         self.root_expiry.set(root.as_second());
         self.chain_expiry.set(chain.as_second());
+        self.unreadable_roots.set(i64::try_from(unreadable_roots).unwrap_or(i64::MAX));
     }
 
     pub(super) fn count_sign_error(&self, reason: &str) {
@@ -120,7 +128,7 @@ mod tests {
         metrics.register(&mut registry, &clock);
         metrics.requests.inc();
         metrics.count_sign_error("csr_error");
-        metrics.set_expiry(Timestamp::from_second(4_000).unwrap(), Timestamp::from_second(3_000).unwrap());
+        metrics.set_certificates(Timestamp::from_second(4_000).unwrap(), Timestamp::from_second(3_000).unwrap(), 1);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for line in [
@@ -129,6 +137,7 @@ mod tests {
             "\ncitadel_server_csr_sign_err_count{error=\"csr_error\"} 1\n",
             "\ncitadel_server_root_cert_expiry_timestamp 4000\n",
             "\ncitadel_server_cert_chain_expiry_seconds 2000\n",
+            "\nistiod_lite_ca_unreadable_roots 1\n",
         ] {
             assert!(text.contains(line), "{line:?} not in\n{text}");
         }

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use anyhow::Context;
 use axum::Router;
 use prometheus_client::registry::Registry;
 use smol_str::SmolStr;
@@ -25,6 +26,7 @@ use super::{
 use crate::{
     identity::service::CertificateService,
     signals::TerminationSignals,
+    system_error::explain,
     version,
     webhook::{
         admission,
@@ -41,7 +43,7 @@ use crate::{
 /// # Errors
 /// When it cannot start: the CA is refused, a port is taken, the key set or MeshConfig cannot be read. Says which.
 pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
-    let mut signals = TerminationSignals::catch()?;
+    let mut signals = TerminationSignals::catch().context("signals cannot be caught")?;
     let tasks = Tasks::default();
     // An API server that is away is waited for; whoever stops us meanwhile is obeyed.
     tokio::select! {
@@ -109,7 +111,7 @@ impl Listeners {
 }
 
 async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| anyhow::anyhow!("{flag} {address}: {error}"))
+    TcpListener::bind(address).await.map_err(|error| anyhow::anyhow!("{flag} {address}: {}", explain(&error)))
 }
 
 fn http_state(runtime: &Runtime, registry: Registry) -> HttpState {

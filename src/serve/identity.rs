@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use super::{
     kubernetes,
     runtime::Runtime,
-    settings::Settings,
+    settings::{IdentitySettings, Settings},
     tls::{ServingCertificate, ServingNames, TlsIdentity},
 };
 use crate::{
@@ -13,10 +13,13 @@ use crate::{
     controllers::ca_secret::{CaOrigin, CaSecrets},
     identity::{
         authenticate::{Authenticator, KeySetVerifier, TokenVerifier, kubernetes::ClusterTokens},
-        ca::{self, CaHandle, SigningCa},
+        ca::{self, CaHandle, SelfSigned, SigningCa, StateFolder},
         local_issuer::{DEFAULT_ISSUER, KEY_SET_FILE},
     },
 };
+
+/// Where the chart mounts Secret `cacerts`.
+const MOUNTED_CA: &str = "./etc/cacerts";
 
 /// Who signs, and who may call.
 pub(super) struct Identity {
@@ -34,6 +37,7 @@ pub(super) struct Identity {
 enum CaSource {
     Folder(PathBuf),
     Secrets(Box<CaSecrets>, CaOrigin),
+    State(StateFolder),
 }
 
 impl Identity {
@@ -66,6 +70,10 @@ impl Identity {
                 let metrics = runtime.metrics.ca.clone();
                 tasks.spawn(ca::watch(folder.clone(), ca, Arc::clone(clock), metrics, tasks.shutdown.clone()));
             }
+            CaSource::State(state) => {
+                let metrics = runtime.metrics.ca.clone();
+                tasks.spawn(state.clone().keep(ca, Arc::clone(clock), metrics, tasks.shutdown.clone()));
+            }
             CaSource::Secrets(secrets, origin) => {
                 tasks.spawn(CaSecrets::clone(secrets).keep(ca, *origin, tasks.shutdown.clone()));
             }
@@ -76,23 +84,40 @@ impl Identity {
     }
 }
 
-/// Prefers a folder that holds a CA; it is where the chart mounts Secret `cacerts`.
+/// Prefers a folder that holds a CA. Without one, the CA is that of the API server's Secrets, or a self-signed root of our own; but
+/// a folder that somebody named for a control plane without an API server has to hold a CA.
 async fn load_ca(settings: &Settings, mesh: &MeshConfig, runtime: &Runtime) -> anyhow::Result<(SigningCa, CaSource)> {
-    let folder = &settings.identity.ca_dir;
-    if let Some(server) = settings.source.api_server()
-        && !ca::holds_ca(folder)
-    {
-        let secrets = kubernetes::ca_secrets(server, settings, mesh, runtime);
-        let (ca, origin) = secrets.load().await?;
-        return Ok((ca, CaSource::Secrets(Box::new(secrets), origin)));
+    let IdentitySettings { ca_dir, state_dir, self_signed_key, .. } = &settings.identity;
+    let folder = ca_dir.clone().unwrap_or_else(|| PathBuf::from(MOUNTED_CA));
+    let now = (runtime.clock)();
+    match settings.source.api_server() {
+        Some(server) if !ca::holds_ca(&folder) => {
+            let secrets = kubernetes::ca_secrets(server, settings, mesh, runtime);
+            let (ca, origin) = secrets.load().await?;
+            return Ok((ca, CaSource::Secrets(Box::new(secrets), origin)));
+        }
+        None if ca_dir.is_none() && !ca::holds_ca(&folder) => {
+            let self_signed = SelfSigned { key: *self_signed_key, ..SelfSigned::new(&mesh.trust_domain) };
+            let state = StateFolder::new(state_dir, self_signed);
+            return Ok((state.load(now)?, CaSource::State(state)));
+        }
+        _ => {}
     }
-    let ca = ca::load(folder, (runtime.clock)())?;
+    let ca = ca::load(&folder, now)?;
     ca.log_certificates();
-    Ok((ca, CaSource::Folder(folder.clone())))
+    Ok((ca, CaSource::Folder(folder)))
 }
 
 fn local_verifiers(settings: &Settings, mesh: &MeshConfig) -> anyhow::Result<Vec<Arc<dyn TokenVerifier>>> {
-    let Some(folder) = &settings.identity.token_issuer_dir else { return Ok(Vec::new()) };
+    let Some(folder) = &settings.identity.token_issuer_dir else {
+        if settings.source.api_server().is_none() {
+            tracing::info!(
+                "nobody gets a certificate, because no token can be checked; for that make an issuer with `istiod-lite ca issuer`, and \
+                 name its folder with --token-issuer-dir"
+            );
+        }
+        return Ok(Vec::new());
+    };
     let audiences = &settings.identity.token_audiences;
     let verifier = KeySetVerifier::open(&folder.join(KEY_SET_FILE), DEFAULT_ISSUER, audiences, &mesh.trust_domain)?;
     Ok(vec![Arc::new(verifier)])

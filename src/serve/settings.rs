@@ -103,8 +103,10 @@ pub(crate) struct TlsSettings {
 /// The CA, and how callers are authenticated.
 #[derive(Clone, Debug)]
 pub(crate) struct IdentitySettings {
-    /// Folder of the signing CA.
-    pub ca_dir: PathBuf,
+    /// Folder of the signing CA; `None` if nobody named one.
+    pub ca_dir: Option<PathBuf>,
+    /// Folder of what we keep without an API server: a self-signed root.
+    pub state_dir: PathBuf,
     /// The key of a self-signed root that we make.
     pub self_signed_key: KeyType,
     /// How long workload certificates live.

@@ -6,7 +6,10 @@ use smol_str::SmolStr;
 use tokio::{sync::mpsc, time::sleep};
 
 use super::{Change, SourceEvent};
-use crate::api::{self, Diagnostic, Location, Object, Severity, yaml};
+use crate::{
+    api::{self, Diagnostic, Location, Object, Severity, yaml},
+    system_error::explain,
+};
 
 /// How often the file is checked.
 const CHECK: Duration = Duration::from_secs(1);
@@ -28,7 +31,7 @@ impl MeshConfigFile {
     pub(crate) fn read(&self) -> Result<(Arc<Object>, Vec<Diagnostic>), Vec<Diagnostic>> {
         let location = Location { file: self.path.to_string_lossy().into(), document: 0 };
         let broken = |message: String| vec![Diagnostic::error("", message).at(&location)];
-        let text = fs::read_to_string(&self.path).map_err(|error| broken(format!("cannot be read: {error}")))?;
+        let text = fs::read_to_string(&self.path).map_err(|error| broken(format!("cannot be read: {}", explain(&error))))?;
         let mut parsed = api::Parsed::default();
         for document in yaml::documents(&text) {
             let value = yaml::document(document).map_err(|error| broken(error.to_string()))?;

@@ -60,7 +60,7 @@ fn without_a_result_the_status_is_1() {
     let output = translate(&missing, &["--proxy", "client-1.shop"]);
     assert_eq!(output.status.code(), Some(1));
     let said = said(&output, folder.path());
-    assert_eq!(said[0], "error: (missing): cannot be read: No such file or directory (os error 2)");
+    assert_eq!(said[0], "error: (missing): cannot be read: there is no such file or folder; check the path");
 }
 
 #[test]

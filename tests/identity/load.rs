@@ -109,6 +109,34 @@ fn a_wrong_or_unreadable_key_is_refused() {
 }
 
 #[test]
+fn a_root_that_cannot_be_read_is_passed_over_where_the_rest_is_enough() {
+    let authority = Authority::new();
+    let (root, other) = (authority.root.pem(), Authority::new().root.pem());
+    let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let cut = &root[..root.len() / 2];
+    for (bundle, trusted, number) in [
+        (format!("{broken}{root}"), 1, "certificate 1"),
+        (format!("{root}{broken}{other}"), 2, "certificate 2"),
+        (format!("{root}{cut}"), 1, "certificate 2"),
+        (format!("{root}-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n{other}"), 2, "certificate 2"),
+    ] {
+        authority.write("root-cert.pem", &bundle);
+        let ca = authority.load().unwrap();
+        assert_eq!((ca.roots().len(), ca.passed_over().len()), (trusted, 1), "{bundle}");
+        assert!(ca.passed_over()[0].contains("root-cert.pem") && ca.passed_over()[0].contains(number), "{:?}", ca.passed_over());
+        assert_eq!(ca.root_bundle().matches("BEGIN").count(), trusted, "only what can be read is handed on");
+    }
+    // The root of the CA is the one that cannot be read.
+    authority.write("root-cert.pem", &format!("{broken}{other}"));
+    refused(&authority, &["root-cert.pem certificate 1 cannot be read"]);
+    authority.write("root-cert.pem", broken);
+    refused(&authority, &["root-cert.pem certificate 1 cannot be read"]);
+    // It hides no root key.
+    authority.write("root-cert.pem", &format!("{broken}{root}{}", authority.root_key_pem));
+    refused(&authority, &["root key must never be"]);
+}
+
+#[test]
 fn what_is_no_ca_does_not_sign() {
     let authority = Authority::new();
     let mut parameters = intermediate_parameters();

@@ -25,7 +25,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         // The agent bounds the wait, and the kubelet the hook.
         let agent = Admin::new((arguments.listen_address, arguments.agent_port).into()).without_timeout();
-        agent.post("/drain?wait").await.context("drain")?;
+        agent.post("/drain?wait").await.context("no agent drains here; --agent-port and --listen-address say where it is")?;
         Ok(ExitCode::SUCCESS)
     })
 }

@@ -60,7 +60,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
 }
 
 fn serve(role: Role, options: ProxyOptions) -> anyhow::Result<ExitCode> {
-    log::start(&options.envoy.log_level, false).context("--log-level")?;
+    log::start(&options.envoy.log_level, false).context("--log-level: write info, or istiod_lite=debug,info")?;
     let settings = settings::of(role, options, &Environment::of_this_process()?)?;
     // One thread is enough for one Envoy. It must be this one: the kernel ends Envoy with the thread that started it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

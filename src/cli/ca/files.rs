@@ -7,7 +7,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
+
+use crate::system_error::explain;
 
 /// Where the root key's passphrase comes from. It is never an argument, because every user of the machine can see those.
 #[derive(clap::Args)]
@@ -40,16 +42,16 @@ impl PassphraseSource {
     /// Reads the passphrase, without its line end.
     pub(super) fn read(&self) -> anyhow::Result<Vec<u8>> {
         let text = if let Some(path) = &self.passphrase_file {
-            fs::read_to_string(path).with_context(|| format!("passphrase file {}", path.display()))?
+            fs::read_to_string(path).map_err(|error| anyhow!("--passphrase-file {}: {}", path.display(), explain(&error)))?
         } else if let Some(name) = &self.passphrase_env {
-            std::env::var(name).with_context(|| format!("passphrase from the environment variable {name}"))?
+            std::env::var(name).map_err(|error| anyhow!("--passphrase-env {name}: {error}; set it to the passphrase"))?
         } else {
             let mut text = String::new();
             io::stdin().read_to_string(&mut text).context("passphrase from standard input")?;
             text
         };
         match text.lines().next().unwrap_or_default() {
-            "" => bail!("the passphrase is empty"),
+            "" => bail!("the passphrase is empty; write it into the first line"),
             line => Ok(line.as_bytes().to_vec()),
         }
     }
@@ -61,8 +63,13 @@ pub(super) fn write(folder: &Path, outputs: &[Output], force: bool) -> anyhow::R
     if !existing.is_empty() && !force {
         bail!("{}: {} exists already; --force overwrites", folder.display(), existing.join(", "));
     }
-    DirBuilder::new().recursive(true).mode(0o700).create(folder).with_context(|| format!("folder {}", folder.display()))?;
-    outputs.iter().try_for_each(|output| write_one(folder, output).with_context(|| format!("{}", folder.join(output.name).display())))
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed(folder))?;
+    outputs.iter().try_for_each(|output| write_one(folder, output).map_err(failed(&folder.join(output.name))))
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> anyhow::Error + use<> {
+    let path = path.to_owned();
+    move |error| anyhow!("{}: {}", path.display(), explain(&error))
 }
 
 /// Writes a new file and renames it, so that nobody reads half a file, and the mode of an old file is not kept.

@@ -6,10 +6,12 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::Context;
 use jiff::Timestamp;
 
-use crate::identity::{ca, certificate::Certificate};
+use crate::{
+    identity::{ca, certificate::Certificate},
+    system_error::explain,
+};
 
 /// Show certificates, and whether a folder is one that the control plane accepts. Exit status 1: there are problems.
 #[derive(clap::Args)]
@@ -91,7 +93,7 @@ fn inspect_file(path: &Path, now: Timestamp) -> anyhow::Result<Vec<String>> {
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<Certificate>> {
-    let text = fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
+    let text = fs::read_to_string(path).map_err(|error| anyhow::anyhow!("{}: {}", path.display(), explain(&error)))?;
     Certificate::all_from_pem(&text).map_err(|error| anyhow::anyhow!("{} {error}", path.display()))
 }
 

@@ -6,15 +6,18 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use jiff::Timestamp;
 
 use super::files::{self, Output, PassphraseSource};
-use crate::identity::{
-    ca::{self, Serial},
-    ceremony::{self, CaRequest, CaSubject},
-    certificate::Certificate,
-    key::{KeyType, PrivateKey},
+use crate::{
+    identity::{
+        ca::{self, Serial},
+        ceremony::{self, CaRequest, CaSubject},
+        certificate::Certificate,
+        key::{KeyType, PrivateKey},
+    },
+    system_error::explain,
 };
 
 const ROOT_KEY: &str = "root-key.pem";
@@ -117,9 +120,13 @@ pub(super) fn make_intermediate(arguments: IntermediateArguments) -> anyhow::Res
 }
 
 fn read_root(folder: &Path, passphrase: &PassphraseSource) -> anyhow::Result<(Certificate, PrivateKey)> {
-    let read = |name: &str| fs::read_to_string(folder.join(name)).with_context(|| format!("{}", folder.join(name).display()));
+    let read = |name: &str| {
+        let path = folder.join(name);
+        let hint = "--root names the folder that `istiod-lite ca root` made";
+        fs::read_to_string(&path).map_err(|error| anyhow!("{}: {}; {hint}", path.display(), explain(&error)))
+    };
     let certificates = Certificate::all_from_pem(&read(ROOT_CERTIFICATE)?).context(ROOT_CERTIFICATE)?;
-    let [certificate] = certificates.as_slice() else { bail!("{ROOT_CERTIFICATE} holds more than one certificate") };
+    let [certificate] = certificates.as_slice() else { bail!("{ROOT_CERTIFICATE} holds more than one certificate; leave the root's") };
     let key = PrivateKey::from_encrypted_pem(&read(ROOT_KEY)?, &passphrase.read()?).context(ROOT_KEY)?;
     Ok((certificate.clone(), key))
 }

@@ -106,7 +106,7 @@ impl CaSecrets {
             match self.try_load().await {
                 Ok((ca, origin)) => {
                     ca.log_certificates();
-                    self.ca_metrics.set_expiry(ca.root().not_after, ca.not_after());
+                    ca.record(&self.ca_metrics);
                     return Ok((ca, origin));
                 }
                 Err(AttemptError::Permanent(error)) => return Err(error),
@@ -271,7 +271,7 @@ impl Keeper {
             );
         }
         ca.log_certificates();
-        self.secrets.ca_metrics.set_expiry(ca.root().not_after, ca.not_after());
+        ca.record(&self.secrets.ca_metrics);
         self.secrets.metrics.count_ca_offer(name, "accepted");
     }
 

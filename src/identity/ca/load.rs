@@ -46,8 +46,8 @@ const KUBERNETES: FileNames = FileNames { signing: "tls.crt", key: "tls.key", ro
 pub fn load(folder: &Path, now: Timestamp) -> Result<SigningCa, LoadError> {
     let files = CaFiles::of_folder(folder)?;
     let names = files.choose_form()?;
-    let roots = files.certificates(names.roots)?;
-    if let Some(error) = find_root_keys(folder, &roots)?.pop() {
+    let roots = files.roots(names)?;
+    if let Some(error) = find_root_keys(folder, &roots.read)?.pop() {
         return Err(error);
     }
     files.intermediate(names, roots, now)
@@ -63,10 +63,10 @@ pub fn holds_ca(folder: &Path) -> bool {
 pub fn load_entries(place: &str, entries: &BTreeMap<String, Vec<u8>>, now: Timestamp) -> Result<SigningCa, LoadError> {
     let files = CaFiles::of_entries(place, entries)?;
     let names = files.choose_form()?;
-    let roots = files.certificates(names.roots)?;
+    let roots = files.roots(names)?;
     for (name, contents) in entries {
         let path = files.place.join(name);
-        if let Some(why) = root_key_in(&path, contents, &roots) {
+        if let Some(why) = root_key_in(&path, contents, &roots.read) {
             return Err(LoadError::RootKey { path, why });
         }
     }
@@ -89,7 +89,15 @@ pub fn load_self_signed(place: &str, entries: &BTreeMap<String, Vec<u8>>, now: T
         return Err(LoadError::NotChained { subject, issuer, roots: ISTIO.signing, chain: ISTIO.signing });
     }
     check_path(&[], &root, now)?;
-    checked(key, Vec::new(), vec![root.clone()], root, now)
+    let roots = Roots { read: vec![root.clone()], passed_over: Vec::new() };
+    checked(key, Vec::new(), roots, root, now)
+}
+
+/// The certificates of a root file.
+struct Roots {
+    read: Vec<Certificate>,
+    /// What is wrong with those that cannot be read.
+    passed_over: Vec<LoadError>,
 }
 
 /// Those files of a CA that are there.
@@ -100,7 +108,7 @@ struct CaFiles {
 
 impl CaFiles {
     fn of_folder(folder: &Path) -> Result<Self, LoadError> {
-        fs::read_dir(folder).map_err(|error| LoadError::Io { path: folder.into(), error })?;
+        fs::read_dir(folder).map_err(|error| LoadError::Folder { folder: folder.into(), error })?;
         let mut contents = BTreeMap::new();
         for name in file_names().filter(|name| folder.join(name).exists()) {
             let path = folder.join(name);
@@ -115,7 +123,7 @@ impl CaFiles {
         for (name, bytes) in file_names().filter_map(|name| Some((name, entries.get(name)?))) {
             let text = String::from_utf8(bytes.clone()).map_err(|_| LoadError::Io {
                 path: place.join(name),
-                error: io::Error::new(io::ErrorKind::InvalidData, "not PEM but binary"),
+                error: io::Error::new(io::ErrorKind::InvalidData, "not PEM but binary; write it as PEM"),
             })?;
             contents.insert(name, text);
         }
@@ -140,7 +148,7 @@ impl CaFiles {
     }
 
     /// Checks a CA below a root whose key is elsewhere.
-    fn intermediate(&self, names: &FileNames, roots: Vec<Certificate>, now: Timestamp) -> Result<SigningCa, LoadError> {
+    fn intermediate(&self, names: &FileNames, mut roots: Roots, now: Timestamp) -> Result<SigningCa, LoadError> {
         let beside = self.certificates(names.signing)?;
         let chain = self.certificates(names.chain)?;
         let signing = self.first_certificate(names.signing)?;
@@ -149,9 +157,22 @@ impl CaFiles {
             return Err(LoadError::RootKey { path: self.place.join(names.key), why });
         }
         let key = self.key_of(&signing, names)?;
-        let (path, root) = build_path(&signing, &beside, &chain, &roots, names)?;
+        let built = build_path(&signing, &beside, &chain, &roots.read, names);
+        // The root may be the one that cannot be read.
+        let (path, root) = built.map_err(|error| roots.passed_over.pop().unwrap_or(error))?;
         check_path(&path, &root, now)?;
         checked(key, path, roots, root, now)
+    }
+
+    /// Returns the roots, of which one that cannot be read does not matter where another one is the CA's.
+    fn roots(&self, names: &FileNames) -> Result<Roots, LoadError> {
+        let file = names.roots;
+        let (read, errors) = Certificate::each_from_pem(self.contents.get(file).map_or("", String::as_str));
+        let mut passed_over: Vec<_> = errors.into_iter().map(|error| LoadError::Certificate { file, error }).collect();
+        if read.is_empty() {
+            return Err(passed_over.pop().unwrap_or(LoadError::Certificate { file, error: CertificateError::Missing }));
+        }
+        Ok(Roots { read, passed_over })
     }
 
     fn certificates(&self, file: &'static str) -> Result<Vec<Certificate>, LoadError> {
@@ -179,14 +200,9 @@ fn file_names() -> impl Iterator<Item = &'static str> {
     ISTIO_FILES.into_iter().chain(KUBERNETES_FILES)
 }
 
-fn checked(
-    key: PrivateKey,
-    path: Vec<Certificate>,
-    roots: Vec<Certificate>,
-    root: Certificate,
-    now: Timestamp,
-) -> Result<SigningCa, LoadError> {
-    let ca = SigningCa::new(key, path, roots, root).map_err(|error| LoadError::Trial { reason: error.to_string() })?;
+fn checked(key: PrivateKey, path: Vec<Certificate>, roots: Roots, root: Certificate, now: Timestamp) -> Result<SigningCa, LoadError> {
+    let mut ca = SigningCa::new(key, path, roots.read, root).map_err(|error| LoadError::Trial { reason: error.to_string() })?;
+    ca.passed_over = roots.passed_over.iter().map(ToString::to_string).collect();
     verify_trial(&ca, now)?;
     Ok(ca)
 }

@@ -5,6 +5,7 @@ mod load;
 mod load_error;
 mod root_keys;
 mod self_signed;
+mod state_folder;
 mod watch;
 
 use std::sync::Arc;
@@ -19,10 +20,11 @@ pub use load::{holds_ca, load, load_entries, load_self_signed};
 pub use load_error::LoadError;
 pub use root_keys::find_root_keys;
 pub use self_signed::{SelfSigned, SelfSignedError};
+pub use state_folder::{StateError, StateFolder};
 pub use watch::watch;
 
 pub use crate::identity::serial::Serial;
-use crate::identity::{certificate::Certificate, key::PrivateKey};
+use crate::identity::{certificate::Certificate, key::PrivateKey, metrics::CaMetrics};
 
 /// A signing certificate that passed every check of [`load`], with its key and the certificates up to the root.
 pub struct SigningCa {
@@ -32,6 +34,7 @@ pub struct SigningCa {
     root: Certificate,
     above_leaf: Vec<String>,
     root_bundle: String,
+    passed_over: Vec<String>,
 }
 
 /// The CA in use, shared. A newer one under the same root replaces it without a restart.
@@ -65,7 +68,7 @@ impl SigningCa {
         let issuer = Issuer::from_ca_cert_der(signing.der(), key.into_pair())?;
         let root_bundle: String = roots.iter().map(Certificate::pem).collect();
         let above_leaf = path.iter().map(Certificate::pem).chain([root_bundle.clone()]).collect();
-        Ok(Self { issuer, path, roots, root, above_leaf, root_bundle })
+        Ok(Self { issuer, path, roots, root, above_leaf, root_bundle, passed_over: Vec::new() })
     }
 
     /// Returns the signing certificate: the first intermediate, or a self-signed root.
@@ -93,9 +96,26 @@ impl SigningCa {
         &self.root_bundle
     }
 
-    /// Logs the certificates, as istiod does (contract §4.4).
+    /// Returns what is wrong with certificates of the root file that cannot be read, and that nobody is told to trust.
+    pub fn passed_over(&self) -> &[String] {
+        &self.passed_over
+    }
+
+    /// Logs the certificates, as istiod does (contract §4.4), and those that were passed over.
     pub fn log_certificates(&self) {
         self.path.iter().chain(&self.roots).for_each(Certificate::log);
+        self.log_passed_over();
+    }
+
+    fn log_passed_over(&self) {
+        for why in &self.passed_over {
+            tracing::warn!("a root certificate is passed over, and is trusted by nobody: {why}");
+        }
+    }
+
+    /// Shows in metrics when the certificates expire, and how many roots were passed over.
+    pub fn record(&self, metrics: &CaMetrics) {
+        metrics.set_certificates(self.root.not_after, self.not_after(), self.passed_over.len());
     }
 
     /// Returns when the first certificate of the chain expires: nothing that is issued lives longer.
@@ -137,7 +157,7 @@ impl CaHandle {
         if !same_anchors(&current.roots, &offered.roots) {
             return Err(OtherRoot { current: describe(&current.roots), offered: describe(&offered.roots) });
         }
-        if current.path == offered.path && current.roots == offered.roots {
+        if (&current.path, &current.roots, &current.passed_over) == (&offered.path, &offered.roots, &offered.passed_over) {
             return Ok(OfferOutcome::Unchanged);
         }
         self.current.store(Arc::new(offered));

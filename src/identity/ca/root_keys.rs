@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use super::LoadError;
 use crate::identity::{
-    certificate::Certificate,
+    certificate::{Certificate, pem_blocks},
     key::{self, PrivateKey},
 };
 
@@ -42,7 +42,8 @@ pub(super) fn root_key_in(path: &Path, contents: &[u8], roots: &[Certificate]) -
         return Some("a root key by its name");
     }
     let is_roots = |key: &PrivateKey| roots.iter().any(|root| root.public_key == key.public_key());
-    let blocks = pem::parse_many(contents).unwrap_or_default();
+    // One block that is broken hides no other.
+    let blocks: Vec<_> = pem_blocks(&String::from_utf8_lossy(contents)).flatten().collect();
     let keys: Vec<_> = blocks.iter().filter(|block| block.tag().ends_with("PRIVATE KEY")).collect();
     if keys.iter().any(|block| key::is_encrypted(block)) {
         return Some("an encrypted private key, which may be the root's");

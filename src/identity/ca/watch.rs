@@ -30,7 +30,7 @@ pub async fn watch(folder: PathBuf, handle: Arc<CaHandle>, clock: Clock, metrics
             last = Some(found);
         }
         let ca = handle.current();
-        metrics.set_expiry(ca.root().not_after, ca.not_after());
+        ca.record(&metrics);
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(POLL) => {}
@@ -46,6 +46,7 @@ fn reload(folder: &Path, handle: &CaHandle, clock: &Clock) {
             return;
         }
     };
+    offered.log_passed_over();
     let (subject, serial, end) = (offered.certificate().subject.clone(), offered.certificate().serial.clone(), offered.not_after());
     match handle.offer(offered) {
         Ok(OfferOutcome::Unchanged) => {}

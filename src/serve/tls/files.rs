@@ -9,7 +9,10 @@ use std::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use super::error::TlsError;
-use crate::identity::certificate::Certificate;
+use crate::{
+    identity::certificate::{Certificate, CertificateError},
+    system_error::explain,
+};
 
 /// Where the chart mounts Secret `istiod-tls`.
 const MOUNTED_TLS: &str = "var/run/secrets/istiod/tls";
@@ -56,7 +59,7 @@ impl ServingFiles {
 
     /// Reads the files.
     pub(super) fn texts(&self) -> Result<FileTexts, TlsError> {
-        let text = |path: &Path| fs::read_to_string(path).map_err(|error| wrong(path, format!("cannot be read: {error}")));
+        let text = |path: &Path| fs::read_to_string(path).map_err(|error| wrong(path, format!("cannot be read: {}", explain(&error))));
         Ok(FileTexts([text(&self.certificate)?, text(&self.key)?, text(&self.roots)?]))
     }
 
@@ -64,10 +67,23 @@ impl ServingFiles {
     pub(super) fn parse(&self, FileTexts([certificate, key, roots]): &FileTexts) -> Result<ParsedFiles, TlsError> {
         let certificates = |path: &Path, text: &str| Certificate::all_from_pem(text).map_err(|error| wrong(path, error.to_string()));
         let chain = certificates(&self.certificate, certificate)?;
-        let root_certificates = certificates(&self.roots, roots)?;
+        let (root_certificates, roots) = self.roots(roots)?;
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| wrong(&self.key, error.to_string()))?;
         chain.iter().chain(&root_certificates).for_each(Certificate::log);
-        Ok(ParsedFiles { chain: chain.iter().map(|certificate| certificate.der().clone()).collect(), key, roots: roots.as_str().into() })
+        Ok(ParsedFiles { chain: chain.iter().map(|certificate| certificate.der().clone()).collect(), key, roots: roots.into() })
+    }
+
+    /// Returns the roots and their PEM, without those that cannot be read: the API server would refuse them all.
+    fn roots(&self, text: &str) -> Result<(Vec<Certificate>, String), TlsError> {
+        let (roots, mut unreadable) = Certificate::each_from_pem(text);
+        if roots.is_empty() {
+            return Err(wrong(&self.roots, unreadable.pop().unwrap_or(CertificateError::Missing).to_string()));
+        }
+        for error in &unreadable {
+            tracing::warn!("a root certificate is passed over, and is trusted by nobody: {} {error}", self.roots.display());
+        }
+        let pem = if unreadable.is_empty() { text.to_owned() } else { roots.iter().map(Certificate::pem).collect() };
+        Ok((roots, pem))
     }
 }
 

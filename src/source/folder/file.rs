@@ -5,9 +5,12 @@ use std::{ffi::OsStr, fs, io, io::Read, path::Path, sync::Arc};
 use serde_json::Value;
 use smol_str::SmolStr;
 
-use crate::api::{
-    Diagnostic, Location, Object, ObjectKey, Parsed, parse, parse_mesh_config,
-    yaml::{self, Broken},
+use crate::{
+    api::{
+        Diagnostic, Location, Object, ObjectKey, Parsed, parse, parse_mesh_config,
+        yaml::{self, Broken},
+    },
+    system_error::explain,
 };
 
 /// What a file holds.
@@ -69,7 +72,7 @@ pub(super) fn read_file(path: &Path, size_limit: u64) -> Result<String, String> 
             String::from_utf8(bytes).map_err(|error| format!("is not UTF-8 text at byte {}", error.utf8_error().valid_up_to()))
         }
         Ok(Err(size)) => Err(format!("has {size} bytes, more than the {size_limit} that are read")),
-        Err(error) => Err(format!("cannot be read: {error}")),
+        Err(error) => Err(format!("cannot be read: {}", explain(&error))),
     }
 }
 

@@ -9,6 +9,8 @@ use std::{
     sync::Arc,
 };
 
+use crate::system_error::explain;
+
 /// Tells two contents of a file apart without reading it, as far as the clock of the file system allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
@@ -101,7 +103,7 @@ impl FolderListing {
         }
         match self.walk(root, folder, relative, depth + 1) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                self.unreadable.insert(Arc::clone(relative), format!("cannot be read: {error}"));
+                self.unreadable.insert(Arc::clone(relative), format!("cannot be read: {}", explain(&error)));
             }
             // A folder that is gone by now has no files.
             _ => {}
@@ -113,7 +115,7 @@ impl FolderListing {
             Ok(target) => target,
             Err(_) if !has_read_extension(link) => return,
             Err(error) => {
-                self.refused.insert(relative, format!("is a link that leads nowhere: {error}"));
+                self.refused.insert(relative, format!("is a link that leads nowhere: {}", explain(&error)));
                 return;
             }
         };
@@ -145,7 +147,7 @@ impl FolderListing {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                self.refused.insert(relative, format!("cannot be read: {error}"));
+                self.refused.insert(relative, format!("cannot be read: {}", explain(&error)));
             }
         }
     }

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     api::{Diagnostic, Location, Object},
     source::{Change, locations::ObjectLocations},
+    system_error::explain,
 };
 
 /// What files and folders hold.
@@ -37,7 +38,7 @@ pub(crate) fn read_paths(paths: &[PathBuf]) -> Contents {
         if path.is_dir() {
             match list(path) {
                 Ok(listing) => read_listing(&folder, listing, &mut state),
-                Err(error) => findings.push(finding(path, format!("cannot be read: {error}"))),
+                Err(error) => findings.push(finding(path, format!("cannot be read: {}", explain(&error)))),
             }
         } else {
             let name = Arc::from(path.to_string_lossy());

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     api::{Diagnostic, Location, ObjectKey},
     source::Change,
+    system_error::explain,
 };
 
 /// File systems stamp files by a clock with ticks of up to 10 ms. A file younger than this may change once more without a
@@ -79,7 +80,7 @@ impl FolderReader {
     /// why.
     pub(super) fn look(&mut self, hints: &WatchHints) -> Result<FolderChanges, String> {
         self.check_identity()?;
-        let listing = list(&self.folder.path).map_err(|error| format!("cannot be read: {error}"))?;
+        let listing = list(&self.folder.path).map_err(|error| format!("cannot be read: {}", explain(&error)))?;
         // If the folder was moved away in between, the listing is incomplete.
         self.check_identity()?;
 
@@ -105,7 +106,7 @@ impl FolderReader {
     fn check_identity(&mut self) -> Result<(), String> {
         let found = identity(&self.folder.path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => "is not there".to_owned(),
-            _ => format!("cannot be read: {error}"),
+            _ => format!("cannot be read: {}", explain(&error)),
         })?;
         match *self.identity.get_or_insert(found) {
             first if first == found => Ok(()),

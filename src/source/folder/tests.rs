@@ -319,7 +319,7 @@ fn files_and_folders_are_read_once_for_offline_use() {
         said,
         [
             "error: Namespace/b (/dir/b.yaml, document 1): is given already in /a.conf, document 2, which counts; this one has no effect",
-            "error: (/missing): cannot be read: No such file or directory (os error 2)",
+            "error: (/missing): cannot be read: there is no such file or folder; check the path",
         ]
     );
 }

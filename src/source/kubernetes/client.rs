@@ -1,15 +1,21 @@
 //! Finds the API server and makes the client for it.
 
-use std::{env, path::PathBuf, time::Duration};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use http::{HeaderValue, header::USER_AGENT};
 use kube::{
     Client, Config,
     client::ClientBuilder,
-    config::{KubeConfigOptions, Kubeconfig},
+    config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 use tower::limit::RateLimitLayer;
+
+use crate::system_error::explain;
 
 /// Where the chart mounts Secret `istio-kubeconfig` (contract §1.1).
 const REMOTE: &str = "/var/run/secrets/remote/config";
@@ -61,13 +67,23 @@ async fn config(settings: &ClientSettings) -> anyhow::Result<Config> {
         return Config::incluster().context("the cluster that this pod runs in");
     }
     let nowhere = "no API server: give --kubeconfig or KUBECONFIG, run in a pod, or read a folder by --config-dir";
-    Config::from_kubeconfig(&options).await.context(nowhere)
+    match Config::from_kubeconfig(&options).await {
+        // The file that is looked for last.
+        Err(KubeconfigError::ReadConfig(..)) => Err(anyhow!(nowhere)),
+        found => found.context("~/.kube/config cannot be used; give --kubeconfig, or read a folder by --config-dir"),
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Kubeconfig> {
+    match Kubeconfig::read_from(path) {
+        Err(KubeconfigError::ReadConfig(error, _)) => Err(anyhow!(explain(&error))),
+        read => read.context("is no kubeconfig; name a file that kubectl reads"),
+    }
 }
 
 fn kubeconfig(settings: &ClientSettings) -> anyhow::Result<Option<Kubeconfig>> {
     if let Some(path) = &settings.kubeconfig {
-        let read = Kubeconfig::read_from(path).with_context(|| format!("--kubeconfig {}", path.display()))?;
-        return Ok(Some(read));
+        return read(path).with_context(|| format!("--kubeconfig {}", path.display())).map(Some);
     }
     let named = env::var_os("KUBECONFIG").unwrap_or_default();
     let mut paths: Vec<PathBuf> = env::split_paths(&named).filter(|path| path.is_file()).collect();
@@ -76,7 +92,7 @@ fn kubeconfig(settings: &ClientSettings) -> anyhow::Result<Option<Kubeconfig>> {
     }
     let mut merged: Option<Kubeconfig> = None;
     for path in paths {
-        let next = Kubeconfig::read_from(&path).with_context(|| format!("kubeconfig {}", path.display()))?;
+        let next = read(&path).with_context(|| format!("kubeconfig {}", path.display()))?;
         merged = Some(match merged {
             Some(before) => before.merge(next).with_context(|| format!("kubeconfig {}", path.display()))?,
             None => next,
