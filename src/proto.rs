@@ -11,14 +11,9 @@ pub mod alpn {
     tonic::include_proto!("istio.envoy.config.filter.http.alpn.v2alpha1");
 }
 
-/// `TypedStruct` under its older name.
+/// `TypedStruct` under the name that Envoy's filters are given.
 pub mod udpa {
     tonic::include_proto!("udpa.r#type.v1");
-}
-
-/// `TypedStruct` under its newer name.
-pub mod xds {
-    tonic::include_proto!("xds.r#type.v3");
 }
 
 /// The descriptors of these and of all Envoy APIs (a `FileDescriptorSet` without comments), for reflection.

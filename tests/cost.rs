@@ -8,7 +8,7 @@ use istiod_lite::{
     api::{self, Object, ObjectKey, mesh_config::MeshConfig, yaml},
     mesh::{
         engine::Engine,
-        model::{Proxy, ProxyKind},
+        model::{Caller, Proxy, ProxyKind},
         validate,
     },
     visits::Visits,
@@ -221,7 +221,7 @@ fn a_change_of_one_service_leaves_the_layers_of_others_alone() {
 }
 
 fn attach(classes: &Classes, proxy: Proxy) -> watch::Receiver<View> {
-    classes.attach(&Proven::anonymous(Arc::new(Node::from(Arc::new(proxy)))))
+    classes.attach(&Proven::new(Arc::new(Node::from(Arc::new(proxy))), Caller::Anonymous).unwrap())
 }
 
 /// What each kind of change makes the control plane look at, from the engine over views to validation. Where a figure

@@ -40,10 +40,10 @@ pub struct UnreadKind {
 }
 
 /// Groups of Istio's kinds, all of which the validating webhook is asked about (contract §5.6).
-pub const ISTIO_GROUPS: [&str; 4] = [NETWORKING, SECURITY, TELEMETRY, EXTENSIONS];
+const ISTIO_GROUPS: [&str; 4] = [NETWORKING, SECURITY, TELEMETRY, EXTENSIONS];
 
 /// Istio's kinds that are not read.
-pub const UNREAD_KINDS: [UnreadKind; 8] = [
+const UNREAD_KINDS: [UnreadKind; 8] = [
     unread(NETWORKING, "EnvoyFilter"),
     unread(NETWORKING, "ProxyConfig"),
     unread(NETWORKING, "WorkloadGroup"),

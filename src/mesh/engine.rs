@@ -66,8 +66,6 @@ pub struct Applied {
     pub world: Arc<World>,
     /// What differs from the world before.
     pub touched: Touched,
-    /// Objects whose content differed from what stood.
-    pub applied: usize,
     /// Derived values that were made again, whether or not they came out the same.
     pub recomputed: usize,
 }
@@ -121,10 +119,8 @@ impl Engine {
     /// last one counts.
     pub fn apply(&mut self, changes: impl IntoIterator<Item = (ObjectKey, Option<Arc<Object>>)>) -> Applied {
         let mut changed = Marks::default();
-        let mut applied = 0;
         for (key, object) in changes.into_iter().visiting(Visited::Object) {
             if self.store.put(&key, object) {
-                applied += 1;
                 changed.insert(Id::from(&key));
             }
         }
@@ -136,7 +132,7 @@ impl Engine {
             self.derive(&mut world, changed, &mut dirty);
             self.world = Arc::new(world);
         }
-        Applied { world: Arc::clone(&self.world), touched: dirty.touched, applied, recomputed: dirty.recomputed }
+        Applied { world: Arc::clone(&self.world), touched: dirty.touched, recomputed: dirty.recomputed }
     }
 
     fn derive(&mut self, world: &mut World, changed: Vec<Id>, dirty: &mut Dirty) {

@@ -109,11 +109,6 @@ impl<T> PolicyTable<T> {
         self.values().map(|object| &object.origin)
     }
 
-    /// Iterates over all objects with their keys, sorted.
-    pub fn iter(&self) -> impl Iterator<Item = (&NamedKey, &Arc<Configured<T>>)> {
-        self.0.iter()
-    }
-
     /// Iterates over the objects of a namespace, sorted by name.
     pub fn in_namespace<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Arc<Configured<T>>> {
         let from = (SmolStr::new(namespace), SmolStr::default());

@@ -20,9 +20,11 @@ use super::{
     world::Sidecar,
 };
 
-pub use build::{scope, scope_of};
+#[cfg(test)]
+pub use build::scope;
+pub use build::scope_of;
 pub use gateways::{gateways_for, routes_for_gateway};
-pub use key::{ScopeKey, scope_key, sidecar_for};
+pub use key::{ScopeKey, scope_key};
 pub use proxies::{ServiceTarget, resolve_proxy, service_targets};
 
 /// Outbound view of one group of proxies: same namespace, same Sidecar (or none), same kind.

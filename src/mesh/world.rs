@@ -135,13 +135,6 @@ impl World {
     }
 }
 
-impl Touched {
-    /// Returns whether nothing differs.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
 impl EffectiveMtls {
     /// Returns the mode for a port of the workload.
     pub fn port(&self, number: u16) -> MtlsMode {

@@ -114,11 +114,6 @@ impl Proven {
         agrees(&node.proxy.namespace, &node.proxy.service_account, &caller).then_some(Self { node, caller })
     }
 
-    /// Returns a proxy on the plaintext port, of which nothing is proven.
-    pub fn anonymous(node: Arc<Node>) -> Self {
-        Self { node, caller: Caller::Anonymous }
-    }
-
     /// Returns the proxy by its own account.
     pub fn node(&self) -> &Arc<Node> {
         &self.node

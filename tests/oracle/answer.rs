@@ -4,16 +4,17 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::Path,
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
 use envoy_types::pb::envoy::config::core::v3;
 use istiod_lite::{
     api::{self, Object, ObjectKey, mesh_config::MeshConfig, yaml},
     mesh::{engine::Engine, model::Proxy, world::Touched},
+    proto,
     xds::{classes::Classes, node::Node, render, resource::Resource, resource_type::ResourceType, view::View},
 };
-use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde_json::Value;
 use smol_str::SmolStr;
 
@@ -30,10 +31,16 @@ spec: {clusterIP: 10.96.0.1, ports: [{name: https, port: 443, targetPort: 6443}]
 /// Returns the dump of the proxy of that name in a case.
 pub(crate) fn answer(case: &Path, proxy: &str) -> Dump {
     let node: Value = serde_json::from_str(&fs::read_to_string(case.join(format!("{proxy}.node.json"))).unwrap()).unwrap();
-    let node = render::from_json("type.googleapis.com/envoy.config.core.v3.Node", &node).unwrap();
-    let node = Node::parse(&v3::Node::decode(&node[..]).unwrap()).unwrap();
+    let node = Node::parse(&node_of(&node)).unwrap();
     let objects = fs::read_to_string(case.join("in.yaml")).unwrap() + KUBERNETES;
     dump(&view(&objects, &node.proxy))
+}
+
+/// Reads what a proxy says about itself, written as JSON.
+fn node_of(json: &Value) -> v3::Node {
+    static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| DescriptorPool::decode(proto::DESCRIPTORS).unwrap());
+    let descriptor = POOL.get_message_by_name("envoy.config.core.v3.Node").unwrap();
+    DynamicMessage::deserialize(descriptor, json).unwrap().transcode_to().unwrap()
 }
 
 /// Returns what a proxy has, given objects as YAML.

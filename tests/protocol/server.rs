@@ -89,7 +89,7 @@ pub(crate) fn view(generation: u64, resources: Vec<Resource>) -> View {
     for resource in resources {
         layers[resource.kind].insert(resource.name.clone(), Arc::new(resource));
     }
-    View::new(generation, layers.map(|layer| vec![Arc::new(layer.into_iter().collect())]))
+    View::new(generation, PerType::from_fn(|kind| vec![Arc::new(std::mem::take(&mut layers[kind]).into_iter().collect())]))
 }
 
 fn resource(kind: ResourceType, name: &str, content: u64) -> Resource {

@@ -110,12 +110,6 @@ pub enum Registry {
 }
 
 impl Service {
-    /// Returns the virtual addresses for clients in a cluster: those of the cluster, else those of the service's origin.
-    pub fn addresses_in(&self, cluster: &str) -> &[SmolStr] {
-        let elsewhere = self.addresses_elsewhere.iter().find(|(of, _)| of == cluster);
-        elsewhere.map_or(&self.addresses, |(_, addresses)| addresses)
-    }
-
     /// Returns its key.
     pub fn key(&self) -> ServiceKey {
         ServiceKey { hostname: self.hostname.clone(), namespace: self.namespace.clone() }

@@ -8,14 +8,10 @@ use std::{
 use imbl::OrdMap;
 use smol_str::SmolStr;
 
-use super::{
-    EgressScope, Scope,
-    imports::Imports,
-    key::{ScopeKey, scope_key},
-};
+use super::{EgressScope, Scope, imports::Imports, key::ScopeKey};
 use crate::{
     mesh::{
-        model::{Hostname, Labels, ProxyKind, Registry, Service},
+        model::{Hostname, ProxyKind, Registry, Service},
         policy::destination_rule,
         routing::model::{Destination, HttpRule, RouteSet},
         settings::OutboundTrafficPolicy,
@@ -26,8 +22,9 @@ use crate::{
 };
 
 /// Returns what proxies of this kind, namespace and labels may see.
-pub fn scope(world: &World, kind: ProxyKind, namespace: &str, labels: &Labels) -> Scope {
-    scope_of(world, &scope_key(world, kind, namespace, labels))
+#[cfg(test)]
+pub fn scope(world: &World, kind: ProxyKind, namespace: &str, labels: &crate::api::Labels) -> Scope {
+    scope_of(world, &super::scope_key(world, kind, namespace, labels))
 }
 
 /// Returns what proxies of this key may see. The key says all: which proxy it was made for does not matter.

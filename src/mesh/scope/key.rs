@@ -13,7 +13,7 @@ use crate::{
     visits::{Visit, Visited},
 };
 
-/// All that [`super::scope`] reads of a proxy.
+/// All that a scope depends on in a proxy.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ScopeKey {
     /// Sidecar or gateway.
@@ -50,6 +50,6 @@ pub fn scope_key(world: &World, kind: ProxyKind, namespace: &str, labels: &Label
 
 /// Returns the Sidecar for a workload: one that selects it, else the namespace's own, else the root namespace's; the
 /// oldest of several (contract §6.5).
-pub fn sidecar_for(world: &World, namespace: &str, labels: &Labels) -> Option<Arc<Sidecar>> {
+fn sidecar_for(world: &World, namespace: &str, labels: &Labels) -> Option<Arc<Sidecar>> {
     world.sidecars.effective(&world.mesh.root_namespace, namespace, labels).narrowest().cloned()
 }

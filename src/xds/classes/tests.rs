@@ -11,7 +11,7 @@ use crate::{
         parse,
         yaml::{document, documents},
     },
-    mesh::engine::Engine,
+    mesh::{engine::Engine, model::Caller},
     xds::resource::ContentHash,
 };
 
@@ -87,7 +87,7 @@ impl Plane {
 
     fn connect(&mut self, kind: ProxyKind, id: &str, ip: [u8; 4]) {
         let node = Arc::new(Node::from(Arc::new(proxy(kind, id, ip))));
-        let views = self.classes.attach(&Proven::anonymous(Arc::clone(&node)));
+        let views = self.classes.attach(&Proven::new(Arc::clone(&node), Caller::Anonymous).unwrap());
         self.connected.push((node, views));
     }
 

@@ -25,7 +25,7 @@ use crate::{
     translate::{input::Built, wire},
 };
 
-pub use canonical::{canonical, canonical_bytes};
+pub use canonical::canonical;
 
 /// Field number of `RouteConfiguration.virtual_hosts`.
 const VIRTUAL_HOSTS: u32 = 2;

@@ -45,7 +45,7 @@ pub(crate) fn view(generation: u64, resources: impl IntoIterator<Item = Resource
     for resource in resources {
         layers[resource.kind].insert(resource.name.clone(), Arc::new(resource));
     }
-    View::new(generation, layers.map(|layer| vec![Arc::new(layer)]))
+    View::new(generation, PerType::from_fn(|kind| vec![Arc::new(std::mem::take(&mut layers[kind]))]))
 }
 
 fn clusters_named(names: &[&str]) -> Arc<[(ResourceType, SmolStr)]> {

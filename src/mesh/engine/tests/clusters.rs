@@ -54,8 +54,8 @@ fn a_service_has_the_endpoints_of_both_and_the_address_of_each() {
     assert_eq!(endpoints(&world), [HERE, THERE]);
     let service = &world.services[&key("reviews")];
     assert_eq!(service.origin.object.cluster, "Kubernetes");
-    assert_eq!((service.addresses_in("Kubernetes"), service.addresses_in("there")), (&["10.96.0.1".into()][..], &["10.97.0.1".into()][..]));
-    assert_eq!(service.addresses_in("unknown"), ["10.96.0.1"]);
+    assert_eq!(service.addresses, ["10.96.0.1"]);
+    assert_eq!(service.addresses_elsewhere, [("there".into(), vec!["10.97.0.1".into()])]);
 }
 
 #[test]
