@@ -8,6 +8,11 @@ use super::paths::{children, module_of};
 pub(crate) type Sources = BTreeMap<String, String>;
 
 pub(crate) fn of_this_project() -> io::Result<Sources> {
+    Ok(without_tests(with_comments()?))
+}
+
+/// Reads the sources as they are written.
+pub(crate) fn with_comments() -> io::Result<Sources> {
     let sources = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))?;
     assert!(sources.len() > 200, "only {} sources found", sources.len());
     Ok(sources)
@@ -32,7 +37,7 @@ fn read(root: &Path) -> io::Result<Sources> {
             }
         }
     }
-    Ok(without_tests(found))
+    Ok(found)
 }
 
 /// Drops comments, items under `#[cfg(test)]`, and the files of modules that are declared under it.
