@@ -14,6 +14,9 @@ use prometheus_client::{
     registry::{Metric, Registry},
 };
 
+/// The labels of a metric: names, each with its value.
+pub(crate) type MetricLabels<const N: usize, V = String> = [(&'static str, V); N];
+
 /// Puts metrics into a registry and hands them back to count with: registry and owner share the value.
 pub(crate) struct Registration<'r>(pub(crate) &'r mut Registry);
 

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, env, fs, path::PathBuf};
 
-use istiod_lite::api::{Kind, Resource, Shown, parse};
+use istiod_lite::api::{ApiResource, Kind, Shown, parse};
 use k8s_openapi::{
     apiextensions_apiserver::pkg::apis::apiextensions::v1::{
         CustomResourceColumnDefinition, CustomResourceDefinition, CustomResourceDefinitionNames, CustomResourceDefinitionSpec,
@@ -19,7 +19,7 @@ use serde_json::json;
 #[derive(Clone, Copy)]
 struct Defined {
     kind: Kind,
-    resource: &'static Resource,
+    resource: &'static ApiResource,
     shown: &'static Shown,
 }
 

@@ -48,7 +48,7 @@ pub(crate) enum Role {
 
 /// `INTERCEPTION_MODE` (contract §2.5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum CaptureMode {
+pub(crate) enum InterceptionMode {
     /// iptables REDIRECT to 15001 and 15006.
     #[default]
     Redirect,
@@ -76,7 +76,7 @@ pub(crate) struct Workload {
     /// `WORKLOAD_NAME`
     pub workload_name: String,
     /// `INTERCEPTION_MODE`
-    pub interception: CaptureMode,
+    pub interception: InterceptionMode,
     /// `CLUSTER_ID`
     pub cluster_id: String,
     /// `MESH_ID`
@@ -172,9 +172,9 @@ impl Role {
     }
 }
 
-// === impl CaptureMode ===
+// === impl InterceptionMode ===
 
-impl CaptureMode {
+impl InterceptionMode {
     /// Returns the value of `INTERCEPTION_MODE`.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -244,7 +244,7 @@ pub(super) mod tests {
                 labels: [("app", "reviews"), ("version", "v1")].map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
                 annotations: BTreeMap::new(),
                 workload_name: "reviews-v1".to_owned(),
-                interception: CaptureMode::None,
+                interception: InterceptionMode::None,
                 cluster_id: "Kubernetes".to_owned(),
                 mesh_id: "cluster.local".to_owned(),
                 node_name: "node-1".to_owned(),

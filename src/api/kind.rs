@@ -6,7 +6,7 @@ use super::kinds::kinds;
 
 /// A resource of the API server, as its discovery documents name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Resource {
+pub struct ApiResource {
     /// API group; empty for the core group.
     pub group: &'static str,
     /// The versions that are read without the group. The first is the one that is asked for and stored.
@@ -96,7 +96,7 @@ kinds!(define_kind);
 /// What the list says of a kind.
 #[derive(Clone, Copy)]
 struct Facts {
-    resource: Option<Resource>,
+    resource: Option<ApiResource>,
     /// Whether its text has the group, as the bare name may be another kind's.
     with_group: bool,
     /// Whether objects of one name in two clusters are two objects.
@@ -122,7 +122,7 @@ impl Kind {
     }
 
     /// Returns where the API server keeps its objects; `None` for MeshConfig, which is part of a ConfigMap.
-    pub const fn resource(self) -> Option<&'static Resource> {
+    pub const fn resource(self) -> Option<&'static ApiResource> {
         self.facts().resource.as_ref()
     }
 
@@ -205,7 +205,7 @@ impl Facts {
 /// Returns the facts about a kind of Kubernetes' own.
 const fn core(plural: &'static str) -> Facts {
     Facts {
-        resource: Some(Resource { group: "", versions: &["v1"], plural, namespaced: true }),
+        resource: Some(ApiResource { group: "", versions: &["v1"], plural, namespaced: true }),
         with_group: false,
         local: true,
         has_status: false,
@@ -223,7 +223,7 @@ const fn security(plural: &'static str) -> Facts {
 }
 
 const fn istio(group: &'static str, versions: &'static [&'static str], plural: &'static str) -> Facts {
-    Facts { resource: Some(Resource { group, versions, plural, namespaced: true }), local: false, has_status: true, ..core(plural) }
+    Facts { resource: Some(ApiResource { group, versions, plural, namespaced: true }), local: false, has_status: true, ..core(plural) }
 }
 
 /// Returns the facts about a kind whose objects are part of an object of another kind.

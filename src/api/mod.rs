@@ -18,7 +18,7 @@ pub mod yaml;
 
 pub use diagnostic::{Diagnostic, Location, Severity};
 pub use id::{ConfigId, Id, LocalId};
-pub use kind::{Kind, Resource, Shown, UnreadKind};
+pub use kind::{ApiResource, Kind, Shown, UnreadKind};
 pub use label_selector::{Labels, selects};
 pub use object::{Content, Metadata, Object, ObjectKey, Spec};
 pub use read::{Parsed, parse, parse_mesh_config, parse_proxy_config};

@@ -5,9 +5,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::metrics::ExactCounter;
-
-type MetricLabels<const N: usize> = [(&'static str, String); N];
+use crate::metrics::{ExactCounter, MetricLabels};
 
 /// Counters of all controllers. Clones share them.
 #[derive(Clone, Debug, Default)]

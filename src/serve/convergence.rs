@@ -11,7 +11,7 @@ use smol_str::SmolStr;
 use crate::{
     api::ObjectKey,
     xds::{
-        ledger::{Listener, ProxyConnection},
+        ledger::{Observer, ProxyConnection},
         session::Event,
     },
 };
@@ -130,7 +130,7 @@ impl Convergence {
     }
 }
 
-impl Listener for Convergence {
+impl Observer for Convergence {
     fn recorded(&self, connection: &ProxyConnection, event: &Event, now: Timestamp) {
         if let Event::Current { generation } = event {
             self.acknowledged(&connection.proxy, *generation, now);

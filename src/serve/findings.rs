@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::{
     api::{Diagnostic, Location, ObjectKey, Severity},
+    metrics::MetricLabels,
     source::locations::ObjectLocations,
 };
 
@@ -23,7 +24,7 @@ use crate::{
 pub(super) struct CurrentFindings {
     reported: Mutex<Reported>,
     sorted: watch::Sender<Arc<Vec<Diagnostic>>>,
-    by_severity: Family<[(&'static str, &'static str); 1], Gauge>,
+    by_severity: Family<MetricLabels<1, &'static str>, Gauge>,
 }
 
 #[derive(Debug, Default)]

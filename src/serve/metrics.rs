@@ -10,29 +10,27 @@ use smol_str::SmolStr;
 
 use crate::{
     api::{Kind, ObjectKey},
-    metrics::{ExactCounter, Registration},
+    metrics::{ExactCounter, MetricLabels, Registration},
     source::Change,
     xds::classes::{Prepared, Translations},
 };
 
-type Labels<const N: usize> = [(&'static str, String); N];
-
 /// Counters of the pipeline. Cloning shares them.
 #[derive(Clone, Debug)]
 pub(super) struct PipelineMetrics {
-    registry_events: Family<Labels<2>, ExactCounter>,
-    config_events: Family<Labels<2>, ExactCounter>,
-    inbound: Family<Labels<1>, ExactCounter>,
-    triggers: Family<Labels<1>, ExactCounter>,
+    registry_events: Family<MetricLabels<2>, ExactCounter>,
+    config_events: Family<MetricLabels<2>, ExactCounter>,
+    inbound: Family<MetricLabels<1>, ExactCounter>,
+    triggers: Family<MetricLabels<1>, ExactCounter>,
     debounce_seconds: Histogram,
     world_seconds: Histogram,
     objects: ExactCounter,
     recomputed: ExactCounter,
     batches: ExactCounter,
-    changed: Family<Labels<1>, ExactCounter>,
+    changed: Family<MetricLabels<1>, ExactCounter>,
     proxies_concerned: ExactCounter,
     batch_seconds: Histogram,
-    lost: Family<Labels<1>, Gauge>,
+    lost: Family<MetricLabels<1>, Gauge>,
 }
 
 impl PipelineMetrics {
@@ -143,7 +141,7 @@ mod tests {
     fn events_are_told_in_istiods_words() {
         let metrics = PipelineMetrics::register(&mut Registry::default(), Translations::default());
         metrics.count_events(&[Change::Deleted(key(Kind::Service)), Change::Deleted(key(Kind::VirtualService))], |_| true);
-        let count = |family: &Family<Labels<2>, ExactCounter>, kind: &str| {
+        let count = |family: &Family<MetricLabels<2>, ExactCounter>, kind: &str| {
             family.get_or_create(&[("type", kind.into()), ("event", "delete".into())]).get()
         };
         assert_eq!((count(&metrics.registry_events, "Services"), count(&metrics.config_events, "VirtualService")), (1, 1));

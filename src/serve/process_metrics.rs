@@ -14,17 +14,17 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::version;
+use crate::{metrics::MetricLabels, version};
 
 /// Where the kernel describes this process.
 const PROC: &str = "/proc/self";
 
 /// Registers all of them. Uptime is counted from now.
 pub(super) fn register(registry: &mut Registry) {
-    let build = Family::<[(&'static str, &'static str); 2], Gauge>::default();
+    let build = Family::<MetricLabels<2, &'static str>, Gauge>::default();
     build.get_or_create(&[("component", "pilot"), ("tag", version::VERSION)]).set(1);
     registry.register("istio_build", "This build, by component and version", build);
-    let info = Family::<[(&'static str, &'static str); 1], Gauge>::default();
+    let info = Family::<MetricLabels<1, &'static str>, Gauge>::default();
     info.get_or_create(&[("version", version::VERSION)]).set(1);
     registry.register("pilot_info", "This build, by version", info);
     registry.register_collector(Box::new(ProcessMetrics { started: Instant::now() }));

@@ -81,7 +81,7 @@ impl Runtime {
         let convergence = Arc::new(Convergence::default());
         let delivery = DeliveryMetrics::default();
         delivery.register(registry);
-        let ledger = Arc::new(Ledger::new(delivery).with_listener(Arc::<Convergence>::clone(&convergence)));
+        let ledger = Arc::new(Ledger::new(delivery).with_observer(Arc::<Convergence>::clone(&convergence)));
         let debug = Arc::new(DebugState {
             instance: settings.instance.name().to_owned(),
             cluster: SmolStr::new(&settings.cluster.cluster_id),

@@ -36,7 +36,7 @@ use self::{
 };
 use crate::{
     api::{Diagnostic, Kind, ObjectKey},
-    metrics::ExactCounter,
+    metrics::{ExactCounter, MetricLabels},
     timer::until,
     xds::ledger::Refusal,
 };
@@ -76,7 +76,7 @@ pub(crate) struct Inputs {
 /// Counters of what is written.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StatusMetrics {
-    writes: Family<[(&'static str, &'static str); 2], ExactCounter>,
+    writes: Family<MetricLabels<2, &'static str>, ExactCounter>,
 }
 
 /// Writes until `shutdown`. What cannot be written, for want of the API server or of a right, is tried again.

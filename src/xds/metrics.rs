@@ -6,24 +6,18 @@ use prometheus_client::{
 };
 
 use super::per_type::PerType;
-use crate::metrics::ExactCounter;
+use crate::metrics::{ExactCounter, MetricLabels};
 
-/// One label.
-pub type Label = [(&'static str, &'static str); 1];
-/// Two labels.
-pub type Labels = [(&'static str, &'static str); 2];
-/// A refusal, by proxy and gRPC code.
-pub type Refusal = [(&'static str, String); 2];
 /// A distribution by type.
-pub type ByType = Family<Label, Histogram, fn() -> Histogram>;
+pub type ByType = Family<MetricLabels<1, &'static str>, Histogram, fn() -> Histogram>;
 
 /// Counters of delivery. Cloning shares them.
 #[derive(Clone, Debug)]
 pub struct DeliveryMetrics {
     /// Proxies with an open stream, by the version that they say they have.
-    pub connected: Family<[(&'static str, String); 1], Gauge>,
+    pub connected: Family<MetricLabels<1>, Gauge>,
     /// Responses, by type.
-    pub pushes: Family<Label, ExactCounter>,
+    pub pushes: Family<MetricLabels<1, &'static str>, ExactCounter>,
     /// Seconds that it took to make a response, by type.
     pub push_time: ByType,
     /// Seconds until the connection had taken a response.
@@ -35,21 +29,21 @@ pub struct DeliveryMetrics {
     /// Bytes of the largest request so far.
     pub largest_request: Gauge,
     /// Responses refused, by type.
-    pub rejects: Family<Label, ExactCounter>,
+    pub rejects: Family<MetricLabels<1, &'static str>, ExactCounter>,
     /// Responses refused by the proxies that are connected, by type, proxy and gRPC code.
-    pub rejects_by_proxy: PerType<Family<Refusal, Gauge>>,
+    pub rejects_by_proxy: PerType<Family<MetricLabels<2>, Gauge>>,
     /// Answers to responses that were neither awaited nor the newest, by type.
-    pub expired_nonces: Family<Label, ExactCounter>,
+    pub expired_nonces: Family<MetricLabels<1, &'static str>, ExactCounter>,
     /// Streams that ended by a fault of the control plane.
     pub internal_errors: ExactCounter,
     /// Bytes of resources sent, by type.
-    pub bytes: Family<Label, Counter>,
+    pub bytes: Family<MetricLabels<1, &'static str>, Counter>,
     /// Resources sent, by type and reason.
-    pub resources: Family<Labels, Counter>,
+    pub resources: Family<MetricLabels<2, &'static str>, Counter>,
     /// Refusals of what was made from an object, by object. A series lasts for as long as a proxy refuses it.
-    pub refused_objects: Family<[(&'static str, String); 1], Counter>,
+    pub refused_objects: Family<MetricLabels<1>, Counter>,
     /// Gates that a deadline opened, by the type whose ACK was awaited.
-    pub gates_opened: Family<Label, Counter>,
+    pub gates_opened: Family<MetricLabels<1, &'static str>, Counter>,
 }
 
 impl Default for DeliveryMetrics {

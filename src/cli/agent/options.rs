@@ -4,7 +4,7 @@ use std::{ffi::OsString, net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum, builder::PossibleValue};
 
-use crate::{agent::settings::CaptureMode, cli::values};
+use crate::{agent::settings::InterceptionMode, cli::values};
 
 #[derive(Args)]
 pub(super) struct ProxyOptions {
@@ -47,7 +47,7 @@ pub(super) struct WorkloadOptions {
     pub(super) workload_name: Option<String>,
     /// How traffic is captured [default: as PROXY_CONFIG says, REDIRECT]
     #[arg(long, alias = "interception-mode", env = "ISTIO_META_INTERCEPTION_MODE", value_enum, ignore_case = true)]
-    pub(super) interception: Option<CaptureMode>,
+    pub(super) interception: Option<InterceptionMode>,
     /// Cluster that the workload runs in
     #[arg(long, env = "ISTIO_META_CLUSTER_ID", default_value = "Kubernetes")]
     pub(super) cluster_id: String,
@@ -156,7 +156,7 @@ pub(super) struct EnvoyArguments {
     pub(super) log_level: String,
 }
 
-impl ValueEnum for CaptureMode {
+impl ValueEnum for InterceptionMode {
     fn value_variants<'a>() -> &'a [Self] {
         &[Self::Redirect, Self::Tproxy, Self::None]
     }

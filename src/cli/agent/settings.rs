@@ -16,7 +16,7 @@ use super::{
 };
 use crate::agent::{
     application::Application,
-    settings::{CaptureMode, CertificatePolicy, ControlPlane, Drain, EnvoyOptions, Listen, Role, Settings, Workload},
+    settings::{CertificatePolicy, ControlPlane, Drain, EnvoyOptions, InterceptionMode, Listen, Role, Settings, Workload},
     work_dir,
 };
 
@@ -76,12 +76,12 @@ fn workload(options: WorkloadOptions, listen: Option<IpAddr>, environment: &Envi
     })
 }
 
-fn interception(flag: Option<CaptureMode>, config: &ProxyConfig) -> anyhow::Result<CaptureMode> {
+fn interception(flag: Option<InterceptionMode>, config: &ProxyConfig) -> anyhow::Result<InterceptionMode> {
     if let Some(mode) = flag {
         return Ok(mode);
     }
-    let Some(text) = config.interception_mode()? else { return Ok(CaptureMode::default()) };
-    CaptureMode::from_str(text, true).map_err(|reason| anyhow!("PROXY_CONFIG.interceptionMode: {reason}"))
+    let Some(text) = config.interception_mode()? else { return Ok(InterceptionMode::default()) };
+    InterceptionMode::from_str(text, true).map_err(|reason| anyhow!("PROXY_CONFIG.interceptionMode: {reason}"))
 }
 
 fn discovery(options: DiscoveryOptions, environment: &Environment, config: &ProxyConfig) -> anyhow::Result<ControlPlane> {
@@ -193,7 +193,7 @@ mod tests {
         assert_eq!(settings.listen.admin.to_string(), "127.0.1.7:15000");
         assert_eq!(settings.workload.ips, [IpAddr::from([127, 0, 1, 7])]);
         assert_eq!(settings.workload.labels["version"], "v1");
-        assert_eq!(settings.workload.interception, CaptureMode::None);
+        assert_eq!(settings.workload.interception, InterceptionMode::None);
         assert_eq!(settings.discovery.server_name, "istiod");
         assert_eq!(settings.discovery.ca_address, "127.0.0.1:25012");
         assert_eq!(settings.certificate.ttl, Duration::from_secs(90));
@@ -211,7 +211,7 @@ mod tests {
         assert_eq!(settings.discovery.server_name, "istiod.istio-system.svc");
         assert_eq!(settings.workload.mesh_id, "cluster.local");
         assert_eq!((settings.drain.duration, settings.drain.minimum), (Some(Duration::from_secs(5)), Duration::from_secs(5)));
-        assert_eq!((settings.envoy.concurrency, settings.workload.interception), (2, CaptureMode::Redirect));
+        assert_eq!((settings.envoy.concurrency, settings.workload.interception), (2, InterceptionMode::Redirect));
         assert!(settings.discovery.delta);
     }
 

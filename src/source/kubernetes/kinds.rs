@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use super::field_mask::FieldMask;
-use crate::api::{Kind, Resource};
+use crate::api::{ApiResource, Kind};
 
 /// A kind as the API server serves it, and how it is read.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ pub(super) static MESH_CONFIG: WatchedResource = WatchedResource {
 };
 
 fn watched(kind: Kind) -> Option<WatchedResource> {
-    let &Resource { group, versions, plural, namespaced } = kind.resource()?;
+    let &ApiResource { group, versions, plural, namespaced } = kind.resource()?;
     let (page_size, fields) = match kind {
         Kind::Namespace => (500, &NAMED),
         Kind::Node => (100, &NAMED),

@@ -7,9 +7,7 @@ use prometheus_client::{
 use smol_str::SmolStr;
 
 use super::request::RequestError;
-use crate::metrics::ExactCounter;
-
-type MetricLabels<const N: usize> = [(&'static str, String); N];
+use crate::metrics::{ExactCounter, MetricLabels};
 
 /// Counters of the API server as a source. Clones share them.
 #[derive(Clone, Debug, Default)]

@@ -42,11 +42,11 @@ struct TypedStruct {
 #[derive(Clone, PartialEq, Message)]
 struct Struct {
     #[prost(message, repeated, tag = "1")]
-    fields: Vec<Entry>,
+    fields: Vec<FieldsEntry>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct Entry {
+struct FieldsEntry {
     #[prost(string, tag = "1")]
     key: String,
     #[prost(message, optional, tag = "2")]
@@ -55,12 +55,12 @@ struct Entry {
 
 #[derive(Clone, PartialEq, Message)]
 struct WireValue {
-    #[prost(oneof = "Kind", tags = "3, 4, 5, 6")]
-    kind: Option<Kind>,
+    #[prost(oneof = "ValueKind", tags = "3, 4, 5, 6")]
+    kind: Option<ValueKind>,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
-enum Kind {
+enum ValueKind {
     #[prost(string, tag = "3")]
     Text(String),
     #[prost(bool, tag = "4")]
@@ -79,17 +79,17 @@ struct List {
 
 impl Struct {
     fn of(fields: Vec<(&'static str, Value)>) -> Self {
-        Self { fields: fields.into_iter().map(|(key, value)| Entry { key: key.into(), value: Some(value.into()) }).collect() }
+        Self { fields: fields.into_iter().map(|(key, value)| FieldsEntry { key: key.into(), value: Some(value.into()) }).collect() }
     }
 }
 
 impl From<Value> for WireValue {
     fn from(value: Value) -> Self {
         let kind = match value {
-            Value::Bool(value) => Kind::Bool(value),
-            Value::Text(value) => Kind::Text(value),
-            Value::List(values) => Kind::List(List { values: values.into_iter().map(Self::from).collect() }),
-            Value::Object(fields) => Kind::Struct(Struct::of(fields)),
+            Value::Bool(value) => ValueKind::Bool(value),
+            Value::Text(value) => ValueKind::Text(value),
+            Value::List(values) => ValueKind::List(List { values: values.into_iter().map(Self::from).collect() }),
+            Value::Object(fields) => ValueKind::Struct(Struct::of(fields)),
         };
         Self { kind: Some(kind) }
     }

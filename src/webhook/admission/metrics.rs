@@ -4,16 +4,17 @@ use axum::http::StatusCode;
 use prometheus_client::{metrics::family::Family, registry::Registry};
 
 use super::judge::RefusalReason;
-use crate::{metrics::ExactCounter, webhook::review::GroupVersionResource};
-
-type Labels<const N: usize> = [(&'static str, String); N];
+use crate::{
+    metrics::{ExactCounter, MetricLabels},
+    webhook::review::GroupVersionResource,
+};
 
 /// What was let pass and what was not.
 #[derive(Clone, Debug, Default)]
 pub struct AdmissionMetrics {
-    passed: Family<Labels<3>, ExactCounter>,
-    failed: Family<Labels<4>, ExactCounter>,
-    http_errors: Family<Labels<1>, ExactCounter>,
+    passed: Family<MetricLabels<3>, ExactCounter>,
+    failed: Family<MetricLabels<4>, ExactCounter>,
+    http_errors: Family<MetricLabels<1>, ExactCounter>,
 }
 
 impl AdmissionMetrics {

@@ -8,7 +8,7 @@ use prometheus_client::metrics::family::Family;
 
 use super::memo::Memo;
 use crate::{
-    metrics::ExactCounter,
+    metrics::{ExactCounter, MetricLabels},
     translate::{
         cluster::{self, ClusterInput},
         endpoint::{self, EndpointInput},
@@ -47,7 +47,7 @@ struct JoinedTable {
 }
 
 /// Counters of the translations since the start, by what was translated (`istiod_lite_translated`).
-pub type Translations = Family<[(&'static str, &'static str); 1], ExactCounter>;
+pub type Translations = Family<MetricLabels<1, &'static str>, ExactCounter>;
 
 /// The labels in [`Translations`].
 pub(super) const TRANSLATED: [&str; 5] = ["cluster", "load_assignment", "listener", "virtual_host", "route_table"];

@@ -5,8 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
-use super::listener::{Listener, ProxyConnection};
-use crate::xds::{metrics::DeliveryMetrics, resource_type::ResourceType, session::Event};
+use super::observer::{Observer, ProxyConnection};
+use crate::{
+    metrics::MetricLabels,
+    xds::{metrics::DeliveryMetrics, resource_type::ResourceType, session::Event},
+};
 
 /// Counts what happens.
 #[derive(Debug)]
@@ -30,7 +33,7 @@ impl Counters {
     }
 }
 
-impl Listener for Counters {
+impl Observer for Counters {
     fn connected(&self, connection: &ProxyConnection, _: Timestamp) {
         self.metrics.connected.get_or_create(&version(connection)).inc();
     }
@@ -63,7 +66,7 @@ impl Listener for Counters {
     }
 }
 
-fn version(connection: &ProxyConnection) -> [(&'static str, String); 1] {
+fn version(connection: &ProxyConnection) -> MetricLabels<1> {
     let version = if connection.version.is_empty() { "unknown" } else { &connection.version };
     [("version", version.to_owned())]
 }

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use smol_str::SmolStr;
 
 use super::{
-    listener::{Listener, ProxyConnection},
+    observer::{Observer, ProxyConnection},
     row::origins_of,
 };
 use crate::xds::session::Event;
@@ -16,7 +16,7 @@ const SHOWN: usize = 10;
 #[derive(Debug)]
 pub(super) struct Log;
 
-impl Listener for Log {
+impl Observer for Log {
     fn recorded(&self, connection: &ProxyConnection, event: &Event, _: Timestamp) {
         let proxy = &connection.proxy;
         match event {

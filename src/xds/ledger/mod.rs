@@ -1,12 +1,12 @@
 //! What each proxy was sent, took and refused, told in the user's objects.
 //!
-//! Sessions push [`Event`]s; the ledger folds them into one row for each connection and hands them on to its listeners.
+//! Sessions push [`Event`]s; the ledger folds them into one row for each connection and hands them on to its observers.
 //! A row refers to views, which proxies share, and lists only what its proxy has otherwise: what is known of an object is
 //! found by joining the two ([`Ledger::progress`]), so that a proxy costs the same however many objects there are.
 
 mod counters;
-mod listener;
 mod log;
+mod observer;
 mod progress;
 mod refused_objects;
 mod row;
@@ -25,7 +25,7 @@ use smol_str::format_smolstr;
 
 use self::{counters::Counters, log::Log, row::Row};
 pub use self::{
-    listener::{Listener, ProxyConnection},
+    observer::{Observer, ProxyConnection},
     progress::Progress,
     refused_objects::{Refusal, RefusedObjects},
     row::{ProxyStatus, Rejection, TypeState},
@@ -37,7 +37,7 @@ use crate::{clock::Clock, mesh::model::ObjectKey};
 #[derive(Debug, Default)]
 pub struct Ledger {
     metrics: DeliveryMetrics,
-    listeners: Vec<Arc<dyn Listener>>,
+    observers: Vec<Arc<dyn Observer>>,
     refused_objects: Arc<RefusedObjects>,
     last: AtomicU64,
     rows: DashMap<u64, Row>,
@@ -55,13 +55,13 @@ impl Ledger {
     pub fn new(metrics: DeliveryMetrics) -> Self {
         let refused_objects = Arc::new(RefusedObjects::new(metrics.refused_objects.clone()));
         let counters = Arc::new(Counters::new(metrics.clone()));
-        let listeners: Vec<Arc<dyn Listener>> = vec![counters, Arc::<RefusedObjects>::clone(&refused_objects), Arc::new(Log)];
-        Self { metrics, listeners, refused_objects, ..Self::default() }
+        let observers: Vec<Arc<dyn Observer>> = vec![counters, Arc::<RefusedObjects>::clone(&refused_objects), Arc::new(Log)];
+        Self { metrics, observers, refused_objects, ..Self::default() }
     }
 
-    /// Adds a listener, to which everything is handed on.
-    pub fn with_listener(mut self, listener: Arc<dyn Listener>) -> Self {
-        self.listeners.push(listener);
+    /// Adds an observer, to which everything is handed on.
+    pub fn with_observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observers.push(observer);
         self
     }
 
@@ -99,7 +99,7 @@ impl Ledger {
         let status = ProxyStatus::new(format_smolstr!("{proxy}-{number}"), node, address, now);
         self.rows.insert(number, Row::new(status));
         let connection = ProxyConnection { number, proxy, version: node.istio_version.clone() };
-        self.listeners.iter().for_each(|listener| listener.connected(&connection, now));
+        self.observers.iter().for_each(|observer| observer.connected(&connection, now));
         Entry { ledger: Arc::clone(self), connection, clock: Arc::clone(clock) }
     }
 
@@ -107,12 +107,12 @@ impl Ledger {
         if let Some(mut row) = self.rows.get_mut(&connection.number) {
             row.record(event, now);
         }
-        self.listeners.iter().for_each(|listener| listener.recorded(connection, event, now));
+        self.observers.iter().for_each(|observer| observer.recorded(connection, event, now));
     }
 
     fn leave(&self, connection: &ProxyConnection, now: Timestamp) {
         self.rows.remove(&connection.number);
-        self.listeners.iter().for_each(|listener| listener.disconnected(connection, now));
+        self.observers.iter().for_each(|observer| observer.disconnected(connection, now));
     }
 }
 

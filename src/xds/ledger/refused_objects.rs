@@ -11,11 +11,12 @@ use prometheus_client::metrics::{counter::Counter, family::Family};
 use tokio::sync::watch;
 
 use super::{
-    listener::{Listener, ProxyConnection},
+    observer::{Observer, ProxyConnection},
     row::origins_of,
 };
 use crate::{
     mesh::model::ObjectKey,
+    metrics::MetricLabels,
     xds::{
         resource::Resource,
         resource_type::ResourceType,
@@ -27,7 +28,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct RefusedObjects {
     /// How often something was refused that was made of an object; the series is there while a proxy refuses it.
-    counted: Family<[(&'static str, String); 1], Counter>,
+    counted: Family<MetricLabels<1>, Counter>,
     state: Mutex<State>,
     refusals: watch::Sender<Arc<[Refusal]>>,
 }
@@ -56,7 +57,7 @@ struct State {
 
 impl RefusedObjects {
     /// Counts in `counted`.
-    pub(super) fn new(counted: Family<[(&'static str, String); 1], Counter>) -> Self {
+    pub(super) fn new(counted: Family<MetricLabels<1>, Counter>) -> Self {
         Self { counted, ..Self::default() }
     }
 
@@ -97,7 +98,7 @@ impl RefusedObjects {
     }
 }
 
-impl Listener for RefusedObjects {
+impl Observer for RefusedObjects {
     fn recorded(&self, connection: &ProxyConnection, event: &Event, _: Timestamp) {
         match event {
             // Suspects are counted only when they are found out.
@@ -143,7 +144,7 @@ fn concern(items: &[Refused], object: &ObjectKey) -> bool {
     items.iter().flat_map(|refused| refused.resource.origins.iter()).any(|origin| origin.object == *object)
 }
 
-fn label(object: &ObjectKey) -> [(&'static str, String); 1] {
+fn label(object: &ObjectKey) -> MetricLabels<1> {
     [("object", object.to_string())]
 }
 

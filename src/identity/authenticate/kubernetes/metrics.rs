@@ -2,16 +2,17 @@
 
 use prometheus_client::{metrics::family::Family, registry::Registry};
 
-use crate::{identity::token::TokenError, metrics::ExactCounter};
-
-type Labels = [(&'static str, &'static str); 1];
+use crate::{
+    identity::token::TokenError,
+    metrics::{ExactCounter, MetricLabels},
+};
 
 /// Counters of token checks. Cloning shares them.
 #[derive(Clone, Debug, Default)]
 pub struct TokenMetrics {
-    decisions: Family<Labels, ExactCounter>,
-    reviews: Family<Labels, ExactCounter>,
-    fetches: Family<Labels, ExactCounter>,
+    decisions: Family<MetricLabels<1, &'static str>, ExactCounter>,
+    reviews: Family<MetricLabels<1, &'static str>, ExactCounter>,
+    fetches: Family<MetricLabels<1, &'static str>, ExactCounter>,
 }
 
 // === impl TokenMetrics ===

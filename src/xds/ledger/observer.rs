@@ -8,14 +8,14 @@ use smol_str::SmolStr;
 use crate::xds::session::Event;
 
 /// Follows what happens with proxies. Called in the order of events of one connection; connections run beside each other.
-pub trait Listener: fmt::Debug + Send + Sync {
-    /// Hears that a proxy has connected.
+pub trait Observer: fmt::Debug + Send + Sync {
+    /// Observes that a proxy has connected.
     fn connected(&self, _connection: &ProxyConnection, _now: Timestamp) {}
 
-    /// Hears of an event in a proxy's session.
+    /// Observes an event in a proxy's session.
     fn recorded(&self, connection: &ProxyConnection, event: &Event, now: Timestamp);
 
-    /// Hears that a proxy's stream has ended.
+    /// Observes that a proxy's stream has ended.
     fn disconnected(&self, _connection: &ProxyConnection, _now: Timestamp) {}
 }
 
