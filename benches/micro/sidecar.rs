@@ -17,7 +17,7 @@ use istiod_lite::{
     api::{self, Object, ObjectKey, Parsed, mesh_config::MeshConfig, yaml},
     mesh::{
         engine::{Applied, Engine},
-        model::{Flavour, Interception, Proxy, ProxyKind, ProxyPorts},
+        model::{Proxy, ProxyKind, ProxyPorts},
         validate,
         world::Touched,
     },
@@ -152,27 +152,9 @@ fn parse(text: &str) -> Vec<Arc<Object>> {
 }
 
 fn client() -> Proxy {
-    Proxy {
-        id: "client.load".into(),
-        kind: ProxyKind::Sidecar,
-        namespace: "load".into(),
-        service_account: "client".into(),
-        ips: vec![[10, 200, 0, 1].into()],
-        labels: Arc::default(),
-        cluster: "Kubernetes".into(),
-        network: Default::default(),
-        locality: Default::default(),
-        node: Default::default(),
-        interception: Interception::Redirect,
-        flavour: Flavour::Stock,
-        dns_domain: "load.svc.cluster.local".into(),
-        telemetry: Arc::default(),
-        idle_timeout: None,
-        http10: false,
-        http_proxy_port: None,
-        ports: ProxyPorts::USUAL,
-        pod_ports: Vec::new(),
-    }
+    let own = vec![[10, 200, 0, 1].into()];
+    let known = Proxy::new(ProxyKind::Sidecar, "client.load");
+    Proxy { service_account: "client".into(), ips: own, ports: ProxyPorts::USUAL, ..known }
 }
 
 criterion_group! {

@@ -131,11 +131,11 @@ pub(super) struct Arguments {
     #[arg(long = "keepaliveMaxServerConnectionAge", value_parser = duration, default_value = "30m")]
     max_connection_age: Duration,
 
-    /// A gRPC connection that is quiet for so long is asked whether it lives.
+    /// How long a gRPC connection may be quiet before it is pinged.
     #[arg(long = "keepaliveInterval", env = "GRPC_KEEPALIVE_INTERVAL", value_parser = duration, default_value = "30s")]
     keepalive_interval: Duration,
 
-    /// It is closed when it does not answer in this time.
+    /// How long the answer to such a ping may take before the connection is closed.
     #[arg(long = "keepaliveTimeout", env = "GRPC_KEEPALIVE_TIMEOUT", value_parser = duration, default_value = "10s")]
     keepalive_timeout: Duration,
 
@@ -163,7 +163,7 @@ pub(super) struct Arguments {
     #[arg(long, value_parser = duration, default_value = "45s")]
     drain_time: Duration,
 
-    /// Speaks of every change at once instead of make before break: for experiments that show what the order is worth.
+    /// Sends every change at once instead of making before breaking: for experiments that show what the order is worth.
     #[arg(long, hide = true)]
     unordered_rollout: bool,
 
@@ -220,11 +220,11 @@ struct KubernetesArguments {
     #[arg(long, value_name = "NAME", env = "SHARED_MESH_CONFIG")]
     shared_mesh_config: Option<String>,
 
-    /// Whom service-account tokens must be for.
+    /// Audiences, one of which a service-account token must have.
     #[arg(long, value_name = "AUDIENCE", env = "TOKEN_AUDIENCES", value_delimiter = ',', default_value = "istio-ca")]
     token_audiences: Vec<String>,
 
-    /// A self-signed root gets an RSA key of so many bits (2048 or 4096), as istiod's. Without it one on P-256, which
+    /// A self-signed root gets an RSA key of this many bits (2048 or 4096), as istiod's. Without it one on P-256, which
     /// signs faster and which istiod reads as well.
     #[arg(
         long, value_name = "BITS", env = "CITADEL_SELF_SIGNED_CA_RSA_KEY_SIZE",
@@ -236,7 +236,8 @@ struct KubernetesArguments {
     #[arg(long, value_name = "NAME", env = "PILOT_CA_CERT_CONFIGMAP", default_value = ROOT_CERTIFICATE)]
     root_certificate: String,
 
-    /// How long a leader that is gone holds back the next: it is renewed for half of that, looked at each quarter.
+    /// How long a leader that is gone holds back the next one. The Lease is renewed for half of that, and looked at
+    /// every quarter.
     #[arg(long, value_parser = duration, default_value = "30s", hide = true)]
     lease: Duration,
 }

@@ -18,9 +18,9 @@ use tonic::Status;
 
 use super::{resource::Resource, session::Response};
 
-/// Bodies larger than this are sent from where they are; smaller ones are copied together. Bytes.
+/// The size in bytes above which a body is sent from where it is; smaller ones are copied together.
 const REFERRED: usize = 2048;
-/// The size up to which smaller pieces are gathered. Bytes.
+/// The size in bytes up to which smaller pieces are gathered.
 const CHUNK: usize = 16 * 1024;
 
 /// The form of a response in one of the two protocols.

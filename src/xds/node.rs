@@ -18,7 +18,7 @@ use crate::{
 pub struct Node {
     /// The proxy by its own account. Once its pod is known, its labels and locality give way to the pod's.
     pub proxy: Arc<Proxy>,
-    /// `ISTIO_VERSION` of its metadata; empty when not said.
+    /// `ISTIO_VERSION` of its metadata; empty if it has none.
     pub istio_version: SmolStr,
     /// Whether its metadata has `PROXY_CONFIG`. Tools list only proxies that have it (contract §1.3).
     pub has_proxy_config: bool,
@@ -31,7 +31,7 @@ pub struct Proven {
     caller: Caller,
 }
 
-/// Who a client of the debug types says it is. It need say less than a proxy.
+/// Who a client of the debug types says it is. It needs to say less than a proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
     namespace: SmolStr,
@@ -126,7 +126,7 @@ impl Proven {
 }
 
 impl From<Arc<Proxy>> for Node {
-    /// Makes a node that says no more of itself.
+    /// Makes a node that says no more about itself.
     fn from(proxy: Arc<Proxy>) -> Self {
         Self { proxy, istio_version: SmolStr::default(), has_proxy_config: false }
     }
@@ -207,7 +207,7 @@ fn strings(fields: &HashMap<String, Value>) -> Labels {
     fields.iter().filter_map(|(key, value)| Some((key.into(), text(value)?))).collect()
 }
 
-/// Returns all of `INSTANCE_IPS` if every one is an address, else the id's. The metadata may repeat one.
+/// Returns all of `INSTANCE_IPS` if each of them is an address, otherwise the id's address. The metadata may repeat one.
 fn addresses(instance_ips: Option<&str>, own: &str) -> Option<Vec<IpAddr>> {
     let listed = instance_ips.and_then(|ips| ips.split(',').map(|ip| ip.trim().parse().ok()).collect::<Option<Vec<IpAddr>>>());
     let mut ips = listed.or_else(|| own.parse().ok().map(|ip| vec![ip]))?;

@@ -87,8 +87,8 @@ impl ResourceType {
         self.traits().is_wildcard
     }
 
-    /// Returns whether incremental xDS says that a resource is gone by its name. Else the client is sent what stands in
-    /// for it: Envoy does not open a listener before it has the route table that the listener asks for.
+    /// Returns whether incremental xDS says that a resource is gone by its name. Otherwise the client is sent what
+    /// stands in for it: Envoy does not open a listener before it has the route table that the listener asks for.
     pub const fn is_removed_by_name(self) -> bool {
         self.traits().is_removed_by_name
     }

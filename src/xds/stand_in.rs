@@ -1,4 +1,4 @@
-//! What is sent under a name that a proxy asks for and of which there is nothing, where Envoy waits for an answer.
+//! What is sent for a name that a proxy asks for and that does not exist, where Envoy waits for an answer.
 
 use std::sync::Arc;
 
@@ -14,8 +14,8 @@ use super::{
 };
 use crate::translate::input::Built;
 
-/// Returns what stands in for a resource that does not exist; `None` for the types of which Envoy does not wait for a
-/// single one.
+/// Returns what stands in for a resource that does not exist; `None` for types of which Envoy never waits for a single
+/// resource.
 pub(super) fn stand_in(kind: ResourceType, name: &str) -> Option<Arc<Resource>> {
     let resource = match kind {
         ResourceType::Cluster | ResourceType::Listener => return None,

@@ -221,7 +221,7 @@ impl<P: Protocol> Stream<P> {
                     match session.next(now()) {
                         Some(response) => {
                             self.observe_push_time(&response, began.elapsed());
-                            // In the books before it is on its way, else its ACK could come first.
+                            // It is recorded before it is on its way, since its ACK could otherwise come first.
                             record(session.take_events(), &entry, &clock);
                             permit.send(Ok(Outgoing::Resources(response)));
                         }

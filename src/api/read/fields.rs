@@ -109,6 +109,11 @@ impl<'a> Fields<'a> {
         T::read(Node { value: entry.value, path: self.path.field(entry.written), findings: self.findings })
     }
 
+    /// Reads a field of which proto3 takes the default (zero, an empty text or list) for absent.
+    pub(super) fn nonempty<T: Read + Default + PartialEq>(&self, name: &'static str) -> Option<T> {
+        self.opt(name).filter(|value| *value != T::default())
+    }
+
     /// Reads a field into `target`, which stays as it is if the field is absent or invalid.
     pub(super) fn set<T: Read>(&self, name: &'static str, target: &mut T) {
         if let Some(value) = self.opt(name) {

@@ -101,9 +101,9 @@ impl Read for HttpMatch {
             headers: fields.entries("headers"),
             without_headers: fields.entries("withoutHeaders"),
             query_params: fields.entries("queryParams"),
-            port: fields.opt("port").filter(|port| *port != 0),
+            port: fields.nonempty("port"),
             source_labels: fields.get("sourceLabels"),
-            source_namespace: fields.opt("sourceNamespace").filter(|namespace: &SmolStr| !namespace.is_empty()),
+            source_namespace: fields.nonempty("sourceNamespace"),
             gateways: fields.get("gateways"),
             stat_prefix: fields.get("statPrefix"),
         };
@@ -144,7 +144,7 @@ impl Read for Redirect {
                 authority: fields.get("authority"),
                 scheme: fields.get("scheme"),
                 port: fields.opt("port").map(RedirectPort::Number).or_else(|| fields.with("derivePort", |node| node.one_of(&derived))),
-                code: fields.opt("redirectCode").filter(|code| *code != 0).unwrap_or(301),
+                code: fields.nonempty("redirectCode").unwrap_or(301),
             }
         })
     }

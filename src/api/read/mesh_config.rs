@@ -1,7 +1,5 @@
 //! Reads MeshConfig over its defaults (contract §7).
 
-use smol_str::SmolStr;
-
 use super::{
     fields::{Fields, Node, Read},
     gateway::outbound_mode,
@@ -53,15 +51,15 @@ impl Read for MeshConfig {
 }
 
 fn read_names(fields: &Fields<'_>, mesh: &mut MeshConfig) {
-    set_text(fields, "rootNamespace", &mut mesh.root_namespace);
-    set_text(fields, "trustDomain", &mut mesh.trust_domain);
+    set_nonempty(fields, "rootNamespace", &mut mesh.root_namespace);
+    set_nonempty(fields, "trustDomain", &mut mesh.trust_domain);
     fields.set("trustDomainAliases", &mut mesh.trust_domain_aliases);
     fields.set("discoverySelectors", &mut mesh.discovery_selectors);
     fields.set("outboundClusterStatName", &mut mesh.outbound_cluster_stat_name);
     fields.set("inboundClusterStatName", &mut mesh.inbound_cluster_stat_name);
-    set_list(fields, "defaultServiceExportTo", &mut mesh.default_service_export_to);
-    set_list(fields, "defaultVirtualServiceExportTo", &mut mesh.default_virtual_service_export_to);
-    set_list(fields, "defaultDestinationRuleExportTo", &mut mesh.default_destination_rule_export_to);
+    set_nonempty(fields, "defaultServiceExportTo", &mut mesh.default_service_export_to);
+    set_nonempty(fields, "defaultVirtualServiceExportTo", &mut mesh.default_virtual_service_export_to);
+    set_nonempty(fields, "defaultDestinationRuleExportTo", &mut mesh.default_destination_rule_export_to);
 }
 
 fn read_proxy_defaults(fields: &Fields<'_>, mesh: &mut MeshConfig) {
@@ -126,15 +124,8 @@ fn path_normalization(node: Node<'_>) -> Option<PathNormalization> {
     normalization
 }
 
-// An empty text or list counts as absent in proto3, so the default stays.
-fn set_text(fields: &Fields<'_>, name: &'static str, target: &mut SmolStr) {
-    if let Some(text) = fields.opt::<SmolStr>(name).filter(|text| !text.is_empty()) {
-        *target = text;
-    }
-}
-
-fn set_list(fields: &Fields<'_>, name: &'static str, target: &mut Vec<SmolStr>) {
-    if let Some(list) = fields.opt::<Vec<SmolStr>>(name).filter(|list| !list.is_empty()) {
-        *target = list;
+fn set_nonempty<T: Read + Default + PartialEq>(fields: &Fields<'_>, name: &'static str, target: &mut T) {
+    if let Some(value) = fields.nonempty(name) {
+        *target = value;
     }
 }

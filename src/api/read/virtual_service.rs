@@ -76,9 +76,9 @@ impl Read for L4Match {
             Self {
                 sni_hosts: fields.get("sniHosts"),
                 destination_subnets: fields.get("destinationSubnets"),
-                port: fields.opt("port").filter(|port| *port != 0),
+                port: fields.nonempty("port"),
                 source_labels: fields.get("sourceLabels"),
-                source_namespace: fields.opt("sourceNamespace").filter(|namespace: &SmolStr| !namespace.is_empty()),
+                source_namespace: fields.nonempty("sourceNamespace"),
                 gateways: fields.get("gateways"),
             }
         })

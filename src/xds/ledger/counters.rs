@@ -59,7 +59,7 @@ impl Observer for Counters {
 
     fn disconnected(&self, connection: &ProxyConnection, _: Timestamp) {
         self.metrics.connected.get_or_create(&version(connection)).dec();
-        // Else every pod that ever was would leave a series behind.
+        // Otherwise every pod that ever was would leave a series behind.
         for (kind, code) in self.refusals.lock().remove(&connection.number).unwrap_or_default() {
             self.metrics.rejects_by_proxy[kind].remove(&labels(connection, &code));
         }

@@ -28,7 +28,7 @@ pub struct ProxyStatus {
     pub id: SmolStr,
     /// Names the connection: the id and a number.
     pub connection: SmolStr,
-    /// What the proxy said of itself.
+    /// What the proxy said about itself.
     pub node: Arc<Node>,
     /// Where it calls from, when that is known.
     pub address: Option<SocketAddr>,
@@ -38,7 +38,7 @@ pub struct ProxyStatus {
     pub types: PerType<TypeState>,
     /// The generation of the newest view that its session works towards.
     pub wanted: u64,
-    /// The generation of the newest view for all of which it has answered (removals apart).
+    /// The generation of the newest view that it has answered for as a whole (apart from removals).
     pub current: u64,
     /// What it refused last and still lacks, by type.
     pub rejected: BTreeMap<ResourceType, Rejection>,
@@ -66,17 +66,17 @@ pub struct Rejection {
     pub resources: Vec<SmolStr>,
     /// The objects that they were made from, sorted.
     pub origins: Arc<[Origin]>,
-    /// Whether these are what was refused; else some of them are.
+    /// Whether exactly these were refused; otherwise some of them were.
     pub found: bool,
 }
 
-/// The row of one connection. What the proxy has is what a view has, but for what is listed one by one.
+/// The row of one connection. What the proxy has is what a view has, except for what is listed one by one.
 #[derive(Debug)]
 pub(super) struct Row {
     pub(super) status: ProxyStatus,
     /// What the proxy is to have.
     pub(super) view: View,
-    /// Of each type the view for all of which the proxy has answered last, what it refuses apart.
+    /// For each type, the last view that the proxy has answered for as a whole, apart from what it refuses.
     pub(super) completed: PerType<View>,
     /// What it has acknowledged beyond that.
     pub(super) ahead: BTreeMap<(ResourceType, SmolStr), Arc<Resource>>,
@@ -85,7 +85,7 @@ pub(super) struct Row {
 }
 
 impl ProxyStatus {
-    /// Makes the row of a proxy that has said nothing yet but who it is.
+    /// Makes the row of a proxy that has said only who it is so far.
     pub(super) fn new(connection: SmolStr, node: &Arc<Node>, address: Option<SocketAddr>, now: Timestamp) -> Self {
         Self {
             id: node.proxy.id.clone(),

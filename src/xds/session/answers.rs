@@ -11,7 +11,7 @@ use super::{
 };
 use crate::xds::{resource_type::ResourceType, stand_in::stand_in};
 
-/// More types than a client may make us remember.
+/// How many types a client may make us remember.
 const TYPES: usize = 32;
 /// Reports about the proxy (contract §2.2), not subscriptions.
 const HEALTH: &str = "type.googleapis.com/istio.v1.HealthInformation";

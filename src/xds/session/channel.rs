@@ -61,12 +61,12 @@ pub(super) struct Subscription<'a> {
     pub(super) names: Vec<&'a str>,
 }
 
-/// What the client took with an ACK.
+/// What the client accepted by an ACK.
 #[derive(Debug, Default)]
 pub(super) struct Acked {
     pub(super) nonce: u64,
     pub(super) items: Vec<Sent>,
-    /// The view for all of which it has answered now.
+    /// The view that it has now answered for as a whole.
     pub(super) completes: Option<View>,
 }
 
@@ -230,7 +230,7 @@ impl Channel {
         }
     }
 
-    /// Has a name sent, whatever the proxy has of it.
+    /// Has a name sent, whatever the proxy holds under it.
     pub(super) fn request(&mut self, name: &str, reason: Reason) {
         if reason == Reason::Requested {
             self.refused.remove(name);
@@ -246,7 +246,7 @@ impl Channel {
         self.pending.insert(name, Pending { held, reason });
     }
 
-    /// Has a name sent of which the proxy has `held` from before this connection.
+    /// Has a name sent under which the proxy has `held` from before this connection.
     pub(super) fn assume(&mut self, name: &str, held: Held, reason: Reason) {
         let name = self.target(name).map_or_else(|| name.into(), |resource| resource.name.clone());
         self.pending.insert(name, Pending { held, reason });
@@ -264,7 +264,8 @@ impl Channel {
     /// Returns the pending names that may be sent as far as this type alone can tell. Suspects of an unexplained
     /// refusal go group by group, each alone.
     pub(super) fn ready(&self) -> Vec<Arc<Resource>> {
-        // What repeats a refused content will be refused too: only then can be told who is to blame.
+        // A response that repeats refused content will be refused too. Nobody can tell who is to blame before that has
+        // happened.
         if self.in_flight.iter().any(|flight| flight.is_tainted && !flight.is_overdue) {
             return Vec::new();
         }
@@ -312,7 +313,7 @@ impl Channel {
         self.gone().filter(|(_, pending)| asked(pending)).map(|(name, _)| name.clone()).collect()
     }
 
-    /// Returns what is gone, what the proxy still has of it, where it awaits an answer all the same.
+    /// Returns what the proxy still has of the resources that are gone, where it awaits an answer all the same.
     pub(super) fn held_and_asked_again(&self) -> impl Iterator<Item = Arc<Resource>> {
         self.gone().filter(|(_, pending)| self.is_awaited(pending.reason)).filter_map(|(_, pending)| match &pending.held {
             Held::Content(resource) => Some(Arc::clone(resource)),

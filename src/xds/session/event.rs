@@ -35,8 +35,8 @@ pub enum Event {
         /// How many of the resources are sent for which reason.
         reasons: Reasons,
     },
-    /// The client has answered for all that a view has of a type; what it refuses and what is to be removed apart. An
-    /// ACK that does so is told after this.
+    /// The client has answered for all that a view has of a type, apart from what it refuses and what is to be removed.
+    /// The ACK that brings this about is reported after it.
     Completed {
         /// The type.
         kind: ResourceType,

@@ -69,7 +69,7 @@ impl Held {
         }
     }
 
-    /// Returns the same, no longer for sure.
+    /// Returns the same, but no longer for certain.
     pub(super) fn blurred(&self) -> Self {
         Self::Unknown(self.content().cloned())
     }

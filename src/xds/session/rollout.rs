@@ -25,7 +25,7 @@ use crate::xds::{per_type::PerType, resource::Resource, resource_type::ResourceT
 /// How long the order of a rollout may hold things back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Off: everything goes at once, as it comes. For experiments that show what the order is worth.
+    /// Whether there is an order. Without it everything goes at once, for experiments that show what the order is worth.
     pub ordered: bool,
     /// How long a gate waits for an ACK.
     pub gate: Duration,
@@ -65,7 +65,7 @@ pub(crate) struct Rollout {
     warming: BTreeSet<SmolStr>,
     nonce: u64,
     wake: Option<Instant>,
-    /// The generation of the last view for all of which the client has answered.
+    /// The generation of the last view that the client has answered for as a whole.
     current: u64,
     events: Vec<Event>,
 }
@@ -104,7 +104,7 @@ impl Rollout {
         self.view = view;
     }
 
-    /// Returns whether the proxy has answered for all that it is to have (removals apart).
+    /// Returns whether the proxy has answered for all that it is to have (apart from removals).
     fn is_current(&self) -> bool {
         self.channels.values().all(Channel::is_current)
     }
@@ -254,7 +254,8 @@ impl Rollout {
         Some(Step::nothing(owing))
     }
 
-    /// Records that a response was made for a step, with its contents; returns its nonce and how many went why.
+    /// Records that a response was made for a step, with its contents; returns its nonce, and how many resources were
+    /// sent for which reason.
     pub(super) fn sent(&mut self, kind: ResourceType, now: Instant, contents: Vec<(SmolStr, Option<Arc<Resource>>)>) -> (u64, Reasons) {
         self.nonce += 1;
         let mut reasons = Reasons::new();

@@ -123,7 +123,7 @@ fn open(rollout: &mut Rollout, kind: ResourceType, names: &[String], version: &s
     }
 }
 
-/// Takes the names of a request as the client's whole subscription; `again` when it answers no response.
+/// Takes the names of a request as the client's whole subscription; `again` says that it answers no response.
 fn resubscribe(channel: &mut Channel, names: &[String], again: bool) {
     channel.set_follows_all(names.iter().any(|name| name == "*") || (names.is_empty() && channel.follows_all()));
     let asked: BTreeSet<&str> = names.iter().map(String::as_str).filter(|name| *name != "*").collect();
@@ -152,7 +152,7 @@ fn owed_names(channel: &Channel) -> Vec<SmolStr> {
     names
 }
 
-/// Returns what the client has once it took `step`, by name: what is new and what it still holds of the old.
+/// Returns what the client has once it has taken `step`, by name: what is new, and what it still holds from before.
 fn owed(channel: &Channel, step: &Step) -> BTreeMap<SmolStr, Arc<Resource>> {
     let held = channel.gone().map(|(name, _)| name.clone());
     let names = owed_names(channel).into_iter().chain(held);
