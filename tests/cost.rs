@@ -2,6 +2,8 @@
 //! weight change exactly the distinct virtual hosts that contain the route, and both cost the same with 10 and with
 //! 2,000 other services.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{collections::BTreeMap, fmt::Write, sync::Arc};
 
 use istiod_lite::{
