@@ -109,7 +109,7 @@ impl Asked {
         self.planned().into_iter().map(|(group, planned)| (group, planned.listeners)).collect()
     }
 
-    /// What has no place, outbound.
+    /// Returns what has no place among the outbound listeners.
     fn refused(&self) -> Vec<String> {
         let refused = self.planned().into_values().flat_map(|planned| planned.refused);
         refused.map(|refused| format!("{} {}: {}", refused.origin.object, refused.field, refused.reason)).collect()

@@ -49,7 +49,7 @@ struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    /// The listener of a port; `None` when nothing is behind it.
+    /// Returns the listener of a port; `None` when nothing is behind it.
     fn listener(&mut self, port: &MergedPort<'_>) -> Option<GatewayListenerInput> {
         let chains = match port.sharing {
             Sharing::Http => vec![self.http(port)],

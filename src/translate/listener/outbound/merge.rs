@@ -21,7 +21,7 @@ use crate::{
 #[derive(Clone)]
 pub(super) struct Offer {
     pub(super) protocol: Protocol,
-    /// The proxy sniffs whether connections carry HTTP.
+    /// Whether the proxy sniffs if connections carry HTTP.
     pub(super) sniffed: bool,
     pub(super) tcp: Vec<Claim>,
     pub(super) http: Option<Claim>,
@@ -49,16 +49,17 @@ pub(super) struct Entries {
 struct Entry {
     addresses: Vec<SmolStr>,
     claims: Vec<Claim>,
-    kind: Kind,
+    traffic: Traffic,
     protocol: Protocol,
     bound: bool,
-    /// A Sidecar's listener for this port came first: the services of its catch-all listener stay out.
+    /// Whether a Sidecar's listener for this port came first: the services of its catch-all listener then stay out.
     locked: bool,
     origin: Origin,
 }
 
+/// What the connections of a listener carry.
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+enum Traffic {
     Http,
     Tcp,
     Sniffed,
@@ -118,7 +119,7 @@ impl Entry {
     fn new(port: u16, addresses: Vec<SmolStr>, offer: Offer, refused: &mut BTreeSet<Refused>) -> Self {
         let mut entry = Self {
             addresses,
-            kind: offer.kind(),
+            traffic: offer.traffic(),
             protocol: offer.protocol,
             bound: offer.bound,
             locked: false,
@@ -130,19 +131,19 @@ impl Entry {
     }
 
     fn take(&mut self, port: u16, offer: Offer, refused: &mut BTreeSet<Refused>) {
-        match (self.kind, offer.kind()) {
+        match (self.traffic, offer.traffic()) {
             _ if self.locked => {}
             _ if !self.mixes_with(&offer) => self.turn_away(port, offer.claims(), refused),
-            (Kind::Http, Kind::Sniffed) if !offer.protocol.is_http() => {
+            (Traffic::Http, Traffic::Sniffed) if !offer.protocol.is_http() => {
                 let newer = Reason::Replaced(port, offer.origin.object.clone());
                 refused.extend(self.claims.iter().map(|claim| Refused::new(&claim.origin, claim.field.clone(), newer.clone())));
                 *self = Self::new(port, std::mem::take(&mut self.addresses), offer, refused);
             }
             // HTTP shares its routes.
-            (Kind::Http | Kind::Sniffed, Kind::Http | Kind::Sniffed) => self.turn_away(port, offer.tcp, refused),
-            (kind, _) => {
-                if kind != Kind::Tcp || offer.http.is_some() {
-                    self.kind = Kind::Sniffed;
+            (Traffic::Http | Traffic::Sniffed, Traffic::Http | Traffic::Sniffed) => self.turn_away(port, offer.tcp, refused),
+            (traffic, _) => {
+                if traffic != Traffic::Tcp || offer.http.is_some() {
+                    self.traffic = Traffic::Sniffed;
                     self.protocol = Protocol::Auto;
                 }
                 self.merge(port, offer.claims(), refused);
@@ -175,11 +176,11 @@ impl Entry {
 }
 
 impl Offer {
-    fn kind(&self) -> Kind {
+    fn traffic(&self) -> Traffic {
         match (&self.http, self.sniffed) {
-            (None, _) => Kind::Tcp,
-            (Some(_), true) => Kind::Sniffed,
-            (Some(_), false) => Kind::Http,
+            (None, _) => Traffic::Tcp,
+            (Some(_), true) => Traffic::Sniffed,
+            (Some(_), false) => Traffic::Http,
         }
     }
 
