@@ -7,7 +7,8 @@ use super::ObjectKey;
 /// How serious a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Severity {
-    /// The object is not applied, and its last good version stays in effect.
+    /// The object is not applied, and its last good version stays in effect; or a part of it is not supported, and is closed
+    /// while the rest is applied.
     Error,
     /// The object is applied in spite of it.
     Warning,
@@ -38,7 +39,7 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    /// Makes a finding that keeps the object from being applied.
+    /// Makes a finding that keeps the object, or a part of it, from being applied.
     pub fn error(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self { severity: Severity::Error, object: None, location: None, field: field.into(), message: message.into() }
     }

@@ -35,20 +35,16 @@ pub struct UnreadKind {
     pub group: &'static str,
     /// The name users write in `kind:`.
     pub name: &'static str,
-    /// What that means for whoever writes such an object.
-    pub consequence: &'static str,
 }
 
 /// Groups of Istio's kinds, all of which the validating webhook is asked about (contract §5.6).
 const ISTIO_GROUPS: [&str; 4] = [NETWORKING, SECURITY, TELEMETRY, EXTENSIONS];
 
 /// Istio's kinds that are not read.
-const UNREAD_KINDS: [UnreadKind; 8] = [
+const UNREAD_KINDS: [UnreadKind; 6] = [
     unread(NETWORKING, "EnvoyFilter"),
     unread(NETWORKING, "ProxyConfig"),
     unread(NETWORKING, "WorkloadGroup"),
-    unprotecting("AuthorizationPolicy"),
-    unprotecting("RequestAuthentication"),
     unread(TELEMETRY, "Telemetry"),
     unread(EXTENSIONS, "WasmPlugin"),
     unread(EXTENSIONS, "TrafficExtension"),
@@ -232,11 +228,7 @@ const fn part_of_another(room: &'static str) -> Facts {
 }
 
 const fn unread(group: &'static str, name: &'static str) -> UnreadKind {
-    UnreadKind { group, name, consequence: "it has no effect" }
-}
-
-const fn unprotecting(name: &'static str) -> UnreadKind {
-    UnreadKind { group: SECURITY, name, consequence: "it protects nothing" }
+    UnreadKind { group, name }
 }
 
 #[cfg(test)]

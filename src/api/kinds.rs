@@ -101,6 +101,22 @@ macro_rules! kinds {
                 read: istio_spec,
                 check: peer_authentication,
             }
+            /// `security.istio.io AuthorizationPolicy`, of which nothing is known but that it is there.
+            AuthorizationPolicy {
+                facts: security("authorizationpolicies").meant_in("mesh/policy").shown(Shown {
+                    short_name: Some("ap"),
+                    columns: &[("Action", ".spec.action"), AGE],
+                    purpose: "who may send which requests to workloads (not applied yet)",
+                }),
+            }
+            /// `security.istio.io RequestAuthentication`, of which nothing is known but that it is there.
+            RequestAuthentication {
+                facts: security("requestauthentications").meant_in("mesh/policy").shown(Shown {
+                    short_name: Some("ra"),
+                    columns: &[AGE],
+                    purpose: "which tokens of requests are trusted (not applied yet)",
+                }),
+            }
             /// The mesh-wide settings (`MeshConfig`), which come from a file or a ConfigMap's key.
             MeshConfig(mesh_config::MeshConfig) {
                 facts: part_of_another("mesh"),

@@ -15,5 +15,6 @@ pub mod scope;
 pub mod settings;
 pub mod sidecar;
 pub mod traffic;
+pub mod unsupported;
 pub mod validate;
 pub mod world;

@@ -1,37 +1,42 @@
 //! Checks across objects: what each object says may be right by itself and still lead nowhere.
 //!
-//! All findings are warnings: the objects are applied as they are. Checks of one object alone are in `api`.
+//! What is doubtful is a warning: the objects are applied as they are. An error names the part of an object that is not
+//! applied because it is not supported. Checks of one object alone are in `api`.
 
 mod destination_rules;
 mod gateways;
 mod routes;
 mod singletons;
+mod unsupported;
 
 use super::world::World;
 use crate::api::{Diagnostic, Kind, ObjectKey};
 
-/// Returns what is doubtful in the world, sorted. It costs one pass over the objects.
+/// Returns what is doubtful in the world, or refused, sorted. It costs one pass over the objects.
 pub fn check(world: &World) -> Vec<Diagnostic> {
     let mut found = routes::check(world);
     found.extend(destination_rules::check(world));
     found.extend(gateways::check(world));
     found.extend(singletons::check(world));
+    found.extend(unsupported::check(world));
     sorted(found)
 }
 
-/// Returns what is doubtful about one object of the world, and about the delegates that it names, sorted. It costs no pass over all objects.
+/// Returns what is doubtful or refused about one object of the world, and doubtful about the delegates that it names, sorted.
+/// It costs no pass over all objects.
 pub fn of(world: &World, object: &ObjectKey) -> Vec<Diagnostic> {
     let key = (object.namespace.clone(), object.name.clone());
     let is_about = |finding: &Diagnostic| {
         finding.object.as_ref().is_some_and(|of| (of.kind, &of.namespace, &of.name) == (object.kind, &key.0, &key.1))
     };
-    let found = match object.kind {
+    let mut found = match object.kind {
         Kind::VirtualService => routes::of(world, &key),
         Kind::DestinationRule => world.destination_rules.get(&key).map(|rule| destination_rules::of(world, rule)).unwrap_or_default(),
         Kind::Gateway => world.gateways.get(&key).map(|gateway| gateways::of(world, gateway)).unwrap_or_default(),
         Kind::Sidecar | Kind::PeerAuthentication => singletons::check(world).into_iter().filter(is_about).collect(),
         _ => Vec::new(),
     };
+    found.extend(unsupported::of(world, object));
     sorted(found)
 }
 
@@ -168,6 +173,29 @@ spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}]}
         assert_eq!(told(check(engine.world())), [vec![of_leaf.clone()], of_root("one").into(), of_root("two").into()].concat());
         assert_eq!(about("leaf"), std::slice::from_ref(&of_leaf));
         assert_eq!(about("one"), [vec![of_leaf], of_root("one").into()].concat());
+    }
+
+    #[test]
+    fn what_would_leave_something_open_is_an_error_unless_a_label_says_that_it_is_known() {
+        let policy = |name: &str, namespace: &str, labels: &str| {
+            format!(
+                "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+                 metadata: {{name: {name}, namespace: {namespace}, labels: {{{labels}}}}}\nspec: {{}}\n"
+            )
+        };
+        let known = "istiod-lite.io/allow-unsupported: 'true'";
+        let namespace = format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: wide, labels: {{{known}}}}}\n");
+        let open = "is not supported yet: it protects nothing, and requests pass as if it were not there";
+        assert_eq!(
+            findings(&[policy("a", "shop", ""), policy("b", "shop", known), namespace, policy("c", "wide", "")].concat()),
+            [
+                format!(
+                    "error: AuthorizationPolicy/shop/a: {open}; label istiod-lite.io/allow-unsupported: \"true\" stores it all the same"
+                ),
+                format!("warning: AuthorizationPolicy/shop/b: {open}"),
+                format!("warning: AuthorizationPolicy/wide/c: {open}"),
+            ]
+        );
     }
 
     #[test]

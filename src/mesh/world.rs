@@ -16,7 +16,9 @@ use super::{
     settings::{MeshSettings, ProxyDefaults},
     sidecar,
     traffic::{DestinationRule, EffectiveDestinationRule},
+    unsupported::Unsupported,
 };
+use crate::api::ConfigId;
 
 pub use super::model::NamedKey;
 
@@ -45,6 +47,8 @@ pub struct World {
     pub sidecars: PolicyTable<sidecar::Sidecar>,
     /// PeerAuthentications by object.
     pub peer_authentications: PolicyTable<PeerAuthentication>,
+    /// Objects that ask for what is not built yet.
+    pub unsupported: OrdMap<ConfigId, Arc<Unsupported>>,
     /// Labels of namespaces.
     pub namespaces: OrdMap<SmolStr, Arc<Labels>>,
     /// Index: services that have an endpoint at an address, sorted.

@@ -30,7 +30,7 @@ pub(super) struct ReportLine {
 /// The reason of a condition or an Event, the most serious first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum ConditionReason {
-    /// The object is not applied, and its last good version stays in effect.
+    /// The object, or a part of it, is not applied.
     Refused,
     /// Proxies refuse the configuration that is made of the object.
     RefusedByProxies,

@@ -61,6 +61,10 @@ pub fn inputs(
             if rule.is_some_and(|rule| rule.balances_by_destination(subset, port.number)) {
                 continue;
             }
+            // The cluster has no endpoints: see `super::cluster`.
+            if !auto_passthrough && tls_of(rule, subset, port.number) == Some(&ClientTls::Unavailable) {
+                continue;
+            }
             let subset_name = subset.map_or("", |subset| &subset.name);
             let (name, choice) = match (auto_passthrough, keeps_mtls(rule, subset, port.number)) {
                 (true, _) => (naming::dns_srv(port.number, subset_name, &service.hostname), Choice::MtlsOnly),
@@ -102,8 +106,11 @@ pub(super) fn of_subset<'a>(endpoints: &'a [Endpoint], labels: Option<&'a Labels
 /// Returns whether endpoints may say that they can do mTLS: not where a rule decides about TLS, unless it asks for
 /// in-mesh mTLS.
 pub(super) fn keeps_mtls(rule: Option<&EffectiveDestinationRule>, subset: Option<&EffectiveSubset>, port: u16) -> bool {
-    let tls = rule.and_then(|rule| rule.port(subset, port).tls.as_deref());
-    tls.is_none_or(|tls| matches!(tls, ClientTls::IstioMutual { .. }))
+    tls_of(rule, subset, port).is_none_or(|tls| matches!(tls, ClientTls::IstioMutual { .. }))
+}
+
+fn tls_of<'a>(rule: Option<&'a EffectiveDestinationRule>, subset: Option<&'a EffectiveSubset>, port: u16) -> Option<&'a ClientTls> {
+    rule.and_then(|rule| rule.port(subset, port).tls.as_deref())
 }
 
 /// Returns a load assignment of these endpoints, grouped by locality, in the order of the localities' labels.

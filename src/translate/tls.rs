@@ -8,8 +8,8 @@ use std::sync::LazyLock;
 use envoy_types::pb::{
     envoy::{
         config::core::v3::{
-            AggregatedConfigSource, ApiConfigSource, ApiVersion, ConfigSource, GrpcService, TransportSocket, api_config_source::ApiType,
-            config_source::ConfigSourceSpecifier, grpc_service, transport_socket,
+            AggregatedConfigSource, ApiConfigSource, ApiVersion, ConfigSource, DataSource, GrpcService, TransportSocket,
+            api_config_source::ApiType, config_source::ConfigSourceSpecifier, data_source, grpc_service, transport_socket,
         },
         extensions::transport_sockets::{
             raw_buffer::v3::RawBuffer,
@@ -77,10 +77,10 @@ pub fn agent_sds() -> ConfigSource {
     }
 }
 
-/// Returns the source of resources over the ADS stream; `wait_forever` sets `initial_fetch_timeout` to zero, which means no timeout.
-pub fn ads(wait_forever: bool) -> ConfigSource {
+/// Returns the source of resources over the ADS stream. It waits without end, as what comes over it is always answered.
+pub fn ads() -> ConfigSource {
     ConfigSource {
-        initial_fetch_timeout: wait_forever.then(Duration::default),
+        initial_fetch_timeout: Some(Duration::default()),
         resource_api_version: ApiVersion::V3 as i32,
         config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
         ..Default::default()
@@ -99,17 +99,20 @@ pub fn mesh_alpn(flavour: Flavour, http2: bool) -> &'static [&'static str] {
 
 /// Returns the client side of in-mesh mTLS with this SNI and these ALPN names. It presents the workload's certificate.
 /// The peer must have one of `identities` or `other_names`; if both are empty, any certificate of the trust bundle will
-/// do.
+/// do. Its certificate must not be in `crl`, the path of a list of revoked ones; an empty path is none.
 ///
 /// Every cluster of the mesh has one of these, and most of what they say is the same: it is written straight on the
 /// wire from parts that are encoded once. Numbers are those of the fields of `UpstreamTlsContext` and below.
-pub fn upstream_istio_mutual(identities: &[SpiffeId], other_names: &[SmolStr], sni: &str, alpn: &[&str]) -> TransportSocket {
+pub fn upstream_istio_mutual(identities: &[SpiffeId], other_names: &[SmolStr], crl: &str, sni: &str, alpn: &[&str]) -> TransportSocket {
     let parts = &*UPSTREAM_PARTS;
     let mut value = Vec::with_capacity(384);
     nested(&mut value, 1, |common| {
         nested(common, 1, |bytes| bytes.extend_from_slice(&parts.versions));
         nested(common, 8, |combined| {
             nested(combined, 1, |context| {
+                if !crl.is_empty() {
+                    nested(context, 7, |source| text(source, 1, crl));
+                }
                 identities.iter().for_each(|identity| nested(context, 9, |exact| text(exact, 1, &identity.to_string())));
                 other_names.iter().for_each(|name| nested(context, 9, |exact| text(exact, 1, name)));
             });
@@ -154,7 +157,7 @@ pub fn raw_buffer() -> TransportSocket {
 /// trust domains.
 pub fn downstream_istio_mutual(trust_domains: &[SmolStr], alpn: &[&str]) -> TransportSocket {
     let prefixes = trust_domains.iter().map(|domain| MatchPattern::Prefix(format!("spiffe://{domain}/")));
-    let mut common = workload_context(prefixes, alpn.iter().map(|name| (*name).to_owned()).collect());
+    let mut common = workload_context(named(prefixes), alpn.iter().map(|name| (*name).to_owned()).collect());
     common.tls_params = Some(TlsParameters {
         tls_minimum_protocol_version: TlsProtocol::TlSv12 as i32,
         tls_maximum_protocol_version: TlsProtocol::TlSv13 as i32,
@@ -174,27 +177,37 @@ pub fn downstream(common: CommonTlsContext, require_client_certificate: bool) ->
     socket("envoy.transport_sockets.tls", &context)
 }
 
-/// Returns the workload's certificate and trust bundle, and the names that the peer may have.
-pub fn workload_context(names: impl IntoIterator<Item = MatchPattern>, alpn: Vec<String>) -> CommonTlsContext {
+/// Returns the workload's certificate and trust bundle, and what else of the peer's certificate is verified.
+pub fn workload_context(verified: CertificateValidationContext, alpn: Vec<String>) -> CommonTlsContext {
     CommonTlsContext {
         alpn_protocols: alpn,
         tls_certificate_sds_secret_configs: vec![secret(WORKLOAD_CERTIFICATE, agent_sds())],
-        validation_context_type: Some(validation(names, secret(TRUST_BUNDLE, agent_sds()))),
+        validation_context_type: Some(validation(verified, secret(TRUST_BUNDLE, agent_sds()))),
         ..Default::default()
     }
 }
 
-/// Returns a trust bundle from SDS, combined with the names that a certificate must have.
-pub fn validation(names: impl IntoIterator<Item = MatchPattern>, bundle: SdsSecretConfig) -> ValidationContextType {
-    let matchers = names.into_iter().map(|pattern| StringMatcher { match_pattern: Some(pattern), ..Default::default() });
-    // As istiod does: the typed successor would have to be told the kind of each name, which Istio's API leaves open.
-    #[allow(deprecated)]
-    let context = CertificateValidationContext { match_subject_alt_names: matchers.collect(), ..Default::default() };
+/// Returns a trust bundle from SDS, combined with what else of a certificate is verified.
+pub fn validation(verified: CertificateValidationContext, bundle: SdsSecretConfig) -> ValidationContextType {
     ValidationContextType::CombinedValidationContext(CombinedCertificateValidationContext {
-        default_validation_context: Some(context),
+        default_validation_context: Some(verified),
         validation_context_sds_secret_config: Some(bundle),
         ..Default::default()
     })
+}
+
+/// Verifies that a certificate has one of these names; none: any name will do.
+pub fn named(names: impl IntoIterator<Item = MatchPattern>) -> CertificateValidationContext {
+    let matchers = names.into_iter().map(|pattern| StringMatcher { match_pattern: Some(pattern), ..Default::default() });
+    // As istiod does: the typed successor would have to be told the kind of each name, which Istio's API leaves open.
+    #[allow(deprecated)]
+    CertificateValidationContext { match_subject_alt_names: matchers.collect(), ..Default::default() }
+}
+
+/// Returns the file of revoked certificates; an empty path is none.
+pub fn revoked(crl: &str) -> Option<DataSource> {
+    let file = data_source::Specifier::Filename(crl.to_owned());
+    (!crl.is_empty()).then(|| DataSource { specifier: Some(file), ..Default::default() })
 }
 
 /// Returns a secret by name from a source.
@@ -219,16 +232,18 @@ mod tests {
     #[test]
     fn what_is_written_on_the_wire_is_the_message() {
         let identity = |account: &str| SpiffeId { trust_domain: "td".into(), namespace: "shop".into(), service_account: account.into() };
-        for (identities, names) in [(vec![], vec![]), (vec![identity("a"), identity("b")], vec!["other.example.com".into()])] {
+        let both = (vec![identity("a"), identity("b")], vec!["other.example.com".into()], "/etc/revoked.pem");
+        for (identities, names, crl) in [(vec![], vec![], ""), both] {
             let patterns = identities.iter().map(SpiffeId::to_string).chain(names.iter().map(SmolStr::to_string)).map(MatchPattern::Exact);
-            let mut common = workload_context(patterns, vec!["istio".into(), "h2".into()]);
+            let verified = CertificateValidationContext { crl: revoked(crl), ..named(patterns) };
+            let mut common = workload_context(verified, vec!["istio".into(), "h2".into()]);
             common.tls_params = Some(TlsParameters {
                 tls_minimum_protocol_version: TlsProtocol::TlSv12 as i32,
                 tls_maximum_protocol_version: TlsProtocol::TlSv13 as i32,
                 ..Default::default()
             });
             let expected = UpstreamTlsContext { common_tls_context: Some(common), sni: "outbound_.80_._.a".into(), ..Default::default() };
-            let written = upstream_istio_mutual(&identities, &names, "outbound_.80_._.a", &[ISTIO, "h2"]);
+            let written = upstream_istio_mutual(&identities, &names, crl, "outbound_.80_._.a", &[ISTIO, "h2"]);
             assert_eq!(written, socket("envoy.transport_sockets.tls", &expected));
         }
     }

@@ -29,6 +29,7 @@ async fn each_mistake_by_kubectl_is_refused_or_warned_about() -> Result<()> {
         shop.is_answered(&Placed::new(mistake, "bad")).await.with_context(|| mistake.name.to_owned())?;
     }
     shop.kubernetes_refuses_its_own().await?;
+    shop.what_is_not_supported_passes_with_a_label("bad").await?;
     let refused = all.iter().filter(|mistake| mistake.refused).count();
     let metrics = shop.metrics().await?;
     ensure!(counted(&metrics, "galley_validation_failed") >= refused, "{metrics}");
@@ -74,20 +75,28 @@ struct Placed<'a> {
     refused: bool,
     /// `Kind/namespace/name`, or `Kind.group/namespace/name`
     object: String,
-    /// Field and message.
+    /// Field and message, as the status has them.
     text: String,
+    /// What is said of it.
+    told: String,
 }
 
 impl<'a> Placed<'a> {
     fn new(mistake: &Mistake, namespace: &'a str) -> Self {
         let place = |text: &str| text.replace("shop", namespace);
+        let text = match mistake.field {
+            "" => mistake.message.to_owned(),
+            field => format!("{field}: {}", mistake.message),
+        };
+        let separator = if mistake.field.is_empty() { ": " } else { " " };
         Self {
             name: mistake.name,
             namespace,
             yaml: place(&mistake.yaml),
             refused: mistake.refused,
             object: place(mistake.object),
-            text: place(&format!("{}: {}", mistake.field, mistake.message)),
+            told: place(&format!("{}{separator}{text}", mistake.object)),
+            text: place(&text),
         }
     }
 
@@ -96,7 +105,8 @@ impl<'a> Placed<'a> {
         let (written, name) = (parts.next().unwrap_or_default(), parts.next_back().unwrap_or_default());
         // A name that kinds of several groups have comes with its group: `Gateway.networking.istio.io`.
         let kind = written.split_once('.').map_or(written, |(kind, _)| kind);
-        let api_version = if kind == "PeerAuthentication" { "security.istio.io/v1" } else { "networking.istio.io/v1" };
+        let of_security = matches!(kind, "PeerAuthentication" | "AuthorizationPolicy");
+        let api_version = if of_security { "security.istio.io/v1" } else { "networking.istio.io/v1" };
         Object { api_version, kind, namespace: self.namespace, name }
     }
 }
@@ -130,7 +140,7 @@ impl Shop {
 
     /// Checks what is answered when a mistake is written.
     async fn is_answered(&self, mistake: &Placed<'_>) -> Result<()> {
-        let told = format!("{} {}", mistake.object, mistake.text);
+        let told = &mistake.told;
         if mistake.refused {
             let output = self.api.kubectl(&["apply", "-f", "-"], &mistake.yaml).await?;
             let refusal = format!("admission webhook \"validation.istio.io\" denied the request: {told}");
@@ -167,10 +177,34 @@ impl Shop {
         Ok(())
     }
 
+    /// Checks that a label on the object or on its namespace lets it be stored.
+    async fn what_is_not_supported_passes_with_a_label(&self, namespace: &str) -> Result<()> {
+        let label = json!({ "istiod-lite.io/allow-unsupported": "true" });
+        let policy = |labels: &Value| {
+            let metadata = json!({ "name": "open", "namespace": namespace, "labels": labels });
+            json!({ "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": metadata, "spec": {} }).to_string()
+        };
+        let told = format!("AuthorizationPolicy/{namespace}/open: is not supported yet: it protects nothing");
+        let refused = self.api.kubectl(&["apply", "-f", "-"], &policy(&json!({}))).await?;
+        ensure!(!refused.status.success() && said(&refused).contains(&told), "{}", said(&refused));
+        let labelled = self.api.kubectl(&["apply", "-f", "-"], &policy(&label)).await?;
+        ensure!(labelled.status.success() && said(&labelled).contains(&format!("Warning: {told}")), "{}", said(&labelled));
+        let label = ["label", "namespace", namespace, "istiod-lite.io/allow-unsupported=true"];
+        harness::kubernetes::succeeded(&self.api.kubectl(&label, "").await?)?;
+        // The namespace's label is seen a moment later.
+        wait::until("the namespace's label to count", PATIENCE, || async {
+            let unlabelled = policy(&json!({})).replace("\"open\"", "\"wide\"");
+            let output = self.api.kubectl(&["create", "--dry-run=server", "-f", "-"], &unlabelled).await?;
+            ensure!(output.status.success() && said(&output).contains("Warning: "), "{}", said(&output));
+            Ok(())
+        })
+        .await
+    }
+
     /// Checks that a mistake is in the findings, in an Event and in the condition.
     async fn is_shown(&self, mistake: &Placed<'_>) -> Result<()> {
         let severity = if mistake.refused { "error" } else { "warning" };
-        let finding = format!("{severity}: {} {}", mistake.object, mistake.text);
+        let finding = format!("{severity}: {}", mistake.told);
         wait::until("the finding", PATIENCE, || async {
             let found: Vec<String> = serde_json::from_str(&self.diagnostics().await?)?;
             ensure!(found.contains(&finding), "no {finding:?} in {found:#?}");

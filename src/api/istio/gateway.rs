@@ -42,6 +42,8 @@ pub struct ServerTls {
     pub server_certificate: SmolStr,
     /// `privateKey`: path of a file.
     pub private_key: SmolStr,
+    /// `tlsCertificates`
+    pub tls_certificates: Vec<TlsCertificate>,
     /// `caCertificates`: path of a file.
     pub ca_certificates: SmolStr,
     /// `caCrl`: path of a file.
@@ -50,6 +52,8 @@ pub struct ServerTls {
     pub credential_name: SmolStr,
     /// `credentialNames`
     pub credential_names: Vec<SmolStr>,
+    /// `caCertCredentialName`
+    pub ca_cert_credential_name: SmolStr,
     /// `subjectAltNames`
     pub subject_alt_names: Vec<SmolStr>,
     /// `verifyCertificateSpki`
@@ -62,6 +66,15 @@ pub struct ServerTls {
     pub max_protocol_version: TlsProtocol,
     /// `cipherSuites`
     pub cipher_suites: Vec<SmolStr>,
+}
+
+/// `tls.tlsCertificates[]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsCertificate {
+    /// `serverCertificate`: path of a file.
+    pub server_certificate: SmolStr,
+    /// `privateKey`: path of a file.
+    pub private_key: SmolStr,
 }
 
 /// `tls.mode` of a server.

@@ -233,3 +233,9 @@ pub struct HeaderChanges {
     /// Headers that are removed, in the order written.
     pub remove: Vec<SmolStr>,
 }
+
+/// Returns whether a matched header stands for a claim of the request's token (`@request.auth.claims.group`).
+pub fn is_claim(header: &str) -> bool {
+    const CLAIMS: &str = "@request.auth.claims";
+    header.get(..CLAIMS.len()).is_some_and(|beginning| beginning.eq_ignore_ascii_case(CLAIMS))
+}

@@ -239,6 +239,8 @@ pub struct ClientTls {
     pub credential_name: SmolStr,
     /// `insecureSkipVerify`
     pub insecure_skip_verify: bool,
+    /// The names of fields that only servers have, and by which a certificate would be verified.
+    pub checks_of_servers: Vec<&'static str>,
 }
 
 /// `tls.mode` of a client.

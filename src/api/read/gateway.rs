@@ -5,7 +5,7 @@ use crate::api::{
     Labels,
     istio::{
         CaptureMode, EgressListener, Gateway, IngressListener, OutboundTrafficPolicy, Port, Server, ServerTls, ServerTlsMode, Sidecar,
-        TlsProtocol,
+        TlsCertificate, TlsProtocol,
     },
 };
 
@@ -50,20 +50,21 @@ impl Read for Port {
 impl Read for ServerTls {
     fn read(node: Node<'_>) -> Option<Self> {
         node.message(|fields| {
-            // Ignored silently, these would leave a server with less protection than was asked for.
-            for name in ["tlsCertificates", "caCertCredentialName", "insecureSkipVerify"].into_iter().filter(|name| fields.has(name)) {
-                fields.pass(name);
-                fields.refuse(name, format!("field {name} is not supported yet"));
+            if fields.has("insecureSkipVerify") {
+                fields.pass("insecureSkipVerify");
+                fields.warn("insecureSkipVerify", "has no effect (nor has it in Istio): what clients present is verified as mode says");
             }
             Self {
                 https_redirect: fields.get("httpsRedirect"),
                 mode: fields.with("mode", mode).unwrap_or_default(),
                 server_certificate: fields.get("serverCertificate"),
                 private_key: fields.get("privateKey"),
+                tls_certificates: fields.get("tlsCertificates"),
                 ca_certificates: fields.get("caCertificates"),
                 ca_crl: fields.get("caCrl"),
                 credential_name: fields.get("credentialName"),
                 credential_names: fields.get("credentialNames"),
+                ca_cert_credential_name: fields.get("caCertCredentialName"),
                 subject_alt_names: fields.get("subjectAltNames"),
                 verify_certificate_spki: fields.get("verifyCertificateSpki"),
                 verify_certificate_hash: fields.get("verifyCertificateHash"),
@@ -71,6 +72,18 @@ impl Read for ServerTls {
                 max_protocol_version: fields.with("maxProtocolVersion", version).unwrap_or_default(),
                 cipher_suites: fields.get("cipherSuites"),
             }
+        })
+    }
+}
+
+impl Read for TlsCertificate {
+    fn read(node: Node<'_>) -> Option<Self> {
+        node.message(|fields| {
+            if fields.has("caCertificates") {
+                fields.pass("caCertificates");
+                fields.warn("caCertificates", "has no effect (nor has it in Istio): clients are held against those of the server");
+            }
+            Self { server_certificate: fields.get("serverCertificate"), private_key: fields.get("privateKey") }
         })
     }
 }

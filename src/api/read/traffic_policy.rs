@@ -297,7 +297,16 @@ impl Read for ClientTls {
                 ca_crl: fields.get("caCrl"),
                 credential_name: fields.get("credentialName"),
                 insecure_skip_verify: fields.get("insecureSkipVerify"),
+                checks_of_servers: checks_of_servers(fields),
             }
         })
     }
+}
+
+/// Returns those fields that Istio has at servers alone. Passed over as unknown, they would leave less verified than was
+/// asked for.
+fn checks_of_servers(fields: &Fields<'_>) -> Vec<&'static str> {
+    let checks = ["verifyCertificateSpki", "verifyCertificateHash", "caCertCredentialName"];
+    let given = checks.into_iter().filter(|name| fields.has(name));
+    given.inspect(|name| fields.pass(name)).collect()
 }

@@ -153,8 +153,9 @@ impl Check<'_> {
                 }
             }
             ClientTlsMode::IstioMutual => {
-                for (name, _) in files.into_iter().filter(|(_, file)| !file.is_empty()) {
-                    self.error(&at.field(name), "is not possible with mode ISTIO_MUTUAL: the mesh has its own certificates");
+                let secret = ("credentialName", &tls.credential_name);
+                for (name, _) in files.into_iter().chain([secret]).filter(|(_, given)| !given.is_empty()) {
+                    self.warning(&at.field(name), "has no effect with mode ISTIO_MUTUAL: the mesh has its own certificates");
                 }
             }
             ClientTlsMode::Disable | ClientTlsMode::Simple | ClientTlsMode::Mutual => {}

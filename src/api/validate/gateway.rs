@@ -83,7 +83,8 @@ impl Check<'_> {
     pub(super) fn server_tls(self, tls: &ServerTls, at: &Path<'_>) {
         let credential = !tls.credential_name.is_empty() || !tls.credential_names.is_empty();
         let certificate = !tls.server_certificate.is_empty() && !tls.private_key.is_empty();
-        let sources = [certificate, !tls.credential_name.is_empty(), !tls.credential_names.is_empty()];
+        let several = !tls.tls_certificates.is_empty();
+        let sources = [certificate, several, !tls.credential_name.is_empty(), !tls.credential_names.is_empty()];
         match tls.mode {
             ServerTlsMode::IstioMutual if credential || has_files(tls) => {
                 self.error(at, "has certificates, which mode ISTIO_MUTUAL does not: the mesh has its own");
@@ -93,7 +94,10 @@ impl Check<'_> {
             }
             ServerTlsMode::Simple | ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual => {
                 if sources.into_iter().filter(|given| *given).count() > 1 {
-                    self.error(at, "only one of credentialName, credentialNames and serverCertificate with privateKey may be set");
+                    self.error(
+                        at,
+                        "only one of credentialName, credentialNames, tlsCertificates and serverCertificate with privateKey may be set",
+                    );
                 }
                 if !credential {
                     self.certificate_files(tls, at);
@@ -101,23 +105,71 @@ impl Check<'_> {
             }
             ServerTlsMode::IstioMutual | ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough => {}
         }
+        self.pins(tls, at);
         if matches!(tls.min_protocol_version, TlsProtocol::V1_0 | TlsProtocol::V1_1) && tls.cipher_suites.is_empty() {
             self.warning(&at.field("minProtocolVersion"), "needs cipherSuites: those of today have none for versions before TLS 1.2");
         }
     }
 
     fn certificate_files(self, tls: &ServerTls, at: &Path<'_>) {
-        for (name, file) in [("serverCertificate", &tls.server_certificate), ("privateKey", &tls.private_key)] {
-            if file.is_empty() {
-                self.error(&at.field(name), "is missing, and so is credentialName");
+        if tls.tls_certificates.is_empty() {
+            for (name, file) in [("serverCertificate", &tls.server_certificate), ("privateKey", &tls.private_key)] {
+                if file.is_empty() {
+                    self.error(&at.field(name), "is missing, and so is credentialName");
+                }
+            }
+        }
+        let several = at.field("tlsCertificates");
+        for (index, certificate) in tls.tls_certificates.iter().enumerate() {
+            for (name, file) in [("serverCertificate", &certificate.server_certificate), ("privateKey", &certificate.private_key)] {
+                if file.is_empty() {
+                    self.error(&several.index(index).field(name), "is missing");
+                }
             }
         }
         if tls.mode != ServerTlsMode::Simple && tls.ca_certificates.is_empty() {
             self.error(&at.field("caCertificates"), "is missing: clients' certificates are held against it");
         }
     }
+
+    // Envoy refuses the whole listener for a pin that has not its length.
+    fn pins(self, tls: &ServerTls, at: &Path<'_>) {
+        let spki =
+            (&tls.verify_certificate_spki, "verifyCertificateSpki", "the SHA-256 of a key in base64", is_spki_pin as fn(&str) -> bool);
+        let hash =
+            (&tls.verify_certificate_hash, "verifyCertificateHash", "the SHA-256 of a certificate in hexadecimal digits", is_hash_pin as _);
+        for (pins, name, form, is_pin) in [spki, hash] {
+            let at = at.field(name);
+            for (index, pin) in pins.iter().enumerate().filter(|(_, pin)| !is_pin(pin)) {
+                self.error(&at.index(index), format!("must be {form}, is {pin:?}"));
+            }
+            if tls.mode == ServerTlsMode::Simple && !pins.is_empty() {
+                self.error(&at, "needs mode MUTUAL: in mode SIMPLE clients present no certificate");
+            }
+        }
+        if tls.mode == ServerTlsMode::Simple && !tls.ca_crl.is_empty() {
+            self.error(&at.field("caCrl"), "needs mode MUTUAL: in mode SIMPLE clients present no certificate");
+        }
+    }
 }
 
 fn has_files(tls: &ServerTls) -> bool {
-    [&tls.server_certificate, &tls.private_key, &tls.ca_certificates].into_iter().any(|file| !file.is_empty())
+    let files = [&tls.server_certificate, &tls.private_key, &tls.ca_certificates];
+    files.into_iter().any(|file| !file.is_empty()) || !tls.tls_certificates.is_empty()
+}
+
+/// Returns whether the text is 32 bytes in base64.
+fn is_spki_pin(text: &str) -> bool {
+    let is_digit = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/';
+    text.len() == 44 && text.strip_suffix('=').is_some_and(|digits| digits.bytes().all(is_digit))
+}
+
+/// Returns whether the text is 32 bytes in hexadecimal digits, with or without colons between them.
+fn is_hash_pin(text: &str) -> bool {
+    let is_byte = |byte: &str| byte.len() == 2 && byte.bytes().all(|digit| digit.is_ascii_hexdigit());
+    match text.len() {
+        64 => text.bytes().all(|digit| digit.is_ascii_hexdigit()),
+        95 => text.split(':').all(is_byte),
+        _ => false,
+    }
 }

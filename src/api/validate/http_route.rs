@@ -9,7 +9,7 @@ use crate::api::{
     findings::Path,
     istio::{
         AbortStatus, CorsPolicy, DirectResponse, Fault, HeaderChanges, HeaderOperations, HttpMatch, HttpRoute, Redirect, RedirectPort,
-        RetryPolicy, Rewrite, StringMatch,
+        RetryPolicy, Rewrite, StringMatch, is_claim,
     },
 };
 
@@ -140,7 +140,7 @@ impl Check<'_> {
     }
 
     fn matched_header(self, name: &str, mesh: bool, at: &Path<'_>) {
-        if name.starts_with("@request.auth.claims") {
+        if is_claim(name) {
             if mesh {
                 self.error(at, "claims of tokens can be matched at gateways only");
             }

@@ -285,7 +285,37 @@ fn gateways() {
         ),
         (
             &server("tls: {mode: SIMPLE, credentialName: c, insecureSkipVerify: true}"),
-            &["error: spec.servers[0].tls.insecureSkipVerify: field insecureSkipVerify is not supported yet"],
+            &[
+                "warning: spec.servers[0].tls.insecureSkipVerify: has no effect (nor has it in Istio): what clients present is verified as mode says",
+            ],
+        ),
+        (
+            &server(
+                "tls: {mode: MUTUAL, tlsCertificates: [{serverCertificate: /a, privateKey: /b}, {serverCertificate: /c}], caCertificates: /d}",
+            ),
+            &["error: spec.servers[0].tls.tlsCertificates[1].privateKey: is missing"],
+        ),
+        (
+            &server(
+                "tls: {mode: MUTUAL, credentialName: c, verifyCertificateSpki: [NvqYIYSbgK2vCJpQhObf77vv+bQWtc5ek5RIOwPiC9A=, NvqYIYSb]}",
+            ),
+            &["error: spec.servers[0].tls.verifyCertificateSpki[1]: must be the SHA-256 of a key in base64, is \"NvqYIYSb\""],
+        ),
+        (
+            &server(
+                "tls: {mode: MUTUAL, credentialName: c, verifyCertificateHash: [df6ff72fe9116521268f6f2dd4966f51df479883fe7037b39f75916ac3049d1a, \
+                 'DF:6f:f7:2f:e9:11:65:21:26:8f:6f:2d:d4:96:6f:51:df:47:98:83:fe:70:37:b3:9f:75:91:6a:c3:04:9d:1a', df6f, \
+                 'df6:ff:72:fe9116521268f6f2dd4966f51df479883fe7037b39f75916ac3049']}",
+            ),
+            &[
+                "error: spec.servers[0].tls.verifyCertificateHash[2]: must be the SHA-256 of a certificate in hexadecimal digits, is \"df6f\"",
+                "error: spec.servers[0].tls.verifyCertificateHash[3]: must be the SHA-256 of a certificate in hexadecimal digits, \
+                 is \"df6:ff:72:fe9116521268f6f2dd4966f51df479883fe7037b39f75916ac3049\"",
+            ],
+        ),
+        (
+            &server("tls: {mode: SIMPLE, credentialName: c, caCrl: /a}"),
+            &["error: spec.servers[0].tls.caCrl: needs mode MUTUAL: in mode SIMPLE clients present no certificate"],
         ),
         (
             "servers: [{port: {number: 80, name: a, protocol: HTTP}, hosts: [x]}, {port: {number: 81, name: a, protocol: TCP}, hosts: [x], tls: {mode: PASSTHROUGH}}]",

@@ -21,6 +21,7 @@ use crate::{
         settings::MeshSettings,
         sidecar::{self, Sidecar},
         traffic::{self, DestinationRule},
+        unsupported,
         world::World,
     },
 };
@@ -48,6 +49,18 @@ impl Engine {
         self.derive_table::<Sidecar>(world, changed, dirty);
         self.derive_table::<PeerAuthentication>(world, changed, dirty);
         self.derive_table::<DestinationRule>(world, changed, dirty);
+        self.derive_unsupported(world, changed);
+    }
+
+    /// Notes what the changed objects ask for in vain. Only findings depend on it: the tables go without it by themselves.
+    fn derive_unsupported(&self, world: &mut World, changed: &[Id]) {
+        for id in changed {
+            let Id::Config(id) = id else { continue };
+            match self.store.config(id).and_then(|object| unsupported::of(object)) {
+                Some(new) => _ = world.unsupported.insert(id.clone(), Arc::new(new)),
+                None => _ = world.unsupported.remove(id),
+            }
+        }
     }
 
     fn derive_namespaces(&self, world: &mut World, changed: &[Id], dirty: &mut Dirty) {

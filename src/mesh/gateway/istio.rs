@@ -7,16 +7,19 @@ use smol_str::{SmolStr, format_smolstr};
 use super::{
     host::{ListenerHost, RoutesFrom},
     listener::{Gateway, Listener},
-    tls::{ClientCertificates, ListenerTls, ServerCertificate, TlsTermination, TlsVersion},
+    tls::{CertificateFiles, ClientCertificates, ListenerTls, ServerCertificate, TlsTermination, TlsVersion},
 };
 use crate::{
     api::istio,
-    mesh::{model::Hostname, protocol},
+    mesh::{model::Hostname, protocol, unsupported},
 };
 
 /// Converts a Gateway of `namespace`.
 pub(in crate::mesh) fn gateway(written: &istio::Gateway, namespace: &SmolStr) -> Gateway {
-    let listeners = written.servers.iter().enumerate().map(|(at, server)| listener(at, server, namespace));
+    // With less than it asks for, a server would let in more than it should.
+    let servers = written.servers.iter().enumerate();
+    let whole = servers.filter(|(_, server)| server.tls.as_ref().is_none_or(|tls| unsupported::server_tls(tls).is_empty()));
+    let listeners = whole.map(|(at, server)| listener(at, server, namespace));
     Gateway { selector: written.selector.clone(), listeners: listeners.collect() }
 }
 
@@ -56,6 +59,9 @@ fn tls(written: &istio::ServerTls) -> ListenerTls {
         certificate: certificate(written),
         clients,
         subject_alt_names: written.subject_alt_names.clone(),
+        verify_certificate_spki: written.verify_certificate_spki.clone(),
+        verify_certificate_hash: written.verify_certificate_hash.clone(),
+        crl: written.ca_crl.clone(),
         min_version: version(written.min_protocol_version),
         max_version: version(written.max_protocol_version),
         cipher_suites: written.cipher_suites.clone(),
@@ -63,16 +69,19 @@ fn tls(written: &istio::ServerTls) -> ListenerTls {
 }
 
 fn certificate(written: &istio::ServerTls) -> ServerCertificate {
-    let credential = Some(&written.credential_name).filter(|name| !name.is_empty()).or_else(|| written.credential_names.first());
-    match (written.mode, credential) {
-        (istio::ServerTlsMode::IstioMutual, _) => ServerCertificate::Workload,
-        (_, Some(name)) => ServerCertificate::Credential(name.clone()),
-        (_, None) => ServerCertificate::Files {
-            certificate: written.server_certificate.clone(),
-            private_key: written.private_key.clone(),
-            ca_certificates: written.ca_certificates.clone(),
-        },
+    if written.mode == istio::ServerTlsMode::IstioMutual {
+        return ServerCertificate::Workload;
     }
+    let files = |certificate: &SmolStr, private_key: &SmolStr| CertificateFiles {
+        certificate: certificate.clone(),
+        private_key: private_key.clone(),
+    };
+    let several = written.tls_certificates.iter().map(|of| files(&of.server_certificate, &of.private_key));
+    let mut certificates: Vec<_> = several.collect();
+    if certificates.is_empty() {
+        certificates.push(files(&written.server_certificate, &written.private_key));
+    }
+    ServerCertificate::Files { certificates, ca_certificates: written.ca_certificates.clone() }
 }
 
 fn version(written: istio::TlsProtocol) -> Option<TlsVersion> {
@@ -120,16 +129,24 @@ mod tests {
     }
 
     #[test]
-    fn tls_ends_by_mode_with_the_first_source_that_is_named() {
+    fn tls_ends_by_mode_with_the_files_that_are_named() {
         let mode = |mode| istio::ServerTls { mode, server_certificate: "/cert".into(), ..Default::default() };
         assert_eq!(tls(&mode(istio::ServerTlsMode::AutoPassthrough)), ListenerTls::AutoPassthrough);
+        let named = |termination: &TlsTermination| match &termination.certificate {
+            ServerCertificate::Files { certificates, .. } => certificates.iter().map(|of| of.certificate.to_string()).collect(),
+            ServerCertificate::Workload => Vec::new(),
+        };
         let simple = terminated(mode(istio::ServerTlsMode::Simple)).unwrap();
-        assert_eq!(simple.clients, ClientCertificates::Ignored);
-        assert!(matches!(&simple.certificate, ServerCertificate::Files { certificate, .. } if certificate == "/cert"));
-        let named = istio::ServerTls { credential_names: vec!["one".into(), "two".into()], ..mode(istio::ServerTlsMode::OptionalMutual) };
-        let optional = terminated(named.clone()).unwrap();
-        assert_eq!((&optional.certificate, optional.clients), (&ServerCertificate::Credential("one".into()), ClientCertificates::Optional));
-        let mutual = terminated(istio::ServerTls { mode: istio::ServerTlsMode::IstioMutual, ..named }).unwrap();
+        assert_eq!((simple.clients, named(&simple)), (ClientCertificates::Ignored, vec!["/cert".to_owned()]));
+        let of = |certificate: &str| istio::TlsCertificate { server_certificate: certificate.into(), private_key: "/key".into() };
+        let both = istio::ServerTls {
+            tls_certificates: vec![of("/rsa"), of("/ecdsa")],
+            server_certificate: SmolStr::default(),
+            ..mode(istio::ServerTlsMode::OptionalMutual)
+        };
+        let optional = terminated(both.clone()).unwrap();
+        assert_eq!((optional.clients, named(&optional)), (ClientCertificates::Optional, vec!["/rsa".to_owned(), "/ecdsa".to_owned()]));
+        let mutual = terminated(istio::ServerTls { mode: istio::ServerTlsMode::IstioMutual, ..both }).unwrap();
         assert_eq!((&mutual.certificate, mutual.clients), (&ServerCertificate::Workload, ClientCertificates::Required));
         let versions = istio::ServerTls { min_protocol_version: istio::TlsProtocol::V1_2, ..mode(istio::ServerTlsMode::Simple) };
         let versions = terminated(versions).unwrap();

@@ -12,5 +12,5 @@ pub use self::{
     host::{ListenerHost, RoutesFrom},
     listener::{Gateway, Handling, Listener},
     merge::{BindLimits, MergedListeners, MergedPort, PlacedListener, Refusal, RefusedListener, Sharing, merge},
-    tls::{ClientCertificates, ListenerTls, ServerCertificate, TlsTermination, TlsVersion},
+    tls::{CertificateFiles, ClientCertificates, ListenerTls, ServerCertificate, TlsTermination, TlsVersion},
 };

@@ -24,6 +24,12 @@ pub struct TlsTermination {
     pub clients: ClientCertificates,
     /// Names of which a client's certificate must have one; empty: any.
     pub subject_alt_names: Vec<SmolStr>,
+    /// SHA-256 of keys (in base64) of which a client's certificate must have one; empty: any.
+    pub verify_certificate_spki: Vec<SmolStr>,
+    /// SHA-256 of certificates (in hexadecimal digits) of which a client's must be one; empty: any.
+    pub verify_certificate_hash: Vec<SmolStr>,
+    /// Path of the list of revoked certificates; empty: there is none.
+    pub crl: SmolStr,
     /// The lowest version; `None`: Envoy's default.
     pub min_version: Option<TlsVersion>,
     /// The highest version; `None`: Envoy's default.
@@ -37,17 +43,22 @@ pub struct TlsTermination {
 pub enum ServerCertificate {
     /// It is the gateway's own identity in the mesh.
     Workload,
-    /// A Kubernetes Secret of that name.
-    Credential(SmolStr),
     /// Files beside the proxy.
     Files {
-        /// Path of the certificate.
-        certificate: SmolStr,
-        /// Path of its key.
-        private_key: SmolStr,
+        /// One for each kind of key.
+        certificates: Vec<CertificateFiles>,
         /// Path of the certificates that clients' are verified with.
         ca_certificates: SmolStr,
     },
+}
+
+/// Where a certificate and its key are.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CertificateFiles {
+    /// Path of the certificate.
+    pub certificate: SmolStr,
+    /// Path of its key.
+    pub private_key: SmolStr,
 }
 
 /// Whether a listener asks clients for a certificate.

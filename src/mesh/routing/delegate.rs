@@ -131,6 +131,7 @@ fn conjunction(root: &HttpMatch, leaf: &HttpMatch) -> HttpMatch {
         source_namespace: leaf.source_namespace.clone().or_else(|| root.source_namespace.clone()),
         gateways: if leaf.gateways.is_empty() { root.gateways.clone() } else { leaf.gateways.clone() },
         stat_prefix: if leaf.stat_prefix.is_empty() { root.stat_prefix.clone() } else { leaf.stat_prefix.clone() },
+        undecidable: root.undecidable || leaf.undecidable,
     }
 }
 

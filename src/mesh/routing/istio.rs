@@ -172,6 +172,7 @@ impl<'a> Reader<'a> {
             source_namespace: matched.source_namespace.clone(),
             gateways: self.gateways(&matched.gateways),
             stat_prefix: matched.stat_prefix.clone(),
+            undecidable: matched.headers.iter().chain(&matched.without_headers).any(|(name, _)| istio::is_claim(name)),
         }
     }
 
@@ -275,7 +276,8 @@ fn header_matches(matched: &istio::HttpMatch) -> Vec<HeaderMatch> {
     let read = |inverted| {
         move |(name, value): &(SmolStr, istio::StringMatch)| HeaderMatch { name: name.clone(), value: string_match(value), inverted }
     };
-    let mut headers: Vec<_> = matched.headers.iter().map(read(false)).chain(matched.without_headers.iter().map(read(true))).collect();
+    let both = matched.headers.iter().map(read(false)).chain(matched.without_headers.iter().map(read(true)));
+    let mut headers: Vec<_> = both.filter(|header| !istio::is_claim(&header.name)).collect();
     // Of one name the one that must match stays first.
     headers.sort_by(|a, b| a.name.cmp(&b.name));
     headers

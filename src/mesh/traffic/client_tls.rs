@@ -13,9 +13,15 @@ pub enum ClientTls {
         sni: SmolStr,
         /// Names of which the server's certificate must have one; empty: the service's identities.
         subject_alt_names: Vec<SmolStr>,
+        /// Path of the list of revoked certificates; empty: there is none.
+        crl: SmolStr,
+        /// Whether the server's certificate may lack the request's host, where that is what is connected to.
+        insecure_skip_verify: bool,
     },
     /// TLS that the user has set up.
     Originate(TlsOrigination),
+    /// What is asked for cannot be had: rather than with less, nothing is connected.
+    Unavailable,
 }
 
 /// TLS towards a server whose certificate is not the mesh's.
@@ -30,23 +36,20 @@ pub struct TlsOrigination {
     /// Whether any certificate of the server is accepted.
     pub insecure_skip_verify: bool,
     /// Where keys and certificates come from.
-    pub secrets: ClientSecrets,
+    pub files: ClientFiles,
 }
 
-/// Where a client finds its certificate and what it trusts.
+/// The files beside a client with its certificate and what it trusts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ClientSecrets {
-    /// A Kubernetes Secret of that name; for gateways only.
-    Credential(SmolStr),
-    /// Files beside the proxy.
-    Files {
-        /// Path of the certificate.
-        certificate: SmolStr,
-        /// Path of its key.
-        private_key: SmolStr,
-        /// Path of the certificates that are trusted; empty: the system's.
-        ca_certificates: SmolStr,
-    },
+pub struct ClientFiles {
+    /// Path of the certificate.
+    pub certificate: SmolStr,
+    /// Path of its key.
+    pub private_key: SmolStr,
+    /// Path of the certificates that are trusted; empty: the system's.
+    pub ca_certificates: SmolStr,
+    /// Path of the list of revoked certificates; empty: there is none.
+    pub crl: SmolStr,
 }
 
 impl ClientTls {
@@ -54,7 +57,7 @@ impl ClientTls {
     pub fn origination(&self) -> Option<&TlsOrigination> {
         match self {
             Self::Originate(origination) => Some(origination),
-            Self::Disable | Self::IstioMutual { .. } => None,
+            Self::Disable | Self::IstioMutual { .. } | Self::Unavailable => None,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    client_tls::{ClientSecrets, ClientTls, TlsOrigination},
+    client_tls::{ClientFiles, ClientTls, TlsOrigination},
     connection_pool::{ConnectionPool, HttpSettings, TcpKeepalive, TcpSettings},
     destination_rule::{DestinationRule, Subset},
     load_balancer::{ConsistentHash, HashKey, HashTable, LoadBalancer},
@@ -12,7 +12,10 @@ use super::{
 };
 use crate::{
     api::istio,
-    mesh::model::{Hostname, Visibility},
+    mesh::{
+        model::{Hostname, Visibility},
+        unsupported,
+    },
 };
 
 /// Converts a DestinationRule, for which the names that it writes are resolved already.
@@ -142,27 +145,31 @@ fn client_tls(written: &istio::ClientTls) -> ClientTls {
             subject_alt_names: written.subject_alt_names.clone(),
             mutual,
             insecure_skip_verify: written.insecure_skip_verify,
-            secrets: client_secrets(written),
+            files: client_files(written),
         })
     };
+    if !unsupported::client_tls(written).is_empty() {
+        return ClientTls::Unavailable;
+    }
     match written.mode {
         istio::ClientTlsMode::Disable => ClientTls::Disable,
         istio::ClientTlsMode::Simple => originate(false),
         istio::ClientTlsMode::Mutual => originate(true),
-        istio::ClientTlsMode::IstioMutual => {
-            ClientTls::IstioMutual { sni: written.sni.clone(), subject_alt_names: written.subject_alt_names.clone() }
-        }
+        istio::ClientTlsMode::IstioMutual => ClientTls::IstioMutual {
+            sni: written.sni.clone(),
+            subject_alt_names: written.subject_alt_names.clone(),
+            crl: written.ca_crl.clone(),
+            insecure_skip_verify: written.insecure_skip_verify,
+        },
     }
 }
 
-fn client_secrets(written: &istio::ClientTls) -> ClientSecrets {
-    if !written.credential_name.is_empty() {
-        return ClientSecrets::Credential(written.credential_name.clone());
-    }
-    ClientSecrets::Files {
+fn client_files(written: &istio::ClientTls) -> ClientFiles {
+    ClientFiles {
         certificate: written.client_certificate.clone(),
         private_key: written.private_key.clone(),
         ca_certificates: written.ca_certificates.clone(),
+        crl: written.ca_crl.clone(),
     }
 }
 
@@ -201,19 +208,20 @@ mod tests {
     }
 
     #[test]
-    fn a_credential_goes_before_files() {
+    fn tls_that_cannot_be_had_is_no_plaintext() {
         let written = istio::ClientTls {
             mode: istio::ClientTlsMode::Mutual,
             client_certificate: "/cert".into(),
             private_key: "/key".into(),
             ..Default::default()
         };
-        let secrets = |written: &istio::ClientTls| client_tls(written).origination().map(|origination| origination.secrets.clone());
-        let files = ClientSecrets::Files { certificate: "/cert".into(), private_key: "/key".into(), ca_certificates: "".into() };
-        assert_eq!(secrets(&written), Some(files));
+        let files = |written: &istio::ClientTls| client_tls(written).origination().map(|origination| origination.files.certificate.clone());
+        assert_eq!(files(&written), Some("/cert".into()));
         let named = istio::ClientTls { credential_name: "client".into(), ..written };
-        assert_eq!(secrets(&named), Some(ClientSecrets::Credential("client".into())));
-        assert_eq!(secrets(&istio::ClientTls { mode: istio::ClientTlsMode::IstioMutual, ..named }), None);
+        assert_eq!(client_tls(&named), ClientTls::Unavailable);
+        let of_mesh = client_tls(&istio::ClientTls { mode: istio::ClientTlsMode::IstioMutual, ..named.clone() });
+        assert!(matches!(of_mesh, ClientTls::IstioMutual { .. }), "the mesh has its own certificates");
+        assert_eq!(client_tls(&istio::ClientTls { mode: istio::ClientTlsMode::Disable, ..named }), ClientTls::Disable);
     }
 
     #[test]

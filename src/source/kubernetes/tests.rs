@@ -115,7 +115,10 @@ async fn all_kinds_are_listed_before_it_is_synced_and_then_followed() {
     server.put("services", service("s3", "2"));
     server.remove("services", "s4");
     server.put("virtualservices", virtual_service("v", "1"));
-    received.until("followed", |received| received.has("Service/shop/s3", "2") && received.has("VirtualService/shop/v", "1")).await;
+    let followed = |received: &Received| {
+        received.has("Service/shop/s3", "2") && received.has("VirtualService/shop/v", "1") && !received.deleted.is_empty()
+    };
+    received.until("followed", followed).await;
     assert_eq!(received.deleted, ["Service/shop/s4"]);
 }
 

@@ -27,13 +27,13 @@ use smol_str::SmolStr;
 use super::{
     ClusterInput, Profile,
     connection::{self, HttpVersion},
-    upstream_tls::{self, AutoMtls, Peer},
+    upstream_tls::{self, AutoMtls, NamesOfRequest, Peer},
 };
 use crate::{
     mesh::{
         model::{Endpoint, EndpointSet, MtlsMode, Origin, Protocol, ProxyKind, Registry, Resolution, Service, ServicePort},
         settings::MeshSettings,
-        traffic::{EffectiveDestinationRule, EffectiveSubset, HashTable, LoadBalancer, PortPolicy},
+        traffic::{ClientTls, EffectiveDestinationRule, EffectiveSubset, HashTable, LoadBalancer, PortPolicy},
     },
     translate::{
         endpoint,
@@ -65,6 +65,8 @@ enum Discovery {
     LogicalDns(Arc<[Endpoint]>),
     OriginalDestination,
     DynamicForwardProxy,
+    /// There is nobody: the connection that a rule asks for cannot be had.
+    Nowhere,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -84,17 +86,23 @@ pub fn auto_passthrough_inputs(
     rule: Option<&Arc<EffectiveDestinationRule>>,
     endpoints: Option<&Arc<EndpointSet>>,
 ) -> Vec<ClusterInput> {
-    let plain = inputs(&class.into(), mesh, service, rule, None, endpoints.map(Arc::as_ref));
-    plain
-        .into_iter()
-        .map(|input| match input {
-            ClusterInput::Outbound(outbound) => ClusterInput::Outbound(Outbound { naming: Naming::Sni, ..outbound }),
-            other => other,
-        })
-        .collect()
+    let (profile, endpoints) = (Profile::from(class), endpoints.map(Arc::as_ref));
+    named_inputs(Naming::Sni, &profile, mesh, service, rule, None, endpoints)
 }
 
 pub(super) fn inputs(
+    profile: &Profile,
+    mesh: &Arc<MeshSettings>,
+    service: &Arc<Service>,
+    rule: Option<&Arc<EffectiveDestinationRule>>,
+    mtls: Option<MtlsMode>,
+    endpoints: Option<&EndpointSet>,
+) -> Vec<ClusterInput> {
+    named_inputs(Naming::Plain, profile, mesh, service, rule, mtls, endpoints)
+}
+
+fn named_inputs(
+    naming: Naming,
     profile: &Profile,
     mesh: &Arc<MeshSettings>,
     service: &Arc<Service>,
@@ -111,7 +119,11 @@ pub(super) fn inputs(
         let at = subset.and_then(|at| rule?.subsets.get(at));
         let by_destination = rule.is_some_and(|rule| rule.balances_by_destination(at, port.number));
         let endpoints = endpoints.map_or(&[][..], |endpoints| endpoints.port(port.number));
-        let discovery = discovery(profile, service, by_destination, at, endpoints)?;
+        let tls = rule.and_then(|rule| rule.port(at, port.number).tls.as_deref());
+        let discovery = match naming {
+            Naming::Plain if tls == Some(&ClientTls::Unavailable) => Discovery::Nowhere,
+            _ => discovery(profile, service, by_destination, at, endpoints)?,
+        };
         let auto_mtls = auto_mtls(mesh, service, mtls, &discovery, endpoints);
         Some(ClusterInput::Outbound(Outbound {
             profile: *profile,
@@ -122,7 +134,7 @@ pub(super) fn inputs(
             subset,
             discovery,
             auto_mtls,
-            naming: Naming::Plain,
+            naming,
         }))
     };
     ports.flat_map(|port| std::iter::once(None).chain((0..subsets).map(Some)).filter_map(move |at| outbound(port, at))).collect()
@@ -182,7 +194,7 @@ pub(super) fn cluster(input: &Outbound) -> Built<Cluster> {
         common_lb_config: connection::common_lb_config(),
         ..Default::default()
     };
-    let upstream = (input.naming == Naming::Plain).then(|| upstream_tls::http_options(policy.tls.as_deref())).flatten();
+    let upstream = input.names_of_request().and_then(NamesOfRequest::http_options);
     connection::apply(&mut cluster, &input.mesh, policy.connection_pool.as_deref(), version, upstream);
     discover(&mut cluster, input, &name);
     balance(&mut cluster, input, policy.load_balancer.as_deref());
@@ -192,9 +204,12 @@ pub(super) fn cluster(input: &Outbound) -> Built<Cluster> {
     if input.naming == Naming::Plain {
         let peer = Peer {
             service: &input.service,
-            sni: naming::dns_srv(input.port, subset.map_or("", |subset| &subset.name), &input.service.hostname),
+            sni: match input.discovery {
+                // That of each request.
+                Discovery::DynamicForwardProxy => SmolStr::default(),
+                _ => naming::dns_srv(input.port, subset.map_or("", |subset| &subset.name), &input.service.hostname),
+            },
             http2: version == HttpVersion::Two,
-            kind: input.profile.kind,
             flavour: input.profile.flavour,
         };
         upstream_tls::apply(&mut cluster, &peer, policy.tls.as_deref(), input.auto_mtls);
@@ -207,7 +222,7 @@ fn discover(cluster: &mut Cluster, input: &Outbound, name: &SmolStr) {
     match &input.discovery {
         Discovery::Eds => {
             cluster.cluster_discovery_type = kind(DiscoveryType::Eds);
-            cluster.eds_cluster_config = Some(EdsClusterConfig { eds_config: Some(tls::ads(true)), service_name: name.to_string() });
+            cluster.eds_cluster_config = Some(EdsClusterConfig { eds_config: Some(tls::ads()), service_name: name.to_string() });
         }
         Discovery::StrictDns(endpoints) => {
             cluster.cluster_discovery_type = kind(DiscoveryType::StrictDns);
@@ -218,6 +233,7 @@ fn discover(cluster: &mut Cluster, input: &Outbound, name: &SmolStr) {
             resolve(cluster, input, endpoints);
         }
         Discovery::OriginalDestination => cluster.cluster_discovery_type = kind(DiscoveryType::OriginalDst),
+        Discovery::Nowhere => cluster.cluster_discovery_type = kind(DiscoveryType::Static),
         Discovery::DynamicForwardProxy => {
             cluster.cluster_discovery_type = Some(ClusterDiscoveryType::ClusterType(forward_proxy(input)));
             cluster.common_lb_config = None;
@@ -248,6 +264,7 @@ fn forward_proxy(input: &Outbound) -> CustomClusterType {
     };
     let config = ClusterConfig {
         cluster_implementation_specifier: Some(ClusterImplementationSpecifier::DnsCacheConfig(cache)),
+        allow_insecure_cluster_options: input.names_of_request().is_some_and(NamesOfRequest::is_incomplete),
         ..Default::default()
     };
     CustomClusterType { name: "envoy.clusters.dynamic_forward_proxy".into(), typed_config: Some(wkt::any(&config)) }
@@ -291,16 +308,16 @@ fn istio_metadata(input: &Outbound, subset: Option<&EffectiveSubset>) -> Option<
     if input.service.mesh_external {
         fields.push(("external", wkt::bool_value(true)));
     }
+    if let Some(origin) = input.rule.as_deref().and_then(|rule| rule.origins.first()) {
+        fields.push(("config", wkt::text_value(naming::config_path(origin).as_str())));
+    }
+    if let Some(subset) = subset {
+        fields.push(("subset", wkt::text_value(subset.name.as_str())));
+    }
+    if upstream_tls::originates(input.policy().tls.as_deref()) {
+        fields.push(("alpn_override", wkt::text_value("false")));
+    }
     if input.discovery != Discovery::DynamicForwardProxy {
-        if let Some(origin) = input.rule.as_deref().and_then(|rule| rule.origins.first()) {
-            fields.push(("config", wkt::text_value(naming::config_path(origin).as_str())));
-        }
-        if let Some(subset) = subset {
-            fields.push(("subset", wkt::text_value(subset.name.as_str())));
-        }
-        if upstream_tls::originates(input.policy().tls.as_deref()) {
-            fields.push(("alpn_override", wkt::text_value("false")));
-        }
         fields.push(("services", services(&input.service)));
     }
     metadata::istio(fields)
@@ -342,6 +359,12 @@ impl Outbound {
 
     fn subset(&self) -> Option<&EffectiveSubset> {
         self.rule.as_ref()?.subsets.get(self.subset?)
+    }
+
+    fn names_of_request(&self) -> Option<NamesOfRequest> {
+        // An AUTO_PASSTHROUGH gateway passes bytes on.
+        let tls = self.policy().tls.as_deref().filter(|_| self.naming == Naming::Plain);
+        NamesOfRequest::of(tls, self.auto_mtls, self.discovery == Discovery::DynamicForwardProxy)
     }
 
     fn policy(&self) -> &PortPolicy {

@@ -18,8 +18,8 @@ use smol_str::SmolStr;
 
 use crate::{
     mesh::{
-        model::{Flavour, ProxyKind, Service},
-        traffic::{ClientSecrets, ClientTls, TlsOrigination},
+        model::{Flavour, Registry, Service, SpiffeId},
+        traffic::{ClientFiles, ClientTls, TlsOrigination},
     },
     proto::udpa::TypedStruct,
     translate::{tls, wkt},
@@ -41,7 +41,6 @@ pub(super) struct Peer<'a> {
     pub(super) service: &'a Service,
     pub(super) sni: SmolStr,
     pub(super) http2: bool,
-    pub(super) kind: ProxyKind,
     pub(super) flavour: Flavour,
 }
 
@@ -57,15 +56,41 @@ pub(super) fn apply(cluster: &mut Cluster, peer: &Peer<'_>, settings: Option<&Cl
     }
 }
 
-/// Returns `auto_sni` and `auto_san_validation` where the rule names neither SNI nor names to verify: the request's host
-/// is used for both.
-pub(super) fn http_options(settings: Option<&ClientTls>) -> Option<UpstreamHttpProtocolOptions> {
-    let origination = settings.and_then(ClientTls::origination)?;
-    origination.sni.is_empty().then(|| UpstreamHttpProtocolOptions {
-        auto_sni: true,
-        auto_san_validation: origination.subject_alt_names.is_empty() && !origination.insecure_skip_verify,
-        ..Default::default()
-    })
+/// Which names a cluster takes from each request, as its rule has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NamesOfRequest {
+    /// The SNI is the request's host.
+    sni: bool,
+    /// The server's certificate must have the request's host.
+    verified: bool,
+}
+
+impl NamesOfRequest {
+    /// Returns what follows from a rule; `None` where the proxy originates no TLS to a host of the user's. A `dynamic` cluster
+    /// connects to the host of each request, within the mesh too, and verifies it whatever other names there are.
+    pub(super) fn of(settings: Option<&ClientTls>, auto: AutoMtls, dynamic: bool) -> Option<Self> {
+        let (sni, names, insecure): (&str, &[SmolStr], bool) = match settings {
+            Some(ClientTls::Originate(tls)) => (&tls.sni, &tls.subject_alt_names, tls.insecure_skip_verify),
+            Some(ClientTls::IstioMutual { sni, subject_alt_names, insecure_skip_verify, .. }) if dynamic => {
+                (sni, subject_alt_names, *insecure_skip_verify)
+            }
+            None if dynamic && auto != AutoMtls::Off => ("", &[], false),
+            _ => return None,
+        };
+        let (sni, unnamed) = (sni.is_empty(), names.is_empty());
+        Some(Self { sni, verified: (dynamic || (sni && unnamed)) && !insecure })
+    }
+
+    /// Returns whether the cluster does without one of them, which Envoy has to be told for a dynamic one.
+    pub(super) fn is_incomplete(self) -> bool {
+        !self.sni || !self.verified
+    }
+
+    /// Returns `auto_sni` and `auto_san_validation`, unless both are off.
+    pub(super) fn http_options(self) -> Option<UpstreamHttpProtocolOptions> {
+        let options = UpstreamHttpProtocolOptions { auto_sni: self.sni, auto_san_validation: self.verified, ..Default::default() };
+        (self.sni || self.verified).then_some(options)
+    }
 }
 
 /// Returns whether the rule makes the proxy originate TLS of the user's own.
@@ -88,28 +113,29 @@ pub(super) fn peer_exchange_filter(flavour: Flavour) -> Vec<Filter> {
 
 fn explicit(peer: &Peer<'_>, settings: &ClientTls) -> Option<TransportSocket> {
     match settings {
-        ClientTls::Disable => None,
-        ClientTls::IstioMutual { sni, subject_alt_names } => Some(istio_mutual(peer, sni, subject_alt_names)),
-        ClientTls::Originate(origination) => originate(peer, origination),
+        // Without endpoints there is nothing to secure.
+        ClientTls::Disable | ClientTls::Unavailable => None,
+        ClientTls::IstioMutual { sni, subject_alt_names, crl, .. } => Some(istio_mutual(peer, sni, subject_alt_names, crl)),
+        ClientTls::Originate(origination) => Some(originate(peer, origination)),
     }
 }
 
 fn auto_mtls(peer: &Peer<'_>) -> TransportSocket {
-    istio_mutual(peer, "", &[])
+    istio_mutual(peer, "", &[], "")
 }
 
-fn istio_mutual(peer: &Peer<'_>, sni: &str, names: &[SmolStr]) -> TransportSocket {
+fn istio_mutual(peer: &Peer<'_>, sni: &str, names: &[SmolStr], crl: &str) -> TransportSocket {
     let alpn = tls::mesh_alpn(peer.flavour, peer.http2);
     let sni = if sni.is_empty() { &peer.sni } else { sni };
     if names.is_empty() {
-        tls::upstream_istio_mutual(&peer.service.service_accounts, &peer.service.subject_alt_names, sni, alpn)
+        tls::upstream_istio_mutual(&peer.service.service_accounts, &peer.service.subject_alt_names, crl, sni, alpn)
     } else {
-        tls::upstream_istio_mutual(&[], names, sni, alpn)
+        tls::upstream_istio_mutual(&[], names, crl, sni, alpn)
     }
 }
 
-fn originate(peer: &Peer<'_>, origination: &TlsOrigination) -> Option<TransportSocket> {
-    let (certificate, trusted) = secrets(&origination.secrets, peer.kind)?;
+fn originate(peer: &Peer<'_>, origination: &TlsOrigination) -> TransportSocket {
+    let (certificate, trusted) = secrets(&origination.files);
     let common = CommonTlsContext {
         tls_params: Some(TlsParameters {
             tls_minimum_protocol_version: TlsProtocol::TlSv12 as i32,
@@ -122,34 +148,40 @@ fn originate(peer: &Peer<'_>, origination: &TlsOrigination) -> Option<TransportS
         ..Default::default()
     };
     let context = UpstreamTlsContext { common_tls_context: Some(common), sni: origination.sni.to_string(), ..Default::default() };
-    Some(TransportSocket {
+    TransportSocket {
         name: "envoy.transport_sockets.tls".into(),
         config_type: Some(transport_socket::ConfigType::TypedConfig(wkt::any(&context))),
-    })
+    }
 }
 
-/// Returns the client's certificate, and what it trusts. Secrets by name are for gateways only: a sidecar could be
-/// handed other people's keys, and so gets none.
-fn secrets(secrets: &ClientSecrets, kind: ProxyKind) -> Option<(SdsSecretConfig, SdsSecretConfig)> {
-    match secrets {
-        ClientSecrets::Credential(_) if kind == ProxyKind::Sidecar => None,
-        ClientSecrets::Credential(name) => {
-            let named = |name: String| tls::secret(&name, tls::ads(false));
-            Some((named(format!("kubernetes://{name}")), named(format!("kubernetes://{name}-cacert"))))
-        }
-        ClientSecrets::Files { certificate, private_key, ca_certificates } => {
-            let trusted = if ca_certificates.is_empty() { "system" } else { ca_certificates };
-            Some((file_secret(&format!("file-cert:{certificate}~{private_key}")), file_secret(&format!("file-root:{trusted}"))))
-        }
-    }
+/// Returns the client's certificate, and what it trusts.
+fn secrets(ClientFiles { certificate, private_key, ca_certificates, .. }: &ClientFiles) -> (SdsSecretConfig, SdsSecretConfig) {
+    let trusted = if ca_certificates.is_empty() { "system" } else { ca_certificates };
+    (file_secret(&format!("file-cert:{certificate}~{private_key}")), file_secret(&format!("file-root:{trusted}")))
 }
 
 fn validation(peer: &Peer<'_>, origination: &TlsOrigination, trusted: SdsSecretConfig) -> ValidationContextType {
     if origination.insecure_skip_verify {
         return ValidationContextType::ValidationContext(CertificateValidationContext::default());
     }
-    let names = if origination.subject_alt_names.is_empty() { &peer.service.subject_alt_names } else { &origination.subject_alt_names };
-    tls::validation(names.iter().map(|name| MatchPattern::Exact(name.to_string())), trusted)
+    let names = if origination.subject_alt_names.is_empty() { names_of(peer.service) } else { texts(&origination.subject_alt_names) };
+    let names = tls::named(names.into_iter().map(MatchPattern::Exact));
+    tls::validation(CertificateValidationContext { crl: tls::revoked(&origination.files.crl), ..names }, trusted)
+}
+
+// Of Kubernetes' services nothing is known that a certificate from outside the mesh would have.
+fn names_of(service: &Service) -> Vec<String> {
+    if service.registry == Registry::Kubernetes {
+        return Vec::new();
+    }
+    let accounts = service.service_accounts.iter().map(SpiffeId::to_string);
+    let mut names: Vec<String> = accounts.chain(texts(&service.subject_alt_names)).collect();
+    names.sort();
+    names
+}
+
+fn texts(names: &[SmolStr]) -> Vec<String> {
+    names.iter().map(SmolStr::to_string).collect()
 }
 
 // The agent serves files too; a listener need not wait for them for ever.

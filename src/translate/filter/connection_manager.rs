@@ -82,7 +82,7 @@ pub fn connection_manager(wanted: ConnectionManager<'_>) -> Filter {
         }
     }
     manager.route_specifier = Some(match wanted.routes {
-        Routes::Rds(name) => RouteSpecifier::Rds(Rds { config_source: Some(ads(true)), route_config_name: name.into() }),
+        Routes::Rds(name) => RouteSpecifier::Rds(Rds { config_source: Some(ads()), route_config_name: name.into() }),
         Routes::Inline(routes) => RouteSpecifier::RouteConfig(*routes),
     });
     Filter { name: "envoy.filters.network.http_connection_manager".into(), config_type: Some(ConfigType::TypedConfig(wkt::any(&manager))) }

@@ -476,7 +476,7 @@ spec:
   selector: {app: app}
   servers:
   - {port: {number: 80, name: http, protocol: HTTP}, hosts: [a.example.com]}
-  - {port: {number: 443, name: https, protocol: HTTPS}, hosts: [./a.example.com], tls: {mode: SIMPLE, credentialName: a}}
+  - {port: {number: 443, name: https, protocol: HTTPS}, hosts: [./a.example.com], tls: {mode: SIMPLE, serverCertificate: /a.pem, privateKey: /a.key}}
   - {port: {number: 9000, name: tcp, protocol: TCP}, hosts: ['*']}
 ---
 apiVersion: networking.istio.io/v1
@@ -486,7 +486,7 @@ spec:
   selector: {app: app}
   servers:
   - {port: {number: 80, name: http, protocol: HTTP}, hosts: [b.example.com], tls: {httpsRedirect: true}}
-  - {port: {number: 443, name: https, protocol: HTTPS}, hosts: [a.example.com], tls: {mode: SIMPLE, credentialName: b}}
+  - {port: {number: 443, name: https, protocol: HTTPS}, hosts: [a.example.com], tls: {mode: SIMPLE, serverCertificate: /b.pem, privateKey: /b.key}}
   - {port: {number: 443, name: plain, protocol: HTTP}, hosts: [c.example.com]}
 ";
 

@@ -73,7 +73,9 @@ fn http_route(selection: &HttpSelection, tls: bool, rule: &HttpRule, matched: Op
     let route_match = matching::route_match(matched);
     let mut headers = rule.headers.as_ref().map(Headers::new).unwrap_or_default();
     let mut operation = format!("{}:{}", selection.routes.name, selection.port);
+    let undecidable = matched.is_some_and(|matched| matched.undecidable);
     let action = match &rule.action {
+        _ if undecidable => Some(action::direct_response(503, &[])),
         HttpAction::Redirect(redirect) => action::redirect(redirect, selection.port, tls),
         HttpAction::DirectResponse { status, body } => Some(action::direct_response(*status, body)),
         HttpAction::Forward(to) => {

@@ -78,16 +78,14 @@ impl Judge<'_> {
         }
     }
 
-    /// Returns what the checks across objects say of it. Before there is a world they would miss everything.
+    /// Returns what the checks across objects say of it. Before there is a world they would miss everything but what is refused.
     fn beside_others(&self, parsed: &Parsed) -> Vec<Diagnostic> {
-        if self.engine.world().generation == 0 {
-            return Vec::new();
-        }
+        let known = self.engine.world().generation > 0;
         let of = |object: &Arc<Object>| {
             let applied = self.engine.clone().apply([(object.key.clone(), Some(with_age(object)))]);
             validate::of(&applied.world, &object.key)
         };
-        parsed.objects.iter().flat_map(of).collect()
+        parsed.objects.iter().flat_map(of).filter(|finding| known || finding.severity == Severity::Error).collect()
     }
 }
 
@@ -131,7 +129,7 @@ impl ObjectType {
 }
 
 fn not_read(kind: &UnreadKind, request: &AdmissionRequest) -> String {
-    format!("{}/{}/{}: is not read by istiod-lite: {}", kind.name, request.namespace, request.name, kind.consequence)
+    format!("{}/{}/{}: is not read by istiod-lite: it has no effect", kind.name, request.namespace, request.name)
 }
 
 /// Returns the object with the namespace and name under which it will be stored. A name that the API server is yet to make has

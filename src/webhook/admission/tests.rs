@@ -186,8 +186,8 @@ async fn kinds_that_are_not_read_pass_with_a_warning_and_unknown_ones_do_not() {
     let webhook = Webhook::on(engine(SHOP));
     let object =
         |api_version: &str, kind: &str| json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": "all", "namespace": "shop"}});
-    let answer = webhook.asked(create(object("security.istio.io/v1", "AuthorizationPolicy"))).await;
-    let warning = "AuthorizationPolicy/shop/all: is not read by istiod-lite: it protects nothing";
+    let answer = webhook.asked(create(object("networking.istio.io/v1alpha3", "EnvoyFilter"))).await;
+    let warning = "EnvoyFilter/shop/all: is not read by istiod-lite: it has no effect";
     assert_eq!((&answer["allowed"], &answer["warnings"]), (&json!(true), &json!([warning])));
     for (api_version, kind) in [("networking.istio.io/v1", "VirtualServices"), ("v1", "Pod"), ("", "")] {
         let answer = webhook.asked(create(object(api_version, kind))).await;
@@ -198,6 +198,39 @@ async fn kinds_that_are_not_read_pass_with_a_warning_and_unknown_ones_do_not() {
     assert!(webhook.metrics().contains("reason=\"unknown_type\"} 3"), "{}", webhook.metrics());
     let unknown_version = webhook.asked(create(object("networking.istio.io/v7", "Gateway"))).await;
     assert!(unknown_version["status"]["message"].as_str().unwrap().contains("known are v1, v1beta1, v1alpha3"), "{unknown_version}");
+}
+
+#[tokio::test]
+async fn what_would_leave_something_open_is_refused_unless_a_label_says_that_it_is_known() {
+    const ALLOWED: &str = "\
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: migrating, labels: {istiod-lite.io/allow-unsupported: 'true'}}
+";
+    let policy = |namespace: &str, labels: Value| {
+        let metadata = json!({"name": "all", "namespace": namespace, "labels": labels});
+        let object =
+            json!({"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": metadata, "spec": {"rules": []}});
+        Value::Object(create(object).as_object().unwrap().clone().into_iter().chain([("namespace".to_owned(), json!(namespace))]).collect())
+    };
+    let open = "is not supported yet: it protects nothing, and requests pass as if it were not there";
+    let label = "label istiod-lite.io/allow-unsupported: \"true\" stores it all the same";
+    let webhook = Webhook::on(engine(&format!("{SHOP}{ALLOWED}")));
+    // Nor before the first world, as nothing that comes would change it.
+    for webhook in [&webhook, &Webhook::on(empty())] {
+        let answer = webhook.asked(policy("shop", json!({}))).await;
+        let message = json!(format!("AuthorizationPolicy/shop/all: {open}; {label}"));
+        assert_eq!((&answer["allowed"], &answer["status"]["message"]), (&json!(false), &message));
+    }
+    let known = json!({"istiod-lite.io/allow-unsupported": "true"});
+    for (namespace, labels) in [("shop", known), ("migrating", json!({}))] {
+        let answer = webhook.asked(policy(namespace, labels)).await;
+        let warnings = json!([format!("AuthorizationPolicy/{namespace}/all: {open}")]);
+        assert_eq!((&answer["allowed"], &answer["warnings"]), (&json!(true), &warnings));
+    }
+    let unsure = webhook.asked(policy("shop", json!({"istiod-lite.io/allow-unsupported": "yes"}))).await;
+    assert_eq!(unsure["allowed"], false);
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ pub struct Mistake {
     pub refused: bool,
     /// `Kind/namespace/name`
     pub object: &'static str,
-    /// Path of the field.
+    /// Path of the field; empty for the object as a whole.
     pub field: &'static str,
     /// What is said of it.
     pub message: &'static str,
@@ -23,7 +23,8 @@ impl Mistake {
     /// Returns the finding as it is told where there are no files.
     pub fn finding(&self) -> String {
         let severity = if self.refused { "error" } else { "warning" };
-        format!("{severity}: {} {}: {}", self.object, self.field, self.message)
+        let field = if self.field.is_empty() { String::new() } else { format!(" {}", self.field) };
+        format!("{severity}: {}{field}: {}", self.object, self.message)
     }
 }
 
@@ -231,6 +232,35 @@ fn others() -> Vec<Mistake> {
             "no pod has the labels istio=egress: nothing serves this Gateway",
         ),
         refused(
+            "a gateway's certificate in a Secret",
+            networking(
+                "Gateway",
+                "public",
+                "{selector: {istio: ingress}, servers: [{port: {number: 8443, name: https, protocol: HTTPS}, hosts: ['*'], \
+                 tls: {mode: SIMPLE, credentialName: c}}]}",
+            ),
+            "Gateway.networking.istio.io/shop/public",
+            "spec.servers[0].tls.credentialName",
+            "Secrets are not served to gateways yet: this server is not opened (use files: serverCertificate, privateKey, caCertificates); \
+             label istiod-lite.io/allow-unsupported: \"true\" stores it all the same",
+        ),
+        refused(
+            "a client's certificate in a Secret",
+            networking("DestinationRule", "reviews", "{host: reviews, trafficPolicy: {tls: {mode: SIMPLE, credentialName: c}}}"),
+            "DestinationRule/shop/reviews",
+            "spec.trafficPolicy.tls.credentialName",
+            "Secrets are not served to proxies yet: rather than without it, no connection is made (use files: caCertificates, …); \
+             label istiod-lite.io/allow-unsupported: \"true\" stores it all the same",
+        ),
+        refused(
+            "a policy that is not applied",
+            security("AuthorizationPolicy", "{rules: [{from: [{source: {namespaces: [bank]}}]}]}"),
+            "AuthorizationPolicy/shop/all",
+            "",
+            "is not supported yet: it protects nothing, and requests pass as if it were not there; \
+             label istiod-lite.io/allow-unsupported: \"true\" stores it all the same",
+        ),
+        refused(
             "a network that is none",
             networking(
                 "ServiceEntry",
@@ -295,6 +325,10 @@ fn networking(kind: &str, name: &str, spec: &str) -> String {
     format!("apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: shop}}\nspec: {spec}\n")
 }
 
+fn security(kind: &str, spec: &str) -> String {
+    format!("apiVersion: security.istio.io/v1\nkind: {kind}\nmetadata: {{name: all, namespace: shop}}\nspec: {spec}\n")
+}
+
 fn peer_authentication(spec: &str) -> String {
-    format!("apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: all, namespace: shop}}\nspec: {spec}\n")
+    security("PeerAuthentication", spec)
 }

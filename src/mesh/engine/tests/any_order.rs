@@ -69,6 +69,10 @@ fn change() -> impl Strategy<Value = Change> {
             let spec = istio::Gateway { selector: labels_of(&[("app", app)]), ..Default::default() };
             object(Kind::Gateway, namespace, "public", &[], Spec::Gateway(Arc::new(spec)))
         }),
+        (namespace(), any::<bool>()).prop_map(|(namespace, of_tokens)| match of_tokens {
+            true => object(Kind::RequestAuthentication, namespace, "all", &[], Spec::RequestAuthentication),
+            false => object(Kind::AuthorizationPolicy, namespace, "all", &[], Spec::AuthorizationPolicy),
+        }),
         select(vec!["cluster.local", "other.local"]).prop_map(|trust_domain| {
             let mesh = MeshConfig { trust_domain: trust_domain.into(), ..MeshConfig::default() };
             object(Kind::MeshConfig, "istio-system", "istio", &[], Spec::MeshConfig(Arc::new(mesh)))

@@ -47,6 +47,8 @@ pub struct HttpMatch {
     pub gateways: Vec<GatewayRef>,
     /// Prefix of the route's statistics; empty: none.
     pub stat_prefix: SmolStr,
+    /// It asks besides for what is not known of a request: whatever fits the rest is not served.
+    pub undecidable: bool,
 }
 
 /// What a header must be like.

@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use envoy_types::pb::envoy::{
     config::core::v3::{ConfigSource, TransportSocket},
-    extensions::transport_sockets::tls::v3::{CommonTlsContext, TlsParameters, tls_parameters},
+    extensions::transport_sockets::tls::v3::{CertificateValidationContext, CommonTlsContext, TlsParameters, tls_parameters},
     r#type::matcher::v3::string_matcher::MatchPattern,
 };
 use smol_str::SmolStr;
 
 use crate::{
     mesh::{
-        gateway::{ClientCertificates, ServerCertificate, TlsTermination, TlsVersion},
+        gateway::{CertificateFiles, ClientCertificates, ServerCertificate, TlsTermination, TlsVersion},
         model::Flavour,
     },
-    translate::tls::{PEER_EXCHANGE, ads, agent_sds, downstream, secret, validation, workload_context},
+    translate::tls::{PEER_EXCHANGE, agent_sds, downstream, named, revoked, secret, validation, workload_context},
 };
 
 /// How a listener ends TLS, and what is inside.
@@ -36,33 +36,38 @@ impl ServerTls {
         let exchange = (self.exchanges_metadata() && flavour == Flavour::Istio).then_some(PEER_EXCHANGE);
         let alpn = exchange.into_iter().chain(["h2", "http/1.1"]).map(str::to_owned).collect();
         let mut context = match &self.termination.certificate {
-            ServerCertificate::Workload => workload_context(self.patterns(), alpn),
-            ServerCertificate::Credential(name) => {
-                let name = if name.contains("://") { name.to_string() } else { format!("kubernetes://{name}") };
-                self.context(&name, &format!("{name}-cacert"), ads(false), alpn)
-            }
-            ServerCertificate::Files { certificate, private_key, ca_certificates } => {
-                let from_agent = ConfigSource { initial_fetch_timeout: None, ..agent_sds() };
-                let (certificate, ca) = (format!("file-cert:{certificate}~{private_key}"), format!("file-root:{ca_certificates}"));
-                self.context(&certificate, &ca, from_agent, alpn)
-            }
+            ServerCertificate::Workload => workload_context(self.verified(), alpn),
+            ServerCertificate::Files { certificates, ca_certificates } => self.files(certificates, ca_certificates, alpn),
         };
         context.tls_params = self.parameters();
         downstream(context, self.termination.clients == ClientCertificates::Required)
     }
 
-    fn context(&self, certificate: &str, ca: &str, source: ConfigSource, alpn_protocols: Vec<String>) -> CommonTlsContext {
+    // Files are served by the agent, which notices when they change.
+    fn files(&self, certificates: &[CertificateFiles], ca_certificates: &str, alpn_protocols: Vec<String>) -> CommonTlsContext {
+        let from_agent = |name: &str| secret(name, ConfigSource { initial_fetch_timeout: None, ..agent_sds() });
+        let certificate = |CertificateFiles { certificate, private_key }: &CertificateFiles| {
+            from_agent(&format!("file-cert:{certificate}~{private_key}"))
+        };
         let verifies = self.termination.clients != ClientCertificates::Ignored;
         CommonTlsContext {
             alpn_protocols,
-            tls_certificate_sds_secret_configs: vec![secret(certificate, source.clone())],
-            validation_context_type: verifies.then(|| validation(self.patterns(), secret(ca, source))),
+            tls_certificate_sds_secret_configs: certificates.iter().map(certificate).collect(),
+            validation_context_type: verifies.then(|| validation(self.verified(), from_agent(&format!("file-root:{ca_certificates}")))),
             ..Default::default()
         }
     }
 
-    fn patterns(&self) -> impl Iterator<Item = MatchPattern> {
-        self.termination.subject_alt_names.iter().map(|name| MatchPattern::Exact(name.to_string()))
+    /// Returns what of a client's certificate is verified besides that the trusted certificates vouch for it.
+    fn verified(&self) -> CertificateValidationContext {
+        let TlsTermination { subject_alt_names, verify_certificate_spki, verify_certificate_hash, crl, .. } = &*self.termination;
+        let texts = |pins: &[SmolStr]| pins.iter().map(SmolStr::to_string).collect();
+        CertificateValidationContext {
+            verify_certificate_spki: texts(verify_certificate_spki),
+            verify_certificate_hash: texts(verify_certificate_hash),
+            crl: revoked(crl),
+            ..named(subject_alt_names.iter().map(|name| MatchPattern::Exact(name.to_string())))
+        }
     }
 
     fn parameters(&self) -> Option<TlsParameters> {

@@ -1,0 +1,208 @@
+//! What objects ask for that is not built yet, where doing without it would leave something open (contract §3.2, §3.7).
+//!
+//! It is an error at the object, and the part that asks is refused: a server is not opened, a connection not made, a
+//! request not routed. Conversions ask here what they have to leave out.
+
+use smol_str::{SmolStr, format_smolstr};
+
+use super::model::{Labels, Origin};
+use crate::api::{
+    Kind, Object, Spec,
+    istio::{self, ClientTls, ClientTlsMode, DestinationRule, ServerTls, ServerTlsMode, TrafficPolicy, VirtualService},
+};
+
+/// The label by which users of an object or of a namespace say that they know what is not supported: the error is a warning.
+pub const ALLOW_UNSUPPORTED: &str = "istiod-lite.io/allow-unsupported";
+
+/// What one object asks for in vain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsupported {
+    /// The object.
+    pub origin: Origin,
+    /// Whether a label of the object itself says that this is known.
+    pub allowed: bool,
+    /// Never empty.
+    pub demands: Vec<Demand>,
+}
+
+/// One thing that is asked for in vain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Demand {
+    /// The path of the field; empty for the object as a whole.
+    pub field: SmolStr,
+    /// What is missing, and what happens instead.
+    pub consequence: SmolStr,
+}
+
+/// Returns what an object asks for in vain; `None` if that is nothing.
+pub(in crate::mesh) fn of(object: &Object) -> Option<Unsupported> {
+    let demands = match &object.spec {
+        Spec::Gateway(gateway) => of_gateway(gateway),
+        Spec::DestinationRule(rule) => of_rule(rule),
+        Spec::VirtualService(routes) => of_routes(routes),
+        Spec::AuthorizationPolicy | Spec::RequestAuthentication => vec![of_whole(object.key.kind)],
+        _ => Vec::new(),
+    };
+    let allowed = allows(&object.metadata.labels);
+    (!demands.is_empty()).then(|| Unsupported { origin: Origin::of(object), allowed, demands })
+}
+
+/// Returns whether the labels of an object or of a namespace say that what is not supported is known.
+pub(in crate::mesh) fn allows(labels: &Labels) -> bool {
+    labels.get(ALLOW_UNSUPPORTED).is_some_and(|value| value == "true")
+}
+
+/// Returns the fields of a server's TLS that cannot be had: it must not be opened.
+pub(in crate::mesh) fn server_tls(tls: &ServerTls) -> Vec<&'static str> {
+    if matches!(tls.mode, ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough) {
+        return Vec::new();
+    }
+    let secrets = [
+        ("credentialName", !tls.credential_name.is_empty()),
+        ("credentialNames", !tls.credential_names.is_empty()),
+        ("caCertCredentialName", !tls.ca_cert_credential_name.is_empty()),
+    ];
+    secrets.into_iter().filter(|(_, given)| *given).map(|(field, _)| field).collect()
+}
+
+/// Returns the fields of a client's TLS that cannot be had: it must not connect. Mode ISTIO_MUTUAL has the mesh's own
+/// certificates.
+pub(in crate::mesh) fn client_tls(tls: &ClientTls) -> Vec<&'static str> {
+    let of_users = matches!(tls.mode, ClientTlsMode::Simple | ClientTlsMode::Mutual);
+    let secret = (of_users && !tls.credential_name.is_empty()).then_some("credentialName");
+    let checks = tls.checks_of_servers.iter().copied().filter(|_| tls.mode != ClientTlsMode::Disable);
+    secret.into_iter().chain(checks).collect()
+}
+
+fn of_gateway(gateway: &istio::Gateway) -> Vec<Demand> {
+    let mut demands = Vec::new();
+    for (index, server) in gateway.servers.iter().enumerate() {
+        for field in server.tls.as_ref().map(server_tls).unwrap_or_default() {
+            demands.push(Demand {
+                field: format_smolstr!("spec.servers[{index}].tls.{field}"),
+                consequence:
+                    "Secrets are not served to gateways yet: this server is not opened (use files: serverCertificate, privateKey, \
+                              caCertificates)"
+                        .into(),
+            });
+        }
+    }
+    demands
+}
+
+fn of_rule(rule: &DestinationRule) -> Vec<Demand> {
+    let mut demands = Vec::new();
+    of_policy(rule.traffic_policy.as_deref(), "spec.trafficPolicy", &mut demands);
+    for (index, subset) in rule.subsets.iter().enumerate() {
+        of_policy(subset.traffic_policy.as_deref(), &format!("spec.subsets[{index}].trafficPolicy"), &mut demands);
+    }
+    demands
+}
+
+fn of_policy(policy: Option<&TrafficPolicy>, at: &str, demands: &mut Vec<Demand>) {
+    let Some(policy) = policy else { return };
+    let ports = policy.port_level_settings.iter().enumerate();
+    let of_ports = ports.map(|(index, port)| (format!("{at}.portLevelSettings[{index}].tls"), &port.tls));
+    for (at, tls) in std::iter::once((format!("{at}.tls"), &policy.tls)).chain(of_ports) {
+        for field in tls.as_ref().map(client_tls).unwrap_or_default() {
+            let why = match field {
+                "credentialName" => "Secrets are not served to proxies yet",
+                _ => "is no field of a client's TLS",
+            };
+            let consequence = format_smolstr!("{why}: rather than without it, no connection is made (use files: caCertificates, …)");
+            demands.push(Demand { field: format_smolstr!("{at}.{field}"), consequence });
+        }
+    }
+}
+
+fn of_routes(routes: &VirtualService) -> Vec<Demand> {
+    let mut demands = Vec::new();
+    for (index, route) in routes.http.iter().enumerate() {
+        for (at, matched) in route.matches.iter().enumerate() {
+            for (field, headers) in [("headers", &matched.headers), ("withoutHeaders", &matched.without_headers)] {
+                let claims = headers.iter().filter(|(name, _)| istio::is_claim(name));
+                demands.extend(claims.map(|(name, _)| Demand {
+                    field: format_smolstr!("spec.http[{index}].match[{at}].{field}[{name:?}]"),
+                    consequence: "claims of tokens are not known yet: requests that fit the rest of this match get 503".into(),
+                }));
+            }
+        }
+    }
+    demands
+}
+
+fn of_whole(kind: Kind) -> Demand {
+    let consequence = match kind {
+        Kind::RequestAuthentication => "is not supported yet: no token is verified, and requests pass as if it were not there",
+        _ => "is not supported yet: it protects nothing, and requests pass as if it were not there",
+    };
+    Demand { field: SmolStr::default(), consequence: consequence.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{
+        parse,
+        yaml::{document, documents},
+    };
+
+    fn fields(kind: &str, group: &str, spec: &str) -> Vec<String> {
+        let yaml = format!("apiVersion: {group}.istio.io/v1\nkind: {kind}\nmetadata: {{name: a, namespace: shop}}\nspec: {spec}\n");
+        let parsed = parse(&document(documents(&yaml)[0]).unwrap(), &"Kubernetes".into());
+        assert_eq!(parsed.refused, [], "{:?}", parsed.diagnostics);
+        let demands = of(&parsed.objects[0]).map(|unsupported| unsupported.demands).unwrap_or_default();
+        demands.iter().map(|demand| demand.field.to_string()).collect()
+    }
+
+    #[test]
+    fn each_server_that_needs_a_secret_is_named() {
+        let server = |number: u16, tls: &str| {
+            format!("{{port: {{number: {number}, name: p{number}, protocol: HTTPS}}, hosts: [a.example.com], tls: {{{tls}}}}}")
+        };
+        let servers = [
+            server(1, "mode: SIMPLE, credentialName: a"),
+            server(2, "mode: OPTIONAL_MUTUAL, credentialNames: [a, b], caCertCredentialName: c"),
+            server(3, "mode: MUTUAL, serverCertificate: /a, privateKey: /b, caCertificates: /c, caCertCredentialName: c"),
+            server(4, "mode: PASSTHROUGH, credentialName: a"),
+            server(5, "mode: ISTIO_MUTUAL"),
+        ];
+        let expected =
+            ["[0].tls.credentialName", "[1].tls.credentialNames", "[1].tls.caCertCredentialName", "[2].tls.caCertCredentialName"];
+        let spec = format!("{{selector: {{istio: edge}}, servers: [{}]}}", servers.join(", "));
+        assert_eq!(fields("Gateway", "networking", &spec), expected.map(|field| format!("spec.servers{field}")));
+    }
+
+    #[test]
+    fn connections_are_looked_at_wherever_a_rule_speaks_of_them() {
+        let spec = "{host: a, trafficPolicy: {tls: {mode: ISTIO_MUTUAL, credentialName: a}, portLevelSettings: [\
+                    {port: {number: 80}, tls: {mode: SIMPLE, verifyCertificateSpki: [x], caCertCredentialName: y}}]}, \
+                    subsets: [{name: v1}, {name: v2, trafficPolicy: {tls: {mode: MUTUAL, credentialName: 'sds://b'}}}, \
+                    {name: v3, trafficPolicy: {tls: {mode: DISABLE, credentialName: c, verifyCertificateHash: [x]}}}]}";
+        let expected = [
+            "spec.trafficPolicy.portLevelSettings[0].tls.verifyCertificateSpki",
+            "spec.trafficPolicy.portLevelSettings[0].tls.caCertCredentialName",
+            "spec.subsets[1].trafficPolicy.tls.credentialName",
+        ];
+        assert_eq!(fields("DestinationRule", "networking", spec), expected);
+    }
+
+    #[test]
+    fn claims_are_found_in_either_sort_of_match() {
+        let rule = "{match: [{uri: {prefix: /}}, {headers: {x: {exact: a}, '@Request.Auth.claims.group': {exact: a}}}, \
+                    {withoutHeaders: {'@request.auth.claims[group][id]': {exact: a}}}], route: [{destination: {host: a}}]}";
+        let expected = [
+            r#"spec.http[0].match[1].headers["@Request.Auth.claims.group"]"#,
+            r#"spec.http[0].match[2].withoutHeaders["@request.auth.claims[group][id]"]"#,
+        ];
+        let at_gateway = format!("{{hosts: [a.example.com], gateways: [front], http: [{rule}]}}");
+        assert_eq!(fields("VirtualService", "networking", &at_gateway), expected);
+    }
+
+    #[test]
+    fn policies_ask_in_vain_as_a_whole() {
+        assert_eq!(fields("AuthorizationPolicy", "security", "{}"), [""]);
+        assert_eq!(fields("RequestAuthentication", "security", "{jwtRules: [{issuer: a}]}"), [""]);
+        assert_eq!(fields("PeerAuthentication", "security", "{mtls: {mode: STRICT}}"), [""; 0]);
+    }
+}
