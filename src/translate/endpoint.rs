@@ -13,7 +13,7 @@ use super::{
     naming,
 };
 use crate::mesh::{
-    model::{Endpoint, EndpointSet, Labels, Origin, Protocol, ProxyKind, Registry, Resolution, Service},
+    model::{Endpoint, EndpointAddress, EndpointSet, Labels, Origin, Protocol, ProxyKind, Registry, Resolution, Service},
     traffic::{ClientTls, EffectiveDestinationRule, EffectiveSubset},
 };
 
@@ -82,6 +82,8 @@ pub fn inputs(
 /// holds only its name.
 pub fn load_assignment(input: &EndpointInput) -> Built<Vec<u8>> {
     let chosen = of_subset(input.endpoints.as_deref().unwrap_or_default(), input.subset.as_deref());
+    // Envoy resolves no names here, and would refuse the whole assignment.
+    let chosen = chosen.filter(|endpoint| !matches!(endpoint.address, EndpointAddress::Host(_)));
     let mut localities = by_locality(chosen, input.choice != Choice::Unmarked);
     if input.choice == Choice::MtlsOnly {
         // As with istiod, a locality whose endpoints were all left out stays, and is empty.

@@ -16,7 +16,6 @@ use envoy_types::pb::{
         },
         extensions::{
             clusters::dynamic_forward_proxy::v3::{ClusterConfig, cluster_config::ClusterImplementationSpecifier},
-            common::dynamic_forward_proxy::v3::DnsCacheConfig,
             network::dns_resolver::cares::v3::CaresDnsResolverConfig,
         },
     },
@@ -37,6 +36,7 @@ use crate::{
     },
     translate::{
         endpoint,
+        filter::http::dns_cache,
         input::{Built, ByPtr, ProxyClass},
         metadata, naming, tls, wkt,
     },
@@ -230,7 +230,8 @@ fn discover(cluster: &mut Cluster, input: &Outbound, name: &SmolStr) {
         }
         Discovery::LogicalDns(endpoints) => {
             cluster.cluster_discovery_type = kind(DiscoveryType::LogicalDns);
-            resolve(cluster, input, endpoints);
+            // Envoy resolves one name here, and refuses the cluster if there are more, be they equal.
+            resolve(cluster, input, &endpoints[..endpoints.len().min(1)]);
         }
         Discovery::OriginalDestination => cluster.cluster_discovery_type = kind(DiscoveryType::OriginalDst),
         Discovery::Nowhere => cluster.cluster_discovery_type = kind(DiscoveryType::Static),
@@ -257,11 +258,8 @@ fn resolve(cluster: &mut Cluster, input: &Outbound, endpoints: &[Endpoint]) {
 }
 
 fn forward_proxy(input: &Outbound) -> CustomClusterType {
-    let cache = DnsCacheConfig {
-        name: format!("{}_dfp_dns_cache", input.service.hostname),
-        dns_lookup_family: dns_family(input.profile).into(),
-        ..Default::default()
-    };
+    // Envoy refuses a listener whose filter says anything else of the cache than the cluster does.
+    let cache = dns_cache(&format!("{}_dfp_dns_cache", input.service.hostname));
     let config = ClusterConfig {
         cluster_implementation_specifier: Some(ClusterImplementationSpecifier::DnsCacheConfig(cache)),
         allow_insecure_cluster_options: input.names_of_request().is_some_and(NamesOfRequest::is_incomplete),

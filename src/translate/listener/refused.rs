@@ -8,7 +8,7 @@ use smol_str::SmolStr;
 use super::held::Holder;
 use crate::mesh::{
     gateway::{Refusal, RefusedListener},
-    model::{ObjectKey, Origin},
+    model::{Hostname, ObjectKey, Origin},
 };
 
 /// Something that is not sent, so that the rest can be.
@@ -33,6 +33,8 @@ pub enum Reason {
     Privileged(u16),
     /// Connections on the port that it would take are another object's, which came first.
     Outranked(u16, ObjectKey),
+    /// No connection can ask for a wildcard by its SNI, as AUTO_PASSTHROUGH needs it.
+    NoServerName(Hostname),
     /// A port whose protocol is not declared took the place of its HTTP port.
     Replaced(u16, ObjectKey),
 }
@@ -57,6 +59,9 @@ impl fmt::Display for Reason {
             Self::Privileged(port) => write!(f, "port {port} gets no listener in proxies that may not bind ports below 1024"),
             Self::Outranked(port, by) => {
                 write!(f, "connections on port {port} that this would take go where {by} says, which came first")
+            }
+            Self::NoServerName(host) => {
+                write!(f, "{host} cannot be reached through a server of mode AUTO_PASSTHROUGH: it is no single name")
             }
             Self::Replaced(port, by) => {
                 write!(f, "requests on port {port} go to {by}, which does not declare its protocol and so takes the whole listener")

@@ -22,7 +22,11 @@ use crate::{
     translate::{
         filter::network::TcpTarget,
         input::{ByPtr, ListenerClass},
-        listener::{chain::ChainMatch, l4::Destinations, refused::Refused},
+        listener::{
+            chain::ChainMatch,
+            l4::Destinations,
+            refused::{Reason, Refused},
+        },
         naming::dns_srv,
     },
 };
@@ -139,13 +143,19 @@ impl<'a> Planner<'a> {
     }
 
     // A chain for each service port and subset: the SNI of in-mesh mTLS names them.
-    fn auto_passthrough(&self, placed: &PlacedListener<'_>) -> Vec<Chain> {
+    fn auto_passthrough(&mut self, placed: &PlacedListener<'_>) -> Vec<Chain> {
         let scope = self.view.scope;
         let wanted = |service: &Service| {
             let mesh = !service.mesh_external && service.external_name.is_none();
             mesh && placed.listener.hosts.iter().any(|host| host.shared(&service.namespace, &service.hostname).is_some())
         };
-        let mut services = scope.services.values().filter(|service| wanted(service)).collect::<Vec<_>>();
+        let (wildcards, mut services): (Vec<_>, Vec<_>) =
+            scope.services.values().filter(|service| wanted(service)).partition(|service| service.hostname.is_wildcard());
+        self.refused.extend(
+            wildcards
+                .into_iter()
+                .map(|service| Refused::new(&service.origin, "spec.hosts", Reason::NoServerName(service.hostname.clone()))),
+        );
         services.sort_by(|one, other| one.precedence.cmp(&other.precedence));
         let mut chains = Vec::new();
         for service in services {

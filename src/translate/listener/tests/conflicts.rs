@@ -203,3 +203,18 @@ fn a_service_is_passed_on_once() {
     let distinct: BTreeSet<_> = names.iter().collect();
     assert_eq!((names.len(), told(&plan).len()), (distinct.len(), 0), "both want the same of it");
 }
+
+#[test]
+fn a_wildcard_is_not_passed_on() {
+    let wide = entry("wide", 1, 80, "HTTP", "").replace(
+        "hosts: [wide.example.com], resolution: DNS, location: MESH_EXTERNAL",
+        "hosts: ['*.com'], resolution: NONE, location: MESH_INTERNAL",
+    );
+    let passes = "---\napiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: a, namespace: shop}\n\
+                  spec: {selector: {app: app}, servers: [{port: {number: 15443, name: tls, protocol: TLS}, hosts: ['*'], tls: {mode: AUTO_PASSTHROUGH}}]}\n";
+    let (plan, listeners) = Asked::of(&[MESH, &wide, passes].concat()).gateway();
+    assert!(chains(&listeners["0.0.0.0_15443"]).iter().all(|(matched, _)| !matched["server_names"].to_string().contains('*')));
+    let told_to =
+        "ServiceEntry/shop/wide spec.hosts: *.com cannot be reached through a server of mode AUTO_PASSTHROUGH: it is no single name";
+    assert_eq!(told(&plan), [told_to]);
+}
