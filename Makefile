@@ -9,7 +9,7 @@ PROFILE := $(if $(RELEASE),--release,)
 BUILT := target/$(if $(RELEASE),release,debug)
 timed = @started=$$SECONDS; $(2); echo "$(1): $$((SECONDS - started)) s"
 
-.PHONY: help doctor setup setup-root demo demo-cluster build image test test-cluster lint bench advisories clean
+.PHONY: help doctor setup setup-root demo demo-cluster build image test conflicts test-cluster lint bench advisories clean
 
 help: ## lists these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -55,6 +55,10 @@ test: ## runs every test, with real Envoys and a real API server; WALK_STEPS, WA
 	@scripts/setup-go-tools kubernetes istio
 	$(call timed,build,cargo test --locked $(PROFILE) --no-run)
 	$(call timed,tests,RUST_BACKTRACE=0 cargo test --locked $(PROFILE) --no-fail-fast)
+
+conflicts: ## tries 20,000 meshes whose objects get in each other's way on a real Envoy; CONFLICT_CASES, CONFLICT_SEED set them
+	@scripts/setup-envoy 1.40
+	CONFLICT_CASES="$${CONFLICT_CASES:-20000}" cargo test --locked $(PROFILE) --test offline conflicts -- --nocapture
 
 test-cluster: ## as root: tests the mesh on a real Kubernetes node with real pods; TESTS=<name> runs only some
 	@scripts/setup-envoy 1.40

@@ -2,6 +2,7 @@
 //! the crate. `cargo test --test offline golden` runs those of one module.
 
 mod architecture;
+mod conflicts;
 mod cost;
 mod crds;
 mod descriptors;

@@ -1,0 +1,74 @@
+//! One case: a mesh, and what its two proxies are sent.
+
+use std::{fmt, sync::Arc};
+
+use envoy_types::pb::envoy::config::{cluster::v3::Cluster, listener::v3::Listener};
+use istiod_lite::{
+    api::{self, mesh_config::MeshConfig, yaml},
+    mesh::{
+        engine::Engine,
+        model::{Interception, Proxy, ProxyKind, ProxyPorts},
+    },
+    xds::{classes::Classes, static_bootstrap::static_bootstrap},
+};
+
+/// A mesh and its proxies.
+#[derive(Clone, Debug)]
+pub(crate) struct Case {
+    /// Its place among those of a seed.
+    pub(crate) number: u64,
+    /// One YAML document each.
+    pub(crate) objects: Vec<String>,
+    pub(crate) mesh: MeshConfig,
+    pub(crate) interception: Interception,
+    pub(crate) unprivileged: bool,
+    /// The client's addresses.
+    pub(crate) ips: &'static [&'static str],
+}
+
+/// What one proxy is sent.
+pub(crate) struct Sent {
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) clusters: Vec<Cluster>,
+}
+
+impl Case {
+    /// Returns what each proxy is sent, a sidecar first, then a gateway.
+    pub(crate) fn sent(&self) -> Vec<Sent> {
+        let mut engine = Engine::new("cluster.local", self.mesh.clone());
+        let documents = self.objects.iter().flat_map(|text| yaml::documents(text));
+        // Objects that no one is let write are no conflict.
+        let parsed = documents.flat_map(|text| api::parse(&yaml::document(text).unwrap(), &"Kubernetes".into()).objects);
+        let changes: Vec<_> = parsed.map(|object| (object.key.clone(), Some(object))).collect();
+        let world = engine.apply(changes).world;
+        let classes = Classes::default();
+        classes.prepare(world, &Default::default()).send();
+        [self.client(), self.gateway()]
+            .map(|proxy| {
+                let sent = static_bootstrap(&classes.view_for(&proxy), &proxy).unwrap().static_resources.unwrap_or_default();
+                Sent { listeners: sent.listeners, clusters: sent.clusters }
+            })
+            .into()
+    }
+
+    fn client(&self) -> Proxy {
+        let ips = self.ips.iter().map(|ip| ip.parse().unwrap()).collect();
+        let ports = ProxyPorts { unprivileged: self.unprivileged, ..ProxyPorts::USUAL };
+        let labels = Arc::new([("app".into(), "client".into())].into());
+        Proxy { ips, labels, ports, interception: self.interception, ..Proxy::new(ProxyKind::Sidecar, "client.shop") }
+    }
+
+    fn gateway(&self) -> Proxy {
+        let labels = Arc::new([("app".into(), "edge".into())].into());
+        let ips = vec![[10, 0, 0, 100].into()];
+        Proxy { ips, labels, ports: ProxyPorts::USUAL, ..Proxy::new(ProxyKind::Gateway, "edge.shop") }
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { interception, unprivileged, ips, mesh, .. } = self;
+        writeln!(f, "# client.shop: {ips:?} {interception:?} unprivileged {unprivileged} proxyHttpPort {}", mesh.proxy_http_port)?;
+        self.objects.iter().try_for_each(|object| writeln!(f, "---\n{object}"))
+    }
+}
