@@ -96,8 +96,19 @@ impl Check<'_> {
                 {
                     self.error(&at.field(name), "is not possible with resolution DYNAMIC_DNS");
                 }
+                self.ports_name_their_host(entry, &at.field("ports"));
             }
             Resolution::None | Resolution::Static | Resolution::Dns | Resolution::DnsRoundRobin => {}
+        }
+    }
+
+    /// With `DYNAMIC_DNS` the name of the host comes with the request, which only HTTP and TLS have.
+    fn ports_name_their_host(self, entry: &ServiceEntry, at: &Path<'_>) {
+        for (index, port) in entry.ports.iter().enumerate() {
+            if !["HTTP", "HTTP2", "GRPC", "TLS"].iter().any(|known| port.protocol.eq_ignore_ascii_case(known)) {
+                let message = "must be HTTP, HTTP2, GRPC or TLS with resolution DYNAMIC_DNS: the host's name comes with the request";
+                self.error(&at.index(index).field("protocol"), message);
+            }
         }
     }
 

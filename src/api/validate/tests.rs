@@ -406,6 +406,16 @@ fn service_entries() {
                 "error: spec.addresses: is not possible with resolution DYNAMIC_DNS",
             ],
         ),
+        (
+            "hosts: ['*.a.b']\nresolution: DYNAMIC_DNS\nports: [{number: 80, name: a, protocol: GRPC}, {number: 81, name: b, protocol: TCP}, \
+             {number: 82, name: c, protocol: HTTPS}]",
+            &[
+                "error: spec.ports[1].protocol: must be HTTP, HTTP2, GRPC or TLS with resolution DYNAMIC_DNS: the host's name comes with \
+                 the request",
+                "error: spec.ports[2].protocol: must be HTTP, HTTP2, GRPC or TLS with resolution DYNAMIC_DNS: the host's name comes with \
+                 the request",
+            ],
+        ),
     ];
     table("ServiceEntry", rows);
 }
