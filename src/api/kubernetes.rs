@@ -94,6 +94,10 @@ pub struct Pod {
     pub ips: Arc<[IpAddr]>,
     /// `status.phase`
     pub phase: SmolStr,
+    /// Whether the condition `Ready` is `True`.
+    pub ready: bool,
+    /// Whether it is being deleted: it has a `metadata.deletionTimestamp`.
+    pub terminating: bool,
     /// Name and number of each named container port. Shared, since the pods of a ReplicaSet mostly have the same.
     pub ports: Arc<[(SmolStr, u16)]>,
     /// The name of the owner without the hash of a ReplicaSet, from which the workload is named; empty if there is no owner.

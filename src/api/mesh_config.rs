@@ -69,6 +69,9 @@ pub struct MeshConfig {
     pub default_config: ProxyConfig,
     /// `enablePrometheusMerge`, which is used by injection.
     pub enable_prometheus_merge: bool,
+    /// Whether proxies know of endpoints that are not ready, which is set by `PILOT_AUTO_SEND_UNHEALTHY_ENDPOINTS` and not
+    /// by MeshConfig.
+    pub send_unready_endpoints: bool,
 }
 
 /// `pathNormalization.normalization`
@@ -116,6 +119,7 @@ impl Default for MeshConfig {
             path_normalization: PathNormalization::default(),
             default_config: ProxyConfig::default(),
             enable_prometheus_merge: true,
+            send_unready_endpoints: true,
         }
     }
 }

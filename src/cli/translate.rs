@@ -72,6 +72,14 @@ pub(super) struct Arguments {
     /// Id of the cluster that the objects belong to.
     #[arg(long = "clusterID", default_value = "Kubernetes")]
     cluster_id: String,
+
+    /// Whether proxies know of endpoints that are not ready: they give them traffic when none is. `false` leaves them out, as
+    /// istiod does up to 1.30.
+    #[arg(
+        long = "sendUnhealthyEndpoints", env = "PILOT_AUTO_SEND_UNHEALTHY_ENDPOINTS", value_name = "BOOL",
+        value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set, default_value = "true"
+    )]
+    send_unready_endpoints: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -99,7 +107,8 @@ enum Build {
 
 pub(super) fn run(arguments: Arguments) -> ExitCode {
     let Contents { objects, mut findings, locations } = read_paths(&arguments.file);
-    let mut engine = Engine::new(&arguments.domain, MeshConfig::default());
+    let send_unready_endpoints = arguments.send_unready_endpoints;
+    let mut engine = Engine::new(&arguments.domain, MeshConfig { send_unready_endpoints, ..MeshConfig::default() });
     let applied = engine.apply(objects.into_iter().map(|object| (object.key.clone(), Some(object))));
     findings.extend(validate::check(&applied.world));
     let shown = show(&arguments, applied.world, &mut findings);

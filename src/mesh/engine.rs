@@ -7,6 +7,7 @@
 
 mod definitions;
 mod endpoints;
+mod joining;
 mod links;
 mod marks;
 mod policies;
@@ -26,13 +27,16 @@ use smol_str::SmolStr;
 
 use self::{definitions::Definitions, endpoints::Tables, links::Links, marks::Marks, routes::RouteLinks, store::Store};
 use super::{
-    model::{Endpoint, EndpointAddress, EndpointSet, Hostname, NamedKey, Registry, Service, ServiceKey, SpiffeId, Workload, WorkloadKey},
+    model::{
+        Eclipsed, Endpoint, EndpointAddress, EndpointSet, Hostname, NamedKey, Registry, Service, ServiceKey, SpiffeId, Workload,
+        WorkloadKey,
+    },
     policy::mtls,
     settings::{MeshSettings, ProxyDefaults},
     world::{Touched, World},
 };
 use crate::{
-    api::{ConfigId, Id, Kind, LocalId, Object, ObjectKey, kubernetes, mesh_config::MeshConfig},
+    api::{ConfigId, Id, Kind, LocalId, Object, ObjectKey, istio, kubernetes, mesh_config::MeshConfig},
     visits::{Visit, Visited},
 };
 
@@ -51,6 +55,8 @@ pub struct Engine {
     slices: Links<Arc<LocalId>, LocalId>,
     /// EndpointSlices, and the many pods of their cluster that each names.
     slice_pods: Links<Arc<LocalId>, NamedKey>,
+    /// Kubernetes Services and the WorkloadEntries that they select.
+    selected_entries: Links<ServiceKey, NamedKey>,
     /// Pods by the node that they run on, which their workload names.
     pods_on: OrdMap<NodeKey, OrdSet<NamedKey>>,
     routes: RouteLinks,
@@ -100,6 +106,7 @@ impl Engine {
             definitions: Definitions::default(),
             slices: Links::default(),
             slice_pods: Links::default(),
+            selected_entries: Links::default(),
             pods_on: OrdMap::new(),
             routes: RouteLinks::default(),
         }
@@ -152,8 +159,9 @@ impl Engine {
             return changed;
         }
         let written = self.store.first_of::<MeshConfig>();
-        let written = written.map(|mesh| Arc::new(MeshConfig { domain: self.domain.clone(), ..MeshConfig::clone(mesh) }));
-        let config = written.unwrap_or_else(|| Arc::clone(&self.defaults));
+        let send_unready_endpoints = self.defaults.send_unready_endpoints;
+        let written = written.map(|mesh| MeshConfig { domain: self.domain.clone(), send_unready_endpoints, ..MeshConfig::clone(mesh) });
+        let config = written.map_or_else(|| Arc::clone(&self.defaults), Arc::new);
         let (mesh, proxy_defaults) = (MeshSettings::of(&config), ProxyDefaults::of(&config));
         if proxy_defaults != *world.proxy_defaults {
             world.proxy_defaults = Arc::new(proxy_defaults);
@@ -202,6 +210,7 @@ impl Engine {
                 dirty.workloads.extend(self.store.config(id).map(|object| WorkloadKey::of(&object.key)));
                 // It says more than its workload shows (weight, ports), and a pod may hide it.
                 dirty.endpoints.extend(self.definitions.selecting(&id.namespace));
+                dirty.endpoints.extend(self.services_selecting(id));
             }
             Kind::VirtualService => {
                 let named = (id.namespace.clone(), id.name.clone());
@@ -210,6 +219,15 @@ impl Engine {
             }
             _ => {}
         }
+    }
+
+    /// Returns the Kubernetes Services that have selected a WorkloadEntry, and those that select it now.
+    fn services_selecting(&self, id: &ConfigId) -> impl Iterator<Item = ServiceKey> {
+        let entry = (id.namespace.clone(), id.name.clone());
+        let before: Vec<ServiceKey> = self.selected_entries.readers_of(&entry).cloned().collect();
+        let now = self.store.config_of::<istio::WorkloadEntry>(&id.namespace, &id.name);
+        let now = now.map(|(object, entry)| self.definitions.selecting_entry(&workloads::of_entry(object, entry)));
+        before.into_iter().chain(now.into_iter().flatten())
     }
 
     fn mark_slice(&mut self, world: &World, id: &LocalId, dirty: &mut Dirty) {
@@ -233,8 +251,8 @@ impl Engine {
             let slices = self.slice_pods.readers_of(&pod).filter(|slice| slice.key().cluster == key.cluster);
             let services = slices.flat_map(|slice| self.slices.read_by(slice));
             dirty.endpoints.extend(services.map(|service| kubernetes_key(service, world)));
-            for labels in old.iter().map(|old| &old.labels).chain(new.iter().map(|new| &new.labels)) {
-                dirty.endpoints.extend(self.definitions.selecting_labels(&key.namespace, labels));
+            for workload in old.iter().map(|old| &***old).chain(&new) {
+                dirty.endpoints.extend(self.definitions.selecting_labels(&key.namespace, workload.located_labels()));
             }
             if old.map(|old| &**old) == new.as_ref() {
                 continue;
@@ -279,6 +297,13 @@ impl Engine {
         for key in dirty.endpoints.take().into_iter().visiting(Visited::Service) {
             dirty.recomputed += 1;
             let new = Arc::new(self.endpoints_of(world, &key));
+            self.selected_entries.set(
+                &key,
+                self.definitions
+                    .of(&key)
+                    .flat_map(|service| endpoints::entries_selected_by(service, &self.store))
+                    .map(|(object, _)| (object.key.namespace.clone(), object.key.name.clone())),
+            );
             let none = Arc::default();
             let old = Arc::clone(world.endpoints.get(&key).unwrap_or(&none));
             if old == new {
@@ -309,7 +334,10 @@ impl Engine {
     fn derive_services(&mut self, world: &mut World, dirty: &mut Dirty) {
         for key in dirty.services.take().into_iter().visiting(Visited::Service) {
             dirty.recomputed += 1;
-            let new = self.definitions.of(&key).next().map(|service| self.complete(world, &key, service));
+            let joined = joining::join(self.definitions.of(&key));
+            let (service, eclipsed) = joined.map(|joined| (joined.service, joined.eclipsed)).unzip();
+            note_eclipsed(world, &key, eclipsed.unwrap_or_default());
+            let new = service.map(|service| self.complete(world, &key, service));
             let old = world.services.get(&key);
             if old.map(|old| &**old) == new.as_ref() {
                 continue;
@@ -327,8 +355,9 @@ impl Engine {
     }
 
     /// Adds what other objects say about a service: identities of its endpoints, aliases, addresses in other clusters.
-    fn complete(&self, world: &World, key: &ServiceKey, service: &Service) -> Service {
-        let mut service = service.clone();
+    fn complete(&self, world: &World, key: &ServiceKey, mut service: Service) -> Service {
+        service.other_views =
+            service.other_views.into_iter().map(|view| Arc::new(self.complete(world, key, Arc::unwrap_or_clone(view)))).collect();
         if let Some(endpoints) = world.endpoints.get(key) {
             let all = endpoints.ports.iter().flat_map(|(_, endpoints)| endpoints.iter());
             let mut identities: Vec<&SpiffeId> = all.filter_map(|endpoint| endpoint.backend.identity.as_deref()).collect();
@@ -340,7 +369,11 @@ impl Engine {
             service.service_accounts.shrink_to_fit();
         }
         service.aliases = self.definitions.aliases_of(&key.hostname);
-        let elsewhere = self.definitions.of(key).skip(1).filter(|service| service.registry == Registry::Kubernetes);
+        let elsewhere = self
+            .definitions
+            .of(key)
+            .skip(1)
+            .filter(|other| (other.registry, service.registry) == (Registry::Kubernetes, Registry::Kubernetes));
         service.addresses_elsewhere = elsewhere.map(|service| (service.origin.object.cluster.clone(), service.addresses.clone())).collect();
         service
     }
@@ -362,8 +395,20 @@ impl Engine {
             && self.definitions.is_shared_with(&other.definitions)
             && self.slices.is_shared_with(&other.slices)
             && self.slice_pods.is_shared_with(&other.slice_pods)
+            && self.selected_entries.is_shared_with(&other.selected_entries)
             && self.pods_on.ptr_eq(&other.pods_on)
             && self.routes.is_shared_with(&other.routes)
+    }
+}
+
+/// Keeps what of the definitions of a service has no effect.
+fn note_eclipsed(world: &mut World, key: &ServiceKey, eclipsed: Vec<Eclipsed>) {
+    if world.eclipsed.get(key).map_or(&[][..], |before| before) == eclipsed {
+        return;
+    }
+    match eclipsed.is_empty() {
+        true => _ = world.eclipsed.remove(key),
+        false => _ = world.eclipsed.insert(key.clone(), eclipsed.into()),
     }
 }
 

@@ -3,10 +3,13 @@
 //! Every type here is a plain immutable value. Large values are shared by `Arc`, and the engine keeps the old
 //! `Arc` whenever a new value equals it: pointer equality then means "nothing changed".
 
+mod eclipsed;
 mod endpoint;
 mod hostname;
 mod identity;
+pub mod label;
 mod locality;
+mod located_labels;
 mod mtls;
 mod origin;
 mod protocol;
@@ -16,10 +19,12 @@ mod visibility;
 mod workload;
 
 pub use self::{
+    eclipsed::{Eclipsed, Obstacle},
     endpoint::{Backend, Endpoint, EndpointAddress, EndpointSet, Health},
     hostname::Hostname,
     identity::{Caller, SpiffeId},
     locality::Locality,
+    located_labels::LocatedLabels,
     mtls::MtlsMode,
     origin::{NamedKey, Origin, Precedence},
     protocol::Protocol,

@@ -63,6 +63,8 @@ pub struct MeshSettings {
     pub default_http_retry_policy: Option<RetryPolicy>,
     /// What is done to request paths before they are matched.
     pub path_normalization: PathNormalization,
+    /// Whether proxies know of endpoints that are not ready.
+    pub send_unready_endpoints: bool,
 }
 
 /// What MeshConfig says of proxies when they are injected.
@@ -143,6 +145,7 @@ impl MeshSettings {
             inbound_cluster_stat_name: config.inbound_cluster_stat_name.clone(),
             default_http_retry_policy: config.default_http_retry_policy.as_ref().map(RetryPolicy::from),
             path_normalization: config.path_normalization.into(),
+            send_unready_endpoints: config.send_unready_endpoints,
         }
     }
 }

@@ -6,6 +6,7 @@
 mod destination_rules;
 mod gateways;
 mod routes;
+mod services;
 mod singletons;
 mod unsupported;
 
@@ -19,6 +20,7 @@ pub fn check(world: &World) -> Vec<Diagnostic> {
     found.extend(gateways::check(world));
     found.extend(singletons::check(world));
     found.extend(unsupported::check(world));
+    found.extend(services::check(world));
     sorted(found)
 }
 
@@ -33,6 +35,7 @@ pub fn of(world: &World, object: &ObjectKey) -> Vec<Diagnostic> {
         Kind::VirtualService => routes::of(world, &key),
         Kind::DestinationRule => world.destination_rules.get(&key).map(|rule| destination_rules::of(world, rule)).unwrap_or_default(),
         Kind::Gateway => world.gateways.get(&key).map(|gateway| gateways::of(world, gateway)).unwrap_or_default(),
+        Kind::ServiceEntry => services::check(world).into_iter().filter(is_about).collect(),
         Kind::Sidecar | Kind::PeerAuthentication => singletons::check(world).into_iter().filter(is_about).collect(),
         _ => Vec::new(),
     };
@@ -134,6 +137,35 @@ spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}]}
             findings(&both),
             ["warning: VirtualService/shop/b spec.hosts[0]: reviews.shop.svc.cluster.local is routed by VirtualService/shop/a too, \
               which goes first by age, then name: these routes are ignored for proxies and ports that it has any for"]
+        );
+    }
+
+    #[test]
+    fn what_a_second_definition_of_a_host_loses_is_named() {
+        let entry = |name: &str, spec: &str| {
+            format!(
+                "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{{spec}}}\n"
+            )
+        };
+        let both = entry("a", "hosts: [a.example.com], resolution: DNS, ports: [{number: 80, name: http, protocol: HTTP}]")
+            + &entry(
+                "b",
+                "hosts: [a.example.com], resolution: STATIC, ports: [{number: 80, name: tcp, protocol: TCP}, {number: 81, name: tcp-81, protocol: TCP}]",
+            )
+            + &entry(
+                "c",
+                "hosts: [reviews.shop.svc.cluster.local], location: MESH_INTERNAL, resolution: STATIC, ports: [{number: 9081, name: http, protocol: HTTP}]",
+            );
+        assert_eq!(
+            findings(&both),
+            [
+                "warning: ServiceEntry/shop/b spec.hosts: a.example.com is defined by ServiceEntry/shop/a too, which goes first by age, then \
+                 name: ports 81 of this one lead nowhere, because the two differ in resolution; ports 80 have the protocol that it gives \
+                 them; resolution of this one has no effect; endpoints of both are used",
+                "warning: ServiceEntry/shop/c spec.hosts: reviews.shop.svc.cluster.local is defined by Service/shop/reviews too, which goes \
+                 first: ports 9081 of this one lead nowhere, because a Service of Kubernetes takes no ports of ServiceEntries; endpoints \
+                 of both are used",
+            ]
         );
     }
 

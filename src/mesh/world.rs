@@ -9,7 +9,7 @@ use smol_str::SmolStr;
 use super::{
     configured::Configured,
     gateway,
-    model::{EndpointSet, Hostname, Labels, MtlsMode, Origin, Service, ServiceKey, Workload, WorkloadKey},
+    model::{Eclipsed, EndpointSet, Hostname, Labels, MtlsMode, Origin, Service, ServiceKey, Workload, WorkloadKey},
     peer_authentication::PeerAuthentication,
     policy_table::PolicyTable,
     routing::model::{GatewayRef, RouteSet},
@@ -33,6 +33,8 @@ pub struct World {
     pub proxy_defaults: Arc<ProxyDefaults>,
     /// Services by hostname and defining namespace.
     pub services: OrdMap<ServiceKey, Arc<Service>>,
+    /// Definitions of services of which something has no effect.
+    pub eclipsed: OrdMap<ServiceKey, Arc<[Eclipsed]>>,
     /// Their endpoints.
     pub endpoints: OrdMap<ServiceKey, Arc<EndpointSet>>,
     /// Pods (and WorkloadEntries) of all clusters.
@@ -132,11 +134,21 @@ impl World {
         self.workloads.range(first..).take_while(move |(key, _)| key.namespace == namespace).map(|(_, workload)| workload)
     }
 
-    /// Returns the services of that hostname, of all namespaces.
+    /// Returns the services of that hostname, of all namespaces, in all views.
     pub fn services_named<'a>(&'a self, host: &'a Hostname) -> impl Iterator<Item = &'a Arc<Service>> {
         let from = ServiceKey { hostname: host.clone(), namespace: SmolStr::default() };
-        self.services.range(from..).take_while(move |(key, _)| key.hostname == *host).map(|(_, service)| service)
+        self.services.range(from..).take_while(move |(key, _)| key.hostname == *host).flat_map(|(_, service)| views(service))
     }
+
+    /// Returns all services, sorted by hostname and namespace, in all views.
+    pub(in crate::mesh) fn all_services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.services.values().flat_map(views)
+    }
+}
+
+/// Returns a service and what others see of its hostname.
+pub(in crate::mesh) fn views(service: &Arc<Service>) -> impl Iterator<Item = &Arc<Service>> {
+    std::iter::once(service).chain(&service.other_views)
 }
 
 impl EffectiveMtls {

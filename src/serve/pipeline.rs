@@ -53,7 +53,10 @@ impl Pipeline {
     /// Returns a pipeline between the sources and the shared state.
     pub(super) fn new(settings: &Settings, mesh: MeshConfig, runtime: &Runtime) -> Self {
         Self {
-            engine: Engine::new(&settings.cluster.domain, mesh),
+            engine: Engine::new(
+                &settings.cluster.domain,
+                MeshConfig { send_unready_endpoints: settings.cluster.send_unready_endpoints, ..mesh },
+            ),
             classes: Arc::clone(&runtime.classes),
             debounce: Debounce::new(settings.debounce),
             findings: Arc::clone(&runtime.findings),

@@ -72,6 +72,8 @@ pub(crate) struct ClusterSettings {
     pub domain: String,
     /// Cluster id of the objects.
     pub cluster_id: String,
+    /// Whether proxies know of endpoints that are not ready.
+    pub send_unready_endpoints: bool,
 }
 
 /// Addresses to listen on.

@@ -1,5 +1,6 @@
 //! Load assignments: the endpoints of EDS clusters (contract §2.10, §3.1, §6.4).
 
+mod unready;
 mod wire;
 
 use std::sync::Arc;
@@ -8,13 +9,15 @@ use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use prost::Message;
 use smol_str::SmolStr;
 
+pub(super) use self::unready::{PANIC_THRESHOLD, Unready};
 use super::{
     input::{Built, ByPtr, ProxyClass},
     naming,
 };
 use crate::mesh::{
-    model::{Endpoint, EndpointAddress, EndpointSet, Labels, Origin, Protocol, ProxyKind, Registry, Resolution, Service},
-    traffic::{ClientTls, EffectiveDestinationRule, EffectiveSubset},
+    model::{Endpoint, EndpointAddress, EndpointSet, Health, Labels, Origin, Protocol, ProxyKind, Registry, Resolution, Service},
+    settings::MeshSettings,
+    traffic::{ClientTls, EffectiveDestinationRule, EffectiveSubset, PortPolicy},
 };
 
 /// All that decides how one load assignment looks.
@@ -26,6 +29,7 @@ pub struct EndpointInput {
     /// Labels of the subset; `None`: all endpoints.
     subset: Option<Arc<Labels>>,
     choice: Choice,
+    unready: Unready,
     origin: Origin,
 }
 
@@ -44,6 +48,7 @@ enum Choice {
 /// are the clusters'. `auto_passthrough` asks for those of an AUTO_PASSTHROUGH gateway instead.
 pub fn inputs(
     class: &ProxyClass,
+    mesh: &MeshSettings,
     service: &Arc<Service>,
     rule: Option<&Arc<EffectiveDestinationRule>>,
     endpoints: Option<&Arc<EndpointSet>>,
@@ -71,8 +76,10 @@ pub fn inputs(
                 (false, true) => (naming::outbound_cluster(port.number, subset_name, &service.hostname), Choice::Marked),
                 (false, false) => (naming::outbound_cluster(port.number, subset_name, &service.hostname), Choice::Unmarked),
             };
+            let policy = rule.map_or(PortPolicy::NONE, |rule| rule.port(subset, port.number));
+            let unready = Unready::of(mesh, service, policy);
             let subset = subset.map(|subset| Arc::clone(&subset.labels));
-            inputs.push(EndpointInput { name, endpoints: of_port.clone(), subset, choice, origin: service.origin.clone() });
+            inputs.push(EndpointInput { name, endpoints: of_port.clone(), subset, choice, unready, origin: service.origin.clone() });
         }
     }
     inputs
@@ -81,13 +88,13 @@ pub fn inputs(
 /// Returns the load assignment of an input: a `ClusterLoadAssignment`, encoded in canonical order. Without endpoints it
 /// holds only its name.
 pub fn load_assignment(input: &EndpointInput) -> Built<Vec<u8>> {
-    let chosen = of_subset(input.endpoints.as_deref().unwrap_or_default(), input.subset.as_deref());
-    // Envoy resolves no names here, and would refuse the whole assignment.
-    let chosen = chosen.filter(|endpoint| !matches!(endpoint.address, EndpointAddress::Host(_)));
-    let mut localities = by_locality(chosen, input.choice != Choice::Unmarked);
+    let of_subset = of_subset(input.endpoints.as_deref().unwrap_or_default(), input.subset.as_deref());
+    // Another definition of the host may name endpoints by DNS, which Envoy refuses in an assignment.
+    let of_subset = of_subset.filter(|endpoint| !matches!(endpoint.address, EndpointAddress::Host(_)));
+    let mut localities = by_locality(input.unready.chosen(of_subset), input.choice != Choice::Unmarked);
     if input.choice == Choice::MtlsOnly {
         // As with istiod, a locality whose endpoints were all left out stays, and is empty.
-        localities.iter_mut().for_each(|(_, endpoints)| endpoints.retain(|(_, mtls)| *mtls));
+        localities.iter_mut().for_each(|(_, endpoints)| endpoints.retain(|sent| sent.mtls));
     }
     Built::new(wire::encode(&input.name, &localities), [input.origin.clone()])
 }
@@ -99,10 +106,9 @@ impl EndpointInput {
     }
 }
 
-/// Returns the endpoints that have the labels of a subset.
+/// Returns the endpoints that have the labels of a subset, those of where they run included.
 pub(super) fn of_subset<'a>(endpoints: &'a [Endpoint], labels: Option<&'a Labels>) -> impl Iterator<Item = &'a Endpoint> {
-    let has = |endpoint: &Endpoint, wanted: &Labels| wanted.iter().all(|(key, value)| endpoint.backend.labels.get(key) == Some(value));
-    endpoints.iter().filter(move |endpoint| labels.is_none_or(|wanted| has(endpoint, wanted)))
+    endpoints.iter().filter(move |endpoint| labels.is_none_or(|wanted| endpoint.backend.located_labels().are_selected_by(wanted)))
 }
 
 /// Returns whether endpoints may say that they can do mTLS: not where a rule decides about TLS, unless it asks for
@@ -116,19 +122,19 @@ fn tls_of<'a>(rule: Option<&'a EffectiveDestinationRule>, subset: Option<&'a Eff
 }
 
 /// Returns a load assignment of these endpoints, grouped by locality, in the order of the localities' labels.
-pub(super) fn assignment<'a>(name: &str, endpoints: impl Iterator<Item = &'a Endpoint>, keep_mtls: bool) -> ClusterLoadAssignment {
+pub(super) fn assignment(name: &str, endpoints: &[Endpoint], unready: Unready, keep_mtls: bool) -> ClusterLoadAssignment {
     // What was encoded just now can be read.
-    ClusterLoadAssignment::decode(&wire::encode(name, &by_locality(endpoints, keep_mtls))[..]).unwrap_or_default()
+    ClusterLoadAssignment::decode(&wire::encode(name, &by_locality(unready.chosen(endpoints.iter()), keep_mtls))[..]).unwrap_or_default()
 }
 
-fn by_locality<'a>(endpoints: impl Iterator<Item = &'a Endpoint>, keep_mtls: bool) -> Vec<wire::Group<'a>> {
+fn by_locality(endpoints: Vec<(&Endpoint, Health)>, keep_mtls: bool) -> Vec<wire::Group<'_>> {
     // A service has few localities, often one.
-    let mut localities: Vec<wire::Group<'a>> = Vec::new();
-    for endpoint in endpoints {
-        let marked = (endpoint, keep_mtls && endpoint.mtls);
+    let mut localities: Vec<wire::Group<'_>> = Vec::new();
+    for (endpoint, health) in endpoints {
+        let sent = wire::Sent { endpoint, health, mtls: keep_mtls && endpoint.mtls };
         match localities.iter_mut().find(|(locality, _)| **locality == *endpoint.backend.locality) {
-            Some((_, endpoints)) => endpoints.push(marked),
-            None => localities.push((&endpoint.backend.locality, vec![marked])),
+            Some((_, endpoints)) => endpoints.push(sent),
+            None => localities.push((&endpoint.backend.locality, vec![sent])),
         }
     }
     if localities.len() > 1 {

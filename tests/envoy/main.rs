@@ -9,4 +9,5 @@ mod faults;
 mod gateway;
 mod mesh;
 mod sniffing;
+mod unready;
 mod walk;

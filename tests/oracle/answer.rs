@@ -46,7 +46,8 @@ fn node_of(json: &Value) -> v3::Node {
 /// Returns what a proxy has, given objects as YAML.
 pub(crate) fn view(objects: &str, proxy: &Proxy) -> View {
     let cluster = SmolStr::new_static("Kubernetes");
-    let mut engine = Engine::new("cluster.local", MeshConfig::default());
+    // istiod 1.30 tells nobody of endpoints that are not ready.
+    let mut engine = Engine::new("cluster.local", MeshConfig { send_unready_endpoints: false, ..MeshConfig::default() });
     let mut changes: Vec<(ObjectKey, Option<Arc<Object>>)> = Vec::new();
     for document in yaml::documents(objects) {
         let parsed = api::parse(&yaml::document(document).unwrap(), &cluster);

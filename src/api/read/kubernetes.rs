@@ -127,11 +127,17 @@ pub(super) fn pod(document: Fields<'_>, metadata: &Metadata) -> Option<Pod> {
     document.with("status", |node| {
         let status = node.fields()?;
         pod.phase = status.get("phase");
+        pod.ready =
+            status.get::<Vec<PodCondition>>("conditions").iter().any(|condition| condition.kind == "Ready" && condition.status == "True");
         let ips: Vec<IpAddr> = status.get::<Vec<PodIp>>("podIPs").into_iter().filter_map(|PodIp(ip)| ip).collect();
         pod.ips = if ips.is_empty() { status.with("podIP", ip).into_iter().collect() } else { ips.into() };
         Some(())
     });
-    pod.owner = document.with("metadata", |node| owner(node, metadata)).unwrap_or_default();
+    document.with("metadata", |node| {
+        pod.owner = owner(node, metadata).unwrap_or_default();
+        pod.terminating = node.fields()?.has("deletionTimestamp");
+        Some(())
+    });
     Some(pod)
 }
 
@@ -174,6 +180,18 @@ impl Read for ContainerPort {
     fn read(node: Node<'_>) -> Option<Self> {
         let fields = node.fields()?;
         Some(Self(fields.get("name"), fields.get("containerPort")))
+    }
+}
+
+struct PodCondition {
+    kind: SmolStr,
+    status: SmolStr,
+}
+
+impl Read for PodCondition {
+    fn read(node: Node<'_>) -> Option<Self> {
+        let fields = node.fields()?;
+        Some(Self { kind: fields.get("type"), status: fields.get("status") })
     }
 }
 

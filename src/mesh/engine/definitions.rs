@@ -5,10 +5,10 @@ use std::{collections::BTreeSet, sync::Arc};
 use imbl::OrdMap;
 use smol_str::SmolStr;
 
-use super::relation::Relation;
+use super::{endpoints::may_select_entries, relation::Relation};
 use crate::{
-    api::{Id, Labels, selects},
-    mesh::model::{Hostname, Precedence, Registry, Service, ServiceKey},
+    api::Id,
+    mesh::model::{Hostname, LocatedLabels, Precedence, Registry, Service, ServiceKey, Workload},
 };
 
 /// Definitions of services by key and by object. A copy shares them with its source.
@@ -71,9 +71,20 @@ impl Definitions {
     }
 
     /// Returns the ServiceEntry services of a namespace that select workloads with these labels.
-    pub(super) fn selecting_labels<'a>(&'a self, namespace: &'a SmolStr, labels: &Labels) -> impl Iterator<Item = ServiceKey> {
-        let selected = move |key: &ServiceKey| self.of(key).any(|service| is_selecting(service) && selects(&service.selector, labels));
+    pub(super) fn selecting_labels<'a>(
+        &'a self,
+        namespace: &'a SmolStr,
+        labels: LocatedLabels<'a>,
+    ) -> impl Iterator<Item = ServiceKey> + use<'a> {
+        let selected =
+            move |key: &ServiceKey| self.of(key).any(|service| is_selecting(service) && labels.are_selected_by(&service.selector));
         self.selecting(namespace).filter(selected)
+    }
+
+    /// Returns the Kubernetes Services that select a WorkloadEntry.
+    pub(super) fn selecting_entry(&self, entry: &Workload) -> Vec<ServiceKey> {
+        let selecting = |service: &Service| may_select_entries(service) && entry.located_labels().are_selected_by(&service.selector);
+        self.in_namespace(&entry.namespace).filter(|key| self.of(key).any(selecting)).collect()
     }
 
     /// Returns the names that lead to a hostname through ExternalName services, sorted.

@@ -137,5 +137,7 @@ fn blank(object: &Object, registry: Registry) -> Service {
         node_local: false,
         precedence: Precedence::of(object),
         origin: Origin::of(object),
+        joined: Vec::new(),
+        other_views: Vec::new(),
     }
 }

@@ -2,6 +2,7 @@ mod any_order;
 mod clusters;
 mod copies;
 mod oracle;
+mod selected;
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use crate::{
         kubernetes::{EndpointSlice, Pod, Service as KubernetesService, ServicePort as KubernetesPort, SliceEndpoint},
     },
     mesh::{
-        model::{Backend, MtlsMode, ProxyKind, Resolution, SpiffeId},
+        model::{Backend, MtlsMode, ProxyKind, SpiffeId},
         scope::{Scope, scope},
     },
 };
@@ -57,7 +58,8 @@ pub(super) fn external_name(namespace: &str, name: &str, target: &str) -> Change
 }
 
 pub(super) fn pod(namespace: &str, name: &str, ip: &str, labels: &[(&str, &str)]) -> Change {
-    let spec = Pod { service_account: "runner".into(), node: "n1".into(), ips: [ip.parse().unwrap()].into(), ..Default::default() };
+    let ips = [ip.parse().unwrap()].into();
+    let spec = Pod { service_account: "runner".into(), node: "n1".into(), ips, ready: true, ..Default::default() };
     object(Kind::Pod, namespace, name, labels, Spec::Pod(Arc::new(spec)))
 }
 
@@ -201,44 +203,6 @@ fn an_external_name_is_an_alias_of_its_target() {
     let applied = engine.apply([gone(service("shop", "old", 1))]);
     assert!(applied.world.services[&key("reviews")].aliases.is_empty());
     assert!(applied.touched.services.contains(&host("reviews")));
-}
-
-#[test]
-fn a_service_entry_selects_pods_and_workload_entries() {
-    let port = istio::Port { number: 8116, name: "http".into(), protocol: "HTTP".into(), target_port: 8080 };
-    let selecting = istio::ServiceEntry {
-        hosts: vec!["sel.shop.local".into()],
-        ports: vec![port],
-        resolution: istio::ServiceEntryResolution::Static,
-        mesh_internal: true,
-        workload_selector: Some(labels_of(&[("app", "mixed")])),
-        ..Default::default()
-    };
-    let vm = |spec| object(Kind::WorkloadEntry, "shop", "vm-1", &[], Spec::WorkloadEntry(Arc::new(spec)));
-    let vm_spec = istio::WorkloadEntry { address: "10.3.0.1".into(), ..Default::default() };
-    let mut engine = engine();
-    engine.apply([object(Kind::ServiceEntry, "shop", "sel", &[], Spec::ServiceEntry(Arc::new(selecting)))]);
-    let entry = istio::WorkloadEntry { weight: 5, ..vm_spec.clone() };
-    engine.apply([vm(entry)]);
-    let world = engine
-        .apply([
-            pod("shop", "mixed-1", "10.1.0.31", &[("app", "mixed"), ("security.istio.io/tlsMode", "istio")]),
-            vm(istio::WorkloadEntry {
-                labels: labels_of(&[("app", "mixed")]),
-                service_account: "vm".into(),
-                ports: vec![("http".into(), 9999)],
-                weight: 5,
-                ..vm_spec
-            }),
-        ])
-        .world;
-    let key = ServiceKey { hostname: Hostname::new("sel.shop.local"), namespace: "shop".into() };
-    let found: Vec<_> =
-        world.endpoints[&key].port(8116).iter().map(|e| (e.port, e.backend.weight, e.mtls, e.backend.workload.as_str())).collect();
-    assert_eq!(found, [(8080, 1, true, "mixed-1"), (9999, 5, true, "vm-1")]);
-    let accounts: Vec<_> = world.services[&key].service_accounts.iter().map(|id| id.service_account.as_str()).collect();
-    assert_eq!(accounts, ["runner", "vm"]);
-    assert_eq!(world.services[&key].resolution, Resolution::ClientSideLb);
 }
 
 #[test]

@@ -7,7 +7,10 @@ use smol_str::SmolStr;
 use super::store::Store;
 use crate::{
     api::{Kind, Labels, LocalId, Object, istio, kubernetes},
-    mesh::model::{Locality, Workload, WorkloadKey},
+    mesh::model::{
+        Locality, Workload, WorkloadKey,
+        label::{NETWORK, REGION, SUBZONE, ZONE},
+    },
 };
 
 /// Returns the workload of that key.
@@ -49,43 +52,45 @@ fn of_pod(store: &Store, object: &Object, pod: &kubernetes::Pod) -> Workload {
 
 /// Returns the locality of a pod: its own label wins over the node's (contract §2.4).
 fn pod_locality(store: &Store, pod: &Object, node: &SmolStr) -> Locality {
-    let labels = &pod.metadata.labels;
-    let own = labels.get("topology.istio.io/locality").or_else(|| labels.get("istio-locality"));
-    match own.filter(|text| !text.is_empty()) {
-        Some(text) if text.contains('/') => locality(text, '/'),
-        Some(text) => locality(text, '.'),
-        None => node_locality(store, &pod.key.cluster, node),
-    }
+    labelled_locality(&pod.metadata.labels).unwrap_or_else(|| node_locality(store, &pod.key.cluster, node))
+}
+
+fn labelled_locality(labels: &Labels) -> Option<Locality> {
+    let written = labels.get("topology.istio.io/locality").or_else(|| labels.get("istio-locality"));
+    let text = written.filter(|text| !text.is_empty())?;
+    Some(locality(text, if text.contains('/') { '/' } else { '.' }))
 }
 
 fn node_locality(store: &Store, cluster: &SmolStr, node: &SmolStr) -> Locality {
     let node = LocalId::new(cluster, Kind::Node, &SmolStr::default(), node);
     let Some(object) = store.local(&node) else { return Locality::default() };
     let label = |name: &str| object.metadata.labels.get(name).cloned().unwrap_or_default();
-    Locality {
-        region: label("topology.kubernetes.io/region"),
-        zone: label("topology.kubernetes.io/zone"),
-        subzone: label("topology.istio.io/subzone"),
-    }
+    Locality { region: label(REGION), zone: label(ZONE), subzone: label(SUBZONE) }
 }
 
 /// Reads `region/zone/subzone`.
-pub(super) fn locality(text: &str, separator: char) -> Locality {
+fn locality(text: &str, separator: char) -> Locality {
     let mut parts = text.splitn(3, separator).map(SmolStr::new);
     let mut next = || parts.next().unwrap_or_default();
     Locality { region: next(), zone: next(), subzone: next() }
 }
 
-fn of_entry(object: &Object, entry: &istio::WorkloadEntry) -> Workload {
+/// Returns the workload that a WorkloadEntry is.
+pub(super) fn of_entry(object: &Object, entry: &istio::WorkloadEntry) -> Workload {
+    let mut labels = entry_labels(object, entry);
+    let locality = entry_locality(entry, &labels).into();
+    if !entry.network.is_empty() {
+        labels.entry(NETWORK.into()).or_insert_with(|| entry.network.clone());
+    }
     Workload {
         name: object.key.name.clone(),
         namespace: object.key.namespace.clone(),
-        labels: Arc::new(entry_labels(object, entry)),
+        labels: Arc::new(labels),
         annotations: Arc::clone(&object.metadata.annotations),
         service_account: entry.service_account.clone(),
         ips: entry.address.parse::<IpAddr>().into_iter().collect(),
         node: SmolStr::default(),
-        locality: locality(&entry.locality, '/').into(),
+        locality,
         uid: object.metadata.uid.clone(),
         ports: entry.ports.as_slice().into(),
         kind: object.key.kind,
@@ -94,9 +99,17 @@ fn of_entry(object: &Object, entry: &istio::WorkloadEntry) -> Workload {
     }
 }
 
-/// Returns the labels of a WorkloadEntry: those of its spec over those of its metadata.
+/// Returns the labels of a WorkloadEntry: those of its metadata over those of its spec.
 pub(super) fn entry_labels(object: &Object, entry: &istio::WorkloadEntry) -> Labels {
-    let mut labels = Labels::clone(&object.metadata.labels);
-    labels.extend(entry.labels.iter().map(|(name, value)| (name.clone(), value.clone())));
+    let mut labels = entry.labels.clone();
+    labels.extend(object.metadata.labels.iter().map(|(name, value)| (name.clone(), value.clone())));
     labels
+}
+
+/// Returns the locality of a WorkloadEntry with these labels: its own field wins over the label.
+pub(super) fn entry_locality(entry: &istio::WorkloadEntry, labels: &Labels) -> Locality {
+    match entry.locality.is_empty() {
+        true => labelled_locality(labels).unwrap_or_default(),
+        false => locality(&entry.locality, '/'),
+    }
 }

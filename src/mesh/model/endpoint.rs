@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use smol_str::SmolStr;
 
-use super::{Locality, SpiffeId};
+use super::{Locality, LocatedLabels, SpiffeId};
 use crate::api::Labels;
 
 /// The endpoints of one service, by service port number, each list sorted.
@@ -14,7 +14,7 @@ pub struct EndpointSet {
     pub ports: Vec<(u16, Arc<[Endpoint]>)>,
 }
 
-/// An address and port at which a service answers. There are only endpoints that may be given traffic.
+/// An address and port at which a service answers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Endpoint {
     /// Where to connect.
@@ -41,7 +41,7 @@ pub enum EndpointAddress {
 /// What stands behind an endpoint: the same for all ports of a workload, and often for several endpoints.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Backend {
-    /// Labels of the workload; subsets select by them.
+    /// Labels of the workload.
     pub labels: Arc<Labels>,
     /// Where it runs; mostly shared with the others on its node.
     pub locality: Arc<Locality>,
@@ -63,13 +63,23 @@ pub struct Backend {
     pub health: Health,
 }
 
-/// Whether an endpoint may be given traffic.
+/// Whether an endpoint may be given traffic. (One that is about to end may not, and is no endpoint.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Health {
     /// Ready, by Kubernetes.
     Healthy,
+    /// Not ready, by Kubernetes.
+    Unready,
     /// Not known (endpoints of ServiceEntries and WorkloadEntries): sent without health status.
     Unknown,
+}
+
+impl Backend {
+    /// Returns its labels with those of where it runs; subsets select by them.
+    pub fn located_labels(&self) -> LocatedLabels<'_> {
+        let (locality, cluster, node) = (&self.locality, &self.cluster, &self.node);
+        LocatedLabels { own: &self.labels, locality, cluster, node, network: Some(&self.network) }
+    }
 }
 
 impl EndpointSet {

@@ -52,6 +52,11 @@ pub struct Service {
     pub precedence: Precedence,
     /// The object it came from.
     pub origin: Origin,
+    /// Other objects of its namespace that say the same of this host; it has their ports too.
+    pub joined: Vec<Origin>,
+    /// What namespaces see of the host that do not see this: its namespace defines it several times, with another `exportTo`.
+    /// The first goes first.
+    pub other_views: Vec<Arc<Service>>,
 }
 
 /// Identifies a [`Service`]: several namespaces may define the same hostname.
@@ -110,6 +115,22 @@ pub enum Registry {
 }
 
 impl Service {
+    /// Returns what decides between services of one host: Kubernetes' Services go first, then what is exported to single
+    /// namespaces, then the older.
+    pub fn rank(&self) -> impl Ord + use<'_> {
+        let breadth = match self.export_to {
+            Visibility::Namespaces(_) => 0,
+            Visibility::Public => 1,
+            Visibility::None => 2,
+        };
+        (self.registry, breadth, &self.precedence)
+    }
+
+    /// Returns the objects that say what it is.
+    pub fn origins(&self) -> impl Iterator<Item = &Origin> {
+        std::iter::once(&self.origin).chain(&self.joined)
+    }
+
     /// Returns its key.
     pub fn key(&self) -> ServiceKey {
         ServiceKey { hostname: self.hostname.clone(), namespace: self.namespace.clone() }

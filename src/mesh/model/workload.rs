@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use smol_str::SmolStr;
 
-use super::Locality;
+use super::{Locality, LocatedLabels};
 use crate::api::{Kind, Labels, ObjectKey};
 
 /// A pod (or a WorkloadEntry) that may have a proxy.
@@ -57,6 +57,11 @@ impl WorkloadKey {
 }
 
 impl Workload {
+    /// Returns its labels with those of where it runs; selectors of services select by them.
+    pub fn located_labels(&self) -> LocatedLabels<'_> {
+        LocatedLabels { own: &self.labels, locality: &self.locality, cluster: &self.cluster, node: &self.node, network: None }
+    }
+
     /// Returns the key of the workload.
     pub fn key(&self) -> WorkloadKey {
         WorkloadKey { namespace: self.namespace.clone(), name: self.name.clone(), cluster: self.cluster.clone() }

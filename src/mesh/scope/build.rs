@@ -16,7 +16,7 @@ use crate::{
         routing::model::{Destination, HttpRule, RouteSet},
         settings::OutboundTrafficPolicy,
         sidecar::EgressListener,
-        world::{Sidecar, World},
+        world::{Sidecar, World, views},
     },
     visits::{self, Visit, Visited},
 };
@@ -65,10 +65,10 @@ pub(super) fn sees_all(scope: &Scope) -> bool {
     scope.sidecar.as_ref().is_none_or(all)
 }
 
-/// Returns the service of that hostname for proxies of a namespace: its own, then Kubernetes', then the oldest.
+/// Returns the service of that hostname for proxies of a namespace: its own, then the first by rank.
 pub(super) fn best_service<'a>(candidates: impl Iterator<Item = &'a Arc<Service>>, namespace: &str) -> Option<&'a Arc<Service>> {
     let visible = candidates.filter(|service| service.export_to.allows(namespace));
-    visible.min_by(|a, b| rank(a, namespace).cmp(&rank(b, namespace)))
+    visible.min_by(|a, b| (a.namespace != namespace, a.rank()).cmp(&(b.namespace != namespace, b.rank())))
 }
 
 /// Returns the routes of that host that proxies of a namespace see, in Istio's order; `None` when they see none. Where
@@ -90,10 +90,6 @@ pub(super) fn allows_any(world: &World, sidecar: Option<&Sidecar>) -> bool {
     policy == OutboundTrafficPolicy::AllowAny
 }
 
-fn rank<'a>(service: &'a Service, namespace: &str) -> impl Ord + use<'a> {
-    (service.namespace != namespace, service.registry, &service.precedence)
-}
-
 fn listeners(sidecar: Option<&Sidecar>, namespace: &str) -> Vec<(Option<EgressListener>, Imports)> {
     match sidecar {
         Some(sidecar) if !sidecar.spec.egress.is_empty() => {
@@ -106,7 +102,7 @@ fn listeners(sidecar: Option<&Sidecar>, namespace: &str) -> Vec<(Option<EgressLi
 fn services(world: &World, namespace: &str, listener: Option<&EgressListener>, imports: &Imports) -> OrdMap<Hostname, Arc<Service>> {
     let port = listener.and_then(|listener| listener.port);
     let mut chosen: Vec<(Hostname, Arc<Service>)> = Vec::new();
-    let mut all = world.services.values().visiting(Visited::Service).peekable();
+    let mut all = world.all_services().visiting(Visited::Service).peekable();
     while let Some(first) = all.next() {
         let mut group = vec![first];
         while let Some(same) = all.next_if(|next| next.hostname == first.hostname) {
@@ -193,7 +189,8 @@ impl Union<'_> {
             return;
         }
         let both: BTreeSet<u16> = existing.ports.iter().chain(&service.ports).map(|port| port.number).collect();
-        let Some(whole) = self.world.services.get(&service.key()) else { return };
+        let whole = self.world.services.get(&service.key()).and_then(|first| views(first).find(|view| view.origin == service.origin));
+        let Some(whole) = whole else { return };
         if both.len() == existing.ports.len() && existing.aliases == service.aliases {
             return;
         }

@@ -6,7 +6,7 @@ use crate::{
     api::{Kind, selects},
     mesh::{
         model::{EndpointAddress, EndpointSet, Locality, Proxy, Registry, Service, ServiceKey, ServicePort, TargetPort},
-        world::World,
+        world::{World, views},
     },
     visits::{Visit, Visited},
 };
@@ -47,8 +47,9 @@ pub fn resolve_proxy(world: &World, declared: &Proxy) -> Proxy {
 /// Returns the ports of the services that have an endpoint at one of the proxy's addresses or select its labels; the
 /// oldest service first, ports in the order written. `proxy` is resolved already.
 pub fn service_targets(world: &World, proxy: &Proxy) -> Vec<ServiceTarget> {
-    let mut services: Vec<&Arc<Service>> = behind(world, proxy).into_iter().filter_map(|key| world.services.get(&key)).collect();
-    services.sort_by(|a, b| (&a.precedence, &a.hostname).cmp(&(&b.precedence, &b.hostname)));
+    let behind = behind(world, proxy);
+    let mut services: Vec<&Arc<Service>> = behind.iter().filter_map(|key| world.services.get(key)).flat_map(views).collect();
+    services.sort_by(|a, b| (a.precedence.created, &a.hostname, &a.precedence).cmp(&(b.precedence.created, &b.hostname, &b.precedence)));
     services.into_iter().flat_map(|service| targets_of(world, proxy, service)).collect()
 }
 

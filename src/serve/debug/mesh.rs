@@ -79,6 +79,7 @@ fn endpoint_entry(endpoint: &Endpoint, port: u16) -> Value {
     json!({
         "Addresses": [address],
         "EndpointPort": endpoint.port,
+        "HealthStatus": format!("{:?}", endpoint.backend.health),
         "ServicePort": port,
         "Labels": *endpoint.backend.labels,
         "Locality": {"Label": locality},

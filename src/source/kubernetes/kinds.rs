@@ -65,6 +65,7 @@ const METADATA: FieldMask = FieldMask::Fields(&[
         FieldMask::Prefixes(&["networking.istio.io/", "alpha.istio.io/", "traffic.istio.io/", "sidecar.istio.io/interceptionMode"]),
     ),
     ("creationTimestamp", FieldMask::All),
+    ("deletionTimestamp", FieldMask::All),
     ("generation", FieldMask::All),
     ("uid", FieldMask::All),
     ("resourceVersion", FieldMask::All),
@@ -114,5 +115,13 @@ static POD: FieldMask = FieldMask::Fields(&[
             ("initContainers", CONTAINERS),
         ]),
     ),
-    ("status", FieldMask::Fields(&[("phase", FieldMask::All), ("podIP", FieldMask::All), ("podIPs", FieldMask::All)])),
+    (
+        "status",
+        FieldMask::Fields(&[
+            ("phase", FieldMask::All),
+            ("conditions", FieldMask::Items(&FieldMask::Fields(&[("type", FieldMask::All), ("status", FieldMask::All)]))),
+            ("podIP", FieldMask::All),
+            ("podIPs", FieldMask::All),
+        ]),
+    ),
 ]);

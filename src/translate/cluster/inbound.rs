@@ -1,6 +1,6 @@
 //! Clusters of the workload itself: where a sidecar hands over what it received (contract §3.1).
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use envoy_types::pb::envoy::config::{
     cluster::v3::{
@@ -52,6 +52,8 @@ enum Source {
         port: u16,
         target_port: u16,
         rule: Option<ByPtr<EffectiveDestinationRule>>,
+        /// Others with the same port and target port, for telemetry.
+        beside: Vec<ByPtr<Service>>,
     },
     /// Position in the Sidecar's `ingress`, and the workload's own address.
     Ingress {
@@ -102,11 +104,19 @@ pub fn inbound_inputs(
             port: target.port,
             target_port: target.target_port,
             rule: target.rule.as_ref().map(Into::into),
+            beside: beside(target, targets),
         };
         targets.iter().map(|target| input(source(target))).collect()
     };
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     all.into_iter().filter(|inbound| seen.insert(inbound.port())).map(ClusterInput::Inbound).collect()
+}
+
+/// Returns the other services that have a target's port at the same port of the workload, in their order.
+fn beside(target: &InboundTarget, targets: &[InboundTarget]) -> Vec<ByPtr<Service>> {
+    let same = targets.iter().filter(|other| (other.port, other.target_port) == (target.port, target.target_port));
+    let mut seen = BTreeSet::from([&target.service.hostname]);
+    same.filter(|other| seen.insert(&other.service.hostname)).map(|other| (&other.service).into()).collect()
 }
 
 pub(super) fn cluster(input: &Inbound) -> Built<Cluster> {
@@ -120,12 +130,14 @@ pub(super) fn cluster(input: &Inbound) -> Built<Cluster> {
     let version = HttpVersion::of_port(input.protocol(), true);
     connection::apply(&mut cluster, &input.mesh, input.pool(), version, None);
     if let Source::Ingress { service: Some(service), .. } = &input.source {
-        cluster.metadata = metadata::istio([("services", outbound::services(service))]);
+        cluster.metadata = metadata::istio([("services", outbound::services(std::iter::once(&**service)))]);
     }
-    if let Source::Service { service, rule, .. } = &input.source {
+    if let Source::Service { service, rule, beside, .. } = &input.source {
         let config = rule.as_ref().and_then(|rule| rule.origins.first()).map(naming::config_path);
         let config = config.map(|path| ("config", wkt::text_value(path.as_str())));
-        cluster.metadata = metadata::istio(config.into_iter().chain([("services", outbound::services(service))]));
+        let services = outbound::services(std::iter::once(&**service).chain(beside.iter().map(|service| &**service)));
+        let services = (!service.mesh_external).then_some(("services", services));
+        cluster.metadata = metadata::istio(config.into_iter().chain(services));
     }
     match input.endpoint() {
         Handover::Address { address, bound } => {

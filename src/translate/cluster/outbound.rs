@@ -19,7 +19,7 @@ use envoy_types::pb::{
             network::dns_resolver::cares::v3::CaresDnsResolverConfig,
         },
     },
-    google::protobuf::Duration,
+    google::protobuf::{Duration, Value},
 };
 use smol_str::SmolStr;
 
@@ -35,7 +35,7 @@ use crate::{
         traffic::{ClientTls, EffectiveDestinationRule, EffectiveSubset, HashTable, LoadBalancer, PortPolicy},
     },
     translate::{
-        endpoint,
+        endpoint::{self, PANIC_THRESHOLD, Unready},
         filter::http::dns_cache,
         input::{Built, ByPtr, ProxyClass},
         metadata, naming, tls, wkt,
@@ -148,16 +148,18 @@ fn discovery(
     subset: Option<&EffectiveSubset>,
     endpoints: &[Endpoint],
 ) -> Option<Discovery> {
-    let resolved = || {
-        let chosen: Arc<[Endpoint]> = endpoint::of_subset(endpoints, subset.map(|subset| &*subset.labels)).cloned().collect();
+    let resolved = |most: usize| {
+        let chosen = endpoint::of_subset(endpoints, subset.map(|subset| &*subset.labels)).take(most);
+        let chosen: Arc<[Endpoint]> = chosen.cloned().collect();
         (!chosen.is_empty()).then_some(chosen)
     };
     let of_kubernetes = service.registry == Registry::Kubernetes;
     Some(match service.resolution {
         Resolution::DynamicDns => Discovery::DynamicForwardProxy,
         _ if by_destination => Discovery::OriginalDestination,
-        Resolution::DnsLb => Discovery::StrictDns(resolved()?),
-        Resolution::DnsRoundRobin => Discovery::LogicalDns(resolved()?),
+        Resolution::DnsLb => Discovery::StrictDns(resolved(usize::MAX)?),
+        // Envoy refuses more than one, which several addresses or definitions of the host would give it.
+        Resolution::DnsRoundRobin => Discovery::LogicalDns(resolved(1)?),
         // A gateway has no original destination inside the mesh: it balances headless services itself.
         Resolution::Passthrough if of_kubernetes && profile.kind == ProxyKind::Gateway => Discovery::Eds,
         Resolution::Passthrough => Discovery::OriginalDestination,
@@ -198,6 +200,9 @@ pub(super) fn cluster(input: &Outbound) -> Built<Cluster> {
     connection::apply(&mut cluster, &input.mesh, policy.connection_pool.as_deref(), version, upstream);
     discover(&mut cluster, input, &name);
     balance(&mut cluster, input, policy.load_balancer.as_deref());
+    if input.discovery == Discovery::Eds && input.unready() == Unready::Unhealthy {
+        connection::panic_below(&mut cluster, PANIC_THRESHOLD);
+    }
     if let Some(detection) = &policy.outlier_detection {
         connection::detect_outliers(&mut cluster, detection);
     }
@@ -254,7 +259,7 @@ fn resolve(cluster: &mut Cluster, input: &Outbound, endpoints: &[Endpoint]) {
         typed_config: Some(wkt::any(&CaresDnsResolverConfig { udp_max_queries: wkt::uint32(100), ..Default::default() })),
     });
     let keep_mtls = endpoint::keeps_mtls(input.rule.as_deref(), input.subset(), input.port);
-    cluster.load_assignment = Some(endpoint::assignment(&cluster.name, endpoints.iter(), keep_mtls));
+    cluster.load_assignment = Some(endpoint::assignment(&cluster.name, endpoints, input.unready(), keep_mtls));
 }
 
 fn forward_proxy(input: &Outbound) -> CustomClusterType {
@@ -316,23 +321,26 @@ fn istio_metadata(input: &Outbound, subset: Option<&EffectiveSubset>) -> Option<
         fields.push(("alpn_override", wkt::text_value("false")));
     }
     if input.discovery != Discovery::DynamicForwardProxy {
-        fields.push(("services", services(&input.service)));
+        fields.push(("services", services(std::iter::once(&*input.service))));
     }
     metadata::istio(fields)
 }
 
-/// Returns `services: [{host, name, namespace}]`; what comes from a ServiceEntry is named by its host.
-pub(super) fn services(service: &Service) -> envoy_types::pb::google::protobuf::Value {
-    let name = match service.registry {
-        Registry::Kubernetes => service.name.as_str(),
-        Registry::External => service.hostname.as_str(),
-    };
-    let fields = [
-        ("host", wkt::text_value(service.hostname.as_str())),
-        ("name", wkt::text_value(name)),
-        ("namespace", wkt::text_value(service.namespace.as_str())),
-    ];
-    wkt::list_value(vec![wkt::struct_value(wkt::structure(fields))])
+/// Returns `services: [{host, name, namespace}, …]`; what comes from a ServiceEntry is named by its host.
+pub(super) fn services<'a>(services: impl Iterator<Item = &'a Service>) -> Value {
+    let named = services.map(|service| {
+        let name = match service.registry {
+            Registry::Kubernetes => service.name.as_str(),
+            Registry::External => service.hostname.as_str(),
+        };
+        let fields = [
+            ("host", wkt::text_value(service.hostname.as_str())),
+            ("name", wkt::text_value(name)),
+            ("namespace", wkt::text_value(service.namespace.as_str())),
+        ];
+        wkt::struct_value(wkt::structure(fields))
+    });
+    wkt::list_value(named.collect())
 }
 
 fn statistics_name(input: &Outbound, subset: Option<&EffectiveSubset>) -> Option<String> {
@@ -343,7 +351,7 @@ fn statistics_name(input: &Outbound, subset: Option<&EffectiveSubset>) -> Option
 
 fn origins(input: &Outbound) -> Vec<Origin> {
     let rules = input.rule.iter().flat_map(|rule| rule.origins.iter().cloned());
-    std::iter::once(input.service.origin.clone()).chain(rules).collect()
+    input.service.origins().cloned().chain(rules).collect()
 }
 
 impl Outbound {
@@ -357,6 +365,10 @@ impl Outbound {
 
     fn subset(&self) -> Option<&EffectiveSubset> {
         self.rule.as_ref()?.subsets.get(self.subset?)
+    }
+
+    fn unready(&self) -> Unready {
+        Unready::of(&self.mesh, &self.service, self.policy())
     }
 
     fn names_of_request(&self) -> Option<NamesOfRequest> {

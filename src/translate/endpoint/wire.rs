@@ -18,8 +18,18 @@ use crate::{
 
 const TRANSPORT_SOCKET_MATCH: &str = "envoy.transport_socket_match";
 
-/// The endpoints of one locality, and whether each says that it can do mTLS.
-pub(super) type Group<'a> = (&'a Locality, Vec<(&'a Endpoint, bool)>);
+/// The endpoints of one locality.
+pub(super) type Group<'a> = (&'a Locality, Vec<Sent<'a>>);
+
+/// An endpoint as one cluster is sent it.
+#[derive(Clone, Copy)]
+pub(super) struct Sent<'a> {
+    pub(super) endpoint: &'a Endpoint,
+    /// What is said of its health.
+    pub(super) health: Health,
+    /// Whether it says that it can do mTLS.
+    pub(super) mtls: bool,
+}
 
 /// Returns the encoding of a `ClusterLoadAssignment` with these localities, in this order.
 pub(super) fn encode(name: &str, localities: &[Group<'_>]) -> Vec<u8> {
@@ -39,21 +49,24 @@ fn locality<'a>(bytes: &mut Vec<u8>, (locality, endpoints): &Group<'a>, shared: 
         text(bytes, 2, &locality.zone);
         text(bytes, 3, &locality.subzone);
     });
-    for (endpoint, mtls) in endpoints {
-        nested(bytes, 2, |bytes| lb_endpoint(bytes, endpoint, *mtls, shared));
+    for sent in endpoints {
+        nested(bytes, 2, |bytes| lb_endpoint(bytes, *sent, shared));
     }
     // An empty locality has no weight.
     if !endpoints.is_empty() {
-        let weight = endpoints.iter().fold(0u32, |sum, (endpoint, _)| sum.saturating_add(endpoint.backend.weight));
+        let weight = endpoints.iter().fold(0u32, |sum, sent| sum.saturating_add(sent.endpoint.backend.weight));
         nested(bytes, 3, |bytes| number(bytes, 1, weight));
     }
 }
 
-fn lb_endpoint<'a>(bytes: &mut Vec<u8>, endpoint: &'a Endpoint, mtls: bool, shared: &mut Shared<'a>) {
+fn lb_endpoint<'a>(bytes: &mut Vec<u8>, Sent { endpoint, health, mtls }: Sent<'a>, shared: &mut Shared<'a>) {
     // LbEndpoint.endpoint, Endpoint.address
     nested(bytes, 1, |bytes| nested(bytes, 1, |bytes| address(bytes, endpoint)));
-    if endpoint.backend.health == Health::Healthy {
-        number(bytes, 2, 1);
+    // HEALTHY, UNHEALTHY
+    match health {
+        Health::Healthy => number(bytes, 2, 1),
+        Health::Unready => number(bytes, 2, 2),
+        Health::Unknown => {}
     }
     nested(bytes, 3, |bytes| bytes.extend_from_slice(shared.metadata(endpoint, mtls)));
     nested(bytes, 4, |bytes| number(bytes, 1, endpoint.backend.weight));
@@ -159,6 +172,10 @@ mod tests {
         }
     }
 
+    fn sent((endpoint, mtls): (&Endpoint, bool)) -> Sent<'_> {
+        Sent { endpoint, health: endpoint.backend.health, mtls }
+    }
+
     fn of_workload(workload: &str, endpoint: &Endpoint) -> Endpoint {
         let backend = Backend { workload: workload.into(), ..Backend::clone(&endpoint.backend) };
         Endpoint { backend: Arc::new(backend), ..endpoint.clone() }
@@ -169,11 +186,11 @@ mod tests {
         let locality = Locality { region: "eu".into(), zone: "a".into(), subzone: SmolStr::default() };
         let ends = [
             endpoint(EndpointAddress::Ip([10, 0, 0, 1].into()), Health::Healthy),
-            endpoint(EndpointAddress::Host("a.example.com".into()), Health::Unknown),
+            endpoint(EndpointAddress::Host("a.example.com".into()), Health::Unready),
             Endpoint { port: 0, ..of_workload("other", &endpoint(EndpointAddress::Ip([0; 16].into()), Health::Healthy)) },
             endpoint(EndpointAddress::Pipe("/run/a".into()), Health::Unknown),
         ];
-        let all: Vec<(&Endpoint, bool)> = ends.iter().zip([true, true, false, true]).collect();
+        let all: Vec<Sent<'_>> = ends.iter().zip([true, true, false, true]).map(sent).collect();
         let nowhere = Locality::default();
         let bytes = encode("outbound|80||a", &[(&nowhere, Vec::new()), (&locality, all)]);
         let message = ClusterLoadAssignment::decode(&bytes[..]).unwrap();
@@ -189,7 +206,8 @@ mod tests {
         let ends = [1, 2, 3, 4].map(|last| endpoint(ip(last), Health::Healthy));
         let [first, second, third, fourth] = &ends;
         let third = of_workload("ratings", third);
-        let bytes = encode("a", &[(&first.backend.locality, vec![(first, true), (second, true), (&third, true), (fourth, false)])]);
+        let all = [(first, true), (second, true), (&third, true), (fourth, false)].map(sent);
+        let bytes = encode("a", &[(&first.backend.locality, all.to_vec())]);
         let message = ClusterLoadAssignment::decode(&bytes[..]).unwrap();
         let [group] = &message.endpoints[..] else { panic!("one locality") };
         let metadata: Vec<_> = group.lb_endpoints.iter().map(|endpoint| endpoint.metadata.clone().unwrap()).collect();

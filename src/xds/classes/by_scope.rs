@@ -147,7 +147,7 @@ impl SharedByScope {
         visits::count(Visited::Service, 1);
         let resources = scope.services.get(host).map_or_else(Vec::new, |service| {
             let rule = scope.destination_rules.get(host);
-            let inputs = endpoint::inputs(class, service, rule, world.endpoints.get(&service.key()), false);
+            let inputs = endpoint::inputs(class, &world.mesh, service, rule, world.endpoints.get(&service.key()), false);
             inputs.into_iter().map(|input| cache.assignment(input)).collect()
         });
         self.assignments.replace(host, resources);

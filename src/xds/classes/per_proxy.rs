@@ -139,7 +139,7 @@ fn auto_passthrough(world: &World, scope: &Scope, class: &ProxyClass) -> (Vec<Cl
     for (host, service) in scope.services.iter().visiting(Visited::Service) {
         let (rule, endpoints) = (scope.destination_rules.get(host), world.endpoints.get(&service.key()));
         clusters.extend(cluster::auto_passthrough_inputs(class, &world.mesh, service, rule, endpoints));
-        assignments.extend(endpoint::inputs(class, service, rule, endpoints, true));
+        assignments.extend(endpoint::inputs(class, &world.mesh, service, rule, endpoints, true));
     }
     (clusters, assignments)
 }

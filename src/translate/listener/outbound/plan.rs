@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     mesh::{
-        model::{EndpointAddress, Interception, Origin, Protocol, Registry, Resolution, Service},
+        model::{EndpointAddress, Health, Interception, Origin, Protocol, Registry, Resolution, Service},
         scope::EgressScope,
     },
     translate::{
@@ -165,7 +165,8 @@ impl<'a> Planner<'a> {
         if endpoints.is_empty() && service.registry == Registry::External && service.selector.is_empty() {
             return vec![self.everywhere()];
         }
-        let addresses = endpoints.iter().filter_map(|endpoint| match &endpoint.address {
+        let ready = endpoints.iter().filter(|endpoint| endpoint.backend.health != Health::Unready);
+        let addresses = ready.filter_map(|endpoint| match &endpoint.address {
             EndpointAddress::Ip(ip) if !self.view.own.contains(ip) => Some(Bind::at(format_smolstr!("{ip}"))),
             _ => None,
         });

@@ -1,0 +1,179 @@
+//! Several definitions of one host in one namespace: what they are together, and what of them is lost.
+//!
+//! As in istiod, the ports of ServiceEntries that say the same but for their ports are put together; of others the first
+//! counts. Endpoints are joined in any case (see [`super::endpoints`]).
+
+use std::sync::Arc;
+
+use crate::mesh::model::{Eclipsed, Obstacle, Registry, Service, Visibility};
+
+/// What the definitions of a host in a namespace are together.
+pub(super) struct Joined {
+    /// The service. Namespaces that do not see it may see one of its `other_views`.
+    pub(super) service: Service,
+    /// Definitions of which something has no effect.
+    pub(super) eclipsed: Vec<Eclipsed>,
+}
+
+/// Joins definitions; the first that comes goes first.
+pub(super) fn join<'a>(definitions: impl Iterator<Item = &'a Service>) -> Option<Joined> {
+    let definitions: Vec<&Service> = definitions.collect();
+    let mut views: Vec<Service> = Vec::new();
+    let is_kubernetes = |service: &Service| service.registry == Registry::Kubernetes;
+    for definition in &definitions {
+        // The same Service in several clusters is one, as the first of them has it.
+        if is_kubernetes(definition) && views.iter().any(is_kubernetes) {
+            continue;
+        }
+        match views.iter_mut().find(|view| view.export_to == definition.export_to) {
+            None => views.push((*definition).clone()),
+            Some(view) if obstacle(view, definition).is_none() => add(view, definition),
+            Some(_) => {}
+        }
+    }
+    views.sort_by(|a, b| a.rank().cmp(&b.rank()));
+    let eclipsed = definitions.iter().filter_map(|definition| eclipsed(&views, definition)).collect();
+    let mut views = views.into_iter();
+    let mut service = views.next()?;
+    service.other_views = views.map(Arc::new).collect();
+    Some(Joined { service, eclipsed })
+}
+
+/// Returns what keeps the ports of a definition from being added to those of another that goes first.
+fn obstacle(first: &Service, other: &Service) -> Option<Obstacle> {
+    let differing = [
+        (first.registry == Registry::Kubernetes, Obstacle::KubernetesService),
+        (first.export_to != other.export_to, Obstacle::ExportTo),
+        (first.resolution != other.resolution, Obstacle::Resolution),
+        (first.labels != other.labels, Obstacle::Labels),
+        (first.selector != other.selector, Obstacle::WorkloadSelector),
+    ];
+    differing.into_iter().find_map(|(differs, obstacle)| differs.then_some(obstacle))
+}
+
+fn add(service: &mut Service, other: &Service) {
+    let new: Vec<_> = other.ports.iter().filter(|port| service.port(port.number).is_none()).cloned().collect();
+    service.ports.extend(new);
+    // Who has no address is reached at all: an address of the other would take that away.
+    if !service.addresses.is_empty() {
+        let new: Vec<_> = other.addresses.iter().filter(|address| !service.addresses.contains(address)).cloned().collect();
+        service.addresses.extend(new);
+    }
+    service.joined.push(other.origin.clone());
+}
+
+/// Returns what of a definition has no effect: for those who see it, the first view that they see holds.
+fn eclipsed(views: &[Service], definition: &Service) -> Option<Eclipsed> {
+    let first = views.iter().find(|view| share_a_namespace(&view.export_to, &definition.export_to))?;
+    if first.origin == definition.origin || (first.registry, definition.registry) == (Registry::Kubernetes, Registry::Kubernetes) {
+        return None;
+    }
+    let protocol = |number: u16| first.port(number).map(|port| port.protocol);
+    let (known, lost): (Vec<_>, Vec<_>) = definition.ports.iter().partition(|port| protocol(port.number).is_some());
+    let eclipsed = Eclipsed {
+        hostname: definition.hostname.clone(),
+        object: definition.origin.object.clone(),
+        by: first.origin.object.clone(),
+        obstacle: obstacle(first, definition),
+        ports: lost.into_iter().map(|port| port.number).collect(),
+        protocols: known.into_iter().filter(|port| protocol(port.number) != Some(port.protocol)).map(|port| port.number).collect(),
+        fields: fields_without_effect(first, definition),
+    };
+    (!eclipsed.is_nothing()).then_some(eclipsed)
+}
+
+fn fields_without_effect(first: &Service, other: &Service) -> Vec<&'static str> {
+    let lost_address = other.addresses.iter().any(|address| !first.addresses.contains(address));
+    let differing = [
+        (first.resolution != other.resolution, "resolution"),
+        (first.mesh_external != other.mesh_external, "location"),
+        (lost_address, "addresses"),
+        (first.subject_alt_names != other.subject_alt_names, "subjectAltNames"),
+    ];
+    differing.into_iter().filter_map(|(differs, field)| differs.then_some(field)).collect()
+}
+
+fn share_a_namespace(one: &Visibility, other: &Visibility) -> bool {
+    match (one, other) {
+        (Visibility::None, _) | (_, Visibility::None) => false,
+        (Visibility::Public, _) | (_, Visibility::Public) => true,
+        (Visibility::Namespaces(names), other) => names.iter().any(|name| other.allows(name)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::{Kind, Metadata, Object, ObjectKey, Spec, istio},
+        mesh::{engine::services::defined_by, settings::MeshSettings},
+    };
+
+    /// A ServiceEntry of namespace `shop` for `a.example.com` with TCP ports, changed by `edit`.
+    fn entry(name: &str, ports: &[u16], edit: impl FnOnce(&mut istio::ServiceEntry)) -> Service {
+        let port = |number: &u16| istio::Port { number: *number, name: "web".into(), protocol: "TCP".into(), target_port: 0 };
+        let mut spec = istio::ServiceEntry {
+            hosts: vec!["a.example.com".into()],
+            ports: ports.iter().map(port).collect(),
+            resolution: istio::ServiceEntryResolution::Static,
+            ..Default::default()
+        };
+        edit(&mut spec);
+        let key = ObjectKey { cluster: "Kubernetes".into(), kind: Kind::ServiceEntry, namespace: "shop".into(), name: name.into() };
+        let spec = Spec::ServiceEntry(Arc::new(spec));
+        let object = Object { key, version: "v1".into(), metadata: Arc::new(Metadata::default()), spec };
+        defined_by(&object, &MeshSettings::default()).remove(0)
+    }
+
+    fn ports(service: &Service) -> Vec<u16> {
+        service.ports.iter().map(|port| port.number).collect()
+    }
+
+    #[test]
+    fn ports_of_entries_that_say_the_same_are_put_together_by_number() {
+        let definitions = [entry("a", &[80], |_| {}), entry("b", &[8080, 80], |_| {})];
+        let joined = join(definitions.iter()).unwrap();
+        assert_eq!(ports(&joined.service), [80, 8080], "also when they have one name");
+        assert_eq!(joined.service.origin, definitions[0].origin);
+        assert_eq!(joined.service.joined, [definitions[1].origin.clone()]);
+        assert!(joined.eclipsed.is_empty() && joined.service.other_views.is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_put_together_is_told() {
+        let by_name = |spec: &mut istio::ServiceEntry| spec.resolution = istio::ServiceEntryResolution::Dns;
+        let inside = |spec: &mut istio::ServiceEntry| {
+            spec.mesh_internal = true;
+            spec.ports[0].protocol = "HTTP".into();
+        };
+        let definitions = [entry("a", &[80], |_| {}), entry("b", &[80, 8080], by_name), entry("c", &[80, 81], inside)];
+        let joined = join(definitions.iter()).unwrap();
+        assert_eq!(ports(&joined.service), [80, 81]);
+        let [b, c] = &joined.eclipsed[..] else { panic!("{:?}", joined.eclipsed) };
+        assert_eq!((&b.ports[..], b.obstacle, &b.fields[..]), (&[8080][..], Some(Obstacle::Resolution), &["resolution"][..]));
+        assert_eq!((&c.protocols[..], c.obstacle, &c.fields[..]), (&[80][..], None, &["location"][..]));
+    }
+
+    #[test]
+    fn each_namespace_sees_what_is_exported_to_it() {
+        let only = |to: &'static str| move |spec: &mut istio::ServiceEntry| spec.export_to = vec![to.into()];
+        let definitions = [entry("a", &[80], |_| {}), entry("b", &[81], only(".")), entry("c", &[82], only("~"))];
+        let joined = join(definitions.iter()).unwrap();
+        assert_eq!(ports(&joined.service), [81], "what is exported to a namespace goes before what is public");
+        let others: Vec<_> = joined.service.other_views.iter().map(|view| ports(view)).collect();
+        assert_eq!(others, [[80], [82]]);
+        let [a] = &joined.eclipsed[..] else { panic!("{:?}", joined.eclipsed) };
+        assert_eq!((a.object.name.as_str(), a.obstacle), ("a", Some(Obstacle::ExportTo)));
+    }
+
+    #[test]
+    fn addresses_are_put_together_where_both_have_some() {
+        let at = |address: &'static str| move |spec: &mut istio::ServiceEntry| spec.addresses = vec![address.into()];
+        let definitions = [entry("a", &[80], at("240.0.0.1")), entry("b", &[81], at("240.0.0.2"))];
+        assert_eq!(join(definitions.iter()).unwrap().service.addresses, ["240.0.0.1", "240.0.0.2"]);
+        let definitions = [entry("a", &[80], |_| {}), entry("b", &[81], at("240.0.0.2"))];
+        let joined = join(definitions.iter()).unwrap();
+        assert!(joined.service.addresses.is_empty());
+        assert_eq!(joined.eclipsed[0].fields, ["addresses"]);
+    }
+}
