@@ -68,6 +68,7 @@ fn trials(theatre: &Arc<Theatre>) -> Vec<Trial> {
         traffic::plain_http_is_mutual_tls_on_the_wire,
         traffic::strict_refuses_a_pod_without_sidecar,
         workloads::a_deployment_is_scaled_and_rolled_under_load,
+        workloads::probes_fail_while_all_pods_serve,
         control_plane::it_is_deleted_under_load,
         control_plane::it_is_deleted_without_load,
         control_plane::a_second_replica_takes_over,

@@ -146,7 +146,8 @@ impl Measured {
         let mut story = first.chain(reached).collect::<Vec<_>>();
         story.sort();
         let story = story.iter().map(|(after, what)| format!("\n  {:.2} s {what}", after.as_secs_f64())).collect::<String>();
-        bail!("{} of {total} requests failed:{story}\n{}", failures.len(), everywhere(&before, shop, counted).await)
+        let (counted, probes) = (everywhere(&before, shop, counted).await, shop.circumstances().await);
+        bail!("{} of {total} requests failed:{story}\n{counted}\n{probes}", failures.len())
     }
 }
 

@@ -36,6 +36,40 @@ pub(crate) async fn a_deployment_is_scaled_and_rolled_under_load(cluster: &Clust
     measured.expect_no_failures(&shop).await
 }
 
+/// The probes of all pods of a version fail while they serve: no request may notice. A pod that ends meanwhile is drained.
+pub(crate) async fn probes_fail_while_all_pods_serve(cluster: &Cluster) -> Result<()> {
+    let shop = Shop::find(cluster).await?;
+    shop.shift(0).await?;
+    cluster.kubectl(&["-n", SHOP, "scale", DEPLOYMENT, "--replicas=2"]).await?;
+    settle(cluster, 2).await?;
+    let mut measured = Measured::start(&shop, 100).await?;
+    let pods = cluster.pods(SHOP, "app=reviews,version=v1").await?;
+    for pod in &pods {
+        cluster.kubectl(&["-n", SHOP, "exec", &pod.name, "-c", "reviews", "--", "/reviews", "turn", "unready"]).await?;
+    }
+    wait_for_ready(cluster, 0).await?;
+    measured.reached("no pod is ready");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let [stays, goes] = &pods[..] else { anyhow::bail!("two pods were asked for: {}", pods.len()) };
+    cluster.kubectl(&["-n", SHOP, "exec", &stays.name, "-c", "reviews", "--", "/reviews", "turn", "ready"]).await?;
+    wait_for_ready(cluster, 1).await?;
+    measured.reached("one pod is ready again");
+    cluster.kubectl(&["-n", SHOP, "delete", "pod", &goes.name]).await?;
+    measured.reached("the other is gone");
+    cluster.kubectl(&["-n", SHOP, "scale", DEPLOYMENT, "--replicas=1"]).await?;
+    settle(cluster, 1).await?;
+    measured.expect_no_failures(&shop).await
+}
+
+async fn wait_for_ready(cluster: &Cluster, wanted: usize) -> Result<()> {
+    harness::wait::until(&format!("{wanted} ready pods of reviews v1"), harness::cluster::PATIENCE, || async {
+        let ready = ready(cluster).await?;
+        ensure!(ready == wanted, "{ready} are");
+        Ok(())
+    })
+    .await
+}
+
 /// Waits until exactly so many pods are there, those that end being gone.
 async fn settle(cluster: &Cluster, replicas: usize) -> Result<()> {
     available(cluster, SHOP, &["reviews-v1"]).await?;

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::{
     body::Incoming,
@@ -29,6 +29,9 @@ use tokio::{
 pub const HTTP_PORT: u16 = 9080;
 /// Where the workload echoes TCP in a pod.
 pub const ECHO_PORT: u16 = 9000;
+
+/// Where the kubelet asks whether it is ready.
+pub const READINESS: &str = "/ready";
 
 /// The version of the workload that answered.
 pub const VERSION: &str = "x-version";
@@ -50,13 +53,14 @@ pub struct Workload {
 struct State {
     version: String,
     bad: AtomicBool,
+    unready: AtomicBool,
     answered: AtomicU64,
 }
 
 impl Workload {
     /// Serves HTTP on `http` and, if asked for, echoes TCP on `echo`.
     pub async fn start(version: &str, http: SocketAddr, echo: Option<SocketAddr>) -> Result<Self> {
-        let state = Arc::new(State { version: version.to_owned(), bad: AtomicBool::new(false), answered: AtomicU64::new(0) });
+        let state = Arc::new(State { version: version.to_owned(), bad: false.into(), unready: false.into(), answered: 0.into() });
         let listener = TcpListener::bind(http).await.with_context(|| format!("workload on {http}"))?;
         let mut tasks = vec![tokio::spawn(serve_http(listener, state.clone()))];
         if let Some(echo) = echo {
@@ -68,7 +72,7 @@ impl Workload {
 
     /// Serves HTTP/1, HTTP/2 without TLS, and an echo of what is neither, all on one port.
     pub async fn start_any(version: &str, address: SocketAddr) -> Result<Self> {
-        let state = Arc::new(State { version: version.to_owned(), bad: AtomicBool::new(false), answered: AtomicU64::new(0) });
+        let state = Arc::new(State { version: version.to_owned(), bad: false.into(), unready: false.into(), answered: 0.into() });
         let listener = TcpListener::bind(address).await.with_context(|| format!("workload on {address}"))?;
         Ok(Self { state: state.clone(), tasks: vec![tokio::spawn(serve_any(listener, state))] })
     }
@@ -76,6 +80,11 @@ impl Workload {
     /// Makes it answer from now on as a bad release would (or no longer).
     pub fn misbehave(&self, bad: bool) {
         self.state.bad.store(bad, Ordering::Relaxed);
+    }
+
+    /// Lets its probes fail from now on (or no longer), while it answers all other requests as before.
+    pub fn fail_probes(&self, fail: bool) {
+        self.state.unready.store(fail, Ordering::Relaxed);
     }
 
     /// Returns how many requests reached it.
@@ -145,6 +154,9 @@ fn answer(state: &State, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     headers.insert(HEALTH, HeaderValue::from_static(health));
     headers.insert(ATTEMPT, asked("x-envoy-attempt-count"));
     headers.insert(PEER, asked("x-forwarded-client-cert"));
+    if request.uri().path() == READINESS && state.unready.load(Ordering::Relaxed) {
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
     response
 }
 
@@ -226,5 +238,16 @@ mod tests {
         workload.misbehave(true);
         assert_eq!(get(http, "reviews", "/").await.unwrap().header(HEALTH), "bad");
         assert_eq!(workload.answered(), 2);
+    }
+
+    #[tokio::test]
+    async fn its_probes_fail_while_it_serves() {
+        let network = Loopback::free().unwrap();
+        let http = network.socket(1, 9080);
+        let workload = Workload::start("v7", http, None).await.unwrap();
+        assert_eq!(get(http, "reviews", READINESS).await.unwrap().status, StatusCode::OK);
+        workload.fail_probes(true);
+        assert_eq!(get(http, "reviews", READINESS).await.unwrap().status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(get(http, "reviews", "/").await.unwrap().status, StatusCode::OK);
     }
 }

@@ -4,6 +4,7 @@
 //! reviews serve VERSION      HTTP on 9080, TCP echo on 9000, until SIGTERM
 //! reviews get URL            one GET, printed whole; exit status 1 unless it is answered with 200
 //! reviews turn bad|good      tells the server in the same container to misbehave, or no longer
+//! reviews turn unready|ready tells it to fail its readiness probe while it serves, or no longer
 //! ```
 
 use std::{env, net::SocketAddr, process::ExitCode, time::Duration};
@@ -34,7 +35,9 @@ async fn main() -> ExitCode {
         ["get", url] => ask(url).await,
         ["turn", "bad"] => signal_process(SERVER, Signal::SIGUSR1),
         ["turn", "good"] => signal_process(SERVER, Signal::SIGUSR2),
-        _ => Err(anyhow::anyhow!("usage: reviews serve VERSION | get URL | turn bad|good")),
+        ["turn", "unready"] => signal_process(SERVER, Signal::SIGHUP),
+        ["turn", "ready"] => signal_process(SERVER, Signal::SIGWINCH),
+        _ => Err(anyhow::anyhow!("usage: reviews serve VERSION | get URL | turn bad|good|unready|ready")),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -49,11 +52,14 @@ async fn serve(version: &str) -> Result<()> {
     let everywhere = |port| SocketAddr::from(([0, 0, 0, 0], port));
     let workload = Workload::start(version, everywhere(HTTP_PORT), Some(everywhere(ECHO_PORT))).await?;
     let (mut bad, mut good) = (signal(SignalKind::user_defined1())?, signal(SignalKind::user_defined2())?);
+    let (mut unready, mut ready) = (signal(SignalKind::hangup())?, signal(SignalKind::window_change())?);
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     loop {
         tokio::select! {
             _ = bad.recv() => workload.misbehave(true),
             _ = good.recv() => workload.misbehave(false),
+            _ = unready.recv() => workload.fail_probes(true),
+            _ = ready.recv() => workload.fail_probes(false),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => return Ok(()),
         }

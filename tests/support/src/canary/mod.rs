@@ -31,6 +31,12 @@ pub trait Stage {
     /// Has v2 behave as a bad release would, or no longer.
     fn turn_v2(&self, bad: bool) -> impl Future<Output = Result<()>>;
 
+    /// Returns what a person should know who sees failed requests, such as probes that failed: a machine that is too busy makes
+    /// endpoints unready.
+    fn circumstances(&self) -> impl Future<Output = String> {
+        async { String::new() }
+    }
+
     /// Returns an error if anything ended by itself.
     fn check_running(&mut self) -> impl Future<Output = Result<()>>;
 }
@@ -76,7 +82,8 @@ pub async fn run<S: Stage>(stage: &mut S) -> Result<bool> {
     // Before the load stops: what it held open would end under the Envoys' eyes.
     let counted = expect_no_failures(&before, &stage.counters().await?);
     let all = load.stop().await;
-    Ok(summarise(&table, &all, counted))
+    let circumstances = if all.failures().is_empty() { String::new() } else { stage.circumstances().await };
+    Ok(summarise(&table, &all, counted, &circumstances))
 }
 
 async fn take<S: Stage>(stage: &S, load: &Load, step: &Step, table: &mut Table) -> Result<()> {
@@ -113,7 +120,7 @@ fn share(window: &Window, path: &str, wanted_percent: u32) -> Share {
     Share { seen: sample.total, percent: sample.share("v2") * 100.0, p_value, agrees }
 }
 
-fn summarise(table: &Table, all: &Window, counted: Result<()>) -> bool {
+fn summarise(table: &Table, all: &Window, counted: Result<()>, circumstances: &str) -> bool {
     let failures = all.failures();
     let off = table.shares_off();
     println!();
@@ -136,6 +143,7 @@ fn summarise(table: &Table, all: &Window, counted: Result<()>) -> bool {
     for failure in failures.iter().take(5) {
         println!("failed     {failure}");
     }
+    circumstances.lines().for_each(|line| println!("           {line}"));
     let passed = failures.is_empty() && off == 0 && counted.is_ok();
     println!("{}", if passed { "PASSED" } else { "FAILED" });
     passed

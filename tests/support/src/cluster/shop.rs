@@ -163,6 +163,18 @@ impl<'a> Shop<'a> {
         self.cluster.pods(SYSTEM, ISTIOD).await
     }
 
+    /// Returns the kubelet's account of probes that failed in the last hour: it tells a machine that is too busy from a fault of the
+    /// mesh.
+    ///
+    /// # Errors
+    /// When the cluster cannot be asked.
+    pub async fn failed_probes(&self) -> Result<String> {
+        let told = self.cluster.kubectl(&["get", "events", "-A", "--field-selector=reason=Unhealthy", "--sort-by=.lastTimestamp"]).await?;
+        let condition = r#"{range .items[*]}{.metadata.name}{range .status.conditions[?(@.type=="Ready")]}: ready {.status} since {.lastTransitionTime}{end}{"\n"}{end}"#;
+        let pods = self.cluster.kubectl(&["-n", SHOP, "get", "pods", "-o", &format!("jsonpath={condition}")]).await?;
+        Ok(format!("probes that failed:\n{}\nnow:\n{}", if told.is_empty() { "none" } else { told.trim_end() }, pods.trim_end()))
+    }
+
     fn public(&self) -> Path {
         Path { name: "gateway", target: SocketAddr::new(self.services[1], 80), host: PUBLIC_HOST.to_owned() }
     }
@@ -223,6 +235,10 @@ impl Stage for Shop<'_> {
         let turn = if bad { "bad" } else { "good" };
         self.cluster.kubectl(&["-n", SHOP, "exec", "deployment/reviews-v2", "-c", "reviews", "--", "/reviews", "turn", turn]).await?;
         Ok(())
+    }
+
+    async fn circumstances(&self) -> String {
+        self.failed_probes().await.unwrap_or_else(|error| format!("{error:#}"))
     }
 
     async fn check_running(&mut self) -> Result<()> {
