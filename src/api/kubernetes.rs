@@ -23,6 +23,8 @@ pub struct Service {
     pub publish_not_ready_addresses: bool,
     /// `spec.internalTrafficPolicy: Local`
     pub internal_traffic_local: bool,
+    /// `spec.trafficDistribution`
+    pub traffic_distribution: SmolStr,
 }
 
 /// `spec.ports[]` of a Service

@@ -15,7 +15,7 @@ use crate::{
         model::{Flavour, Interception, Proxy, ProxyKind, ProxyPorts, Workload},
         scope::gateways_for,
         validate,
-        world::World,
+        world::{Touched, World},
     },
     source::folder::{Contents, read_paths},
     xds::{
@@ -134,7 +134,7 @@ fn is_error(finding: &Diagnostic) -> bool {
 fn show(arguments: &Arguments, world: Arc<World>, findings: &mut Vec<Diagnostic>) -> anyhow::Result<Value> {
     let proxy = proxy_of_pod(arguments, &world)?;
     let classes = Classes::default();
-    classes.prepare(world, &Default::default()).send();
+    classes.prepare(world, &Touched { everything: true, ..Touched::default() }).send();
     let view = classes.view_for(&proxy);
     findings.extend(classes.findings_for(&proxy));
     if arguments.bootstrap {

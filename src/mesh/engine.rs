@@ -13,25 +13,21 @@ mod marks;
 mod policies;
 mod relation;
 mod routes;
+mod service_tables;
 mod services;
 mod store;
 #[cfg(test)]
 mod tests;
 mod workloads;
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
-use rustc_hash::FxHashSet;
 use smol_str::SmolStr;
 
-use self::{definitions::Definitions, endpoints::Tables, links::Links, marks::Marks, routes::RouteLinks, store::Store};
+use self::{definitions::Definitions, links::Links, marks::Marks, routes::RouteLinks, store::Store};
 use super::{
-    model::{
-        Eclipsed, Endpoint, EndpointAddress, EndpointSet, Hostname, NamedKey, Registry, Service, ServiceKey, SpiffeId, Workload,
-        WorkloadKey,
-    },
-    policy::mtls,
+    model::{Hostname, NamedKey, ServiceKey, TrafficDistribution, Workload, WorkloadKey},
     settings::{MeshSettings, ProxyDefaults},
     world::{Touched, World},
 };
@@ -59,6 +55,8 @@ pub struct Engine {
     selected_entries: Links<ServiceKey, NamedKey>,
     /// Pods by the node that they run on, which their workload names.
     pods_on: OrdMap<NodeKey, OrdSet<NamedKey>>,
+    /// Namespaces that say which endpoints of their services go first.
+    distributions: OrdMap<SmolStr, TrafficDistribution>,
     routes: RouteLinks,
 }
 
@@ -108,6 +106,7 @@ impl Engine {
             slice_pods: Links::default(),
             selected_entries: Links::default(),
             pods_on: OrdMap::new(),
+            distributions: OrdMap::new(),
             routes: RouteLinks::default(),
         }
     }
@@ -198,8 +197,24 @@ impl Engine {
                 dirty.workloads.extend(pods.into_iter().flatten().map(|pod| workload_key(pod, &key.cluster)));
             }
             Kind::EndpointSlice => self.mark_slice(world, id, dirty),
+            Kind::Namespace => self.mark_namespace(&key.name, dirty),
             _ => {}
         }
+    }
+
+    /// Marks the services of a namespace, if what it says about traffic distribution differs.
+    fn mark_namespace(&mut self, name: &SmolStr, dirty: &mut Dirty) {
+        let said = self.store.named(Kind::Namespace, &SmolStr::default(), name).next();
+        let said = said.and_then(|object| services::annotated_distribution(&object.metadata));
+        if self.distributions.get(name).copied() == said {
+            return;
+        }
+        match said {
+            Some(said) => _ = self.distributions.insert(name.clone(), said),
+            None => _ = self.distributions.remove(name),
+        }
+        let defining = [Kind::Service, Kind::ServiceEntry].into_iter().flat_map(|kind| self.store.ids_in(kind, name));
+        dirty.definitions.extend(defining.visiting(Visited::Object));
     }
 
     fn mark_config(&self, world: &World, id: &ConfigId, dirty: &mut Dirty) {
@@ -278,106 +293,6 @@ impl Engine {
         workload
     }
 
-    fn derive_definitions(&mut self, world: &mut World, dirty: &mut Dirty) {
-        for id in dirty.definitions.take().into_iter().visiting(Visited::Object) {
-            dirty.recomputed += 1;
-            let services = self.store.get(&id).map(|object| services::defined_by(object, &world.mesh)).unwrap_or_default();
-            // What the aliases among them pointed to, before and after.
-            let hosts = self.definitions.defined_by(&id).map(|key| &key.hostname).chain(services.iter().map(|service| &service.hostname));
-            dirty.services.extend(hosts.flat_map(|host| self.definitions.aliased_by(host)));
-            for key in self.definitions.set(&id, services) {
-                dirty.services.extend(self.definitions.aliased_by(&key.hostname));
-                dirty.endpoints.insert(key.clone());
-                dirty.services.insert(key);
-            }
-        }
-    }
-
-    fn derive_endpoints(&mut self, world: &mut World, dirty: &mut Dirty) {
-        for key in dirty.endpoints.take().into_iter().visiting(Visited::Service) {
-            dirty.recomputed += 1;
-            let new = Arc::new(self.endpoints_of(world, &key));
-            self.selected_entries.set(
-                &key,
-                self.definitions
-                    .of(&key)
-                    .flat_map(|service| endpoints::entries_selected_by(service, &self.store))
-                    .map(|(object, _)| (object.key.namespace.clone(), object.key.name.clone())),
-            );
-            let none = Arc::default();
-            let old = Arc::clone(world.endpoints.get(&key).unwrap_or(&none));
-            if old == new {
-                continue;
-            }
-            dirty.touched.endpoints.insert(key.hostname.clone());
-            if mtls::all_take_mtls(&old) != mtls::all_take_mtls(&new) {
-                dirty.touched.services.insert(key.hostname.clone());
-            }
-            index_addresses(world, &key, &old, &new, &mut dirty.touched.addresses);
-            dirty.services.insert(key.clone());
-            if new.ports.is_empty() {
-                world.endpoints.remove(&key);
-            } else {
-                world.endpoints.insert(key, new);
-            }
-        }
-    }
-
-    fn endpoints_of(&self, world: &World, key: &ServiceKey) -> EndpointSet {
-        let tables = Tables::new(&self.store, world);
-        endpoints::gather(self.definitions.of(key).flat_map(|service| {
-            let of = LocalId::new(&service.origin.object.cluster, Kind::Service, &service.namespace, &service.name);
-            tables.endpoints(service, self.slices.readers_of(&of).map(|slice| &**slice).collect::<Vec<_>>())
-        }))
-    }
-
-    fn derive_services(&mut self, world: &mut World, dirty: &mut Dirty) {
-        for key in dirty.services.take().into_iter().visiting(Visited::Service) {
-            dirty.recomputed += 1;
-            let joined = joining::join(self.definitions.of(&key));
-            let (service, eclipsed) = joined.map(|joined| (joined.service, joined.eclipsed)).unzip();
-            note_eclipsed(world, &key, eclipsed.unwrap_or_default());
-            let new = service.map(|service| self.complete(world, &key, service));
-            let old = world.services.get(&key);
-            if old.map(|old| &**old) == new.as_ref() {
-                continue;
-            }
-            if !same_shape(old.map(|old| &**old), new.as_ref()) {
-                dirty.touched.routes.extend(self.routes.hosts_routing_to(&key.hostname, world));
-                touch_proxies(world, &key, new.as_ref(), dirty);
-            }
-            dirty.touched.services.insert(key.hostname.clone());
-            match new {
-                Some(new) => _ = world.services.insert(key, Arc::new(new)),
-                None => _ = world.services.remove(&key),
-            }
-        }
-    }
-
-    /// Adds what other objects say about a service: identities of its endpoints, aliases, addresses in other clusters.
-    fn complete(&self, world: &World, key: &ServiceKey, mut service: Service) -> Service {
-        service.other_views =
-            service.other_views.into_iter().map(|view| Arc::new(self.complete(world, key, Arc::unwrap_or_clone(view)))).collect();
-        if let Some(endpoints) = world.endpoints.get(key) {
-            let all = endpoints.ports.iter().flat_map(|(_, endpoints)| endpoints.iter());
-            let mut identities: Vec<&SpiffeId> = all.filter_map(|endpoint| endpoint.backend.identity.as_deref()).collect();
-            identities.dedup();
-            service.service_accounts.extend(identities.into_iter().cloned());
-            service.service_accounts.sort();
-            service.service_accounts.dedup();
-            // There was one for each endpoint.
-            service.service_accounts.shrink_to_fit();
-        }
-        service.aliases = self.definitions.aliases_of(&key.hostname);
-        let elsewhere = self
-            .definitions
-            .of(key)
-            .skip(1)
-            .filter(|other| (other.registry, service.registry) == (Registry::Kubernetes, Registry::Kubernetes));
-        service.addresses_elsewhere = elsewhere.map(|service| (service.origin.object.cluster.clone(), service.addresses.clone())).collect();
-        service
-    }
-
     fn derive_routes(&mut self, world: &mut World, dirty: &mut Dirty) {
         for key in dirty.routes.take().into_iter().visiting(Visited::Route) {
             dirty.recomputed += 1;
@@ -397,18 +312,8 @@ impl Engine {
             && self.slice_pods.is_shared_with(&other.slice_pods)
             && self.selected_entries.is_shared_with(&other.selected_entries)
             && self.pods_on.ptr_eq(&other.pods_on)
+            && self.distributions.ptr_eq(&other.distributions)
             && self.routes.is_shared_with(&other.routes)
-    }
-}
-
-/// Keeps what of the definitions of a service has no effect.
-fn note_eclipsed(world: &mut World, key: &ServiceKey, eclipsed: Vec<Eclipsed>) {
-    if world.eclipsed.get(key).map_or(&[][..], |before| before) == eclipsed {
-        return;
-    }
-    match eclipsed.is_empty() {
-        true => _ = world.eclipsed.remove(key),
-        false => _ = world.eclipsed.insert(key.clone(), eclipsed.into()),
     }
 }
 
@@ -441,75 +346,4 @@ fn kubernetes_key(service: &LocalId, world: &World) -> ServiceKey {
     let ObjectKey { namespace, name, .. } = service.key();
     let hostname = Hostname::new(format!("{name}.{namespace}.svc.{}", world.mesh.domain));
     ServiceKey { hostname, namespace: namespace.clone() }
-}
-
-/// Returns whether two services are equal but for the identities, which routes do not show.
-fn same_shape(old: Option<&Service>, new: Option<&Service>) -> bool {
-    match (old, new) {
-        (Some(old), Some(new)) => {
-            let old = Service { service_accounts: new.service_accounts.clone(), ..old.clone() };
-            old == *new
-        }
-        (old, new) => old.is_none() && new.is_none(),
-    }
-}
-
-fn index_addresses(world: &mut World, key: &ServiceKey, old: &EndpointSet, new: &EndpointSet, touched: &mut FxHashSet<IpAddr>) {
-    let (old, new) = (listening(old), listening(new));
-    // A proxy's target is the port that its endpoint has, so that one which moves to another port counts too.
-    touched.extend(missing(&old, &new).chain(missing(&new, &old)).map(|(ip, ..)| *ip));
-    let (old, new) = (addresses(&old), addresses(&new));
-    let gone = missing(&old, &new).map(|ip| (ip, false));
-    let come = missing(&new, &old).map(|ip| (ip, true));
-    // An address serves one service as a rule: all of them share this.
-    let alone: Arc<[ServiceKey]> = Arc::new([key.clone()]);
-    for (ip, is_ours) in gone.chain(come) {
-        let others = world.services_at.get(ip).map_or(&[][..], |services| services).iter().filter(|other| *other != key);
-        let mut services: Vec<ServiceKey> = others.cloned().collect();
-        if is_ours && services.is_empty() {
-            world.services_at.insert(*ip, Arc::clone(&alone));
-            continue;
-        }
-        services.extend(is_ours.then(|| key.clone()));
-        services.sort();
-        if services.is_empty() {
-            world.services_at.remove(ip);
-        } else {
-            world.services_at.insert(*ip, services.into());
-        }
-    }
-}
-
-/// Returns the items of one sorted list that the other one lacks.
-fn missing<'a, T: Ord>(from: &'a [T], other: &'a [T]) -> impl Iterator<Item = &'a T> {
-    from.iter().filter(|item| other.binary_search(item).is_err())
-}
-
-/// Returns where endpoints listen: `(address, service port, endpoint port)`, sorted.
-fn listening(set: &EndpointSet) -> Vec<(IpAddr, u16, u16)> {
-    let all = set.ports.iter().flat_map(|(port, endpoints)| endpoints.iter().map(move |endpoint| (*port, endpoint)));
-    let at = |(port, endpoint): (u16, &Endpoint)| match endpoint.address {
-        EndpointAddress::Ip(ip) => Some((ip, port, endpoint.port)),
-        _ => None,
-    };
-    let mut listening: Vec<_> = all.filter_map(at).collect();
-    listening.sort_unstable();
-    listening
-}
-
-fn addresses(listening: &[(IpAddr, u16, u16)]) -> Vec<IpAddr> {
-    let mut addresses: Vec<IpAddr> = listening.iter().map(|(ip, ..)| *ip).collect();
-    addresses.dedup();
-    addresses
-}
-
-/// Marks the proxies behind a service that differs, and those that its selector selects: they may have other targets.
-fn touch_proxies(world: &World, key: &ServiceKey, new: Option<&Service>, dirty: &mut Dirty) {
-    dirty.touched.addresses.extend(world.endpoints.get(key).into_iter().flat_map(|set| listening(set)).map(|(ip, ..)| ip));
-    let old = world.services.get(key).map(|old| &**old);
-    let inbound = |service: &Service| (service.registry, service.ports.clone(), service.selector.clone(), service.precedence.clone());
-    let selecting = old.into_iter().chain(new).any(|service| !service.selector.is_empty());
-    if selecting && old.map(inbound) != new.map(inbound) {
-        dirty.touched.namespaces.insert(key.namespace.clone());
-    }
 }

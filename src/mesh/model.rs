@@ -12,6 +12,7 @@ mod locality;
 mod located_labels;
 mod mtls;
 mod origin;
+mod place;
 mod protocol;
 mod proxy;
 mod service;
@@ -27,6 +28,7 @@ pub use self::{
     located_labels::LocatedLabels,
     mtls::MtlsMode,
     origin::{NamedKey, Origin, Precedence},
+    place::{Place, PlaceDetail, TrafficDistribution},
     protocol::Protocol,
     proxy::{Flavour, Interception, Proxy, ProxyKind, ProxyPorts, TelemetryIdentity},
     service::{Registry, Resolution, Service, ServiceKey, ServicePort, TargetPort},

@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use imbl::{GenericHashMap, OrdMap, shared_ptr::DefaultSharedPtr};
+use imbl::{GenericHashMap, OrdMap, OrdSet, shared_ptr::DefaultSharedPtr};
 use rustc_hash::{FxBuildHasher, FxHashSet};
 use smol_str::SmolStr;
 
 use super::{
     configured::Configured,
     gateway,
-    model::{Eclipsed, EndpointSet, Hostname, Labels, MtlsMode, Origin, Service, ServiceKey, Workload, WorkloadKey},
+    model::{Eclipsed, EndpointSet, Hostname, Labels, MtlsMode, Origin, PlaceDetail, Service, ServiceKey, Workload, WorkloadKey},
     peer_authentication::PeerAuthentication,
     policy_table::PolicyTable,
     routing::model::{GatewayRef, RouteSet},
@@ -18,7 +18,10 @@ use super::{
     traffic::{DestinationRule, EffectiveDestinationRule},
     unsupported::Unsupported,
 };
-use crate::api::ConfigId;
+use crate::{
+    api::ConfigId,
+    visits::{Visit, Visited},
+};
 
 pub use super::model::NamedKey;
 
@@ -33,6 +36,8 @@ pub struct World {
     pub proxy_defaults: Arc<ProxyDefaults>,
     /// Services by hostname and defining namespace.
     pub services: OrdMap<ServiceKey, Arc<Service>>,
+    /// Index: services whose endpoints depend on where the client is.
+    pub located: OrdSet<ServiceKey>,
     /// Definitions of services of which something has no effect.
     pub eclipsed: OrdMap<ServiceKey, Arc<[Eclipsed]>>,
     /// Their endpoints.
@@ -138,6 +143,12 @@ impl World {
     pub fn services_named<'a>(&'a self, host: &'a Hostname) -> impl Iterator<Item = &'a Arc<Service>> {
         let from = ServiceKey { hostname: host.clone(), namespace: SmolStr::default() };
         self.services.range(from..).take_while(move |(key, _)| key.hostname == *host).flat_map(|(_, service)| views(service))
+    }
+
+    /// Returns how closely it counts where clients are; `None`: not at all.
+    pub fn place_detail(&self) -> Option<PlaceDetail> {
+        let located = self.located.iter().visiting(Visited::Service).filter_map(|key| self.services.get(key)).flat_map(views);
+        located.filter_map(|service| service.place_detail()).max()
     }
 
     /// Returns all services, sorted by hostname and namespace, in all views.

@@ -1,5 +1,6 @@
 //! Load assignments: the endpoints of EDS clusters (contract §2.10, §3.1, §6.4).
 
+mod nearness;
 mod unready;
 mod wire;
 
@@ -9,13 +10,14 @@ use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use prost::Message;
 use smol_str::SmolStr;
 
-pub(super) use self::unready::{PANIC_THRESHOLD, Unready};
+use self::nearness::Nearness;
+pub(super) use self::unready::{Unready, panic_threshold};
 use super::{
     input::{Built, ByPtr, ProxyClass},
     naming,
 };
 use crate::mesh::{
-    model::{Endpoint, EndpointAddress, EndpointSet, Health, Labels, Origin, Protocol, ProxyKind, Registry, Resolution, Service},
+    model::{Endpoint, EndpointAddress, EndpointSet, Health, Labels, Origin, Place, Protocol, ProxyKind, Registry, Resolution, Service},
     settings::MeshSettings,
     traffic::{ClientTls, EffectiveDestinationRule, EffectiveSubset, PortPolicy},
 };
@@ -30,6 +32,8 @@ pub struct EndpointInput {
     subset: Option<Arc<Labels>>,
     choice: Choice,
     unready: Unready,
+    /// How endpoints are chosen by where the client is.
+    nearness: Option<Nearness>,
     origin: Origin,
 }
 
@@ -45,10 +49,12 @@ enum Choice {
 }
 
 /// Returns the load assignments that belong to the EDS clusters of a service (see [`super::cluster::inputs`]); the names
-/// are the clusters'. `auto_passthrough` asks for those of an AUTO_PASSTHROUGH gateway instead.
+/// are the clusters'. `auto_passthrough` asks for those of an AUTO_PASSTHROUGH gateway instead. `place` is where the clients
+/// are, which counts for some services.
 pub fn inputs(
     class: &ProxyClass,
     mesh: &MeshSettings,
+    place: Option<&Place>,
     service: &Arc<Service>,
     rule: Option<&Arc<EffectiveDestinationRule>>,
     endpoints: Option<&Arc<EndpointSet>>,
@@ -57,6 +63,7 @@ pub fn inputs(
     if service.external_name.is_some() || !by_eds(class.kind, service) {
         return Vec::new();
     }
+    let nearness = place.and_then(|place| Nearness::of(place, service));
     let mut inputs = Vec::new();
     for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
         let of_port = endpoints.and_then(|set| set.ports.iter().find(|(number, _)| *number == port.number));
@@ -79,7 +86,8 @@ pub fn inputs(
             let policy = rule.map_or(PortPolicy::NONE, |rule| rule.port(subset, port.number));
             let unready = Unready::of(mesh, service, policy);
             let subset = subset.map(|subset| Arc::clone(&subset.labels));
-            inputs.push(EndpointInput { name, endpoints: of_port.clone(), subset, choice, unready, origin: service.origin.clone() });
+            let (endpoints, nearness, origin) = (of_port.clone(), nearness.clone(), service.origin.clone());
+            inputs.push(EndpointInput { name, endpoints, subset, choice, unready, nearness, origin });
         }
     }
     inputs
@@ -91,10 +99,14 @@ pub fn load_assignment(input: &EndpointInput) -> Built<Vec<u8>> {
     let of_subset = of_subset(input.endpoints.as_deref().unwrap_or_default(), input.subset.as_deref());
     // Another definition of the host may name endpoints by DNS, which Envoy refuses in an assignment.
     let of_subset = of_subset.filter(|endpoint| !matches!(endpoint.address, EndpointAddress::Host(_)));
-    let mut localities = by_locality(input.unready.chosen(of_subset), input.choice != Choice::Unmarked);
+    let within_reach = of_subset.filter(|endpoint| input.nearness.as_ref().is_none_or(|nearness| nearness.reaches(endpoint)));
+    let mut localities = by_locality(input.unready.chosen(within_reach), input.choice != Choice::Unmarked);
+    if let Some(nearness) = &input.nearness {
+        localities = nearness.prioritized(localities);
+    }
     if input.choice == Choice::MtlsOnly {
         // As with istiod, a locality whose endpoints were all left out stays, and is empty.
-        localities.iter_mut().for_each(|(_, endpoints)| endpoints.retain(|sent| sent.mtls));
+        localities.iter_mut().for_each(|group| group.endpoints.retain(|sent| sent.mtls));
     }
     Built::new(wire::encode(&input.name, &localities), [input.origin.clone()])
 }
@@ -132,13 +144,13 @@ fn by_locality(endpoints: Vec<(&Endpoint, Health)>, keep_mtls: bool) -> Vec<wire
     let mut localities: Vec<wire::Group<'_>> = Vec::new();
     for (endpoint, health) in endpoints {
         let sent = wire::Sent { endpoint, health, mtls: keep_mtls && endpoint.mtls };
-        match localities.iter_mut().find(|(locality, _)| **locality == *endpoint.backend.locality) {
-            Some((_, endpoints)) => endpoints.push(sent),
-            None => localities.push((&endpoint.backend.locality, vec![sent])),
+        match localities.iter_mut().find(|group| *group.locality == *endpoint.backend.locality) {
+            Some(group) => group.endpoints.push(sent),
+            None => localities.push(wire::Group { locality: &endpoint.backend.locality, priority: 0, endpoints: vec![sent] }),
         }
     }
     if localities.len() > 1 {
-        localities.sort_by_cached_key(|(locality, _)| locality.label());
+        localities.sort_by_cached_key(|group| group.locality.label());
     }
     localities
 }

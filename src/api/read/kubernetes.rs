@@ -27,6 +27,7 @@ impl Read for Service {
             ports: spec.get("ports"),
             publish_not_ready_addresses: spec.get("publishNotReadyAddresses"),
             internal_traffic_local: spec.get::<SmolStr>("internalTrafficPolicy") == "Local",
+            traffic_distribution: spec.get("trafficDistribution"),
         })
     }
 }

@@ -87,6 +87,7 @@ fn fields_without_effect(first: &Service, other: &Service) -> Vec<&'static str> 
     let differing = [
         (first.resolution != other.resolution, "resolution"),
         (first.mesh_external != other.mesh_external, "location"),
+        (first.distribution != other.distribution, "traffic distribution"),
         (lost_address, "addresses"),
         (first.subject_alt_names != other.subject_alt_names, "subjectAltNames"),
     ];
@@ -106,7 +107,7 @@ mod tests {
     use super::*;
     use crate::{
         api::{Kind, Metadata, Object, ObjectKey, Spec, istio},
-        mesh::{engine::services::defined_by, settings::MeshSettings},
+        mesh::{engine::services::defined_by, model::TrafficDistribution, settings::MeshSettings},
     };
 
     /// A ServiceEntry of namespace `shop` for `a.example.com` with TCP ports, changed by `edit`.
@@ -122,7 +123,7 @@ mod tests {
         let key = ObjectKey { cluster: "Kubernetes".into(), kind: Kind::ServiceEntry, namespace: "shop".into(), name: name.into() };
         let spec = Spec::ServiceEntry(Arc::new(spec));
         let object = Object { key, version: "v1".into(), metadata: Arc::new(Metadata::default()), spec };
-        defined_by(&object, &MeshSettings::default()).remove(0)
+        defined_by(&object, &MeshSettings::default(), TrafficDistribution::Any).remove(0)
     }
 
     fn ports(service: &Service) -> Vec<u16> {

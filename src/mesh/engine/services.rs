@@ -14,19 +14,44 @@ use crate::{
         kubernetes::{self, PortRef},
     },
     mesh::{
-        model::{Hostname, Origin, Precedence, Registry, Resolution, Service, ServicePort, SpiffeId, TargetPort, Visibility},
+        model::{
+            Hostname, Origin, Precedence, Registry, Resolution, Service, ServicePort, SpiffeId, TargetPort, TrafficDistribution, Visibility,
+        },
         names, protocol,
         settings::MeshSettings,
     },
 };
 
-/// Returns the services that an object defines; none for other kinds.
-pub(super) fn defined_by(object: &Object, mesh: &MeshSettings) -> Vec<Service> {
-    match &object.spec {
+/// Where namespaces, Services and ServiceEntries say which endpoints go first.
+const DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
+
+/// Returns the services that an object defines; none for other kinds. `namespace` is what its namespace says about traffic
+/// distribution.
+pub(super) fn defined_by(object: &Object, mesh: &MeshSettings, namespace: TrafficDistribution) -> Vec<Service> {
+    let services = match &object.spec {
         Spec::Service(spec) => vec![of_kubernetes(object, spec, mesh)],
         Spec::ServiceEntry(spec) => of_service_entry(object, spec, mesh),
         _ => Vec::new(),
-    }
+    };
+    let with_default = |service: Service| match said_distribution(object) {
+        Some(own) => Service { distribution: own, ..service },
+        None => Service { distribution: namespace, ..service },
+    };
+    services.into_iter().map(with_default).collect()
+}
+
+fn said_distribution(object: &Object) -> Option<TrafficDistribution> {
+    let field = match &object.spec {
+        Spec::Service(spec) => TrafficDistribution::named(&spec.traffic_distribution),
+        _ => None,
+    };
+    field.or_else(|| annotated_distribution(&object.metadata))
+}
+
+/// Returns what an annotation says about traffic distribution; one that is not known asks for nothing.
+pub(super) fn annotated_distribution(metadata: &Metadata) -> Option<TrafficDistribution> {
+    let written = metadata.annotations.get(DISTRIBUTION).filter(|written| !written.is_empty())?;
+    Some(TrafficDistribution::named(written).unwrap_or_default())
 }
 
 fn of_kubernetes(object: &Object, spec: &kubernetes::Service, mesh: &MeshSettings) -> Service {
@@ -135,6 +160,7 @@ fn blank(object: &Object, registry: Registry) -> Service {
         selector: Arc::default(),
         publish_not_ready: false,
         node_local: false,
+        distribution: TrafficDistribution::Any,
         precedence: Precedence::of(object),
         origin: Origin::of(object),
         joined: Vec::new(),

@@ -82,6 +82,13 @@ impl Store {
             .filter(move |object| last.replace(&object.key.name) != Some(&object.key.name))
     }
 
+    /// Iterates over what identifies the objects of a kind in a namespace; one that several clusters hold may come several
+    /// times.
+    pub(super) fn ids_in<'a>(&'a self, kind: Kind, namespace: &'a SmolStr) -> impl Iterator<Item = Id> + use<'a> {
+        let all = self.from(kind, namespace, &SmolStr::default());
+        all.take_while(move |object| (object.key.kind, &object.key.namespace) == (kind, namespace)).map(|object| Id::from(&object.key))
+    }
+
     /// Iterates over what identifies all objects; one that several clusters hold may come several times.
     pub(super) fn ids(&self) -> impl Iterator<Item = Id> {
         self.objects.iter().map(|Stored(object)| Id::from(&object.key))

@@ -6,6 +6,8 @@ mod selected;
 
 use std::sync::Arc;
 
+use rustc_hash::FxHashSet;
+
 use super::*;
 use crate::{
     api::{
@@ -14,7 +16,8 @@ use crate::{
         kubernetes::{EndpointSlice, Pod, Service as KubernetesService, ServicePort as KubernetesPort, SliceEndpoint},
     },
     mesh::{
-        model::{Backend, MtlsMode, ProxyKind, SpiffeId},
+        model::{Backend, Endpoint, EndpointAddress, MtlsMode, ProxyKind, Service, SpiffeId},
+        policy::mtls,
         scope::{Scope, scope},
     },
 };

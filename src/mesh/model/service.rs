@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use smol_str::SmolStr;
 
-use super::{Hostname, Origin, Precedence, Protocol, SpiffeId, Visibility};
+use super::{Hostname, Origin, PlaceDetail, Precedence, Protocol, SpiffeId, TrafficDistribution, Visibility};
 use crate::api::Labels;
 
 /// What a hostname means: a Kubernetes Service, or one host of a ServiceEntry.
@@ -46,8 +46,10 @@ pub struct Service {
     pub selector: Arc<Labels>,
     /// `publishNotReadyAddresses`
     pub publish_not_ready: bool,
-    /// `internalTrafficPolicy: Local`
+    /// Whether clients are given endpoints of their own node alone (`internalTrafficPolicy: Local`).
     pub node_local: bool,
+    /// Which endpoints go first for a client.
+    pub distribution: TrafficDistribution,
     /// Age, for order and tie-breaks.
     pub precedence: Precedence,
     /// The object it came from.
@@ -124,6 +126,14 @@ impl Service {
             Visibility::None => 2,
         };
         (self.registry, breadth, &self.precedence)
+    }
+
+    /// Returns how closely it counts where a client is, for the endpoints that it is given; `None`: all are given the same.
+    pub fn place_detail(&self) -> Option<PlaceDetail> {
+        // Clusters of other kinds hold their endpoints, and all clients share them.
+        let by_endpoint = matches!(self.resolution, Resolution::ClientSideLb | Resolution::Passthrough);
+        let local = self.node_local.then_some(PlaceDetail::Node);
+        self.distribution.detail().max(local).filter(|_| by_endpoint)
     }
 
     /// Returns the objects that say what it is.

@@ -183,6 +183,22 @@ mod tests {
     }
 
     #[test]
+    fn of_a_pods_conditions_only_what_is_read_is_kept() {
+        let text = r#"{"kind": "PodList", "metadata": {"resourceVersion": "9"}, "items": [{
+            "metadata": {"name": "a", "namespace": "n", "deletionTimestamp": "2026-01-01T00:00:00Z"},
+            "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True", "lastProbeTime": null, "reason": "x"}]}
+        }]}"#;
+        let pods = RESOURCES.iter().find(|resource| resource.plural == "pods").unwrap();
+        let page = page(text.as_bytes()).unwrap();
+        let items: Vec<DecodedObject> = page.items(pods, "v1").collect();
+        let read = crate::api::parse(items[0].content.as_ref().unwrap(), &"c".into());
+        let crate::api::Spec::Pod(pod) = &read.objects[0].spec else { panic!("a pod") };
+        assert!(pod.ready && pod.terminating);
+        let kept = serde_json::json!([{"type": "Ready", "status": "True"}]);
+        assert_eq!(items[0].content.as_ref().unwrap()["status"]["conditions"], kept);
+    }
+
+    #[test]
     fn lines_of_a_watch() {
         let read = |text: &str| watch_event(text, services(), "v1");
         let applied = read(r#"{"type":"MODIFIED","object":{"metadata":{"name":"a","namespace":"n"}}}"#);

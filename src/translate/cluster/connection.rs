@@ -111,13 +111,8 @@ pub(super) fn circuit_breakers(pool: Option<&ConnectionPool>) -> CircuitBreakers
 /// Sets outlier detection; the panic threshold follows it even when it is zero (off).
 pub(super) fn detect_outliers(cluster: &mut Cluster, detection: &OutlierDetection) {
     cluster.outlier_detection = Some(outlier_detection(detection));
-    panic_below(cluster, f64::from(detection.min_health_percent));
-}
-
-/// Lets all endpoints have traffic while less than this percentage of them is healthy; 0: never.
-pub(super) fn panic_below(cluster: &mut Cluster, percent: f64) {
     if let Some(common) = &mut cluster.common_lb_config {
-        common.healthy_panic_threshold = Some(Percent { value: percent });
+        common.healthy_panic_threshold = Some(Percent { value: f64::from(detection.min_health_percent) });
     }
 }
 

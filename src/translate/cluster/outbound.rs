@@ -10,6 +10,7 @@ use envoy_types::pb::{
                 cluster::{
                     ClusterDiscoveryType, CustomClusterType, DiscoveryType, DnsLookupFamily, EdsClusterConfig, LbConfig, LbPolicy,
                     MaglevLbConfig, RingHashLbConfig,
+                    common_lb_config::{LocalityConfigSpecifier, LocalityWeightedLbConfig},
                 },
             },
             core::v3::{Metadata, TypedExtensionConfig},
@@ -18,6 +19,7 @@ use envoy_types::pb::{
             clusters::dynamic_forward_proxy::v3::{ClusterConfig, cluster_config::ClusterImplementationSpecifier},
             network::dns_resolver::cares::v3::CaresDnsResolverConfig,
         },
+        r#type::v3::Percent,
     },
     google::protobuf::{Duration, Value},
 };
@@ -30,12 +32,14 @@ use super::{
 };
 use crate::{
     mesh::{
-        model::{Endpoint, EndpointSet, MtlsMode, Origin, Protocol, ProxyKind, Registry, Resolution, Service, ServicePort},
+        model::{
+            Endpoint, EndpointSet, MtlsMode, Origin, Protocol, ProxyKind, Registry, Resolution, Service, ServicePort, TrafficDistribution,
+        },
         settings::MeshSettings,
         traffic::{ClientTls, EffectiveDestinationRule, EffectiveSubset, HashTable, LoadBalancer, PortPolicy},
     },
     translate::{
-        endpoint::{self, PANIC_THRESHOLD, Unready},
+        endpoint::{self, Unready},
         filter::http::dns_cache,
         input::{Built, ByPtr, ProxyClass},
         metadata, naming, tls, wkt,
@@ -200,11 +204,11 @@ pub(super) fn cluster(input: &Outbound) -> Built<Cluster> {
     connection::apply(&mut cluster, &input.mesh, policy.connection_pool.as_deref(), version, upstream);
     discover(&mut cluster, input, &name);
     balance(&mut cluster, input, policy.load_balancer.as_deref());
-    if input.discovery == Discovery::Eds && input.unready() == Unready::Unhealthy {
-        connection::panic_below(&mut cluster, PANIC_THRESHOLD);
-    }
     if let Some(detection) = &policy.outlier_detection {
         connection::detect_outliers(&mut cluster, detection);
+    }
+    if input.discovery == Discovery::Eds {
+        choose_by_health(&mut cluster, input);
     }
     if input.naming == Naming::Plain {
         let peer = Peer {
@@ -304,6 +308,17 @@ fn balance(cluster: &mut Cluster, input: &Outbound, load_balancer: Option<&LoadB
         },
     };
     cluster.lb_policy = policy.into();
+}
+
+/// Sets when endpoints that are not ready have traffic, and lets the weights of localities count where some are preferred.
+fn choose_by_health(cluster: &mut Cluster, input: &Outbound) {
+    let Some(common) = &mut cluster.common_lb_config else { return };
+    if let Some(value) = endpoint::panic_threshold(&input.mesh, &input.service, input.policy()) {
+        common.healthy_panic_threshold = Some(Percent { value });
+    }
+    if input.service.distribution != TrafficDistribution::Any {
+        common.locality_config_specifier = Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig {}));
+    }
 }
 
 fn istio_metadata(input: &Outbound, subset: Option<&EffectiveSubset>) -> Option<Metadata> {

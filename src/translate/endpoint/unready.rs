@@ -5,7 +5,7 @@
 //! all (its panic routing).
 
 use crate::mesh::{
-    model::{Endpoint, Health, Registry, Service},
+    model::{Endpoint, Health, Registry, Service, TrafficDistribution},
     settings::MeshSettings,
     traffic::PortPolicy,
 };
@@ -25,16 +25,25 @@ pub(in crate::translate) enum Unready {
 
 /// The percentage of ready endpoints below which Envoy gives traffic to all. It knows whole percents only: up to a
 /// hundred endpoints this means that none is ready.
-pub(in crate::translate) const PANIC_THRESHOLD: f64 = 1.0;
+const NONE_IS_READY: f64 = 1.0;
 
 impl Unready {
     /// Returns what becomes of the unready endpoints of a service in a cluster with this policy. A `minHealthPercent`
     /// says by itself how many must be ready, so that more endpoints would change its meaning.
     pub(in crate::translate) fn of(mesh: &MeshSettings, service: &Service, policy: &PortPolicy) -> Self {
         let minimum = policy.outlier_detection.as_ref().map(|detection| detection.min_health_percent);
+        let preferring = service.distribution != TrafficDistribution::Any;
         match (mesh.send_unready_endpoints, minimum) {
-            (false, _) | (_, Some(1..)) => Self::LeftOut,
-            (true, _) if service.registry == Registry::External => Self::InPlaceOfReady,
+            (sent, _) if service.registry == Registry::External => {
+                if sent {
+                    Self::InPlaceOfReady
+                } else {
+                    Self::LeftOut
+                }
+            }
+            (false, _) if preferring => Self::Unhealthy,
+            (true, Some(_)) if preferring => Self::ServeWhenAllAre,
+            (false, _) | (true, Some(1..)) => Self::LeftOut,
             (true, Some(0)) => Self::ServeWhenAllAre,
             (true, None) => Self::Unhealthy,
         }
@@ -53,5 +62,17 @@ impl Unready {
             Self::LeftOut | Self::InPlaceOfReady => chosen.retain(is_ready),
         }
         chosen
+    }
+}
+
+/// Returns the percentage of ready endpoints below which all of a cluster have traffic; `None` for Envoy's own. Where some
+/// endpoints are preferred, those that are not ready must not have traffic while others are.
+pub(in crate::translate) fn panic_threshold(mesh: &MeshSettings, service: &Service, policy: &PortPolicy) -> Option<f64> {
+    let preferring = service.distribution != TrafficDistribution::Any;
+    match (&policy.outlier_detection, mesh.send_unready_endpoints) {
+        (Some(_), _) | (None, false) if preferring => Some(0.0),
+        (Some(detection), _) => Some(f64::from(detection.min_health_percent)),
+        (None, true) if service.registry == Registry::Kubernetes => Some(NONE_IS_READY),
+        (None, _) => None,
     }
 }

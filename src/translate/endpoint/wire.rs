@@ -18,8 +18,14 @@ use crate::{
 
 const TRANSPORT_SOCKET_MATCH: &str = "envoy.transport_socket_match";
 
-/// The endpoints of one locality.
-pub(super) type Group<'a> = (&'a Locality, Vec<Sent<'a>>);
+/// Endpoints of one locality.
+#[derive(Clone)]
+pub(super) struct Group<'a> {
+    pub(super) locality: &'a Locality,
+    /// Groups of a higher number have traffic when those of lower ones are not ready.
+    pub(super) priority: u32,
+    pub(super) endpoints: Vec<Sent<'a>>,
+}
 
 /// An endpoint as one cluster is sent it.
 #[derive(Clone, Copy)]
@@ -33,7 +39,7 @@ pub(super) struct Sent<'a> {
 
 /// Returns the encoding of a `ClusterLoadAssignment` with these localities, in this order.
 pub(super) fn encode(name: &str, localities: &[Group<'_>]) -> Vec<u8> {
-    let endpoints: usize = localities.iter().map(|(_, endpoints)| endpoints.len()).sum();
+    let endpoints: usize = localities.iter().map(|group| group.endpoints.len()).sum();
     let mut bytes = Vec::with_capacity(name.len() + 16 + 96 * endpoints);
     let mut shared = Shared::default();
     text(&mut bytes, 1, name);
@@ -43,7 +49,7 @@ pub(super) fn encode(name: &str, localities: &[Group<'_>]) -> Vec<u8> {
     bytes
 }
 
-fn locality<'a>(bytes: &mut Vec<u8>, (locality, endpoints): &Group<'a>, shared: &mut Shared<'a>) {
+fn locality<'a>(bytes: &mut Vec<u8>, Group { locality, priority, endpoints }: &Group<'a>, shared: &mut Shared<'a>) {
     nested(bytes, 1, |bytes| {
         text(bytes, 1, &locality.region);
         text(bytes, 2, &locality.zone);
@@ -57,6 +63,7 @@ fn locality<'a>(bytes: &mut Vec<u8>, (locality, endpoints): &Group<'a>, shared: 
         let weight = endpoints.iter().fold(0u32, |sum, sent| sum.saturating_add(sent.endpoint.backend.weight));
         nested(bytes, 3, |bytes| number(bytes, 1, weight));
     }
+    number(bytes, 5, *priority);
 }
 
 fn lb_endpoint<'a>(bytes: &mut Vec<u8>, Sent { endpoint, health, mtls }: Sent<'a>, shared: &mut Shared<'a>) {
@@ -176,6 +183,10 @@ mod tests {
         Sent { endpoint, health: endpoint.backend.health, mtls }
     }
 
+    fn group<'a>(locality: &'a Locality, priority: u32, endpoints: Vec<Sent<'a>>) -> Group<'a> {
+        Group { locality, priority, endpoints }
+    }
+
     fn of_workload(workload: &str, endpoint: &Endpoint) -> Endpoint {
         let backend = Backend { workload: workload.into(), ..Backend::clone(&endpoint.backend) };
         Endpoint { backend: Arc::new(backend), ..endpoint.clone() }
@@ -192,7 +203,7 @@ mod tests {
         ];
         let all: Vec<Sent<'_>> = ends.iter().zip([true, true, false, true]).map(sent).collect();
         let nowhere = Locality::default();
-        let bytes = encode("outbound|80||a", &[(&nowhere, Vec::new()), (&locality, all)]);
+        let bytes = encode("outbound|80||a", &[group(&nowhere, 0, Vec::new()), group(&locality, 2, all)]);
         let message = ClusterLoadAssignment::decode(&bytes[..]).unwrap();
         assert_eq!(canonical(&message), bytes);
         assert_eq!(message.endpoints.iter().map(|group| group.lb_endpoints.len()).collect::<Vec<_>>(), [0, 4]);
@@ -207,7 +218,7 @@ mod tests {
         let [first, second, third, fourth] = &ends;
         let third = of_workload("ratings", third);
         let all = [(first, true), (second, true), (&third, true), (fourth, false)].map(sent);
-        let bytes = encode("a", &[(&first.backend.locality, all.to_vec())]);
+        let bytes = encode("a", &[group(&first.backend.locality, 0, all.to_vec())]);
         let message = ClusterLoadAssignment::decode(&bytes[..]).unwrap();
         let [group] = &message.endpoints[..] else { panic!("one locality") };
         let metadata: Vec<_> = group.lb_endpoints.iter().map(|endpoint| endpoint.metadata.clone().unwrap()).collect();

@@ -145,9 +145,11 @@ impl SharedByScope {
 
     fn translate_endpoints(&mut self, world: &World, scope: &Scope, class: &ProxyClass, host: &Hostname, cache: &mut ResourceCache) {
         visits::count(Visited::Service, 1);
-        let resources = scope.services.get(host).map_or_else(Vec::new, |service| {
+        // Where it counts where clients are, not all of the scope have the same.
+        let service = scope.services.get(host).filter(|service| service.place_detail().is_none());
+        let resources = service.map_or_else(Vec::new, |service| {
             let rule = scope.destination_rules.get(host);
-            let inputs = endpoint::inputs(class, &world.mesh, service, rule, world.endpoints.get(&service.key()), false);
+            let inputs = endpoint::inputs(class, &world.mesh, None, service, rule, world.endpoints.get(&service.key()), false);
             inputs.into_iter().map(|input| cache.assignment(input)).collect()
         });
         self.assignments.replace(host, resources);
@@ -223,7 +225,7 @@ impl OutboundListeners {
 
 impl Step<'_> {
     /// Returns whether more than the touched hosts may look different.
-    fn is_rescoped(&self) -> bool {
+    pub(super) fn is_rescoped(&self) -> bool {
         self.touched.everything || self.old.sidecar != self.new.sidecar || self.old.allow_any != self.new.allow_any
     }
 }

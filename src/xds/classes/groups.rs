@@ -9,8 +9,9 @@ use std::{
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
+    by_place::LocatedAssignments,
     by_scope::{OutboundListeners, SharedByScope, Step},
-    key::{DistinguishingLabels, ListenersKey, SharedKey, class_of, own_addresses},
+    key::{DistinguishingLabels, ListenersKey, LocatedKey, SharedKey, class_of, own_addresses, place_of},
     per_proxy::{PerProxy, PerProxyInputs},
     resource_cache::{ResourceCache, Translations},
 };
@@ -31,6 +32,8 @@ pub(super) struct Keys {
     shared: SharedKey,
     /// Only sidecars have outbound listeners by scope; a gateway's are its own.
     listeners: Option<ListenersKey>,
+    /// None while it counts for no service where clients are.
+    located: Option<LocatedKey>,
     own: Arc<PerProxyInputs>,
 }
 
@@ -44,6 +47,7 @@ pub(super) struct Groups {
     scopes: Scopes,
     shared: FxHashMap<SharedKey, SharedByScope>,
     listeners: FxHashMap<ListenersKey, OutboundListeners>,
+    located: FxHashMap<LocatedKey, LocatedAssignments>,
     own: FxHashMap<Arc<PerProxyInputs>, PerProxy>,
     /// Stands where a proxy has no layer. It is one for all, as equal layers are known by their pointers.
     empty: Layer,
@@ -70,11 +74,17 @@ impl Groups {
         {
             entry.insert(OutboundListeners::new(world, scope, listeners, &mut self.cache));
         }
+        let located = place_of(proxy, distinguishing).map(|place| LocatedKey { shared: shared.clone(), place });
+        if let Some(located) = &located
+            && let Entry::Vacant(entry) = self.located.entry(located.clone())
+        {
+            entry.insert(LocatedAssignments::new(world, scope, located, &mut self.cache));
+        }
         let own = Arc::new(PerProxyInputs::of(world, scope, proxy, distinguishing));
         if let Entry::Vacant(entry) = self.own.entry(Arc::clone(&own)) {
             entry.insert(PerProxy::new(&own, &mut self.cache));
         }
-        Keys { shared, listeners, own }
+        Keys { shared, listeners, located, own }
     }
 
     /// Brings the scopes up to a new world, before proxies are sorted by them; returns those before.
@@ -88,7 +98,7 @@ impl Groups {
 
     /// Brings all groups up to a new world; `before` holds the scopes that they were made for.
     pub(super) fn update(&mut self, world: &World, before: &Scopes, touched: &Touched) {
-        let Self { scopes, shared, listeners, cache, .. } = self;
+        let Self { scopes, shared, listeners, located, cache, .. } = self;
         let step = |key: &ScopeKey| Some(Step { world, old: before.get(key)?, new: scopes.get(key)?, touched });
         for (key, group) in shared {
             step(&key.scope).into_iter().for_each(|step| group.update(step, &key.class, cache));
@@ -96,17 +106,22 @@ impl Groups {
         for (key, group) in listeners {
             step(&key.scope).into_iter().for_each(|step| group.update(step, key, cache));
         }
+        for (key, group) in located {
+            step(&key.shared.scope).into_iter().for_each(|step| group.update(step, key, cache));
+        }
     }
 
     /// Returns the layers of a proxy's view: of each type those that it shares, then those of its own.
     pub(super) fn layers(&self, keys: &Keys) -> PerType<Vec<Layer>> {
         let shared = self.shared.get(&keys.shared);
         let listeners = keys.listeners.as_ref().and_then(|key| self.listeners.get(key));
+        let located = keys.located.as_ref().and_then(|key| self.located.get(key));
         let own = self.own.get(&keys.own);
         PerType::from_fn(|kind| {
             let outbound = listeners.filter(|_| kind == ResourceType::Listener).map(OutboundListeners::layer);
             let common = shared.and_then(|shared| shared.layer(kind)).or(outbound);
-            let layers = [common, own.map(|own| own.layer(kind))];
+            let located = located.filter(|_| kind == ResourceType::Endpoint).map(LocatedAssignments::layer);
+            let layers = [common, located, own.map(|own| own.layer(kind))];
             layers.map(|layer| Arc::clone(layer.unwrap_or(&self.empty))).into()
         })
     }
@@ -133,10 +148,12 @@ impl Groups {
         let used: Vec<&Keys> = used.collect();
         let shared: FxHashSet<&SharedKey> = used.iter().map(|keys| &keys.shared).collect();
         let listeners: FxHashSet<&ListenersKey> = used.iter().filter_map(|keys| keys.listeners.as_ref()).collect();
+        let located: FxHashSet<&LocatedKey> = used.iter().filter_map(|keys| keys.located.as_ref()).collect();
         let own: FxHashSet<&Arc<PerProxyInputs>> = used.iter().map(|keys| &keys.own).collect();
         let scopes: FxHashSet<&ScopeKey> = used.iter().map(|keys| &keys.shared.scope).collect();
         self.shared.retain(|key, _| shared.contains(key));
         self.listeners.retain(|key, _| listeners.contains(key));
+        self.located.retain(|key, _| located.contains(key));
         self.own.retain(|key, _| own.contains(key));
         self.scopes.retain(|key, _| scopes.contains(key));
     }

@@ -7,7 +7,7 @@ use smol_str::SmolStr;
 
 use crate::{
     mesh::{
-        model::{Flavour, Labels, Proxy, ProxyPorts, Resolution, TelemetryIdentity},
+        model::{Flavour, Labels, Place, PlaceDetail, Proxy, ProxyPorts, Resolution, TelemetryIdentity},
         scope::{Scope, ScopeKey},
         world::World,
     },
@@ -44,21 +44,35 @@ impl ListenersKey {
     }
 }
 
-/// The label keys by which objects of a world tell proxies apart.
+/// What proxies have in common that share the endpoints of services for which it counts where clients are.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct LocatedKey {
+    pub(super) shared: SharedKey,
+    pub(super) place: Place,
+}
+
+/// The label keys, and how much of their place, by which objects of a world tell proxies apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct DistinguishingLabels {
     /// In `sourceLabels` of routes.
     routes: BTreeSet<SmolStr>,
+    /// How closely it counts where proxies are.
+    place: Option<PlaceDetail>,
 }
 
 impl DistinguishingLabels {
     pub(super) fn of(world: &World) -> Self {
-        let mut found = Self::default();
+        let mut found = Self { place: world.place_detail(), ..Self::default() };
         for routes in world.routes.values().visiting(Visited::Route) {
             found.routes.extend(routes.source_label_keys().cloned());
         }
         found
     }
+}
+
+/// Returns where a proxy is, as far as that counts for any service.
+pub(super) fn place_of(proxy: &Proxy, distinguishing: &DistinguishingLabels) -> Option<Place> {
+    distinguishing.place.map(|detail| Place::of(proxy, detail))
 }
 
 /// Returns the class of a proxy: with its telemetry names for resources that name it in traces, else without them.

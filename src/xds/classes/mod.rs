@@ -4,6 +4,7 @@
 //! outbound listeners with those that also have the same names for traces (in Istio's flavour); the rest is its own. A
 //! change is translated once for each distinct input, however many groups contain the result.
 
+mod by_place;
 mod by_scope;
 mod cached_units;
 mod groups;

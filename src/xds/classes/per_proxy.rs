@@ -13,7 +13,7 @@ use super::{
 use crate::{
     mesh::{
         gateway::Listener,
-        model::{Proxy, ProxyKind},
+        model::{Place, PlaceDetail, Proxy, ProxyKind},
         policy::mtls::workload_mtls,
         routing::model::GatewayRef,
         scope::{Scope, ServiceTarget, gateways_for, routes_for_gateway, service_targets},
@@ -126,7 +126,9 @@ fn gateway_proxy(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass
         routes.dedup_by(|a, b| Arc::ptr_eq(a, b));
         route::gateway_table(scope, class, &world.mesh, table, &routes)
     });
-    let (clusters, assignments) = if passes_mtls_on(&gateways) { auto_passthrough(world, scope, class) } else { Default::default() };
+    let place = Place::of(proxy, PlaceDetail::Node);
+    let (clusters, assignments) =
+        if passes_mtls_on(&gateways) { auto_passthrough(world, scope, class, &place) } else { Default::default() };
     PerProxyInputs { clusters, assignments, tables: tables.collect(), gateway: plan.listeners, refused: plan.refused, inbound: None }
 }
 
@@ -134,12 +136,12 @@ fn passes_mtls_on(gateways: &[Arc<Gateway>]) -> bool {
     gateways.iter().flat_map(|gateway| &gateway.spec.listeners).any(Listener::is_auto_passthrough)
 }
 
-fn auto_passthrough(world: &World, scope: &Scope, class: &ProxyClass) -> (Vec<ClusterInput>, Vec<EndpointInput>) {
+fn auto_passthrough(world: &World, scope: &Scope, class: &ProxyClass, place: &Place) -> (Vec<ClusterInput>, Vec<EndpointInput>) {
     let (mut clusters, mut assignments) = (Vec::new(), Vec::new());
     for (host, service) in scope.services.iter().visiting(Visited::Service) {
         let (rule, endpoints) = (scope.destination_rules.get(host), world.endpoints.get(&service.key()));
         clusters.extend(cluster::auto_passthrough_inputs(class, &world.mesh, service, rule, endpoints));
-        assignments.extend(endpoint::inputs(class, &world.mesh, service, rule, endpoints, true));
+        assignments.extend(endpoint::inputs(class, &world.mesh, Some(place), service, rule, endpoints, true));
     }
     (clusters, assignments)
 }

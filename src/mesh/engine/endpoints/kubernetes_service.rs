@@ -13,8 +13,8 @@ use crate::{
             workloads::{self, entry_labels},
         },
         model::{
-            Backend, Endpoint, EndpointAddress, Health, NamedKey, Registry, Resolution, Service, ServicePort, TargetPort, Workload,
-            WorkloadKey,
+            Backend, Endpoint, EndpointAddress, Health, NamedKey, Registry, Resolution, Service, ServicePort, TargetPort,
+            TrafficDistribution, Workload, WorkloadKey,
         },
     },
 };
@@ -64,7 +64,9 @@ impl Tables<'_> {
         if endpoint.ready || service.publish_not_ready {
             return Some(Health::Healthy);
         }
-        (self.world.mesh.send_unready_endpoints && !endpoint.terminating).then_some(Health::Unready)
+        // Who prefers some endpoints must know when they are not ready.
+        let is_known = self.world.mesh.send_unready_endpoints || service.distribution != TrafficDistribution::Any;
+        (is_known && !endpoint.terminating).then_some(Health::Unready)
     }
 
     fn of_slice_endpoint(

@@ -28,14 +28,15 @@ fn change() -> impl Strategy<Value = Change> {
             name,
             &format!("{target}.{to}.svc.cluster.local")
         )),
-        (namespace(), name(), 1..4u8, select(vec!["v1", "v2"]), any::<bool>(), any::<bool>()).prop_map(
-            |(namespace, app, at, version, sidecar, owned)| {
+        (namespace(), name(), 1..4u8, select(vec!["v1", "v2"]), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+            |(namespace, app, at, version, sidecar, owned, ready)| {
                 let mut labels = vec![("app", app), ("version", version)];
                 labels.extend(sidecar.then_some(("security.istio.io/tlsMode", "istio")));
                 let (key, object) = pod(namespace, &format!("pod-{at}"), &format!("10.0.0.{at}"), &labels);
                 let mut object = Object::clone(&object.unwrap());
-                if let (true, Spec::Pod(spec)) = (owned, &object.spec) {
-                    object.spec = Spec::Pod(Arc::new(Pod { owner: app.into(), ..Pod::clone(spec) }));
+                if let Spec::Pod(spec) = &object.spec {
+                    let owner = if owned { app.into() } else { SmolStr::default() };
+                    object.spec = Spec::Pod(Arc::new(Pod { owner, ready, ..Pod::clone(spec) }));
                 }
                 (key, Some(Arc::new(object)))
             }
@@ -64,7 +65,13 @@ fn change() -> impl Strategy<Value = Change> {
             .prop_map(|(namespace, name, host, selecting, created)| entry(namespace, name, host, selecting, created)),
         (namespace(), select(vec!["vm", "pod-1"]), name(), 1..3u32)
             .prop_map(|(namespace, name, app, weight)| vm(namespace, name, app, weight)),
-        (namespace(), name()).prop_map(|(namespace, team)| object(Kind::Namespace, "", namespace, &[("team", team)], Spec::Namespace)),
+        (namespace(), name(), any::<bool>()).prop_map(|(namespace, team, near)| {
+            let (key, object) = object(Kind::Namespace, "", namespace, &[("team", team)], Spec::Namespace);
+            let annotations: &[(&str, &str)] = if near { &[("networking.istio.io/traffic-distribution", "PreferClose")] } else { &[] };
+            let mut object = Object::clone(&object.unwrap());
+            object.metadata = Arc::new(Metadata { annotations: labels_of(annotations).into(), ..Metadata::clone(&object.metadata) });
+            (key, Some(Arc::new(object)))
+        }),
         (namespace(), name()).prop_map(|(namespace, app)| {
             let spec = istio::Gateway { selector: labels_of(&[("app", app)]), ..Default::default() };
             object(Kind::Gateway, namespace, "public", &[], Spec::Gateway(Arc::new(spec)))
