@@ -226,6 +226,32 @@ fn attach(classes: &Classes, proxy: Proxy) -> watch::Receiver<View> {
     classes.attach(&Proven::new(Arc::new(Node::from(Arc::new(proxy))), Caller::Anonymous).unwrap())
 }
 
+const SELECTING: &str = "
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: selecting, namespace: shop}
+spec: {hosts: [selecting.example.com], location: MESH_INTERNAL, resolution: STATIC, ports: [{number: 80, name: http, protocol: HTTP}], workloadSelector: {labels: {app: reviews}}}
+";
+
+#[test]
+fn a_pods_readiness_translates_the_endpoints_of_services_that_select_it_alone() {
+    let pod = |ready: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: extra, namespace: shop, labels: {{app: reviews}}}}\nspec: {{serviceAccountName: reviews}}\n\
+             status: {{podIP: 10.9.9.9, phase: Running, conditions: [{{type: Ready, status: \"{ready}\"}}]}}\n"
+        )
+    };
+    let [few, many] = [10, 2_000].map(|count| {
+        let mut mesh = Mesh::with_others(count);
+        mesh.apply(&(pod("False") + SELECTING));
+        mesh.apply(&pod("True"))
+    });
+    assert_eq!(few.translated, BTreeMap::from([("load_assignment", 1)]));
+    assert_eq!(few.changed, BTreeMap::from([(ResourceType::Endpoint, 1)]));
+    assert_eq!(few, many);
+}
+
 /// What each kind of change makes the control plane look at, from the engine over views to validation. Where a figure
 /// grows with the mesh, a loop walks all of it: these are the loops to be rid of.
 #[rustfmt::skip]
@@ -241,6 +267,8 @@ a DestinationRule      10        9       573    168      38       16
 a DestinationRule    2000        9     90123  24048      38       16
 a pod                  10       11        60      0       5       16
 a pod                2000       11     10010      0       5       16
+a pod's readiness      10       11        70      0       5       16
+a pod's readiness    2000       11     10020      0       5       16
 nothing new            10        4         0      0       3       16
 nothing new          2000        4         0      0       3       16
 a sidecar comes        10        1        24      0       0        5
@@ -270,6 +298,12 @@ fn what_a_change_looks_at() {
     note("a service's port", &|mesh| mesh.looked_at(service));
     note("a DestinationRule", &|mesh| mesh.looked_at(rule));
     note("a pod", &|mesh| mesh.looked_at(pod));
+    let unready = pod.replace("phase: Running", "phase: Running, conditions: [{type: Ready, status: \"False\"}]");
+    let ready = unready.replace("False", "True");
+    note("a pod's readiness", &|mesh| {
+        mesh.apply(&(unready.clone() + SELECTING));
+        mesh.looked_at(&ready)
+    });
     note("nothing new", &|mesh| mesh.looked_at(&weights(90)));
     note("a sidecar comes", &|mesh| mesh.looked_at_for(proxy(ProxyKind::Sidecar, "shop", 9)));
     note("a gateway comes", &|mesh| mesh.looked_at_for(proxy(ProxyKind::Gateway, "shop", 9)));

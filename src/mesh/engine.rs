@@ -20,7 +20,7 @@ mod store;
 mod tests;
 mod workloads;
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use imbl::{OrdMap, OrdSet};
 use smol_str::SmolStr;
@@ -51,6 +51,8 @@ pub struct Engine {
     slices: Links<Arc<LocalId>, LocalId>,
     /// EndpointSlices, and the many pods of their cluster that each names.
     slice_pods: Links<Arc<LocalId>, NamedKey>,
+    /// EndpointSlices, and the addresses in each that name no pod.
+    slice_addresses: Links<Arc<LocalId>, IpAddr>,
     /// Kubernetes Services and the WorkloadEntries that they select.
     selected_entries: Links<ServiceKey, NamedKey>,
     /// Pods by the node that they run on, which their workload names.
@@ -104,6 +106,7 @@ impl Engine {
             definitions: Definitions::default(),
             slices: Links::default(),
             slice_pods: Links::default(),
+            slice_addresses: Links::default(),
             selected_entries: Links::default(),
             pods_on: OrdMap::new(),
             distributions: OrdMap::new(),
@@ -254,6 +257,15 @@ impl Engine {
         dirty.endpoints.extend(services.map(|service| kubernetes_key(service, world)));
         let shared = Arc::new(id.clone());
         self.slice_pods.set(&shared, pods);
+        self.slice_addresses.set(
+            &shared,
+            slice
+                .into_iter()
+                .flat_map(|slice| slice.endpoints.iter())
+                .filter(|endpoint| endpoint.pod.is_none())
+                .flat_map(|endpoint| &endpoint.addresses)
+                .filter_map(|address| address.parse().ok()),
+        );
         self.slices.set(&shared, now);
     }
 
@@ -263,8 +275,11 @@ impl Engine {
             let new = workloads::derive(&self.store, &key).map(|new| self.share_locality(world, new));
             let old = world.workloads.get(&key);
             let pod = (key.namespace.clone(), key.name.clone());
-            let slices = self.slice_pods.readers_of(&pod).filter(|slice| slice.key().cluster == key.cluster);
-            let services = slices.flat_map(|slice| self.slices.read_by(slice));
+            let naming = self.slice_pods.readers_of(&pod).filter(|slice| slice.key().cluster == key.cluster);
+            let ips = old.iter().flat_map(|old| old.ips.iter()).chain(new.iter().flat_map(|new| new.ips.iter()));
+            let at_address = ips.flat_map(|ip| self.slice_addresses.readers_of(ip));
+            let at_address = at_address.filter(|slice| (&slice.key().cluster, &slice.key().namespace) == (&key.cluster, &key.namespace));
+            let services = naming.chain(at_address).flat_map(|slice| self.slices.read_by(slice));
             dirty.endpoints.extend(services.map(|service| kubernetes_key(service, world)));
             for workload in old.iter().map(|old| &***old).chain(&new) {
                 dirty.endpoints.extend(self.definitions.selecting_labels(&key.namespace, workload.located_labels()));
@@ -310,6 +325,7 @@ impl Engine {
             && self.definitions.is_shared_with(&other.definitions)
             && self.slices.is_shared_with(&other.slices)
             && self.slice_pods.is_shared_with(&other.slice_pods)
+            && self.slice_addresses.is_shared_with(&other.slice_addresses)
             && self.selected_entries.is_shared_with(&other.selected_entries)
             && self.pods_on.ptr_eq(&other.pods_on)
             && self.distributions.ptr_eq(&other.distributions)

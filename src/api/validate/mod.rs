@@ -11,6 +11,7 @@ mod regex;
 mod service_entry;
 mod sidecar;
 mod text;
+mod traffic_distribution;
 mod virtual_service;
 
 use super::{
@@ -29,6 +30,7 @@ macro_rules! define_object {
         pub(super) fn object(object: &Object, findings: &Findings) {
             let check = Check { object: &object.key, findings };
             let at = Path::Root.field("spec");
+            traffic_distribution::check(object, findings);
             match &object.spec {
                 $($(Spec::$kind(content) => check.$check(content, &at),)?)*
                 _ => {}

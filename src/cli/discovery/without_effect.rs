@@ -3,7 +3,7 @@
 use std::env;
 
 /// Variables that change what istiod does and have no effect here, each with the values that ask for what we do anyway.
-const VARIABLES: [(&str, &[&str]); 17] = [
+const VARIABLES: [(&str, &[&str]); 19] = [
     ("PILOT_CERT_PROVIDER", &["istiod"]),
     ("JWT_RULE", &[]),
     ("XDS_AUTH", &["true"]),
@@ -17,6 +17,8 @@ const VARIABLES: [(&str, &[&str]); 17] = [
     ("PILOT_ENABLE_GATEWAY_API", &["false"]),
     ("PILOT_ENABLE_ANALYSIS", &["false"]),
     ("PILOT_ENABLE_NODE_UNTAINT_CONTROLLERS", &["false"]),
+    ("PILOT_ENABLE_K8S_SELECT_WORKLOAD_ENTRIES", &["true"]),
+    ("PILOT_SEND_UNHEALTHY_ENDPOINTS", &["false"]),
     ("PILOT_SCOPE_GATEWAY_TO_NAMESPACE", &["false"]),
     ("PILOT_MAX_REQUESTS_PER_SECOND", &["0"]),
     ("PILOT_TRACE_SAMPLING", &["1"]),

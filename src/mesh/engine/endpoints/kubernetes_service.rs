@@ -1,6 +1,6 @@
 //! Endpoints of a Kubernetes Service: what its EndpointSlices name, and the WorkloadEntries that its selector takes.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use smol_str::SmolStr;
 
@@ -17,6 +17,7 @@ use crate::{
             TrafficDistribution, Workload, WorkloadKey,
         },
     },
+    visits::{Visit, Visited},
 };
 
 impl Tables<'_> {
@@ -36,6 +37,8 @@ impl Tables<'_> {
             let key = WorkloadKey { namespace: namespace.clone(), name: name.clone(), cluster: cluster.clone() };
             self.world.workloads.get(&key)
         };
+        let by_hand = slice.endpoints.iter().any(|endpoint| endpoint.pod.is_none());
+        let at_address = if by_hand { self.pods_by_address(cluster, &object.key.namespace) } else { BTreeMap::new() };
         let mut of_node: Option<Arc<Backend>> = None;
         found.reserve(slice.endpoints.len());
         for (endpoint, health) in slice.endpoints.iter().filter_map(|endpoint| Some((endpoint, self.health(service, endpoint)?))) {
@@ -45,7 +48,7 @@ impl Tables<'_> {
                     Some(workload) => Some(&**workload),
                     None => continue,
                 },
-                None => None,
+                None => endpoint.addresses.iter().filter_map(|address| at_address.get(&address.parse().ok()?)).next().copied(),
             };
             let backend = match workload {
                 Some(pod) => Arc::new(self.of_pod(object, pod, &endpoint.node, health)),
@@ -57,6 +60,13 @@ impl Tables<'_> {
             };
             self.of_slice_endpoint(service, slice, endpoint, workload, &backend, found);
         }
+    }
+
+    /// Returns the pods of a namespace by address: whoever writes a slice by hand names no pods.
+    fn pods_by_address(&self, cluster: &SmolStr, namespace: &SmolStr) -> BTreeMap<IpAddr, &Workload> {
+        let of_namespace = self.world.workloads_in(namespace, "").visiting(Visited::Object);
+        let pods = of_namespace.filter(|pod| pod.kind == Kind::Pod && pod.cluster == *cluster);
+        pods.flat_map(|pod| pod.ips.iter().map(|ip| (*ip, &**pod))).collect()
     }
 
     /// Returns the health of an endpoint; `None` where no proxy hears of it.

@@ -162,3 +162,26 @@ fn a_named_target_port_is_one_that_the_workload_entry_has() {
     assert_eq!(addresses(&engine.apply([vm(&[("app", "reviews")], &[("http", 1)])]).world, &reviews, 80), <[&str; 0]>::default());
     assert_eq!(addresses(&engine.apply([vm(&[("app", "reviews")], &[("web", 2)])]).world, &reviews, 80), ["10.3.0.1:2"]);
 }
+
+#[test]
+fn a_slice_written_by_hand_finds_its_pods_by_address() {
+    let by_hand = |ip: &str| {
+        let endpoints = vec![SliceEndpoint { addresses: vec![ip.into()], ready: true, ..Default::default() }];
+        let spec = EndpointSlice { service: "reviews".into(), address_type: "IPv4".into(), ports: vec![("http".into(), 8080)], endpoints };
+        object(Kind::EndpointSlice, "shop", "reviews-hand", &[], Spec::EndpointSlice(Arc::new(spec)))
+    };
+    let labels = [("app", "reviews"), ("security.istio.io/tlsMode", "istio")];
+    let of = |world: &World| -> Vec<(String, bool)> {
+        world.endpoints[&key("reviews")].port(9080).iter().map(|end| (end.backend.workload.to_string(), end.mtls)).collect()
+    };
+    let mut engine = engine();
+    let world = engine.apply([service("shop", "reviews", 9080), by_hand("10.1.0.7")]).world;
+    assert_eq!(of(&world), [(String::new(), false)]);
+    // A pod of another namespace may have that address, on a host's network.
+    let world = engine.apply([pod("other", "guest", "10.1.0.7", &labels)]).world;
+    assert_eq!(of(&world), [(String::new(), false)]);
+    let world = engine.apply([pod("shop", "reviews-7", "10.1.0.7", &labels)]).world;
+    assert_eq!(of(&world), [("reviews-7".to_owned(), true)]);
+    let world = engine.apply([gone(pod("shop", "reviews-7", "10.1.0.7", &labels))]).world;
+    assert_eq!(of(&world), [(String::new(), false)]);
+}
