@@ -110,3 +110,27 @@ pub enum TlsProtocol {
     /// `TLSV1_3`
     V1_3,
 }
+
+/// Returns whether Envoy takes this as an entry of `cipherSuites`: the name of a suite, or an expression of BoringSSL such as
+/// `[A|B]` or `!C`. One that it does not know makes it refuse the whole listener.
+pub fn is_cipher_suite(text: &str) -> bool {
+    const SUITES: [&str; 15] = [
+        "ECDHE-ECDSA-AES128-GCM-SHA256",
+        "ECDHE-RSA-AES128-GCM-SHA256",
+        "ECDHE-ECDSA-AES256-GCM-SHA384",
+        "ECDHE-RSA-AES256-GCM-SHA384",
+        "ECDHE-ECDSA-CHACHA20-POLY1305",
+        "ECDHE-RSA-CHACHA20-POLY1305",
+        "ECDHE-ECDSA-AES128-SHA",
+        "ECDHE-RSA-AES128-SHA",
+        "ECDHE-ECDSA-AES256-SHA",
+        "ECDHE-RSA-AES256-SHA",
+        "AES128-GCM-SHA256",
+        "AES256-GCM-SHA384",
+        "AES128-SHA",
+        "AES256-SHA",
+        "DES-CBC3-SHA",
+    ];
+    let is_expression = text.starts_with(|first: char| !first.is_ascii_alphanumeric());
+    text == "ALL" || is_expression || SUITES.contains(&text)
+}

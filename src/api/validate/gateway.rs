@@ -6,7 +6,7 @@ use super::{
 };
 use crate::api::{
     findings::Path,
-    istio::{Gateway, Server, ServerTls, ServerTlsMode, TlsProtocol},
+    istio::{Gateway, Server, ServerTls, ServerTlsMode, TlsProtocol, is_cipher_suite},
 };
 
 impl Check<'_> {
@@ -106,6 +106,14 @@ impl Check<'_> {
             ServerTlsMode::IstioMutual | ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough => {}
         }
         self.pins(tls, at);
+        let suites = at.field("cipherSuites");
+        for (index, suite) in tls.cipher_suites.iter().enumerate() {
+            if !is_cipher_suite(suite) {
+                self.warning(&suites.index(index), format!("{suite:?} is no cipher suite that Envoy knows: it is left out"));
+            } else if tls.cipher_suites[..index].contains(suite) {
+                self.warning(&suites.index(index), format!("{suite} is given twice"));
+            }
+        }
         if matches!(tls.min_protocol_version, TlsProtocol::V1_0 | TlsProtocol::V1_1) && tls.cipher_suites.is_empty() {
             self.warning(&at.field("minProtocolVersion"), "needs cipherSuites: those of today have none for versions before TLS 1.2");
         }

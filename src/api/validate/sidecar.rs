@@ -60,8 +60,12 @@ impl Check<'_> {
         if matches!(tls.mode, ServerTlsMode::IstioMutual | ServerTlsMode::AutoPassthrough) {
             self.error(&at.field("mode"), "must be SIMPLE, MUTUAL, OPTIONAL_MUTUAL or PASSTHROUGH at a sidecar");
         }
-        if tls.https_redirect || !tls.credential_name.is_empty() || !tls.credential_names.is_empty() || !tls.subject_alt_names.is_empty() {
-            self.error(&at, "httpsRedirect, credentialName(s) and subjectAltNames are not possible at a sidecar");
+        let secret = !tls.credential_name.is_empty() || !tls.credential_names.is_empty() || !tls.ca_cert_credential_name.is_empty();
+        if tls.https_redirect || secret || !tls.tls_certificates.is_empty() || !tls.subject_alt_names.is_empty() {
+            self.error(&at, "httpsRedirect, credentialName(s), tlsCertificates and subjectAltNames are not possible at a sidecar");
+        }
+        if tls.mode != ServerTlsMode::Passthrough {
+            self.warning(&at, "has no effect (nor has it in Istio by default): connections are taken as PeerAuthentication says");
         }
         self.server_tls(tls, &at);
     }

@@ -314,6 +314,13 @@ fn gateways() {
             ],
         ),
         (
+            &server("tls: {mode: SIMPLE, credentialName: c, cipherSuites: [AES128-SHA, TLS_AES_128_GCM_SHA256, AES128-SHA, '!DES']}"),
+            &[
+                "warning: spec.servers[0].tls.cipherSuites[1]: \"TLS_AES_128_GCM_SHA256\" is no cipher suite that Envoy knows: it is left out",
+                "warning: spec.servers[0].tls.cipherSuites[2]: AES128-SHA is given twice",
+            ],
+        ),
+        (
             &server("tls: {mode: SIMPLE, credentialName: c, caCrl: /a}"),
             &["error: spec.servers[0].tls.caCrl: needs mode MUTUAL: in mode SIMPLE clients present no certificate"],
         ),
@@ -334,6 +341,15 @@ fn sidecars() {
         (
             "ingress: [{port: {number: 9080, protocol: HTTP, name: http}, bind: 127.0.1.2, captureMode: NONE, defaultEndpoint: 127.0.0.1:8080}]\negress: [{bind: 127.0.0.1, port: {number: 80, protocol: HTTP}, hosts: [./*]}, {hosts: ['*/*', ~/*]}]",
             &[],
+        ),
+        (
+            "ingress: [{port: {number: 8443, protocol: HTTPS}, tls: {mode: SIMPLE, serverCertificate: /a, privateKey: /b}}, \
+             {port: {number: 8444, protocol: HTTPS}, tls: {mode: SIMPLE, tlsCertificates: [{serverCertificate: /a, privateKey: /b}]}}]",
+            &[
+                "warning: spec.ingress[0].tls: has no effect (nor has it in Istio by default): connections are taken as PeerAuthentication says",
+                "error: spec.ingress[1].tls: httpsRedirect, credentialName(s), tlsCertificates and subjectAltNames are not possible at a sidecar",
+                "warning: spec.ingress[1].tls: has no effect (nor has it in Istio by default): connections are taken as PeerAuthentication says",
+            ],
         ),
         ("workloadSelector: {labels: {a: b}}", &["error: spec: needs ingress, egress, outboundTrafficPolicy or inboundConnectionPool"]),
         (

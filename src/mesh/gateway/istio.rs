@@ -64,7 +64,7 @@ fn tls(written: &istio::ServerTls) -> ListenerTls {
         crl: written.ca_crl.clone(),
         min_version: version(written.min_protocol_version),
         max_version: version(written.max_protocol_version),
-        cipher_suites: written.cipher_suites.clone(),
+        cipher_suites: cipher_suites(&written.cipher_suites),
     }))
 }
 
@@ -82,6 +82,12 @@ fn certificate(written: &istio::ServerTls) -> ServerCertificate {
         certificates.push(files(&written.server_certificate, &written.private_key));
     }
     ServerCertificate::Files { certificates, ca_certificates: written.ca_certificates.clone() }
+}
+
+/// Returns the suites that Envoy knows, each once.
+fn cipher_suites(written: &[SmolStr]) -> Vec<SmolStr> {
+    let known = written.iter().enumerate().filter(|(at, suite)| istio::is_cipher_suite(suite) && !written[..*at].contains(suite));
+    known.map(|(_, suite)| suite.clone()).collect()
 }
 
 fn version(written: istio::TlsProtocol) -> Option<TlsVersion> {
@@ -148,8 +154,14 @@ mod tests {
         assert_eq!((optional.clients, named(&optional)), (ClientCertificates::Optional, vec!["/rsa".to_owned(), "/ecdsa".to_owned()]));
         let mutual = terminated(istio::ServerTls { mode: istio::ServerTlsMode::IstioMutual, ..both }).unwrap();
         assert_eq!((&mutual.certificate, mutual.clients), (&ServerCertificate::Workload, ClientCertificates::Required));
-        let versions = istio::ServerTls { min_protocol_version: istio::TlsProtocol::V1_2, ..mode(istio::ServerTlsMode::Simple) };
+        let suites = ["AES128-SHA", "TLS_AES_128_GCM_SHA256", "AES128-SHA", "!DES"].map(SmolStr::from).to_vec();
+        let versions = istio::ServerTls {
+            min_protocol_version: istio::TlsProtocol::V1_2,
+            cipher_suites: suites,
+            ..mode(istio::ServerTlsMode::Simple)
+        };
         let versions = terminated(versions).unwrap();
         assert_eq!((versions.min_version, versions.max_version), (Some(TlsVersion::V1_2), None));
+        assert_eq!(versions.cipher_suites, ["AES128-SHA", "!DES"], "Envoy refuses a listener for one that it does not know");
     }
 }
