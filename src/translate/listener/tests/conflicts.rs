@@ -143,7 +143,7 @@ metadata: {name: ends, namespace: shop, creationTimestamp: \"2024-01-01T00:00:01
 spec:
   selector: {app: app}
   servers:
-  - {port: {number: 443, name: https, protocol: HTTPS}, hosts: [shop.example.net], tls: {mode: SIMPLE, credentialName: shop}}
+  - {port: {number: 443, name: https, protocol: HTTPS}, hosts: [shop.example.net], tls: {mode: SIMPLE, serverCertificate: /a.pem, privateKey: /a.key}}
 ";
 
 const PASSES: &str = "---
