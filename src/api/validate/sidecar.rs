@@ -64,9 +64,6 @@ impl Check<'_> {
         if tls.https_redirect || secret || !tls.tls_certificates.is_empty() || !tls.subject_alt_names.is_empty() {
             self.error(&at, "httpsRedirect, credentialName(s), tlsCertificates and subjectAltNames are not possible at a sidecar");
         }
-        if tls.mode != ServerTlsMode::Passthrough {
-            self.warning(&at, "has no effect (nor has it in Istio by default): connections are taken as PeerAuthentication says");
-        }
         self.server_tls(tls, &at);
     }
 

@@ -343,12 +343,10 @@ fn sidecars() {
             &[],
         ),
         (
-            "ingress: [{port: {number: 8443, protocol: HTTPS}, tls: {mode: SIMPLE, serverCertificate: /a, privateKey: /b}}, \
-             {port: {number: 8444, protocol: HTTPS}, tls: {mode: SIMPLE, tlsCertificates: [{serverCertificate: /a, privateKey: /b}]}}]",
+            "ingress: [{port: {number: 8443, protocol: HTTPS}, tls: {mode: SIMPLE, tlsCertificates: [{serverCertificate: /a, privateKey: /b}]}}]",
             &[
-                "warning: spec.ingress[0].tls: has no effect (nor has it in Istio by default): connections are taken as PeerAuthentication says",
-                "error: spec.ingress[1].tls: httpsRedirect, credentialName(s), tlsCertificates and subjectAltNames are not possible at a sidecar",
-                "warning: spec.ingress[1].tls: has no effect (nor has it in Istio by default): connections are taken as PeerAuthentication says",
+                "warning: spec.ingress[0].tls: field tls is not supported yet and has no effect",
+                "error: spec.ingress[0].tls: httpsRedirect, credentialName(s), tlsCertificates and subjectAltNames are not possible at a sidecar",
             ],
         ),
         ("workloadSelector: {labels: {a: b}}", &["error: spec: needs ingress, egress, outboundTrafficPolicy or inboundConnectionPool"]),
