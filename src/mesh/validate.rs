@@ -31,15 +31,17 @@ pub fn of(world: &World, object: &ObjectKey) -> Vec<Diagnostic> {
     let is_about = |finding: &Diagnostic| {
         finding.object.as_ref().is_some_and(|of| (of.kind, &of.namespace, &of.name) == (object.kind, &key.0, &key.1))
     };
+    // With a VirtualService's own findings come those about its delegates; others are about this object alone.
     let mut found = match object.kind {
         Kind::VirtualService => routes::of(world, &key),
         Kind::DestinationRule => world.destination_rules.get(&key).map(|rule| destination_rules::of(world, rule)).unwrap_or_default(),
         Kind::Gateway => world.gateways.get(&key).map(|gateway| gateways::of(world, gateway)).unwrap_or_default(),
-        Kind::ServiceEntry => services::check(world).into_iter().filter(is_about).collect(),
-        Kind::Sidecar | Kind::PeerAuthentication => singletons::check(world).into_iter().filter(is_about).collect(),
+        Kind::ServiceEntry => services::check(world),
+        Kind::Sidecar | Kind::PeerAuthentication => singletons::check(world),
         _ => Vec::new(),
     };
     found.extend(unsupported::of(world, object));
+    found.retain(|finding| object.kind == Kind::VirtualService || is_about(finding));
     sorted(found)
 }
 

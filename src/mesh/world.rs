@@ -61,7 +61,7 @@ pub struct World {
     /// Index: services that have an endpoint at an address, sorted.
     pub services_at: GenericHashMap<IpAddr, Arc<[ServiceKey]>, FxBuildHasher, DefaultSharedPtr>,
     /// Index: DestinationRules by namespace and host.
-    pub rules_by_host: OrdMap<(SmolStr, Hostname), Arc<HostRules>>,
+    pub rules_by_host: OrdMap<SmolStr, OrdMap<Hostname, Arc<HostRules>>>,
     /// Index: routes for sidecars by host, the oldest first.
     pub routes_by_host: OrdMap<Hostname, Arc<Vec<Arc<RouteSet>>>>,
     /// Index: routes by the delegates that are merged into them, the oldest first.

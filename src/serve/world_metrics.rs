@@ -44,7 +44,7 @@ fn duplicate_subsets(world: &World) -> usize {
         let mut names = BTreeSet::new();
         rules.rules.iter().flat_map(|rule| &rule.spec.subsets).filter(|subset| !names.insert(&subset.name)).count()
     };
-    world.rules_by_host.values().map(repeated).sum()
+    world.rules_by_host.values().flat_map(|hosts| hosts.values()).map(repeated).sum()
 }
 
 fn clusters_without_instances(world: &World) -> usize {

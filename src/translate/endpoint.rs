@@ -17,7 +17,7 @@ use super::{
     naming,
 };
 use crate::mesh::{
-    model::{Endpoint, EndpointAddress, EndpointSet, Health, Labels, Origin, Place, Protocol, ProxyKind, Registry, Resolution, Service},
+    model::{Endpoint, EndpointAddress, EndpointSet, Health, Labels, Origin, Place, Protocol, ProxyKind, Resolution, Service},
     settings::MeshSettings,
     traffic::{ClientTls, EffectiveDestinationRule, EffectiveSubset, PortPolicy},
 };
@@ -158,7 +158,7 @@ fn by_locality(endpoints: Vec<(&Endpoint, Health)>, keep_mtls: bool) -> Vec<wire
 fn by_eds(kind: ProxyKind, service: &Service) -> bool {
     match service.resolution {
         Resolution::ClientSideLb => true,
-        Resolution::Passthrough => kind == ProxyKind::Gateway && service.registry == Registry::Kubernetes,
+        Resolution::Passthrough => kind == ProxyKind::Gateway,
         Resolution::DnsLb | Resolution::DnsRoundRobin | Resolution::DynamicDns => false,
     }
 }

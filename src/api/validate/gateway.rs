@@ -2,6 +2,7 @@
 
 use super::{
     Check,
+    host::is_partial_wildcard,
     text::{ProtocolClass, is_dns_label, protocol_class},
 };
 use crate::api::{
@@ -56,8 +57,14 @@ impl Check<'_> {
         if server.hosts.is_empty() {
             self.error(&hosts, "must not be empty");
         }
+        // With AUTO_PASSTHROUGH the names of clusters are matched, and hosts only choose among services.
+        let passes_all = server.tls.as_ref().is_some_and(|tls| tls.mode == ServerTlsMode::AutoPassthrough);
+        let by_server_name = protocol_class(&server.port.protocol) == ProtocolClass::Tls && !passes_all;
         for (index, host) in server.hosts.iter().enumerate() {
             self.namespaced_host(host, &["*", "."], false, &hosts.index(index));
+            if by_server_name && is_partial_wildcard(host.split_once('/').map_or(host, |(_, name)| name)) {
+                self.error(&hosts.index(index), format!("with TLS a wildcard must be a whole label (*.example.com), is {host:?}"));
+            }
         }
         self.server_protocol_and_tls(server, at);
     }

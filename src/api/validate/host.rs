@@ -47,6 +47,12 @@ pub(super) fn is_wildcard_host(host: &str) -> bool {
     }
 }
 
+/// Returns whether a text is a wildcard that begins within a label. Envoy knows such ones for HTTP, but not for TLS, where the
+/// listener would be refused.
+pub(super) fn is_partial_wildcard(host: &str) -> bool {
+    host.starts_with('*') && host != "*" && !host.starts_with("*.")
+}
+
 /// Returns whether a text is an IP address.
 pub(super) fn is_ip(host: &str) -> bool {
     host.parse::<IpAddr>().is_ok()
@@ -72,6 +78,12 @@ mod tests {
         for bad in ["", ".", "*.", "*-", "a..b", "a*.b", "a.*.b", "a_b", "a/b", "**.a", "http://a", &"a.".repeat(200)] {
             assert!(!is_wildcard_host(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn wildcards_may_be_parts_of_labels() {
+        assert!(is_partial_wildcard("*-v1.example.com") && is_partial_wildcard("*example.com"));
+        assert!(!["*", "*.example.com", "example.com"].into_iter().any(is_partial_wildcard));
     }
 
     #[test]

@@ -138,10 +138,11 @@ fn virtual_services() {
         ),
         (
             &format!(
-                "hosts: [a.b]\ntls: [{{match: [{{sniHosts: [c.d, a.b], port: 443}}], {TO}}}, {{{TO}}}]\ntcp: [{{match: [{{destinationSubnets: [10.0.0.0/33]}}], {TO}}}]"
+                "hosts: [a.b, '*-e.b']\ntls: [{{match: [{{sniHosts: [c.d, a.b, '*-e.b'], port: 443}}], {TO}}}, {{{TO}}}]\ntcp: [{{match: [{{destinationSubnets: [10.0.0.0/33]}}], {TO}}}]"
             ),
             &[
                 "error: spec.tls[0].match[0].sniHosts[0]: c.d is not among the hosts of the object",
+                r#"error: spec.tls[0].match[0].sniHosts[2]: must be a name, or a wildcard that is a whole label (*.example.com), is "*-e.b""#,
                 "error: spec.tls[1].match: must not be empty",
                 r#"error: spec.tcp[0].match[0].destinationSubnets[0]: must be an IP address or a network such as 10.0.0.0/8, is "10.0.0.0/33""#,
             ],
@@ -250,6 +251,12 @@ fn gateways() {
             &[],
         ),
         ("selector: {a: b}", &["error: spec.servers: must not be empty"]),
+        (
+            "servers: [{port: {number: 80, name: a, protocol: HTTP}, hosts: ['*-a.b']}, \
+             {port: {number: 443, name: b, protocol: TLS}, hosts: ['ns/*-a.b'], tls: {mode: PASSTHROUGH}}, \
+             {port: {number: 444, name: c, protocol: TLS}, hosts: ['*-a.b'], tls: {mode: AUTO_PASSTHROUGH}}]",
+            &[r#"error: spec.servers[1].hosts[0]: with TLS a wildcard must be a whole label (*.example.com), is "ns/*-a.b""#],
+        ),
         (
             "servers: [{port: {number: 0, protocol: HTPP}, hosts: [A_/b], bind: x}]",
             &[

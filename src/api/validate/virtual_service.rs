@@ -4,7 +4,7 @@ use smol_str::SmolStr;
 
 use super::{
     Check,
-    host::{covers, is_host, is_ip, is_wildcard_host},
+    host::{covers, is_host, is_ip, is_partial_wildcard, is_wildcard_host},
     text::is_dns_label,
 };
 use crate::api::{
@@ -140,6 +140,8 @@ impl Check<'_> {
                 self.warning(&at, "is an IP address, which clients do not send as a server name");
             } else if !is_wildcard_host(name) {
                 self.error(&at, format!("must be a host name, perhaps with * as its first label, is {name:?}"));
+            } else if is_partial_wildcard(name) {
+                self.error(&at, format!("must be a name, or a wildcard that is a whole label (*.example.com), is {name:?}"));
             } else if !hosts.iter().any(|host| covers(host, name)) {
                 self.error(&at, format!("{name} is not among the hosts of the object"));
             }

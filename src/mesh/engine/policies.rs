@@ -13,7 +13,7 @@ use crate::{
     mesh::{
         configured::Configured,
         gateway::{self, Gateway},
-        model::{Hostname, NamedKey, ServiceKey},
+        model::{Hostname, NamedKey, ServiceKey, Visibility},
         names,
         peer_authentication::{self, PeerAuthentication},
         policy::{destination_rule, mtls},
@@ -192,7 +192,11 @@ impl Tabled for DestinationRule {
     fn of(object: &Object, spec: &Arc<istio::DestinationRule>, mesh: &MeshSettings) -> Arc<Self> {
         let namespace = &object.key.namespace;
         let host = names::full_hostname(&spec.host, namespace, &mesh.domain);
-        let export_to = names::visibility(&spec.export_to, &mesh.default_destination_rule_export_to, namespace);
+        // A rule that selects clients is for those of its own namespace alone.
+        let export_to = match spec.workload_selector {
+            Some(_) => Visibility::Namespaces([namespace.clone()].into()),
+            None => names::visibility(&spec.export_to, &mesh.default_destination_rule_export_to, namespace),
+        };
         Arc::new(traffic::istio::destination_rule(spec, host, export_to))
     }
 
@@ -224,16 +228,21 @@ impl Tabled for DestinationRule {
 
 /// Lists the rules of a host again: the new ones, and those that stay.
 fn relist_rules(world: &mut World, key: &(SmolStr, Hostname), new: Vec<Arc<Configured<DestinationRule>>>) {
+    let (namespace, host) = key;
     let stays = |rule: &&Arc<Configured<DestinationRule>>| {
-        let current = world.destination_rules.get(&(key.0.clone(), rule.origin.object.name.clone()));
+        let current = world.destination_rules.get(&(namespace.clone(), rule.origin.object.name.clone()));
         current.is_some_and(|current| Arc::ptr_eq(current, rule))
     };
-    let listed = world.rules_by_host.get(key);
+    let listed = world.rules_by_host.get(namespace).and_then(|hosts| hosts.get(host));
     let mut rules: Vec<_> = listed.into_iter().flat_map(|listed| listed.rules.iter()).filter(stays).cloned().collect();
     rules.extend(new);
+    let hosts = world.rules_by_host.entry(namespace.clone()).or_default();
     if rules.is_empty() {
-        world.rules_by_host.remove(key);
+        hosts.remove(host);
     } else {
-        world.rules_by_host.insert(key.clone(), Arc::new(destination_rule::host_rules(rules)));
+        hosts.insert(host.clone(), Arc::new(destination_rule::host_rules(rules)));
+    }
+    if hosts.is_empty() {
+        world.rules_by_host.remove(namespace);
     }
 }

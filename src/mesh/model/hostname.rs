@@ -1,10 +1,11 @@
 //! A DNS name of the mesh, perhaps a wildcard.
 
-use std::fmt;
+use std::{cmp::Reverse, fmt};
 
-use smol_str::{SmolStr, format_smolstr};
+use imbl::OrdMap;
+use smol_str::SmolStr;
 
-/// A DNS name, perhaps with a leading wildcard (`*.example.com`, `*`), in lower case.
+/// A DNS name, perhaps with a leading wildcard (`*.example.com`, `*-v1.example.com`, `*`), in lower case.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Hostname(SmolStr);
 
@@ -25,12 +26,13 @@ impl Hostname {
         &self.0
     }
 
-    /// Returns whether it is `*` or `*.something`.
+    /// Returns whether it begins with `*`.
     pub fn is_wildcard(&self) -> bool {
         self.0.starts_with('*')
     }
 
     /// Returns whether every name that `other` stands for is one that `self` stands for (`*.a.b` covers `x.a.b` and `*.x.a.b`).
+    /// A wildcard may begin within a label: `*-v1.a.b` covers `x-v1.a.b`.
     pub fn covers(&self, other: &Self) -> bool {
         match self.0.strip_prefix('*') {
             Some(suffix) => other.0.strip_prefix('*').unwrap_or(&other.0).ends_with(suffix),
@@ -38,12 +40,16 @@ impl Hostname {
         }
     }
 
-    /// Returns the hosts that cover this one: itself, then the wildcards that begin with a whole label, the longest
-    /// first. Looking each of them up replaces a walk over all hosts of a table.
-    pub fn covering(&self) -> impl Iterator<Item = Self> {
-        let text = self.as_str();
-        let wildcards = text.match_indices('.').map(|(at, _)| format_smolstr!("*{}", &text[at..])).filter(move |wildcard| wildcard != text);
-        std::iter::once(self.clone()).chain(wildcards.map(Self)).chain((text != "*").then(|| Self("*".into())))
+    /// Returns the entries of a table whose hosts cover this one, the most specific first: its own, then those of
+    /// wildcards from the longest. It looks at the table's wildcards alone, which sort before all names.
+    pub fn covering<'a, V: Clone>(&self, table: &'a OrdMap<Self, V>) -> impl Iterator<Item = (&'a Self, &'a V)> + use<'a, V> {
+        let mut wildcards: Vec<(&Self, &V)> = Vec::new();
+        if table.get_min().is_some_and(|(first, _)| first.is_wildcard()) {
+            let all = table.iter().take_while(|(wildcard, _)| wildcard.is_wildcard());
+            wildcards.extend(all.filter(|(wildcard, _)| *wildcard != self && wildcard.covers(self)));
+            wildcards.sort_by_key(|(wildcard, _)| Reverse(wildcard.as_str().len()));
+        }
+        table.get_key_value(self).into_iter().chain(wildcards)
     }
 
     /// Returns whether there is a name that both stand for.
@@ -70,14 +76,22 @@ mod tests {
         assert!(!wide.covers(&Hostname::new("example.com")));
         assert!(!Hostname::new("a.example.com").covers(&wide));
         assert!(Hostname::new("*").covers(&wide));
+        let within = Hostname::new("*-v1.example.com");
+        assert!(within.covers(&Hostname::new("a-v1.example.com")) && within.covers(&Hostname::new("*.a-v1.example.com")));
+        assert!(!within.covers(&Hostname::new("v1.example.com")) && !within.covers(&wide));
         assert!(Hostname::new("a.example.com").overlaps(&wide));
     }
 
     #[test]
     fn hosts_are_covered_by_themselves_and_by_wildcards_from_the_longest() {
-        let covering = |host: &str| Hostname::new(host).covering().map(|host| host.to_string()).collect::<Vec<_>>();
-        assert_eq!(covering("a.b.c"), ["a.b.c", "*.b.c", "*.c", "*"]);
-        assert_eq!(covering("*.b.c"), ["*.b.c", "*.c", "*"]);
+        let table = |hosts: &[&str]| -> OrdMap<Hostname, ()> { hosts.iter().map(|host| (Hostname::new(host), ())).collect() };
+        let hosts = table(&["*", "*.b.c", "*.c", "*.x.c", "*1.b.c", "*c", "a-1.b.c", "b.c", "x.c"]);
+        let covering = |host: &str| Hostname::new(host).covering(&hosts).map(|(host, ())| host.as_str()).collect::<Vec<_>>();
+        assert_eq!(covering("a-1.b.c"), ["a-1.b.c", "*1.b.c", "*.b.c", "*.c", "*c", "*"]);
+        assert_eq!(covering("*.b.c"), ["*.b.c", "*.c", "*c", "*"]);
+        assert_eq!(covering("*.1.b.c"), ["*1.b.c", "*.b.c", "*.c", "*c", "*"]);
         assert_eq!(covering("*"), ["*"]);
+        assert_eq!(Hostname::new("x.c").covering(&table(&["a.c", "x.c"])).count(), 1);
+        assert_eq!(Hostname::new("x.c").covering(&table(&[])).count(), 0);
     }
 }

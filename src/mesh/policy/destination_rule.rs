@@ -14,24 +14,29 @@ use crate::{
     },
 };
 
-/// Returns the rule for a service as proxies of `namespace` see it: the client's namespace (unless it is the root
-/// namespace), then the service's, then the root namespace; in each the most specific host. `selecting` are the rules
-/// with a `workloadSelector` that selects the proxies.
+/// Returns the rule for a service as proxies of `namespace` see it: the client's namespace (of the root namespace only what
+/// is private to it), then the service's, then the root namespace. In each the most specific host counts, even if its
+/// rules are for other clients. `selecting` are the rules with a `workloadSelector` that selects the proxies.
 pub fn effective(world: &World, namespace: &str, selecting: &[ObjectKey], service: &Service) -> Option<Arc<EffectiveDestinationRule>> {
     if world.rules_by_host.is_empty() {
         return None;
     }
     let client = Client { world, namespace, selecting };
     let root = &world.mesh.root_namespace;
-    let own = if namespace == root.as_str() {
-        client.find(root, &service.hostname, |rule| is_private(rule, root))
-    } else {
-        client.find(namespace, &service.hostname, |_| true)
+    let is_own = |rule: &DestinationRule| match namespace == root.as_str() {
+        true => is_private(rule, root),
+        false => rule.export_to.allows(namespace),
     };
-    // Asked just now, where the client's namespace is the service's.
-    let asked = namespace != root.as_str() && service.namespace == namespace;
-    own.or_else(|| (!asked).then(|| client.find(&service.namespace, &service.hostname, |_| true)).flatten())
-        .or_else(|| client.find(root, &service.hostname, |_| true))
+    if let Some(rules) = client.most_specific(namespace, &service.hostname, is_own) {
+        return client.merged(rules, is_own);
+    }
+    let exported_from = |owner: &SmolStr| {
+        let is_exported = |rule: &DestinationRule| !is_private(rule, owner);
+        client.merged(client.most_specific(owner, &service.hostname, is_exported)?, is_exported)
+    };
+    // What a namespace exports to itself was found above.
+    let asked = service.namespace == namespace;
+    (!asked).then(|| exported_from(&service.namespace)).flatten().or_else(|| exported_from(root))
 }
 
 /// Returns all rules of one namespace for one host, with their merge where no proxy sees less than another.
@@ -49,25 +54,20 @@ struct Client<'a> {
 }
 
 impl Client<'_> {
-    fn find(&self, owner: &str, host: &Hostname, wanted: impl Fn(&DestinationRule) -> bool) -> Option<Arc<EffectiveDestinationRule>> {
-        let from = (SmolStr::new(owner), Hostname::new(""));
-        let (first, _) = self.world.rules_by_host.get_next(&from).filter(|((of, _), _)| of == owner)?;
-        // Nothing sorts before a wildcard: where the first is none, there is none.
-        let tried = if first.1.is_wildcard() { usize::MAX } else { 1 };
-        host.covering().take(tried).find_map(|host| {
-            let rules = self.world.rules_by_host.get(&(from.0.clone(), host))?;
-            match &rules.common {
-                Some(common) if rules.rules.iter().all(|rule| wanted(&rule.spec)) => Some(Arc::clone(common)),
-                _ => self.visible(owner, rules, &wanted),
-            }
-        })
+    /// Returns the rules of `owner` for the most specific host that covers `host` and has a rule that is `listed`.
+    fn most_specific(&self, owner: &str, host: &Hostname, listed: impl Fn(&DestinationRule) -> bool) -> Option<&HostRules> {
+        let mut covering = host.covering(self.world.rules_by_host.get(owner)?).map(|(_, rules)| &**rules);
+        covering.find(|rules| rules.rules.iter().any(|rule| listed(&rule.spec)))
     }
 
-    /// Returns what the rules of one host say that the proxies see. Rules with a selector are for workloads of their
-    /// own namespace, and win over those without.
-    fn visible(&self, owner: &str, rules: &HostRules, wanted: &impl Fn(&DestinationRule) -> bool) -> Option<Arc<EffectiveDestinationRule>> {
-        let visible = || rules.rules.iter().filter(|rule| rule.spec.export_to.allows(self.namespace) && wanted(&rule.spec));
-        let selecting = visible().find(|rule| owner == self.namespace && self.selecting.contains(&rule.origin.object));
+    /// Merges those of the rules that are `listed` and for this client; `None` when there are none. Rules with a selector
+    /// win over those without.
+    fn merged(&self, rules: &HostRules, listed: impl Fn(&DestinationRule) -> bool) -> Option<Arc<EffectiveDestinationRule>> {
+        if let Some(common) = rules.common.as_ref().filter(|_| rules.rules.iter().all(|rule| listed(&rule.spec))) {
+            return Some(Arc::clone(common));
+        }
+        let visible = || rules.rules.iter().filter(|rule| rule.spec.export_to.allows(self.namespace) && listed(&rule.spec));
+        let selecting = visible().find(|rule| self.selecting.contains(&rule.origin.object));
         let selector = selecting.map(|rule| &rule.spec.workload_selector).unwrap_or(&None);
         let chosen: Vec<&Arc<Configured<DestinationRule>>> = visible().filter(|rule| rule.spec.workload_selector == *selector).collect();
         (!chosen.is_empty()).then(|| Arc::new(merge(chosen.into_iter())))

@@ -12,12 +12,13 @@ use crate::{
 
 pub(super) fn check(world: &World) -> Vec<Diagnostic> {
     let unknown = world.destination_rules.values().visiting(Visited::Object).filter_map(|rule| unknown_host(world, rule));
-    unknown.chain(world.rules_by_host.values().visiting(Visited::Object).flat_map(|rules| repeated_subsets(rules))).collect()
+    let rules = world.rules_by_host.values().flat_map(|hosts| hosts.values()).visiting(Visited::Object);
+    unknown.chain(rules.flat_map(|rules| repeated_subsets(rules))).collect()
 }
 
 /// Returns what is doubtful about one rule; perhaps with findings about others of its host.
 pub(super) fn of(world: &World, rule: &Configured<DestinationRule>) -> Vec<Diagnostic> {
-    let rules = world.rules_by_host.get(&(rule.origin.object.namespace.clone(), rule.spec.host.clone()));
+    let rules = world.rules_by_host.get(&rule.origin.object.namespace).and_then(|hosts| hosts.get(&rule.spec.host));
     unknown_host(world, rule).into_iter().chain(rules.into_iter().flat_map(|rules| repeated_subsets(rules))).collect()
 }
 

@@ -157,15 +157,14 @@ fn discovery(
         let chosen: Arc<[Endpoint]> = chosen.cloned().collect();
         (!chosen.is_empty()).then_some(chosen)
     };
-    let of_kubernetes = service.registry == Registry::Kubernetes;
     Some(match service.resolution {
         Resolution::DynamicDns => Discovery::DynamicForwardProxy,
         _ if by_destination => Discovery::OriginalDestination,
         Resolution::DnsLb => Discovery::StrictDns(resolved(usize::MAX)?),
         // Envoy refuses more than one, which several addresses or definitions of the host would give it.
         Resolution::DnsRoundRobin => Discovery::LogicalDns(resolved(1)?),
-        // A gateway has no original destination inside the mesh: it balances headless services itself.
-        Resolution::Passthrough if of_kubernetes && profile.kind == ProxyKind::Gateway => Discovery::Eds,
+        // What a gateway takes in was sent to the gateway itself: it has no original destination.
+        Resolution::Passthrough if profile.kind == ProxyKind::Gateway => Discovery::Eds,
         Resolution::Passthrough => Discovery::OriginalDestination,
         Resolution::ClientSideLb => Discovery::Eds,
     })

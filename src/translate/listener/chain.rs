@@ -72,6 +72,11 @@ impl ChainMatch {
         })
     }
 
+    /// Returns a name that Envoy cannot match: of a server name it takes whole labels only as wildcards.
+    pub(crate) fn partial_wildcard(&self) -> Option<&SmolStr> {
+        self.names().find(|name| name.starts_with('*') && !name.starts_with("*."))
+    }
+
     // A star among the names means that there is no condition on them. Envoy refuses a chain that says one name twice.
     fn names(&self) -> impl Iterator<Item = &SmolStr> {
         let all = self.server_names.iter().any(|name| name == "*");

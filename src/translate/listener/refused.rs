@@ -35,6 +35,8 @@ pub enum Reason {
     Outranked(u16, ObjectKey),
     /// No connection can ask for a wildcard by its SNI, as AUTO_PASSTHROUGH needs it.
     NoServerName(Hostname),
+    /// Envoy does not know the wildcard among server names.
+    PartialWildcard(u16, SmolStr),
     /// A port whose protocol is not declared took the place of its HTTP port.
     Replaced(u16, ObjectKey),
 }
@@ -62,6 +64,12 @@ impl fmt::Display for Reason {
             }
             Self::NoServerName(host) => {
                 write!(f, "{host} cannot be reached through a server of mode AUTO_PASSTHROUGH: it is no single name")
+            }
+            Self::PartialWildcard(port, name) => {
+                write!(
+                    f,
+                    "TLS connections for {name} on port {port} are not told from others: a wildcard in a server name is a whole label"
+                )
             }
             Self::Replaced(port, by) => {
                 write!(f, "requests on port {port} go to {by}, which does not declare its protocol and so takes the whole listener")

@@ -17,7 +17,7 @@ pub fn l4_sets<'a>(routes: &'a OrdMap<Hostname, Arc<Vec<Arc<RouteSet>>>>, host: 
     if host.is_wildcard() {
         found.extend(routes.iter().filter(|(key, _)| key.overlaps(host)).flat_map(|(_, listed)| listed.iter()));
     } else {
-        found.extend(host.covering().filter_map(|name| routes.get(&name)).flat_map(|listed| listed.iter()));
+        found.extend(host.covering(routes).flat_map(|(_, listed)| listed.iter()));
     }
     found.retain(|set| !set.tls.is_empty() || !set.tcp.is_empty());
     found.sort_by(|one, other| one.order().cmp(&other.order()));

@@ -50,7 +50,7 @@ pub fn sidecar_routes<'a>(
                 if covered().next().is_none() {
                     entry.hosts.push(host);
                 }
-                let theirs = covered().filter(|(name, _)| most_specific(routes, name) == Some(host));
+                let theirs = covered().filter(|(name, _)| name.covering(routes).next().is_some_and(|(nearest, _)| nearest == host));
                 entry.services.extend(theirs.map(|(_, service)| *service));
             }
             _ => entry.hosts.push(host),
@@ -95,14 +95,4 @@ fn winners<'a>(
         winners.extend(candidates.iter().find_map(&mut position).map(|position| (position, host)));
     }
     (selected, winners)
-}
-
-/// Returns the host of `routes` that a service's routes come from: itself, or the longest wildcard that covers it.
-fn most_specific<'a>(routes: &'a OrdMap<Hostname, Arc<Vec<Arc<RouteSet>>>>, service: &Hostname) -> Option<&'a Hostname> {
-    if let Some((host, _)) = routes.get_key_value(service) {
-        return Some(host);
-    }
-    // Not `Hostname::covering`: a wildcard may also begin within a label (`*-v1.example.com`).
-    let wildcards = routes.keys().filter(|host| host.is_wildcard() && host.covers(service));
-    wildcards.max_by_key(|host| host.as_str().len())
 }

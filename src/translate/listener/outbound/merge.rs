@@ -80,6 +80,18 @@ impl Entries {
         self.refused.insert(refused);
     }
 
+    /// Returns the chains that Envoy can match, and adds those that it cannot to what is not sent.
+    pub(super) fn matchable(&mut self, mut claims: Vec<Claim>) -> Vec<Claim> {
+        claims.retain(|claim| match claim.chain.matcher.partial_wildcard() {
+            None => true,
+            Some(name) => {
+                self.refused.insert(Refused::new(&claim.origin, claim.field.clone(), Reason::PartialWildcard(self.port, name.clone())));
+                false
+            }
+        });
+        claims
+    }
+
     /// Adds a service port at these addresses. At those that have a listener it has to come to terms with that.
     pub(super) fn add(&mut self, addresses: Vec<SmolStr>, offer: Offer) {
         let owner = |address: &SmolStr| self.by_address.get(&canonical(address)).copied();

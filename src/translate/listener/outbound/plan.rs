@@ -115,7 +115,10 @@ impl<'a> Planner<'a> {
                 offer.sniffed = wildcard;
                 offer.http = Some(self.http_chain(port, &bind, wildcard, wildcard));
             } else {
-                offer.tcp = self.tcp_chains(port, &bind, wildcard);
+                offer.tcp = entries.matchable(self.tcp_chains(port, &bind, wildcard));
+                if offer.tcp.is_empty() {
+                    continue;
+                }
             }
             entries.add(bind.addresses, offer);
         }

@@ -218,3 +218,23 @@ fn a_wildcard_is_not_passed_on() {
         "ServiceEntry/shop/wide spec.hosts: *.com cannot be reached through a server of mode AUTO_PASSTHROUGH: it is no single name";
     assert_eq!(told(&plan), [told_to]);
 }
+
+#[test]
+fn a_wildcard_within_a_label_is_no_server_name() {
+    let entry = |name: &str, host: &str, more: &str| {
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}, namespace: shop}}\n\
+             spec: {{hosts: ['{host}'], ports: [{{number: 443, name: tls, protocol: TLS}}, {{number: 80, name: http, protocol: HTTP}}], {more}resolution: NONE}}\n"
+        )
+    };
+    let asked = Asked::of(&(entry("part", "*-a.example.com", "") + &entry("whole", "*.example.org", "")));
+    assert_eq!(names(&asked), ["0.0.0.0_443", "0.0.0.0_80", "virtualOutbound"]);
+    let expected = "ServiceEntry/shop/part spec.ports: TLS connections for *-a.example.com on port 443 are not told from others: \
+                    a wildcard in a server name is a whole label";
+    assert_eq!(asked.refused(), [expected]);
+    let alone = Asked::of(&entry("part", "*-a.example.com", ""));
+    assert_eq!(names(&alone), ["0.0.0.0_80", "virtualOutbound"]);
+    let addressed = Asked::of(&entry("part", "*-a.example.com", "addresses: [10.9.9.9], "));
+    assert_eq!(names(&addressed), ["0.0.0.0_80", "10.9.9.9_443", "virtualOutbound"]);
+    assert_eq!(addressed.refused(), Vec::<String>::new());
+}
