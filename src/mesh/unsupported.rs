@@ -188,15 +188,16 @@ mod tests {
     }
 
     #[test]
-    fn claims_are_found_in_either_sort_of_match() {
+    fn claims_are_found_in_either_sort_of_match_whatever_it_is_bound_to() {
         let rule = "{match: [{uri: {prefix: /}}, {headers: {x: {exact: a}, '@Request.Auth.claims.group': {exact: a}}}, \
                     {withoutHeaders: {'@request.auth.claims[group][id]': {exact: a}}}], route: [{destination: {host: a}}]}";
         let expected = [
             r#"spec.http[0].match[1].headers["@Request.Auth.claims.group"]"#,
             r#"spec.http[0].match[2].withoutHeaders["@request.auth.claims[group][id]"]"#,
         ];
-        let at_gateway = format!("{{hosts: [a.example.com], gateways: [front], http: [{rule}]}}");
-        assert_eq!(fields("VirtualService", "networking", &at_gateway), expected);
+        for bound in ["hosts: [a.example.com], gateways: [front], ", "hosts: [a], ", ""] {
+            assert_eq!(fields("VirtualService", "networking", &format!("{{{bound}http: [{rule}]}}")), expected, "{bound}");
+        }
     }
 
     #[test]

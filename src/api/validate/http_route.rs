@@ -39,11 +39,11 @@ const RETRY_ON: [&str; 17] = [
 ];
 
 impl Check<'_> {
-    pub(super) fn http_route(self, route: &HttpRoute, delegate: bool, mesh: bool, at: &Path<'_>) {
+    pub(super) fn http_route(self, route: &HttpRoute, delegate: bool, at: &Path<'_>) {
         self.action(route, delegate, at);
         let matches = at.field("match");
         for (index, found) in route.matches.iter().enumerate() {
-            self.http_match(found, mesh, &matches.index(index));
+            self.http_match(found, &matches.index(index));
         }
         self.weights(&route.route, &at.field("route"));
         for (index, destination) in route.route.iter().enumerate() {
@@ -112,7 +112,7 @@ impl Check<'_> {
         }
     }
 
-    fn http_match(self, found: &HttpMatch, mesh: bool, at: &Path<'_>) {
+    fn http_match(self, found: &HttpMatch, at: &Path<'_>) {
         // An empty prefix matches every path, but Envoy refuses it for anything else.
         if let Some(StringMatch::Regex(regex)) = &found.uri {
             self.regex(regex, &at.field("uri").field("regex"));
@@ -125,7 +125,7 @@ impl Check<'_> {
         for (field, headers) in [("headers", &found.headers), ("withoutHeaders", &found.without_headers)] {
             let at = at.field(field);
             for (name, value) in headers {
-                self.matched_header(name, mesh, &at.key(name));
+                self.matched_header(name, &at.key(name));
                 self.string_match(value, &at.key(name));
             }
         }
@@ -139,12 +139,8 @@ impl Check<'_> {
         }
     }
 
-    fn matched_header(self, name: &str, mesh: bool, at: &Path<'_>) {
-        if is_claim(name) {
-            if mesh {
-                self.error(at, "claims of tokens can be matched at gateways only");
-            }
-        } else if !PSEUDO_HEADERS.contains(&name) && !is_header_name(name) {
+    fn matched_header(self, name: &str, at: &Path<'_>) {
+        if !is_claim(name) && !PSEUDO_HEADERS.contains(&name) && !is_header_name(name) {
             self.error(at, "is no name of a header");
         }
     }

@@ -30,7 +30,7 @@ impl Check<'_> {
         self.hosts(&service.hosts, mesh && service.gateways.iter().all(|gateway| gateway == "mesh"), &at.field("hosts"));
         let http = at.field("http");
         for (index, route) in service.http.iter().enumerate() {
-            self.http_route(route, delegate, mesh, &http.index(index));
+            self.http_route(route, delegate, &http.index(index));
         }
         self.unreachable_routes(&service.http, &http);
         let tls = at.field("tls");

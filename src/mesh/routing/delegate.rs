@@ -222,6 +222,15 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_decided_of_either_cannot_be_decided_of_both() {
+        let of = |undecidable| vec![HttpMatch { undecidable, ..Default::default() }];
+        for (root, leaf) in [(true, false), (false, true), (false, false)] {
+            let merged = merge(&rule("root", of(root)), rule("leaf", of(leaf))).unwrap();
+            assert_eq!(merged.matches[0].undecidable, root || leaf);
+        }
+    }
+
+    #[test]
     fn a_delegate_may_not_reach_other_gateways() {
         let at = |name: &str| HttpMatch { gateways: vec![GatewayRef::istio(&"infra".into(), &name.into())], ..Default::default() };
         let root = rule("root", vec![at("public")]);
