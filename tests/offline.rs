@@ -6,6 +6,7 @@ mod conflicts;
 mod cost;
 mod crds;
 mod descriptors;
+mod fields;
 mod golden;
 mod inject;
 mod oracle;

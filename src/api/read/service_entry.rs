@@ -1,7 +1,9 @@
 //! Reads ServiceEntry and WorkloadEntry (contract §6.4).
 
+use smol_str::SmolStr;
+
 use super::{
-    fields::{Node, Read},
+    fields::{Fields, Node, Read},
     gateway::selector_labels,
 };
 use crate::api::istio::{ServiceEntry, ServiceEntryResolution, WorkloadEntry};
@@ -41,10 +43,18 @@ impl Read for WorkloadEntry {
             address: fields.get("address"),
             ports: fields.entries("ports"),
             labels: fields.get("labels"),
-            network: fields.get("network"),
+            network: network(fields),
             locality: fields.get("locality"),
             weight: fields.get("weight"),
             service_account: fields.get("serviceAccount"),
         })
     }
+}
+
+fn network(fields: &Fields<'_>) -> SmolStr {
+    let network: SmolStr = fields.get("network");
+    if !network.is_empty() {
+        fields.warn("network", "has no effect: several networks are not supported yet, and the address is used as it is");
+    }
+    network
 }

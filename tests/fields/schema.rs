@@ -1,0 +1,59 @@
+//! The fields of Istio's kinds, as its definitions list them (`istio.txt`, written by `scripts/istio-fields`).
+
+use std::collections::BTreeSet;
+
+use istiod_lite::api::Kind;
+
+/// Kinds that are refused as a whole, whatever their fields say.
+const REFUSED_WHOLE: [&str; 2] = ["AuthorizationPolicy", "RequestAuthentication"];
+
+/// One field that holds a value.
+pub(super) struct Field {
+    pub(super) kind: String,
+    /// `spec.http[].match[].headers.*.exact`
+    pub(super) path: String,
+    /// `string`, `integer`, `enum` and so on.
+    pub(super) of_type: String,
+    /// The names of an enum's values.
+    pub(super) values: Vec<String>,
+}
+
+pub(super) struct Schema(Vec<Field>);
+
+impl Field {
+    /// Returns kind and path.
+    pub(super) fn name(&self) -> String {
+        format!("{} {}", self.kind, self.path)
+    }
+}
+
+impl Schema {
+    pub(super) fn load() -> Self {
+        let text = super::read("istio.txt");
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let fields = lines.map(|line| {
+            let mut words = line.split(' ').map(str::to_owned);
+            let mut next = || words.next().unwrap_or_else(|| panic!("{line}"));
+            let (kind, path, of_type) = (next(), next(), next());
+            Field { kind, path, of_type, values: words.collect() }
+        });
+        let schema = Self(fields.collect());
+        assert!(schema.kinds().count() >= 7 && schema.0.len() > 700, "istio.txt is cut");
+        schema
+    }
+
+    /// Returns the kinds whose fields are read.
+    pub(super) fn kinds(&self) -> impl Iterator<Item = &'static str> {
+        let known: BTreeSet<&str> = self.0.iter().map(|field| field.kind.as_str()).collect();
+        Kind::ALL.into_iter().map(Kind::as_str).filter(move |kind| known.contains(kind) && !REFUSED_WHOLE.contains(kind))
+    }
+
+    pub(super) fn leaves(&self, kind: &str) -> impl Iterator<Item = &Field> {
+        self.0.iter().filter(move |field| field.kind == kind && field.of_type != "message")
+    }
+
+    /// Returns the paths of the messages of a kind.
+    pub(super) fn messages(&self, kind: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |field| field.kind == kind && field.of_type == "message").map(|field| field.path.as_str())
+    }
+}

@@ -1,0 +1,259 @@
+//! The mesh in which the fields of one kind are set, and what becomes of it.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use istiod_lite::{
+    api::{self, Diagnostic, Object, ObjectKey, Severity, mesh_config::MeshConfig, yaml},
+    mesh::{
+        engine::Engine,
+        model::{Flavour, Interception, Proxy, ProxyKind},
+        validate,
+        world::World,
+    },
+    xds::{classes::Classes, resource_type::ResourceType},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{place, schema::Field};
+
+/// What became of a field that was set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Some proxy is sent something else.
+    Applied,
+    /// A finding says that it is not done.
+    Told {
+        /// What the finding is about: the field, or a message that it is in.
+        at: String,
+        /// What it says.
+        message: String,
+    },
+    /// Nothing changes, and nobody is told.
+    Silent,
+    /// No value that was tried is valid.
+    Refused(String),
+}
+
+/// What single fields need.
+#[derive(Deserialize)]
+struct Setting {
+    field: String,
+    given: Option<Value>,
+    beside: Option<Value>,
+    values: Option<Vec<Value>>,
+    key: Option<String>,
+}
+
+pub(super) struct Stage {
+    /// The object whose fields are set.
+    object: Value,
+    /// Everything else.
+    engine: Engine,
+    settings: Vec<Setting>,
+    kind: String,
+}
+
+/// What a mesh is for its proxies, and what is found in it.
+#[derive(PartialEq, Eq)]
+struct Seen {
+    resources: BTreeSet<(usize, ResourceType, String, u64)>,
+    findings: BTreeSet<Diagnostic>,
+    is_refused: bool,
+}
+
+impl Stage {
+    pub(super) fn of(kind: &str) -> Self {
+        let mut documents = documents(&super::read("mesh.yaml"));
+        documents.extend(documents_of_kind(kind));
+        let is_walked = |document: &Value| document["kind"] == kind && document["metadata"]["name"] == "walked";
+        let object = documents.iter().find(|document| is_walked(document)).unwrap_or_else(|| panic!("no {kind} named walked")).clone();
+        let mut engine = Engine::new("cluster.local", MeshConfig::default());
+        engine.apply(keyed(documents.iter().filter(|document| !is_walked(document)).flat_map(parse_whole)));
+        Self { object, engine, settings: super::yaml("settings.yaml"), kind: kind.to_owned() }
+    }
+
+    /// Sets a field to values of its type until one has an effect.
+    pub(super) fn outcome(&self, field: &Field) -> Outcome {
+        let key = self.key(&field.path);
+        let given = self.given(&field.path);
+        let unset = self.see(&given);
+        // That the message is there may mean something by itself, which is not the field's doing.
+        let mut without = given;
+        place::make(&mut without, place::parent(&field.path), &key);
+        let empty = self.see(&without);
+        let before = if empty.is_refused { &unset } else { &empty };
+        let mut outcomes = Vec::new();
+        for value in self.values(field) {
+            let mut with = without.clone();
+            place::put(&mut with, &field.path, &key, value);
+            let after = self.see(&with);
+            if let Some(refused) = self.refused_part(field, &key, &after).filter(|_| !after.is_refused) {
+                return refused;
+            }
+            if !after.is_refused && after.resources != before.resources {
+                return Outcome::Applied;
+            }
+            outcomes.push(self.without_effect(field, &key, &after));
+        }
+        let found = |wanted: fn(&Outcome) -> bool| outcomes.iter().find(|outcome| wanted(outcome)).cloned();
+        found(|outcome| matches!(outcome, Outcome::Told { .. }))
+            .or_else(|| found(|outcome| *outcome == Outcome::Silent))
+            .or_else(|| outcomes.first().cloned())
+            .expect("a value to try")
+    }
+
+    /// Returns what an error about the field says: what is sent may differ then because the part that asks for it is refused.
+    fn refused_part(&self, field: &Field, key: &str, after: &Seen) -> Option<Outcome> {
+        let mut about = after.findings.iter().filter(|finding| self.is_about(finding, &field.path, key));
+        about.find(|finding| finding.severity == Severity::Error).map(|finding| told(finding, field, key))
+    }
+
+    fn without_effect(&self, field: &Field, key: &str, after: &Seen) -> Outcome {
+        let mut about = after.findings.iter().filter(|finding| self.is_about(finding, &field.path, key));
+        match about.find(|finding| tells_of_no_effect(finding)) {
+            Some(finding) => told(finding, field, key),
+            None if after.is_refused => {
+                let said = after.findings.iter().find(|finding| finding.severity == Severity::Error);
+                Outcome::Refused(said.map(ToString::to_string).unwrap_or_default())
+            }
+            None => Outcome::Silent,
+        }
+    }
+
+    /// Returns whether a field that does not exist, in the message at a path, is named by a finding.
+    pub(super) fn names_unknown_field(&self, path: &str) -> bool {
+        let key = self.key(path);
+        let mut document = self.given(path);
+        place::put(&mut document, &format!("{path}.walked"), &key, json!("walked"));
+        let parsed = api::parse(&document, &"Kubernetes".into());
+        let unknown = format!("{path}.walked");
+        parsed.diagnostics.iter().any(|finding| place::is_about(&finding.field, &unknown, &key) && tells_of_no_effect(finding))
+    }
+
+    fn see(&self, document: &Value) -> Seen {
+        let parsed = api::parse(document, &"Kubernetes".into());
+        let mut engine = self.engine.clone();
+        let is_refused = parsed.objects.is_empty();
+        let applied = engine.apply(keyed(parsed.objects));
+        let mut findings: BTreeSet<Diagnostic> = parsed.diagnostics.into_iter().chain(validate::check(&applied.world)).collect();
+        let classes = Classes::default();
+        let proxies = proxies(&applied.world);
+        classes.prepare(applied.world, &Default::default()).send();
+        let mut resources = BTreeSet::new();
+        for (index, proxy) in proxies.iter().enumerate() {
+            let view = classes.view_for(proxy);
+            for kind in ResourceType::in_views() {
+                resources.extend(view.iter(kind).map(|resource| (index, kind, resource.name.to_string(), resource.version.0)));
+            }
+            findings.extend(classes.findings_for(proxy));
+        }
+        Seen { resources, findings, is_refused }
+    }
+
+    fn is_about(&self, finding: &Diagnostic, path: &str, key: &str) -> bool {
+        let is_object = finding.object.as_ref().is_some_and(|object| object.kind.as_str() == self.kind && object.name == "walked");
+        is_object && !["", "spec"].contains(&finding.field.as_str()) && place::is_about(&finding.field, path, key)
+    }
+
+    fn given(&self, path: &str) -> Value {
+        let mut given = self.object.clone();
+        let key = self.key(path);
+        for (setting, at) in self.settings_of(path) {
+            match (&setting.given, at) {
+                (None, _) => {}
+                (Some(patch), None) => json_patch::merge(&mut given, patch),
+                (Some(patch), Some(at)) => place::lay_over(&mut given, at, &key, patch),
+            }
+            if let (Some(patch), Some(at)) = (&setting.beside, at) {
+                place::lay_over(&mut given, place::parent(at), &key, patch);
+            }
+        }
+        given
+    }
+
+    fn key(&self, path: &str) -> String {
+        self.settings_of(path).filter_map(|(setting, _)| setting.key.clone()).last().unwrap_or_else(|| "walked".to_owned())
+    }
+
+    fn values(&self, field: &Field) -> Vec<Value> {
+        if let Some(values) = self.settings_of(&field.path).filter_map(|(setting, _)| setting.values.clone()).last() {
+            return values;
+        }
+        match field.of_type.as_str() {
+            "boolean" => vec![json!(true), json!(false)],
+            "integer" => vec![json!(7), json!(70), json!(503), json!(9081)],
+            "number" => vec![json!(7.5), json!(0.5)],
+            "enum" => field.values.iter().map(|value| json!(value)).collect(),
+            _ => vec![json!("walked"), json!("7s"), json!("walked.example.com"), json!("10.9.0.1")],
+        }
+    }
+
+    /// Returns the settings that a field is at or within, and for those that begin with `**.` the path that they stand for.
+    fn settings_of<'s>(&'s self, path: &'s str) -> impl Iterator<Item = (&'s Setting, Option<&'s str>)> {
+        self.settings.iter().filter_map(move |setting| {
+            let pattern = setting.field.strip_prefix(&self.kind)?.strip_prefix(' ')?;
+            let ends = |rest: &str| rest.is_empty() || rest.starts_with(['.', '[']);
+            match pattern.strip_prefix("**") {
+                Some(name) => {
+                    let end = path.match_indices(name).map(|(at, _)| at + name.len()).find(|end| ends(&path[*end..]))?;
+                    Some((setting, Some(&path[..end])))
+                }
+                None => path.strip_prefix(pattern).is_some_and(ends).then_some((setting, None)),
+            }
+        })
+    }
+}
+
+fn told(finding: &Diagnostic, field: &Field, key: &str) -> Outcome {
+    Outcome::Told { at: place::within(&finding.field, &field.path, key), message: finding.message.clone() }
+}
+
+/// Returns whether a finding says that what was written is not done, and not that the test wrote something wrong.
+fn tells_of_no_effect(finding: &Diagnostic) -> bool {
+    ["no effect", "no meaning", "not supported", "not applied"].iter().any(|words| finding.message.contains(words))
+}
+
+fn proxies(world: &World) -> Vec<Proxy> {
+    let proxy = |id: &str, kind, flavour, interception| {
+        let (name, namespace) = id.split_once('.').unwrap();
+        let pod = world.workload("Kubernetes", namespace, name).unwrap_or_else(|| panic!("no pod {id}"));
+        Proxy {
+            service_account: pod.service_account.clone(),
+            ips: pod.ips.to_vec(),
+            labels: Arc::clone(&pod.labels),
+            node: pod.node.clone(),
+            flavour,
+            interception,
+            pod_ports: pod.ports.to_vec(),
+            ..Proxy::new(kind, id)
+        }
+    };
+    let sidecar = |id, flavour| proxy(id, ProxyKind::Sidecar, flavour, Interception::Redirect);
+    vec![
+        sidecar("client.shop", Flavour::Stock),
+        sidecar("client.other", Flavour::Stock),
+        sidecar("reviews-v1.shop", Flavour::Stock),
+        sidecar("reviews-v1.shop", Flavour::Istio),
+        proxy("client.shop", ProxyKind::Sidecar, Flavour::Stock, Interception::None),
+        proxy("gateway.shop", ProxyKind::Gateway, Flavour::Stock, Interception::Redirect),
+    ]
+}
+
+fn documents_of_kind(kind: &str) -> Vec<Value> {
+    documents(&super::read(&format!("kinds/{kind}.yaml")))
+}
+
+fn documents(text: &str) -> Vec<Value> {
+    yaml::documents(text).into_iter().map(|document| yaml::document(document).expect("YAML")).collect()
+}
+
+fn parse_whole(document: &Value) -> Vec<Arc<Object>> {
+    let parsed = api::parse(document, &"Kubernetes".into());
+    assert!(parsed.diagnostics.is_empty(), "{:?}", parsed.diagnostics);
+    parsed.objects
+}
+
+fn keyed(objects: impl IntoIterator<Item = Arc<Object>>) -> Vec<(ObjectKey, Option<Arc<Object>>)> {
+    objects.into_iter().map(|object| (object.key.clone(), Some(object))).collect()
+}
