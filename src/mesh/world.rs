@@ -40,6 +40,8 @@ pub struct World {
     pub located: OrdSet<ServiceKey>,
     /// Definitions of services of which something has no effect.
     pub eclipsed: OrdMap<ServiceKey, Arc<[Eclipsed]>>,
+    /// Services of which something has no effect outside of their namespace, by host.
+    pub eclipsed_abroad: OrdMap<Hostname, Arc<[Eclipsed]>>,
     /// Their endpoints.
     pub endpoints: OrdMap<ServiceKey, Arc<EndpointSet>>,
     /// Pods (and WorkloadEntries) of all clusters.

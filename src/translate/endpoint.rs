@@ -33,7 +33,7 @@ pub struct EndpointInput {
     choice: Choice,
     unready: Unready,
     /// How endpoints are chosen by where the client is.
-    nearness: Option<Nearness>,
+    nearness: Option<Arc<Nearness>>,
     origin: Origin,
 }
 
@@ -63,7 +63,7 @@ pub fn inputs(
     if service.external_name.is_some() || !by_eds(class.kind, service) {
         return Vec::new();
     }
-    let nearness = place.and_then(|place| Nearness::of(place, service));
+    let nearness = place.and_then(|place| Nearness::of(place, service)).map(Arc::new);
     let mut inputs = Vec::new();
     for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
         let of_port = endpoints.and_then(|set| set.ports.iter().find(|(number, _)| *number == port.number));

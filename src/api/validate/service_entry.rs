@@ -102,7 +102,7 @@ impl Check<'_> {
         }
     }
 
-    /// With `DYNAMIC_DNS` the name of the host comes with the request, which only HTTP and TLS have.
+    /// Checks that the host is named by what is sent to the ports: with `DYNAMIC_DNS` nothing else does.
     fn ports_name_their_host(self, entry: &ServiceEntry, at: &Path<'_>) {
         for (index, port) in entry.ports.iter().enumerate() {
             if !["HTTP", "HTTP2", "GRPC", "TLS"].iter().any(|known| port.protocol.eq_ignore_ascii_case(known)) {

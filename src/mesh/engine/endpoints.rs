@@ -98,7 +98,7 @@ impl<'t> Tables<'t> {
         pod.labels.get(TLS_MODE).is_some_and(|mode| mode == "istio") && self.takes_mtls(&pod.namespace, &pod.labels, port)
     }
 
-    /// Whether a WorkloadEntry takes mTLS: its label says so, else an account does, which it would not have without a proxy.
+    /// Returns whether a WorkloadEntry takes mTLS: its label says so, else an account does, which it would not have without a proxy.
     fn entry_takes_mtls(&self, entry: &istio::WorkloadEntry, backend: &Backend, port: u16) -> bool {
         let sidecar = match backend.labels.get(TLS_MODE) {
             Some(mode) => mode == "istio",

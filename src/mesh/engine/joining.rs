@@ -1,4 +1,4 @@
-//! Several definitions of one host in one namespace: what they are together, and what of them is lost.
+//! Several definitions of one host: what those of one namespace are together, and what of them is lost.
 //!
 //! As in istiod, the ports of ServiceEntries that say the same but for their ports are put together; of others the first
 //! counts. Endpoints are joined in any case (see [`super::endpoints`]).
@@ -64,17 +64,36 @@ fn add(service: &mut Service, other: &Service) {
 
 /// Returns what of a definition has no effect: for those who see it, the first view that they see holds.
 fn eclipsed(views: &[Service], definition: &Service) -> Option<Eclipsed> {
-    let first = views.iter().find(|view| share_a_namespace(&view.export_to, &definition.export_to))?;
+    let first = views.iter().find(|view| share_a_namespace(&view.export_to, &definition.export_to, ""))?;
     if first.origin == definition.origin || (first.registry, definition.registry) == (Registry::Kubernetes, Registry::Kubernetes) {
         return None;
     }
+    behind(first, definition, obstacle(first, definition))
+}
+
+/// Returns what services have no effect outside of their namespaces, because that of another namespace goes first there.
+/// Within its namespace each goes first.
+pub(super) fn eclipsed_abroad<'a>(services: impl Iterator<Item = &'a Arc<Service>>) -> Vec<Eclipsed> {
+    let mut services: Vec<&Arc<Service>> = services.collect();
+    services.sort_by(|a, b| a.rank().cmp(&b.rank()));
+    let eclipsed = services.iter().enumerate().filter_map(|(at, service)| {
+        let abroad = |first: &&&Arc<Service>| {
+            first.namespace != service.namespace && share_a_namespace(&first.export_to, &service.export_to, &service.namespace)
+        };
+        behind(services[..at].iter().find(abroad)?, service, Some(Obstacle::Namespace))
+    });
+    eclipsed.collect()
+}
+
+/// Returns what of a definition has no effect where another goes first; `None` where all of it has.
+fn behind(first: &Service, definition: &Service, obstacle: Option<Obstacle>) -> Option<Eclipsed> {
     let protocol = |number: u16| first.port(number).map(|port| port.protocol);
     let (known, lost): (Vec<_>, Vec<_>) = definition.ports.iter().partition(|port| protocol(port.number).is_some());
     let eclipsed = Eclipsed {
         hostname: definition.hostname.clone(),
         object: definition.origin.object.clone(),
         by: first.origin.object.clone(),
-        obstacle: obstacle(first, definition),
+        obstacle,
         ports: lost.into_iter().map(|port| port.number).collect(),
         protocols: known.into_iter().filter(|port| protocol(port.number) != Some(port.protocol)).map(|port| port.number).collect(),
         fields: fields_without_effect(first, definition),
@@ -94,11 +113,14 @@ fn fields_without_effect(first: &Service, other: &Service) -> Vec<&'static str> 
     differing.into_iter().filter_map(|(differs, field)| differs.then_some(field)).collect()
 }
 
-fn share_a_namespace(one: &Visibility, other: &Visibility) -> bool {
+/// Returns whether some namespace but `except` sees both.
+fn share_a_namespace(one: &Visibility, other: &Visibility, except: &str) -> bool {
     match (one, other) {
+        (Visibility::Public, Visibility::Public) => true,
+        (Visibility::Namespaces(names), other) | (other, Visibility::Namespaces(names)) => {
+            names.iter().any(|name| name != except && other.allows(name))
+        }
         (Visibility::None, _) | (_, Visibility::None) => false,
-        (Visibility::Public, _) | (_, Visibility::Public) => true,
-        (Visibility::Namespaces(names), other) => names.iter().any(|name| other.allows(name)),
     }
 }
 
@@ -110,7 +132,7 @@ mod tests {
         mesh::{engine::services::defined_by, model::TrafficDistribution, settings::MeshSettings},
     };
 
-    /// A ServiceEntry of namespace `shop` for `a.example.com` with TCP ports, changed by `edit`.
+    /// Returns a ServiceEntry of namespace `shop` for `a.example.com` with TCP ports, changed by `edit`.
     fn entry(name: &str, ports: &[u16], edit: impl FnOnce(&mut istio::ServiceEntry)) -> Service {
         let port = |number: &u16| istio::Port { number: *number, name: "web".into(), protocol: "TCP".into(), target_port: 0 };
         let mut spec = istio::ServiceEntry {
@@ -165,6 +187,22 @@ mod tests {
         assert_eq!(others, [[80], [82]]);
         let [a] = &joined.eclipsed[..] else { panic!("{:?}", joined.eclipsed) };
         assert_eq!((a.object.name.as_str(), a.obstacle), ("a", Some(Obstacle::ExportTo)));
+    }
+
+    #[test]
+    fn what_another_namespace_eclipses_abroad_is_told() {
+        let abroad = |service: Service| Service { namespace: "other".into(), ..service };
+        let only = |to: &'static str| move |spec: &mut istio::ServiceEntry| spec.export_to = vec![to.into()];
+        let lost = |services: [Service; 2]| {
+            let found = eclipsed_abroad(services.map(Arc::new).iter());
+            found.iter().map(|eclipsed| (eclipsed.object.name.to_string(), eclipsed.ports.clone())).collect::<Vec<_>>()
+        };
+        assert_eq!(lost([entry("a", &[80], |_| {}), abroad(entry("b", &[80, 81], |_| {}))]), [("b".to_owned(), vec![81])]);
+        assert_eq!(lost([entry("a", &[80], |_| {}), abroad(entry("b", &[80], |_| {}))]), []);
+        assert_eq!(lost([entry("a", &[80], only(".")), abroad(entry("b", &[81], only("other")))]), []);
+        // Whom the first is exported to does not see the second, which all others do; in its own namespace it goes first.
+        assert_eq!(lost([entry("a", &[80], only("third")), abroad(entry("b", &[81], |_| {}))]), [("b".to_owned(), vec![81])]);
+        assert_eq!(lost([entry("a", &[80], only("other")), abroad(entry("b", &[81], |_| {}))]), []);
     }
 
     #[test]

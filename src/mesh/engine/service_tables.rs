@@ -1,7 +1,8 @@
 //! Services and their endpoints: derived from what defines them, with what a change of them touches.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
+use imbl::OrdMap;
 use rustc_hash::FxHashSet;
 
 use super::{
@@ -76,11 +77,12 @@ impl Engine {
     }
 
     pub(super) fn derive_services(&mut self, world: &mut World, dirty: &mut Dirty) {
+        let mut hosts = BTreeSet::new();
         for key in dirty.services.take().into_iter().visiting(Visited::Service) {
             dirty.recomputed += 1;
             let joined = joining::join(self.definitions.of(&key));
             let (service, eclipsed) = joined.map(|joined| (joined.service, joined.eclipsed)).unzip();
-            note_eclipsed(world, &key, eclipsed.unwrap_or_default());
+            note(&mut world.eclipsed, &key, eclipsed.unwrap_or_default());
             let new = service.map(|service| self.complete(world, &key, service));
             let old = world.services.get(&key);
             if old.map(|old| &**old) == new.as_ref() {
@@ -91,6 +93,7 @@ impl Engine {
                 touch_proxies(world, &key, new.as_ref(), dirty);
             }
             dirty.touched.services.insert(key.hostname.clone());
+            hosts.insert(key.hostname.clone());
             let located = |new: &Service| new.place_detail().is_some() || new.other_views.iter().any(|view| view.place_detail().is_some());
             match new.as_ref().is_some_and(located) {
                 true => _ = world.located.insert(key.clone()),
@@ -100,6 +103,10 @@ impl Engine {
                 Some(new) => _ = world.services.insert(key, Arc::new(new)),
                 None => _ = world.services.remove(&key),
             }
+        }
+        for host in hosts {
+            let eclipsed = joining::eclipsed_abroad(world.services_named(&host));
+            note(&mut world.eclipsed_abroad, &host, eclipsed);
         }
     }
 
@@ -128,14 +135,14 @@ impl Engine {
     }
 }
 
-/// Keeps what of the definitions of a service has no effect.
-fn note_eclipsed(world: &mut World, key: &ServiceKey, eclipsed: Vec<Eclipsed>) {
-    if world.eclipsed.get(key).map_or(&[][..], |before| before) == eclipsed {
+/// Keeps what has no effect, if anything.
+fn note<K: Ord + Clone>(table: &mut OrdMap<K, Arc<[Eclipsed]>>, key: &K, eclipsed: Vec<Eclipsed>) {
+    if table.get(key).map_or(&[][..], |before| before) == eclipsed {
         return;
     }
     match eclipsed.is_empty() {
-        true => _ = world.eclipsed.remove(key),
-        false => _ = world.eclipsed.insert(key.clone(), eclipsed.into()),
+        true => _ = table.remove(key),
+        false => _ = table.insert(key.clone(), eclipsed.into()),
     }
 }
 

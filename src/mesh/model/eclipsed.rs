@@ -24,6 +24,8 @@ pub struct Eclipsed {
 /// What keeps ports of two definitions from being put together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Obstacle {
+    /// They are of different namespaces.
+    Namespace,
     /// The one that goes first is a Service of Kubernetes.
     KubernetesService,
     /// They differ in `exportTo`.
@@ -37,7 +39,7 @@ pub enum Obstacle {
 }
 
 impl Eclipsed {
-    /// Whether all of it has effect.
+    /// Returns whether all of it has effect.
     pub fn is_nothing(&self) -> bool {
         self.ports.is_empty() && self.protocols.is_empty() && self.fields.is_empty()
     }

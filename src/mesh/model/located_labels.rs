@@ -37,7 +37,7 @@ impl<'a> LocatedLabels<'a> {
         if place.is_empty() { own } else { Some(place) }
     }
 
-    /// Whether all these labels are there; without any, everything is selected.
+    /// Returns whether all these labels are there; without any, everything is selected.
     pub fn are_selected_by(&self, selector: &Labels) -> bool {
         selector.iter().all(|(name, value)| self.get(name) == Some(value))
     }

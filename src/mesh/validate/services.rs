@@ -10,7 +10,8 @@ use crate::{
 };
 
 pub(super) fn check(world: &World) -> Vec<Diagnostic> {
-    world.eclipsed.values().flat_map(|eclipsed| eclipsed.iter()).visiting(Visited::Object).map(told).collect()
+    let all = world.eclipsed.values().chain(world.eclipsed_abroad.values());
+    all.flat_map(|eclipsed| eclipsed.iter()).visiting(Visited::Object).map(told).collect()
 }
 
 fn told(eclipsed: &Eclipsed) -> Diagnostic {
@@ -27,16 +28,19 @@ fn told(eclipsed: &Eclipsed) -> Diagnostic {
         lost.push(format!("{} of this one has no effect", fields.join(", ")));
     }
     let order = match obstacle {
-        Some(Obstacle::KubernetesService) => "goes first",
-        Some(Obstacle::ExportTo) => "goes first for namespaces that both are exported to",
-        _ => "goes first by age, then name",
+        Some(Obstacle::Namespace) => format!("goes first for namespaces other than {} that see both", object.namespace),
+        Some(Obstacle::KubernetesService) => "goes first".to_owned(),
+        Some(Obstacle::ExportTo) => "goes first for namespaces that both are exported to".to_owned(),
+        _ => "goes first by age, then name".to_owned(),
     };
-    let message = format!("{hostname} is defined by {by} too, which {order}: {}; endpoints of both are used", lost.join("; "));
+    let endpoints = if obstacle == &Some(Obstacle::Namespace) { "" } else { "; endpoints of both are used" };
+    let message = format!("{hostname} is defined by {by} too, which {order}: {}{endpoints}", lost.join("; "));
     Diagnostic::warning("spec.hosts", message).of(object)
 }
 
 fn reason(obstacle: Obstacle) -> &'static str {
     match obstacle {
+        Obstacle::Namespace => "the two are of different namespaces",
         Obstacle::KubernetesService => "a Service of Kubernetes takes no ports of ServiceEntries",
         Obstacle::ExportTo => "the two differ in exportTo",
         Obstacle::Resolution => "the two differ in resolution",

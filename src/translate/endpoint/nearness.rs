@@ -21,7 +21,7 @@ impl Nearness {
         Some(Self { place, distribution: service.distribution, node_local: service.node_local })
     }
 
-    /// Whether the client may be given an endpoint at all.
+    /// Returns whether the client may be given an endpoint at all.
     pub(super) fn reaches(&self, endpoint: &Endpoint) -> bool {
         !self.node_local || endpoint.backend.node == self.place.node
     }

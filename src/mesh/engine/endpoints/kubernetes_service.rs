@@ -125,7 +125,7 @@ pub(in crate::mesh::engine) fn entries_selected_by<'a>(
     })
 }
 
-/// Whether the selector of a Kubernetes Service takes WorkloadEntries too; those of headless Services do not.
+/// Returns whether the selector of a Kubernetes Service takes WorkloadEntries too; those of headless Services do not.
 pub(in crate::mesh::engine) fn may_select_entries(service: &Service) -> bool {
     service.registry == Registry::Kubernetes && service.resolution == Resolution::ClientSideLb && !service.selector.is_empty()
 }

@@ -62,7 +62,7 @@ impl Tables<'_> {
         found
     }
 
-    /// A pod that no slice names says itself whether it takes traffic: while it is ready and not about to end.
+    /// Returns the endpoints of a pod that no slice names: it says itself whether it is ready.
     fn of_selected_pod(&self, service: &Service, object: &Object, spec: &kubernetes::Pod, pod: &Workload) -> Vec<(u16, Endpoint)> {
         let is_known = !spec.terminating && (spec.ready || self.world.mesh.send_unready_endpoints);
         let Some(ip) = pod.ips.first().filter(|_| is_known) else { return Vec::new() };

@@ -153,9 +153,12 @@ fn sidecar(namespace: &str, name: &str, import: &str, selecting: bool) -> Change
 
 fn entry(namespace: &str, name: &str, host: &str, selecting: bool, created: i64) -> Change {
     let endpoint = istio::WorkloadEntry { address: "10.9.0.1".into(), service_account: name.into(), ..Default::default() };
+    let number = if name == "e1" { 80 } else { 81 };
+    let export_to = [&[][..], &["."], &["*"]][usize::try_from(created).unwrap()].iter().map(|to| (*to).into()).collect();
     let spec = istio::ServiceEntry {
         hosts: vec![host.into()],
-        ports: vec![istio::Port { number: 80, name: "http".into(), protocol: "HTTP".into(), target_port: 0 }],
+        export_to,
+        ports: vec![istio::Port { number, name: "http".into(), protocol: "HTTP".into(), target_port: 0 }],
         resolution: istio::ServiceEntryResolution::Static,
         endpoints: if selecting { Vec::new() } else { vec![endpoint] },
         workload_selector: selecting.then(|| labels_of(&[("app", "a")])),

@@ -42,7 +42,7 @@ fn a_service_entry_selects_pods_and_workload_entries() {
     assert_eq!(world.services[&key].resolution, Resolution::ClientSideLb);
 }
 
-/// A ServiceEntry `sel.shop.local` that selects.
+/// Returns a ServiceEntry `sel.shop.local` that selects.
 fn selecting(labels: &[(&str, &str)]) -> Change {
     let spec = istio::ServiceEntry {
         hosts: vec!["sel.shop.local".into()],
@@ -71,7 +71,7 @@ fn vm(labels: &[(&str, &str)], ports: &[(&str, u16)]) -> Change {
     object(Kind::WorkloadEntry, "shop", "vm-1", &[], Spec::WorkloadEntry(Arc::new(spec)))
 }
 
-/// `address:port` of a service's endpoints that are ready, or of which that is not known.
+/// Returns `address:port` of a service's endpoints that are ready, or of which that is not known.
 fn addresses(world: &World, key: &ServiceKey, port: u16) -> Vec<String> {
     let endpoints = world.endpoints.get(key).map(|set| set.port(port)).unwrap_or_default();
     let ready = endpoints.iter().filter(|endpoint| endpoint.backend.health != Health::Unready);
