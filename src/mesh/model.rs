@@ -30,7 +30,7 @@ pub use self::{
     origin::{NamedKey, Origin, Precedence},
     place::{Place, PlaceDetail, TrafficDistribution},
     protocol::Protocol,
-    proxy::{Flavour, Interception, Proxy, ProxyKind, ProxyPorts, TelemetryIdentity},
+    proxy::{ExactBalance, Flavour, Interception, Proxy, ProxyKind, ProxyPorts, TelemetryIdentity},
     service::{Registry, Resolution, Service, ServiceKey, ServicePort, TargetPort},
     visibility::Visibility,
     workload::{Workload, WorkloadKey},

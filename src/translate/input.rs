@@ -7,7 +7,7 @@ use smol_str::SmolStr;
 
 pub use crate::mesh::by_ptr::ByPtr;
 
-use crate::mesh::model::{Flavour, Interception, Labels, Origin, ProxyKind, TelemetryIdentity};
+use crate::mesh::model::{ExactBalance, Flavour, Interception, Labels, Origin, ProxyKind, TelemetryIdentity};
 
 /// What about a proxy decides how shared resources look: proxies of equal class and scope get equal bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -35,6 +35,8 @@ pub struct ProxyClass {
     /// Names for traces. Istio's flavour writes them into each listener as istiod does; in the stock flavour this is
     /// the default value, and environment tags stand in.
     pub telemetry: Arc<TelemetryIdentity>,
+    /// How listeners share connections out; the default value for what is no listener.
+    pub exact_balance: ExactBalance,
 }
 
 /// What a listener reads of a proxy's class: proxies of several namespaces may share one.
@@ -54,6 +56,8 @@ pub struct ListenerClass {
     pub idle_timeout: Option<Duration>,
     /// Names for traces.
     pub telemetry: Arc<TelemetryIdentity>,
+    /// How it shares connections out among threads.
+    pub exact_balance: ExactBalance,
 }
 
 /// A translated message, with what delivery needs to know about it.
@@ -89,6 +93,7 @@ impl ListenerClass {
             http10: class.http10,
             idle_timeout: class.idle_timeout,
             telemetry: Arc::clone(&class.telemetry),
+            exact_balance: class.exact_balance,
         }
     }
 

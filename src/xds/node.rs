@@ -10,7 +10,7 @@ use smol_str::{SmolStr, format_smolstr};
 
 use crate::{
     api::go_duration,
-    mesh::model::{Caller, Flavour, Interception, Labels, Locality, Proxy, ProxyKind, ProxyPorts, TelemetryIdentity},
+    mesh::model::{Caller, ExactBalance, Flavour, Interception, Labels, Locality, Proxy, ProxyKind, ProxyPorts, TelemetryIdentity},
 };
 
 /// What a proxy said about itself in its first request, reduced to what is used.
@@ -99,6 +99,10 @@ impl Node {
                     status: metadata.number("ENVOY_STATUS_PORT"),
                     prometheus: metadata.number("ENVOY_PROMETHEUS_PORT"),
                     unprivileged: metadata.flag("UNPRIVILEGED_POD"),
+                },
+                exact_balance: ExactBalance {
+                    inbound: metadata.flag("INBOUND_LISTENER_EXACT_BALANCE"),
+                    outbound: metadata.flag("OUTBOUND_LISTENER_EXACT_BALANCE"),
                 },
                 pod_ports: metadata.text("POD_PORTS").map(pod_ports).unwrap_or_default(),
             }),
@@ -293,6 +297,7 @@ mod tests {
             ("HTTP_PROXY_PORT", text("15007")),
             ("ENVOY_STATUS_PORT", Value { kind: Some(Kind::NumberValue(15021.0)) }),
             ("UNPRIVILEGED_POD", text("true")),
+            ("OUTBOUND_LISTENER_EXACT_BALANCE", text("true")),
             ("POD_PORTS", text(r#"[{"name":"http","containerPort":8080},{"containerPort":9}]"#)),
         ];
         let mut message = node("sidecar~10.9.9.9~reviews-1.shop~shop.svc.cluster.local", &metadata);
@@ -301,6 +306,7 @@ mod tests {
         assert_eq!(proxy.ips, ["10.0.0.1".parse::<IpAddr>().unwrap(), "fd00::1".parse().unwrap()]);
         assert_eq!((proxy.interception, proxy.idle_timeout), (Interception::None, Some(Duration::from_secs(90))));
         assert_eq!(proxy.ports, ProxyPorts { status: Some(15021), prometheus: None, unprivileged: true });
+        assert_eq!(proxy.exact_balance, ExactBalance { inbound: false, outbound: true });
         assert_eq!((proxy.http_proxy_port, &proxy.pod_ports[..]), (Some(15007), &[("http".into(), 8080)][..]));
         assert_eq!((proxy.telemetry.canonical_name.as_str(), proxy.telemetry.canonical_revision.as_str()), ("reviews", "v2"));
         assert_eq!(proxy.flavour, Flavour::Istio, "no extensions reported");

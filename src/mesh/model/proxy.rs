@@ -48,6 +48,8 @@ pub struct Proxy {
     pub http_proxy_port: Option<u16>,
     /// Ports that it has or cannot have.
     pub ports: ProxyPorts,
+    /// How its listeners share connections out among its threads.
+    pub exact_balance: ExactBalance,
     /// Named container ports (`POD_PORTS`), for named target ports.
     pub pod_ports: Vec<(SmolStr, u16)>,
 }
@@ -61,6 +63,15 @@ pub struct ProxyPorts {
     pub prometheus: Option<u16>,
     /// `UNPRIVILEGED_POD`: ports below 1024 cannot be bound.
     pub unprivileged: bool,
+}
+
+/// Where each thread of a proxy has as many connections as any other, instead of those that it was quick to accept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ExactBalance {
+    /// `INBOUND_LISTENER_EXACT_BALANCE`
+    pub inbound: bool,
+    /// `OUTBOUND_LISTENER_EXACT_BALANCE`; it holds for a gateway's listeners too.
+    pub outbound: bool,
 }
 
 /// Sidecar or gateway.
@@ -146,6 +157,7 @@ impl Proxy {
             http10: false,
             http_proxy_port: None,
             ports: ProxyPorts::default(),
+            exact_balance: ExactBalance::default(),
             pod_ports: Vec::new(),
         }
     }

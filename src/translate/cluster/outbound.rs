@@ -238,8 +238,7 @@ fn discover(cluster: &mut Cluster, input: &Outbound, name: &SmolStr) {
         }
         Discovery::LogicalDns(endpoints) => {
             cluster.cluster_discovery_type = kind(DiscoveryType::LogicalDns);
-            // Envoy resolves one name here, and refuses the cluster if there are more, be they equal.
-            resolve(cluster, input, &endpoints[..endpoints.len().min(1)]);
+            resolve(cluster, input, endpoints);
         }
         Discovery::OriginalDestination => cluster.cluster_discovery_type = kind(DiscoveryType::OriginalDst),
         Discovery::Nowhere => cluster.cluster_discovery_type = kind(DiscoveryType::Static),

@@ -12,12 +12,23 @@ mod refused;
 #[cfg(test)]
 mod tests;
 
-use envoy_types::pb::envoy::config::core::v3::{Address, Pipe, SocketAddress, address, socket_address::PortSpecifier};
+use envoy_types::pb::envoy::config::{
+    core::v3::{Address, Pipe, SocketAddress, address, socket_address::PortSpecifier},
+    listener::v3::listener::{
+        ConnectionBalanceConfig,
+        connection_balance_config::{BalanceType, ExactBalance},
+    },
+};
 
 pub use self::{
     held::{Holder, holds_own_addresses},
     refused::{Reason, Refused},
 };
+
+/// Returns how a listener shares connections out among threads; `None`: to whichever accepts them.
+pub(crate) fn balance(exact: bool) -> Option<ConnectionBalanceConfig> {
+    exact.then_some(ConnectionBalanceConfig { balance_type: Some(BalanceType::ExactBalance(ExactBalance {})) })
+}
 
 /// Returns an address and port, or a Unix domain socket for `unix://…`.
 pub(crate) fn address(bind: &str, port: u16) -> Address {

@@ -64,6 +64,7 @@ impl Asked {
             idle_timeout: None,
             labels: Arc::default(),
             telemetry: Arc::default(),
+            exact_balance: Default::default(),
         };
         let labels = [("app".into(), "app".into())].into_iter().collect();
         Self { world: world(mesh, objects), class, labels, ports: ProxyPorts::USUAL }

@@ -315,6 +315,7 @@ mod tests {
             idle_timeout: None,
             labels: Arc::default(),
             telemetry: Arc::default(),
+            exact_balance: Default::default(),
         };
         let table = |name: &SmolStr| {
             let table = table(scope, &class, &world.mesh, name).unwrap();

@@ -7,7 +7,7 @@ use smol_str::SmolStr;
 
 use crate::{
     mesh::{
-        model::{Flavour, Labels, Place, PlaceDetail, Proxy, ProxyPorts, Resolution, TelemetryIdentity},
+        model::{ExactBalance, Flavour, Labels, Place, PlaceDetail, Proxy, ProxyPorts, Resolution, TelemetryIdentity},
         scope::{Scope, ScopeKey},
         world::World,
     },
@@ -75,9 +75,9 @@ pub(super) fn place_of(proxy: &Proxy, distinguishing: &DistinguishingLabels) -> 
     distinguishing.place.map(|detail| Place::of(proxy, detail))
 }
 
-/// Returns the class of a proxy: with its telemetry names for resources that name it in traces, else without them.
-pub(super) fn class_of(proxy: &Proxy, distinguishing: &DistinguishingLabels, with_telemetry: bool) -> ProxyClass {
-    let named = with_telemetry && proxy.flavour == Flavour::Istio;
+/// Returns the class of a proxy: for listeners with its telemetry names and how it balances, for the rest without them.
+pub(super) fn class_of(proxy: &Proxy, distinguishing: &DistinguishingLabels, for_listeners: bool) -> ProxyClass {
+    let named = for_listeners && proxy.flavour == Flavour::Istio;
     ProxyClass {
         kind: proxy.kind,
         flavour: proxy.flavour,
@@ -90,6 +90,7 @@ pub(super) fn class_of(proxy: &Proxy, distinguishing: &DistinguishingLabels, wit
         idle_timeout: proxy.idle_timeout,
         labels: Arc::new(project(&proxy.labels, &distinguishing.routes)),
         telemetry: if named { Arc::clone(&proxy.telemetry) } else { Arc::new(TelemetryIdentity::default()) },
+        exact_balance: if for_listeners { proxy.exact_balance } else { ExactBalance::default() },
     }
 }
 

@@ -15,7 +15,7 @@ use crate::translate::{
         network::{metadata_exchange, tcp_filters},
     },
     input::Built,
-    listener::{address, chain::outgoing_chain, inspector::tls_inspector},
+    listener::{address, balance, chain::outgoing_chain, inspector::tls_inspector},
     wkt,
 };
 
@@ -39,6 +39,7 @@ pub(super) fn listener(input: &GatewayListenerInput) -> Built<Listener> {
         filter_chains,
         listener_filters: looks_at_tls.then(tls_inspector).into_iter().collect(),
         traffic_direction: TrafficDirection::Outbound.into(),
+        connection_balance_config: balance(input.class.exact_balance.outbound),
         access_log: listener_access_log(&input.mesh),
         max_connections_to_accept_per_socket_event: wkt::uint32(1),
         ..Default::default()
