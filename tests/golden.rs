@@ -1,8 +1,8 @@
 //! What features look like: `tests/golden/<feature>/in.yaml` has objects, the other files what `istiod-lite translate`
 //! makes of them for one proxy and stock Envoy. `UPDATE_GOLDEN=1 cargo test --test offline golden` writes them anew.
 //!
-//! `in.yaml` begins with `# proxy: NAME.NAMESPACE`, `# shows: clusters endpoints listeners routes` (those of interest) and
-//! a line that says what to look at.
+//! `in.yaml` begins with `# proxy: NAME.NAMESPACE`, `# shows: clusters endpoints listeners routes findings` (those of
+//! interest; findings are what is said of the objects) and a line that says what to look at.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::{
@@ -13,7 +13,7 @@ use std::{
 
 const KINDS: [(&str, &str); 4] = [("clusters", "cds"), ("endpoints", "eds"), ("listeners", "lds"), ("routes", "rds")];
 
-fn features() -> Vec<PathBuf> {
+pub(crate) fn features() -> Vec<PathBuf> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let mut found: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
     found.sort();
@@ -40,16 +40,30 @@ fn translate(feature: &Path, arguments: &[&str]) -> Output {
     output
 }
 
+// The name of each file that is recorded, with what it has now.
+fn shown(feature: &Path) -> Vec<(String, String)> {
+    let shows = said(feature, "shows");
+    let asked = |name: &str| shows.split(' ').any(|shown| shown == name);
+    let mut files: Vec<_> = KINDS
+        .into_iter()
+        .filter(|(name, _)| asked(name))
+        .map(|(name, kind)| (format!("{name}.yaml"), String::from_utf8(translate(feature, &["--type", kind]).stdout).unwrap()))
+        .collect();
+    if asked("findings") {
+        let said = String::from_utf8(translate(feature, &[]).stderr).unwrap();
+        files.push(("findings.txt".into(), said.replace(&format!("{}/", feature.display()), "")));
+    }
+    files
+}
+
 #[test]
 fn features_look_as_recorded() {
     let update = env::var_os("UPDATE_GOLDEN").is_some();
     let mut different = Vec::new();
     for feature in features() {
-        let shows = said(&feature, "shows");
-        for (name, kind) in KINDS.into_iter().filter(|(name, _)| shows.split(' ').any(|shown| shown == *name)) {
-            let ours = String::from_utf8(translate(&feature, &["--type", kind]).stdout).unwrap();
-            assert!(ours.lines().count() > 1, "{}: no {name}", feature.display());
-            let path = feature.join(format!("{name}.yaml"));
+        for (name, ours) in shown(&feature) {
+            assert!(!ours.trim().is_empty(), "{}: no {name}", feature.display());
+            let path = feature.join(name);
             if update {
                 fs::write(&path, &ours).unwrap();
             }
@@ -70,7 +84,7 @@ fn every_recorded_file_is_shown() {
         let shows = said(&feature, "shows");
         for entry in fs::read_dir(&feature).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
-            let name = name.strip_suffix(".yaml").unwrap_or(&name);
+            let name = name.strip_suffix(".yaml").or_else(|| name.strip_suffix(".txt")).unwrap_or(&name);
             assert!(
                 name == "in" || shows.split(' ').any(|shown| shown == name),
                 "{}: {name}.yaml is compared with nothing",

@@ -6,6 +6,7 @@ mod conflicts;
 mod cost;
 mod crds;
 mod descriptors;
+mod edges;
 mod fields;
 mod golden;
 mod inject;

@@ -172,10 +172,26 @@ spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}]}
     }
 
     #[test]
+    fn what_a_match_of_everything_leaves_without_effect_is_named() {
+        let to = "route: [{destination: {host: reviews}}]";
+        let spec = format!(
+            "{{hosts: [reviews], http: [{{match: [{{uri: {{regex: '.*'}}, port: 80}}, {{uri: {{regex: '/.*'}}}}, {{uri: {{prefix: /a}}}}], {to}}}, \
+             {{match: [{{uri: {{prefix: /b}}}}], {to}}}]}}"
+        );
+        assert_eq!(
+            findings(&virtual_service("reviews", &spec)),
+            [
+                "warning: VirtualService/shop/reviews spec.http[0].match[2]: has no effect: spec.http[0] before it matches every request",
+                "warning: VirtualService/shop/reviews spec.http[1]: has no effect: spec.http[0] before it matches every request",
+            ]
+        );
+    }
+
+    #[test]
     fn what_is_wrong_in_a_delegate_is_told_there_and_of_its_roots() {
         let leaf = virtual_service(
             "leaf",
-            "{http: [{match: [{uri: {prefix: /a}}], route: [{destination: {host: reviews}}]}, {route: [{destination: {host: gone}}]}]}",
+            "{http: [{match: [{uri: {prefix: /a}}], route: [{destination: {host: reviews}}]}, {match: [{uri: {prefix: /b}}], route: [{destination: {host: gone}}]}]}",
         );
         let to_leaf = "delegate: {name: leaf}, mirrors: [{destination: {host: reviews}}, {destination: {host: away}}]";
         let root = |name, host| {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use envoy_types::pb::{
     envoy::{
         config::{
-            bootstrap::v3::{Bootstrap, bootstrap::StaticResources},
+            bootstrap::v3::{Bootstrap, LayeredRuntime, RuntimeLayer, bootstrap::StaticResources, runtime_layer::LayerSpecifier},
             cluster::v3::{
                 Cluster,
                 cluster::{ClusterDiscoveryType, DiscoveryType},
@@ -23,7 +23,7 @@ use envoy_types::pb::{
             },
         },
     },
-    google::protobuf::{Any, Duration},
+    google::protobuf::{Any, Duration, Struct, Value, value::Kind},
 };
 use prost::{DecodeError, Message, Name};
 
@@ -55,8 +55,17 @@ pub fn static_bootstrap(view: &View, proxy: &Proxy) -> Result<Bootstrap, DecodeE
             ..Node::default()
         }),
         static_resources: Some(StaticResources { clusters, listeners, ..StaticResources::default() }),
+        layered_runtime: Some(runtime()),
         ..Bootstrap::default()
     })
+}
+
+/// Returns the limit on regular expressions that agents give their Envoys too; Envoy's own is a hundredth of it.
+fn runtime() -> LayeredRuntime {
+    let limit = Value { kind: Some(Kind::StringValue("32768".into())) };
+    let fields = HashMap::from([("re2.max_program_size.error_level".to_owned(), limit)]);
+    let specifier = LayerSpecifier::StaticLayer(Struct { fields });
+    LayeredRuntime { layers: vec![RuntimeLayer { name: "static".into(), layer_specifier: Some(specifier) }] }
 }
 
 fn with_endpoints(mut cluster: Cluster, view: &View) -> Result<Cluster, DecodeError> {

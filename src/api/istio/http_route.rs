@@ -126,7 +126,23 @@ pub struct Redirect {
     /// The port in the new location.
     pub port: Option<RedirectPort>,
     /// `redirectCode`; 301 if absent.
-    pub code: u32,
+    pub code: RedirectCode,
+}
+
+/// The status codes that Envoy can redirect with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RedirectCode {
+    /// 301
+    #[default]
+    MovedPermanently,
+    /// 302
+    Found,
+    /// 303
+    SeeOther,
+    /// 307
+    TemporaryRedirect,
+    /// 308
+    PermanentRedirect,
 }
 
 /// The port of a redirect.

@@ -13,7 +13,7 @@ use smol_str::{SmolStr, format_smolstr};
 use super::fields::{Fields, Node, Read};
 use crate::api::istio::{
     AbortStatus, CorsPolicy, Delegate, Destination, DirectResponse, Fault, HeaderChanges, HeaderOperations, HttpMatch, HttpMirror,
-    HttpRoute, Redirect, RedirectPort, RetryPolicy, Rewrite, Share, StringMatch,
+    HttpRoute, Redirect, RedirectCode, RedirectPort, RetryPolicy, Rewrite, Share, StringMatch,
 };
 
 impl Read for HttpRoute {
@@ -144,10 +144,26 @@ impl Read for Redirect {
                 authority: fields.get("authority"),
                 scheme: fields.get("scheme"),
                 port: fields.opt("port").map(RedirectPort::Number).or_else(|| fields.with("derivePort", |node| node.one_of(&derived))),
-                code: fields.nonempty("redirectCode").unwrap_or(301),
+                code: redirect_code(fields).unwrap_or_default(),
             }
         })
     }
+}
+
+/// Reads `redirectCode`. There is no value for a code that Envoy cannot redirect with, so that none gets further than this.
+fn redirect_code(fields: &Fields<'_>) -> Option<RedirectCode> {
+    let found = match fields.opt::<u32>("redirectCode")? {
+        0 | 301 => RedirectCode::MovedPermanently,
+        302 => RedirectCode::Found,
+        303 => RedirectCode::SeeOther,
+        307 => RedirectCode::TemporaryRedirect,
+        308 => RedirectCode::PermanentRedirect,
+        other => {
+            fields.refuse("redirectCode", format!("must be 301, 302, 303, 307 or 308, is {other}"));
+            return None;
+        }
+    };
+    Some(found)
 }
 
 impl Read for DirectResponse {

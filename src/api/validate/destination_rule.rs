@@ -1,6 +1,10 @@
 //! Rules for DestinationRule and TrafficPolicy.
 
-use super::{Check, text::is_dns_label};
+use super::{
+    Check,
+    http_route::PSEUDO_HEADERS,
+    text::{LONGEST_HEADER, is_dns_label, is_header_name},
+};
 use crate::api::{
     findings::Path,
     istio::{
@@ -96,14 +100,7 @@ impl Check<'_> {
         if hash.key.is_none() {
             self.error(&at, "needs httpHeaderName, httpCookie, useSourceIp or httpQueryParameterName");
         }
-        if let Some(HashKey::HttpCookie { name, attributes, .. }) = &hash.key {
-            if name.is_empty() {
-                self.error(&at.field("httpCookie").field("name"), "is missing");
-            }
-            if attributes.iter().any(|(name, _)| name.is_empty()) {
-                self.error(&at.field("httpCookie").field("attributes"), "an attribute needs a name");
-            }
-        }
+        self.hash_key(hash.key.as_ref(), &at);
         match hash.algorithm {
             HashAlgorithm::Maglev { table_size } if table_size >= LARGEST_MAGLEV_TABLE || !is_prime(table_size) => {
                 self.error(
@@ -118,6 +115,35 @@ impl Check<'_> {
                 );
             }
             HashAlgorithm::Maglev { .. } | HashAlgorithm::RingHash { .. } => {}
+        }
+    }
+
+    /// Checks what is hashed, which becomes a part of every route to the host.
+    fn hash_key(self, key: Option<&HashKey>, at: &Path<'_>) {
+        match key {
+            Some(HashKey::HttpHeader(name)) if !is_header_name(name) && !PSEUDO_HEADERS.contains(&name.as_str()) => {
+                self.error(&at.field("httpHeaderName"), format!("{name:?} is no name of a header"));
+            }
+            Some(HashKey::HttpQueryParameter(name)) if name.is_empty() => {
+                self.error(&at.field("httpQueryParameterName"), "must not be empty");
+            }
+            Some(HashKey::HttpCookie { name, attributes, .. }) => {
+                let at = at.field("httpCookie");
+                if name.is_empty() {
+                    self.error(&at.field("name"), "is missing");
+                }
+                let at = at.field("attributes");
+                for (name, value) in attributes {
+                    if name.is_empty() {
+                        self.error(&at, "an attribute needs a name");
+                    } else if name.len().max(value.len()) > LONGEST_HEADER {
+                        self.error(&at.key(name), format!("must be at most {LONGEST_HEADER} bytes"));
+                    }
+                    self.one_line(name, &at.key(name));
+                    self.one_line(value, &at.key(name));
+                }
+            }
+            _ => {}
         }
     }
 

@@ -15,7 +15,11 @@ use crate::api::{
 
 const LARGE_BODY: usize = 100 << 10;
 const LARGEST_BODY: usize = 1 << 20;
-const PSEUDO_HEADERS: [&str; 5] = [":method", ":scheme", ":authority", ":path", ":status"];
+/// How many headers Envoy adds or sets at most, by those of one route.
+const MOST_HEADERS: usize = 1000;
+/// How long the name of a query parameter may be, in bytes.
+const LONGEST_PARAMETER: usize = 1024;
+pub(super) const PSEUDO_HEADERS: [&str; 5] = [":method", ":scheme", ":authority", ":path", ":status"];
 const CORS_METHODS: [&str; 10] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "*"];
 /// The retry conditions of Envoy for HTTP and gRPC.
 const RETRY_ON: [&str; 17] = [
@@ -53,6 +57,7 @@ impl Check<'_> {
             self.header_operations(headers, &at.field("headers"));
         }
         self.one_authority(route, at);
+        self.number_of_headers(route, at);
         let mirrors = at.field("mirrors");
         for (index, mirror) in route.mirrors.iter().enumerate() {
             self.destination(&mirror.destination, &mirrors.index(index).field("destination"));
@@ -130,6 +135,12 @@ impl Check<'_> {
             }
         }
         for (name, value) in &found.query_params {
+            if name.is_empty() || name.len() > LONGEST_PARAMETER {
+                self.error(
+                    &at.field("queryParams").key(name),
+                    format!("a query parameter needs a name of at most {LONGEST_PARAMETER} bytes"),
+                );
+            }
             self.string_match(value, &at.field("queryParams").key(name));
         }
         self.labels(&found.source_labels, &at.field("sourceLabels"));
@@ -174,6 +185,21 @@ impl Check<'_> {
         }
     }
 
+    /// Checks the number of headers that are changed: those of a single destination are added to those of the route.
+    fn number_of_headers(self, route: &HttpRoute, at: &Path<'_>) {
+        let of = |operations: &HeaderOperations| {
+            [&operations.request, &operations.response].map(|changes| changes.set.len() + changes.add.len())
+        };
+        let own = route.headers.as_ref().map(of).unwrap_or_default();
+        let most = match route.route.as_slice() {
+            [only] => of(&only.headers).into_iter().zip(own).map(|(one, other)| one + other).max(),
+            several => several.iter().flat_map(|destination| of(&destination.headers)).chain(own).max(),
+        };
+        if most.is_some_and(|most| most > MOST_HEADERS) {
+            self.error(at, format!("sets or adds more than the {MOST_HEADERS} headers that are possible"));
+        }
+    }
+
     /// Checks that `rewrite.authority` and the request headers do not both set the authority.
     fn one_authority(self, route: &HttpRoute, at: &Path<'_>) {
         let request = route.headers.as_ref().map(|headers| &headers.request);
@@ -189,12 +215,11 @@ impl Check<'_> {
         if redirect.uri.is_empty() && redirect.authority.is_empty() && redirect.scheme.is_empty() && redirect.port.is_none() {
             self.error(at, "needs uri, authority, scheme or port");
         }
-        if !(300..400).contains(&redirect.code) {
-            self.error(&at.field("redirectCode"), format!("must be from 300 to 399, is {}", redirect.code));
-        }
         if !["", "http", "https"].contains(&redirect.scheme.as_str()) {
             self.error(&at.field("scheme"), format!("must be http or https, is {:?}", redirect.scheme));
         }
+        self.one_line(&redirect.uri, &at.field("uri"));
+        self.one_line(&redirect.authority, &at.field("authority"));
         if redirect.port == Some(RedirectPort::Number(0)) {
             self.error(&at.field("port"), "must be from 1 to 65535");
         }
@@ -212,12 +237,14 @@ impl Check<'_> {
     }
 
     fn http_status(self, status: u32, at: &Path<'_>) {
-        if !(200..=600).contains(&status) {
-            self.error(at, format!("must be from 200 to 600, is {status}"));
+        if !(200..600).contains(&status) {
+            self.error(at, format!("must be from 200 to 599, is {status}"));
         }
     }
 
     fn rewrite(self, rewrite: &Rewrite, at: &Path<'_>) {
+        self.one_line(&rewrite.uri, &at.field("uri"));
+        self.one_line(&rewrite.authority, &at.field("authority"));
         match &rewrite.uri_regex {
             Some(_) if !rewrite.uri.is_empty() => self.error(at, "only one of uri and uriRegexRewrite may be set"),
             Some((found, replaced)) => {
@@ -226,6 +253,7 @@ impl Check<'_> {
                 if replaced.is_empty() {
                     self.error(&at.field("rewrite"), "must not be empty");
                 }
+                self.one_line(replaced, &at.field("rewrite"));
             }
             None if rewrite.uri.is_empty() && rewrite.authority.is_empty() => self.error(at, "needs uri, uriRegexRewrite or authority"),
             None => {}
@@ -290,13 +318,8 @@ impl Check<'_> {
         }
     }
 
-    /// Warns of routes that no request can reach, which are valid but never meant.
-    pub(super) fn unreachable_routes(self, routes: &[HttpRoute], at: &Path<'_>) {
-        if let Some(all) = routes.iter().position(|route| route.matches.is_empty()) {
-            for index in all + 1..routes.len() {
-                self.warning(&at.index(index), format!("has no effect: http[{all}] before it matches every request"));
-            }
-        }
+    /// Warns of matches that are written twice, which is valid but never meant.
+    pub(super) fn repeated_matches(self, routes: &[HttpRoute], at: &Path<'_>) {
         let mut before: HashMap<HttpMatch, usize> = HashMap::new();
         for (index, route) in routes.iter().enumerate() {
             let conditions: Vec<HttpMatch> = route.matches.iter().map(condition).collect();

@@ -4,6 +4,7 @@
 
 mod destination_rule;
 mod gateway;
+mod header_value;
 mod host;
 mod http_route;
 mod kubernetes;

@@ -1,12 +1,71 @@
 //! Checks that Envoy can compile a regular expression (RE2), since it refuses a whole response for one that it cannot.
 
+mod repetitions;
+
 use super::Check;
 use crate::api::findings::Path;
 
 /// Istio's limit in bytes.
 const LONGEST: usize = 1024;
-/// RE2's limit for `x{n}`.
-const MOST_REPEATS: u32 = 1000;
+/// The general categories of Unicode, and what stands for all letters.
+const CATEGORIES: [&str; 38] = [
+    "Any", "C", "Cc", "Cf", "Co", "Cs", "L", "Ll", "Lm", "Lo", "Lt", "Lu", "M", "Mc", "Me", "Mn", "N", "Nd", "Nl", "No", "P", "Pc", "Pd",
+    "Pe", "Pf", "Pi", "Po", "Ps", "S", "Sc", "Sk", "Sm", "So", "Z", "Zl", "Zp", "Zs", "Common",
+];
+/// The scripts in use today; RE2 knows those of the past too.
+const SCRIPTS: [&str; 51] = [
+    "Adlam",
+    "Arabic",
+    "Armenian",
+    "Balinese",
+    "Bengali",
+    "Bopomofo",
+    "Braille",
+    "Buginese",
+    "Canadian_Aboriginal",
+    "Cham",
+    "Cherokee",
+    "Cyrillic",
+    "Devanagari",
+    "Ethiopic",
+    "Georgian",
+    "Greek",
+    "Gujarati",
+    "Gurmukhi",
+    "Han",
+    "Hangul",
+    "Hebrew",
+    "Hiragana",
+    "Inherited",
+    "Javanese",
+    "Kannada",
+    "Katakana",
+    "Khmer",
+    "Lao",
+    "Latin",
+    "Limbu",
+    "Lisu",
+    "Malayalam",
+    "Meetei_Mayek",
+    "Mongolian",
+    "Myanmar",
+    "New_Tai_Lue",
+    "Nko",
+    "Ol_Chiki",
+    "Oriya",
+    "Sinhala",
+    "Sundanese",
+    "Syriac",
+    "Tagalog",
+    "Tai_Le",
+    "Tai_Tham",
+    "Tamil",
+    "Telugu",
+    "Thaana",
+    "Thai",
+    "Tibetan",
+    "Yi",
+];
 
 impl Check<'_> {
     pub(super) fn regex(self, regex: &str, at: &Path<'_>) {
@@ -23,7 +82,7 @@ impl Check<'_> {
 fn check(regex: &str) -> Result<(), String> {
     let plain = without_classes(regex)?;
     flags(&plain)?;
-    repeats(&plain)?;
+    repetitions::check(&plain)?;
     regex_lite::Regex::new(&plain).map(drop).map_err(|error| error.to_string())
 }
 
@@ -33,6 +92,11 @@ fn without_classes(regex: &str) -> Result<String, String> {
     let mut plain = String::with_capacity(regex.len());
     let mut letters = regex.chars();
     while let Some(letter) = letters.next() {
+        // A brace that begins no count is a letter to RE2.
+        if letter == '{' && !repetitions::begins_count(letters.as_str()) {
+            plain.push_str("\\{");
+            continue;
+        }
         if letter != '\\' {
             plain.push(letter);
             continue;
@@ -42,6 +106,7 @@ fn without_classes(regex: &str) -> Result<String, String> {
                 class_name(&mut letters)?;
                 plain.push_str("\\w");
             }
+            Some('x') if letters.as_str().starts_with('{') => plain.push_str(code(&mut letters)?),
             Some('Q') => quoted(&mut letters, &mut plain),
             Some('C') => plain.push('.'),
             Some('0') => plain.push('0'),
@@ -58,12 +123,34 @@ fn without_classes(regex: &str) -> Result<String, String> {
     Ok(plain)
 }
 
-// `\pL` or `\p{Greek}`
+// `\pL`, `\p{Greek}` or `\p{^Greek}`
 fn class_name(letters: &mut std::str::Chars<'_>) -> Result<(), String> {
-    match letters.next() {
-        Some('{') => letters.any(|letter| letter == '}').then_some(()).ok_or_else(|| "\\p{ is not closed".to_owned()),
-        Some(letter) if letter.is_ascii_uppercase() => Ok(()),
-        _ => Err("\\p needs a class".to_owned()),
+    let rest = letters.as_str();
+    let (name, length) = match rest.strip_prefix('{') {
+        Some(inner) => {
+            let (name, _) = inner.split_once('}').ok_or("\\p{ is not closed")?;
+            (name.strip_prefix('^').unwrap_or(name), name.len() + 2)
+        }
+        None => {
+            let letter = rest.chars().next().ok_or("\\p needs a class")?;
+            (&rest[..letter.len_utf8()], letter.len_utf8())
+        }
+    };
+    *letters = rest[length..].chars();
+    match CATEGORIES.contains(&name) || SCRIPTS.contains(&name) {
+        true => Ok(()),
+        false => Err(format!("\\p knows no class {name:?}")),
+    }
+}
+
+// `\x{41}`. Envoy matches bytes, and knows no letter that is more than one.
+fn code(letters: &mut std::str::Chars<'_>) -> Result<&'static str, String> {
+    let rest = letters.as_str();
+    let (digits, after) = rest.strip_prefix('{').and_then(|rest| rest.split_once('}')).ok_or("\\x{ is not closed")?;
+    *letters = after.chars();
+    match u32::from_str_radix(digits, 16) {
+        Ok(code) if code <= 0xff => Ok("\\x41"),
+        _ => Err(format!("\\x{{{digits}}} is no code from 0 to ff")),
     }
 }
 
@@ -78,20 +165,14 @@ fn quoted(letters: &mut std::str::Chars<'_>, plain: &mut String) {
 // `(?i)`, `(?i:…)`: RE2 knows i, m, s and U.
 fn flags(regex: &str) -> Result<(), String> {
     for after in regex.split("(?").skip(1) {
-        let named = after.starts_with("P<") || after.starts_with('<');
+        let name = after.strip_prefix("P<").or_else(|| after.strip_prefix('<')).and_then(|after| after.split_once('>'));
+        if name.is_some_and(|(name, _)| !name.is_ascii()) {
+            return Err("the name of a group must be ASCII".to_owned());
+        }
+        let named = name.is_some();
         let flags = after.split([')', ':']).next().unwrap_or_default();
         if !named && flags.chars().any(|flag| !"imsU-".contains(flag)) {
             return Err(format!("(?{flags} is not possible"));
-        }
-    }
-    Ok(())
-}
-
-fn repeats(regex: &str) -> Result<(), String> {
-    for after in regex.split('{').skip(1) {
-        let Some((count, _)) = after.split_once('}') else { continue };
-        if count.split(',').filter_map(|number| number.parse::<u32>().ok()).any(|number| number > MOST_REPEATS) {
-            return Err(format!("{{{count}}}: at most {MOST_REPEATS} repeats are possible"));
         }
     }
     Ok(())
@@ -118,10 +199,42 @@ mod tests {
             r"[^\s/]+",
             "é+",
             r"\x41",
+            r"\x{fF}",
+            r"\p{^Han}\p{Latin}",
+            "/users/{id}",
+            "a{2,3}?b*?",
+            "(?:(?:a{10}){10}){10}",
+            "a+(?i)B",
+            "[^/*+{]{1000}",
+            "[]a*]+",
         ] {
             assert_eq!(check(good), Ok(()), "{good}");
         }
-        for bad in ["(", "[a", "*", "a**b(", r"(a)\1", "(?=x)", "(?<!x)y", "(?x) a", "a{1001}", r"\u0041", r"\", r"\y", "a{3,2}"] {
+        for bad in [
+            "(",
+            "[a",
+            "*",
+            "a**b",
+            "a+?+",
+            "a{2}{3}",
+            "(a{30}|b){40}",
+            "(?:a{2,}){501}",
+            r"(?:\pL\pL\pL\pL){1000}",
+            r"\pQ",
+            r"\p{Nope}",
+            "(?<é>x)",
+            r"\x{2603}",
+            r"\x{41",
+            r"(a)\1",
+            "(?=x)",
+            "(?<!x)y",
+            "(?x) a",
+            "a{1001}",
+            r"\u0041",
+            r"\",
+            r"\y",
+            "a{3,2}",
+        ] {
             assert!(check(bad).is_err(), "{bad}");
         }
     }

@@ -32,7 +32,7 @@ impl Check<'_> {
         for (index, route) in service.http.iter().enumerate() {
             self.http_route(route, delegate, &http.index(index));
         }
-        self.unreachable_routes(&service.http, &http);
+        self.repeated_matches(&service.http, &http);
         let tls = at.field("tls");
         for (index, route) in service.tls.iter().enumerate() {
             let at = tls.index(index);

@@ -9,8 +9,9 @@ use super::{
     delegate,
     model::{
         Abort, AbortStatus, CorsPolicy, Delay, Denominator, Destination, Fault, GatewayRef, HeaderMatch, HeaderModification,
-        HeaderModifications, HttpAction, HttpMatch, HttpRule, L4Match, L4Rule, Mirror, PathModifier, QueryParameterMatch, Redirect,
-        RedirectPort, RetryConditions, RetryPolicy, Rewrite, RouteSet, RulePrecedence, RuleSource, Share, StringMatch, WeightedDestination,
+        HeaderModifications, HttpAction, HttpMatch, HttpRule, L4Match, L4Rule, LeftOutRule, Mirror, PathModifier, QueryParameterMatch,
+        Redirect, RedirectCode, RedirectPort, RetryConditions, RetryPolicy, Rewrite, RouteSet, RulePrecedence, RuleSource, Share,
+        StringMatch, WeightedDestination,
     },
 };
 use crate::{
@@ -44,7 +45,7 @@ pub(in crate::mesh) fn route_set(object: &Object, spec: &VirtualService, default
     let (name, namespace) = (&object.key.name, &object.key.namespace);
     let precedence = Arc::new(Precedence::of(object));
     let reader = Reader::new(object, defaults.domain);
-    let (http, merged) = http_rules(&reader, spec, &precedence, defaults, find);
+    let HttpRules { http, merged, left_out } = http_rules(&reader, spec, &precedence, defaults, find);
     Some(RouteSet {
         name: name.clone(),
         namespace: namespace.clone(),
@@ -52,6 +53,7 @@ pub(in crate::mesh) fn route_set(object: &Object, spec: &VirtualService, default
         gateways: if spec.gateways.is_empty() { vec![GatewayRef::Mesh] } else { reader.gateways(&spec.gateways) },
         export_to: exported_to(spec, namespace, defaults),
         http,
+        left_out,
         tls: reader.l4_rules("tls", &precedence, spec.tls.iter().map(|route| (&route.matches, &route.route))),
         tcp: reader.l4_rules("tcp", &precedence, spec.tcp.iter().map(|route| (&route.matches, &route.route))),
         precedence,
@@ -65,37 +67,73 @@ pub(in crate::mesh) fn delegates(spec: &VirtualService, namespace: &SmolStr) -> 
     spec.http.iter().filter_map(|route| route.delegate.as_ref()).map(|delegate| delegate_key(delegate, namespace)).collect()
 }
 
-/// Converts the HTTP routes, with the routes of delegates in the place of the routes that name them, and returns the
-/// delegates with them. One level only; a delegate that does not exist or is not exported to the root's namespace
-/// gives no routes.
+/// What becomes of the HTTP routes of an object.
+#[derive(Default)]
+struct HttpRules {
+    http: Vec<HttpRule>,
+    /// The delegates.
+    merged: Vec<Origin>,
+    left_out: Vec<LeftOutRule>,
+}
+
+/// Converts the HTTP routes, with the routes of delegates in the place of the routes that name them. One level only; a
+/// delegate that does not exist or is not exported to the root's namespace gives no routes.
 fn http_rules(
     reader: &Reader<'_>,
     spec: &VirtualService,
     precedence: &Arc<Precedence>,
     defaults: Defaults<'_>,
     find: Find<'_>,
-) -> (Vec<HttpRule>, Vec<Origin>) {
+) -> HttpRules {
     let at = |position| RulePrecedence { object: Arc::clone(precedence), position };
-    let (mut rules, mut merged) = (Vec::new(), Vec::new());
+    let mut rules = HttpRules::default();
     for (index, route) in spec.http.iter().enumerate() {
-        let rule = reader.http_rule(index, route, at(rules.len()));
+        let rule = reader.http_rule(index, route, at(rules.http.len()));
         let Some(delegate) = &route.delegate else {
-            rules.push(rule);
+            rules.http.push(rule);
             continue;
         };
         let key = delegate_key(delegate, reader.namespace());
-        let Some((object, leaf)) = find(&key) else { continue };
-        if !leaf.hosts.is_empty() || !exported_to(leaf, &key.0, defaults).allows(reader.namespace()) {
-            continue;
-        }
+        let (object, leaf) = match usable_delegate(&key, reader.namespace(), defaults, find) {
+            Ok(found) => found,
+            Err(reason) => {
+                rules.left_out.push(LeftOutRule { source: rule.source, field: ".delegate", reason });
+                continue;
+            }
+        };
         let leaf_reader = Reader::new(object, reader.domain);
         for (index, route) in leaf.http.iter().enumerate().filter(|(_, route)| route.delegate.is_none()) {
-            let narrower = leaf_reader.http_rule(index, route, at(rules.len()));
-            rules.extend(delegate::merge(&rule, narrower));
+            let narrower = leaf_reader.http_rule(index, route, at(rules.http.len()));
+            let source = narrower.source.clone();
+            match delegate::merge(&rule, narrower) {
+                Some(merged) => rules.http.push(merged),
+                None => {
+                    let reason = format!("fits no match of {} {}, which delegates to it", rule.source.origin.object, rule.source.field);
+                    rules.left_out.push(LeftOutRule { source, field: "", reason });
+                }
+            }
         }
-        merged.push(Origin::clone(&leaf_reader.origin));
+        rules.merged.push(Origin::clone(&leaf_reader.origin));
     }
-    (rules, merged)
+    rules
+}
+
+/// Finds a delegate that a root of `namespace` may name, or says why it has none.
+fn usable_delegate<'a>(
+    key: &NamedKey,
+    namespace: &SmolStr,
+    defaults: Defaults<'_>,
+    find: Find<'a>,
+) -> Result<(&'a Object, &'a VirtualService), String> {
+    let name = format!("{}/{}", key.0, key.1);
+    let (object, leaf) = find(key).ok_or_else(|| format!("there is no VirtualService {name}"))?;
+    if !leaf.hosts.is_empty() {
+        return Err(format!("VirtualService {name} has hosts, and a delegate has none"));
+    }
+    if !exported_to(leaf, &key.0, defaults).allows(namespace) {
+        return Err(format!("VirtualService {name} is not exported to namespace {namespace}"));
+    }
+    Ok((object, leaf))
 }
 
 fn exported_to(spec: &VirtualService, namespace: &SmolStr, defaults: Defaults<'_>) -> Visibility {
@@ -293,7 +331,13 @@ fn redirect(written: &istio::Redirect) -> Redirect {
             istio::RedirectPort::FromProtocolDefault => RedirectPort::FromProtocolDefault,
             istio::RedirectPort::FromRequestPort => RedirectPort::FromRequestPort,
         }),
-        code: written.code,
+        code: match written.code {
+            istio::RedirectCode::MovedPermanently => RedirectCode::MovedPermanently,
+            istio::RedirectCode::Found => RedirectCode::Found,
+            istio::RedirectCode::SeeOther => RedirectCode::SeeOther,
+            istio::RedirectCode::TemporaryRedirect => RedirectCode::TemporaryRedirect,
+            istio::RedirectCode::PermanentRedirect => RedirectCode::PermanentRedirect,
+        },
     }
 }
 
@@ -498,6 +542,12 @@ spec:
         let hidden = CART.replace("spec:", "spec:\n  exportTo: ['.']");
         let routes = converted(SHOP, &[&hidden]);
         assert_eq!((routes.http.len(), routes.merged.len()), (2, 0));
+        let told =
+            |routes: &RouteSet| format!("{}{} {}", routes.left_out[0].source.field, routes.left_out[0].field, routes.left_out[0].reason);
+        assert_eq!(told(&routes), "spec.http[1].delegate VirtualService cart/cart is not exported to namespace web");
+        assert_eq!(told(&converted(SHOP, &[])), "spec.http[1].delegate there is no VirtualService cart/cart");
+        let contradicted = converted(SHOP, &[CART]);
+        assert_eq!(told(&contradicted), "spec.http[0] fits no match of VirtualService/web/shop spec.http[1], which delegates to it");
     }
 
     #[test]
@@ -513,7 +563,7 @@ spec:
         let routes = converted(SHOP, &[]);
         let [redirect, forward] = &routes.http[..] else { panic!("{:?}", routes.http) };
         let HttpAction::Redirect(redirect) = &redirect.action else { panic!("{redirect:?}") };
-        assert_eq!(*redirect, Redirect { path: Some("/home".into()), code: 301, ..Redirect::default() });
+        assert_eq!(*redirect, Redirect { path: Some("/home".into()), ..Redirect::default() });
         let rewrite = Rewrite { path: Some(PathModifier::ReplacePrefix("/new".into())), authority: Some("front".into()) };
         assert_eq!(forward.rewrite, Some(rewrite));
         let retries = forward.retries.as_ref().unwrap();

@@ -16,7 +16,7 @@ use crate::{
 pub use self::{
     action::{
         Abort, AbortStatus, CorsPolicy, Delay, Denominator, Destination, Fault, HeaderModification, HeaderModifications, HttpAction,
-        Mirror, PathModifier, Redirect, RedirectPort, RetryConditions, RetryPolicy, Rewrite, Share, WeightedDestination,
+        Mirror, PathModifier, Redirect, RedirectCode, RedirectPort, RetryConditions, RetryPolicy, Rewrite, Share, WeightedDestination,
     },
     matching::{HeaderMatch, HttpMatch, L4Match, QueryParameterMatch, StringMatch},
     source::{RulePrecedence, RuleSource},
@@ -37,6 +37,8 @@ pub struct RouteSet {
     pub export_to: Visibility,
     /// For HTTP requests, in order.
     pub http: Vec<HttpRule>,
+    /// Rules for HTTP requests that could not be made.
+    pub left_out: Vec<LeftOutRule>,
     /// For TLS connections that are not terminated, in order.
     pub tls: Vec<L4Rule>,
     /// For other TCP connections, in order.
@@ -110,6 +112,17 @@ pub struct L4Rule {
     pub matches: Vec<L4Match>,
     /// Where connections go, by weight.
     pub destinations: Vec<WeightedDestination>,
+}
+
+/// A rule that no request meets, because the object that it delegates to has nothing for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LeftOutRule {
+    /// Where it was written.
+    pub source: RuleSource,
+    /// The field of the rule that is at fault.
+    pub field: &'static str,
+    /// Why it is left out.
+    pub reason: String,
 }
 
 // === impl RouteSet ===

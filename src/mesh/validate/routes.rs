@@ -75,6 +75,8 @@ impl Check<'_> {
     fn run(&mut self) {
         self.destinations();
         self.gateways();
+        self.unreachable();
+        self.left_out();
     }
 
     fn warn(&mut self, field: impl Into<String>, message: String) {
@@ -96,6 +98,36 @@ impl Check<'_> {
         }
         for rule in self.routes.tls.iter().chain(&self.routes.tcp) {
             self.weighted(&rule.source, &rule.destinations);
+        }
+    }
+
+    /// Warns of what no request reaches, because it stands behind a match that takes everything for everyone.
+    fn unreachable(&mut self) {
+        let mut all: Option<&RuleSource> = None;
+        for rule in &self.routes.http {
+            let source = &rule.source;
+            if let Some(all) = all {
+                self.without_effect(source, "", all);
+                continue;
+            }
+            let first = rule.matches.iter().position(|matched| matched.takes_everything() && matched.holds_everywhere());
+            for index in first.map_or(rule.matches.len(), |first| first + 1)..rule.matches.len() {
+                self.without_effect(source, &format!(".match[{index}]"), source);
+            }
+            if rule.matches.is_empty() || first.is_some() {
+                all = Some(source);
+            }
+        }
+    }
+
+    fn without_effect(&mut self, source: &RuleSource, field: &str, all: &RuleSource) {
+        let named = if all.origin == source.origin { all.field.to_string() } else { format!("{} {}", all.origin.object, all.field) };
+        self.warn_at(source, field, format!("has no effect: {named} before it matches every request"));
+    }
+
+    fn left_out(&mut self) {
+        for rule in &self.routes.left_out {
+            self.warn_at(&rule.source, rule.field, format!("{}: the route is left out", rule.reason));
         }
     }
 

@@ -26,8 +26,8 @@ use super::{filters, matching};
 use crate::{
     mesh::{
         routing::model::{
-            HeaderModification, HeaderModifications, HttpRule, PathModifier, Redirect, RedirectPort, RetryConditions, RetryPolicy,
-            WeightedDestination,
+            HeaderModification, HeaderModifications, HttpRule, PathModifier, Redirect, RedirectCode, RedirectPort, RetryConditions,
+            RetryPolicy, WeightedDestination,
         },
         routing::selection::{HttpSelection, ResolvedDestination},
         traffic::HashKey,
@@ -84,15 +84,14 @@ pub(super) fn forward(
     (action, headers)
 }
 
-/// Returns a redirect; `None` for a status code that Envoy cannot redirect with.
-pub(super) fn redirect(redirect: &Redirect, port: u16, tls: bool) -> Option<Action> {
+/// Returns a redirect.
+pub(super) fn redirect(redirect: &Redirect, port: u16, tls: bool) -> Action {
     let code = match redirect.code {
-        301 => RedirectResponseCode::MovedPermanently,
-        302 => RedirectResponseCode::Found,
-        303 => RedirectResponseCode::SeeOther,
-        307 => RedirectResponseCode::TemporaryRedirect,
-        308 => RedirectResponseCode::PermanentRedirect,
-        _ => return None,
+        RedirectCode::MovedPermanently => RedirectResponseCode::MovedPermanently,
+        RedirectCode::Found => RedirectResponseCode::Found,
+        RedirectCode::SeeOther => RedirectResponseCode::SeeOther,
+        RedirectCode::TemporaryRedirect => RedirectResponseCode::TemporaryRedirect,
+        RedirectCode::PermanentRedirect => RedirectResponseCode::PermanentRedirect,
     };
     let scheme = redirect.scheme.as_deref().unwrap_or(if tls { "https" } else { "http" });
     let port = match redirect.port {
@@ -101,14 +100,14 @@ pub(super) fn redirect(redirect: &Redirect, port: u16, tls: bool) -> Option<Acti
         Some(RedirectPort::FromProtocolDefault) | None => 0,
     };
     let implied = matches!((port, scheme), (80, "http") | (443, "https"));
-    Some(Action::Redirect(RedirectAction {
+    Action::Redirect(RedirectAction {
         host_redirect: text(redirect.authority.as_ref()),
         port_redirect: if implied { 0 } else { port.into() },
         response_code: code.into(),
         path_rewrite_specifier: Some(PathRewriteSpecifier::PathRedirect(text(redirect.path.as_ref()))),
         scheme_rewrite_specifier: redirect.scheme.as_ref().map(|scheme| SchemeRewriteSpecifier::SchemeRedirect(scheme.to_string())),
         ..Default::default()
-    }))
+    })
 }
 
 /// Returns an answer that the proxy gives itself.
@@ -328,9 +327,9 @@ mod tests {
     #[test]
     fn a_redirect_does_not_name_the_port_of_its_scheme() {
         let of = |port, scheme: Option<&str>, listener, tls| {
-            let redirect = Redirect { scheme: scheme.map(SmolStr::from), port: Some(port), code: 301, ..Redirect::default() };
+            let redirect = Redirect { scheme: scheme.map(SmolStr::from), port: Some(port), ..Redirect::default() };
             match super::redirect(&redirect, listener, tls) {
-                Some(Action::Redirect(action)) => action.port_redirect,
+                Action::Redirect(action) => action.port_redirect,
                 other => panic!("{other:?}"),
             }
         };

@@ -61,8 +61,8 @@ fn http_routes(selections: &[HttpSelection], tls: bool, mesh: &MeshSettings) -> 
     let mut routes: Vec<(bool, &RulePrecedence, Route)> = Vec::new();
     for selection in selections {
         routes.extend(selection.rules().map(|(rule, matched)| {
-            let route = http_route(selection, tls, rule, matched, mesh);
-            (shared && takes_everything(&route), &rule.precedence, route)
+            let last = shared && matched.is_none_or(HttpMatch::takes_everything);
+            (last, &rule.precedence, http_route(selection, tls, rule, matched, mesh))
         }));
     }
     routes.sort_by(|(last, precedence, _), (other_last, other, _)| (last, precedence).cmp(&(other_last, other)));
@@ -75,9 +75,9 @@ fn http_route(selection: &HttpSelection, tls: bool, rule: &HttpRule, matched: Op
     let mut operation = format!("{}:{}", selection.routes.name, selection.port);
     let undecidable = matched.is_some_and(|matched| matched.undecidable);
     let action = match &rule.action {
-        _ if undecidable => Some(action::direct_response(503, &[])),
+        _ if undecidable => action::direct_response(503, &[]),
         HttpAction::Redirect(redirect) => action::redirect(redirect, selection.port, tls),
-        HttpAction::DirectResponse { status, body } => Some(action::direct_response(*status, body)),
+        HttpAction::DirectResponse { status, body } => action::direct_response(*status, body),
         HttpAction::Forward(to) => {
             let (action, all) = action::forward(selection, rule, to, mesh.default_http_retry_policy.as_ref());
             headers = all;
@@ -86,7 +86,7 @@ fn http_route(selection: &HttpSelection, tls: bool, rule: &HttpRule, matched: Op
             {
                 operation = format!("{}:{}", resolved.host, resolved.port);
             }
-            Some(Action::Route(action))
+            Action::Route(action)
         }
     };
     operation.push_str(&matching::path_label(&route_match));
@@ -101,7 +101,7 @@ fn http_route(selection: &HttpSelection, tls: bool, rule: &HttpRule, matched: Op
         response_headers_to_add: headers.response_add,
         response_headers_to_remove: headers.response_remove,
         stat_prefix: matched.map(|matched| matched.stat_prefix.to_string()).unwrap_or_default(),
-        action,
+        action: Some(action),
         ..Default::default()
     }
 }
@@ -146,14 +146,6 @@ fn unlimited(cluster: &str) -> RouteAction {
         max_grpc_timeout: Some(Duration::default()),
         ..Default::default()
     }
-}
-
-fn takes_everything(route: &Route) -> bool {
-    use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
-    route.r#match.as_ref().is_some_and(|matched| {
-        let any_path = matches!(&matched.path_specifier, Some(PathSpecifier::Prefix(prefix)) if prefix == "/");
-        any_path && matched.headers.is_empty() && matched.query_parameters.is_empty()
-    })
 }
 
 fn clusters(routes: &[Route]) -> Vec<SmolStr> {

@@ -68,7 +68,23 @@ pub struct Redirect {
     /// Which port the new location names.
     pub port: Option<RedirectPort>,
     /// HTTP status code.
-    pub code: u32,
+    pub code: RedirectCode,
+}
+
+/// The status code of a redirect: one of those that Envoy has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RedirectCode {
+    /// 301
+    #[default]
+    MovedPermanently,
+    /// 302
+    Found,
+    /// 303
+    SeeOther,
+    /// 307
+    TemporaryRedirect,
+    /// 308
+    PermanentRedirect,
 }
 
 /// The port of a redirect.

@@ -89,15 +89,58 @@ pub struct L4Match {
 }
 
 impl HttpMatch {
-    /// Returns whether every request matches that reaches the routes at all.
+    /// Returns whether every request matches that reaches the routes at all. What routes are in which order, what is left out
+    /// behind a match, and what is said about it all follow from this one judgement. One that nobody can decide may yet let requests
+    /// pass.
     pub fn takes_everything(&self) -> bool {
-        let any_path = match &self.path {
-            None | Some(StringMatch::Present) => true,
-            Some(StringMatch::Prefix(prefix)) => prefix == "/",
-            Some(StringMatch::Regex(regex)) => regex == "*",
-            Some(StringMatch::Exact(_)) => false,
-        };
         let others = self.scheme.is_some() || self.method.is_some() || self.authority.is_some();
+        let any_path = !self.undecidable && self.path.as_ref().is_none_or(takes_every_path);
         any_path && !others && self.headers.is_empty() && self.query_parameters.is_empty()
+    }
+
+    /// Returns whether it asks nothing of the listener or the client: where it is used at all, it holds.
+    pub fn holds_everywhere(&self) -> bool {
+        self.port.is_none() && self.gateways.is_empty() && self.source_labels.is_empty() && self.source_namespace.is_none()
+    }
+}
+
+/// Returns whether every path matches. Paths begin with a slash; of the expressions that match them all, these are the ways in which
+/// people write it.
+fn takes_every_path(path: &StringMatch) -> bool {
+    match path {
+        StringMatch::Present => true,
+        StringMatch::Prefix(prefix) => matches!(prefix.as_str(), "" | "/"),
+        StringMatch::Regex(regex) => {
+            let anchored = regex.strip_prefix('^').unwrap_or(regex);
+            let inner = anchored.strip_suffix('$').unwrap_or(anchored);
+            let inner = inner.strip_prefix("/?").or_else(|| inner.strip_prefix('/')).unwrap_or(inner);
+            let inner = inner.strip_prefix('(').and_then(|inner| inner.strip_suffix(')')).unwrap_or(inner);
+            // `/.+` needs something behind the slash.
+            inner == ".*" || (inner == ".+" && !anchored.starts_with('/'))
+        }
+        StringMatch::Exact(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_match_takes_everything_however_that_is_written() {
+        let of = |path: StringMatch| HttpMatch { path: Some(path), ..HttpMatch::default() };
+        assert!(HttpMatch::default().takes_everything());
+        for prefix in ["", "/"] {
+            assert!(of(StringMatch::Prefix(prefix.into())).takes_everything(), "{prefix}");
+        }
+        for regex in [".*", "/.*", "^.*$", "^/.*", "(.*)", "/(.*)", "/?.*", ".+"] {
+            assert!(of(StringMatch::Regex(regex.into())).takes_everything(), "{regex}");
+        }
+        for regex in ["/a.*", ".*a", "/.+", "/[^/]*", "(.*)/(.*)", "\\/.*x", "/"] {
+            assert!(!of(StringMatch::Regex(regex.into())).takes_everything(), "{regex}");
+        }
+        assert!(!of(StringMatch::Exact("/".into())).takes_everything());
+        let method = HttpMatch { method: Some(StringMatch::Exact("GET".into())), ..HttpMatch::default() };
+        assert!(!method.takes_everything());
     }
 }
