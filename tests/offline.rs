@@ -11,3 +11,4 @@ mod fields;
 mod golden;
 mod inject;
 mod oracle;
+mod references;

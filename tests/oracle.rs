@@ -6,7 +6,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod answer;
+pub(crate) mod answer;
 mod compare;
 mod differences;
 
@@ -15,12 +15,12 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 use compare::Dump;
 use differences::Differences;
 
-fn cases() -> PathBuf {
+pub(crate) fn cases() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/oracle/cases")
 }
 
 // `(case, proxy)`, sorted.
-fn proxies() -> Vec<(String, String)> {
+pub(crate) fn proxies() -> Vec<(String, String)> {
     let mut found = Vec::new();
     for case in fs::read_dir(cases()).unwrap() {
         let case = case.unwrap();

@@ -1,6 +1,9 @@
 //! Sidecar objects: what a proxy sees of the mesh, and where it takes traffic in (contract §6.5).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use smol_str::SmolStr;
 
@@ -97,6 +100,16 @@ pub struct EgressHost {
     pub namespace: EgressNamespace,
     /// May be a wildcard.
     pub host: Hostname,
+}
+
+impl fmt::Display for EgressHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.namespace {
+            EgressNamespace::Any => write!(f, "*/{}", self.host),
+            EgressNamespace::Own => write!(f, "./{}", self.host),
+            EgressNamespace::Named(named) => write!(f, "{named}/{}", self.host),
+        }
+    }
 }
 
 /// From which namespace a host is taken.

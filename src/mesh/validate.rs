@@ -5,11 +5,14 @@
 
 mod destination_rules;
 mod gateways;
+mod imports;
 mod routes;
 mod services;
 mod singletons;
+mod unreached;
 mod unsupported;
 
+pub use self::{imports::unused_imports, unreached::Unreached};
 use super::world::World;
 use crate::api::{Diagnostic, Kind, ObjectKey};
 

@@ -16,6 +16,13 @@ pub fn outbound_cluster(port: u16, subset: &str, host: &Hostname) -> SmolStr {
     format_smolstr!("outbound|{port}|{subset}|{host}")
 }
 
+/// Returns port, subset and host of what [`outbound_cluster`] named.
+pub fn outbound_parts(cluster: &str) -> Option<(u16, &str, Hostname)> {
+    let (port, rest) = cluster.strip_prefix("outbound|")?.split_once('|')?;
+    let (subset, host) = rest.split_once('|')?;
+    Some((port.parse().ok()?, subset, Hostname::new(host)))
+}
+
 /// Returns `inbound|8080||`
 pub fn inbound_cluster(target_port: u16) -> SmolStr {
     format_smolstr!("inbound|{target_port}||")

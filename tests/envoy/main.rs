@@ -8,6 +8,7 @@ mod ending;
 mod faults;
 mod gateway;
 mod mesh;
+mod redirects;
 mod sniffing;
 mod unready;
 mod walk;

@@ -10,7 +10,11 @@ use std::{
 use envoy_types::pb::envoy::config::core::v3;
 use istiod_lite::{
     api::{self, Object, ObjectKey, mesh_config::MeshConfig, yaml},
-    mesh::{engine::Engine, model::Proxy, world::Touched},
+    mesh::{
+        engine::Engine,
+        model::Proxy,
+        world::{Touched, World},
+    },
     proto,
     xds::{classes::Classes, node::Node, render, resource::Resource, resource_type::ResourceType, view::View},
 };
@@ -30,10 +34,16 @@ spec: {clusterIP: 10.96.0.1, ports: [{name: https, port: 443, targetPort: 6443}]
 
 /// Returns the dump of the proxy of that name in a case.
 pub(crate) fn answer(case: &Path, proxy: &str) -> Dump {
+    let (objects, proxy) = asked(case, proxy);
+    dump(&view(&objects, &proxy))
+}
+
+/// The objects of a case, and the proxy of that name.
+pub(crate) fn asked(case: &Path, proxy: &str) -> (String, Proxy) {
     let node: Value = serde_json::from_str(&fs::read_to_string(case.join(format!("{proxy}.node.json"))).unwrap()).unwrap();
     let node = Node::parse(&node_of(&node)).unwrap();
     let objects = fs::read_to_string(case.join("in.yaml")).unwrap() + KUBERNETES;
-    dump(&view(&objects, &node.proxy))
+    (objects, Proxy::clone(&node.proxy))
 }
 
 /// Reads what a proxy says about itself, written as JSON.
@@ -45,6 +55,13 @@ fn node_of(json: &Value) -> v3::Node {
 
 /// Returns what a proxy has, given objects as YAML.
 pub(crate) fn view(objects: &str, proxy: &Proxy) -> View {
+    let classes = Classes::default();
+    classes.prepare(world(objects), &Touched { everything: true, ..Touched::default() }).send();
+    classes.view_for(proxy)
+}
+
+/// What objects mean that are given as YAML.
+pub(crate) fn world(objects: &str) -> Arc<World> {
     let cluster = SmolStr::new_static("Kubernetes");
     // istiod 1.30 tells nobody of endpoints that are not ready.
     let mut engine = Engine::new("cluster.local", MeshConfig { send_unready_endpoints: false, ..MeshConfig::default() });
@@ -54,9 +71,7 @@ pub(crate) fn view(objects: &str, proxy: &Proxy) -> View {
         assert!(parsed.refused.is_empty(), "{:?}", parsed.diagnostics);
         changes.extend(parsed.objects.into_iter().map(|object| (object.key.clone(), Some(object))));
     }
-    let classes = Classes::default();
-    classes.prepare(engine.apply(changes).world, &Touched { everything: true, ..Touched::default() }).send();
-    classes.view_for(proxy)
+    engine.apply(changes).world
 }
 
 // As Envoy does, the dumps ask for the assignments of the clusters and for the route tables that listeners name.

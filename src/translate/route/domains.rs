@@ -1,10 +1,14 @@
 //! The domains of virtual hosts (contract §3.6).
 
-use std::{collections::HashSet, net::IpAddr};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    net::IpAddr,
+};
 
 use smol_str::{SmolStr, format_smolstr};
 
-use crate::mesh::model::{Hostname, Registry, Resolution, Service};
+use super::LostDomain;
+use crate::mesh::model::{Hostname, Origin, Registry, Resolution, Service};
 
 /// The names and addresses by which a service is reached from a namespace, in Istio's order.
 pub(super) struct Domains(Vec<Domain>);
@@ -32,19 +36,48 @@ pub(super) fn of_service(service: &Service, dns_domain: &str) -> Domains {
 }
 
 /// The domains that a table has so far, in lower case: Envoy refuses a table that has one twice, in whatever case.
-#[derive(Default)]
-pub(super) struct Taken(HashSet<SmolStr>);
+pub(super) struct Taken<'a> {
+    /// By domain the object that has it; `None`: the table itself.
+    holders: HashMap<SmolStr, Option<&'a Origin>>,
+    lost: Vec<LostDomain>,
+}
 
-impl Taken {
-    /// Returns the domains that are still free, which are then taken. `known` are names of services themselves.
-    pub(super) fn claim(&mut self, domains: Domains, known: &dyn Fn(&str) -> bool) -> Vec<SmolStr> {
-        let free = |domain: &Domain| !(domain.form && known(&domain.text)) && self.0.insert(lowercase(&domain.text));
+impl<'a> Taken<'a> {
+    /// Begins a table, which itself takes `*` for all other destinations.
+    pub(super) fn new() -> Self {
+        Self { holders: HashMap::from([("*".into(), None)]), lost: Vec::new() }
+    }
+
+    /// Returns the domains that are still free, which the object then has. `known` are names of services themselves.
+    pub(super) fn claim(&mut self, object: &'a Origin, domains: Domains, known: &dyn Fn(&str) -> bool) -> Vec<SmolStr> {
+        let free = |domain: &Domain| {
+            if domain.form && known(&domain.text) {
+                return false;
+            }
+            match self.holders.entry(lowercase(&domain.text)) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(Some(object));
+                    return true;
+                }
+                Entry::Occupied(held) if !domain.form && *held.get() != Some(object) => {
+                    let holder = held.get().cloned();
+                    self.lost.push(LostDomain { object: object.clone(), domain: domain.text.clone(), holder });
+                }
+                Entry::Occupied(_) => {}
+            }
+            false
+        };
         domains.0.into_iter().filter(free).map(|domain| domain.text).collect()
     }
 
     /// Does what [`Self::claim`] does, for one name.
-    pub(super) fn claim_one(&mut self, domain: SmolStr) -> Vec<SmolStr> {
-        self.claim(Domains(vec![Domain { text: domain, form: false }]), &|_| false)
+    pub(super) fn claim_one(&mut self, object: &'a Origin, domain: SmolStr) -> Vec<SmolStr> {
+        self.claim(object, Domains(vec![Domain { text: domain, form: false }]), &|_| false)
+    }
+
+    /// Returns what objects asked for in vain.
+    pub(super) fn into_lost(self) -> Vec<LostDomain> {
+        self.lost
     }
 }
 
@@ -79,6 +112,7 @@ fn bracketed(address: &SmolStr) -> SmolStr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::{Kind, ObjectKey};
 
     #[test]
     fn short_forms_depend_on_the_namespace() {
@@ -92,11 +126,25 @@ mod tests {
 
     #[test]
     fn no_domain_is_given_twice() {
-        let mut taken = Taken::default();
-        assert_eq!(taken.claim_one("a".into()), ["a"]);
-        assert!(taken.claim_one("A".into()).is_empty());
+        let origin = |name: &str| {
+            let (cluster, namespace) = ("Kubernetes".into(), "shop".into());
+            Origin { object: ObjectKey { cluster, kind: Kind::ServiceEntry, namespace, name: name.into() }, generation: 1 }
+        };
+        let (old, young) = (origin("old"), origin("young"));
+        let mut taken = Taken::new();
+        assert_eq!(taken.claim_one(&old, "a".into()), ["a"]);
+        assert!(taken.claim_one(&young, "A".into()).is_empty());
+        assert!(taken.claim_one(&young, "*".into()).is_empty());
         let domain = |text: &str| Domain { text: text.into(), form: text == "c" };
         let domains = Domains(vec![domain("b"), domain("c")]);
-        assert_eq!(taken.claim(domains, &|name| name == "c"), ["b"], "a short form gives way to the service of that name");
+        assert_eq!(taken.claim(&young, domains, &|name| name == "c"), ["b"], "a short form gives way to the service of that name");
+        let lost: Vec<String> = taken.into_lost().iter().map(ToString::to_string).collect();
+        assert_eq!(
+            lost,
+            [
+                "ServiceEntry/shop/old has the domain A already: no request for it comes here",
+                "* stands for all other destinations already: no request for it comes here",
+            ]
+        );
     }
 }

@@ -26,7 +26,8 @@ use crate::{
 /// servers belong to, the oldest first.
 ///
 /// Hosts with the same routes share a virtual host; the routes of several VirtualServices for one host follow each
-/// other, those that take everything last.
+/// other, those that take everything last. What a server itself says of its hosts (`httpsRedirect`) holds whether or not a
+/// route leads to them.
 pub fn gateway_table(
     scope: &Scope,
     class: &ProxyClass,
@@ -50,8 +51,7 @@ pub fn gateway_table(
             let context = RouteContext { port: server.port, gateway: &at, client: Some(client) };
             let Some(selection) = HttpSelection::of(routes, &context, scope.backends()) else { continue };
             for host in hosts {
-                let key = HostOrder { wildcard: host.is_wildcard(), longest: Reverse(host.as_str().len()), host };
-                let entry = entries.entry(key).or_insert_with(|| Entry { port: server.port, selections: Vec::new(), require_tls: false });
+                let entry = entries.entry(HostOrder::of(host)).or_insert_with(|| Entry::new(server));
                 entry.require_tls |= server.https_redirect;
                 // Two servers of one gateway that serve the host bring the same routes.
                 if !entry.selections.iter().any(|known| known.routes == selection.routes) {
@@ -59,9 +59,14 @@ pub fn gateway_table(
                 }
             }
         }
+        if server.https_redirect {
+            for of in &server.hosts {
+                entries.entry(HostOrder::of(of.host.clone())).or_insert_with(|| Entry::new(server)).require_tls = true;
+            }
+        }
     }
     let hosts = if entries.is_empty() { vec![black_hole(servers)] } else { share(entries, mesh, tls) };
-    RouteTable { name: servers.name.clone(), hosts }
+    RouteTable { name: servers.name.clone(), hosts, lost: Vec::new() }
 }
 
 /// Longest first, then by alphabet, wildcards last.
@@ -72,10 +77,22 @@ struct HostOrder {
     host: Hostname,
 }
 
+impl HostOrder {
+    fn of(host: Hostname) -> Self {
+        Self { wildcard: host.is_wildcard(), longest: Reverse(host.as_str().len()), host }
+    }
+}
+
 struct Entry {
     port: u16,
     selections: Vec<HttpSelection>,
     require_tls: bool,
+}
+
+impl Entry {
+    fn new(server: &RoutedServer) -> Self {
+        Self { port: server.port, selections: Vec::new(), require_tls: false }
+    }
 }
 
 // The hosts of the VirtualService that the server serves; where one is wider, the narrower counts.
@@ -94,7 +111,7 @@ fn served(server: &RoutedServer, routes: &RouteSet) -> Vec<Hostname> {
 fn share(entries: BTreeMap<HostOrder, Entry>, mesh: &Arc<MeshSettings>, tls: bool) -> Vec<VirtualHostInput> {
     let mut hosts: Vec<VirtualHostInput> = Vec::new();
     for (HostOrder { host, .. }, entry) in entries {
-        let single = entry.selections.len() == 1;
+        let single = entry.selections.len() <= 1;
         let content = Content::Routes { mesh: mesh.into(), selections: entry.selections, tls, require_tls: entry.require_tls };
         let same = hosts.iter_mut().find(|input| single && input.content == content);
         match same {

@@ -12,7 +12,7 @@ mod gateway;
 mod matching;
 mod sidecar;
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
 use smol_str::SmolStr;
@@ -42,6 +42,19 @@ pub struct RouteTable {
     pub name: SmolStr,
     /// Its virtual hosts, in order.
     pub hosts: Vec<VirtualHostInput>,
+    /// Domains that another virtual host has: Envoy refuses a table in which one is twice.
+    pub lost: Vec<LostDomain>,
+}
+
+/// A domain that an object asked for, and that the table gave to another one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LostDomain {
+    /// Who does not get it.
+    pub object: Origin,
+    /// The domain.
+    pub domain: SmolStr,
+    /// Who has it; `None`: the table itself, for all destinations that nothing else names.
+    pub holder: Option<Origin>,
 }
 
 /// All that decides how one virtual host looks: equal inputs, equal virtual hosts.
@@ -97,6 +110,15 @@ pub fn route_configuration_header(table: &RouteTable) -> RouteConfiguration {
         max_direct_response_body_size_bytes: wkt::uint32(1024 * 1024),
         ignore_port_in_host_matching: true,
         ..Default::default()
+    }
+}
+
+impl fmt::Display for LostDomain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.holder {
+            Some(holder) => write!(f, "{} has the domain {} already: no request for it comes here", holder.object, self.domain),
+            None => write!(f, "{} stands for all other destinations already: no request for it comes here", self.domain),
+        }
     }
 }
 

@@ -8,12 +8,12 @@ use std::{
 use smol_str::{SmolStr, format_smolstr};
 
 use super::{
-    Content, DefaultRoute, HTTP_PROXY, RouteTable, VirtualHostInput,
+    Content, DefaultRoute, HTTP_PROXY, LostDomain, RouteTable, VirtualHostInput,
     domains::{self, Taken},
 };
 use crate::{
     mesh::{
-        model::{Hostname, Protocol, Service, ServicePort},
+        model::{Hostname, Service, ServicePort},
         routing::{
             model::{GatewayRef, HttpRule},
             selection::{Client, DEFAULT_HTTP_PORT, HttpSelection, RouteContext, SelectedRoutes, http_port, sidecar_routes},
@@ -21,12 +21,12 @@ use crate::{
         scope::{EgressScope, Scope},
         settings::MeshSettings,
     },
-    translate::input::ProxyClass,
+    translate::{input::ProxyClass, listener::outbound::route_tables},
     visits::{Visit, Visited},
 };
 
 /// Returns the names of all route tables that listeners of this scope may refer to.
-pub fn tables(scope: &Scope, mesh: &MeshSettings) -> BTreeSet<SmolStr> {
+pub fn tables(scope: &Scope, class: &ProxyClass, mesh: &MeshSettings) -> BTreeSet<SmolStr> {
     let mut names = BTreeSet::new();
     for egress in &scope.egress {
         let listener = egress.listener.as_ref();
@@ -37,7 +37,7 @@ pub fn tables(scope: &Scope, mesh: &MeshSettings) -> BTreeSet<SmolStr> {
             listener => {
                 let only = listener.and_then(|(port, _)| port);
                 for (service, port) in ports(egress).filter(|(_, port)| only.is_none_or(|only| only == port.number)) {
-                    names.extend(tables_of_port(service, port));
+                    names.extend(route_tables(egress, class, service, port));
                 }
                 names.extend(only.map(|port| format_smolstr!("{port}")));
             }
@@ -52,7 +52,7 @@ pub fn tables(scope: &Scope, mesh: &MeshSettings) -> BTreeSet<SmolStr> {
 /// Returns the names of the route tables that may look different after a change of `host`: of the service of that
 /// name, of routes for it, or of its DestinationRule. For a host that appeared or vanished, ask the scope before and
 /// the scope after the change.
-pub fn tables_with(scope: &Scope, mesh: &MeshSettings, host: &Hostname) -> BTreeSet<SmolStr> {
+pub fn tables_with(scope: &Scope, class: &ProxyClass, mesh: &MeshSettings, host: &Hostname) -> BTreeSet<SmolStr> {
     let mut names = BTreeSet::new();
     // Routes may name it by an ExternalName that stands for it.
     let aliases = scope.services.get(host).map_or(&[][..], |service| &service.aliases);
@@ -73,7 +73,7 @@ pub fn tables_with(scope: &Scope, mesh: &MeshSettings, host: &Hostname) -> BTree
                 .visiting(Visited::Service)
                 .filter(|(name, _)| *name == wanted || (wanted.is_wildcard() && wanted.covers(name)));
             for (_, service) in services {
-                names.extend(service.ports.iter().flat_map(|port| tables_of_port(service, port)));
+                names.extend(service.ports.iter().flat_map(|port| route_tables(egress, class, service, port)));
                 names.extend(service.ports.iter().map(|port| format_smolstr!("{}", port.number)));
             }
         }
@@ -87,13 +87,13 @@ pub fn tables_with(scope: &Scope, mesh: &MeshSettings, host: &Hostname) -> BTree
     if mesh.proxy_http_port > 0 {
         names.insert(HTTP_PROXY.into());
     }
-    names.retain(|name| is_table(scope, mesh, name));
+    names.retain(|name| is_table(scope, class, mesh, name));
     names
 }
 
 /// Returns whether [`tables`] has the name. It walks all ports of all services in scope, but makes names only for those of the
 /// table's port.
-fn is_table(scope: &Scope, mesh: &MeshSettings, name: &SmolStr) -> bool {
+fn is_table(scope: &Scope, class: &ProxyClass, mesh: &MeshSettings, name: &SmolStr) -> bool {
     if name == HTTP_PROXY {
         return mesh.proxy_http_port > 0;
     }
@@ -106,30 +106,31 @@ fn is_table(scope: &Scope, mesh: &MeshSettings, name: &SmolStr) -> bool {
         };
         let mut asked = ports(egress).filter(|(_, port)| Some(port.number) == number && only.is_none_or(|only| only == port.number));
         only.is_some_and(|only| format_smolstr!("{only}") == *name)
-            || asked.any(|(service, port)| tables_of_port(service, port).is_some_and(|table| table == *name))
+            || asked.any(|(service, port)| route_tables(egress, class, service, port).any(|table| table == *name))
     })
 }
 
 /// Returns the virtual hosts of a route table; `None` when no listener of this scope can name it.
 pub fn table(scope: &Scope, class: &ProxyClass, mesh: &Arc<MeshSettings>, name: &str) -> Option<RouteTable> {
     let context = TableContext { scope, class, mesh };
+    let mut lost = Vec::new();
     let hosts = if let Some(bind) = name.strip_prefix("unix:") {
         let egress = scope.egress.iter().find(|egress| egress.listener.as_ref().is_some_and(|listener| listener.bind.ends_with(bind)))?;
-        context.all_ports(egress)
+        context.all_ports(egress, &mut lost)
     } else if name == HTTP_PROXY {
-        context.all_ports(scope.egress.iter().find(|egress| of_port(egress, 0))?)
+        context.all_ports(scope.egress.iter().find(|egress| of_port(egress, 0))?, &mut lost)
     } else if let Some((host, port)) = name.rsplit_once(':') {
         let port = port.parse().ok()?;
         let egress = scope.egress.iter().find(|egress| of_port(egress, port))?;
-        context.sniffed(egress, port, &Hostname::new(host))
+        context.sniffed(egress, port, &Hostname::new(host), &mut lost)
     } else {
         let port = name.parse().ok()?;
         let egress = scope.egress.iter().find(|egress| of_port(egress, port))?;
-        let mut hosts = context.port(egress, port);
+        let mut hosts = context.port(egress, port, &mut lost);
         hosts.push(catch_all(scope.allow_any));
         hosts
     };
-    Some(RouteTable { name: name.into(), hosts })
+    Some(RouteTable { name: name.into(), hosts, lost })
 }
 
 /// Returns all ports of the services that a listener shows.
@@ -141,17 +142,6 @@ fn ports(egress: &EgressScope) -> impl Iterator<Item = (&Arc<Service>, &ServiceP
 // A listener without a port takes the ports that no other has.
 fn of_port(egress: &EgressScope, port: u16) -> bool {
     egress.listener.as_ref().and_then(|listener| listener.port).is_none_or(|of| of == port)
-}
-
-fn tables_of_port(service: &Service, port: &ServicePort) -> Option<SmolStr> {
-    if service.external_name.is_some() {
-        return None;
-    }
-    match port.protocol {
-        Protocol::Auto => Some(format_smolstr!("{}:{}", service.hostname, port.number)),
-        protocol if protocol.is_http() => Some(format_smolstr!("{}", port.number)),
-        _ => None,
-    }
 }
 
 fn catch_all(allow_any: bool) -> VirtualHostInput {
@@ -175,16 +165,16 @@ struct PortView<'a> {
 }
 
 impl<'a> TableContext<'a> {
-    fn port(&self, egress: &'a EgressScope, port: u16) -> Vec<VirtualHostInput> {
+    fn port(&self, egress: &'a EgressScope, port: u16, lost: &mut Vec<LostDomain>) -> Vec<VirtualHostInput> {
         let view = self.view(egress, port, |service| service.port(port).is_some());
-        let mut hosts = self.hosts(&view);
+        let mut hosts = self.hosts(&view, lost);
         hosts.sort_by(|a, b| a.name.cmp(&b.name));
         hosts
     }
 
-    fn sniffed(&self, egress: &'a EgressScope, port: u16, host: &Hostname) -> Vec<VirtualHostInput> {
+    fn sniffed(&self, egress: &'a EgressScope, port: u16, host: &Hostname, lost: &mut Vec<LostDomain>) -> Vec<VirtualHostInput> {
         let view = self.view(egress, port, |service| service.hostname == *host && service.port(port).is_some());
-        let mut hosts = self.hosts(&view);
+        let mut hosts = self.hosts(&view, lost);
         hosts.retain(|input| input.domains.iter().any(|domain| domain == host.as_str()));
         for input in &mut hosts {
             input.domains = vec!["*".into()];
@@ -194,12 +184,12 @@ impl<'a> TableContext<'a> {
 
     // A listener that is not for one port: domains of services carry the port, those of port 80 stand without it too. A
     // host that belongs to no service is served at port 80 alone.
-    fn all_ports(&self, egress: &'a EgressScope) -> Vec<VirtualHostInput> {
+    fn all_ports(&self, egress: &'a EgressScope, lost: &mut Vec<LostDomain>) -> Vec<VirtualHostInput> {
         let ports: BTreeSet<u16> = ports(egress).map(|(_, port)| port.number).collect();
         let mut hosts: Vec<_> = ports
             .into_iter()
             .flat_map(|port| {
-                let mut hosts = self.port(egress, port);
+                let mut hosts = self.port(egress, port, lost);
                 for host in &mut hosts {
                     let plain = std::mem::take(&mut host.domains);
                     let service = host.name.rsplit_once(':').is_some_and(|(name, _)| egress.services.contains_key(&Hostname::new(name)));
@@ -224,9 +214,9 @@ impl<'a> TableContext<'a> {
         PortView { port, services, selected }
     }
 
-    fn hosts(&self, view: &PortView<'a>) -> Vec<VirtualHostInput> {
+    fn hosts(&self, view: &PortView<'a>, lost: &mut Vec<LostDomain>) -> Vec<VirtualHostInput> {
         let port = view.port;
-        let mut taken = Taken::default();
+        let mut taken = Taken::new();
         let names: HashSet<&str> = view.services.keys().map(|host| host.as_str()).collect();
         let known = |name: &str| names.contains(name);
         let of_routes = |selection: &HttpSelection| Content::Routes {
@@ -244,11 +234,11 @@ impl<'a> TableContext<'a> {
         let mut done: BTreeSet<&Hostname> = BTreeSet::new();
         for entry in &view.selected {
             for host in entry.hosts.iter().filter(|host| done.insert(host)) {
-                push(host, taken.claim_one(host.text().clone()), of_routes(&entry.selection));
+                push(host, taken.claim_one(&entry.selection.routes.origin, host.text().clone()), of_routes(&entry.selection));
             }
             for service in entry.services.iter().filter(|service| done.insert(&service.hostname)) {
                 let domains = domains::of_service(service, &self.class.dns_domain);
-                push(&service.hostname, taken.claim(domains, &known), of_routes(&entry.selection));
+                push(&service.hostname, taken.claim(&service.origin, domains, &known), of_routes(&entry.selection));
             }
         }
         for (host, service) in &view.services {
@@ -257,8 +247,9 @@ impl<'a> TableContext<'a> {
             }
             let rule = self.scope.destination_rules.get(*host);
             let content = Content::Service(DefaultRoute::new(self.mesh, service, port, rule));
-            push(host, taken.claim(domains::of_service(service, &self.class.dns_domain), &known), content);
+            push(host, taken.claim(&service.origin, domains::of_service(service, &self.class.dns_domain), &known), content);
         }
+        lost.extend(taken.into_lost());
         hosts
     }
 }
@@ -301,9 +292,8 @@ mod tests {
         scope::scope(world, ProxyKind::Sidecar, "n", &Labels::new())
     }
 
-    // The contents of every table, as its virtual hosts would be built.
-    fn contents(scope: &Scope, world: &World) -> BTreeMap<SmolStr, String> {
-        let class = ProxyClass {
+    fn class() -> ProxyClass {
+        ProxyClass {
             kind: ProxyKind::Sidecar,
             flavour: Flavour::Stock,
             interception: Interception::Redirect,
@@ -316,13 +306,18 @@ mod tests {
             labels: Arc::default(),
             telemetry: Arc::default(),
             exact_balance: Default::default(),
-        };
+        }
+    }
+
+    // The contents of every table, as its virtual hosts would be built.
+    fn contents(scope: &Scope, world: &World) -> BTreeMap<SmolStr, String> {
+        let class = class();
         let table = |name: &SmolStr| {
             let table = table(scope, &class, &world.mesh, name).unwrap();
             let hosts: Vec<_> = table.hosts.iter().map(|host| super::super::virtual_host(host).message).collect();
             (name.clone(), format!("{hosts:?}"))
         };
-        tables(scope, &world.mesh).iter().map(table).collect()
+        tables(scope, &class, &world.mesh).iter().map(table).collect()
     }
 
     #[test]
@@ -342,8 +337,8 @@ mod tests {
                 full if full.ends_with(".com") => Hostname::new(full),
                 short => Hostname::new(format!("{short}.n.svc.cluster.local")),
             };
-            let mut named = tables_with(&old, &before.mesh, &host);
-            named.extend(tables_with(&new, &after.mesh, &host));
+            let mut named = tables_with(&old, &class(), &before.mesh, &host);
+            named.extend(tables_with(&new, &class(), &after.mesh, &host));
             // A table that is gone is not made again.
             let missed: Vec<_> = changed.into_iter().filter(|name| now.contains_key(*name) && !named.contains(*name)).collect();
             assert!(missed.is_empty(), "{}: {missed:?} change and are not named", all[left_out]);

@@ -55,5 +55,7 @@ impl LocatedAssignments {
             inputs.into_iter().map(|input| cache.assignment(input)).collect()
         });
         self.assignments.replace(host, resources);
+        // Nobody asks what changed here.
+        self.assignments.take_changes();
     }
 }

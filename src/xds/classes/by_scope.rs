@@ -7,12 +7,14 @@ use std::{
 
 use smol_str::SmolStr;
 
-use super::{cached_units::CachedUnits, key::ListenersKey, resource_cache::ResourceCache};
+use super::{cached_units::CachedUnits, key::ListenersKey, missing::MissingClusters, resource_cache::ResourceCache};
 use crate::{
+    api::Diagnostic,
     mesh::{
         model::{Hostname, ProxyKind, Resolution, Service},
         policy::mtls::service_mtls,
         scope::Scope,
+        validate::unused_imports,
         world::{Touched, World},
     },
     translate::{
@@ -22,7 +24,7 @@ use crate::{
             Refused,
             outbound::{self, Group, Planned},
         },
-        route,
+        route::{self, LostDomain},
     },
     visits::{self, Visited},
     xds::{resource::Resource, resource_type::ResourceType, view::Layer},
@@ -34,6 +36,13 @@ pub(super) struct SharedByScope {
     clusters: CachedUnits<ClusterOwner>,
     assignments: CachedUnits<Hostname>,
     routes: CachedUnits<SmolStr>,
+    /// Clusters that appeared or vanished with the last change.
+    renamed: BTreeSet<SmolStr>,
+    missing: MissingClusters,
+    /// Domains that objects do not get, by route table.
+    lost: BTreeMap<SmolStr, Vec<Diagnostic>>,
+    /// What the Sidecar of the scope imports in vain.
+    unused: Vec<Diagnostic>,
 }
 
 /// Outbound listeners.
@@ -42,6 +51,7 @@ pub(super) struct OutboundListeners {
     listeners: CachedUnits<Group>,
     /// Groups without findings are not listed.
     refused: BTreeMap<Group, BTreeSet<Refused>>,
+    missing: MissingClusters,
 }
 
 /// From one world to the next, as one scope shows it.
@@ -66,7 +76,25 @@ impl SharedByScope {
     pub(super) fn new(world: &World, scope: &Scope, class: &ProxyClass, cache: &mut ResourceCache) -> Self {
         let mut group = Self::default();
         group.translate_everything(world, scope, class, cache);
+        group.check(world, scope, class, true);
         group
+    }
+
+    /// Returns the clusters.
+    pub(super) fn clusters(&self) -> &Layer {
+        self.clusters.layer()
+    }
+
+    /// Returns the names of the clusters that appeared or vanished with the last change.
+    pub(super) fn renamed(&self) -> &BTreeSet<SmolStr> {
+        &self.renamed
+    }
+
+    /// Returns what of the objects these proxies cannot be given.
+    pub(super) fn findings(&self, world: &World, scope: &Scope) -> Vec<Diagnostic> {
+        let mut found = self.missing.findings(world, scope, self.routes.layer());
+        found.extend(self.lost.values().flatten().chain(&self.unused).cloned());
+        found
     }
 
     /// Returns the resources of one type; `None` for those that it has none of. Listeners depend on more than the
@@ -84,8 +112,27 @@ impl SharedByScope {
     pub(super) fn update(&mut self, step: Step<'_>, class: &ProxyClass, cache: &mut ResourceCache) {
         let Step { world, new, touched, .. } = step;
         if step.is_rescoped() {
-            return self.translate_everything(world, new, class, cache);
+            self.translate_everything(world, new, class, cache);
+        } else {
+            self.translate_touched(step, class, cache);
         }
+        let reimported = step.is_rescoped() || !touched.services.is_empty() || !touched.routes.is_empty();
+        self.check(world, new, class, reimported);
+    }
+
+    /// Finds what cannot be given as it is asked for, where that may have changed.
+    fn check(&mut self, world: &World, scope: &Scope, class: &ProxyClass, reimported: bool) {
+        self.renamed = self.clusters.take_changes().named;
+        self.assignments.take_changes();
+        let changes = self.routes.take_changes();
+        self.missing.update(self.routes.layer(), &changes, self.clusters.layer(), &self.renamed);
+        if reimported && class.kind == ProxyKind::Sidecar {
+            self.unused = unused_imports(world, scope);
+        }
+    }
+
+    fn translate_touched(&mut self, step: Step<'_>, class: &ProxyClass, cache: &mut ResourceCache) {
+        let Step { world, new, touched, .. } = step;
         for host in &touched.services {
             self.translate_clusters(world, new, class, host, cache);
         }
@@ -100,8 +147,8 @@ impl SharedByScope {
         if class.kind == ProxyKind::Sidecar {
             let mut tables = BTreeSet::new();
             for host in touched.services.iter().chain(&touched.routes) {
-                tables.extend(route::tables_with(step.old, &world.mesh, host));
-                tables.extend(route::tables_with(new, &world.mesh, host));
+                tables.extend(route::tables_with(step.old, class, &world.mesh, host));
+                tables.extend(route::tables_with(new, class, &world.mesh, host));
             }
             for table in tables {
                 self.translate_table(world, new, class, &table, cache);
@@ -124,8 +171,9 @@ impl SharedByScope {
             self.translate_endpoints(world, scope, class, host, cache);
         }
         if class.kind == ProxyKind::Sidecar {
-            let tables = route::tables(scope, &world.mesh);
+            let tables = route::tables(scope, class, &world.mesh);
             self.routes.retain(|name| tables.contains(name));
+            self.lost.retain(|name, _| tables.contains(name));
             for name in &tables {
                 self.translate_table(world, scope, class, name, cache);
             }
@@ -156,16 +204,34 @@ impl SharedByScope {
     }
 
     fn translate_table(&mut self, world: &World, scope: &Scope, class: &ProxyClass, name: &SmolStr, cache: &mut ResourceCache) {
-        let table = route::table(scope, class, &world.mesh, name);
+        let mut table = route::table(scope, class, &world.mesh, name);
+        let lost = table.as_mut().map(|table| std::mem::take(&mut table.lost)).unwrap_or_default();
+        if lost.is_empty() {
+            self.lost.remove(name);
+        } else {
+            let told = |lost: &LostDomain| Diagnostic::warning("", lost.to_string()).of(&lost.object.object);
+            self.lost.insert(name.clone(), lost.iter().map(told).collect());
+        }
         self.routes.replace(name, table.into_iter().map(|table| cache.table(table)).collect());
     }
 }
 
 impl OutboundListeners {
-    pub(super) fn new(world: &World, scope: &Scope, key: &ListenersKey, cache: &mut ResourceCache) -> Self {
+    pub(super) fn new(world: &World, scope: &Scope, key: &ListenersKey, shared: &SharedByScope, cache: &mut ResourceCache) -> Self {
         let mut group = Self::default();
         group.translate_everything(world, scope, key, cache);
+        group.check(shared);
         group
+    }
+
+    /// Returns the destinations of TLS and TCP routes that these proxies have no cluster for.
+    pub(super) fn findings(&self, world: &World, scope: &Scope) -> Vec<Diagnostic> {
+        self.missing.findings(world, scope, self.layer())
+    }
+
+    fn check(&mut self, shared: &SharedByScope) {
+        let changes = self.listeners.take_changes();
+        self.missing.update(self.listeners.layer(), &changes, shared.clusters(), shared.renamed());
     }
 
     /// Returns the listeners.
@@ -173,12 +239,18 @@ impl OutboundListeners {
         self.listeners.layer()
     }
 
-    /// Brings the listeners up to a new world.
-    pub(super) fn update(&mut self, step: Step<'_>, key: &ListenersKey, cache: &mut ResourceCache) {
-        let Step { world, old, new, touched } = step;
+    /// Brings the listeners up to a new world, in which the clusters are up to date already.
+    pub(super) fn update(&mut self, step: Step<'_>, key: &ListenersKey, shared: &SharedByScope, cache: &mut ResourceCache) {
         if step.is_rescoped() {
-            return self.translate_everything(world, new, key, cache);
+            self.translate_everything(step.world, step.new, key, cache);
+        } else {
+            self.translate_touched(step, key, cache);
         }
+        self.check(shared);
+    }
+
+    fn translate_touched(&mut self, step: Step<'_>, key: &ListenersKey, cache: &mut ResourceCache) {
+        let Step { world, old, new, touched } = step;
         let mut ports: BTreeSet<u16> = BTreeSet::new();
         for host in touched.services.iter().chain(&touched.routes) {
             ports.extend(ports_of(old, host));

@@ -1,7 +1,10 @@
 //! A layer that is put together from units: each owner (a service, a port, a route table) contributes some resources,
 //! and its contribution is replaced without regard to the others.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use imbl::OrdMap;
 use smol_str::SmolStr;
@@ -13,11 +16,21 @@ use crate::xds::{resource::Resource, view::Layer};
 pub(super) struct CachedUnits<O> {
     owners: BTreeMap<O, Vec<SmolStr>>,
     layer: Layer,
+    changes: Changes,
+}
+
+/// Names of the resources that differ since they were last asked for.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// Made or made again, and still there.
+    pub(super) made: BTreeSet<SmolStr>,
+    /// Appeared or vanished.
+    pub(super) named: BTreeSet<SmolStr>,
 }
 
 impl<O> Default for CachedUnits<O> {
     fn default() -> Self {
-        Self { owners: BTreeMap::new(), layer: Arc::new(OrdMap::new()) }
+        Self { owners: BTreeMap::new(), layer: Arc::new(OrdMap::new()), changes: Changes::default() }
     }
 }
 
@@ -33,15 +46,27 @@ impl<O: Ord + Clone> CachedUnits<O> {
         let gone: Vec<SmolStr> = before.into_iter().filter(|name| resources.iter().all(|resource| resource.name != *name)).collect();
         for name in &gone {
             Arc::make_mut(&mut self.layer).remove(name);
+            self.changes.made.remove(name);
+            self.changes.named.insert(name.clone());
         }
         for resource in &resources {
-            if self.layer.get(&resource.name).is_none_or(|known| known != resource) {
+            let known = self.layer.get(&resource.name);
+            if known.is_none_or(|known| known != resource) {
+                if known.is_none() {
+                    self.changes.named.insert(resource.name.clone());
+                }
+                self.changes.made.insert(resource.name.clone());
                 Arc::make_mut(&mut self.layer).insert(resource.name.clone(), Arc::clone(resource));
             }
         }
         if !resources.is_empty() {
             self.owners.insert(owner.clone(), resources.iter().map(|resource| resource.name.clone()).collect());
         }
+    }
+
+    /// Returns what changed since this was last asked.
+    pub(super) fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
     }
 
     /// Lets go of all owners that `keep` does not want.

@@ -72,7 +72,8 @@ impl Groups {
         if let Some(listeners) = &listeners
             && let Entry::Vacant(entry) = self.listeners.entry(listeners.clone())
         {
-            entry.insert(OutboundListeners::new(world, scope, listeners, &mut self.cache));
+            let shared = self.shared.entry(shared.clone()).or_default();
+            entry.insert(OutboundListeners::new(world, scope, listeners, shared, &mut self.cache));
         }
         let located = place_of(proxy, distinguishing).map(|place| LocatedKey { shared: shared.clone(), place });
         if let Some(located) = &located
@@ -82,7 +83,8 @@ impl Groups {
         }
         let own = Arc::new(PerProxyInputs::of(world, scope, proxy, distinguishing));
         if let Entry::Vacant(entry) = self.own.entry(Arc::clone(&own)) {
-            entry.insert(PerProxy::new(&own, &mut self.cache));
+            let clusters = self.shared.entry(shared.clone()).or_default().clusters();
+            entry.insert(PerProxy::new(&own, clusters, &mut self.cache));
         }
         Keys { shared, listeners, located, own }
     }
@@ -100,15 +102,52 @@ impl Groups {
     pub(super) fn update(&mut self, world: &World, before: &Scopes, touched: &Touched) {
         let Self { scopes, shared, listeners, located, cache, .. } = self;
         let step = |key: &ScopeKey| Some(Step { world, old: before.get(key)?, new: scopes.get(key)?, touched });
-        for (key, group) in shared {
+        for (key, group) in &mut *shared {
             step(&key.scope).into_iter().for_each(|step| group.update(step, &key.class, cache));
         }
         for (key, group) in listeners {
-            step(&key.scope).into_iter().for_each(|step| group.update(step, key, cache));
+            let (Some(step), Some(shared)) = (step(&key.scope), shared.get(&key.shared())) else { continue };
+            group.update(step, key, shared, cache);
         }
         for (key, group) in located {
             step(&key.shared.scope).into_iter().for_each(|step| group.update(step, key, cache));
         }
+    }
+
+    /// Follows the clusters that appeared or vanished where a proxy's own listeners and routes name them.
+    pub(super) fn check_own<'a>(&mut self, used: impl Iterator<Item = &'a Keys>) {
+        if self.shared.values().all(|shared| shared.renamed().is_empty()) {
+            return;
+        }
+        // Only gateways have such of their own.
+        for keys in used.filter(|keys| keys.listeners.is_none()) {
+            if let (Some(shared), Some(own)) = (self.shared.get(&keys.shared), self.own.get_mut(&keys.own)) {
+                own.check(shared.clusters(), shared.renamed());
+            }
+        }
+    }
+
+    /// Returns what of the objects the proxies of these keys cannot be given.
+    pub(super) fn findings<'a>(&self, world: &World, used: impl IntoIterator<Item = &'a Keys>) -> BTreeSet<Diagnostic> {
+        let mut found = BTreeSet::new();
+        let mut asked: FxHashSet<*const ()> = FxHashSet::default();
+        let mut first = |group: *const ()| asked.insert(group);
+        for keys in used {
+            let Some(scope) = self.scopes.get(&keys.shared.scope) else { continue };
+            if let Some(shared) = self.shared.get(&keys.shared).filter(|shared| first(std::ptr::from_ref(*shared).cast())) {
+                found.extend(shared.findings(world, scope));
+            }
+            let listeners = keys.listeners.as_ref().and_then(|key| self.listeners.get(key));
+            if let Some(listeners) = listeners.filter(|listeners| first(std::ptr::from_ref(*listeners).cast())) {
+                found.extend(listeners.findings(world, scope));
+                found.extend(listeners.refused().map(finding));
+            }
+            if let Some(own) = self.own.get(&keys.own).filter(|own| first(std::ptr::from_ref(*own).cast())) {
+                found.extend(keys.own.refused().map(finding));
+                found.extend(own.findings(world, scope));
+            }
+        }
+        found
     }
 
     /// Returns the layers of a proxy's view: of each type those that it shares, then those of its own.
@@ -124,23 +163,6 @@ impl Groups {
             let layers = [common, located, own.map(|own| own.layer(kind))];
             layers.map(|layer| Arc::clone(layer.unwrap_or(&self.empty))).into()
         })
-    }
-
-    /// Returns what of the objects proxies with these keys cannot have.
-    pub(super) fn findings<'a>(&self, used: impl Iterator<Item = &'a Keys>) -> BTreeSet<Diagnostic> {
-        let mut refused = BTreeSet::new();
-        let mut shared = FxHashSet::default();
-        // Few groups have any: only of those it must be known whether they are used.
-        let telling = self.listeners.values().any(|group| group.refused().next().is_some());
-        for keys in used {
-            refused.extend(keys.own.refused());
-            if let Some(key) = keys.listeners.as_ref().filter(|_| telling)
-                && shared.insert(key)
-            {
-                refused.extend(self.listeners.get(key).into_iter().flat_map(OutboundListeners::refused));
-            }
-        }
-        refused.into_iter().map(finding).collect()
     }
 
     /// Lets go of groups that none of these keys needs.

@@ -44,6 +44,13 @@ impl ListenersKey {
     }
 }
 
+impl ListenersKey {
+    /// Returns the key of what these proxies share with those that are named otherwise in traces.
+    pub(super) fn shared(&self) -> SharedKey {
+        SharedKey { scope: self.scope.clone(), class: ProxyClass { telemetry: Arc::default(), ..self.class.clone() } }
+    }
+}
+
 /// What proxies have in common that share the endpoints of services for which it counts where clients are.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct LocatedKey {

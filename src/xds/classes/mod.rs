@@ -10,6 +10,7 @@ mod cached_units;
 mod groups;
 mod key;
 mod memo;
+mod missing;
 mod per_proxy;
 mod resource_cache;
 #[cfg(test)]
@@ -88,6 +89,7 @@ impl Classes {
         let scopes = state.groups.update_scopes(&state.world, touched);
         let resorted = state.sort_again(touched);
         state.groups.update(&state.world, &scopes, touched);
+        state.groups.check_own(state.proxies.values().visiting(Visited::Proxy).map(|connected| &connected.keys));
         let mut views = Vec::new();
         for connected in state.proxies.values_mut().visiting(Visited::Proxy) {
             let view = View::new(state.world.generation, state.groups.layers(&connected.keys));
@@ -138,7 +140,7 @@ impl Classes {
         let state = &mut *state;
         let proxy = resolve_proxy(&state.world, proxy);
         let keys = state.groups.ensure(&state.world, &proxy, &state.distinguishing);
-        state.groups.findings([&keys].into_iter())
+        state.groups.findings(&state.world, [&keys])
     }
 
     /// Subscribes to the findings about the connected proxies: what of the objects they cannot be given.
@@ -166,7 +168,7 @@ impl Views for Classes {
 impl State {
     fn findings(&self) -> BTreeSet<Diagnostic> {
         let connected = self.proxies.values().visiting(Visited::Proxy).filter(|connected| !connected.sender.is_closed());
-        self.groups.findings(connected.map(|connected| &connected.keys))
+        self.groups.findings(&self.world, connected.map(|connected| &connected.keys))
     }
 
     /// Resolves anew the proxies that a change may put into another class. Returns whether groups may have lost their last

@@ -5,12 +5,16 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use imbl::OrdMap;
+use smol_str::SmolStr;
 
 use super::{
+    cached_units::Changes,
     key::{DistinguishingLabels, class_of},
+    missing::MissingClusters,
     resource_cache::ResourceCache,
 };
 use crate::{
+    api::Diagnostic,
     mesh::{
         gateway::Listener,
         model::{Place, PlaceDetail, Proxy, ProxyKind},
@@ -49,7 +53,12 @@ pub(super) struct PerProxyInputs {
 #[derive(Debug)]
 pub(super) struct PerProxy {
     layers: PerType<Layer>,
+    /// Of its listeners and of its routes.
+    missing: [MissingClusters; 2],
 }
+
+/// The types of its own resources that name clusters of services.
+const NAMING: [ResourceType; 2] = [ResourceType::Listener, ResourceType::Route];
 
 impl PerProxyInputs {
     pub(super) fn of(world: &World, scope: &Scope, proxy: &Proxy, distinguishing: &DistinguishingLabels) -> Self {
@@ -68,7 +77,7 @@ impl PerProxyInputs {
 
 impl PerProxy {
     /// Translates the inputs.
-    pub(super) fn new(inputs: &PerProxyInputs, cache: &mut ResourceCache) -> Self {
+    pub(super) fn new(inputs: &PerProxyInputs, clusters: &Layer, cache: &mut ResourceCache) -> Self {
         let layers = PerType::from_fn(|kind| match kind {
             ResourceType::Cluster => layer(inputs.clusters.iter().cloned().map(|input| cache.cluster(input))),
             ResourceType::Endpoint => layer(inputs.assignments.iter().cloned().map(|input| cache.assignment(input))),
@@ -76,7 +85,25 @@ impl PerProxy {
             ResourceType::Route => layer(inputs.tables.iter().cloned().map(|table| cache.table(table))),
             ResourceType::NameTable => Layer::default(),
         });
-        Self { layers }
+        let mut missing: [MissingClusters; 2] = Default::default();
+        for (missing, kind) in missing.iter_mut().zip(NAMING) {
+            let made = Changes { made: layers[kind].keys().cloned().collect(), ..Changes::default() };
+            missing.update(&layers[kind], &made, clusters, &BTreeSet::new());
+        }
+        Self { layers, missing }
+    }
+
+    /// Follows the clusters that appeared or vanished.
+    pub(super) fn check(&mut self, clusters: &Layer, renamed: &BTreeSet<SmolStr>) {
+        for (missing, kind) in self.missing.iter_mut().zip(NAMING) {
+            missing.update(&self.layers[kind], &Changes::default(), clusters, renamed);
+        }
+    }
+
+    /// Returns the destinations of its own routes that it has no cluster for.
+    pub(super) fn findings(&self, world: &World, scope: &Scope) -> Vec<Diagnostic> {
+        let found = self.missing.iter().zip(NAMING).map(|(missing, kind)| missing.findings(world, scope, &self.layers[kind]));
+        found.flatten().collect()
     }
 
     /// Returns the resources of one type.

@@ -1,11 +1,12 @@
 //! The chains that a service port asks for.
 
-use smol_str::{SmolStr, format_smolstr};
+use smol_str::SmolStr;
 
 use super::{
     Chain, Target, dns_cache,
     merge::Claim,
     plan::{Bind, Planner, ServicePort},
+    table_names,
 };
 use crate::{
     mesh::{
@@ -24,8 +25,8 @@ impl Planner<'_> {
         let own = port.protocol == Protocol::Auto && !wildcard;
         let routes = match (port.number, own) {
             (0, _) => bind.addresses.first().cloned().unwrap_or_default(),
-            (number, true) => format_smolstr!("{}:{number}", port.service.hostname),
-            (number, false) => format_smolstr!("{number}"),
+            (number, true) => table_names::of_service(port.service, number),
+            (number, false) => table_names::of_port(number),
         };
         port.claim(Chain {
             matcher: ChainMatch { plaintext_http: matched, ..Default::default() },

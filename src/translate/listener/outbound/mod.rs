@@ -10,6 +10,7 @@ mod chains;
 mod merge;
 mod plan;
 mod render;
+mod table_names;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,6 +22,7 @@ use envoy_types::pb::envoy::config::listener::v3::Listener;
 use imbl::OrdMap;
 use smol_str::{SmolStr, format_smolstr};
 
+pub use self::table_names::route_tables;
 use super::{chain::ChainMatch, refused::Refused};
 use crate::{
     mesh::{
