@@ -121,15 +121,12 @@ fn choose(routes: &RouteSet, context: &RouteContext<'_>) -> Vec<Chosen> {
     chosen
 }
 
-// Labels and namespace of the client count only where the match names no gateways.
+// All that a match asks for must hold, gateways and the client alike. (In istiod, gateways make up for the client.)
 fn holds(matched: &HttpMatch, context: &RouteContext<'_>) -> bool {
-    if matched.port.is_some_and(|port| port != context.port) {
-        return false;
-    }
-    if !matched.gateways.is_empty() {
-        return matched.gateways.contains(context.gateway);
-    }
-    context.client.is_none_or(|client| {
+    let from_client = context.client.is_none_or(|client| {
         client.has(&matched.source_labels) && matched.source_namespace.as_ref().is_none_or(|namespace| namespace == client.namespace)
-    })
+    });
+    from_client
+        && matched.port.is_none_or(|port| port == context.port)
+        && (matched.gateways.is_empty() || matched.gateways.contains(context.gateway))
 }

@@ -59,7 +59,6 @@ impl RouteSet {
     }
 }
 
-// Unlike in HTTP matches, what is asked of the client counts beside gateways too.
 fn holds(matched: &L4Match, context: &RouteContext<'_>) -> bool {
     let from_client = context.client.is_none_or(|client| {
         client.has(&matched.source_labels) && matched.source_namespace.as_ref().is_none_or(|wanted| wanted == client.namespace)

@@ -80,7 +80,10 @@ fn matches_are_decided_by_port_gateway_labels_and_namespace() {
     assert_eq!(HttpSelection::of(set, &at_sidecar(82, &none), scope.backends()), None);
     let public = GatewayRef::istio(&"n".into(), &"public".into());
     let at_gateway = RouteContext { gateway: &public, ..at_sidecar(82, &none) };
-    assert_eq!(chosen(set, &at_gateway, &scope), ["gateway"], "where a match names gateways, labels do not count");
+    assert_eq!(chosen(set, &at_gateway, &scope), Vec::<String>::new(), "labels count beside gateways");
+    let labelled = labels(&[("app", "none")]);
+    let at_gateway = RouteContext { client: Some(Client { namespace: "n", labels: &labelled }), ..at_gateway };
+    assert_eq!(chosen(set, &at_gateway, &scope), ["gateway"]);
     let anybody = RouteContext { client: None, ..at_sidecar(82, &none) };
     assert_eq!(chosen(set, &anybody, &scope), ["labels", "namespace"]);
 }
