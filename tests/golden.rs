@@ -79,6 +79,17 @@ fn features_look_as_recorded() {
 }
 
 #[test]
+fn a_mesh_config_file_wins_over_the_config_map() {
+    let feature = features().into_iter().find(|feature| feature.ends_with("mesh-config")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mesh.yaml");
+    fs::write(&file, "outboundTrafficPolicy: {mode: ALLOW_ANY}\n").unwrap();
+    let routes = |arguments: &[&str]| String::from_utf8(translate(&feature, arguments).stdout).unwrap();
+    assert!(routes(&["--type", "rds"]).contains("name: block_all"));
+    assert!(routes(&["--type", "rds", "--meshConfig", file.to_str().unwrap()]).contains("name: allow_any"));
+}
+
+#[test]
 fn every_recorded_file_is_shown() {
     for feature in features() {
         let shows = said(&feature, "shows");

@@ -1,4 +1,4 @@
-//! Delivery over real gRPC: a scripted client in both protocols against a server with views made by hand.
+//! Delivery over real gRPC: a scripted client in both protocols against a server with views made by hand, or by the mesh.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 #[path = "protocol/client.rs"]
@@ -11,3 +11,5 @@ mod envoy;
 mod server;
 #[path = "protocol/sotw.rs"]
 mod sotw;
+#[path = "protocol/translated.rs"]
+mod translated;

@@ -1,5 +1,7 @@
 //! `istiod-lite translate`
 
+mod node;
+
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::{Context, anyhow};
@@ -8,22 +10,27 @@ use envoy_types::pb::envoy::config::bootstrap::v3::Bootstrap;
 use prost::{Message, Name};
 use serde_json::{Map, Value};
 
+use self::node::InjectedProxy;
 use crate::{
     api::{Diagnostic, Severity, mesh_config::MeshConfig},
     mesh::{
-        engine::Engine,
-        model::{Flavour, Interception, Proxy, ProxyKind, ProxyPorts, Workload},
+        engine::{Applied, Engine},
+        model::{Caller, Flavour, ProxyKind},
         scope::gateways_for,
         validate,
-        world::{Touched, World},
+        world::World,
     },
-    source::folder::{Contents, read_paths},
+    source::{
+        folder::{Contents, read_paths},
+        mesh_config::MeshConfigFile,
+    },
     xds::{
         classes::Classes,
+        node::{Node, Proven},
         render::{resource_to_json, to_json},
         resource_type::ResourceType,
         static_bootstrap::static_bootstrap,
-        view::View,
+        view::{View, Views},
     },
 };
 
@@ -64,6 +71,10 @@ pub(super) struct Arguments {
     /// The proxy may not bind ports below 1024 (UNPRIVILEGED_POD in its node's metadata).
     #[arg(long)]
     unprivileged: bool,
+
+    /// MeshConfig file; it wins over ConfigMap `istio` among the objects.
+    #[arg(long = "meshConfig", value_name = "FILE")]
+    mesh_config: Option<PathBuf>,
 
     /// DNS domain of the cluster.
     #[arg(long, default_value = "cluster.local")]
@@ -109,9 +120,22 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
     let Contents { objects, mut findings, locations } = read_paths(&arguments.file);
     let send_unready_endpoints = arguments.send_unready_endpoints;
     let mut engine = Engine::new(&arguments.domain, MeshConfig { send_unready_endpoints, ..MeshConfig::default() });
-    let applied = engine.apply(objects.into_iter().map(|object| (object.key.clone(), Some(object))));
+    let of_file =
+        arguments.mesh_config.as_ref().map(|path| MeshConfigFile { path: path.clone(), cluster: arguments.cluster_id.as_str().into() });
+    let of_file = match of_file.map(|file| file.read()).transpose() {
+        Ok(read) => read.map(|(object, warnings)| {
+            findings.extend(warnings);
+            object
+        }),
+        Err(errors) => {
+            errors.iter().for_each(|error| eprintln!("{error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    // The file wins over a ConfigMap, as in the control plane.
+    let applied = engine.apply(objects.into_iter().chain(of_file).map(|object| (object.key.clone(), Some(object))));
     findings.extend(validate::check(&applied.world));
-    let shown = show(&arguments, applied.world, &mut findings);
+    let shown = show(&arguments, &applied, &mut findings);
     let mut findings: Vec<Diagnostic> = findings.into_iter().map(|finding| locations.locate(finding)).collect();
     findings.sort();
     for finding in &findings {
@@ -131,14 +155,16 @@ fn is_error(finding: &Diagnostic) -> bool {
     finding.severity == Severity::Error
 }
 
-fn show(arguments: &Arguments, world: Arc<World>, findings: &mut Vec<Diagnostic>) -> anyhow::Result<Value> {
-    let proxy = proxy_of_pod(arguments, &world)?;
+/// Shows what a stream of the proxy would be given: it is attached as by its first request.
+fn show(arguments: &Arguments, applied: &Applied, findings: &mut Vec<Diagnostic>) -> anyhow::Result<Value> {
+    let node = Arc::new(node_of_pod(arguments, &applied.world)?);
+    let proven = Proven::new(Arc::clone(&node), Caller::Anonymous).context("--proxy: may not be served")?;
     let classes = Classes::default();
-    classes.prepare(world, &Touched { everything: true, ..Touched::default() }).send();
-    let view = classes.view_for(&proxy);
-    findings.extend(classes.findings_for(&proxy));
+    classes.prepare(Arc::clone(&applied.world), &applied.touched).send();
+    let view = classes.attach(&proven).borrow().clone();
+    findings.extend(classes.findings().borrow().iter().cloned());
     if arguments.bootstrap {
-        let bootstrap = static_bootstrap(&view, &proxy)?;
+        let bootstrap = static_bootstrap(&view, &node.proxy)?;
         return Ok(to_json(&Bootstrap::type_url(), &bootstrap.encode_to_vec()));
     }
     let kinds: Vec<ResourceType> = match arguments.kind {
@@ -169,37 +195,23 @@ fn print(value: &Value, format: Format) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns the proxy as it would describe itself, from its pod.
-fn proxy_of_pod(arguments: &Arguments, world: &World) -> anyhow::Result<Proxy> {
+/// Returns what the proxy says about itself, from its pod.
+fn node_of_pod(arguments: &Arguments, world: &World) -> anyhow::Result<Node> {
     let (name, namespace) = arguments.proxy.rsplit_once('.').context("--proxy: write NAME.NAMESPACE")?;
     let pod = world.workload(&arguments.cluster_id, namespace, name).ok_or_else(|| {
         let known: Vec<String> = world.workloads.keys().take(20).map(|key| format!("{}.{}", key.name, key.namespace)).collect();
         anyhow!("--proxy: there is no Pod {name} in namespace {namespace}; there are: {}", known.join(", "))
     })?;
     let gateway = arguments.gateway.unwrap_or_else(|| !gateways_for(world, &pod.labels).is_empty());
-    let kind = if gateway { ProxyKind::Gateway } else { ProxyKind::Sidecar };
-    Ok(Proxy {
-        service_account: pod.service_account.clone(),
-        ips: pod.ips.to_vec(),
-        labels: Arc::clone(&pod.labels),
-        cluster: arguments.cluster_id.as_str().into(),
-        node: pod.node.clone(),
-        interception: interception(pod),
+    let proxy = InjectedProxy {
+        pod,
+        kind: if gateway { ProxyKind::Gateway } else { ProxyKind::Sidecar },
         flavour: match arguments.flavour {
             Build::Stock => Flavour::Stock,
             Build::Istio => Flavour::Istio,
         },
-        dns_domain: format!("{namespace}.svc.{}", arguments.domain).into(),
-        pod_ports: pod.ports.to_vec(),
-        ports: ProxyPorts { unprivileged: arguments.unprivileged, ..ProxyPorts::USUAL },
-        ..Proxy::new(kind, &arguments.proxy)
-    })
-}
-
-fn interception(pod: &Workload) -> Interception {
-    match pod.annotations.get("sidecar.istio.io/interceptionMode").map(|mode| mode.as_str()) {
-        Some("NONE") => Interception::None,
-        Some("TPROXY") => Interception::Tproxy,
-        _ => Interception::Redirect,
-    }
+        unprivileged: arguments.unprivileged,
+        world,
+    };
+    Ok(Node::parse(&proxy.node()?)?)
 }

@@ -22,14 +22,14 @@ use tokio::{net::TcpListener, sync::watch};
 use tokio_stream::wrappers::TcpListenerStream;
 use tower::ServiceBuilder;
 
-pub(crate) struct Server {
+pub(crate) struct Server<V = OneView> {
     pub(crate) address: SocketAddr,
     pub(crate) ledger: Arc<Ledger>,
-    views: Arc<OneView>,
+    views: Arc<V>,
     task: tokio::task::JoinHandle<()>,
 }
 
-struct OneView(watch::Sender<View>);
+pub(crate) struct OneView(watch::Sender<View>);
 
 impl Views for OneView {
     fn attach(&self, _: &Proven) -> watch::Receiver<View> {
@@ -46,7 +46,13 @@ impl Server {
     }
 
     pub(crate) async fn start_with(options: Options, caller: Caller, resources: Vec<Resource>) -> Self {
-        let views = Arc::new(OneView(watch::Sender::new(view(1, resources))));
+        let view = OneView(watch::Sender::new(view(1, resources)));
+        Self::of_views(Arc::new(view), options, caller).await
+    }
+}
+
+impl<V: Views + 'static> Server<V> {
+    pub(crate) async fn of_views(views: Arc<V>, options: Options, caller: Caller) -> Self {
         let ledger = Arc::new(Ledger::new(DeliveryMetrics::default()));
         let service = DiscoveryService::new(views.clone(), ledger.clone(), options);
         let service = ServiceBuilder::new()
@@ -64,7 +70,9 @@ impl Server {
         });
         Self { address, ledger, views, task }
     }
+}
 
+impl Server {
     pub(crate) fn set(&self, resources: Vec<Resource>) {
         self.views.0.send_modify(|old| *old = view(old.generation + 1, resources));
     }
@@ -78,7 +86,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl<V> Drop for Server<V> {
     fn drop(&mut self) {
         self.task.abort();
     }
