@@ -55,9 +55,9 @@ fn tables(outcomes: &BTreeMap<String, Outcome>, silent: &BTreeMap<String, String
 
 /// Returns a path as it is printed. A traffic policy stands in four places, which are all the same to it.
 fn shown(path: &str) -> String {
-    let path = path.strip_prefix("spec.").unwrap_or(path);
+    let path = path.strip_prefix("spec.").or(path.strip_prefix("data.")).unwrap_or(path).replace('~', ".");
     match path.split_once("trafficPolicy.") {
         Some((_, policy)) => format!("trafficPolicy.{}", policy.strip_prefix("portLevelSettings[].").unwrap_or(policy)),
-        None => path.to_owned(),
+        None => path,
     }
 }

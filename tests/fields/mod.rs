@@ -1,9 +1,9 @@
-//! Walks over every field of every Istio kind that is read: whoever sets a field sees it in what proxies are sent, is told by a
+//! Walks over every field that is read: whoever sets a field sees it in what proxies are sent, is told by a
 //! finding about that field that it is not applied, or finds it in `silent.yaml` with the reason. What is told and what is silent
 //! makes the tables of "Not yet" in docs/compatibility.md. `UPDATE_GOLDEN=1 cargo test --test offline fields` writes them anew;
 //! `FIELD=spec.http cargo test …` walks over some fields only.
 //!
-//! `istio.txt` has the fields, `mesh.yaml` and `kinds/` the objects around them, `settings.yaml` what single fields need.
+//! `istio.txt` and `kubernetes.txt` have the fields, `mesh.yaml` and `kinds/` the objects around them, `settings.yaml` what single fields need.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod document;

@@ -49,7 +49,7 @@ fn plain(path: &str) -> String {
 fn slot<'v>(document: &'v mut Value, path: &str, key: &str) -> &'v mut Value {
     path.split('.').fold(document, |at, segment| {
         let (name, is_list) = segment.strip_suffix("[]").map_or((segment, false), |name| (name, true));
-        let name = if name == "*" { key } else { name };
+        let name = if name == "*" { key.to_owned() } else { name.replace('~', ".") };
         if !at.is_object() {
             *at = Value::Object(Map::new());
         }

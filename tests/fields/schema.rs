@@ -29,7 +29,7 @@ impl Field {
 
 impl Schema {
     pub(super) fn load() -> Self {
-        let text = super::read("istio.txt");
+        let text = [super::read("istio.txt"), super::read("kubernetes.txt")].concat();
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         let fields = lines.map(|line| {
             let mut words = line.split(' ').map(str::to_owned);

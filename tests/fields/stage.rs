@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use istiod_lite::{
-    api::{self, Diagnostic, Object, ObjectKey, Severity, mesh_config::MeshConfig, yaml},
+    api::{self, Diagnostic, Object, ObjectKey, Parsed, Severity, mesh_config::MeshConfig, yaml},
     mesh::{
         engine::Engine,
         model::{Flavour, Interception, Proxy, ProxyKind},
@@ -64,8 +64,8 @@ struct Seen {
 
 impl Stage {
     pub(super) fn of(kind: &str) -> Self {
-        let mut documents = documents(&super::read("mesh.yaml"));
-        documents.extend(documents_of_kind(kind));
+        let around = documents(&super::read("mesh.yaml"));
+        let documents = [around, documents(&super::read(&format!("kinds/{kind}.yaml")))].concat();
         let is_walked = |document: &Value| document["kind"] == kind && document["metadata"]["name"] == "walked";
         let object = documents.iter().find(|document| is_walked(document)).unwrap_or_else(|| panic!("no {kind} named walked")).clone();
         let mut engine = Engine::new("cluster.local", MeshConfig::default());
@@ -126,13 +126,22 @@ impl Stage {
         let key = self.key(path);
         let mut document = self.given(path);
         place::put(&mut document, &format!("{path}.walked"), &key, json!("walked"));
-        let parsed = api::parse(&document, &"Kubernetes".into());
+        let parsed = self.parse(&document);
         let unknown = format!("{path}.walked");
         parsed.diagnostics.iter().any(|finding| place::is_about(&finding.field, &unknown, &key) && tells_of_no_effect(finding))
     }
 
+    fn parse(&self, document: &Value) -> Parsed {
+        let cluster = "Kubernetes".into();
+        match self.kind.as_str() {
+            // It has no name of its own, and is no document of Kubernetes.
+            "MeshConfig" => api::parse_mesh_config(&document["data"], &cluster),
+            _ => api::parse(document, &cluster),
+        }
+    }
+
     fn see(&self, document: &Value) -> Seen {
-        let parsed = api::parse(document, &"Kubernetes".into());
+        let parsed = self.parse(document);
         let mut engine = self.engine.clone();
         let is_refused = parsed.objects.is_empty();
         let applied = engine.apply(keyed(parsed.objects));
@@ -152,8 +161,12 @@ impl Stage {
     }
 
     fn is_about(&self, finding: &Diagnostic, path: &str, key: &str) -> bool {
-        let is_object = finding.object.as_ref().is_some_and(|object| object.kind.as_str() == self.kind && object.name == "walked");
-        is_object && !["", "spec"].contains(&finding.field.as_str()) && place::is_about(&finding.field, path, key)
+        let is_object = finding
+            .object
+            .as_ref()
+            .is_some_and(|object| object.kind.as_str() == self.kind && ["walked", "istio"].contains(&object.name.as_str()));
+        let at = if self.kind == "MeshConfig" { format!("data.{}", finding.field) } else { finding.field.clone() };
+        is_object && !["", "spec", "data."].contains(&at.as_str()) && place::is_about(&at, path, key)
     }
 
     fn given(&self, path: &str) -> Value {
@@ -206,7 +219,8 @@ impl Stage {
 }
 
 fn told(finding: &Diagnostic, field: &Field, key: &str) -> Outcome {
-    Outcome::Told { at: place::within(&finding.field, &field.path, key), message: finding.message.clone() }
+    let at = if field.kind == "MeshConfig" { format!("data.{}", finding.field) } else { finding.field.clone() };
+    Outcome::Told { at: place::within(&at, &field.path, key), message: finding.message.clone() }
 }
 
 /// Returns whether a finding says that what was written is not done, and not that the test wrote something wrong.
@@ -230,18 +244,16 @@ fn proxies(world: &World) -> Vec<Proxy> {
         }
     };
     let sidecar = |id, flavour| proxy(id, ProxyKind::Sidecar, flavour, Interception::Redirect);
-    vec![
+    let walked = world.workload("Kubernetes", "shop", "walked").map(|_| sidecar("walked.shop", Flavour::Stock));
+    let always = vec![
         sidecar("client.shop", Flavour::Stock),
         sidecar("client.other", Flavour::Stock),
         sidecar("reviews-v1.shop", Flavour::Stock),
         sidecar("reviews-v1.shop", Flavour::Istio),
         proxy("client.shop", ProxyKind::Sidecar, Flavour::Stock, Interception::None),
         proxy("gateway.shop", ProxyKind::Gateway, Flavour::Stock, Interception::Redirect),
-    ]
-}
-
-fn documents_of_kind(kind: &str) -> Vec<Value> {
-    documents(&super::read(&format!("kinds/{kind}.yaml")))
+    ];
+    always.into_iter().chain(walked).collect()
 }
 
 fn documents(text: &str) -> Vec<Value> {
