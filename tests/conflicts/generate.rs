@@ -163,7 +163,7 @@ impl Made {
         let (name, namespace) = self.named(index);
         let hosts = self.several(1, 2, |made| made.quoted(&HOSTS));
         let addresses = self.perhaps(|made| format!(", addresses: [{}]", made.several(1, 2, |made| made.quoted(&ADDRESSES))));
-        let resolution = self.text(&["DNS", "NONE", "STATIC", "DNS_ROUND_ROBIN", "NONE"]);
+        let resolution = self.text(&["DNS", "NONE", "STATIC", "DNS_ROUND_ROBIN", "NONE", "DYNAMIC_DNS"]);
         let mut index = 0;
         let ports = self.several(1, 2, |made| {
             index += 1;

@@ -243,7 +243,10 @@ fn discover(cluster: &mut Cluster, input: &Outbound, name: &SmolStr) {
         Discovery::OriginalDestination => cluster.cluster_discovery_type = kind(DiscoveryType::OriginalDst),
         Discovery::Nowhere => cluster.cluster_discovery_type = kind(DiscoveryType::Static),
         Discovery::DynamicForwardProxy => {
-            cluster.cluster_discovery_type = Some(ClusterDiscoveryType::ClusterType(forward_proxy(input)));
+            // Envoy asks for both names wherever HTTP has options, in plaintext too.
+            let options = !cluster.typed_extension_protocol_options.is_empty();
+            let insecure = input.names_of_request().map_or(options, NamesOfRequest::is_incomplete);
+            cluster.cluster_discovery_type = Some(ClusterDiscoveryType::ClusterType(forward_proxy(input, insecure)));
             cluster.common_lb_config = None;
         }
     }
@@ -264,12 +267,12 @@ fn resolve(cluster: &mut Cluster, input: &Outbound, endpoints: &[Endpoint]) {
     cluster.load_assignment = Some(endpoint::assignment(&cluster.name, endpoints, input.unready(), keep_mtls));
 }
 
-fn forward_proxy(input: &Outbound) -> CustomClusterType {
+fn forward_proxy(input: &Outbound, allow_insecure_cluster_options: bool) -> CustomClusterType {
     // Envoy refuses a listener whose filter says anything else of the cache than the cluster does.
     let cache = dns_cache(&format!("{}_dfp_dns_cache", input.service.hostname));
     let config = ClusterConfig {
         cluster_implementation_specifier: Some(ClusterImplementationSpecifier::DnsCacheConfig(cache)),
-        allow_insecure_cluster_options: input.names_of_request().is_some_and(NamesOfRequest::is_incomplete),
+        allow_insecure_cluster_options,
         ..Default::default()
     };
     CustomClusterType { name: "envoy.clusters.dynamic_forward_proxy".into(), typed_config: Some(wkt::any(&config)) }

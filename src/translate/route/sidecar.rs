@@ -127,7 +127,7 @@ pub fn table(scope: &Scope, class: &ProxyClass, mesh: &Arc<MeshSettings>, name: 
         let port = name.parse().ok()?;
         let egress = scope.egress.iter().find(|egress| of_port(egress, port))?;
         let mut hosts = context.port(egress, port, &mut lost);
-        hosts.push(catch_all(scope.allow_any));
+        add_catch_all(&mut hosts, scope.allow_any);
         hosts
     };
     Some(RouteTable { name: name.into(), hosts, lost })
@@ -142,6 +142,13 @@ fn ports(egress: &EgressScope) -> impl Iterator<Item = (&Arc<Service>, &ServiceP
 // A listener without a port takes the ports that no other has.
 fn of_port(egress: &EgressScope, port: u16) -> bool {
     egress.listener.as_ref().and_then(|listener| listener.port).is_none_or(|of| of == port)
+}
+
+// Envoy refuses a table with two of them, and a VirtualService may be for every host.
+fn add_catch_all(hosts: &mut Vec<VirtualHostInput>, allow_any: bool) {
+    if !hosts.iter().any(|host| host.domains.iter().any(|domain| domain == "*")) {
+        hosts.push(catch_all(allow_any));
+    }
 }
 
 fn catch_all(allow_any: bool) -> VirtualHostInput {
@@ -202,7 +209,7 @@ impl<'a> TableContext<'a> {
             })
             .collect();
         hosts.sort_by(|a, b| a.name.cmp(&b.name));
-        hosts.push(catch_all(self.scope.allow_any));
+        add_catch_all(&mut hosts, self.scope.allow_any);
         hosts
     }
 
