@@ -125,7 +125,7 @@ impl Classes {
         connected.find(|connected| connected.proxy.id == id).map(|connected| connected.sender.borrow().clone())
     }
 
-    /// Returns the view of a proxy that need not be connected, for offline translation.
+    /// Returns the view of a proxy that need not be connected, for tests and figures.
     pub fn view_for(&self, proxy: &Proxy) -> View {
         let mut state = self.state.lock();
         let state = &mut *state;
