@@ -12,6 +12,7 @@ use super::{
     protocol,
     settings::OutboundTrafficPolicy,
     traffic::{ConnectionPool, istio::connection_pool},
+    unsupported,
 };
 use crate::api::istio;
 
@@ -24,7 +25,8 @@ pub struct Sidecar {
     pub ingress: Vec<Ingress>,
     /// What is seen of the mesh; empty: everything.
     pub egress: Vec<Egress>,
-    /// What happens to outbound traffic for unknown destinations; `None`: as the mesh says.
+    /// What happens to outbound traffic for unknown destinations; `None`: as the mesh says. Blocked where it was to go
+    /// through a proxy of the user's, which is not supported yet: it must not go past it.
     pub outbound_traffic_policy: Option<OutboundTrafficPolicy>,
     /// Limits of inbound connections.
     pub inbound_connection_pool: Option<ConnectionPool>,
@@ -140,7 +142,10 @@ pub(in crate::mesh) fn sidecar(written: &istio::Sidecar) -> Sidecar {
         workload_selector: written.workload_selector.clone(),
         ingress: written.ingress.iter().map(ingress).collect(),
         egress: written.egress.iter().map(egress).collect(),
-        outbound_traffic_policy: written.outbound_traffic_policy.map(Into::into),
+        outbound_traffic_policy: match unsupported::egress_proxy(written) {
+            true => Some(OutboundTrafficPolicy::RegistryOnly),
+            false => written.outbound_traffic_policy.map(Into::into),
+        },
         inbound_connection_pool: written.inbound_connection_pool.as_ref().map(connection_pool),
     }
 }
@@ -209,6 +214,16 @@ fn egress_host(written: &str) -> Option<EgressHost> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_to_go_through_a_proxy_does_not_go_past_it() {
+        let policy = |egress_proxy| {
+            let outbound_traffic_policy = Some(istio::OutboundTrafficPolicy::AllowAny);
+            sidecar(&istio::Sidecar { outbound_traffic_policy, egress_proxy, ..Default::default() }).outbound_traffic_policy
+        };
+        assert_eq!(policy(None), Some(OutboundTrafficPolicy::AllowAny));
+        assert_eq!(policy(Some(istio::Destination::default())), Some(OutboundTrafficPolicy::RegistryOnly));
+    }
 
     #[test]
     fn default_endpoints_are_read_by_their_address() {

@@ -8,7 +8,7 @@ use smol_str::{SmolStr, format_smolstr};
 use super::model::{Labels, Origin};
 use crate::api::{
     Kind, Object, Spec,
-    istio::{self, ClientTls, ClientTlsMode, DestinationRule, ServerTls, ServerTlsMode, TrafficPolicy, VirtualService},
+    istio::{self, ClientTls, ClientTlsMode, DestinationRule, ServerTls, ServerTlsMode, Sidecar, TrafficPolicy, VirtualService},
 };
 
 /// The label by which users of an object or of a namespace say that they know what is not supported: the error is a warning.
@@ -40,6 +40,7 @@ pub(in crate::mesh) fn of(object: &Object) -> Option<Unsupported> {
         Spec::Gateway(gateway) => of_gateway(gateway),
         Spec::DestinationRule(rule) => of_rule(rule),
         Spec::VirtualService(routes) => of_routes(routes),
+        Spec::Sidecar(sidecar) => of_sidecar(sidecar),
         Spec::AuthorizationPolicy | Spec::RequestAuthentication => vec![of_whole(object.key.kind)],
         _ => Vec::new(),
     };
@@ -72,6 +73,11 @@ pub(in crate::mesh) fn client_tls(tls: &ClientTls) -> Vec<&'static str> {
     let secret = (of_users && !tls.credential_name.is_empty()).then_some("credentialName");
     let checks = tls.checks_of_servers.iter().copied().filter(|_| tls.mode != ClientTlsMode::Disable);
     secret.into_iter().chain(checks).collect()
+}
+
+/// Returns whether a Sidecar sends what is unknown through a proxy: it must not go past that.
+pub(in crate::mesh) fn egress_proxy(sidecar: &Sidecar) -> bool {
+    sidecar.egress_proxy.is_some()
 }
 
 fn of_gateway(gateway: &istio::Gateway) -> Vec<Demand> {
@@ -129,6 +135,14 @@ fn of_routes(routes: &VirtualService) -> Vec<Demand> {
         }
     }
     demands
+}
+
+fn of_sidecar(sidecar: &Sidecar) -> Vec<Demand> {
+    let demand = || Demand {
+        field: "spec.outboundTrafficPolicy.egressProxy".into(),
+        consequence: "is not supported yet: what would have gone through it is blocked, as with mode REGISTRY_ONLY".into(),
+    };
+    egress_proxy(sidecar).then(demand).into_iter().collect()
 }
 
 fn of_whole(kind: Kind) -> Demand {
@@ -198,6 +212,13 @@ mod tests {
         for bound in ["hosts: [a.example.com], gateways: [front], ", "hosts: [a], ", ""] {
             assert_eq!(fields("VirtualService", "networking", &format!("{{{bound}http: [{rule}]}}")), expected, "{bound}");
         }
+    }
+
+    #[test]
+    fn a_proxy_for_unknown_destinations_is_named() {
+        let policy = "{outboundTrafficPolicy: {mode: ALLOW_ANY, egressProxy: {host: way-out.shop.svc.cluster.local, port: {number: 80}}}}";
+        assert_eq!(fields("Sidecar", "networking", policy), ["spec.outboundTrafficPolicy.egressProxy"]);
+        assert_eq!(fields("Sidecar", "networking", "{outboundTrafficPolicy: {mode: ALLOW_ANY}}"), [""; 0]);
     }
 
     #[test]

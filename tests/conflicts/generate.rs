@@ -352,6 +352,7 @@ impl Made {
             "redirect: {uri: '%PREFIX()%/y'}",
             "directResponse: {status: 200, body: {string: hello}}",
             "directResponse: {status: 99}",
+            "directResponse: {status: 600}",
         ]);
         let action = if action.is_empty() { format!("route: [{}]", self.several(1, 3, Self::destination)) } else { action.to_owned() };
         let matches = if matches.is_empty() { matches } else { format!("match: [{matches}], ") };

@@ -2,7 +2,7 @@
 
 use smol_str::SmolStr;
 
-use super::{ConnectionPool, Port, ServerTls};
+use super::{ConnectionPool, Destination, Port, ServerTls};
 use crate::api::Labels;
 
 /// `spec` of a Sidecar.
@@ -16,6 +16,8 @@ pub struct Sidecar {
     pub egress: Vec<EgressListener>,
     /// `outboundTrafficPolicy.mode`; `None` for that of the mesh.
     pub outbound_traffic_policy: Option<OutboundTrafficPolicy>,
+    /// `outboundTrafficPolicy.egressProxy`: where traffic for unknown destinations is to go instead of there.
+    pub egress_proxy: Option<Destination>,
     /// `inboundConnectionPool`
     pub inbound_connection_pool: Option<ConnectionPool>,
 }

@@ -4,8 +4,8 @@ use super::fields::{Node, Read};
 use crate::api::{
     Labels,
     istio::{
-        CaptureMode, EgressListener, Gateway, IngressListener, OutboundTrafficPolicy, Port, Server, ServerTls, ServerTlsMode, Sidecar,
-        TlsCertificate, TlsProtocol,
+        CaptureMode, Destination, EgressListener, Gateway, IngressListener, OutboundTrafficPolicy, Port, Server, ServerTls, ServerTlsMode,
+        Sidecar, TlsCertificate, TlsProtocol,
     },
 };
 
@@ -112,23 +112,27 @@ fn version(node: Node<'_>) -> Option<TlsProtocol> {
 impl Read for Sidecar {
     fn read(node: Node<'_>) -> Option<Self> {
         let fields = node.fields()?;
+        let (outbound_traffic_policy, egress_proxy) = fields.with("outboundTrafficPolicy", outbound_policy).unzip();
         let sidecar = Self {
             workload_selector: fields.with("workloadSelector", selector_labels),
             ingress: fields.get("ingress"),
             egress: fields.get("egress"),
-            outbound_traffic_policy: fields.with("outboundTrafficPolicy", |node| {
-                let fields = node.fields()?;
-                fields.unsupported("egressProxy");
-                let mode = fields.with("mode", outbound_mode);
-                fields.finish();
-                // A policy without a mode has mode 0.
-                Some(mode.unwrap_or(OutboundTrafficPolicy::RegistryOnly))
-            }),
+            outbound_traffic_policy,
+            egress_proxy: egress_proxy.flatten(),
             inbound_connection_pool: fields.opt("inboundConnectionPool"),
         };
         fields.finish();
         Some(sidecar)
     }
+}
+
+fn outbound_policy(node: Node<'_>) -> Option<(OutboundTrafficPolicy, Option<Destination>)> {
+    let fields = node.fields()?;
+    let proxy = fields.opt("egressProxy");
+    let mode = fields.with("mode", outbound_mode);
+    fields.finish();
+    // A policy without a mode has mode 0.
+    Some((mode.unwrap_or(OutboundTrafficPolicy::RegistryOnly), proxy))
 }
 
 /// Reads `outboundTrafficPolicy.mode` of a Sidecar or of the mesh.
