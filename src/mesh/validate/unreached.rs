@@ -111,6 +111,9 @@ impl Unreached<'_> {
         // A port that is written, or a host that nothing has, is told for all proxies at once.
         let known: BTreeSet<u16> = self.world.services_named(host).flat_map(|service| &service.ports).map(|port| port.number).collect();
         if !known.is_empty() && to.port.is_none() {
+            if !self.is_called(set) {
+                return None;
+            }
             let known: Vec<String> = known.iter().map(ToString::to_string).collect();
             return at_route(format!(
                 "names no port of {host}, which has none that is {port} like the listener's: requests there get 503 (it has {})",
@@ -122,6 +125,15 @@ impl Unreached<'_> {
             .is_empty()
             .then(|| at_route(format!("{host} is only known as {wildcard}, which is no destination: requests get 503")))
             .flatten()
+    }
+
+    // Port 80 takes every host that has no service there (as in Istio), services of other ports among them. Nobody calls
+    // those at a port that they do not have.
+    fn is_called(&self, set: &RouteSet) -> bool {
+        set.hosts.iter().any(|host| {
+            let mut services = self.world.services_named(host).peekable();
+            services.peek().is_none() || services.any(|service| has_port(service, self.port))
+        })
     }
 
     fn without_endpoints(&self, at: &Origin, field: &str) -> Diagnostic {
