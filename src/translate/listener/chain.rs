@@ -1,6 +1,10 @@
 //! Filter chains: what they match and what is in them.
 
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use envoy_types::pb::envoy::config::{
     core::v3::{CidrRange, TransportSocket},
@@ -80,8 +84,8 @@ impl ChainMatch {
     // A star among the names means that there is no condition on them. Envoy refuses a chain that says one name twice.
     fn names(&self) -> impl Iterator<Item = &SmolStr> {
         let all = self.server_names.iter().any(|name| name == "*");
-        let given = self.server_names.iter().filter(move |_| !all).enumerate();
-        given.filter(|(at, name)| !self.server_names[..*at].contains(name)).map(|(_, name)| name)
+        let mut seen = BTreeSet::new();
+        self.server_names.iter().filter(move |name| !all && seen.insert(*name))
     }
 
     // Each network once, whatever host bits it is written with.
@@ -90,6 +94,40 @@ impl ChainMatch {
         let given = self.prefix_ranges.iter().filter_map(|range| cidr(range));
         given.filter(move |network| !network.0.is_unspecified() && seen.insert(*network))
     }
+}
+
+/// Finds chains that may conflict with one, so that not each is held against each.
+#[derive(Default)]
+pub(crate) struct ChainIndex {
+    len: usize,
+    named: BTreeMap<SmolStr, Vec<usize>>,
+    /// Chains without names, by their networks; `None`: those without networks, too.
+    unnamed: BTreeMap<Option<(IpAddr, u8)>, Vec<usize>>,
+}
+
+impl ChainIndex {
+    /// Adds the next chain: chains are numbered in the order in which they are added.
+    pub(crate) fn add(&mut self, matcher: &ChainMatch) {
+        let at = self.len;
+        self.len += 1;
+        matcher.names().for_each(|name| self.named.entry(name.clone()).or_default().push(at));
+        if matcher.names().next().is_none() {
+            networks(matcher).for_each(|network| self.unnamed.entry(network).or_default().push(at));
+        }
+    }
+
+    /// Returns the numbers of chains that share a name with this one, or, if it has none, a network. Whoever conflicts with
+    /// it is among them. A number may come twice.
+    pub(crate) fn candidates(&self, matcher: &ChainMatch) -> impl Iterator<Item = usize> {
+        let named = matcher.names().filter_map(|name| self.named.get(name));
+        let unnamed = matcher.names().next().is_none().then(|| networks(matcher)).into_iter().flatten();
+        named.chain(unnamed.filter_map(|network| self.unnamed.get(&network))).flatten().copied()
+    }
+}
+
+fn networks(matcher: &ChainMatch) -> impl Iterator<Item = Option<(IpAddr, u8)>> {
+    let none = matcher.ranges().next().is_none().then_some(None);
+    matcher.ranges().map(Some).chain(none)
 }
 
 fn meet<T: Ord>(one: &BTreeSet<T>, other: &BTreeSet<T>) -> bool {
@@ -158,9 +196,28 @@ mod tests {
         ];
         for (one, other, expected) in table {
             assert_eq!((one.conflicts_with(&other), other.conflicts_with(&one)), (expected, expected), "{one:?} {other:?}");
+            let mut index = ChainIndex::default();
+            index.add(&one);
+            assert_eq!(index.candidates(&other).any(|at| at == 0 && one.conflicts_with(&other)), expected, "{one:?} {other:?}");
         }
         let sniffed = ChainMatch { plaintext_http: true, ..Default::default() };
         assert!(sniffed.conflicts_with(&sniffed.clone()) && !sniffed.conflicts_with(&ChainMatch::default()));
+    }
+
+    #[test]
+    fn a_chain_is_held_only_against_those_that_share_something() {
+        let of = |name: Option<&str>, range: &str| ChainMatch {
+            server_names: name.into_iter().map(SmolStr::new).collect(),
+            prefix_ranges: vec![range.into()],
+            ..Default::default()
+        };
+        let mut index = ChainIndex::default();
+        for at in 0..100 {
+            index.add(&of(Some(&format!("{at}.example.com")), "10.0.0.0/8"));
+            index.add(&of(None, &format!("10.0.{at}.0/24")));
+        }
+        assert_eq!(index.candidates(&of(Some("7.example.com"), "10.0.0.0/8")).collect::<Vec<_>>(), [14]);
+        assert_eq!(index.candidates(&of(None, "10.0.7.0/24")).collect::<Vec<_>>(), [15]);
     }
 
     #[test]

@@ -9,13 +9,17 @@ use smol_str::SmolStr;
 use super::Chain;
 use crate::{
     mesh::{model::Origin, routing::model::RuleSource},
-    translate::listener::refused::{Reason, Refused},
+    translate::listener::{
+        chain::ChainIndex,
+        refused::{Reason, Refused},
+    },
 };
 
 /// Chains with those who ask for them.
 pub(super) struct Chains {
     port: u16,
     added: Vec<(Chain, Claimant)>,
+    index: ChainIndex,
     /// Names of passthrough routes, which are one name's whatever else they match.
     routed: BTreeMap<SmolStr, Claimant>,
     refused: BTreeSet<Refused>,
@@ -30,13 +34,15 @@ pub(super) struct Claimant {
 
 impl Chains {
     pub(super) fn of_port(port: u16) -> Self {
-        Self { port, added: Vec::new(), routed: BTreeMap::new(), refused: BTreeSet::new() }
+        Self { port, added: Vec::new(), index: ChainIndex::default(), routed: BTreeMap::new(), refused: BTreeSet::new() }
     }
 
     /// Adds a chain unless one is there of which some connection would match both; returns whether it is added.
     pub(super) fn add(&mut self, chain: Chain, by: &Claimant) -> bool {
-        match self.added.iter().find(|(known, _)| known.matcher.conflicts_with(&chain.matcher)) {
+        let conflicts = |at: &usize| self.added[*at].0.matcher.conflicts_with(&chain.matcher);
+        match self.index.candidates(&chain.matcher).filter(conflicts).min().map(|at| &self.added[at]) {
             None => {
+                self.index.add(&chain.matcher);
                 self.added.push((chain, by.clone()));
                 true
             }

@@ -14,7 +14,10 @@ use crate::{
         model::{Origin, Protocol},
         routing::model::RuleSource,
     },
-    translate::listener::refused::{Reason, Refused},
+    translate::listener::{
+        chain::ChainIndex,
+        refused::{Reason, Refused},
+    },
 };
 
 /// The chains that one service port adds to a listener.
@@ -49,6 +52,7 @@ pub(super) struct Entries {
 struct Entry {
     addresses: Vec<SmolStr>,
     claims: Vec<Claim>,
+    index: ChainIndex,
     traffic: Traffic,
     protocol: Protocol,
     bound: bool,
@@ -137,6 +141,7 @@ impl Entry {
             locked: false,
             origin: offer.origin.clone(),
             claims: Vec::new(),
+            index: ChainIndex::default(),
         };
         entry.merge(port, offer.claims(), refused);
         entry
@@ -178,8 +183,12 @@ impl Entry {
     // Envoy refuses a listener of which two chains match the same.
     fn merge(&mut self, port: u16, claims: Vec<Claim>, refused: &mut BTreeSet<Refused>) {
         for claim in claims {
-            match self.claims.iter().find(|known| known.chain.matcher.conflicts_with(&claim.chain.matcher)) {
-                None => self.claims.push(claim),
+            let conflicts = |at: &usize| self.claims[*at].chain.matcher.conflicts_with(&claim.chain.matcher);
+            match self.index.candidates(&claim.chain.matcher).filter(conflicts).min().map(|at| &self.claims[at]) {
+                None => {
+                    self.index.add(&claim.chain.matcher);
+                    self.claims.push(claim);
+                }
                 Some(known) if known.chain == claim.chain => {}
                 Some(known) => drop(refused.insert(claim.lost(port, &known.origin))),
             }
