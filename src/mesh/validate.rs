@@ -252,6 +252,18 @@ spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}]}
     }
 
     #[test]
+    fn routes_of_a_server_that_is_refused_are_not_told_that_they_lead_nowhere() {
+        let yaml =
+            virtual_service("web", "{hosts: [a.example.com], gateways: [public], http: [{route: [{destination: {host: reviews}}]}]}")
+                + "---\napiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: public, namespace: shop}\n\
+               spec: {selector: {}, servers: [{port: {number: 443, name: https, protocol: HTTPS}, hosts: [a.example.com], \
+               tls: {mode: SIMPLE, credentialName: c}}]}\n";
+        let found = findings(&yaml);
+        assert!(found.iter().any(|finding| finding.contains("tls.credentialName")), "{found:?}");
+        assert!(!found.iter().any(|finding| finding.contains("none of these hosts")), "{found:?}");
+    }
+
+    #[test]
     fn gateways_without_pods_routes_without_gateways_and_rules_without_services_are_named() {
         let yaml = virtual_service("web", "{hosts: [a.example.com], gateways: [none], http: [{route: [{destination: {host: reviews}}]}]}")
             + &virtual_service("other", "{hosts: [b.example.com], gateways: [public], http: [{route: [{destination: {host: reviews}}]}]}")

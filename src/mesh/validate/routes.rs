@@ -178,8 +178,11 @@ impl Check<'_> {
 
     fn gateways(&mut self) {
         let mut bound = Vec::new();
+        // Of a Gateway that is not open as a whole, the hosts of the rest are known alone.
+        let mut open = true;
         for (index, gateway) in self.routes.gateways.iter().enumerate() {
-            let GatewayRef::Object(ConfigId { namespace, name, .. }) = gateway else { continue };
+            let GatewayRef::Object(id @ ConfigId { namespace, name, .. }) = gateway else { continue };
+            open &= !self.world.unsupported.contains_key(id);
             match self.world.gateways.get(&(namespace.clone(), name.clone())) {
                 Some(gateway) => bound.push(gateway),
                 None => self.warn(format!("spec.gateways[{index}]"), format!("there is no Gateway {namespace}/{name}")),
@@ -187,7 +190,7 @@ impl Check<'_> {
         }
         let all_found = bound.len() == self.routes.gateways.len();
         let taken = self.routes.hosts.iter().any(|host| bound.iter().any(|gateway| takes(gateway, host)));
-        if all_found && !bound.is_empty() && !taken {
+        if all_found && open && !bound.is_empty() && !taken {
             let names: BTreeSet<String> = bound.iter().map(|gateway| gateway.origin.object.to_string()).collect();
             let names: Vec<String> = names.into_iter().collect();
             self.warn("spec.hosts", format!("none of these hosts is among those of {}: nothing reaches these routes", names.join(", ")));
