@@ -13,9 +13,10 @@ use crate::api::{
     },
 };
 
-// Envoy's limit.
+// Envoy's limits.
 const LARGEST_MAGLEV_TABLE: u64 = 5_000_011;
 const LARGEST_RING: u64 = 8 << 20;
+const LONGEST_SNI: usize = 255;
 
 impl Check<'_> {
     pub(super) fn destination_rule(self, rule: &DestinationRule, at: &Path<'_>) {
@@ -165,6 +166,10 @@ impl Check<'_> {
 
     fn client_tls(self, tls: Option<&ClientTls>, at: &Path<'_>) {
         let Some(tls) = tls else { return };
+        // Envoy refuses a longer one, and the cluster with it.
+        if tls.sni.len() > LONGEST_SNI {
+            self.error(&at.field("sni"), format!("must be at most {LONGEST_SNI} bytes long, has {}", tls.sni.len()));
+        }
         let files =
             [("clientCertificate", &tls.client_certificate), ("privateKey", &tls.private_key), ("caCertificates", &tls.ca_certificates)];
         match tls.mode {

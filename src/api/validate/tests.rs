@@ -246,6 +246,10 @@ fn destination_rules() {
         ),
         (&policy("tls: {mode: SIMPLE, sni: x, subjectAltNames: [y], insecureSkipVerify: true}"), &[]),
         (
+            &policy(&format!("tls: {{mode: SIMPLE, sni: {}}}", "a".repeat(256))),
+            &["error: spec.trafficPolicy.tls.sni: must be at most 255 bytes long, has 256"],
+        ),
+        (
             &policy("portLevelSettings: [{port: {number: 80}}, {port: {number: 80}}, {tls: {mode: DISABLE}}]"),
             &["error: spec.trafficPolicy.portLevelSettings[2]: port is missing"],
         ),
