@@ -17,7 +17,11 @@ use crate::{
     api::{Diagnostic, Location, ObjectKey, Severity},
     metrics::MetricLabels,
     source::locations::ObjectLocations,
+    xds::ledger::Refusal,
 };
+
+/// How much of a proxy's words is shown, in characters.
+const LONGEST_REFUSAL: usize = 400;
 
 /// The findings that hold now, by who reported them.
 #[derive(Debug, Default)]
@@ -44,6 +48,8 @@ pub(super) enum Reporter {
     Mesh,
     /// The translation: it makes configuration for the proxies that are connected.
     Translation,
+    /// The proxies that are connected: they refuse what is made of an object.
+    Proxies,
 }
 
 impl CurrentFindings {
@@ -81,11 +87,12 @@ impl CurrentFindings {
             self.by_severity.get_or_create(&[("severity", label)]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         if changed {
-            self.sorted.send_replace(Arc::new(reported.located()));
+            self.sorted.send_replace(Arc::new(reported.located(reported.of_objects())));
         }
     }
 
-    /// Returns all findings, sorted, now and whenever they change; those about objects in files name the place.
+    /// Returns all findings but those of the proxies (who subscribes to these hears of refusals from the ledger), sorted, now
+    /// and whenever they change; those about objects in files name the place.
     pub(super) fn subscribe(&self) -> watch::Receiver<Arc<Vec<Diagnostic>>> {
         self.sorted.subscribe()
     }
@@ -97,7 +104,8 @@ impl CurrentFindings {
 
     /// Returns one line for each finding, errors first.
     pub(super) fn lines(&self) -> Vec<String> {
-        self.reported.lock().located().iter().map(ToString::to_string).collect()
+        let reported = self.reported.lock();
+        reported.located(reported.all()).iter().map(ToString::to_string).collect()
     }
 }
 
@@ -106,17 +114,31 @@ impl Reported {
         self.by_reporter.values().flat_map(BTreeMap::keys)
     }
 
-    /// Returns all findings, sorted, each with the place of its object.
-    fn located(&self) -> Vec<Diagnostic> {
-        let mut all: Vec<Diagnostic> = self.all().map(|finding| self.locations.locate(finding.clone())).collect();
-        all.sort();
-        all
+    fn of_objects(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.by_reporter.iter().filter(|(reporter, _)| **reporter != Reporter::Proxies).flat_map(|(_, found)| found.keys())
     }
+
+    /// Returns these findings, sorted, each with the place of its object.
+    fn located<'a>(&self, findings: impl Iterator<Item = &'a Diagnostic>) -> Vec<Diagnostic> {
+        let mut located: Vec<Diagnostic> = findings.map(|finding| self.locations.locate(finding.clone())).collect();
+        located.sort();
+        located
+    }
+}
+
+/// Returns what proxies refuse as findings at the objects that it was made of.
+pub(super) fn refusals(refused: &[Refusal]) -> impl Iterator<Item = Diagnostic> {
+    refused.iter().map(|Refusal { object, kind, error }| {
+        // A proxy's words go to logs and terminals.
+        let words: String = error.chars().take(LONGEST_REFUSAL).flat_map(char::escape_debug).collect();
+        Diagnostic::error("", format!("proxies refuse what is made of it ({}) and keep what they had: {words}", kind.as_str())).of(object)
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::xds::resource_type::ResourceType;
 
     #[test]
     fn findings_of_one_reporter_replace_each_other() {
@@ -132,6 +154,20 @@ mod tests {
         assert!(!sorted.has_changed().unwrap(), "nothing is new");
         assert_eq!(findings.by_severity.get_or_create(&[("severity", "error")]).get(), 1);
         assert_eq!(findings.by_severity.get_or_create(&[("severity", "warning")]).get(), 1);
+    }
+
+    #[test]
+    fn a_refusal_is_a_finding_at_its_object() {
+        let object = ObjectKey { cluster: "c".into(), kind: crate::api::Kind::VirtualService, namespace: "shop".into(), name: "a".into() };
+        let refused = [Refusal { object, kind: ResourceType::Route, error: "no\u{1b}[2J".into() }];
+        let findings = CurrentFindings::default();
+        findings.replace(Reporter::Proxies, refusals(&refused));
+        let told = r"error: VirtualService/shop/a: proxies refuse what is made of it (rds) and keep what they had: no\u{1b}[2J";
+        assert_eq!(findings.lines(), [told]);
+        assert!(findings.subscribe().borrow().is_empty());
+        assert_eq!(findings.by_severity.get_or_create(&[("severity", "error")]).get(), 1);
+        findings.replace(Reporter::Proxies, refusals(&[]));
+        assert!(findings.lines().is_empty());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use tokio_stream::{Stream, StreamExt};
 
 use super::{
     convergence::{Convergence, NAMED},
-    findings::{CurrentFindings, Reporter},
+    findings::{CurrentFindings, Reporter, refusals},
     metrics::PipelineMetrics,
     readiness::{BlockReady, Readiness, SOURCES_TRUSTED},
     runtime::Runtime,
@@ -20,7 +20,7 @@ use crate::{
     mesh::{engine::Engine, validate, world::World},
     source::{Change, Loss, SourceEvent, debounce::Debounce},
     timer::until,
-    xds::classes::Classes,
+    xds::{classes::Classes, ledger::Refusal},
 };
 
 /// Everything that a batch of changes passes through.
@@ -43,6 +43,8 @@ pub(super) struct Pipeline {
     engines: watch::Sender<Engine>,
     /// Tells when a change was published.
     clock: Clock,
+    /// Tells what proxies refuse.
+    refused: watch::Receiver<Arc<[Refusal]>>,
     /// Counts.
     metrics: PipelineMetrics,
     /// The sources that are not trusted now.
@@ -65,6 +67,7 @@ impl Pipeline {
             worlds: runtime.worlds.clone(),
             engines: runtime.engines.clone(),
             clock: Arc::clone(&runtime.clock),
+            refused: runtime.ledger.refused_objects().subscribe(),
             metrics: runtime.metrics.pipeline.clone(),
             untrusted: BTreeMap::new(),
         }
@@ -93,6 +96,10 @@ impl Pipeline {
                 Ok(()) = translation.changed() => {
                     let findings = translation.borrow_and_update().clone();
                     self.findings.replace(Reporter::Translation, findings);
+                }
+                Ok(()) = self.refused.changed() => {
+                    let refused = Arc::clone(&self.refused.borrow_and_update());
+                    self.findings.replace(Reporter::Proxies, refusals(&refused));
                 }
             }
         }

@@ -29,6 +29,8 @@ async fn what_a_proxy_refuses_shows_at_its_objects_while_it_is_connected() -> Re
     let traffic = shop.traffic().await?;
     let proxy = refusing_proxy(&shop).await?;
     shop.rule_has_condition("False", "RefusedByProxies", "proxies refuse what is made of it (cds): no v2 for me").await?;
+    let told = "error: DestinationRule/shop/reviews: proxies refuse what is made of it (cds) and keep what they had: no v2 for me";
+    ensure!(shop.diagnostics().await?.contains(told), "{}", shop.diagnostics().await?);
     let events = ["get", "events", "--namespace", "shop", "--field-selector", "involvedObject.kind=Service,reason=RefusedByProxies"];
     wait::until("an Event for the Service", PATIENCE, || async {
         let shown = harness::kubernetes::succeeded(&shop.api.kubectl(&events, "").await?)?;
@@ -40,6 +42,7 @@ async fn what_a_proxy_refuses_shows_at_its_objects_while_it_is_connected() -> Re
     shop.wait_for_config(shop.client(), REFUSED, true).await?;
     proxy.abort();
     shop.rule_has_condition("True", "Accepted", "").await?;
+    ensure!(!shop.diagnostics().await?.contains("proxies refuse"), "{}", shop.diagnostics().await?);
     traffic.judge(&mut shop).await?;
     Ok(())
 }
