@@ -1,0 +1,185 @@
+//! The client that means well: a proxy with a token, a proxy without, a kubelet and an API server. Each call is made on a
+//! connection of its own, so that handshake and first answer are what is measured.
+
+use std::{
+    fmt,
+    future::Future,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use envoy_types::pb::envoy::{
+    config::core::v3::Node,
+    service::discovery::v3::{DiscoveryRequest, aggregated_discovery_service_client::AggregatedDiscoveryServiceClient},
+};
+use harness::http_client::get_text;
+use http::{Request, StatusCode, header::CONTENT_TYPE};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use istiod_lite::xds::resource_type::ResourceType;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use serde_json::json;
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig};
+
+/// When a call counts as not answered at all.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// What the machine alone may add to a call without its being blamed on an attack: other work on its cores. The faults that
+/// these tests are about cost many seconds, or answer nothing.
+const FLOOR: Duration = Duration::from_millis(500);
+/// How often each call is made to be measured: enough for a median.
+const CALLS: usize = 7;
+
+/// The addresses of the ports, and what proves who the client is.
+#[derive(Clone)]
+pub(crate) struct GoodClient {
+    pub(crate) http: SocketAddr,
+    pub(crate) plain_grpc: SocketAddr,
+    pub(crate) secure_grpc: SocketAddr,
+    pub(crate) webhooks: SocketAddr,
+    pub(crate) token: String,
+    pub(crate) root: String,
+}
+
+/// The median time of each kind of call.
+#[derive(Clone, Debug)]
+pub(crate) struct Latencies {
+    /// `/ready` on 8080.
+    pub(crate) ready: Duration,
+    /// The first answer of a plaintext ADS stream.
+    pub(crate) plain: Duration,
+    /// The first answer of an ADS stream over TLS, with a token.
+    pub(crate) secure: Duration,
+    /// The review of a pod.
+    pub(crate) review: Duration,
+}
+
+impl GoodClient {
+    /// Makes each call several times, in turn, and returns the medians.
+    ///
+    /// # Errors
+    /// When a call fails or is not answered.
+    pub(crate) async fn measure(&self) -> Result<Latencies> {
+        let [mut ready, mut plain, mut secure, mut review] = [(); 4].map(|()| Vec::new());
+        for _ in 0..CALLS {
+            ready.push(timed("/ready", self.ready()).await?);
+            plain.push(timed("plaintext ADS", self.plain()).await?);
+            secure.push(timed("ADS over TLS", self.secure()).await?);
+            review.push(timed("a review", self.review()).await?);
+        }
+        Ok(Latencies { ready: median(ready), plain: median(plain), secure: median(secure), review: median(review) })
+    }
+
+    /// Asks `/ready`.
+    pub(crate) async fn ready(&self) -> Result<()> {
+        get_text(self.http, "/ready").await.map(|_| ())
+    }
+
+    /// Asks for clusters on the plaintext port.
+    pub(crate) async fn plain(&self) -> Result<()> {
+        let channel = Channel::from_shared(format!("http://{}", self.plain_grpc))?.connect().await?;
+        clusters(channel, None).await
+    }
+
+    /// Asks for clusters on the TLS port.
+    pub(crate) async fn secure(&self) -> Result<()> {
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&self.root)).domain_name("istiod.istio-system.svc");
+        let channel = Channel::from_shared(format!("https://{}", self.secure_grpc))?.tls_config(tls)?.connect().await?;
+        clusters(channel, Some(&self.token)).await
+    }
+
+    /// Has a pod injected, as the API server does.
+    pub(crate) async fn review(&self) -> Result<()> {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": {"containers": [{"name": "a"}]}});
+        let request = json!({"uid": "u", "namespace": "shop", "operation": "CREATE", "object": pod});
+        let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request});
+        let (status, text) = self.post("/inject", review.to_string()).await?;
+        ensure!(status == StatusCode::OK && text.contains("JSONPatch"), "{status}: {text}");
+        Ok(())
+    }
+
+    /// Posts a body of JSON to the port of the webhooks.
+    pub(crate) async fn post(&self, path: &str, body: String) -> Result<(StatusCode, String)> {
+        let stream = TokioIo::new(tls(self.webhooks, &self.root, "http/1.1").await?);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
+        tokio::spawn(connection);
+        let request = Request::post(path).header("host", "istiod").header(CONTENT_TYPE, "application/json");
+        let response = sender.send_request(request.body(Full::new(bytes::Bytes::from(body)))?).await?;
+        let status = response.status();
+        Ok((status, String::from_utf8_lossy(&response.into_body().collect().await?.to_bytes()).into_owned()))
+    }
+}
+
+impl Latencies {
+    /// Asserts that no kind of call takes more than `ratio` times as long as it did quietly, above what the machine alone may
+    /// add.
+    #[track_caller]
+    pub(crate) fn assert_within(&self, ratio: f64, quiet: &Self, attack: &str) {
+        for ((call, now), (_, before)) in self.each().into_iter().zip(quiet.each()) {
+            let most = before.mul_f64(ratio).max(FLOOR);
+            assert!(now <= most, "{attack}: {call} took {now:?}, quietly {before:?}\nbeside: {self}\nquiet:  {quiet}");
+        }
+        println!("{attack}:\n  quiet:  {quiet}\n  beside: {self}");
+    }
+
+    fn each(&self) -> [(&'static str, Duration); 4] {
+        [("/ready", self.ready), ("plaintext ADS", self.plain), ("ADS over TLS", self.secure), ("a review", self.review)]
+    }
+}
+
+impl fmt::Display for Latencies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.each().iter().try_for_each(|(call, took)| write!(f, "{call} {:.1} ms; ", took.as_secs_f64() * 1e3))
+    }
+}
+
+/// Returns the id of the good client's proxy.
+pub(crate) const NODE: &str = "sidecar~10.0.0.1~client-1.shop~shop.svc.cluster.local";
+
+/// Opens a TLS connection to a port of the control plane, with this protocol (ALPN).
+pub(crate) async fn tls(address: SocketAddr, root: &str, protocol: &str) -> Result<TlsStream<TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(root.as_bytes())?)?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+    let stream = TcpStream::connect(address).await?;
+    Ok(TlsConnector::from(Arc::new(config)).connect("istiod.istio-system.svc".try_into()?, stream).await?)
+}
+
+async fn clusters(channel: Channel, token: Option<&str>) -> Result<()> {
+    let request = DiscoveryRequest {
+        node: Some(Node { id: NODE.into(), ..Node::default() }),
+        type_url: ResourceType::Cluster.type_url().into(),
+        ..DiscoveryRequest::default()
+    };
+    let (requests, stream) = tokio::sync::mpsc::channel(1);
+    requests.send(request).await?;
+    let mut call = tonic::Request::new(tokio_stream::wrappers::ReceiverStream::new(stream));
+    if let Some(token) = token {
+        call.metadata_mut().insert("authorization", format!("Bearer {token}").parse()?);
+    }
+    let mut responses = AggregatedDiscoveryServiceClient::new(channel).stream_aggregated_resources(call).await?.into_inner();
+    let response = responses.message().await?.context("the stream ended")?;
+    ensure!(!response.resources.is_empty(), "no clusters");
+    Ok(())
+}
+
+async fn timed(call: &str, answered: impl Future<Output = Result<()>>) -> Result<Duration> {
+    let began = Instant::now();
+    timeout(PATIENCE, answered)
+        .await
+        .with_context(|| format!("{call}: no answer within {PATIENCE:?}"))?
+        .with_context(|| call.to_owned())?;
+    Ok(began.elapsed())
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}

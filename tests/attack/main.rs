@@ -1,0 +1,8 @@
+//! Attacks on a running control plane, each bounded to seconds: a process on a small mesh with a CA of its own, a good client
+//! that is measured quietly and beside the attack, and what the process costs meanwhile. One file for each topic.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+
+mod cost;
+mod frame;
+mod good;
+mod stage;

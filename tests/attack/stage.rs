@@ -1,0 +1,154 @@
+//! The control plane that is attacked. Tests take turns: each measures, and has the machine to itself.
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+use harness::{
+    address::Loopback,
+    launch::{self, PORT_MONITORING, PORT_PLAIN_GRPC, PORT_PLAIN_HTTP, PORT_SECURE_GRPC, PORT_WEBHOOKS},
+    mesh::{CLIENT, Options, wait_until_ready},
+    process::Process,
+};
+use tempfile::TempDir;
+use tokio::sync::{Mutex, MutexGuard};
+
+use super::{cost::Cost, good::GoodClient};
+
+/// The host number of the control plane; attackers have the others.
+const CONTROL_PLANE: u8 = 1;
+
+static TURN: Mutex<()> = Mutex::const_new(());
+
+/// A running control plane. Dropping it ends the process.
+pub(crate) struct Stage {
+    process: Process,
+    home: TempDir,
+    network: Loopback,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Stage {
+    /// Starts on a mesh of three services.
+    pub(crate) async fn start() -> Self {
+        Self::of_mesh(&services(3), &[]).await
+    }
+
+    /// Starts on the objects of `mesh` (YAML) with more arguments for `istiod-lite discovery`.
+    pub(crate) async fn of_mesh(mesh: &str, arguments: &[&str]) -> Self {
+        let turn = TURN.lock().await;
+        let (home, network) = (tempfile::tempdir().unwrap(), Loopback::free().unwrap());
+        let options = Options { istiod_lite: istiod_lite(), envoy: PathBuf::new(), delta: false, debounce: Some("10ms") };
+        for folder in ["logs", "config"] {
+            fs::create_dir(home.path().join(folder)).unwrap();
+        }
+        launch::ceremony(&options.istiod_lite, home.path()).unwrap();
+        launch::issue_token(&options.istiod_lite, home.path(), CLIENT).unwrap();
+        fs::write(home.path().join("config/mesh.yaml"), mesh).unwrap();
+        let source = ["--config-dir".into(), home.path().join("config").into()];
+        let more: Vec<_> = source.into_iter().chain(arguments.iter().map(Into::into)).collect();
+        let mut process = launch::discovery(&options, home.path(), network.address(CONTROL_PLANE), &more).unwrap();
+        wait_until_ready(&mut process, network.socket(CONTROL_PLANE, PORT_PLAIN_HTTP), "/ready").await.unwrap();
+        Self { process, home, network, _turn: turn }
+    }
+
+    /// Replaces the objects of the mesh in one step.
+    pub(crate) fn write(&self, mesh: &str) {
+        let draft = self.home.path().join("config/.draft");
+        fs::write(&draft, mesh).unwrap();
+        fs::rename(draft, self.home.path().join("config/mesh.yaml")).unwrap();
+    }
+
+    /// Returns the client that means well.
+    pub(crate) fn good(&self) -> GoodClient {
+        GoodClient {
+            http: self.http(),
+            plain_grpc: self.plain_grpc(),
+            secure_grpc: self.secure_grpc(),
+            webhooks: self.webhooks(),
+            token: self.token(),
+            root: self.root(),
+        }
+    }
+
+    /// Returns a token of `client` in `shop`.
+    pub(crate) fn token(&self) -> String {
+        fs::read_to_string(self.home.path().join(format!("{}.token", CLIENT.name))).unwrap().trim().to_owned()
+    }
+
+    /// Returns the PEM of the root that the TLS ports' certificates chain to.
+    pub(crate) fn root(&self) -> String {
+        fs::read_to_string(self.home.path().join("ca/root-cert.pem")).unwrap()
+    }
+
+    /// Returns what the process costs.
+    pub(crate) fn cost(&self) -> Cost {
+        Cost::of(self.process.id())
+    }
+
+    /// Returns the process's log so far.
+    pub(crate) fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// Returns an address to attack from, which is not that of the good client: `number` is 2 to 253.
+    pub(crate) fn attacker(&self, number: u8) -> IpAddr {
+        self.network.address(number)
+    }
+
+    /// Returns port 8080.
+    pub(crate) fn http(&self) -> SocketAddr {
+        self.socket(PORT_PLAIN_HTTP)
+    }
+
+    /// Returns port 15010.
+    pub(crate) fn plain_grpc(&self) -> SocketAddr {
+        self.socket(PORT_PLAIN_GRPC)
+    }
+
+    /// Returns port 15012.
+    pub(crate) fn secure_grpc(&self) -> SocketAddr {
+        self.socket(PORT_SECURE_GRPC)
+    }
+
+    /// Returns port 15014.
+    pub(crate) fn monitoring(&self) -> SocketAddr {
+        self.socket(PORT_MONITORING)
+    }
+
+    /// Returns port 15017.
+    pub(crate) fn webhooks(&self) -> SocketAddr {
+        self.socket(PORT_WEBHOOKS)
+    }
+
+    fn socket(&self, port: u16) -> SocketAddr {
+        self.network.socket(CONTROL_PLANE, port)
+    }
+}
+
+/// Returns a mesh of that many Services in namespace `shop`, each with an endpoint and a route of its own.
+pub(crate) fn services(count: usize) -> String {
+    (0..count).map(service).collect()
+}
+
+fn service(number: usize) -> String {
+    let address = format!("10.1.{}.{}", number / 250, number % 250 + 1);
+    format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: svc-{number}, namespace: shop}}\n\
+         spec: {{clusterIP: 10.2.{}.{}, selector: {{app: svc-{number}}}, ports: [{{name: http, port: 80, targetPort: 8080}}]}}\n\
+         ---\napiVersion: v1\nkind: Pod\n\
+         metadata: {{name: svc-{number}-0, namespace: shop, labels: {{app: svc-{number}}}}}\n\
+         spec: {{containers: [{{name: app, ports: [{{containerPort: 8080}}]}}]}}\n\
+         status: {{phase: Running, podIP: {address}, conditions: [{{type: Ready, status: 'True'}}]}}\n\
+         ---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: svc-{number}, namespace: shop}}\n\
+         spec: {{hosts: [svc-{number}], http: [{{route: [{{destination: {{host: svc-{number}}}}}]}}]}}\n",
+        number / 250,
+        number % 250 + 1,
+    )
+}
+
+fn istiod_lite() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_istiod-lite"))
+}
