@@ -83,6 +83,11 @@ pub(super) struct Nacked {
 struct RefusedContent {
     version: ContentHash,
     error: Arc<str>,
+    since: Instant,
+    /// Whether the gates no longer wait for something else in its place.
+    is_overdue: bool,
+    /// Whether it was reported that a gate opened all the same.
+    is_reported: bool,
 }
 
 impl Channel {
@@ -329,13 +334,19 @@ impl Channel {
 
     // === what the proxy has ===
 
-    /// Returns whether the proxy would not take what the view has under a name.
-    pub(super) fn is_refused(&self, name: &str) -> bool {
+    // Returns whether the proxy would not take what the view has under a name.
+    fn is_refused(&self, name: &str) -> bool {
         self.refused.get(name).is_some_and(|refused| self.target(name).is_some_and(|target| target.version == refused.version))
     }
 
-    /// Returns whether the proxy surely has nothing under a name.
-    pub(super) fn lacks(&self, name: &str) -> bool {
+    /// Returns whether the proxy refused what the view has under a name, has nothing else there, and a gate still waits.
+    pub(super) fn holds_back(&self, name: &str) -> bool {
+        let is_late = self.refused.get(name).is_none_or(|refused| refused.is_overdue);
+        !is_late && self.is_refused(name) && self.lacks(name)
+    }
+
+    // Returns whether the proxy surely has nothing under a name.
+    fn lacks(&self, name: &str) -> bool {
         self.pending.get(name).is_some_and(|pending| matches!(pending.held, Held::Nothing))
     }
 
@@ -375,12 +386,18 @@ impl Channel {
         self.in_flight.iter().map(|flight| (flight.sent_at, &flight.items[..]))
     }
 
-    /// Stops waiting for the ACKs of responses that were sent `gate` ago; returns when the next one is due.
+    /// Stops waiting for the ACKs of responses that were sent `gate` ago, and for others in place of contents that were
+    /// refused then; returns when the next one is due.
     pub(super) fn tick(&mut self, now: Instant, gate: Duration) -> Option<Instant> {
         for flight in &mut self.in_flight {
             flight.is_overdue = flight.sent_at + gate <= now;
         }
-        self.in_flight.iter().filter(|flight| !flight.is_overdue).map(|flight| flight.sent_at + gate).min()
+        for refused in self.refused.values_mut() {
+            refused.is_overdue = refused.since + gate <= now;
+        }
+        let flights = self.in_flight.iter().filter(|flight| !flight.is_overdue).map(|flight| flight.sent_at);
+        let refused = self.refused.iter().filter(|(name, _)| self.holds_back(name)).map(|(_, refused)| refused.since);
+        flights.chain(refused).min().map(|since| since + gate)
     }
 
     /// Returns the names for which nobody waits any longer though they were not ACKed, as far as `concerns` them; each
@@ -393,6 +410,17 @@ impl Channel {
             flight.is_reported = names.len() > before;
         }
         names
+    }
+
+    /// Returns the names for which nobody waits any longer though the proxy refused them, as far as `concerns` them; each is
+    /// reported once.
+    pub(super) fn take_given_up(&mut self, concerns: impl Fn(&SmolStr) -> bool) -> Vec<SmolStr> {
+        let late = self.refused.iter().filter(|(name, refused)| refused.is_overdue && !refused.is_reported && concerns(name));
+        let given_up: Vec<_> = late.filter(|(name, _)| self.is_refused(name) && self.lacks(name)).map(|(name, _)| name.clone()).collect();
+        for name in &given_up {
+            self.refused.entry(name.clone()).and_modify(|refused| refused.is_reported = true);
+        }
+        given_up
     }
 
     /// Returns the names in each response that was not ACKed and not reported yet.
@@ -479,7 +507,7 @@ impl Channel {
     }
 
     /// Records that the client refused the response of that nonce. `None` when it is not awaited.
-    pub(super) fn nack(&mut self, nonce: &str, error: &Arc<str>) -> Option<Nacked> {
+    pub(super) fn nack(&mut self, nonce: &str, error: &Arc<str>, now: Instant) -> Option<Nacked> {
         let index = self.flight(nonce)?;
         let flight = self.in_flight.drain(..=index).next_back()?;
         // A refused removal would be refused again.
@@ -492,7 +520,8 @@ impl Channel {
         let named = blamed(self.kind, &contents, error);
         let refused = if contents.len() == 1 && !flight.is_tainted { contents.clone() } else { named };
         for resource in &refused {
-            let content = RefusedContent { version: resource.version, error: Arc::clone(error) };
+            let (version, error) = (resource.version, Arc::clone(error));
+            let content = RefusedContent { version, error, since: now, is_overdue: false, is_reported: false };
             self.refused.insert(resource.name.clone(), content);
         }
         for item in blamable() {

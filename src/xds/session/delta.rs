@@ -27,7 +27,7 @@ impl Protocol for Delta {
     fn receive(rollout: &mut Rollout, kind: ResourceType, request: DeltaDiscoveryRequest, now: Instant) {
         match (&request.response_nonce, &request.error_detail) {
             (nonce, _) if nonce.is_empty() => {}
-            (nonce, Some(error)) => rollout.nack(kind, nonce, error),
+            (nonce, Some(error)) => rollout.nack(kind, nonce, error, now),
             (nonce, None) => rollout.ack(kind, nonce, now),
         }
         if !rollout.channel(kind).is_open() {

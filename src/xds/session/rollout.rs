@@ -2,7 +2,8 @@
 //!
 //! Clusters and endpoints go at once. A listener or route table that names a new cluster goes when the proxy has
 //! ACKed that cluster; Envoy does so when the cluster is warm. Removals go last, when nothing at the proxy can name
-//! the cluster any more. Every gate opens: on ACK, on NACK, or at its deadline.
+//! the cluster any more. Every gate opens: on ACK, or at its deadline; on NACK where the proxy has something to go on with,
+//! or has nothing to lose.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -197,12 +198,12 @@ impl Rollout {
             }
     }
 
-    // What needs a resource that the proxy refused stays as it was, if it was there at all.
+    // What needs a resource that the proxy refused stays as it was for as long as a gate waits, if it was there at all: one
+    // object that is refused must not keep back for good what others have in the same table.
     fn stays_back(&self, kind: ResourceType, resource: &Resource) -> bool {
         let Some(awaited) = kind.awaits() else { return false };
         let needed = self.channel(awaited);
-        self.channel(kind).effective(&resource.name).is_some()
-            && resource.references_to(awaited).any(|name| needed.is_refused(name) && needed.lacks(name))
+        self.channel(kind).effective(&resource.name).is_some() && resource.references_to(awaited).any(|name| needed.holds_back(name))
     }
 
     /// Returns what is gone of a type that only the server removes: when nothing that the proxy has can name it any more.
@@ -300,10 +301,10 @@ impl Rollout {
     }
 
     /// Records that the client refused a response.
-    pub(super) fn nack(&mut self, kind: ResourceType, nonce: &str, error: &rpc::Status) {
+    pub(super) fn nack(&mut self, kind: ResourceType, nonce: &str, error: &rpc::Status, now: Instant) {
         self.report_expired(kind, nonce);
         let message: Arc<str> = error.message.as_str().into();
-        if let Some(Nacked { refused, suspects }) = self.channels[kind].nack(nonce, &message) {
+        if let Some(Nacked { refused, suspects }) = self.channels[kind].nack(nonce, &message, now) {
             self.events.push(Event::Rejected { kind, code: error.code, error: message, refused, suspects });
         }
     }
@@ -344,7 +345,8 @@ impl Rollout {
     fn report_opened(&mut self, kind: ResourceType, advance: &[Arc<Resource>]) {
         let Some(awaited) = kind.awaits() else { return };
         let named: BTreeSet<_> = advance.iter().flat_map(|resource| resource.references_to(awaited)).collect();
-        let names = self.channels[awaited].take_overdue(|item| item.before.is_uncertain() && named.contains(&item.name));
+        let mut names = self.channels[awaited].take_overdue(|item| item.before.is_uncertain() && named.contains(&item.name));
+        names.extend(self.channels[awaited].take_given_up(|name| named.contains(name)));
         if !names.is_empty() {
             self.events.push(Event::GateOpened { kind: awaited, awaited: names });
         }

@@ -40,7 +40,7 @@ impl Protocol for Sotw {
         }
         match &request.error_detail {
             _ if nonce.is_empty() => {}
-            Some(error) => rollout.nack(kind, &nonce, error),
+            Some(error) => rollout.nack(kind, &nonce, error, now),
             None => rollout.ack(kind, &nonce, now),
         }
         // A request that answers an old response acknowledges nothing new, but its names are the client's: one that
