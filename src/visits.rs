@@ -20,6 +20,8 @@ pub enum Visited {
     Route,
     /// Connected proxies.
     Proxy,
+    /// Names of resources in what one peer says or holds.
+    Name,
 }
 
 /// How many things of each sort were looked at.
@@ -35,10 +37,12 @@ pub struct Visits {
     pub routes: u64,
     /// Connected proxies.
     pub proxies: u64,
+    /// Names of resources in what one peer says or holds.
+    pub names: u64,
 }
 
 thread_local! {
-    static VISITS: [Cell<u64>; 5] = const { [const { Cell::new(0) }; 5] };
+    static VISITS: [Cell<u64>; 6] = const { [const { Cell::new(0) }; 6] };
 }
 
 /// Counts the steps of an iterator.
@@ -62,8 +66,8 @@ pub fn count(what: Visited, number: usize) {
 impl Visits {
     /// Returns what this thread has looked at since it began.
     pub fn of_this_thread() -> Self {
-        let [objects, services, ports, routes, proxies] = VISITS.with(|visits| visits.each_ref().map(Cell::get));
-        Self { objects, services, ports, routes, proxies }
+        let [objects, services, ports, routes, proxies, names] = VISITS.with(|visits| visits.each_ref().map(Cell::get));
+        Self { objects, services, ports, routes, proxies, names }
     }
 }
 
@@ -77,6 +81,7 @@ impl Sub for Visits {
             ports: self.ports - before.ports,
             routes: self.routes - before.routes,
             proxies: self.proxies - before.proxies,
+            names: self.names - before.names,
         }
     }
 }

@@ -289,7 +289,7 @@ fn what_a_change_looks_at() {
         format!("{:<18}{:>7}{:>9}{:>10}{:>7}{:>8}{:>9}\n", "change", "others", "objects", "services", "ports", "routes", "proxies");
     let mut note = |what: &str, look: &dyn Fn(&mut Mesh) -> Visits| {
         for count in [10, 2_000] {
-            let Visits { objects, services, ports, routes, proxies } = look(&mut Mesh::with_others(count));
+            let Visits { objects, services, ports, routes, proxies, .. } = look(&mut Mesh::with_others(count));
             let _ = writeln!(found, "{what:<18}{count:>7}{objects:>9}{services:>10}{ports:>7}{routes:>8}{proxies:>9}");
         }
     };

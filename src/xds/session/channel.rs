@@ -4,28 +4,36 @@
 //! them, sending takes them out. What was sent and not yet answered is `in_flight`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque, hash_map::Entry},
     mem,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use rustc_hash::{FxHashMap, FxHashSet};
 use smol_str::SmolStr;
 
 use super::{
+    blame::blamed,
     event::Refused,
     flight::{Flight, Held, Pending, Sent},
     names::Names,
     response::Reason,
+    suspects::Suspects,
 };
-use crate::xds::{
-    resource::{ContentHash, Resource},
-    resource_type::ResourceType,
-    view::{Difference, View},
+use crate::{
+    visits::{Visit, Visited},
+    xds::{
+        resource::{ContentHash, Resource},
+        resource_type::ResourceType,
+        view::{Difference, View},
+    },
 };
 
-/// How many responses may wait for their ACK before the oldest are counted as one.
+/// How many responses that wait for their ACK are remembered one by one, at least.
 const FLIGHTS: usize = 32;
+/// How many names may be in them beyond those that the view has and the client asks for, before they are merged.
+const FLIGHT_NAMES: usize = 8192;
 
 /// The state of one type on one connection; see the module.
 #[derive(Debug)]
@@ -35,16 +43,22 @@ pub(super) struct Channel {
     /// All of the type, named or not.
     wildcard: bool,
     names: Names,
+    /// Whether the client took up or gave up all of the type, and what it did not name is yet to be looked through.
+    is_unsettled: bool,
+    /// Whether the client asked once more for all that it asks for.
+    asks_again: bool,
     /// Whether each response has all that the client is to have, not just what is new.
     repeats_all: bool,
     /// Whether a first answer is due, even an empty one.
     owes_answer: bool,
     view: View,
     pending: BTreeMap<SmolStr, Pending>,
+    /// What the client was sent for names that the view does not have. Nothing more is to be said of them.
+    stood_in: BTreeMap<SmolStr, Arc<Resource>>,
     refused: BTreeMap<SmolStr, RefusedContent>,
     /// The refusals that were reported last.
     reported: Arc<[Refused]>,
-    suspects: VecDeque<BTreeSet<SmolStr>>,
+    suspects: Suspects,
     in_flight: VecDeque<Flight>,
     last_nonce: u64,
     /// The generation of the last view that was reported as completed.
@@ -97,13 +111,16 @@ impl Channel {
             is_open: false,
             wildcard: false,
             names: Names::default(),
+            is_unsettled: false,
+            asks_again: false,
             repeats_all: false,
             owes_answer: false,
             view,
             pending: BTreeMap::new(),
+            stood_in: BTreeMap::new(),
             refused: BTreeMap::new(),
             reported: Arc::default(),
-            suspects: VecDeque::new(),
+            suspects: Suspects::default(),
             in_flight: VecDeque::new(),
             last_nonce: 0,
             completed: 0,
@@ -132,9 +149,42 @@ impl Channel {
         self.wildcard
     }
 
-    /// Records whether the client asks for all of the type.
+    /// Records whether the client asks for all of the type. What that means for what it did not name is looked through when
+    /// something is said next ([`settle`](Self::settle)): it is said in a few bytes, and as often as the client likes.
     pub(super) fn set_follows_all(&mut self, all: bool) {
+        self.is_unsettled |= self.wildcard != all;
         self.wildcard = all;
+    }
+
+    /// Records that the client asks once more for all that it asks for, whatever it has.
+    pub(super) fn ask_again(&mut self) {
+        self.asks_again = true;
+    }
+
+    /// Works out what requests for all of the type come to.
+    pub(super) fn settle(&mut self) {
+        let view = self.view.clone();
+        if mem::take(&mut self.is_unsettled) {
+            if self.wildcard {
+                let unnamed = view.iter(self.kind).visiting(Visited::Name).map(|resource| &resource.name);
+                let unnamed: Vec<_> = unnamed.filter(|name| !self.names.contains(name, &view, self.kind)).collect();
+                unnamed.into_iter().for_each(|name| self.assume(name, Held::Nothing, Reason::Requested));
+            } else {
+                self.forget_unwanted();
+            }
+        }
+        if mem::take(&mut self.asks_again) {
+            self.owed_names().iter().visiting(Visited::Name).for_each(|name| self.request(name, Reason::Requested));
+        }
+    }
+
+    /// Returns the names of all that the client is to have or asks for, sorted.
+    pub(super) fn owed_names(&self) -> Vec<SmolStr> {
+        let all = self.wildcard.then(|| self.targets()).into_iter().flatten().map(|resource| &resource.name);
+        let mut names: Vec<_> = all.chain(self.followed()).visiting(Visited::Name).cloned().collect();
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
     /// Adds a name to those that the client asks for.
@@ -145,9 +195,17 @@ impl Channel {
     /// Takes a name from those that the client asks for.
     pub(super) fn unfollow(&mut self, name: &str) {
         self.names.remove(name, &self.view, self.kind);
-        if !self.wildcard {
+        self.stood_in.remove(name);
+        let lacks_nothing = |pending: &Pending| matches!(pending.held, Held::Nothing);
+        // What is gone is taken from a client that has it, whether it is named or not.
+        if !self.wildcard || (self.target(name).is_none() && self.pending.get(name).is_some_and(lacks_nothing)) {
             self.forget(name);
         }
+    }
+
+    /// Returns how many names the client asks for one by one.
+    pub(super) fn named(&self) -> usize {
+        self.names.len(&self.view, self.kind)
     }
 
     /// Returns the names that the client asks for one by one, in no particular order.
@@ -160,15 +218,31 @@ impl Channel {
         self.is_open && (self.wildcard || self.names.contains(name, &self.view, self.kind))
     }
 
-    /// Forgets names that the client does not want any more.
-    pub(super) fn forget_unwanted(&mut self) {
-        let unwanted: Vec<_> = self.pending.keys().filter(|name| !self.wants(name)).cloned().collect();
+    /// Returns whether the client has what it is to have under a name, or waits for it.
+    pub(super) fn knows(&self, name: &str) -> bool {
+        self.names.contains(name, &self.view, self.kind) || (self.is_open && self.wildcard && !self.is_unsettled)
+    }
+
+    fn forget_unwanted(&mut self) {
+        let held = self.pending.keys().chain(self.stood_in.keys()).visiting(Visited::Name);
+        let unwanted: Vec<_> = held.filter(|name| !self.wants(name)).cloned().collect();
         unwanted.iter().for_each(|name| self.forget(name));
     }
 
     fn forget(&mut self, name: &str) {
-        self.pending.remove(name);
+        self.take_pending(name);
         self.refused.remove(name);
+    }
+
+    fn set_pending(&mut self, name: SmolStr, pending: Pending) {
+        self.stood_in.remove(&name);
+        self.pending.insert(name, pending);
+    }
+
+    fn take_pending(&mut self, name: &str) -> Option<Pending> {
+        self.suspects.remove(name);
+        let standing_in = |resource| Pending { held: Held::Content(resource), reason: Reason::Changed };
+        self.pending.remove(name).or_else(|| self.stood_in.remove(name).map(standing_in))
     }
 
     /// Has an answer sent even when there is nothing to say.
@@ -183,11 +257,6 @@ impl Channel {
 
     // === what the client is to have ===
 
-    /// Returns the view that the client is to have.
-    pub(super) fn view(&self) -> &View {
-        &self.view
-    }
-
     /// Returns what the proxy is to have under a name.
     pub(super) fn target(&self, name: &str) -> Option<&Arc<Resource>> {
         self.view.get(self.kind, name)
@@ -200,6 +269,7 @@ impl Channel {
 
     /// Turns to a newer view: state, not a queue (rule 9).
     pub(super) fn rebase(&mut self, view: &View) {
+        self.settle();
         let old = mem::replace(&mut self.view, view.clone());
         if !self.is_open {
             return;
@@ -222,15 +292,15 @@ impl Channel {
         match self.pending.get(name) {
             // Back to what the proxy still has: nothing was sent, nothing need be.
             Some(Pending { held: Held::Content(held), reason: Reason::Changed }) if Some(held.version) == new => {
-                self.pending.remove(name);
+                self.take_pending(name);
             }
             Some(Pending { held: Held::Nothing, reason: Reason::Changed }) if new.is_none() => {
-                self.pending.remove(name);
+                self.take_pending(name);
             }
             Some(_) => {}
             None => {
-                let held = old.map_or(Held::Nothing, |resource| Held::Content(Arc::clone(resource)));
-                self.pending.insert(name.clone(), Pending { held, reason: Reason::Changed });
+                let held = old.or(self.stood_in.get(name)).map_or(Held::Nothing, |resource| Held::Content(Arc::clone(resource)));
+                self.set_pending(name.clone(), Pending { held, reason: Reason::Changed });
             }
         }
     }
@@ -244,17 +314,17 @@ impl Channel {
             pending.reason = reason;
             return;
         }
-        let (name, held) = match self.target(name) {
+        let (name, held) = match self.target(name).or(self.stood_in.get(name)) {
             Some(resource) => (resource.name.clone(), Held::Content(Arc::clone(resource))),
             None => (name.into(), Held::Nothing),
         };
-        self.pending.insert(name, Pending { held, reason });
+        self.set_pending(name, Pending { held, reason });
     }
 
     /// Has a name sent under which the proxy has `held` from before this connection.
     pub(super) fn assume(&mut self, name: &str, held: Held, reason: Reason) {
         let name = self.target(name).map_or_else(|| name.into(), |resource| resource.name.clone());
-        self.pending.insert(name, Pending { held, reason });
+        self.set_pending(name, Pending { held, reason });
     }
 
     /// Has a name sent again for which the proxy waits, unless it is about to be sent anyway.
@@ -274,8 +344,7 @@ impl Channel {
         if self.in_flight.iter().any(|flight| flight.is_tainted && !flight.is_overdue) {
             return Vec::new();
         }
-        let suspect = |name: &SmolStr| self.suspects.iter().any(|group| group.contains(name));
-        let ready: Vec<_> = self.outstanding().filter(|resource| !suspect(&resource.name)).cloned().collect();
+        let ready: Vec<_> = self.outstanding().filter(|resource| !self.suspects.contains(&resource.name)).cloned().collect();
         if !ready.is_empty() || self.awaits_ack() {
             return ready;
         }
@@ -283,7 +352,7 @@ impl Channel {
             let pending = names.iter().filter_map(|name| self.pending.get_key_value(name));
             pending.filter_map(|(name, pending)| self.sendable(name, pending)).cloned().collect()
         };
-        self.suspects.iter().map(group).find(|group| !group.is_empty()).unwrap_or_default()
+        self.suspects.groups().map(group).find(|group| !group.is_empty()).unwrap_or_default()
     }
 
     /// Returns whether the client has answered for all that the view has, and nothing is on its way. Removals may be
@@ -293,7 +362,7 @@ impl Channel {
     }
 
     fn outstanding(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.pending.iter().filter_map(|(name, pending)| self.sendable(name, pending))
+        self.pending.iter().visiting(Visited::Name).filter_map(|(name, pending)| self.sendable(name, pending))
     }
 
     fn sendable(&self, name: &SmolStr, pending: &Pending) -> Option<&Arc<Resource>> {
@@ -304,7 +373,12 @@ impl Channel {
 
     /// Returns the names that the proxy has, or asked for, and that are gone.
     pub(super) fn gone(&self) -> impl Iterator<Item = (&SmolStr, &Pending)> {
-        self.pending.iter().filter(|(name, _)| self.target(name).is_none())
+        self.pending.iter().visiting(Visited::Name).filter(|(name, _)| self.target(name).is_none())
+    }
+
+    /// Returns what the client was sent for names that the view does not have.
+    pub(super) fn stood_in(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.stood_in.values().visiting(Visited::Name)
     }
 
     /// Returns the names that are gone and that the proxy has, or may have.
@@ -354,7 +428,7 @@ impl Channel {
     pub(super) fn effective(&self, name: &str) -> Option<&Arc<Resource>> {
         match self.pending.get(name) {
             Some(pending) => pending.held.content(),
-            None => self.target(name),
+            None => self.target(name).or(self.stood_in.get(name)),
         }
     }
 
@@ -367,10 +441,11 @@ impl Channel {
     /// answered in time for a gate to wait for it.
     pub(super) fn unconfirmed(&self) -> BTreeSet<&SmolStr> {
         let flights = self.in_flight.iter().filter(|flight| !flight.is_overdue).flat_map(|flight| &flight.items);
-        let sent = flights.filter(|item| item.content.is_some() && item.before.is_uncertain()).map(|item| &item.name);
+        let sent =
+            flights.visiting(Visited::Name).filter(|item| item.content.is_some() && item.before.is_uncertain()).map(|item| &item.name);
         let is_unsent =
             |name: &SmolStr, pending: &Pending| pending.held.is_uncertain() && self.target(name).is_some() && !self.is_refused(name);
-        let unsent = self.pending.iter().filter(|(name, pending)| is_unsent(name, pending)).map(|(name, _)| name);
+        let unsent = self.pending.iter().visiting(Visited::Name).filter(|(name, pending)| is_unsent(name, pending)).map(|(name, _)| name);
         sent.chain(unsent).collect()
     }
 
@@ -450,34 +525,42 @@ impl Channel {
         self.last_nonce = nonce;
         let mut items = Vec::with_capacity(contents.len());
         for (name, content) in contents {
-            let pending = self.pending.remove(&name).unwrap_or(Pending { held: Held::Nothing, reason: Reason::Requested });
+            let pending = self.take_pending(&name).unwrap_or(Pending { held: Held::Nothing, reason: Reason::Requested });
             let is_stand_in = self.target(&name).is_none();
             if let Some(extra) = content.as_ref().filter(|_| is_stand_in) {
                 // To be replaced once the view has something.
-                self.pending.insert(name.clone(), Pending { held: Held::Content(Arc::clone(extra)), reason: Reason::Changed });
+                self.stood_in.insert(name.clone(), Arc::clone(extra));
             }
             items.push(Sent { name, content, before: pending.held, reason: pending.reason, is_stand_in });
         }
-        for group in &mut self.suspects {
-            group.retain(|name| self.pending.contains_key(name));
-        }
-        self.suspects.retain(|group| !group.is_empty());
-        if self.in_flight.len() == FLIGHTS {
-            self.merge_oldest();
-        }
+        self.merge_oldest();
         self.in_flight.push_back(Flight::new(nonce, now, items));
         self.mark_completing();
         self.in_flight.back().map_or(&[], |flight| &flight.items)
     }
 
-    // A client that never answers must not make us remember every response.
+    // A client that never answers must not make us remember every response. Many are merged at once, so that each costs what
+    // is in it.
     fn merge_oldest(&mut self) {
-        if let (Some(mut oldest), Some(next)) = (self.in_flight.pop_front(), self.in_flight.front_mut()) {
-            let newer: BTreeSet<_> = next.items.iter().map(|item| item.name.clone()).collect();
-            oldest.items.retain(|item| !newer.contains(&item.name));
-            next.items.append(&mut oldest.items);
-            next.sent_at = oldest.sent_at;
+        let names: usize = self.in_flight.iter().map(|flight| flight.items.len()).sum();
+        let due = self.in_flight.len() >= 2 * FLIGHTS || names > 2 * (self.view.len(self.kind) + self.named()) + FLIGHT_NAMES;
+        let kept = if due && self.in_flight.len() < FLIGHTS { 1 } else { FLIGHTS };
+        if !due || self.in_flight.len() <= kept + 1 {
+            return;
         }
+        let mut merged: Vec<_> = self.in_flight.drain(..self.in_flight.len() - kept).collect();
+        let (Some(sent_at), Some(mut last)) = (merged.first().map(|flight| flight.sent_at), merged.pop()) else { return };
+        let mut seen: FxHashSet<SmolStr> = last.items.iter().map(|item| item.name.clone()).collect();
+        let earlier = merged.into_iter().rev().flat_map(|flight| flight.items).visiting(Visited::Name);
+        last.items.extend(earlier.filter(|item| self.matters(item) && seen.insert(item.name.clone())));
+        last.sent_at = sent_at;
+        self.in_flight.push_front(last);
+    }
+
+    // Of what was sent long ago, what the client neither has nor asks for any more says nothing.
+    fn matters(&self, item: &Sent) -> bool {
+        let is_wanted = if item.is_stand_in { self.names.contains(&item.name, &self.view, self.kind) } else { self.wants(&item.name) };
+        is_wanted && (item.content.is_some() || !matches!(item.before, Held::Nothing))
     }
 
     // Once the last response is taken, the client has answered for all that the view has.
@@ -517,39 +600,40 @@ impl Channel {
             later.is_tainted |= self.repeats_all;
             later.completes = None;
         }
-        let named = blamed(self.kind, &contents, error);
-        let refused = if contents.len() == 1 && !flight.is_tainted { contents.clone() } else { named };
+        let named = || if self.kind.has_names_in_errors() { blamed(&contents, error) } else { Vec::new() };
+        let refused = if contents.len() == 1 && !flight.is_tainted { contents.clone() } else { named() };
         for resource in &refused {
             let (version, error) = (resource.version, Arc::clone(error));
             let content = RefusedContent { version, error, since: now, is_overdue: false, is_reported: false };
             self.refused.insert(resource.name.clone(), content);
         }
-        for item in blamable() {
-            let is_refused = refused.iter().any(|resource| resource.name == item.name);
-            // Envoy may have taken what it does not blame.
-            self.take_back(&item.name, if is_refused { item.before.clone() } else { item.before.blurred() });
-        }
+        let is_refused: FxHashSet<&SmolStr> = refused.iter().map(|resource| &resource.name).collect();
+        // Envoy may have taken what it does not blame.
+        let before = |item: &Sent| if is_refused.contains(&item.name) { item.before.clone() } else { item.before.blurred() };
+        let failed = blamable().map(|item| (item.name.clone(), before(item))).collect();
+        self.take_back(failed);
         let suspects = if refused.is_empty() && !flight.is_tainted { contents } else { Vec::new() };
-        if !suspects.is_empty() {
-            let (one, other) = suspects.split_at(suspects.len().div_ceil(2));
-            for half in [other, one] {
-                self.suspects.push_front(half.iter().map(|resource| resource.name.clone()).collect());
-            }
-        }
+        self.suspects.add_halves(&suspects.iter().map(|resource| resource.name.clone()).collect::<Vec<_>>());
         Some(Nacked { refused, suspects })
     }
 
-    // A response failed to change what the proxy has under a name, unless a later one is on its way to it.
-    fn take_back(&mut self, name: &SmolStr, held: Held) {
-        let later = self.in_flight.iter_mut().flat_map(|flight| &mut flight.items).find(|later| later.name == *name);
-        if let Some(later) = later {
-            later.before = held;
-            return;
+    // A response failed to change what the proxy has under these names, unless a later one is on its way to it.
+    fn take_back(&mut self, mut failed: FxHashMap<SmolStr, Held>) {
+        for later in self.in_flight.iter_mut().flat_map(|flight| &mut flight.items).visiting(Visited::Name) {
+            if let Entry::Occupied(held) = failed.entry(later.name.clone()) {
+                later.before = held.remove();
+            }
         }
-        let wanted = self.wants(name);
-        match self.pending.get_mut(name) {
+        for (name, held) in failed {
+            self.hold(name, held);
+        }
+    }
+
+    fn hold(&mut self, name: SmolStr, held: Held) {
+        let wanted = self.wants(&name);
+        match self.pending.get_mut(&name) {
             Some(pending) => pending.held = held,
-            None if wanted => drop(self.pending.insert(name.clone(), Pending { held, reason: Reason::Changed })),
+            None if wanted => self.set_pending(name, Pending { held, reason: Reason::Changed }),
             None => {}
         }
     }
@@ -579,28 +663,11 @@ impl Channel {
             let target = self.target(name).filter(|target| target.version == refused.version && self.pending.contains_key(name))?;
             Some(Refused { resource: Arc::clone(target), error: Arc::clone(&refused.error) })
         };
-        let standing: Vec<_> = self.refused.iter().filter_map(stands).collect();
+        let standing: Vec<_> = self.refused.iter().visiting(Visited::Name).filter_map(stands).collect();
         if *standing == *self.reported {
             return None;
         }
         self.reported = standing.into();
         Some(Arc::clone(&self.reported))
     }
-}
-
-/// Returns the resources that an error message names.
-fn blamed(kind: ResourceType, contents: &[Arc<Resource>], error: &str) -> Vec<Arc<Resource>> {
-    if !kind.has_names_in_errors() {
-        return Vec::new();
-    }
-    let part_of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"_-|".contains(&byte);
-    let names = |name: &str| {
-        !name.is_empty()
-            && error.match_indices(name).any(|(start, _)| {
-                let before = error.as_bytes()[..start].last();
-                let after = error.as_bytes()[start + name.len()..].first();
-                !before.is_some_and(|byte| part_of_name(*byte)) && !after.is_some_and(|byte| part_of_name(*byte))
-            })
-    };
-    contents.iter().filter(|resource| names(&resource.name)).cloned().collect()
 }

@@ -130,17 +130,12 @@ fn subscribe(rollout: &mut Rollout, kind: ResourceType, name: &str) {
     let channel = rollout.channel_mut(kind);
     if name == "*" {
         channel.owe_answer(true);
-        if !channel.follows_all() {
-            let view = channel.view().clone();
-            let beyond: Vec<_> = view.iter(kind).map(|resource| &resource.name).filter(|name| !channel.wants(name)).collect();
-            channel.set_follows_all(true);
-            beyond.into_iter().for_each(|name| channel.assume(name, Held::Nothing, Reason::Requested));
-        }
+        channel.set_follows_all(true);
         return;
     }
-    let wanted = channel.wants(name);
+    let known = channel.knows(name);
     channel.follow(name);
-    if wanted {
+    if known {
         // Asked again: it may have dropped what it had.
         channel.request(name, Reason::Requested);
     } else {
@@ -152,7 +147,6 @@ fn unsubscribe(rollout: &mut Rollout, kind: ResourceType, name: &str) {
     let channel = rollout.channel_mut(kind);
     if name == "*" {
         channel.set_follows_all(false);
-        channel.forget_unwanted();
     } else {
         channel.unfollow(name);
     }

@@ -5,6 +5,7 @@
 //! between the types (`rollout`).
 
 mod answers;
+mod blame;
 mod channel;
 mod delta;
 mod event;
@@ -14,6 +15,7 @@ mod protocol;
 mod response;
 mod rollout;
 mod sotw;
+mod suspects;
 
 use std::{marker::PhantomData, time::Instant};
 

@@ -13,6 +13,7 @@ use std::{
 };
 
 use envoy_types::pb::google::rpc;
+use rustc_hash::FxHashSet;
 use smol_str::SmolStr;
 
 use super::{
@@ -68,6 +69,8 @@ pub(crate) struct Rollout {
     wake: Option<Instant>,
     /// The generation of the last view that the client has answered for as a whole.
     current: u64,
+    /// Whether something happened after which the client may be further than was reported.
+    is_unreported: bool,
     events: Vec<Event>,
 }
 
@@ -75,7 +78,18 @@ impl Rollout {
     pub(super) fn new(settings: Settings, view: View) -> Self {
         let channels = PerType::from_fn(|kind| Channel::new(kind, view.clone()));
         let events = vec![Event::Turned { view: view.clone() }];
-        Self { settings, view, channels, draining: BTreeMap::new(), warming: BTreeSet::new(), nonce: 0, wake: None, current: 0, events }
+        Self {
+            settings,
+            view,
+            channels,
+            draining: BTreeMap::new(),
+            warming: BTreeSet::new(),
+            nonce: 0,
+            wake: None,
+            current: 0,
+            is_unreported: true,
+            events,
+        }
     }
 
     pub(super) fn channel(&self, kind: ResourceType) -> &Channel {
@@ -83,6 +97,7 @@ impl Rollout {
     }
 
     pub(super) fn channel_mut(&mut self, kind: ResourceType) -> &mut Channel {
+        self.is_unreported = true;
         &mut self.channels[kind]
     }
 
@@ -98,6 +113,7 @@ impl Rollout {
 
     /// Turns to a newer view.
     pub(super) fn rebase(&mut self, view: View) {
+        self.is_unreported = true;
         for channel in self.channels.values_mut() {
             channel.rebase(&view);
         }
@@ -137,6 +153,7 @@ impl Rollout {
 
     /// Returns what may be said now.
     pub(super) fn step(&mut self, now: Instant) -> Option<Step> {
+        self.report_progress();
         self.tick(now);
         let said = ResourceType::ALL.into_iter().find_map(|kind| self.change(kind));
         // What refers to another goes before it.
@@ -162,7 +179,8 @@ impl Rollout {
                 channel.gone().filter(|(name, pending)| self.is_needless(kind, name, pending)).map(|(name, _)| name.clone()).collect()
             }
         };
-        unknown.retain(|name| !retire.contains(name));
+        let retired: FxHashSet<&SmolStr> = retire.iter().collect();
+        unknown.retain(|name| !retired.contains(name));
         self.report_opened(kind, &advance);
         Step { kind, advance, retire, unknown }.some()
     }
@@ -259,9 +277,10 @@ impl Rollout {
     /// sent for which reason.
     pub(super) fn sent(&mut self, kind: ResourceType, now: Instant, contents: Vec<(SmolStr, Option<Arc<Resource>>)>) -> (u64, Reasons) {
         self.nonce += 1;
+        let nonce = self.nonce;
         let mut reasons = Reasons::new();
         let mut warming = Vec::new();
-        for item in self.channels[kind].sent(self.nonce, now, contents) {
+        for item in self.channel_mut(kind).sent(nonce, now, contents) {
             let Some(content) = &item.content else { continue };
             *reasons.entry(item.reason).or_insert(0) += 1;
             if let Some(with) = kind.warms_with() {
@@ -271,7 +290,7 @@ impl Rollout {
         if let Some(with) = kind.warms_with() {
             self.warm(with, warming);
         }
-        (self.nonce, reasons)
+        (nonce, reasons)
     }
 
     // Envoy warms a cluster that is new or changed, and waits for its endpoints even if it has them.
@@ -289,7 +308,7 @@ impl Rollout {
     /// Records that the client took a response.
     pub(super) fn ack(&mut self, kind: ResourceType, nonce: &str, now: Instant) {
         self.report_expired(kind, nonce);
-        let Some(acked) = self.channels[kind].ack(nonce) else { return };
+        let Some(acked) = self.channel_mut(kind).ack(nonce) else { return };
         if let Some(awaited) = kind.awaits().filter(|_| kind.is_drained()) {
             let until = now + self.settings.drain;
             let names = acked.items.iter().flat_map(|item| dropped(item, awaited)).cloned();
@@ -304,7 +323,7 @@ impl Rollout {
     pub(super) fn nack(&mut self, kind: ResourceType, nonce: &str, error: &rpc::Status, now: Instant) {
         self.report_expired(kind, nonce);
         let message: Arc<str> = error.message.as_str().into();
-        if let Some(Nacked { refused, suspects }) = self.channels[kind].nack(nonce, &message, now) {
+        if let Some(Nacked { refused, suspects }) = self.channel_mut(kind).nack(nonce, &message, now) {
             self.events.push(Event::Rejected { kind, code: error.code, error: message, refused, suspects });
         }
     }
@@ -316,13 +335,17 @@ impl Rollout {
         self.events.push(event);
     }
 
-    /// Returns what happened since this was last called, and how far the client is.
+    /// Returns what happened since this was last called. How far the client is, is worked out before something is said: not for
+    /// each of its requests, since it may have any number of names outstanding.
     pub(super) fn take_events(&mut self) -> Vec<Event> {
-        self.report_progress();
         mem::take(&mut self.events)
     }
 
     fn report_progress(&mut self) {
+        if !mem::take(&mut self.is_unreported) {
+            return;
+        }
+        self.channels.values_mut().for_each(Channel::settle);
         for kind in ResourceType::ALL {
             let channel = &mut self.channels[kind];
             self.events.extend(channel.take_refusals().map(|items| Event::Refusing { kind, items }));

@@ -9,6 +9,7 @@ use std::{
 };
 
 use envoy_types::pb::envoy::{config::core::v3, service::discovery::v3::DiscoveryRequest};
+use rustc_hash::FxHashSet;
 use smol_str::{SmolStr, ToSmolStr};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -59,6 +60,7 @@ impl Protocol for Sotw {
         }
         let mut contents: Vec<_> = missing.iter().map(|name| (name.clone(), stand_in(kind, name))).collect();
         step.advance.extend(contents.iter().filter_map(|(_, content)| content.clone()));
+        let missing: FxHashSet<SmolStr> = missing.into_iter().collect();
         let known = step.advance.iter().filter(|resource| !missing.contains(&resource.name));
         contents.extend(known.map(|resource| (resource.name.clone(), Some(resource.clone()))));
         contents.extend(step.retire.iter().map(|name| (name.clone(), None)));
@@ -108,14 +110,14 @@ fn open(rollout: &mut Rollout, kind: ResourceType, names: &[String], version: &s
     let warming = rollout.open(kind, &Subscription { wildcard, repeats_all: kind.is_wildcard(), names: named });
     let channel = rollout.channel_mut(kind);
     if !version.is_empty() && version == version_of(&owed(channel, &Step::nothing(kind))).to_smolstr() {
-        for name in owed_names(channel).iter().filter(|name| warming.awaits(name)) {
+        for name in channel.owed_names().iter().filter(|name| warming.awaits(name)) {
             channel.request(name, Reason::Warming);
         }
         return;
     }
     channel.owe_answer(wildcard || !names.is_empty());
     let (held, reason) = if version.is_empty() { (Held::Nothing, Reason::Requested) } else { (Held::Unknown(None), Reason::Reconnect) };
-    for name in owed_names(channel) {
+    for name in channel.owed_names() {
         let present = channel.target(&name).is_some();
         if present || !kind.is_wildcard() {
             channel.assume(&name, held.clone(), if present { reason } else { Reason::Requested });
@@ -130,32 +132,22 @@ fn resubscribe(channel: &mut Channel, names: &[String], again: bool) {
     let given_up: Vec<_> = channel.followed().filter(|name| !asked.contains(name.as_str())).cloned().collect();
     given_up.iter().for_each(|name| channel.unfollow(name));
     for name in &asked {
-        let wanted = channel.wants(name);
+        let known = channel.knows(name);
         channel.follow(name);
-        if !wanted {
+        if !known {
             channel.assume(name, Held::Nothing, Reason::Requested);
         }
     }
     if again {
         channel.owe_answer(channel.follows_all() || !asked.is_empty());
-        for name in owed_names(channel) {
-            channel.request(&name, Reason::Requested);
-        }
+        channel.ask_again();
     }
-}
-
-fn owed_names(channel: &Channel) -> Vec<SmolStr> {
-    let all = channel.follows_all().then(|| channel.targets()).into_iter().flatten().map(|resource| &resource.name);
-    let mut names: Vec<_> = all.chain(channel.followed()).cloned().collect();
-    names.sort_unstable();
-    names.dedup();
-    names
 }
 
 /// Returns what the client has once it has taken `step`, by name: what is new, and what it still holds from before.
 fn owed(channel: &Channel, step: &Step) -> BTreeMap<SmolStr, Arc<Resource>> {
-    let held = channel.gone().map(|(name, _)| name.clone());
-    let names = owed_names(channel).into_iter().chain(held);
+    let held = channel.gone().map(|(name, _)| name).chain(channel.stood_in().map(|resource| &resource.name)).cloned();
+    let names = channel.owed_names().into_iter().chain(held);
     let absent = |name: &SmolStr| channel.target(name).is_none().then(|| stand_in(step.kind, name)).flatten();
     let present = names.filter_map(|name| channel.effective(&name).cloned().or_else(|| absent(&name)).map(|resource| (name, resource)));
     let mut owed: BTreeMap<_, _> = present.collect();
