@@ -49,7 +49,15 @@ fn every_kind_has_a_definition_with_the_versions_that_are_read() {
         let api_version = format!("{}/{version}", defined.resource.group);
         let document = json!({"apiVersion": api_version, "kind": defined.kind.as_str(), "metadata": {"name": "x"}, "spec": {}});
         let parsed = parse(&document, &"Kubernetes".into());
-        assert!(parsed.objects.iter().map(|object| &object.key).chain(&parsed.refused).any(|key| key.kind == defined.kind), "{document}");
+        assert!(
+            parsed
+                .objects
+                .iter()
+                .map(|object| &object.key)
+                .chain(parsed.refused.iter().map(|refused| &refused.key))
+                .any(|key| key.kind == defined.kind),
+            "{document}"
+        );
     }
 }
 

@@ -21,4 +21,4 @@ pub use id::{ConfigId, Id, LocalId};
 pub use kind::{ApiResource, Kind, Shown, UnreadKind};
 pub use label_selector::{Labels, selects};
 pub use object::{Content, Metadata, Object, ObjectKey, Spec};
-pub use read::{Parsed, parse, parse_mesh_config, parse_proxy_config};
+pub use read::{Parsed, Refused, Remnant, parse, parse_mesh_config, parse_proxy_config};

@@ -159,8 +159,9 @@ fn documents() -> Vec<Case> {
 fn istio() -> Vec<Case> {
     let case = |mistake: Mistake| {
         let place = format!("{} (z.yaml, document 2)", mistake.object);
-        let finding = mistake.finding().replacen(mistake.object, &place, 1);
-        Case::new(mistake.name, format!("---\n---\n{}", mistake.yaml), &[&finding])
+        let found = [Some(mistake.finding()), mistake.remnant()].into_iter().flatten();
+        let findings = found.map(|finding| finding.replacen(mistake.object, &place, 1)).collect();
+        Case { findings, ..Case::new(mistake.name, format!("---\n---\n{}", mistake.yaml), &[]) }
     };
     mistakes::all().into_iter().map(case).collect()
 }

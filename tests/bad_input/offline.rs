@@ -46,6 +46,39 @@ fn each_mistake_is_named_and_the_rest_is_printed() {
 }
 
 #[test]
+fn what_a_refused_object_closes_stays_closed() {
+    let folder = folder(GOOD);
+    let of = |yaml: &str, arguments: &[&str]| {
+        fs::write(folder.path().join(FILE), yaml).unwrap();
+        json(&translate(folder.path(), &[&["--proxy", "client-1.shop", "-o", "json"], arguments].concat()))
+    };
+    let object = |kind: &str, group: &str, spec: &str| {
+        format!("apiVersion: {group}.istio.io/v1\nkind: {kind}\nmetadata: {{name: bad, namespace: shop}}\nspec: {spec}\n")
+    };
+    let rule = |policy: &str| object("DestinationRule", "networking", &format!("{{host: ratings, trafficPolicy: {{{policy}}}}}"));
+    let cluster = |yaml: &str| of(yaml, &["--type", "cds"])["cds"][GOOD_CLUSTER].clone();
+
+    let closed = cluster(&rule("tls: {mode: MUTUAL}"));
+    assert_eq!(closed["type"], "STATIC", "without endpoints: {closed}");
+    assert!(closed["load_assignment"]["endpoints"].as_array().is_none_or(Vec::is_empty), "{closed}");
+    let kept = cluster(&rule("tls: {mode: SIMPLE, sni: a.example.com}, loadBalancer: {simple: RUOND_ROBIN}"));
+    assert_eq!((&kept["type"], &kept["transport_socket"]["typed_config"]["sni"]), (&"EDS".into(), &"a.example.com".into()), "{kept}");
+    let untouched = cluster(&rule("loadBalancer: {simple: RUOND_ROBIN}"));
+    assert_eq!(untouched, cluster("# nothing\n"), "a rule without TLS takes nothing down");
+
+    let chains = |yaml: &str| of(yaml, &["--type", "lds"])["lds"]["virtualInbound"]["filter_chains"].clone();
+    let strict = |mode: &str| chains(&object("PeerAuthentication", "security", &format!("{{mtls: {{mode: {mode}}}}}")));
+    assert_eq!(strict("STRCT"), strict("STRICT"));
+    assert_ne!(strict("STRCT"), strict("PERMISSIVE"));
+
+    let lets_out = |mode: &str| {
+        let sidecar = object("Sidecar", "networking", &format!("{{outboundTrafficPolicy: {{mode: {mode}}}}}"));
+        of(&sidecar, &["--type", "lds"])["lds"]["virtualOutbound"].to_string().contains("PassthroughCluster")
+    };
+    assert!(lets_out("ALLOW_ANY") && !lets_out("REGISTRY_ONYL"));
+}
+
+#[test]
 fn without_a_result_the_status_is_1() {
     let folder = folder(GOOD);
     for (proxy, reason) in [

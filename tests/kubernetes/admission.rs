@@ -77,6 +77,8 @@ struct Placed<'a> {
     object: String,
     /// Field and message, as the status has them.
     text: String,
+    /// What the status says besides.
+    remnant: Option<String>,
     /// What is said of it.
     told: String,
 }
@@ -97,6 +99,9 @@ impl<'a> Placed<'a> {
             object: place(mistake.object),
             told: place(&format!("{}{separator}{text}", mistake.object)),
             text: place(&text),
+            remnant: mistake
+                .remnant
+                .map(|remnant| format!("spec: {NO_GOOD_VERSION}: {remnant}", NO_GOOD_VERSION = harness::mistakes::NO_GOOD_VERSION)),
         }
     }
 
@@ -214,7 +219,8 @@ impl Shop {
         let reason = if mistake.refused { "Refused" } else { "Doubtful" };
         let condition = self.wait_for_condition(mistake.stored(), reason).await?;
         ensure!(condition["status"] == if mistake.refused { "False" } else { "True" }, "{condition}");
-        ensure!(condition["message"] == mistake.text && condition["observedGeneration"] == 1, "{condition}");
+        let message = std::iter::once(&mistake.text).chain(&mistake.remnant).cloned().collect::<Vec<_>>().join("; ");
+        ensure!(condition["message"] == message && condition["observedGeneration"] == 1, "{condition}");
         self.wait_for_event(mistake.stored(), reason, &mistake.text).await
     }
 

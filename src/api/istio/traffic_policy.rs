@@ -241,6 +241,8 @@ pub struct ClientTls {
     pub insecure_skip_verify: bool,
     /// The names of fields that only servers have, and by which a certificate would be verified.
     pub checks_of_servers: Vec<&'static str>,
+    /// Whether it is all that is left of TLS that could not be read: nothing may be connected.
+    pub refused: bool,
 }
 
 /// `tls.mode` of a client.

@@ -126,7 +126,8 @@ impl Read for Sidecar {
     }
 }
 
-fn outbound_policy(node: Node<'_>) -> Option<(OutboundTrafficPolicy, Option<Destination>)> {
+/// Reads `outboundTrafficPolicy` of a Sidecar: its mode, and the proxy that unknown destinations are reached by.
+pub(super) fn outbound_policy(node: Node<'_>) -> Option<(OutboundTrafficPolicy, Option<Destination>)> {
     let fields = node.fields()?;
     let proxy = fields.opt("egressProxy");
     let mode = fields.with("mode", outbound_mode);

@@ -13,6 +13,7 @@ mod mesh_config;
 mod metadata;
 mod peer_authentication;
 mod proxy_config;
+mod remnant;
 mod scalar;
 mod service_entry;
 mod traffic_policy;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use smol_str::SmolStr;
 
+pub use self::remnant::Remnant;
 use self::{
     fields::{Fields, Node, Read},
     kubernetes::{endpoint_slice, pod},
@@ -43,9 +45,18 @@ pub struct Parsed {
     /// The objects that may be applied, in the document's order; a `List` holds several.
     pub objects: Vec<Arc<Object>>,
     /// Objects that have a name and were refused: what was good of them before is to stay.
-    pub refused: Vec<ObjectKey>,
+    pub refused: Vec<Refused>,
     /// The findings. An error means that its object was refused.
     pub diagnostics: Vec<Diagnostic>,
+}
+
+/// An object that was refused.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Refused {
+    /// Which object it is.
+    pub key: ObjectKey,
+    /// What of it holds all the same, if no good version of it is known; `None`: nothing.
+    pub remnant: Option<Remnant>,
 }
 
 /// Reads and validates one document: an object, or a list of objects. A document of a kind that is not read gives no
@@ -114,16 +125,18 @@ impl Parsed {
         let findings = Findings::default();
         let named = read_metadata(document, &findings);
         let key = named.as_ref().filter(|named| !named.name.is_empty()).map(|named| named.key(kind, cluster));
-        let object = named.zip(key.clone()).and_then(|(named, key)| {
-            let spec = read_spec(kind, document, &named.metadata, &findings)?;
-            Some(Object { key, version, metadata: Arc::new(named.metadata), spec })
+        let metadata = named.map(|named| Arc::new(named.metadata)).unwrap_or_default();
+        let object = key.clone().and_then(|key| {
+            let spec = read_spec(kind, document, &metadata, &findings)?;
+            Some(Object { key, version, metadata: Arc::clone(&metadata), spec })
         });
         if let Some(object) = &object
             && !findings.refuse()
         {
             validate::object(object, &findings);
         }
-        self.keep(object, key, findings);
+        let left = || key.as_ref().and_then(|key| remnant::of(key, &metadata, document));
+        self.keep(object, key.clone(), findings, left);
     }
 
     fn read_config_map(&mut self, document: &Value, cluster: &SmolStr) {
@@ -152,13 +165,13 @@ impl Parsed {
             metadata: Arc::new(metadata),
             spec: Spec::MeshConfig(Arc::new(mesh)),
         });
-        self.keep(object, Some(key), findings);
+        self.keep(object, Some(key), findings, || None);
     }
 
-    fn keep(&mut self, object: Option<Object>, key: Option<ObjectKey>, findings: Findings) {
+    fn keep(&mut self, object: Option<Object>, key: Option<ObjectKey>, findings: Findings, remnant: impl FnOnce() -> Option<Remnant>) {
         match (object, &key) {
             (Some(object), _) if !findings.refuse() => self.objects.push(Arc::new(object)),
-            (_, Some(key)) => self.refused.push(key.clone()),
+            (_, Some(key)) => self.refused.push(Refused { key: key.clone(), remnant: remnant() }),
             (_, None) => {}
         }
         let named = findings.into_vec().into_iter().map(|finding| match &key {

@@ -280,27 +280,30 @@ impl Read for OutlierDetection {
 
 impl Read for ClientTls {
     fn read(node: Node<'_>) -> Option<Self> {
-        node.message(|fields| {
-            let modes = [
-                ("DISABLE", ClientTlsMode::Disable),
-                ("SIMPLE", ClientTlsMode::Simple),
-                ("MUTUAL", ClientTlsMode::Mutual),
-                ("ISTIO_MUTUAL", ClientTlsMode::IstioMutual),
-            ];
-            Self {
-                mode: fields.with("mode", |node| node.one_of(&modes)).unwrap_or_default(),
-                sni: fields.get("sni"),
-                subject_alt_names: fields.get("subjectAltNames"),
-                client_certificate: fields.get("clientCertificate"),
-                private_key: fields.get("privateKey"),
-                ca_certificates: fields.get("caCertificates"),
-                ca_crl: fields.get("caCrl"),
-                credential_name: fields.get("credentialName"),
-                insecure_skip_verify: fields.get("insecureSkipVerify"),
-                checks_of_servers: checks_of_servers(fields),
-            }
+        node.message(|fields| Self {
+            mode: fields.with("mode", client_tls_mode).unwrap_or_default(),
+            sni: fields.get("sni"),
+            subject_alt_names: fields.get("subjectAltNames"),
+            client_certificate: fields.get("clientCertificate"),
+            private_key: fields.get("privateKey"),
+            ca_certificates: fields.get("caCertificates"),
+            ca_crl: fields.get("caCrl"),
+            credential_name: fields.get("credentialName"),
+            insecure_skip_verify: fields.get("insecureSkipVerify"),
+            checks_of_servers: checks_of_servers(fields),
+            refused: false,
         })
     }
+}
+
+/// Reads `tls.mode` of a client.
+pub(super) fn client_tls_mode(node: Node<'_>) -> Option<ClientTlsMode> {
+    node.one_of(&[
+        ("DISABLE", ClientTlsMode::Disable),
+        ("SIMPLE", ClientTlsMode::Simple),
+        ("MUTUAL", ClientTlsMode::Mutual),
+        ("ISTIO_MUTUAL", ClientTlsMode::IstioMutual),
+    ])
 }
 
 /// Returns those fields that Istio has at servers alone. Passed over as unknown, they would leave less verified than was

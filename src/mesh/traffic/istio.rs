@@ -148,7 +148,7 @@ fn client_tls(written: &istio::ClientTls) -> ClientTls {
             files: client_files(written),
         })
     };
-    if !unsupported::client_tls(written).is_empty() {
+    if written.refused || !unsupported::client_tls(written).is_empty() {
         return ClientTls::Unavailable;
     }
     match written.mode {

@@ -7,7 +7,7 @@ use smol_str::SmolStr;
 
 use crate::{
     api::{
-        Diagnostic, Location, Object, ObjectKey, Parsed, parse, parse_mesh_config,
+        Diagnostic, Location, Object, Parsed, Refused, parse, parse_mesh_config,
         yaml::{self, Broken},
     },
     system_error::explain,
@@ -18,8 +18,8 @@ use crate::{
 pub(super) struct FileContent {
     /// The valid objects, each with its document.
     pub(super) objects: Vec<(Location, Arc<Object>)>,
-    /// The refused objects whose name could be read.
-    pub(super) refused: Vec<ObjectKey>,
+    /// The refused objects whose name could be read, each with its document.
+    pub(super) refused: Vec<(Location, Refused)>,
     /// The findings, each with its document.
     pub(super) diagnostics: Vec<Diagnostic>,
     /// Whether a document, or the whole file, could not be read at all.
@@ -95,7 +95,7 @@ impl FileContent {
 
     fn add(&mut self, parsed: Parsed, location: &Location) {
         self.objects.extend(parsed.objects.into_iter().map(|object| (location.clone(), object)));
-        self.refused.extend(parsed.refused);
+        self.refused.extend(parsed.refused.into_iter().map(|refused| (location.clone(), refused)));
         self.diagnostics.extend(parsed.diagnostics.into_iter().map(|finding| finding.at(location)));
     }
 }

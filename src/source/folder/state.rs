@@ -8,7 +8,7 @@ use std::{
 
 use super::file::FileContent;
 use crate::{
-    api::{Diagnostic, Location, Object, ObjectKey},
+    api::{Diagnostic, Location, Object, ObjectKey, Refused, Remnant},
     source::Change,
 };
 
@@ -20,9 +20,11 @@ pub(super) struct FolderState {
     definitions: HashMap<ObjectKey, BTreeMap<Position, Arc<Object>>>,
     /// The objects with more than one definition.
     contested: BTreeSet<ObjectKey>,
-    /// The files in which an object is refused.
-    refusals: HashMap<ObjectKey, BTreeSet<Arc<str>>>,
+    /// Where an object is refused, and what holds of it there.
+    refusals: HashMap<ObjectKey, BTreeMap<Position, Option<Remnant>>>,
     applied: HashMap<ObjectKey, (Arc<Object>, Location)>,
+    /// What is said of the objects of which only a remnant is applied.
+    remnants: BTreeMap<ObjectKey, Diagnostic>,
     /// The locations that changed since they were last taken.
     moved: Vec<(ObjectKey, Option<Location>)>,
     /// The objects that may have changed since changes were last taken.
@@ -35,7 +37,7 @@ type Position = (Arc<str>, usize, usize);
 #[derive(Default)]
 struct FileState {
     objects: Vec<(Location, Arc<Object>)>,
-    refused: Vec<ObjectKey>,
+    refused: Vec<(Location, Refused)>,
     diagnostics: Vec<Diagnostic>,
 }
 
@@ -49,8 +51,8 @@ impl FolderState {
             objects = old.objects;
         } else {
             let defined: HashSet<_> = objects.iter().map(|(_, object)| object.key.clone()).collect();
-            let kept =
-                old.objects.into_iter().filter(|(_, object)| content.refused.contains(&object.key) && !defined.contains(&object.key));
+            let refused: HashSet<_> = content.refused.iter().map(|(_, refused)| &refused.key).collect();
+            let kept = old.objects.into_iter().filter(|(_, object)| refused.contains(&object.key) && !defined.contains(&object.key));
             objects.extend(kept);
         }
         self.put(path, FileState { objects, refused: content.refused, diagnostics: content.diagnostics });
@@ -71,32 +73,7 @@ impl FolderState {
     pub(super) fn take_changes(&mut self) -> Vec<Change> {
         let mut touched: Vec<_> = self.touched.drain().collect();
         touched.sort();
-        let mut changes = Vec::new();
-        for key in touched {
-            let winner = self.definitions.get(&key).and_then(|definitions| definitions.first_key_value());
-            match winner {
-                Some(((file, document, _), object)) => {
-                    let location = Location { file: Arc::clone(file), document: *document };
-                    let before = self.applied.insert(key.clone(), (Arc::clone(object), location.clone()));
-                    let (old_object, old_location) = before.unzip();
-                    if old_location.as_ref() != Some(&location) {
-                        self.moved.push((key, Some(location)));
-                    }
-                    if old_object.as_ref() != Some(object) {
-                        changes.push(Change::Applied(Arc::clone(object)));
-                    }
-                }
-                // The object was moved to another file and broken on the way, so its last good version stays.
-                None if self.refusals.contains_key(&key) => {}
-                None => {
-                    if self.applied.remove(&key).is_some() {
-                        self.moved.push((key.clone(), None));
-                        changes.push(Change::Deleted(key));
-                    }
-                }
-            }
-        }
-        changes
+        touched.into_iter().filter_map(|key| self.take_change(key)).collect()
     }
 
     /// Returns the locations that changed since this was last called.
@@ -104,12 +81,46 @@ impl FolderState {
         std::mem::take(&mut self.moved)
     }
 
-    /// Returns all findings, sorted by file.
+    /// Returns all findings, sorted by file. What is said of remnants is that of the last changes taken.
     pub(super) fn diagnostics(&self) -> Vec<Diagnostic> {
         let mut all: Vec<_> = self.files.values().flat_map(|file| file.diagnostics.iter().cloned()).collect();
+        all.extend(self.remnants.values().cloned());
         all.extend(self.contested.iter().filter_map(|key| self.definitions.get(key)).flat_map(conflicts));
         all.sort_by(|a, b| a.location.cmp(&b.location));
         all
+    }
+
+    fn take_change(&mut self, key: ObjectKey) -> Option<Change> {
+        let winner = self.definitions.get(&key).and_then(|definitions| definitions.first_key_value());
+        if let Some((position, object)) = winner {
+            let (object, location) = (Arc::clone(object), location(position));
+            self.remnants.remove(&key);
+            return self.apply(key, object, location);
+        }
+        let refusals = self.refusals.get(&key);
+        // The object was moved to another file and broken on the way, so its last good version stays.
+        if refusals.is_some() && self.applied.contains_key(&key) && !self.remnants.contains_key(&key) {
+            return None;
+        }
+        let remnant = refusals.and_then(|refusals| refusals.iter().find_map(|(position, remnant)| Some((position, remnant.as_ref()?))));
+        if let Some((position, remnant)) = remnant {
+            let (object, location) = (Arc::clone(&remnant.object), location(position));
+            self.remnants.insert(key.clone(), remnant.finding.clone().at(&location));
+            return self.apply(key, object, location);
+        }
+        self.remnants.remove(&key);
+        self.applied.remove(&key)?;
+        self.moved.push((key.clone(), None));
+        Some(Change::Deleted(key))
+    }
+
+    fn apply(&mut self, key: ObjectKey, object: Arc<Object>, location: Location) -> Option<Change> {
+        let before = self.applied.insert(key.clone(), (Arc::clone(&object), location.clone()));
+        let (old_object, old_location) = before.unzip();
+        if old_location.as_ref() != Some(&location) {
+            self.moved.push((key, Some(location)));
+        }
+        (old_object.as_ref() != Some(&object)).then_some(Change::Applied(object))
     }
 
     fn take(&mut self, path: &Arc<str>) -> FileState {
@@ -127,10 +138,10 @@ impl FolderState {
             }
             self.touched.insert(object.key.clone());
         }
-        for key in &file.refused {
-            if let Some(files) = self.refusals.get_mut(key) {
-                files.remove(path);
-                if files.is_empty() {
+        for (number, (location, Refused { key, .. })) in file.refused.iter().enumerate() {
+            if let Some(refusals) = self.refusals.get_mut(key) {
+                refusals.remove(&(Arc::clone(path), location.document, number));
+                if refusals.is_empty() {
                     self.refusals.remove(key);
                 }
             }
@@ -148,11 +159,17 @@ impl FolderState {
             }
             self.touched.insert(object.key.clone());
         }
-        for key in &file.refused {
-            self.refusals.entry(key.clone()).or_default().insert(Arc::clone(path));
+        for (number, (location, Refused { key, remnant })) in file.refused.iter().enumerate() {
+            let refusals = self.refusals.entry(key.clone()).or_default();
+            refusals.insert((Arc::clone(path), location.document, number), remnant.clone());
+            self.touched.insert(key.clone());
         }
         self.files.insert(Arc::clone(path), file);
     }
+}
+
+fn location((file, document, _): &Position) -> Location {
+    Location { file: Arc::clone(file), document: *document }
 }
 
 /// Returns a finding for each definition of an object but the first, which counts.
@@ -170,6 +187,7 @@ fn conflicts(definitions: &BTreeMap<Position, Arc<Object>>) -> Vec<Diagnostic> {
 #[cfg(test)]
 mod tests {
     use super::{super::file::read_text, *};
+    use crate::api::{Spec, istio::PeerMtlsMode};
 
     fn namespace(name: &str, label: &str) -> String {
         format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{v: {label}}}}}\n---\n")
@@ -272,6 +290,28 @@ mod tests {
         assert_eq!(set(&mut state, "f.yaml", &(authentication("STRICT") + &namespace("n", "y"))), [""; 0]);
         set(&mut state, "f.yaml", &(authentication("WRONG") + &namespace("n", "y")));
         assert_eq!(remove(&mut state, "f.yaml"), ["-Namespace/n", "-PeerAuthentication/default/a"]);
+    }
+
+    #[test]
+    fn what_was_never_good_leaves_what_it_closes_until_it_is_mended() {
+        let mut state = FolderState::default();
+        let mode = |state: &FolderState| match &state.applied.values().next().map(|(object, _)| &object.spec) {
+            Some(Spec::PeerAuthentication(policy)) => Some(policy.mode),
+            _ => None,
+        };
+        assert_eq!(set(&mut state, "f.yaml", &authentication("STRCT")), ["+PeerAuthentication/default/a"]);
+        assert_eq!(mode(&state), Some(PeerMtlsMode::Strict));
+        assert_eq!(findings(&state).len(), 2, "{:?}", findings(&state));
+        assert!(findings(&state)[1].contains("(f.yaml, document 1) spec: no good version"), "{:?}", findings(&state));
+        assert_eq!(set(&mut state, "f.yaml", &("# still\n".to_owned() + &authentication("STRIKT"))), [""; 0]);
+        assert_eq!(set(&mut state, "f.yaml", &authentication("PERMISSIVE")), ["+PeerAuthentication/default/a"]);
+        assert_eq!((mode(&state), findings(&state).len()), (Some(PeerMtlsMode::Permissive), 0));
+        assert_eq!(set(&mut state, "f.yaml", &authentication("STRCT")), [""; 0], "now a good version is known");
+        assert_eq!((mode(&state), findings(&state).len()), (Some(PeerMtlsMode::Permissive), 1));
+        assert_eq!(set(&mut state, "f.yaml", ""), ["-PeerAuthentication/default/a"]);
+        assert_eq!(set(&mut state, "f.yaml", &authentication("STRCT")), ["+PeerAuthentication/default/a"]);
+        assert_eq!(remove(&mut state, "f.yaml"), ["-PeerAuthentication/default/a"]);
+        assert_eq!(findings(&state), [""; 0]);
     }
 
     #[test]

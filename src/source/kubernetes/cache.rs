@@ -47,16 +47,24 @@ pub(super) struct ObjectListing {
     nameless: Vec<Diagnostic>,
 }
 
-/// The last good content of one object, and what is wrong with its newest. Kept small, as there are as many as there are
+/// The last good content of one object (or what holds of it without one), and what is wrong with its newest. Kept small, as there are as many as there are
 /// pods.
 #[derive(Clone, Debug)]
 struct CachedObject {
     /// Hash of `metadata.resourceVersion`, which is only compared; `None` if the object has none.
     version: Option<NonZero<u64>>,
     object: Option<Arc<Object>>,
-    findings: Option<Arc<Vec<Diagnostic>>>,
+    flaws: Option<Arc<Flaws>>,
     /// The document that the object was read from. Only kept of MeshConfig, where two documents are merged.
     document: Option<Arc<Value>>,
+}
+
+/// What is wrong with an object's newest content.
+#[derive(Clone, Debug)]
+struct Flaws {
+    findings: Vec<Diagnostic>,
+    /// Whether the object is only what holds of it although it is refused.
+    remnant: bool,
 }
 
 impl ObjectCache {
@@ -178,37 +186,42 @@ impl ObjectCache {
         changed
     }
 
-    /// Reads an object. If its newest content cannot be read or is refused, the last good content stays. Returns `None` if
-    /// the object is not wanted.
+    /// Reads an object. If its newest content cannot be read or is refused, the last good content stays, and without one
+    /// what holds of it all the same. Returns `None` if the object is not wanted.
     fn read(&mut self, name: &ObjectName, item: DecodedObject, wanted: impl Fn(&Object) -> bool) -> Option<CachedObject> {
         let before = self.objects.get(name);
         let version = NonZero::new(xxh3_64(item.version.as_bytes())).filter(|_| !item.version.is_empty());
         if let Some(before) = before.filter(|before| version.is_some() && before.version == version) {
             return before.object.as_ref().is_none_or(|object| wanted(object)).then(|| before.clone());
         }
-        let last_good = before.and_then(|before| before.object.clone());
+        let known = before.and_then(|before| before.object.clone());
+        let last_good = known.clone().filter(|_| !before.is_some_and(CachedObject::is_remnant));
         let mut document = before.and_then(|before| before.document.clone());
-        let (object, findings) = match item.content {
+        let (object, mut findings, refused) = match item.content {
             Ok(value) => {
                 let mut parsed = api::parse(&value, &self.cluster);
                 if self.kind == Kind::MeshConfig && !parsed.objects.is_empty() {
                     document = mesh_document(&value);
                 }
-                (parsed.objects.pop().map(|object| self.interned.share(object)), parsed.diagnostics)
+                (parsed.objects.pop().map(|object| self.interned.share(object)), parsed.diagnostics, parsed.refused.pop())
             }
-            Err(why) => (None, vec![Diagnostic::error("", format!("cannot be read: {why}")).of(&self.key(name))]),
+            Err(why) => (None, vec![Diagnostic::error("", format!("cannot be read: {why}")).of(&self.key(name))], None),
         };
-        if object.as_ref().or(last_good.as_ref()).is_some_and(|object| !wanted(object)) {
+        let good = object.or(last_good);
+        let remnant = refused.and_then(|refused| refused.remnant).filter(|_| good.is_none());
+        let is_remnant = remnant.is_some();
+        let object = good.or_else(|| {
+            let remnant = remnant?;
+            findings.push(remnant.finding);
+            Some(remnant.object)
+        });
+        if object.as_ref().is_some_and(|object| !wanted(object)) {
             return None;
         }
         // An equal object is kept as the one that the engine already has, so that its content is in memory once.
-        let object = match (object, last_good) {
-            (Some(new), Some(old)) if new == old => Some(old),
-            (Some(new), _) => Some(new),
-            (None, old) => old,
-        };
-        let findings = Some(findings).filter(|findings| !findings.is_empty()).map(Arc::new);
-        Some(CachedObject { version, object, findings, document })
+        let object = object.map(|new| known.filter(|known| *known == new).unwrap_or(new));
+        let flaws = (!findings.is_empty()).then(|| Arc::new(Flaws { findings, remnant: is_remnant }));
+        Some(CachedObject { version, object, flaws, document })
     }
 
     fn key(&self, (namespace, name): &ObjectName) -> ObjectKey {
@@ -224,7 +237,11 @@ impl ObjectCache {
 
 impl CachedObject {
     fn findings(&self) -> &[Diagnostic] {
-        self.findings.as_ref().map_or(&[], |findings| findings)
+        self.flaws.as_ref().map_or(&[], |flaws| &flaws.findings)
+    }
+
+    fn is_remnant(&self) -> bool {
+        self.flaws.as_ref().is_some_and(|flaws| flaws.remnant)
     }
 
     /// Returns the name with the text of the object's own key, so that it is in memory once. The key of MeshConfig is not
@@ -252,7 +269,7 @@ fn difference(before: Option<&CachedObject>, now: &CachedObject) -> (Option<Chan
 }
 
 fn index_findings(with_findings: &mut BTreeSet<ObjectName>, name: &ObjectName, entry: &CachedObject) {
-    if entry.findings.is_none() {
+    if entry.flaws.is_none() {
         with_findings.remove(name);
     } else {
         with_findings.insert(name.clone());

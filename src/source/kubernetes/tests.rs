@@ -201,6 +201,27 @@ async fn one_object_that_cannot_be_read_hurts_only_itself() {
 }
 
 #[tokio::test]
+async fn an_object_that_was_never_good_leaves_what_it_closes() {
+    let server = Server::new();
+    let policy =
+        |mode: &str, v: &str| json!({"metadata": {"name": "a", "namespace": "shop", "labels": {"v": v}}, "spec": {"mtls": {"mode": mode}}});
+    server.put("peerauthentications", policy("STRCT", "1"));
+    let mut received = Received::by(&server);
+    received.until("synced", |received| received.synced).await;
+    let findings = |received: &Received| received.findings.get("kubernetes/PeerAuthentication").cloned().unwrap_or_default();
+    assert!(received.has("PeerAuthentication/shop/a", "1"), "what holds of it: {:?}", received.objects);
+    received.until("both findings", |received| findings(received).len() == 2).await;
+    assert!(findings(&received)[1].contains("PeerAuthentication/shop/a spec: no good version"), "{:?}", findings(&received));
+    server.put("peerauthentications", policy("STRIKT", "2"));
+    received.until("the next one", |received| received.has("PeerAuthentication/shop/a", "2")).await;
+    server.put("peerauthentications", policy("STRICT", "3"));
+    received.until("mended", |received| received.has("PeerAuthentication/shop/a", "3") && findings(received).is_empty()).await;
+    server.put("peerauthentications", policy("STRCT", "4"));
+    received.until("the mistake alone", |received| findings(received).len() == 1).await;
+    assert!(received.has("PeerAuthentication/shop/a", "3"), "now a good version is known: {:?}", received.objects);
+}
+
+#[tokio::test]
 async fn a_right_that_is_taken_away_holds_its_kind_alone() {
     let server = Server::new();
     server.put("services", service("a", "1"));

@@ -17,6 +17,8 @@ pub struct Mistake {
     pub field: &'static str,
     /// What is said of it.
     pub message: &'static str,
+    /// What is said besides of what holds of it while no good version is known.
+    pub remnant: Option<&'static str>,
 }
 
 impl Mistake {
@@ -26,7 +28,15 @@ impl Mistake {
         let field = if self.field.is_empty() { String::new() } else { format!(" {}", self.field) };
         format!("{severity}: {}{field}: {}", self.object, self.message)
     }
+
+    /// Returns what is said besides, likewise.
+    pub fn remnant(&self) -> Option<String> {
+        self.remnant.map(|remnant| format!("warning: {} spec: {NO_GOOD_VERSION}: {remnant}", self.object))
+    }
 }
+
+/// How a finding begins that says what holds of a refused object.
+pub const NO_GOOD_VERSION: &str = "no good version of it is known, and going without it would leave something open";
 
 /// Returns a VirtualService for `reviews` with this route.
 pub fn virtual_service(http: &str) -> String {
@@ -302,19 +312,57 @@ fn others() -> Vec<Mistake> {
             "PeerAuthentication/shop/all",
             "spec.mtls.mode",
             "unknown value \"STRCT\"; known are UNSET, DISABLE, PERMISSIVE, STRICT",
-        ),
+        )
+        .leaving(STRICT),
         refused(
             "ports of every workload",
             peer_authentication("{mtls: {mode: STRICT}, portLevelMtls: {8080: {mode: DISABLE}}}"),
             "PeerAuthentication/shop/all",
             "spec.portLevelMtls",
             "needs a selector: ports are those of one workload",
-        ),
+        )
+        .leaving(STRICT),
+        refused(
+            "a TLS mode that is misspelled",
+            networking("DestinationRule", "reviews", "{host: reviews, trafficPolicy: {tls: {mode: SIMPEL}}}"),
+            "DestinationRule/shop/reviews",
+            "spec.trafficPolicy.tls.mode",
+            "unknown value \"SIMPEL\"; known are DISABLE, SIMPLE, MUTUAL, ISTIO_MUTUAL",
+        )
+        .leaving("connections to reviews for which its TLS cannot be read are not made"),
+        refused(
+            "TLS beside a timeout that is none",
+            networking(
+                "DestinationRule",
+                "ratings",
+                "{host: ratings, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}, connectionPool: {tcp: {connectTimeout: soon}}}}",
+            ),
+            "DestinationRule/shop/ratings",
+            "spec.trafficPolicy.connectionPool.tcp.connectTimeout",
+            "must be a duration such as 1.5s or 250ms, is \"soon\"",
+        )
+        .leaving("its TLS holds for connections to ratings, and nothing else of it"),
+        refused(
+            "a policy for unknown destinations that is misspelled",
+            networking("Sidecar", "default", "{outboundTrafficPolicy: {mode: REGISTRY_ONYL}}"),
+            "Sidecar/shop/default",
+            "spec.outboundTrafficPolicy.mode",
+            "unknown value \"REGISTRY_ONYL\"; known are REGISTRY_ONLY, ALLOW_ANY",
+        )
+        .leaving("unknown destinations are blocked (REGISTRY_ONLY), and of its egress only what is right is imported"),
     ]
 }
 
+const STRICT: &str = "its modes hold where they can be read, and STRICT where not";
+
+impl Mistake {
+    fn leaving(self, remnant: &'static str) -> Self {
+        Self { remnant: Some(remnant), ..self }
+    }
+}
+
 fn refused(name: &'static str, yaml: String, object: &'static str, field: &'static str, message: &'static str) -> Mistake {
-    Mistake { name, yaml, refused: true, object, field, message }
+    Mistake { name, yaml, refused: true, object, field, message, remnant: None }
 }
 
 fn doubtful(name: &'static str, yaml: String, object: &'static str, field: &'static str, message: &'static str) -> Mistake {
