@@ -37,7 +37,7 @@ fn tables(outcomes: &BTreeMap<String, Outcome>, silent: &BTreeMap<String, String
         }
     }
     let mut text = format!(
-        "Of {} fields {applied} change what some proxy is sent. These do not, or are refused, and a finding at the object says so:\n\n\
+        "Of {} fields {applied} change what some proxy is sent, or is injected. These do not, or are refused, and a finding at the object says so:\n\n\
          | Kind | Fields | Finding |\n|---|---|---|\n",
         outcomes.len()
     );
@@ -56,6 +56,10 @@ fn tables(outcomes: &BTreeMap<String, Outcome>, silent: &BTreeMap<String, String
 /// Returns a path as it is printed. A traffic policy stands in four places, which are all the same to it.
 fn shown(path: &str) -> String {
     let path = path.strip_prefix("spec.").or(path.strip_prefix("data.")).unwrap_or(path).replace('~', ".");
+    // A finding about the object as a whole is found at each of its fields.
+    if path == "spec" {
+        return "(all of it)".to_owned();
+    }
     match path.split_once("trafficPolicy.") {
         Some((_, policy)) => format!("trafficPolicy.{}", policy.strip_prefix("portLevelSettings[].").unwrap_or(policy)),
         None => path,

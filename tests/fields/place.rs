@@ -27,7 +27,7 @@ pub(super) fn parent(path: &str) -> &str {
 
 /// Returns whether two paths, of which one is from a finding (`spec.http[0].name`), are the same or one is within the other.
 pub(super) fn is_about(found: &str, path: &str, key: &str) -> bool {
-    let (found, path) = (plain(found), plain(&path.replace('*', key)));
+    let (found, path) = (plain(found), plain(&path.replace('*', key).replace('~', ".")));
     let within = |inner: &str, outer: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     within(&found, &path) || within(&path, &found)
 }

@@ -1,11 +1,12 @@
-//! The fields of Istio's kinds, as its definitions list them (`istio.txt`, written by `scripts/istio-fields`).
+//! The fields of Istio's kinds, as its definitions list them (`istio.txt`, written by `scripts/istio-fields`), those of MeshConfig, as
+//! its descriptor does (`mesh_config.txt`, written by `scripts/mesh-config-fields`), and those of Kubernetes' kinds that istiod reads.
 
 use std::collections::BTreeSet;
 
 use istiod_lite::api::Kind;
 
 /// Kinds that are refused as a whole, whatever their fields say.
-const REFUSED_WHOLE: [&str; 2] = ["AuthorizationPolicy", "RequestAuthentication"];
+pub(super) const REFUSED_WHOLE: [&str; 2] = ["AuthorizationPolicy", "RequestAuthentication"];
 
 /// One field that holds a value.
 pub(super) struct Field {
@@ -29,7 +30,7 @@ impl Field {
 
 impl Schema {
     pub(super) fn load() -> Self {
-        let text = [super::read("istio.txt"), super::read("kubernetes.txt")].concat();
+        let text = ["istio.txt", "mesh_config.txt", "kubernetes.txt"].map(super::read).concat();
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         let fields = lines.map(|line| {
             let mut words = line.split(' ').map(str::to_owned);
@@ -45,7 +46,7 @@ impl Schema {
     /// Returns the kinds whose fields are read.
     pub(super) fn kinds(&self) -> impl Iterator<Item = &'static str> {
         let known: BTreeSet<&str> = self.0.iter().map(|field| field.kind.as_str()).collect();
-        Kind::ALL.into_iter().map(Kind::as_str).filter(move |kind| known.contains(kind) && !REFUSED_WHOLE.contains(kind))
+        Kind::ALL.into_iter().map(Kind::as_str).filter(move |kind| known.contains(kind))
     }
 
     pub(super) fn leaves(&self, kind: &str) -> impl Iterator<Item = &Field> {

@@ -3,19 +3,23 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use istiod_lite::{
-    api::{self, Diagnostic, Object, ObjectKey, Parsed, Severity, mesh_config::MeshConfig, yaml},
+    api::{self, Diagnostic, Kind, Object, ObjectKey, Parsed, Severity, mesh_config::MeshConfig, yaml},
     mesh::{
         engine::Engine,
         model::{Flavour, Interception, Proxy, ProxyKind},
         validate,
-        world::World,
+        world::{Touched, World},
     },
     xds::{classes::Classes, resource_type::ResourceType},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{place, schema::Field};
+use super::{
+    injection::Injection,
+    place,
+    schema::{Field, REFUSED_WHOLE},
+};
 
 /// What became of a field that was set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +54,8 @@ pub(super) struct Stage {
     object: Value,
     /// Everything else.
     engine: Engine,
+    /// The pods that are injected under the walked settings.
+    injection: Injection,
     settings: Vec<Setting>,
     kind: String,
 }
@@ -58,6 +64,7 @@ pub(super) struct Stage {
 #[derive(PartialEq, Eq)]
 struct Seen {
     resources: BTreeSet<(usize, ResourceType, String, u64)>,
+    injected: Vec<Value>,
     findings: BTreeSet<Diagnostic>,
     is_refused: bool,
 }
@@ -70,7 +77,8 @@ impl Stage {
         let object = documents.iter().find(|document| is_walked(document)).unwrap_or_else(|| panic!("no {kind} named walked")).clone();
         let mut engine = Engine::new("cluster.local", MeshConfig::default());
         engine.apply(keyed(documents.iter().filter(|document| !is_walked(document)).flat_map(parse_whole)));
-        Self { object, engine, settings: super::yaml("settings.yaml"), kind: kind.to_owned() }
+        let injection = Injection::of(&documents);
+        Self { object, engine, injection, settings: super::yaml("settings.yaml"), kind: kind.to_owned() }
     }
 
     /// Sets a field to values of its type until one has an effect.
@@ -91,7 +99,7 @@ impl Stage {
             if let Some(refused) = self.refused_part(field, &key, &after).filter(|_| !after.is_refused) {
                 return refused;
             }
-            if !after.is_refused && after.resources != before.resources {
+            if !after.is_refused && (after.resources != before.resources || after.injected != before.injected) {
                 return Outcome::Applied;
             }
             outcomes.push(self.without_effect(field, &key, &after));
@@ -128,7 +136,29 @@ impl Stage {
         place::put(&mut document, &format!("{path}.walked"), &key, json!("walked"));
         let parsed = self.parse(&document);
         let unknown = format!("{path}.walked");
-        parsed.diagnostics.iter().any(|finding| place::is_about(&finding.field, &unknown, &key) && tells_of_no_effect(finding))
+        parsed.diagnostics.iter().any(|finding| place::is_about(&at(finding), &unknown, &key) && tells_of_no_effect(finding))
+    }
+
+    /// Returns the errors that say of a value that it is unknown, although the schema has it.
+    pub(super) fn unknown_values(&self, field: &Field) -> Vec<String> {
+        let key = self.key(&field.path);
+        let errors_of = |value: &String| {
+            let mut document = self.given(&field.path);
+            place::put(&mut document, &field.path, &key, json!(value));
+            let parsed = self.parse(&document);
+            parsed.diagnostics.into_iter().map(|finding| finding.to_string()).filter(|said| said.contains("unknown value"))
+        };
+        field.values.iter().flat_map(errors_of).collect()
+    }
+
+    /// Returns what is said of the object as it stands, with this label.
+    pub(super) fn said_with_label(&self, field: &Field, name: &str, value: &str) -> Vec<Diagnostic> {
+        let key = self.key(&field.path);
+        let mut document = self.given(&field.path);
+        let set = self.values(field).remove(0);
+        place::put(&mut document, &field.path, &key, set);
+        place::lay_over(&mut document, "metadata.labels", &key, &json!({ name: value }));
+        self.see(&document).findings.into_iter().filter(|finding| self.is_object(finding)).collect()
     }
 
     fn parse(&self, document: &Value) -> Parsed {
@@ -143,12 +173,14 @@ impl Stage {
     fn see(&self, document: &Value) -> Seen {
         let parsed = self.parse(document);
         let mut engine = self.engine.clone();
-        let is_refused = parsed.objects.is_empty();
-        let applied = engine.apply(keyed(parsed.objects));
-        let mut findings: BTreeSet<Diagnostic> = parsed.diagnostics.into_iter().chain(validate::check(&applied.world)).collect();
+        let applied = engine.apply(keyed(parsed.objects.iter().cloned()));
+        let (injected, said) = self.injection.pods(document, &applied.world);
+        let is_refused = parsed.objects.is_empty() || said.iter().any(|finding| finding.severity == Severity::Error);
+        let mut findings: BTreeSet<Diagnostic> =
+            parsed.diagnostics.into_iter().chain(said).chain(validate::check(&applied.world)).collect();
         let classes = Classes::default();
         let proxies = proxies(&applied.world);
-        classes.prepare(applied.world, &Default::default()).send();
+        classes.prepare(applied.world, &Touched { everything: true, ..Touched::default() }).send();
         let mut resources = BTreeSet::new();
         for (index, proxy) in proxies.iter().enumerate() {
             let view = classes.view_for(proxy);
@@ -157,16 +189,22 @@ impl Stage {
             }
             findings.extend(classes.findings_for(proxy));
         }
-        Seen { resources, findings, is_refused }
+        Seen { resources, injected, findings, is_refused }
     }
 
     fn is_about(&self, finding: &Diagnostic, path: &str, key: &str) -> bool {
-        let is_object = finding
-            .object
-            .as_ref()
-            .is_some_and(|object| object.kind.as_str() == self.kind && ["walked", "istio"].contains(&object.name.as_str()));
-        let at = if self.kind == "MeshConfig" { format!("data.{}", finding.field) } else { finding.field.clone() };
-        is_object && !["", "spec", "data."].contains(&at.as_str()) && place::is_about(&at, path, key)
+        let at = at(finding);
+        let is_meant = if ["", "spec", "data."].contains(&at.as_str()) { self.is_refused_whole() } else { place::is_about(&at, path, key) };
+        self.is_object(finding) && is_meant
+    }
+
+    fn is_object(&self, finding: &Diagnostic) -> bool {
+        let named = |object: &ObjectKey| object.kind.as_str() == self.kind && ["walked", "istio"].contains(&object.name.as_str());
+        finding.object.as_ref().is_some_and(named)
+    }
+
+    fn is_refused_whole(&self) -> bool {
+        REFUSED_WHOLE.contains(&self.kind.as_str())
     }
 
     fn given(&self, path: &str) -> Value {
@@ -206,7 +244,7 @@ impl Stage {
     fn settings_of<'s>(&'s self, path: &'s str) -> impl Iterator<Item = (&'s Setting, Option<&'s str>)> {
         self.settings.iter().filter_map(move |setting| {
             let pattern = setting.field.strip_prefix(&self.kind)?.strip_prefix(' ')?;
-            let ends = |rest: &str| rest.is_empty() || rest.starts_with(['.', '[']);
+            let ends = |rest: &str| rest.is_empty() || rest.starts_with(['.', '[', '/']);
             match pattern.strip_prefix("**") {
                 Some(name) => {
                     let end = path.match_indices(name).map(|(at, _)| at + name.len()).find(|end| ends(&path[*end..]))?;
@@ -219,8 +257,15 @@ impl Stage {
 }
 
 fn told(finding: &Diagnostic, field: &Field, key: &str) -> Outcome {
-    let at = if field.kind == "MeshConfig" { format!("data.{}", finding.field) } else { finding.field.clone() };
-    Outcome::Told { at: place::within(&at, &field.path, key), message: finding.message.clone() }
+    Outcome::Told { at: place::within(&at(finding), &field.path, key), message: finding.message.clone() }
+}
+
+/// Returns the path that a finding is about, in the walked document: MeshConfig is the `data` of a document here.
+fn at(finding: &Diagnostic) -> String {
+    match &finding.object {
+        Some(object) if object.kind == Kind::MeshConfig => format!("data.{}", finding.field),
+        _ => finding.field.clone(),
+    }
 }
 
 /// Returns whether a finding says that what was written is not done, and not that the test wrote something wrong.

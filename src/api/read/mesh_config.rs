@@ -4,7 +4,10 @@ use super::{
     fields::{Fields, Node, Read},
     gateway::outbound_mode,
 };
-use crate::api::mesh_config::{MeshConfig, PathNormalization};
+use crate::api::{
+    istio::OutboundTrafficPolicy,
+    mesh_config::{MeshConfig, PathNormalization},
+};
 
 /// Fields of Istio that do not affect what a proxy is sent: those of injection and bootstrap, and unsupported ones.
 const WITHOUT_EFFECT: [&str; 23] = [
@@ -87,7 +90,7 @@ fn read_proxy_defaults(fields: &Fields<'_>, mesh: &mut MeshConfig) {
 }
 
 fn read_policies(fields: &Fields<'_>, mesh: &mut MeshConfig) {
-    if let Some(policy) = mode_of(fields, "outboundTrafficPolicy", outbound_mode) {
+    if let Some(policy) = mode_of(fields, "outboundTrafficPolicy", outbound_mode_of_mesh) {
         mesh.outbound_traffic_policy = policy;
     }
     let inbound = [("PASSTHROUGH", false), ("LOCALHOST", true)];
@@ -97,6 +100,15 @@ fn read_policies(fields: &Fields<'_>, mesh: &mut MeshConfig) {
     mesh.h2_upgrade = fields.with("h2UpgradePolicy", |node| node.one_of(&upgrades)).unwrap_or_default();
     mesh.default_http_retry_policy = fields.opt("defaultHttpRetryPolicy");
     mesh.path_normalization = fields.with("pathNormalization", path_normalization).unwrap_or_default();
+}
+
+/// Reads the mode of the mesh, which has one more than a Sidecar's. What would have been resolved anew is not let through as it is.
+fn outbound_mode_of_mesh(node: Node<'_>) -> Option<OutboundTrafficPolicy> {
+    if node.value == "ALLOW_ANY_DYNAMIC_DNS" {
+        node.findings.warning(&node.path, "ALLOW_ANY_DYNAMIC_DNS is not supported yet: it is taken for REGISTRY_ONLY");
+        return Some(OutboundTrafficPolicy::RegistryOnly);
+    }
+    outbound_mode(node)
 }
 
 /// Reads `{mode: …}`.

@@ -4,7 +4,7 @@ use super::fields::{Node, Read};
 use crate::api::proxy_config::{InterceptionMode, ProxyConfig};
 
 /// Fields of Istio that would change at most the bootstrap of its own proxy.
-const WITHOUT_EFFECT: [&str; 31] = [
+const WITHOUT_EFFECT: [&str; 32] = [
     "configPath",
     "binaryPath",
     "serviceCluster",
@@ -20,6 +20,7 @@ const WITHOUT_EFFECT: [&str; 31] = [
     "tracing",
     "envoyAccessLogService",
     "envoyMetricsService",
+    "envoyMetricsServiceAddress",
     "runtimeValues",
     "availabilityZone",
     "sds",

@@ -13,6 +13,7 @@ mod service_entry;
 mod sidecar;
 mod text;
 mod traffic_distribution;
+mod unread_metadata;
 mod virtual_service;
 
 use super::{
@@ -32,6 +33,7 @@ macro_rules! define_object {
             let check = Check { object: &object.key, findings };
             let at = Path::Root.field("spec");
             traffic_distribution::check(object, findings);
+            unread_metadata::check(object, findings);
             match &object.spec {
                 $($(Spec::$kind(content) => check.$check(content, &at),)?)*
                 _ => {}

@@ -62,7 +62,13 @@ const METADATA: FieldMask = FieldMask::Fields(&[
     ("labels", FieldMask::All),
     (
         "annotations",
-        FieldMask::Prefixes(&["networking.istio.io/", "alpha.istio.io/", "traffic.istio.io/", "sidecar.istio.io/interceptionMode"]),
+        FieldMask::Prefixes(&[
+            "networking.istio.io/",
+            "alpha.istio.io/",
+            "traffic.istio.io/",
+            "topology.istio.io/",
+            "sidecar.istio.io/interceptionMode",
+        ]),
     ),
     ("creationTimestamp", FieldMask::All),
     ("deletionTimestamp", FieldMask::All),

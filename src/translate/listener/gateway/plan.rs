@@ -31,8 +31,12 @@ use crate::{
     },
 };
 
+/// The label of a Service behind which gateways listen at the ports that servers name, and not at its target ports.
+const AS_NUMBERED: &str = "experimental.istio.io/disable-gateway-port-translation";
+
 pub(super) fn plan(view: GatewayView<'_>) -> GatewayPlan {
-    let targets = view.targets.iter().filter_map(|target| Some((target.service.ports.get(target.port)?.number, target.target_port)));
+    let translating = view.targets.iter().filter(|target| !target.service.labels.contains_key(AS_NUMBERED));
+    let targets = translating.filter_map(|target| Some((target.service.ports.get(target.port)?.number, target.target_port)));
     let class = ListenerClass::of(view.class);
     let everywhere = [Some(class.wildcard()), class.dual_stack().then_some("::")];
     let everywhere: Vec<IpAddr> = everywhere.into_iter().flatten().filter_map(|address| address.parse().ok()).collect();
