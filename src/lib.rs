@@ -5,6 +5,7 @@
 mod agent;
 pub mod api;
 mod backoff;
+pub mod budget;
 mod cli;
 pub mod clock;
 pub mod controllers;

@@ -6,6 +6,7 @@ pub mod debug;
 pub mod dump;
 pub mod encode;
 pub mod ledger;
+mod messages;
 pub mod metrics;
 pub mod node;
 pub mod per_type;

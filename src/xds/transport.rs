@@ -16,25 +16,29 @@ use http::{HeaderValue, header::CONTENT_TYPE};
 use prost::Message;
 use tokio::{sync::mpsc, time};
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status, Streaming, body::Body, codegen::StdError, server::NamedService, transport::server::TcpConnectInfo};
-use tonic_prost::ProstDecoder;
+use tonic::{Code, Status, body::Body, codegen::StdError, server::NamedService, transport::server::TcpConnectInfo};
 use tower::Service;
 
 use super::{
     codec::{Form, Outgoing, Responses},
     debug::{self, Inspector},
     ledger::{Entry, Ledger},
+    messages::{Bounds, Messages},
     node::{Claim, Node, Proven},
     session::{Delta, Event, Protocol, Request, Response, Session, Settings, Sotw},
     view::Views,
 };
 use crate::{
+    budget::{Budget, Exhausted, Portion, Purpose, Standing},
     clock::{Clock, system_clock},
     mesh::model::Caller,
 };
 
 /// The path prefix of the service.
 const NAME: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
+
+/// What a stream holds without names, in bytes: its state here and in the connection, a small request, and an answer on its way.
+const STREAM: usize = 48 << 10;
 
 /// How streams are served.
 #[derive(Clone)]
@@ -43,10 +47,14 @@ pub struct Options {
     pub rollout: Settings,
     /// Whether a caller must have proven who it is. It must on port 15012, not on 15010.
     pub authenticated: bool,
-    /// The largest request of a proven caller, in bytes. A proxy that comes back names all that it holds.
+    /// The largest request of a proven caller that is served, in bytes.
     pub request_limit: usize,
-    /// The largest request of anyone else, in bytes.
-    pub anonymous_request_limit: usize,
+    /// The largest request of anyone else, in bytes. A proxy that comes back names all that it holds.
+    pub first_request_limit: usize,
+    /// How long the first request may take, and each one from its first byte to its last.
+    pub request_time: Duration,
+    /// What all callers together may have this process hold.
+    pub budget: Budget,
     /// Ends all streams. The clients come back, to another replica.
     pub shutdown: CancellationToken,
     /// The time of day, for the ledger.
@@ -82,12 +90,13 @@ impl DiscoveryService {
         if self.options.authenticated && caller == Caller::Anonymous {
             return Status::unauthenticated("no valid token or client certificate").into_http();
         }
-        let limit = match caller {
-            Caller::Anonymous => self.options.anonymous_request_limit,
-            Caller::Workload(_) => self.options.request_limit,
-        };
         let peer = request.extensions().get::<TcpConnectInfo>().and_then(|info| info.remote_addr);
-        let requests = Streaming::new_request(ProstDecoder::default(), request.into_body(), None, Some(limit));
+        let bounds = Bounds { size: self.options.first_request_limit, time: self.options.request_time };
+        let admitted = self.admit(&caller, Body::new(request.into_body()), bounds);
+        let (requests, portion) = match admitted {
+            Ok(admitted) => admitted,
+            Err(error) => return Status::resource_exhausted(error.to_string()).into_http(),
+        };
         // One response may wait while another is on its way. The next is made when there is room, from what is then the
         // newest view.
         let (responses, outgoing) = mpsc::channel(1);
@@ -95,7 +104,9 @@ impl DiscoveryService {
         let body = Responses::new(form, outgoing, metrics.send_time.clone());
         tokio::spawn(async move {
             let debug_nonces = Nonces::default();
-            let stream = Stream::<P> { service: self, form, caller, peer, requests, responses: responses.clone(), debug_nonces };
+            let responses_out = responses.clone();
+            let stream =
+                Stream::<P> { service: self, form, caller, peer, requests, responses: responses_out, debug_nonces, _portion: portion };
             if let Err(status) = stream.run().await {
                 if is_internal(&status) {
                     metrics.internal_errors.inc();
@@ -107,6 +118,17 @@ impl DiscoveryService {
         let mut response = http::Response::new(Body::new(body));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         response
+    }
+
+    /// Takes what a stream holds from the budget.
+    fn admit<T: Message + Default>(&self, caller: &Caller, body: Body, bounds: Bounds) -> Result<(Messages<T>, Portion), Exhausted> {
+        let standing = match caller {
+            Caller::Anonymous => Standing::Unproven,
+            Caller::Workload(_) => Standing::Proven,
+        };
+        let budget = &self.options.budget;
+        let portion = budget.take(Purpose::Streams, standing, STREAM)?;
+        Ok((Messages::new(body, bounds, budget, standing)?, portion))
     }
 }
 
@@ -143,8 +165,10 @@ impl Default for Options {
         Self {
             rollout: Settings::default(),
             authenticated: false,
-            request_limit: 128 << 20,
-            anonymous_request_limit: 16 << 20,
+            request_limit: 16 << 20,
+            first_request_limit: 4 << 20,
+            request_time: Duration::from_secs(10),
+            budget: Budget::default(),
             shutdown: CancellationToken::new(),
             clock: system_clock(),
         }
@@ -157,9 +181,11 @@ struct Stream<P: Protocol> {
     form: Form,
     caller: Caller,
     peer: Option<SocketAddr>,
-    requests: Streaming<P::Request>,
+    requests: Messages<P::Request>,
     responses: mpsc::Sender<Result<Outgoing, Status>>,
     debug_nonces: Nonces,
+    /// What it holds, of the budget.
+    _portion: Portion,
 }
 
 /// The nonces of the last debug answers.
@@ -197,7 +223,7 @@ impl<P: Protocol> Stream<P> {
             }
             tokio::select! {
                 biased;
-                request = self.requests.message() => match self.received(request)? {
+                request = self.requests.next() => match self.received(request)? {
                     Some(request) if self.is_debug(&request) => self.answer_debug(&request).await?,
                     Some(request) => {
                         session.on_request(request, now());
@@ -237,7 +263,7 @@ impl<P: Protocol> Stream<P> {
     async fn introduction(&mut self) -> Result<Option<(Proven, P::Request)>, Status> {
         let mut introduced = None;
         loop {
-            let request = self.requests.message().await;
+            let request = self.requests.next().await;
             let Some(mut request) = self.received(request)? else { return Ok(None) };
             let node = request.take_node();
             if node.is_none() && request.type_url().ends_with("istio.v1.HealthInformation") {
@@ -254,6 +280,9 @@ impl<P: Protocol> Stream<P> {
             let node = Node::parse(node).map_err(|error| Status::invalid_argument(error.to_string()))?;
             let node = Arc::new(node);
             let proven = Proven::new(Arc::clone(&node), self.caller.clone()).ok_or_else(|| self.refusal(&node.proxy.id))?;
+            if self.caller != Caller::Anonymous {
+                self.requests.allow(self.service.options.request_limit);
+            }
             return Ok(Some((proven, request)));
         }
     }

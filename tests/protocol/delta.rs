@@ -392,7 +392,7 @@ async fn a_stream_needs_a_node_that_is_the_callers() {
 
 #[tokio::test]
 async fn a_first_request_may_not_be_of_any_size() {
-    let options = Options { anonymous_request_limit: 1000, ..Options::default() };
+    let options = Options { first_request_limit: 1000, ..Options::default() };
     let server = Server::start_with(options, Caller::Anonymous, Vec::new()).await;
     let mut client = DeltaClient::connect(server.address).await;
     client.open(Cluster, &["x".repeat(2000).as_str()], &[]);

@@ -1,0 +1,230 @@
+//! The messages of a stream, read within bounds: a size, a time to end, and the [`Budget`] of the process.
+//!
+//! Not tonic's `Streaming`: it keeps the room of the largest message for as long as the stream lives, takes it before a byte has
+//! come, and decodes whatever that may cost.
+
+mod weigh;
+
+use std::{marker::PhantomData, pin::Pin, time::Duration};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http_body_util::BodyExt;
+use prost::Message;
+use tokio::time::{Instant, timeout_at};
+use tonic::{Code, Status, body::Body};
+
+use self::weigh::decoded_size;
+use crate::budget::{Budget, Exhausted, Portion, Purpose, Standing};
+
+/// The bytes in front of each message: whether it is compressed, and its length.
+const HEADER: usize = 5;
+
+/// What of a message needs no budget: a usual first request, which a stream is charged for anyway. Small requests are thus read
+/// also when large ones have used up the budget.
+const FREE: usize = 16 << 10;
+
+/// How much larger than its content a buffer may be that grows.
+const GROWTH: usize = 2;
+
+/// What a stream may ask of us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Bounds {
+    /// The largest message, in bytes.
+    pub(super) size: usize,
+    /// How long the first message may take, and each one from its first byte to its last.
+    pub(super) time: Duration,
+}
+
+/// Reads the messages of one stream.
+pub(super) struct Messages<T> {
+    body: Pin<Box<Body>>,
+    buffer: BytesMut,
+    bounds: Bounds,
+    /// What the message under way, or the one that was just given out, is charged for.
+    portion: Portion,
+    /// When the message under way must have ended.
+    deadline: Option<Instant>,
+    message: PhantomData<fn() -> T>,
+}
+
+impl<T: Message + Default> Messages<T> {
+    /// Reads `body` for a caller of this standing.
+    ///
+    /// # Errors
+    /// When the budget has nothing left.
+    pub(super) fn new(body: Body, bounds: Bounds, budget: &Budget, standing: Standing) -> Result<Self, Exhausted> {
+        let portion = budget.take(Purpose::Messages, standing, 0)?;
+        let deadline = Some(Instant::now() + bounds.time);
+        Ok(Self { body: Box::pin(body), buffer: BytesMut::new(), bounds, portion, deadline, message: PhantomData })
+    }
+
+    /// Allows larger messages from now on.
+    pub(super) fn allow(&mut self, size: usize) {
+        self.bounds.size = size;
+    }
+
+    /// Returns the next message; `None` when the client has ended the stream. May be dropped and called again. What the message
+    /// before it cost is given back.
+    ///
+    /// # Errors
+    /// When a message is too large, takes too long, is none, or there is no budget for it.
+    pub(super) async fn next(&mut self) -> Result<Option<T>, Status> {
+        loop {
+            if let Some(message) = self.whole_message()? {
+                return Ok(Some(message));
+            }
+            self.charge(GROWTH * self.buffer.len())?;
+            let Some(data) = self.read().await? else { return Ok(None) };
+            self.charge(GROWTH * (self.buffer.len() + data.len()))?;
+            if self.deadline.is_none() {
+                self.deadline = Some(Instant::now() + self.bounds.time);
+            }
+            self.buffer.extend_from_slice(&data);
+        }
+    }
+
+    async fn read(&mut self) -> Result<Option<Bytes>, Status> {
+        loop {
+            let frame = match self.deadline {
+                Some(deadline) => timeout_at(deadline, self.body.frame()).await.map_err(|_| self.too_slow())?,
+                None => self.body.frame().await,
+            };
+            match frame {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => return Ok(Some(data)),
+                    // Trailers: what follows is the end.
+                    Err(_) => continue,
+                },
+                Some(Err(status)) if status.code() == Code::Cancelled => return Ok(None),
+                Some(Err(status)) => return Err(status),
+                None if self.buffer.is_empty() => return Ok(None),
+                None => return Err(Status::internal("the stream ended within a message")),
+            }
+        }
+    }
+
+    /// Takes a message out of the buffer, if it has a whole one.
+    fn whole_message(&mut self) -> Result<Option<T>, Status> {
+        let Some(header) = self.buffer.first_chunk::<HEADER>() else { return Ok(None) };
+        let [compressed, length @ ..] = *header;
+        if compressed != 0 {
+            return Err(Status::unimplemented("compressed messages are not read"));
+        }
+        let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+        let most = self.bounds.size;
+        if length > most {
+            return Err(Status::out_of_range(format!("a message of {length} bytes is too large: the limit is {most} bytes")));
+        }
+        if self.buffer.len() - HEADER < length {
+            return Ok(None);
+        }
+        self.buffer.advance(HEADER);
+        let bytes = self.buffer.split_to(length).freeze();
+        if self.buffer.is_empty() {
+            // What is split off keeps the allocation alive; nothing of it must stay with an idle stream.
+            self.buffer = BytesMut::new();
+        }
+        self.charge(GROWTH * (self.buffer.len() + length) + decoded_size(&bytes))?;
+        self.deadline = (!self.buffer.is_empty()).then(|| Instant::now() + self.bounds.time);
+        T::decode(bytes).map(Some).map_err(|error| Status::internal(error.to_string()))
+    }
+
+    fn charge(&mut self, bytes: usize) -> Result<(), Status> {
+        let charged = if bytes <= FREE { 0 } else { bytes };
+        self.portion.resize(charged).map_err(|error| Status::resource_exhausted(error.to_string()))
+    }
+
+    fn too_slow(&self) -> Status {
+        Status::deadline_exceeded(format!("no whole message came within {:?}", self.bounds.time))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
+    use futures::{StreamExt, stream};
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds { size: 4 << 20, time: Duration::from_secs(10) };
+
+    fn names(count: usize) -> DiscoveryRequest {
+        let resource_names = (0..count).map(|number| format!("name-{number}")).collect();
+        DiscoveryRequest { resource_names, ..DiscoveryRequest::default() }
+    }
+
+    fn framed(message: &DiscoveryRequest) -> Vec<u8> {
+        let body = message.encode_to_vec();
+        [&[0], &u32::try_from(body.len()).unwrap().to_be_bytes()[..], &body].concat()
+    }
+
+    /// Sends the pieces, and then ends, or never does.
+    fn messages(pieces: Vec<Vec<u8>>, ends: bool, budget: &Budget) -> Messages<DiscoveryRequest> {
+        let pieces = stream::iter(pieces.into_iter().map(|piece| Ok::<_, Status>(Frame::data(Bytes::from(piece)))));
+        let rest = if ends { stream::empty().boxed() } else { stream::pending().boxed() };
+        Messages::new(Body::new(StreamBody::new(pieces.chain(rest))), BOUNDS, budget, Standing::Unproven).unwrap()
+    }
+
+    #[tokio::test]
+    async fn messages_come_however_they_are_cut() {
+        let sent = [names(1), names(0), names(5_000)];
+        let bytes = sent.iter().flat_map(framed).collect::<Vec<u8>>();
+        for piece in [1, 7, 16 << 10, bytes.len()] {
+            let budget = Budget::of(64 << 20);
+            let mut messages = messages(bytes.chunks(piece).map(<[u8]>::to_vec).collect(), true, &budget);
+            for expected in &sent {
+                assert_eq!(messages.next().await.unwrap().as_ref(), Some(expected));
+            }
+            assert_eq!(messages.next().await.unwrap(), None);
+            assert_eq!(messages.portion.bytes(), 0, "all is given back");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_that_does_not_end_is_given_up() {
+        let budget = Budget::default();
+        let mut half = framed(&names(5_000));
+        half.pop();
+        let soon = |pieces| {
+            let mut messages = messages(pieces, false, &budget);
+            messages.bounds.time = Duration::from_millis(20);
+            messages.deadline = Some(Instant::now() + messages.bounds.time);
+            messages
+        };
+        for pieces in [vec![], vec![vec![0]], vec![half.clone()], vec![framed(&names(1)), half]] {
+            let mut messages = soon(pieces);
+            let ended = loop {
+                if let Err(status) = messages.next().await {
+                    break status;
+                }
+            };
+            assert_eq!(ended.code(), Code::DeadlineExceeded);
+        }
+        // Between messages a stream may be quiet.
+        let mut quiet = soon(vec![framed(&names(1))]);
+        quiet.next().await.unwrap();
+        assert!(timeout_at(Instant::now() + Duration::from_millis(100), quiet.next()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_or_cannot_be_paid_is_refused() {
+        let budget = Budget::of(8 << 20);
+        let huge = [&[0][..], &u32::MAX.to_be_bytes()].concat();
+        assert_eq!(messages(vec![huge], false, &budget).next().await.unwrap_err().code(), Code::OutOfRange);
+        let compressed = [&[1][..], &1_u32.to_be_bytes(), &[0]].concat();
+        assert_eq!(messages(vec![compressed], false, &budget).next().await.unwrap_err().code(), Code::Unimplemented);
+
+        // 1.9 MB on the wire are 18 MB decoded.
+        let expensive = framed(&DiscoveryRequest { resource_names: vec![String::new(); 950_000], ..DiscoveryRequest::default() });
+        assert_eq!(messages(vec![expensive], false, &budget).next().await.unwrap_err().code(), Code::ResourceExhausted);
+        let [first, second] = [(); 2].map(|()| vec![framed(&names(100_000))[..1 << 20].to_vec()]);
+        let mut first = messages(first, false, &budget);
+        assert!(futures::poll!(std::pin::pin!(first.next())).is_pending(), "it is under way");
+        assert_eq!(messages(second, false, &budget).next().await.unwrap_err().code(), Code::ResourceExhausted);
+        // A usual request is read all the same.
+        assert!(messages(vec![framed(&names(100))], false, &budget).next().await.is_ok());
+        drop(first);
+    }
+}
