@@ -7,6 +7,8 @@ mod client;
 mod delta;
 #[path = "protocol/envoy.rs"]
 mod envoy;
+#[path = "protocol/refused.rs"]
+mod refused;
 #[path = "protocol/server.rs"]
 mod server;
 #[path = "protocol/sotw.rs"]

@@ -16,6 +16,19 @@ pub struct ContentHash(pub u64);
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Body(Bytes);
 
+/// A virtual host, encoded once for all route tables that hold it: the unit of routes (architecture, rule 4).
+#[derive(Clone, Debug)]
+pub struct EncodedVirtualHost {
+    /// Key, length and canonical bytes, as they stand in a RouteConfiguration.
+    pub field: Body,
+    /// The hash over `field`.
+    pub version: ContentHash,
+    /// Clusters that its routes name.
+    pub clusters: Vec<SmolStr>,
+    /// The objects it came from.
+    pub origins: Vec<Origin>,
+}
+
 /// One encoded resource. Shared by all proxies that are sent it.
 #[derive(Clone, Debug)]
 pub struct Resource {
@@ -33,9 +46,27 @@ pub struct Resource {
     pub references: Arc<[(ResourceType, SmolStr)]>,
     /// The objects that it was made from, sorted.
     pub origins: Arc<[Origin]>,
+    /// Of a route table its virtual hosts, with which `body` ends.
+    pub virtual_hosts: Arc<[Arc<EncodedVirtualHost>]>,
+}
+
+impl EncodedVirtualHost {
+    /// Returns the encoded message without its key and length.
+    pub fn message(&self) -> &[u8] {
+        let mut rest = &self.field[..];
+        // Both are variable integers.
+        let skipped = prost::encoding::decode_varint(&mut rest).and_then(|_| prost::encoding::decode_varint(&mut rest));
+        skipped.map_or(&[], |_| rest)
+    }
 }
 
 impl Resource {
+    /// Returns what comes before the virtual hosts.
+    pub fn header(&self) -> &[u8] {
+        let hosts: usize = self.virtual_hosts.iter().map(|host| host.field.len()).sum();
+        &self.body[..self.body.len().saturating_sub(hosts)]
+    }
+
     /// Returns the names of the resources of one type that it refers to, sorted.
     pub fn references_to(&self, kind: ResourceType) -> impl Iterator<Item = &SmolStr> {
         let start = self.references.partition_point(|(other, _)| *other < kind);
@@ -133,6 +164,7 @@ mod tests {
             body: b"a private key".to_vec().into(),
             references: Arc::default(),
             origins: Arc::default(),
+            virtual_hosts: Arc::default(),
         };
         let shown = format!("{secret:?} {:?}", secret.body);
         assert!(shown.contains("<13 bytes>") && !shown.contains("private") && !shown.contains("97, 32"), "{shown}");
@@ -148,6 +180,7 @@ mod tests {
             body: Body::default(),
             references: references.iter().map(|(kind, name)| (*kind, SmolStr::new(name))).collect(),
             origins: Arc::default(),
+            virtual_hosts: Arc::default(),
         };
         let named = |kind| resource.references_to(kind).map(SmolStr::as_str).collect::<Vec<_>>();
         assert_eq!((named(ResourceType::Cluster), named(ResourceType::Endpoint)), (vec!["a", "b"], vec![]));

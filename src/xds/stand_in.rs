@@ -43,5 +43,6 @@ fn blank(kind: ResourceType, name: &str) -> Resource {
         body: Body::default(),
         references: Arc::default(),
         origins: Arc::default(),
+        virtual_hosts: Arc::default(),
     }
 }

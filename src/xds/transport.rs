@@ -25,7 +25,7 @@ use super::{
     ledger::{Entry, Ledger},
     messages::{Bounds, Messages},
     node::{Claim, Node, Proven},
-    session::{Delta, Event, Protocol, Request, Response, Session, Settings, Sotw},
+    session::{Delta, Event, JoinedTables, Protocol, Request, Response, Session, Settings, Sotw},
     view::Views,
 };
 use crate::{
@@ -68,12 +68,13 @@ pub struct DiscoveryService {
     ledger: Arc<Ledger>,
     options: Options,
     inspector: Option<Arc<dyn Inspector>>,
+    joined: Arc<JoinedTables>,
 }
 
 impl DiscoveryService {
     /// Makes a service that gives proxies what `views` has for them.
     pub fn new(views: Arc<dyn Views>, ledger: Arc<Ledger>, options: Options) -> Self {
-        Self { views, ledger, options, inspector: None }
+        Self { views, ledger, options, inspector: None, joined: Arc::default() }
     }
 
     /// Makes it answer `istio.io/debug*` too.
@@ -210,7 +211,7 @@ impl<P: Protocol> Stream<P> {
         let entry = self.service.ledger.enter(proven.node(), self.peer, &clock);
         let mut views = self.service.views.attach(&proven);
         let view = views.borrow_and_update().clone();
-        let mut session = Session::<P>::new(self.service.options.rollout, view);
+        let mut session = Session::<P>::new(self.service.options.rollout, view, &self.service.joined);
         session.on_request(first, now());
         let responses = self.responses.clone();
         let mut more = true;

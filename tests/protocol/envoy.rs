@@ -54,7 +54,7 @@ use super::server::Server;
 
 const SETTINGS: Settings = Settings { ordered: true, gate: Duration::from_secs(5), drain: Duration::from_secs(1) };
 
-struct Envoy {
+pub(crate) struct Envoy {
     process: Child,
     _folder: tempfile::TempDir,
 }
@@ -131,8 +131,12 @@ async fn get(port: u16) -> std::io::Result<String> {
 }
 
 async fn request(port: u16, path: &str) -> std::io::Result<String> {
+    request_of(port, "x", path).await
+}
+
+pub(crate) async fn request_of(port: u16, host: &str, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
     Ok(answer)
@@ -146,7 +150,7 @@ async fn clusters(admin: u16) -> Vec<String> {
     names
 }
 
-async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
     let begun = Instant::now();
     while !condition().await {
         assert!(begun.elapsed() < Duration::from_secs(20), "waited in vain for {what}");
@@ -154,7 +158,7 @@ async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) 
     }
 }
 
-async fn backend() -> u16 {
+pub(crate) async fn backend() -> u16 {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = socket.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -172,7 +176,7 @@ async fn backend() -> u16 {
     port
 }
 
-fn start(binary: &PathBuf, api: &str, xds: u16, admin: u16) -> Envoy {
+pub(crate) fn start(binary: &PathBuf, api: &str, xds: u16, admin: u16) -> Envoy {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("bootstrap.yaml");
     let bootstrap = format!(
@@ -217,7 +221,7 @@ impl Drop for Envoy {
 }
 
 /// Returns one listener whose routes lead to backend `b<number>`, and no other backend.
-fn mesh(entry: u16, backend: u16, number: u64) -> Vec<Resource> {
+pub(crate) fn mesh(entry: u16, backend: u16, number: u64) -> Vec<Resource> {
     let name = format!("b{number}");
     let ads = ConfigSource {
         config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
@@ -279,7 +283,7 @@ fn mesh(entry: u16, backend: u16, number: u64) -> Vec<Resource> {
         encode::cluster(Built::new(cluster, [])),
         encode::load_assignment(Built::new(assignment, [])),
         encode::listener(Built::new(listener, [])),
-        encode::route_configuration(&header, [&encode::virtual_host(built)]),
+        encode::route_configuration(&header, [Arc::new(encode::virtual_host(built))]),
     ]
 }
 
@@ -289,6 +293,6 @@ fn address(port: u16) -> Address {
     Address { address: Some(address::Address::SocketAddress(address)) }
 }
 
-fn any<M: Message + Name>(message: &M) -> Any {
+pub(crate) fn any<M: Message + Name>(message: &M) -> Any {
     Any { type_url: M::type_url(), value: message.encode_to_vec() }
 }

@@ -91,6 +91,7 @@ mod tests {
             body: Default::default(),
             references: Arc::default(),
             origins: Arc::new([]),
+            virtual_hosts: Arc::default(),
         })
     }
 

@@ -21,8 +21,8 @@ use crate::{
         route::{self, RouteTable, VirtualHostInput},
     },
     xds::{
-        encode::{self, EncodedVirtualHost},
-        resource::Resource,
+        encode,
+        resource::{EncodedVirtualHost, Resource},
     },
 };
 
@@ -96,7 +96,7 @@ impl ResourceCache {
         let header: RouteConfiguration = route::route_configuration_header(&table);
         let hosts = table.hosts.into_iter().map(|host| ByPtr(self.virtual_host(host))).collect();
         let joined = JoinedTable { header: encode::canonical(&header), hosts };
-        self.tables.get(joined, |joined| encode::route_configuration(&header, joined.hosts.iter().map(|host| &*host.0)))
+        self.tables.get(joined, |joined| encode::route_configuration(&header, joined.hosts.iter().map(|host| Arc::clone(&host.0))))
     }
 
     /// Returns the counters.

@@ -17,7 +17,7 @@ use smol_str::SmolStr;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
-    resource::{Body, ContentHash, Resource},
+    resource::{Body, ContentHash, EncodedVirtualHost, Resource},
     resource_type::ResourceType,
 };
 use crate::{
@@ -29,17 +29,6 @@ pub use canonical::canonical;
 
 /// Field number of `RouteConfiguration.virtual_hosts`.
 const VIRTUAL_HOSTS: u32 = 2;
-
-/// A virtual host, encoded once for all route tables that hold it: the unit of routes (architecture, rule 4).
-#[derive(Clone, Debug)]
-pub struct EncodedVirtualHost {
-    /// Key, length and canonical bytes, as they stand in a RouteConfiguration.
-    pub field: Body,
-    /// Clusters that its routes name.
-    pub clusters: Vec<SmolStr>,
-    /// The objects it came from.
-    pub origins: Vec<Origin>,
-}
 
 /// Encodes a cluster.
 pub fn cluster(built: Built<Cluster>) -> Resource {
@@ -76,21 +65,31 @@ pub fn virtual_host(built: Built<VirtualHost>) -> EncodedVirtualHost {
     let body = canonical(&built.message);
     let mut field = Vec::with_capacity(body.len() + 8);
     wire::message(&mut field, VIRTUAL_HOSTS, &body);
-    EncodedVirtualHost { field: field.into(), clusters: built.clusters, origins: built.origins }
+    EncodedVirtualHost { version: ContentHash(xxh3_64(&field)), field: field.into(), clusters: built.clusters, origins: built.origins }
 }
 
 /// Joins a route table from its own fields (`header`, without virtual hosts) and encoded virtual hosts: repeated
 /// fields concatenate on the wire.
-pub fn route_configuration<'a>(header: &RouteConfiguration, hosts: impl IntoIterator<Item = &'a EncodedVirtualHost>) -> Resource {
-    let mut body = canonical(header);
+pub fn route_configuration(header: &RouteConfiguration, hosts: impl IntoIterator<Item = Arc<EncodedVirtualHost>>) -> Resource {
+    joined(header.name.as_str().into(), canonical(header), hosts.into_iter().collect())
+}
+
+/// Makes a route table with other virtual hosts, and all else as in `table`.
+pub fn with_virtual_hosts(table: &Resource, hosts: Vec<Arc<EncodedVirtualHost>>) -> Resource {
+    joined(table.name.clone(), table.header().to_vec(), hosts)
+}
+
+fn joined(name: SmolStr, mut body: Vec<u8>, hosts: Vec<Arc<EncodedVirtualHost>>) -> Resource {
     let (mut clusters, mut origins) = (Vec::new(), Vec::new());
-    for host in hosts {
+    for host in &hosts {
         body.extend_from_slice(&host.field);
         clusters.extend(host.clusters.iter().cloned());
         origins.extend(host.origins.iter().cloned());
     }
     let references = references(clusters, Vec::new()).collect();
-    resource(ResourceType::Route, header.name.as_str().into(), body.into(), references, origins)
+    let table = resource(ResourceType::Route, name, body.into(), references, origins);
+    // All share one empty list.
+    Resource { virtual_hosts: if hosts.is_empty() { Arc::default() } else { hosts.into() }, ..table }
 }
 
 fn references(clusters: Vec<SmolStr>, routes: Vec<SmolStr>) -> impl Iterator<Item = (ResourceType, SmolStr)> {
@@ -100,7 +99,7 @@ fn references(clusters: Vec<SmolStr>, routes: Vec<SmolStr>) -> impl Iterator<Ite
 
 fn resource(kind: ResourceType, name: SmolStr, body: Body, references: Vec<(ResourceType, SmolStr)>, origins: Vec<Origin>) -> Resource {
     let version = ContentHash(xxh3_64(&body));
-    Resource { kind, name, version, body, references: sorted(references), origins: sorted(origins) }
+    Resource { kind, name, version, body, references: sorted(references), origins: sorted(origins), virtual_hosts: Arc::default() }
 }
 
 fn sorted<T: Ord>(mut list: Vec<T>) -> Arc<[T]> {
@@ -120,9 +119,15 @@ mod tests {
     fn a_joined_table_equals_the_table_encoded_whole() {
         let host = |name: &str| VirtualHost { name: name.into(), domains: vec![name.into()], ..VirtualHost::default() };
         let header = RouteConfiguration { name: "80".into(), ..RouteConfiguration::default() };
-        let parts: Vec<_> = ["a", "b"].map(|name| virtual_host(Built::new(host(name), []))).into();
-        let joined = route_configuration(&header, &parts);
-        let whole = RouteConfiguration { virtual_hosts: vec![host("a"), host("b")], ..header };
+        let parts = ["a", "b"].map(|name| Arc::new(virtual_host(Built::new(host(name), []))));
+        let joined = route_configuration(&header, parts.clone());
+        let whole = RouteConfiguration { virtual_hosts: vec![host("a"), host("b")], ..header.clone() };
         assert_eq!(RouteConfiguration::decode(&joined.body[..]).unwrap(), whole);
+        let [a, b] = parts;
+        let one = with_virtual_hosts(&joined, vec![b]);
+        let expected = RouteConfiguration { virtual_hosts: vec![host("b")], ..whole };
+        assert_eq!(RouteConfiguration::decode(&one.body[..]).unwrap(), expected);
+        assert_eq!((one.header(), one.version), (joined.header(), route_configuration(&header, one.virtual_hosts.to_vec()).version));
+        assert_eq!(VirtualHost::decode(a.message()).unwrap(), host("a"));
     }
 }

@@ -71,7 +71,9 @@ impl<'a> Join<'a> {
     /// Returns the generation of the object in what a proxy has acknowledged under a name. `None` where it lacks or
     /// refuses what is made of it.
     fn acknowledged(&self, row: &Row, kind: ResourceType, name: &SmolStr) -> Option<i64> {
-        if row.refused[kind].iter().any(|refused| refused.resource.name == *name) {
+        // Of a table that is refused in part, other objects' parts are there.
+        let refuses = |refused: &Resource| refused.name == *name && generation_of(refused, self.object).is_some();
+        if row.refused[kind].iter().any(|refused| refuses(&refused.resource)) {
             return None;
         }
         let ahead = if row.ahead.is_empty() { None } else { row.ahead.get(&(kind, name.clone())) };

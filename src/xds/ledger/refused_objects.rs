@@ -68,8 +68,7 @@ impl RefusedObjects {
 
     fn count(&self, refuser: Refuser, refused: &[Arc<Resource>]) {
         let mut state = self.state.lock();
-        let objects: BTreeSet<ObjectKey> = origins_of(refused.iter()).iter().map(|origin| origin.object.clone()).collect();
-        for object in objects {
+        for object in objects_of(refused.iter()) {
             self.counted.get_or_create(&label(&object)).inc();
             state.refusers.entry(object).or_default().insert(refuser);
         }
@@ -80,6 +79,12 @@ impl RefusedObjects {
         state.standing.remove(&refuser);
         if !items.is_empty() {
             state.standing.insert(refuser, Arc::clone(items));
+        }
+        // What was refused before is not sent again, and stands all the same.
+        for object in objects_of(items.iter().map(|refused| &refused.resource)) {
+            if state.refusers.entry(object.clone()).or_default().insert(refuser) {
+                self.counted.get_or_create(&label(&object)).inc();
+            }
         }
         self.forget(&mut state, |other| *other == refuser);
         self.refusals.send_if_modified(|before| replace(before, state.refusals()));
@@ -138,6 +143,10 @@ impl State {
         all.dedup_by(|a, b| (&a.object, a.kind) == (&b.object, b.kind));
         all.into()
     }
+}
+
+fn objects_of<'a>(refused: impl Iterator<Item = &'a Arc<Resource>>) -> BTreeSet<ObjectKey> {
+    origins_of(refused).iter().map(|origin| origin.object.clone()).collect()
 }
 
 fn concern(items: &[Refused], object: &ObjectKey) -> bool {

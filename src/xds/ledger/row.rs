@@ -128,9 +128,7 @@ impl Row {
             Event::Rejected { kind, error, refused, suspects, .. } => self.reject(*kind, error, refused, suspects),
             Event::Refusing { kind, items } => {
                 self.refused[*kind] = Arc::clone(items);
-                if items.is_empty() {
-                    self.status.rejected.remove(kind);
-                }
+                self.stand(*kind, items);
             }
             Event::Current { generation } => self.status.current = *generation,
             Event::Expired { .. } | Event::GateOpened { .. } => {}
@@ -161,6 +159,16 @@ impl Row {
                 self.ahead.insert(key, Arc::clone(item));
             }
         }
+    }
+
+    // What was refused before is not sent again, so nothing may have been said of it just now.
+    fn stand(&mut self, kind: ResourceType, items: &[Refused]) {
+        let Some(first) = items.first() else {
+            self.status.rejected.remove(&kind);
+            return;
+        };
+        let all: Vec<_> = items.iter().map(|refused| Arc::clone(&refused.resource)).collect();
+        self.reject(kind, &first.error, &all, &[]);
     }
 
     fn reject(&mut self, kind: ResourceType, error: &Arc<str>, refused: &[Arc<Resource>], suspects: &[Arc<Resource>]) {

@@ -20,6 +20,7 @@ use super::{
     names::Names,
     response::Reason,
     suspects::Suspects,
+    table_trial::{JoinedTables, TableTrial},
 };
 use crate::{
     visits::{Visit, Visited},
@@ -29,6 +30,8 @@ use crate::{
         view::{Difference, View},
     },
 };
+
+mod virtual_hosts;
 
 /// How many responses that wait for their ACK are remembered one by one, at least.
 const FLIGHTS: usize = 32;
@@ -56,6 +59,9 @@ pub(super) struct Channel {
     /// What the client was sent for names that the view does not have. Nothing more is to be said of them.
     stood_in: BTreeMap<SmolStr, Arc<Resource>>,
     refused: BTreeMap<SmolStr, RefusedContent>,
+    /// Route tables of which some virtual hosts are refused, or may be.
+    trials: BTreeMap<SmolStr, TableTrial>,
+    joined: Arc<JoinedTables>,
     /// The refusals that were reported last.
     reported: Arc<[Refused]>,
     suspects: Suspects,
@@ -105,7 +111,7 @@ struct RefusedContent {
 }
 
 impl Channel {
-    pub(super) fn new(kind: ResourceType, view: View) -> Self {
+    pub(super) fn new(kind: ResourceType, view: View, joined: Arc<JoinedTables>) -> Self {
         Self {
             kind,
             is_open: false,
@@ -119,6 +125,8 @@ impl Channel {
             pending: BTreeMap::new(),
             stood_in: BTreeMap::new(),
             refused: BTreeMap::new(),
+            trials: BTreeMap::new(),
+            joined,
             reported: Arc::default(),
             suspects: Suspects::default(),
             in_flight: VecDeque::new(),
@@ -232,6 +240,7 @@ impl Channel {
     fn forget(&mut self, name: &str) {
         self.take_pending(name);
         self.refused.remove(name);
+        self.trials.remove(name);
     }
 
     fn set_pending(&mut self, name: SmolStr, pending: Pending) {
@@ -285,6 +294,7 @@ impl Channel {
             }
         }
         self.names.rebase(&differences, &old, self.kind);
+        self.restart_trials(&differences);
         self.mark_completing();
     }
 
@@ -358,7 +368,7 @@ impl Channel {
     /// Returns whether the client has answered for all that the view has, and nothing is on its way. Removals may be
     /// outstanding.
     pub(super) fn is_current(&self) -> bool {
-        self.in_flight.is_empty() && self.outstanding().next().is_none()
+        self.in_flight.is_empty() && self.outstanding().next().is_none() && !self.is_trying()
     }
 
     fn outstanding(&self) -> impl Iterator<Item = &Arc<Resource>> {
@@ -367,8 +377,12 @@ impl Channel {
 
     fn sendable(&self, name: &SmolStr, pending: &Pending) -> Option<&Arc<Resource>> {
         let target = self.target(name)?;
+        let (offer, is_held) = match self.trials.get(name).map(TableTrial::offer) {
+            Some(offer) => (offer, matches!(&pending.held, Held::Content(held) if held.version == offer.version)),
+            None => (target, false),
+        };
         let is_refused = self.refused.get(name).is_some_and(|refused| refused.version == target.version);
-        (pending.reason == Reason::Requested || !is_refused).then_some(target)
+        (pending.reason == Reason::Requested || !(is_refused || is_held)).then_some(offer)
     }
 
     /// Returns the names that the proxy has, or asked for, and that are gone.
@@ -526,10 +540,16 @@ impl Channel {
         let mut items = Vec::with_capacity(contents.len());
         for (name, content) in contents {
             let pending = self.take_pending(&name).unwrap_or(Pending { held: Held::Nothing, reason: Reason::Requested });
-            let is_stand_in = self.target(&name).is_none();
-            if let Some(extra) = content.as_ref().filter(|_| is_stand_in) {
+            let wanted = self.target(&name).map(|target| target.version);
+            let is_stand_in = wanted.is_none();
+            match &content {
                 // To be replaced once the view has something.
-                self.stood_in.insert(name.clone(), Arc::clone(extra));
+                Some(extra) if is_stand_in => drop(self.stood_in.insert(name.clone(), Arc::clone(extra))),
+                // To be replaced once the proxy takes all of it.
+                Some(part) if Some(part.version) != wanted => {
+                    self.set_pending(name.clone(), Pending { held: Held::Content(Arc::clone(part)), reason: Reason::Changed });
+                }
+                _ => {}
             }
             items.push(Sent { name, content, before: pending.held, reason: pending.reason, is_stand_in });
         }
@@ -565,7 +585,7 @@ impl Channel {
 
     // Once the last response is taken, the client has answered for all that the view has.
     fn mark_completing(&mut self) {
-        let is_all = self.outstanding().next().is_none();
+        let is_all = self.outstanding().next().is_none() && !self.is_trying();
         if let Some(last) = self.in_flight.back_mut().filter(|_| is_all) {
             last.completes = Some(self.view.clone());
         }
@@ -583,6 +603,8 @@ impl Channel {
             acked.items.extend(flight.items);
             acked.completes = flight.completes;
         }
+        self.accept_offers(&acked.items);
+        acked.completes = acked.completes.filter(|_| !self.is_trying());
         if let Some(view) = &acked.completes {
             self.completed = view.generation;
         }
@@ -600,8 +622,14 @@ impl Channel {
             later.is_tainted |= self.repeats_all;
             later.completes = None;
         }
+        let is_alone = contents.len() == 1 && !flight.is_tainted;
+        if let (true, [table], Some(item)) = (is_alone, &contents[..], blamable().next())
+            && (self.trials.contains_key(&table.name) || !table.virtual_hosts.is_empty())
+        {
+            return Some(self.try_virtual_hosts(table, &item.before, error, now));
+        }
         let named = || if self.kind.has_names_in_errors() { blamed(&contents, error) } else { Vec::new() };
-        let refused = if contents.len() == 1 && !flight.is_tainted { contents.clone() } else { named() };
+        let refused = if is_alone { contents.clone() } else { named() };
         for resource in &refused {
             let (version, error) = (resource.version, Arc::clone(error));
             let content = RefusedContent { version, error, since: now, is_overdue: false, is_reported: false };
@@ -656,14 +684,15 @@ impl Channel {
 
     /// Returns what the client refuses of the view, when that is not the same as when this was last asked.
     pub(super) fn take_refusals(&mut self) -> Option<Arc<[Refused]>> {
-        if self.refused.is_empty() && self.reported.is_empty() {
+        if self.refused.is_empty() && self.trials.is_empty() && self.reported.is_empty() {
             return None;
         }
         let stands = |(name, refused): (&SmolStr, &RefusedContent)| {
             let target = self.target(name).filter(|target| target.version == refused.version && self.pending.contains_key(name))?;
             Some(Refused { resource: Arc::clone(target), error: Arc::clone(&refused.error) })
         };
-        let standing: Vec<_> = self.refused.iter().visiting(Visited::Name).filter_map(stands).collect();
+        let hosts = self.trials.iter().filter(|(name, _)| self.pending.contains_key(*name)).flat_map(|(_, trial)| trial.standing());
+        let standing: Vec<_> = self.refused.iter().visiting(Visited::Name).filter_map(stands).chain(hosts.cloned()).collect();
         if *standing == *self.reported {
             return None;
         }

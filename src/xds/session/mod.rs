@@ -16,8 +16,9 @@ mod response;
 mod rollout;
 mod sotw;
 mod suspects;
+mod table_trial;
 
-use std::{marker::PhantomData, time::Instant};
+use std::{marker::PhantomData, sync::Arc, time::Instant};
 
 pub(crate) use self::protocol::{Protocol, Request};
 use self::{answers::Answers, protocol::Told, rollout::Rollout};
@@ -27,6 +28,7 @@ pub use self::{
     response::{Reason, Reasons, Response},
     rollout::Settings,
     sotw::Sotw,
+    table_trial::JoinedTables,
 };
 use super::{resource_type::ResourceType, view::View};
 
@@ -39,9 +41,9 @@ pub(crate) struct Session<P> {
 }
 
 impl<P> Session<P> {
-    /// Starts with a client that has said nothing yet and is to have `view`.
-    pub(crate) fn new(settings: Settings, view: View) -> Self {
-        Self { rollout: Rollout::new(settings, view), answers: Answers::default(), protocol: PhantomData }
+    /// Starts with a client that has said nothing yet and is to have `view`. All sessions of a service have the same `joined`.
+    pub(crate) fn new(settings: Settings, view: View, joined: &Arc<JoinedTables>) -> Self {
+        Self { rollout: Rollout::new(settings, view, joined), answers: Answers::default(), protocol: PhantomData }
     }
 
     /// Turns to a newer view.

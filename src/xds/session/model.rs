@@ -17,7 +17,7 @@ use smol_str::SmolStr;
 use super::{
     Delta, Response, Session, Settings, Sotw,
     protocol::Protocol,
-    tests::{cluster, endpoint, listener, route, view},
+    tests::{cluster, contents_of_hosts, endpoint, listener, route, route_of_hosts, view},
 };
 use crate::{
     clock::Clock,
@@ -43,6 +43,8 @@ struct World {
     backends: BTreeMap<u8, (u64, u64)>,
     listeners: u8,
     picks: Vec<u8>,
+    /// The contents of the virtual hosts of each route table.
+    hosts: Vec<BTreeMap<u8, u64>>,
 }
 
 #[derive(Clone, Debug)]
@@ -116,7 +118,12 @@ impl World {
             if number % 2 == 0 {
                 let own = listener(&format!("l{number}"), 7, &[]);
                 all.push(Resource { references: Arc::new([(Route, table.as_str().into())]), ..own });
-                all.push(route(&table, content, &clusters));
+                let hosts = self.hosts.get(usize::from(number / 2)).filter(|hosts| !hosts.is_empty() && !known.is_empty());
+                let host = |(host, content): (&u8, &u64)| (format!("h{host}"), *content, name(known[*content as usize % known.len()]));
+                all.push(match hosts {
+                    Some(hosts) => route_of_hosts(&table, &hosts.iter().map(host).collect::<Vec<_>>()),
+                    None => route(&table, content, &clusters),
+                });
             } else {
                 all.push(listener(&format!("l{number}"), content, &clusters));
             }
@@ -136,7 +143,7 @@ impl<P: Dialect> Model<P> {
         let view = View::default();
         let ledger = Arc::new(Ledger::new(DeliveryMetrics::default()));
         let mut model = Self {
-            session: Session::new(SETTINGS, view.clone()),
+            session: Session::new(SETTINGS, view.clone(), &Arc::default()),
             entry: enter(&ledger),
             ledger,
             store,
@@ -153,7 +160,7 @@ impl<P: Dialect> Model<P> {
     }
 
     fn connect(&mut self) {
-        self.session = Session::new(SETTINGS, self.view.clone());
+        self.session = Session::new(SETTINGS, self.view.clone(), &Arc::default());
         self.entry = enter(&self.ledger);
         self.to_client.clear();
         self.to_server.clear();
@@ -209,7 +216,7 @@ impl<P: Dialect> Model<P> {
     fn read(&mut self) {
         let Some(response) = self.to_client.pop_front() else { return };
         let kind = response.kind.unwrap();
-        let bad = |resource: &Arc<Resource>| self.store.bad.contains(&u64::from_le_bytes(resource.body[..].try_into().unwrap_or_default()));
+        let bad = |resource: &Arc<Resource>| self.store.refuses(resource);
         let refused: Vec<_> = response.resources.iter().filter(|resource| bad(resource)).map(|resource| resource.name.clone()).collect();
         self.store.nonces[kind] = response.nonce.clone();
         // Envoy applies the rest where it can tell the resources apart, and nothing otherwise.
@@ -300,6 +307,17 @@ impl<P: Dialect> Model<P> {
         }
     }
 
+    // What is refused stays as it was, and nothing else does.
+    fn assert_has_all_but_bad_hosts(&self, held: &Resource, wanted: &Resource) {
+        let (held, mut expected) = (contents_of_hosts(held), contents_of_hosts(wanted));
+        for (host, content) in expected.clone().into_iter().filter(|(_, content)| self.store.bad.contains(content)) {
+            assert_ne!(held.get(&host), Some(&content));
+            expected.remove(&host);
+            expected.extend(held.get(&host).map(|earlier| (host, *earlier)));
+        }
+        assert_eq!(held, expected);
+    }
+
     fn settle(&mut self) {
         let mut steps = 0;
         for _ in 0..200 {
@@ -330,8 +348,11 @@ impl<P: Dialect> Model<P> {
             let wanted: BTreeMap<_, _> = self.view.iter(kind).map(|resource| (resource.name.clone(), resource.clone())).collect();
             for (name, resource) in &wanted {
                 let asked = kind.is_wildcard() || self.store.asked[kind].contains(name);
-                let content = u64::from_le_bytes(resource.body[..].try_into().unwrap());
-                let excused = self.store.bad.contains(&content);
+                if let Some(held) = held.get(name).filter(|_| !resource.virtual_hosts.is_empty() && self.store.refuses(resource)) {
+                    self.assert_has_all_but_bad_hosts(held, resource);
+                    continue;
+                }
+                let excused = self.store.refuses(resource) && resource.virtual_hosts.is_empty();
                 let version = held.get(name).map(|resource| resource.version);
                 assert!(!asked || excused || version == Some(resource.version), "{kind:?} {name}: {version:?}, not {resource:?}");
             }
@@ -339,6 +360,9 @@ impl<P: Dialect> Model<P> {
                 assert_eq!(held.keys().collect::<Vec<_>>(), wanted.keys().collect::<Vec<_>>());
             }
         }
+        let refused = self.ledger.proxies()[0].rejected.get(&Route).is_some_and(|rejection| rejection.found);
+        let is_bad = |table: &Arc<Resource>| self.store.asked[Route].contains(&table.name) && self.store.refuses(table);
+        assert_eq!(refused, self.view.iter(Route).any(is_bad), "what is refused is said, and nothing else");
         if self.store.bad.is_empty() {
             assert_eq!(self.store.warming, BTreeSet::new(), "clusters that wait for endpoints");
             let proxies = self.ledger.proxies();
@@ -346,6 +370,13 @@ impl<P: Dialect> Model<P> {
             assert_eq!((proxies[0].wanted, proxies[0].current), (self.view.generation, self.view.generation), "as the ledger has it");
             assert!(proxies[0].rejected.is_empty());
         }
+    }
+}
+
+impl Store {
+    fn refuses(&self, resource: &Resource) -> bool {
+        let content = resource.body[..].try_into().map(u64::from_le_bytes).unwrap_or_default();
+        self.bad.contains(&content) || contents_of_hosts(resource).values().any(|content| self.bad.contains(content))
     }
 }
 
@@ -419,7 +450,9 @@ impl Dialect for Sotw {
 
 fn world() -> impl Strategy<Value = World> {
     let backends = prop::collection::btree_map(0..5_u8, (1..4_u64, 11..14_u64), 0..5);
-    (backends, 0..4_u8, prop::collection::vec(0..5_u8, 4)).prop_map(|(backends, listeners, picks)| World { backends, listeners, picks })
+    let hosts = prop::collection::vec(prop::collection::btree_map(0..6_u8, 1..8_u64, 0..6), 2);
+    let parts = (backends, 0..4_u8, prop::collection::vec(0..5_u8, 4), hosts);
+    parts.prop_map(|(backends, listeners, picks, hosts)| World { backends, listeners, picks, hosts })
 }
 
 fn happening() -> impl Strategy<Value = Happening> {

@@ -21,6 +21,7 @@ use super::{
     event::Event,
     flight::{Held, Pending, Sent},
     response::{Reason, Reasons},
+    table_trial::JoinedTables,
 };
 use crate::xds::{per_type::PerType, resource::Resource, resource_type::ResourceType, view::View};
 
@@ -75,8 +76,8 @@ pub(crate) struct Rollout {
 }
 
 impl Rollout {
-    pub(super) fn new(settings: Settings, view: View) -> Self {
-        let channels = PerType::from_fn(|kind| Channel::new(kind, view.clone()));
+    pub(super) fn new(settings: Settings, view: View, joined: &Arc<JoinedTables>) -> Self {
+        let channels = PerType::from_fn(|kind| Channel::new(kind, view.clone(), Arc::clone(joined)));
         let events = vec![Event::Turned { view: view.clone() }];
         Self {
             settings,

@@ -22,7 +22,8 @@ impl Suspects {
         }
     }
 
-    fn add(&mut self, names: &[SmolStr]) {
+    /// Adds a group that goes before all others.
+    pub(super) fn add(&mut self, names: &[SmolStr]) {
         names.iter().for_each(|name| self.remove(name));
         if names.is_empty() {
             return;

@@ -1,10 +1,14 @@
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
+use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
+use prost::Message;
 use smol_str::SmolStr;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::translate::input::Built;
 use crate::xds::{
+    encode,
     per_type::PerType,
     resource::{ContentHash, Resource},
     resource_type::ResourceType,
@@ -20,6 +24,7 @@ pub(crate) fn resource(kind: ResourceType, name: &str, content: u64) -> Resource
         body: body.into(),
         references: kind.warms_with().map(|with| (with, name.into())).into_iter().collect(),
         origins: Arc::new([]),
+        virtual_hosts: Arc::default(),
     }
 }
 
@@ -37,6 +42,23 @@ pub(crate) fn listener(name: &str, content: u64, clusters: &[&str]) -> Resource 
 
 pub(crate) fn route(name: &str, content: u64, clusters: &[&str]) -> Resource {
     Resource { references: clusters_named(clusters), ..resource(ResourceType::Route, name, content) }
+}
+
+/// Returns a route table of virtual hosts, each with its name, a content, and the cluster that its routes name.
+pub(crate) fn route_of_hosts(name: &str, hosts: &[(String, u64, String)]) -> Resource {
+    let header = RouteConfiguration { name: name.into(), ..RouteConfiguration::default() };
+    let host = |(name, content, cluster): &(String, u64, String)| {
+        let response_headers_to_remove = vec![content.to_string(), cluster.clone()];
+        let message = VirtualHost { name: name.clone(), domains: vec![name.clone()], response_headers_to_remove, ..VirtualHost::default() };
+        Arc::new(encode::virtual_host(Built { clusters: vec![cluster.into()], ..Built::new(message, []) }))
+    };
+    encode::route_configuration(&header, hosts.iter().map(host))
+}
+
+/// Returns the contents of a table's virtual hosts, by their names.
+pub(crate) fn contents_of_hosts(table: &Resource) -> BTreeMap<String, u64> {
+    let hosts = table.virtual_hosts.iter().map(|host| VirtualHost::decode(host.message()).unwrap());
+    hosts.map(|host| (host.name, host.response_headers_to_remove[0].parse().unwrap())).collect()
 }
 
 /// Returns a view of one layer per type.
