@@ -10,6 +10,7 @@ mod endpoints;
 mod joining;
 mod links;
 mod marks;
+mod pods_at;
 mod policies;
 mod relation;
 mod routes;
@@ -20,12 +21,12 @@ mod store;
 mod tests;
 mod workloads;
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
-use smol_str::SmolStr;
+use smol_str::{SmolStr, format_smolstr};
 
-use self::{definitions::Definitions, links::Links, marks::Marks, routes::RouteLinks, store::Store};
+use self::{definitions::Definitions, links::Links, marks::Marks, pods_at::PodsAt, routes::RouteLinks, store::Store};
 use super::{
     model::{Hostname, NamedKey, ServiceKey, TrafficDistribution, Workload, WorkloadKey},
     settings::{MeshSettings, ProxyDefaults},
@@ -51,8 +52,10 @@ pub struct Engine {
     slices: Links<Arc<LocalId>, LocalId>,
     /// EndpointSlices, and the many pods of their cluster that each names.
     slice_pods: Links<Arc<LocalId>, NamedKey>,
-    /// EndpointSlices, and the addresses in each that name no pod.
-    slice_addresses: Links<Arc<LocalId>, IpAddr>,
+    /// EndpointSlices with endpoints that name no pod: their addresses say which pods they mean.
+    slices_by_hand: OrdSet<Arc<LocalId>>,
+    /// Pods by address, for such slices.
+    pods_at: PodsAt,
     /// Kubernetes Services and the WorkloadEntries that they select.
     selected_entries: Links<ServiceKey, NamedKey>,
     /// Pods by the node that they run on, which their workload names.
@@ -106,7 +109,8 @@ impl Engine {
             definitions: Definitions::default(),
             slices: Links::default(),
             slice_pods: Links::default(),
-            slice_addresses: Links::default(),
+            slices_by_hand: OrdSet::new(),
+            pods_at: PodsAt::default(),
             selected_entries: Links::default(),
             pods_on: OrdMap::new(),
             distributions: OrdMap::new(),
@@ -257,15 +261,10 @@ impl Engine {
         dirty.endpoints.extend(services.map(|service| kubernetes_key(service, world)));
         let shared = Arc::new(id.clone());
         self.slice_pods.set(&shared, pods);
-        self.slice_addresses.set(
-            &shared,
-            slice
-                .into_iter()
-                .flat_map(|slice| slice.endpoints.iter())
-                .filter(|endpoint| endpoint.pod.is_none())
-                .flat_map(|endpoint| &endpoint.addresses)
-                .filter_map(|address| address.parse().ok()),
-        );
+        match slice.is_some_and(|slice| slice.endpoints.iter().any(|endpoint| endpoint.pod.is_none())) {
+            true => _ = self.slices_by_hand.insert(Arc::clone(&shared)),
+            false => _ = self.slices_by_hand.remove(&shared),
+        }
         self.slices.set(&shared, now);
     }
 
@@ -276,12 +275,10 @@ impl Engine {
             let old = world.workloads.get(&key);
             let pod = (key.namespace.clone(), key.name.clone());
             let naming = self.slice_pods.readers_of(&pod).filter(|slice| slice.key().cluster == key.cluster);
-            let ips = old.iter().flat_map(|old| old.ips.iter()).chain(new.iter().flat_map(|new| new.ips.iter()));
-            let at_address = ips.flat_map(|ip| self.slice_addresses.readers_of(ip));
-            let at_address = at_address.filter(|slice| (&slice.key().cluster, &slice.key().namespace) == (&key.cluster, &key.namespace));
-            let services = naming.chain(at_address).flat_map(|slice| self.slices.read_by(slice));
+            let services = naming.flat_map(|slice| self.slices.read_by(slice));
             dirty.endpoints.extend(services.map(|service| kubernetes_key(service, world)));
             for workload in old.iter().map(|old| &***old).chain(&new) {
+                dirty.endpoints.extend(self.services_at_by_hand(world, workload));
                 dirty.endpoints.extend(self.definitions.selecting_labels(&key.namespace, workload.located_labels()));
             }
             if old.map(|old| &**old) == new.as_ref() {
@@ -291,11 +288,24 @@ impl Engine {
             dirty.touched.addresses.extend(old.into_iter().flat_map(|old| old.ips.iter().copied()));
             dirty.touched.addresses.extend(new.iter().flat_map(|new| new.ips.iter().copied()));
             move_pod(&mut self.pods_on, &pod, old.and_then(|old| node_of(old)), new.as_ref().and_then(node_of));
+            let new = new.map(Arc::new);
+            self.pods_at.replace(old, new.as_ref());
             match new {
-                Some(new) => _ = world.workloads.insert(key, Arc::new(new)),
+                Some(new) => _ = world.workloads.insert(key, new),
                 None => _ = world.workloads.remove(&key),
             }
         }
+    }
+
+    /// Returns the services that have an endpoint at a workload's addresses, and an EndpointSlice that names no pods.
+    fn services_at_by_hand<'a>(&'a self, world: &'a World, workload: &'a Workload) -> impl Iterator<Item = ServiceKey> {
+        let services = workload.ips.iter().filter_map(|ip| world.services_at.get(ip)).flat_map(|services| services.iter());
+        let by_hand = |key: &&ServiceKey| {
+            let Some(service) = world.services.get(*key).filter(|_| key.namespace == workload.namespace) else { return false };
+            let of = LocalId::new(&workload.cluster, Kind::Service, &key.namespace, &service.name);
+            self.slices.readers_of(&of).any(|slice| self.slices_by_hand.contains(slice))
+        };
+        services.filter(by_hand).cloned()
     }
 
     /// Lets a workload share its locality with a neighbour: pods of one node mostly have the same one.
@@ -325,7 +335,8 @@ impl Engine {
             && self.definitions.is_shared_with(&other.definitions)
             && self.slices.is_shared_with(&other.slices)
             && self.slice_pods.is_shared_with(&other.slice_pods)
-            && self.slice_addresses.is_shared_with(&other.slice_addresses)
+            && self.slices_by_hand.ptr_eq(&other.slices_by_hand)
+            && self.pods_at.is_shared_with(&other.pods_at)
             && self.selected_entries.is_shared_with(&other.selected_entries)
             && self.pods_on.ptr_eq(&other.pods_on)
             && self.distributions.ptr_eq(&other.distributions)
@@ -360,6 +371,6 @@ fn workload_key((namespace, name): &NamedKey, cluster: &SmolStr) -> WorkloadKey 
 
 fn kubernetes_key(service: &LocalId, world: &World) -> ServiceKey {
     let ObjectKey { namespace, name, .. } = service.key();
-    let hostname = Hostname::new(format!("{name}.{namespace}.svc.{}", world.mesh.domain));
+    let hostname = Hostname::new(format_smolstr!("{name}.{namespace}.svc.{}", world.mesh.domain));
     ServiceKey { hostname, namespace: namespace.clone() }
 }

@@ -103,6 +103,9 @@ impl Definitions {
 
     /// Returns the services that a hostname leads to through ExternalName services: their aliases depend on it.
     pub(super) fn aliased_by(&self, alias: &Hostname) -> Vec<ServiceKey> {
+        if self.aliases.is_empty() {
+            return Vec::new();
+        }
         let (mut keys, mut seen, mut open) = (Vec::new(), BTreeSet::new(), vec![alias.clone()]);
         while let Some(name) = open.pop() {
             for service in self.named(&name) {

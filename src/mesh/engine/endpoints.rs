@@ -9,6 +9,7 @@ use std::{cell::Cell, collections::BTreeMap, sync::Arc};
 use smol_str::SmolStr;
 
 use super::{
+    pods_at::PodsAt,
     services::identity,
     store::Store,
     workloads::{entry_locality, pod_id},
@@ -22,7 +23,7 @@ use crate::{
     },
 };
 
-pub(super) use self::kubernetes_service::{entries_selected_by, may_select_entries};
+pub(super) use self::kubernetes_service::{SelectedEntry, entries_selected_by, may_select_entries};
 
 /// What the injector writes on pods that have a sidecar.
 const TLS_MODE: &str = "security.istio.io/tlsMode";
@@ -33,20 +34,27 @@ pub(super) struct Tables<'a> {
     pub(super) store: &'a Store,
     /// Workloads, policies and settings as they are after this batch.
     pub(super) world: &'a World,
+    /// Pods by address.
+    pub(super) pods_at: &'a PodsAt,
     /// The identity of the endpoint made last.
     last_identity: Cell<Option<Arc<SpiffeId>>>,
 }
 
 impl<'t> Tables<'t> {
     /// Returns the tables for the endpoints of one service.
-    pub(super) fn new(store: &'t Store, world: &'t World) -> Self {
-        Self { store, world, last_identity: Cell::default() }
+    pub(super) fn new(store: &'t Store, pods_at: &'t PodsAt, world: &'t World) -> Self {
+        Self { store, pods_at, world, last_identity: Cell::default() }
     }
 
-    /// Returns the endpoints that one definition of a service has; `slices` are those of a Kubernetes Service.
-    pub(super) fn endpoints<'a>(&self, service: &Service, slices: impl IntoIterator<Item = &'a LocalId>) -> Vec<(u16, Endpoint)> {
+    /// Returns the endpoints that one definition of a service has; `slices` and `entries` are those of a Kubernetes Service.
+    pub(super) fn endpoints<'a>(
+        &self,
+        service: &Service,
+        slices: impl IntoIterator<Item = &'a LocalId>,
+        entries: &[SelectedEntry<'_>],
+    ) -> Vec<(u16, Endpoint)> {
         match service.registry {
-            Registry::Kubernetes => self.of_kubernetes(service, slices),
+            Registry::Kubernetes => self.of_kubernetes(service, slices, entries),
             Registry::External => self.of_service_entry(service),
         }
     }

@@ -18,6 +18,9 @@ pub(super) struct Joined {
 /// Joins definitions; the first that comes goes first.
 pub(super) fn join<'a>(definitions: impl Iterator<Item = &'a Service>) -> Option<Joined> {
     let definitions: Vec<&Service> = definitions.collect();
+    if let [only] = definitions[..] {
+        return Some(Joined { service: only.clone(), eclipsed: Vec::new() });
+    }
     let mut views: Vec<Service> = Vec::new();
     let is_kubernetes = |service: &Service| service.registry == Registry::Kubernetes;
     for definition in &definitions {
@@ -75,6 +78,9 @@ fn eclipsed(views: &[Service], definition: &Service) -> Option<Eclipsed> {
 /// Within its namespace each goes first.
 pub(super) fn eclipsed_abroad<'a>(services: impl Iterator<Item = &'a Arc<Service>>) -> Vec<Eclipsed> {
     let mut services: Vec<&Arc<Service>> = services.collect();
+    if services.len() < 2 {
+        return Vec::new();
+    }
     services.sort_by(|a, b| a.rank().cmp(&b.rank()));
     let eclipsed = services.iter().enumerate().filter_map(|(at, service)| {
         let abroad = |first: &&&Arc<Service>| {

@@ -22,6 +22,10 @@ impl<A: Ord + Clone, B: Ord + Clone + Default> Relation<A, B> {
         self.0.remove(&(a.clone(), b.clone()));
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     #[cfg(test)]
     pub(super) fn is_shared_with(&self, other: &Self) -> bool {
         self.0.ptr_eq(&other.0)

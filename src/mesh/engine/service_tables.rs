@@ -13,7 +13,7 @@ use super::{
 use crate::{
     api::{Kind, LocalId, Object},
     mesh::{
-        model::{Eclipsed, Endpoint, EndpointAddress, EndpointSet, Registry, Service, ServiceKey, SpiffeId},
+        model::{Eclipsed, Endpoint, EndpointAddress, EndpointSet, NamedKey, Registry, Service, ServiceKey, SpiffeId},
         policy::mtls,
         world::World,
     },
@@ -41,14 +41,9 @@ impl Engine {
     pub(super) fn derive_endpoints(&mut self, world: &mut World, dirty: &mut Dirty) {
         for key in dirty.endpoints.take().into_iter().visiting(Visited::Service) {
             dirty.recomputed += 1;
-            let new = Arc::new(self.endpoints_of(world, &key));
-            self.selected_entries.set(
-                &key,
-                self.definitions
-                    .of(&key)
-                    .flat_map(|service| endpoints::entries_selected_by(service, &self.store))
-                    .map(|(object, _)| (object.key.namespace.clone(), object.key.name.clone())),
-            );
+            let (new, selected) = self.endpoints_of(world, &key);
+            let new = Arc::new(new);
+            self.selected_entries.set(&key, selected);
             let none = Arc::default();
             let old = Arc::clone(world.endpoints.get(&key).unwrap_or(&none));
             if old == new {
@@ -68,12 +63,17 @@ impl Engine {
         }
     }
 
-    fn endpoints_of(&self, world: &World, key: &ServiceKey) -> EndpointSet {
-        let tables = Tables::new(&self.store, world);
-        endpoints::gather(self.definitions.of(key).flat_map(|service| {
+    /// Returns the endpoints of a service, and the WorkloadEntries that it selects.
+    fn endpoints_of(&self, world: &World, key: &ServiceKey) -> (EndpointSet, Vec<NamedKey>) {
+        let tables = Tables::new(&self.store, &self.pods_at, world);
+        let mut selected = Vec::new();
+        let endpoints = endpoints::gather(self.definitions.of(key).flat_map(|service| {
+            let entries: Vec<_> = endpoints::entries_selected_by(service, &self.store).collect();
+            selected.extend(entries.iter().map(|(object, _)| (object.key.namespace.clone(), object.key.name.clone())));
             let of = LocalId::new(&service.origin.object.cluster, Kind::Service, &service.namespace, &service.name);
-            tables.endpoints(service, self.slices.readers_of(&of).map(|slice| &**slice).collect::<Vec<_>>())
-        }))
+            tables.endpoints(service, self.slices.readers_of(&of).map(|slice| &**slice), &entries)
+        }));
+        (endpoints, selected)
     }
 
     pub(super) fn derive_services(&mut self, world: &mut World, dirty: &mut Dirty) {
@@ -208,7 +208,11 @@ fn addresses(listening: &[(IpAddr, u16, u16)]) -> Vec<IpAddr> {
 
 /// Marks the proxies behind a service that differs, and those that its selector selects: they may have other targets.
 fn touch_proxies(world: &World, key: &ServiceKey, new: Option<&Service>, dirty: &mut Dirty) {
-    dirty.touched.addresses.extend(world.endpoints.get(key).into_iter().flat_map(|set| listening(set)).map(|(ip, ..)| ip));
+    let endpoints = world.endpoints.get(key).into_iter().flat_map(|set| &set.ports).flat_map(|(_, endpoints)| endpoints.iter());
+    dirty.touched.addresses.extend(endpoints.filter_map(|endpoint| match endpoint.address {
+        EndpointAddress::Ip(ip) => Some(ip),
+        _ => None,
+    }));
     let old = world.services.get(key).map(|old| &**old);
     let inbound = |service: &Service| (service.registry, service.ports.clone(), service.selector.clone(), service.precedence.clone());
     let selecting = old.into_iter().chain(new).any(|service| !service.selector.is_empty());

@@ -1,6 +1,6 @@
 //! Endpoints of a Kubernetes Service: what its EndpointSlices name, and the WorkloadEntries that its selector takes.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use smol_str::SmolStr;
 
@@ -17,14 +17,18 @@ use crate::{
             TrafficDistribution, Workload, WorkloadKey,
         },
     },
-    visits::{Visit, Visited},
 };
 
 impl Tables<'_> {
-    pub(super) fn of_kubernetes<'a>(&self, service: &Service, slices: impl IntoIterator<Item = &'a LocalId>) -> Vec<(u16, Endpoint)> {
+    pub(super) fn of_kubernetes<'a>(
+        &self,
+        service: &Service,
+        slices: impl IntoIterator<Item = &'a LocalId>,
+        entries: &[SelectedEntry<'_>],
+    ) -> Vec<(u16, Endpoint)> {
         let mut found = Vec::new();
         slices.into_iter().for_each(|slice| self.of_slice(service, slice, &mut found));
-        for (object, entry) in entries_selected_by(service, self.store) {
+        for (object, entry) in entries {
             found.extend(self.of_workload_entry(service, object, entry));
         }
         found
@@ -37,8 +41,7 @@ impl Tables<'_> {
             let key = WorkloadKey { namespace: namespace.clone(), name: name.clone(), cluster: cluster.clone() };
             self.world.workloads.get(&key)
         };
-        let by_hand = slice.endpoints.iter().any(|endpoint| endpoint.pod.is_none());
-        let at_address = if by_hand { self.pods_by_address(cluster, &object.key.namespace) } else { BTreeMap::new() };
+        let at_address = |address: &SmolStr| self.pods_at.get(cluster, &object.key.namespace, address.parse().ok()?);
         let mut of_node: Option<Arc<Backend>> = None;
         found.reserve(slice.endpoints.len());
         for (endpoint, health) in slice.endpoints.iter().filter_map(|endpoint| Some((endpoint, self.health(service, endpoint)?))) {
@@ -48,7 +51,7 @@ impl Tables<'_> {
                     Some(workload) => Some(&**workload),
                     None => continue,
                 },
-                None => endpoint.addresses.iter().filter_map(|address| at_address.get(&address.parse().ok()?)).next().copied(),
+                None => endpoint.addresses.iter().find_map(at_address),
             };
             let backend = match workload {
                 Some(pod) => Arc::new(self.of_pod(object, pod, &endpoint.node, health)),
@@ -60,13 +63,6 @@ impl Tables<'_> {
             };
             self.of_slice_endpoint(service, slice, endpoint, workload, &backend, found);
         }
-    }
-
-    /// Returns the pods of a namespace by address: whoever writes a slice by hand names no pods.
-    fn pods_by_address(&self, cluster: &SmolStr, namespace: &SmolStr) -> BTreeMap<IpAddr, &Workload> {
-        let of_namespace = self.world.workloads_in(namespace, "").visiting(Visited::Object);
-        let pods = of_namespace.filter(|pod| pod.kind == Kind::Pod && pod.cluster == *cluster);
-        pods.flat_map(|pod| pod.ips.iter().map(|ip| (*ip, &**pod))).collect()
     }
 
     /// Returns the health of an endpoint; `None` where no proxy hears of it.
@@ -111,12 +107,12 @@ impl Tables<'_> {
     }
 }
 
+/// A WorkloadEntry that a Kubernetes Service selects, with its content.
+pub(in crate::mesh::engine) type SelectedEntry<'a> = (&'a Object, &'a istio::WorkloadEntry);
+
 /// Returns the WorkloadEntries that a Kubernetes Service selects, sorted by name: those of its cluster and namespace with
 /// its labels.
-pub(in crate::mesh::engine) fn entries_selected_by<'a>(
-    service: &'a Service,
-    store: &'a Store,
-) -> impl Iterator<Item = (&'a Object, &'a istio::WorkloadEntry)> {
+pub(in crate::mesh::engine) fn entries_selected_by<'a>(service: &'a Service, store: &'a Store) -> impl Iterator<Item = SelectedEntry<'a>> {
     let all = may_select_entries(service).then(|| store.configs_in(Kind::WorkloadEntry, &service.namespace)).into_iter().flatten();
     let with_entry = all.filter_map(|object| Some((&**object, &**object.content::<istio::WorkloadEntry>()?)));
     with_entry.filter(|(object, entry)| {

@@ -185,3 +185,32 @@ fn a_slice_written_by_hand_finds_its_pods_by_address() {
     let world = engine.apply([gone(pod("shop", "reviews-7", "10.1.0.7", &labels))]).world;
     assert_eq!(of(&world), [(String::new(), false)]);
 }
+
+#[test]
+fn a_pod_of_a_slice_written_by_hand_concerns_its_service_alone() {
+    let by_hand = |service: &str, ip: &str| {
+        let endpoints = vec![SliceEndpoint { addresses: vec![ip.into()], ready: true, ..Default::default() }];
+        let spec = EndpointSlice { service: service.into(), address_type: "IPv4".into(), ports: vec![("http".into(), 8080)], endpoints };
+        object(Kind::EndpointSlice, "shop", service, &[], Spec::EndpointSlice(Arc::new(spec)))
+    };
+    let mut engine = engine();
+    let services = (0..20).flat_map(|n| {
+        let name = format!("s{n}");
+        [
+            service("shop", &name, 9080),
+            by_hand(&name, &format!("10.1.0.{n}")),
+            pod("shop", &format!("{name}-x"), &format!("10.2.0.{n}"), &[]),
+        ]
+    });
+    engine.apply(services.collect::<Vec<_>>());
+    // The pod, the endpoints of the service at its address, and that service.
+    let labels = [("app", "s7")];
+    assert_eq!(engine.apply([pod("shop", "s7-a", "10.1.0.7", &labels)]).recomputed, 3);
+    assert_eq!(engine.apply([pod("shop", "elsewhere", "10.3.0.7", &labels)]).recomputed, 1, "no slice names that address");
+    // Of pods on a node's network the last by name counts, and the other when it is gone.
+    let behind = |engine: &Engine| engine.world().endpoints[&key("s7")].port(9080)[0].backend.workload.to_string();
+    engine.apply([pod("shop", "s7-b", "10.1.0.7", &labels)]);
+    assert_eq!(behind(&engine), "s7-b");
+    engine.apply([gone(pod("shop", "s7-b", "10.1.0.7", &labels))]);
+    assert_eq!(behind(&engine), "s7-a");
+}
