@@ -1,6 +1,9 @@
 //! Compiles our own few protos (Istio's, which envoy-types lacks) without protoc, and derives from all descriptors
-//! what canonical encoding and reflection need. Runs no program and reads nothing outside this folder.
+//! what canonical encoding, the check of what was encoded, and reflection need. Runs no program and reads nothing outside
+//! this folder.
 
+#[path = "build/constraints.rs"]
+mod constraints;
 #[path = "build/shapes.rs"]
 mod shapes;
 
@@ -10,8 +13,9 @@ use prost::Message;
 use prost_build::Config;
 use prost_types::FileDescriptorSet;
 
-/// The descriptors of all Envoy APIs (a `FileDescriptorSet`). envoy-types exports no way to read its own, so this is a
-/// copy; `tests/descriptors.rs` holds it equal to the linked version and writes it anew.
+/// The descriptors of all Envoy APIs (a `FileDescriptorSet`) with Envoy's rules for fields. envoy-types exports no way to read
+/// its own, which lack the rules, so this is a copy; `tests/descriptors.rs` holds it equal to the linked version and writes it
+/// anew.
 const ENVOY: &str = "proto/envoy.binpb";
 
 /// Our own protos, below `proto/`.
@@ -28,7 +32,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
 
     let own = protox::compile(PROTOS, ["proto"])?;
-    let mut all = FileDescriptorSet::decode(&fs::read(ENVOY)?[..])?;
+    let envoy = fs::read(ENVOY)?;
+    fs::write(out.join("constraints.rs"), constraints::generate(&envoy)?)?;
+    let mut all = FileDescriptorSet::decode(&envoy[..])?;
     for file in &own.file {
         if all.file.iter().all(|known| known.name != file.name) {
             all.file.push(file.clone());

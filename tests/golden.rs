@@ -28,7 +28,7 @@ fn said(feature: &Path, key: &str) -> String {
     line.unwrap_or_else(|| panic!("{}: no `{start}`", feature.display())).to_owned()
 }
 
-fn translate(feature: &Path, arguments: &[&str]) -> Output {
+pub(crate) fn translate(feature: &Path, arguments: &[&str]) -> Output {
     let output = Command::new(env!("CARGO_BIN_EXE_istiod-lite"))
         .args(["translate", "-f"])
         .arg(feature.join("in.yaml"))

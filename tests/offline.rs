@@ -3,6 +3,7 @@
 
 mod architecture;
 mod conflicts;
+mod constraints;
 mod cost;
 mod crds;
 mod descriptors;

@@ -16,7 +16,7 @@ impl Check<'_> {
     }
 }
 
-fn check(value: &str) -> Result<(), String> {
+pub(super) fn check(value: &str) -> Result<(), String> {
     let mut rest = value;
     while let Some((_, after)) = rest.split_once('%') {
         rest = match after.strip_prefix('%') {

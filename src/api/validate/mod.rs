@@ -44,6 +44,16 @@ macro_rules! define_object {
 
 kinds!(define_object);
 
+/// Checks that Envoy can compile a regular expression; the error says what it does not understand.
+pub fn re2(expression: &str) -> Result<(), String> {
+    regex::check(expression)
+}
+
+/// Checks the commands (`%…%`) in the value of a header that Envoy adds; the error says which it does not understand.
+pub fn header_format(value: &str) -> Result<(), String> {
+    header_value::check(value)
+}
+
 /// The check of one object; the rules are spread over the files of this folder, by kind.
 #[derive(Clone, Copy)]
 struct Check<'a> {

@@ -79,7 +79,7 @@ impl Check<'_> {
     }
 }
 
-fn check(regex: &str) -> Result<(), String> {
+pub(super) fn check(regex: &str) -> Result<(), String> {
     let plain = without_classes(regex)?;
     flags(&plain)?;
     repetitions::check(&plain)?;

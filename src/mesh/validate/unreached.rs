@@ -26,6 +26,8 @@ pub struct Unreached<'a> {
     pub port: u16,
     /// Its subset; empty: all of it.
     pub subset: &'a str,
+    /// Whether there would be a cluster, if Envoy took it. That is said at the objects that it is made of.
+    pub is_left_out: bool,
 }
 
 impl Unreached<'_> {
@@ -37,6 +39,9 @@ impl Unreached<'_> {
         // Who names the port is meant before those whose port may be another one at this listener.
         if written.iter().any(|(_, _, to)| to.port.is_some()) {
             written.retain(|(_, _, to)| to.port.is_some());
+        }
+        if written.is_empty() && self.is_left_out {
+            return Vec::new();
         }
         if written.is_empty() {
             return self.service().map(|service| self.without_endpoints(&service.origin, "")).into_iter().collect();
@@ -83,6 +88,10 @@ impl Unreached<'_> {
         let Self { host, port, subset, .. } = self;
         let namespace = &self.scope.namespace;
         let at_route = |message: String| Some(Diagnostic::warning(source.field.clone(), message).of(&source.origin.object));
+        if self.is_left_out {
+            let of = if subset.is_empty() { format!("port {port}") } else { format!("port {port}, subset {subset},") };
+            return at_route(format!("Envoy refuses the cluster that is made for {of} of {host}: requests get 503 until that is mended"));
+        }
         if let Some(service) = self.service() {
             if subset.is_empty() {
                 return Some(self.without_endpoints(&source.origin, &source.field));

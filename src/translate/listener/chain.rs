@@ -14,7 +14,7 @@ use smol_str::SmolStr;
 
 use crate::{
     mesh::model::Origin,
-    translate::{metadata::istio_config, naming::config_path, wkt},
+    translate::{filter::network, metadata::istio_config, naming::config_path, wkt},
 };
 
 /// ALPN names that the HTTP inspector sets for plaintext.
@@ -28,6 +28,16 @@ pub(crate) const MESH_TCP: [&str; 2] = ["istio-peer-exchange", "istio"];
 
 /// The name of the chain for connections that no other chain of an outbound listener takes.
 pub(crate) const PASSTHROUGH_CHAIN: &str = "PassthroughFilterChain";
+
+/// Returns what stands in for a chain that cannot be sent: it takes the same connections, and closes them.
+pub fn closed(chain: &FilterChain) -> FilterChain {
+    FilterChain {
+        name: chain.name.clone(),
+        filter_chain_match: chain.filter_chain_match.clone(),
+        filters: vec![network::black_hole()],
+        ..FilterChain::default()
+    }
+}
 
 /// What a chain of an outbound or gateway listener matches.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]

@@ -21,6 +21,7 @@ use envoy_types::pb::envoy::config::{
 };
 
 pub use self::{
+    chain::closed,
     held::{Holder, holds_own_addresses},
     refused::{Reason, Refused},
 };

@@ -55,6 +55,11 @@ pub(super) fn virtual_host(input: &VirtualHostInput) -> Built<VirtualHost> {
     Built { clusters, ..Built::new(host, origins) }
 }
 
+pub(super) fn closed(host: &VirtualHost) -> VirtualHost {
+    let answer = action::direct_response(503, &[]);
+    VirtualHost { name: host.name.clone(), domains: host.domains.clone(), routes: vec![catch_all("closed", answer)], ..Default::default() }
+}
+
 // Where several VirtualServices share a host, routes that take everything go last.
 fn http_routes(selections: &[HttpSelection], tls: bool, mesh: &MeshSettings) -> Vec<Route> {
     let shared = selections.len() > 1;

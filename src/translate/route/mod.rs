@@ -102,6 +102,11 @@ pub fn virtual_host(input: &VirtualHostInput) -> Built<VirtualHost> {
     build::virtual_host(input)
 }
 
+/// Returns what stands in for a virtual host that cannot be sent: it keeps its domains, and answers every request with 503.
+pub fn closed(host: &VirtualHost) -> VirtualHost {
+    build::closed(host)
+}
+
 /// Returns a route configuration without its virtual hosts.
 pub fn route_configuration_header(table: &RouteTable) -> RouteConfiguration {
     RouteConfiguration {

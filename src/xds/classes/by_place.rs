@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{by_scope::Step, cached_units::CachedUnits, key::LocatedKey, resource_cache::ResourceCache};
 use crate::{
+    api::Diagnostic,
     mesh::{model::Hostname, scope::Scope, world::World},
     translate::endpoint,
     visits::{self, Visited},
@@ -26,6 +27,11 @@ impl LocatedAssignments {
     /// Returns the load assignments.
     pub(super) fn layer(&self) -> &Layer {
         self.assignments.layer()
+    }
+
+    /// Returns what Envoy would refuse of the objects.
+    pub(super) fn findings(&self) -> impl Iterator<Item = Diagnostic> {
+        self.assignments.findings()
     }
 
     /// Brings the load assignments up to a new world.

@@ -1,9 +1,6 @@
 //! What proxies of one scope share: clusters, endpoints and routes, and outbound listeners.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use smol_str::SmolStr;
 
@@ -27,7 +24,7 @@ use crate::{
         route::{self, LostDomain},
     },
     visits::{self, Visited},
-    xds::{resource::Resource, resource_type::ResourceType, view::Layer},
+    xds::{encode::checked, resource_type::ResourceType, view::Layer},
 };
 
 /// Clusters, endpoints and route tables.
@@ -90,10 +87,16 @@ impl SharedByScope {
         &self.renamed
     }
 
+    /// Returns the clusters that Envoy would refuse.
+    pub(super) fn left_out(&self) -> BTreeSet<&SmolStr> {
+        self.clusters.clusters_left_out()
+    }
+
     /// Returns what of the objects these proxies cannot be given.
     pub(super) fn findings(&self, world: &World, scope: &Scope) -> Vec<Diagnostic> {
-        let mut found = self.missing.findings(world, scope, self.routes.layer());
+        let mut found = self.missing.findings(world, scope, self.routes.layer(), &self.left_out());
         found.extend(self.lost.values().flatten().chain(&self.unused).cloned());
+        found.extend(self.clusters.findings().chain(self.assignments.findings()).chain(self.routes.findings()));
         found
     }
 
@@ -212,7 +215,12 @@ impl SharedByScope {
             let told = |lost: &LostDomain| Diagnostic::warning("", lost.to_string()).of(&lost.object.object);
             self.lost.insert(name.clone(), lost.iter().map(told).collect());
         }
-        self.routes.replace(name, table.into_iter().map(|table| cache.table(table)).collect());
+        let before = self.routes.layer().get(name);
+        let made = table.map(|table| cache.table(table)).map(|made| match before {
+            Some(before) if !made.unfit.is_empty() => checked::keeping_virtual_hosts(made, before),
+            _ => made,
+        });
+        self.routes.replace(name, made.into_iter().collect());
     }
 }
 
@@ -224,9 +232,11 @@ impl OutboundListeners {
         group
     }
 
-    /// Returns the destinations of TLS and TCP routes that these proxies have no cluster for.
-    pub(super) fn findings(&self, world: &World, scope: &Scope) -> Vec<Diagnostic> {
-        self.missing.findings(world, scope, self.layer())
+    /// Returns the destinations of TLS and TCP routes that these proxies have no cluster for, and what Envoy would refuse.
+    pub(super) fn findings(&self, world: &World, scope: &Scope, left_out: &BTreeSet<&SmolStr>) -> Vec<Diagnostic> {
+        let mut found = self.missing.findings(world, scope, self.layer(), left_out);
+        found.extend(self.listeners.findings());
+        found
     }
 
     fn check(&mut self, shared: &SharedByScope) {
@@ -286,8 +296,8 @@ impl OutboundListeners {
     }
 
     fn replace(&mut self, group: Group, planned: Planned, cache: &mut ResourceCache) {
-        let resources: Vec<Arc<Resource>> = planned.listeners.into_iter().map(|input| cache.outbound_listener(input)).collect();
-        self.listeners.replace(&group, resources);
+        let made = planned.listeners.into_iter().map(|input| cache.outbound_listener(input)).collect();
+        self.listeners.replace(&group, made);
         match planned.refused.is_empty() {
             true => drop(self.refused.remove(&group)),
             false => drop(self.refused.insert(group, planned.refused)),

@@ -134,17 +134,23 @@ impl Groups {
         let mut first = |group: *const ()| asked.insert(group);
         for keys in used {
             let Some(scope) = self.scopes.get(&keys.shared.scope) else { continue };
-            if let Some(shared) = self.shared.get(&keys.shared).filter(|shared| first(std::ptr::from_ref(*shared).cast())) {
+            let Some(shared) = self.shared.get(&keys.shared) else { continue };
+            let left_out = shared.left_out();
+            if first(std::ptr::from_ref(shared).cast()) {
                 found.extend(shared.findings(world, scope));
             }
             let listeners = keys.listeners.as_ref().and_then(|key| self.listeners.get(key));
             if let Some(listeners) = listeners.filter(|listeners| first(std::ptr::from_ref(*listeners).cast())) {
-                found.extend(listeners.findings(world, scope));
+                found.extend(listeners.findings(world, scope, &left_out));
                 found.extend(listeners.refused().map(finding));
+            }
+            let located = keys.located.as_ref().and_then(|key| self.located.get(key));
+            if let Some(located) = located.filter(|located| first(std::ptr::from_ref(*located).cast())) {
+                found.extend(located.findings());
             }
             if let Some(own) = self.own.get(&keys.own).filter(|own| first(std::ptr::from_ref(*own).cast())) {
                 found.extend(keys.own.refused().map(finding));
-                found.extend(own.findings(world, scope));
+                found.extend(own.findings(world, scope, &left_out));
             }
         }
         found

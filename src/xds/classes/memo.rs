@@ -10,7 +10,7 @@ use crate::metrics::ExactCounter;
 /// Results by input. An entry lives at least as long as somebody else holds its result.
 #[derive(Debug)]
 pub(super) struct Memo<I, R> {
-    entries: FxHashMap<I, Arc<R>>,
+    entries: FxHashMap<I, R>,
     /// Counts the results that were made.
     made: ExactCounter,
     /// The size at which unused entries are dropped next.
@@ -19,6 +19,18 @@ pub(super) struct Memo<I, R> {
 
 const SWEEP_AT_LEAST: usize = 1024;
 
+/// A result that is shared with whoever asked for it.
+pub(super) trait Shared: Clone {
+    /// Returns whether anybody else has it.
+    fn is_held(&self) -> bool;
+}
+
+impl<T> Shared for Arc<T> {
+    fn is_held(&self) -> bool {
+        Arc::strong_count(self) > 1
+    }
+}
+
 impl<I, R> Memo<I, R> {
     /// Makes an empty memo that counts what it makes.
     pub(super) fn counting(made: ExactCounter) -> Self {
@@ -26,16 +38,16 @@ impl<I, R> Memo<I, R> {
     }
 }
 
-impl<I: Eq + Hash, R> Memo<I, R> {
+impl<I: Eq + Hash, R: Shared> Memo<I, R> {
     /// Returns the result for `input`, which `make` makes if it is not known.
-    pub(super) fn get(&mut self, input: I, make: impl FnOnce(&I) -> R) -> Arc<R> {
+    pub(super) fn get(&mut self, input: I, make: impl FnOnce(&I) -> R) -> R {
         let vacant = match self.entries.entry(input) {
-            Entry::Occupied(known) => return Arc::clone(known.get()),
+            Entry::Occupied(known) => return known.get().clone(),
             Entry::Vacant(vacant) => vacant,
         };
-        let result = Arc::new(make(vacant.key()));
+        let result = make(vacant.key());
         self.made.inc();
-        vacant.insert(Arc::clone(&result));
+        vacant.insert(result.clone());
         self.sweep();
         result
     }
@@ -43,7 +55,7 @@ impl<I: Eq + Hash, R> Memo<I, R> {
     // Doubling keeps the cost of sweeping proportional to what was inserted.
     fn sweep(&mut self) {
         if self.entries.len() >= self.sweep_at {
-            self.entries.retain(|_, result| Arc::strong_count(result) > 1);
+            self.entries.retain(|_, result| result.is_held());
             self.sweep_at = (self.entries.len() * 2).max(SWEEP_AT_LEAST);
         }
     }
@@ -57,7 +69,7 @@ mod tests {
     fn a_known_input_is_not_made_again() {
         let made = ExactCounter::default();
         let mut memo = Memo::counting(made.clone());
-        let first = memo.get(7, |n| n * 2);
+        let first = memo.get(7, |n| Arc::new(n * 2));
         let second = memo.get(7, |_| unreachable!());
         assert!(Arc::ptr_eq(&first, &second));
         assert_eq!(made.get(), 1);
@@ -66,9 +78,9 @@ mod tests {
     #[test]
     fn results_that_nobody_holds_are_dropped() {
         let mut memo = Memo::counting(ExactCounter::default());
-        let held = memo.get(0, |n| *n);
+        let held = memo.get(0, |n| Arc::new(*n));
         for n in 1..10 * SWEEP_AT_LEAST {
-            memo.get(n, |n| *n);
+            memo.get(n, |n| Arc::new(*n));
         }
         assert!(memo.entries.len() <= SWEEP_AT_LEAST, "{}", memo.entries.len());
         assert!(Arc::ptr_eq(&held, &memo.get(0, |_| unreachable!())));

@@ -43,13 +43,15 @@ impl MissingClusters {
         }
     }
 
-    /// Says of each at which object it can be mended.
-    pub(super) fn findings(&self, world: &World, scope: &Scope, resources: &Layer) -> Vec<Diagnostic> {
+    /// Says of each at which object it can be mended; `left_out` are those that Envoy would refuse.
+    pub(super) fn findings(&self, world: &World, scope: &Scope, resources: &Layer, left_out: &BTreeSet<&SmolStr>) -> Vec<Diagnostic> {
         let mut found = Vec::new();
         for (name, clusters) in &self.by_resource {
             let Some(resource) = resources.get(name) else { continue };
-            for (port, subset, host) in clusters.iter().filter_map(|cluster| outbound_parts(cluster)) {
-                found.extend(Unreached { world, scope, port, subset, host: &host }.findings(&resource.origins));
+            for cluster in clusters {
+                let Some((port, subset, host)) = outbound_parts(cluster) else { continue };
+                let is_left_out = left_out.contains(cluster);
+                found.extend(Unreached { world, scope, port, subset, host: &host, is_left_out }.findings(&resource.origins));
             }
         }
         found

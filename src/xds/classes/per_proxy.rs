@@ -35,7 +35,12 @@ use crate::{
         route::{self, RouteTable},
     },
     visits::{Visit, Visited},
-    xds::{per_type::PerType, resource::Resource, resource_type::ResourceType, view::Layer},
+    xds::{
+        encode::{Unfit, checked::Encoded},
+        per_type::PerType,
+        resource_type::ResourceType,
+        view::Layer,
+    },
 };
 
 /// All that decides about a proxy's own side.
@@ -55,6 +60,8 @@ pub(super) struct PerProxy {
     layers: PerType<Layer>,
     /// Of its listeners and of its routes.
     missing: [MissingClusters; 2],
+    /// What Envoy would refuse.
+    unfit: Vec<Arc<Unfit>>,
 }
 
 /// The types of its own resources that name clusters of services.
@@ -78,19 +85,21 @@ impl PerProxyInputs {
 impl PerProxy {
     /// Translates the inputs.
     pub(super) fn new(inputs: &PerProxyInputs, clusters: &Layer, cache: &mut ResourceCache) -> Self {
-        let layers = PerType::from_fn(|kind| match kind {
-            ResourceType::Cluster => layer(inputs.clusters.iter().cloned().map(|input| cache.cluster(input))),
-            ResourceType::Endpoint => layer(inputs.assignments.iter().cloned().map(|input| cache.assignment(input))),
-            ResourceType::Listener => layer(listeners(inputs, cache)),
-            ResourceType::Route => layer(inputs.tables.iter().cloned().map(|table| cache.table(table))),
-            ResourceType::NameTable => Layer::default(),
+        let made = PerType::from_fn(|kind| match kind {
+            ResourceType::Cluster => inputs.clusters.iter().cloned().map(|input| cache.cluster(input)).collect(),
+            ResourceType::Endpoint => inputs.assignments.iter().cloned().map(|input| cache.assignment(input)).collect(),
+            ResourceType::Listener => listeners(inputs, cache),
+            ResourceType::Route => inputs.tables.iter().cloned().map(|table| cache.table(table)).collect(),
+            ResourceType::NameTable => Vec::new(),
         });
+        let unfit = ResourceType::ALL.into_iter().flat_map(|kind| &made[kind]).flat_map(|made| made.unfit.iter().cloned()).collect();
+        let layers = PerType::from_fn(|kind| layer(&made[kind]));
         let mut missing: [MissingClusters; 2] = Default::default();
         for (missing, kind) in missing.iter_mut().zip(NAMING) {
             let made = Changes { made: layers[kind].keys().cloned().collect(), ..Changes::default() };
             missing.update(&layers[kind], &made, clusters, &BTreeSet::new());
         }
-        Self { layers, missing }
+        Self { layers, missing, unfit }
     }
 
     /// Follows the clusters that appeared or vanished.
@@ -100,10 +109,10 @@ impl PerProxy {
         }
     }
 
-    /// Returns the destinations of its own routes that it has no cluster for.
-    pub(super) fn findings(&self, world: &World, scope: &Scope) -> Vec<Diagnostic> {
-        let found = self.missing.iter().zip(NAMING).map(|(missing, kind)| missing.findings(world, scope, &self.layers[kind]));
-        found.flatten().collect()
+    /// Returns the destinations of its own routes that it has no cluster for, and what Envoy would refuse.
+    pub(super) fn findings(&self, world: &World, scope: &Scope, left_out: &BTreeSet<&SmolStr>) -> Vec<Diagnostic> {
+        let found = self.missing.iter().zip(NAMING).map(|(missing, kind)| missing.findings(world, scope, &self.layers[kind], left_out));
+        found.flatten().chain(self.unfit.iter().flat_map(|unfit| unfit.findings(false))).collect()
     }
 
     /// Returns the resources of one type.
@@ -112,7 +121,7 @@ impl PerProxy {
     }
 }
 
-fn listeners(inputs: &PerProxyInputs, cache: &mut ResourceCache) -> Vec<Arc<Resource>> {
+fn listeners(inputs: &PerProxyInputs, cache: &mut ResourceCache) -> Vec<Encoded> {
     let mut listeners: Vec<_> = inputs.inbound.iter().cloned().flat_map(|input| cache.inbound_listeners(input)).collect();
     listeners.extend(inputs.gateway.iter().cloned().map(|input| cache.gateway_listener(input)));
     listeners
@@ -182,6 +191,7 @@ fn inbound_targets(world: &World, scope: &Scope, proxy: &Proxy) -> Vec<InboundTa
     service_targets(world, proxy).into_iter().filter_map(target).collect()
 }
 
-fn layer(resources: impl IntoIterator<Item = Arc<Resource>>) -> Layer {
-    Arc::new(resources.into_iter().map(|resource| (resource.name.clone(), resource)).collect::<OrdMap<_, _>>())
+fn layer(made: &[Encoded]) -> Layer {
+    let resources = made.iter().filter_map(|encoded| encoded.resource.clone());
+    Arc::new(resources.map(|resource| (resource.name.clone(), resource)).collect::<OrdMap<_, _>>())
 }

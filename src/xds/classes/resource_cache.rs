@@ -6,7 +6,7 @@ use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 
 use prometheus_client::metrics::family::Family;
 
-use super::memo::Memo;
+use super::memo::{Memo, Shared};
 use crate::{
     metrics::{ExactCounter, MetricLabels},
     translate::{
@@ -20,22 +20,22 @@ use crate::{
         },
         route::{self, RouteTable, VirtualHostInput},
     },
-    xds::{
-        encode,
-        resource::{EncodedVirtualHost, Resource},
+    xds::encode::{
+        self,
+        checked::{self, CheckedVirtualHost, Encoded},
     },
 };
 
 /// The memos of all kinds of resources.
 #[derive(Debug)]
 pub(super) struct ResourceCache {
-    clusters: Memo<ClusterInput, Resource>,
-    assignments: Memo<EndpointInput, Resource>,
-    outbound: Memo<ListenerInput, Resource>,
-    inbound: Memo<InboundInput, Vec<Arc<Resource>>>,
-    gateway: Memo<GatewayListenerInput, Resource>,
-    virtual_hosts: Memo<VirtualHostInput, EncodedVirtualHost>,
-    tables: Memo<JoinedTable, Resource>,
+    clusters: Memo<ClusterInput, Encoded>,
+    assignments: Memo<EndpointInput, Encoded>,
+    outbound: Memo<ListenerInput, Encoded>,
+    inbound: Memo<InboundInput, Arc<Vec<Encoded>>>,
+    gateway: Memo<GatewayListenerInput, Encoded>,
+    virtual_hosts: Memo<VirtualHostInput, Arc<CheckedVirtualHost>>,
+    tables: Memo<JoinedTable, Encoded>,
     translations: Translations,
 }
 
@@ -43,7 +43,7 @@ pub(super) struct ResourceCache {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct JoinedTable {
     header: Vec<u8>,
-    hosts: Vec<ByPtr<EncodedVirtualHost>>,
+    hosts: Vec<ByPtr<CheckedVirtualHost>>,
 }
 
 /// Counters of the translations since the start, by what was translated (`istiod_lite_translated`).
@@ -71,32 +71,32 @@ impl Default for ResourceCache {
 }
 
 impl ResourceCache {
-    pub(super) fn cluster(&mut self, input: ClusterInput) -> Arc<Resource> {
-        self.clusters.get(input, |input| encode::cluster(cluster::cluster(input)))
+    pub(super) fn cluster(&mut self, input: ClusterInput) -> Encoded {
+        self.clusters.get(input, |input| checked::cluster(cluster::cluster(input)))
     }
 
-    pub(super) fn assignment(&mut self, input: EndpointInput) -> Arc<Resource> {
-        self.assignments.get(input, |input| encode::encoded_load_assignment(input.name().clone(), endpoint::load_assignment(input)))
+    pub(super) fn assignment(&mut self, input: EndpointInput) -> Encoded {
+        self.assignments.get(input, |input| checked::load_assignment(input.name().clone(), endpoint::load_assignment(input)))
     }
 
-    pub(super) fn outbound_listener(&mut self, input: ListenerInput) -> Arc<Resource> {
-        self.outbound.get(input, |input| encode::listener(outbound::listener(input)))
+    pub(super) fn outbound_listener(&mut self, input: ListenerInput) -> Encoded {
+        self.outbound.get(input, |input| checked::listener(outbound::listener(input)))
     }
 
-    pub(super) fn inbound_listeners(&mut self, input: InboundInput) -> Vec<Arc<Resource>> {
-        let make = |input: &InboundInput| inbound::listeners(input).into_iter().map(encode::listener).map(Arc::new).collect();
+    pub(super) fn inbound_listeners(&mut self, input: InboundInput) -> Vec<Encoded> {
+        let make = |input: &InboundInput| Arc::new(inbound::listeners(input).into_iter().map(checked::listener).collect());
         self.inbound.get(input, make).to_vec()
     }
 
-    pub(super) fn gateway_listener(&mut self, input: GatewayListenerInput) -> Arc<Resource> {
-        self.gateway.get(input, |input| encode::listener(gateway::listener(input)))
+    pub(super) fn gateway_listener(&mut self, input: GatewayListenerInput) -> Encoded {
+        self.gateway.get(input, |input| checked::listener(gateway::listener(input)))
     }
 
-    pub(super) fn table(&mut self, table: RouteTable) -> Arc<Resource> {
+    pub(super) fn table(&mut self, table: RouteTable) -> Encoded {
         let header: RouteConfiguration = route::route_configuration_header(&table);
         let hosts = table.hosts.into_iter().map(|host| ByPtr(self.virtual_host(host))).collect();
         let joined = JoinedTable { header: encode::canonical(&header), hosts };
-        self.tables.get(joined, |joined| encode::route_configuration(&header, joined.hosts.iter().map(|host| Arc::clone(&host.0))))
+        self.tables.get(joined, |joined| checked::route_configuration(&header, joined.hosts.iter().map(|host| &*host.0)))
     }
 
     /// Returns the counters.
@@ -104,7 +104,13 @@ impl ResourceCache {
         &self.translations
     }
 
-    fn virtual_host(&mut self, input: VirtualHostInput) -> Arc<EncodedVirtualHost> {
-        self.virtual_hosts.get(input, |input| encode::virtual_host(route::virtual_host(input)))
+    fn virtual_host(&mut self, input: VirtualHostInput) -> Arc<CheckedVirtualHost> {
+        self.virtual_hosts.get(input, |input| Arc::new(checked::virtual_host(route::virtual_host(input))))
+    }
+}
+
+impl Shared for Encoded {
+    fn is_held(&self) -> bool {
+        self.resource.as_ref().is_some_and(Shared::is_held) || self.unfit.first().is_some_and(Shared::is_held)
     }
 }

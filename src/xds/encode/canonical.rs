@@ -6,11 +6,10 @@
 
 use std::sync::LazyLock;
 
-use prost::{
-    Message, Name,
-    encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
-};
+use prost::{Message, Name, encoding::WireType};
 use rustc_hash::FxHashMap;
+
+use super::field_at::{FieldAt, field_at};
 
 include!(concat!(env!("OUT_DIR"), "/shapes.rs"));
 
@@ -102,39 +101,6 @@ fn order_any(bytes: &mut [u8]) -> Option<()> {
         Some(shape) => order_message(shape, &mut bytes[value]),
         None => Some(()),
     }
-}
-
-/// A field on the wire: from its key at `start` over its content to its `end`.
-#[derive(Clone, Copy)]
-struct FieldAt {
-    number: u32,
-    wire: WireType,
-    start: usize,
-    content: usize,
-    end: usize,
-}
-
-fn field_at(bytes: &[u8], start: usize) -> Option<FieldAt> {
-    // Nearly all fields: number below 16, content below 128 bytes, so key and length are a byte each.
-    if let Some(&[key @ 0x08..0x80, length @ 0..0x80]) = bytes.get(start..start + 2)
-        && key & 7 == WireType::LengthDelimited as u8
-    {
-        let content = start + 2;
-        let end = content + usize::from(length);
-        let field = FieldAt { number: u32::from(key >> 3), wire: WireType::LengthDelimited, start, content, end };
-        return (end <= bytes.len()).then_some(field);
-    }
-    let mut rest = bytes.get(start..)?;
-    let (number, wire) = decode_key(&mut rest).ok()?;
-    if wire == WireType::LengthDelimited {
-        let length = usize::try_from(decode_varint(&mut rest).ok()?).ok()?;
-        let content = bytes.len() - rest.len();
-        let end = content.checked_add(length).filter(|end| *end <= bytes.len())?;
-        return Some(FieldAt { number, wire, start, content, end });
-    }
-    let content = bytes.len() - rest.len();
-    skip_field(wire, number, &mut rest, DecodeContext::default()).ok()?;
-    Some(FieldAt { number, wire, start, content, end: bytes.len() - rest.len() })
 }
 
 /// Entries of one map field that follow each other on the wire.

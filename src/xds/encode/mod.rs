@@ -1,6 +1,10 @@
 //! Translated messages become shared resources: canonical bytes, content hash, origins. Here and nowhere else.
 
 mod canonical;
+pub mod checked;
+pub mod constraints;
+mod field_at;
+mod unfit;
 
 use std::sync::Arc;
 
@@ -25,7 +29,10 @@ use crate::{
     translate::{input::Built, wire},
 };
 
-pub use canonical::canonical;
+pub use self::{
+    canonical::canonical,
+    unfit::{Part, Unfit},
+};
 
 /// Field number of `RouteConfiguration.virtual_hosts`.
 const VIRTUAL_HOSTS: u32 = 2;
@@ -55,17 +62,14 @@ pub fn encoded_load_assignment(name: SmolStr, built: Built<Vec<u8>>) -> Resource
 
 /// Encodes a listener.
 pub fn listener(built: Built<Listener>) -> Resource {
-    let name = built.message.name.as_str().into();
-    let references = references(built.clusters, built.routes).collect();
-    resource(ResourceType::Listener, name, canonical(&built.message).into(), references, built.origins)
+    let body = canonical(&built.message);
+    encoded_listener(built, body)
 }
 
 /// Encodes one virtual host.
 pub fn virtual_host(built: Built<VirtualHost>) -> EncodedVirtualHost {
     let body = canonical(&built.message);
-    let mut field = Vec::with_capacity(body.len() + 8);
-    wire::message(&mut field, VIRTUAL_HOSTS, &body);
-    EncodedVirtualHost { version: ContentHash(xxh3_64(&field)), field: field.into(), clusters: built.clusters, origins: built.origins }
+    encoded_virtual_host(built, &body)
 }
 
 /// Joins a route table from its own fields (`header`, without virtual hosts) and encoded virtual hosts: repeated
@@ -90,6 +94,18 @@ fn joined(name: SmolStr, mut body: Vec<u8>, hosts: Vec<Arc<EncodedVirtualHost>>)
     let table = resource(ResourceType::Route, name, body.into(), references, origins);
     // All share one empty list.
     Resource { virtual_hosts: if hosts.is_empty() { Arc::default() } else { hosts.into() }, ..table }
+}
+
+fn encoded_listener(built: Built<Listener>, body: Vec<u8>) -> Resource {
+    let name = built.message.name.as_str().into();
+    let references = references(built.clusters, built.routes).collect();
+    resource(ResourceType::Listener, name, body.into(), references, built.origins)
+}
+
+fn encoded_virtual_host(built: Built<VirtualHost>, body: &[u8]) -> EncodedVirtualHost {
+    let mut field = Vec::with_capacity(body.len() + 8);
+    wire::message(&mut field, VIRTUAL_HOSTS, body);
+    EncodedVirtualHost { version: ContentHash(xxh3_64(&field)), field: field.into(), clusters: built.clusters, origins: built.origins }
 }
 
 fn references(clusters: Vec<SmolStr>, routes: Vec<SmolStr>) -> impl Iterator<Item = (ResourceType, SmolStr)> {

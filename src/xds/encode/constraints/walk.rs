@@ -1,0 +1,258 @@
+//! Goes through an encoded message, and through those in it, beside the table of rules.
+
+use prost::encoding::{WireType, decode_varint};
+use rustc_hash::FxHashSet;
+
+use super::{
+    Step, Violation,
+    rule::{self, Value},
+    table::{Field, Form, MessageType, Rule, find, message_type},
+};
+use crate::xds::encode::field_at::{FieldAt, field_at};
+
+/// A walk, and what it has found so far.
+#[derive(Default)]
+pub(super) struct Walk<'a> {
+    path: Vec<Entered<'a>>,
+    pub(super) found: Vec<Violation>,
+    /// How many fields it came by.
+    pub(super) fields: usize,
+}
+
+/// A field that the walk is in. Which of a repeated field's items it is counts only when something is wrong there.
+struct Entered<'a> {
+    field: &'static Field,
+    message: &'a [u8],
+    start: usize,
+}
+
+/// Field numbers of `google.protobuf.Any`.
+const TYPE_URL: u32 = 1;
+const ANY_VALUE: u32 = 2;
+/// Field numbers of `google.protobuf.Duration`.
+const SECONDS: u32 = 1;
+const NANOS: u32 = 2;
+/// Field numbers of `envoy.config.core.v3.HeaderValue`.
+const KEY: u32 = 1;
+const HEADER_VALUE: u32 = 2;
+
+impl<'a> Walk<'a> {
+    /// Walks a message of the type at that place in the table. Bytes that are no message are passed over.
+    pub(super) fn message(&mut self, at: usize, bytes: &'a [u8]) {
+        let kind = message_type(at);
+        let (mut seen, mut next, mut items) = (0, 0, 0);
+        while let Some(item) = field_at(bytes, next) {
+            items += 1;
+            let start = next;
+            next = item.end;
+            let Some(field) = known(kind, item.number) else { continue };
+            seen |= field.bit;
+            if field.form != Form::Opaque {
+                self.path.push(Entered { field, message: bytes, start });
+                self.field(field, item, bytes);
+                self.path.pop();
+            }
+        }
+        self.fields += items;
+        if kind.needed & !seen != 0 {
+            self.missing(kind, kind.needed & !seen);
+        }
+        if items >= kind.counts {
+            self.counts(kind, bytes);
+        }
+    }
+
+    fn field(&mut self, field: &'static Field, item: FieldAt, bytes: &'a [u8]) {
+        let content = &bytes[item.content..item.end];
+        match (field.form, item.wire) {
+            (Form::Message(inner), WireType::LengthDelimited) => {
+                self.message(inner, content);
+                if let [Rule::AddedHeader] = field.rules {
+                    self.added_header(content);
+                }
+            }
+            (Form::Any, WireType::LengthDelimited) => self.any(content),
+            (Form::Duration, WireType::LengthDelimited) => match duration(content) {
+                Ok(time) => self.value(field, Value::Time(time)),
+                Err(why) => self.wrong(why),
+            },
+            (Form::Text | Form::Bytes, WireType::LengthDelimited) => self.value(field, Value::Bytes(content)),
+            (_, WireType::LengthDelimited) => self.packed(field, content),
+            (form, wire) => {
+                if let Some(value) = number(form, wire, &mut &content[..]) {
+                    self.value(field, value);
+                }
+            }
+        }
+    }
+
+    /// Walks numbers that stand one behind the other.
+    fn packed(&mut self, field: &'static Field, mut content: &[u8]) {
+        while let Some(value) = number(field.form, packed_wire(field.form), &mut content) {
+            self.value(field, value);
+        }
+    }
+
+    fn any(&mut self, bytes: &'a [u8]) {
+        let content = |number| field(bytes, number).map(|item| &bytes[item.content..item.end]);
+        let Some(name) = content(TYPE_URL).and_then(|url| std::str::from_utf8(url).ok()).and_then(|url| url.rsplit('/').next()) else {
+            return;
+        };
+        if let Some(inner) = find(name) {
+            self.message(inner, content(ANY_VALUE).unwrap_or_default());
+        }
+    }
+
+    fn value(&mut self, field: &'static Field, value: Value<'_>) {
+        let is_empty = matches!(value, Value::Bytes([]) | Value::Unsigned(0) | Value::Signed(0));
+        if field.ignores_empty && is_empty {
+            return;
+        }
+        if let Some(what) = field.rules.iter().find_map(|rule| rule.broken_by(value)) {
+            self.wrong(what);
+        }
+    }
+
+    fn added_header(&mut self, header: &[u8]) {
+        let text = |number| {
+            let content = field(header, number).map(|item| &header[item.content..item.end]);
+            std::str::from_utf8(content.unwrap_or_default()).unwrap_or_default()
+        };
+        if let Some(what) = rule::added_header(text(KEY)).or_else(|| rule::header_format(text(HEADER_VALUE))) {
+            self.wrong(what);
+        }
+    }
+
+    fn missing(&mut self, kind: &MessageType, missing: u64) {
+        for choice in kind.choices.iter().filter(|choice| choice.bit & missing != 0) {
+            self.wrong_at(choice.name, "one must be chosen".to_owned());
+        }
+        let is_choice = |field: &&Field| kind.choices.iter().any(|choice| choice.bit == field.bit);
+        for field in kind.fields.iter().filter(|field| field.bit & missing != 0 && !is_choice(field)) {
+            let default = match field.form {
+                Form::Text | Form::Bytes => Some(Value::Bytes(&[])),
+                Form::Unsigned => Some(Value::Unsigned(0)),
+                Form::Signed => Some(Value::Signed(0)),
+                Form::Double | Form::Float => Some(Value::Fraction(0.0)),
+                _ => None,
+            };
+            let default = default.filter(|_| !field.is_repeated);
+            let what = default.and_then(|default| field.rules.iter().find_map(|rule| rule.broken_by(default)));
+            self.wrong_at(field.name, what.unwrap_or_else(|| "is required".to_owned()));
+        }
+    }
+
+    /// Counts the items of the fields that have a rule for that.
+    fn counts(&mut self, kind: &'static MessageType, bytes: &[u8]) {
+        for (field, count) in kind.fields.iter().filter_map(|field| Some((field, field.count.as_ref()?))) {
+            let items = items(field, bytes);
+            if !items.is_empty() && items.len() < count.min {
+                self.wrong_at(field.name, format!("must have {} items or more, has {}", count.min, items.len()));
+            } else if items.len() as u64 > count.max {
+                self.wrong_at(field.name, format!("must have {} items or fewer, has {}", count.max, items.len()));
+            } else if count.unique && items.iter().collect::<FxHashSet<_>>().len() < items.len() {
+                self.wrong_at(field.name, "must not have an item twice".to_owned());
+            }
+        }
+    }
+
+    fn wrong_at(&mut self, name: &'static str, what: String) {
+        self.wrong(what);
+        if let Some(violation) = self.found.last_mut().filter(|_| !name.is_empty()) {
+            violation.path.push(Step { name, index: None });
+        }
+    }
+
+    fn wrong(&mut self, what: String) {
+        let path = self.path.iter().filter(|entered| !entered.field.name.is_empty()).map(Entered::step).collect();
+        self.found.push(Violation { path, what });
+    }
+}
+
+impl Entered<'_> {
+    fn step(&self) -> Step {
+        let before = || {
+            let mut index = 0;
+            each(&self.message[..self.start], |item| index += usize::from(item.number == self.field.number));
+            index
+        };
+        Step { name: self.field.name, index: self.field.is_repeated.then(before) }
+    }
+}
+
+fn known(kind: &'static MessageType, number: u32) -> Option<&'static Field> {
+    let place = kind.index.get(usize::try_from(number).ok()?)?.checked_sub(1)?;
+    kind.fields.get(usize::from(place))
+}
+
+fn each(bytes: &[u8], mut visit: impl FnMut(FieldAt)) {
+    let mut next = 0;
+    while let Some(item) = field_at(bytes, next) {
+        next = item.end;
+        visit(item);
+    }
+}
+
+fn field(bytes: &[u8], number: u32) -> Option<FieldAt> {
+    let mut found = None;
+    each(bytes, |item| found = if item.number == number { Some(item) } else { found });
+    found
+}
+
+/// Returns the items of a repeated field, also where they are numbers that stand one behind the other.
+fn items<'b>(field: &Field, bytes: &'b [u8]) -> Vec<&'b [u8]> {
+    let mut items = Vec::new();
+    each(bytes, |item| {
+        let content = &bytes[item.content..item.end];
+        match (field.form, item.wire) {
+            _ if item.number != field.number => {}
+            (Form::Unsigned | Form::Signed | Form::Double | Form::Float, WireType::LengthDelimited) => {
+                let mut rest = content;
+                while !rest.is_empty() {
+                    let before = rest;
+                    let Some(_) = number(field.form, packed_wire(field.form), &mut rest) else { return };
+                    items.push(&before[..before.len() - rest.len()]);
+                }
+            }
+            _ => items.push(content),
+        }
+    });
+    items
+}
+
+fn packed_wire(form: Form) -> WireType {
+    match form {
+        Form::Double => WireType::SixtyFourBit,
+        Form::Float => WireType::ThirtyTwoBit,
+        _ => WireType::Varint,
+    }
+}
+
+fn number(form: Form, wire: WireType, bytes: &mut &[u8]) -> Option<Value<'static>> {
+    match (form, wire) {
+        (Form::Unsigned, WireType::Varint) => decode_varint(bytes).ok().map(Value::Unsigned),
+        (Form::Signed, WireType::Varint) => decode_varint(bytes).ok().map(|number| Value::Signed(number.cast_signed())),
+        (Form::Double, WireType::SixtyFourBit) => taken(bytes).map(|bytes| Value::Fraction(f64::from_le_bytes(bytes))),
+        (Form::Float, WireType::ThirtyTwoBit) => taken(bytes).map(|bytes| Value::Fraction(f32::from_le_bytes(bytes).into())),
+        _ => None,
+    }
+}
+
+fn taken<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (taken, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(*taken)
+}
+
+fn duration(bytes: &[u8]) -> Result<i128, String> {
+    let (mut seconds, mut nanos) = (0, 0);
+    each(bytes, |item| {
+        let number = || decode_varint(&mut &bytes[item.content..item.end]).unwrap_or_default().cast_signed();
+        match item.number {
+            SECONDS => seconds = number(),
+            NANOS => nanos = number(),
+            _ => {}
+        }
+    });
+    rule::duration(seconds, nanos)
+}
