@@ -18,7 +18,7 @@ use self::{tls::TlsArguments, without_effect::WithoutEffect};
 use crate::{
     cli::{
         inject::InjectionArguments,
-        values::{duration, listen_address},
+        values::{duration, listen_address, request_size},
     },
     controllers::{ROOT_CERTIFICATE, election::Timing},
     identity::{ca::IssuePolicy, key::KeyType},
@@ -31,7 +31,7 @@ use crate::{
         debounce,
         kubernetes::{self, ClientSettings},
     },
-    xds::session,
+    xds::{bounds::Bounds, session},
 };
 
 /// Where istiod's chart mounts ConfigMap `istio`.
@@ -171,6 +171,22 @@ pub(super) struct Arguments {
     #[arg(long, value_parser = duration, default_value = "45s")]
     drain_time: Duration,
 
+    /// The largest request, in bytes, of a proxy that is not served yet or has not proven who it is; istiod's limit for all. Most
+    /// of a first request names what the proxy holds already: there is room for about 40,000 clusters.
+    #[arg(long, env = "ISTIO_GPRC_MAXRECVMSGSIZE", value_name = "BYTES", value_parser = request_size, default_value = "4194304")]
+    max_first_request: usize,
+
+    /// The largest request, in bytes, of a proxy that is served and has proven who it is. What it names takes memory here for as long
+    /// as it is connected.
+    #[arg(long, value_name = "BYTES", value_parser = request_size, default_value = "16777216")]
+    max_request: usize,
+
+    /// How many names of each type (clusters, endpoints, listeners, route tables) a proxy may ask for beyond those of its
+    /// configuration: a number of names. One that comes back asks for all that it holds, also for what is gone meanwhile; more
+    /// would let callers fill the memory with names of their own.
+    #[arg(long, value_name = "NUMBER", default_value_t = Bounds::default().unknown_names)]
+    max_unknown_names: usize,
+
     /// Sends every change at once instead of making before breaking: for experiments that show what the order is worth.
     #[arg(long, hide = true)]
     unordered_rollout: bool,
@@ -270,6 +286,11 @@ impl Arguments {
             controllers: self.controllers(),
             connections: self.connections(),
             debounce: debounce::Settings { after: self.debounce_after, max: self.debounce_max, ..debounce::Settings::default() },
+            bounds: Bounds {
+                first_request: self.max_first_request,
+                request: self.max_request.max(self.max_first_request),
+                unknown_names: self.max_unknown_names,
+            },
             rollout: session::Settings { ordered: !self.unordered_rollout, gate: self.gate_deadline, drain: self.drain_time },
             tls: self.tls.settings(self.tls_sans, of_cluster)?,
             injection: self.injection.settings(&self.namespace, &self.revision, &self.cluster_id, &self.domain),

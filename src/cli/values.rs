@@ -15,6 +15,12 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     go_duration::parse(text).ok_or_else(|| format!("{text:?} is no duration; write 100ms, 1.5s, 2m or 1h30m"))
 }
 
+/// Reads the largest size of a request, in bytes: 64 kB at least, which any proxy's first request takes, and 1 GB at most.
+pub(super) fn request_size(text: &str) -> Result<usize, String> {
+    let size = text.parse().ok().filter(|size| (64 << 10..=1 << 30).contains(size));
+    size.ok_or_else(|| format!("{text:?} is no size; write a number of bytes from 65536 to 1073741824"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -34,5 +40,13 @@ mod tests {
         assert_eq!(listen_address("127.0.1.1:80"), Ok(SocketAddr::from(([127, 0, 1, 1], 80))));
         assert_eq!(listen_address(":15010").map(|address| address.port()), Ok(15010));
         assert!(listen_address("istiod").is_err());
+    }
+
+    #[test]
+    fn sizes_of_requests() {
+        assert_eq!(request_size("4194304"), Ok(4 << 20));
+        for wrong in ["", "0", "4MB", "-1", "1073741825"] {
+            assert!(request_size(wrong).is_err(), "{wrong}");
+        }
     }
 }

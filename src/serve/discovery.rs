@@ -144,7 +144,8 @@ fn serve_secure_grpc(settings: &Settings, runtime: &Runtime, identity: &Identity
 
 fn discovery_service(settings: &Settings, runtime: &Runtime, authenticated: bool) -> DiscoveryService {
     let shutdown = runtime.tasks.shutdown.clone();
-    let options = Options { rollout: settings.rollout, authenticated, shutdown, clock: Arc::clone(&runtime.clock), ..Options::default() };
+    let (rollout, bounds, clock) = (settings.rollout, settings.bounds, Arc::clone(&runtime.clock));
+    let options = Options { rollout, bounds, authenticated, shutdown, clock, ..Options::default() };
     DiscoveryService::new(Arc::<Classes>::clone(&runtime.classes), Arc::clone(&runtime.ledger), options)
         .inspected_by(Arc::clone(&runtime.debug) as _)
 }

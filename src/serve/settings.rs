@@ -11,7 +11,7 @@ use crate::{
     identity::{ca::IssuePolicy, key::KeyType},
     source::{debounce, kubernetes},
     webhook::inject,
-    xds::session,
+    xds::{bounds::Bounds, session},
 };
 
 /// The settings of one control plane.
@@ -37,6 +37,8 @@ pub(crate) struct Settings {
     pub connections: ConnectionOptions,
     /// How changes are gathered into batches.
     pub debounce: debounce::Settings,
+    /// How much requests of proxies may hold.
+    pub bounds: Bounds,
     /// The order of rollouts.
     pub rollout: session::Settings,
 }

@@ -5,15 +5,15 @@
 
 mod weigh;
 
-use std::{marker::PhantomData, pin::Pin, time::Duration};
+use std::{pin::Pin, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::BodyExt;
-use prost::Message;
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status, body::Body};
 
 use self::weigh::decoded_size;
+use super::bounds::Excess;
 use crate::budget::{Budget, Exhausted, Portion, Purpose, Standing};
 
 /// The bytes in front of each message: whether it is compressed, and its length.
@@ -28,7 +28,7 @@ const GROWTH: usize = 2;
 
 /// What a stream may ask of us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Bounds {
+pub(super) struct Limits {
     /// The largest message, in bytes.
     pub(super) size: usize,
     /// How long the first message may take, and each one from its first byte to its last.
@@ -36,31 +36,40 @@ pub(super) struct Bounds {
 }
 
 /// Reads the messages of one stream.
-pub(super) struct Messages<T> {
+#[derive(Debug)]
+pub(super) struct Messages {
     body: Pin<Box<Body>>,
     buffer: BytesMut,
-    bounds: Bounds,
+    limits: Limits,
     /// What the message under way, or the one that was just given out, is charged for.
     portion: Portion,
     /// When the message under way must have ended.
     deadline: Option<Instant>,
-    message: PhantomData<fn() -> T>,
 }
 
-impl<T: Message + Default> Messages<T> {
+/// Why there is no next message.
+#[derive(Debug)]
+pub(super) enum Unread {
+    /// It is too large.
+    Excess(Excess),
+    /// The stream broke, is not gRPC, takes too long, or there is no budget for it.
+    Broken(Status),
+}
+
+impl Messages {
     /// Reads `body` for a caller of this standing.
     ///
     /// # Errors
     /// When the budget has nothing left.
-    pub(super) fn new(body: Body, bounds: Bounds, budget: &Budget, standing: Standing) -> Result<Self, Exhausted> {
+    pub(super) fn new(body: Body, limits: Limits, budget: &Budget, standing: Standing) -> Result<Self, Exhausted> {
         let portion = budget.take(Purpose::Messages, standing, 0)?;
-        let deadline = Some(Instant::now() + bounds.time);
-        Ok(Self { body: Box::pin(body), buffer: BytesMut::new(), bounds, portion, deadline, message: PhantomData })
+        let deadline = Some(Instant::now() + limits.time);
+        Ok(Self { body: Box::pin(body), buffer: BytesMut::new(), limits, portion, deadline })
     }
 
     /// Allows larger messages from now on.
     pub(super) fn allow(&mut self, size: usize) {
-        self.bounds.size = size;
+        self.limits.size = size;
     }
 
     /// Returns the next message; `None` when the client has ended the stream. May be dropped and called again. What the message
@@ -68,16 +77,16 @@ impl<T: Message + Default> Messages<T> {
     ///
     /// # Errors
     /// When a message is too large, takes too long, is none, or there is no budget for it.
-    pub(super) async fn next(&mut self) -> Result<Option<T>, Status> {
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Unread> {
         loop {
             if let Some(message) = self.whole_message()? {
                 return Ok(Some(message));
             }
             self.charge(GROWTH * self.buffer.len())?;
-            let Some(data) = self.read().await? else { return Ok(None) };
+            let Some(data) = self.read().await.map_err(Unread::Broken)? else { return Ok(None) };
             self.charge(GROWTH * (self.buffer.len() + data.len()))?;
             if self.deadline.is_none() {
-                self.deadline = Some(Instant::now() + self.bounds.time);
+                self.deadline = Some(Instant::now() + self.limits.time);
             }
             self.buffer.extend_from_slice(&data);
         }
@@ -98,22 +107,22 @@ impl<T: Message + Default> Messages<T> {
                 Some(Err(status)) if status.code() == Code::Cancelled => return Ok(None),
                 Some(Err(status)) => return Err(status),
                 None if self.buffer.is_empty() => return Ok(None),
-                None => return Err(Status::internal("the stream ended within a message")),
+                None => return Err(Status::invalid_argument("the stream ended within a message")),
             }
         }
     }
 
     /// Takes a message out of the buffer, if it has a whole one.
-    fn whole_message(&mut self) -> Result<Option<T>, Status> {
+    fn whole_message(&mut self) -> Result<Option<Bytes>, Unread> {
         let Some(header) = self.buffer.first_chunk::<HEADER>() else { return Ok(None) };
         let [compressed, length @ ..] = *header;
         if compressed != 0 {
-            return Err(Status::unimplemented("compressed messages are not read"));
+            return Err(Unread::Broken(Status::unimplemented("compressed messages are not read")));
         }
         let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
-        let most = self.bounds.size;
+        let most = self.limits.size;
         if length > most {
-            return Err(Status::out_of_range(format!("a message of {length} bytes is too large: the limit is {most} bytes")));
+            return Err(Unread::Excess(Excess::size(most)));
         }
         if self.buffer.len() - HEADER < length {
             return Ok(None);
@@ -125,17 +134,17 @@ impl<T: Message + Default> Messages<T> {
             self.buffer = BytesMut::new();
         }
         self.charge(GROWTH * (self.buffer.len() + length) + decoded_size(&bytes))?;
-        self.deadline = (!self.buffer.is_empty()).then(|| Instant::now() + self.bounds.time);
-        T::decode(bytes).map(Some).map_err(|error| Status::internal(error.to_string()))
+        self.deadline = (!self.buffer.is_empty()).then(|| Instant::now() + self.limits.time);
+        Ok(Some(bytes))
     }
 
-    fn charge(&mut self, bytes: usize) -> Result<(), Status> {
+    fn charge(&mut self, bytes: usize) -> Result<(), Unread> {
         let charged = if bytes <= FREE { 0 } else { bytes };
-        self.portion.resize(charged).map_err(|error| Status::resource_exhausted(error.to_string()))
+        self.portion.resize(charged).map_err(|error| Unread::Broken(Status::resource_exhausted(error.to_string())))
     }
 
     fn too_slow(&self) -> Status {
-        Status::deadline_exceeded(format!("no whole message came within {:?}", self.bounds.time))
+        Status::deadline_exceeded(format!("no whole message came within {:?}", self.limits.time))
     }
 }
 
@@ -145,10 +154,11 @@ mod tests {
     use futures::{StreamExt, stream};
     use http_body::Frame;
     use http_body_util::StreamBody;
+    use prost::Message;
 
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { size: 4 << 20, time: Duration::from_secs(10) };
+    const LIMITS: Limits = Limits { size: 4 << 20, time: Duration::from_secs(10) };
 
     fn names(count: usize) -> DiscoveryRequest {
         let resource_names = (0..count).map(|number| format!("name-{number}")).collect();
@@ -160,11 +170,18 @@ mod tests {
         [&[0], &u32::try_from(body.len()).unwrap().to_be_bytes()[..], &body].concat()
     }
 
+    fn code(unread: Unread) -> Option<Code> {
+        match unread {
+            Unread::Excess(_) => None,
+            Unread::Broken(status) => Some(status.code()),
+        }
+    }
+
     /// Sends the pieces, and then ends, or never does.
-    fn messages(pieces: Vec<Vec<u8>>, ends: bool, budget: &Budget) -> Messages<DiscoveryRequest> {
+    fn messages(pieces: Vec<Vec<u8>>, ends: bool, budget: &Budget) -> Messages {
         let pieces = stream::iter(pieces.into_iter().map(|piece| Ok::<_, Status>(Frame::data(Bytes::from(piece)))));
         let rest = if ends { stream::empty().boxed() } else { stream::pending().boxed() };
-        Messages::new(Body::new(StreamBody::new(pieces.chain(rest))), BOUNDS, budget, Standing::Unproven).unwrap()
+        Messages::new(Body::new(StreamBody::new(pieces.chain(rest))), LIMITS, budget, Standing::Unproven).unwrap()
     }
 
     #[tokio::test]
@@ -175,7 +192,7 @@ mod tests {
             let budget = Budget::of(64 << 20);
             let mut messages = messages(bytes.chunks(piece).map(<[u8]>::to_vec).collect(), true, &budget);
             for expected in &sent {
-                assert_eq!(messages.next().await.unwrap().as_ref(), Some(expected));
+                assert_eq!(messages.next().await.unwrap().unwrap(), expected.encode_to_vec());
             }
             assert_eq!(messages.next().await.unwrap(), None);
             assert_eq!(messages.portion.bytes(), 0, "all is given back");
@@ -189,18 +206,18 @@ mod tests {
         half.pop();
         let soon = |pieces| {
             let mut messages = messages(pieces, false, &budget);
-            messages.bounds.time = Duration::from_millis(20);
-            messages.deadline = Some(Instant::now() + messages.bounds.time);
+            messages.limits.time = Duration::from_millis(20);
+            messages.deadline = Some(Instant::now() + messages.limits.time);
             messages
         };
         for pieces in [vec![], vec![vec![0]], vec![half.clone()], vec![framed(&names(1)), half]] {
             let mut messages = soon(pieces);
             let ended = loop {
-                if let Err(status) = messages.next().await {
-                    break status;
+                if let Err(unread) = messages.next().await {
+                    break code(unread);
                 }
             };
-            assert_eq!(ended.code(), Code::DeadlineExceeded);
+            assert_eq!(ended, Some(Code::DeadlineExceeded));
         }
         // Between messages a stream may be quiet.
         let mut quiet = soon(vec![framed(&names(1))]);
@@ -212,17 +229,17 @@ mod tests {
     async fn what_is_too_large_or_cannot_be_paid_is_refused() {
         let budget = Budget::of(8 << 20);
         let huge = [&[0][..], &u32::MAX.to_be_bytes()].concat();
-        assert_eq!(messages(vec![huge], false, &budget).next().await.unwrap_err().code(), Code::OutOfRange);
+        assert_eq!(messages(vec![huge], false, &budget).next().await.map_err(code), Err(None));
         let compressed = [&[1][..], &1_u32.to_be_bytes(), &[0]].concat();
-        assert_eq!(messages(vec![compressed], false, &budget).next().await.unwrap_err().code(), Code::Unimplemented);
+        assert_eq!(messages(vec![compressed], false, &budget).next().await.map_err(code), Err(Some(Code::Unimplemented)));
 
         // 1.9 MB on the wire are 18 MB decoded.
         let expensive = framed(&DiscoveryRequest { resource_names: vec![String::new(); 950_000], ..DiscoveryRequest::default() });
-        assert_eq!(messages(vec![expensive], false, &budget).next().await.unwrap_err().code(), Code::ResourceExhausted);
+        assert_eq!(messages(vec![expensive], false, &budget).next().await.map_err(code), Err(Some(Code::ResourceExhausted)));
         let [first, second] = [(); 2].map(|()| vec![framed(&names(100_000))[..1 << 20].to_vec()]);
         let mut first = messages(first, false, &budget);
         assert!(futures::poll!(std::pin::pin!(first.next())).is_pending(), "it is under way");
-        assert_eq!(messages(second, false, &budget).next().await.unwrap_err().code(), Code::ResourceExhausted);
+        assert_eq!(messages(second, false, &budget).next().await.map_err(code), Err(Some(Code::ResourceExhausted)));
         // A usual request is read all the same.
         assert!(messages(vec![framed(&names(100))], false, &budget).next().await.is_ok());
         drop(first);

@@ -28,6 +28,10 @@ pub struct DeliveryMetrics {
     pub config_size: ByType,
     /// Bytes of the largest request so far.
     pub largest_request: Gauge,
+    /// Requests that held too much, by what they held too much of.
+    pub refused_requests: Family<MetricLabels<1, &'static str>, Counter>,
+    /// The most names that one turn of a stream has looked at so far.
+    pub largest_turn: Gauge,
     /// Responses refused, by type.
     pub rejects: Family<MetricLabels<1, &'static str>, ExactCounter>,
     /// Responses refused by the proxies that are connected, by type, proxy and gRPC code.
@@ -56,6 +60,8 @@ impl Default for DeliveryMetrics {
             queue_time: Histogram::new([0.1, 0.5, 1.0, 3.0, 5.0, 10.0, 20.0, 30.0]),
             config_size: Family::new_with_constructor(sizes),
             largest_request: Gauge::default(),
+            refused_requests: Family::default(),
+            largest_turn: Gauge::default(),
             rejects: Family::default(),
             rejects_by_proxy: Default::default(),
             expired_nonces: Family::default(),
@@ -84,6 +90,8 @@ impl DeliveryMetrics {
         }
         registry.register("pilot_xds_expired_nonce", "Answers to responses that were not awaited, by type", self.expired_nonces.clone());
         registry.register("pilot_total_xds_internal_errors", "Streams that ended in an error", self.internal_errors.clone());
+        registry.register("istiod_lite_xds_refused_requests", "Requests that held too much, by reason", self.refused_requests.clone());
+        registry.register("istiod_lite_xds_largest_turn", "The most names looked at in one turn of a stream", self.largest_turn.clone());
         registry.register("istiod_lite_xds_bytes", "Bytes of resources sent, by type", self.bytes.clone());
         registry.register("istiod_lite_xds_resources", "Resources sent, by type and reason", self.resources.clone());
         registry.register("istiod_lite_xds_refused_objects", "Refusals, by the object refused", self.refused_objects.clone());

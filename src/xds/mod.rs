@@ -1,5 +1,6 @@
 //! Delivery: encode once, keep what each class of proxies is to have, speak ADS.
 
+pub mod bounds;
 pub mod classes;
 pub mod codec;
 pub mod debug;

@@ -6,11 +6,14 @@ use envoy_types::pb::{
     envoy::config::core::v3,
     google::protobuf::{Struct, Value, value::Kind},
 };
+use rustc_hash::FxHashSet;
 use smol_str::{SmolStr, format_smolstr};
 
+use super::bounds::{ADDRESSES, Excess, LABELS, POD_PORTS};
 use crate::{
     api::go_duration,
     mesh::model::{Caller, ExactBalance, Flavour, Interception, Labels, Locality, Proxy, ProxyKind, ProxyPorts, TelemetryIdentity},
+    visits::{Visit, Visited},
 };
 
 /// What a proxy said about itself in its first request, reduced to what is used.
@@ -50,13 +53,16 @@ pub enum NodeError {
     /// It has no valid address.
     #[error("node {0:?} has no valid IP address")]
     Address(String),
+    /// It says more of itself than is read.
+    #[error(transparent)]
+    Excess(#[from] Excess),
 }
 
 impl Node {
     /// Reads Envoy's account of itself.
     ///
     /// # Errors
-    /// When the id is malformed, or the proxy is of a type that is not served or has no valid address.
+    /// When the id is malformed, or the proxy is of a type that is not served, has no valid address, or says too much.
     pub fn parse(node: &v3::Node) -> Result<Self, NodeError> {
         let mut parts = node.id.split('~');
         let (Some(kind), Some(ip), Some(id), Some(domain), None) = (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
@@ -71,7 +77,7 @@ impl Node {
         let metadata = Metadata(node.metadata.as_ref());
         let ips = addresses(metadata.text("INSTANCE_IPS"), ip).ok_or_else(|| NodeError::Address(node.id.clone()))?;
         let namespace = metadata.name("NAMESPACE").unwrap_or_else(|| domain.split('.').next().unwrap_or_default().into());
-        let labels = metadata.labels("LABELS");
+        let labels = metadata.labels("LABELS")?;
         let cluster = metadata.name("CLUSTER_ID").unwrap_or_else(|| "Kubernetes".into());
         let telemetry = telemetry(&metadata, &labels, &namespace, &cluster);
         Ok(Self {
@@ -104,7 +110,7 @@ impl Node {
                     inbound: metadata.flag("INBOUND_LISTENER_EXACT_BALANCE"),
                     outbound: metadata.flag("OUTBOUND_LISTENER_EXACT_BALANCE"),
                 },
-                pod_ports: metadata.text("POD_PORTS").map(pod_ports).unwrap_or_default(),
+                pod_ports: metadata.text("POD_PORTS").map_or(Ok(Vec::new()), pod_ports)?,
             }),
         })
     }
@@ -195,10 +201,11 @@ impl<'a> Metadata<'a> {
         }
     }
 
-    fn labels(&self, key: &str) -> Labels {
+    fn labels(&self, key: &str) -> Result<Labels, Excess> {
         match self.value(key) {
-            Some(Kind::StructValue(labels)) => strings(&labels.fields),
-            _ => Labels::new(),
+            Some(Kind::StructValue(labels)) if labels.fields.len() > LABELS => Err(Excess::entries("node.metadata.LABELS", LABELS)),
+            Some(Kind::StructValue(labels)) => Ok(strings(&labels.fields)),
+            _ => Ok(Labels::new()),
         }
     }
 }
@@ -211,16 +218,18 @@ fn strings(fields: &HashMap<String, Value>) -> Labels {
     fields.iter().filter_map(|(key, value)| Some((key.into(), text(value)?))).collect()
 }
 
-/// Returns all of `INSTANCE_IPS` if each of them is an address, otherwise the id's address. The metadata may repeat one.
+/// Returns `INSTANCE_IPS` if each of them is an address, otherwise the id's address. The metadata may repeat one. Of very many the
+/// first count.
 fn addresses(instance_ips: Option<&str>, own: &str) -> Option<Vec<IpAddr>> {
-    let listed = instance_ips.and_then(|ips| ips.split(',').map(|ip| ip.trim().parse().ok()).collect::<Option<Vec<IpAddr>>>());
+    let listed = instance_ips
+        .and_then(|ips| ips.split(',').visiting(Visited::Name).map(|ip| ip.trim().parse().ok()).collect::<Option<Vec<IpAddr>>>());
     let mut ips = listed.or_else(|| own.parse().ok().map(|ip| vec![ip]))?;
-    let mut seen = Vec::new();
-    ips.retain(|ip| {
-        let new = !seen.contains(ip);
-        seen.push(*ip);
-        new
-    });
+    let mut seen = FxHashSet::default();
+    ips.retain(|ip| seen.insert(*ip));
+    if ips.len() > ADDRESSES {
+        tracing::debug!(addresses = ips.len(), most = ADDRESSES, "a proxy has more addresses than count: the first are taken");
+        ips.truncate(ADDRESSES);
+    }
     Some(ips)
 }
 
@@ -259,13 +268,16 @@ fn telemetry(metadata: &Metadata<'_>, labels: &Labels, namespace: &SmolStr, clus
 }
 
 /// Reads `[{"name":"http","containerPort":8080}]`.
-fn pod_ports(json: &str) -> Vec<(SmolStr, u16)> {
+fn pod_ports(json: &str) -> Result<Vec<(SmolStr, u16)>, Excess> {
     let ports: Vec<serde_json::Value> = serde_json::from_str(json).unwrap_or_default();
+    if ports.len() > POD_PORTS {
+        return Err(Excess::entries("node.metadata.POD_PORTS", POD_PORTS));
+    }
     let port = |port: &serde_json::Value| {
         let number = port.get("containerPort")?.as_u64()?.try_into().ok()?;
         Some((format_smolstr!("{}", port.get("name")?.as_str()?), number))
     };
-    ports.iter().filter_map(port).filter(|(name, _)| !name.is_empty()).collect()
+    Ok(ports.iter().filter_map(port).filter(|(name, _)| !name.is_empty()).collect())
 }
 
 #[cfg(test)]
@@ -273,7 +285,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::mesh::model::SpiffeId;
+    use crate::{mesh::model::SpiffeId, visits::Visits};
 
     fn text(text: &str) -> Value {
         Value { kind: Some(Kind::StringValue(text.into())) }
@@ -325,6 +337,26 @@ mod tests {
         let wrong_list = node("sidecar~1.1.1.1~a.b~b.svc.cluster.local", &[("INSTANCE_IPS", text("1.1.1.2,nonsense"))]);
         let proxy = Node::parse(&wrong_list).unwrap().proxy;
         assert_eq!((proxy.ips[0].to_string().as_str(), proxy.namespace.as_str()), ("1.1.1.1", "b"));
+    }
+
+    #[test]
+    fn a_proxy_that_says_too_much_is_cut_or_refused() {
+        let id = "sidecar~1.1.1.1~a.b~b.svc.cluster.local";
+        let addresses = |count: u32| (0..count).map(|n| std::net::Ipv4Addr::from(n).to_string()).collect::<Vec<_>>().join(",");
+        let cost = |count: u32| {
+            let before = Visits::of_this_thread();
+            let proxy = Node::parse(&node(id, &[("INSTANCE_IPS", text(&addresses(count)))])).unwrap().proxy;
+            assert_eq!((proxy.ips.len(), proxy.ips[1].to_string().as_str()), (ADDRESSES, "0.0.0.1"));
+            (Visits::of_this_thread() - before).names
+        };
+        assert_eq!(cost(4000), 2 * cost(2000));
+        let labels = |count: usize| Struct { fields: (0..count).map(|n| (n.to_string(), text("x"))).collect() };
+        let labels = |count| [("LABELS", Value { kind: Some(Kind::StructValue(labels(count))) })];
+        assert_eq!(Node::parse(&node(id, &labels(LABELS))).unwrap().proxy.labels.len(), LABELS);
+        let error = Node::parse(&node(id, &labels(LABELS + 1))).unwrap_err();
+        assert_eq!(error.to_string(), "node.metadata.LABELS: at most 1024 entries are read");
+        let ports = format!("[{}]", vec!["{}"; POD_PORTS + 1].join(","));
+        assert!(matches!(Node::parse(&node(id, &[("POD_PORTS", text(&ports))])), Err(NodeError::Excess(_))));
     }
 
     #[test]

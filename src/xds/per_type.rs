@@ -24,6 +24,11 @@ impl<T> PerType<T> {
         ResourceType::ALL.into_iter().zip(&self.0)
     }
 
+    /// Iterates over the types with their values, in push order, so that they can be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (ResourceType, &mut T)> {
+        ResourceType::ALL.into_iter().zip(&mut self.0)
+    }
+
     /// Iterates over the values alone, in push order.
     pub fn values(&self) -> impl Iterator<Item = &T> {
         self.0.iter()

@@ -9,6 +9,7 @@ use envoy_types::pb::envoy::{
 use istiod_lite::{
     mesh::model::{Caller, SpiffeId},
     xds::{
+        bounds::Bounds,
         resource::Resource,
         resource_type::ResourceType::{Cluster, Endpoint, Listener, Route},
         transport::Options,
@@ -392,11 +393,13 @@ async fn a_stream_needs_a_node_that_is_the_callers() {
 
 #[tokio::test]
 async fn a_first_request_may_not_be_of_any_size() {
-    let options = Options { first_request_limit: 1000, ..Options::default() };
+    let options = Options { bounds: Bounds { first_request: 1000, ..Bounds::default() }, ..Options::default() };
     let server = Server::start_with(options, Caller::Anonymous, Vec::new()).await;
     let mut client = DeltaClient::connect(server.address).await;
     client.open(Cluster, &["x".repeat(2000).as_str()], &[]);
-    assert_eq!(client.receive().await.unwrap_err().code(), Code::OutOfRange);
+    let status = client.receive().await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::ResourceExhausted, "request: may have at most 1000 bytes"));
+    assert_eq!(server.ledger.metrics().refused_requests.get_or_create(&[("reason", "size")]).get(), 1);
 }
 
 #[tokio::test]

@@ -52,6 +52,8 @@ pub(super) struct Channel {
     asks_again: bool,
     /// Whether each response has all that the client is to have, not just what is new.
     repeats_all: bool,
+    /// Whether each request and response speaks of all, be it only in its version.
+    speaks_of_all: bool,
     /// Whether a first answer is due, even an empty one.
     owes_answer: bool,
     view: View,
@@ -78,6 +80,8 @@ pub(super) struct Subscription<'a> {
     pub(super) wildcard: bool,
     /// Whether each response has all that the client is to have, not just what is new.
     pub(super) repeats_all: bool,
+    /// Whether each request and response speaks of all, be it only in its version.
+    pub(super) speaks_of_all: bool,
     pub(super) names: Vec<&'a str>,
 }
 
@@ -120,6 +124,7 @@ impl Channel {
             is_unsettled: false,
             asks_again: false,
             repeats_all: false,
+            speaks_of_all: false,
             owes_answer: false,
             view,
             pending: BTreeMap::new(),
@@ -142,6 +147,7 @@ impl Channel {
         self.is_open = true;
         self.wildcard = subscription.wildcard;
         self.repeats_all = subscription.repeats_all;
+        self.speaks_of_all = subscription.speaks_of_all;
         for name in &subscription.names {
             self.follow(name);
         }
@@ -672,6 +678,24 @@ impl Channel {
     }
 
     // === what is reported ===
+
+    /// Returns how many names are in responses that were not answered.
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.iter().map(|flight| flight.items.len()).sum()
+    }
+
+    /// Returns how many names have to be looked at to find what may be said, at most.
+    pub(super) fn effort(&self) -> usize {
+        let again = if self.is_unsettled || self.asks_again { self.view.len(self.kind) + self.named() } else { 0 };
+        let spoken_of = if self.pending.is_empty() && !self.owes_answer { 0 } else { self.whole() };
+        self.pending.len() + self.stood_in.len() + self.refused.len() + self.in_flight() + again + spoken_of
+    }
+
+    /// Returns how many names a request or response speaks of that speaks of everything.
+    pub(super) fn whole(&self) -> usize {
+        let all = if self.wildcard { self.view.len(self.kind) } else { 0 };
+        if self.speaks_of_all { all + self.named() } else { 0 }
+    }
 
     /// Returns the view when the client has answered for all of it since this was last asked.
     pub(super) fn take_completed(&mut self) -> Option<View> {

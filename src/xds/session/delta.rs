@@ -15,7 +15,15 @@ use super::{
     response::{Reason, Response},
     rollout::{Rollout, Step, Warming},
 };
-use crate::xds::{resource::ContentHash, resource_type::ResourceType, stand_in::stand_in};
+use crate::{
+    visits::{Visit, Visited},
+    xds::{
+        bounds::{DELTA_REQUEST, Excess, Message},
+        resource::ContentHash,
+        resource_type::ResourceType,
+        stand_in::stand_in,
+    },
+};
 
 /// The incremental protocol: a response has what changed.
 #[derive(Debug)]
@@ -24,7 +32,21 @@ pub struct Delta;
 impl Protocol for Delta {
     type Request = DeltaDiscoveryRequest;
 
-    fn receive(rollout: &mut Rollout, kind: ResourceType, request: DeltaDiscoveryRequest, now: Instant) {
+    const MESSAGE: &'static Message = &DELTA_REQUEST;
+    const NAMES: &'static str = "resource_names_subscribe";
+
+    fn receive(rollout: &mut Rollout, kind: ResourceType, request: DeltaDiscoveryRequest, now: Instant) -> Result<(), Excess> {
+        let most = rollout.most_names(kind);
+        let DeltaDiscoveryRequest { resource_names_subscribe, resource_names_unsubscribe, initial_resource_versions, .. } = &request;
+        for (field, names) in [
+            (Self::NAMES, resource_names_subscribe.len()),
+            ("resource_names_unsubscribe", resource_names_unsubscribe.len()),
+            ("initial_resource_versions", initial_resource_versions.len()),
+        ] {
+            if names > most {
+                return Err(Excess::names(field, most));
+            }
+        }
         match (&request.response_nonce, &request.error_detail) {
             (nonce, _) if nonce.is_empty() => {}
             (nonce, Some(error)) => rollout.nack(kind, nonce, error, now),
@@ -32,11 +54,12 @@ impl Protocol for Delta {
         }
         if !rollout.channel(kind).is_open() {
             open(rollout, kind, &request, now);
-            return;
+        } else {
+            // Changes of the subscription stand in every request, also in one that answers an old response.
+            request.resource_names_unsubscribe.iter().visiting(Visited::Name).for_each(|name| unsubscribe(rollout, kind, name));
+            request.resource_names_subscribe.iter().visiting(Visited::Name).for_each(|name| subscribe(rollout, kind, name));
         }
-        // Changes of the subscription stand in every request, also in one that answers an old response.
-        request.resource_names_unsubscribe.iter().for_each(|name| unsubscribe(rollout, kind, name));
-        request.resource_names_subscribe.iter().for_each(|name| subscribe(rollout, kind, name));
+        if rollout.channel(kind).named() > most { Err(Excess::names(Self::NAMES, most)) } else { Ok(()) }
     }
 
     fn respond(rollout: &mut Rollout, step: Step, now: Instant) -> Told {
@@ -55,7 +78,7 @@ impl Protocol for Delta {
         Told { response, nonce, reasons }
     }
 
-    fn wants_answer(request: &DeltaDiscoveryRequest, _: Option<&[String]>) -> bool {
+    fn wants_answer(request: &DeltaDiscoveryRequest, _: Option<bool>) -> bool {
         request.response_nonce.is_empty() || !request.resource_names_subscribe.is_empty()
     }
 
@@ -77,6 +100,10 @@ impl Request for DeltaDiscoveryRequest {
         &self.resource_names_subscribe
     }
 
+    fn size(&self) -> usize {
+        self.resource_names_subscribe.len() + self.resource_names_unsubscribe.len() + self.initial_resource_versions.len()
+    }
+
     fn nonce(&self) -> &str {
         &self.response_nonce
     }
@@ -89,7 +116,8 @@ fn open(rollout: &mut Rollout, kind: ResourceType, request: &DeltaDiscoveryReque
     let owes = held.is_empty() && (wildcard || !all.is_empty());
     let named: Vec<&str> = all.iter().map(String::as_str).filter(|name| *name != "*").collect();
     let explicit = held.keys().map(String::as_str).filter(|_| !wildcard);
-    let subscription = Subscription { wildcard, repeats_all: false, names: named.iter().copied().chain(explicit).collect() };
+    let subscription =
+        Subscription { wildcard, repeats_all: false, speaks_of_all: false, names: named.iter().copied().chain(explicit).collect() };
     let warming = rollout.open(kind, &subscription);
     rollout.channel_mut(kind).owe_answer(owes);
     let view = rollout.view().clone();
@@ -98,7 +126,7 @@ fn open(rollout: &mut Rollout, kind: ResourceType, request: &DeltaDiscoveryReque
         names.extend(view.iter(kind).map(|resource| resource.name.as_str()));
     }
     let reason = if held.is_empty() { Reason::Requested } else { Reason::Reconnect };
-    for name in names {
+    for name in names.into_iter().visiting(Visited::Name) {
         match (view.get(kind, name).is_some(), held.contains_key(name)) {
             (true, _) => compare(rollout, kind, name, held, &warming, reason),
             (false, true) => gone_while_away(rollout, kind, name, now),

@@ -30,20 +30,29 @@ pub use self::{
     sotw::Sotw,
     table_trial::JoinedTables,
 };
-use super::{resource_type::ResourceType, view::View};
+use super::{
+    bounds::{Bounds, Excess},
+    resource_type::ResourceType,
+    view::View,
+};
+
+/// How many resources a view has when it is not compared with another on a serving thread.
+const LARGE_VIEW: usize = 20_000;
 
 /// A conversation in one of the two protocols.
 #[derive(Debug)]
 pub(crate) struct Session<P> {
     rollout: Rollout,
     answers: Answers,
+    bounds: Bounds,
     protocol: PhantomData<P>,
 }
 
 impl<P> Session<P> {
     /// Starts with a client that has said nothing yet and is to have `view`. All sessions of a service have the same `joined`.
-    pub(crate) fn new(settings: Settings, view: View, joined: &Arc<JoinedTables>) -> Self {
-        Self { rollout: Rollout::new(settings, view, joined), answers: Answers::default(), protocol: PhantomData }
+    pub(crate) fn new(settings: Settings, bounds: Bounds, view: View, joined: &Arc<JoinedTables>) -> Self {
+        let rollout = Rollout::new(settings, bounds.unknown_names, view, joined);
+        Self { rollout, answers: Answers::default(), bounds, protocol: PhantomData }
     }
 
     /// Turns to a newer view.
@@ -56,6 +65,23 @@ impl<P> Session<P> {
         self.rollout.deadline()
     }
 
+    /// Returns how many names of one type a request may hold.
+    pub(crate) fn most_names(&self) -> usize {
+        ResourceType::ALL.into_iter().map(|kind| self.rollout.most_names(kind)).max().unwrap_or(0)
+    }
+
+    /// Returns how many names have to be looked at to turn to a view, where it may be many. What views have in common is not
+    /// looked at, and mostly that is nearly all.
+    pub(crate) fn effort_to_turn(&self, view: &View) -> usize {
+        let all: usize = ResourceType::ALL.into_iter().map(|kind| view.len(kind)).sum();
+        if all > LARGE_VIEW { all } else { 0 }
+    }
+
+    /// Returns how many names have to be looked at to say something, at most.
+    pub(crate) fn effort_to_speak(&self) -> usize {
+        self.rollout.effort() + self.answers.effort()
+    }
+
     /// Returns what happened since this was last called, in order.
     pub(crate) fn take_events(&mut self) -> Vec<Event> {
         self.rollout.take_events()
@@ -64,11 +90,23 @@ impl<P> Session<P> {
 
 impl<P: Protocol> Session<P> {
     /// Takes a request.
-    pub(crate) fn on_request(&mut self, request: P::Request, now: Instant) {
-        match ResourceType::from_type_url(request.type_url()).filter(|kind| kind.is_in_views()) {
-            Some(kind) => P::receive(&mut self.rollout, kind, request, now),
-            None => self.answers.receive::<P>(&request),
+    ///
+    /// # Errors
+    /// When it goes over a bound; the client is then not served any more.
+    pub(crate) fn on_request(&mut self, request: P::Request, now: Instant) -> Result<(), Excess> {
+        match kind_of(&request) {
+            Some(kind) => {
+                let taken = P::receive(&mut self.rollout, kind, request, now);
+                self.rollout.report_answer();
+                taken
+            }
+            None => self.answers.receive::<P>(&request, self.bounds.unknown_names),
         }
+    }
+
+    /// Returns how many names a request makes us look at, at most.
+    pub(crate) fn effort_of(&self, request: &P::Request) -> usize {
+        request.size() + kind_of(request).map_or(0, |kind| self.rollout.effort_of_answer(kind, request.nonce()))
     }
 
     /// Returns the next response, if there is something to say. Calling it means that the client can take it.
@@ -91,6 +129,14 @@ impl<P: Protocol> Session<P> {
     }
 }
 
+fn kind_of(request: &impl Request) -> Option<ResourceType> {
+    ResourceType::from_type_url(request.type_url()).filter(|kind| kind.is_in_views())
+}
+
+#[cfg(test)]
+mod cost;
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod model;
 #[cfg(test)]

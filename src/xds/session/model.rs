@@ -23,6 +23,7 @@ use crate::{
     clock::Clock,
     mesh::model::{Proxy, ProxyKind},
     xds::{
+        bounds::Bounds,
         ledger::{Entry, Ledger},
         metrics::DeliveryMetrics,
         node::Node,
@@ -39,7 +40,7 @@ const SETTINGS: Settings = Settings { ordered: true, gate: Duration::from_secs(5
 
 /// What is in a view: for each backend its cluster's and its endpoints' content, and which backends the routes use.
 #[derive(Clone, Debug)]
-struct World {
+pub(super) struct World {
     backends: BTreeMap<u8, (u64, u64)>,
     listeners: u8,
     picks: Vec<u8>,
@@ -100,7 +101,13 @@ struct Model<P: Dialect> {
 }
 
 impl World {
-    fn resources(&self) -> Vec<Resource> {
+    /// Returns a world of these backends and so many listeners.
+    pub(super) fn of(backends: &[u8], listeners: u8) -> Self {
+        let backends = backends.iter().map(|backend| (*backend, (1, 11))).collect();
+        Self { backends, listeners, picks: vec![0, 1, 2], hosts: Vec::new() }
+    }
+
+    pub(super) fn resources(&self) -> Vec<Resource> {
         let name = |backend: &u8| format!("c{backend}");
         let mut all = Vec::new();
         for (backend, (content, endpoints)) in &self.backends {
@@ -143,7 +150,7 @@ impl<P: Dialect> Model<P> {
         let view = View::default();
         let ledger = Arc::new(Ledger::new(DeliveryMetrics::default()));
         let mut model = Self {
-            session: Session::new(SETTINGS, view.clone(), &Arc::default()),
+            session: Session::new(SETTINGS, Bounds::default(), view.clone(), &Arc::default()),
             entry: enter(&ledger),
             ledger,
             store,
@@ -160,7 +167,7 @@ impl<P: Dialect> Model<P> {
     }
 
     fn connect(&mut self) {
-        self.session = Session::new(SETTINGS, self.view.clone(), &Arc::default());
+        self.session = Session::new(SETTINGS, Bounds::default(), self.view.clone(), &Arc::default());
         self.entry = enter(&self.ledger);
         self.to_client.clear();
         self.to_server.clear();
@@ -197,7 +204,7 @@ impl<P: Dialect> Model<P> {
 
     fn deliver(&mut self) {
         if let Some(request) = self.to_server.pop_front() {
-            self.session.on_request(request, self.now);
+            self.session.on_request(request, self.now).unwrap();
         }
     }
 
@@ -448,7 +455,7 @@ impl Dialect for Sotw {
     }
 }
 
-fn world() -> impl Strategy<Value = World> {
+pub(super) fn world() -> impl Strategy<Value = World> {
     let backends = prop::collection::btree_map(0..5_u8, (1..4_u64, 11..14_u64), 0..5);
     let hosts = prop::collection::vec(prop::collection::btree_map(0..6_u8, 1..8_u64, 0..6), 2);
     let parts = (backends, 0..4_u8, prop::collection::vec(0..5_u8, 4), hosts);

@@ -9,21 +9,33 @@ use super::{
     response::{Reasons, Response},
     rollout::{Rollout, Step},
 };
-use crate::xds::resource_type::ResourceType;
+use crate::xds::{
+    bounds::{Excess, Message},
+    resource_type::ResourceType,
+};
 
 /// How a protocol reads requests and writes responses.
 pub(crate) trait Protocol: fmt::Debug + Send + 'static {
     /// What the client sends.
     type Request: Request;
 
+    /// The bounds of the requests.
+    const MESSAGE: &'static Message;
+    /// The field with the names that a client asks for.
+    const NAMES: &'static str;
+
     /// Takes a request for a type that views have content of.
-    fn receive(rollout: &mut Rollout, kind: ResourceType, request: Self::Request, now: Instant);
+    ///
+    /// # Errors
+    /// When the stream would have more names than it may.
+    fn receive(rollout: &mut Rollout, kind: ResourceType, request: Self::Request, now: Instant) -> Result<(), Excess>;
 
     /// Puts a step into the words of the protocol.
     fn respond(rollout: &mut Rollout, step: Step, now: Instant) -> Told;
 
-    /// Returns whether a request for a type without content wants an answer; `asked` are the names of the request before.
-    fn wants_answer(request: &Self::Request, asked: Option<&[String]>) -> bool;
+    /// Returns whether a request for a type without content wants an answer; `changed` says whether it asks for other names than
+    /// the request before, if there was one.
+    fn wants_answer(request: &Self::Request, changed: Option<bool>) -> bool;
 
     /// Returns the names that are said to be gone in the answer to such a request.
     fn gone(request: &Self::Request) -> Vec<SmolStr>;
@@ -50,6 +62,9 @@ pub(crate) trait Request: prost::Message + Default + 'static {
 
     /// Returns the names that it asks for.
     fn names(&self) -> &[String];
+
+    /// Returns how many names it holds.
+    fn size(&self) -> usize;
 
     /// Returns the nonce of the response that it answers; empty when it answers none.
     fn nonce(&self) -> &str;

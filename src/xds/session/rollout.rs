@@ -23,7 +23,13 @@ use super::{
     response::{Reason, Reasons},
     table_trial::JoinedTables,
 };
-use crate::xds::{per_type::PerType, resource::Resource, resource_type::ResourceType, view::View};
+use crate::xds::{
+    bounds::{ERROR_TEXT, shortened},
+    per_type::PerType,
+    resource::Resource,
+    resource_type::ResourceType,
+    view::View,
+};
 
 /// How long the order of a rollout may hold things back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +66,10 @@ pub(super) struct Warming {
 #[derive(Debug)]
 pub(crate) struct Rollout {
     settings: Settings,
+    /// How many names of a type the client may have beyond those of its view.
+    unknown_names: usize,
+    /// How many names of each type its largest view had. It may still hold them.
+    known_names: PerType<usize>,
     view: View,
     channels: PerType<Channel>,
     /// Resources that a draining listener may still name, until when.
@@ -72,15 +82,19 @@ pub(crate) struct Rollout {
     current: u64,
     /// Whether something happened after which the client may be further than was reported.
     is_unreported: bool,
+    /// Whether the client answered a response since that was last worked out.
+    is_answered: bool,
     events: Vec<Event>,
 }
 
 impl Rollout {
-    pub(super) fn new(settings: Settings, view: View, joined: &Arc<JoinedTables>) -> Self {
+    pub(super) fn new(settings: Settings, unknown_names: usize, view: View, joined: &Arc<JoinedTables>) -> Self {
         let channels = PerType::from_fn(|kind| Channel::new(kind, view.clone(), Arc::clone(joined)));
         let events = vec![Event::Turned { view: view.clone() }];
         Self {
             settings,
+            unknown_names,
+            known_names: PerType::from_fn(|kind| view.len(kind)),
             view,
             channels,
             draining: BTreeMap::new(),
@@ -89,6 +103,7 @@ impl Rollout {
             wake: None,
             current: 0,
             is_unreported: true,
+            is_answered: false,
             events,
         }
     }
@@ -107,6 +122,26 @@ impl Rollout {
         &self.view
     }
 
+    /// Returns how many names of a type the client may have.
+    pub(super) fn most_names(&self, kind: ResourceType) -> usize {
+        self.known_names[kind] + self.unknown_names
+    }
+
+    /// Returns how many names have to be looked at to find what may be said, at most.
+    pub(super) fn effort(&self) -> usize {
+        self.draining.len() + self.channels.values().map(Channel::effort).sum::<usize>()
+    }
+
+    /// Returns how many names have to be looked at when the client answers the response of that nonce or, with the first request
+    /// for a type, says what it has.
+    pub(super) fn effort_of_answer(&self, kind: ResourceType, nonce: &str) -> usize {
+        let channel = self.channel(kind);
+        if !channel.is_open() {
+            return self.view.len(kind);
+        }
+        channel.whole() + if nonce.is_empty() { 0 } else { channel.in_flight() }
+    }
+
     /// Returns when [`step`](Self::step) may find more than it did last, without anything else happening.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.wake
@@ -114,9 +149,13 @@ impl Rollout {
 
     /// Turns to a newer view.
     pub(super) fn rebase(&mut self, view: View) {
+        self.report_progress();
         self.is_unreported = true;
         for channel in self.channels.values_mut() {
             channel.rebase(&view);
+        }
+        for (kind, names) in self.known_names.iter_mut() {
+            *names = view.len(kind).max(*names);
         }
         self.events.push(Event::Turned { view: view.clone() });
         self.view = view;
@@ -310,6 +349,7 @@ impl Rollout {
     pub(super) fn ack(&mut self, kind: ResourceType, nonce: &str, now: Instant) {
         self.report_expired(kind, nonce);
         let Some(acked) = self.channel_mut(kind).ack(nonce) else { return };
+        self.is_answered = true;
         if let Some(awaited) = kind.awaits().filter(|_| kind.is_drained()) {
             let until = now + self.settings.drain;
             let names = acked.items.iter().flat_map(|item| dropped(item, awaited)).cloned();
@@ -323,8 +363,13 @@ impl Rollout {
     /// Records that the client refused a response.
     pub(super) fn nack(&mut self, kind: ResourceType, nonce: &str, error: &rpc::Status, now: Instant) {
         self.report_expired(kind, nonce);
-        let message: Arc<str> = error.message.as_str().into();
+        let (message, is_cut) = shortened(&error.message, ERROR_TEXT);
+        if is_cut {
+            tracing::debug!(r#type = kind.as_str(), bytes = error.message.len(), kept = ERROR_TEXT, "a long error of a proxy is cut");
+        }
+        let message: Arc<str> = message.into();
         if let Some(Nacked { refused, suspects }) = self.channel_mut(kind).nack(nonce, &message, now) {
+            self.is_answered = true;
             self.events.push(Event::Rejected { kind, code: error.code, error: message, refused, suspects });
         }
     }
@@ -336,8 +381,15 @@ impl Rollout {
         self.events.push(event);
     }
 
-    /// Returns what happened since this was last called. How far the client is, is worked out before something is said: not for
-    /// each of its requests, since it may have any number of names outstanding.
+    /// Reports how far the client is, if it has answered a response. Other requests do not bring it further, and it may have any
+    /// number of names outstanding.
+    pub(super) fn report_answer(&mut self) {
+        if mem::take(&mut self.is_answered) {
+            self.report_progress();
+        }
+    }
+
+    /// Returns what happened since this was last called.
     pub(super) fn take_events(&mut self) -> Vec<Event> {
         mem::take(&mut self.events)
     }

@@ -20,10 +20,14 @@ use super::{
     response::{Reason, Response},
     rollout::{Rollout, Step},
 };
-use crate::xds::{
-    resource::{ContentHash, Resource},
-    resource_type::ResourceType,
-    stand_in::stand_in,
+use crate::{
+    visits::{Visit, Visited},
+    xds::{
+        bounds::{Excess, Message, REQUEST},
+        resource::{ContentHash, Resource},
+        resource_type::ResourceType,
+        stand_in::stand_in,
+    },
 };
 
 /// State of the world: a response of a wildcard type has all of it.
@@ -33,11 +37,18 @@ pub struct Sotw;
 impl Protocol for Sotw {
     type Request = DiscoveryRequest;
 
-    fn receive(rollout: &mut Rollout, kind: ResourceType, request: DiscoveryRequest, now: Instant) {
+    const MESSAGE: &'static Message = &REQUEST;
+    const NAMES: &'static str = "resource_names";
+
+    fn receive(rollout: &mut Rollout, kind: ResourceType, request: DiscoveryRequest, now: Instant) -> Result<(), Excess> {
+        let most = rollout.most_names(kind);
+        if request.resource_names.len() > most {
+            return Err(Excess::names(Self::NAMES, most));
+        }
         let nonce = request.response_nonce;
         if !rollout.channel(kind).is_open() {
             open(rollout, kind, &request.resource_names, &request.version_info);
-            return;
+            return Ok(());
         }
         match &request.error_detail {
             _ if nonce.is_empty() => {}
@@ -49,6 +60,7 @@ impl Protocol for Sotw {
         if nonce.is_empty() || rollout.channel(kind).is_ours(&nonce) {
             resubscribe(rollout.channel_mut(kind), &request.resource_names, nonce.is_empty());
         }
+        Ok(())
     }
 
     fn respond(rollout: &mut Rollout, mut step: Step, now: Instant) -> Told {
@@ -77,8 +89,8 @@ impl Protocol for Sotw {
         Told { response, nonce, reasons }
     }
 
-    fn wants_answer(request: &DiscoveryRequest, asked: Option<&[String]>) -> bool {
-        request.response_nonce.is_empty() || asked.is_some_and(|asked| *asked != request.resource_names)
+    fn wants_answer(request: &DiscoveryRequest, changed: Option<bool>) -> bool {
+        request.response_nonce.is_empty() || changed == Some(true)
     }
 
     fn gone(_: &DiscoveryRequest) -> Vec<SmolStr> {
@@ -99,6 +111,10 @@ impl Request for DiscoveryRequest {
         &self.resource_names
     }
 
+    fn size(&self) -> usize {
+        self.resource_names.len()
+    }
+
     fn nonce(&self) -> &str {
         &self.response_nonce
     }
@@ -107,7 +123,7 @@ impl Request for DiscoveryRequest {
 fn open(rollout: &mut Rollout, kind: ResourceType, names: &[String], version: &str) {
     let named = names.iter().map(String::as_str).filter(|name| *name != "*").collect();
     let wildcard = names.iter().any(|name| name == "*") || (names.is_empty() && kind.is_wildcard());
-    let warming = rollout.open(kind, &Subscription { wildcard, repeats_all: kind.is_wildcard(), names: named });
+    let warming = rollout.open(kind, &Subscription { wildcard, repeats_all: kind.is_wildcard(), speaks_of_all: true, names: named });
     let channel = rollout.channel_mut(kind);
     if !version.is_empty() && version == version_of(&owed(channel, &Step::nothing(kind))).to_smolstr() {
         for name in channel.owed_names().iter().filter(|name| warming.awaits(name)) {
@@ -128,8 +144,8 @@ fn open(rollout: &mut Rollout, kind: ResourceType, names: &[String], version: &s
 /// Takes the names of a request as the client's whole subscription; `again` says that it answers no response.
 fn resubscribe(channel: &mut Channel, names: &[String], again: bool) {
     channel.set_follows_all(names.iter().any(|name| name == "*") || (names.is_empty() && channel.follows_all()));
-    let asked: BTreeSet<&str> = names.iter().map(String::as_str).filter(|name| *name != "*").collect();
-    let given_up: Vec<_> = channel.followed().filter(|name| !asked.contains(name.as_str())).cloned().collect();
+    let asked: BTreeSet<&str> = names.iter().visiting(Visited::Name).map(String::as_str).filter(|name| *name != "*").collect();
+    let given_up: Vec<_> = channel.followed().visiting(Visited::Name).filter(|name| !asked.contains(name.as_str())).cloned().collect();
     given_up.iter().for_each(|name| channel.unfollow(name));
     for name in &asked {
         let known = channel.knows(name);
@@ -149,7 +165,9 @@ fn owed(channel: &Channel, step: &Step) -> BTreeMap<SmolStr, Arc<Resource>> {
     let held = channel.gone().map(|(name, _)| name).chain(channel.stood_in().map(|resource| &resource.name)).cloned();
     let names = channel.owed_names().into_iter().chain(held);
     let absent = |name: &SmolStr| channel.target(name).is_none().then(|| stand_in(step.kind, name)).flatten();
-    let present = names.filter_map(|name| channel.effective(&name).cloned().or_else(|| absent(&name)).map(|resource| (name, resource)));
+    let present = names
+        .visiting(Visited::Name)
+        .filter_map(|name| channel.effective(&name).cloned().or_else(|| absent(&name)).map(|resource| (name, resource)));
     let mut owed: BTreeMap<_, _> = present.collect();
     step.retire.iter().for_each(|name| drop(owed.remove(name)));
     owed.extend(step.advance.iter().map(|resource| (resource.name.clone(), resource.clone())));

@@ -1,0 +1,270 @@
+//! One client: what it asks for is taken in turn, and what it is told follows its view.
+//!
+//! Whatever a request or a view makes us do, the serving thread is given to others soon: much is done on other threads, and of
+//! little only so much in a row.
+
+use std::{
+    marker::PhantomData,
+    net::SocketAddr,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use prost::Message;
+use tokio::{sync::mpsc, task::yield_now, time};
+use tonic::Status;
+
+use super::{DiscoveryService, conversation::Conversation, nonces::Nonces};
+use crate::{
+    budget::Portion,
+    mesh::model::Caller,
+    xds::{
+        bounds::{Excess, measure},
+        codec::{Form, Outgoing},
+        debug,
+        messages::{Messages, Unread},
+        node::{Claim, Node, NodeError, Proven},
+        session::{Protocol, Request, Response, Session},
+    },
+};
+
+/// How many names are looked at on a serving thread before others have their turn.
+const TURN: usize = 2048;
+/// How many bytes of a request are read on a serving thread.
+const READ: usize = 16 << 10;
+/// What even the smallest request counts for.
+const LEAST: usize = 16;
+
+/// One client.
+pub(super) struct Stream<P: Protocol> {
+    service: DiscoveryService,
+    form: Form,
+    caller: Caller,
+    peer: Option<SocketAddr>,
+    requests: Messages,
+    responses: mpsc::Sender<Result<Outgoing, Status>>,
+    debug_nonces: Nonces,
+    /// How many names a request may hold.
+    names: usize,
+    /// How many names were looked at since others had their turn.
+    effort: usize,
+    /// What it holds, of the budget.
+    _portion: Portion,
+    protocol: PhantomData<fn(P)>,
+}
+
+impl<P: Protocol> Stream<P> {
+    pub(super) fn new(
+        service: DiscoveryService,
+        form: Form,
+        caller: Caller,
+        peer: Option<SocketAddr>,
+        requests: Messages,
+        responses: mpsc::Sender<Result<Outgoing, Status>>,
+        portion: Portion,
+    ) -> Self {
+        let (debug_nonces, names, effort) = (Nonces::default(), service.options.bounds.first_names(), 0);
+        let (protocol, _portion) = (PhantomData, portion);
+        Self { service, form, caller, peer, requests, responses, debug_nonces, names, effort, _portion, protocol }
+    }
+
+    /// Serves the client until it goes, breaks a rule, or the control plane shuts down.
+    pub(super) async fn run(mut self) -> Result<(), Status> {
+        let shutdown = self.service.options.shutdown.clone();
+        tokio::select! {
+            () = shutdown.cancelled() => Err(going_away()),
+            result = self.converse() => result,
+        }
+    }
+
+    async fn converse(&mut self) -> Result<(), Status> {
+        let Some((proven, first)) = self.introduction().await? else { return Ok(()) };
+        if self.caller != Caller::Anonymous {
+            self.requests.allow(self.service.options.bounds.request);
+        }
+        let clock = Arc::clone(&self.service.options.clock);
+        let entry = self.service.ledger.enter(proven.node(), self.peer, &clock);
+        let views = Arc::clone(&self.service.views);
+        let mut views = self.service.attaching.run(move || views.attach(&proven)).await?;
+        let view = views.borrow_and_update().clone();
+        let session = Session::<P>::new(self.service.options.rollout, self.service.options.bounds, view, &self.service.joined);
+        let mut conversation = self.take(Box::new(Conversation::new(session, entry, clock)), first).await?;
+        let responses = self.responses.clone();
+        let mut more = true;
+        let mut stale: Option<Instant> = None;
+        let mut deadline = pin!(time::sleep_until(time::Instant::now()));
+        loop {
+            self.names = conversation.most_names();
+            if let Some(at) = conversation.deadline() {
+                deadline.as_mut().reset(at.into());
+            }
+            tokio::select! {
+                biased;
+                request = self.requests.next() => match self.received(request).await? {
+                    Some(request) if self.is_debug(&request) => self.answer_debug(&request).await?,
+                    Some(request) => {
+                        conversation = self.take(conversation, request).await?;
+                        more = true;
+                    }
+                    None => return Ok(()),
+                },
+                changed = views.changed(), if stale.is_none() => {
+                    // The session turns to it when there is room: a client that takes nothing skips views.
+                    changed.map_err(|_| going_away())?;
+                    (stale, more) = (Some(Instant::now()), true);
+                }
+                () = &mut deadline, if !more && conversation.deadline().is_some() => more = true,
+                permit = responses.reserve(), if more => {
+                    let Ok(permit) = permit else { return Ok(()) };
+                    if let Some(since) = stale.take() {
+                        self.service.ledger.metrics().queue_time.observe(since.elapsed().as_secs_f64());
+                        let view = views.borrow_and_update().clone();
+                        let effort = conversation.effort_to_turn(&view);
+                        (conversation, ()) = self.work(conversation, effort, move |conversation| conversation.turn(view)).await?;
+                    }
+                    let began = Instant::now();
+                    let effort = conversation.effort_to_speak();
+                    let response;
+                    (conversation, response) = self.work(conversation, effort, Conversation::speak).await?;
+                    match response {
+                        Some(response) => {
+                            self.observe_push_time(&response, began.elapsed());
+                            permit.send(Ok(Outgoing::Resources(response)));
+                        }
+                        None => more = false,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for the first request that asks for configuration; returns it with who the proxy is. Reports of health and
+    /// questions of command-line tools may come before it, and make nobody a proxy.
+    async fn introduction(&mut self) -> Result<Option<(Proven, P::Request)>, Status> {
+        let mut introduced = None;
+        loop {
+            let request = self.requests.next().await;
+            let Some(mut request) = self.received(request).await? else { return Ok(None) };
+            let node = request.take_node();
+            if node.is_none() && request.type_url().ends_with("istio.v1.HealthInformation") {
+                continue;
+            }
+            introduced = node.filter(|node| !node.id.is_empty()).or(introduced);
+            let Some(node) = &introduced else { return Err(Status::invalid_argument("missing node information")) };
+            if self.is_debug(&request) {
+                let claim = Claim::parse(node);
+                claim.agrees_with(&self.caller).then_some(()).ok_or_else(|| self.refusal(&node.id))?;
+                self.answer_debug(&request).await?;
+                continue;
+            }
+            let node = Node::parse(node).map_err(|error| match error {
+                NodeError::Excess(excess) => self.excessive(excess),
+                error => Status::invalid_argument(error.to_string()),
+            })?;
+            let node = Arc::new(node);
+            let proven = Proven::new(Arc::clone(&node), self.caller.clone()).ok_or_else(|| self.refusal(&node.proxy.id))?;
+            return Ok(Some((proven, request)));
+        }
+    }
+
+    fn refusal(&self, proxy: &str) -> Status {
+        tracing::warn!(proxy, caller = ?self.caller, "the caller is not the proxy that it asks for");
+        Status::permission_denied("authorization failed")
+    }
+
+    fn excessive(&self, excess: Excess) -> Status {
+        tracing::debug!(peer = ?self.peer, %excess, "a request holds too much: the stream ends");
+        self.service.ledger.metrics().refused_requests.get_or_create(&[("reason", excess.reason())]).inc();
+        excess.into()
+    }
+
+    async fn take(&mut self, conversation: Box<Conversation<P>>, request: P::Request) -> Result<Box<Conversation<P>>, Status> {
+        let effort = conversation.effort_of(&request);
+        let (conversation, taken) = self.work(conversation, effort, move |conversation| conversation.take(request)).await?;
+        taken.map_err(|excess| self.excessive(excess))?;
+        Ok(conversation)
+    }
+
+    /// Does something with the conversation: here when it is little, and on another thread when it is much.
+    async fn work<T: Send + 'static>(
+        &mut self,
+        mut conversation: Box<Conversation<P>>,
+        effort: usize,
+        work: impl FnOnce(&mut Conversation<P>) -> T + Send + 'static,
+    ) -> Result<(Box<Conversation<P>>, T), Status> {
+        if effort > TURN {
+            let both = move || {
+                let done = work(&mut conversation);
+                (conversation, done)
+            };
+            return self.service.computing.run(both).await;
+        }
+        self.pause(effort).await;
+        let done = work(&mut conversation);
+        Ok((conversation, done))
+    }
+
+    /// Lets others have their turn when much was done since they had.
+    async fn pause(&mut self, effort: usize) {
+        self.effort += effort.max(LEAST);
+        if self.effort > TURN {
+            self.effort = 0;
+            yield_now().await;
+        }
+    }
+
+    fn observe_push_time(&self, response: &Response, took: Duration) {
+        if let Some(kind) = response.kind.filter(|kind| kind.is_in_views()) {
+            let push_time = &self.service.ledger.metrics().push_time;
+            push_time.get_or_create(&[("type", kind.as_str())]).observe(took.as_secs_f64());
+        }
+    }
+
+    async fn received(&mut self, message: Result<Option<Bytes>, Unread>) -> Result<Option<P::Request>, Status> {
+        let message = message.map_err(|unread| match unread {
+            Unread::Excess(excess) => self.excessive(excess),
+            Unread::Broken(status) => status,
+        })?;
+        let Some(message) = message else { return Ok(None) };
+        let largest = &self.service.ledger.metrics().largest_request;
+        largest.set(largest.get().max(i64::try_from(message.len()).unwrap_or(i64::MAX)));
+        let (size, names) = (message.len(), self.names);
+        let read = move || {
+            measure(P::MESSAGE, &message, names)?;
+            P::Request::decode(message).map_err(|_| Excess::form("request"))
+        };
+        let request = if size > READ {
+            self.service.computing.run(read).await?
+        } else {
+            self.pause(size / LEAST).await;
+            read()
+        };
+        request.map(Some).map_err(|excess| self.excessive(excess))
+    }
+
+    fn is_debug(&self, request: &P::Request) -> bool {
+        self.service.inspector.is_some() && debug::is_debug(request.type_url())
+    }
+
+    async fn answer_debug(&mut self, request: &P::Request) -> Result<(), Status> {
+        // What answers an answer asks for nothing. istioctl's first request has a nonce too, of its own making.
+        let asks = !self.debug_nonces.contains(request.nonce());
+        let Some(inspector) = self.service.inspector.clone().filter(|_| asks) else { return Ok(()) };
+        let (form, caller, nonce) = (self.form, self.caller.clone(), self.debug_nonces.next());
+        let (type_url, names) = (request.type_url().to_owned(), request.names().to_vec());
+        let answer = move || {
+            let answer = debug::answer(inspector.as_ref(), &caller, &type_url, &names)?;
+            Ok::<_, Status>(answer.encode(form, &type_url, nonce))
+        };
+        let message = self.service.computing.run(answer).await??;
+        // The client may have gone.
+        let _ = self.responses.send(Ok(Outgoing::Message(message))).await;
+        Ok(())
+    }
+}
+
+fn going_away() -> Status {
+    Status::unavailable("the control plane is going away")
+}
