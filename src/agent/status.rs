@@ -21,7 +21,7 @@ use super::{
     application::{Application, ProbeAnswer, scrape},
     certificate::CurrentCertificate,
     drain::Draining,
-    readiness,
+    readiness::Readiness,
     settings::Settings,
     telemetry::Telemetry,
 };
@@ -33,6 +33,7 @@ const TEXT_FORMAT: &str = "text/plain; version=0.0.4";
 #[derive(Clone)]
 pub(crate) struct Status {
     admin: Admin,
+    readiness: Readiness,
     certificate: CurrentCertificate,
     telemetry: Arc<Telemetry>,
     draining: Draining,
@@ -51,6 +52,7 @@ impl Status {
         let own = settings.listen.agent.ip();
         Self {
             admin: Admin::new(settings.listen.admin),
+            readiness: Readiness::new(settings),
             certificate,
             telemetry,
             draining,
@@ -85,7 +87,7 @@ impl Status {
 
 async fn ready(State(status): State<Status>) -> Response {
     let certificate = status.certificate.borrow().is_some();
-    match readiness::check(&status.admin, certificate, status.draining.has_begun()).await {
+    match status.readiness.check(certificate, status.draining.has_begun()).await {
         Ok(()) => StatusCode::OK.into_response(),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
     }

@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::sleep,
     time::{Duration, Instant},
@@ -58,6 +58,8 @@ pub(crate) struct Shared {
     pub(crate) resources: Mutex<BTreeMap<String, Vec<(String, Any)>>>,
     pub(crate) issued: AtomicU64,
     pub(crate) streams: AtomicU64,
+    /// Whether Envoy may refuse what it is served, by delta.
+    pub(crate) may_be_refused: AtomicBool,
 }
 
 /// A running control plane; dropping it cuts every connection.
@@ -108,11 +110,24 @@ impl Authority {
 impl Shared {
     pub(crate) fn new(ttl: Duration) -> Result<Arc<Self>> {
         let authority = Authority::new()?;
-        Ok(Arc::new(Self { authority, ttl, resources: Mutex::default(), issued: AtomicU64::new(0), streams: AtomicU64::new(0) }))
+        Ok(Arc::new(Self {
+            authority,
+            ttl,
+            resources: Mutex::default(),
+            issued: AtomicU64::new(0),
+            streams: AtomicU64::new(0),
+            may_be_refused: AtomicBool::new(false),
+        }))
     }
 
     pub(crate) fn serve_resource(&self, name: &str, resource: Any) {
-        self.resources.lock().insert(resource.type_url.clone(), vec![(name.to_owned(), resource)]);
+        self.serve_resources(vec![(name.to_owned(), resource)]);
+    }
+
+    /// Replaces all resources of the type.
+    pub(crate) fn serve_resources(&self, resources: Vec<(String, Any)>) {
+        let type_url = resources[0].1.type_url.clone();
+        self.resources.lock().insert(type_url, resources);
     }
 
     fn of_type(&self, type_url: &str) -> Vec<(String, Any)> {
@@ -234,7 +249,8 @@ impl AggregatedDiscoveryService for Service {
         let Service(shared) = self.clone();
         shared.streams.fetch_add(1, Ordering::SeqCst);
         Ok(Response::new(answers(request.into_inner(), move |request: DeltaDiscoveryRequest| {
-            assert!(request.error_detail.is_none(), "refused: {:?}", request.error_detail);
+            let expected = shared.may_be_refused.load(Ordering::SeqCst);
+            assert!(expected || request.error_detail.is_none(), "refused: {:?}", request.error_detail);
             request.response_nonce.is_empty().then(|| DeltaDiscoveryResponse {
                 nonce: "1".to_owned(),
                 resources: shared.of_type(&request.type_url).into_iter().map(resource).collect(),

@@ -34,6 +34,18 @@ use envoy_types::pb::{
 };
 use prost::{Message, Name};
 
+/// Returns a listener of that name which Envoy takes, or else refuses, as it has no chains.
+pub(crate) fn capturing(name: &str, at: SocketAddr, is_right: bool) -> Any {
+    let chains = vec![FilterChain { filters: Vec::new(), ..Default::default() }];
+    any(&Listener {
+        name: name.to_owned(),
+        address: Some(address(at)),
+        bind_to_port: Some(BoolValue { value: false }),
+        filter_chains: if is_right { chains } else { Vec::new() },
+        ..Default::default()
+    })
+}
+
 /// Returns a listener at `at` that wants a client certificate and answers each request with `answer`.
 pub(crate) fn answering(at: SocketAddr, answer: &str) -> Any {
     any(&Listener {

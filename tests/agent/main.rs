@@ -6,6 +6,7 @@ mod draining;
 mod files;
 mod listener;
 mod probes;
+mod readiness;
 mod stage;
 
 use std::{

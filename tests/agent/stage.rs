@@ -34,6 +34,7 @@ pub(crate) struct Stage {
     pub(crate) folder: TempDir,
     /// Variables of the agent's environment.
     pub(crate) environment: Vec<(&'static str, String)>,
+    pub(crate) interception: &'static str,
     envoy: PathBuf,
     ip: IpAddr,
     agent: Option<Child>,
@@ -50,7 +51,15 @@ impl Stage {
         static TESTS: AtomicU8 = AtomicU8::new(1);
         let process = u8::try_from(std::process::id() % 100)?;
         let ip = IpAddr::from([127, 100 + process, TESTS.fetch_add(1, Ordering::SeqCst), 1]);
-        let stage = Self { shared: Shared::new(ttl)?, folder: TempDir::new()?, environment: Vec::new(), envoy, ip, agent: None };
+        let stage = Self {
+            shared: Shared::new(ttl)?,
+            folder: TempDir::new()?,
+            environment: Vec::new(),
+            interception: "NONE",
+            envoy,
+            ip,
+            agent: None,
+        };
         fs::write(stage.folder.path().join("root-cert.pem"), stage.shared.authority.root_pem())?;
         fs::write(stage.folder.path().join("token"), TOKEN)?;
         stage.shared.serve_resource("some", listener::cluster(0));
@@ -79,7 +88,18 @@ impl Stage {
         let ip = self.ip.to_string();
         let child = Command::new(env!("CARGO_BIN_EXE_istiod-lite"))
             .args(["agent", role, "--name", "reviews-1", "--namespace", "shop", "--service-account", "reviews"])
-            .args(["--listen-address", &ip, "--ip", &ip, "--interception", "NONE", "--labels", "app=reviews", "--concurrency", "1"])
+            .args([
+                "--listen-address",
+                &ip,
+                "--ip",
+                &ip,
+                "--interception",
+                self.interception,
+                "--labels",
+                "app=reviews",
+                "--concurrency",
+                "1",
+            ])
             .args(["--discovery-address", &self.at(15012).to_string()])
             .env("TERMINATION_DRAIN_DURATION_SECONDS", "3")
             .env("MINIMUM_DRAIN_DURATION", "0s")
@@ -98,6 +118,22 @@ impl Stage {
             .spawn()?;
         self.agent = Some(child);
         Ok(())
+    }
+
+    /// Returns what the agent says about its readiness; empty when it is ready.
+    pub(crate) async fn unreadiness(&self) -> String {
+        match client::http("GET", self.at(15020), "/healthz/ready").await {
+            Ok((200, _)) => String::new(),
+            Ok((_, said)) => said,
+            Err(error) => error.to_string(),
+        }
+    }
+
+    /// Returns how many updates of listeners Envoy has refused.
+    pub(crate) async fn refused_updates(&self) -> Result<u64> {
+        let (_, said) = client::http("GET", self.at(15000), "/stats?filter=lds.update_rejected").await?;
+        let (_, count) = said.rsplit_once("update_rejected: ").with_context(|| said.clone())?;
+        Ok(count.split_whitespace().next().unwrap_or_default().parse()?)
     }
 
     pub(crate) async fn is_ready(&self) -> bool {
