@@ -75,7 +75,8 @@ pub(crate) fn environment(settings: &Settings) -> impl Iterator<Item = (&'static
     VARIABLES.into_iter().zip(values)
 }
 
-fn node(settings: &Settings) -> Value {
+/// Returns the node: what the proxy says of itself in its first request.
+pub(crate) fn node(settings: &Settings) -> Value {
     json!({
         "id": node_id(settings),
         "cluster": format!("{}.{}", settings.workload.canonical_name(), settings.workload.namespace),

@@ -10,9 +10,9 @@ use envoy_types::pb::envoy::config::bootstrap::v3::Bootstrap;
 use prost::{Message, Name};
 use serde_json::{Map, Value};
 
-use self::node::InjectedProxy;
+use self::node::{InjectedProxy, document_of, kind_said_by};
 use crate::{
-    api::{Diagnostic, Severity, mesh_config::MeshConfig},
+    api::{Diagnostic, ObjectKey, Severity, mesh_config::MeshConfig},
     mesh::{
         engine::{Applied, Engine},
         model::{Caller, Flavour, ProxyKind},
@@ -22,6 +22,7 @@ use crate::{
     },
     source::{
         folder::{Contents, read_paths},
+        locations::ObjectLocations,
         mesh_config::MeshConfigFile,
     },
     xds::{
@@ -60,11 +61,16 @@ pub(super) struct Arguments {
     #[arg(long, conflicts_with = "kind")]
     bootstrap: bool,
 
+    /// What the proxy says of itself in its first request instead, as its agent makes it from the pod.
+    #[arg(long, conflicts_with_all = ["kind", "bootstrap"])]
+    node: bool,
+
     /// For which build of Envoy.
     #[arg(long, value_enum, default_value = "stock")]
     flavour: Build,
 
-    /// Whether the proxy is a gateway; by default it is if a Gateway selects its pod.
+    /// Whether the proxy is a gateway; by default as the pod says (inject.istio.io/templates, or the proxy that it has), and else
+    /// it is if a Gateway selects the pod.
     #[arg(long)]
     gateway: Option<bool>,
 
@@ -117,7 +123,7 @@ enum Build {
 }
 
 pub(super) fn run(arguments: Arguments) -> ExitCode {
-    let Contents { objects, mut findings, locations } = read_paths(&arguments.file);
+    let Contents { objects, mut findings, locations } = read_paths(&arguments.file, &arguments.cluster_id);
     let send_unready_endpoints = arguments.send_unready_endpoints;
     let mut engine = Engine::new(&arguments.domain, MeshConfig { send_unready_endpoints, ..MeshConfig::default() });
     let of_file =
@@ -135,7 +141,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
     // The file wins over a ConfigMap, as in the control plane.
     let applied = engine.apply(objects.into_iter().chain(of_file).map(|object| (object.key.clone(), Some(object))));
     findings.extend(validate::check(&applied.world));
-    let shown = show(&arguments, &applied, &mut findings);
+    let shown = show(&arguments, &applied, &locations, &mut findings);
     let mut findings: Vec<Diagnostic> = findings.into_iter().map(|finding| locations.locate(finding)).collect();
     findings.sort();
     for finding in &findings {
@@ -156,8 +162,13 @@ fn is_error(finding: &Diagnostic) -> bool {
 }
 
 /// Shows what a stream of the proxy would be given: it is attached as by its first request.
-fn show(arguments: &Arguments, applied: &Applied, findings: &mut Vec<Diagnostic>) -> anyhow::Result<Value> {
-    let node = Arc::new(node_of_pod(arguments, &applied.world)?);
+fn show(arguments: &Arguments, applied: &Applied, locations: &ObjectLocations, findings: &mut Vec<Diagnostic>) -> anyhow::Result<Value> {
+    let proxy = proxy_of_pod(arguments, &applied.world, locations)?;
+    let described = proxy.described()?;
+    if arguments.node {
+        return Ok(described);
+    }
+    let node = Arc::new(Node::parse(&proxy.node(&described))?);
     let proven = Proven::new(Arc::clone(&node), Caller::Anonymous).context("--proxy: may not be served")?;
     let classes = Classes::default();
     classes.prepare(Arc::clone(&applied.world), &applied.touched).send();
@@ -195,23 +206,37 @@ fn print(value: &Value, format: Format) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns what the proxy says about itself, from its pod.
-fn node_of_pod(arguments: &Arguments, world: &World) -> anyhow::Result<Node> {
+/// Finds the proxy's pod.
+fn proxy_of_pod<'a>(arguments: &Arguments, world: &'a World, locations: &ObjectLocations) -> anyhow::Result<InjectedProxy<'a>> {
     let (name, namespace) = arguments.proxy.rsplit_once('.').context("--proxy: write NAME.NAMESPACE")?;
-    let pod = world.workload(&arguments.cluster_id, namespace, name).ok_or_else(|| {
+    let workload = world.workload(&arguments.cluster_id, namespace, name).ok_or_else(|| {
         let known: Vec<String> = world.workloads.keys().take(20).map(|key| format!("{}.{}", key.name, key.namespace)).collect();
         anyhow!("--proxy: there is no Pod {name} in namespace {namespace}; there are: {}", known.join(", "))
     })?;
-    let gateway = arguments.gateway.unwrap_or_else(|| !gateways_for(world, &pod.labels).is_empty());
-    let proxy = InjectedProxy {
+    let key = ObjectKey {
+        cluster: workload.cluster.clone(),
+        kind: workload.kind,
+        namespace: workload.namespace.clone(),
+        name: workload.name.clone(),
+    };
+    let pod = document_of(workload, locations.of(&key))?;
+    let kind = match arguments.gateway {
+        Some(true) => ProxyKind::Gateway,
+        Some(false) => ProxyKind::Sidecar,
+        None => pod.as_ref().and_then(kind_said_by).unwrap_or_else(|| match gateways_for(world, &workload.labels).is_empty() {
+            true => ProxyKind::Sidecar,
+            false => ProxyKind::Gateway,
+        }),
+    };
+    Ok(InjectedProxy {
+        workload,
         pod,
-        kind: if gateway { ProxyKind::Gateway } else { ProxyKind::Sidecar },
+        kind,
         flavour: match arguments.flavour {
             Build::Stock => Flavour::Stock,
             Build::Istio => Flavour::Istio,
         },
         unprivileged: arguments.unprivileged,
         world,
-    };
-    Ok(Node::parse(&proxy.node()?)?)
+    })
 }

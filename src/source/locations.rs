@@ -19,6 +19,11 @@ impl ObjectLocations {
         }
     }
 
+    /// Returns where an object is written.
+    pub(crate) fn of(&self, object: &ObjectKey) -> Option<&Location> {
+        self.0.get(object)
+    }
+
     /// Adds the location of the finding's object, unless the finding has a location already.
     pub(crate) fn locate(&self, mut finding: Diagnostic) -> Diagnostic {
         if finding.location.is_none() {

@@ -5,6 +5,7 @@ mod control_plane;
 mod draining;
 mod files;
 mod listener;
+mod node;
 mod probes;
 mod readiness;
 mod stage;

@@ -1,13 +1,7 @@
 //! What a pod tells its proxy besides flags: node metadata and settings in environment variables (contract §2.5, §5.4), and labels
 //! and annotations in files of the downward API.
 
-use std::{
-    collections::BTreeMap,
-    env, fs,
-    net::IpAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeMap, env, fs, net::IpAddr, path::Path, time::Duration};
 
 use anyhow::{Context, bail};
 use serde_json::{Map, Value};
@@ -20,7 +14,16 @@ const POD_INFO: &str = "/etc/istio/pod";
 
 /// The variables that the agent reads, by name.
 #[derive(Debug, Default)]
-pub(super) struct Environment(BTreeMap<String, String>);
+pub(super) struct Environment(pub(super) BTreeMap<String, String>);
+
+/// What the downward API tells of the pod.
+#[derive(Debug, Default)]
+pub(crate) struct PodInfo {
+    /// Its labels.
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Its annotations.
+    pub(crate) annotations: BTreeMap<String, String>,
+}
 
 /// `PROXY_CONFIG`: some fields have an effect here, and all of them go into the node's metadata.
 #[derive(Debug, Default)]
@@ -142,10 +145,19 @@ impl ProxyConfig {
     }
 }
 
-/// Reads the `key="value"` lines of a file of the downward API: of `flag`, or else of the usual file if it is there.
-pub(super) fn pod_info(flag: Option<PathBuf>, usual: &str) -> anyhow::Result<BTreeMap<String, String>> {
+// === impl PodInfo ===
+
+impl PodInfo {
+    /// Reads the files of the downward API that flags name, or else the usual ones if they are there.
+    pub(super) fn read(labels: Option<&Path>, annotations: Option<&Path>) -> anyhow::Result<Self> {
+        Ok(Self { labels: pod_info(labels, "labels")?, annotations: pod_info(annotations, "annotations")? })
+    }
+}
+
+/// Reads the `key="value"` lines of a file.
+fn pod_info(flag: Option<&Path>, usual: &str) -> anyhow::Result<BTreeMap<String, String>> {
     let path = match flag {
-        Some(path) => path,
+        Some(path) => path.to_owned(),
         None => match Path::new(POD_INFO).join(usual) {
             path if path.is_file() => path,
             _ => return Ok(BTreeMap::new()),

@@ -3,6 +3,7 @@
 mod drain;
 mod environment;
 mod options;
+mod pod;
 mod settings;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
@@ -10,7 +11,11 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 use anyhow::Context;
 use clap::{Args, Subcommand};
 
-use self::{environment::Environment, options::ProxyOptions};
+pub(super) use self::pod::settings_of_pod;
+use self::{
+    environment::{Environment, PodInfo},
+    options::ProxyOptions,
+};
 use super::log;
 use crate::agent::{self, End, settings::Role};
 
@@ -61,7 +66,8 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
 
 fn serve(role: Role, options: ProxyOptions) -> anyhow::Result<ExitCode> {
     log::start(&options.envoy.log_level, false).context("--log-level: write info, or istiod_lite=debug,info")?;
-    let settings = settings::of(role, options, &Environment::of_this_process()?)?;
+    let pod = PodInfo::read(options.workload.labels_file.as_deref(), options.workload.annotations_file.as_deref())?;
+    let settings = settings::of(role, options, &Environment::of_this_process()?, pod)?;
     // One thread is enough for one Envoy. It must be this one: the kernel ends Envoy with the thread that started it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match runtime.block_on(agent::run(settings))? {

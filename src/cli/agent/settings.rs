@@ -11,7 +11,7 @@ use anyhow::{Context, anyhow, bail};
 use clap::ValueEnum;
 
 use super::{
-    environment::{Environment, ProxyConfig, concerns_the_proxy, pod_info},
+    environment::{Environment, PodInfo, ProxyConfig, concerns_the_proxy},
     options::{DiscoveryOptions, EnvoyArguments, ListenOptions, ProxyOptions, WorkloadOptions},
 };
 use crate::agent::{
@@ -29,9 +29,9 @@ const DRAIN: Duration = Duration::from_secs(45);
 const TERMINATION_DRAIN: Duration = Duration::from_secs(5);
 
 /// Returns everything that the agent needs to know.
-pub(super) fn of(role: Role, options: ProxyOptions, environment: &Environment) -> anyhow::Result<Settings> {
+pub(super) fn of(role: Role, options: ProxyOptions, environment: &Environment, pod: PodInfo) -> anyhow::Result<Settings> {
     let config = environment.proxy_config()?;
-    let workload = workload(options.workload, options.listen.listen_address, environment, &config)?;
+    let workload = workload(options.workload, options.listen.listen_address, environment, &config, pod)?;
     let wanted = options.envoy.work_dir.clone().unwrap_or_else(|| default_work_dir(&workload));
     Ok(Settings {
         role,
@@ -47,8 +47,14 @@ pub(super) fn of(role: Role, options: ProxyOptions, environment: &Environment) -
     })
 }
 
-fn workload(options: WorkloadOptions, listen: Option<IpAddr>, environment: &Environment, config: &ProxyConfig) -> anyhow::Result<Workload> {
-    let mut labels = pod_info(options.labels_file, "labels")?;
+fn workload(
+    options: WorkloadOptions,
+    listen: Option<IpAddr>,
+    environment: &Environment,
+    config: &ProxyConfig,
+    pod: PodInfo,
+) -> anyhow::Result<Workload> {
+    let PodInfo { mut labels, annotations } = pod;
     labels.extend(options.labels);
     let mut ips = options.ip;
     if ips.is_empty() {
@@ -60,7 +66,7 @@ fn workload(options: WorkloadOptions, listen: Option<IpAddr>, environment: &Envi
     Ok(Workload {
         ips,
         labels,
-        annotations: pod_info(options.annotations_file, "annotations")?.into_iter().filter(|(key, _)| concerns_the_proxy(key)).collect(),
+        annotations: annotations.into_iter().filter(|(key, _)| concerns_the_proxy(key)).collect(),
         workload_name: options.workload_name.unwrap_or_else(|| options.name.clone()),
         name: options.name,
         namespace: options.namespace,
@@ -174,8 +180,8 @@ mod tests {
     fn parse_with(line: &str, variables: &[(&str, &str)]) -> anyhow::Result<Settings> {
         let environment = environment(variables);
         match Line::<Arguments>::try_parse_from(line.split(' ')).unwrap().arguments.role {
-            RoleCommand::Sidecar(options) => of(Role::Sidecar, *options, &environment),
-            RoleCommand::Gateway(options) => of(Role::Gateway, *options, &environment),
+            RoleCommand::Sidecar(options) => of(Role::Sidecar, *options, &environment, PodInfo::default()),
+            RoleCommand::Gateway(options) => of(Role::Gateway, *options, &environment, PodInfo::default()),
             _ => panic!("not a role"),
         }
     }

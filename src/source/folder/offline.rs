@@ -29,12 +29,12 @@ pub(crate) struct Contents {
 }
 
 /// Reads files and folders once. A path that does not exist, or a named file that cannot be read, is an error among the
-/// findings.
-pub(crate) fn read_paths(paths: &[PathBuf]) -> Contents {
+/// findings. The objects are those of a cluster.
+pub(crate) fn read_paths(paths: &[PathBuf], cluster: &str) -> Contents {
     let mut state = FolderState::default();
     let mut findings = Vec::new();
     for path in paths {
-        let folder = Folder::new(path);
+        let folder = Folder { cluster: cluster.into(), ..Folder::new(path) };
         if path.is_dir() {
             match list(path) {
                 Ok(listing) => read_listing(&folder, listing, &mut state),

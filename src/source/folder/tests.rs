@@ -308,7 +308,7 @@ fn files_and_folders_are_read_once_for_offline_use() {
     fs::write(folder.path().join("dir/b.yaml"), namespace("b", "1")).unwrap();
     fs::write(folder.path().join("a.conf"), namespace("a", "1") + &namespace("b", "2")).unwrap();
     let paths = [folder.path().join("dir"), folder.path().join("a.conf"), folder.path().join("missing")];
-    let Contents { objects, findings, locations } = read_paths(&paths);
+    let Contents { objects, findings, locations } = read_paths(&paths, "Kubernetes");
     let names: Vec<_> = objects.iter().map(|object| object.key.to_string()).collect();
     assert_eq!(names, ["Namespace/a", "Namespace/b"]);
     let place = locations.locate(Diagnostic::warning("", "").of(&objects[1].key)).location.unwrap();
