@@ -1,7 +1,7 @@
 //! Encodes what Envoy takes. A message that it would refuse is left out, or the part of it in which the fault lies is closed:
 //! a proxy is sent the resources of many objects together, and refuses them together.
 
-use std::{iter, sync::Arc};
+use std::{collections::BTreeSet, iter, sync::Arc};
 
 use envoy_types::pb::envoy::config::{
     cluster::v3::Cluster,
@@ -9,12 +9,12 @@ use envoy_types::pb::envoy::config::{
     listener::v3::{FilterChain, Listener},
     route::v3::{RouteConfiguration, VirtualHost},
 };
-use prost::Name;
+use prost::Message;
 use smol_str::SmolStr;
 
 use super::{
     canonical,
-    constraints::{Step, violations},
+    constraints::{Step, Violation, violations},
     field_at::field_at,
     unfit::{Part, Unfit},
 };
@@ -49,12 +49,43 @@ pub struct CheckedVirtualHost {
 
 /// Encodes a cluster.
 pub fn cluster(built: Built<Cluster>) -> Encoded {
-    whole::<Cluster>(super::cluster(built), Part::Cluster)
+    let resource = super::cluster(built);
+    match violations::<Cluster>(&resource.body).into_iter().next() {
+        None => Encoded::sent(resource, Vec::new()),
+        Some(violation) => {
+            let Resource { name, origins, .. } = resource;
+            let unfit = Unfit { part: Part::Cluster(name.clone()), violation, origins, is_kept: false };
+            Encoded { name, resource: None, unfit: Arc::new([Arc::new(unfit)]) }
+        }
+    }
 }
 
-/// Takes a load assignment that is encoded already, in canonical order.
+/// Takes a load assignment that is encoded already, in canonical order. An endpoint with a fault is left out of it.
 pub fn load_assignment(name: SmolStr, built: Built<Vec<u8>>) -> Encoded {
-    whole::<ClusterLoadAssignment>(super::encoded_load_assignment(name, built), Part::LoadAssignment)
+    let found = violations::<ClusterLoadAssignment>(&built.message);
+    let at = |violation: &Violation| match violation.path[..] {
+        [Step { name: "endpoints", index: Some(group) }, Step { name: "lb_endpoints", index: Some(at) }, ..] => Some((group, at)),
+        _ => None,
+    };
+    let unfit: Option<BTreeSet<(usize, usize)>> = found.iter().map(at).collect();
+    let Some(violation) = found.into_iter().next() else {
+        return Encoded::sent(super::encoded_load_assignment(name, built), Vec::new());
+    };
+    match (unfit, ClusterLoadAssignment::decode(&built.message[..])) {
+        (Some(unfit), Ok(mut message)) => {
+            let part = Part::Endpoints { cluster: name.clone(), number: unfit.len() };
+            let told = Unfit::new(part, violation, built.origins.clone());
+            for (group, at) in unfit.into_iter().rev() {
+                message.endpoints[group].lb_endpoints.remove(at);
+            }
+            let left = Built { message: canonical(&message), ..built };
+            Encoded::sent(super::encoded_load_assignment(name, left), vec![Arc::new(told)])
+        }
+        _ => {
+            let unfit = Unfit::new(Part::LoadAssignment(name.clone()), violation, built.origins);
+            Encoded { name, resource: None, unfit: Arc::new([Arc::new(unfit)]) }
+        }
+    }
 }
 
 /// Encodes a listener. A filter chain with a fault is closed: without it, its connections would find another one.
@@ -143,17 +174,6 @@ impl Encoded {
     }
 }
 
-fn whole<M: Name>(resource: Resource, part: fn(SmolStr) -> Part) -> Encoded {
-    match violations::<M>(&resource.body).into_iter().next() {
-        None => Encoded::sent(resource, Vec::new()),
-        Some(violation) => {
-            let Resource { name, origins, .. } = resource;
-            let unfit = Unfit { part: part(name.clone()), violation, origins, is_kept: false };
-            Encoded { name, resource: None, unfit: Arc::new([Arc::new(unfit)]) }
-        }
-    }
-}
-
 /// Returns the filter chain that a step from a listener leads into.
 fn chain(listener: &mut Listener, step: Step) -> Option<&mut FilterChain> {
     match (step.name, step.index) {
@@ -167,12 +187,12 @@ fn chain(listener: &mut Listener, step: Step) -> Option<&mut FilterChain> {
 mod tests {
     use envoy_types::pb::{
         envoy::config::{
-            core::v3::{HeaderValue, HeaderValueOption},
+            core::v3::{Address, HeaderValue, HeaderValueOption, Pipe, address},
+            endpoint::v3::{Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier},
             listener::v3::{Filter, FilterChainMatch},
         },
         google::protobuf::UInt32Value,
     };
-    use prost::Message;
 
     use super::*;
     use crate::{
@@ -277,6 +297,32 @@ mod tests {
         let made = listener(listener_of([(80, "x"), (0, "y")]));
         assert!(made.resource.is_none());
         assert_eq!(made.unfit[0].part, Part::Listener("l".into()));
+    }
+
+    #[test]
+    fn an_endpoint_with_a_fault_is_left_out_alone() {
+        let endpoint = |path: &str| {
+            let pipe = Address { address: Some(address::Address::Pipe(Pipe { path: path.into(), ..Pipe::default() })) };
+            let identifier = HostIdentifier::Endpoint(Endpoint { address: Some(pipe), ..Endpoint::default() });
+            LbEndpoint { host_identifier: Some(identifier), ..LbEndpoint::default() }
+        };
+        let long = "/".repeat(108);
+        let locality = |paths: [&str; 3], priority| LocalityLbEndpoints {
+            lb_endpoints: paths.map(endpoint).into(),
+            priority,
+            ..LocalityLbEndpoints::default()
+        };
+        let assignment = |endpoints| ClusterLoadAssignment { cluster_name: "c".into(), endpoints, ..ClusterLoadAssignment::default() };
+        let encoded = |message: ClusterLoadAssignment| load_assignment("c".into(), built(message.encode_to_vec()));
+        let made = encoded(assignment(vec![locality(["a", &long, "b"], 0), locality([&long, "c", &long], 1)]));
+        let left = ClusterLoadAssignment::decode(&made.resource.unwrap().body[..]).unwrap();
+        let of = |locality: &LocalityLbEndpoints| locality.lb_endpoints.clone();
+        assert_eq!(of(&left.endpoints[0]), ["a", "b"].map(endpoint));
+        assert_eq!(of(&left.endpoints[1]), ["c"].map(endpoint));
+        assert_eq!(made.unfit[0].part, Part::Endpoints { cluster: "c".into(), number: 3 });
+
+        // A priority is no endpoint's.
+        assert!(encoded(assignment(vec![locality(["a", "b", "c"], 129)])).resource.is_none());
     }
 
     #[test]

@@ -28,8 +28,15 @@ pub struct Unfit {
 pub enum Part {
     /// A cluster.
     Cluster(SmolStr),
-    /// The endpoints of a cluster.
+    /// All endpoints of a cluster.
     LoadAssignment(SmolStr),
+    /// Some endpoints of a cluster.
+    Endpoints {
+        /// The cluster's name.
+        cluster: SmolStr,
+        /// How many.
+        number: usize,
+    },
     /// A listener.
     Listener(SmolStr),
     /// A filter chain of a listener.
@@ -74,6 +81,7 @@ impl Part {
         match self {
             Self::Cluster(_) => "there is no such cluster, and requests for it get 503",
             Self::LoadAssignment(_) => "the cluster has no endpoints, and requests for it get 503",
+            Self::Endpoints { .. } => "the others are used without them",
             Self::Listener(_) => "there is no such listener",
             Self::Chain { .. } => "its connections are closed",
             Self::VirtualHost(_) => "requests for its domains get 503",
@@ -86,6 +94,7 @@ impl fmt::Display for Part {
         match self {
             Self::Cluster(name) => write!(f, "cluster {name}"),
             Self::LoadAssignment(name) => write!(f, "endpoints of {name}"),
+            Self::Endpoints { cluster, number } => write!(f, "{number} of the endpoints of {cluster}"),
             Self::Listener(name) => write!(f, "listener {name}"),
             Self::Chain { listener, chain } => write!(f, "filter chain {chain} of listener {listener}"),
             Self::VirtualHost(name) => write!(f, "virtual host {name}"),

@@ -1,6 +1,6 @@
 //! Goes through an encoded message, and through those in it, beside the table of rules.
 
-use prost::encoding::{WireType, decode_varint};
+use prost::encoding::WireType;
 use rustc_hash::FxHashSet;
 
 use super::{
@@ -8,7 +8,7 @@ use super::{
     rule::{self, Value},
     table::{Field, Form, MessageType, Rule, find, message_type},
 };
-use crate::xds::encode::field_at::{FieldAt, field_at};
+use crate::xds::encode::field_at::{FieldAt, field_at, varint};
 
 /// A walk, and what it has found so far.
 #[derive(Default)]
@@ -47,10 +47,22 @@ impl<'a> Walk<'a> {
             next = item.end;
             let Some(field) = known(kind, item.number) else { continue };
             seen |= field.bit;
-            if field.form != Form::Opaque {
-                self.path.push(Entered { field, message: bytes, start });
-                self.field(field, item, bytes);
-                self.path.pop();
+            let content = &bytes[item.content..item.end];
+            let entered = Entered { field, message: bytes, start };
+            match field.form {
+                Form::Opaque => {}
+                Form::Message(inner) if item.wire == WireType::LengthDelimited => self.within(entered, |walk| {
+                    walk.message(inner, content);
+                    if let [Rule::AddedHeader] = field.rules {
+                        walk.added_header(content);
+                    }
+                }),
+                Form::Any => self.within(entered, |walk| walk.any(content)),
+                _ => {
+                    if let Some(what) = broken(field, item.wire, content) {
+                        self.within(entered, |walk| walk.wrong(what));
+                    }
+                }
             }
         }
         self.fields += items;
@@ -62,54 +74,22 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn field(&mut self, field: &'static Field, item: FieldAt, bytes: &'a [u8]) {
-        let content = &bytes[item.content..item.end];
-        match (field.form, item.wire) {
-            (Form::Message(inner), WireType::LengthDelimited) => {
-                self.message(inner, content);
-                if let [Rule::AddedHeader] = field.rules {
-                    self.added_header(content);
-                }
-            }
-            (Form::Any, WireType::LengthDelimited) => self.any(content),
-            (Form::Duration, WireType::LengthDelimited) => match duration(content) {
-                Ok(time) => self.value(field, Value::Time(time)),
-                Err(why) => self.wrong(why),
-            },
-            (Form::Text | Form::Bytes, WireType::LengthDelimited) => self.value(field, Value::Bytes(content)),
-            (_, WireType::LengthDelimited) => self.packed(field, content),
-            (form, wire) => {
-                if let Some(value) = number(form, wire, &mut &content[..]) {
-                    self.value(field, value);
-                }
-            }
-        }
-    }
-
-    /// Walks numbers that stand one behind the other.
-    fn packed(&mut self, field: &'static Field, mut content: &[u8]) {
-        while let Some(value) = number(field.form, packed_wire(field.form), &mut content) {
-            self.value(field, value);
-        }
+    fn within(&mut self, entered: Entered<'a>, visit: impl FnOnce(&mut Self)) {
+        self.path.push(entered);
+        visit(self);
+        self.path.pop();
     }
 
     fn any(&mut self, bytes: &'a [u8]) {
-        let content = |number| field(bytes, number).map(|item| &bytes[item.content..item.end]);
-        let Some(name) = content(TYPE_URL).and_then(|url| std::str::from_utf8(url).ok()).and_then(|url| url.rsplit('/').next()) else {
-            return;
-        };
-        if let Some(inner) = find(name) {
-            self.message(inner, content(ANY_VALUE).unwrap_or_default());
-        }
-    }
-
-    fn value(&mut self, field: &'static Field, value: Value<'_>) {
-        let is_empty = matches!(value, Value::Bytes([]) | Value::Unsigned(0) | Value::Signed(0));
-        if field.ignores_empty && is_empty {
-            return;
-        }
-        if let Some(what) = field.rules.iter().find_map(|rule| rule.broken_by(value)) {
-            self.wrong(what);
+        let (mut url, mut content) = (&[][..], &[][..]);
+        each(bytes, |item| match item.number {
+            TYPE_URL => url = &bytes[item.content..item.end],
+            ANY_VALUE => content = &bytes[item.content..item.end],
+            _ => {}
+        });
+        let name = url.rsplit(|byte| *byte == b'/').next().and_then(|name| std::str::from_utf8(name).ok());
+        if let Some(inner) = name.and_then(find) {
+            self.message(inner, content);
         }
     }
 
@@ -180,6 +160,33 @@ impl Entered<'_> {
     }
 }
 
+/// Returns what is wrong with the value of a field that holds no message.
+fn broken(field: &Field, wire: WireType, content: &[u8]) -> Option<String> {
+    match (field.form, wire) {
+        (Form::Duration, WireType::LengthDelimited) => match duration(content) {
+            Ok(time) => broken_value(field, Value::Time(time)),
+            Err(why) => Some(why),
+        },
+        (Form::Text | Form::Bytes, WireType::LengthDelimited) => broken_value(field, Value::Bytes(content)),
+        // Numbers may stand one behind the other.
+        (form, wire) => {
+            let wire = if wire == WireType::LengthDelimited { packed_wire(form) } else { wire };
+            let mut rest = content;
+            while let Some(value) = number(form, wire, &mut rest) {
+                if let Some(what) = broken_value(field, value) {
+                    return Some(what);
+                }
+            }
+            None
+        }
+    }
+}
+
+fn broken_value(field: &Field, value: Value<'_>) -> Option<String> {
+    let is_empty = matches!(value, Value::Bytes([]) | Value::Unsigned(0) | Value::Signed(0));
+    if field.ignores_empty && is_empty { None } else { field.rules.iter().find_map(|rule| rule.broken_by(value)) }
+}
+
 fn known(kind: &'static MessageType, number: u32) -> Option<&'static Field> {
     let place = kind.index.get(usize::try_from(number).ok()?)?.checked_sub(1)?;
     kind.fields.get(usize::from(place))
@@ -230,12 +237,18 @@ fn packed_wire(form: Form) -> WireType {
 
 fn number(form: Form, wire: WireType, bytes: &mut &[u8]) -> Option<Value<'static>> {
     match (form, wire) {
-        (Form::Unsigned, WireType::Varint) => decode_varint(bytes).ok().map(Value::Unsigned),
-        (Form::Signed, WireType::Varint) => decode_varint(bytes).ok().map(|number| Value::Signed(number.cast_signed())),
+        (Form::Unsigned, WireType::Varint) => integer(bytes).map(Value::Unsigned),
+        (Form::Signed, WireType::Varint) => integer(bytes).map(|number| Value::Signed(number.cast_signed())),
         (Form::Double, WireType::SixtyFourBit) => taken(bytes).map(|bytes| Value::Fraction(f64::from_le_bytes(bytes))),
         (Form::Float, WireType::ThirtyTwoBit) => taken(bytes).map(|bytes| Value::Fraction(f32::from_le_bytes(bytes).into())),
         _ => None,
     }
+}
+
+fn integer(bytes: &mut &[u8]) -> Option<u64> {
+    let (number, end) = varint(bytes, 0)?;
+    *bytes = &bytes[end..];
+    Some(number)
 }
 
 fn taken<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
@@ -247,7 +260,7 @@ fn taken<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
 fn duration(bytes: &[u8]) -> Result<i128, String> {
     let (mut seconds, mut nanos) = (0, 0);
     each(bytes, |item| {
-        let number = || decode_varint(&mut &bytes[item.content..item.end]).unwrap_or_default().cast_signed();
+        let number = || varint(bytes, item.content).map_or(0, |(number, _)| number.cast_signed());
         match item.number {
             SECONDS => seconds = number(),
             NANOS => nanos = number(),
