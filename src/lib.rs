@@ -8,6 +8,7 @@ mod backoff;
 pub mod budget;
 mod cli;
 pub mod clock;
+mod common_bootstrap;
 pub mod controllers;
 pub mod identity;
 pub mod mesh;

@@ -5,29 +5,22 @@ use std::{net::SocketAddr, path::Path};
 use serde_json::{Map, Value, json};
 
 use super::{application::connection::loopback_beside, settings::Settings};
-use crate::version;
+use crate::{common_bootstrap::common_bootstrap, version};
 
 const ADMIN_CLUSTER: &str = "prometheus_stats";
 const AGENT_CLUSTER: &str = "agent";
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 const MANAGER: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
-const CONNECTION_LIMIT: &str = "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig";
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 
 /// Returns the bootstrap as JSON (contract §2.3).
 pub(crate) fn bootstrap(settings: &Settings) -> Value {
-    json!({
-        "node": node(settings),
-        "admin": { "address": address(settings.listen.admin) },
-        "dynamic_resources": dynamic_resources(settings),
-        "static_resources": { "clusters": clusters(settings), "listeners": listeners(settings) },
-        "overload_manager": { "resource_monitors": [connection_limit()] },
-        "layered_runtime": { "layers": [
-            { "name": "fixed", "static_layer": runtime() },
-            { "name": "admin", "admin_layer": {} },
-        ] },
-        "stats_config": { "use_all_default_tags": false, "stats_tags": stats_tags() },
-    })
+    let mut bootstrap = common_bootstrap();
+    bootstrap["node"] = node(settings);
+    bootstrap["admin"] = json!({ "address": address(settings.listen.admin) });
+    bootstrap["dynamic_resources"] = dynamic_resources(settings);
+    bootstrap["static_resources"] = json!({ "clusters": clusters(settings), "listeners": listeners(settings) });
+    bootstrap
 }
 
 /// Returns the node id, `type~ip~pod.namespace~namespace.svc.domain` (contract §2.4).
@@ -216,33 +209,6 @@ fn type_url(message: &str) -> String {
     format!("type.googleapis.com/{message}")
 }
 
-/// Sets the limit of connections as high as possible: without a limit Envoy warns.
-fn connection_limit() -> Value {
-    json!({
-        "name": "envoy.resource_monitors.global_downstream_max_connections",
-        "typed_config": { "@type": type_url(CONNECTION_LIMIT), "max_active_downstream_connections": i32::MAX },
-    })
-}
-
-fn runtime() -> Value {
-    json!({
-        // Users may write long regular expressions.
-        "re2.max_program_size.error_level": "32768",
-    })
-}
-
-/// Returns the labels of Envoy's statistics: names that may hold dots end in `;` (contract §3), which separates them from the rest.
-fn stats_tags() -> Value {
-    json!([
-        { "tag_name": "cluster_name", "regex": "^cluster\\.((.+?);\\.)" },
-        { "tag_name": "http_conn_manager_prefix", "regex": "^http\\.((.+?);\\.)" },
-        { "tag_name": "tcp_prefix", "regex": "^tcp\\.((.+?);\\.)" },
-        { "tag_name": "listener_address", "regex": "^listener\\.(((?:[_.[:digit:]]*|[_\\[\\]aAbBcCdDeEfF[:digit:]]*))\\.)" },
-        { "tag_name": "response_code", "regex": "_rq(_(\\d{3}))$" },
-        { "tag_name": "response_code_class", "regex": "_rq(_(\\dxx))$" },
-    ])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,6 +220,14 @@ mod tests {
     #[test]
     fn golden() {
         insta::assert_json_snapshot!(bootstrap(&settings()));
+    }
+
+    #[test]
+    fn it_says_all_that_other_bootstraps_say() {
+        let bootstrap = bootstrap(&settings());
+        for (field, value) in common_bootstrap().as_object().unwrap() {
+            assert_eq!(&bootstrap[field], value, "{field}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::sync::LazyLock;
 
+use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
 use serde_json::{Value, json};
 
@@ -30,6 +31,15 @@ pub fn to_json_any(type_url: &str, body: &[u8]) -> Value {
         fields.insert("@type".to_owned(), json!(type_url));
     }
     value
+}
+
+/// Returns the bytes of a message that is written as JSON by the names of the protos.
+///
+/// # Errors
+/// When it is no such message.
+pub(super) fn from_json(type_url: &str, value: &Value) -> Result<Vec<u8>, String> {
+    let message = DynamicMessage::deserialize(descriptor(type_url)?, value).map_err(|error| error.to_string())?;
+    Ok(message.encode_to_vec())
 }
 
 fn shown(type_url: &str, body: &[u8]) -> Result<Value, String> {
@@ -69,7 +79,6 @@ mod tests {
         envoy::config::cluster::v3::Cluster,
         google::protobuf::{Any, Duration},
     };
-    use prost::Message;
 
     #[test]
     fn any_is_opened_and_defaults_are_left_out() {

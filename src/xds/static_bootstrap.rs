@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use envoy_types::pb::{
     envoy::{
         config::{
-            bootstrap::v3::{Bootstrap, LayeredRuntime, RuntimeLayer, bootstrap::StaticResources, runtime_layer::LayerSpecifier},
+            bootstrap::v3::{Bootstrap, bootstrap::StaticResources},
             cluster::v3::{
                 Cluster,
                 cluster::{ClusterDiscoveryType, DiscoveryType},
@@ -23,23 +23,34 @@ use envoy_types::pb::{
             },
         },
     },
-    google::protobuf::{Any, Duration, Struct, Value, value::Kind},
+    google::protobuf::{Any, Duration},
 };
 use prost::{DecodeError, Message, Name};
 
-use super::{resource_type::ResourceType, view::View};
-use crate::mesh::model::Proxy;
+use super::{render::from_json, resource_type::ResourceType, view::View};
+use crate::{common_bootstrap::common_bootstrap, mesh::model::Proxy};
 
 /// The cluster under which Istio's sidecars find their certificates.
 const SDS_CLUSTER: &str = "sds-grpc";
 /// Where the agent serves them, relative to Envoy's working directory.
 const SDS_SOCKET: &str = "./var/run/secrets/workload-spiffe-uds/socket";
 
+/// Why there is no bootstrap; a fault of this program.
+#[derive(Debug, thiserror::Error)]
+pub enum StaticBootstrapError {
+    /// A resource cannot be put into another one.
+    #[error("a resource does not decode: {0}")]
+    Resource(#[from] DecodeError),
+    /// What the agents' bootstraps say is none of Envoy's.
+    #[error("what all bootstraps have in common is not valid: {0}")]
+    Common(String),
+}
+
 /// Puts everything that the proxy is to have into one bootstrap, endpoints inside clusters and routes inside listeners.
 ///
 /// # Errors
 /// When a resource does not decode, which is a fault of this program.
-pub fn static_bootstrap(view: &View, proxy: &Proxy) -> Result<Bootstrap, DecodeError> {
+pub fn static_bootstrap(view: &View, proxy: &Proxy) -> Result<Bootstrap, StaticBootstrapError> {
     let mut clusters = vec![sds_cluster()];
     for resource in view.iter(ResourceType::Cluster) {
         clusters.push(with_endpoints(Cluster::decode(&resource.body[..])?, view)?);
@@ -48,6 +59,7 @@ pub fn static_bootstrap(view: &View, proxy: &Proxy) -> Result<Bootstrap, DecodeE
     for resource in view.iter(ResourceType::Listener) {
         listeners.push(with_routes(Listener::decode(&resource.body[..])?, view)?);
     }
+    let common = from_json(&Bootstrap::type_url(), &common_bootstrap()).map_err(StaticBootstrapError::Common)?;
     Ok(Bootstrap {
         node: Some(Node {
             id: format!("sidecar~{}~{}~{}", proxy.ips.first().map(ToString::to_string).unwrap_or_default(), proxy.id, proxy.dns_domain),
@@ -55,17 +67,8 @@ pub fn static_bootstrap(view: &View, proxy: &Proxy) -> Result<Bootstrap, DecodeE
             ..Node::default()
         }),
         static_resources: Some(StaticResources { clusters, listeners, ..StaticResources::default() }),
-        layered_runtime: Some(runtime()),
-        ..Bootstrap::default()
+        ..Bootstrap::decode(&common[..])?
     })
-}
-
-/// Returns the limit on regular expressions that agents give their Envoys too; Envoy's own is a hundredth of it.
-fn runtime() -> LayeredRuntime {
-    let limit = Value { kind: Some(Kind::StringValue("32768".into())) };
-    let fields = HashMap::from([("re2.max_program_size.error_level".to_owned(), limit)]);
-    let specifier = LayerSpecifier::StaticLayer(Struct { fields });
-    LayeredRuntime { layers: vec![RuntimeLayer { name: "static".into(), layer_specifier: Some(specifier) }] }
 }
 
 fn with_endpoints(mut cluster: Cluster, view: &View) -> Result<Cluster, DecodeError> {
@@ -133,5 +136,24 @@ fn sds_cluster() -> Cluster {
             ..ClusterLoadAssignment::default()
         }),
         ..Cluster::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{mesh::model::ProxyKind, xds::render::to_json};
+
+    #[test]
+    fn it_says_all_that_the_agents_bootstraps_have_in_common() {
+        let bootstrap = static_bootstrap(&View::default(), &Proxy::new(ProxyKind::Sidecar, "client.shop")).unwrap();
+        let shown = to_json(&Bootstrap::type_url(), &bootstrap.encode_to_vec());
+        let common = from_json(&Bootstrap::type_url(), &common_bootstrap()).unwrap();
+        let common = to_json(&Bootstrap::type_url(), &common);
+        for (field, value) in common.as_object().unwrap() {
+            assert_eq!(shown.get(field), Some(value), "{field}");
+        }
+        let layers = &shown["layered_runtime"]["layers"];
+        assert_eq!(layers[0]["static_layer"]["re2.max_program_size.error_level"], "32768");
     }
 }

@@ -1,10 +1,10 @@
 //! Repetitions in an expression of RE2, which has limits of its own: none is repeated itself, nested counts multiply, and
 //! Envoy refuses an expression whose program is too large.
 
+use crate::common_bootstrap::LARGEST_REGEX_PROGRAM;
+
 /// RE2's limit for `x{n}`, and for the product of such counts within each other.
 const MOST_REPEATS: u64 = 1000;
-/// The size of a program up to which proxies are told to take it (`re2.max_program_size.error_level`).
-const LARGEST_PROGRAM: u64 = 32768;
 /// How much a class of characters takes at most; a letter takes its bytes.
 const CLASS: u64 = 10;
 
@@ -16,7 +16,7 @@ pub(super) fn check(regex: &str) -> Result<(), String> {
     }
     walk.end_atom();
     match walk.group.size {
-        size if size > LARGEST_PROGRAM => Err(format!("is too large for Envoy ({size}, more than {LARGEST_PROGRAM})")),
+        size if size > LARGEST_REGEX_PROGRAM => Err(format!("is too large for Envoy ({size}, more than {LARGEST_REGEX_PROGRAM})")),
         _ => Ok(()),
     }
 }
