@@ -13,6 +13,7 @@ use prometheus_client::{
 use smol_str::SmolStr;
 use tokio::sync::watch;
 
+use super::finding_log::FindingLog;
 use crate::{
     api::{Diagnostic, Location, ObjectKey, Severity},
     metrics::MetricLabels,
@@ -64,22 +65,20 @@ impl CurrentFindings {
         let mut reported = self.reported.lock();
         let mut before = reported.by_reporter.remove(&reporter).unwrap_or_default();
         let mut now = BTreeMap::new();
-        let mut changed = false;
+        let (mut changed, mut log) = (false, FindingLog::default());
         for finding in findings {
             let message = before.remove(&finding).unwrap_or_else(|| {
                 changed = true;
                 let message = reported.locations.locate(finding.clone()).to_string();
-                match finding.severity {
-                    Severity::Error => tracing::error!("{message}"),
-                    Severity::Warning => tracing::warn!("{message}"),
-                }
+                log.new_finding(&finding, &message);
                 message
             });
             now.insert(finding, message);
         }
         for message in before.values() {
-            tracing::info!("no longer: {message}");
+            log.mended(message);
         }
+        log.finish();
         changed |= !before.is_empty();
         reported.by_reporter.insert(reporter, now);
         for (severity, label) in [(Severity::Error, "error"), (Severity::Warning, "warning")] {

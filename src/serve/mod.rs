@@ -4,6 +4,7 @@ pub mod connection;
 mod convergence;
 mod debug;
 pub(crate) mod discovery;
+mod finding_log;
 mod findings;
 mod http;
 pub mod https;
