@@ -22,6 +22,8 @@ pub enum Visited {
     Proxy,
     /// Names of resources in what one peer says or holds.
     Name,
+    /// What stands in one object (hosts, names, ports), held against others of it.
+    Written,
 }
 
 /// How many things of each sort were looked at.
@@ -39,10 +41,12 @@ pub struct Visits {
     pub proxies: u64,
     /// Names of resources in what one peer says or holds.
     pub names: u64,
+    /// What stands in one object.
+    pub written: u64,
 }
 
 thread_local! {
-    static VISITS: [Cell<u64>; 6] = const { [const { Cell::new(0) }; 6] };
+    static VISITS: [Cell<u64>; 7] = const { [const { Cell::new(0) }; 7] };
 }
 
 /// Counts the steps of an iterator.
@@ -66,8 +70,8 @@ pub fn count(what: Visited, number: usize) {
 impl Visits {
     /// Returns what this thread has looked at since it began.
     pub fn of_this_thread() -> Self {
-        let [objects, services, ports, routes, proxies, names] = VISITS.with(|visits| visits.each_ref().map(Cell::get));
-        Self { objects, services, ports, routes, proxies, names }
+        let [objects, services, ports, routes, proxies, names, written] = VISITS.with(|visits| visits.each_ref().map(Cell::get));
+        Self { objects, services, ports, routes, proxies, names, written }
     }
 }
 
@@ -82,6 +86,7 @@ impl Sub for Visits {
             routes: self.routes - before.routes,
             proxies: self.proxies - before.proxies,
             names: self.names - before.names,
+            written: self.written - before.written,
         }
     }
 }

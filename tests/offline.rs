@@ -11,5 +11,6 @@ mod edges;
 mod fields;
 mod golden;
 mod inject;
+mod near_linear;
 mod oracle;
 mod references;

@@ -3,6 +3,7 @@
 pub mod diagnostic;
 mod findings;
 pub mod go_duration;
+pub(crate) mod host_index;
 mod id;
 pub mod istio;
 mod kind;

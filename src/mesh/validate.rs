@@ -12,9 +12,14 @@ mod singletons;
 mod unreached;
 mod unsupported;
 
+use std::cmp::Ordering;
+
 pub use self::{imports::unused_imports, unreached::Unreached};
 use super::world::World;
 use crate::api::{Diagnostic, Kind, ObjectKey};
+
+/// How many findings about one object are told.
+const MOST_OF_OBJECT: usize = 50;
 
 /// Returns what is doubtful in the world, or refused, sorted. It costs one pass over the objects.
 pub fn check(world: &World) -> Vec<Diagnostic> {
@@ -48,10 +53,25 @@ pub fn of(world: &World, object: &ObjectKey) -> Vec<Diagnostic> {
     sorted(found)
 }
 
-/// Sorts by object and field, and says once what several roots say of one delegate.
+/// Sorts by object and field, says once what several roots say of one delegate, and no more of an object than a person reads.
 fn sorted(mut found: Vec<Diagnostic>) -> Vec<Diagnostic> {
-    found.sort_by(|a, b| (&a.object, &a.field, &a.message).cmp(&(&b.object, &b.field, &b.message)));
+    let by_place = |a: &Diagnostic, b: &Diagnostic| (&a.object, &a.field, &a.message).cmp(&(&b.object, &b.field, &b.message));
+    found.sort_by(by_place);
     found.dedup();
+    found.chunk_by(|a, b| a.object == b.object).flat_map(|of_object| few(of_object, by_place)).collect()
+}
+
+/// Returns the findings about one object, if they are many only the first, errors before warnings, and how many more there are.
+fn few(of_object: &[Diagnostic], by_place: impl Fn(&Diagnostic, &Diagnostic) -> Ordering) -> Vec<Diagnostic> {
+    let mut found = of_object.to_vec();
+    if found.len() > MOST_OF_OBJECT {
+        found.sort_by_key(|finding| finding.severity);
+        found.truncate(MOST_OF_OBJECT);
+        found.sort_by(by_place);
+        let object = found[0].object.clone();
+        let message = format!("{} more findings are not listed", of_object.len() - MOST_OF_OBJECT);
+        found.push(Diagnostic { object, ..Diagnostic::warning("", message) });
+    }
     found
 }
 
@@ -132,6 +152,14 @@ spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}]}
                  has no port 1; requests get 503",
             ]
         );
+    }
+
+    #[test]
+    fn of_an_object_no_more_is_told_than_a_person_reads() {
+        let routes: Vec<String> = (0..60).map(|at| format!("{{route: [{{destination: {{host: gone-{at}}}}}]}}")).collect();
+        let found = findings(&virtual_service("reviews", &format!("{{hosts: [reviews], http: [{}]}}", routes.join(", "))));
+        // 60 hosts that no service has, and 59 routes behind one that takes everything.
+        assert_eq!((found.len(), found[50].as_str()), (51, "warning: VirtualService/shop/reviews: 69 more findings are not listed"));
     }
 
     #[test]

@@ -7,7 +7,14 @@ use super::{
 use crate::api::{
     istio::OutboundTrafficPolicy,
     mesh_config::{MeshConfig, PathNormalization},
+    validate::header_format,
 };
+
+/// Where the bootstraps of proxies listen: administration, the agent, readiness and metrics.
+const BOOTSTRAP_PORTS: [u16; 4] = [15000, 15020, 15021, 15090];
+/// Linux's limits, in bytes.
+const LONGEST_PATH: usize = 4096;
+const LONGEST_FILE_NAME: usize = 255;
 
 /// Fields of Istio that do not affect what a proxy is sent: those of injection and bootstrap, and unsupported ones.
 const WITHOUT_EFFECT: [&str; 23] = [
@@ -74,6 +81,7 @@ fn read_proxy_defaults(fields: &Fields<'_>, mesh: &mut MeshConfig) {
             fields.refuse(name, "must be a port from 1 to 65535");
         }
     }
+    listening_ports_differ(fields, mesh);
     fields.set("connectTimeout", &mut mesh.connect_timeout);
     mesh.tcp_keepalive = fields.opt("tcpKeepalive");
     fields.set("dnsRefreshRate", &mut mesh.dns_refresh_rate);
@@ -87,6 +95,36 @@ fn read_proxy_defaults(fields: &Fields<'_>, mesh: &mut MeshConfig) {
     fields.set("accessLogFormat", &mut mesh.access_log_format);
     let encodings = [("TEXT", false), ("JSON", true)];
     mesh.access_log_json = fields.with("accessLogEncoding", |node| node.one_of(&encodings)).unwrap_or_default();
+    access_log(fields, mesh);
+}
+
+/// Checks that no listener of a proxy has the port of another: Envoy would refuse the second one.
+fn listening_ports_differ(fields: &Fields<'_>, mesh: &MeshConfig) {
+    let mut taken: Vec<(u16, &str)> = BOOTSTRAP_PORTS.map(|port| (port, "the proxy's bootstrap")).to_vec();
+    let ports = [
+        ("proxyListenPort", mesh.proxy_listen_port),
+        ("proxyInboundListenPort", mesh.proxy_inbound_listen_port),
+        ("proxyHttpPort", mesh.proxy_http_port),
+    ];
+    for (name, port) in ports.into_iter().filter(|(_, port)| *port != 0) {
+        match taken.iter().find(|(other, _)| *other == port) {
+            Some((_, by)) => fields.refuse(name, format!("must be another port: {port} is that of {by}")),
+            None => taken.push((port, name)),
+        }
+    }
+}
+
+// Every listener of every proxy has the log, and is refused with it.
+fn access_log(fields: &Fields<'_>, mesh: &MeshConfig) {
+    let is_path = |file: &str| file.len() < LONGEST_PATH && file.split('/').all(|name| name.len() <= LONGEST_FILE_NAME);
+    if !is_path(&mesh.access_log_file) || mesh.access_log_file.chars().any(char::is_control) {
+        fields.refuse("accessLogFile", "must be the path of a file, such as /dev/stdout");
+    }
+    if !mesh.access_log_json
+        && let Err(why) = header_format(&mesh.access_log_format)
+    {
+        fields.refuse("accessLogFormat", why);
+    }
 }
 
 fn read_policies(fields: &Fields<'_>, mesh: &mut MeshConfig) {

@@ -73,8 +73,8 @@ impl Read for f64 {
     }
 }
 
-/// The longest duration that Go and Envoy can count in nanoseconds. Envoy refuses longer ones.
-const LONGEST: Duration = Duration::from_nanos(i64::MAX as u64);
+/// The longest duration that Envoy takes: it counts nanoseconds in 63 bits, and the last second of these is not possible.
+const LONGEST: Duration = Duration::new(i64::MAX as u64 / 1_000_000_000 - 1, 999_999_999);
 
 impl Read for Duration {
     fn read(node: Node<'_>) -> Option<Self> {
@@ -170,6 +170,8 @@ mod tests {
         assert_eq!(read::<Duration>("1h30m".into()), Ok(Duration::from_secs(5_400)));
         assert_eq!(read::<Duration>("-1s".into()).unwrap_err(), r#"must be a duration of zero or more, is "-1s""#);
         assert!(read::<Duration>("2562047h".into()).is_ok());
+        assert!(read::<Duration>("9223372035.999999999s".into()).is_ok());
+        assert!(read::<Duration>("9223372036s".into()).is_err());
         assert_eq!(read::<Duration>("9999999999s".into()).unwrap_err(), r#"must be at most 2562047h (292 years), is "9999999999s""#);
         assert_eq!(read::<Duration>(5.into()).unwrap_err(), "must be a duration such as 1.5s or 250ms, is 5");
     }

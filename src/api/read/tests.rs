@@ -283,3 +283,26 @@ fn mesh_config_comes_in_a_config_map_too() {
     let Spec::MeshConfig(mesh) = &parsed.objects[0].spec else { panic!() };
     assert_eq!(mesh.trust_domain, "example.org");
 }
+
+#[test]
+fn what_would_stop_every_proxy_is_refused_in_mesh_config() {
+    let said = |config: serde_json::Value| {
+        let parsed = parse_mesh_config(&config, &"Kubernetes".into());
+        parsed.diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let log = |format: &str| serde_json::json!({"accessLogFile": "/dev/stdout", "accessLogFormat": format});
+    assert_eq!(said(log("%REQ(:path)% %CEL(request.path)% %METADATA(ROUTE:a)%\n")), [""; 0]);
+    let unknown = "error: MeshConfig/istio accessLogFormat: Envoy knows no command %NOPE%; a plain percent sign is written %%";
+    assert_eq!(said(log("%NOPE%")), [unknown]);
+    for (config, expected) in [
+        (
+            serde_json::json!({"proxyInboundListenPort": 15001}),
+            "proxyInboundListenPort: must be another port: 15001 is that of proxyListenPort",
+        ),
+        (serde_json::json!({"proxyListenPort": 15090}), "proxyListenPort: must be another port: 15090 is that of the proxy's bootstrap"),
+        (serde_json::json!({"proxyHttpPort": 15006}), "proxyHttpPort: must be another port: 15006 is that of proxyInboundListenPort"),
+        (serde_json::json!({"accessLogFile": "x".repeat(256)}), "accessLogFile: must be the path of a file, such as /dev/stdout"),
+    ] {
+        assert_eq!(said(config), [format!("error: MeshConfig/istio {expected}")]);
+    }
+}

@@ -3,6 +3,7 @@
 use super::{
     Check,
     http_route::PSEUDO_HEADERS,
+    repeated::repeated,
     text::{LONGEST_HEADER, is_dns_label, is_header_name},
 };
 use crate::api::{
@@ -25,12 +26,13 @@ impl Check<'_> {
             self.traffic_policy(policy, &at.field("trafficPolicy"));
         }
         let subsets = at.field("subsets");
-        for (index, subset) in rule.subsets.iter().enumerate() {
+        let has_name_again = repeated(rule.subsets.iter().map(|subset| &subset.name));
+        for ((index, subset), has_name_again) in rule.subsets.iter().enumerate().zip(has_name_again) {
             let at = subsets.index(index);
             if !is_dns_label(&subset.name) {
                 self.error(&at.field("name"), format!("must be letters, digits and - (at most 63), is {:?}", subset.name));
             }
-            if rule.subsets[..index].iter().any(|earlier| earlier.name == subset.name) {
+            if has_name_again {
                 self.error(&at.field("name"), format!("{} is given twice", subset.name));
             }
             self.labels(&subset.labels, &at.field("labels"));
@@ -57,9 +59,10 @@ impl Check<'_> {
         self.outliers(policy.outlier_detection.as_ref(), &at.field("outlierDetection"));
         self.client_tls(policy.tls.as_ref(), &at.field("tls"));
         let ports = at.field("portLevelSettings");
-        for (index, port) in policy.port_level_settings.iter().enumerate() {
+        let has_port_again = repeated(policy.port_level_settings.iter().map(|settings| settings.port));
+        for ((index, port), has_port_again) in policy.port_level_settings.iter().enumerate().zip(has_port_again) {
             let at = ports.index(index);
-            if policy.port_level_settings[..index].iter().any(|earlier| earlier.port == port.port) {
+            if has_port_again {
                 self.warning(&at.field("port"), format!("has no effect: port {} has settings already", port.port));
             }
             self.pool(port.connection_pool.as_ref(), &at.field("connectionPool"));
@@ -125,8 +128,12 @@ impl Check<'_> {
             Some(HashKey::HttpHeader(name)) if !is_header_name(name) && !PSEUDO_HEADERS.contains(&name.as_str()) => {
                 self.error(&at.field("httpHeaderName"), format!("{name:?} is no name of a header"));
             }
-            Some(HashKey::HttpQueryParameter(name)) if name.is_empty() => {
-                self.error(&at.field("httpQueryParameterName"), "must not be empty");
+            Some(HashKey::HttpQueryParameter(name)) => {
+                let at = at.field("httpQueryParameterName");
+                if name.is_empty() {
+                    self.error(&at, "must not be empty");
+                }
+                self.one_line(name, &at);
             }
             Some(HashKey::HttpCookie { name, attributes, .. }) => {
                 let at = at.field("httpCookie");
@@ -170,6 +177,8 @@ impl Check<'_> {
         if tls.sni.len() > LONGEST_SNI {
             self.error(&at.field("sni"), format!("must be at most {LONGEST_SNI} bytes long, has {}", tls.sni.len()));
         }
+        self.one_line(&tls.sni, &at.field("sni"));
+        self.subject_alt_names(&tls.subject_alt_names, &at.field("subjectAltNames"));
         let files =
             [("clientCertificate", &tls.client_certificate), ("privateKey", &tls.private_key), ("caCertificates", &tls.ca_certificates)];
         match tls.mode {

@@ -3,6 +3,7 @@
 use super::{
     Check,
     host::is_partial_wildcard,
+    repeated::repeated,
     text::{ProtocolClass, is_dns_label, protocol_class},
 };
 use crate::api::{
@@ -21,10 +22,11 @@ impl Check<'_> {
             self.error(&servers, "must not be empty");
         }
         self.selector(&gateway.selector, &at.field("selector"));
-        for (index, server) in gateway.servers.iter().enumerate() {
+        let has_name_again = repeated(gateway.servers.iter().map(|server| &server.port.name));
+        for ((index, server), has_name_again) in gateway.servers.iter().enumerate().zip(has_name_again) {
             let at = servers.index(index);
             self.server(server, &at);
-            if !server.port.name.is_empty() && gateway.servers[..index].iter().any(|earlier| earlier.port.name == server.port.name) {
+            if has_name_again && !server.port.name.is_empty() {
                 self.error(&at.field("port").field("name"), format!("{} is given twice: port names must differ", server.port.name));
             }
         }
@@ -113,11 +115,12 @@ impl Check<'_> {
             ServerTlsMode::IstioMutual | ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough => {}
         }
         self.pins(tls, at);
+        self.subject_alt_names(&tls.subject_alt_names, &at.field("subjectAltNames"));
         let suites = at.field("cipherSuites");
-        for (index, suite) in tls.cipher_suites.iter().enumerate() {
+        for ((index, suite), again) in tls.cipher_suites.iter().enumerate().zip(repeated(&tls.cipher_suites)) {
             if !is_cipher_suite(suite) {
                 self.warning(&suites.index(index), format!("{suite:?} is no cipher suite that Envoy knows: it is left out"));
-            } else if tls.cipher_suites[..index].contains(suite) {
+            } else if again {
                 self.warning(&suites.index(index), format!("{suite} is given twice"));
             }
         }

@@ -1,7 +1,10 @@
 //! Checks the values of headers, in which `%…%` is a command to Envoy: it refuses a whole route table for one that it does
 //! not know, or whose parameters do not fit.
 
-use super::{Check, text::LONGEST_HEADER};
+use super::{
+    Check,
+    text::{LONGEST_HEADER, is_header_name},
+};
 use crate::api::findings::Path;
 
 impl Check<'_> {
@@ -16,6 +19,7 @@ impl Check<'_> {
     }
 }
 
+/// Checks a text in which `%…%` is a command.
 pub(super) fn check(value: &str) -> Result<(), String> {
     let mut rest = value;
     while let Some((_, after)) = rest.split_once('%') {
@@ -61,7 +65,18 @@ fn command(text: &str) -> Result<&str, String> {
 fn fits(name: &str, parameter: &str) -> bool {
     match name {
         // A header, and perhaps another one that stands in for it.
-        "REQ" | "RESP" | "TRAILER" | "REQUEST_HEADER" | "RESPONSE_HEADER" | "RESPONSE_TRAILER" => parameter.matches('?').count() <= 1,
+        "REQ" | "RESP" | "TRAILER" | "REQUEST_HEADER" | "RESPONSE_HEADER" | "RESPONSE_TRAILER" => {
+            let is_name = |name: &str| name.is_empty() || is_header_name(name.strip_prefix(':').unwrap_or(name));
+            parameter.matches('?').count() <= 1 && parameter.split('?').all(is_name)
+        }
+        "PATH" => parameter == "WQ" || parameter == "NQ",
+        "REQUESTED_SERVER_NAME" => ["SNI_ONLY", "SNI_FIRST", "HOST_FIRST"].contains(&parameter),
+        "METADATA" => METADATA.contains(&parameter.split(':').next().unwrap_or_default()),
+        "COMMON_DURATION" => {
+            let parts: Vec<&str> = parameter.split(':').collect();
+            matches!(parts[..], [from, to, "ms" | "us" | "ns"] if !from.is_empty() && !to.is_empty())
+        }
+        "CEL" => is_attribute(parameter),
         "FILTER_STATE" | "UPSTREAM_FILTER_STATE" => match parameter.split_once(':') {
             Some((_, form)) => matches!(form, "PLAIN" | "TYPED") || form.strip_prefix("FIELD:").is_some_and(|field| !field.is_empty()),
             None => true,
@@ -70,11 +85,28 @@ fn fits(name: &str, parameter: &str) -> bool {
     }
 }
 
+/// Returns whether an expression of CEL is plainly an attribute (`request.headers['x-a']`); of others only Envoy knows.
+fn is_attribute(expression: &str) -> bool {
+    let is_word = |word: &str| word.len() > 2 && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    let is_step = |step: &str| match step.strip_suffix("']").and_then(|step| step.split_once("['")) {
+        Some((word, key)) => is_word(word) && is_header_name(key) && !key.contains('\''),
+        None => is_word(step),
+    };
+    let mut steps = expression.split('.').peekable();
+    steps.peek().is_some_and(|first| ATTRIBUTES.contains(first)) && steps.all(is_step)
+}
+
+const ATTRIBUTES: &[&str] =
+    &["connection", "destination", "filter_state", "metadata", "request", "response", "source", "upstream", "upstream_filter_state", "xds"];
+const METADATA: &[&str] = &["CLUSTER", "DYNAMIC", "LISTENER", "LISTENER_FILTER_CHAIN", "ROUTE", "UPSTREAM_HOST", "VIRTUAL_HOST"];
 const WITH_PARAMETER: &[&str] = &[
+    "CEL",
     "CLUSTER_METADATA",
+    "COMMON_DURATION",
     "DYNAMIC_METADATA",
     "ENVIRONMENT",
     "FILTER_STATE",
+    "METADATA",
     "PER_REQUEST_STATE",
     "QUERY_PARAM",
     "REQ",
@@ -95,6 +127,8 @@ const EITHER_WAY: &[&str] = &[
     "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
     "EMIT_TIME",
     "EMIT_TIME_LOCAL",
+    "PATH",
+    "REQUESTED_SERVER_NAME",
     "RESPONSE_CODE_DETAILS",
     "START_TIME",
     "START_TIME_LOCAL",
@@ -160,10 +194,8 @@ const WITHOUT_PARAMETER: &[&str] = &[
     "HOSTNAME",
     "LOCAL_REPLY_BODY",
     "PACKETS_RETRANSMITTED",
-    "PATH",
     "PROTOCOL",
     "QUERY_PARAMS",
-    "REQUESTED_SERVER_NAME",
     "REQUEST_DURATION",
     "REQUEST_HEADERS_BYTES",
     "REQUEST_TX_DURATION",
@@ -229,7 +261,22 @@ mod tests {
 
     #[test]
     fn percent_signs_start_commands_that_envoy_knows() {
-        for good in ["", "plain", "100%%", "%HOSTNAME%", "a %REQ(x-y?z):10% b", "%START_TIME(%s)%", "%DOWNSTREAM_PEER_URI_SAN%"] {
+        for good in [
+            "",
+            "plain",
+            "100%%",
+            "%HOSTNAME%",
+            "a %REQ(x-y?z):10% b",
+            "%START_TIME(%s)%",
+            "%DOWNSTREAM_PEER_URI_SAN%",
+            "%REQ(:path)%",
+            "%RESP(?a)%",
+            "%PATH(WQ)%",
+            "%PATH%",
+            "%METADATA(ROUTE:a)%",
+            "%COMMON_DURATION(A:B:ms)%",
+            "%CEL(request.headers['x-a'])%",
+        ] {
             assert_eq!(check(good), Ok(()), "{good}");
         }
         for bad in [
@@ -243,6 +290,13 @@ mod tests {
             "%REQ%",
             "%REQ()%",
             "%REQ(a?b?c)%",
+            "%REQ(a b)%",
+            "%RESP(a?b/c)%",
+            "%PATH(x)%",
+            "%METADATA(NOPE)%",
+            "%COMMON_DURATION(A:B:s)%",
+            "%CEL(a b)%",
+            "%CEL(request.path +)%",
             "%REQ(x):%",
             "%REQ(x):99999999999%",
             "%HOSTNAME(x)%",

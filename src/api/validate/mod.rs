@@ -9,6 +9,7 @@ mod host;
 mod http_route;
 mod kubernetes;
 mod regex;
+mod repeated;
 mod service_entry;
 mod sidecar;
 mod text;

@@ -1,14 +1,23 @@
 //! Checks ServiceEntry and WorkloadEntry.
 
+use std::collections::HashSet;
+
 use super::{
     Check,
     host::{is_host, is_ip},
+    repeated::repeated,
     text::{ProtocolClass, protocol_class},
 };
-use crate::api::{
-    findings::Path,
-    istio::{ServiceEntry, ServiceEntryResolution as Resolution, WorkloadEntry},
+use crate::{
+    api::{
+        findings::Path,
+        istio::{ServiceEntry, ServiceEntryResolution as Resolution, WorkloadEntry},
+    },
+    visits::{Visit, Visited},
 };
+
+/// Every endpoint is kept for each port of each host.
+const MOST_ENDPOINTS: usize = 200_000;
 
 impl Check<'_> {
     pub(super) fn service_entry(self, entry: &ServiceEntry, at: &Path<'_>) {
@@ -22,10 +31,13 @@ impl Check<'_> {
         self.addresses(entry, &at.field("addresses"));
         self.entry_ports(entry, &at.field("ports"));
         self.resolution(entry, at);
+        self.entry_size(entry, at);
         let endpoints = at.field("endpoints");
+        let ports: HashSet<&str> = entry.ports.iter().map(|port| port.name.as_str()).collect();
         for (index, endpoint) in entry.endpoints.iter().enumerate() {
-            self.endpoint(endpoint, entry, &endpoints.index(index));
+            self.endpoint(endpoint, entry, &ports, &endpoints.index(index));
         }
+        self.subject_alt_names(&entry.subject_alt_names, &at.field("subjectAltNames"));
         self.export_to(&entry.export_to, true, &at.field("exportTo"));
     }
 
@@ -60,20 +72,32 @@ impl Check<'_> {
     }
 
     fn entry_ports(self, entry: &ServiceEntry, at: &Path<'_>) {
-        for (index, port) in entry.ports.iter().enumerate() {
+        let repeated = repeated(entry.ports.iter().map(|port| &port.name)).zip(repeated(entry.ports.iter().map(|port| port.number)));
+        for ((index, port), (has_name_again, has_number_again)) in entry.ports.iter().enumerate().zip(repeated) {
             let at = at.index(index);
             self.port_name(&port.name, &at.field("name"));
             self.port_number(port.number, &at.field("number"));
             if !port.protocol.is_empty() {
                 self.protocol(&port.protocol, &at.field("protocol"));
             }
-            let earlier = &entry.ports[..index];
-            if earlier.iter().any(|earlier| earlier.name == port.name) {
+            if has_name_again {
                 self.error(&at.field("name"), format!("{} is given twice", port.name));
             }
-            if earlier.iter().any(|earlier| earlier.number == port.number) {
+            if has_number_again {
                 self.error(&at.field("number"), format!("{} is given twice", port.number));
             }
+        }
+    }
+
+    /// Checks how much comes of it: each host has all ports, and each port all endpoints and addresses.
+    fn entry_size(self, entry: &ServiceEntry, at: &Path<'_>) {
+        let of_host = entry.ports.len().max(1).saturating_mul(entry.endpoints.len().max(entry.addresses.len()).max(1));
+        let made = entry.hosts.len().saturating_mul(of_host);
+        if made > MOST_ENDPOINTS {
+            let message = format!(
+                "hosts times ports times endpoints (or addresses) make {made}, more than the {MOST_ENDPOINTS} that are possible: split it up"
+            );
+            self.error(at, message);
         }
     }
 
@@ -112,7 +136,7 @@ impl Check<'_> {
         }
     }
 
-    fn endpoint(self, endpoint: &WorkloadEntry, entry: &ServiceEntry, at: &Path<'_>) {
+    fn endpoint(self, endpoint: &WorkloadEntry, entry: &ServiceEntry, ports: &HashSet<&str>, at: &Path<'_>) {
         self.workload_entry(endpoint, at);
         let address = &endpoint.address;
         let by_name = !address.is_empty() && !address.starts_with("unix://") && !is_ip(address);
@@ -122,8 +146,8 @@ impl Check<'_> {
         if address.starts_with("unix://") && entry.ports.len() != 1 {
             self.error(&at.field("address"), "a Unix socket needs a ServiceEntry of exactly one port");
         }
-        for (name, _) in &endpoint.ports {
-            if !entry.ports.iter().any(|port| port.name == *name) {
+        for (name, _) in endpoint.ports.iter().visiting(Visited::Written) {
+            if !ports.contains(name.as_str()) {
                 self.error(&at.field("ports").key(name), "the ServiceEntry has no port of this name");
             }
         }

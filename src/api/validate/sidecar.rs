@@ -2,6 +2,7 @@
 
 use super::{
     Check,
+    repeated::repeated,
     text::{ProtocolClass, protocol_class},
 };
 use crate::api::{
@@ -12,6 +13,9 @@ use crate::api::{
 /// The addresses at which a workload may listen, as seen from its proxy.
 const LOCAL: [&str; 5] = ["", "127.0.0.1", "0.0.0.0", "[::1]", "[::]"];
 
+/// Each egress listener has a view of the whole mesh of its own.
+const MOST_LISTENERS: usize = 1000;
+
 impl Check<'_> {
     pub(super) fn sidecar(self, sidecar: &Sidecar, at: &Path<'_>) {
         if let Some(selector) = &sidecar.workload_selector {
@@ -21,23 +25,30 @@ impl Check<'_> {
         if says_nothing {
             self.error(at, "needs ingress, egress, outboundTrafficPolicy or inboundConnectionPool");
         }
+        for (name, listeners) in [("ingress", sidecar.ingress.len()), ("egress", sidecar.egress.len())] {
+            if listeners > MOST_LISTENERS {
+                self.error(&at.field(name), format!("has {listeners} listeners, more than the {MOST_LISTENERS} that are possible"));
+            }
+        }
         let ingress = at.field("ingress");
-        for (index, listener) in sidecar.ingress.iter().enumerate() {
+        let has_port_again = repeated(sidecar.ingress.iter().map(|listener| listener.port.number));
+        for ((index, listener), has_port_again) in sidecar.ingress.iter().enumerate().zip(has_port_again) {
             let at = ingress.index(index);
             self.ingress(listener, &at);
-            if sidecar.ingress[..index].iter().any(|earlier| earlier.port.number == listener.port.number) {
+            if has_port_again {
                 self.error(&at.field("port").field("number"), format!("{} is given twice", listener.port.number));
             }
         }
         self.pool(sidecar.inbound_connection_pool.as_ref(), &at.field("inboundConnectionPool"));
         let egress = at.field("egress");
-        for (index, listener) in sidecar.egress.iter().enumerate() {
+        let has_place_again = repeated(sidecar.egress.iter().enumerate().map(place));
+        for ((index, listener), has_place_again) in sidecar.egress.iter().enumerate().zip(has_place_again) {
             let at = egress.index(index);
             self.egress(listener, &at);
             if listener.port.is_none() && index + 1 < sidecar.egress.len() {
                 self.error(&at.field("port"), "is missing: only the last listener may be without one");
             }
-            if sidecar.egress[..index].iter().any(|earlier| same_place(earlier, listener)) {
+            if has_place_again {
                 self.error(&at.field("port"), "another listener has the same port or socket");
             }
         }
@@ -119,11 +130,21 @@ impl Check<'_> {
     }
 }
 
-/// Checks that ports differ, whatever addresses they are bound to. Unix sockets have no port.
-fn same_place(a: &EgressListener, b: &EgressListener) -> bool {
-    match (&a.port, &b.port) {
-        (Some(first), Some(second)) if first.number == 0 && second.number == 0 => a.bind == b.bind,
-        (Some(first), Some(second)) => first.number == second.number,
-        _ => false,
+/// What no two egress listeners may have in common.
+#[derive(PartialEq, Eq, Hash)]
+enum Place<'a> {
+    /// Whatever address it is bound to.
+    Port(u16),
+    /// Unix sockets have no port.
+    Socket(&'a str),
+    /// Without a port a listener is in nobody's way.
+    Own(usize),
+}
+
+fn place((index, listener): (usize, &EgressListener)) -> Place<'_> {
+    match &listener.port {
+        Some(port) if port.number == 0 => Place::Socket(&listener.bind),
+        Some(port) => Place::Port(port.number),
+        None => Place::Own(index),
     }
 }

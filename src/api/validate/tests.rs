@@ -153,7 +153,6 @@ fn virtual_services() {
                 "error: spec.hosts[1]: a.b overlaps with *",
                 "error: spec.hosts[2]: *.b overlaps with *",
                 r#"error: spec.hosts[3]: must be a host name, perhaps with * as its first label, is "A_""#,
-                "error: spec.hosts[3]: A_ overlaps with *",
                 "error: spec.exportTo[1]: ns is given twice",
             ],
         ),
@@ -501,4 +500,51 @@ fn peer_authentications_and_workload_entries() {
             ),
         ],
     );
+}
+
+#[test]
+fn what_envoy_refuses_is_refused() {
+    let policy = |settings: &str| format!("host: a\ntrafficPolicy: {{{settings}}}");
+    table(
+        "DestinationRule",
+        &[
+            (
+                &policy(r#"tls: {mode: ISTIO_MUTUAL, sni: "a\0", subjectAltNames: ["", a, "b\n"]}"#),
+                &[
+                    "error: spec.trafficPolicy.tls.sni: must be one line",
+                    "error: spec.trafficPolicy.tls.subjectAltNames[0]: must not be empty",
+                    "error: spec.trafficPolicy.tls.subjectAltNames[2]: must be one line",
+                ],
+            ),
+            (
+                &policy(r#"loadBalancer: {consistentHash: {httpQueryParameterName: "a\rb"}}"#),
+                &["error: spec.trafficPolicy.loadBalancer.consistentHash.httpQueryParameterName: must be one line"],
+            ),
+            (
+                &policy("connectionPool: {tcp: {connectTimeout: 9223372036s}}"),
+                &[r#"error: spec.trafficPolicy.connectionPool.tcp.connectTimeout: must be at most 2562047h (292 years), is "9223372036s""#],
+            ),
+        ],
+    );
+    let egress = |path: &str| format!("egress: [{{port: {{number: 0, protocol: HTTP, name: a}}, bind: 'unix:///{path}', hosts: ['*/*']}}]");
+    let long = "error: spec.egress[0].bind: has 108 bytes, more than the 107 that are possible";
+    table("Sidecar", &[(&egress(&"a".repeat(106)), &[]), (&egress(&"a".repeat(107)), &[long])]);
+}
+
+#[test]
+fn what_would_be_multiplied_is_bounded() {
+    let list = |count: usize, item: fn(usize) -> String| (0..count).map(item).collect::<Vec<_>>().join(", ");
+    let hosts = list(500, |at| format!("h{at}"));
+    let matches = list(401, |_| "{port: 80}".to_owned());
+    let spec = format!("hosts: [{hosts}]\nhttp: [{{match: [{matches}], {TO}}}]");
+    let many = "error: spec.hosts: hosts times matches make 200500 routes, more than the 200000 that are possible: split it up";
+    assert!(said("VirtualService", &spec).contains(&many.to_owned()));
+    let ports = list(401, |at| format!("{{number: {}, name: n{at}, protocol: HTTP}}", at + 1));
+    let spec = format!("hosts: [{hosts}]\nresolution: NONE\nports: [{ports}]");
+    let many =
+        "error: spec: hosts times ports times endpoints (or addresses) make 200500, more than the 200000 that are possible: split it up";
+    assert_eq!(said("ServiceEntry", &spec), [many]);
+    let egress = list(1001, |at| format!("{{port: {{number: {}, protocol: HTTP, name: a}}, hosts: ['*/*']}}", at + 1));
+    let many = "error: spec.egress: has 1001 listeners, more than the 1000 that are possible";
+    assert_eq!(said("Sidecar", &format!("egress: [{egress}]")), [many]);
 }

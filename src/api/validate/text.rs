@@ -4,11 +4,14 @@ use std::{net::IpAddr, time::Duration};
 
 use smol_str::SmolStr;
 
-use super::Check;
+use super::{Check, repeated::repeated};
 use crate::api::{Labels, findings::Path};
 
 /// How long the name or the value of a header may be that Envoy adds, in bytes.
 pub(super) const LONGEST_HEADER: usize = 16384;
+
+/// How long the path of a Unix socket may be, in bytes (Linux's limit).
+const LONGEST_SOCKET: usize = 107;
 
 /// Returns whether a text is a label of a DNS name (RFC 1123), in either case.
 pub(super) fn is_dns_label(text: &str) -> bool {
@@ -81,7 +84,10 @@ impl Check<'_> {
         let absolute = path.starts_with('/') && !path.ends_with('/');
         if !absolute && !path.starts_with('@') {
             self.error(at, format!("must be unix:// and an absolute path to a file, is {path:?}"));
+        } else if path.len() > LONGEST_SOCKET {
+            self.error(at, format!("has {} bytes, more than the {LONGEST_SOCKET} that are possible", path.len()));
         }
+        self.one_line(path, at);
     }
 
     /// Checks that a duration is long enough for Envoy, which counts in milliseconds: less would be no time at all.
@@ -117,8 +123,8 @@ impl Check<'_> {
 
     /// Checks `exportTo`. `~` (nobody) is for ServiceEntries alone.
     pub(super) fn export_to(self, targets: &[SmolStr], nobody_possible: bool, at: &Path<'_>) {
-        let resolve = |target: &SmolStr| if target == "." { self.object.namespace.to_string() } else { target.to_string() };
-        for (index, target) in targets.iter().enumerate() {
+        let resolved = targets.iter().map(|target| if target == "." { &self.object.namespace } else { target });
+        for ((index, target), again) in targets.iter().enumerate().zip(repeated(resolved)) {
             let at = at.index(index);
             match target.as_str() {
                 "*" if targets.len() > 1 => self.error(&at, "* already includes the others"),
@@ -128,7 +134,7 @@ impl Check<'_> {
                 name if !is_dns_label(name) => self.error(&at, format!("must be ., * or a namespace, is {name:?}")),
                 _ => {}
             }
-            if targets[..index].iter().any(|earlier| resolve(earlier) == resolve(target)) {
+            if again {
                 self.error(&at, format!("{target} is given twice"));
             }
         }
@@ -138,6 +144,16 @@ impl Check<'_> {
     pub(super) fn one_line(self, text: &str, at: &Path<'_>) {
         if text.contains(['\0', '\n', '\r']) {
             self.error(at, "must be one line");
+        }
+    }
+
+    /// Checks names that certificates are to have.
+    pub(super) fn subject_alt_names(self, names: &[SmolStr], at: &Path<'_>) {
+        for (index, name) in names.iter().enumerate() {
+            if name.is_empty() {
+                self.error(&at.index(index), "must not be empty");
+            }
+            self.one_line(name, &at.index(index));
         }
     }
 

@@ -4,13 +4,17 @@ use smol_str::SmolStr;
 
 use super::{
     Check,
-    host::{covers, is_host, is_ip, is_partial_wildcard, is_wildcard_host},
+    host::{is_host, is_ip, is_partial_wildcard, is_wildcard_host},
     text::is_dns_label,
 };
 use crate::api::{
     findings::Path,
+    host_index::HostIndex,
     istio::{Destination, L4Match, RouteDestination, VirtualService},
 };
+
+/// Every proxy that sees an object has its routes once for each host.
+pub(in crate::api) const MOST_ROUTES: usize = 200_000;
 
 impl Check<'_> {
     pub(super) fn virtual_service(self, service: &VirtualService, at: &Path<'_>) {
@@ -28,18 +32,21 @@ impl Check<'_> {
         self.gateway_names(&service.gateways, &at.field("gateways"));
         // Istio applies the rules for gateways to objects that are for both.
         self.hosts(&service.hosts, mesh && service.gateways.iter().all(|gateway| gateway == "mesh"), &at.field("hosts"));
+        self.number_of_routes(service, &at.field("hosts"));
         let http = at.field("http");
         for (index, route) in service.http.iter().enumerate() {
             self.http_route(route, delegate, &http.index(index));
         }
         self.repeated_matches(&service.http, &http);
         let tls = at.field("tls");
+        // What is no host has an error, and may be of any length.
+        let hosts: HostIndex = service.hosts.iter().filter(|host| is_host_or_address(host)).collect();
         for (index, route) in service.tls.iter().enumerate() {
             let at = tls.index(index);
             if route.matches.is_empty() {
                 self.error(&at.field("match"), "must not be empty");
             }
-            self.l4_matches(&route.matches, Some(&service.hosts), &at.field("match"));
+            self.l4_matches(&route.matches, Some(&hosts), &at.field("match"));
             self.l4_destinations(&route.route, &at.field("route"));
         }
         let tcp = at.field("tcp");
@@ -52,15 +59,27 @@ impl Check<'_> {
     }
 
     fn hosts(self, hosts: &[SmolStr], mesh_only: bool, at: &Path<'_>) {
+        let mut earlier = HostIndex::default();
         for (index, host) in hosts.iter().enumerate() {
             if mesh_only && host == "*" {
                 self.error(&at.index(index), "* is not possible in the mesh, only at gateways");
-            } else if !is_wildcard_host(host) && !is_ip(host) {
+            } else if !is_host_or_address(host) {
                 self.error(&at.index(index), format!("must be a host name, perhaps with * as its first label, is {host:?}"));
+                continue;
             }
-            if let Some(earlier) = hosts[..index].iter().find(|earlier| covers(earlier, host) || covers(host, earlier)) {
-                self.error(&at.index(index), format!("{host} overlaps with {earlier}"));
+            if let Some(earlier) = earlier.overlapping(host) {
+                self.error(&at.index(index), format!("{host} overlaps with {}", hosts[earlier]));
             }
+            earlier.insert(host, index);
+        }
+    }
+
+    /// Checks how many routes come of it: each host has all of them.
+    fn number_of_routes(self, service: &VirtualService, at: &Path<'_>) {
+        let routes: usize = service.http.iter().map(|route| route.matches.len().max(1)).sum();
+        let made = service.hosts.len().saturating_mul(routes);
+        if made > MOST_ROUTES {
+            self.error(at, format!("hosts times matches make {made} routes, more than the {MOST_ROUTES} that are possible: split it up"));
         }
     }
 
@@ -113,7 +132,7 @@ impl Check<'_> {
     }
 
     // `hosts`: those of the object, for TLS.
-    fn l4_matches(self, matches: &[L4Match], hosts: Option<&[SmolStr]>, at: &Path<'_>) {
+    fn l4_matches(self, matches: &[L4Match], hosts: Option<&HostIndex>, at: &Path<'_>) {
         for (index, found) in matches.iter().enumerate() {
             let at = at.index(index);
             let subnets = at.field("destinationSubnets");
@@ -130,7 +149,7 @@ impl Check<'_> {
         }
     }
 
-    fn sni_hosts(self, names: &[SmolStr], hosts: &[SmolStr], at: &Path<'_>) {
+    fn sni_hosts(self, names: &[SmolStr], hosts: &HostIndex, at: &Path<'_>) {
         if names.is_empty() {
             self.error(at, "must not be empty");
         }
@@ -142,9 +161,13 @@ impl Check<'_> {
                 self.error(&at, format!("must be a host name, perhaps with * as its first label, is {name:?}"));
             } else if is_partial_wildcard(name) {
                 self.error(&at, format!("must be a name, or a wildcard that is a whole label (*.example.com), is {name:?}"));
-            } else if !hosts.iter().any(|host| covers(host, name)) {
+            } else if hosts.covering(name).is_none() {
                 self.error(&at, format!("{name} is not among the hosts of the object"));
             }
         }
     }
+}
+
+fn is_host_or_address(host: &SmolStr) -> bool {
+    is_wildcard_host(host) || is_ip(host)
 }

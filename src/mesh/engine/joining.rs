@@ -3,9 +3,17 @@
 //! As in istiod, the ports of ServiceEntries that say the same but for their ports are put together; of others the first
 //! counts. Endpoints are joined in any case (see [`super::endpoints`]).
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use crate::mesh::model::{Eclipsed, Obstacle, Registry, Service, Visibility};
+use smol_str::SmolStr;
+
+use crate::{
+    mesh::model::{Eclipsed, Obstacle, Protocol, Registry, Service, Visibility},
+    visits::{Visit, Visited},
+};
 
 /// What the definitions of a host in a namespace are together.
 pub(super) struct Joined {
@@ -55,11 +63,13 @@ fn obstacle(first: &Service, other: &Service) -> Option<Obstacle> {
 }
 
 fn add(service: &mut Service, other: &Service) {
-    let new: Vec<_> = other.ports.iter().filter(|port| service.port(port.number).is_none()).cloned().collect();
+    let known: BTreeSet<u16> = service.ports.iter().map(|port| port.number).collect();
+    let new: Vec<_> = other.ports.iter().filter(|port| !known.contains(&port.number)).cloned().collect();
     service.ports.extend(new);
     // Who has no address is reached at all: an address of the other would take that away.
     if !service.addresses.is_empty() {
-        let new: Vec<_> = other.addresses.iter().filter(|address| !service.addresses.contains(address)).cloned().collect();
+        let known: BTreeSet<&SmolStr> = service.addresses.iter().visiting(Visited::Written).collect();
+        let new: Vec<_> = other.addresses.iter().filter(|address| !known.contains(address)).cloned().collect();
         service.addresses.extend(new);
     }
     service.joined.push(other.origin.clone());
@@ -93,7 +103,8 @@ pub(super) fn eclipsed_abroad<'a>(services: impl Iterator<Item = &'a Arc<Service
 
 /// Returns what of a definition has no effect where another goes first; `None` where all of it has.
 fn behind(first: &Service, definition: &Service, obstacle: Option<Obstacle>) -> Option<Eclipsed> {
-    let protocol = |number: u16| first.port(number).map(|port| port.protocol);
+    let protocols: BTreeMap<u16, Protocol> = first.ports.iter().rev().map(|port| (port.number, port.protocol)).collect();
+    let protocol = |number: u16| protocols.get(&number).copied();
     let (known, lost): (Vec<_>, Vec<_>) = definition.ports.iter().partition(|port| protocol(port.number).is_some());
     let eclipsed = Eclipsed {
         hostname: definition.hostname.clone(),
@@ -108,7 +119,8 @@ fn behind(first: &Service, definition: &Service, obstacle: Option<Obstacle>) -> 
 }
 
 fn fields_without_effect(first: &Service, other: &Service) -> Vec<&'static str> {
-    let lost_address = other.addresses.iter().any(|address| !first.addresses.contains(address));
+    let known: BTreeSet<&SmolStr> = first.addresses.iter().visiting(Visited::Written).collect();
+    let lost_address = other.addresses.iter().any(|address| !known.contains(address));
     let differing = [
         (first.resolution != other.resolution, "resolution"),
         (first.mesh_external != other.mesh_external, "location"),

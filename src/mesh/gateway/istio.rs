@@ -1,6 +1,6 @@
 //! Converts an Istio Gateway.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use smol_str::{SmolStr, format_smolstr};
 
@@ -12,6 +12,7 @@ use super::{
 use crate::{
     api::istio,
     mesh::{model::Hostname, protocol, unsupported},
+    visits::{Visit, Visited},
 };
 
 /// Converts a Gateway of `namespace`.
@@ -86,8 +87,8 @@ fn certificate(written: &istio::ServerTls) -> ServerCertificate {
 
 /// Returns the suites that Envoy knows, each once.
 fn cipher_suites(written: &[SmolStr]) -> Vec<SmolStr> {
-    let known = written.iter().enumerate().filter(|(at, suite)| istio::is_cipher_suite(suite) && !written[..*at].contains(suite));
-    known.map(|(_, suite)| suite.clone()).collect()
+    let mut seen = BTreeSet::new();
+    written.iter().visiting(Visited::Written).filter(|suite| istio::is_cipher_suite(suite) && seen.insert(*suite)).cloned().collect()
 }
 
 fn version(written: istio::TlsProtocol) -> Option<TlsVersion> {

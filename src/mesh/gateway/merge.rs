@@ -1,14 +1,22 @@
 //! Puts the listeners of all Gateways of a proxy on its ports: the oldest Gateway first, and what then has no place is
 //! refused.
 
-use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+};
 
 use smol_str::SmolStr;
 
 use super::listener::{Gateway, Listener};
-use crate::mesh::{
-    configured::Configured,
-    model::{Hostname, Origin, Protocol, ProxyPorts},
+use crate::{
+    mesh::{
+        configured::Configured,
+        model::{Hostname, Origin, Protocol, ProxyPorts},
+    },
+    visits::{Visit, Visited},
 };
 
 /// What a gateway proxy listens for.
@@ -95,7 +103,7 @@ pub struct BindLimits<'a> {
 pub fn merge<'a>(gateways: &'a [Arc<Configured<Gateway>>], targets: &[(u16, u16)], limits: BindLimits<'_>) -> MergedListeners<'a> {
     let mut gateways: Vec<&Configured<Gateway>> = gateways.iter().map(|gateway| &**gateway).collect();
     gateways.sort_by(|one, other| one.precedence.cmp(&other.precedence));
-    let mut ports = Ports { limits, placed: Vec::new() };
+    let mut ports = Ports { limits, placed: Vec::new(), by_address: BTreeMap::new() };
     let mut refused = Vec::new();
     for gateway in gateways {
         for listener in &gateway.spec.listeners {
@@ -121,6 +129,8 @@ struct Ports<'a, 'l> {
     limits: BindLimits<'l>,
     /// With the TLS hosts that are served.
     placed: Vec<(MergedPort<'a>, BTreeSet<Hostname>)>,
+    /// Where among `placed` the listener of a port and address is.
+    by_address: BTreeMap<(u16, String), usize>,
 }
 
 impl<'a> Ports<'a, '_> {
@@ -134,9 +144,9 @@ impl<'a> Ports<'a, '_> {
             return Err(Refusal::Bootstrap(number));
         }
         // Envoy refuses a second listener of one address.
-        let meets = |port: &MergedPort<'_>| port.number == number && !self.limits.addresses(&port.bind).is_disjoint(&wanted);
-        let at = self.placed.iter().position(|(port, _)| meets(port));
-        let Some(at) = at else {
+        let held = wanted.iter().visiting(Visited::Written).filter_map(|address| self.by_address.get(&(number, address.clone())));
+        let Some(at) = held.min().copied() else {
+            self.by_address.extend(wanted.into_iter().map(|address| ((number, address), self.placed.len())));
             let hosts = placed.listener.hosts.iter().map(|of| of.host.clone()).collect();
             self.placed.push((MergedPort { number, bind: bind.clone(), sharing, listeners: vec![placed] }, hosts));
             return Ok(());

@@ -1,8 +1,15 @@
 //! Merges a delegate's HTTP rule into the root's rule that names the delegate (contract §6.2, delegates).
 
+use std::collections::BTreeMap;
+
 use smol_str::{SmolStr, format_smolstr};
 
 use super::model::{HeaderMatch, HttpAction, HttpMatch, HttpRule, QueryParameterMatch, StringMatch};
+use crate::visits::{Visit, Visited};
+
+/// How many matches may come of delegates: a match of the root and one of the delegate may become one of their own, and each host of
+/// the root has all of them.
+pub(super) const MOST_MATCHES: usize = 200_000;
 
 /// Returns the merged rule, which has the delegate's source and place; `None` when the delegate's matches contradict the root's.
 pub(super) fn merge(root: &HttpRule, leaf: HttpRule) -> Option<HttpRule> {
@@ -100,16 +107,19 @@ impl NamedMatch for QueryParameterMatch {
 }
 
 fn named_fit<M: NamedMatch>(root: &[M], leaf: &[M]) -> bool {
-    let of = |root: &M| leaf.iter().find(|other| other.key() == root.key()).map(M::value);
-    root.iter().all(|matcher| text_fits(Some(matcher.value()), of(matcher)))
+    let leaf = by_key(leaf);
+    root.iter().all(|matcher| text_fits(Some(matcher.value()), leaf.get(&matcher.key()).map(|of| of.value())))
 }
 
 /// Returns the matchers of both; where both have one of a name, the delegate's, which is the narrower.
 fn both<M: NamedMatch>(root: &[M], leaf: &[M]) -> Vec<M> {
-    let only_root = root.iter().filter(|matcher| !leaf.iter().any(|other| other.key() == matcher.key()));
-    let mut all: Vec<M> = only_root.chain(leaf).cloned().collect();
-    all.sort_by(|a, b| a.key().cmp(&b.key()));
-    all
+    let mut all = by_key(root);
+    all.extend(by_key(leaf));
+    all.into_values().cloned().collect()
+}
+
+fn by_key<M: NamedMatch>(matchers: &[M]) -> BTreeMap<(&SmolStr, bool), &M> {
+    matchers.iter().visiting(Visited::Written).map(|matcher| (matcher.key(), matcher)).collect()
 }
 
 fn same_or_unset<T: PartialEq>(root: Option<&T>, leaf: Option<&T>) -> bool {

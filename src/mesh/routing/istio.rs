@@ -87,6 +87,7 @@ fn http_rules(
 ) -> HttpRules {
     let at = |position| RulePrecedence { object: Arc::clone(precedence), position };
     let mut rules = HttpRules::default();
+    let mut made: usize = 0;
     for (index, route) in spec.http.iter().enumerate() {
         let rule = reader.http_rule(index, route, at(rules.http.len()));
         let Some(delegate) = &route.delegate else {
@@ -105,6 +106,12 @@ fn http_rules(
         for (index, route) in leaf.http.iter().enumerate().filter(|(_, route)| route.delegate.is_none()) {
             let narrower = leaf_reader.http_rule(index, route, at(rules.http.len()));
             let source = narrower.source.clone();
+            made = made.saturating_add(rule.matches.len().max(1) * narrower.matches.len().max(1) * spec.hosts.len());
+            if made > delegate::MOST_MATCHES {
+                let reason = format!("hosts times matches of delegates make more than {} routes", delegate::MOST_MATCHES);
+                rules.left_out.push(LeftOutRule { source: rule.source, field: ".delegate", reason });
+                break;
+            }
             match delegate::merge(&rule, narrower) {
                 Some(merged) => rules.http.push(merged),
                 None => {
@@ -548,6 +555,19 @@ spec:
         assert_eq!(told(&converted(SHOP, &[])), "spec.http[1].delegate there is no VirtualService cart/cart");
         let contradicted = converted(SHOP, &[CART]);
         assert_eq!(told(&contradicted), "spec.http[0] fits no match of VirtualService/web/shop spec.http[1], which delegates to it");
+    }
+
+    #[test]
+    fn delegates_do_not_multiply_without_end() {
+        let matches = |count: usize| vec!["{uri: {prefix: /}}"; count].join(", ");
+        let head =
+            |name| format!("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}, namespace: shop}}\n");
+        let root =
+            format!("{}spec: {{hosts: [a.example.com], http: [{{match: [{}], delegate: {{name: leaf}}}}]}}", head("root"), matches(500));
+        let leaf = format!("{}spec: {{http: [{{match: [{}], route: [{{destination: {{host: a}}}}]}}]}}", head("leaf"), matches(401));
+        let routes = converted(&root, &[&leaf]);
+        assert_eq!((routes.http.len(), routes.left_out.len()), (0, 1));
+        assert_eq!(routes.left_out[0].reason, "hosts times matches of delegates make more than 200000 routes");
     }
 
     #[test]

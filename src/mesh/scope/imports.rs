@@ -1,46 +1,50 @@
 //! `egress[].hosts` of a Sidecar: which services and routes it lets in (contract §6.5).
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use smol_str::SmolStr;
 
-use crate::mesh::{
-    model::{Hostname, Service},
-    routing::model::RouteSet,
-    sidecar::{EgressHost, EgressNamespace},
+use crate::{
+    api::host_index::HostIndex,
+    mesh::{
+        model::{Hostname, Service},
+        routing::model::RouteSet,
+        sidecar::{EgressHost, EgressNamespace},
+    },
 };
 
 /// Hosts by the namespace that they are imported from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Imports {
-    hosts: Vec<(From, Hostname)>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-enum From {
-    Any,
-    Namespace(SmolStr),
+    from_any: HostIndex,
+    from_namespaces: BTreeMap<SmolStr, HostIndex>,
+    is_all: bool,
 }
 
 impl Imports {
     /// Returns what `*/*` imports.
     pub(super) fn all() -> Self {
-        Self { hosts: vec![(From::Any, Hostname::new("*"))] }
+        Self { from_any: ["*"].iter().collect(), is_all: true, ..Self::default() }
     }
 
     /// Returns the hosts of an egress listener, as proxies of `namespace` see them.
     pub(super) fn of(hosts: &[EgressHost], namespace: &str) -> Self {
-        let from = |host: &EgressHost| match &host.namespace {
-            EgressNamespace::Any => From::Any,
-            EgressNamespace::Own => From::Namespace(namespace.into()),
-            EgressNamespace::Named(named) => From::Namespace(named.clone()),
-        };
-        Self { hosts: hosts.iter().map(|host| (from(host), host.host.clone())).collect() }
+        let mut imports = Self::default();
+        for (place, host) in hosts.iter().enumerate() {
+            let from = match &host.namespace {
+                EgressNamespace::Any => &mut imports.from_any,
+                EgressNamespace::Own => imports.from_namespaces.entry(namespace.into()).or_default(),
+                EgressNamespace::Named(named) => imports.from_namespaces.entry(named.clone()).or_default(),
+            };
+            from.insert(host.host.as_str(), place);
+            imports.is_all |= host.namespace == EgressNamespace::Any && host.host.as_str() == "*";
+        }
+        imports
     }
 
     /// Returns whether nothing is left out.
     pub(super) fn is_all(&self) -> bool {
-        self.hosts.iter().any(|(from, host)| *from == From::Any && host.as_str() == "*")
+        self.is_all
     }
 
     /// Returns the service with those of its aliases that are imported too; `None` when it is not imported.
@@ -58,20 +62,15 @@ impl Imports {
 
     /// Returns whether one of a VirtualService's hosts is imported: then all of it is.
     pub(super) fn routes(&self, routes: &RouteSet) -> bool {
-        let hosts = self.from(&routes.namespace).collect::<Vec<_>>();
-        routes.hosts.iter().any(|host| hosts.iter().any(|imported| imported.overlaps(host)))
+        routes.hosts.iter().any(|host| self.from(&routes.namespace).any(|imported| imported.overlapping(host.as_str()).is_some()))
     }
 
     fn covers(&self, namespace: &str, host: &Hostname) -> bool {
-        self.from(namespace).any(|imported| imported.covers(host))
+        self.from(namespace).any(|imported| imported.covering(host.as_str()).is_some())
     }
 
-    fn from(&self, namespace: &str) -> impl Iterator<Item = &Hostname> {
-        let matching = self.hosts.iter().filter(move |(from, _)| match from {
-            From::Any => true,
-            From::Namespace(named) => named == namespace,
-        });
-        matching.map(|(_, host)| host)
+    fn from(&self, namespace: &str) -> impl Iterator<Item = &HostIndex> {
+        std::iter::once(&self.from_any).chain(self.from_namespaces.get(namespace))
     }
 }
 

@@ -1,5 +1,7 @@
 //! DestinationRules: hosts that no service has, subsets that an older rule defines.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use crate::{
     api::Diagnostic,
     mesh::{
@@ -33,11 +35,13 @@ fn unknown_host(world: &World, rule: &Configured<DestinationRule>) -> Option<Dia
 
 fn repeated_subsets(rules: &HostRules) -> Vec<Diagnostic> {
     let mut found = Vec::new();
-    for (at, rule) in rules.rules.iter().enumerate() {
-        let older = rules.rules[..at].iter().filter(|older| older.spec.workload_selector == rule.spec.workload_selector);
-        for (index, subset) in rule.spec.subsets.iter().enumerate() {
-            let first = older.clone().find(|older| older.spec.subsets.iter().any(|known| known.name == subset.name));
-            let Some(first) = first else { continue };
+    let mut defined = BTreeMap::new();
+    for rule in &rules.rules {
+        for (index, subset) in rule.spec.subsets.iter().visiting(Visited::Written).enumerate() {
+            let first = *defined.entry((&rule.spec.workload_selector, &subset.name)).or_insert(rule);
+            if Arc::ptr_eq(first, rule) {
+                continue;
+            }
             let message = format!(
                 "{} goes first by age, then name, and defines subset {} of {} too: this one is ignored",
                 first.origin.object, subset.name, rule.spec.host

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use smol_str::SmolStr;
 
 use crate::{
-    api::Diagnostic,
+    api::{Diagnostic, host_index::HostIndex},
     mesh::{
+        model::Hostname,
         scope::{EgressScope, Scope},
         sidecar::{Egress, EgressHost, EgressNamespace},
         world::World,
@@ -46,6 +47,8 @@ pub fn unused_imports(world: &World, scope: &Scope) -> Vec<Diagnostic> {
 /// What one listener shows.
 struct Imported<'a> {
     egress: &'a EgressScope,
+    /// The hosts that it shows routes of.
+    routed: HostIndex,
     /// The namespaces that it shows something of; only where wildcards ask for it.
     namespaces: BTreeSet<&'a SmolStr>,
 }
@@ -55,15 +58,15 @@ impl<'a> Imported<'a> {
         let asked = written.hosts.iter().any(|host| host.host.is_wildcard() && matches!(host.namespace, EgressNamespace::Named(_)));
         let services = egress.services.values().visiting(Visited::Service).map(|service| &service.namespace);
         let routes = egress.routes.values().flat_map(|listed| listed.iter()).visiting(Visited::Route).map(|set| &set.namespace);
-        Self { egress, namespaces: if asked { services.chain(routes).collect() } else { BTreeSet::new() } }
+        let routed = egress.routes.keys().visiting(Visited::Route).map(Hostname::as_str).collect();
+        Self { egress, routed, namespaces: if asked { services.chain(routes).collect() } else { BTreeSet::new() } }
     }
 
     /// Returns whether an import brings something. Those that many write to be on the safe side (`./*`, `istio-system/*`) may bring nothing.
     fn has(&self, import: &EgressHost, world: &World, scope: &Scope) -> bool {
         let host = &import.host;
         if !host.is_wildcard() {
-            return self.egress.services.contains_key(host)
-                || self.egress.routes.keys().visiting(Visited::Route).any(|routed| routed.overlaps(host));
+            return self.egress.services.contains_key(host) || self.routed.overlapping(host.as_str()).is_some();
         }
         match &import.namespace {
             EgressNamespace::Any | EgressNamespace::Own => true,

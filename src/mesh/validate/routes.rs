@@ -1,27 +1,41 @@
 //! VirtualServices: destinations, subsets, gateways, hosts that another one has.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    cell::OnceCell,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
-    api::{ConfigId, Diagnostic},
+    api::{ConfigId, Diagnostic, host_index::HostIndex},
     mesh::{
         model::{Hostname, Service, Visibility},
         policy::destination_rule,
         routing::model::{Destination, GatewayRef, HttpAction, RouteSet, RuleSource, WeightedDestination},
         traffic::EffectiveDestinationRule,
-        world::{Gateway, NamedKey, World},
+        world::{NamedKey, World},
     },
     visits::{self, Visit, Visited},
 };
 
+/// How many subsets are named of a rule that lacks one.
+const MOST_NAMED: usize = 20;
+
 pub(super) fn check(world: &World) -> Vec<Diagnostic> {
     let mut found = Vec::new();
+    let wildcards = Wildcards::of(world);
     for routes in world.routes.values().visiting(Visited::Route) {
-        Check { world, routes, found: &mut found }.run();
+        Check { world, wildcards: &wildcards, routes, found: &mut found }.run();
     }
+    let mut places = BTreeMap::new();
     for (host, listed) in &world.routes_by_host {
         visits::count(Visited::Route, listed.len());
-        found.extend(listed.iter().enumerate().filter_map(|(at, routes)| conflict(host, routes, &listed[..at])));
+        for (at, routes) in listed.iter().enumerate().skip(1) {
+            if let Some(winner) = winner(routes, &listed[..at]) {
+                let places = places.entry(&routes.origin.object).or_insert_with(|| places_of(routes));
+                found.push(conflict(host, places, routes, winner));
+            }
+        }
     }
     found
 }
@@ -30,30 +44,44 @@ pub(super) fn check(world: &World) -> Vec<Diagnostic> {
 /// where it is a delegate, about what others take over from it.
 pub(super) fn of(world: &World, key: &NamedKey) -> Vec<Diagnostic> {
     let mut found = Vec::new();
+    let wildcards = Wildcards::of(world);
     for root in world.routes_by_delegate.get(key).into_iter().flat_map(|roots| roots.iter()) {
-        Check { world, routes: root, found: &mut found }.run();
+        Check { world, wildcards: &wildcards, routes: root, found: &mut found }.run();
     }
     found.retain(|finding| finding.object.as_ref().is_some_and(|of| (&of.namespace, &of.name) == (&key.0, &key.1)));
     let Some(routes) = world.routes.get(key) else { return found };
-    Check { world, routes, found: &mut found }.run();
+    Check { world, wildcards: &wildcards, routes, found: &mut found }.run();
+    let places = places_of(routes);
     for host in routes.hosts.iter().collect::<BTreeSet<_>>() {
         let listed = world.routes_by_host.get(host).map(|listed| listed.as_slice()).unwrap_or_default();
         let at = listed.iter().position(|other| other.origin.object == routes.origin.object);
-        found.extend(at.and_then(|at| conflict(host, routes, &listed[..at])));
+        found.extend(at.and_then(|at| winner(routes, &listed[..at])).map(|winner| conflict(host, &places, routes, winner)));
     }
     found
 }
 
-/// Returns the finding that the routes for a host are ignored. An older VirtualService for the same host wins wherever
-/// both are seen and it has routes; there is no merging (contract §6.2).
-fn conflict(host: &Hostname, routes: &RouteSet, older: &[Arc<RouteSet>]) -> Option<Diagnostic> {
-    let winner = older.iter().find(|older| meet(&older.export_to, &routes.export_to))?;
+/// Returns whose routes go before these. An older VirtualService for the same host wins wherever both are seen and it has routes;
+/// there is no merging (contract §6.2).
+fn winner<'a>(routes: &RouteSet, older: &'a [Arc<RouteSet>]) -> Option<&'a RouteSet> {
+    older.iter().find(|older| meet(&older.export_to, &routes.export_to)).map(|older| &**older)
+}
+
+/// Returns the finding that the routes for a host are ignored.
+fn conflict(host: &Hostname, places: &Places<'_>, routes: &RouteSet, winner: &RouteSet) -> Diagnostic {
     let message = format!(
         "{host} is routed by {} too, which goes first by age, then name: these routes are ignored for proxies and ports that it has any for",
         winner.origin.object
     );
-    let at = routes.hosts.iter().position(|written| written == host).unwrap_or_default();
-    Some(Diagnostic::warning(format!("spec.hosts[{at}]"), message).of(&routes.origin.object))
+    let at = places.get(host).copied().unwrap_or_default();
+    Diagnostic::warning(format!("spec.hosts[{at}]"), message).of(&routes.origin.object)
+}
+
+/// Where among its hosts a VirtualService has each.
+type Places<'a> = BTreeMap<&'a Hostname, usize>;
+
+fn places_of(routes: &RouteSet) -> Places<'_> {
+    // The first of equal ones counts.
+    routes.hosts.iter().enumerate().rev().visiting(Visited::Written).map(|(at, host)| (host, at)).collect()
 }
 
 /// Returns whether neither is narrower than the other and some namespace sees both. (The narrower of two wins on purpose.)
@@ -65,8 +93,28 @@ fn meet(a: &Visibility, b: &Visibility) -> bool {
     }
 }
 
+/// The services that are wildcards, looked up once for all destinations that no service has.
+struct Wildcards<'a> {
+    world: &'a World,
+    index: OnceCell<HostIndex>,
+}
+
+impl<'a> Wildcards<'a> {
+    fn of(world: &'a World) -> Self {
+        Self { world, index: OnceCell::new() }
+    }
+
+    fn cover(&self, host: &Hostname) -> bool {
+        let hosts = || self.world.services.keys().visiting(Visited::Service).map(|key| &key.hostname);
+        // Wildcards sort before names.
+        let index = self.index.get_or_init(|| hosts().take_while(|host| host.is_wildcard()).map(Hostname::as_str).collect());
+        index.covering(host.as_str()).is_some()
+    }
+}
+
 struct Check<'a> {
     world: &'a World,
+    wildcards: &'a Wildcards<'a>,
     routes: &'a RouteSet,
     found: &'a mut Vec<Diagnostic>,
 }
@@ -142,13 +190,7 @@ impl Check<'_> {
         let namespace = &self.routes.namespace;
         let candidates = self.world.services_named(host).filter(|service| service.export_to.allows(namespace));
         let Some(service) = candidates.min_by_key(|service| service.namespace != *namespace) else {
-            let wildcard = self
-                .world
-                .services
-                .values()
-                .visiting(Visited::Service)
-                .any(|service| service.hostname.is_wildcard() && service.hostname.covers(host));
-            if !wildcard {
+            if !self.wildcards.cover(host) {
                 self.warn_at(source, &format!("{field}.host"), format!("no service has the host {host}; requests get 503"));
             }
             return;
@@ -189,8 +231,12 @@ impl Check<'_> {
             }
         }
         let all_found = bound.len() == self.routes.gateways.len();
-        let taken = self.routes.hosts.iter().any(|host| bound.iter().any(|gateway| takes(gateway, host)));
-        if all_found && open && !bound.is_empty() && !taken {
+        let served = bound.iter().flat_map(|gateway| &gateway.spec.listeners).flat_map(|listener| &listener.hosts);
+        let is_taken = || {
+            let served: HostIndex = served.map(|of| of.host.as_str()).collect();
+            self.routes.hosts.iter().any(|host| served.overlapping(host.as_str()).is_some())
+        };
+        if all_found && open && !bound.is_empty() && !is_taken() {
             let names: BTreeSet<String> = bound.iter().map(|gateway| gateway.origin.object.to_string()).collect();
             let names: Vec<String> = names.into_iter().collect();
             self.warn("spec.hosts", format!("none of these hosts is among those of {}: nothing reaches these routes", names.join(", ")));
@@ -200,12 +246,10 @@ impl Check<'_> {
 
 fn known_subsets(rule: &EffectiveDestinationRule) -> String {
     let rules: Vec<String> = rule.origins.iter().map(|origin| origin.object.to_string()).collect();
-    let names: Vec<&str> = rule.subsets.iter().map(|subset| subset.name.as_str()).collect();
+    let mut names: Vec<&str> = rule.subsets.iter().map(|subset| subset.name.as_str()).take(MOST_NAMED).collect();
+    if rule.subsets.len() > MOST_NAMED {
+        names.push("…");
+    }
     let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     format!(" ({} defines: {names})", rules.join(", "))
-}
-
-/// Returns whether some listener of a Gateway has a host that overlaps.
-fn takes(gateway: &Gateway, host: &Hostname) -> bool {
-    gateway.spec.listeners.iter().flat_map(|listener| &listener.hosts).any(|of| of.host.overlaps(host))
 }

@@ -1,0 +1,146 @@
+//! Judging an object costs as much as it is long, near enough: what is held against other parts of it is looked up, not compared with
+//! each. Four times the object is looked at four times as often, and a little more for what is sorted.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use istiod_lite::{
+    api::{self, mesh_config::MeshConfig},
+    mesh::{engine::Engine, validate},
+    visits::Visits,
+};
+use serde_json::{Value, json};
+
+const SMALL: usize = 200;
+const LARGE: usize = 4 * SMALL;
+
+/// Objects of a kind that have `size` of something.
+type Made = fn(size: usize) -> Vec<Value>;
+
+const OBJECTS: [(&str, Made); 14] = [
+    ("hosts of a VirtualService", |size| vec![virtual_service("a", json!({"hosts": hosts(size), "http": [to("x.example.com")]}))]),
+    ("wildcards of a VirtualService", |size| {
+        let wildcards: Vec<String> = hosts(size).into_iter().map(|host| format!("*.{host}")).collect();
+        vec![virtual_service("a", json!({"hosts": wildcards, "http": [to("x.example.com")]}))]
+    }),
+    ("server names of a VirtualService", |size| {
+        let tls = json!([{"match": [{"sniHosts": hosts(size)}], "route": to("x.example.com")["route"]}]);
+        vec![virtual_service("a", json!({"hosts": hosts(size), "tls": tls}))]
+    }),
+    ("namespaces of a VirtualService", |size| {
+        vec![virtual_service("a", json!({"hosts": ["a.example.com"], "exportTo": names(size), "http": [to("x.example.com")]}))]
+    }),
+    ("destinations that no service has", |size| {
+        let routes: Vec<Value> = hosts(size).iter().map(|host| to(host)).collect();
+        let entry = service_entry("w", json!({"hosts": wildcards(size), "resolution": "NONE", "ports": ports(1)}));
+        vec![entry, virtual_service("a", json!({"hosts": ["a.example.com"], "http": routes}))]
+    }),
+    ("hosts that two VirtualServices have", |size| {
+        let of = |name| virtual_service(name, json!({"hosts": hosts(size), "http": [to("x.example.com")]}));
+        vec![of("a"), of("b")]
+    }),
+    ("headers of a delegate and its root", |size| {
+        let headers: serde_json::Map<String, Value> = names(size).into_iter().map(|name| (name, json!({"exact": "a"}))).collect();
+        let matches = json!([{"headers": headers}]);
+        let root = json!({"hosts": ["a.example.com"], "http": [{"match": matches, "delegate": {"name": "leaf"}}]});
+        let leaf = json!({"http": [{"match": matches, "route": to("x.example.com")["route"]}]});
+        vec![virtual_service("leaf", leaf), virtual_service("a", root)]
+    }),
+    ("hosts of a VirtualService and its Gateway", |size| {
+        let server = json!({"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": wildcards(size)});
+        let routes = json!({"hosts": hosts(size), "gateways": ["g"], "http": [to("x.example.com")]});
+        vec![gateway(json!([server])), virtual_service("a", routes)]
+    }),
+    ("servers of a Gateway", |size| {
+        let server = |(at, name)| json!({"port": {"number": at + 1, "name": name, "protocol": "HTTP"}, "hosts": ["*"]});
+        vec![gateway(names(size).into_iter().enumerate().map(server).collect())]
+    }),
+    ("ports of a ServiceEntry and of its endpoint", |size| {
+        let of_endpoint: serde_json::Map<String, Value> = names(size).into_iter().map(|name| (name, json!(80))).collect();
+        let endpoint = json!({"address": "10.0.0.1", "ports": of_endpoint});
+        vec![service_entry("a", json!({"hosts": ["a.example.com"], "resolution": "STATIC", "ports": ports(size), "endpoints": [endpoint]}))]
+    }),
+    ("ports and addresses of two ServiceEntries", |size| {
+        let addresses: Vec<String> = (0..size).map(|at| format!("10.{}.{}.1", at / 250, at % 250)).collect();
+        let spec = json!({"hosts": ["a.example.com"], "resolution": "STATIC", "ports": ports(size / 10), "addresses": addresses});
+        vec![service_entry("a", spec.clone()), service_entry("b", spec)]
+    }),
+    ("subsets of two DestinationRules", |size| {
+        let subsets: Vec<Value> = names(size).into_iter().map(|name| json!({"name": name, "labels": {"version": name}})).collect();
+        let of = |name| object("DestinationRule", name, json!({"host": "a.example.com", "subsets": subsets}));
+        vec![of("a"), of("b")]
+    }),
+    ("ports of a DestinationRule", |size| {
+        let settings: Vec<Value> = (1..=size).map(|port| json!({"port": {"number": port}, "tls": {"mode": "DISABLE"}})).collect();
+        vec![object("DestinationRule", "a", json!({"host": "a.example.com", "trafficPolicy": {"portLevelSettings": settings}}))]
+    }),
+    ("listeners of a Sidecar", |size| {
+        let port = |number| json!({"number": number, "protocol": "HTTP", "name": "http"});
+        let egress: Vec<Value> = (1..=size).map(|number| json!({"port": port(number), "hosts": ["*/*"]})).collect();
+        let ingress: Vec<Value> = (1..=size).map(|number| json!({"port": port(number), "defaultEndpoint": "127.0.0.1:80"})).collect();
+        vec![object("Sidecar", "a", json!({"egress": egress, "ingress": ingress}))]
+    }),
+];
+
+#[test]
+fn four_times_the_object_is_looked_at_four_times_as_often() {
+    for (what, made) in OBJECTS {
+        let (small, large) = (visits(&made(SMALL)), visits(&made(LARGE)));
+        assert!(small >= SMALL as u64, "{what}: only {small} visits are counted");
+        assert!(large <= 5 * small, "{what}: {small} visits become {large}");
+    }
+}
+
+/// Returns what is looked at when the last of these objects is judged as admission does, the others being there.
+fn visits(objects: &[Value]) -> u64 {
+    let mut engine = Engine::new("cluster.local", MeshConfig::default());
+    let mut judge = |object: &Value| {
+        let parsed = api::parse(object, &"Kubernetes".into());
+        let keys: Vec<_> = parsed.objects.iter().map(|object| object.key.clone()).collect();
+        assert_eq!((parsed.refused.len(), keys.len()), (0, 1), "{:?}", parsed.diagnostics);
+        let world = engine.apply(parsed.objects.into_iter().map(|object| (object.key.clone(), Some(object)))).world;
+        validate::of(&world, &keys[0]);
+        validate::check(&world);
+    };
+    let (last, others) = objects.split_last().unwrap();
+    others.iter().for_each(&mut judge);
+    let before = Visits::of_this_thread();
+    judge(last);
+    let Visits { objects, services, ports, routes, proxies, written, .. } = Visits::of_this_thread() - before;
+    objects + services + ports + routes + proxies + written
+}
+
+fn object(kind: &str, name: &str, spec: Value) -> Value {
+    let metadata = json!({"name": name, "namespace": "shop"});
+    json!({"apiVersion": "networking.istio.io/v1", "kind": kind, "metadata": metadata, "spec": spec})
+}
+
+fn virtual_service(name: &str, spec: Value) -> Value {
+    object("VirtualService", name, spec)
+}
+
+fn service_entry(name: &str, spec: Value) -> Value {
+    object("ServiceEntry", name, spec)
+}
+
+fn gateway(servers: Value) -> Value {
+    object("Gateway", "g", json!({"selector": {"app": "edge"}, "servers": servers}))
+}
+
+fn to(host: &str) -> Value {
+    json!({"route": [{"destination": {"host": host}}]})
+}
+
+fn names(size: usize) -> Vec<String> {
+    (0..size).map(|at| format!("n{at}")).collect()
+}
+
+fn hosts(size: usize) -> Vec<String> {
+    (0..size).map(|at| format!("h{at}.example.com")).collect()
+}
+
+fn wildcards(size: usize) -> Vec<String> {
+    (0..size).map(|at| format!("*.w{at}.example.org")).collect()
+}
+
+fn ports(size: usize) -> Vec<Value> {
+    (0..size).map(|at| json!({"number": at + 1, "name": format!("n{at}"), "protocol": "HTTP"})).collect()
+}
