@@ -9,7 +9,7 @@ PROFILE := $(if $(RELEASE),--release,)
 BUILT := target/$(if $(RELEASE),release,debug)
 timed = @started=$$SECONDS; $(2); echo "$(1): $$((SECONDS - started)) s"
 
-.PHONY: help doctor setup setup-root demo demo-cluster build image test conflicts constraints test-cluster lint bench advisories clean
+.PHONY: help doctor setup setup-root demo demo-cluster build image test conflicts constraints hostile test-cluster lint bench advisories clean
 
 help: ## lists these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -63,6 +63,10 @@ conflicts: ## tries 20,000 meshes whose objects get in each other's way on a rea
 constraints: ## sets every field of the messages that we send to values that Envoy may not like, and asks it about each; CONSTRAINT_CASES, CONSTRAINT_SEED set them
 	@scripts/setup-envoy 1.40
 	CONSTRAINT_CASES="$${CONSTRAINT_CASES:-100000}" cargo test --locked $(PROFILE) --test offline constraints -- --nocapture
+
+hostile: ## gives every field 20,000 hostile values and asks a real Envoy about what the checks take; HOSTILE_CASES, HOSTILE_SEED, FIELD set them
+	@scripts/setup-envoy 1.40
+	HOSTILE_CASES="$${HOSTILE_CASES:-20000}" cargo test --locked $(PROFILE) --test offline hostile -- --nocapture
 
 test-cluster: ## as root: tests the mesh on a real Kubernetes node with real pods; TESTS=<name> runs only some
 	@scripts/setup-envoy 1.40

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use envoy_types::pb::envoy::config::{cluster::v3::Cluster, listener::v3::Listener};
+use envoy_types::pb::envoy::config::bootstrap::v3::Bootstrap;
 use istiod_lite::{
     api::{self, mesh_config::MeshConfig, yaml},
     mesh::{
@@ -11,6 +11,8 @@ use istiod_lite::{
     },
     xds::{classes::Classes, static_bootstrap::static_bootstrap},
 };
+
+use crate::judge::Tried;
 
 /// A mesh and its proxies.
 #[derive(Clone, Debug)]
@@ -26,31 +28,7 @@ pub(crate) struct Case {
     pub(crate) ips: &'static [&'static str],
 }
 
-/// What one proxy is sent.
-pub(crate) struct Sent {
-    pub(crate) listeners: Vec<Listener>,
-    pub(crate) clusters: Vec<Cluster>,
-}
-
 impl Case {
-    /// Returns what each proxy is sent, a sidecar first, then a gateway.
-    pub(crate) fn sent(&self) -> Vec<Sent> {
-        let mut engine = Engine::new("cluster.local", self.mesh.clone());
-        let documents = self.objects.iter().flat_map(|text| yaml::documents(text));
-        // Objects that no one is let write are no conflict.
-        let parsed = documents.flat_map(|text| api::parse(&yaml::document(text).unwrap(), &"Kubernetes".into()).objects);
-        let changes: Vec<_> = parsed.map(|object| (object.key.clone(), Some(object))).collect();
-        let world = engine.apply(changes).world;
-        let classes = Classes::default();
-        classes.prepare(world, &Default::default()).send();
-        [self.client(), self.gateway()]
-            .map(|proxy| {
-                let sent = static_bootstrap(&classes.view_for(&proxy), &proxy).unwrap().static_resources.unwrap_or_default();
-                Sent { listeners: sent.listeners, clusters: sent.clusters }
-            })
-            .into()
-    }
-
     fn client(&self) -> Proxy {
         let ips = self.ips.iter().map(|ip| ip.parse().unwrap()).collect();
         let ports = ProxyPorts { unprivileged: self.unprivileged, ..ProxyPorts::USUAL };
@@ -62,6 +40,27 @@ impl Case {
         let labels = Arc::new([("app".into(), "edge".into())].into());
         let ips = vec![[10, 0, 0, 100].into()];
         Proxy { ips, labels, ports: ProxyPorts::USUAL, ..Proxy::new(ProxyKind::Gateway, "edge.shop") }
+    }
+}
+
+impl Tried for Case {
+    /// Returns what a sidecar and a gateway are sent.
+    fn sent(&self) -> Vec<Bootstrap> {
+        let mut engine = Engine::new("cluster.local", self.mesh.clone());
+        let documents = self.objects.iter().flat_map(|text| yaml::documents(text));
+        // Objects that no one is let write are no conflict.
+        let parsed = documents.flat_map(|text| api::parse(&yaml::document(text).unwrap(), &"Kubernetes".into()).objects);
+        let changes: Vec<_> = parsed.map(|object| (object.key.clone(), Some(object))).collect();
+        let world = engine.apply(changes).world;
+        let classes = Classes::default();
+        classes.prepare(world, &Default::default()).send();
+        [self.client(), self.gateway()].map(|proxy| static_bootstrap(&classes.view_for(&proxy), &proxy).unwrap()).into()
+    }
+
+    fn without(&self, part: usize) -> Option<Self> {
+        let mut fewer = self.clone();
+        (part < fewer.objects.len()).then(|| fewer.objects.remove(part))?;
+        Some(fewer)
     }
 }
 

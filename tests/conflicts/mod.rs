@@ -7,13 +7,13 @@
 
 mod case;
 mod generate;
-mod judge;
 
 use std::{env, fmt::Write};
 
 use harness::random::fresh_seed;
 
-use self::{case::Case, judge::Judge};
+use self::case::Case;
+use crate::judge::Judge;
 
 /// How many are judged by one Envoy: its start costs as much as dozens of them.
 const BATCH: u64 = 100;

@@ -8,9 +8,9 @@
 
 mod document;
 mod injection;
-mod place;
-mod schema;
-mod stage;
+pub(crate) mod place;
+pub(crate) mod schema;
+pub(crate) mod stage;
 
 use std::{collections::BTreeMap, env, fs, path::PathBuf, thread};
 

@@ -3,8 +3,24 @@
 use serde_json::{Map, Value};
 
 /// Puts a value at a path. Maps and lists on the way are made, of a list the first element is taken, and `key` stands for `*`.
-pub(super) fn put(document: &mut Value, path: &str, key: &str, value: Value) {
+pub(crate) fn put(document: &mut Value, path: &str, key: &str, value: Value) {
     *slot(document, path, key) = value;
+}
+
+/// Returns what stands at a path.
+pub(crate) fn get<'v>(document: &'v Value, path: &str, key: &str) -> Option<&'v Value> {
+    path.split('.').try_fold(document, |at, segment| {
+        let (name, is_list) = segment.strip_suffix("[]").map_or((segment, false), |name| (name, true));
+        let found = at.get(if name == "*" { key.to_owned() } else { name.replace('~', ".") })?;
+        if is_list { found.get(0) } else { Some(found) }
+    })
+}
+
+/// Adds an element to the list at a path, which has some.
+pub(crate) fn append(document: &mut Value, path: &str, key: &str, element: Value) {
+    if let Some(elements) = slot(document, path, key).as_array_mut() {
+        elements.push(element);
+    }
 }
 
 /// Makes the message at a path, unless something stands there.
@@ -21,7 +37,7 @@ pub(super) fn lay_over(document: &mut Value, path: &str, key: &str, patch: &Valu
 }
 
 /// Returns the path of the message that a field is in.
-pub(super) fn parent(path: &str) -> &str {
+pub(crate) fn parent(path: &str) -> &str {
     path.rsplit_once('.').map_or("", |(parent, _)| parent)
 }
 

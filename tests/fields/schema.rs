@@ -9,27 +9,28 @@ use istiod_lite::api::Kind;
 pub(super) const REFUSED_WHOLE: [&str; 2] = ["AuthorizationPolicy", "RequestAuthentication"];
 
 /// One field that holds a value.
-pub(super) struct Field {
-    pub(super) kind: String,
+#[derive(Clone)]
+pub(crate) struct Field {
+    pub(crate) kind: String,
     /// `spec.http[].match[].headers.*.exact`
-    pub(super) path: String,
+    pub(crate) path: String,
     /// `string`, `integer`, `enum` and so on.
-    pub(super) of_type: String,
+    pub(crate) of_type: String,
     /// The names of an enum's values.
-    pub(super) values: Vec<String>,
+    pub(crate) values: Vec<String>,
 }
 
-pub(super) struct Schema(Vec<Field>);
+pub(crate) struct Schema(Vec<Field>);
 
 impl Field {
     /// Returns kind and path.
-    pub(super) fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         format!("{} {}", self.kind, self.path)
     }
 }
 
 impl Schema {
-    pub(super) fn load() -> Self {
+    pub(crate) fn load() -> Self {
         let text = ["istio.txt", "mesh_config.txt", "kubernetes.txt"].map(super::read).concat();
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         let fields = lines.map(|line| {
@@ -44,17 +45,17 @@ impl Schema {
     }
 
     /// Returns the kinds whose fields are read.
-    pub(super) fn kinds(&self) -> impl Iterator<Item = &'static str> {
+    pub(crate) fn kinds(&self) -> impl Iterator<Item = &'static str> {
         let known: BTreeSet<&str> = self.0.iter().map(|field| field.kind.as_str()).collect();
         Kind::ALL.into_iter().map(Kind::as_str).filter(move |kind| known.contains(kind))
     }
 
-    pub(super) fn leaves(&self, kind: &str) -> impl Iterator<Item = &Field> {
+    pub(crate) fn leaves(&self, kind: &str) -> impl Iterator<Item = &Field> {
         self.0.iter().filter(move |field| field.kind == kind && field.of_type != "message")
     }
 
     /// Returns the paths of the messages of a kind.
-    pub(super) fn messages(&self, kind: &str) -> impl Iterator<Item = &str> {
+    pub(crate) fn messages(&self, kind: &str) -> impl Iterator<Item = &str> {
         self.0.iter().filter(move |field| field.kind == kind && field.of_type == "message").map(|field| field.path.as_str())
     }
 }

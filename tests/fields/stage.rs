@@ -49,11 +49,11 @@ struct Setting {
     key: Option<String>,
 }
 
-pub(super) struct Stage {
+pub(crate) struct Stage {
     /// The object whose fields are set.
-    object: Value,
+    pub(crate) object: Value,
     /// Everything else.
-    engine: Engine,
+    pub(crate) engine: Engine,
     /// The pods that are injected under the walked settings.
     injection: Injection,
     settings: Vec<Setting>,
@@ -70,7 +70,7 @@ struct Seen {
 }
 
 impl Stage {
-    pub(super) fn of(kind: &str) -> Self {
+    pub(crate) fn of(kind: &str) -> Self {
         let around = documents(&super::read("mesh.yaml"));
         let documents = [around, documents(&super::read(&format!("kinds/{kind}.yaml")))].concat();
         let is_walked = |document: &Value| document["kind"] == kind && document["metadata"]["name"] == "walked";
@@ -161,7 +161,8 @@ impl Stage {
         self.see(&document).findings.into_iter().filter(|finding| self.is_object(finding)).collect()
     }
 
-    fn parse(&self, document: &Value) -> Parsed {
+    /// Reads a document of the kind.
+    pub(crate) fn parse(&self, document: &Value) -> Parsed {
         let cluster = "Kubernetes".into();
         match self.kind.as_str() {
             // It has no name of its own, and is no document of Kubernetes.
@@ -209,25 +210,32 @@ impl Stage {
 
     fn given(&self, path: &str) -> Value {
         let mut given = self.object.clone();
+        self.prepare(&mut given, path);
+        given
+    }
+
+    /// Lays over an object what a field needs to be seen.
+    pub(crate) fn prepare(&self, object: &mut Value, path: &str) {
         let key = self.key(path);
         for (setting, at) in self.settings_of(path) {
             match (&setting.given, at) {
                 (None, _) => {}
-                (Some(patch), None) => json_patch::merge(&mut given, patch),
-                (Some(patch), Some(at)) => place::lay_over(&mut given, at, &key, patch),
+                (Some(patch), None) => json_patch::merge(object, patch),
+                (Some(patch), Some(at)) => place::lay_over(object, at, &key, patch),
             }
             if let (Some(patch), Some(at)) = (&setting.beside, at) {
-                place::lay_over(&mut given, place::parent(at), &key, patch);
+                place::lay_over(object, place::parent(at), &key, patch);
             }
         }
-        given
     }
 
-    fn key(&self, path: &str) -> String {
+    /// Returns what stands for a key of the user's in a path.
+    pub(crate) fn key(&self, path: &str) -> String {
         self.settings_of(path).filter_map(|(setting, _)| setting.key.clone()).last().unwrap_or_else(|| "walked".to_owned())
     }
 
-    fn values(&self, field: &Field) -> Vec<Value> {
+    /// Returns values of which at least one has an effect.
+    pub(crate) fn values(&self, field: &Field) -> Vec<Value> {
         if let Some(values) = self.settings_of(&field.path).filter_map(|(setting, _)| setting.values.clone()).last() {
             return values;
         }
@@ -273,7 +281,8 @@ fn tells_of_no_effect(finding: &Diagnostic) -> bool {
     ["no effect", "no meaning", "not supported", "not applied"].iter().any(|words| finding.message.contains(words))
 }
 
-fn proxies(world: &World) -> Vec<Proxy> {
+/// Returns the proxies that are asked for what they are sent.
+pub(crate) fn proxies(world: &World) -> Vec<Proxy> {
     let proxy = |id: &str, kind, flavour, interception| {
         let (name, namespace) = id.split_once('.').unwrap();
         let pod = world.workload("Kubernetes", namespace, name).unwrap_or_else(|| panic!("no pod {id}"));
@@ -311,6 +320,7 @@ fn parse_whole(document: &Value) -> Vec<Arc<Object>> {
     parsed.objects
 }
 
-fn keyed(objects: impl IntoIterator<Item = Arc<Object>>) -> Vec<(ObjectKey, Option<Arc<Object>>)> {
+/// Returns changes that apply these objects.
+pub(crate) fn keyed(objects: impl IntoIterator<Item = Arc<Object>>) -> Vec<(ObjectKey, Option<Arc<Object>>)> {
     objects.into_iter().map(|object| (object.key.clone(), Some(object))).collect()
 }

@@ -1,8 +1,9 @@
-//! Asks a real Envoy about many cases at once.
+//! Asks a real Envoy about many cases at once, with the bootstrap that agents give theirs.
 //!
 //! Each proxy of each case gets addresses of its own in place of those that it was sent, so that listeners meet within a proxy
 //! exactly where they would, and never across. What Envoy has once taken it is not asked again: only the addresses of such a
-//! listener are held against the others.
+//! listener are held against the others, and those of listeners that it has taken together not even that.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -26,7 +27,14 @@ use envoy_types::pb::{
 };
 use prost::{Message, Name};
 
-use super::case::{Case, Sent};
+/// What is asked about.
+pub(crate) trait Tried: Clone {
+    /// Returns what each proxy is sent, as one bootstrap each.
+    fn sent(&self) -> Vec<Bootstrap>;
+
+    /// Returns the same without its part of that number, if it has so many.
+    fn without(&self, part: usize) -> Option<Self>;
+}
 
 /// An Envoy to ask, and what it has taken so far.
 pub(crate) struct Judge {
@@ -40,6 +48,8 @@ pub(crate) struct Judge {
 #[derive(Default)]
 struct Question {
     resources: StaticResources,
+    /// What bootstraps say beside their resources.
+    common: Bootstrap,
     /// What it has not been asked before.
     new: HashSet<u64>,
 }
@@ -55,25 +65,23 @@ impl Judge {
     }
 
     /// Returns the first cases that Envoy refuses.
-    pub(crate) fn refused(&mut self, cases: &[Case], most: usize) -> Vec<Case> {
-        let sent: Vec<(&Case, Vec<Sent>)> = cases.iter().map(|case| (case, case.sent())).collect();
+    pub(crate) fn refused<T: Tried>(&mut self, cases: &[T], most: usize) -> Vec<T> {
+        let sent: Vec<(&T, Vec<Bootstrap>)> = cases.iter().map(|case| (case, case.sent())).collect();
         self.refused_of(&sent, most)
     }
 
-    /// Returns the case with as few of its objects as it takes to be refused, and what Envoy says of it.
-    pub(crate) fn smallest(&mut self, case: &Case) -> (Case, String) {
+    /// Returns the case with as few of its parts as it takes to be refused, and what Envoy says of it.
+    pub(crate) fn smallest<T: Tried>(&mut self, case: &T) -> (T, String) {
         let mut smallest = case.clone();
         let mut at = 0;
-        while at < smallest.objects.len() {
-            let mut fewer = smallest.clone();
-            fewer.objects.remove(at);
+        while let Some(fewer) = smallest.without(at) {
             if self.reason(&fewer).is_some() { smallest = fewer } else { at += 1 }
         }
         let reason = self.reason(&smallest).unwrap_or_default();
         (smallest, reason)
     }
 
-    fn refused_of(&mut self, sent: &[(&Case, Vec<Sent>)], most: usize) -> Vec<Case> {
+    fn refused_of<T: Tried>(&mut self, sent: &[(&T, Vec<Bootstrap>)], most: usize) -> Vec<T> {
         match (most, sent) {
             (0, _) | (_, []) => Vec::new(),
             _ if self.ask(sent.iter().flat_map(|(_, sent)| sent)).is_none() => Vec::new(),
@@ -88,24 +96,27 @@ impl Judge {
         }
     }
 
-    fn reason(&mut self, case: &Case) -> Option<String> {
+    fn reason(&mut self, case: &impl Tried) -> Option<String> {
         self.ask(case.sent().iter())
     }
 
     /// Returns why Envoy refuses what these proxies are sent.
-    fn ask<'s>(&mut self, sent: impl Iterator<Item = &'s Sent>) -> Option<String> {
+    pub(crate) fn ask<'s>(&mut self, sent: impl Iterator<Item = &'s Bootstrap>) -> Option<String> {
         let mut question = Question::default();
         for (proxy, sent) in sent.enumerate() {
             self.add(proxy, sent, &mut question);
         }
-        let bootstrap = Bootstrap { static_resources: Some(question.resources), ..Bootstrap::default() };
+        if question.new.is_empty() {
+            return None;
+        }
+        let bootstrap = Bootstrap { static_resources: Some(question.resources), ..question.common };
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("bootstrap.pb");
         fs::write(&file, bootstrap.encode_to_vec()).unwrap();
         self.starts += 1;
         let mut envoy = Command::new(&self.envoy);
         envoy.args(["--mode", "validate", "-l", "error", "--service-node", "judge", "--service-cluster", "judge", "-c"]);
-        let output = envoy.arg(&file).output().unwrap();
+        let output = envoy.arg(&file).current_dir(folder.path()).output().unwrap();
         if output.status.success() {
             self.taken.extend(question.new);
             return None;
@@ -114,13 +125,20 @@ impl Judge {
         Some(said.lines().rfind(|line| line.contains("rror")).unwrap_or(&said).to_owned())
     }
 
-    fn add(&self, proxy: usize, sent: &Sent, question: &mut Question) {
+    fn add(&self, proxy: usize, sent: &Bootstrap, question: &mut Question) {
+        question.common = Bootstrap { node: None, static_resources: None, ..sent.clone() };
+        let Some(sent) = &sent.static_resources else { return };
         for cluster in &sent.clusters {
             let hash = self.hasher.hash_one(cluster.encode_to_vec());
             if !self.taken.contains(&hash) && question.new.insert(hash) {
                 let name = format!("{}#{proxy}", cluster.name);
                 question.resources.clusters.push(envoy_types::pb::envoy::config::cluster::v3::Cluster { name, ..cluster.clone() });
             }
+        }
+        let together: Vec<Vec<u8>> = sent.listeners.iter().map(Listener::encode_to_vec).collect();
+        let hash = self.hasher.hash_one(together);
+        if self.taken.contains(&hash) || !question.new.insert(hash) {
+            return;
         }
         let mut addresses = Addresses { proxy, known: BTreeMap::new() };
         let own = [15021, 15090].map(|port| stand_in(&format!("bootstrap {port}"), at("0.0.0.0", port), Vec::new()));
