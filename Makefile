@@ -9,7 +9,7 @@ PROFILE := $(if $(RELEASE),--release,)
 BUILT := target/$(if $(RELEASE),release,debug)
 timed = @started=$$SECONDS; $(2); echo "$(1): $$((SECONDS - started)) s"
 
-.PHONY: help doctor setup setup-root demo demo-cluster build image test conflicts constraints hostile test-cluster lint bench advisories clean
+.PHONY: help doctor setup setup-root demo demo-cluster build image test conflicts constraints hostile test-cluster lint bench fuzz advisories clean
 
 help: ## lists these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -80,9 +80,14 @@ lint: ## checks formatting, clippy, unused dependencies, licences and banned cra
 	@scripts/setup-lint-tools
 	$(call timed,shear,.tools/bin/cargo-shear --locked --deny-warnings)
 	$(call timed,deny,.tools/bin/cargo-deny --locked check bans licenses sources)
+	$(call timed,advisories,scripts/check-advisories)
 
-advisories: ## looks for known vulnerabilities in dependencies (needs github.com, so it is not part of lint)
+fuzz: ## reads reviews, YAML and certificate requests at random, FUZZ_SECONDS (20) each; FUZZ_SEED goes through the same ones again
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-20} cargo test --locked --test attack -- fuzz --nocapture --test-threads 1
+
+advisories: ## looks for known vulnerabilities in dependencies in the newest database (needs github.com; lint asks a snapshot)
 	@scripts/setup-lint-tools
+	rm -rf target/advisories
 	.tools/bin/cargo-deny --locked check advisories
 
 bench: ## measures README's figures: a sidecar of 1,000 services, certificates, convergence of 20 Envoys, memory; not part of test
