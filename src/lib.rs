@@ -13,6 +13,7 @@ pub mod controllers;
 pub mod identity;
 pub mod mesh;
 mod metrics;
+pub mod patience;
 pub mod proto;
 pub mod serve;
 mod signals;

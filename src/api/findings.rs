@@ -1,11 +1,17 @@
 //! Collects the findings about one document, each with the path of its field.
 
-use std::{cell::RefCell, fmt};
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+};
 
 use super::{Diagnostic, Severity};
 
 /// The most findings that are kept of one document.
 const MOST: usize = 50;
+
+/// The most memory that the lists of one object may take, in bytes. `{}` has three bytes as text, and as a route more than 500.
+const MOST_OF_LISTS: usize = 24 << 20;
 
 /// The place of a value in a document, as a chain on the stack that costs nothing until there is a finding.
 #[derive(Clone, Copy)]
@@ -25,6 +31,7 @@ pub(super) enum Path<'p> {
 pub(super) struct Findings {
     kept: RefCell<Vec<Diagnostic>>,
     left_out: RefCell<usize>,
+    in_lists: Cell<usize>,
 }
 
 impl<'p> Path<'p> {
@@ -63,6 +70,21 @@ impl Findings {
     /// Adds a finding with which the object is still applied.
     pub(super) fn warning(&self, at: &Path<'_>, message: impl Into<String>) {
         self.keep(Severity::Warning, at, message.into());
+    }
+
+    /// Adds an error unless a list of so many elements `T` fits into what the lists of an object may take.
+    pub(super) fn admit_list<T>(&self, at: &Path<'_>, length: usize) -> bool {
+        let taken = self.in_lists.get().saturating_add(length.saturating_mul(size_of::<T>()));
+        self.in_lists.set(taken);
+        let fits = taken <= MOST_OF_LISTS;
+        if !fits {
+            let most = MOST_OF_LISTS >> 20;
+            self.error(
+                at,
+                format!("is too long with {length} elements: the lists of an object may take {most} MB of memory; divide the object"),
+            );
+        }
+        fits
     }
 
     /// Returns whether there is an error.

@@ -15,6 +15,7 @@ pub mod object;
 pub mod proxy_config;
 mod read;
 mod validate;
+pub mod value;
 pub mod yaml;
 
 pub use diagnostic::{Diagnostic, Location, Severity};

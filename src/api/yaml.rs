@@ -1,7 +1,9 @@
 //! Reads YAML as JSON values. Documents are separated before they are parsed, so that an error names its document.
 
-use serde::Deserialize;
+use serde::de::DeserializeSeed;
 use serde_json::Value;
+
+use super::value::{Allowance, MOST_OF_DOCUMENT, Syntax, from_json};
 
 /// Why a document cannot be read, with line and column.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,29 +21,36 @@ pub struct Document<'t> {
 
 /// Separates a text at its `---` lines. Empty documents are counted, except one before the first `---`.
 pub fn documents(text: &str) -> Vec<Document<'_>> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut documents = Vec::new();
-    let mut current = Document { lines_before: 0, text };
-    let (mut start, mut at, mut separated) = (0, 0, false);
-    for (line_number, line) in text.split_inclusive('\n').enumerate() {
-        if is_separator(line) {
-            current.text = &text[start..at];
-            if separated || !is_blank(current.text) {
-                documents.push(current);
-            }
-            separated = true;
-            // The rest of the line after `---` belongs to the document.
-            start = at + "---".len();
-            current.lines_before = line_number;
-        }
-        at += line.len();
-    }
-    current.text = &text[start..];
-    documents.push(current);
-    documents
+    each_document(text).collect()
 }
 
-/// Parses one YAML document. An empty one is `null`, keys that are numbers become texts, and duplicate keys are errors.
+/// Separates a text as [`documents`] does, one document after the other.
+pub fn each_document(text: &str) -> impl Iterator<Item = Document<'_>> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut lines = text.split_inclusive('\n').enumerate();
+    let (mut start, mut at, mut lines_before) = (0, 0, 0);
+    let (mut separated, mut ended) = (false, false);
+    std::iter::from_fn(move || {
+        for (line_number, line) in lines.by_ref() {
+            let line_start = at;
+            at += line.len();
+            if !is_separator(line) {
+                continue;
+            }
+            let document = Document { lines_before, text: &text[start..line_start] };
+            // The rest of the line after `---` belongs to the document.
+            (start, lines_before) = (line_start + "---".len(), line_number);
+            if std::mem::replace(&mut separated, true) || !is_blank(document.text) {
+                return Some(document);
+            }
+        }
+        let last = Document { lines_before, text: &text[start..] };
+        (!std::mem::replace(&mut ended, true)).then_some(last)
+    })
+}
+
+/// Parses one YAML document. An empty one is `null`, keys that are numbers become texts, and duplicate keys are errors. What has so
+/// many values that they would take more than [`MOST_OF_DOCUMENT`] is refused.
 pub fn document(document: Document<'_>) -> Result<Value, Broken> {
     if is_blank(document.text) {
         return Ok(Value::Null);
@@ -49,56 +58,37 @@ pub fn document(document: Document<'_>) -> Result<Value, Broken> {
     if opens_too_much(document.text) {
         return Err(Broken(format!("has more than {MOST_OPEN_BRACKETS} brackets open at once")));
     }
-    let parsed = serde_norway::Value::deserialize(serde_norway::Deserializer::from_str(document.text)).and_then(|mut value| {
-        value.apply_merge()?;
-        Ok(value)
-    });
-    match parsed {
-        Ok(value) => json(value),
-        Err(error) => Err(Broken(shift_lines(&error.to_string(), document.lines_before))),
+    if has_too_many_indicators(document.text) {
+        return Err(Broken(format!("has more than {MOST_INDICATORS} entries of lists and maps: divide it into several documents")));
     }
-}
-
-/// Parses a JSON text.
-pub fn json_document(text: &str) -> Result<Value, Broken> {
-    serde_json::from_str(text.strip_prefix('\u{feff}').unwrap_or(text)).map_err(|error| Broken(error.to_string()))
-}
-
-fn json(value: serde_norway::Value) -> Result<Value, Broken> {
-    use serde_norway::Value as Yaml;
-    Ok(match value {
-        Yaml::Null => Value::Null,
-        Yaml::Bool(value) => Value::Bool(value),
-        Yaml::Number(number) => json_number(&number),
-        Yaml::String(text) => Value::String(text),
-        Yaml::Sequence(elements) => Value::Array(elements.into_iter().map(json).collect::<Result<_, _>>()?),
-        Yaml::Mapping(mapping) => {
-            let mut map = serde_json::Map::new();
-            for (key, value) in mapping {
-                let key = json_key(key)?;
-                if map.contains_key(&key) {
-                    return Err(Broken(format!("key {key:?} is given twice")));
-                }
-                map.insert(key, json(value)?);
-            }
-            Value::Object(map)
-        }
-        Yaml::Tagged(tagged) => return Err(Broken(format!("tag {} is not read", tagged.tag))),
+    let allowance = Allowance::new(MOST_OF_DOCUMENT);
+    let read = allowance.any(Syntax::Yaml).deserialize(serde_norway::Deserializer::from_str(document.text));
+    read.map_err(|error| {
+        Broken(if allowance.is_exceeded() { allowance.exceeded() } else { shift_lines(&error.to_string(), document.lines_before) })
     })
 }
 
-fn json_number(number: &serde_norway::Number) -> Value {
-    let whole = number.as_u64().map(Value::from).or_else(|| number.as_i64().map(Value::from));
-    whole.or_else(|| number.as_f64().map(Value::from)).unwrap_or_default()
+/// Parses a JSON text, within the same bound.
+pub fn json_document(text: &str) -> Result<Value, Broken> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    from_json(text, &Allowance::new(MOST_OF_DOCUMENT)).map_err(|error| Broken(error.to_string()))
 }
 
-fn json_key(key: serde_norway::Value) -> Result<String, Broken> {
-    match json(key)? {
-        Value::String(text) => Ok(text),
-        Value::Number(number) => Ok(number.to_string()),
-        Value::Bool(value) => Ok(value.to_string()),
-        Value::Null | Value::Array(_) | Value::Object(_) => Err(Broken("a key must be text, a number, true or false".to_owned())),
-    }
+/// The most entries of lists and maps that a document is parsed with. The parser keeps up to four events of 130 bytes for each of
+/// them before the first value is built.
+const MOST_INDICATORS: usize = 200_000;
+
+// Each entry needs an indicator of its own: `- `, `? `, `: `, a comma or an opening bracket. Those within strings are counted, too: to
+// know better would be to parse.
+fn has_too_many_indicators(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let follows = |at: usize| bytes.get(at + 1).is_none_or(u8::is_ascii_whitespace);
+    let is_indicator = |(at, byte): &(usize, &u8)| match byte {
+        b',' | b'[' | b'{' => true,
+        b'-' | b'?' | b':' => follows(*at),
+        _ => false,
+    };
+    bytes.len() > MOST_INDICATORS && bytes.iter().enumerate().filter(is_indicator).nth(MOST_INDICATORS).is_some()
 }
 
 /// The parser refuses more than 128 levels of nesting, but notices late: each open bracket costs time for every token, and a
@@ -179,8 +169,8 @@ mod tests {
     fn keys_are_texts_and_given_once() {
         assert_eq!(read("8080: a\ntrue: b\n"), [Ok(json!({"8080": "a", "true": "b"}))]);
         assert!(read("a: 1\nb: 2\na: 3\n")[0].as_ref().unwrap_err().contains("duplicate entry with key \"a\""));
-        assert_eq!(read("8: a\n'8': b\n")[0], Err("key \"8\" is given twice".to_owned()));
-        assert_eq!(read("a: !x 1\n")[0], Err("tag !x is not read".to_owned()));
+        assert_eq!(read("8: a\n'8': b\n")[0], Err("duplicate entry with key \"8\"".to_owned()));
+        assert!(read("a: !x 1\n")[0].as_ref().unwrap_err().contains("tag !x is not read"));
     }
 
     #[test]
@@ -196,5 +186,23 @@ mod tests {
         let deep = "[".repeat(5_000_000);
         assert_eq!(read(&deep)[0], Err("has more than 256 brackets open at once".to_owned()));
         assert!(read(&("- ".repeat(10_000)))[0].is_err());
+    }
+
+    #[test]
+    fn what_would_take_too_much_memory_is_refused() {
+        let bound = "has more than 200000 entries of lists and maps: divide it into several documents";
+        for piece in ["? ", "- ", "{a: b},", "[],", "k: v\n"] {
+            let text = piece.repeat(200_001);
+            for text in [text.clone(), format!("[{text}")] {
+                assert_eq!(read(&text)[0].as_ref().unwrap_err(), bound, "{piece}");
+            }
+        }
+        // One list, named many times.
+        let list = format!("a: &a [{}]\nb: [{}]\n", "x, ".repeat(1_000), "*a, ".repeat(1_000));
+        assert!(read(&list)[0].as_ref().unwrap_err().contains("more than 32 MB of memory"));
+        let text = format!("a: &a {}\nb: [{}]\n", "x".repeat(100_000), "*a, ".repeat(1_000));
+        assert!(read(&text)[0].as_ref().unwrap_err().contains("more than 32 MB of memory"));
+        // Long texts are no entries.
+        assert!(read(&format!("a: |\n  {}\n", "word - ".repeat(100_000)))[0].is_ok());
     }
 }

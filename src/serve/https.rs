@@ -27,11 +27,12 @@ use super::{
     readiness::Readiness,
     tls::{TlsIdentity, TlsParameters},
 };
+use crate::webhook::review::MOST_OF_REVIEW;
 
 /// The most that callers may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// The most bytes of a request's body. The API server takes objects of 3 MB, and an update brings two.
+    /// The most bytes of a request's body.
     pub body: usize,
     /// How many requests are answered at a time; more wait.
     pub requests: usize,
@@ -51,7 +52,7 @@ pub struct Bounds {
 impl Default for Bounds {
     fn default() -> Self {
         Self {
-            body: 8 << 20,
+            body: MOST_OF_REVIEW,
             requests: 32,
             connections: 512,
             request_time: Duration::from_secs(10),

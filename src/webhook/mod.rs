@@ -4,3 +4,4 @@
 pub mod admission;
 pub mod inject;
 pub mod review;
+mod reviews;

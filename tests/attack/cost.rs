@@ -17,7 +17,19 @@ pub(crate) struct Cost {
     pub(crate) files: usize,
 }
 
+/// Makes the kernel forget the peak of a process: the next one is that from now on.
+pub(crate) fn forget_peak(process: u32) {
+    fs::write(format!("/proc/{process}/clear_refs"), "5").unwrap();
+}
+
 impl Cost {
+    /// Reads the peak alone, of a process that may end meanwhile.
+    pub(crate) fn peak_of(process: u32) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        Some(line.split_whitespace().next()?.parse::<u64>().ok()? << 10)
+    }
+
     /// Reads what the kernel says of the process.
     pub(crate) fn of(process: u32) -> Self {
         let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();

@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod cost;
+mod documents;
 mod frame;
+mod fuzz;
 mod good;
+mod reviews;
 mod stage;

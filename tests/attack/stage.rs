@@ -15,7 +15,10 @@ use harness::{
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::{cost::Cost, good::GoodClient};
+use super::{
+    cost::{self, Cost},
+    good::GoodClient,
+};
 
 /// The host number of the control plane; attackers have the others.
 const CONTROL_PLANE: u8 = 1;
@@ -59,6 +62,18 @@ impl Stage {
         let draft = self.home.path().join("config/.draft");
         fs::write(&draft, mesh).unwrap();
         fs::rename(draft, self.home.path().join("config/mesh.yaml")).unwrap();
+    }
+
+    /// Writes a file beside those of the mesh in one step.
+    pub(crate) fn write_file(&self, name: &str, text: &str) {
+        let draft = self.home.path().join("config/.draft");
+        fs::write(&draft, text).unwrap();
+        fs::rename(draft, self.home.path().join("config").join(name)).unwrap();
+    }
+
+    /// Makes the kernel forget the peak of the process's memory.
+    pub(crate) fn forget_peak(&self) {
+        cost::forget_peak(self.process.id());
     }
 
     /// Returns the client that means well.

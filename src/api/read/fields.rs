@@ -200,6 +200,9 @@ pub(super) fn entries<T: Read>(node: Node<'_>) -> Option<Vec<(smol_str::SmolStr,
         node.wrong("a map");
         return None;
     };
+    if !node.findings.admit_list::<(smol_str::SmolStr, T)>(&node.path, map.len()) {
+        return None;
+    }
     let mut read: Vec<(smol_str::SmolStr, T)> = map
         .iter()
         .filter_map(|(key, value)| {

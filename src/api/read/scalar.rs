@@ -6,7 +6,10 @@ use serde_json::Value;
 use smol_str::SmolStr;
 
 use super::fields::{Node, Read, entries};
-use crate::api::{Labels, go_duration};
+use crate::{
+    api::{Labels, go_duration},
+    patience::Patient,
+};
 
 impl Read for bool {
     fn read(node: Node<'_>) -> Option<Self> {
@@ -111,8 +114,13 @@ impl<T: Read> Read for Vec<T> {
             node.wrong("a list");
             return None;
         };
+        if !node.findings.admit_list::<T>(&node.path, elements.len()) {
+            return None;
+        }
         let element = |(index, value)| T::read(Node { value, path: node.path.index(index), findings: node.findings });
-        Some(elements.iter().enumerate().filter_map(element).collect())
+        let mut read = Vec::with_capacity(elements.len());
+        read.extend(elements.iter().enumerate().patiently().filter_map(element));
+        Some(read)
     }
 }
 
@@ -187,6 +195,14 @@ mod tests {
         assert_eq!(read::<u32>(1.5.into()), Err("must be a whole number, is 1.5".to_owned()));
         assert_eq!(read::<u32>(1e300.into()), Err("must be a whole number, is 1e+300".to_owned()));
         assert!(read::<f64>("NaN".into()).is_err());
+    }
+
+    #[test]
+    fn lists_take_no_more_memory_than_is_allowed() {
+        let read = |length: usize| read::<Vec<SmolStr>>(Value::Array(vec!["a".into(); length])).map(|read| read.len());
+        assert_eq!(read(1_000_000), Ok(1_000_000));
+        let error = "is too long with 1100000 elements: the lists of an object may take 24 MB of memory; divide the object";
+        assert_eq!(read(1_100_000), Err(error.to_owned()));
     }
 
     #[test]

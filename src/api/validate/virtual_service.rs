@@ -7,10 +7,13 @@ use super::{
     host::{is_host, is_ip, is_partial_wildcard, is_wildcard_host},
     text::is_dns_label,
 };
-use crate::api::{
-    findings::Path,
-    host_index::HostIndex,
-    istio::{Destination, L4Match, RouteDestination, VirtualService},
+use crate::{
+    api::{
+        findings::Path,
+        host_index::HostIndex,
+        istio::{Destination, L4Match, RouteDestination, VirtualService},
+    },
+    patience::Patient,
 };
 
 /// Every proxy that sees an object has its routes once for each host.
@@ -34,14 +37,14 @@ impl Check<'_> {
         self.hosts(&service.hosts, mesh && service.gateways.iter().all(|gateway| gateway == "mesh"), &at.field("hosts"));
         self.number_of_routes(service, &at.field("hosts"));
         let http = at.field("http");
-        for (index, route) in service.http.iter().enumerate() {
+        for (index, route) in service.http.iter().enumerate().patiently() {
             self.http_route(route, delegate, &http.index(index));
         }
         self.repeated_matches(&service.http, &http);
         let tls = at.field("tls");
         // What is no host has an error, and may be of any length.
         let hosts: HostIndex = service.hosts.iter().filter(|host| is_host_or_address(host)).collect();
-        for (index, route) in service.tls.iter().enumerate() {
+        for (index, route) in service.tls.iter().enumerate().patiently() {
             let at = tls.index(index);
             if route.matches.is_empty() {
                 self.error(&at.field("match"), "must not be empty");
@@ -50,7 +53,7 @@ impl Check<'_> {
             self.l4_destinations(&route.route, &at.field("route"));
         }
         let tcp = at.field("tcp");
-        for (index, route) in service.tcp.iter().enumerate() {
+        for (index, route) in service.tcp.iter().enumerate().patiently() {
             let at = tcp.index(index);
             self.l4_matches(&route.matches, None, &at.field("match"));
             self.l4_destinations(&route.route, &at.field("route"));
@@ -60,7 +63,7 @@ impl Check<'_> {
 
     fn hosts(self, hosts: &[SmolStr], mesh_only: bool, at: &Path<'_>) {
         let mut earlier = HostIndex::default();
-        for (index, host) in hosts.iter().enumerate() {
+        for (index, host) in hosts.iter().enumerate().patiently() {
             if mesh_only && host == "*" {
                 self.error(&at.index(index), "* is not possible in the mesh, only at gateways");
             } else if !is_host_or_address(host) {
@@ -133,7 +136,7 @@ impl Check<'_> {
 
     // `hosts`: those of the object, for TLS.
     fn l4_matches(self, matches: &[L4Match], hosts: Option<&HostIndex>, at: &Path<'_>) {
-        for (index, found) in matches.iter().enumerate() {
+        for (index, found) in matches.iter().enumerate().patiently() {
             let at = at.index(index);
             let subnets = at.field("destinationSubnets");
             for (index, subnet) in found.destination_subnets.iter().enumerate() {

@@ -15,6 +15,7 @@ use crate::{
         traffic::EffectiveDestinationRule,
         world::{NamedKey, World},
     },
+    patience::Patient,
     visits::{self, Visit, Visited},
 };
 
@@ -52,7 +53,7 @@ pub(super) fn of(world: &World, key: &NamedKey) -> Vec<Diagnostic> {
     let Some(routes) = world.routes.get(key) else { return found };
     Check { world, wildcards: &wildcards, routes, found: &mut found }.run();
     let places = places_of(routes);
-    for host in routes.hosts.iter().collect::<BTreeSet<_>>() {
+    for host in routes.hosts.iter().collect::<BTreeSet<_>>().into_iter().patiently() {
         let listed = world.routes_by_host.get(host).map(|listed| listed.as_slice()).unwrap_or_default();
         let at = listed.iter().position(|other| other.origin.object == routes.origin.object);
         found.extend(at.and_then(|at| winner(routes, &listed[..at])).map(|winner| conflict(host, &places, routes, winner)));
@@ -136,7 +137,7 @@ impl Check<'_> {
     }
 
     fn destinations(&mut self) {
-        for rule in &self.routes.http {
+        for rule in self.routes.http.iter().patiently() {
             if let HttpAction::Forward(weighted) = &rule.action {
                 self.weighted(&rule.source, weighted);
             }
@@ -152,7 +153,7 @@ impl Check<'_> {
     /// Warns of what no request reaches, because it stands behind a match that takes everything for everyone.
     fn unreachable(&mut self) {
         let mut all: Option<&RuleSource> = None;
-        for rule in &self.routes.http {
+        for rule in self.routes.http.iter().patiently() {
             let source = &rule.source;
             if let Some(all) = all {
                 self.without_effect(source, "", all);

@@ -7,11 +7,14 @@ use smol_str::SmolStr;
 
 use crate::{
     api::{
-        Diagnostic, Location, Object, Parsed, Refused, parse, parse_mesh_config,
+        Diagnostic, Location, Object, Parsed, Refused, Severity, parse, parse_mesh_config,
         yaml::{self, Broken},
     },
     system_error::explain,
 };
+
+/// The most findings that are listed of one file; the others are counted.
+const MOST_FINDINGS: usize = 1_000;
 
 /// What a file holds.
 #[derive(Default)]
@@ -37,17 +40,20 @@ pub(super) fn read_text(path: &Arc<str>, text: &str, cluster: &SmolStr) -> FileC
     let mut content = FileContent::default();
     let file = Path::new(path.as_ref());
     let plain_mesh_config = file.file_stem().is_some_and(|stem| ["mesh", "mesh-config", "meshconfig"].iter().any(|name| stem == *name));
-    for (number, document) in documents(file, text).into_iter().enumerate() {
+    let mut left_out = LeftOut::default();
+    for (number, document) in documents(file, text).enumerate() {
         let location = Location { file: Arc::clone(path), document: number + 1 };
-        match document {
-            Ok(value) if plain_mesh_config && is_plain(&value) => content.add(parse_mesh_config(&value, cluster), &location),
-            Ok(value) => content.add(parse(&value, cluster), &location),
+        let parsed = match document {
+            Ok(value) if plain_mesh_config && is_plain(&value) => parse_mesh_config(&value, cluster),
+            Ok(value) => parse(&value, cluster),
             Err(broken) => {
                 content.broken = true;
-                content.diagnostics.push(Diagnostic::error("", broken.to_string()).at(&location));
+                Parsed { diagnostics: vec![Diagnostic::error("", broken.to_string())], ..Parsed::default() }
             }
-        }
+        };
+        content.add(parsed, &location, &mut left_out);
     }
+    content.diagnostics.extend(left_out.finding(path));
     content
 }
 
@@ -76,11 +82,12 @@ pub(super) fn read_file(path: &Path, size_limit: u64) -> Result<String, String> 
     }
 }
 
-fn documents(file: &Path, text: &str) -> Vec<Result<Value, Broken>> {
-    if file.extension() == Some(OsStr::new("json")) && !text.trim().is_empty() {
-        return vec![yaml::json_document(text)];
-    }
-    yaml::documents(text).into_iter().map(yaml::document).collect()
+/// Returns the documents, each of which is read when the iterator comes to it.
+fn documents(file: &Path, text: &str) -> impl Iterator<Item = Result<Value, Broken>> {
+    let json = file.extension() == Some(OsStr::new("json")) && !text.trim().is_empty();
+    let whole = json.then(|| yaml::json_document(text));
+    let documents = (!json).then(|| yaml::each_document(text).map(yaml::document));
+    whole.into_iter().chain(documents.into_iter().flatten())
 }
 
 fn is_plain(value: &Value) -> bool {
@@ -93,10 +100,37 @@ impl FileContent {
         self.objects.is_empty() && self.diagnostics.is_empty()
     }
 
-    fn add(&mut self, parsed: Parsed, location: &Location) {
+    fn add(&mut self, parsed: Parsed, location: &Location, left_out: &mut LeftOut) {
         self.objects.extend(parsed.objects.into_iter().map(|object| (location.clone(), object)));
         self.refused.extend(parsed.refused.into_iter().map(|refused| (location.clone(), refused)));
-        self.diagnostics.extend(parsed.diagnostics.into_iter().map(|finding| finding.at(location)));
+        for finding in parsed.diagnostics {
+            if self.diagnostics.len() < MOST_FINDINGS {
+                self.diagnostics.push(finding.at(location));
+            } else {
+                left_out.count(&finding);
+            }
+        }
+    }
+}
+
+/// The findings that are not listed.
+#[derive(Default)]
+struct LeftOut {
+    findings: usize,
+    errors: usize,
+}
+
+impl LeftOut {
+    fn count(&mut self, finding: &Diagnostic) {
+        self.findings += 1;
+        self.errors += usize::from(finding.severity == Severity::Error);
+    }
+
+    /// Says how many there are, as seriously as the most serious of them.
+    fn finding(self, path: &Arc<str>) -> Option<Diagnostic> {
+        let message = format!("{} more findings are not listed, of which {} are errors", self.findings, self.errors);
+        let finding = if self.errors > 0 { Diagnostic::error("", message) } else { Diagnostic::warning("", message) };
+        (self.findings > 0).then(|| finding.at(&Location { file: Arc::clone(path), document: 0 }))
     }
 }
 
@@ -120,6 +154,15 @@ mod tests {
         assert_eq!(content.objects[0].1.key.to_string(), "MeshConfig/istio");
         let other = read_text(&Arc::from("other.yaml"), "trustDomain: example.org\n", &"c".into());
         assert_eq!(other.diagnostics.len(), 1);
+    }
+
+    #[test]
+    fn bad_documents_without_end_have_a_bounded_number_of_findings() {
+        let good = "apiVersion: v1\nkind: Namespace\nmetadata: {name: last}\n";
+        let content = read_text(&Arc::from("f.yaml"), &("a: 1\n---\n".repeat(5_000) + good), &"c".into());
+        assert_eq!((content.diagnostics.len(), content.objects.len()), (1_001, 1));
+        let last = content.diagnostics.last().unwrap().to_string();
+        assert_eq!(last, "error: (f.yaml): 4000 more findings are not listed, of which 4000 are errors");
     }
 
     #[test]

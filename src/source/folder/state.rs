@@ -8,9 +8,12 @@ use std::{
 
 use super::file::FileContent;
 use crate::{
-    api::{Diagnostic, Location, Object, ObjectKey, Refused, Remnant},
+    api::{Diagnostic, Location, Object, ObjectKey, Refused, Remnant, Severity},
     source::Change,
 };
+
+/// The most findings that are listed of a folder; the others are counted.
+const MOST_FINDINGS: usize = 10_000;
 
 /// The files of a folder as they were last read, and the objects that they define together.
 #[derive(Default)]
@@ -87,6 +90,12 @@ impl FolderState {
         all.extend(self.remnants.values().cloned());
         all.extend(self.contested.iter().filter_map(|key| self.definitions.get(key)).flat_map(conflicts));
         all.sort_by(|a, b| a.location.cmp(&b.location));
+        let left_out = all.len().saturating_sub(MOST_FINDINGS);
+        if left_out > 0 {
+            let is_error = all.drain(MOST_FINDINGS..).any(|finding| finding.severity == Severity::Error);
+            let message = format!("{left_out} more findings about files are not listed");
+            all.push(if is_error { Diagnostic::error("", message) } else { Diagnostic::warning("", message) });
+        }
         all
     }
 

@@ -3,12 +3,12 @@
 //! Objects are first cut out as text and then read one by one, so that one that cannot be read is an error of that object
 //! and not of the whole list.
 
-use serde::{Deserialize, de::DeserializeSeed};
+use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 use smol_str::SmolStr;
 
 use super::{field_mask::FieldMask, kinds::WatchedResource};
-use crate::api::Kind;
+use crate::api::{Kind, value::Allowance};
 
 /// A page of a list.
 #[derive(Debug, Deserialize)]
@@ -70,6 +70,10 @@ pub(super) struct ApiStatus {
     /// The explanation for people.
     pub(super) message: String,
 }
+
+/// The most memory that the values of one object may take: 64 bytes for each of the 1.5 MB that etcd stores of it. It is more than
+/// the webhook lets pass, since what is stored already should count.
+const MOST_OF_OBJECT: usize = 96 << 20;
 
 static IDENTITY: FieldMask = FieldMask::Fields(&[(
     "metadata",
@@ -155,7 +159,7 @@ fn identity_of(value: &Value) -> (Option<ObjectName>, SmolStr) {
 }
 
 fn masked(raw: &RawValue, fields: &'static FieldMask) -> Result<Value, serde_json::Error> {
-    fields.deserialize(&mut serde_json::Deserializer::from_str(raw.get()))
+    fields.read(raw.get(), &Allowance::new(MOST_OF_OBJECT))
 }
 
 #[cfg(test)]
@@ -180,6 +184,22 @@ mod tests {
         assert!(items[0].content.as_ref().unwrap_err().contains("out of range"), "{items:?}");
         assert_eq!(items[1].content.as_ref().unwrap()["kind"], "Service");
         assert_eq!(items[1].version, "4");
+    }
+
+    #[test]
+    fn an_object_of_too_many_values_is_its_own_error() {
+        let ports = vec!["{\"port\":1}"; 200_000].join(",");
+        let text = format!(
+            r#"{{"metadata": {{"resourceVersion": "9"}}, "items": [
+                {{"metadata": {{"name": "a", "namespace": "n", "resourceVersion": "3"}}, "spec": {{"ports": [{ports}]}}}},
+                {{"metadata": {{"name": "b", "namespace": "n", "resourceVersion": "4"}}, "spec": {{}}}}
+            ]}}"#
+        );
+        let page = page(text.as_bytes()).unwrap();
+        let items: Vec<DecodedObject> = page.items(services(), "v1").collect();
+        assert_eq!((&items[0].name, items[0].version.as_str()), (&Some(("n".into(), "a".into())), "3"));
+        assert!(items[0].content.as_ref().unwrap_err().contains("more than 96 MB of memory"), "{:?}", items[0].content.as_ref().err());
+        assert!(items[1].content.is_ok());
     }
 
     #[test]

@@ -3,11 +3,10 @@
 
 use std::fmt;
 
-use serde::{
-    Deserialize,
-    de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
-};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
+
+use crate::api::value::{Allowance, Syntax};
 
 /// The parts of a JSON value that are read. A value of another type than the mask expects is read as a whole, so that its
 /// reader can say what is wrong with it.
@@ -23,37 +22,54 @@ pub(super) enum FieldMask {
     Items(&'static FieldMask),
 }
 
-impl<'de> DeserializeSeed<'de> for &'static FieldMask {
+impl FieldMask {
+    /// Reads what the mask shows of a JSON text, within an allowance of memory.
+    ///
+    /// # Errors
+    /// When the text is no JSON, or what is shown of it would take more than is left of the allowance.
+    pub(super) fn read(&'static self, text: &str, allowance: &Allowance) -> Result<Value, serde_json::Error> {
+        Masked { mask: self, allowance }.deserialize(&mut serde_json::Deserializer::from_str(text))
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Masked<'b> {
+    mask: &'static FieldMask,
+    allowance: &'b Allowance,
+}
+
+impl<'de> DeserializeSeed<'de> for Masked<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        match self {
-            FieldMask::All => Value::deserialize(deserializer),
-            _ => deserializer.deserialize_any(MaskVisitor(self)),
+        if matches!(self.mask, FieldMask::All) {
+            return self.allowance.any(Syntax::Json).deserialize(deserializer);
         }
+        self.allowance.value()?;
+        deserializer.deserialize_any(self)
     }
 }
 
-struct MaskVisitor(&'static FieldMask);
-
-impl MaskVisitor {
-    fn of_key(&self, key: &str) -> Option<&'static FieldMask> {
-        match self.0 {
+impl Masked<'_> {
+    fn of_key(self, key: &str) -> Option<Self> {
+        let mask = match self.mask {
             FieldMask::Fields(fields) => fields.iter().find(|(name, _)| *name == key).map(|(_, mask)| mask),
             FieldMask::Prefixes(prefixes) => prefixes.iter().any(|prefix| key.starts_with(prefix)).then_some(&FieldMask::All),
             FieldMask::All | FieldMask::Items(_) => Some(&FieldMask::All),
-        }
+        };
+        mask.map(|mask| Self { mask, ..self })
     }
 
-    fn of_items(&self) -> &'static FieldMask {
-        match self.0 {
+    fn of_items(self) -> Self {
+        let mask = match self.mask {
             FieldMask::Items(mask) => mask,
             _ => &FieldMask::All,
-        }
+        };
+        Self { mask, ..self }
     }
 }
 
-impl<'de> Visitor<'de> for MaskVisitor {
+impl<'de> Visitor<'de> for Masked<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -64,7 +80,10 @@ impl<'de> Visitor<'de> for MaskVisitor {
         let mut kept = Map::new();
         while let Some(key) = access.next_key::<std::borrow::Cow<'de, str>>()? {
             match self.of_key(&key) {
-                Some(mask) => _ = kept.insert(key.into_owned(), access.next_value_seed(mask)?),
+                Some(masked) => {
+                    self.allowance.entry(&key, kept.is_empty())?;
+                    kept.insert(key.into_owned(), access.next_value_seed(masked)?);
+                }
                 None => _ = access.next_value::<IgnoredAny>()?,
             }
         }
@@ -74,12 +93,14 @@ impl<'de> Visitor<'de> for MaskVisitor {
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut kept = Vec::new();
         while let Some(item) = access.next_element_seed(self.of_items())? {
+            self.allowance.element(kept.is_empty())?;
             kept.push(item);
         }
         Ok(Value::Array(kept))
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
+        self.allowance.text(value)?;
         Ok(Value::String(value.to_owned()))
     }
 
@@ -116,7 +137,7 @@ mod tests {
     ]);
 
     fn kept(text: &str) -> Value {
-        (&POD).deserialize(&mut serde_json::Deserializer::from_str(text)).unwrap()
+        POD.read(text, &Allowance::new(1 << 20)).unwrap()
     }
 
     #[test]

@@ -1,12 +1,16 @@
 //! Decides whether an object may be stored, and with which warnings. Pure.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
 use smol_str::SmolStr;
 
 use crate::{
-    api::{Diagnostic, Kind, Object, Parsed, Severity, UnreadKind, parse},
+    api::{
+        Diagnostic, Kind, Object, Parsed, Severity, UnreadKind, parse,
+        value::{Allowance, from_json},
+    },
     mesh::{engine::Engine, validate},
     webhook::review::{AdmissionRequest, AdmissionResponse},
 };
@@ -16,6 +20,12 @@ const MOST_LISTED: usize = 20;
 
 /// The HTTP status of a refusal.
 const UNPROCESSABLE: u16 = 422;
+
+/// The most memory that the values of an object may take. A VirtualService of 4,500 routes is within it.
+const MOST_OF_VALUES: usize = 16 << 20;
+
+/// The group of the kinds that protect: while one of them is not in effect, what it forbids is open.
+const PROTECTING: &str = "security.istio.io";
 
 /// What objects are held against.
 pub(super) struct Judge<'a> {
@@ -37,18 +47,19 @@ pub(super) enum RefusalReason {
     UnknownType,
     /// The object is invalid.
     Invalid,
+    /// It was not checked in time.
+    Late,
 }
 
 impl Judge<'_> {
-    pub(super) fn verdict(&self, request: &AdmissionRequest) -> Verdict {
-        let object = &request.object;
+    pub(super) fn verdict(&self, request: &AdmissionRequest<'_>) -> Verdict {
+        let outline = Outline::of(request.object);
         // It must be possible to delete any stored object, and finalizers are removed by updates.
-        let leaving = object.pointer("/metadata/deletionTimestamp").is_some_and(|time| !time.is_null());
-        if !matches!(&*request.operation, "CREATE" | "UPDATE") || leaving {
+        if !matches!(&*request.operation, "CREATE" | "UPDATE") || outline.leaving {
             return Verdict::allowed(Vec::new());
         }
-        match ObjectType::of(object) {
-            ObjectType::Read => self.judge(request),
+        match ObjectType::of(&outline) {
+            ObjectType::Read => self.judge(request, &outline),
             ObjectType::Unread(kind) => Verdict::allowed(vec![not_read(kind, request)]),
             ObjectType::Unknown(what) => Verdict::refused(
                 RefusalReason::UnknownType,
@@ -57,10 +68,20 @@ impl Judge<'_> {
         }
     }
 
-    fn judge(&self, request: &AdmissionRequest) -> Verdict {
-        let parsed = parse(&as_stored(request), self.cluster);
-        let mut findings = parsed.diagnostics.clone();
-        findings.extend(self.beside_others(&parsed));
+    fn judge(&self, request: &AdmissionRequest<'_>, outline: &Outline<'_>) -> Verdict {
+        let written = match request.object_text() {
+            Ok(written) => written,
+            Err(answer) => return Verdict { answer, reason: Some(RefusalReason::Invalid) },
+        };
+        // The values are dropped before the engine takes the object in.
+        let read = from_json(written, &Allowance::new(MOST_OF_VALUES)).map(|object| parse(&as_stored(object, request), self.cluster));
+        let findings = match read {
+            Ok(parsed) => {
+                let beside_others = self.beside_others(&parsed);
+                parsed.diagnostics.into_iter().chain(beside_others).collect()
+            }
+            Err(error) => vec![Diagnostic::error("", format!("{} {error}", outline.named(request)))],
+        };
         let (errors, warnings): (Vec<_>, Vec<_>) = findings.into_iter().partition(|finding| finding.severity == Severity::Error);
         let warnings = warnings.iter().map(text);
         if errors.is_empty() {
@@ -89,6 +110,21 @@ impl Judge<'_> {
     }
 }
 
+/// Returns the verdict about an object that was not checked to the end within its time. A kind that protects is refused, since
+/// stored and then found wanting it would protect nothing. Any other is let pass: it is checked again when it is read, and until it
+/// is found right, what it says is not applied and the last good version stays.
+pub(super) fn unchecked(request: &AdmissionRequest<'_>, deadline: Duration) -> Verdict {
+    let outline = Outline::of(request.object);
+    let message = format!("{} was not checked within {deadline:?}", outline.named(request));
+    if outline.group() == PROTECTING {
+        return Verdict::refused(
+            RefusalReason::Late,
+            format!("{message}, and protects nothing if it is wrong: make it smaller, or try again"),
+        );
+    }
+    Verdict::allowed(vec![format!("{message}: it is checked when it is read, and its status and `/debug/diagnostics` say what is found")])
+}
+
 impl Verdict {
     fn allowed(warnings: Vec<String>) -> Self {
         Self { answer: AdmissionResponse { warnings: shown(warnings), ..AdmissionResponse::default() }, reason: None }
@@ -105,6 +141,7 @@ impl RefusalReason {
         match self {
             Self::UnknownType => "unknown_type",
             Self::Invalid => "invalid_resource",
+            Self::Late => "late",
         }
     }
 }
@@ -117,10 +154,8 @@ enum ObjectType {
 }
 
 impl ObjectType {
-    fn of(object: &Value) -> Self {
-        let text = |name: &str| object.get(name).and_then(Value::as_str).unwrap_or_default();
-        let (api_version, kind) = (text("apiVersion"), text("kind"));
-        let group = api_version.split_once('/').map_or("", |(group, _)| group);
+    fn of(object: &Outline<'_>) -> Self {
+        let (api_version, kind, group) = (&object.api_version, &object.kind, object.group());
         if Kind::of(group, kind).is_some_and(Kind::is_istio) {
             return Self::Read;
         }
@@ -128,14 +163,65 @@ impl ObjectType {
     }
 }
 
-fn not_read(kind: &UnreadKind, request: &AdmissionRequest) -> String {
+/// What is read of an object before anything else. A field of another type counts as absent.
+#[derive(Default)]
+struct Outline<'o> {
+    api_version: Cow<'o, str>,
+    kind: Cow<'o, str>,
+    /// Whether the object is being deleted.
+    leaving: bool,
+}
+
+impl<'o> Outline<'o> {
+    /// The most bytes of `apiVersion` and `kind` that are looked at.
+    const MOST: usize = 256;
+
+    fn of(object: Option<&'o RawValue>) -> Self {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Fields<'f> {
+            #[serde(borrow, default)]
+            api_version: Option<&'f RawValue>,
+            #[serde(borrow, default)]
+            kind: Option<&'f RawValue>,
+            #[serde(borrow, default)]
+            metadata: Option<&'f RawValue>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Metadata<'f> {
+            #[serde(borrow, default)]
+            deletion_timestamp: Option<&'f RawValue>,
+        }
+        let Some(Ok(fields)) = object.map(|object| serde_json::from_str::<Fields<'o>>(object.get())) else { return Self::default() };
+        let text = |field: Option<&'o RawValue>| {
+            let short = field.map(RawValue::get).filter(|text| text.len() <= Self::MOST);
+            short.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+        };
+        let metadata = fields.metadata.and_then(|metadata| serde_json::from_str::<Metadata<'_>>(metadata.get()).ok());
+        Self {
+            api_version: text(fields.api_version),
+            kind: text(fields.kind),
+            leaving: metadata.is_some_and(|metadata| metadata.deletion_timestamp.is_some()),
+        }
+    }
+
+    fn group(&self) -> &str {
+        self.api_version.split_once('/').map_or("", |(group, _)| group)
+    }
+
+    fn named(&self, request: &AdmissionRequest<'_>) -> String {
+        format!("{}/{}/{}", self.kind, request.namespace, request.name)
+    }
+}
+
+fn not_read(kind: &UnreadKind, request: &AdmissionRequest<'_>) -> String {
     format!("{}/{}/{}: is not read by istiod-lite: it has no effect", kind.name, request.namespace, request.name)
 }
 
 /// Returns the object with the namespace and name under which it will be stored. A name that the API server is yet to make has
 /// the form that it will have.
-fn as_stored(request: &AdmissionRequest) -> Value {
-    let mut object = request.object.clone();
+fn as_stored(mut object: Value, request: &AdmissionRequest<'_>) -> Value {
     let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return object };
     let absent = |value: Option<&Value>| value.and_then(Value::as_str).is_none_or(str::is_empty);
     if absent(metadata.get("namespace")) && !request.namespace.is_empty() {
@@ -161,9 +247,27 @@ fn with_age(object: &Arc<Object>) -> Arc<Object> {
 
 /// Returns whether the update leaves the specification as it was. What slipped in while the webhook was off must still
 /// take labels, annotations and owners.
-fn is_as_before(request: &AdmissionRequest) -> bool {
-    let same = |name: &str| request.object.get(name) == request.old_object.get(name);
-    request.operation == "UPDATE" && same("spec") && same("apiVersion")
+fn is_as_before(request: &AdmissionRequest<'_>) -> bool {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Written<'f> {
+        #[serde(borrow, default)]
+        api_version: Option<&'f RawValue>,
+        #[serde(borrow, default)]
+        spec: Option<&'f RawValue>,
+    }
+    fn written<'o>(object: Option<&'o RawValue>) -> Option<Written<'o>> {
+        serde_json::from_str(object?.get()).ok()
+    }
+    let (Some(now), Some(before)) = (written(request.object), written(request.old_object)) else { return false };
+    request.operation == "UPDATE" && is_same(now.spec, before.spec) && is_same(now.api_version, before.api_version)
+}
+
+/// Returns whether two texts have the same value. The API server writes equal values alike, so most are not read for that.
+fn is_same(one: Option<&RawValue>, other: Option<&RawValue>) -> bool {
+    let (Some(one), Some(other)) = (one.map(RawValue::get), other.map(RawValue::get)) else { return one.is_none() && other.is_none() };
+    let allowance = Allowance::new(MOST_OF_VALUES);
+    one == other || matches!((from_json(one, &allowance), from_json(other, &allowance)), (Ok(one), Ok(other)) if one == other)
 }
 
 fn text(finding: &Diagnostic) -> String {
@@ -171,7 +275,7 @@ fn text(finding: &Diagnostic) -> String {
 }
 
 fn refusal(message: String) -> AdmissionResponse {
-    AdmissionResponse { refusal: Some((UNPROCESSABLE, message)), ..AdmissionResponse::default() }
+    AdmissionResponse::refusal(UNPROCESSABLE, message)
 }
 
 fn shown(mut warnings: Vec<String>) -> Vec<String> {

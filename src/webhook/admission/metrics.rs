@@ -1,7 +1,10 @@
 //! Counters of the validating webhook, under istiod's names (contract §10.2).
 
 use axum::http::StatusCode;
-use prometheus_client::{metrics::family::Family, registry::Registry};
+use prometheus_client::{
+    metrics::{counter::Counter, family::Family},
+    registry::Registry,
+};
 
 use super::judge::RefusalReason;
 use crate::{
@@ -15,6 +18,7 @@ pub struct AdmissionMetrics {
     passed: Family<MetricLabels<3>, ExactCounter>,
     failed: Family<MetricLabels<4>, ExactCounter>,
     http_errors: Family<MetricLabels<1>, ExactCounter>,
+    late: Counter,
 }
 
 impl AdmissionMetrics {
@@ -23,6 +27,13 @@ impl AdmissionMetrics {
         registry.register("galley_validation_passed", "Objects that the validating webhook let pass", self.passed.clone());
         registry.register("galley_validation_failed", "Objects that the validating webhook refused", self.failed.clone());
         registry.register("galley_validation_http_error", "Requests that were no question to it", self.http_errors.clone());
+        let help = "Reviews of objects that came to their deadline before the object was checked";
+        registry.register("istiod_lite_admissions_late", help, self.late.clone());
+    }
+
+    /// Returns the counter of the reviews that came to their deadline.
+    pub(super) fn late(&self) -> Counter {
+        self.late.clone()
     }
 
     pub(super) fn count(&self, resource: &GroupVersionResource, refused: Option<RefusalReason>) {

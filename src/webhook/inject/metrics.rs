@@ -15,6 +15,7 @@ pub struct InjectionMetrics {
     failure: Counter,
     skip: Counter,
     time: Histogram,
+    late: Counter,
 }
 
 /// The outcome of a request.
@@ -38,6 +39,7 @@ impl Default for InjectionMetrics {
             failure: Counter::default(),
             skip: Counter::default(),
             time: Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0]),
+            late: Counter::default(),
         }
     }
 }
@@ -50,6 +52,12 @@ impl InjectionMetrics {
         registry.register("sidecar_injection_failure", "Requests that were refused", self.failure.clone());
         registry.register("sidecar_injection_skip", "Requests for pods that get no proxy", self.skip.clone());
         registry.register("sidecar_injection_time_seconds", "Time from request to answer", self.time.clone());
+        registry.register("istiod_lite_injections_late", "Reviews of pods that were refused at their deadline", self.late.clone());
+    }
+
+    /// Returns the counter of the reviews that were refused at their deadline.
+    pub(super) fn late(&self) -> Counter {
+        self.late.clone()
     }
 
     pub(super) fn count(&self, outcome: Outcome, took: Duration) {

@@ -10,6 +10,7 @@ mod merge;
 mod metrics;
 mod obstacles;
 pub mod offline;
+mod patch;
 mod path;
 mod probes;
 mod prometheus;
@@ -22,6 +23,7 @@ mod value;
 mod workload;
 
 use k8s_openapi::api::core::v1::Pod;
+use serde::Deserialize;
 use serde_json::Value;
 
 use self::{
@@ -119,7 +121,7 @@ pub fn inject(original: &Value, around: Surroundings<'_>) -> Result<Injected, Re
 }
 
 fn typed(pod: &Value) -> Result<Pod, Refused> {
-    let read: Result<Pod, _> = serde_json::from_value(pod.clone());
+    let read = Pod::deserialize(pod);
     let refused = |why: &str| Refused(vec![format!("is no Pod: {why}")]);
     match read {
         Ok(pod) if pod.spec.is_some() => Ok(pod),

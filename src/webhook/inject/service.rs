@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{Path, State},
+    extract::{Path, State, rejection::BytesRejection},
     http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::post,
@@ -15,16 +15,25 @@ use smol_str::SmolStr;
 use tokio::sync::watch;
 
 use super::{
-    InjectionMetrics, Outcome, Parameters, Settings, Surroundings,
+    InjectionMetrics, Outcome, Parameters, Refused, Settings, Surroundings,
     decision::{POD_LABEL, POD_SECURITY_LABEL, decide},
     inject,
     merge::AUTO_IMAGE,
+    patch,
     shape::{containers, string_map},
 };
 use crate::{
+    api::value::{Allowance, from_json},
     mesh::world::World,
-    webhook::review::{AdmissionResponse, Review},
+    webhook::{
+        review::{AdmissionRequest, AdmissionResponse, Review, received},
+        reviews::{Reviews, Unanswered},
+    },
 };
+
+/// The most memory that the values of a pod may take. Pods take a few hundred kB; one of 3 MB of text is within it, and one of 200
+/// containers with 100 variables each is not.
+const MOST_OF_POD: usize = 8 << 20;
 
 /// The injection webhook.
 #[derive(Debug)]
@@ -39,52 +48,100 @@ pub struct Injector {
 
 /// Returns the routes `/inject` and `/inject/*`.
 pub fn routes(injector: Arc<Injector>) -> Router {
+    let reviews = Reviews::new(injector.metrics.late());
+    let webhook = Webhook { injector, reviews };
     Router::new()
         .route("/inject", post(plain))
         .route("/inject/", post(plain))
         .route("/inject/{*parameters}", post(with_parameters))
-        .with_state(injector)
+        .with_state(webhook)
 }
 
-async fn plain(State(injector): State<Arc<Injector>>, headers: HeaderMap, body: Bytes) -> Response {
-    injector.serve(&headers, &body, &Parameters::default())
+#[derive(Clone)]
+struct Webhook {
+    injector: Arc<Injector>,
+    reviews: Reviews,
+}
+
+async fn plain(State(webhook): State<Webhook>, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
+    webhook.serve(&headers, body, Parameters::default()).await
 }
 
 async fn with_parameters(
-    State(injector): State<Arc<Injector>>,
+    State(webhook): State<Webhook>,
     Path(parameters): Path<String>,
     headers: HeaderMap,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    injector.serve(&headers, &body, &Parameters::read(&parameters))
+    webhook.serve(&headers, body, Parameters::read(&parameters)).await
+}
+
+// === impl Webhook ===
+
+impl Webhook {
+    async fn serve(self, headers: &HeaderMap, body: Result<Bytes, BytesRejection>, parameters: Parameters) -> Response {
+        let began = Instant::now();
+        let metrics = self.injector.metrics.clone();
+        let (outcome, response) = match received(body).and_then(|body| check(headers, body)) {
+            Ok(body) => self.review(body, parameters).await,
+            Err(refused) => unread(refused),
+        };
+        metrics.count(outcome, began.elapsed());
+        response
+    }
+
+    async fn review(self, body: Bytes, parameters: Parameters) -> (Outcome, Response) {
+        let Self { injector, reviews } = self;
+        let review = body.clone();
+        let answered = reviews.answer(body.len(), move || match Review::read(&review) {
+            Ok(review) => {
+                let (outcome, answer) = injector.answer(&review, &parameters);
+                (outcome, Json(review.respond(&answer)).into_response())
+            }
+            Err(why) => unread((StatusCode::BAD_REQUEST, why)),
+        });
+        answered.await.unwrap_or_else(|unanswered| (Outcome::Failed, refuse(&body, unanswered)))
+    }
+}
+
+/// Refuses a pod that was not looked at to the end. Let pass, it would run without a proxy: nothing that it sends or gets would be
+/// authenticated, and no policy held.
+fn refuse(body: &[u8], unanswered: Unanswered) -> Response {
+    let Unanswered::Late(deadline) = unanswered else {
+        return (StatusCode::INTERNAL_SERVER_ERROR, "the pod could not be injected: see the log of istiod-lite\n").into_response();
+    };
+    let Ok(review) = Review::read(body) else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
+    tracing::warn!(namespace = review.request.namespace, pod = review.request.name, "refused at the deadline of its review");
+    let message = format!("the pod could not be injected within {deadline:?}: make it smaller, or try again");
+    Json(review.respond(&AdmissionResponse::refusal(504, message))).into_response()
+}
+
+fn unread((status, why): (StatusCode, String)) -> (Outcome, Response) {
+    tracing::warn!(why, "an injection request cannot be read");
+    (Outcome::Failed, (status, why).into_response())
 }
 
 // === impl Injector ===
 
 impl Injector {
-    fn serve(&self, headers: &HeaderMap, body: &[u8], parameters: &Parameters) -> Response {
-        let began = Instant::now();
-        let (outcome, response) = match read(headers, body) {
-            Ok(review) => {
-                let (outcome, answer) = self.answer(&review, parameters);
-                (outcome, Json(review.respond(&answer)).into_response())
-            }
-            Err((status, why)) => {
-                tracing::warn!(why, "an injection request cannot be read");
-                (Outcome::Failed, (status, why).into_response())
-            }
+    /// Answers the API server about one pod. Returns the answer, and the outcome that is counted.
+    pub fn answer(&self, review: &Review<'_>, parameters: &Parameters) -> (Outcome, AdmissionResponse) {
+        let request = &review.request;
+        let text = match request.object_text() {
+            Ok(text) => text,
+            Err(refusal) => return (Outcome::Failed, refusal),
         };
-        self.metrics.count(outcome, began.elapsed());
-        response
+        match from_json(text, &Allowance::new(MOST_OF_POD)) {
+            Ok(pod) => self.answer_about(&pod, request, parameters),
+            Err(error) => self.refused(request, &request.name, &Refused(vec![format!("is no Pod: {error}")])),
+        }
     }
 
-    /// Answers the API server about one pod. Returns the answer, and the outcome that is counted.
-    pub fn answer(&self, review: &Review, parameters: &Parameters) -> (Outcome, AdmissionResponse) {
-        let request = &review.request;
-        let pod = pod_name(review);
-        if let Err(skip) = decide(&request.namespace, &request.object) {
+    fn answer_about(&self, object: &Value, request: &AdmissionRequest<'_>, parameters: &Parameters) -> (Outcome, AdmissionResponse) {
+        let pod = pod_name(object, request);
+        if let Err(skip) = decide(&request.namespace, object) {
             tracing::debug!(namespace = request.namespace, pod, %skip, "not injected");
-            let warnings = if expects_a_proxy(&request.object) { vec![format!("no proxy is injected: {skip}")] } else { Vec::new() };
+            let warnings = if expects_a_proxy(object) { vec![format!("no proxy is injected: {skip}")] } else { Vec::new() };
             return (Outcome::Skipped, AdmissionResponse { warnings, ..AdmissionResponse::default() });
         }
         let world = Arc::clone(&self.worlds.borrow());
@@ -98,22 +155,27 @@ impl Injector {
             mesh: &world.mesh,
             defaults: &world.proxy_defaults,
         };
-        match inject(&request.object, around) {
-            Ok(injected) => {
+        let injected = inject(object, around).and_then(|injected| {
+            let patch = patch::between(object, &injected.pod).map_err(|error| Refused(vec![error.to_string()]))?;
+            Ok(AdmissionResponse { patch, warnings: injected.warnings, refusal: None })
+        });
+        match injected {
+            Ok(answer) => {
                 tracing::info!(namespace = request.namespace, pod, "injected");
-                let patch = json_patch::diff(&request.object, &injected.pod);
-                (Outcome::Injected, AdmissionResponse { patch, warnings: injected.warnings, refusal: None })
+                (Outcome::Injected, answer)
             }
-            Err(refused) => {
-                tracing::warn!(namespace = request.namespace, pod, %refused, "refused");
-                let message = format!("Pod {}/{pod} cannot be injected: {refused}", request.namespace);
-                (Outcome::Failed, AdmissionResponse { refusal: Some((422, message)), ..AdmissionResponse::default() })
-            }
+            Err(refused) => self.refused(request, pod, &refused),
         }
+    }
+
+    fn refused(&self, request: &AdmissionRequest<'_>, pod: &str, refused: &Refused) -> (Outcome, AdmissionResponse) {
+        tracing::warn!(namespace = request.namespace, pod, %refused, "refused");
+        let message = format!("Pod {}/{pod} cannot be injected: {refused}", request.namespace);
+        (Outcome::Failed, AdmissionResponse::refusal(422, message))
     }
 }
 
-fn read(headers: &HeaderMap, body: &[u8]) -> Result<Review, (StatusCode, String)> {
+fn check(headers: &HeaderMap, body: Bytes) -> Result<Bytes, (StatusCode, String)> {
     if body.is_empty() {
         return Err((StatusCode::BAD_REQUEST, "no body found".to_owned()));
     }
@@ -121,7 +183,7 @@ fn read(headers: &HeaderMap, body: &[u8]) -> Result<Review, (StatusCode, String)
     if kind.split(';').next() != Some("application/json") {
         return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid Content-Type, want `application/json`".to_owned()));
     }
-    Review::read(body).map_err(|why| (StatusCode::BAD_REQUEST, why))
+    Ok(body)
 }
 
 /// Returns whether a pod asks for a proxy by its label, or by a container that has no image of its own.
@@ -130,9 +192,9 @@ fn expects_a_proxy(pod: &Value) -> bool {
     by_label || containers(pod).any(|container| container.get("image").is_some_and(|image| image == AUTO_IMAGE))
 }
 
-fn pod_name(review: &Review) -> &str {
-    let metadata = |field| review.request.object.pointer(field).and_then(Value::as_str);
-    let names = [Some(review.request.name.as_str()), metadata("/metadata/name"), metadata("/metadata/generateName")];
+fn pod_name<'p>(pod: &'p Value, request: &'p AdmissionRequest<'_>) -> &'p str {
+    let metadata = |field| pod.pointer(field).and_then(Value::as_str);
+    let names = [Some(request.name.as_str()), metadata("/metadata/name"), metadata("/metadata/generateName")];
     names.into_iter().flatten().find(|name| !name.is_empty()).unwrap_or_default()
 }
 
