@@ -134,7 +134,7 @@ mod tests {
         yaml::{document, documents},
     };
 
-    /// What is left of a refused rule, as text: `all`, the ports and the subsets with the TLS of each.
+    /// Returns what is left of a refused rule, as text: `all`, the ports and the subsets with the TLS of each.
     fn left_of(spec: &str) -> Vec<String> {
         let yaml =
             format!("apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: a, namespace: shop}}\nspec: {spec}\n");

@@ -50,7 +50,7 @@ mod tests {
         yaml::{document, documents},
     };
 
-    /// What is left of a refused policy: its selector, its mode, and those of ports.
+    /// Returns what is left of a refused policy: its selector, its mode, and those of ports.
     fn left_of(spec: &str) -> Option<String> {
         let yaml =
             format!("apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: a, namespace: shop}}\nspec: {spec}\n");

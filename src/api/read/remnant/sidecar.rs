@@ -49,7 +49,7 @@ mod tests {
         yaml::{document, documents},
     };
 
-    /// What is left of a refused Sidecar: whom it is for, and what it imports. It is always REGISTRY_ONLY.
+    /// Returns what is left of a refused Sidecar: whom it is for, and what it imports. It is always REGISTRY_ONLY.
     fn left_of(spec: &str) -> Option<String> {
         let yaml = format!("apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: a, namespace: shop}}\nspec: {spec}\n");
         let mut parsed = parse(&document(documents(&yaml)[0]).unwrap(), &"Kubernetes".into());
