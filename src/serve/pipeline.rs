@@ -3,7 +3,12 @@
 use std::{collections::BTreeMap, future::pending, pin::pin, sync::Arc};
 
 use smol_str::SmolStr;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    sync::watch,
+    task::block_in_place,
+    time::Instant,
+};
 use tokio_stream::{Stream, StreamExt};
 
 use super::{
@@ -149,6 +154,10 @@ impl Pipeline {
     }
 
     fn publish(&mut self, changes: Vec<Change>, since: Instant) {
+        aside(|| self.make(changes, since));
+    }
+
+    fn make(&mut self, changes: Vec<Change>, since: Instant) {
         let started = Instant::now();
         let kinds: Vec<Kind> = changes.iter().map(|change| change.key().kind).collect();
         let named: Vec<ObjectKey> = changes.iter().take(NAMED).map(Change::key).cloned().collect();
@@ -168,6 +177,14 @@ impl Pipeline {
         self.engines.send_replace(self.engine.clone());
         // Checking costs as much as the mesh is large: proxies do not wait for it.
         self.findings.replace(Reporter::Mesh, validate::check(&world));
+    }
+}
+
+/// Does long work. Where there are other threads, they take over all else that this one serves meanwhile, and what wakes them.
+fn aside(work: impl FnOnce()) {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => block_in_place(work),
+        _ => work(),
     }
 }
 

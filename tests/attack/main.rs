@@ -7,5 +7,6 @@ mod documents;
 mod frame;
 mod fuzz;
 mod good;
+mod requests;
 mod reviews;
 mod stage;

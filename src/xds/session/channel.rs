@@ -179,12 +179,12 @@ impl Channel {
     pub(super) fn settle(&mut self) {
         let view = self.view.clone();
         if mem::take(&mut self.is_unsettled) {
+            // It dropped what it had not named, also when it asks for all of that again.
+            self.forget_unnamed();
             if self.wildcard {
                 let unnamed = view.iter(self.kind).visiting(Visited::Name).map(|resource| &resource.name);
                 let unnamed: Vec<_> = unnamed.filter(|name| !self.names.contains(name, &view, self.kind)).collect();
                 unnamed.into_iter().for_each(|name| self.assume(name, Held::Nothing, Reason::Requested));
-            } else {
-                self.forget_unwanted();
             }
         }
         if mem::take(&mut self.asks_again) {
@@ -237,10 +237,10 @@ impl Channel {
         self.names.contains(name, &self.view, self.kind) || (self.is_open && self.wildcard && !self.is_unsettled)
     }
 
-    fn forget_unwanted(&mut self) {
+    fn forget_unnamed(&mut self) {
         let held = self.pending.keys().chain(self.stood_in.keys()).visiting(Visited::Name);
-        let unwanted: Vec<_> = held.filter(|name| !self.wants(name)).cloned().collect();
-        unwanted.iter().for_each(|name| self.forget(name));
+        let unnamed: Vec<_> = held.filter(|name| !self.names.contains(name, &self.view, self.kind)).cloned().collect();
+        unnamed.iter().for_each(|name| self.forget(name));
     }
 
     fn forget(&mut self, name: &str) {

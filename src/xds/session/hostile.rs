@@ -404,6 +404,17 @@ fn hostile_refusals_leave_what_is_asked_for_again() {
     fuzz("state of the world with refusals", 300, happenings(any::<bool>()), run_refusing::<Sotw>);
 }
 
+// Found by the above: a listener that goes, and comes back after the client has dropped it.
+#[test]
+fn what_was_dropped_while_it_was_gone_is_sent_when_it_is_back() {
+    let ask = |names: &[&'static str], given_up: &[&'static str]| {
+        let (names, given_up) = (names.to_vec(), given_up.to_vec());
+        Happening::Say(Said { kind: Listener, names, given_up, held: Vec::new(), nonce: Nonce::None, refuses: false })
+    };
+    let world = |listeners| Happening::World(World::of(&[], listeners));
+    run::<Delta>(vec![ask(&["*"], &[]), world(1), Happening::Read, world(0), ask(&["*"], &["*"]), world(1)]);
+}
+
 // === first requests ===
 
 #[derive(Clone, Debug)]

@@ -12,6 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use envoy_types::pb::envoy::config::core::v3;
 use prost::Message;
 use tokio::{sync::mpsc, task::yield_now, time};
 use tonic::Status;
@@ -159,14 +160,25 @@ impl<P: Protocol> Stream<P> {
                 self.answer_debug(&request).await?;
                 continue;
             }
-            let node = Node::parse(node).map_err(|error| match error {
-                NodeError::Excess(excess) => self.excessive(excess),
-                error => Status::invalid_argument(error.to_string()),
-            })?;
+            let node = self.parsed(node).await?;
             let node = Arc::new(node);
             let proven = Proven::new(Arc::clone(&node), self.caller.clone()).ok_or_else(|| self.refusal(&node.proxy.id))?;
             return Ok(Some((proven, request)));
         }
+    }
+
+    /// Reads what a proxy says of itself: elsewhere when that is much.
+    async fn parsed(&mut self, node: &v3::Node) -> Result<Node, Status> {
+        let parsed = if node.encoded_len() > READ {
+            let node = node.clone();
+            self.service.computing.run(move || Node::parse(&node)).await?
+        } else {
+            Node::parse(node)
+        };
+        parsed.map_err(|error| match error {
+            NodeError::Excess(excess) => self.excessive(excess),
+            error => Status::invalid_argument(error.to_string()),
+        })
     }
 
     fn refusal(&self, proxy: &str) -> Status {
