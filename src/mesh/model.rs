@@ -16,6 +16,7 @@ mod place;
 mod protocol;
 mod proxy;
 mod service;
+mod unused_endpoint;
 mod visibility;
 mod workload;
 
@@ -32,6 +33,7 @@ pub use self::{
     protocol::Protocol,
     proxy::{ExactBalance, Flavour, Interception, Proxy, ProxyKind, ProxyPorts, TelemetryIdentity},
     service::{Registry, Resolution, Service, ServiceKey, ServicePort, TargetPort},
+    unused_endpoint::{Unusable, UnusedEndpoint},
     visibility::Visibility,
     workload::{Workload, WorkloadKey},
 };

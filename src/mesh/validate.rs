@@ -4,6 +4,7 @@
 //! applied because it is not supported. Checks of one object alone are in `api`.
 
 mod destination_rules;
+mod endpoints;
 mod gateways;
 mod imports;
 mod routes;
@@ -29,6 +30,7 @@ pub fn check(world: &World) -> Vec<Diagnostic> {
     found.extend(singletons::check(world));
     found.extend(unsupported::check(world));
     found.extend(services::check(world));
+    found.extend(endpoints::check(world));
     sorted(found)
 }
 
@@ -44,7 +46,8 @@ pub fn of(world: &World, object: &ObjectKey) -> Vec<Diagnostic> {
         Kind::VirtualService => routes::of(world, &key),
         Kind::DestinationRule => world.destination_rules.get(&key).map(|rule| destination_rules::of(world, rule)).unwrap_or_default(),
         Kind::Gateway => world.gateways.get(&key).map(|gateway| gateways::of(world, gateway)).unwrap_or_default(),
-        Kind::ServiceEntry => services::check(world),
+        Kind::ServiceEntry => [services::check(world), endpoints::check(world)].concat(),
+        Kind::WorkloadEntry => endpoints::check(world),
         Kind::Sidecar | Kind::PeerAuthentication => singletons::check(world),
         _ => Vec::new(),
     };
@@ -198,6 +201,54 @@ spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}]}
                 "warning: ServiceEntry/shop/c spec.hosts: reviews.shop.svc.cluster.local is defined by Service/shop/reviews too, which goes \
                  first: ports 9081 of this one lead nowhere, because a Service of Kubernetes takes no ports of ServiceEntries; endpoints \
                  of both are used",
+            ]
+        );
+    }
+
+    #[test]
+    fn endpoints_that_nobody_is_sent_are_named() {
+        let object = |kind: &str, name: &str, spec: &str| {
+            format!(
+                "---\napiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{{spec}}}\n"
+            )
+        };
+        let http = "ports: [{number: 80, name: http, protocol: HTTP}]";
+        let yaml = [
+            object("ServiceEntry", "a", &format!("hosts: [a.example.com], resolution: STATIC, {http}, endpoints: [{{address: 192.0.2.1}}]")),
+            object("ServiceEntry", "b", &format!("hosts: [a.example.com], resolution: DNS, {http}, endpoints: [{{address: b.example.com}}]")),
+            object("ServiceEntry", "c", &format!("hosts: [c.example.com], resolution: DNS_ROUND_ROBIN, {http}, endpoints: [{{address: c1.example.com}}]")),
+            object("ServiceEntry", "d", &format!("hosts: [c.example.com], resolution: DNS_ROUND_ROBIN, {http}, endpoints: [{{address: c2.example.com}}]")),
+            object("ServiceEntry", "vms", &format!("hosts: [vms.example.com], resolution: STATIC, {http}, workloadSelector: {{labels: {{app: vm}}}}")),
+            "---\napiVersion: v1\nkind: Service\nmetadata: {name: vms, namespace: shop}\nspec: {clusterIP: 10.96.0.7, selector: {app: vm}, \
+             ports: [{name: http, port: 80}, {name: admin, port: 81, targetPort: admin}]}\n".to_owned(),
+            object("WorkloadEntry", "by-address", "address: 192.0.2.2, labels: {app: vm}, ports: {admin: 8081}"),
+            object("WorkloadEntry", "by-name", "address: vm.example.com, labels: {app: vm}"),
+            object("WorkloadEntry", "by-socket", "address: 'unix:///run/vm', labels: {app: vm}"),
+            object("WorkloadEntry", "no-port", "address: 192.0.2.3, labels: {app: vm}"),
+        ];
+        let by_ip = |name: &str, host: &str, address: &str| {
+            format!(
+                "warning: WorkloadEntry/shop/{name} spec.address: {host} has endpoints by IP address: {address} is none of them (resolution \
+                 DNS, of a ServiceEntry, takes names)"
+            )
+        };
+        let mut found = findings(&yaml.concat());
+        found.retain(|finding| !finding.contains(" spec.hosts: "));
+        assert_eq!(
+            found,
+            [
+                "warning: ServiceEntry/shop/b spec.resolution: a.example.com is defined by ServiceEntry/shop/a too, which goes first and finds \
+                 no endpoint by DNS: names among the endpoints of this one are not used"
+                    .to_owned(),
+                "warning: ServiceEntry/shop/c spec.resolution: c.example.com has 2 endpoints for port 80, of which proxies take one with \
+                 DNS_ROUND_ROBIN: use DNS for all"
+                    .to_owned(),
+                by_ip("by-name", "vms.example.com", "vm.example.com"),
+                by_ip("by-name", "vms.shop.svc.cluster.local", "vm.example.com"),
+                by_ip("by-socket", "vms.shop.svc.cluster.local", "unix:///run/vm"),
+                "warning: WorkloadEntry/shop/no-port spec.ports: has no port admin, which is the targetPort of a port of \
+                 vms.shop.svc.cluster.local: it is no endpoint for that"
+                    .to_owned(),
             ]
         );
     }

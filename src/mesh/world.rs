@@ -9,7 +9,9 @@ use smol_str::SmolStr;
 use super::{
     configured::Configured,
     gateway,
-    model::{Eclipsed, EndpointSet, Hostname, Labels, MtlsMode, Origin, PlaceDetail, Service, ServiceKey, Workload, WorkloadKey},
+    model::{
+        Eclipsed, EndpointSet, Hostname, Labels, MtlsMode, Origin, PlaceDetail, Service, ServiceKey, UnusedEndpoint, Workload, WorkloadKey,
+    },
     peer_authentication::PeerAuthentication,
     policy_table::PolicyTable,
     routing::model::{GatewayRef, RouteSet},
@@ -44,6 +46,8 @@ pub struct World {
     pub eclipsed_abroad: OrdMap<Hostname, Arc<[Eclipsed]>>,
     /// Their endpoints.
     pub endpoints: OrdMap<ServiceKey, Arc<EndpointSet>>,
+    /// Endpoints that somebody wrote and no proxy is sent.
+    pub unused_endpoints: OrdMap<ServiceKey, Arc<[UnusedEndpoint]>>,
     /// Pods (and WorkloadEntries) of all clusters.
     pub workloads: OrdMap<WorkloadKey, Arc<Workload>>,
     /// Routes by object.

@@ -4,7 +4,11 @@
 mod kubernetes_service;
 mod service_entry;
 
-use std::{cell::Cell, collections::BTreeMap, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    sync::Arc,
+};
 
 use smol_str::SmolStr;
 
@@ -17,7 +21,10 @@ use super::{
 use crate::{
     api::{Labels, LocalId, Object, istio, kubernetes},
     mesh::{
-        model::{Backend, Endpoint, EndpointAddress, EndpointSet, Health, MtlsMode, Registry, Service, SpiffeId, Workload, label},
+        model::{
+            Backend, Endpoint, EndpointAddress, EndpointSet, Health, Hostname, MtlsMode, ObjectKey, Registry, Resolution, Service,
+            SpiffeId, Unusable, UnusedEndpoint, Workload, label,
+        },
         policy::mtls,
         world::World,
     },
@@ -38,12 +45,13 @@ pub(super) struct Tables<'a> {
     pub(super) pods_at: &'a PodsAt,
     /// The identity of the endpoint made last.
     last_identity: Cell<Option<Arc<SpiffeId>>>,
+    unused: RefCell<Vec<UnusedEndpoint>>,
 }
 
 impl<'t> Tables<'t> {
     /// Returns the tables for the endpoints of one service.
     pub(super) fn new(store: &'t Store, pods_at: &'t PodsAt, world: &'t World) -> Self {
-        Self { store, pods_at, world, last_identity: Cell::default() }
+        Self { store, pods_at, world, last_identity: Cell::default(), unused: RefCell::default() }
     }
 
     /// Returns the endpoints that one definition of a service has; `slices` and `entries` are those of a Kubernetes Service.
@@ -57,6 +65,40 @@ impl<'t> Tables<'t> {
             Registry::Kubernetes => self.of_kubernetes(service, slices, entries),
             Registry::External => self.of_service_entry(service),
         }
+    }
+
+    /// Returns what was written and is not used, sorted.
+    pub(super) fn into_unused(self) -> Vec<UnusedEndpoint> {
+        let mut unused = self.unused.into_inner();
+        unused.sort_unstable();
+        unused
+    }
+
+    /// Notes what a definition wrote and the one that shapes the service does not use: `all` are the endpoints of the former.
+    pub(super) fn note_unshaped(&self, first: &Service, definition: &Service, all: &[(u16, Endpoint)]) {
+        let by_name = |(_, endpoint): &(u16, Endpoint)| matches!(endpoint.address, EndpointAddress::Host(_));
+        if !is_dns(first) && all.iter().any(by_name) {
+            let reason = Unusable::FoundByDns(first.origin.object.clone());
+            self.note_unused(&definition.origin.object, "spec.resolution", &first.hostname, reason);
+        }
+    }
+
+    /// Notes the ports of which Envoy takes one endpoint of several.
+    pub(super) fn note_one_of_several(&self, first: &Service, gathered: &EndpointSet) {
+        if first.resolution != Resolution::DnsRoundRobin {
+            return;
+        }
+        for (port, endpoints) in &gathered.ports {
+            let distinct = endpoints.chunk_by(|one, other| (&one.address, one.port) == (&other.address, other.port)).count();
+            if distinct > 1 {
+                self.note_unused(&first.origin.object, "spec.resolution", &first.hostname, Unusable::OneOf(distinct, *port));
+            }
+        }
+    }
+
+    fn note_unused(&self, object: &ObjectKey, field: impl Into<SmolStr>, host: &Hostname, reason: Unusable) {
+        let (object, host) = (object.clone(), host.clone());
+        self.unused.borrow_mut().push(UnusedEndpoint { object, field: field.into(), host, reason });
     }
 
     fn of_pod(&self, object: &Object, pod: &Workload, node: &SmolStr, health: Health) -> Backend {
@@ -141,6 +183,11 @@ fn drop_repeated_addresses(endpoints: &mut Vec<Endpoint>) {
             && first.backend.health != Health::Unknown
             && (&first.address, first.port) == (&later.address, later.port)
     });
+}
+
+/// Returns whether proxies look up the names of a service's endpoints.
+fn is_dns(service: &Service) -> bool {
+    matches!(service.resolution, Resolution::DnsLb | Resolution::DnsRoundRobin)
 }
 
 fn entry_address(written: &SmolStr, names_allowed: bool) -> Option<EndpointAddress> {

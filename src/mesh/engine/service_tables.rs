@@ -13,12 +13,21 @@ use super::{
 use crate::{
     api::{Kind, LocalId, Object},
     mesh::{
-        model::{Eclipsed, Endpoint, EndpointAddress, EndpointSet, NamedKey, Registry, Service, ServiceKey, SpiffeId},
+        model::{Endpoint, EndpointAddress, EndpointSet, NamedKey, Registry, Service, ServiceKey, SpiffeId, UnusedEndpoint},
         policy::mtls,
         world::World,
     },
     visits::{Visit, Visited},
 };
+
+/// What the objects say of the endpoints of one service.
+struct Found {
+    endpoints: EndpointSet,
+    /// The WorkloadEntries that it selects.
+    selected: Vec<NamedKey>,
+    /// Endpoints that are written and not used.
+    unused: Vec<UnusedEndpoint>,
+}
 
 impl Engine {
     pub(super) fn derive_definitions(&mut self, world: &mut World, dirty: &mut Dirty) {
@@ -41,9 +50,10 @@ impl Engine {
     pub(super) fn derive_endpoints(&mut self, world: &mut World, dirty: &mut Dirty) {
         for key in dirty.endpoints.take().into_iter().visiting(Visited::Service) {
             dirty.recomputed += 1;
-            let (new, selected) = self.endpoints_of(world, &key);
-            let new = Arc::new(new);
-            self.selected_entries.set(&key, selected);
+            let found = self.endpoints_of(world, &key);
+            let new = Arc::new(found.endpoints);
+            note(&mut world.unused_endpoints, &key, found.unused);
+            self.selected_entries.set(&key, found.selected);
             let none = Arc::default();
             let old = Arc::clone(world.endpoints.get(&key).unwrap_or(&none));
             if old == new {
@@ -63,17 +73,24 @@ impl Engine {
         }
     }
 
-    /// Returns the endpoints of a service, and the WorkloadEntries that it selects.
-    fn endpoints_of(&self, world: &World, key: &ServiceKey) -> (EndpointSet, Vec<NamedKey>) {
+    fn endpoints_of(&self, world: &World, key: &ServiceKey) -> Found {
         let tables = Tables::new(&self.store, &self.pods_at, world);
         let mut selected = Vec::new();
+        let shaping = |service: &Service| self.definitions.of(key).find(|first| first.export_to == service.export_to);
         let endpoints = endpoints::gather(self.definitions.of(key).flat_map(|service| {
             let entries: Vec<_> = endpoints::entries_selected_by(service, &self.store).collect();
             selected.extend(entries.iter().map(|(object, _)| (object.key.namespace.clone(), object.key.name.clone())));
             let of = LocalId::new(&service.origin.object.cluster, Kind::Service, &service.namespace, &service.name);
-            tables.endpoints(service, self.slices.readers_of(&of).map(|slice| &**slice), &entries)
+            let all = tables.endpoints(service, self.slices.readers_of(&of).map(|slice| &**slice), &entries);
+            if let Some(first) = shaping(service) {
+                tables.note_unshaped(first, service, &all);
+            }
+            all
         }));
-        (endpoints, selected)
+        if let Some(first) = self.definitions.of(key).next() {
+            tables.note_one_of_several(first, &endpoints);
+        }
+        Found { endpoints, selected, unused: tables.into_unused() }
     }
 
     pub(super) fn derive_services(&mut self, world: &mut World, dirty: &mut Dirty) {
@@ -136,13 +153,13 @@ impl Engine {
 }
 
 /// Keeps what has no effect, if anything.
-fn note<K: Ord + Clone>(table: &mut OrdMap<K, Arc<[Eclipsed]>>, key: &K, eclipsed: Vec<Eclipsed>) {
-    if table.get(key).map_or(&[][..], |before| before) == eclipsed {
+fn note<K: Ord + Clone, T: Clone + PartialEq>(table: &mut OrdMap<K, Arc<[T]>>, key: &K, without_effect: Vec<T>) {
+    if table.get(key).map_or(&[][..], |before| before) == without_effect {
         return;
     }
-    match eclipsed.is_empty() {
+    match without_effect.is_empty() {
         true => _ = table.remove(key),
-        false => _ = table.insert(key.clone(), eclipsed.into()),
+        false => _ = table.insert(key.clone(), without_effect.into()),
     }
 }
 

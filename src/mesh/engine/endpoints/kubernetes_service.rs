@@ -14,7 +14,7 @@ use crate::{
         },
         model::{
             Backend, Endpoint, EndpointAddress, Health, NamedKey, Registry, Resolution, Service, ServicePort, TargetPort,
-            TrafficDistribution, Workload, WorkloadKey,
+            TrafficDistribution, Unusable, Workload, WorkloadKey,
         },
     },
 };
@@ -95,11 +95,21 @@ impl Tables<'_> {
     }
 
     fn of_workload_entry(&self, service: &Service, object: &Object, entry: &istio::WorkloadEntry) -> Vec<(u16, Endpoint)> {
-        let Some(address @ EndpointAddress::Ip(_)) = entry_address(&entry.address, false) else { return Vec::new() };
+        let Some(address @ EndpointAddress::Ip(_)) = entry_address(&entry.address, false) else {
+            if !entry.address.is_empty() {
+                self.note_unused(&object.key, "spec.address", &service.hostname, Unusable::Address(entry.address.clone()));
+            }
+            return Vec::new();
+        };
         let labels = Arc::new(entry_labels(object, entry));
         let backend = Arc::new(self.of_entry(object, entry, labels, &object.key.name));
         let at_port = |port: &ServicePort| {
-            let number = listening_port(port, entry)?;
+            let Some(number) = listening_port(port, entry) else {
+                if let TargetPort::Name(name) = &port.target_port {
+                    self.note_unused(&object.key, "spec.ports", &service.hostname, Unusable::Port(name.clone()));
+                }
+                return None;
+            };
             let mtls = self.entry_takes_mtls(entry, &backend, number);
             Some((port.number, Endpoint { address: address.clone(), port: number, backend: Arc::clone(&backend), mtls }))
         };

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use smol_str::{SmolStr, format_smolstr};
 
-use super::{Tables, entry_address};
+use super::{Tables, entry_address, is_dns};
 use crate::{
     api::{Kind, Labels, Object, istio, kubernetes},
     mesh::{
         engine::workloads::{self, entry_labels, pod_id},
-        model::{Endpoint, EndpointAddress, Health, Resolution, Service, ServicePort, TargetPort, Workload},
+        model::{Endpoint, EndpointAddress, Health, Resolution, Service, ServicePort, TargetPort, Unusable, Workload},
     },
 };
 
@@ -31,7 +31,7 @@ impl Tables<'_> {
         inline
             .flat_map(|(index, endpoint)| {
                 let name = format_smolstr!("{}-{index}", object.key.name);
-                self.at_ports(service, object, endpoint, Arc::new(endpoint.labels.clone()), &name)
+                self.at_ports(service, (object, Some(index)), endpoint, Arc::new(endpoint.labels.clone()), &name)
             })
             .collect()
     }
@@ -40,7 +40,7 @@ impl Tables<'_> {
     fn of_own_name(&self, service: &Service, object: &Object) -> Vec<(u16, Endpoint)> {
         let entry = istio::WorkloadEntry { address: service.hostname.text().clone(), ..Default::default() };
         let times = service.addresses.len().max(1);
-        let once = self.at_ports(service, object, &entry, Arc::default(), &object.key.name);
+        let once = self.at_ports(service, (object, None), &entry, Arc::default(), &object.key.name);
         std::iter::repeat_n(once, times).flatten().collect()
     }
 
@@ -50,7 +50,7 @@ impl Tables<'_> {
         for object in self.store.configs_in(Kind::WorkloadEntry, &service.namespace) {
             let Some(entry) = object.content::<istio::WorkloadEntry>() else { continue };
             if workloads::of_entry(object, entry).located_labels().are_selected_by(&service.selector) {
-                found.extend(self.at_ports(service, object, entry, Arc::new(entry_labels(object, entry)), &object.key.name));
+                found.extend(self.at_ports(service, (object, None), entry, Arc::new(entry_labels(object, entry)), &object.key.name));
             }
         }
         let of_namespace = self.world.workloads_in(&service.namespace, "");
@@ -76,15 +76,23 @@ impl Tables<'_> {
         service.ports.iter().map(at_port).collect()
     }
 
+    /// Returns the endpoints of an entry; `object` names it, as the endpoint of that index or as a whole.
     fn at_ports(
         &self,
         service: &Service,
-        object: &Object,
+        (object, index): (&Object, Option<usize>),
         entry: &istio::WorkloadEntry,
         labels: Arc<Labels>,
         workload: &SmolStr,
     ) -> Vec<(u16, Endpoint)> {
-        let Some(address) = entry_address(&entry.address, is_dns(service)) else { return Vec::new() };
+        let Some(address) = entry_address(&entry.address, is_dns(service)) else {
+            // Who has no address is told so already, and may be reached by its network.
+            if !entry.address.is_empty() {
+                let field = index.map_or("spec.address".into(), |index| format_smolstr!("spec.endpoints[{index}].address"));
+                self.note_unused(&object.key, field, &service.hostname, Unusable::Address(entry.address.clone()));
+            }
+            return Vec::new();
+        };
         let backend = Arc::new(self.of_entry(object, entry, labels, workload));
         let at_port = |port: &ServicePort| {
             let own = entry.ports.iter().find(|(name, _)| *name == port.name);
@@ -94,10 +102,6 @@ impl Tables<'_> {
         };
         service.ports.iter().map(at_port).collect()
     }
-}
-
-fn is_dns(service: &Service) -> bool {
-    matches!(service.resolution, Resolution::DnsLb | Resolution::DnsRoundRobin)
 }
 
 fn target_number(port: &ServicePort) -> u16 {
