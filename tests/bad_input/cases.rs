@@ -65,6 +65,15 @@ spec:
   servers:
   - {port: {number: 9000, name: other, protocol: TCP}, hosts: ['*']}
   - {port: {number: 8080, name: tcp, protocol: TCP}, hosts: ['*']}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: both, namespace: shop}
+spec:
+  hosts: [reviews.example.com]
+  gateways: [a-web, b-tcp]
+  http: [{route: [{destination: {host: reviews}}]}]
+  tcp: [{match: [{port: 9000}], route: [{destination: {host: reviews}}]}]
 ";
 
 /// What is said of them.

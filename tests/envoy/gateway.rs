@@ -42,7 +42,12 @@ async fn a_gateway_serves_port_80_as_an_ordinary_user() -> Result<()> {
         ensure!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("from the edge"), "{answer}\n{}", tail(&agent.log(), 20));
         Ok(())
     })
-    .await
+    .await?;
+    // The server beside it asks for a Secret, which nobody serves: a listener for it would wait for that, and the gateway with it.
+    let listeners = pod.run(None, "curl", &["-sS", "http://127.0.0.1:15000/config_dump?resource=dynamic_listeners"])?;
+    ensure!(listeners.contains("0.0.0.0_80") && !listeners.contains("0.0.0.0_443"), "{listeners}");
+    ensure!(!listeners.contains("warming_state"), "{listeners}");
+    Ok(())
 }
 
 fn objects(gateway: IpAddr) -> String {
@@ -67,7 +72,9 @@ kind: Gateway
 metadata: {{name: public, namespace: istio-system}}
 spec:
   selector: {{istio: ingressgateway}}
-  servers: [{{port: {{number: 80, name: http, protocol: HTTP}}, hosts: ["*"]}}]
+  servers:
+  - {{port: {{number: 80, name: http, protocol: HTTP}}, hosts: ["*"]}}
+  - {{port: {{number: 443, name: https, protocol: HTTPS}}, hosts: ["*"], tls: {{mode: SIMPLE, credentialName: missing}}}}
 ---
 apiVersion: networking.istio.io/v1
 kind: VirtualService

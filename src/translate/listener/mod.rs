@@ -23,7 +23,7 @@ use envoy_types::pb::envoy::config::{
 pub use self::{
     chain::closed,
     held::{Holder, holds_own_addresses},
-    refused::{Reason, Refused},
+    refused::{Onward, Reason, Refused},
 };
 
 /// Returns how a listener shares connections out among threads; `None`: to whichever accepts them.

@@ -37,12 +37,28 @@ pub enum Reason {
     NoServerName(Hostname),
     /// Envoy does not know the wildcard among server names.
     PartialWildcard(u16, SmolStr),
+    /// A server of a Gateway from which nothing leads on.
+    LeadsNowhere(u16, Onward),
     /// A port whose protocol is not declared took the place of its HTTP port.
     Replaced(u16, ObjectKey),
 }
 
+/// What leads on from a server of a Gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Onward {
+    /// `http` routes of VirtualServices.
+    Http,
+    /// `tls` routes.
+    Tls,
+    /// `tcp` routes.
+    Tcp,
+    /// The services themselves, in mode AUTO_PASSTHROUGH.
+    Services,
+}
+
 impl Refused {
-    pub(super) fn new(origin: &Origin, field: impl Into<SmolStr>, reason: Reason) -> Self {
+    /// Names an object, where it asks for something, and why that is not sent.
+    pub(in crate::translate) fn new(origin: &Origin, field: impl Into<SmolStr>, reason: Reason) -> Self {
         Self { origin: origin.clone(), field: field.into(), reason }
     }
 }
@@ -69,6 +85,20 @@ impl fmt::Display for Reason {
                 write!(
                     f,
                     "TLS connections for {name} on port {port} are not told from others: a wildcard in a server name is a whole label"
+                )
+            }
+            Self::LeadsNowhere(port, Onward::Services) => {
+                write!(f, "no service has one of these hosts: connections for them on port {port} are not taken")
+            }
+            Self::LeadsNowhere(port, Onward::Http) => {
+                write!(f, "no VirtualService has http routes for these hosts that are bound here: requests for them on port {port} get 404")
+            }
+            Self::LeadsNowhere(port, onward) => {
+                let routes = if *onward == Onward::Tls { "tls" } else { "tcp" };
+                write!(
+                    f,
+                    "no VirtualService has {routes} routes for this port and these hosts that are bound here: connections for them on \
+                     port {port} are not taken"
                 )
             }
             Self::Replaced(port, by) => {

@@ -15,7 +15,7 @@ use super::{
     gateway::{self, GatewayPlan, GatewayView},
     inbound::{self, InboundView},
     outbound::{self, Group, ListenerInput, OutboundView, Planned},
-    refused::{Reason, Refused},
+    refused::{Onward, Reason, Refused},
 };
 use crate::{
     api::{
@@ -496,7 +496,8 @@ fn servers_of_all_gateways_share_what_can_be_shared() {
     let (plan, listeners) = Asked::of(&(MESH.to_owned() + GATEWAYS)).gateway();
     assert_eq!(listeners.keys().collect::<Vec<_>>(), ["0.0.0.0_443", "0.0.0.0_8080"], "a TCP server without routes has no listener");
     let http = plan.tables.iter().find(|table| table.name == "http.8080").unwrap();
-    let servers: Vec<_> = http.servers.iter().map(|server| (server.gateway.1.as_str(), server.port, server.https_redirect)).collect();
+    let servers: Vec<_> =
+        http.servers.iter().map(|server| (server.origin.object.name.as_str(), server.port, server.https_redirect)).collect();
     assert_eq!(servers, [("one", 80, false), ("two", 80, true)]);
     assert_eq!(plan.tables.iter().map(|table| table.name.as_str()).collect::<Vec<_>>(), ["http.8080", "https.443.https.one.shop"]);
     assert_eq!(
@@ -505,8 +506,12 @@ fn servers_of_all_gateways_share_what_can_be_shared() {
     );
     let reasons: Vec<_> = plan.refused.iter().map(|refused| (refused.field.as_str(), refused.reason.clone())).collect();
     let host = crate::mesh::model::Hostname::new("a.example.com");
-    let expected = [("spec.servers[1]", Refusal::HostTaken(host)), ("spec.servers[2]", Refusal::PortTaken(443))];
-    assert_eq!(reasons, expected.map(|(field, refusal)| (field, Reason::Server(refusal))));
+    let expected = [
+        ("spec.servers[2]", Reason::LeadsNowhere(9000, Onward::Tcp)),
+        ("spec.servers[1]", Reason::Server(Refusal::HostTaken(host))),
+        ("spec.servers[2]", Reason::Server(Refusal::PortTaken(443))),
+    ];
+    assert_eq!(reasons, expected);
 }
 
 #[test]

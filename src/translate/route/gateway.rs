@@ -17,10 +17,22 @@ use crate::{
     },
     translate::{
         input::ProxyClass,
-        listener::gateway::{GatewayRouteTable, RoutedServer},
+        listener::{
+            Onward, Reason, Refused,
+            gateway::{GatewayRouteTable, RoutedServer},
+        },
     },
     visits::{Visit, Visited},
 };
+
+/// A route table of a gateway.
+#[derive(Debug)]
+pub struct GatewayTable {
+    /// The table.
+    pub table: RouteTable,
+    /// The servers of which no host has routes.
+    pub unrouted: Vec<Refused>,
+}
 
 /// Returns the virtual hosts of a gateway's route table. `routes` are the VirtualServices of the gateways that the table's
 /// servers belong to, the oldest first.
@@ -34,12 +46,14 @@ pub fn gateway_table(
     mesh: &Arc<MeshSettings>,
     servers: &GatewayRouteTable,
     routes: &[Arc<RouteSet>],
-) -> RouteTable {
+) -> GatewayTable {
     let tls = servers.name.starts_with("https.");
     let mut entries: BTreeMap<HostOrder, Entry> = BTreeMap::new();
+    let mut unrouted = Vec::new();
     for server in &servers.servers {
+        let at = GatewayRef::of(&server.origin.object);
+        let mut leads_on = server.https_redirect;
         for routes in routes.iter().visiting(Visited::Route) {
-            let at = GatewayRef::istio(&server.gateway.0, &server.gateway.1);
             if !routes.applies_at(&at) {
                 continue;
             }
@@ -50,6 +64,7 @@ pub fn gateway_table(
             let client = Client { namespace: &class.namespace, labels: &class.labels };
             let context = RouteContext { port: server.port, gateway: &at, client: Some(client) };
             let Some(selection) = HttpSelection::of(routes, &context, scope.backends()) else { continue };
+            leads_on = true;
             for host in hosts {
                 let entry = entries.entry(HostOrder::of(host)).or_insert_with(|| Entry::new(server));
                 entry.require_tls |= server.https_redirect;
@@ -64,9 +79,12 @@ pub fn gateway_table(
                 entries.entry(HostOrder::of(of.host.clone())).or_insert_with(|| Entry::new(server)).require_tls = true;
             }
         }
+        if !leads_on {
+            unrouted.push(Refused::new(&server.origin, server.field.clone(), Reason::LeadsNowhere(server.port, Onward::Http)));
+        }
     }
     let hosts = if entries.is_empty() { vec![black_hole(servers)] } else { share(entries, mesh, tls) };
-    RouteTable { name: servers.name.clone(), hosts, lost: Vec::new() }
+    GatewayTable { table: RouteTable { name: servers.name.clone(), hosts, lost: Vec::new() }, unrouted }
 }
 
 /// Longest first, then by alphabet, wildcards last.

@@ -18,8 +18,8 @@ use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost}
 use smol_str::SmolStr;
 
 pub use self::{
-    gateway::gateway_table,
-    sidecar::{table, tables, tables_with},
+    gateway::{GatewayTable, gateway_table},
+    sidecar::{is_table, table, tables, tables_with},
 };
 use super::{
     input::{Built, ByPtr},

@@ -93,7 +93,7 @@ pub fn tables_with(scope: &Scope, class: &ProxyClass, mesh: &MeshSettings, host:
 
 /// Returns whether [`tables`] has the name. It walks all ports of all services in scope, but makes names only for those of the
 /// table's port.
-fn is_table(scope: &Scope, class: &ProxyClass, mesh: &MeshSettings, name: &SmolStr) -> bool {
+pub fn is_table(scope: &Scope, class: &ProxyClass, mesh: &MeshSettings, name: &SmolStr) -> bool {
     if name == HTTP_PROXY {
         return mesh.proxy_http_port > 0;
     }

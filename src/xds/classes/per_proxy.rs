@@ -76,6 +76,11 @@ impl PerProxyInputs {
         }
     }
 
+    /// Returns whether it is a gateway's that passes mTLS on: only such have clusters and endpoints of services of their own.
+    pub(super) fn passes_mtls_on(&self) -> bool {
+        self.inbound.is_none() && !self.clusters.is_empty()
+    }
+
     /// Returns what of the objects has no place in the proxy's listeners.
     pub(super) fn refused(&self) -> impl Iterator<Item = &Refused> {
         self.refused.iter()
@@ -154,18 +159,22 @@ fn gateway_proxy(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass
     let targets = service_targets(world, proxy);
     let plan =
         gateway::plan(GatewayView { class, mesh: &world.mesh, gateways: &gateways, world, scope, targets: &targets, ports: proxy.ports });
+    let mut refused = plan.refused;
     let tables = plan.tables.iter().map(|table| {
-        let named: BTreeSet<_> = table.servers.iter().map(|server| &server.gateway).collect();
-        let at = named.into_iter().map(|(namespace, name)| GatewayRef::istio(namespace, name));
+        let named: BTreeSet<_> = table.servers.iter().map(|server| &server.origin.object).collect();
+        let at = named.into_iter().map(GatewayRef::of);
         let mut routes: Vec<_> = at.flat_map(|at| routes_for_gateway(world, &proxy.namespace, &at)).collect();
         routes.sort_by(|a, b| a.precedence.cmp(&b.precedence));
         routes.dedup_by(|a, b| Arc::ptr_eq(a, b));
-        route::gateway_table(scope, class, &world.mesh, table, &routes)
+        let built = route::gateway_table(scope, class, &world.mesh, table, &routes);
+        refused.extend(built.unrouted);
+        built.table
     });
+    let tables = tables.collect();
     let place = Place::of(proxy, PlaceDetail::Node);
     let (clusters, assignments) =
         if passes_mtls_on(&gateways) { auto_passthrough(world, scope, class, &place) } else { Default::default() };
-    PerProxyInputs { clusters, assignments, tables: tables.collect(), gateway: plan.listeners, refused: plan.refused, inbound: None }
+    PerProxyInputs { clusters, assignments, tables, gateway: plan.listeners, refused, inbound: None }
 }
 
 fn passes_mtls_on(gateways: &[Arc<Gateway>]) -> bool {

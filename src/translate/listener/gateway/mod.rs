@@ -18,7 +18,7 @@ use crate::{
         model::{Origin, ProxyPorts},
         scope::{Scope, ServiceTarget},
         settings::MeshSettings,
-        world::{Gateway, NamedKey, World},
+        world::{Gateway, World},
     },
     translate::{
         filter::network::TcpTarget,
@@ -92,8 +92,10 @@ pub struct GatewayRouteTable {
 /// One server of a Gateway as far as routes are concerned.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RoutedServer {
-    /// `(namespace, name)` of the Gateway.
-    pub gateway: NamedKey,
+    /// The Gateway.
+    pub origin: Origin,
+    /// Where it asks for the server (`spec.servers[0]`).
+    pub field: SmolStr,
     /// The server's own port number: what `match.port` means, and the number in virtual hosts' names.
     pub port: u16,
     /// What it serves.

@@ -25,7 +25,7 @@ use crate::{
         listener::{
             chain::ChainMatch,
             l4::Destinations,
-            refused::{Reason, Refused},
+            refused::{Onward, Reason, Refused},
         },
         naming::dns_srv,
     },
@@ -98,16 +98,20 @@ impl<'a> Planner<'a> {
                 }
             }
             Handling::AutoPassthrough => {
-                for chain in self.auto_passthrough(placed) {
+                let of_services = self.auto_passthrough(placed);
+                self.tell_if(of_services.is_empty(), placed, Onward::Services);
+                for chain in of_services {
                     chains.add(chain, &server);
                 }
             }
-            Handling::Passthrough => self.passthrough(placed, chains),
-            Handling::Tcp(termination) => {
-                if let Some(chain) = self.tcp(placed, termination) {
-                    chains.add(chain, &server);
-                }
+            Handling::Passthrough => {
+                let routed = self.passthrough(placed, chains);
+                self.tell_if(!routed, placed, Onward::Tls);
             }
+            Handling::Tcp(termination) => match self.tcp(placed, termination) {
+                Some(chain) => _ = chains.add(chain, &server),
+                None => self.tell_if(true, placed, Onward::Tcp),
+            },
             // HTTP listeners share one chain.
             Handling::Http => {}
         }
@@ -133,7 +137,17 @@ impl<'a> Planner<'a> {
         Some(Chain { matcher, target: Target::Tcp(target), tls })
     }
 
-    fn passthrough(&self, placed: &PlacedListener<'_>, chains: &mut Chains) {
+    /// Tells a server from which nothing leads on: as in Istio it has no listener then, or no chain in that of others.
+    fn tell_if(&mut self, leads_nowhere: bool, placed: &PlacedListener<'_>, onward: Onward) {
+        if leads_nowhere {
+            let (origin, listener) = (&placed.gateway.origin, placed.listener);
+            self.refused.insert(Refused::new(origin, listener.field.clone(), Reason::LeadsNowhere(listener.port, onward)));
+        }
+    }
+
+    /// Adds the chains of the routes; returns whether there are any.
+    fn passthrough(&self, placed: &PlacedListener<'_>, chains: &mut Chains) -> bool {
+        let mut routed = false;
         let gateway = gateway_ref(placed);
         let context = RouteContext { port: placed.listener.port, gateway: &gateway, client: None };
         for set in &self.routes(placed) {
@@ -142,8 +156,10 @@ impl<'a> Planner<'a> {
                 let server_names = matched.sni_hosts.iter().map(|host| host.text().clone()).collect();
                 let matcher = ChainMatch { server_names, prefix_ranges: matched.destination_subnets.clone(), ..Default::default() };
                 chains.add_route(Chain { matcher, target: Target::Tcp(target), tls: None }, &Claimant::from(&rule.source));
+                routed = true;
             }
         }
+        routed
     }
 
     // A chain for each service port and subset: the SNI of in-mesh mTLS names them.
@@ -200,9 +216,10 @@ fn gateway_ref(placed: &PlacedListener<'_>) -> GatewayRef {
 }
 
 fn routed(placed: &PlacedListener<'_>) -> RoutedServer {
-    let (object, listener) = (&placed.gateway.origin.object, placed.listener);
+    let listener = placed.listener;
     RoutedServer {
-        gateway: (object.namespace.clone(), object.name.clone()),
+        origin: placed.gateway.origin.clone(),
+        field: listener.field.clone(),
         port: listener.port,
         hosts: listener.hosts.clone(),
         https_redirect: listener.https_redirect,
