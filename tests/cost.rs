@@ -261,8 +261,8 @@ an endpoint            10        9        65      0       5       16
 an endpoint          2000        9     10015      0       5       16
 a weight               10        7       364    112      31       16
 a weight             2000        7     58074  16032      31       16
-a service's port       10       10       623    168      42       20
-a service's port     2000       10     98133  24048      42       20
+a service's port       10       10       629    174      42       20
+a service's port     2000       10     98139  24054      42       20
 a DestinationRule      10        9       573    168      38       16
 a DestinationRule    2000        9     90123  24048      38       16
 a pod                  10       11        60      0       5       16

@@ -39,7 +39,7 @@ impl LocatedAssignments {
         if step.is_rescoped() {
             return self.translate_everything(step.world, step.new, key, cache);
         }
-        for host in step.touched.services.iter().chain(&step.touched.endpoints) {
+        for host in step.services().into_iter().chain(&step.touched.endpoints) {
             self.translate(step.world, step.new, key, host, cache);
         }
     }

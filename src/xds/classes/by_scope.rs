@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use imbl::ordmap::DiffItem;
 use smol_str::SmolStr;
 
 use super::{cached_units::CachedUnits, key::ListenersKey, missing::MissingClusters, resource_cache::ResourceCache};
@@ -23,7 +24,7 @@ use crate::{
         },
         route::{self, LostDomain},
     },
-    visits::{self, Visited},
+    visits::{self, Visit, Visited},
     xds::{encode::checked, resource_type::ResourceType, view::Layer},
 };
 
@@ -136,10 +137,11 @@ impl SharedByScope {
 
     fn translate_touched(&mut self, step: Step<'_>, class: &ProxyClass, cache: &mut ResourceCache) {
         let Step { world, new, touched, .. } = step;
-        for host in &touched.services {
+        let services = step.services();
+        for host in &services {
             self.translate_clusters(world, new, class, host, cache);
         }
-        for host in touched.services.iter().chain(&touched.endpoints) {
+        for host in services.iter().copied().chain(&touched.endpoints) {
             self.translate_endpoints(world, new, class, host, cache);
         }
         // Clusters of DNS services hold their endpoints.
@@ -148,13 +150,19 @@ impl SharedByScope {
             self.translate_clusters(world, new, class, host, cache);
         }
         if class.kind == ProxyKind::Sidecar {
-            let mut tables = BTreeSet::new();
-            for host in touched.services.iter().chain(&touched.routes) {
-                tables.extend(route::tables_with(step.old, class, &world.mesh, host));
-                tables.extend(route::tables_with(new, class, &world.mesh, host));
+            let hosts = || touched.services.iter().chain(&touched.routes);
+            let now: BTreeSet<SmolStr> = hosts().flat_map(|host| route::tables_with(new, class, &world.mesh, host)).collect();
+            let before: BTreeSet<SmolStr> = hosts().flat_map(|host| route::tables_with(step.old, class, &world.mesh, host)).collect();
+            for table in &now {
+                self.translate_table(world, new, class, table, cache);
             }
-            for table in tables {
-                self.translate_table(world, new, class, &table, cache);
+            for table in before.difference(&now) {
+                if route::is_table(new, class, &world.mesh, table) {
+                    self.translate_table(world, new, class, table, cache);
+                } else {
+                    self.routes.replace(table, Vec::new());
+                    self.lost.remove(table);
+                }
             }
         }
     }
@@ -262,9 +270,13 @@ impl OutboundListeners {
     fn translate_touched(&mut self, step: Step<'_>, key: &ListenersKey, cache: &mut ResourceCache) {
         let Step { world, old, new, touched } = step;
         let mut ports: BTreeSet<u16> = BTreeSet::new();
-        for host in touched.services.iter().chain(&touched.routes) {
-            ports.extend(ports_of(old, host));
-            ports.extend(ports_of(new, host));
+        for scope in [old, new] {
+            ports.extend(touched.services.iter().flat_map(|host| ports_of(scope, host)));
+            ports.extend(touched.routes.iter().flat_map(|host| routed_by(scope, host)).flat_map(|host| ports_of(scope, host)));
+        }
+        // A Unix socket of a Sidecar has services of every port.
+        if !ports.is_empty() && [old, new].into_iter().any(has_sockets) {
+            ports.insert(0);
         }
         // Headless services have a listener for each endpoint.
         for host in &touched.endpoints {
@@ -305,11 +317,36 @@ impl OutboundListeners {
     }
 }
 
-impl Step<'_> {
+impl<'a> Step<'a> {
+    /// Returns the hosts whose services may look different: those that were touched, and those that a route brought into the
+    /// sight of a Sidecar or took out of it, as it imports where imported routes lead.
+    pub(super) fn services(&self) -> BTreeSet<&'a Hostname> {
+        let mut hosts: BTreeSet<&Hostname> = self.touched.services.iter().collect();
+        if !self.touched.routes.is_empty() {
+            hosts.extend(self.old.services.diff(&self.new.services).map(|item| match item {
+                DiffItem::Add(host, _) | DiffItem::Update { new: (host, _), .. } | DiffItem::Remove(host, _) => host,
+            }));
+        }
+        hosts
+    }
+
     /// Returns whether more than the touched hosts may look different.
     pub(super) fn is_rescoped(&self) -> bool {
         self.touched.everything || self.old.sidecar != self.new.sidecar || self.old.allow_any != self.new.allow_any
     }
+}
+
+/// Returns the hosts of the services whose listeners may follow routes for `host`: where either is a wildcard, of others too.
+fn routed_by<'a>(scope: &'a Scope, host: &'a Hostname) -> Vec<&'a Hostname> {
+    if host.is_wildcard() {
+        scope.services.keys().visiting(Visited::Service).filter(|of| host.overlaps(of)).collect()
+    } else {
+        host.covering(&scope.services).map(|(of, _)| of).collect()
+    }
+}
+
+fn has_sockets(scope: &Scope) -> bool {
+    scope.egress.iter().any(|egress| egress.listener.as_ref().is_some_and(|listener| listener.port == Some(0)))
 }
 
 fn holds_endpoints(service: &Service) -> bool {

@@ -37,6 +37,13 @@ pub(super) struct Keys {
     own: Arc<PerProxyInputs>,
 }
 
+impl Keys {
+    /// Returns whether the proxy has endpoints of services on its own side.
+    pub(super) fn have_endpoints(&self) -> bool {
+        self.own.passes_mtls_on()
+    }
+}
+
 /// Scopes by what decides about them.
 pub(super) type Scopes = FxHashMap<ScopeKey, Scope>;
 

@@ -183,12 +183,14 @@ impl State {
         self.distinguishing = distinguishing;
         let at_gateways = !touched.services.is_empty() || !touched.routes.is_empty() || !touched.gateways.is_empty();
         let namespaces = namespaces_of(&self.world, touched);
-        let concerned = |proxy: &Proxy| {
+        let concerned = |ConnectedProxy { proxy, keys, .. }: &ConnectedProxy| {
             let addressed = proxy.ips.iter().any(|ip| touched.addresses.contains(ip));
-            all || addressed || namespaces.contains(&proxy.namespace) || (at_gateways && proxy.kind == ProxyKind::Gateway)
+            let own_endpoints = !touched.endpoints.is_empty() && keys.have_endpoints();
+            let own_side = own_endpoints || (at_gateways && proxy.kind == ProxyKind::Gateway);
+            all || addressed || own_side || namespaces.contains(&proxy.namespace)
         };
         let mut moved = false;
-        for connected in self.proxies.values_mut().visiting(Visited::Proxy).filter(|connected| concerned(&connected.proxy)) {
+        for connected in self.proxies.values_mut().visiting(Visited::Proxy).filter(|connected| concerned(connected)) {
             connected.proxy = resolve_proxy(&self.world, &connected.node.proxy);
             let keys = self.groups.ensure(&self.world, &connected.proxy, &self.distinguishing);
             moved |= keys != connected.keys;

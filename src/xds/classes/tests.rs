@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use smol_str::SmolStr;
 
+mod any_history;
+
 use super::*;
 use crate::{
     api::{
