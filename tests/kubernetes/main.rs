@@ -9,6 +9,7 @@ mod definitions;
 mod faults;
 mod identity;
 mod injection;
+mod manifests;
 mod objects;
 mod outage;
 mod refusals;
