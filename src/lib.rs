@@ -14,6 +14,7 @@ pub mod identity;
 pub mod mesh;
 mod metrics;
 pub mod patience;
+pub mod peer_text;
 pub mod proto;
 pub mod serve;
 mod signals;

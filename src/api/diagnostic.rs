@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use super::ObjectKey;
+use crate::peer_text::PeerText;
 
 /// How serious a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -61,19 +62,19 @@ impl Diagnostic {
         self
     }
 
-    /// Formats the finding without its severity: `VirtualService/shop/reviews spec.http[0].timeout: …`.
+    /// Formats the finding without its severity, on one line: `VirtualService/shop/reviews spec.http[0].timeout: …`.
     pub fn without_severity(&self) -> impl fmt::Display {
         fmt::from_fn(|f| {
             let location = self.location.as_ref().map(|Location { file, document }| match document {
-                0 => format!("({file})"),
-                document => format!("({file}, document {document})"),
+                0 => format!("({})", PeerText::new(file)),
+                document => format!("({}, document {document})", PeerText::new(file)),
             });
-            let field = Some(self.field.clone()).filter(|field| !field.is_empty());
+            let field = Some(PeerText::new(&self.field).to_string()).filter(|field| !field.is_empty());
             let places: Vec<String> = [self.object.as_ref().map(ToString::to_string), location, field].into_iter().flatten().collect();
             if !places.is_empty() {
                 write!(f, "{}: ", places.join(" "))?;
             }
-            f.write_str(&self.message)
+            f.write_str(&PeerText::new(&self.message))
         })
     }
 }

@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc};
 use smol_str::SmolStr;
 
 use super::{istio, kind::Kind, kinds::kinds, kubernetes, label_selector::Labels, mesh_config};
+use crate::peer_text::PeerText;
 
 /// What names one object in all clusters: rule 12 of the architecture.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -97,9 +98,9 @@ impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/", self.kind)?;
         if !self.namespace.is_empty() {
-            write!(f, "{}/", self.namespace)?;
+            write!(f, "{}/", PeerText::new(&self.namespace))?;
         }
-        f.write_str(&self.name)
+        f.write_str(&PeerText::new(&self.name))
     }
 }
 

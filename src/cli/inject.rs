@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::{
     api::{Spec, mesh_config::MeshConfig, yaml},
     mesh::settings::{MeshSettings, ProxyDefaults},
+    peer_text::escaped,
     source::mesh_config::MeshConfigFile,
     system_error::explain,
     webhook::inject::{
@@ -145,7 +146,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
             if refused { ExitCode::from(2) } else { ExitCode::SUCCESS }
         }
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", escaped(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }
@@ -224,8 +225,8 @@ fn mesh_config(path: Option<PathBuf>) -> anyhow::Result<MeshConfig> {
 
 fn print_note(note: &Note) {
     match &note.outcome {
-        NoteOutcome::Warning(warning) => eprintln!("warning: {}: {warning}", note.object),
-        NoteOutcome::Skipped(skip) => eprintln!("{}: not injected: {skip}", note.object),
-        NoteOutcome::Refused(refused) => eprintln!("error: {}: {refused}", note.object),
+        NoteOutcome::Warning(warning) => eprintln!("{}", escaped(&format!("warning: {}: {warning}", note.object))),
+        NoteOutcome::Skipped(skip) => eprintln!("{}", escaped(&format!("{}: not injected: {skip}", note.object))),
+        NoteOutcome::Refused(refused) => eprintln!("{}", escaped(&format!("error: {}: {refused}", note.object))),
     }
 }

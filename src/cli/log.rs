@@ -1,8 +1,10 @@
 //! Logging for long-lived commands.
 
-use std::io::{IsTerminal, stderr};
+use std::io::{self, IsTerminal, Write, stderr};
 
-use tracing_subscriber::{EnvFilter, filter::ParseError};
+use tracing_subscriber::{EnvFilter, filter::ParseError, fmt::MakeWriter};
+
+use crate::peer_text::escaped;
 
 /// Starts logging to stderr, in colours if it is a terminal, at `level`: `info`, `istiod_lite=debug,info`, or in istiod's form,
 /// `default:info,ads:debug`.
@@ -14,7 +16,7 @@ pub(super) fn start(level: &str, json: bool) -> Result<(), ParseError> {
     // kube logs every request that fails; the caller logs once what it means.
     let quiet = if level.contains("kube_client") { "" } else { ",kube_client=off" };
     let filter = EnvFilter::builder().parse(format!("{level}{quiet}"))?;
-    let logger = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal());
+    let logger = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Lines).with_ansi(stderr().is_terminal());
     if json {
         logger.json().init();
     } else {
@@ -24,6 +26,41 @@ pub(super) fn start(level: &str, json: bool) -> Result<(), ParseError> {
         tracing::warn!(scopes = unknown.join(","), "the log has no such scopes; write as istiod_lite::xds=debug,info");
     }
     Ok(())
+}
+
+/// Writes each entry as one line, whatever is in it: nobody whose words are logged can write a line that looks like ours.
+#[derive(Clone, Copy, Debug)]
+struct Lines;
+
+impl MakeWriter<'_> for Lines {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        Self
+    }
+}
+
+impl Write for Lines {
+    fn write(&mut self, entry: &[u8]) -> io::Result<usize> {
+        stderr().lock().write_all(one_line(entry, stderr().is_terminal()).as_bytes())?;
+        Ok(entry.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        stderr().flush()
+    }
+}
+
+/// Returns an entry as one line. The colours are the logger's, which escapes those of others.
+fn one_line(entry: &[u8], in_colours: bool) -> String {
+    let text = String::from_utf8_lossy(entry);
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    let mut line = match in_colours {
+        true => text.split('\u{1b}').map(escaped).collect::<Vec<_>>().join("\u{1b}"),
+        false => escaped(text),
+    };
+    line.push('\n');
+    line
 }
 
 /// Returns the level in the logger's form, and the scopes of istiod that we do not have. istiod's `default` and `all` mean
@@ -54,6 +91,13 @@ fn level_name(level: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_entry_is_one_line_whatever_it_says() {
+        let forged = "INFO a: x\n2026-01-01 ERROR b: y\u{1b}[2J\u{9b}\n";
+        assert_eq!(one_line(forged.as_bytes(), false), "INFO a: x\\n2026-01-01 ERROR b: y\\u{1b}[2J\\u{9b}\n");
+        assert_eq!(one_line(b"\x1b[32mINFO\x1b[0m x\ny\n", true), "\u{1b}[32mINFO\u{1b}[0m x\\ny\n");
+    }
 
     #[test]
     fn levels_of_istiod_are_understood() {

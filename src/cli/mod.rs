@@ -13,6 +13,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::peer_text::escaped;
+
 /// A control plane for Envoy that takes istiod's place.
 #[derive(Parser)]
 #[command(name = "istiod-lite", version, about)]
@@ -49,7 +51,7 @@ fn block_on(command: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
     match finished.and_then(|runtime| runtime.block_on(command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", escaped(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }

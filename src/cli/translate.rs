@@ -20,6 +20,7 @@ use crate::{
         validate,
         world::World,
     },
+    peer_text::escaped,
     source::{
         folder::{Contents, read_paths},
         locations::ObjectLocations,
@@ -151,7 +152,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
         Ok(()) if findings.iter().any(is_error) => ExitCode::from(2),
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", escaped(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }

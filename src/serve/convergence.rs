@@ -132,13 +132,17 @@ impl Convergence {
 
 impl Observer for Convergence {
     fn recorded(&self, connection: &ProxyConnection, event: &Event, now: Timestamp) {
-        if let Event::Current { generation } = event {
+        if let Event::Current { generation } = event
+            && connection.proven
+        {
             self.acknowledged(&connection.proxy, *generation, now);
         }
     }
 
     fn disconnected(&self, connection: &ProxyConnection, now: Timestamp) {
-        self.gone(&connection.proxy, now);
+        if connection.proven {
+            self.gone(&connection.proxy, now);
+        }
     }
 }
 

@@ -21,9 +21,6 @@ use crate::{
     xds::ledger::Refusal,
 };
 
-/// How much of a proxy's words is shown, in characters.
-const LONGEST_REFUSAL: usize = 400;
-
 /// The findings that hold now, by who reported them.
 #[derive(Debug, Default)]
 pub(super) struct CurrentFindings {
@@ -128,9 +125,7 @@ impl Reported {
 /// Returns what proxies refuse as findings at the objects that it was made of.
 pub(super) fn refusals(refused: &[Refusal]) -> impl Iterator<Item = Diagnostic> {
     refused.iter().map(|Refusal { object, kind, error }| {
-        // A proxy's words go to logs and terminals.
-        let words: String = error.chars().take(LONGEST_REFUSAL).flat_map(char::escape_debug).collect();
-        Diagnostic::error("", format!("proxies refuse what is made of it ({}) and keep what they had: {words}", kind.as_str())).of(object)
+        Diagnostic::error("", format!("proxies refuse what is made of it ({}) and keep what they had: {error}", kind.as_str())).of(object)
     })
 }
 

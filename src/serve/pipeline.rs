@@ -170,7 +170,7 @@ impl Pipeline {
         let published = self.classes.prepare(Arc::clone(&world), &applied.touched);
         self.metrics.count_batch(kinds.len(), applied.recomputed, &published, started.elapsed());
         // The change is recorded before it is sent: otherwise an ACK could come first.
-        self.convergence.published(generation, &named, seen, now, published.proxies());
+        self.convergence.published(generation, &named, seen, now, published.awaited().to_vec());
         self.metrics.count_published(&kinds, making, since.elapsed());
         published.send();
         self.worlds.send_replace(Arc::clone(&world));

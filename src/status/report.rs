@@ -6,6 +6,7 @@ use smol_str::SmolStr;
 
 use crate::{
     api::{Diagnostic, ObjectKey, Severity},
+    peer_text::PeerText,
     xds::ledger::Refusal,
 };
 
@@ -91,7 +92,7 @@ impl ReportLine {
             Severity::Error => ConditionReason::Refused,
             Severity::Warning => ConditionReason::Doubtful,
         };
-        Self { reason, field: finding.field.clone(), message: shortened(finding.message.clone()) }
+        Self { reason, field: PeerText::new(&finding.field).to_string(), message: shortened(PeerText::new(&finding.message).to_string()) }
     }
 
     /// Returns the line as text: `spec.http[0].timeout: must be …`.

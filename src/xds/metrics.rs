@@ -15,7 +15,7 @@ pub type ByType = Family<MetricLabels<1, &'static str>, Histogram, fn() -> Histo
 #[derive(Clone, Debug)]
 pub struct DeliveryMetrics {
     /// Proxies with an open stream, by the version that they say they have.
-    pub connected: Family<MetricLabels<1>, Gauge>,
+    pub connected: Family<MetricLabels<1, &'static str>, Gauge>,
     /// Responses, by type.
     pub pushes: Family<MetricLabels<1, &'static str>, ExactCounter>,
     /// Seconds that it took to make a response, by type.
@@ -32,6 +32,8 @@ pub struct DeliveryMetrics {
     pub refused_requests: Family<MetricLabels<1, &'static str>, Counter>,
     /// The most names that one turn of a stream has looked at so far.
     pub largest_turn: Gauge,
+    /// Responses that callers refused who have not proven who they are, by type. The other counts of refusals do not have them.
+    pub unproven_rejects: Family<MetricLabels<1, &'static str>, ExactCounter>,
     /// Responses refused, by type.
     pub rejects: Family<MetricLabels<1, &'static str>, ExactCounter>,
     /// Responses refused by the proxies that are connected, by type, proxy and gRPC code.
@@ -62,6 +64,7 @@ impl Default for DeliveryMetrics {
             largest_request: Gauge::default(),
             refused_requests: Family::default(),
             largest_turn: Gauge::default(),
+            unproven_rejects: Family::default(),
             rejects: Family::default(),
             rejects_by_proxy: Default::default(),
             expired_nonces: Family::default(),
@@ -85,6 +88,8 @@ impl DeliveryMetrics {
         registry.register("pilot_xds_config_size_bytes", "Bytes of the resources of a response, by type", self.config_size.clone());
         registry.register("pilot_xds_recv_max", "The largest request so far, bytes", self.largest_request.clone());
         registry.register("pilot_total_xds_rejects", "Responses that proxies refused, by type", self.rejects.clone());
+        let help = "Responses that callers refused who have not proven who they are, by type";
+        registry.register("istiod_lite_xds_unproven_rejects", help, self.unproven_rejects.clone());
         for (name, family) in self.rejects_by_proxy.iter().filter_map(|(kind, family)| Some((kind.rejects_metric()?, family))) {
             registry.register(name, "Responses that the connected proxies refused, by proxy and gRPC code", family.clone());
         }

@@ -13,6 +13,7 @@ use super::bounds::{ADDRESSES, Excess, LABELS, POD_PORTS};
 use crate::{
     api::go_duration,
     mesh::model::{Caller, ExactBalance, Flavour, Interception, Labels, Locality, Proxy, ProxyKind, ProxyPorts, TelemetryIdentity},
+    peer_text::PeerText,
     visits::{Visit, Visited},
 };
 
@@ -45,14 +46,14 @@ pub struct Claim {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NodeError {
     /// The id does not have four parts.
-    #[error("node id {0:?} is not type~ip~pod.namespace~domain")]
-    Id(String),
+    #[error("node id \"{0}\" is not type~ip~pod.namespace~domain")]
+    Id(PeerText),
     /// It is neither sidecar nor router.
-    #[error("proxies of type {0:?} are not served")]
-    Type(String),
+    #[error("proxies of type \"{0}\" are not served")]
+    Type(PeerText),
     /// It has no valid address.
-    #[error("node {0:?} has no valid IP address")]
-    Address(String),
+    #[error("node \"{0}\" has no valid IP address")]
+    Address(PeerText),
     /// It says more of itself than is read.
     #[error(transparent)]
     Excess(#[from] Excess),
@@ -67,16 +68,16 @@ impl Node {
         let mut parts = node.id.split('~');
         let (Some(kind), Some(ip), Some(id), Some(domain), None) = (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
         else {
-            return Err(NodeError::Id(node.id.clone()));
+            return Err(NodeError::Id(PeerText::new(&node.id)));
         };
         let kind = match kind {
             "sidecar" => ProxyKind::Sidecar,
             "router" => ProxyKind::Gateway,
-            other => return Err(NodeError::Type(other.into())),
+            other => return Err(NodeError::Type(PeerText::new(other))),
         };
         let metadata = Metadata(node.metadata.as_ref());
-        let ips = addresses(metadata.text("INSTANCE_IPS"), ip).ok_or_else(|| NodeError::Address(node.id.clone()))?;
-        let namespace = metadata.name("NAMESPACE").unwrap_or_else(|| domain.split('.').next().unwrap_or_default().into());
+        let ips = addresses(metadata.text("INSTANCE_IPS"), ip).ok_or_else(|| NodeError::Address(PeerText::new(&node.id)))?;
+        let namespace = metadata.name("NAMESPACE").unwrap_or_else(|| name(domain.split('.').next().unwrap_or_default()));
         let labels = metadata.labels("LABELS")?;
         let cluster = metadata.name("CLUSTER_ID").unwrap_or_else(|| "Kubernetes".into());
         let telemetry = telemetry(&metadata, &labels, &namespace, &cluster);
@@ -84,7 +85,7 @@ impl Node {
             istio_version: metadata.name("ISTIO_VERSION").unwrap_or_default(),
             has_proxy_config: metadata.value("PROXY_CONFIG").is_some(),
             proxy: Arc::new(Proxy {
-                id: id.into(),
+                id: name(id),
                 kind,
                 namespace,
                 service_account: metadata.name("SERVICE_ACCOUNT").unwrap_or_default(),
@@ -96,7 +97,7 @@ impl Node {
                 node: metadata.name("NODE_NAME").unwrap_or_default(),
                 interception: interception(metadata.text("INTERCEPTION_MODE")),
                 flavour: flavour(&node.extensions),
-                dns_domain: domain.into(),
+                dns_domain: name(domain),
                 telemetry: Arc::new(telemetry),
                 idle_timeout: metadata.text("IDLE_TIMEOUT").and_then(go_duration::parse),
                 http10: metadata.text("HTTP10") == Some("1"),
@@ -119,9 +120,12 @@ impl Node {
 impl Proven {
     /// Joins a proxy with who its caller is proven to be; `None` when the caller may not ask for this proxy's
     /// configuration. It may when its namespace is the proxy's, and its service account too where the proxy names one
-    /// (contract §2.6). Nothing is held against a caller on the plaintext port.
+    /// (contract §2.6). The id ends in the same namespace, which logs, metrics and status show; that holds for callers of the
+    /// plaintext port too, against whom nothing else is held.
     pub fn new(node: Arc<Node>, caller: Caller) -> Option<Self> {
-        agrees(&node.proxy.namespace, &node.proxy.service_account, &caller).then_some(Self { node, caller })
+        let Proxy { id, namespace, service_account, .. } = &*node.proxy;
+        let agrees = agrees(namespace, service_account, &caller) && id.rsplit_once('.').is_none_or(|(_, named)| named == namespace);
+        agrees.then_some(Self { node, caller })
     }
 
     /// Returns the proxy by its own account.
@@ -147,7 +151,7 @@ impl Claim {
     pub fn parse(node: &v3::Node) -> Self {
         let metadata = Metadata(node.metadata.as_ref());
         let domain = node.id.rsplit('~').next().unwrap_or_default();
-        let namespace = metadata.name("NAMESPACE").unwrap_or_else(|| domain.split('.').next().unwrap_or_default().into());
+        let namespace = metadata.name("NAMESPACE").unwrap_or_else(|| name(domain.split('.').next().unwrap_or_default()));
         Self { namespace, service_account: metadata.name("SERVICE_ACCOUNT").unwrap_or_default() }
     }
 
@@ -166,6 +170,11 @@ fn agrees(namespace: &str, service_account: &str, caller: &Caller) -> bool {
     }
 }
 
+/// Takes a name that the proxy chose. It is shown in many places.
+fn name(text: &str) -> SmolStr {
+    SmolStr::new(&*PeerText::new(text))
+}
+
 struct Metadata<'a>(Option<&'a Struct>);
 
 impl<'a> Metadata<'a> {
@@ -181,7 +190,7 @@ impl<'a> Metadata<'a> {
     }
 
     fn name(&self, key: &str) -> Option<SmolStr> {
-        self.text(key).filter(|text| !text.is_empty()).map(SmolStr::from)
+        self.text(key).filter(|text| !text.is_empty()).map(name)
     }
 
     fn number(&self, key: &str) -> Option<u16> {
@@ -251,7 +260,7 @@ fn flavour(extensions: &[v3::Extension]) -> Flavour {
 
 fn locality(locality: &v3::Locality) -> Locality {
     let v3::Locality { region, zone, sub_zone } = locality;
-    Locality { region: region.into(), zone: zone.into(), subzone: sub_zone.into() }
+    Locality { region: name(region), zone: name(zone), subzone: name(sub_zone) }
 }
 
 fn telemetry(metadata: &Metadata<'_>, labels: &Labels, namespace: &SmolStr, cluster: &SmolStr) -> TelemetryIdentity {
@@ -371,6 +380,31 @@ mod tests {
             |node: &Node, namespace, service_account| Proven::new(Arc::new(node.clone()), caller(namespace, service_account)).is_some();
         assert!(is_proven(&unnamed, "shop", "any") && !is_proven(&unnamed, "bank", "any"));
         assert!(is_proven(&named, "shop", "reviews") && !is_proven(&named, "shop", "other"));
+    }
+
+    #[test]
+    fn a_proxy_is_named_after_the_namespace_that_it_is_in() {
+        let caller = SpiffeId { trust_domain: "td".into(), namespace: "ns-1".into(), service_account: "client".into() };
+        for caller in [Caller::Workload(caller), Caller::Anonymous] {
+            let is_proven =
+                |id: &str, fields: &[_]| Proven::new(Arc::new(Node::parse(&node(id, fields)).unwrap()), caller.clone()).is_some();
+            let of_ns_1 = [("NAMESPACE", text("ns-1"))];
+            assert!(!is_proven("sidecar~1.1.1.1~client.ns-2~ns-2.svc.cluster.local", &of_ns_1), "another's name");
+            assert!(!is_proven("sidecar~1.1.1.1~client.ns-2~ns-1.svc.cluster.local", &[]), "another's name");
+            assert!(is_proven("sidecar~1.1.1.1~client.ns-1~ns-1.svc.cluster.local", &of_ns_1));
+            assert!(is_proven("router~1.1.1.1~a.pod.with.dots.ns-1~ns-1.svc.cluster.local", &[]));
+            assert!(is_proven("sidecar~1.1.1.1~client~ns-1.svc.cluster.local", &of_ns_1), "it names none");
+        }
+    }
+
+    #[test]
+    fn what_a_proxy_calls_itself_cannot_end_a_line() {
+        let said = [("ISTIO_VERSION", text("1.30\u{1b}[31m")), ("NAMESPACE", text("shop\nx"))];
+        let node = Node::parse(&node("sidecar~1.1.1.1~a\nFAKE.shop\nx~shop", &said)).unwrap();
+        assert_eq!((node.proxy.id.as_str(), node.proxy.namespace.as_str()), (r"a\nFAKE.shop\nx", r"shop\nx"));
+        assert_eq!(node.istio_version, r"1.30\u{1b}[31m");
+        let refused = Node::parse(&v3::Node { id: "x\n".repeat(100_000), ..v3::Node::default() }).unwrap_err().to_string();
+        assert!(refused.len() < 1200 && !refused.contains('\n'), "{refused}");
     }
 
     #[test]

@@ -10,12 +10,15 @@ use envoy_types::pb::{
     },
     google::rpc::Status,
 };
-use harness::{kubernetes::Object, launch::PORT_PLAIN_GRPC, wait};
+use harness::{kubernetes::Object, launch::PORT_SECURE_GRPC, mesh::CLIENT, wait};
 use istiod_lite::xds::resource_type::ResourceType;
 use prost::Message;
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::{
+    Request, Streaming,
+    transport::{Certificate, Channel, ClientTlsConfig},
+};
 
 use crate::shop::{PATIENCE, Shop, VIRTUAL_SERVICE};
 
@@ -62,12 +65,19 @@ impl Shop {
 
 /// Connects a sidecar that takes all clusters but one, until it is aborted.
 async fn refusing_proxy(shop: &Shop) -> Result<JoinHandle<Result<()>>> {
-    let address = shop.network.socket(1, PORT_PLAIN_GRPC);
-    let mut client = AggregatedDiscoveryServiceClient::connect(format!("http://{address}")).await?;
+    // Who has not proven who it is blames no object.
+    let address = shop.network.socket(1, PORT_SECURE_GRPC);
+    let token = shop.api.token(CLIENT.namespace, CLIENT.service_account, Some("istio-ca"), None).await?;
+    let root = Certificate::from_pem(shop.root().await?);
+    let tls = ClientTlsConfig::new().ca_certificate(root).domain_name("istiod.istio-system.svc");
+    let channel = Channel::from_shared(format!("https://{address}"))?.tls_config(tls)?.connect().await?;
+    let mut client = AggregatedDiscoveryServiceClient::new(channel);
     let (requests, stream) = mpsc::channel(16);
     let node = Node { id: "sidecar~192.0.2.77~other-1.shop~shop.svc.cluster.local".into(), ..Node::default() };
     requests.send(DiscoveryRequest { node: Some(node), ..answer(None) }).await?;
-    let responses = client.stream_aggregated_resources(ReceiverStream::new(stream)).await?.into_inner();
+    let mut asked = Request::new(ReceiverStream::new(stream));
+    asked.metadata_mut().insert("authorization", format!("Bearer {token}").parse()?);
+    let responses = client.stream_aggregated_resources(asked).await?.into_inner();
     Ok(tokio::spawn(refuse(responses, requests)))
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use istiod_lite::{
-    mesh::model::Caller,
+    mesh::model::{Caller, SpiffeId},
     xds::{
         encode,
         ledger::{Ledger, ProxyStatus},
@@ -42,7 +42,8 @@ pub(crate) const SETTINGS: Settings = Settings { ordered: true, gate: Duration::
 impl Server {
     pub(crate) async fn start(settings: Settings, resources: Vec<Resource>) -> Self {
         let options = Options { rollout: settings, ..Options::default() };
-        Self::start_with(options, Caller::Anonymous, resources).await
+        let identity = SpiffeId::parse("spiffe://td/ns/shop/sa/web").unwrap();
+        Self::start_with(options, Caller::Workload(identity), resources).await
     }
 
     pub(crate) async fn start_with(options: Options, caller: Caller, resources: Vec<Resource>) -> Self {

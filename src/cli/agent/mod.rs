@@ -18,6 +18,7 @@ use self::{
 };
 use super::log;
 use crate::agent::{self, End, settings::Role};
+use crate::peer_text::escaped;
 
 /// Runs a stock Envoy as sidecar or gateway.
 #[derive(Args)]
@@ -59,7 +60,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
         }
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("istiod-lite agent: {error:#}");
+        eprintln!("istiod-lite agent: {}", escaped(&format!("{error:#}")));
         ExitCode::FAILURE
     })
 }

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use crate::{
     identity::{ca, certificate::Certificate},
+    peer_text::escaped,
     system_error::explain,
 };
 
@@ -32,7 +33,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }
     }
     for problem in &problems {
-        println!("problem: {problem}");
+        println!("problem: {}", escaped(problem));
     }
     Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -49,7 +50,7 @@ fn inspect_folder(folder: &Path, now: Timestamp) -> anyhow::Result<Vec<String>> 
                 show_all(&path, &certificates);
                 roots.extend(certificates.into_iter().filter(Certificate::is_self_signed));
             }
-            Err(error) => println!("{error:#}"),
+            Err(error) => println!("{}", escaped(&format!("{error:#}"))),
         }
     }
     let keys = ca::find_root_keys(folder, &roots)?;
@@ -107,7 +108,7 @@ fn show_all(path: &Path, certificates: &[Certificate]) {
 fn show(certificate: &Certificate) {
     let line = |label: &str, value: &str| {
         if !value.is_empty() {
-            println!("  {label:<12} {value}");
+            println!("  {label:<12} {}", escaped(value));
         }
     };
     line("subject", &certificate.subject);

@@ -9,6 +9,8 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
+use crate::peer_text::escaped;
+
 /// The offline ceremony: root, intermediate, inspect; and tokens for meshes without Kubernetes.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -34,7 +36,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
         Command::Token(arguments) => token::make_token(&arguments),
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("istiod-lite ca: {error:#}");
+        eprintln!("istiod-lite ca: {}", escaped(&format!("{error:#}")));
         ExitCode::FAILURE
     })
 }

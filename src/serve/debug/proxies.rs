@@ -233,6 +233,7 @@ mod tests {
             id: "client.shop".into(),
             connection: "client.shop-7".into(),
             node: Arc::new(node),
+            proven: true,
             address: None,
             connected: Moment::UNIX_EPOCH,
             types: states,

@@ -40,7 +40,7 @@ use super::{
 use crate::{
     api::Diagnostic,
     mesh::{
-        model::{Proxy, ProxyKind},
+        model::{Caller, Proxy, ProxyKind},
         scope::resolve_proxy,
         world::{Touched, World},
     },
@@ -66,6 +66,8 @@ struct State {
 struct ConnectedProxy {
     node: Arc<Node>,
     proxy: Proxy,
+    /// Whether its caller has proven who it is.
+    proven: bool,
     keys: Keys,
     view: View,
     sender: watch::Sender<View>,
@@ -74,6 +76,7 @@ struct ConnectedProxy {
 /// New views that no session has seen yet.
 pub struct Prepared {
     views: Vec<(SmolStr, watch::Sender<View>, View)>,
+    awaited: Vec<SmolStr>,
     changed: Vec<(ResourceType, u64)>,
 }
 
@@ -90,11 +93,12 @@ impl Classes {
         let resorted = state.sort_again(touched);
         state.groups.update(&state.world, &scopes, touched);
         state.groups.check_own(state.proxies.values().visiting(Visited::Proxy).map(|connected| &connected.keys));
-        let mut views = Vec::new();
+        let (mut views, mut awaited) = (Vec::new(), Vec::new());
         for connected in state.proxies.values_mut().visiting(Visited::Proxy) {
             let view = View::new(state.world.generation, state.groups.layers(&connected.keys));
             if !view.has_layers_of(&connected.view) {
                 connected.view = view.clone();
+                awaited.extend(connected.proven.then(|| connected.proxy.id.clone()));
                 views.push((connected.proxy.id.clone(), connected.sender.clone(), view));
             }
         }
@@ -104,7 +108,7 @@ impl Classes {
         }
         self.findings.send_if_modified(|before| replaced(before, state.findings()));
         let changed = changes(&views);
-        Prepared { views, changed }
+        Prepared { views, awaited, changed }
     }
 
     /// Returns the counters of all translations, including those for proxies that connect.
@@ -151,14 +155,14 @@ impl Classes {
 
 impl Views for Classes {
     fn attach(&self, proven: &Proven) -> watch::Receiver<View> {
-        let node = Arc::clone(proven.node());
+        let (node, proven) = (Arc::clone(proven.node()), *proven.caller() != Caller::Anonymous);
         let mut state = self.state.lock();
         let state = &mut *state;
         let proxy = resolve_proxy(&state.world, &node.proxy);
         let keys = state.groups.ensure(&state.world, &proxy, &state.distinguishing);
         let view = View::new(state.world.generation, state.groups.layers(&keys));
         let (sender, receiver) = watch::channel(view.clone());
-        state.proxies.insert(state.next, ConnectedProxy { node, proxy, keys, view, sender });
+        state.proxies.insert(state.next, ConnectedProxy { node, proxy, proven, keys, view, sender });
         state.next += 1;
         self.findings.send_if_modified(|before| replaced(before, state.findings()));
         receiver
@@ -204,6 +208,11 @@ impl Prepared {
     /// Returns the ids of the proxies whose view changed.
     pub fn proxies(&self) -> Vec<SmolStr> {
         self.views.iter().map(|(id, ..)| id.clone()).collect()
+    }
+
+    /// Returns those of them whose callers have proven who they are: a change waits for nobody else.
+    pub fn awaited(&self) -> &[SmolStr] {
+        &self.awaited
     }
 
     /// Returns how many distinct resources have new content, by type.

@@ -6,10 +6,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 
 use super::observer::{Observer, ProxyConnection};
-use crate::{
-    metrics::MetricLabels,
-    xds::{metrics::DeliveryMetrics, resource_type::ResourceType, session::Event},
-};
+use crate::xds::{metrics::DeliveryMetrics, resource_type::ResourceType, session::Event};
 
 /// Counts what happens.
 #[derive(Debug)]
@@ -26,6 +23,10 @@ impl Counters {
     }
 
     fn count_rejection(&self, connection: &ProxyConnection, kind: ResourceType, code: i32) {
+        if !connection.proven {
+            self.metrics.unproven_rejects.get_or_create(&[("type", kind.as_str())]).inc();
+            return;
+        }
         self.metrics.rejects.get_or_create(&[("type", kind.as_str())]).inc();
         let code = format!("{:?}", tonic::Code::from_i32(code));
         self.metrics.rejects_by_proxy[kind].get_or_create(&labels(connection, &code)).inc();
@@ -35,7 +36,7 @@ impl Counters {
 
 impl Observer for Counters {
     fn connected(&self, connection: &ProxyConnection, _: Timestamp) {
-        self.metrics.connected.get_or_create(&version(connection)).inc();
+        self.metrics.connected.get_or_create(&[("version", connection.version.as_str())]).inc();
     }
 
     fn recorded(&self, connection: &ProxyConnection, event: &Event, _: Timestamp) {
@@ -58,17 +59,12 @@ impl Observer for Counters {
     }
 
     fn disconnected(&self, connection: &ProxyConnection, _: Timestamp) {
-        self.metrics.connected.get_or_create(&version(connection)).dec();
+        self.metrics.connected.get_or_create(&[("version", connection.version.as_str())]).dec();
         // Otherwise every pod that ever was would leave a series behind.
         for (kind, code) in self.refusals.lock().remove(&connection.number).unwrap_or_default() {
             self.metrics.rejects_by_proxy[kind].remove(&labels(connection, &code));
         }
     }
-}
-
-fn version(connection: &ProxyConnection) -> MetricLabels<1> {
-    let version = if connection.version.is_empty() { "unknown" } else { &connection.version };
-    [("version", version.to_owned())]
 }
 
 fn labels(connection: &ProxyConnection, code: &str) -> [(&'static str, String); 2] {

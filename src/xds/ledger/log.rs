@@ -25,11 +25,13 @@ impl Observer for Log {
             }
             Event::Rejected { kind, error, refused, suspects, .. } => {
                 let resources: Vec<SmolStr> = refused.iter().chain(suspects).map(|resource| resource.name.clone()).collect();
-                let objects: Vec<String> =
-                    origins_of(refused.iter().chain(suspects)).iter().map(|origin| origin.object.to_string()).collect();
+                // Whoever has proven nothing could blame any object.
+                let blamed = refused.iter().chain(suspects).filter(|_| connection.proven);
+                let objects: Vec<String> = origins_of(blamed).iter().map(|origin| origin.object.to_string()).collect();
                 tracing::warn!(
                     %proxy,
                     r#type = kind.as_str(),
+                    proven = connection.proven,
                     found = !refused.is_empty(),
                     resources = listed(&resources),
                     objects = listed(&objects),

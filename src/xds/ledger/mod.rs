@@ -5,6 +5,7 @@
 //! found by joining the two ([`Ledger::progress`]), so that a proxy costs the same however many objects there are.
 
 mod counters;
+mod known_version;
 mod log;
 mod observer;
 mod progress;
@@ -23,15 +24,19 @@ use dashmap::DashMap;
 use jiff::Timestamp;
 use smol_str::format_smolstr;
 
-use self::{counters::Counters, log::Log, row::Row};
+use self::{counters::Counters, known_version::KnownVersion, log::Log, row::Row};
 pub use self::{
     observer::{Observer, ProxyConnection},
     progress::Progress,
     refused_objects::{Refusal, RefusedObjects},
     row::{ProxyStatus, Rejection, TypeState},
 };
-use super::{metrics::DeliveryMetrics, node::Node, session::Event};
-use crate::{clock::Clock, mesh::model::ObjectKey};
+use super::{metrics::DeliveryMetrics, node::Proven, session::Event};
+use crate::{
+    clock::Clock,
+    mesh::model::{Caller, ObjectKey},
+    peer_text::PeerText,
+};
 
 /// All connected proxies.
 #[derive(Debug, Default)]
@@ -92,13 +97,13 @@ impl Ledger {
     }
 
     /// Opens a row for a proxy that calls from `address`. `clock` tells when the connection ends.
-    pub fn enter(self: &Arc<Self>, node: &Arc<Node>, address: Option<SocketAddr>, clock: &Clock) -> Entry {
-        let now = clock();
+    pub fn enter(self: &Arc<Self>, proven: &Proven, address: Option<SocketAddr>, clock: &Clock) -> Entry {
+        let (now, node) = (clock(), proven.node());
         let number = self.last.fetch_add(1, Ordering::Relaxed);
-        let proxy = node.proxy.id.clone();
-        let status = ProxyStatus::new(format_smolstr!("{proxy}-{number}"), node, address, now);
+        let (proxy, is_proven) = (PeerText::new(&node.proxy.id), *proven.caller() != Caller::Anonymous);
+        let status = ProxyStatus { proven: is_proven, ..ProxyStatus::new(format_smolstr!("{proxy}-{number}"), node, address, now) };
         self.rows.insert(number, Row::new(status));
-        let connection = ProxyConnection { number, proxy, version: node.istio_version.clone() };
+        let connection = ProxyConnection { number, proxy, version: KnownVersion::of(&node.istio_version), proven: is_proven };
         self.observers.iter().for_each(|observer| observer.connected(&connection, now));
         Entry { ledger: Arc::clone(self), connection, clock: Arc::clone(clock) }
     }

@@ -2,10 +2,9 @@
 
 use std::fmt;
 
+use super::known_version::KnownVersion;
+use crate::{peer_text::PeerText, xds::session::Event};
 use jiff::Timestamp;
-use smol_str::SmolStr;
-
-use crate::xds::session::Event;
 
 /// Follows what happens with proxies. Called in the order of events of one connection; connections run beside each other.
 pub trait Observer: fmt::Debug + Send + Sync {
@@ -25,7 +24,9 @@ pub struct ProxyConnection {
     /// Counts connections since the start.
     pub number: u64,
     /// The proxy: `pod.namespace`.
-    pub proxy: SmolStr,
-    /// The version that it says it has; empty when it says none.
-    pub version: SmolStr,
+    pub proxy: PeerText,
+    /// The version that it says it has.
+    pub version: KnownVersion,
+    /// Whether the caller has proven who it is. What others refuse is not blamed on objects, and nothing waits for them.
+    pub proven: bool,
 }

@@ -8,6 +8,7 @@ use smol_str::SmolStr;
 use super::row::Row;
 use crate::{
     mesh::model::ObjectKey,
+    peer_text::PeerText,
     xds::{
         resource::Resource,
         resource_type::ResourceType,
@@ -24,7 +25,7 @@ pub struct Progress {
     /// oldest generation that it has; one that lacks something does not count.
     pub acknowledged: BTreeMap<i64, usize>,
     /// The proxies that refuse something that is made of it, with what they say.
-    pub refused_by: BTreeMap<SmolStr, Arc<str>>,
+    pub refused_by: BTreeMap<SmolStr, PeerText>,
 }
 
 /// Adds up the rows. Each distinct layer is searched for the object once, however many proxies have it.
@@ -43,8 +44,11 @@ impl<'a> Join<'a> {
         Self { object, found: FxHashMap::default(), progress: Progress::default() }
     }
 
-    /// Adds a proxy.
+    /// Adds a proxy, unless it has not proven who it is.
     pub(super) fn add(&mut self, row: &Row) {
+        if !row.status.proven {
+            return;
+        }
         let mut acknowledged = None;
         let mut is_concerned = false;
         for kind in ResourceType::in_views() {
@@ -60,7 +64,7 @@ impl<'a> Join<'a> {
         }
         let mut refused = row.refused.values().flat_map(|refused| refused.iter());
         if let Some(refused) = refused.find(|refused| generation_of(&refused.resource, self.object).is_some()) {
-            self.progress.refused_by.insert(row.status.id.clone(), Arc::clone(&refused.error));
+            self.progress.refused_by.insert(row.status.id.clone(), refused.error.clone());
         }
     }
 

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     mesh::model::ObjectKey,
     metrics::MetricLabels,
+    peer_text::PeerText,
     xds::{
         resource::Resource,
         resource_type::ResourceType,
@@ -41,7 +42,7 @@ pub struct Refusal {
     /// The type of what was made of it.
     pub kind: ResourceType,
     /// What one of the proxies said.
-    pub error: Arc<str>,
+    pub error: PeerText,
 }
 
 /// Who refuses: a connection, and a type on it.
@@ -105,6 +106,10 @@ impl RefusedObjects {
 
 impl Observer for RefusedObjects {
     fn recorded(&self, connection: &ProxyConnection, event: &Event, _: Timestamp) {
+        // Whoever has proven nothing could blame any object.
+        if !connection.proven {
+            return;
+        }
         match event {
             // Suspects are counted only when they are found out.
             Event::Rejected { kind, refused, .. } if !refused.is_empty() => self.count((connection.number, *kind), refused),
@@ -135,7 +140,7 @@ impl State {
         let mut all = BTreeSet::new();
         for ((_, kind), items) in &self.standing {
             for Refused { resource, error } in items.iter() {
-                let of = |object: &ObjectKey| Refusal { object: object.clone(), kind: *kind, error: Arc::clone(error) };
+                let of = |object: &ObjectKey| Refusal { object: object.clone(), kind: *kind, error: error.clone() };
                 all.extend(resource.origins.iter().map(|origin| of(&origin.object)));
             }
         }

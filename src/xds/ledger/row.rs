@@ -11,6 +11,7 @@ use smol_str::SmolStr;
 
 use crate::{
     mesh::model::Origin,
+    peer_text::PeerText,
     xds::{
         node::Node,
         per_type::PerType,
@@ -30,6 +31,8 @@ pub struct ProxyStatus {
     pub connection: SmolStr,
     /// What the proxy said about itself.
     pub node: Arc<Node>,
+    /// Whether its caller has proven who it is.
+    pub proven: bool,
     /// Where it calls from, when that is known.
     pub address: Option<SocketAddr>,
     /// When it connected.
@@ -61,7 +64,7 @@ pub struct TypeState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
     /// What the proxy said.
-    pub error: Arc<str>,
+    pub error: PeerText,
     /// Envoy's resources.
     pub resources: Vec<SmolStr>,
     /// The objects that they were made from, sorted.
@@ -91,6 +94,7 @@ impl ProxyStatus {
             id: node.proxy.id.clone(),
             connection,
             node: Arc::clone(node),
+            proven: false,
             address,
             connected: now,
             types: PerType::default(),
@@ -171,10 +175,10 @@ impl Row {
         self.reject(kind, &first.error, &all, &[]);
     }
 
-    fn reject(&mut self, kind: ResourceType, error: &Arc<str>, refused: &[Arc<Resource>], suspects: &[Arc<Resource>]) {
+    fn reject(&mut self, kind: ResourceType, error: &PeerText, refused: &[Arc<Resource>], suspects: &[Arc<Resource>]) {
         let all = || refused.iter().chain(suspects);
         let rejection = Rejection {
-            error: Arc::clone(error),
+            error: error.clone(),
             resources: all().map(|resource| resource.name.clone()).collect(),
             origins: origins_of(all()),
             found: !refused.is_empty(),

@@ -3,8 +3,9 @@ use std::mem::size_of;
 use super::*;
 use crate::{
     api::Kind,
-    mesh::model::{Origin, Proxy, ProxyKind},
+    mesh::model::{Origin, Proxy, ProxyKind, SpiffeId},
     xds::{
+        node::Node,
         resource::{ContentHash, Resource},
         resource_type::ResourceType,
         session::{
@@ -19,7 +20,13 @@ fn clock() -> Clock {
 }
 
 fn enter(ledger: &Arc<Ledger>, proxy: &str) -> Entry {
-    ledger.enter(&Arc::new(Node::from(Arc::new(Proxy::new(ProxyKind::Sidecar, proxy)))), None, &clock())
+    let identity = SpiffeId { trust_domain: "td".into(), namespace: "shop".into(), service_account: "default".into() };
+    enter_as(ledger, proxy, Caller::Workload(identity))
+}
+
+fn enter_as(ledger: &Arc<Ledger>, proxy: &str, caller: Caller) -> Entry {
+    let node = Arc::new(Node::from(Arc::new(Proxy::new(ProxyKind::Sidecar, proxy))));
+    ledger.enter(&Proven::new(node, caller).unwrap(), None, &clock())
 }
 
 fn object(name: &str) -> ObjectKey {
@@ -82,6 +89,28 @@ fn a_refusal_is_counted_under_the_users_object_for_as_long_as_it_stands() {
 }
 
 #[test]
+fn what_somebody_refuses_who_has_proven_nothing_is_blamed_on_no_object() {
+    let ledger = Arc::new(Ledger::new(DeliveryMetrics::default()));
+    let (proven, stranger) = (enter(&ledger, "client.shop"), enter_as(&ledger, "stranger.shop", Caller::Anonymous));
+    let refused = ledger.refused_objects().subscribe();
+    let world = view(1, [cluster("reviews", 1)]);
+    for entry in [&proven, &stranger] {
+        entry.tell(Event::Turned { view: world.clone() });
+    }
+    stranger.refuse(world.get(ResourceType::Cluster, "reviews").unwrap());
+    let metrics = ledger.metrics();
+    let counted = [&metrics.rejects, &metrics.unproven_rejects].map(|family| family.get_or_create(&[("type", "cds")]).get());
+    assert_eq!(counted, [0, 1], "it is counted apart");
+    let label = [("object", "DestinationRule/shop/reviews".to_owned())];
+    let by_proxy = [("node", "stranger.shop".to_owned()), ("err", "Internal".to_owned())];
+    assert!(metrics.refused_objects.get(&label).is_none() && metrics.rejects_by_proxy[ResourceType::Cluster].get(&by_proxy).is_none());
+    assert!(refused.borrow().is_empty());
+    let progress = ledger.progress(&object("reviews"));
+    assert_eq!((progress.proxies, progress.refused_by.len()), (1, 0), "nothing waits for it");
+    assert!(!ledger.proxies()[1].rejected.is_empty(), "what it said is still seen of the proxy itself");
+}
+
+#[test]
 fn what_was_refused_and_replaced_is_forgotten_with_the_next_answer() {
     let ledger = Arc::new(Ledger::new(DeliveryMetrics::default()));
     let entry = enter(&ledger, "client.shop");
@@ -137,7 +166,7 @@ fn a_proxy_costs_the_same_however_many_objects_there_are() {
     let listed = || ledger.rows.iter().map(|row| row.entries()).sum::<usize>();
     assert_eq!(listed(), 0, "nothing is kept by proxy and object");
     assert!(shared.iter(ResourceType::Cluster).all(|resource| Arc::strong_count(resource) == 1), "not even a reference");
-    assert!(size_of::<row::Row>() <= 704, "{} bytes for a proxy", size_of::<row::Row>());
+    assert!(size_of::<row::Row>() <= 712, "{} bytes for a proxy", size_of::<row::Row>());
     // What deviates is kept, by whom it does.
     entries[3].refuse(shared.get(ResourceType::Cluster, "c7").unwrap());
     assert_eq!(listed(), 2, "what is refused, and what was said of it last");

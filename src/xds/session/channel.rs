@@ -23,6 +23,7 @@ use super::{
     table_trial::{JoinedTables, TableTrial},
 };
 use crate::{
+    peer_text::PeerText,
     visits::{Visit, Visited},
     xds::{
         resource::{ContentHash, Resource},
@@ -106,7 +107,7 @@ pub(super) struct Nacked {
 #[derive(Debug)]
 struct RefusedContent {
     version: ContentHash,
-    error: Arc<str>,
+    error: PeerText,
     since: Instant,
     /// Whether the gates no longer wait for something else in its place.
     is_overdue: bool,
@@ -618,7 +619,7 @@ impl Channel {
     }
 
     /// Records that the client refused the response of that nonce. `None` when it is not awaited.
-    pub(super) fn nack(&mut self, nonce: &str, error: &Arc<str>, now: Instant) -> Option<Nacked> {
+    pub(super) fn nack(&mut self, nonce: &str, error: &str, said: &PeerText, now: Instant) -> Option<Nacked> {
         let index = self.flight(nonce)?;
         let flight = self.in_flight.drain(..=index).next_back()?;
         // A refused removal would be refused again.
@@ -632,12 +633,12 @@ impl Channel {
         if let (true, [table], Some(item)) = (is_alone, &contents[..], blamable().next())
             && (self.trials.contains_key(&table.name) || !table.virtual_hosts.is_empty())
         {
-            return Some(self.try_virtual_hosts(table, &item.before, error, now));
+            return Some(self.try_virtual_hosts(table, &item.before, said, now));
         }
         let named = || if self.kind.has_names_in_errors() { blamed(&contents, error) } else { Vec::new() };
         let refused = if is_alone { contents.clone() } else { named() };
         for resource in &refused {
-            let (version, error) = (resource.version, Arc::clone(error));
+            let (version, error) = (resource.version, said.clone());
             let content = RefusedContent { version, error, since: now, is_overdue: false, is_reported: false };
             self.refused.insert(resource.name.clone(), content);
         }
@@ -713,7 +714,7 @@ impl Channel {
         }
         let stands = |(name, refused): (&SmolStr, &RefusedContent)| {
             let target = self.target(name).filter(|target| target.version == refused.version && self.pending.contains_key(name))?;
-            Some(Refused { resource: Arc::clone(target), error: Arc::clone(&refused.error) })
+            Some(Refused { resource: Arc::clone(target), error: refused.error.clone() })
         };
         let hosts = self.trials.iter().filter(|(name, _)| self.pending.contains_key(*name)).flat_map(|(_, trial)| trial.standing());
         let standing: Vec<_> = self.refused.iter().visiting(Visited::Name).filter_map(stands).chain(hosts.cloned()).collect();

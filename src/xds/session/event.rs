@@ -5,7 +5,10 @@ use std::sync::Arc;
 use smol_str::SmolStr;
 
 use super::response::Reasons;
-use crate::xds::{resource::Resource, resource_type::ResourceType, view::View};
+use crate::{
+    peer_text::PeerText,
+    xds::{resource::Resource, resource_type::ResourceType, view::View},
+};
 
 /// Something that happened between a client and its session.
 #[derive(Clone, Debug)]
@@ -59,7 +62,7 @@ pub enum Event {
         /// The gRPC code that the client gave.
         code: i32,
         /// What the client said.
-        error: Arc<str>,
+        error: PeerText,
         /// Contents that are not sent again unasked.
         refused: Vec<Arc<Resource>>,
         /// Contents among which the refused ones are; they are tried in halves.
@@ -97,5 +100,5 @@ pub struct Refused {
     /// The resource.
     pub resource: Arc<Resource>,
     /// What the client said.
-    pub error: Arc<str>,
+    pub error: PeerText,
 }

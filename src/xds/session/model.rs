@@ -21,12 +21,12 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    mesh::model::{Proxy, ProxyKind},
+    mesh::model::{Caller, Proxy, ProxyKind},
     xds::{
         bounds::Bounds,
         ledger::{Entry, Ledger},
         metrics::DeliveryMetrics,
-        node::Node,
+        node::{Node, Proven},
         per_type::PerType,
         resource::Resource,
         resource_type::ResourceType,
@@ -141,7 +141,8 @@ impl World {
 
 fn enter(ledger: &Arc<Ledger>) -> Entry {
     let clock: Clock = Arc::new(|| Timestamp::UNIX_EPOCH);
-    ledger.enter(&Arc::new(Node::from(Arc::new(Proxy::new(ProxyKind::Sidecar, "web-1.shop")))), None, &clock)
+    let node = Arc::new(Node::from(Arc::new(Proxy::new(ProxyKind::Sidecar, "web-1.shop"))));
+    ledger.enter(&Proven::new(node, Caller::Anonymous).unwrap(), None, &clock)
 }
 
 impl<P: Dialect> Model<P> {

@@ -23,12 +23,15 @@ use super::{
     response::{Reason, Reasons},
     table_trial::JoinedTables,
 };
-use crate::xds::{
-    bounds::{ERROR_TEXT, shortened},
-    per_type::PerType,
-    resource::Resource,
-    resource_type::ResourceType,
-    view::View,
+use crate::{
+    peer_text::PeerText,
+    xds::{
+        bounds::{ERROR_TEXT, shortened},
+        per_type::PerType,
+        resource::Resource,
+        resource_type::ResourceType,
+        view::View,
+    },
 };
 
 /// How long the order of a rollout may hold things back.
@@ -367,10 +370,10 @@ impl Rollout {
         if is_cut {
             tracing::debug!(r#type = kind.as_str(), bytes = error.message.len(), kept = ERROR_TEXT, "a long error of a proxy is cut");
         }
-        let message: Arc<str> = message.into();
-        if let Some(Nacked { refused, suspects }) = self.channel_mut(kind).nack(nonce, &message, now) {
+        let (code, said) = (error.code, PeerText::new(&message));
+        if let Some(Nacked { refused, suspects }) = self.channel_mut(kind).nack(nonce, &message, &said, now) {
             self.is_answered = true;
-            self.events.push(Event::Rejected { kind, code: error.code, error: message, refused, suspects });
+            self.events.push(Event::Rejected { kind, code, error: said, refused, suspects });
         }
     }
 

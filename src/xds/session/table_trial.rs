@@ -17,9 +17,12 @@ use smol_str::SmolStr;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::event::Refused;
-use crate::xds::{
-    encode,
-    resource::{ContentHash, EncodedVirtualHost, Resource},
+use crate::{
+    peer_text::PeerText,
+    xds::{
+        encode,
+        resource::{ContentHash, EncodedVirtualHost, Resource},
+    },
 };
 
 /// How many refused virtual hosts are remembered that the table does not have any more.
@@ -90,7 +93,7 @@ impl TableTrial {
     }
 
     /// Takes in that the proxy, which had `before`, refused the offer.
-    pub(super) fn refuse(&mut self, before: Option<&Arc<Resource>>, error: &Arc<str>) -> Verdict {
+    pub(super) fn refuse(&mut self, before: Option<&Arc<Resource>>, error: &PeerText) -> Verdict {
         let offer = Arc::clone(&self.offer);
         let is_first = self.untried.is_empty();
         let group = self.untried.pop_front().unwrap_or_else(|| new_in(&offer, before));
@@ -102,7 +105,7 @@ impl TableTrial {
                 return Verdict::Table;
             }
             Some(only) if group.len() == 1 && is_header_known => {
-                let refused = Refused { resource: accused(), error: Arc::clone(error) };
+                let refused = Refused { resource: accused(), error: error.clone() };
                 self.refused.insert(*only, refused.clone());
                 return Verdict::Host(refused.resource);
             }

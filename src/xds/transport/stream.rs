@@ -21,6 +21,7 @@ use super::{DiscoveryService, conversation::Conversation, nonces::Nonces};
 use crate::{
     budget::Portion,
     mesh::model::Caller,
+    peer_text::PeerText,
     xds::{
         bounds::{Excess, measure},
         codec::{Form, Outgoing},
@@ -86,7 +87,7 @@ impl<P: Protocol> Stream<P> {
             self.requests.allow(self.service.options.bounds.request);
         }
         let clock = Arc::clone(&self.service.options.clock);
-        let entry = self.service.ledger.enter(proven.node(), self.peer, &clock);
+        let entry = self.service.ledger.enter(&proven, self.peer, &clock);
         let views = Arc::clone(&self.service.views);
         let mut views = self.service.attaching.run(move || views.attach(&proven)).await?;
         let view = views.borrow_and_update().clone();
@@ -182,7 +183,8 @@ impl<P: Protocol> Stream<P> {
     }
 
     fn refusal(&self, proxy: &str) -> Status {
-        tracing::warn!(proxy, caller = ?self.caller, "the caller is not the proxy that it asks for");
+        let proxy = PeerText::new(proxy);
+        tracing::warn!(%proxy, caller = ?self.caller, "the caller is not the proxy that it asks for");
         Status::permission_denied("authorization failed")
     }
 

@@ -6,18 +6,21 @@ use rustc_hash::FxHashMap;
 use smol_str::SmolStr;
 
 use super::{Channel, Nacked, RefusedContent};
-use crate::xds::{
-    resource::Resource,
-    session::{
-        flight::{Held, Sent},
-        table_trial::{TableTrial, Verdict},
+use crate::{
+    peer_text::PeerText,
+    xds::{
+        resource::Resource,
+        session::{
+            flight::{Held, Sent},
+            table_trial::{TableTrial, Verdict},
+        },
+        view::Difference,
     },
-    view::Difference,
 };
 
 impl Channel {
     /// Finds out what of a table is to blame that the proxy refused.
-    pub(super) fn try_virtual_hosts(&mut self, table: &Arc<Resource>, before: &Held, error: &Arc<str>, now: Instant) -> Nacked {
+    pub(super) fn try_virtual_hosts(&mut self, table: &Arc<Resource>, before: &Held, error: &PeerText, now: Instant) -> Nacked {
         let name = &table.name;
         self.take_back(FxHashMap::from_iter([(name.clone(), before.clone())]));
         let undecided = |suspect: &Arc<Resource>| Nacked { refused: Vec::new(), suspects: vec![Arc::clone(suspect)] };
@@ -29,7 +32,7 @@ impl Channel {
         self.offer_again(name);
         match verdict {
             Verdict::Table => {
-                let (version, error) = (target.version, Arc::clone(error));
+                let (version, error) = (target.version, error.clone());
                 let content = RefusedContent { version, error, since: now, is_overdue: false, is_reported: false };
                 self.refused.insert(name.clone(), content);
                 Nacked { refused: vec![target], suspects: Vec::new() }
