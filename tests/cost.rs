@@ -18,12 +18,10 @@ use istiod_lite::{
         classes::Classes,
         node::{Node, Proven},
         resource_type::ResourceType,
-        view::View,
-        view::Views,
+        view::{Attachment, Views},
     },
 };
 use proptest::prelude::*;
-use tokio::sync::watch;
 
 const CANARY: &str = "
 apiVersion: v1
@@ -128,7 +126,7 @@ fn proxy(kind: ProxyKind, namespace: &str, last: u8) -> Proxy {
 struct Mesh {
     engine: Engine,
     classes: Classes,
-    receivers: Vec<watch::Receiver<View>>,
+    receivers: Vec<Attachment>,
 }
 
 /// What one change cost.
@@ -222,7 +220,7 @@ fn a_change_of_one_service_leaves_the_layers_of_others_alone() {
     assert_eq!(cost.translated.get("load_assignment"), None, "{cost:?}");
 }
 
-fn attach(classes: &Classes, proxy: Proxy) -> watch::Receiver<View> {
+fn attach(classes: &Classes, proxy: Proxy) -> Attachment {
     classes.attach(&Proven::new(Arc::new(Node::from(Arc::new(proxy))), Caller::Anonymous).unwrap())
 }
 
@@ -257,20 +255,20 @@ fn a_pods_readiness_translates_the_endpoints_of_services_that_select_it_alone() 
 #[rustfmt::skip]
 const LOOKED_AT: &str = "\
 change             others  objects  services  ports  routes  proxies
-an endpoint            10        9        65      0       5       16
-an endpoint          2000        9     10015      0       5       16
-a weight               10        7       364    112      31       16
-a weight             2000        7     58074  16032      31       16
-a service's port       10       10       629    174      42       20
-a service's port     2000       10     98139  24054      42       20
-a DestinationRule      10        9       573    168      38       16
-a DestinationRule    2000        9     90123  24048      38       16
-a pod                  10       11        60      0       5       16
-a pod                2000       11     10010      0       5       16
-a pod's readiness      10       11        70      0       5       16
-a pod's readiness    2000       11     10020      0       5       16
-nothing new            10        4         0      0       3       16
-nothing new          2000        4         0      0       3       16
+an endpoint            10        9        65      0       5       12
+an endpoint          2000        9     10015      0       5       12
+a weight               10        7       364    112      31       12
+a weight             2000        7     58074  16032      31       12
+a service's port       10       10       629    174      42       16
+a service's port     2000       10     98139  24054      42       16
+a DestinationRule      10        9       573    168      38       12
+a DestinationRule    2000        9     90123  24048      38       12
+a pod                  10       11        60      0       5       12
+a pod                2000       11     10010      0       5       12
+a pod's readiness      10       11        70      0       5       12
+a pod's readiness    2000       11     10020      0       5       12
+nothing new            10        4         0      0       3       12
+nothing new          2000        4         0      0       3       12
 a sidecar comes        10        1        24      0       0        5
 a sidecar comes      2000        1      4004      0       0        5
 a gateway comes        10        2        12      0       2        5

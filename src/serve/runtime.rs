@@ -77,6 +77,10 @@ impl Runtime {
         let worlds = watch::Sender::new(Arc::default());
         let engines = watch::Sender::new(Engine::new(&settings.cluster.domain, MeshConfig::default()));
         let classes = Arc::new(Classes::default());
+        tasks.spawn_until_shutdown({
+            let classes = Arc::clone(&classes);
+            async move { classes.let_go_of_those_gone().await }
+        });
         let findings = Arc::new(CurrentFindings::default());
         let convergence = Arc::new(Convergence::default());
         let delivery = DeliveryMetrics::default();

@@ -26,6 +26,14 @@ impl Tasks {
         self.tracker.spawn(task);
     }
 
+    /// Starts a task that has nothing to finish: it is dropped on `shutdown`.
+    pub(super) fn spawn_until_shutdown(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let shutdown = self.shutdown.clone();
+        self.tracker.spawn(async move {
+            shutdown.run_until_cancelled(task).await;
+        });
+    }
+
     /// Asks all tasks to end and waits until they have, for `grace` and a moment at most.
     pub(super) async fn drain(&self, grace: Duration) {
         tracing::info!(?grace, "draining");

@@ -1,6 +1,10 @@
 //! Views: what one class of proxies is to have, by type, in a few sorted layers of shared resources.
 
-use std::{iter, sync::Arc};
+use std::{
+    iter,
+    ops::{Deref, DerefMut},
+    sync::Arc,
+};
 
 use imbl::OrdMap;
 use smol_str::SmolStr;
@@ -37,9 +41,54 @@ pub enum Difference<'a> {
 
 /// Where sessions get their views from.
 pub trait Views: Send + Sync {
-    /// Attaches a proxy, with who it is proven to be: the receiver always holds the newest view of its class, and
-    /// changes when the proxy's class does. Dropping the receiver detaches it.
-    fn attach(&self, proxy: &Proven) -> watch::Receiver<View>;
+    /// Attaches a proxy, with who it is proven to be.
+    fn attach(&self, proxy: &Proven) -> Attachment;
+}
+
+/// Always holds the newest view of an attached proxy's class, and changes when the proxy's class does. Dropping it detaches
+/// the proxy.
+pub struct Attachment {
+    // Dropped first: whoever is told that the proxy is gone finds its view unused.
+    views: watch::Receiver<View>,
+    _end: Option<End>,
+}
+
+/// Does something when it is dropped.
+struct End(Option<Box<dyn FnOnce() + Send + Sync>>);
+
+impl Attachment {
+    /// Attaches a proxy to these views; `end` is called when it is detached.
+    pub fn new(views: watch::Receiver<View>, end: impl FnOnce() + Send + Sync + 'static) -> Self {
+        Self { views, _end: Some(End(Some(Box::new(end)))) }
+    }
+}
+
+impl From<watch::Receiver<View>> for Attachment {
+    fn from(views: watch::Receiver<View>) -> Self {
+        Self { views, _end: None }
+    }
+}
+
+impl Deref for Attachment {
+    type Target = watch::Receiver<View>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.views
+    }
+}
+
+impl DerefMut for Attachment {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.views
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        if let Some(end) = self.0.take() {
+            end();
+        }
+    }
 }
 
 impl View {

@@ -15,7 +15,7 @@ use istiod_lite::{
         resource_type::ResourceType,
         session::Settings,
         transport::{DiscoveryService, Options},
-        view::{View, Views},
+        view::{Attachment, View, Views},
     },
 };
 use tokio::{net::TcpListener, sync::watch};
@@ -32,8 +32,8 @@ pub(crate) struct Server<V = OneView> {
 pub(crate) struct OneView(watch::Sender<View>);
 
 impl Views for OneView {
-    fn attach(&self, _: &Proven) -> watch::Receiver<View> {
-        self.0.subscribe()
+    fn attach(&self, _: &Proven) -> Attachment {
+        self.0.subscribe().into()
     }
 }
 

@@ -14,6 +14,7 @@ use super::{
     key::{DistinguishingLabels, ListenersKey, LocatedKey, SharedKey, class_of, own_addresses, place_of},
     per_proxy::{PerProxy, PerProxyInputs},
     resource_cache::{ResourceCache, Translations},
+    users::{Keys, Users},
 };
 use crate::{
     api::Diagnostic,
@@ -26,15 +27,13 @@ use crate::{
     xds::{per_type::PerType, resource_type::ResourceType, view::Layer},
 };
 
-/// Which groups a proxy's view is put together from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Keys {
-    shared: SharedKey,
-    /// Only sidecars have outbound listeners by scope; a gateway's are its own.
-    listeners: Option<ListenersKey>,
-    /// None while it counts for no service where clients are.
-    located: Option<LocatedKey>,
-    own: Arc<PerProxyInputs>,
+/// What is kept for the proxies that are connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupsSize {
+    /// Groups of all sorts, scopes included.
+    pub groups: usize,
+    /// Translations.
+    pub translations: usize,
 }
 
 impl Keys {
@@ -56,6 +55,8 @@ pub(super) struct Groups {
     listeners: FxHashMap<ListenersKey, OutboundListeners>,
     located: FxHashMap<LocatedKey, LocatedAssignments>,
     own: FxHashMap<Arc<PerProxyInputs>, PerProxy>,
+    /// How many proxies each group has.
+    users: Users,
     /// Stands where a proxy has no layer. It is one for all, as equal layers are known by their pointers.
     empty: Layer,
 }
@@ -178,19 +179,37 @@ impl Groups {
         })
     }
 
-    /// Lets go of groups that none of these keys needs.
-    pub(super) fn retain<'a>(&mut self, used: impl Iterator<Item = &'a Keys>) {
-        let used: Vec<&Keys> = used.collect();
-        let shared: FxHashSet<&SharedKey> = used.iter().map(|keys| &keys.shared).collect();
-        let listeners: FxHashSet<&ListenersKey> = used.iter().filter_map(|keys| keys.listeners.as_ref()).collect();
-        let located: FxHashSet<&LocatedKey> = used.iter().filter_map(|keys| keys.located.as_ref()).collect();
-        let own: FxHashSet<&Arc<PerProxyInputs>> = used.iter().map(|keys| &keys.own).collect();
-        let scopes: FxHashSet<&ScopeKey> = used.iter().map(|keys| &keys.shared.scope).collect();
-        self.shared.retain(|key, _| shared.contains(key));
-        self.listeners.retain(|key, _| listeners.contains(key));
-        self.located.retain(|key, _| located.contains(key));
-        self.own.retain(|key, _| own.contains(key));
-        self.scopes.retain(|key, _| scopes.contains(key));
+    /// Adds a proxy to its groups.
+    pub(super) fn enter(&mut self, keys: &Keys) {
+        self.users.enter(keys);
+    }
+
+    /// Takes a proxy from its groups; returns whether some of them have none left. These stay until [`Self::drop_unused`].
+    pub(super) fn leave(&mut self, keys: &Keys) -> bool {
+        self.users.leave(keys)
+    }
+
+    /// Lets go of those groups of a proxy that is gone that have no other.
+    pub(super) fn drop_unused(&mut self, keys: &Keys) {
+        let unused = self.users.unused(keys);
+        unused.shared.map(|key| self.shared.remove(key));
+        unused.listeners.map(|key| self.listeners.remove(key));
+        unused.located.map(|key| self.located.remove(key));
+        unused.own.map(|key| self.own.remove(key));
+        unused.scope.map(|key| self.scopes.remove(key));
+    }
+
+    /// Lets go of translations that no group needs any more.
+    pub(super) fn drop_translations(&mut self) {
+        self.cache.drop_unused();
+    }
+
+    /// Returns how many groups there are, and how many translations are remembered.
+    pub(super) fn size(&self) -> GroupsSize {
+        GroupsSize {
+            groups: self.scopes.len() + self.shared.len() + self.listeners.len() + self.located.len() + self.own.len(),
+            translations: self.cache.len(),
+        }
     }
 
     /// Returns the counters of what was translated.

@@ -55,9 +55,20 @@ impl<I: Eq + Hash, R: Shared> Memo<I, R> {
     // Doubling keeps the cost of sweeping proportional to what was inserted.
     fn sweep(&mut self) {
         if self.entries.len() >= self.sweep_at {
-            self.entries.retain(|_, result| result.is_held());
-            self.sweep_at = (self.entries.len() * 2).max(SWEEP_AT_LEAST);
+            self.drop_unused();
         }
+    }
+
+    /// Lets go of all results that nobody else holds.
+    pub(super) fn drop_unused(&mut self) {
+        self.entries.retain(|_, result| result.is_held());
+        self.entries.shrink_to(self.entries.len() * 2);
+        self.sweep_at = (self.entries.len() * 2).max(SWEEP_AT_LEAST);
+    }
+
+    /// Returns how many results are remembered.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
     }
 }
 

@@ -15,27 +15,29 @@ mod per_proxy;
 mod resource_cache;
 #[cfg(test)]
 mod tests;
+mod users;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    mem,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use rustc_hash::{FxHashMap, FxHashSet};
 use smol_str::SmolStr;
-use tokio::sync::watch;
-
-pub use self::resource_cache::Translations;
-use self::{
-    groups::{Groups, Keys},
-    key::DistinguishingLabels,
-    resource_cache::TRANSLATED,
+use tokio::{
+    sync::{Notify, watch},
+    task, time,
 };
+
+use self::{groups::Groups, key::DistinguishingLabels, resource_cache::TRANSLATED, users::Keys};
+pub use self::{groups::GroupsSize, resource_cache::Translations};
 use super::{
     node::{Node, Proven},
     resource_type::ResourceType,
-    view::{Difference, View, Views},
+    view::{Attachment, Difference, View, Views},
 };
 use crate::{
     api::Diagnostic,
@@ -44,14 +46,35 @@ use crate::{
         scope::resolve_proxy,
         world::{Touched, World},
     },
-    visits::{self, Visit, Visited},
+    visits::{Visit, Visited},
 };
+
+/// How long groups are kept whose last proxy has gone, unless the world changes. A stream that broke is back before that.
+const GRACE: Duration = Duration::from_secs(5);
+/// How many proxies that are gone may have groups kept.
+const KEPT: usize = 16;
 
 /// All connected proxies, sorted into classes, and the world that they are shown.
 #[derive(Default)]
-pub struct Classes {
+pub struct Classes(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
     state: Mutex<State>,
+    /// The numbers of proxies that are detached, and still in the state: whoever detaches one does not wait for the state.
+    detached: Mutex<Vec<u64>>,
     findings: watch::Sender<BTreeSet<Diagnostic>>,
+    /// Tells that there are groups without proxies.
+    left: Notify,
+}
+
+/// What is kept for connected proxies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClassesSize {
+    /// Proxies.
+    pub proxies: usize,
+    /// What they share.
+    pub shared: GroupsSize,
 }
 
 #[derive(Default)]
@@ -60,6 +83,8 @@ struct State {
     distinguishing: DistinguishingLabels,
     groups: Groups,
     proxies: FxHashMap<u64, ConnectedProxy>,
+    /// Of proxies that are gone, and since when: the last of some group.
+    gone: VecDeque<(Instant, Keys)>,
     next: u64,
 }
 
@@ -83,14 +108,15 @@ pub struct Prepared {
 impl Classes {
     /// Takes the next world and makes the views that differ from those before.
     pub fn prepare(&self, world: Arc<World>, touched: &Touched) -> Prepared {
-        let mut state = self.state.lock();
+        let mut state = self.0.lock();
         let state = &mut *state;
         state.world = world;
-        visits::count(Visited::Proxy, state.proxies.len());
-        state.proxies.retain(|_, connected| !connected.sender.is_closed());
+        // Nothing is brought up to date for nobody.
+        state.let_go(|_| true);
         // Scopes come first, since a proxy's own side is made from its scope.
         let scopes = state.groups.update_scopes(&state.world, touched);
-        let resorted = state.sort_again(touched);
+        state.sort_again(touched);
+        state.let_go(|_| true);
         state.groups.update(&state.world, &scopes, touched);
         state.groups.check_own(state.proxies.values().visiting(Visited::Proxy).map(|connected| &connected.keys));
         let (mut views, mut awaited) = (Vec::new(), Vec::new());
@@ -102,18 +128,36 @@ impl Classes {
                 views.push((connected.proxy.id.clone(), connected.sender.clone(), view));
             }
         }
-        if resorted {
-            let used = state.proxies.values().map(|connected| &connected.keys);
-            state.groups.retain(used);
-        }
-        self.findings.send_if_modified(|before| replaced(before, state.findings()));
+        self.0.findings.send_if_modified(|before| replaced(before, state.findings()));
         let changed = changes(&views);
         Prepared { views, awaited, changed }
     }
 
+    /// Lets go of what was kept for proxies that do not come back. Never ends.
+    pub async fn let_go_of_those_gone(&self) {
+        loop {
+            self.0.left.notified().await;
+            while self.let_go_now().await {
+                time::sleep(GRACE).await;
+            }
+        }
+    }
+
+    async fn let_go_now(&self) -> bool {
+        let (inner, now) = (Arc::clone(&self.0), time::Instant::now().into_std());
+        // Others may hold the state for as long as a view takes.
+        task::spawn_blocking(move || inner.let_go(now)).await.unwrap_or_default()
+    }
+
+    /// Returns how much is kept.
+    pub fn size(&self) -> ClassesSize {
+        let state = self.0.lock();
+        ClassesSize { proxies: state.proxies.len(), shared: state.groups.size() }
+    }
+
     /// Returns the counters of all translations, including those for proxies that connect.
     pub fn translations(&self) -> Translations {
-        self.state.lock().groups.translations().clone()
+        self.0.lock().groups.translations().clone()
     }
 
     /// Returns how many translations were done since the start, by what was translated.
@@ -124,14 +168,13 @@ impl Classes {
 
     /// Returns the view of the connected proxy of that id.
     pub fn view_of(&self, id: &str) -> Option<View> {
-        let state = self.state.lock();
-        let mut connected = state.proxies.values().filter(|connected| !connected.sender.is_closed());
-        connected.find(|connected| connected.proxy.id == id).map(|connected| connected.sender.borrow().clone())
+        let state = self.0.lock();
+        state.proxies.values().find(|connected| connected.proxy.id == id).map(|connected| connected.sender.borrow().clone())
     }
 
     /// Returns the view of a proxy that need not be connected, for tests and figures.
     pub fn view_for(&self, proxy: &Proxy) -> View {
-        let mut state = self.state.lock();
+        let mut state = self.0.lock();
         let state = &mut *state;
         let proxy = resolve_proxy(&state.world, proxy);
         let keys = state.groups.ensure(&state.world, &proxy, &state.distinguishing);
@@ -140,7 +183,7 @@ impl Classes {
 
     /// Returns the findings about a proxy that need not be connected: what of the objects it cannot be given.
     pub fn findings_for(&self, proxy: &Proxy) -> BTreeSet<Diagnostic> {
-        let mut state = self.state.lock();
+        let mut state = self.0.lock();
         let state = &mut *state;
         let proxy = resolve_proxy(&state.world, proxy);
         let keys = state.groups.ensure(&state.world, &proxy, &state.distinguishing);
@@ -149,35 +192,87 @@ impl Classes {
 
     /// Subscribes to the findings about the connected proxies: what of the objects they cannot be given.
     pub fn findings(&self) -> watch::Receiver<BTreeSet<Diagnostic>> {
-        self.findings.subscribe()
+        self.0.findings.subscribe()
     }
 }
 
 impl Views for Classes {
-    fn attach(&self, proven: &Proven) -> watch::Receiver<View> {
+    fn attach(&self, proven: &Proven) -> Attachment {
         let (node, proven) = (Arc::clone(proven.node()), *proven.caller() != Caller::Anonymous);
-        let mut state = self.state.lock();
+        let mut state = self.0.lock();
         let state = &mut *state;
         let proxy = resolve_proxy(&state.world, &node.proxy);
         let keys = state.groups.ensure(&state.world, &proxy, &state.distinguishing);
         let view = View::new(state.world.generation, state.groups.layers(&keys));
         let (sender, receiver) = watch::channel(view.clone());
-        state.proxies.insert(state.next, ConnectedProxy { node, proxy, proven, keys, view, sender });
+        state.groups.enter(&keys);
+        let number = state.next;
+        state.proxies.insert(number, ConnectedProxy { node, proxy, proven, keys, view, sender });
         state.next += 1;
+        self.0.findings.send_if_modified(|before| replaced(before, state.findings()));
+        let inner = Arc::clone(&self.0);
+        Attachment::new(receiver, move || inner.detach(number))
+    }
+}
+
+impl Inner {
+    fn detach(&self, number: u64) {
+        self.detached.lock().push(number);
+        self.left.notify_one();
+    }
+
+    /// Returns the state without those that are detached.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock();
+        let detached = mem::take(&mut *self.detached.lock());
+        detached.into_iter().for_each(|number| state.remove(number));
+        state
+    }
+
+    /// Lets go of groups that have had no proxy for long enough; returns whether there are others.
+    fn let_go(&self, now: Instant) -> bool {
+        let mut state = self.lock();
+        state.let_go(|since| since + GRACE <= now);
+        // What only a proxy that is gone could not be given is not found any more.
         self.findings.send_if_modified(|before| replaced(before, state.findings()));
-        receiver
+        !state.gone.is_empty()
     }
 }
 
 impl State {
+    fn remove(&mut self, number: u64) {
+        let Some(connected) = self.proxies.remove(&number) else { return };
+        if !self.groups.leave(&connected.keys) {
+            return;
+        }
+        self.gone.push_back((time::Instant::now().into_std(), connected.keys));
+        if self.gone.len() > KEPT {
+            let oldest = self.gone.front().map(|(since, _)| *since);
+            self.let_go(|since| Some(since) <= oldest);
+        }
+    }
+
+    /// Lets go of groups that have had no proxy since a time that is long enough ago.
+    fn let_go(&mut self, is_long_ago: impl Fn(Instant) -> bool) {
+        let (mut let_go, count) = (Vec::new(), self.gone.len());
+        while let Some((_, keys)) = self.gone.pop_front_if(|(since, _)| is_long_ago(*since)) {
+            let_go.push(keys);
+        }
+        if count == self.gone.len() {
+            return;
+        }
+        let_go.iter().for_each(|keys| self.groups.drop_unused(keys));
+        drop(let_go);
+        self.groups.drop_translations();
+    }
+
     fn findings(&self) -> BTreeSet<Diagnostic> {
-        let connected = self.proxies.values().visiting(Visited::Proxy).filter(|connected| !connected.sender.is_closed());
+        let connected = self.proxies.values().visiting(Visited::Proxy);
         self.groups.findings(&self.world, connected.map(|connected| &connected.keys))
     }
 
-    /// Resolves anew the proxies that a change may put into another class. Returns whether groups may have lost their last
-    /// proxy.
-    fn sort_again(&mut self, touched: &Touched) -> bool {
+    /// Resolves anew the proxies that a change may put into another class.
+    fn sort_again(&mut self, touched: &Touched) {
         let distinguishing = if touched.everything || !touched.routes.is_empty() || !touched.services.is_empty() {
             DistinguishingLabels::of(&self.world)
         } else {
@@ -193,14 +288,17 @@ impl State {
             let own_side = own_endpoints || (at_gateways && proxy.kind == ProxyKind::Gateway);
             all || addressed || own_side || namespaces.contains(&proxy.namespace)
         };
-        let mut moved = false;
         for connected in self.proxies.values_mut().visiting(Visited::Proxy).filter(|connected| concerned(connected)) {
             connected.proxy = resolve_proxy(&self.world, &connected.node.proxy);
             let keys = self.groups.ensure(&self.world, &connected.proxy, &self.distinguishing);
-            moved |= keys != connected.keys;
-            connected.keys = keys;
+            if keys != connected.keys {
+                self.groups.enter(&keys);
+                let before = mem::replace(&mut connected.keys, keys);
+                if self.groups.leave(&before) {
+                    self.gone.push_back((time::Instant::now().into_std(), before));
+                }
+            }
         }
-        moved || all
     }
 }
 

@@ -99,6 +99,23 @@ impl ResourceCache {
         self.tables.get(joined, |joined| checked::route_configuration(&header, joined.hosts.iter().map(|host| &*host.0)))
     }
 
+    /// Lets go of all that no group holds. Tables hold virtual hosts.
+    pub(super) fn drop_unused(&mut self) {
+        self.tables.drop_unused();
+        self.virtual_hosts.drop_unused();
+        self.clusters.drop_unused();
+        self.assignments.drop_unused();
+        self.outbound.drop_unused();
+        self.inbound.drop_unused();
+        self.gateway.drop_unused();
+    }
+
+    /// Returns how many translations are remembered.
+    pub(super) fn len(&self) -> usize {
+        let listeners = self.outbound.len() + self.inbound.len() + self.gateway.len();
+        self.clusters.len() + self.assignments.len() + listeners + self.virtual_hosts.len() + self.tables.len()
+    }
+
     /// Returns the counters.
     pub(super) fn translations(&self) -> &Translations {
         &self.translations

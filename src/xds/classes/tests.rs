@@ -1,6 +1,6 @@
 //! What is patched over many changes equals what is made from nothing.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use smol_str::SmolStr;
 
@@ -14,6 +14,7 @@ use crate::{
         yaml::{document, documents},
     },
     mesh::{engine::Engine, model::Caller},
+    visits::Visits,
     xds::resource::ContentHash,
 };
 
@@ -71,7 +72,7 @@ spec: {workloadSelector: {labels: {app: a}}, egress: [{hosts: [istio-system/*]}]
 struct Plane {
     engine: Engine,
     classes: Classes,
-    connected: Vec<(Arc<Node>, watch::Receiver<View>)>,
+    connected: Vec<(Arc<Node>, Attachment)>,
 }
 
 impl Plane {
@@ -135,4 +136,65 @@ fn a_sidecar_for_one_proxy_leaves_the_others_of_its_group_alone() {
     plane.connect(ProxyKind::Sidecar, "b-1.shop", [10, 0, 0, 3]);
     plane.apply(SIDECAR);
     plane.check();
+}
+
+/// Checks that nothing is left of proxies that are gone, however many kinds of them there were, and that a change costs what
+/// it did before them.
+#[test]
+fn what_was_made_for_a_proxy_goes_with_it() {
+    const SHAPES: u32 = 500;
+    let mut plane = Plane::new();
+    plane.apply(SHOP);
+    plane.connect(ProxyKind::Sidecar, "a-1.shop", [10, 0, 0, 2]);
+    plane.apply(REVIEWS);
+    let cost_of = |plane: &mut Plane, change: &str| {
+        let before = Visits::of_this_thread();
+        plane.apply(change);
+        Visits::of_this_thread() - before
+    };
+    let (connections, other) = (CONNECTIONS, CONNECTIONS.replace("7s", "8s"));
+    cost_of(&mut plane, connections);
+    let quiet = (cost_of(&mut plane, &other), plane.classes.size());
+    assert_eq!(quiet.1.proxies, 1);
+    for shape in 0..SHAPES {
+        let ip = [10, 1, (shape >> 8) as u8, shape as u8];
+        let like = proxy(ProxyKind::Sidecar, &format!("a-1.ns-{shape}"), ip);
+        for proxy in [
+            Proxy { idle_timeout: Some(Duration::from_secs(shape.into())), ..like.clone() },
+            Proxy { dns_domain: format!("d{shape}.local").into(), kind: ProxyKind::Gateway, ..like.clone() },
+            Proxy { labels: Arc::new([("app".into(), format!("app-{shape}").into())].into()), http_proxy_port: Some(shape as u16), ..like },
+        ] {
+            let node = Arc::new(Node::from(Arc::new(proxy)));
+            drop(plane.classes.attach(&Proven::new(node, Caller::Anonymous).unwrap()));
+        }
+    }
+    let kept = plane.classes.size();
+    assert_eq!(kept.proxies, 1);
+    assert!(kept.shared.groups <= quiet.1.shared.groups + 5 * KEPT, "{kept:?}, {quiet:?}");
+    assert!(kept.shared.translations < quiet.1.shared.translations + 2_000, "{kept:?}, {quiet:?}");
+    cost_of(&mut plane, connections);
+    let (cost, left) = (cost_of(&mut plane, &other), plane.classes.size());
+    assert_eq!((cost, left.proxies, left.shared.groups), (quiet.0, 1, quiet.1.shared.groups));
+    assert!(left.shared.translations <= quiet.1.shared.translations, "{left:?}, {quiet:?}");
+}
+
+#[test]
+fn groups_stay_for_a_moment_for_a_proxy_that_comes_back() {
+    let mut plane = Plane::new();
+    plane.apply(SHOP);
+    let Plane { classes, .. } = plane;
+    let empty = classes.size();
+    let node = Arc::new(Node::from(Arc::new(proxy(ProxyKind::Sidecar, "a-1.shop", [10, 0, 0, 2]))));
+    let proven = Proven::new(node, Caller::Anonymous).unwrap();
+    drop(classes.attach(&proven));
+    let now = Instant::now();
+    assert!(classes.0.let_go(now), "there is something to let go of later");
+    let translated = classes.translated();
+    let back = classes.attach(&proven);
+    assert_eq!(classes.translated(), translated, "nothing is made again");
+    assert!(!classes.0.let_go(now + 2 * GRACE));
+    assert!(classes.size().shared.groups > empty.shared.groups, "it is there");
+    drop(back);
+    assert!(!classes.0.let_go(now + 4 * GRACE));
+    assert_eq!(classes.size(), empty, "the world did not change, and nothing is left all the same");
 }
