@@ -100,6 +100,11 @@ impl Budget {
             given_back.await;
         }
     }
+
+    /// Counts a caller who waited in vain.
+    pub fn count_refusal(&self, purpose: Purpose, standing: Standing) {
+        self.0.count_refusal(purpose, standing);
+    }
 }
 
 impl Default for Budget {
@@ -125,12 +130,7 @@ impl Portion {
         if self.try_resize(bytes) {
             return Ok(());
         }
-        let mut taken = self.budget.taken.lock();
-        let taken = &mut taken[self.purpose as usize];
-        match self.standing {
-            Standing::Proven => taken.refused_proven += 1,
-            Standing::Unproven => taken.refused_unproven += 1,
-        }
+        self.budget.count_refusal(self.purpose, self.standing);
         Err(Exhausted(self.purpose.as_str()))
     }
 
@@ -186,6 +186,15 @@ impl Shared {
         let unproven: usize = taken.iter().map(|taken| taken.unproven).sum();
         standing == Standing::Proven
             || (unproven + bytes <= self.limit / 4 * 3 && taken[purpose as usize].unproven + bytes <= self.most(purpose, standing))
+    }
+
+    fn count_refusal(&self, purpose: Purpose, standing: Standing) {
+        let mut taken = self.taken.lock();
+        let taken = &mut taken[purpose as usize];
+        match standing {
+            Standing::Proven => taken.refused_proven += 1,
+            Standing::Unproven => taken.refused_unproven += 1,
+        }
     }
 
     /// Returns the most that such callers may take when nobody else takes anything.

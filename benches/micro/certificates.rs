@@ -26,6 +26,7 @@ use istiod_lite::{
     proto::auth::{IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient},
     serve::{
         connection::ConnectionOptions,
+        connections::Connections,
         secure_grpc::SecureGrpc,
         tls::{ServingCertificate, ServingNames, TlsIdentity, TlsParameters},
     },
@@ -130,7 +131,10 @@ async fn start() -> Server {
     let address = listener.local_addr().unwrap();
     let routes = tonic::service::Routes::new(service.into_server());
     let options = ConnectionOptions::default();
-    tokio::spawn(SecureGrpc { tls, routes, authenticator, metrics, options }.serve(listener, Default::default()));
+    tokio::spawn(
+        SecureGrpc { tls, routes, authenticator, metrics, options, connections: Connections::default() }
+            .serve(listener, Default::default()),
+    );
     let request =
         TokenRequest { namespace: "shop", service_account: "reviews", audience: DEFAULT_AUDIENCE, ttl: Duration::from_secs(3600) };
     let token = format!("Bearer {}", issuer.token(&request, Timestamp::now()).unwrap());

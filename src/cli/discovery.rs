@@ -18,14 +18,16 @@ use self::{tls::TlsArguments, without_effect::WithoutEffect};
 use crate::{
     cli::{
         inject::InjectionArguments,
-        values::{duration, listen_address, request_size},
+        values::{ListenAddress, bytes, duration, listen_address, listen_address_or_none, request_size},
     },
     controllers::{ROOT_CERTIFICATE, election::Timing},
     identity::{ca::IssuePolicy, key::KeyType},
     serve::{
         connection::ConnectionOptions,
-        discovery,
-        settings::{ClusterSettings, ControllerSettings, IdentitySettings, Instance, ListenSettings, ObjectSource, Settings},
+        discovery, memory,
+        settings::{
+            ClusterSettings, ControllerSettings, IdentitySettings, Instance, LimitSettings, ListenSettings, ObjectSource, Settings,
+        },
     },
     source::{
         debounce,
@@ -79,9 +81,9 @@ pub(super) struct Arguments {
     #[arg(long = "httpAddr", value_name = "ADDRESS", value_parser = listen_address, default_value = ":8080")]
     http: SocketAddr,
 
-    /// Plaintext gRPC: xDS without identity.
-    #[arg(long = "grpcAddr", value_name = "ADDRESS", value_parser = listen_address, default_value = ":15010")]
-    grpc: SocketAddr,
+    /// Plaintext gRPC: xDS without identity. Empty (`--grpcAddr ""`) switches it off.
+    #[arg(long = "grpcAddr", value_name = "ADDRESS", value_parser = listen_address_or_none, default_value = ":15010")]
+    grpc: ListenAddress,
 
     /// TLS gRPC: xDS and certificates.
     #[arg(long = "secureGRPCAddr", value_name = "ADDRESS", value_parser = listen_address, default_value = ":15012")]
@@ -146,6 +148,17 @@ pub(super) struct Arguments {
     /// How long the answer to such a ping may take before the connection is closed.
     #[arg(long = "keepaliveTimeout", env = "GRPC_KEEPALIVE_TIMEOUT", value_parser = duration, default_value = "10s")]
     keepalive_timeout: Duration,
+
+    /// Memory that this process may take, in bytes (512Mi, 2Gi). Callers together may have it hold three eighths of that; over it,
+    /// those who have proven nothing are refused first [default: the limit of the control group, else 1Gi].
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    memory_limit: Option<usize>,
+
+    /// Connections that one source address may have open on all ports together (of IPv6, one /64 network); above it, its oldest
+    /// that has shown nothing is closed. Proxies behind one NAT share an address, so that it is generous [default: half of the
+    /// files that may be open].
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    connections_per_address: Option<u32>,
 
     /// How long a workload's certificate lives when its request does not say.
     #[arg(long, env = "DEFAULT_WORKLOAD_CERT_TTL", value_parser = duration, default_value = "24h")]
@@ -271,6 +284,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
         eprintln!("error: --log_output_level: {error}; write info, or istiod_lite=debug,info");
         return ExitCode::from(2);
     }
+    super::conceal();
     super::block_on(async { discovery::run(arguments.settings().await?).await })
 }
 
@@ -285,6 +299,10 @@ impl Arguments {
             identity: self.identity(),
             controllers: self.controllers(),
             connections: self.connections(),
+            limits: LimitSettings {
+                memory: self.memory_limit.unwrap_or_else(memory::limit),
+                connections_per_address: self.connections_per_address.map(|number| number as usize),
+            },
             debounce: debounce::Settings { after: self.debounce_after, max: self.debounce_max, ..debounce::Settings::default() },
             bounds: Bounds {
                 first_request: self.max_first_request,
@@ -316,7 +334,7 @@ impl Arguments {
     fn listen(&self) -> ListenSettings {
         ListenSettings {
             http: self.http,
-            grpc: self.grpc,
+            grpc: self.grpc.0,
             secure_grpc: self.secure_grpc,
             monitoring: self.monitoring,
             https: self.https.or_else(|| self.config_dir.is_none().then_some(WEBHOOKS)),
@@ -396,6 +414,13 @@ mod tests {
         let arguments = parse(&format!("{chart} {added}")).unwrap();
         assert_eq!((arguments.namespace.as_str(), arguments.max_connection_age), ("istio-system", Duration::from_secs(1800)));
         assert_eq!(arguments.tls.protocol().unwrap().suites().len(), 6);
+    }
+
+    #[test]
+    fn the_plaintext_port_can_be_switched_off() {
+        assert_eq!(parse("--grpcAddr=").unwrap().listen().grpc, None);
+        assert_eq!(parse("").unwrap().listen().grpc.map(|address| address.port()), Some(15010));
+        assert!(parse("--secureGRPCAddr=").is_err());
     }
 
     #[test]

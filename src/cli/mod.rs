@@ -45,6 +45,14 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Keeps other processes of our user from reading our memory, by a debugger or a core dump: keys and tokens are in it. What is
+/// started from here is not concerned.
+fn conceal() {
+    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
+        tracing::warn!(%error, "other processes of this user can read our memory");
+    }
+}
+
 /// Runs a long-lived command; an error is printed to stderr and makes the exit status 1.
 fn block_on(command: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
     let finished = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from);

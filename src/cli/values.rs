@@ -10,6 +10,29 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     full.parse().map_err(|_| format!("{text:?} is no address; write 127.0.0.1:15010, [::1]:15010 or :15010"))
 }
 
+/// Reads an address to listen on, or nothing: that switches the port off, as with istiod.
+pub(super) fn listen_address_or_none(text: &str) -> Result<ListenAddress, String> {
+    if text.is_empty() { Ok(ListenAddress(None)) } else { listen_address(text).map(|address| ListenAddress(Some(address))) }
+}
+
+/// An address to listen on; `None`: the port is off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ListenAddress(pub(super) Option<SocketAddr>);
+
+/// Reads a size in bytes: `1073741824`, `512Mi`, `2Gi`, as Kubernetes writes it.
+pub(super) fn bytes(text: &str) -> Result<usize, String> {
+    let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());
+    let unit = match &text[digits.len()..] {
+        "" => Some(1),
+        "Ki" => Some(1 << 10),
+        "Mi" => Some(1 << 20),
+        "Gi" => Some(1 << 30),
+        _ => None,
+    };
+    let size = unit.and_then(|unit: usize| digits.parse::<usize>().ok()?.checked_mul(unit)).filter(|size| *size > 0);
+    size.ok_or_else(|| format!("{text:?} is no size; write 1073741824, 512Mi or 2Gi"))
+}
+
 /// Reads a duration: `100ms`, `1.5s`, `2m`, `1h30m`, as Go writes it.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     go_duration::parse(text).ok_or_else(|| format!("{text:?} is no duration; write 100ms, 1.5s, 2m or 1h30m"))
@@ -40,6 +63,16 @@ mod tests {
         assert_eq!(listen_address("127.0.1.1:80"), Ok(SocketAddr::from(([127, 0, 1, 1], 80))));
         assert_eq!(listen_address(":15010").map(|address| address.port()), Ok(15010));
         assert!(listen_address("istiod").is_err());
+        assert_eq!(listen_address_or_none(""), Ok(ListenAddress(None)));
+        assert!(listen_address_or_none("istiod").is_err());
+    }
+
+    #[test]
+    fn sizes_as_kubernetes_writes_them() {
+        assert_eq!([bytes("7"), bytes("512Mi"), bytes("2Gi")], [Ok(7), Ok(512 << 20), Ok(2 << 30)]);
+        for wrong in ["", "0", "1M", "Gi", "-1", "1.5Gi", "99999999999Gi"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -1,16 +1,6 @@
 //! gRPC connections: how our ports accept, serve, age and drain them.
 
-use std::{
-    convert::Infallible,
-    io,
-    net::SocketAddr,
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
@@ -18,14 +8,31 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    time::{Instant, sleep, sleep_until},
+    time::sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{body::Body, service::Routes, transport::server::TcpConnectInfo};
 use tower::ServiceExt;
-use tracing::{debug, warn};
+use tracing::debug;
 
+use super::{
+    activity::Activity,
+    connections::{Connections, Place, Shown},
+    lifetime::{Lifetime, live},
+    sparse_log::SparseLog,
+};
 use crate::mesh::model::Caller;
+
+/// What a connection holds in memory without TLS, in bytes: its task and buffers, and what may come unread.
+pub(super) const PLAIN: usize = 24 << 10;
+/// What one holds with TLS.
+pub(super) const ENCRYPTED: usize = 48 << 10;
+
+/// How much of a stream may come unread. The requests of proxies are read as they come.
+const STREAM_WINDOW: u32 = 64 << 10;
+/// How much of all streams of a connection may come unread: what any HTTP/2 connection begins with, so that a thousand streams
+/// bring no more than one.
+const CONNECTION_WINDOW: u32 = 64 << 10;
 
 /// How connections are kept (contract §1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,8 +48,8 @@ pub struct ConnectionOptions {
     pub grace: Duration,
     /// How long the TLS handshake may take, and then the first request.
     pub handshake_timeout: Duration,
-    /// How many TLS handshakes may be under way.
-    pub max_handshakes: usize,
+    /// How long a connection may be open without a stream.
+    pub idle: Duration,
     /// How many requests one connection may have open.
     pub max_concurrent_streams: u32,
 }
@@ -55,7 +62,7 @@ impl Default for ConnectionOptions {
             max_age: Duration::from_secs(30 * 60),
             grace: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),
-            max_handshakes: 512,
+            idle: Duration::from_secs(5 * 60),
             max_concurrent_streams: 1000,
         }
     }
@@ -64,19 +71,26 @@ impl Default for ConnectionOptions {
 /// Serves plaintext gRPC (15010) until `shutdown`, and returns when all connections have ended or their grace is over.
 ///
 /// Every request gets [`Caller::Anonymous`] as an extension, whatever it claims.
-pub async fn serve_plain(listener: TcpListener, routes: Routes, options: ConnectionOptions, shutdown: CancellationToken) {
+pub async fn serve_plain(
+    listener: TcpListener,
+    routes: Routes,
+    options: ConnectionOptions,
+    connections: Connections,
+    shutdown: CancellationToken,
+) {
     let tracker = TaskTracker::new();
     let routes = routes.prepare();
-    while let Some((stream, peer)) = accept(&listener, &shutdown).await {
+    while let Some((stream, peer, place)) = accept(&listener, &connections, PLAIN, &shutdown).await {
         let (routes, shutdown) = (routes.clone(), shutdown.clone());
         tracker.spawn(async move {
             let info = TcpConnectInfo { local_addr: stream.local_addr().ok(), remote_addr: Some(peer) };
-            let handler = move |mut request: Request<Incoming>| {
+            let handler = move |mut request: Request<Incoming>, place: Arc<Place>| {
+                place.show(Shown::Request);
                 request.extensions_mut().insert(Caller::Anonymous);
                 request.extensions_mut().insert(info.clone());
                 call(routes.clone(), request)
             };
-            serve_connection(stream, peer, handler, options, shutdown).await;
+            serve_connection(stream, peer, handler, options, place, shutdown).await;
         });
     }
     drop(listener);
@@ -84,8 +98,14 @@ pub async fn serve_plain(listener: TcpListener, routes: Routes, options: Connect
     tracker.wait().await;
 }
 
-/// Waits for the next connection; `None` on shutdown.
-pub(super) async fn accept(listener: &TcpListener, shutdown: &CancellationToken) -> Option<(TcpStream, SocketAddr)> {
+/// Waits for the next connection that is admitted, and takes `bytes` for it; `None` on shutdown.
+pub(super) async fn accept(
+    listener: &TcpListener,
+    connections: &Connections,
+    bytes: usize,
+    shutdown: &CancellationToken,
+) -> Option<(TcpStream, SocketAddr, Place)> {
+    static UNABLE: SparseLog = SparseLog::new();
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => return None,
@@ -93,16 +113,21 @@ pub(super) async fn accept(listener: &TcpListener, shutdown: &CancellationToken)
         };
         match accepted {
             Ok((stream, peer)) => {
+                let Some(place) = connections.admit(peer.ip(), bytes) else {
+                    debug!(%peer, "no room for a connection");
+                    continue;
+                };
                 // Without TCP_NODELAY every small answer waits 40 ms for the peer's delayed ACK.
                 if let Err(error) = stream.set_nodelay(true) {
                     debug!(%peer, %error, "TCP_NODELAY");
                 }
-                return Some((stream, peer));
+                return Some((stream, peer, place));
             }
             Err(error) if is_peers_fault(&error) => debug!(%error, "a connection went before it was accepted"),
             Err(error) => {
+                UNABLE.write(|left_out| tracing::warn!(%error, left_out, "cannot accept connections"));
                 // Mostly there are no file descriptors left. Trying again at once would spin.
-                warn!(%error, "cannot accept connections");
+                connections.evict_some();
                 sleep(Duration::from_millis(100)).await;
             }
         }
@@ -119,24 +144,25 @@ pub(super) async fn call(routes: Routes, request: Request<Incoming>) -> Result<R
     Ok(routes.oneshot(request.map(Body::new)).await.unwrap_or_else(|error| match error {}))
 }
 
-/// Speaks HTTP/2 on one connection until the peer is done, the connection is too old, or `shutdown`.
+/// Speaks HTTP/2 on one connection until it [ends](live).
 pub(super) async fn serve_connection<S, H, F>(
     stream: S,
     peer: SocketAddr,
     handler: H,
     options: ConnectionOptions,
+    place: Place,
     shutdown: CancellationToken,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    H: Fn(Request<Incoming>) -> F + Send + 'static,
+    H: Fn(Request<Incoming>, Arc<Place>) -> F + Send + 'static,
     F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
 {
-    let began = Instant::now();
-    let has_request = Arc::new(AtomicBool::new(false));
-    let received = has_request.clone();
+    let (activity, place) = (Activity::new(), Arc::new(place));
+    let (requests, of_request) = (activity.clone(), Arc::clone(&place));
     let service = service_fn(move |request| {
-        received.store(true, Ordering::Relaxed);
-        handler(request)
+        let open = requests.begin();
+        let answer = handler(request, Arc::clone(&of_request));
+        async move { answer.await.map(|response| response.map(|body| open.cover(body))) }
     });
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
@@ -144,34 +170,12 @@ pub(super) async fn serve_connection<S, H, F>(
         .keep_alive_interval(options.keepalive_interval)
         .keep_alive_timeout(options.keepalive_timeout)
         .max_concurrent_streams(options.max_concurrent_streams)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(64 << 10);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let age = sleep_until(began + spread(options.max_age, peer));
-    let silence = async {
-        sleep(options.handshake_timeout).await;
-        if has_request.load(Ordering::Relaxed) {
-            std::future::pending::<()>().await;
-        }
-    };
-    let why = tokio::select! {
-        ended = connection.as_mut() => return log_end(peer, ended),
-        () = silence => return debug!(%peer, "connection without a request"),
-        () = shutdown.cancelled() => "shutdown",
-        () = age => "maximum age",
-    };
-    debug!(%peer, why, "draining connection");
-    connection.as_mut().graceful_shutdown();
-    tokio::select! {
-        ended = connection.as_mut() => log_end(peer, ended),
-        () = sleep(options.grace) => debug!(%peer, "connection closed with streams open"),
-    }
-}
-
-fn log_end(peer: SocketAddr, ended: hyper::Result<()>) {
-    match ended {
-        Ok(()) => debug!(%peer, "connection ended"),
-        Err(error) => debug!(%peer, %error, "connection broke"),
-    }
+    let lifetime =
+        Lifetime { first_request: options.handshake_timeout, idle: options.idle, age: spread(options.max_age, peer), grace: options.grace };
+    live(builder.serve_connection(TokioIo::new(stream), service), peer, &place, &activity, lifetime, &shutdown).await;
 }
 
 /// Returns 0.9 to 1.1 times the age, so that proxies that came together do not all leave together.

@@ -6,12 +6,12 @@ use anyhow::Context;
 use axum::Router;
 use prometheus_client::registry::Registry;
 use smol_str::SmolStr;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, runtime::Handle};
 use tonic::service::Routes;
 
 use super::{
     connection::serve_plain,
-    http::{self, HttpState},
+    http::{self, HttpState, Pages},
     https::{self, Bounds},
     identity::Identity,
     kubernetes,
@@ -22,6 +22,7 @@ use super::{
     settings::{ListenSettings, Settings},
     sources,
     tasks::Tasks,
+    threads::{Threads, hand_over},
 };
 use crate::{
     identity::service::CertificateService,
@@ -44,10 +45,10 @@ use crate::{
 /// When it cannot start: the CA is refused, a port is taken, the key set or MeshConfig cannot be read. Says which.
 pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut signals = TerminationSignals::catch().context("signals cannot be caught")?;
-    let tasks = Tasks::default();
+    let (tasks, threads) = (Tasks::default(), Threads::start().context("no threads")?);
     // An API server that is away is waited for; whoever stops us meanwhile is obeyed.
     tokio::select! {
-        started = start(&settings, &tasks) => started?,
+        started = start(&settings, &tasks, &threads) => started?,
         () = signals.next() => return Ok(()),
     }
     signals.next().await;
@@ -55,7 +56,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn start(settings: &Settings, tasks: &Tasks) -> anyhow::Result<()> {
+async fn start(settings: &Settings, tasks: &Tasks, threads: &Threads) -> anyhow::Result<()> {
     let listeners = Listeners::bind(&settings.listen).await?;
     let mut registry = Registry::default();
     let runtime = Runtime::new(settings, tasks.clone(), &mut registry);
@@ -63,7 +64,9 @@ async fn start(settings: &Settings, tasks: &Tasks) -> anyhow::Result<()> {
     let synced = runtime.readiness.block(SOURCES_SYNCED);
     let state = http_state(&runtime, registry);
     for listener in [listeners.http, listeners.monitoring] {
-        tasks.spawn(http::serve(listener, state.clone(), tasks.shutdown.clone().cancelled_owned()));
+        let listener = hand_over(listener, threads.pages())?;
+        let serving = http::serve(listener, state.clone(), runtime.connections.clone(), tasks.shutdown.clone());
+        tasks.spawn_on(serving, threads.pages());
     }
 
     let mesh = sources::mesh_config(settings).await?;
@@ -75,10 +78,12 @@ async fn start(settings: &Settings, tasks: &Tasks) -> anyhow::Result<()> {
 
     // Proxies are let in when there is a world to show: before that they would be told that there is nothing.
     runtime.readiness.ready().await;
-    serve_plain_grpc(settings, &runtime, listeners.grpc);
+    if let Some(listener) = listeners.grpc {
+        serve_plain_grpc(settings, &runtime, listener);
+    }
     serve_secure_grpc(settings, &runtime, &identity, listeners.secure_grpc);
     if let Some(listener) = listeners.https {
-        serve_webhooks(settings, &runtime, &identity, listener);
+        serve_webhooks(settings, &runtime, &identity, hand_over(listener, threads.webhooks())?, threads.webhooks());
     }
     kubernetes::keep_objects(settings, &runtime, identity.tls.roots());
     let account = &settings.instance.service_account;
@@ -89,7 +94,7 @@ async fn start(settings: &Settings, tasks: &Tasks) -> anyhow::Result<()> {
 /// The ports, bound before anything else: a port that is taken ends the process at once.
 struct Listeners {
     http: TcpListener,
-    grpc: TcpListener,
+    grpc: Option<TcpListener>,
     secure_grpc: TcpListener,
     monitoring: TcpListener,
     https: Option<TcpListener>,
@@ -99,7 +104,10 @@ impl Listeners {
     async fn bind(addresses: &ListenSettings) -> anyhow::Result<Self> {
         Ok(Self {
             http: bind("--httpAddr", addresses.http).await?,
-            grpc: bind("--grpcAddr", addresses.grpc).await?,
+            grpc: match addresses.grpc {
+                Some(address) => Some(bind("--grpcAddr", address).await?),
+                None => None,
+            },
             secure_grpc: bind("--secureGRPCAddr", addresses.secure_grpc).await?,
             monitoring: bind("--monitoringAddr", addresses.monitoring).await?,
             https: match addresses.https {
@@ -120,12 +128,14 @@ fn http_state(runtime: &Runtime, registry: Registry) -> HttpState {
         registry: Arc::new(registry),
         debug: Arc::clone(&runtime.debug),
         debug_access: runtime.debug_access.clone(),
+        pages: Pages::default(),
     }
 }
 
 fn serve_plain_grpc(settings: &Settings, runtime: &Runtime, listener: TcpListener) {
     let routes = Routes::new(discovery_service(settings, runtime, false));
-    runtime.tasks.spawn(serve_plain(listener, routes, settings.connections, runtime.tasks.shutdown.clone()));
+    let (connections, shutdown) = (runtime.connections.clone(), runtime.tasks.shutdown.clone());
+    runtime.tasks.spawn(serve_plain(listener, routes, settings.connections, connections, shutdown));
 }
 
 fn serve_secure_grpc(settings: &Settings, runtime: &Runtime, identity: &Identity, listener: TcpListener) {
@@ -138,22 +148,25 @@ fn serve_secure_grpc(settings: &Settings, runtime: &Runtime, identity: &Identity
         authenticator: Arc::clone(&identity.authenticator),
         metrics,
         options: settings.connections,
+        connections: runtime.connections.clone(),
     };
     runtime.tasks.spawn(port.serve(listener, runtime.tasks.shutdown.clone()));
 }
 
 fn discovery_service(settings: &Settings, runtime: &Runtime, authenticated: bool) -> DiscoveryService {
     let shutdown = runtime.tasks.shutdown.clone();
-    let (rollout, bounds, clock) = (settings.rollout, settings.bounds, Arc::clone(&runtime.clock));
-    let options = Options { rollout, bounds, authenticated, shutdown, clock, ..Options::default() };
+    let (rollout, bounds, budget) = (settings.rollout, settings.bounds, runtime.budget.clone());
+    let options = Options { rollout, bounds, authenticated, shutdown, clock: Arc::clone(&runtime.clock), budget, ..Options::default() };
     DiscoveryService::new(Arc::<Classes>::clone(&runtime.classes), Arc::clone(&runtime.ledger), options)
         .inspected_by(Arc::clone(&runtime.debug) as _)
 }
 
-fn serve_webhooks(settings: &Settings, runtime: &Runtime, identity: &Identity, listener: TcpListener) {
-    let routes = https::router(webhooks(settings, runtime), runtime.readiness.clone(), Bounds::default());
-    let shutdown = runtime.tasks.shutdown.clone();
-    runtime.tasks.spawn(https::serve(listener, Arc::clone(&identity.tls), routes, Bounds::default(), shutdown));
+fn serve_webhooks(settings: &Settings, runtime: &Runtime, identity: &Identity, listener: TcpListener, threads: &Handle) {
+    let (readiness, budget) = (runtime.readiness.clone(), runtime.budget.clone());
+    let routes = https::router(webhooks(settings, runtime), readiness, Bounds::default(), budget);
+    let (connections, shutdown) = (runtime.connections.clone(), runtime.tasks.shutdown.clone());
+    let serving = https::serve(listener, Arc::clone(&identity.tls), routes, Bounds::default(), connections, shutdown);
+    runtime.tasks.spawn_on(serving, threads);
 }
 
 fn webhooks(settings: &Settings, runtime: &Runtime) -> Router {

@@ -1,20 +1,31 @@
 //! The HTTP ports: 8080 (`/ready`) and 15014 (`/metrics`, `/version`), and `/debug` on both (contract §1.2).
 
-use std::{future::Future, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
     body::Body,
-    extract::State,
+    extract::{ConnectInfo, State},
     http::{Request, StatusCode, Uri, header::CONTENT_TYPE},
     response::{Html, IntoResponse, Redirect, Response},
     routing::get,
 };
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::{encoding::text::encode, registry::Registry};
-use tokio::net::TcpListener;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt;
 
 use super::{
+    activity::Activity,
+    connection::{PLAIN, accept},
+    connections::{Connections, Place, Shown},
     debug::{Access, DebugState},
+    lifetime::{Lifetime, live},
     readiness::Readiness,
 };
 use crate::{version, xds::debug::Inspector};
@@ -30,15 +41,73 @@ pub(super) struct HttpState {
     pub(super) debug: Arc<DebugState>,
     /// Who may read `/debug`.
     pub(super) debug_access: Access,
+    /// The pages that may be made at a time.
+    pub(super) pages: Pages,
 }
 
-/// Serves one HTTP port until `stop` resolves; requests under way are finished.
-///
-/// # Errors
-/// When the listener fails for good.
-pub(super) async fn serve(listener: TcpListener, state: HttpState, stop: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
-    let service = router(state).into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, service).with_graceful_shutdown(stop).await
+/// Makes pages on threads on which nothing else waits. Cloning shares them.
+#[derive(Clone, Debug)]
+pub(super) struct Pages(Arc<Semaphore>);
+
+impl Default for Pages {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(PAGES_AT_A_TIME)))
+    }
+}
+
+impl Pages {
+    async fn make(&self, page: impl FnOnce() -> Response + Send + 'static) -> Response {
+        let Ok(turn) = Arc::clone(&self.0).try_acquire_owned() else {
+            return (StatusCode::SERVICE_UNAVAILABLE, "too many pages are being made: ask again later\n").into_response();
+        };
+        let made = tokio::task::spawn_blocking(move || {
+            let page = page();
+            drop(turn);
+            page
+        });
+        made.await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+    }
+}
+
+/// How connections are kept. One may be quiet for longer than Go's client keeps one, so that it never sends a request on a
+/// connection that is being closed.
+const LIFETIME: Lifetime = Lifetime {
+    first_request: Duration::from_secs(10),
+    idle: Duration::from_secs(120),
+    age: Duration::from_secs(24 * 3600),
+    grace: Duration::from_secs(10),
+};
+
+/// How many pages may be made at a time, or wait for it; whoever asks for more is told to come again.
+const PAGES_AT_A_TIME: usize = 8;
+
+/// How large the head of a request may be, in bytes.
+const HEAD: usize = 32 << 10;
+
+/// Serves one HTTP port until `shutdown`, and returns when requests under way are finished.
+pub(super) async fn serve(listener: TcpListener, state: HttpState, connections: Connections, shutdown: CancellationToken) {
+    let tracker = TaskTracker::new();
+    let routes = router(state);
+    while let Some((stream, peer, place)) = accept(&listener, &connections, PLAIN, &shutdown).await {
+        tracker.spawn(connection(stream, peer, place, routes.clone(), shutdown.clone()));
+    }
+    drop(listener);
+    tracker.close();
+    tracker.wait().await;
+}
+
+async fn connection(stream: TcpStream, peer: SocketAddr, place: Place, routes: Router, shutdown: CancellationToken) {
+    let (activity, place) = (Activity::new(), Arc::new(place));
+    let (requests, of_request) = (activity.clone(), Arc::clone(&place));
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        of_request.show(Shown::Request);
+        request.extensions_mut().insert(ConnectInfo(peer));
+        let (open, answer) = (requests.begin(), routes.clone().oneshot(request.map(Body::new)));
+        async move { answer.await.map(|response| response.map(|body| open.cover(body))) }
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(LIFETIME.idle).max_buf_size(HEAD);
+    live(builder.serve_connection(TokioIo::new(stream), service), peer, &place, &activity, LIFETIME, &shutdown).await;
 }
 
 /// Returns the routes; both ports serve the same ones, as with istiod.
@@ -63,7 +132,8 @@ async fn redirect_or_not_found(uri: Uri) -> Response {
 
 /// Returns path and query without empty segments; `None` if the path has none.
 fn tidy(uri: &Uri) -> Option<String> {
-    uri.path().contains("//").then(|| {
+    // Browsers read a backslash as a slash: behind one, a name would be a host.
+    (uri.path().contains("//") && !uri.path().contains('\\')).then(|| {
         let path: String = uri.path().split('/').filter(|segment| !segment.is_empty()).flat_map(|segment| ["/", segment]).collect();
         let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
         format!("{}{query}", if path.is_empty() { "/" } else { &path })
@@ -79,8 +149,12 @@ async fn ready(State(state): State<HttpState>) -> Response {
 }
 
 async fn metrics(State(state): State<HttpState>) -> Response {
+    state.pages.make(move || exposition(&state.registry)).await
+}
+
+fn exposition(registry: &Registry) -> Response {
     let mut text = String::new();
-    match encode(&mut text, &state.registry) {
+    match encode(&mut text, registry) {
         Ok(()) => ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
@@ -96,17 +170,32 @@ async fn debug(State(state): State<HttpState>, request: Request<Body>) -> Respon
     let path = path.strip_prefix("/debug/").unwrap_or_default().to_owned();
     match state.debug_access.viewer(request, &state.debug.system_namespace()).await {
         Ok(viewer) => {
-            let (status, text) = state.debug.open(&path, &viewer);
-            let kind = if status == StatusCode::OK { "application/json" } else { "text/plain; charset=utf-8" };
-            (status, [(CONTENT_TYPE, kind)], text).into_response()
+            let debug = Arc::clone(&state.debug);
+            let page = move || {
+                let (status, text) = debug.open(&path, &viewer);
+                let kind = if status == StatusCode::OK { "application/json" } else { "text/plain; charset=utf-8" };
+                (status, [(CONTENT_TYPE, kind)], text).into_response()
+            };
+            state.pages.make(page).await
         }
-        Err(status) => status.into_response(),
+        Err(refusal) => refusal.into_response(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{Read, Write},
+        sync::Barrier,
+    };
+
+    use tokio::{runtime::Builder, sync::watch};
+
     use super::*;
+    use crate::{
+        serve::threads::{Threads, hand_over},
+        xds::{ledger::Ledger, metrics::DeliveryMetrics},
+    };
 
     #[test]
     fn empty_segments_lead_to_the_path_without_them() {
@@ -116,9 +205,54 @@ mod tests {
             ("//", Some("/")),
             ("//other.example.com//x", Some("/other.example.com/x")),
             ("/nowhere", None),
+            ("/\\evil.example.com//x", None),
         ] {
             let uri = Uri::builder().path_and_query(asked).build().unwrap();
             assert_eq!(tidy(&uri).as_deref(), expected, "{asked}");
         }
+    }
+
+    fn state() -> HttpState {
+        let readiness = Readiness::default();
+        let debug = DebugState {
+            instance: "test".into(),
+            cluster: "test".into(),
+            ledger: Arc::new(Ledger::new(DeliveryMetrics::default())),
+            classes: Arc::default(),
+            worlds: watch::channel(Arc::default()).1,
+            readiness: readiness.clone(),
+            convergence: Arc::default(),
+            findings: Arc::default(),
+        };
+        let (registry, debug_access, pages) = (Arc::default(), Access::default(), Pages::default());
+        HttpState { readiness, registry, debug: Arc::new(debug), debug_access, pages }
+    }
+
+    #[test]
+    fn pages_are_answered_while_the_threads_that_serve_proxies_compute() {
+        let threads = Threads::start().unwrap();
+        let serving = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let address = serving.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let listener = hand_over(listener, threads.pages()).unwrap();
+            threads.pages().spawn(serve(listener, state(), Connections::default(), CancellationToken::new()));
+            address
+        });
+        let (began, end) = (Arc::new(Barrier::new(3)), Arc::new(Barrier::new(3)));
+        for _ in 0..2 {
+            let (began, end) = (Arc::clone(&began), Arc::clone(&end));
+            serving.spawn(async move { (began.wait(), end.wait()) });
+        }
+        began.wait();
+        for page in ["/ready", "/metrics", "/version"] {
+            let mut stream = std::net::TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+            stream.write_all(format!("GET {page} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").as_bytes()).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200"), "{page}: {answer}");
+        }
+        end.wait();
     }
 }

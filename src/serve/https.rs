@@ -5,46 +5,61 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
+    body::Body,
     extract::{DefaultBodyLimit, Request},
     http::StatusCode,
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
 };
+use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
-    service::TowerToHyperService,
 };
 use rustls::ServerConfig;
-use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
+use tokio::net::TcpListener;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{debug, info};
+use tower::ServiceExt;
 
 use super::{
-    connection::accept,
+    activity::Activity,
+    connection::{ENCRYPTED, accept},
+    connections::{Connections, Place, Shown},
+    handshake::in_time,
+    lifetime::{Lifetime, live},
     readiness::Readiness,
+    reviews::{Reviews, bounded},
     tls::{TlsIdentity, TlsParameters},
 };
-use crate::webhook::review::MOST_OF_REVIEW;
+use crate::{budget::Budget, webhook::review::MOST_OF_REVIEW};
+
+/// How much of a request may come unread.
+const STREAM_WINDOW: u32 = 64 << 10;
+/// How much of all requests of a connection may come unread: enough for those that wait, so that they hold up no other.
+const CONNECTION_WINDOW: u32 = 1 << 20;
+/// How many requests one connection may have open; the API server sends all over one.
+const MOST_REQUESTS: u32 = 100;
+/// How large the head of an HTTP/1.1 request may be, in bytes.
+const HEAD: usize = 32 << 10;
 
 /// The most that callers may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// The most bytes of a request's body.
     pub body: usize,
-    /// How many requests are answered at a time; more wait.
+    /// How many requests are answered at a time, or wait for memory; more are told to come again.
     pub requests: usize,
-    /// How many connections are open at a time; more wait.
-    pub connections: usize,
     /// How long a request may take.
     pub request_time: Duration,
     /// How long the TLS handshake may take.
     pub handshake_time: Duration,
-    /// How long an HTTP/1.1 connection may be quiet: longer than Go's client keeps one, so that it never sends a request on a
+    /// How long a connection may be quiet: longer than Go's client keeps one, so that it never sends a request on a
     /// connection that is being closed.
     pub quiet_time: Duration,
+    /// When a connection is asked to come again.
+    pub age: Duration,
     /// How long open requests may go on after shutdown.
     pub grace: Duration,
 }
@@ -53,39 +68,41 @@ impl Default for Bounds {
     fn default() -> Self {
         Self {
             body: MOST_OF_REVIEW,
-            requests: 32,
-            connections: 512,
+            requests: 64,
             request_time: Duration::from_secs(10),
             handshake_time: Duration::from_secs(10),
             quiet_time: Duration::from_secs(120),
+            age: Duration::from_secs(24 * 3600),
             grace: Duration::from_secs(10),
         }
     }
 }
 
-/// Returns the routes: those of the webhooks, within `bounds`, and `/ready`.
-pub fn router(webhooks: Router, readiness: Readiness, bounds: Bounds) -> Router {
-    let turns = Arc::new(Semaphore::new(bounds.requests));
-    let bounded = webhooks
+/// Returns the routes: those of the webhooks, within `bounds` and `budget`, and `/ready`.
+pub fn router(webhooks: Router, readiness: Readiness, bounds: Bounds, budget: Budget) -> Router {
+    let reviews = Reviews::new(bounds, budget);
+    let within = webhooks
         .layer(DefaultBodyLimit::max(bounds.body))
-        .layer(middleware::from_fn(move |request, next| in_time(request, next, Arc::clone(&turns), bounds.request_time)));
-    bounded.route("/ready", get(move || ready(readiness.clone())))
+        .layer(middleware::from_fn(move |request: Request, next: Next| bounded(reviews.clone(), request, next)));
+    within.route("/ready", get(move || ready(readiness.clone())))
 }
 
 /// Serves HTTPS until `shutdown`, and returns when all connections have ended or their grace is over.
-pub async fn serve(listener: TcpListener, tls: Arc<TlsIdentity>, routes: Router, bounds: Bounds, shutdown: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    tls: Arc<TlsIdentity>,
+    routes: Router,
+    bounds: Bounds,
+    connections: Connections,
+    shutdown: CancellationToken,
+) {
     let tracker = TaskTracker::new();
-    let connections = Arc::new(Semaphore::new(bounds.connections));
-    while let Ok(permit) = Arc::clone(&connections).acquire_owned().await {
-        let Some((stream, peer)) = accept(&listener, &shutdown).await else { break };
+    while let Some((stream, peer, place)) = accept(&listener, &connections, ENCRYPTED, &shutdown).await {
         let (tls, routes, shutdown) = (Arc::clone(&tls), routes.clone(), shutdown.clone());
         tracker.spawn(async move {
-            match timeout(bounds.handshake_time, handshake(stream, &tls)).await {
-                Ok(Ok(stream)) => connection(stream, peer, routes, bounds, shutdown).await,
-                Ok(Err(error)) => info!(%peer, %error, "TLS handshake failed"),
-                Err(_) => info!(%peer, "TLS handshake timed out"),
-            }
-            drop(permit);
+            let handshake = handshake(stream, &tls);
+            let Some(stream) = in_time(handshake, peer, &place, bounds.handshake_time, &shutdown).await else { return };
+            connection(stream, peer, place, routes, bounds, shutdown).await;
         });
     }
     drop(listener);
@@ -112,40 +129,30 @@ fn without_clients(config: &ServerConfig, protocol: &TlsParameters) -> Result<Se
 async fn connection(
     stream: TlsStream<tokio::net::TcpStream>,
     peer: SocketAddr,
+    place: Place,
     routes: Router,
     bounds: Bounds,
     shutdown: CancellationToken,
 ) {
+    let (activity, place) = (Activity::new(), Arc::new(place));
+    let (requests, of_request) = (activity.clone(), Arc::clone(&place));
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        of_request.show(Shown::Request);
+        let (open, answer) = (requests.begin(), routes.clone().oneshot(request.map(Body::new)));
+        async move { answer.await.map(|response| response.map(|body| open.cover(body))) }
+    });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(bounds.quiet_time);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(bounds.quiet_time).max_buf_size(HEAD);
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(100)
+        .max_concurrent_streams(MOST_REQUESTS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(10));
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes)));
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = shutdown.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            match timeout(bounds.grace, connection).await {
-                Ok(ended) => ended,
-                Err(_) => return debug!(%peer, "connection closed with a request open"),
-            }
-        }
-    };
-    if let Err(error) = ended {
-        debug!(%peer, error, "connection broke");
-    }
-}
-
-async fn in_time(request: Request, next: Next, turns: Arc<Semaphore>, time: Duration) -> Response {
-    let answered = timeout(time, async {
-        let _turn = turns.acquire().await;
-        next.run(request).await
-    });
-    answered.await.unwrap_or_else(|_| (StatusCode::SERVICE_UNAVAILABLE, "no answer in time").into_response())
+    let lifetime = Lifetime { first_request: bounds.handshake_time, idle: bounds.quiet_time, age: bounds.age, grace: bounds.grace };
+    live(builder.serve_connection(TokioIo::new(stream), service), peer, &place, &activity, lifetime, &shutdown).await;
 }
 
 async fn ready(readiness: Readiness) -> Response {

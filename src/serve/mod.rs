@@ -1,23 +1,32 @@
 //! Listeners, TLS, readiness, metrics, debug pages: what the outside world talks to.
 
+mod activity;
 pub mod connection;
+pub mod connections;
 mod convergence;
 mod debug;
 pub(crate) mod discovery;
+mod files;
 mod finding_log;
 mod findings;
+mod handshake;
 mod http;
 pub mod https;
 mod identity;
 mod kubernetes;
+mod lifetime;
+pub(crate) mod memory;
 mod metrics;
 mod pipeline;
 mod process_metrics;
 pub mod readiness;
+mod reviews;
 mod runtime;
 pub mod secure_grpc;
 pub(crate) mod settings;
 mod sources;
+mod sparse_log;
 mod tasks;
+mod threads;
 pub mod tls;
 mod world_metrics;

@@ -7,18 +7,22 @@ use smol_str::SmolStr;
 use tokio::sync::watch;
 
 use super::{
+    connections::{ConnectionLimits, Connections},
     convergence::Convergence,
     debug::{Access, DebugState},
+    files,
     findings::CurrentFindings,
+    memory,
     metrics::PipelineMetrics,
     process_metrics,
     readiness::Readiness,
-    settings::Settings,
+    settings::{LimitSettings, Settings},
     tasks::Tasks,
     world_metrics::WorldMetrics,
 };
 use crate::{
     api::mesh_config::MeshConfig,
+    budget::Budget,
     controllers::ControllerMetrics,
     identity::{self, Clock, authenticate::kubernetes::TokenMetrics, metrics::CaMetrics},
     mesh::{engine::Engine, world::World},
@@ -51,6 +55,10 @@ pub(super) struct Runtime {
     pub(super) debug: Arc<DebugState>,
     /// Who may read debug pages over HTTP.
     pub(super) debug_access: Access,
+    /// What all callers together may have this process hold.
+    pub(super) budget: Budget,
+    /// The connections of all ports.
+    pub(super) connections: Connections,
     /// Counters.
     pub(super) metrics: Metrics,
 }
@@ -103,9 +111,35 @@ impl Runtime {
         let source = settings.source.api_server().map(|server| server.metrics.clone()).unwrap_or_default();
         source.register(registry);
         let metrics = Metrics::register(registry, &clock, &classes);
+        let budget = Budget::of(memory::for_callers(settings.limits.memory));
+        budget.register(registry);
+        let connections = Connections::new(connection_limits(settings.limits), budget.clone());
+        connections.register(registry);
         let debug_access = Access::default();
-        Self { tasks, clock, readiness, worlds, engines, classes, ledger, findings, convergence, debug, debug_access, metrics }
+        Self {
+            tasks,
+            clock,
+            readiness,
+            worlds,
+            engines,
+            classes,
+            ledger,
+            findings,
+            convergence,
+            debug,
+            debug_access,
+            budget,
+            connections,
+            metrics,
+        }
     }
+}
+
+fn connection_limits(settings: LimitSettings) -> ConnectionLimits {
+    let total = files::raise_limit();
+    let limits = ConnectionLimits { total, per_address: settings.connections_per_address.unwrap_or(total / 2) };
+    tracing::info!(memory = settings.memory, connections = limits.total, per_address = limits.per_address, "what callers may cost");
+    limits
 }
 
 // === impl Metrics ===

@@ -4,18 +4,17 @@ use std::{convert::Infallible, io, sync::Arc};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    time::timeout,
-};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Status, body::Body, service::Routes, transport::server::TcpConnectInfo};
 use tracing::{debug, info};
 
 use super::{
-    connection::{ConnectionOptions, accept, call, serve_connection},
+    connection::{ConnectionOptions, ENCRYPTED, accept, call, serve_connection},
+    connections::{Connections, Place, Shown},
+    handshake::in_time,
+    sparse_log::SparseLog,
     tls::TlsIdentity,
 };
 use crate::{
@@ -39,29 +38,25 @@ pub struct SecureGrpc {
     pub metrics: CaMetrics,
     /// How connections are kept.
     pub options: ConnectionOptions,
+    /// The connections of all ports.
+    pub connections: Connections,
 }
 
 impl SecureGrpc {
     /// Serves until `shutdown`, and returns when all connections have ended or their grace is over.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
-        let Self { tls, routes, authenticator, metrics, options } = self;
+        let Self { tls, routes, authenticator, metrics, options, connections } = self;
         let tracker = TaskTracker::new();
-        let handshakes = Arc::new(Semaphore::new(options.max_handshakes));
         let gate = Arc::new(Gate { routes: routes.prepare(), authenticator, metrics });
-        while let Some((stream, peer)) = accept(&listener, &shutdown).await {
-            let Ok(permit) = handshakes.clone().acquire_owned().await else { break };
+        while let Some((stream, peer, place)) = accept(&listener, &connections, ENCRYPTED, &shutdown).await {
             let (tls, gate, shutdown) = (tls.clone(), gate.clone(), shutdown.clone());
             tracker.spawn(async move {
                 let info = TcpConnectInfo { local_addr: stream.local_addr().ok(), remote_addr: Some(peer) };
-                let stream = match timeout(options.handshake_timeout, handshake(stream, &tls)).await {
-                    Ok(Ok(stream)) => stream,
-                    Ok(Err(error)) => return info!(%peer, %error, "TLS handshake failed"),
-                    Err(_) => return info!(%peer, "TLS handshake timed out"),
-                };
-                drop(permit);
+                let handshake = handshake(stream, &tls);
+                let Some(stream) = in_time(handshake, peer, &place, options.handshake_timeout, &shutdown).await else { return };
                 let certificate = peer_certificate(&stream);
-                let handler = move |request| gate.clone().admit(request, certificate.clone(), info.clone());
-                serve_connection(stream, peer, handler, options, shutdown).await;
+                let handler = move |request, place| gate.clone().admit(request, certificate.clone(), info.clone(), place);
+                serve_connection(stream, peer, handler, options, place, shutdown).await;
             });
         }
         drop(listener);
@@ -92,14 +87,19 @@ impl Gate {
         mut request: Request<Incoming>,
         certificate: Option<PeerCertificate>,
         info: TcpConnectInfo,
+        place: Arc<Place>,
     ) -> Result<Response<Body>, Infallible> {
+        static UNKNOWN: SparseLog = SparseLog::new();
         let caller = match self.authenticator.authenticate(request.headers(), certificate.as_ref()).await {
             Ok(caller) => caller,
             Err(error) => {
-                info!(peer = ?info.remote_addr, path = request.uri().path(), %error, "caller not authenticated");
-                return Ok(self.refuse(request.uri().path(), &error));
+                let path = request.uri().path();
+                UNKNOWN.write(|left_out| info!(peer = ?info.remote_addr, path, %error, left_out, "caller not authenticated"));
+                place.show(Shown::Request);
+                return Ok(self.refuse(path, &error));
             }
         };
+        place.show(Shown::Identity);
         debug!(?caller, path = request.uri().path(), "request");
         let extensions = request.extensions_mut();
         extensions.insert(caller);

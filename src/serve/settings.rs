@@ -35,6 +35,8 @@ pub(crate) struct Settings {
     pub injection: inject::Settings,
     /// How connections of proxies are kept; `grace` also bounds the shutdown.
     pub connections: ConnectionOptions,
+    /// What callers may cost.
+    pub limits: LimitSettings,
     /// How changes are gathered into batches.
     pub debounce: debounce::Settings,
     /// How much requests of proxies may hold.
@@ -83,14 +85,23 @@ pub(crate) struct ClusterSettings {
 pub(crate) struct ListenSettings {
     /// Readiness and debug pages (8080).
     pub http: SocketAddr,
-    /// Plaintext gRPC (15010).
-    pub grpc: SocketAddr,
+    /// Plaintext gRPC (15010); `None`: there is none.
+    pub grpc: Option<SocketAddr>,
     /// gRPC over TLS (15012).
     pub secure_grpc: SocketAddr,
     /// Metrics (15014).
     pub monitoring: SocketAddr,
     /// Webhooks (15017); `None`: there are none.
     pub https: Option<SocketAddr>,
+}
+
+/// What callers may cost, all together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LimitSettings {
+    /// The memory that this process may take, in bytes.
+    pub memory: usize,
+    /// How many connections one source address may have open; `None`: half of all.
+    pub connections_per_address: Option<usize>,
 }
 
 /// The TLS ports' side of a handshake.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How much longer than its grace a drain may take: tasks need a moment to end after their streams.
@@ -32,6 +33,15 @@ impl Tasks {
         self.tracker.spawn(async move {
             shutdown.run_until_cancelled(task).await;
         });
+    }
+
+    /// Starts such a task on another runtime.
+    pub(super) fn spawn_on<F>(&self, task: F, runtime: &Handle)
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.tracker.spawn_on(task, runtime);
     }
 
     /// Asks all tasks to end and waits until they have, for `grace` and a moment at most.

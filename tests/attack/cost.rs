@@ -13,8 +13,6 @@ pub(crate) struct Cost {
     pub(crate) peak: u64,
     /// The CPU time that it has used.
     pub(crate) cpu: Duration,
-    /// How many files and sockets it has open.
-    pub(crate) files: usize,
 }
 
 /// Makes the kernel forget the peak of a process: the next one is that from now on.
@@ -42,11 +40,6 @@ impl Cost {
         let ticks: u64 =
             stat.rsplit_once(')').unwrap().1.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum();
         let per_second = sysconf(SysconfVar::CLK_TCK).unwrap().unwrap() as u64;
-        Self {
-            resident: bytes("VmRSS:"),
-            peak: bytes("VmHWM:"),
-            cpu: Duration::from_millis(ticks * 1000 / per_second),
-            files: fs::read_dir(format!("/proc/{process}/fd")).unwrap().count(),
-        }
+        Self { resident: bytes("VmRSS:"), peak: bytes("VmHWM:"), cpu: Duration::from_millis(ticks * 1000 / per_second) }
     }
 }

@@ -1,23 +1,21 @@
 //! What the other topics stand on: the good client is answered on every port, beside others too, and the kernel tells what that
 //! costs.
 
-use std::net::{IpAddr, SocketAddr};
-
 use harness::{http_client::get_text, mesh::START, wait};
-use tokio::net::{TcpSocket, TcpStream};
 
-use super::stage::{Stage, services};
+use super::stage::{Stage, connect_from, services};
 
 #[tokio::test]
 async fn the_good_client_is_answered_beside_a_silent_one() {
     let stage = Stage::start().await;
     let quiet = stage.good().measure().await.unwrap();
-    let silent = connect_from(stage.attacker(2), stage.monitoring()).await;
+    let silent = connect_from(stage.attacker(2), stage.monitoring()).await.unwrap();
     let beside = stage.good().measure().await.unwrap();
     beside.assert_within(2.0, &quiet, "one silent connection");
     let cost = stage.cost();
-    assert!(cost.peak >= cost.resident && cost.resident > 1 << 20 && cost.files > 5 && !cost.cpu.is_zero(), "{cost:?}");
+    assert!(cost.peak >= cost.resident && cost.resident > 1 << 20 && !cost.cpu.is_zero(), "{cost:?}");
     assert!(stage.log().contains("serving"), "{}", stage.log());
+    assert!(stage.open_files().await > 5);
     drop(silent);
 }
 
@@ -31,11 +29,4 @@ async fn a_change_of_the_mesh_arrives() {
         Ok(())
     };
     wait::until("the new services", START, known).await.unwrap();
-}
-
-/// Opens a TCP connection from an address of its own.
-async fn connect_from(from: IpAddr, to: SocketAddr) -> TcpStream {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind(SocketAddr::new(from, 0)).unwrap();
-    socket.connect(to).await.unwrap()
 }

@@ -7,6 +7,8 @@ mod documents;
 mod frame;
 mod fuzz;
 mod good;
+mod memory;
 mod requests;
 mod reviews;
+mod silence;
 mod stage;

@@ -1,19 +1,23 @@
 //! The control plane that is attacked. Tests take turns: each measures, and has the machine to itself.
 
 use std::{
-    fs,
+    fs, io,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
 };
 
 use harness::{
     address::Loopback,
+    http_client::get_text,
     launch::{self, PORT_MONITORING, PORT_PLAIN_GRPC, PORT_PLAIN_HTTP, PORT_SECURE_GRPC, PORT_WEBHOOKS},
     mesh::{CLIENT, Options, wait_until_ready},
     process::Process,
 };
 use tempfile::TempDir;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    sync::{Mutex, MutexGuard},
+};
 
 use super::{
     cost::{self, Cost},
@@ -103,6 +107,12 @@ impl Stage {
         Cost::of(self.process.id())
     }
 
+    /// Returns how many files and sockets it has open, as it says itself: the kernel tells only root.
+    pub(crate) async fn open_files(&self) -> usize {
+        let metrics = get_text(self.monitoring(), "/metrics").await.unwrap();
+        metrics.lines().find_map(|line| line.strip_prefix("process_open_fds ")).unwrap().parse::<f64>().unwrap() as usize
+    }
+
     /// Returns the process's log so far.
     pub(crate) fn log(&self) -> String {
         self.process.log()
@@ -162,6 +172,16 @@ fn service(number: usize) -> String {
         number / 250,
         number % 250 + 1,
     )
+}
+
+/// Opens a TCP connection from an address of its own.
+///
+/// # Errors
+/// When it is refused, or there is no file left.
+pub(crate) async fn connect_from(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::new(from, 0))?;
+    socket.connect(to).await
 }
 
 fn istiod_lite() -> PathBuf {

@@ -16,6 +16,7 @@ use istiod_lite::{
     proto::auth::{IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient},
     serve::{
         connection::{ConnectionOptions, serve_plain},
+        connections::Connections,
         secure_grpc::SecureGrpc,
         tls::{ServingCertificate, ServingNames, TlsIdentity, TlsParameters},
     },
@@ -68,8 +69,15 @@ impl ControlPlane {
         let routes = Routes::new(service.into_server());
         let (tls_used, metrics_used) = (tls.clone(), metrics.clone());
         let serving = tokio::spawn(
-            SecureGrpc { tls: tls_used, routes, authenticator: authenticator.into(), metrics: metrics_used, options }
-                .serve(listener, shutdown.clone()),
+            SecureGrpc {
+                tls: tls_used,
+                routes,
+                authenticator: authenticator.into(),
+                metrics: metrics_used,
+                options,
+                connections: Connections::default(),
+            }
+            .serve(listener, shutdown.clone()),
         );
         Self { address, authority, issuer, ca, tls, metrics, shutdown, serving }
     }
@@ -177,7 +185,13 @@ async fn nobody_signs_on_the_plaintext_port() {
     let service = CertificateService::new(ca, IssuePolicy::default(), system_clock(), CaMetrics::default());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, shutdown) = (listener.local_addr().unwrap(), CancellationToken::new());
-    let serving = tokio::spawn(serve_plain(listener, Routes::new(service.into_server()), ConnectionOptions::default(), shutdown.clone()));
+    let serving = tokio::spawn(serve_plain(
+        listener,
+        Routes::new(service.into_server()),
+        ConnectionOptions::default(),
+        Connections::default(),
+        shutdown.clone(),
+    ));
     let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
     let csr = greedy_request(&PrivateKey::generate(KeyType::P256).unwrap());
     let status = ask(channel, Some("anything"), &csr).await.unwrap_err();

@@ -7,9 +7,11 @@ use http::{Request, StatusCode, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use istiod_lite::{
+    budget::Budget,
     identity::{ca::CaHandle, system_clock},
     mesh::world::World,
     serve::{
+        connections::Connections,
         https::{self, Bounds},
         readiness::{BlockReady, Readiness},
         tls::{ServingCertificate, ServingNames, TlsIdentity, TlsParameters},
@@ -52,11 +54,11 @@ impl Port {
         let webhooks = inject::routes(Arc::new(injector)).route("/slow", post(slow));
         let readiness = Readiness::default();
         let block = readiness.block("the test");
-        let routes: Router = https::router(webhooks, readiness, bounds);
+        let routes: Router = https::router(webhooks, readiness, bounds, Budget::default());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let serving = tokio::spawn(https::serve(listener, tls, routes, bounds, shutdown.clone()));
+        let serving = tokio::spawn(https::serve(listener, tls, routes, bounds, Connections::default(), shutdown.clone()));
         Self { address, authority, shutdown, serving, _worlds: worlds, _block: block }
     }
 

@@ -67,6 +67,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
 
 fn serve(role: Role, options: ProxyOptions) -> anyhow::Result<ExitCode> {
     log::start(&options.envoy.log_level, false).context("--log-level: write info, or istiod_lite=debug,info")?;
+    crate::cli::conceal();
     let pod = PodInfo::read(options.workload.labels_file.as_deref(), options.workload.annotations_file.as_deref())?;
     let settings = settings::of(role, options, &Environment::of_this_process()?, pod)?;
     // One thread is enough for one Envoy. It must be this one: the kernel ends Envoy with the thread that started it.

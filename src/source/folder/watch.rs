@@ -63,6 +63,8 @@ struct FolderWatcher {
     root: PathBuf,
     synced: bool,
     lost: bool,
+    /// Why the folder cannot be watched, as it was said last.
+    unwatched: Option<String>,
 }
 
 /// Nobody receives the events any more.
@@ -82,6 +84,7 @@ impl FolderWatcher {
             writers: BTreeMap::new(),
             synced: false,
             lost: false,
+            unwatched: None,
         }
     }
 
@@ -115,9 +118,16 @@ impl FolderWatcher {
                 self.root = root;
                 self.hints.all = true;
                 self.watcher = Some(watcher);
+                self.unwatched = None;
             }
+            // It is tried again with each look, and said once.
             Err(error) => {
-                tracing::warn!(folder = %self.reader.folder.path.display(), "cannot be watched, so changes are only found by rescans: {error}")
+                let why = error.to_string();
+                if self.unwatched.as_ref() != Some(&why) {
+                    let folder = self.reader.folder.path.display();
+                    tracing::warn!(%folder, "cannot be watched, so changes are only found by rescans: {why}");
+                    self.unwatched = Some(why);
+                }
             }
         }
     }

@@ -1,0 +1,254 @@
+//! The open connections of all ports, and who has to go when there are too many: the oldest that has proven nothing, of the
+//! address that has most of them. A new connection is thus never locked out by silent ones.
+
+mod metrics;
+mod table;
+
+use std::{net::IpAddr, sync::Arc};
+
+use parking_lot::Mutex;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+
+use self::table::Table;
+use crate::budget::{Budget, Portion, Purpose, Standing};
+
+/// How many older connections may have to go for the memory of a new one.
+const MOST_EVICTED: usize = 4;
+
+/// How many connections there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// In all. Each is an open file.
+    pub total: usize,
+    /// From one source address (of IPv6, from one /64 network).
+    pub per_address: usize,
+}
+
+/// What a connection has shown of its peer, in the order in which connections are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Shown {
+    /// No whole request.
+    Nothing,
+    /// A request, by whomever.
+    Request,
+    /// An identity.
+    Identity,
+}
+
+/// The open connections. Cloning shares them.
+#[derive(Clone, Debug)]
+pub struct Connections(Arc<Shared>);
+
+/// The place of one connection; dropping it makes room.
+#[derive(Debug)]
+pub(super) struct Place {
+    connections: Arc<Shared>,
+    number: u64,
+    shown: Mutex<Shown>,
+    evicted: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Shared {
+    limits: ConnectionLimits,
+    budget: Budget,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    table: Table<Kept>,
+    counts: Counts,
+}
+
+/// What is kept for each connection.
+#[derive(Debug)]
+struct Kept {
+    evicted: CancellationToken,
+    portion: Portion,
+}
+
+/// How often connections had to go, or could not come.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    evicted: u64,
+    refused: u64,
+}
+
+impl Connections {
+    /// Returns the connections of a process; what each one costs is taken from `budget`.
+    pub fn new(limits: ConnectionLimits, budget: Budget) -> Self {
+        Self(Arc::new(Shared { limits, budget, state: Mutex::default() }))
+    }
+
+    /// Makes a place for a new connection, which costs `bytes`; `None` when all others have a better right.
+    pub(super) fn admit(&self, from: IpAddr, bytes: usize) -> Option<Place> {
+        let mut state = self.0.state.lock();
+        let address = source(from);
+        let portion = self.0.room(&mut state, address, bytes);
+        let Some(portion) = portion else {
+            state.counts.refused += 1;
+            return None;
+        };
+        let evicted = CancellationToken::new();
+        let number = state.table.insert(address, Kept { evicted: evicted.clone(), portion });
+        Some(Place { connections: Arc::clone(&self.0), number, shown: Mutex::new(Shown::Nothing), evicted })
+    }
+
+    /// Makes room, since the system has no more files for us.
+    pub(super) fn evict_some(&self) {
+        let mut state = self.0.state.lock();
+        for _ in 0..MOST_EVICTED {
+            let victim = state.table.oldest();
+            state.evict(victim);
+        }
+    }
+}
+
+impl Default for Connections {
+    /// Returns connections without limits.
+    fn default() -> Self {
+        Self::new(ConnectionLimits { total: usize::MAX, per_address: usize::MAX }, Budget::default())
+    }
+}
+
+impl Place {
+    /// Records what the peer has shown.
+    pub(super) fn show(&self, now: Shown) {
+        let mut shown = self.shown.lock();
+        if now <= *shown {
+            return;
+        }
+        *shown = now;
+        let mut state = self.connections.state.lock();
+        if let Some(kept) = state.table.promote(self.number, now)
+            && now == Shown::Identity
+        {
+            kept.portion.prove();
+        }
+    }
+
+    /// Returns what the peer has shown.
+    pub(super) fn shown(&self) -> Shown {
+        *self.shown.lock()
+    }
+
+    /// Waits until the connection has to go.
+    pub(super) fn evicted(&self) -> WaitForCancellationFuture<'_> {
+        self.evicted.cancelled()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.connections.state.lock().table.remove(self.number);
+    }
+}
+
+impl Shared {
+    /// Takes the memory for a connection from this address, after others had to go if need be.
+    fn room(&self, state: &mut State, address: IpAddr, bytes: usize) -> Option<Portion> {
+        if state.table.count_of(address) >= self.limits.per_address {
+            let victim = state.table.oldest_of(address);
+            state.evict(victim).then_some(())?;
+        }
+        if state.table.len() >= self.limits.total {
+            let victim = state.table.oldest();
+            state.evict(victim).then_some(())?;
+        }
+        for _ in 0..MOST_EVICTED {
+            if let Ok(portion) = self.budget.take(Purpose::Connections, Standing::Unproven, bytes) {
+                return Some(portion);
+            }
+            let victim = state.table.oldest();
+            state.evict(victim).then_some(())?;
+        }
+        self.budget.take(Purpose::Connections, Standing::Unproven, bytes).ok()
+    }
+}
+
+impl State {
+    /// Ends a connection, and gives its memory back at once: its task needs a moment to end.
+    fn evict(&mut self, victim: Option<u64>) -> bool {
+        let Some(kept) = victim.and_then(|victim| self.table.remove(victim)) else { return false };
+        kept.evicted.cancel();
+        self.counts.evicted += 1;
+        true
+    }
+}
+
+/// Returns what counts as one source: of IPv6, a host has a network of addresses.
+fn source(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connections(total: usize, per_address: usize) -> Connections {
+        Connections::new(ConnectionLimits { total, per_address }, Budget::default())
+    }
+
+    fn from(host: u8) -> IpAddr {
+        [10, 0, 0, host].into()
+    }
+
+    fn is_evicted(place: &Place) -> bool {
+        place.evicted.is_cancelled()
+    }
+
+    #[test]
+    fn the_oldest_that_has_shown_nothing_goes_first() {
+        let connections = connections(3, 10);
+        let [first, second, third] = [1, 2, 3].map(|host| connections.admit(from(host), 1).unwrap());
+        first.show(Shown::Request);
+        let fourth = connections.admit(from(4), 1).unwrap();
+        assert!(is_evicted(&second) && ![&first, &third, &fourth].into_iter().any(is_evicted));
+        for place in [&third, &fourth] {
+            place.show(Shown::Identity);
+        }
+        let fifth = connections.admit(from(5), 1).unwrap();
+        assert!(is_evicted(&first), "one that asked goes when nobody is silent");
+        fifth.show(Shown::Identity);
+        assert!(connections.admit(from(6), 1).is_none(), "who has shown an identity is not put out by a stranger");
+        drop(third);
+        assert!(connections.admit(from(6), 1).is_some());
+    }
+
+    #[test]
+    fn who_opens_many_puts_out_its_own() {
+        let connections = connections(4, 10);
+        let few = connections.admit(from(1), 1).unwrap();
+        let many: Vec<Place> = (0..50).map(|_| connections.admit(from(2), 1).unwrap()).collect();
+        assert!(!is_evicted(&few));
+        assert_eq!(many.iter().filter(|place| !is_evicted(place)).count(), 3);
+    }
+
+    #[test]
+    fn an_address_churns_its_own() {
+        let connections = connections(100, 2);
+        let other = connections.admit(from(1), 1).unwrap();
+        let mine: Vec<Place> = (0..3).map(|_| connections.admit(from(2), 1).unwrap()).collect();
+        assert!(is_evicted(&mine[0]) && !is_evicted(&mine[1]) && !is_evicted(&other));
+        let v6 = |text: &str| connections.admit(text.parse().unwrap(), 1).unwrap();
+        let places = ["2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8:0:1::1"].map(v6);
+        assert_eq!(places.map(|place| is_evicted(&place)), [true, false, false, false]);
+        drop(connections.admit("::ffff:10.0.0.2".parse().unwrap(), 1).unwrap());
+        assert!(is_evicted(&mine[1]), "a mapped address is the same host");
+    }
+
+    #[test]
+    fn memory_is_made_by_the_silent_and_given_back() {
+        let budget = Budget::of(800);
+        let connections = Connections::new(ConnectionLimits { total: 100, per_address: 100 }, budget.clone());
+        let places: Vec<Place> = (0..3).map(|host| connections.admit(from(host), 100).unwrap()).collect();
+        assert!(is_evicted(&places[0]) && !is_evicted(&places[1]));
+        drop(places);
+        assert!(budget.take(Purpose::Connections, Standing::Unproven, 200).is_ok());
+        assert_eq!(connections.0.state.lock().table.len(), 0);
+    }
+}
