@@ -30,7 +30,7 @@ use super::{
     handshake::in_time,
     lifetime::{Lifetime, live},
     readiness::Readiness,
-    reviews::{Reviews, bounded},
+    reviews::{Limits, Reviews, bounded},
     tls::{TlsIdentity, TlsParameters},
 };
 use crate::{budget::Budget, webhook::review::MOST_OF_REVIEW};
@@ -49,7 +49,7 @@ const HEAD: usize = 32 << 10;
 pub struct Bounds {
     /// The most bytes of a request's body.
     pub body: usize,
-    /// How many requests are answered at a time, or wait for memory; more are told to come again.
+    /// How many requests are answered at a time; more wait.
     pub requests: usize,
     /// How long a request may take.
     pub request_time: Duration,
@@ -80,7 +80,8 @@ impl Default for Bounds {
 
 /// Returns the routes: those of the webhooks, within `bounds` and `budget`, and `/ready`.
 pub fn router(webhooks: Router, readiness: Readiness, bounds: Bounds, budget: Budget) -> Router {
-    let reviews = Reviews::new(bounds, budget);
+    let limits = Limits { body: bounds.body, at_a_time: bounds.requests, time: bounds.request_time };
+    let reviews = Reviews::new(limits, budget);
     let within = webhooks
         .layer(DefaultBodyLimit::max(bounds.body))
         .layer(middleware::from_fn(move |request: Request, next: Next| bounded(reviews.clone(), request, next)));

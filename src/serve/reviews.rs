@@ -22,7 +22,6 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::https::Bounds;
 use crate::budget::{Budget, Portion, Purpose, Standing};
 
 /// How many bytes of memory a byte of a review may take while it is answered.
@@ -34,10 +33,21 @@ const SMALL: usize = 256 << 10;
 /// How long one that had to go may take until it is gone.
 const GOING: Duration = Duration::from_millis(20);
 
+/// The most that reviews may cost.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// The most bytes of a body.
+    pub(super) body: usize,
+    /// How many are answered at a time; more wait.
+    pub(super) at_a_time: usize,
+    /// How long one may take.
+    pub(super) time: Duration,
+}
+
 /// The reviews that are under way. Cloning shares them.
 #[derive(Clone, Debug)]
 pub(super) struct Reviews {
-    bounds: Bounds,
+    limits: Limits,
     budget: Budget,
     turns: Arc<Semaphore>,
     sending: Arc<Mutex<Sending>>,
@@ -60,10 +70,9 @@ enum Refusal {
     NoJson,
 }
 
-/// Answers a request within the bounds.
+/// Answers a request within the limits.
 pub(super) async fn bounded(reviews: Reviews, request: Request, next: Next) -> Response {
-    let time = reviews.bounds.request_time;
-    let answered = timeout(time, reviews.answer(request, next)).await;
+    let answered = timeout(reviews.limits.time, reviews.answer(request, next)).await;
     answered.unwrap_or(Err(Refusal::Time)).unwrap_or_else(|refusal| {
         if matches!(refusal, Refusal::Room | Refusal::Time) {
             reviews.budget.count_refusal(Purpose::Reviews, Standing::Unproven);
@@ -73,9 +82,9 @@ pub(super) async fn bounded(reviews: Reviews, request: Request, next: Next) -> R
 }
 
 impl Reviews {
-    /// Returns reviews within bounds; their memory is taken from `budget`.
-    pub(super) fn new(bounds: Bounds, budget: Budget) -> Self {
-        Self { turns: Arc::new(Semaphore::new(bounds.requests)), bounds, budget, sending: Arc::default() }
+    /// Returns reviews within limits; their memory is taken from `budget`.
+    pub(super) fn new(limits: Limits, budget: Budget) -> Self {
+        Self { turns: Arc::new(Semaphore::new(limits.at_a_time)), limits, budget, sending: Arc::default() }
     }
 
     async fn answer(&self, request: Request, next: Next) -> Result<Response, Refusal> {
@@ -93,8 +102,8 @@ impl Reviews {
     /// Returns the memory that a request may take. A length that nobody said is the largest.
     fn cost(&self, request: &Request) -> Result<usize, Refusal> {
         let said = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-        let length = said.unwrap_or(if http_body::Body::is_end_stream(request.body()) { 0 } else { self.bounds.body });
-        if length > self.bounds.body { Err(Refusal::TooLarge) } else { Ok(length.saturating_mul(PER_BYTE).max(SMALL)) }
+        let length = said.unwrap_or(if http_body::Body::is_end_stream(request.body()) { 0 } else { self.limits.body });
+        if length > self.limits.body { Err(Refusal::TooLarge) } else { Ok(length.saturating_mul(PER_BYTE).max(SMALL)) }
     }
 
     /// Takes the memory, as soon as those who had to go for it are gone.
@@ -118,7 +127,7 @@ impl Reviews {
         let (number, evicted) = self.sending.lock().begin(cost);
         let received = tokio::select! {
             () = evicted.cancelled() => Err(Refusal::Room),
-            received = to_bytes(body, self.bounds.body) => received.map_err(|error| Refusal::of(&error)),
+            received = to_bytes(body, self.limits.body) => received.map_err(|error| Refusal::of(&error)),
         };
         self.sending.lock().by_cost.remove(&(Reverse(cost), number));
         received
@@ -176,6 +185,8 @@ mod tests {
 
     use super::*;
 
+    const LIMITS: Limits = Limits { body: 8 << 20, at_a_time: 64, time: Duration::from_secs(10) };
+
     /// Answers with how long the body is.
     fn routes(reviews: &Reviews) -> Router {
         let reviews = reviews.clone();
@@ -195,7 +206,7 @@ mod tests {
     #[tokio::test]
     async fn who_sends_slowly_makes_room_for_who_sends_at_once() {
         // Two small reviews at a time.
-        let reviews = Reviews::new(Bounds::default(), Budget::of(4 * SMALL));
+        let reviews = Reviews::new(LIMITS, Budget::of(4 * SMALL));
         let routes = routes(&reviews);
         let endless = || Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
         let slow: Vec<_> = (0..2).map(|_| tokio::spawn(routes.clone().oneshot(request(10, endless())))).collect();
@@ -212,7 +223,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_says_no_length_is_bounded_too() {
-        let reviews = Reviews::new(Bounds { body: 1000, ..Bounds::default() }, Budget::default());
+        let reviews = Reviews::new(Limits { body: 1000, ..LIMITS }, Budget::default());
         let chunks = stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(&[b' '; 100])));
         let endless = of_type("application/json; charset=utf-8").body(Body::from_stream(chunks)).unwrap();
         assert_eq!(routes(&reviews).oneshot(endless).await.unwrap().status(), StatusCode::PAYLOAD_TOO_LARGE);
@@ -222,7 +233,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_review_is_json() {
-        let routes = routes(&Reviews::new(Bounds::default(), Budget::default()));
+        let routes = routes(&Reviews::new(LIMITS, Budget::default()));
         for kind in ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""] {
             let answer = routes.clone().oneshot(of_type(kind).body(Body::from("{}")).unwrap()).await.unwrap();
             assert_eq!(answer.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE, "{kind}");
