@@ -6,7 +6,10 @@ use anyhow::Context;
 use axum::Router;
 use prometheus_client::registry::Registry;
 use smol_str::SmolStr;
-use tokio::{net::TcpListener, runtime::Handle};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    runtime::Handle,
+};
 use tonic::service::Routes;
 
 use super::{
@@ -39,6 +42,9 @@ use crate::{
     },
 };
 
+/// How many connections may wait to be accepted, as far as the system allows (`net.core.somaxconn`).
+const BACKLOG: u32 = 16_384;
+
 /// Runs a control plane until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -57,7 +63,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
 }
 
 async fn start(settings: &Settings, tasks: &Tasks, threads: &Threads) -> anyhow::Result<()> {
-    let listeners = Listeners::bind(&settings.listen).await?;
+    let listeners = Listeners::bind(&settings.listen)?;
     let mut registry = Registry::default();
     let runtime = Runtime::new(settings, tasks.clone(), &mut registry);
     let ca_loaded = runtime.readiness.block(CA_LOADED);
@@ -101,25 +107,33 @@ struct Listeners {
 }
 
 impl Listeners {
-    async fn bind(addresses: &ListenSettings) -> anyhow::Result<Self> {
+    fn bind(addresses: &ListenSettings) -> anyhow::Result<Self> {
         Ok(Self {
-            http: bind("--httpAddr", addresses.http).await?,
+            http: bind("--httpAddr", addresses.http)?,
             grpc: match addresses.grpc {
-                Some(address) => Some(bind("--grpcAddr", address).await?),
+                Some(address) => Some(bind("--grpcAddr", address)?),
                 None => None,
             },
-            secure_grpc: bind("--secureGRPCAddr", addresses.secure_grpc).await?,
-            monitoring: bind("--monitoringAddr", addresses.monitoring).await?,
+            secure_grpc: bind("--secureGRPCAddr", addresses.secure_grpc)?,
+            monitoring: bind("--monitoringAddr", addresses.monitoring)?,
             https: match addresses.https {
-                Some(address) => Some(bind("--httpsAddr", address).await?),
+                Some(address) => Some(bind("--httpsAddr", address)?),
                 None => None,
             },
         })
     }
 }
 
-async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| anyhow::anyhow!("{flag} {address}: {}", explain(&error)))
+/// Binds a port. Connections that come faster than they are accepted wait in a queue: when it is full, the kernel falls back on
+/// cookies, and resets connections that it then has no place for.
+fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let bound = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    bound().map_err(|error: std::io::Error| anyhow::anyhow!("{flag} {address}: {}", explain(&error)))
 }
 
 fn http_state(runtime: &Runtime, registry: Registry) -> HttpState {
