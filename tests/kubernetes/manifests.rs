@@ -16,7 +16,7 @@ async fn every_way_to_install_is_taken_and_opens_what_it_says() -> Result<()> {
 
     let base = applied(&api, &format!("{MANIFESTS}/base")).await?;
     ensure!(ports(&base)? == [json!(15012), json!(15017), json!(15014)], "{:?}", ports(&base)?);
-    ensure!(container(&base)?["args"][2] == "--grpcAddr=127.0.0.1:15010", "{}", container(&base)?["args"]);
+    ensure!(container(&base)?["args"][2] == "--grpcAddr=", "{}", container(&base)?["args"]);
     ensure!(base.deployment()?["spec"]["replicas"] == 1, "{:?}", base.deployment()?);
     let probe = &container(&base)?["livenessProbe"]["httpGet"];
     ensure!((&probe["path"], &probe["port"]) == (&json!("/version"), &json!(15014)), "{probe}");
