@@ -167,7 +167,9 @@ impl Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         match self {
-            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the review is too large\n"),
+            Self::TooLarge => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "the review is too large: an object may have 3 MB, as the API server takes\n")
+            }
             Self::Room => (StatusCode::SERVICE_UNAVAILABLE, "the review came too slowly, and had to make room for others\n"),
             Self::Time => (StatusCode::SERVICE_UNAVAILABLE, "no answer in time\n"),
             Self::NoJson => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid Content-Type, want `application/json`\n"),
