@@ -7,6 +7,7 @@ use envoy_types::pb::envoy::{
     service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
 };
 use istiod_lite::{
+    budget::Budget,
     mesh::model::{Caller, SpiffeId},
     xds::{
         bounds::Bounds,
@@ -400,6 +401,29 @@ async fn a_first_request_may_not_be_of_any_size() {
     let status = client.receive().await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::ResourceExhausted, "request: may have at most 1000 bytes"));
     assert_eq!(server.ledger.metrics().refused_requests.get_or_create(&[("reason", "size")]).get(), 1);
+}
+
+#[tokio::test]
+async fn names_of_ones_own_are_taken_from_the_budget() {
+    // Of which anonymous streams have a quarter.
+    let options = Options { budget: Budget::of(1 << 20), ..Options::default() };
+    let server = Server::start_with(options, Caller::Anonymous, small_mesh()).await;
+    let names = (0..300).map(|number| format!("n{number}")).collect::<Vec<_>>();
+    let ask = async || {
+        let mut client = DeltaClient::connect(server.address).await;
+        client.open(Endpoint, &names.iter().map(String::as_str).collect::<Vec<_>>(), &[]);
+        client.receive().await.map(|_| client)
+    };
+    let client = ask().await.unwrap();
+    assert_eq!(ask().await.err().unwrap().code(), Code::ResourceExhausted);
+    drop(client);
+    // What the first had is given back when its stream has ended.
+    let again = async || {
+        while ask().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), again()).await.unwrap();
 }
 
 #[tokio::test]

@@ -692,6 +692,13 @@ impl Channel {
         self.pending.len() + self.stood_in.len() + self.refused.len() + self.in_flight() + again + spoken_of
     }
 
+    /// Returns how many names are held for this client that its view does not have for all.
+    pub(super) fn own_names(&self) -> usize {
+        let shared = self.view.len(self.kind);
+        let beyond = |names: usize| names.saturating_sub(shared);
+        beyond(self.named()) + beyond(self.pending.len()) + beyond(self.in_flight()) + self.stood_in.len()
+    }
+
     /// Returns how many names a request or response speaks of that speaks of everything.
     pub(super) fn whole(&self) -> usize {
         let all = if self.wildcard { self.view.len(self.kind) } else { 0 };

@@ -70,6 +70,11 @@ impl<P> Session<P> {
         ResourceType::ALL.into_iter().map(|kind| self.rollout.most_names(kind)).max().unwrap_or(0)
     }
 
+    /// Returns how many names are held for this client that its view does not have for all.
+    pub(crate) fn own_names(&self) -> usize {
+        self.rollout.own_names() + self.answers.effort()
+    }
+
     /// Returns how many names have to be looked at to turn to a view, where it may be many. What views have in common is not
     /// looked at, and mostly that is nearly all.
     pub(crate) fn effort_to_turn(&self, view: &View) -> usize {

@@ -135,6 +135,11 @@ impl Rollout {
         self.draining.len() + self.channels.values().map(Channel::effort).sum::<usize>()
     }
 
+    /// Returns how many names are held for this client that its view does not have for all.
+    pub(super) fn own_names(&self) -> usize {
+        self.channels.values().map(Channel::own_names).sum()
+    }
+
     /// Returns how many names have to be looked at when the client answers the response of that nonce or, with the first request
     /// for a type, says what it has.
     pub(super) fn effort_of_answer(&self, kind: ResourceType, nonce: &str) -> usize {

@@ -37,6 +37,11 @@ impl<P: Protocol> Conversation<P> {
         self.session.most_names()
     }
 
+    /// Returns how many names are held for this client that its view does not have for all.
+    pub(super) fn own_names(&self) -> usize {
+        self.session.own_names()
+    }
+
     /// Returns how many names a request makes us look at, at most.
     pub(super) fn effort_of(&self, request: &P::Request) -> usize {
         self.session.effort_of(request)

@@ -17,7 +17,7 @@ use prost::Message;
 use tokio::{sync::mpsc, task::yield_now, time};
 use tonic::Status;
 
-use super::{DiscoveryService, conversation::Conversation, nonces::Nonces};
+use super::{DiscoveryService, STREAM, conversation::Conversation, nonces::Nonces};
 use crate::{
     budget::Portion,
     mesh::model::Caller,
@@ -36,6 +36,8 @@ use crate::{
 const TURN: usize = 2048;
 /// How many bytes of a request are read on a serving thread.
 const READ: usize = 16 << 10;
+/// What a name takes that no view has, in bytes: its text, and its places among those asked for, pending and on their way.
+const NAME: usize = 256;
 /// What even the smallest request counts for.
 const LEAST: usize = 16;
 
@@ -53,7 +55,7 @@ pub(super) struct Stream<P: Protocol> {
     /// How many names were looked at since others had their turn.
     effort: usize,
     /// What it holds, of the budget.
-    _portion: Portion,
+    portion: Portion,
     protocol: PhantomData<fn(P)>,
 }
 
@@ -68,8 +70,8 @@ impl<P: Protocol> Stream<P> {
         portion: Portion,
     ) -> Self {
         let (debug_nonces, names, effort) = (Nonces::default(), service.options.bounds.first_names(), 0);
-        let (protocol, _portion) = (PhantomData, portion);
-        Self { service, form, caller, peer, requests, responses, debug_nonces, names, effort, _portion, protocol }
+        let protocol = PhantomData;
+        Self { service, form, caller, peer, requests, responses, debug_nonces, names, effort, portion, protocol }
     }
 
     /// Serves the client until it goes, breaks a rule, or the control plane shuts down.
@@ -198,6 +200,10 @@ impl<P: Protocol> Stream<P> {
         let effort = conversation.effort_of(&request);
         let (conversation, taken) = self.work(conversation, effort, move |conversation| conversation.take(request)).await?;
         taken.map_err(|excess| self.excessive(excess))?;
+        let held = STREAM + NAME * conversation.own_names();
+        if held != self.portion.bytes() {
+            self.portion.resize(held).map_err(|error| Status::resource_exhausted(error.to_string()))?;
+        }
         Ok(conversation)
     }
 
