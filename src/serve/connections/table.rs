@@ -126,7 +126,7 @@ impl OfAddress {
     }
 }
 
-/// Who has shown an identity stays.
+/// Leaves out who has shown an identity.
 fn may_go(first: Option<&(Shown, u64)>) -> Option<u64> {
     first.filter(|(shown, _)| *shown < Shown::Identity).map(|(_, number)| *number)
 }
