@@ -34,10 +34,14 @@ pub fn tracing(flavour: Flavour, identity: &TelemetryIdentity) -> Tracing {
     let percent = |value| Some(Percent { value });
     let dry_run = DRY_RUN_TAGS.iter().map(|(tag, key)| dry_run_tag(tag, key));
     let own = IDENTITY_TAGS.iter().map(|(tag, variable)| match flavour {
-        Flavour::Istio => custom(tag, custom_tag::Type::Literal(custom_tag::Literal { value: value_of(tag, identity).into() })),
+        Flavour::Istio => {
+            // As istiod has it, which says `default` of a namespace alone.
+            let default = if *tag == "istio.namespace" { "default" } else { default_of(tag) };
+            let value = Some(value_of(tag, identity)).filter(|value| !value.is_empty()).unwrap_or(default);
+            custom(tag, custom_tag::Type::Literal(custom_tag::Literal { value: value.into() }))
+        }
         Flavour::Stock => {
-            let default_value = if *tag == "istio.canonical_revision" { "latest" } else { "unknown" };
-            let environment = custom_tag::Environment { name: (*variable).into(), default_value: default_value.into() };
+            let environment = custom_tag::Environment { name: (*variable).into(), default_value: default_of(tag).into() };
             custom(tag, custom_tag::Type::Environment(environment))
         }
     });
@@ -60,6 +64,14 @@ fn value_of<'a>(tag: &str, identity: &'a TelemetryIdentity) -> &'a str {
     }
 }
 
+/// Returns what stands for a value that a proxy does not say: Envoy takes no empty one.
+fn default_of(tag: &str) -> &'static str {
+    match tag {
+        "istio.canonical_revision" => "latest",
+        _ => "unknown",
+    }
+}
+
 fn dry_run_tag(tag: &str, key: &str) -> CustomTag {
     let segment = metadata_key::PathSegment { segment: Some(metadata_key::path_segment::Segment::Key(key.into())) };
     let metadata = custom_tag::Metadata {
@@ -72,4 +84,22 @@ fn dry_run_tag(tag: &str, key: &str) -> CustomTag {
 
 fn custom(tag: &str, kind: custom_tag::Type) -> CustomTag {
     CustomTag { tag: tag.into(), r#type: Some(kind) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_tag_of_a_proxy_that_says_nothing_of_itself_is_empty() {
+        let tags = tracing(Flavour::Istio, &TelemetryIdentity::default()).custom_tags;
+        let literal = |tag: CustomTag| match tag.r#type {
+            Some(custom_tag::Type::Literal(literal)) => Some((tag.tag, literal.value)),
+            _ => None,
+        };
+        let said: Vec<_> = tags.into_iter().filter_map(literal).map(|(tag, value)| format!("{tag}={value}")).collect();
+        let defaults =
+            ["canonical_revision=latest", "canonical_service=unknown", "cluster_id=unknown", "mesh_id=unknown", "namespace=default"];
+        assert_eq!(said, defaults.map(|tag| format!("istio.{tag}")));
+    }
 }

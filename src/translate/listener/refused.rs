@@ -57,7 +57,7 @@ pub enum Onward {
 }
 
 impl Refused {
-    /// Names an object, where it asks for something, and why that is not sent.
+    /// Returns what names an object, where it asks for something, and why that is not sent.
     pub(in crate::translate) fn new(origin: &Origin, field: impl Into<SmolStr>, reason: Reason) -> Self {
         Self { origin: origin.clone(), field: field.into(), reason }
     }
