@@ -11,9 +11,10 @@ impl KnownVersion {
     /// Reads what a proxy says it is.
     pub fn of(version: &str) -> Self {
         let is_of = |minor: &&str| version.strip_prefix(*minor).is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_digit()));
-        match version.is_empty() {
-            true => Self("unknown"),
-            false => Self(KNOWN.into_iter().find(is_of).unwrap_or("other")),
+        match version {
+            // Istio's agents say the second when they are built without a version.
+            "" | "unknown" => Self("unknown"),
+            _ => Self(KNOWN.into_iter().find(is_of).unwrap_or("other")),
         }
     }
 
@@ -29,7 +30,10 @@ mod tests {
 
     #[test]
     fn whatever_a_proxy_says_it_is_counted_under_one_of_a_few() {
-        let said = ["1.30.3", "1.31-dev", "1.30", "1.300", "2.0", "1.30\n", ""];
-        assert_eq!(said.map(|version| KnownVersion::of(version).as_str()), ["1.30", "1.31", "1.30", "other", "other", "1.30", "unknown"]);
+        let said = ["1.30.3", "1.31-dev", "1.30", "1.300", "2.0", "1.30\n", "", "unknown"];
+        assert_eq!(
+            said.map(|version| KnownVersion::of(version).as_str()),
+            ["1.30", "1.31", "1.30", "other", "other", "1.30", "unknown", "unknown"]
+        );
     }
 }
