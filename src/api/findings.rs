@@ -11,7 +11,7 @@ use super::{Diagnostic, Severity};
 const MOST: usize = 50;
 
 /// The most memory that the lists of one object may take, in bytes. `{}` has three bytes as text, and as a route more than 500.
-const MOST_OF_LISTS: usize = 24 << 20;
+const MOST_OF_LISTS: usize = 20 << 20;
 
 /// The place of a value in a document, as a chain on the stack that costs nothing until there is a finding.
 #[derive(Clone, Copy)]

@@ -21,8 +21,8 @@ const MOST_LISTED: usize = 20;
 /// The HTTP status of a refusal.
 const UNPROCESSABLE: u16 = 422;
 
-/// The most memory that the values of an object may take. A VirtualService of 4,500 routes is within it.
-const MOST_OF_VALUES: usize = 16 << 20;
+/// The most memory that the values of an object may take. A VirtualService of 3,300 routes is within it.
+const MOST_OF_VALUES: usize = 12 << 20;
 
 /// The group of the kinds that protect: while one of them is not in effect, what it forbids is open.
 const PROTECTING: &str = "security.istio.io";
