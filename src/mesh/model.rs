@@ -32,7 +32,7 @@ pub use self::{
     place::{Place, PlaceDetail, TrafficDistribution},
     protocol::Protocol,
     proxy::{ExactBalance, Flavour, Interception, Proxy, ProxyKind, ProxyPorts, TelemetryIdentity},
-    service::{Registry, Resolution, Service, ServiceKey, ServicePort, TargetPort},
+    service::{Registry, Resolution, Service, ServiceKey, ServicePort, TargetPort, UNSPECIFIED},
     unused_endpoint::{Unusable, UnusedEndpoint},
     visibility::Visibility,
     workload::{Workload, WorkloadKey},

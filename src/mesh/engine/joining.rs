@@ -11,7 +11,7 @@ use std::{
 use smol_str::SmolStr;
 
 use crate::{
-    mesh::model::{Eclipsed, Obstacle, Protocol, Registry, Service, Visibility},
+    mesh::model::{Eclipsed, Obstacle, Protocol, Registry, Service, UNSPECIFIED, Visibility},
     visits::{Visit, Visited},
 };
 
@@ -62,17 +62,47 @@ fn obstacle(first: &Service, other: &Service) -> Option<Obstacle> {
     differing.into_iter().find_map(|(differs, obstacle)| differs.then_some(obstacle))
 }
 
+/// Addresses as ports share them.
+type Shared = Arc<[SmolStr]>;
+
+// As in istiod, a port is reached at the addresses of those that define it.
 fn add(service: &mut Service, other: &Service) {
     let known: BTreeSet<u16> = service.ports.iter().map(|port| port.number).collect();
-    let new: Vec<_> = other.ports.iter().filter(|port| !known.contains(&port.number)).cloned().collect();
-    service.ports.extend(new);
-    // Who has no address is reached at all: an address of the other would take that away.
-    if !service.addresses.is_empty() {
-        let known: BTreeSet<&SmolStr> = service.addresses.iter().visiting(Visited::Written).collect();
-        let new: Vec<_> = other.addresses.iter().filter(|address| !known.contains(address)).cloned().collect();
-        service.addresses.extend(new);
+    let own: Shared = service.addresses.iter().visiting(Visited::Written).cloned().collect();
+    let others: Shared = if other.addresses == service.addresses { Arc::clone(&own) } else { other.addresses.iter().cloned().collect() };
+    // Many ports have the same addresses: they are united once.
+    let mut united_from: Vec<(Shared, Shared)> = Vec::new();
+    for port in &other.ports {
+        let addresses = if known.contains(&port.number) {
+            let first = service.port_addresses.get(&port.number).unwrap_or(&own);
+            match united_from.iter().find(|(from, _)| Arc::ptr_eq(from, first)) {
+                Some((_, united)) => Arc::clone(united),
+                None => {
+                    let united = united(first, &others);
+                    united_from.push((Arc::clone(first), Arc::clone(&united)));
+                    united
+                }
+            }
+        } else {
+            service.ports.push(port.clone());
+            Arc::clone(&others)
+        };
+        if !Arc::ptr_eq(&addresses, &own) {
+            service.port_addresses.insert(port.number, addresses);
+        }
     }
     service.joined.push(other.origin.clone());
+}
+
+/// Returns the addresses of two definitions; one without any is reached at all.
+fn united(first: &Shared, other: &Shared) -> Shared {
+    if first == other {
+        return Arc::clone(first);
+    }
+    let all = [SmolStr::new_static(UNSPECIFIED)];
+    let (first, other) = (if first.is_empty() { &all } else { &**first }, if other.is_empty() { &all } else { &**other });
+    let known: BTreeSet<&SmolStr> = first.iter().visiting(Visited::Written).collect();
+    first.iter().chain(other.iter().filter(|address| !known.contains(address))).cloned().collect()
 }
 
 /// Returns what of a definition has no effect: for those who see it, the first view that they see holds.
@@ -119,7 +149,14 @@ fn behind(first: &Service, definition: &Service, obstacle: Option<Obstacle>) -> 
 }
 
 fn fields_without_effect(first: &Service, other: &Service) -> Vec<&'static str> {
-    let known: BTreeSet<&SmolStr> = first.addresses.iter().visiting(Visited::Written).collect();
+    let mut of_ports: Vec<&Shared> = Vec::new();
+    for addresses in first.port_addresses.values() {
+        if !of_ports.iter().any(|known| Arc::ptr_eq(known, addresses)) {
+            of_ports.push(addresses);
+        }
+    }
+    let reached = first.addresses.iter().chain(of_ports.into_iter().flat_map(|addresses| addresses.iter()));
+    let known: BTreeSet<&SmolStr> = reached.visiting(Visited::Written).collect();
     let lost_address = other.addresses.iter().any(|address| !known.contains(address));
     let differing = [
         (first.resolution != other.resolution, "resolution"),
@@ -224,13 +261,15 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_put_together_where_both_have_some() {
+    fn a_port_is_reached_at_the_addresses_of_those_that_define_it() {
         let at = |address: &'static str| move |spec: &mut istio::ServiceEntry| spec.addresses = vec![address.into()];
         let definitions = [entry("a", &[80], at("240.0.0.1")), entry("b", &[81], at("240.0.0.2"))];
-        assert_eq!(join(definitions.iter()).unwrap().service.addresses, ["240.0.0.1", "240.0.0.2"]);
-        let definitions = [entry("a", &[80], |_| {}), entry("b", &[81], at("240.0.0.2"))];
+        let service = join(definitions.iter()).unwrap().service;
+        assert_eq!((service.addresses_at(80), service.addresses_at(81)), (&["240.0.0.1".into()][..], &["240.0.0.2".into()][..]));
+        let definitions = [entry("a", &[80], at("240.0.0.1")), entry("b", &[80, 81], |_| {}), entry("c", &[80, 81], at("240.0.0.2"))];
         let joined = join(definitions.iter()).unwrap();
-        assert!(joined.service.addresses.is_empty());
-        assert_eq!(joined.eclipsed[0].fields, ["addresses"]);
+        assert_eq!(joined.service.addresses_at(80), ["240.0.0.1", "0.0.0.0", "240.0.0.2"], "one has no address");
+        assert_eq!(joined.service.addresses_at(81), ["0.0.0.0", "240.0.0.2"]);
+        assert!(joined.eclipsed.is_empty());
     }
 }

@@ -3,7 +3,7 @@
 //! What is made here is the service as its own object says it; identities come from its endpoints and aliases from
 //! other services later.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use smol_str::{SmolStr, format_smolstr};
 
@@ -147,6 +147,7 @@ fn blank(object: &Object, registry: Registry) -> Service {
         registry,
         ports: Vec::new(),
         addresses: Vec::new(),
+        port_addresses: BTreeMap::new(),
         addresses_elsewhere: Vec::new(),
         resolution: Resolution::ClientSideLb,
         headless: false,

@@ -1,6 +1,6 @@
 //! A service of the mesh: what a hostname means.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use smol_str::SmolStr;
 
@@ -22,6 +22,9 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Virtual addresses: cluster IPs, or a ServiceEntry's addresses (may be CIDRs); empty for headless and for none.
     pub addresses: Vec<SmolStr>,
+    /// Where ports are reached that other definitions of the host bring or have, too; [`UNSPECIFIED`] stands for those that
+    /// have no address. Read by [`Service::addresses_at`].
+    pub port_addresses: BTreeMap<u16, Arc<[SmolStr]>>,
     /// Cluster IPs in other clusters that have the same Service: by cluster, sorted.
     pub addresses_elsewhere: Vec<(SmolStr, Vec<SmolStr>)>,
     /// How endpoints are found.
@@ -116,7 +119,15 @@ pub enum Registry {
     External,
 }
 
+/// The address that means all: of services without an address of their own.
+pub const UNSPECIFIED: &str = "0.0.0.0";
+
 impl Service {
+    /// Returns the virtual addresses at which a port is reached; empty where it has none.
+    pub fn addresses_at(&self, port: u16) -> &[SmolStr] {
+        self.port_addresses.get(&port).map_or(&self.addresses, |addresses| addresses)
+    }
+
     /// Returns what decides between services of one host: Kubernetes' Services go first, then what is exported to single
     /// namespaces, then the older.
     pub fn rank(&self) -> impl Ord + use<'_> {

@@ -324,7 +324,8 @@ fn choose_by_health(cluster: &mut Cluster, input: &Outbound) {
 
 fn istio_metadata(input: &Outbound, subset: Option<&EffectiveSubset>) -> Option<Metadata> {
     let mut fields = Vec::new();
-    if input.service.mesh_external {
+    // istiod says it of whole services only.
+    if input.service.mesh_external && subset.is_none() {
         fields.push(("external", wkt::bool_value(true)));
     }
     if let Some(origin) = input.rule.as_deref().and_then(|rule| rule.origins.first()) {

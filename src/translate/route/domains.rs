@@ -8,7 +8,7 @@ use std::{
 use smol_str::{SmolStr, format_smolstr};
 
 use super::LostDomain;
-use crate::mesh::model::{Hostname, Origin, Registry, Resolution, Service};
+use crate::mesh::model::{Hostname, Origin, Registry, Resolution, Service, UNSPECIFIED};
 
 /// The names and addresses by which a service is reached from a namespace, in Istio's order.
 pub(super) struct Domains(Vec<Domain>);
@@ -19,8 +19,8 @@ struct Domain {
     form: bool,
 }
 
-/// Returns the domains of a service for proxies whose DNS domain is `dns_domain` (`<namespace>.svc.<domain>`).
-pub(super) fn of_service(service: &Service, dns_domain: &str) -> Domains {
+/// Returns the domains of a port of a service for proxies whose DNS domain is `dns_domain` (`<namespace>.svc.<domain>`).
+pub(super) fn of_service(service: &Service, port: u16, dns_domain: &str) -> Domains {
     let mut all = Vec::with_capacity(8);
     for host in std::iter::once(&service.hostname).chain(&service.aliases) {
         all.push(Domain { text: host.text().clone(), form: false });
@@ -30,7 +30,7 @@ pub(super) fn of_service(service: &Service, dns_domain: &str) -> Domains {
         let wildcards: Vec<_> = all.iter().map(|Domain { text, .. }| format_smolstr!("*.{text}")).collect();
         all.extend(wildcards.into_iter().map(|text| Domain { text, form: false }));
     }
-    let addresses = service.addresses.iter().filter(|address| !matches!(address.as_str(), "" | "0.0.0.0"));
+    let addresses = service.addresses_at(port).iter().filter(|address| !matches!(address.as_str(), "" | UNSPECIFIED));
     all.extend(addresses.map(|address| Domain { text: bracketed(address), form: false }));
     Domains(all)
 }

@@ -244,7 +244,7 @@ impl<'a> TableContext<'a> {
                 push(host, taken.claim_one(&entry.selection.routes.origin, host.text().clone()), of_routes(&entry.selection));
             }
             for service in entry.services.iter().filter(|service| done.insert(&service.hostname)) {
-                let domains = domains::of_service(service, &self.class.dns_domain);
+                let domains = domains::of_service(service, port, &self.class.dns_domain);
                 push(&service.hostname, taken.claim(&service.origin, domains, &known), of_routes(&entry.selection));
             }
         }
@@ -254,7 +254,7 @@ impl<'a> TableContext<'a> {
             }
             let rule = self.scope.destination_rules.get(*host);
             let content = Content::Service(DefaultRoute::new(self.mesh, service, port, rule));
-            push(host, taken.claim(&service.origin, domains::of_service(service, &self.class.dns_domain), &known), content);
+            push(host, taken.claim(&service.origin, domains::of_service(service, port, &self.class.dns_domain), &known), content);
         }
         lost.extend(taken.into_lost());
         hosts

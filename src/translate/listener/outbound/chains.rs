@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     mesh::{
-        model::Protocol,
+        model::{Protocol, UNSPECIFIED},
         routing::{
             model::GatewayRef,
             selection::{Client, RouteContext, l4_sets},
@@ -87,7 +87,9 @@ impl Planner<'_> {
     // A listener of the service's own address needs no SNI to know the service.
     fn service_names(&self, port: &ServicePort<'_>, bind: &Bind, wildcard: bool) -> Vec<SmolStr> {
         let service = port.service;
-        let shared = !bind.networks.is_empty() || (service.addresses.is_empty() && wildcard) || dns_cache(service).is_some();
+        let addresses = service.addresses_at(port.number);
+        let without_address = addresses.is_empty() || addresses.iter().any(|address| address == UNSPECIFIED);
+        let shared = !bind.networks.is_empty() || (without_address && wildcard) || dns_cache(service).is_some();
         let names = || [&service.hostname].into_iter().chain(&service.aliases).map(|host| host.text().clone()).collect();
         if shared { names() } else { Vec::new() }
     }

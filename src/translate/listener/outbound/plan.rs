@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     mesh::{
-        model::{EndpointAddress, Health, Interception, Origin, Protocol, Registry, Resolution, Service},
+        model::{EndpointAddress, Health, Interception, Origin, Protocol, Registry, Resolution, Service, UNSPECIFIED},
         scope::EgressScope,
     },
     translate::{
@@ -154,10 +154,10 @@ impl<'a> Planner<'a> {
         }
         let service = port.service;
         let catch_all = port.egress.listener.as_ref().is_none_or(|listener| listener.port.is_none());
-        if service.addresses.is_empty() && service.resolution == Resolution::Passthrough && catch_all {
+        if service.addresses_at(port.number).is_empty() && service.resolution == Resolution::Passthrough && catch_all {
             return self.endpoint_binds(service, port.number);
         }
-        self.service_binds(service)
+        self.service_binds(service, port.number)
     }
 
     // A headless service has no address of its own: each endpoint's address gets a listener. Without endpoints there
@@ -177,10 +177,11 @@ impl<'a> Planner<'a> {
         addresses.filter(|bind| seen.insert(bind.addresses.clone())).collect()
     }
 
-    fn service_binds(&self, service: &Service) -> Vec<Bind> {
+    fn service_binds(&self, service: &Service, port: u16) -> Vec<Bind> {
+        let all = service.addresses_at(port);
         let usable = |address: &&SmolStr| if address.contains(':') { self.class.ipv6 } else { self.class.ipv4 };
-        let addresses = service.addresses.iter().filter(usable).cloned();
-        if service.addresses.is_empty() {
+        let addresses = all.iter().filter(usable).cloned();
+        if all.is_empty() {
             return vec![self.everywhere()];
         }
         match service.registry {
@@ -196,6 +197,7 @@ impl<'a> Planner<'a> {
         // A network that has all bits of its family is one address.
         let all_bits = |ip: &str| if ip.contains(':') { "128" } else { "32" };
         match address.split_once('/') {
+            None if address == UNSPECIFIED => self.everywhere(),
             None => Bind::at(address),
             Some((ip, bits)) if bits == all_bits(ip) => Bind::at(ip.into()),
             Some(_) => Bind { networks: vec![address], ..self.everywhere() },

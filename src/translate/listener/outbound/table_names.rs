@@ -5,7 +5,7 @@ use smol_str::{SmolStr, format_smolstr};
 
 use crate::{
     mesh::{
-        model::{Interception, Protocol, Registry, Resolution, Service, ServicePort},
+        model::{Interception, Protocol, Registry, Resolution, Service, ServicePort, UNSPECIFIED},
         scope::EgressScope,
     },
     translate::input::ProxyClass,
@@ -27,7 +27,8 @@ pub fn route_tables(egress: &EgressScope, class: &ProxyClass, service: &Service,
     let asked = egress.listener.as_ref().filter(|listener| listener.port.is_some()).and_then(|listener| listener.protocol);
     let protocol = asked.unwrap_or(port.protocol);
     let sniffed = protocol == Protocol::Auto;
-    let addresses = if sniffed { Addresses::of(egress, class, service) } else { Addresses { own: false, all: protocol.is_http() } };
+    let addresses =
+        if sniffed { Addresses::of(egress, class, service, port.number) } else { Addresses { own: false, all: protocol.is_http() } };
     let (own, all) = if service.external_name.is_some() { (false, false) } else { (addresses.own, addresses.all) };
     let number = port.number;
     own.then(|| of_service(service, number)).into_iter().chain(all.then(|| of_port(number)))
@@ -42,7 +43,7 @@ struct Addresses {
 }
 
 impl Addresses {
-    fn of(egress: &EgressScope, class: &ProxyClass, service: &Service) -> Self {
+    fn of(egress: &EgressScope, class: &ProxyClass, service: &Service, port: u16) -> Self {
         let listener = egress.listener.as_ref();
         if let Some(bind) = listener.map(|listener| listener.bind.as_str()).filter(|bind| !bind.is_empty()) {
             let all = matches!(bind, "0.0.0.0" | "::");
@@ -51,15 +52,16 @@ impl Addresses {
         if class.interception == Interception::None || listener.is_some_and(|listener| listener.no_capture) {
             return Self { own: true, all: false };
         }
-        if service.addresses.is_empty() {
+        let addresses = service.addresses_at(port);
+        if addresses.is_empty() {
             let headless = service.resolution == Resolution::Passthrough && listener.is_none_or(|listener| listener.port.is_none());
             let without_endpoints = service.registry == Registry::External && service.selector.is_empty();
             return Self { own: headless, all: !headless || without_endpoints };
         }
         let network = |address: &SmolStr| {
             let bits = address.split_once('/').map(|(_, bits)| bits);
-            service.registry == Registry::External && bits.is_some_and(|bits| !matches!(bits, "32" | "128"))
+            service.registry == Registry::External && (address == UNSPECIFIED || bits.is_some_and(|bits| !matches!(bits, "32" | "128")))
         };
-        Self { own: service.addresses.iter().any(|address| !network(address)), all: service.addresses.iter().any(network) }
+        Self { own: addresses.iter().any(|address| !network(address)), all: addresses.iter().any(network) }
     }
 }
