@@ -21,7 +21,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, body::Body, codegen::StdError, server::NamedService, transport::server::TcpConnectInfo};
 use tower::Service;
 
-use self::{offload::Offload, stream::Stream, turns::Turns};
+use self::{
+    offload::Offload,
+    stream::{Call, Stream},
+    turns::Turns,
+};
 use super::{
     bounds::Bounds,
     codec::{Form, Responses},
@@ -110,7 +114,8 @@ impl DiscoveryService {
         let metrics = self.ledger.metrics().clone();
         let body = Responses::new(form, outgoing, metrics.send_time.clone());
         tokio::spawn(async move {
-            let stream = Stream::<P>::new(self, form, caller, peer, requests, responses.clone(), portion);
+            let call = Call { form, caller, peer, requests, responses: responses.clone(), portion };
+            let stream = Stream::<P>::new(self, call);
             if let Err(status) = Turns::new(stream.run(), metrics.largest_turn.clone()).await {
                 if is_internal(&status) {
                     metrics.internal_errors.inc();

@@ -41,37 +41,34 @@ const NAME: usize = 256;
 /// What even the smallest request counts for.
 const LEAST: usize = 16;
 
+/// A gRPC call that was let in: who makes it, what is said in it both ways, and what it may hold meanwhile.
+pub(super) struct Call {
+    pub(super) form: Form,
+    pub(super) caller: Caller,
+    pub(super) peer: Option<SocketAddr>,
+    pub(super) requests: Messages,
+    pub(super) responses: mpsc::Sender<Result<Outgoing, Status>>,
+    /// What it holds, of the budget.
+    pub(super) portion: Portion,
+}
+
 /// One client.
 pub(super) struct Stream<P: Protocol> {
     service: DiscoveryService,
-    form: Form,
-    caller: Caller,
-    peer: Option<SocketAddr>,
-    requests: Messages,
-    responses: mpsc::Sender<Result<Outgoing, Status>>,
+    call: Call,
     debug_nonces: Nonces,
     /// How many names a request may hold.
     names: usize,
     /// How many names were looked at since others had their turn.
     effort: usize,
-    /// What it holds, of the budget.
-    portion: Portion,
     protocol: PhantomData<fn(P)>,
 }
 
 impl<P: Protocol> Stream<P> {
-    pub(super) fn new(
-        service: DiscoveryService,
-        form: Form,
-        caller: Caller,
-        peer: Option<SocketAddr>,
-        requests: Messages,
-        responses: mpsc::Sender<Result<Outgoing, Status>>,
-        portion: Portion,
-    ) -> Self {
+    /// Makes the stream of a call.
+    pub(super) fn new(service: DiscoveryService, call: Call) -> Self {
         let (debug_nonces, names, effort) = (Nonces::default(), service.options.bounds.first_names(), 0);
-        let protocol = PhantomData;
-        Self { service, form, caller, peer, requests, responses, debug_nonces, names, effort, portion, protocol }
+        Self { service, call, debug_nonces, names, effort, protocol: PhantomData }
     }
 
     /// Serves the client until it goes, breaks a rule, or the control plane shuts down.
@@ -85,17 +82,17 @@ impl<P: Protocol> Stream<P> {
 
     async fn converse(&mut self) -> Result<(), Status> {
         let Some((proven, first)) = self.introduction().await? else { return Ok(()) };
-        if self.caller != Caller::Anonymous {
-            self.requests.allow(self.service.options.bounds.request);
+        if self.call.caller != Caller::Anonymous {
+            self.call.requests.allow(self.service.options.bounds.request);
         }
         let clock = Arc::clone(&self.service.options.clock);
-        let entry = self.service.ledger.enter(&proven, self.peer, &clock);
+        let entry = self.service.ledger.enter(&proven, self.call.peer, &clock);
         let views = Arc::clone(&self.service.views);
         let mut views = self.service.attaching.run(move || views.attach(&proven)).await?;
         let view = views.borrow_and_update().clone();
         let session = Session::<P>::new(self.service.options.rollout, self.service.options.bounds, view, &self.service.joined);
         let mut conversation = self.take(Box::new(Conversation::new(session, entry, clock)), first).await?;
-        let responses = self.responses.clone();
+        let responses = self.call.responses.clone();
         let mut more = true;
         let mut stale: Option<Instant> = None;
         let mut deadline = pin!(time::sleep_until(time::Instant::now()));
@@ -106,7 +103,7 @@ impl<P: Protocol> Stream<P> {
             }
             tokio::select! {
                 biased;
-                request = self.requests.next() => match self.received(request).await? {
+                request = self.call.requests.next() => match self.received(request).await? {
                     Some(request) if self.is_debug(&request) => self.answer_debug(&request).await?,
                     Some(request) => {
                         conversation = self.take(conversation, request).await?;
@@ -149,7 +146,7 @@ impl<P: Protocol> Stream<P> {
     async fn introduction(&mut self) -> Result<Option<(Proven, P::Request)>, Status> {
         let mut introduced = None;
         loop {
-            let request = self.requests.next().await;
+            let request = self.call.requests.next().await;
             let Some(mut request) = self.received(request).await? else { return Ok(None) };
             let node = request.take_node();
             if node.is_none() && request.type_url().ends_with("istio.v1.HealthInformation") {
@@ -159,13 +156,13 @@ impl<P: Protocol> Stream<P> {
             let Some(node) = &introduced else { return Err(Status::invalid_argument("missing node information")) };
             if self.is_debug(&request) {
                 let claim = Claim::parse(node);
-                claim.agrees_with(&self.caller).then_some(()).ok_or_else(|| self.refusal(&node.id))?;
+                claim.agrees_with(&self.call.caller).then_some(()).ok_or_else(|| self.refusal(&node.id))?;
                 self.answer_debug(&request).await?;
                 continue;
             }
             let node = self.parsed(node).await?;
             let node = Arc::new(node);
-            let proven = Proven::new(Arc::clone(&node), self.caller.clone()).ok_or_else(|| self.refusal(&node.proxy.id))?;
+            let proven = Proven::new(Arc::clone(&node), self.call.caller.clone()).ok_or_else(|| self.refusal(&node.proxy.id))?;
             return Ok(Some((proven, request)));
         }
     }
@@ -186,12 +183,12 @@ impl<P: Protocol> Stream<P> {
 
     fn refusal(&self, proxy: &str) -> Status {
         let proxy = PeerText::new(proxy);
-        tracing::warn!(%proxy, caller = ?self.caller, "the caller is not the proxy that it asks for");
+        tracing::warn!(%proxy, caller = ?self.call.caller, "the caller is not the proxy that it asks for");
         Status::permission_denied("authorization failed")
     }
 
     fn excessive(&self, excess: Excess) -> Status {
-        tracing::debug!(peer = ?self.peer, %excess, "a request holds too much: the stream ends");
+        tracing::debug!(peer = ?self.call.peer, %excess, "a request holds too much: the stream ends");
         self.service.ledger.metrics().refused_requests.get_or_create(&[("reason", excess.reason())]).inc();
         excess.into()
     }
@@ -201,8 +198,8 @@ impl<P: Protocol> Stream<P> {
         let (conversation, taken) = self.work(conversation, effort, move |conversation| conversation.take(request)).await?;
         taken.map_err(|excess| self.excessive(excess))?;
         let held = STREAM + NAME * conversation.own_names();
-        if held != self.portion.bytes() {
-            self.portion.resize(held).map_err(|error| Status::resource_exhausted(error.to_string()))?;
+        if held != self.call.portion.bytes() {
+            self.call.portion.resize(held).map_err(|error| Status::resource_exhausted(error.to_string()))?;
         }
         Ok(conversation)
     }
@@ -272,7 +269,7 @@ impl<P: Protocol> Stream<P> {
         // What answers an answer asks for nothing. istioctl's first request has a nonce too, of its own making.
         let asks = !self.debug_nonces.contains(request.nonce());
         let Some(inspector) = self.service.inspector.clone().filter(|_| asks) else { return Ok(()) };
-        let (form, caller, nonce) = (self.form, self.caller.clone(), self.debug_nonces.next());
+        let (form, caller, nonce) = (self.call.form, self.call.caller.clone(), self.debug_nonces.next());
         let (type_url, names) = (request.type_url().to_owned(), request.names().to_vec());
         let answer = move || {
             let answer = debug::answer(inspector.as_ref(), &caller, &type_url, &names)?;
@@ -280,7 +277,7 @@ impl<P: Protocol> Stream<P> {
         };
         let message = self.service.computing.run(answer).await??;
         // The client may have gone.
-        let _ = self.responses.send(Ok(Outgoing::Message(message))).await;
+        let _ = self.call.responses.send(Ok(Outgoing::Message(message))).await;
         Ok(())
     }
 }
