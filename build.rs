@@ -1,17 +1,15 @@
 //! Compiles our own few protos (Istio's, which envoy-types lacks) without protoc, and derives from all descriptors
-//! what canonical encoding, the check of what was encoded, and reflection need. Runs no program and reads nothing outside
+//! what the check and the order of what is encoded, and reflection, need. Runs no program and reads nothing outside
 //! this folder.
 
 #[path = "build/constraints.rs"]
 mod constraints;
-#[path = "build/shapes.rs"]
-mod shapes;
 
 use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 use prost_build::Config;
-use prost_types::FileDescriptorSet;
+use prost_types::{FileDescriptorProto, FileDescriptorSet};
 
 /// The descriptors of all Envoy APIs (a `FileDescriptorSet`) with Envoy's rules for fields. envoy-types exports no way to read
 /// its own, which lack the rules, so this is a copy; `tests/descriptors.rs` holds it equal to the linked version and writes it
@@ -33,15 +31,12 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let own = protox::compile(PROTOS, ["proto"])?;
     let envoy = fs::read(ENVOY)?;
-    fs::write(out.join("constraints.rs"), constraints::generate(&envoy)?)?;
     let mut all = FileDescriptorSet::decode(&envoy[..])?;
-    for file in &own.file {
-        if all.file.iter().all(|known| known.name != file.name) {
-            all.file.push(file.clone());
-        }
-    }
+    let is_new = |file: &&FileDescriptorProto| all.file.iter().all(|known| known.name != file.name);
+    let added: Vec<FileDescriptorProto> = own.file.iter().filter(is_new).cloned().collect();
+    fs::write(out.join("constraints.rs"), constraints::generate(&envoy, FileDescriptorSet { file: added.clone() })?)?;
+    all.file.extend(added);
     fs::write(out.join("descriptors.bin"), all.encode_to_vec())?;
-    fs::write(out.join("shapes.rs"), shapes::generate(&all))?;
 
     let mut config = Config::new();
     config

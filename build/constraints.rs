@@ -1,4 +1,4 @@
-//! Envoy's rules for fields: for each message that has some, or leads to one that has, what they are.
+//! Envoy's rules for fields, and where there are maps: for each message that has some, or leads to one that has, what they are.
 //!
 //! The rules are options of the fields (`validate.rules`); what they mean is described in `validate/validate.proto`. A rule
 //! that is not known here ends the build: after an update of envoy-types it is to be added, here and where rules are held.
@@ -9,6 +9,7 @@ use std::{
     fmt::Write,
 };
 
+use prost_types::FileDescriptorSet;
 use protox::prost_reflect::{DescriptorPool, DynamicMessage, ExtensionDescriptor, FieldDescriptor, Kind, MessageDescriptor, Value};
 
 const ANY: &str = "google.protobuf.Any";
@@ -25,7 +26,7 @@ const JUDGED: &[(&str, &str, &str)] = &[
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// A message that is kept if it, or one that it leads to, has rules.
+/// A message that is kept if it, or one that it leads to, has rules or maps.
 #[derive(Default)]
 struct Message {
     fields: Vec<Field>,
@@ -38,6 +39,7 @@ struct Field {
     name: String,
     form: Form,
     is_repeated: bool,
+    is_map: bool,
     /// That it is not there breaks a rule.
     is_needed: bool,
     ignores_empty: bool,
@@ -64,9 +66,11 @@ struct Said {
     ignores_empty: bool,
 }
 
-/// Returns the Rust source of the table `CONSTRAINTS`, sorted by message name; messages refer to each other by position.
-pub(crate) fn generate(descriptors: &[u8]) -> Result<String> {
-    let pool = DescriptorPool::decode(descriptors)?;
+/// Returns the Rust source of the table `CONSTRAINTS`, sorted by message name; messages refer to each other by position. `envoy` is
+/// an encoded set of descriptors with Envoy's rules; `own` has none.
+pub(crate) fn generate(envoy: &[u8], own: FileDescriptorSet) -> Result<String> {
+    let mut pool = DescriptorPool::decode(envoy)?;
+    pool.add_file_descriptor_set(own)?;
     let options = Options::of(&pool)?;
     let mut messages = BTreeMap::new();
     for message in pool.all_messages().filter(|message| !message.is_map_entry()) {
@@ -120,6 +124,7 @@ fn read(field: &FieldDescriptor, rules: &DynamicMessage, into: &mut BTreeMap<Str
         name: field.name().to_owned(),
         form: form(field),
         is_repeated: field.is_list() || field.is_map(),
+        is_map: field.is_map(),
         is_needed: false,
         ignores_empty: false,
         count: None,
@@ -185,6 +190,7 @@ fn single(field: &FieldDescriptor, form: Form, said: Said) -> Field {
         name: field.name().to_owned(),
         form,
         is_repeated: false,
+        is_map: false,
         is_needed: said.default_breaks,
         ignores_empty: said.ignores_empty,
         count: None,
@@ -390,7 +396,7 @@ fn message_source(name: &str, message: &Message, position: &BTreeMap<&str, usize
         bits.entry(field.number).or_insert_with(&mut bit);
     }
     let needed = bits.values().fold(0, |all, bit| all | bit);
-    let relevant = |field: &&Field| bits.contains_key(&field.number) || field.has_rules() || field.leads_on(position);
+    let relevant = |field: &&Field| bits.contains_key(&field.number) || field.is_told() || field.leads_on(position);
     let fields: Vec<&Field> = message.fields.iter().filter(relevant).collect();
     let mut index = vec![0; fields.last().map_or(0, |last| last.number as usize + 1)];
     for (at, field) in fields.iter().enumerate() {
@@ -420,21 +426,21 @@ fn message_source(name: &str, message: &Message, position: &BTreeMap<&str, usize
         let count = field.count.map(|(min, max, unique)| format!("Count {{ min: {min}, max: {max}, unique: {unique} }}"));
         let count = count.map_or("None".to_owned(), |count| format!("Some({count})"));
         let (name, number, bit) = (&field.name, field.number, bits.get(&field.number).copied().unwrap_or_default());
-        let (is_repeated, ignores_empty, rules) = (field.is_repeated, field.ignores_empty, field.rules.join(", "));
+        let (is_repeated, is_map, ignores_empty, rules) = (field.is_repeated, field.is_map, field.ignores_empty, field.rules.join(", "));
         let _ = write!(
             source,
-            "Field {{ number: {number}, name: {name:?}, form: {form}, is_repeated: {is_repeated}, bit: {bit}, ignores_empty: {ignores_empty}, \
-             count: {count}, rules: &[{rules}] }},"
+            "Field {{ number: {number}, name: {name:?}, form: {form}, is_repeated: {is_repeated}, is_map: {is_map}, bit: {bit}, \
+             ignores_empty: {ignores_empty}, count: {count}, rules: &[{rules}] }},"
         );
     }
     source.push_str("] },\n");
 }
 
-/// Grows the set of messages with rules by those that lead to one until nothing is added.
+/// Grows the set of messages with rules or maps by those that lead to one until nothing is added.
 fn kept(messages: &BTreeMap<String, Message>) -> Vec<&str> {
-    let has_rules = |message: &Message| !message.choices.is_empty() || message.fields.iter().any(Field::has_rules);
+    let is_told = |message: &Message| !message.choices.is_empty() || message.fields.iter().any(Field::is_told);
     let mut kept: BTreeMap<&str, usize> =
-        messages.iter().filter(|(_, message)| has_rules(message)).map(|(name, _)| (name.as_str(), 0)).collect();
+        messages.iter().filter(|(_, message)| is_told(message)).map(|(name, _)| (name.as_str(), 0)).collect();
     loop {
         let before = kept.len();
         for (name, message) in messages {
@@ -449,8 +455,8 @@ fn kept(messages: &BTreeMap<String, Message>) -> Vec<&str> {
 }
 
 impl Field {
-    fn has_rules(&self) -> bool {
-        self.is_needed || self.count.is_some() || !self.rules.is_empty()
+    fn is_told(&self) -> bool {
+        self.is_map || self.is_needed || self.count.is_some() || !self.rules.is_empty()
     }
 
     fn leads_on(&self, kept: &BTreeMap<&str, usize>) -> bool {

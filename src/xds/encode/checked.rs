@@ -49,12 +49,12 @@ pub struct CheckedVirtualHost {
 
 /// Encodes a cluster.
 pub fn cluster(built: Built<Cluster>) -> Encoded {
-    let resource = super::cluster(built);
-    match violations::<Cluster>(&resource.body).into_iter().next() {
-        None => Encoded::sent(resource, Vec::new()),
+    let (body, found) = canonical::checked(&built.message);
+    match found.into_iter().next() {
+        None => Encoded::sent(super::encoded_cluster(built, body), Vec::new()),
         Some(violation) => {
-            let Resource { name, origins, .. } = resource;
-            let unfit = Unfit { part: Part::Cluster(name.clone()), violation, origins, is_kept: false };
+            let name = SmolStr::new(&built.message.name);
+            let unfit = Unfit::new(Part::Cluster(name.clone()), violation, built.origins);
             Encoded { name, resource: None, unfit: Arc::new([Arc::new(unfit)]) }
         }
     }
@@ -78,7 +78,7 @@ pub fn load_assignment(name: SmolStr, built: Built<Vec<u8>>) -> Encoded {
             for (group, at) in unfit.into_iter().rev() {
                 message.endpoints[group].lb_endpoints.remove(at);
             }
-            let left = Built { message: canonical(&message), ..built };
+            let left = Built { message: canonical::canonical(&message), ..built };
             Encoded::sent(super::encoded_load_assignment(name, left), vec![Arc::new(told)])
         }
         _ => {
@@ -92,8 +92,7 @@ pub fn load_assignment(name: SmolStr, built: Built<Vec<u8>>) -> Encoded {
 pub fn listener(mut built: Built<Listener>) -> Encoded {
     let mut closed: Vec<Arc<Unfit>> = Vec::new();
     loop {
-        let body = canonical(&built.message);
-        let found = violations::<Listener>(&body);
+        let (body, found) = canonical::checked(&built.message);
         let name = built.message.name.clone();
         let at = found.first().and_then(|violation| violation.path.first()).copied();
         let chain = at.and_then(|at| chain(&mut built.message, at));
@@ -114,17 +113,16 @@ pub fn listener(mut built: Built<Listener>) -> Encoded {
 
 /// Encodes one virtual host. One with a fault answers every request with 503: without it, its requests would find another one.
 pub fn virtual_host(built: Built<VirtualHost>) -> CheckedVirtualHost {
-    let body = canonical(&built.message);
-    let Some(violation) = violations::<VirtualHost>(&body).into_iter().next() else {
+    let (body, found) = canonical::checked(&built.message);
+    let Some(violation) = found.into_iter().next() else {
         return CheckedVirtualHost { host: Some(Arc::new(super::encoded_virtual_host(built, &body))), unfit: None };
     };
     let part = Part::VirtualHost(built.message.name.as_str().into());
     let unfit = Some(Arc::new(Unfit::new(part, violation, built.origins.clone())));
     let closed = Built { message: route::closed(&built.message), clusters: Vec::new(), ..built };
-    let body = canonical(&closed.message);
+    let (body, found) = canonical::checked(&closed.message);
     // No request can be for domains that Envoy does not take.
-    let is_fit = violations::<VirtualHost>(&body).is_empty();
-    CheckedVirtualHost { host: is_fit.then(|| Arc::new(super::encoded_virtual_host(closed, &body))), unfit }
+    CheckedVirtualHost { host: found.is_empty().then(|| Arc::new(super::encoded_virtual_host(closed, &body))), unfit }
 }
 
 /// Joins a route table from its own fields and virtual hosts.

@@ -3,6 +3,7 @@
 mod canonical;
 pub mod checked;
 pub mod constraints;
+mod entries;
 mod field_at;
 mod unfit;
 
@@ -39,12 +40,8 @@ const VIRTUAL_HOSTS: u32 = 2;
 
 /// Encodes a cluster.
 pub fn cluster(built: Built<Cluster>) -> Resource {
-    let kind = &built.message.cluster_discovery_type;
-    let is_eds = matches!(kind, Some(ClusterDiscoveryType::Type(kind)) if *kind == DiscoveryType::Eds as i32);
-    let name = SmolStr::new(&built.message.name);
-    let endpoints = is_eds.then(|| (ResourceType::Endpoint, name.clone()));
-    let references = references(built.clusters, built.routes).chain(endpoints).collect();
-    resource(ResourceType::Cluster, name, canonical(&built.message).into(), references, built.origins)
+    let body = canonical(&built.message);
+    encoded_cluster(built, body)
 }
 
 /// Encodes a load assignment.
@@ -94,6 +91,15 @@ fn joined(name: SmolStr, mut body: Vec<u8>, hosts: Vec<Arc<EncodedVirtualHost>>)
     let table = resource(ResourceType::Route, name, body.into(), references, origins);
     // All share one empty list.
     Resource { virtual_hosts: if hosts.is_empty() { Arc::default() } else { hosts.into() }, ..table }
+}
+
+fn encoded_cluster(built: Built<Cluster>, body: Vec<u8>) -> Resource {
+    let kind = &built.message.cluster_discovery_type;
+    let is_eds = matches!(kind, Some(ClusterDiscoveryType::Type(kind)) if *kind == DiscoveryType::Eds as i32);
+    let name = SmolStr::new(&built.message.name);
+    let endpoints = is_eds.then(|| (ResourceType::Endpoint, name.clone()));
+    let references = references(built.clusters, built.routes).chain(endpoints).collect();
+    resource(ResourceType::Cluster, name, body.into(), references, built.origins)
 }
 
 fn encoded_listener(built: Built<Listener>, body: Vec<u8>) -> Resource {

@@ -16,6 +16,7 @@ use std::fmt;
 use prost::Name;
 
 use self::walk::Walk;
+use super::entries::Unordered;
 
 /// What is wrong with one field.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -35,6 +36,14 @@ pub struct Step {
     pub index: Option<usize>,
 }
 
+/// What was found in an encoded message.
+pub(super) struct Examined {
+    /// What Envoy would refuse.
+    pub(super) violations: Vec<Violation>,
+    /// Maps that are not in canonical order, those within others first.
+    pub(super) unordered: Vec<Unordered>,
+}
+
 /// Returns what Envoy would refuse in an encoded message.
 pub fn violations<M: Name>(encoded: &[u8]) -> Vec<Violation> {
     violations_of(&M::full_name(), encoded)
@@ -42,11 +51,16 @@ pub fn violations<M: Name>(encoded: &[u8]) -> Vec<Violation> {
 
 /// Returns what Envoy would refuse in an encoded message of that type.
 pub fn violations_of(full_name: &str, encoded: &[u8]) -> Vec<Violation> {
+    examine(full_name, encoded).violations
+}
+
+/// Goes through an encoded message of that type once, for all that is to be known of it.
+pub(super) fn examine(full_name: &str, encoded: &[u8]) -> Examined {
     let mut walk = Walk::default();
     if let Some(at) = table::find(full_name) {
-        walk.message(at, encoded);
+        walk.message(at, encoded, 0);
     }
-    walk.found
+    Examined { violations: walk.found, unordered: walk.unordered }
 }
 
 /// `virtual_hosts[0].routes[2].name: must not be empty`

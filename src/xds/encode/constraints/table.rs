@@ -6,7 +6,7 @@ use rustc_hash::FxHashMap;
 
 include!(concat!(env!("OUT_DIR"), "/constraints.rs"));
 
-/// A message type that has rules, or leads to one that has.
+/// A message type that has rules or maps, or leads to one that has.
 pub(super) struct MessageType {
     pub(super) name: &'static str,
     /// `oneof`s of which one must be chosen.
@@ -26,12 +26,14 @@ pub(super) struct Choice {
     pub(super) bit: u64,
 }
 
-/// A field that has rules or leads on.
+/// A field that has rules, is a map, or leads on.
 pub(super) struct Field {
     pub(super) number: u32,
     pub(super) name: &'static str,
     pub(super) form: Form,
     pub(super) is_repeated: bool,
+    /// Whether its items are entries of a map, which have no order of their own.
+    pub(super) is_map: bool,
     /// Set where it must be there, or is one of those of a choice.
     pub(super) bit: u64,
     /// Whether what is empty is not judged.

@@ -230,7 +230,7 @@ fn a_flag_that_must_be_true_is() {
 fn each_field_is_looked_at_once() {
     let bytes = host().encode_to_vec();
     let mut walk = walk::Walk::default();
-    walk.message(table::find(&VirtualHost::full_name()).unwrap(), &bytes);
+    walk.message(table::find(&VirtualHost::full_name()).unwrap(), &bytes, 0);
     // name, domains, twice a route: match with prefix, route with cluster.
     assert_eq!(walk.fields, 2 + 2 * (1 + 2 + 2));
 }

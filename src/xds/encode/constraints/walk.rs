@@ -8,13 +8,18 @@ use super::{
     rule::{self, Value},
     table::{Field, Form, MessageType, Rule, find, message_type},
 };
-use crate::xds::encode::field_at::{FieldAt, field_at, varint};
+use crate::xds::encode::{
+    entries::{Entries, Unordered},
+    field_at::{FieldAt, field_at, varint},
+};
 
 /// A walk, and what it has found so far.
 #[derive(Default)]
 pub(super) struct Walk<'a> {
     path: Vec<Entered<'a>>,
     pub(super) found: Vec<Violation>,
+    /// Maps that are not in canonical order, those within others first.
+    pub(super) unordered: Vec<Unordered>,
     /// How many fields it came by.
     pub(super) fields: usize,
 }
@@ -37,10 +42,12 @@ const KEY: u32 = 1;
 const HEADER_VALUE: u32 = 2;
 
 impl<'a> Walk<'a> {
-    /// Walks a message of the type at that place in the table. Bytes that are no message are passed over.
-    pub(super) fn message(&mut self, at: usize, bytes: &'a [u8]) {
+    /// Walks a message of the type at `at` in the table, which stands at `place` in the outermost one. Bytes that are no message
+    /// are passed over.
+    pub(super) fn message(&mut self, at: usize, bytes: &'a [u8], place: usize) {
         let kind = message_type(at);
         let (mut seen, mut next, mut items) = (0, 0, 0);
+        let mut entries = Entries::default();
         while let Some(item) = field_at(bytes, next) {
             items += 1;
             let start = next;
@@ -52,19 +59,23 @@ impl<'a> Walk<'a> {
             match field.form {
                 Form::Opaque => {}
                 Form::Message(inner) if item.wire == WireType::LengthDelimited => self.within(entered, |walk| {
-                    walk.message(inner, content);
+                    walk.message(inner, content, place + item.content);
                     if let [Rule::AddedHeader] = field.rules {
                         walk.added_header(content);
                     }
                 }),
-                Form::Any => self.within(entered, |walk| walk.any(content)),
+                Form::Any => self.within(entered, |walk| walk.any(content, place + item.content)),
                 _ => {
                     if let Some(what) = broken(field, item.wire, content) {
                         self.within(entered, |walk| walk.wrong(what));
                     }
                 }
             }
+            if field.is_map {
+                self.unordered.extend(entries.add(item, bytes, place));
+            }
         }
+        self.unordered.extend(entries.end(bytes, place));
         self.fields += items;
         if kind.needed & !seen != 0 {
             self.missing(kind, kind.needed & !seen);
@@ -80,16 +91,16 @@ impl<'a> Walk<'a> {
         self.path.pop();
     }
 
-    fn any(&mut self, bytes: &'a [u8]) {
-        let (mut url, mut content) = (&[][..], &[][..]);
+    fn any(&mut self, bytes: &'a [u8], place: usize) {
+        let (mut url, mut content) = (&[][..], 0..0);
         each(bytes, |item| match item.number {
             TYPE_URL => url = &bytes[item.content..item.end],
-            ANY_VALUE => content = &bytes[item.content..item.end],
+            ANY_VALUE => content = item.content..item.end,
             _ => {}
         });
         let name = url.rsplit(|byte| *byte == b'/').next().and_then(|name| std::str::from_utf8(name).ok());
         if let Some(inner) = name.and_then(find) {
-            self.message(inner, content);
+            self.message(inner, &bytes[content.clone()], place + content.start);
         }
     }
 
