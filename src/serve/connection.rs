@@ -1,32 +1,25 @@
 //! gRPC connections: how our ports accept, serve, age and drain them.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
-    time::sleep,
+    net::TcpListener,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{body::Body, service::Routes, transport::server::TcpConnectInfo};
 use tower::ServiceExt;
-use tracing::debug;
 
 use super::{
     activity::Activity,
+    arrival::{Arrival, PLAIN, accept},
     connections::{Connections, Place, Shown},
     lifetime::{Lifetime, live},
-    sparse_log::SparseLog,
 };
 use crate::mesh::model::Caller;
-
-/// What a connection holds in memory without TLS, in bytes: its task and buffers, and what may come unread.
-pub(super) const PLAIN: usize = 24 << 10;
-/// What one holds with TLS.
-pub(super) const ENCRYPTED: usize = 48 << 10;
 
 /// How much of a stream may come unread. The requests of proxies are read as they come.
 const STREAM_WINDOW: u32 = 64 << 10;
@@ -46,7 +39,7 @@ pub struct ConnectionOptions {
     pub max_age: Duration,
     /// How long open streams may go on, when a connection is too old and on shutdown (`--shutdownDuration`).
     pub grace: Duration,
-    /// How long the TLS handshake may take, and then the first request.
+    /// How long the first bytes may take, then the TLS handshake, and then the first request.
     pub handshake_timeout: Duration,
     /// How long a connection may be open without a stream.
     pub idle: Duration,
@@ -80,17 +73,12 @@ pub async fn serve_plain(
 ) {
     let tracker = TaskTracker::new();
     let routes = routes.prepare();
-    while let Some((stream, peer, place)) = accept(&listener, &connections, PLAIN, &shutdown).await {
+    while let Some(arrival) = accept(&listener, &connections, &shutdown).await {
         let (routes, shutdown) = (routes.clone(), shutdown.clone());
         tracker.spawn(async move {
-            let info = TcpConnectInfo { local_addr: stream.local_addr().ok(), remote_addr: Some(peer) };
-            let handler = move |mut request: Request<Incoming>, place: Arc<Place>| {
-                place.show(Shown::Request);
-                request.extensions_mut().insert(Caller::Anonymous);
-                request.extensions_mut().insert(info.clone());
-                call(routes.clone(), request)
-            };
-            serve_connection(stream, peer, handler, options, place, shutdown).await;
+            let Some(arrival) = arrival.spoken(PLAIN, options.handshake_timeout, &shutdown).await else { return };
+            // Apart, so that the task of a silent connection is small.
+            Box::pin(plain(arrival, routes, options, shutdown)).await;
         });
     }
     drop(listener);
@@ -98,45 +86,16 @@ pub async fn serve_plain(
     tracker.wait().await;
 }
 
-/// Waits for the next connection that is admitted, and takes `bytes` for it; `None` on shutdown.
-pub(super) async fn accept(
-    listener: &TcpListener,
-    connections: &Connections,
-    bytes: usize,
-    shutdown: &CancellationToken,
-) -> Option<(TcpStream, SocketAddr, Place)> {
-    static UNABLE: SparseLog = SparseLog::new();
-    loop {
-        let accepted = tokio::select! {
-            () = shutdown.cancelled() => return None,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                let Some(place) = connections.admit(peer.ip(), bytes) else {
-                    debug!(%peer, "no room for a connection");
-                    continue;
-                };
-                // Without TCP_NODELAY every small answer waits 40 ms for the peer's delayed ACK.
-                if let Err(error) = stream.set_nodelay(true) {
-                    debug!(%peer, %error, "TCP_NODELAY");
-                }
-                return Some((stream, peer, place));
-            }
-            Err(error) if is_peers_fault(&error) => debug!(%error, "a connection went before it was accepted"),
-            Err(error) => {
-                UNABLE.write(|left_out| tracing::warn!(%error, left_out, "cannot accept connections"));
-                // Mostly there are no file descriptors left. Trying again at once would spin.
-                connections.evict_some();
-                sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
-fn is_peers_fault(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+async fn plain(arrival: Arrival, routes: Routes, options: ConnectionOptions, shutdown: CancellationToken) {
+    let Arrival { stream, peer, place } = arrival;
+    let info = TcpConnectInfo { local_addr: stream.local_addr().ok(), remote_addr: Some(peer) };
+    let handler = move |mut request: Request<Incoming>, place: Arc<Place>| {
+        place.show(Shown::Request);
+        request.extensions_mut().insert(Caller::Anonymous);
+        request.extensions_mut().insert(info.clone());
+        call(routes.clone(), request)
+    };
+    serve_connection(stream, peer, handler, options, place, shutdown).await;
 }
 
 /// Passes one request to the routes.

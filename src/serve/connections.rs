@@ -12,8 +12,8 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use self::table::Table;
 use crate::budget::{Budget, Portion, Purpose, Standing};
 
-/// How many older connections may have to go for the memory of a new one.
-const MOST_EVICTED: usize = 4;
+/// How many older connections may have to go for the memory of one: as many silent ones as one with TLS takes.
+const MOST_EVICTED: usize = 12;
 
 /// How many connections there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,13 +95,18 @@ impl Connections {
         Some(Place { connections: Arc::clone(&self.0), number, shown: Mutex::new(Shown::Nothing), evicted })
     }
 
-    /// Makes room, since the system has no more files for us.
-    pub(super) fn evict_some(&self) {
+    /// Makes room, since the system has no more files for us: an eighth of all, so that as many can come before it has none again.
+    /// Returns whether there will be some.
+    pub(super) fn evict_some(&self) -> bool {
         let mut state = self.0.state.lock();
-        for _ in 0..MOST_EVICTED {
+        let before = state.table.len();
+        for _ in 0..(before / 8).max(MOST_EVICTED) {
             let victim = state.table.oldest();
-            state.evict(victim);
+            if !state.evict(victim) {
+                break;
+            }
         }
+        state.table.len() < before
     }
 }
 
@@ -113,6 +118,16 @@ impl Default for Connections {
 }
 
 impl Place {
+    /// Takes the memory for what the peer begins to say, `bytes` in all; `false` when the connection has to go instead.
+    pub(super) fn grow(&self, bytes: usize) -> bool {
+        let mut state = self.connections.state.lock();
+        let grown = state.grow(self.number, bytes);
+        if !grown {
+            state.counts.refused += 1;
+        }
+        grown
+    }
+
     /// Records what the peer has shown.
     pub(super) fn show(&self, now: Shown) {
         let mut shown = self.shown.lock();
@@ -168,6 +183,18 @@ impl Shared {
 }
 
 impl State {
+    fn grow(&mut self, number: u64, bytes: usize) -> bool {
+        for _ in 0..MOST_EVICTED {
+            let Some(kept) = self.table.get_mut(number) else { return false };
+            if kept.portion.resize(bytes).is_ok() {
+                return true;
+            }
+            let victim = self.table.oldest();
+            self.evict(victim);
+        }
+        self.table.get_mut(number).is_some_and(|kept| kept.portion.resize(bytes).is_ok())
+    }
+
     /// Ends a connection, and gives its memory back at once: its task needs a moment to end.
     fn evict(&mut self, victim: Option<u64>) -> bool {
         let Some(kept) = victim.and_then(|victim| self.table.remove(victim)) else { return false };
@@ -239,6 +266,30 @@ mod tests {
         assert_eq!(places.map(|place| is_evicted(&place)), [true, false, false, false]);
         drop(connections.admit("::ffff:10.0.0.2".parse().unwrap(), 1).unwrap());
         assert!(is_evicted(&mine[1]), "a mapped address is the same host");
+    }
+
+    #[test]
+    fn who_begins_to_speak_has_silent_ones_make_room() {
+        let budget = Budget::of(800);
+        let connections = Connections::new(ConnectionLimits { total: 100, per_address: 100 }, budget.clone());
+        let silent: Vec<Place> = (0..19).map(|_| connections.admit(from(1), 10).unwrap()).collect();
+        let speaking = connections.admit(from(2), 10).unwrap();
+        assert!(speaking.grow(100));
+        assert_eq!(silent.iter().filter(|place| is_evicted(place)).count(), 9);
+        assert!(!silent[0].grow(20), "it has gone");
+        assert!(!speaking.grow(1000) && is_evicted(&silent[18]), "more than there is");
+        drop((silent, speaking));
+        assert!(budget.take(Purpose::Connections, Standing::Unproven, 200).is_ok());
+    }
+
+    #[test]
+    fn without_files_an_eighth_goes() {
+        let connections = connections(1000, 1000);
+        let places: Vec<Place> = (0..800).map(|_| connections.admit(from(1), 1).unwrap()).collect();
+        assert!(connections.evict_some());
+        assert_eq!(places.iter().filter(|place| is_evicted(place)).count(), 100);
+        places.iter().for_each(|place| place.show(Shown::Identity));
+        assert!(!connections.evict_some());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The HTTP ports: 8080 (`/ready`) and 15014 (`/metrics`, `/version`), and `/debug` on both (contract §1.2).
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -13,17 +13,14 @@ use axum::{
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::{encoding::text::encode, registry::Registry};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-};
+use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
 use super::{
     activity::Activity,
-    connection::{PLAIN, accept},
-    connections::{Connections, Place, Shown},
+    arrival::{Arrival, PLAIN, accept},
+    connections::{Connections, Shown},
     debug::{Access, DebugState},
     lifetime::{Lifetime, live},
     readiness::Readiness,
@@ -88,15 +85,21 @@ const HEAD: usize = 32 << 10;
 pub(super) async fn serve(listener: TcpListener, state: HttpState, connections: Connections, shutdown: CancellationToken) {
     let tracker = TaskTracker::new();
     let routes = router(state);
-    while let Some((stream, peer, place)) = accept(&listener, &connections, PLAIN, &shutdown).await {
-        tracker.spawn(connection(stream, peer, place, routes.clone(), shutdown.clone()));
+    while let Some(arrival) = accept(&listener, &connections, &shutdown).await {
+        let (routes, shutdown) = (routes.clone(), shutdown.clone());
+        tracker.spawn(async move {
+            let Some(arrival) = arrival.spoken(PLAIN, LIFETIME.first_request, &shutdown).await else { return };
+            // Apart, so that the task of a silent connection is small.
+            Box::pin(connection(arrival, routes, shutdown)).await;
+        });
     }
     drop(listener);
     tracker.close();
     tracker.wait().await;
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, place: Place, routes: Router, shutdown: CancellationToken) {
+async fn connection(arrival: Arrival, routes: Router, shutdown: CancellationToken) {
+    let Arrival { stream, peer, place } = arrival;
     let (activity, place) = (Activity::new(), Arc::new(place));
     let (requests, of_request) = (activity.clone(), Arc::clone(&place));
     let service = service_fn(move |mut request: Request<Incoming>| {

@@ -25,7 +25,7 @@ use tower::ServiceExt;
 
 use super::{
     activity::Activity,
-    connection::{ENCRYPTED, accept},
+    arrival::{Arrival, ENCRYPTED, accept},
     connections::{Connections, Place, Shown},
     handshake::in_time,
     lifetime::{Lifetime, live},
@@ -53,7 +53,7 @@ pub struct Bounds {
     pub requests: usize,
     /// How long a request may take.
     pub request_time: Duration,
-    /// How long the TLS handshake may take.
+    /// How long the first bytes may take, then the TLS handshake, and then the first request.
     pub handshake_time: Duration,
     /// How long a connection may be quiet: longer than Go's client keeps one, so that it never sends a request on a
     /// connection that is being closed.
@@ -98,17 +98,24 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) {
     let tracker = TaskTracker::new();
-    while let Some((stream, peer, place)) = accept(&listener, &connections, ENCRYPTED, &shutdown).await {
+    while let Some(arrival) = accept(&listener, &connections, &shutdown).await {
         let (tls, routes, shutdown) = (Arc::clone(&tls), routes.clone(), shutdown.clone());
         tracker.spawn(async move {
-            let handshake = handshake(stream, &tls);
-            let Some(stream) = in_time(handshake, peer, &place, bounds.handshake_time, &shutdown).await else { return };
-            connection(stream, peer, place, routes, bounds, shutdown).await;
+            let Some(arrival) = arrival.spoken(ENCRYPTED, bounds.handshake_time, &shutdown).await else { return };
+            // Apart, so that the task of a silent connection is small.
+            Box::pin(encrypted(arrival, tls, routes, bounds, shutdown)).await;
         });
     }
     drop(listener);
     tracker.close();
     tracker.wait().await;
+}
+
+async fn encrypted(arrival: Arrival, tls: Arc<TlsIdentity>, routes: Router, bounds: Bounds, shutdown: CancellationToken) {
+    let Arrival { stream, peer, place } = arrival;
+    let handshake = handshake(stream, &tls);
+    let Some(stream) = in_time(handshake, peer, &place, bounds.handshake_time, &shutdown).await else { return };
+    connection(stream, peer, place, routes, bounds, shutdown).await;
 }
 
 async fn handshake(stream: tokio::net::TcpStream, tls: &TlsIdentity) -> std::io::Result<TlsStream<tokio::net::TcpStream>> {

@@ -1,6 +1,7 @@
 //! Listeners, TLS, readiness, metrics, debug pages: what the outside world talks to.
 
 mod activity;
+mod arrival;
 pub mod connection;
 pub mod connections;
 mod convergence;

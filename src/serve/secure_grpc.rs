@@ -11,7 +11,8 @@ use tonic::{Status, body::Body, service::Routes, transport::server::TcpConnectIn
 use tracing::{debug, info};
 
 use super::{
-    connection::{ConnectionOptions, ENCRYPTED, accept, call, serve_connection},
+    arrival::{Arrival, ENCRYPTED, accept},
+    connection::{ConnectionOptions, call, serve_connection},
     connections::{Connections, Place, Shown},
     handshake::in_time,
     sparse_log::SparseLog,
@@ -48,21 +49,28 @@ impl SecureGrpc {
         let Self { tls, routes, authenticator, metrics, options, connections } = self;
         let tracker = TaskTracker::new();
         let gate = Arc::new(Gate { routes: routes.prepare(), authenticator, metrics });
-        while let Some((stream, peer, place)) = accept(&listener, &connections, ENCRYPTED, &shutdown).await {
+        while let Some(arrival) = accept(&listener, &connections, &shutdown).await {
             let (tls, gate, shutdown) = (tls.clone(), gate.clone(), shutdown.clone());
             tracker.spawn(async move {
-                let info = TcpConnectInfo { local_addr: stream.local_addr().ok(), remote_addr: Some(peer) };
-                let handshake = handshake(stream, &tls);
-                let Some(stream) = in_time(handshake, peer, &place, options.handshake_timeout, &shutdown).await else { return };
-                let certificate = peer_certificate(&stream);
-                let handler = move |request, place| gate.clone().admit(request, certificate.clone(), info.clone(), place);
-                serve_connection(stream, peer, handler, options, place, shutdown).await;
+                let Some(arrival) = arrival.spoken(ENCRYPTED, options.handshake_timeout, &shutdown).await else { return };
+                // Apart, so that the task of a silent connection is small.
+                Box::pin(encrypted(arrival, tls, gate, options, shutdown)).await;
             });
         }
         drop(listener);
         tracker.close();
         tracker.wait().await;
     }
+}
+
+async fn encrypted(arrival: Arrival, tls: Arc<TlsIdentity>, gate: Arc<Gate>, options: ConnectionOptions, shutdown: CancellationToken) {
+    let Arrival { stream, peer, place } = arrival;
+    let info = TcpConnectInfo { local_addr: stream.local_addr().ok(), remote_addr: Some(peer) };
+    let handshake = handshake(stream, &tls);
+    let Some(stream) = in_time(handshake, peer, &place, options.handshake_timeout, &shutdown).await else { return };
+    let certificate = peer_certificate(&stream);
+    let handler = move |request, place| gate.clone().admit(request, certificate.clone(), info.clone(), place);
+    serve_connection(stream, peer, handler, options, place, shutdown).await;
 }
 
 async fn handshake(stream: TcpStream, tls: &TlsIdentity) -> io::Result<TlsStream<TcpStream>> {

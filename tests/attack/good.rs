@@ -30,6 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What the machine alone may add to a call without its being blamed on an attack: other work on its cores. The faults that
 /// these tests are about cost many seconds, or answer nothing.
 const FLOOR: Duration = Duration::from_millis(500);
+/// What a call may take longer than its like at an instance that is left alone, above twice as long: the machine's own two cores
+/// have other work, and a call of a millisecond that waits for a time slice or two takes five more.
+const SLICES: Duration = Duration::from_millis(5);
 /// The pause before a call that failed is made again.
 const AGAIN: Duration = Duration::from_millis(100);
 /// How often each call is made to be measured: enough for a median.
@@ -59,20 +62,42 @@ pub(crate) struct Latencies {
     pub(crate) review: Duration,
 }
 
+/// The times of all calls of each kind.
+#[derive(Default)]
+struct Times {
+    ready: Vec<Duration>,
+    plain: Vec<Duration>,
+    secure: Vec<Duration>,
+    review: Vec<Duration>,
+}
+
 impl GoodClient {
     /// Makes each call several times, in turn, and returns the medians.
     ///
     /// # Errors
     /// When a call fails or is not answered.
     pub(crate) async fn measure(&self) -> Result<Latencies> {
-        let [mut ready, mut plain, mut secure, mut review] = [(); 4].map(|()| Vec::new());
+        let mut times = Times::default();
         for _ in 0..CALLS {
-            ready.push(timed("/ready", async || self.ready().await).await?);
-            plain.push(timed("plaintext ADS", async || self.plain().await).await?);
-            secure.push(timed("ADS over TLS", async || self.secure().await).await?);
-            review.push(timed("a review", async || self.review().await).await?);
+            times.call(self).await?;
         }
-        Ok(Latencies { ready: median(ready), plain: median(plain), secure: median(secure), review: median(review) })
+        Ok(times.medians())
+    }
+
+    /// Makes each call that many times, here and at `quiet` in turn, and returns the medians of both. What else the machine does
+    /// falls upon both alike.
+    ///
+    /// # Errors
+    /// When a call fails or is not answered.
+    pub(crate) async fn measure_beside(&self, quiet: &Self, calls: usize) -> Result<[Latencies; 2]> {
+        let mut times = [Times::default(), Times::default()];
+        for call in 0..calls {
+            // Neither is always the first.
+            for which in [call % 2, 1 - call % 2] {
+                times[which].call([self, quiet][which]).await?;
+            }
+        }
+        Ok(times.map(Times::medians))
     }
 
     /// Asks `/ready`.
@@ -115,7 +140,32 @@ impl GoodClient {
     }
 }
 
+impl Times {
+    /// Makes each call once.
+    async fn call(&mut self, good: &GoodClient) -> Result<()> {
+        self.ready.push(timed("/ready", async || good.ready().await).await?);
+        self.plain.push(timed("plaintext ADS", async || good.plain().await).await?);
+        self.secure.push(timed("ADS over TLS", async || good.secure().await).await?);
+        self.review.push(timed("a review", async || good.review().await).await?);
+        Ok(())
+    }
+
+    fn medians(self) -> Latencies {
+        Latencies { ready: median(self.ready), plain: median(self.plain), secure: median(self.secure), review: median(self.review) }
+    }
+}
+
 impl Latencies {
+    /// Asserts that each kind of call takes at most twice as long as at the same time at an instance that is left alone, and a
+    /// little that the machine may add.
+    #[track_caller]
+    pub(crate) fn assert_as_quick_as(&self, quiet: &Self, attack: &str) {
+        println!("{attack}:\n  quiet:  {quiet}\n  beside: {self}");
+        for ((call, now), (_, alone)) in self.each().into_iter().zip(quiet.each()) {
+            assert!(now <= 2 * alone + SLICES, "{attack}: {call} took {now:?}, and {alone:?} at an instance that is left alone");
+        }
+    }
+
     /// Asserts that no kind of call takes more than `ratio` times as long as it did quietly, above what the machine alone may
     /// add.
     #[track_caller]
@@ -150,6 +200,8 @@ pub(crate) async fn tls(address: SocketAddr, root: &str, protocol: &str) -> Resu
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
     let stream = TcpStream::connect(address).await?;
+    // As clients do. Without it a request waits 40 ms for the ACK of the handshake's last message.
+    stream.set_nodelay(true)?;
     Ok(TlsConnector::from(Arc::new(config)).connect("istiod.istio-system.svc".try_into()?, stream).await?)
 }
 

@@ -3,9 +3,11 @@
 use std::{net::SocketAddr, time::Duration};
 
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use harness::http_client::get_text;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    runtime::{Builder, Runtime},
     task::JoinSet,
     time::timeout,
 };
@@ -22,42 +24,94 @@ const MOST: usize = 10_000;
 const OTHERS: u64 = 2_000;
 /// From how many addresses they come.
 const ADDRESSES: usize = 20;
+/// How often the good client calls here and at the instance that is left alone, beside silent connections that stand: in less than
+/// the ten seconds after which they are closed.
+const CALLS: usize = 25;
+/// How often beside those that are closed after ten seconds and opened again.
+const CALLS_BESIDE_WAVES: usize = 150;
 /// When something that was to be closed counts as never closed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn silent_connections_lock_no_port() {
     let stage = Stage::start().await;
-    let good = stage.good();
-    let quiet = good.measure().await.unwrap();
+    let alone = Stage::beside(&stage).await;
+    let (good, quiet) = (stage.good(), alone.good());
     let many = as_many_as_allowed();
     for (port, address) in ports(&stage) {
-        let silent = Silent::open(&stage, &[address], many).await;
-        let beside = good.measure().await.unwrap_or_else(|error| panic!("{many} silent connections to {port}: {error:#}\n{}", stage.log()));
-        beside.assert_within(2.0, &quiet, &format!("{many} silent connections to {port}"));
+        let silent = Silent::open(&stage, vec![address], many).await;
+        let attack = format!("{many} silent connections to {port}");
+        let costs = [stage.cost(), alone.cost()];
+        let [beside, quiet] =
+            good.measure_beside(&quiet, CALLS).await.unwrap_or_else(|error| panic!("{attack}: {error:#}\n{}", stage.log()));
+        beside.assert_as_quick_as(&quiet, &attack);
+        let [cpu, cpu_alone] = [stage.cost().cpu - costs[0].cpu, alone.cost().cpu - costs[1].cpu];
+        println!("  CPU {cpu:?}, alone {cpu_alone:?}");
+        assert!(cpu <= 2 * cpu_alone, "{attack}: the same calls cost {cpu:?}, and {cpu_alone:?} at an instance that is left alone");
+        assert_all_stand(&stage, many).await;
         drop(silent);
     }
     let all = ports(&stage).map(|(_, address)| address);
-    let _silent = Silent::open(&stage, &all, many).await;
-    let beside = good.measure().await.unwrap_or_else(|error| panic!("{many} silent connections to all ports: {error:#}\n{}", stage.log()));
-    beside.assert_within(2.0, &quiet, &format!("{many} silent connections to all ports together"));
+    let _silent = Silent::open(&stage, all.to_vec(), many).await;
+    let attack = format!("{many} silent connections to all ports together, closed and opened again");
+    let [beside, quiet] = good.measure_beside(&quiet, CALLS_BESIDE_WAVES).await.unwrap_or_else(|error| panic!("{attack}: {error:#}"));
+    beside.assert_as_quick_as(&quiet, &attack);
     println!("{:?}", stage.cost());
 }
 
-/// Connections that are opened again when they are closed. Dropping it closes them.
-struct Silent(#[expect(dead_code, reason = "dropping it ends its tasks")] JoinSet<()>);
+/// Asserts that no silent connection had to go: what was measured was measured beside all of them.
+async fn assert_all_stand(stage: &Stage, many: usize) {
+    let metrics = get_text(stage.monitoring(), "/metrics").await.unwrap();
+    let value = |name: &str| {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name}"));
+        line.trim().parse::<usize>().unwrap()
+    };
+    assert_eq!(value("istiod_lite_connections_evicted"), 0);
+    assert!(value("istiod_lite_connections{shown=\"nothing\"}") >= many, "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_open_handshakes_lock_no_port() {
+    let stage = Stage::start().await;
+    let good = stage.good();
+    let quiet = good.measure().await.unwrap();
+    let many = as_many_as_allowed();
+    // A handshake, a request and a preface of HTTP/2 that have begun: each holds the memory of a connection that is served, of
+    // which there is less than for so many. Those that have to go come again at once.
+    for (port, address, said) in [
+        ("15012", stage.secure_grpc(), &[0x16, 3, 1, 2, 0, 1][..]),
+        ("15017", stage.webhooks(), &[0x16, 3, 1, 2, 0, 1]),
+        ("15010", stage.plain_grpc(), b"PRI * HTTP/2.0\r\n"),
+        ("8080", stage.http(), b"GET /ready HT"),
+    ] {
+        let _begun = Silent::after(said, &stage, vec![address], many).await;
+        let attack = format!("{many} connections to {port} that say {}", said.escape_ascii());
+        let beside = good.measure().await.unwrap_or_else(|error| panic!("{attack}: {error:#}\n{}", stage.log()));
+        beside.assert_within(2.0, &quiet, &attack);
+    }
+}
+
+/// Connections that are opened again when they are closed, on a thread of their own: the good client waits for the control plane,
+/// not for them. Dropping it closes them.
+struct Silent(Option<Runtime>);
 
 impl Silent {
     /// Opens that many, to the addresses in turn, and returns when each was open once.
-    async fn open(stage: &Stage, to: &[SocketAddr], count: usize) -> Self {
+    async fn open(stage: &Stage, to: Vec<SocketAddr>, count: usize) -> Self {
+        Self::after(b"", stage, to, count).await
+    }
+
+    /// Opens connections that say something before they are silent.
+    async fn after(said: &'static [u8], stage: &Stage, to: Vec<SocketAddr>, count: usize) -> Self {
+        let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("silent").enable_all().build().unwrap();
         let (opened, mut all) = tokio::sync::mpsc::channel(count);
-        let mut tasks = JoinSet::new();
         for number in 0..count {
             let (to, opened) = (to[number % to.len()], opened.clone());
             let from = stage.attacker(2 + u8::try_from(number / to_each(count)).unwrap());
-            tasks.spawn(async move {
+            runtime.spawn(async move {
                 loop {
                     if let Ok(mut stream) = connect_from(from, to).await {
+                        let _ = stream.write_all(said).await;
                         let _ = opened.try_send(());
                         let _ = stream.read(&mut [0]).await;
                     }
@@ -69,7 +123,14 @@ impl Silent {
         for _ in 0..count {
             all.recv().await.unwrap();
         }
-        Self(tasks)
+        Self(Some(runtime))
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        // Waiting for it is not allowed here.
+        self.0.take().unwrap().shutdown_background();
     }
 }
 

@@ -34,7 +34,7 @@ pub(crate) struct Stage {
     process: Process,
     home: TempDir,
     network: Loopback,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Option<MutexGuard<'static, ()>>,
 }
 
 impl Stage {
@@ -46,8 +46,17 @@ impl Stage {
     /// Starts on the objects of `mesh` (YAML) with more arguments for `istiod-lite discovery`.
     pub(crate) async fn of_mesh(mesh: &str, arguments: &[&str]) -> Self {
         let turn = TURN.lock().await;
+        Self { _turn: Some(turn), ..Self::of_program(istiod_lite(), mesh, arguments).await }
+    }
+
+    /// Starts another control plane on the same mesh as [`start`](Self::start), which is left alone.
+    pub(crate) async fn beside(_: &Self) -> Self {
+        Self::of_program(istiod_lite(), &services(3), &[]).await
+    }
+
+    async fn of_program(program: PathBuf, mesh: &str, arguments: &[&str]) -> Self {
         let (home, network) = (tempfile::tempdir().unwrap(), Loopback::free().unwrap());
-        let options = Options { istiod_lite: istiod_lite(), envoy: PathBuf::new(), delta: false, debounce: Some("10ms") };
+        let options = Options { istiod_lite: program, envoy: PathBuf::new(), delta: false, debounce: Some("10ms") };
         for folder in ["logs", "config"] {
             fs::create_dir(home.path().join(folder)).unwrap();
         }
@@ -58,7 +67,7 @@ impl Stage {
         let more: Vec<_> = source.into_iter().chain(arguments.iter().map(Into::into)).collect();
         let mut process = launch::discovery(&options, home.path(), network.address(CONTROL_PLANE), &more).unwrap();
         wait_until_ready(&mut process, network.socket(CONTROL_PLANE, PORT_PLAIN_HTTP), "/ready").await.unwrap();
-        Self { process, home, network, _turn: turn }
+        Self { process, home, network, _turn: None }
     }
 
     /// Replaces the objects of the mesh in one step.

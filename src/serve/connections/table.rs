@@ -78,6 +78,11 @@ impl<T> Table<T> {
     pub(super) fn promote(&mut self, number: u64, shown: Shown) -> Option<&mut T> {
         let row = self.take(number)?;
         self.put(number, Row { shown, ..row });
+        self.get_mut(number)
+    }
+
+    /// Returns what is kept for one.
+    pub(super) fn get_mut(&mut self, number: u64) -> Option<&mut T> {
         self.rows.get_mut(&number).map(|row| &mut row.value)
     }
 
