@@ -109,13 +109,15 @@ macro_rules! kinds {
                     purpose: "who may send which requests to workloads (not applied yet)",
                 }),
             }
-            /// `security.istio.io RequestAuthentication`, of which nothing is known but that it is there.
-            RequestAuthentication {
+            /// `security.istio.io RequestAuthentication`
+            RequestAuthentication(istio::RequestAuthentication) {
                 facts: security("requestauthentications").meant_in("mesh/policy").shown(Shown {
                     short_name: Some("ra"),
                     columns: &[AGE],
-                    purpose: "which tokens of requests are trusted (not applied yet)",
+                    purpose: "which tokens of requests are trusted",
                 }),
+                read: istio_spec,
+                check: request_authentication,
             }
             /// The mesh-wide settings (`MeshConfig`), which come from a file or a ConfigMap's key.
             MeshConfig(mesh_config::MeshConfig) {

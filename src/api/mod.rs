@@ -6,6 +6,7 @@ pub mod go_duration;
 pub(crate) mod host_index;
 mod id;
 pub mod istio;
+pub mod key_set;
 mod kind;
 mod kinds;
 pub mod kubernetes;

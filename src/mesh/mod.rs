@@ -10,6 +10,7 @@ pub mod peer_authentication;
 pub mod policy;
 pub mod policy_table;
 pub mod protocol;
+pub mod request_authentication;
 pub mod routing;
 pub mod scope;
 pub mod settings;

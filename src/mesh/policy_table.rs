@@ -10,7 +10,11 @@ use imbl::OrdMap;
 use smol_str::SmolStr;
 
 use crate::{
-    api::{Labels, selects},
+    api::{
+        Labels,
+        istio::{PolicyTarget, TargetRef},
+        selects,
+    },
     mesh::{
         configured::Configured,
         model::{NamedKey, Origin},
@@ -26,17 +30,6 @@ pub enum Attachment<'a> {
     Selector(&'a Labels),
     /// The workloads that stand for these objects (`targetRefs`).
     Targets(&'a [TargetRef]),
-}
-
-/// An entry of `targetRefs`: an object of the policy's own namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TargetRef {
-    /// Its API group.
-    pub group: SmolStr,
-    /// Its kind.
-    pub kind: SmolStr,
-    /// Its name.
-    pub name: SmolStr,
 }
 
 /// A kind whose objects are attached to workloads.
@@ -75,22 +68,28 @@ impl<'a> Attachment<'a> {
         selector.filter(|labels| !labels.is_empty()).map_or(Self::Namespace, Self::Selector)
     }
 
+    /// Returns what a `target` attaches to.
+    pub fn of_target(target: &'a PolicyTarget) -> Self {
+        match target.refs.is_empty() {
+            true => Self::of_selector(target.selector.as_ref()),
+            false => Self::Targets(&target.refs),
+        }
+    }
+
     /// Returns whether it names the workload with these labels itself.
     fn names(self, labels: &Labels) -> bool {
         match self {
             Self::Namespace => false,
             Self::Selector(selector) => selects(selector, labels),
-            Self::Targets(targets) => targets.iter().any(|target| target.is_served_by(labels)),
+            Self::Targets(targets) => targets.iter().any(|target| is_served_by(target, labels)),
         }
     }
 }
 
-impl TargetRef {
-    /// Returns whether a workload with these labels stands for the object. Pods of a Gateway API Gateway carry its name.
-    fn is_served_by(&self, labels: &Labels) -> bool {
-        (&*self.group, &*self.kind) == ("gateway.networking.k8s.io", "Gateway")
-            && labels.get("gateway.networking.k8s.io/gateway-name") == Some(&self.name)
-    }
+/// Returns whether a workload with these labels stands for the object. Pods of a Gateway API Gateway carry its name.
+fn is_served_by(target: &TargetRef, labels: &Labels) -> bool {
+    (&*target.group, &*target.kind) == ("gateway.networking.k8s.io", "Gateway")
+        && labels.get("gateway.networking.k8s.io/gateway-name") == Some(&target.name)
 }
 
 impl<T> PolicyTable<T> {
@@ -145,6 +144,24 @@ impl<T: Policy> PolicyTable<T> {
             }
         }
         Effective { mesh, namespace: of_namespace.filter(|_| namespace != root), workload }
+    }
+
+    /// Returns all objects that are for a workload of `namespace` with these labels, for kinds whose objects hold together: those of
+    /// its own namespace before those of `root`, the root namespace, each the oldest first. An object of the root namespace is for the
+    /// whole mesh, or for what it selects there; targets are of its own namespace.
+    pub fn applying<'a>(&'a self, root: &'a str, namespace: &'a str, labels: &Labels) -> Vec<&'a Arc<Configured<T>>> {
+        let of = |of: &'a str| {
+            let is_for = |object: &&Arc<Configured<T>>| match object.spec.attachment() {
+                Attachment::Namespace => true,
+                attachment @ Attachment::Selector(_) => attachment.names(labels),
+                attachment @ Attachment::Targets(_) => of == namespace && attachment.names(labels),
+            };
+            let mut objects: Vec<_> = self.in_namespace(of).filter(is_for).collect();
+            objects.sort_by(|a, b| a.precedence.cmp(&b.precedence));
+            objects
+        };
+        let of_mesh = if namespace == root { Vec::new() } else { of(root) };
+        of(namespace).into_iter().chain(of_mesh).collect()
     }
 
     /// Returns objects that are for a whole namespace and have no effect, as another one of the namespace is older:
@@ -268,7 +285,12 @@ mod tests {
 
     #[test]
     fn targets_are_found_by_the_gateway_that_pods_belong_to() {
-        let target = |kind: &str| TargetRef { group: "gateway.networking.k8s.io".into(), kind: kind.into(), name: "public".into() };
+        let target = |kind: &str| TargetRef {
+            group: "gateway.networking.k8s.io".into(),
+            kind: kind.into(),
+            name: "public".into(),
+            namespace: SmolStr::default(),
+        };
         let table = table([
             ("shop", "gateway", 1, Rule::Targets(vec![target("Gateway")])),
             ("shop", "class", 0, Rule::Targets(vec![target("GatewayClass")])),
@@ -277,6 +299,31 @@ mod tests {
         assert_eq!(names(&table.effective("root", "shop", &pod)), [None, None, Some("gateway")]);
         assert_eq!(names(&table.effective("root", "shop", &labels("app", "public"))), [None, None, None]);
         assert_eq!(names(&table.effective("root", "other", &pod)), [None, None, None]);
+    }
+
+    #[test]
+    fn what_holds_together_is_all_that_is_for_a_workload() {
+        let gateway =
+            TargetRef { group: "gateway.networking.k8s.io".into(), kind: "Gateway".into(), name: "public".into(), ..Default::default() };
+        let table = table([
+            ("root", "all", 2, Rule::All),
+            ("root", "web", 1, Rule::App(labels("app", "web"))),
+            ("root", "db", 1, Rule::App(labels("app", "db"))),
+            ("root", "gateway", 0, Rule::Targets(vec![gateway.clone()])),
+            ("shop", "all", 4, Rule::All),
+            ("shop", "web", 3, Rule::App(labels("app", "web"))),
+            ("shop", "gateway", 1, Rule::Targets(vec![gateway])),
+            ("shop2", "all", 0, Rule::All),
+        ]);
+        let names = |namespace: &str, labels: &Labels| -> Vec<String> {
+            let found = table.applying("root", namespace, labels);
+            found.iter().map(|object| format!("{}/{}", object.origin.object.namespace, object.origin.object.name)).collect()
+        };
+        assert_eq!(names("shop", &labels("app", "web")), ["shop/web", "shop/all", "root/web", "root/all"]);
+        assert_eq!(names("root", &labels("app", "web")), ["root/web", "root/all"]);
+        let pod = labels("gateway.networking.k8s.io/gateway-name", "public");
+        assert_eq!(names("shop", &pod), ["shop/gateway", "shop/all", "root/all"]);
+        assert_eq!(names("root", &pod), ["root/gateway", "root/all"]);
     }
 
     #[test]

@@ -7,12 +7,19 @@ use smol_str::{SmolStr, format_smolstr};
 
 use super::model::{Labels, Origin};
 use crate::api::{
-    Kind, Object, Spec,
-    istio::{self, ClientTls, ClientTlsMode, DestinationRule, ServerTls, ServerTlsMode, Sidecar, TrafficPolicy, VirtualService},
+    Object, Spec,
+    istio::{
+        self, ClientTls, ClientTlsMode, DestinationRule, JwtRule, RequestAuthentication, ServerTls, ServerTlsMode, Sidecar, TrafficPolicy,
+        VirtualService,
+    },
 };
 
 /// The label by which users of an object or of a namespace say that they know what is not supported: the error is a warning.
 pub const ALLOW_UNSUPPORTED: &str = "istiod-lite.io/allow-unsupported";
+
+/// What is said where sidecars are to route by claims.
+pub(in crate::mesh) const CLAIMS_AT_SIDECARS: &str = "claims of tokens are known at gateways only: at sidecars, requests that fit the rest of \
+                                                      this match get 503 (name the gateways: gateways)";
 
 /// What one object asks for in vain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +48,8 @@ pub(in crate::mesh) fn of(object: &Object) -> Option<Unsupported> {
         Spec::DestinationRule(rule) => of_rule(rule),
         Spec::VirtualService(routes) => of_routes(routes),
         Spec::Sidecar(sidecar) => of_sidecar(sidecar),
-        Spec::AuthorizationPolicy | Spec::RequestAuthentication => vec![of_whole(object.key.kind)],
+        Spec::RequestAuthentication(authentication) => of_authentication(authentication),
+        Spec::AuthorizationPolicy => vec![of_whole()],
         _ => Vec::new(),
     };
     let allowed = allows(&object.metadata.labels);
@@ -121,20 +129,34 @@ fn of_policy(policy: Option<&TrafficPolicy>, at: &str, demands: &mut Vec<Demand>
     }
 }
 
+// What a delegate is bound to is said by those that name it.
 fn of_routes(routes: &VirtualService) -> Vec<Demand> {
+    let at_sidecars = |gateways: &[SmolStr]| gateways.is_empty() || gateways.iter().any(|gateway| gateway == "mesh");
     let mut demands = Vec::new();
+    if routes.hosts.is_empty() || !at_sidecars(&routes.gateways) {
+        return demands;
+    }
     for (index, route) in routes.http.iter().enumerate() {
-        for (at, matched) in route.matches.iter().enumerate() {
+        for (at, matched) in route.matches.iter().enumerate().filter(|(_, matched)| at_sidecars(&matched.gateways)) {
             for (field, headers) in [("headers", &matched.headers), ("withoutHeaders", &matched.without_headers)] {
                 let claims = headers.iter().filter(|(name, _)| istio::is_claim(name));
                 demands.extend(claims.map(|(name, _)| Demand {
                     field: format_smolstr!("spec.http[{index}].match[{at}].{field}[{name:?}]"),
-                    consequence: "claims of tokens are not known yet: requests that fit the rest of this match get 503".into(),
+                    consequence: CLAIMS_AT_SIDECARS.into(),
                 }));
             }
         }
     }
     demands
+}
+
+fn of_authentication(authentication: &RequestAuthentication) -> Vec<Demand> {
+    let fetched = authentication.rules.iter().enumerate().filter(|(_, rule)| rule.keys_url().is_some());
+    let demand = |(index, rule): (usize, &JwtRule)| Demand {
+        field: format_smolstr!("spec.jwtRules[{index}].{}", if rule.jwks_uri.is_empty() { "issuer" } else { "jwksUri" }),
+        consequence: "keys are not fetched yet: every token of this issuer is refused (write the keys into jwks)".into(),
+    };
+    fetched.map(demand).collect()
 }
 
 fn of_sidecar(sidecar: &Sidecar) -> Vec<Demand> {
@@ -145,11 +167,8 @@ fn of_sidecar(sidecar: &Sidecar) -> Vec<Demand> {
     egress_proxy(sidecar).then(demand).into_iter().collect()
 }
 
-fn of_whole(kind: Kind) -> Demand {
-    let consequence = match kind {
-        Kind::RequestAuthentication => "is not supported yet: no token is verified, and requests pass as if it were not there",
-        _ => "is not supported yet: it protects nothing, and requests pass as if it were not there",
-    };
+fn of_whole() -> Demand {
+    let consequence = "is not supported yet: it protects nothing, and requests pass as if it were not there";
     Demand { field: SmolStr::default(), consequence: consequence.into() }
 }
 
@@ -202,16 +221,21 @@ mod tests {
     }
 
     #[test]
-    fn claims_are_found_in_either_sort_of_match_whatever_it_is_bound_to() {
-        let rule = "{match: [{uri: {prefix: /}}, {headers: {x: {exact: a}, '@Request.Auth.claims.group': {exact: a}}}, \
-                    {withoutHeaders: {'@request.auth.claims[group][id]': {exact: a}}}], route: [{destination: {host: a}}]}";
-        let expected = [
-            r#"spec.http[0].match[1].headers["@Request.Auth.claims.group"]"#,
-            r#"spec.http[0].match[2].withoutHeaders["@request.auth.claims[group][id]"]"#,
-        ];
-        for bound in ["hosts: [a.example.com], gateways: [front], ", "hosts: [a], ", ""] {
-            assert_eq!(fields("VirtualService", "networking", &format!("{{{bound}http: [{rule}]}}")), expected, "{bound}");
-        }
+    fn claims_are_found_in_either_sort_of_match_where_sidecars_have_the_routes() {
+        let rule = |gateways: &str| {
+            format!(
+                "{{match: [{{uri: {{prefix: /}}}}, {{headers: {{x: {{exact: a}}, '@Request.Auth.claims.group': {{exact: a}}}}{gateways}}}, \
+                 {{withoutHeaders: {{'@request.auth.claims[group][id]': {{exact: a}}}}}}], route: [{{destination: {{host: a}}}}]}}"
+            )
+        };
+        let first = r#"spec.http[0].match[1].headers["@Request.Auth.claims.group"]"#;
+        let second = r#"spec.http[0].match[2].withoutHeaders["@request.auth.claims[group][id]"]"#;
+        let found = |bound: &str, gateways: &str| fields("VirtualService", "networking", &format!("{{{bound}http: [{}]}}", rule(gateways)));
+        assert_eq!(found("hosts: [a], ", ""), [first, second]);
+        assert_eq!(found("hosts: [a], gateways: [front, mesh], ", ""), [first, second]);
+        assert_eq!(found("hosts: [a], gateways: [front, mesh], ", ", gateways: [front]"), [second]);
+        assert_eq!(found("hosts: [a.example.com], gateways: [front], ", ""), [""; 0]);
+        assert_eq!(found("", ""), [""; 0], "a delegate");
     }
 
     #[test]
@@ -222,9 +246,14 @@ mod tests {
     }
 
     #[test]
+    fn rules_whose_keys_are_elsewhere_are_named() {
+        let rules = "{jwtRules: [{issuer: 'https://a'}, {issuer: b, jwks: '{\"keys\": []}'}, {issuer: c, jwksUri: 'https://c/keys'}]}";
+        assert_eq!(fields("RequestAuthentication", "security", rules), ["spec.jwtRules[0].issuer", "spec.jwtRules[2].jwksUri"]);
+    }
+
+    #[test]
     fn policies_ask_in_vain_as_a_whole() {
         assert_eq!(fields("AuthorizationPolicy", "security", "{}"), [""]);
-        assert_eq!(fields("RequestAuthentication", "security", "{jwtRules: [{issuer: a}]}"), [""]);
         assert_eq!(fields("PeerAuthentication", "security", "{mtls: {mode: STRICT}}"), [""; 0]);
     }
 }

@@ -14,6 +14,7 @@ use super::{
     },
     peer_authentication::PeerAuthentication,
     policy_table::PolicyTable,
+    request_authentication::RequestAuthentication,
     routing::model::{GatewayRef, RouteSet},
     settings::{MeshSettings, ProxyDefaults},
     sidecar,
@@ -60,6 +61,8 @@ pub struct World {
     pub sidecars: PolicyTable<sidecar::Sidecar>,
     /// PeerAuthentications by object.
     pub peer_authentications: PolicyTable<PeerAuthentication>,
+    /// RequestAuthentications by object.
+    pub request_authentications: PolicyTable<RequestAuthentication>,
     /// Objects that ask for what is not built yet.
     pub unsupported: OrdMap<ConfigId, Arc<Unsupported>>,
     /// Labels of namespaces.
@@ -128,7 +131,7 @@ impl World {
     /// Iterates over the origins of all configuration objects that have effect.
     pub fn configuration(&self) -> impl Iterator<Item = &Origin> {
         let rules = self.destination_rules.origins().chain(self.gateways.origins());
-        let policies = self.peer_authentications.origins().chain(self.sidecars.origins());
+        let policies = self.peer_authentications.origins().chain(self.sidecars.origins()).chain(self.request_authentications.origins());
         rules.chain(policies).chain(self.routes.values().map(|routes| &routes.origin))
     }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use istiod_lite::api::Kind;
 
 /// Kinds that are refused as a whole, whatever their fields say.
-pub(super) const REFUSED_WHOLE: [&str; 2] = ["AuthorizationPolicy", "RequestAuthentication"];
+pub(super) const REFUSED_WHOLE: [&str; 1] = ["AuthorizationPolicy"];
 
 /// One field that holds a value.
 #[derive(Clone)]

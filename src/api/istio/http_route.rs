@@ -250,8 +250,41 @@ pub struct HeaderChanges {
     pub remove: Vec<SmolStr>,
 }
 
+/// What the name of a matched header begins with that stands for a claim of the request's token.
+const CLAIMS: &str = "@request.auth.claims";
+
 /// Returns whether a matched header stands for a claim of the request's token (`@request.auth.claims.group`).
 pub fn is_claim(header: &str) -> bool {
-    const CLAIMS: &str = "@request.auth.claims";
     header.get(..CLAIMS.len()).is_some_and(|beginning| beginning.eq_ignore_ascii_case(CLAIMS))
+}
+
+/// Returns the names by which the claim is found that a matched header stands for: `@request.auth.claims.group.id` and
+/// `@request.auth.claims[group][id]` are claim `id` within claim `group`. `None`: it names none.
+pub fn claim_path(header: &str) -> Option<Vec<SmolStr>> {
+    let named = header.get(CLAIMS.len()..).filter(|_| is_claim(header))?;
+    let within = |named: &str, separator: &str| -> Vec<SmolStr> { named.split(separator).map(SmolStr::from).collect() };
+    let path = match (named.strip_prefix('.'), named.strip_prefix('[').and_then(|named| named.strip_suffix(']'))) {
+        (Some(named), _) => within(named, "."),
+        (None, Some(named)) => within(named, "]["),
+        (None, None) => return None,
+    };
+    path.iter().all(|name| !name.is_empty()).then_some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claims_are_named_in_two_ways() {
+        let path = |header: &str| claim_path(header).map(|path| path.join("/"));
+        assert_eq!(path("@request.auth.claims.group").as_deref(), Some("group"));
+        assert_eq!(path("@Request.Auth.Claims.group.id").as_deref(), Some("group/id"));
+        assert_eq!(path("@request.auth.claims[group]").as_deref(), Some("group"));
+        assert_eq!(path("@request.auth.claims[a.b/c][id]").as_deref(), Some("a.b/c/id"));
+        for none in ["", ".", "[]", "[a", "a]", "group", ".a..b", ".a.", "[a][]", "[][a]"] {
+            assert_eq!(path(&format!("@request.auth.claims{none}")), None, "{none}");
+        }
+        assert_eq!(path("x-user"), None);
+    }
 }

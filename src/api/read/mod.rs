@@ -14,8 +14,10 @@ mod metadata;
 mod peer_authentication;
 mod proxy_config;
 mod remnant;
+mod request_authentication;
 mod scalar;
 mod service_entry;
+mod target;
 mod traffic_policy;
 mod virtual_service;
 

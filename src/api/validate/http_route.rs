@@ -9,7 +9,7 @@ use crate::api::{
     findings::Path,
     istio::{
         AbortStatus, CorsPolicy, DirectResponse, Fault, HeaderChanges, HeaderOperations, HttpMatch, HttpRoute, Redirect, RedirectPort,
-        RetryPolicy, Rewrite, StringMatch, is_claim,
+        RetryPolicy, Rewrite, StringMatch, claim_path, is_claim,
     },
 };
 
@@ -151,7 +151,11 @@ impl Check<'_> {
     }
 
     fn matched_header(self, name: &str, at: &Path<'_>) {
-        if !is_claim(name) && !PSEUDO_HEADERS.contains(&name) && !is_header_name(name) {
+        if is_claim(name) {
+            if claim_path(name).is_none() {
+                self.error(at, "names no claim: write @request.auth.claims.name, or @request.auth.claims[name][inner]");
+            }
+        } else if !PSEUDO_HEADERS.contains(&name) && !is_header_name(name) {
             self.error(at, "is no name of a header");
         }
     }

@@ -18,6 +18,7 @@ use crate::{
         peer_authentication::{self, PeerAuthentication},
         policy::{destination_rule, mtls},
         policy_table::{Policy, PolicyTable, Replaced},
+        request_authentication::{self, RequestAuthentication},
         settings::MeshSettings,
         sidecar::{self, Sidecar},
         traffic::{self, DestinationRule},
@@ -48,6 +49,7 @@ impl Engine {
         self.derive_table::<Gateway>(world, changed, dirty);
         self.derive_table::<Sidecar>(world, changed, dirty);
         self.derive_table::<PeerAuthentication>(world, changed, dirty);
+        self.derive_table::<RequestAuthentication>(world, changed, dirty);
         self.derive_table::<DestinationRule>(world, changed, dirty);
         self.derive_unsupported(world, changed);
     }
@@ -126,6 +128,12 @@ fn touch_workloads<T: Policy>(world: &World, replaced: &[(NamedKey, Replaced<T>)
     for_mesh
 }
 
+/// Marks the workloads for which objects hold or held beside others: those of the root namespace are for all that they select.
+fn touch_applying<T>(world: &World, replaced: &[(NamedKey, Replaced<T>)], dirty: &mut Dirty) {
+    dirty.touched.everything |= replaced.iter().any(|((namespace, _), _)| *namespace == world.mesh.root_namespace);
+    dirty.touched.namespaces.extend(replaced.iter().map(|((namespace, _), _)| namespace.clone()));
+}
+
 impl Tabled for Gateway {
     type Content = istio::Gateway;
 
@@ -183,6 +191,22 @@ impl Tabled for PeerAuthentication {
                 dirty.touched.services.extend(services().map(|key| key.hostname.clone()));
             }
         }
+    }
+}
+
+impl Tabled for RequestAuthentication {
+    type Content = istio::RequestAuthentication;
+
+    fn of(_: &Object, spec: &Arc<istio::RequestAuthentication>, _: &MeshSettings) -> Arc<Self> {
+        Arc::new(request_authentication::request_authentication(spec))
+    }
+
+    fn table(world: &mut World) -> &mut PolicyTable<Self> {
+        &mut world.request_authentications
+    }
+
+    fn touch(_: &Engine, world: &mut World, replaced: &[(NamedKey, Replaced<Self>)], dirty: &mut Dirty) {
+        touch_applying(world, replaced, dirty);
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use smol_str::{SmolStr, format_smolstr};
 
-use super::model::{HeaderMatch, HttpAction, HttpMatch, HttpRule, QueryParameterMatch, StringMatch};
+use super::model::{ClaimMatch, HeaderMatch, HttpAction, HttpMatch, HttpRule, QueryParameterMatch, StringMatch};
 use crate::visits::{Visit, Visited};
 
 /// How many matches may come of delegates: a match of the root and one of the delegate may become one of their own, and each host of
@@ -62,6 +62,7 @@ fn fits(root: &HttpMatch, leaf: &HttpMatch) -> bool {
         && text_fits(root.method.as_ref(), leaf.method.as_ref())
         && text_fits(root.authority.as_ref(), leaf.authority.as_ref())
         && named_fit(&root.headers, &leaf.headers)
+        && named_fit(&root.claims, &leaf.claims)
         && named_fit(&root.query_parameters, &leaf.query_parameters)
         && same_or_unset(root.port.as_ref(), leaf.port.as_ref())
         && same_or_unset(root.source_namespace.as_ref(), leaf.source_namespace.as_ref())
@@ -78,7 +79,7 @@ fn text_fits(root: Option<&StringMatch>, leaf: Option<&StringMatch>) -> bool {
     }
 }
 
-/// A matcher of something that has a name: a header or a query parameter.
+/// A matcher of something that has a name: a header, a claim or a query parameter.
 trait NamedMatch: Clone {
     /// Orders matchers; of one key a match has at most one.
     fn key(&self) -> (&SmolStr, bool);
@@ -87,6 +88,16 @@ trait NamedMatch: Clone {
 }
 
 impl NamedMatch for HeaderMatch {
+    fn key(&self) -> (&SmolStr, bool) {
+        (&self.name, self.inverted)
+    }
+
+    fn value(&self) -> &StringMatch {
+        &self.value
+    }
+}
+
+impl NamedMatch for ClaimMatch {
     fn key(&self) -> (&SmolStr, bool) {
         (&self.name, self.inverted)
     }
@@ -141,7 +152,7 @@ fn conjunction(root: &HttpMatch, leaf: &HttpMatch) -> HttpMatch {
         source_namespace: leaf.source_namespace.clone().or_else(|| root.source_namespace.clone()),
         gateways: if leaf.gateways.is_empty() { root.gateways.clone() } else { leaf.gateways.clone() },
         stat_prefix: if leaf.stat_prefix.is_empty() { root.stat_prefix.clone() } else { leaf.stat_prefix.clone() },
-        undecidable: root.undecidable || leaf.undecidable,
+        claims: both(&root.claims, &leaf.claims),
     }
 }
 
@@ -232,12 +243,21 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_decided_of_either_cannot_be_decided_of_both() {
-        let of = |undecidable| vec![HttpMatch { undecidable, ..Default::default() }];
-        for (root, leaf) in [(true, false), (false, true), (false, false)] {
-            let merged = merge(&rule("root", of(root)), rule("leaf", of(leaf))).unwrap();
-            assert_eq!(merged.matches[0].undecidable, root || leaf);
-        }
+    fn claims_of_both_are_asked_for_and_those_of_one_must_fit() {
+        let claim = |name: &str, value: &str| {
+            let claims = vec![ClaimMatch {
+                name: format_smolstr!("@request.auth.claims.{name}"),
+                path: vec![name.into()],
+                value: StringMatch::Exact(value.into()),
+                inverted: false,
+            }];
+            vec![HttpMatch { claims, ..Default::default() }]
+        };
+        let merged = merge(&rule("root", claim("a", "x")), rule("leaf", claim("b", "y"))).unwrap();
+        let claims: Vec<_> = merged.matches[0].claims.iter().map(|claim| claim.path[0].as_str()).collect();
+        assert_eq!(claims, ["a", "b"]);
+        assert_eq!(merge(&rule("root", claim("a", "x")), rule("leaf", claim("a", "y"))), None);
+        assert_eq!(merge(&rule("root", claim("a", "x")), rule("leaf", Vec::new())).unwrap().matches, claim("a", "x"));
     }
 
     #[test]

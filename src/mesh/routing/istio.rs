@@ -8,7 +8,7 @@ use smol_str::{SmolStr, format_smolstr};
 use super::{
     delegate,
     model::{
-        Abort, AbortStatus, CorsPolicy, Delay, Denominator, Destination, Fault, GatewayRef, HeaderMatch, HeaderModification,
+        Abort, AbortStatus, ClaimMatch, CorsPolicy, Delay, Denominator, Destination, Fault, GatewayRef, HeaderMatch, HeaderModification,
         HeaderModifications, HttpAction, HttpMatch, HttpRule, L4Match, L4Rule, LeftOutRule, Mirror, PathModifier, QueryParameterMatch,
         Redirect, RedirectCode, RedirectPort, RetryConditions, RetryPolicy, Rewrite, RouteSet, RulePrecedence, RuleSource, Share,
         StringMatch, WeightedDestination,
@@ -217,7 +217,7 @@ impl<'a> Reader<'a> {
             source_namespace: matched.source_namespace.clone(),
             gateways: self.gateways(&matched.gateways),
             stat_prefix: matched.stat_prefix.clone(),
-            undecidable: matched.headers.iter().chain(&matched.without_headers).any(|(name, _)| istio::is_claim(name)),
+            claims: claim_matches(matched),
         }
     }
 
@@ -326,6 +326,19 @@ fn header_matches(matched: &istio::HttpMatch) -> Vec<HeaderMatch> {
     // Of one name the one that must match stays first.
     headers.sort_by(|a, b| a.name.cmp(&b.name));
     headers
+}
+
+// What names no claim is no valid object.
+fn claim_matches(matched: &istio::HttpMatch) -> Vec<ClaimMatch> {
+    let read = |inverted| {
+        move |(name, value): &(SmolStr, istio::StringMatch)| {
+            Some(ClaimMatch { path: istio::claim_path(name)?, name: name.clone(), value: string_match(value), inverted })
+        }
+    };
+    let both = matched.headers.iter().filter_map(read(false)).chain(matched.without_headers.iter().filter_map(read(true)));
+    let mut claims: Vec<_> = both.collect();
+    claims.sort_by(|a, b| a.name.cmp(&b.name));
+    claims
 }
 
 fn redirect(written: &istio::Redirect) -> Redirect {

@@ -18,7 +18,7 @@ pub use self::{
         Abort, AbortStatus, CorsPolicy, Delay, Denominator, Destination, Fault, HeaderModification, HeaderModifications, HttpAction,
         Mirror, PathModifier, Redirect, RedirectCode, RedirectPort, RetryConditions, RetryPolicy, Rewrite, Share, WeightedDestination,
     },
-    matching::{HeaderMatch, HttpMatch, L4Match, QueryParameterMatch, StringMatch},
+    matching::{ClaimMatch, HeaderMatch, HttpMatch, L4Match, QueryParameterMatch, StringMatch},
     source::{RulePrecedence, RuleSource},
 };
 

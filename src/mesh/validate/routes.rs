@@ -13,6 +13,7 @@ use crate::{
         policy::destination_rule,
         routing::model::{Destination, GatewayRef, HttpAction, RouteSet, RuleSource, WeightedDestination},
         traffic::EffectiveDestinationRule,
+        unsupported::CLAIMS_AT_SIDECARS,
         world::{NamedKey, World},
     },
     patience::Patient,
@@ -126,6 +127,23 @@ impl Check<'_> {
         self.gateways();
         self.unreachable();
         self.left_out();
+        self.claims_of_delegates();
+    }
+
+    // Of what the set itself has, `mesh::unsupported` tells.
+    fn claims_of_delegates(&mut self) {
+        if !self.routes.applies_at(&GatewayRef::Mesh) {
+            return;
+        }
+        let own = &self.routes.origin.object;
+        let at_sidecars = |gateways: &[GatewayRef]| gateways.is_empty() || gateways.contains(&GatewayRef::Mesh);
+        let of_delegates = self.routes.http.iter().patiently().filter(|rule| rule.source.origin.object != *own);
+        let by_claims =
+            of_delegates.filter(|rule| rule.matches.iter().any(|matched| !matched.claims.is_empty() && at_sidecars(&matched.gateways)));
+        self.found.extend(
+            by_claims
+                .map(|rule| Diagnostic::error(format!("{}.match", rule.source.field), CLAIMS_AT_SIDECARS).of(&rule.source.origin.object)),
+        );
     }
 
     fn warn(&mut self, field: impl Into<String>, message: String) {

@@ -45,7 +45,7 @@ fn watched(kind: Kind) -> Option<WatchedResource> {
     let &ApiResource { group, versions, plural, namespaced } = kind.resource()?;
     let (page_size, fields) = match kind {
         Kind::Namespace => (500, &NAMED),
-        Kind::AuthorizationPolicy | Kind::RequestAuthentication => (250, &NAMED),
+        Kind::AuthorizationPolicy => (250, &NAMED),
         Kind::Node => (100, &NAMED),
         Kind::Service => (500, &WITH_SPEC),
         Kind::EndpointSlice => (200, &SLICE),

@@ -20,7 +20,10 @@ use smol_str::SmolStr;
 
 use super::{Direction, access_log::access_log, http::HttpFilters, http::http_filters, tracing::tracing};
 use crate::{
-    mesh::settings::{MeshSettings, PathNormalization},
+    mesh::{
+        policy::request_authentication::TokenRules,
+        settings::{MeshSettings, PathNormalization},
+    },
     translate::{input::ListenerClass, tls::ads, wkt},
 };
 
@@ -37,6 +40,8 @@ pub struct ConnectionManager<'a> {
     pub stat_prefix: &'a str,
     /// Where its routes come from.
     pub routes: Routes,
+    /// Which tokens of requests are good; `None` where nobody asks.
+    pub tokens: Option<&'a TokenRules>,
     /// Whether the port of the workload speaks HTTP/2.
     pub http2: bool,
     /// Whether the port speaks gRPC-Web.
@@ -101,6 +106,7 @@ fn common(wanted: &ConnectionManager<'_>) -> HttpConnectionManager {
     let filters = HttpFilters {
         flavour: class.flavour,
         direction: wanted.direction,
+        tokens: wanted.tokens,
         grpc_web: wanted.grpc_web,
         sniffed: wanted.sniffed,
         dns_cache: wanted.dns_cache,

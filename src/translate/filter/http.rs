@@ -30,9 +30,12 @@ use envoy_types::pb::{
 };
 use smol_str::SmolStr;
 
-use super::Direction;
+use super::{
+    Direction,
+    jwt_authn::{JWT_AUTHN, jwt_authn},
+};
 use crate::{
-    mesh::model::Flavour,
+    mesh::{model::Flavour, policy::request_authentication::TokenRules},
     proto::alpn::{
         FilterConfig as Alpn,
         filter_config::{AlpnOverride, Protocol},
@@ -50,6 +53,8 @@ pub struct HttpFilters<'a> {
     pub flavour: Flavour,
     /// Where it stands.
     pub direction: Direction,
+    /// Which tokens are good.
+    pub tokens: Option<&'a TokenRules>,
     /// Whether the port speaks gRPC-Web.
     pub grpc_web: bool,
     /// Whether requests come from a sniffed port and go to a sniffed port.
@@ -66,6 +71,8 @@ pub fn http_filters(wanted: HttpFilters<'_>) -> Vec<HttpFilter> {
     if istio {
         filters.push(filter("istio.metadata_exchange", peer_metadata(wanted.direction)));
     }
+    let tokens = wanted.tokens.and_then(|tokens| jwt_authn(tokens, wanted.direction == Direction::Gateway));
+    filters.extend(tokens.map(|tokens| filter(JWT_AUTHN, wkt::any(&tokens))));
     if wanted.grpc_web {
         filters.push(filter("envoy.filters.http.grpc_web", wkt::any(&GrpcWeb {})));
     }
@@ -161,7 +168,7 @@ mod tests {
     use super::*;
 
     fn names(flavour: Flavour, direction: Direction, sniffed: bool) -> Vec<String> {
-        let wanted = HttpFilters { flavour, direction, grpc_web: true, sniffed, dns_cache: None };
+        let wanted = HttpFilters { flavour, direction, tokens: None, grpc_web: true, sniffed, dns_cache: None };
         http_filters(wanted)
             .into_iter()
             .map(|filter| filter.name.rsplit_once("http.").map_or(filter.name.clone(), |(_, name)| name.into()))

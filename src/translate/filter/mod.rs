@@ -3,6 +3,7 @@
 pub mod access_log;
 pub mod connection_manager;
 pub mod http;
+pub mod jwt_authn;
 pub mod network;
 pub mod tracing;
 

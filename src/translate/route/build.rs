@@ -75,10 +75,14 @@ fn http_routes(selections: &[HttpSelection], tls: bool, mesh: &MeshSettings) -> 
 }
 
 fn http_route(selection: &HttpSelection, tls: bool, rule: &HttpRule, matched: Option<&HttpMatch>, mesh: &MeshSettings) -> Route {
-    let route_match = matching::route_match(matched);
+    // A sidecar knows no tokens of its application's requests: whether the match holds cannot be told.
+    let undecidable = !selection.at_gateway && matched.is_some_and(|matched| !matched.claims.is_empty());
+    let mut route_match = matching::route_match(matched);
+    if undecidable {
+        route_match.dynamic_metadata.clear();
+    }
     let mut headers = rule.headers.as_ref().map(Headers::new).unwrap_or_default();
     let mut operation = format!("{}:{}", selection.routes.name, selection.port);
-    let undecidable = matched.is_some_and(|matched| matched.undecidable);
     let action = match &rule.action {
         _ if undecidable => action::direct_response(503, &[]),
         HttpAction::Redirect(redirect) => action::redirect(redirect, selection.port, tls),

@@ -5,12 +5,18 @@ use envoy_types::pb::envoy::{
         HeaderMatcher, QueryParameterMatcher, RouteMatch, header_matcher::HeaderMatchSpecifier,
         query_parameter_matcher::QueryParameterMatchSpecifier, route_match::PathSpecifier,
     },
-    r#type::matcher::v3::{RegexMatcher, StringMatcher, string_matcher::MatchPattern},
+    r#type::matcher::v3::{
+        ListMatcher, MetadataMatcher, OrMatcher, RegexMatcher, StringMatcher, ValueMatcher, list_matcher, metadata_matcher,
+        string_matcher::MatchPattern, value_matcher,
+    },
 };
 
 use crate::{
-    mesh::routing::model::{HeaderMatch, HttpMatch, QueryParameterMatch, StringMatch},
-    translate::wkt,
+    mesh::routing::model::{ClaimMatch, HeaderMatch, HttpMatch, QueryParameterMatch, StringMatch},
+    translate::{
+        filter::jwt_authn::{JWT_AUTHN, PAYLOAD},
+        wkt,
+    },
 };
 
 /// Returns Envoy's form of a match; without one, the match of every path.
@@ -26,6 +32,7 @@ pub(super) fn route_match(block: Option<&HttpMatch>) -> RouteMatch {
         case_sensitive: wkt::boolean(!block.ignore_path_case),
         headers,
         query_parameters: block.query_parameters.iter().map(query_parameter).collect(),
+        dynamic_metadata: block.claims.iter().map(claim).collect(),
         ..Default::default()
     }
 }
@@ -83,6 +90,27 @@ fn header(name: &str, value: &StringMatch) -> HeaderMatcher {
     let matcher = (!is_present(value)).then(|| string_matcher(value)).flatten();
     let specifier = matcher.map_or(HeaderMatchSpecifier::PresentMatch(true), HeaderMatchSpecifier::StringMatch);
     HeaderMatcher { name: name.into(), header_match_specifier: Some(specifier), ..Default::default() }
+}
+
+// What a token says stands where the filter that verifies it notes it. A claim that is a list has the value if one of its entries does.
+fn claim(ClaimMatch { path, value, inverted, .. }: &ClaimMatch) -> MetadataMatcher {
+    let key = |key: &str| metadata_matcher::PathSegment { segment: Some(metadata_matcher::path_segment::Segment::Key(key.into())) };
+    let of = |pattern: value_matcher::MatchPattern| ValueMatcher { match_pattern: Some(pattern) };
+    let value = match (!is_present(value)).then(|| string_matcher(value)).flatten() {
+        None => of(value_matcher::MatchPattern::PresentMatch(true)),
+        Some(matcher) => {
+            let text = of(value_matcher::MatchPattern::StringMatch(matcher));
+            let one = ListMatcher { match_pattern: Some(list_matcher::MatchPattern::OneOf(Box::new(text.clone()))) };
+            let list = of(value_matcher::MatchPattern::ListMatch(Box::new(one)));
+            of(value_matcher::MatchPattern::OrMatch(OrMatcher { value_matchers: vec![list, text] }))
+        }
+    };
+    MetadataMatcher {
+        filter: JWT_AUTHN.into(),
+        path: std::iter::once(key(PAYLOAD)).chain(path.iter().map(|name| key(name))).collect(),
+        value: Some(value),
+        invert: *inverted,
+    }
 }
 
 fn query_parameter(QueryParameterMatch { name, value }: &QueryParameterMatch) -> QueryParameterMatcher {

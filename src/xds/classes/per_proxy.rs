@@ -18,7 +18,7 @@ use crate::{
     mesh::{
         gateway::Listener,
         model::{Place, PlaceDetail, Proxy, ProxyKind},
-        policy::mtls::workload_mtls,
+        policy::{mtls::workload_mtls, request_authentication::token_rules},
         routing::model::GatewayRef,
         scope::{Scope, ServiceTarget, gateways_for, routes_for_gateway, service_targets},
         world::{Gateway, World},
@@ -141,6 +141,7 @@ fn sidecar(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass) -> P
         class,
         mesh: &world.mesh,
         mtls: &workload_mtls(world, &proxy.namespace, &proxy.labels),
+        tokens: &Arc::new(token_rules(world, &proxy.namespace, &proxy.labels)),
         sidecar: sidecar.map(Arc::as_ref),
         targets: &service_targets(world, proxy),
         workload: &proxy.ips,
@@ -157,8 +158,16 @@ fn sidecar(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass) -> P
 fn gateway_proxy(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass) -> PerProxyInputs {
     let gateways = gateways_for(world, &proxy.labels);
     let targets = service_targets(world, proxy);
-    let plan =
-        gateway::plan(GatewayView { class, mesh: &world.mesh, gateways: &gateways, world, scope, targets: &targets, ports: proxy.ports });
+    let plan = gateway::plan(GatewayView {
+        class,
+        mesh: &world.mesh,
+        gateways: &gateways,
+        world,
+        scope,
+        tokens: &Arc::new(token_rules(world, &proxy.namespace, &proxy.labels)),
+        targets: &targets,
+        ports: proxy.ports,
+    });
     let mut refused = plan.refused;
     let tables = plan.tables.iter().map(|table| {
         let named: BTreeSet<_> = table.servers.iter().map(|server| &server.origin.object).collect();

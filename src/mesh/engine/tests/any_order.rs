@@ -77,7 +77,11 @@ fn change() -> impl Strategy<Value = Change> {
             object(Kind::Gateway, namespace, "public", &[], Spec::Gateway(Arc::new(spec)))
         }),
         (namespace(), any::<bool>()).prop_map(|(namespace, of_tokens)| match of_tokens {
-            true => object(Kind::RequestAuthentication, namespace, "all", &[], Spec::RequestAuthentication),
+            true => {
+                let rule = istio::JwtRule { issuer: "a".into(), ..istio::JwtRule::default() };
+                let spec = istio::RequestAuthentication { rules: vec![rule], ..Default::default() };
+                object(Kind::RequestAuthentication, namespace, "all", &[], Spec::RequestAuthentication(Arc::new(spec)))
+            }
             false => object(Kind::AuthorizationPolicy, namespace, "all", &[], Spec::AuthorizationPolicy),
         }),
         select(vec!["cluster.local", "other.local"]).prop_map(|trust_domain| {

@@ -47,8 +47,22 @@ pub struct HttpMatch {
     pub gateways: Vec<GatewayRef>,
     /// Prefix of the route's statistics; empty: none.
     pub stat_prefix: SmolStr,
-    /// It asks besides for what is not known of a request: whatever fits the rest is not served.
-    pub undecidable: bool,
+    /// Claims of the request's token, sorted by the header that stands for them; of one the one that must match first. They are known at
+    /// gateways only.
+    pub claims: Vec<ClaimMatch>,
+}
+
+/// What a claim of a request's token must be like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimMatch {
+    /// The header that stands for it, as written.
+    pub name: SmolStr,
+    /// The claim's name after those of the claims that it is within. Never empty.
+    pub path: Vec<SmolStr>,
+    /// Its value, or one of them if it is a list.
+    pub value: StringMatch,
+    /// The claim must not be so.
+    pub inverted: bool,
 }
 
 /// What a header must be like.
@@ -90,12 +104,11 @@ pub struct L4Match {
 
 impl HttpMatch {
     /// Returns whether every request matches that reaches the routes at all. What routes are in which order, what is left out
-    /// behind a match, and what is said about it all follow from this one judgement. One that nobody can decide may yet let requests
-    /// pass.
+    /// behind a match, and what is said about it all follow from this one judgement.
     pub fn takes_everything(&self) -> bool {
         let others = self.scheme.is_some() || self.method.is_some() || self.authority.is_some();
-        let any_path = !self.undecidable && self.path.as_ref().is_none_or(takes_every_path);
-        any_path && !others && self.headers.is_empty() && self.query_parameters.is_empty()
+        let any_path = self.path.as_ref().is_none_or(takes_every_path);
+        any_path && !others && self.claims.is_empty() && self.headers.is_empty() && self.query_parameters.is_empty()
     }
 
     /// Returns whether it asks nothing of the listener or the client: where it is used at all, it holds.

@@ -21,6 +21,8 @@ pub struct HttpSelection {
     pub routes: ByPtr<RouteSet>,
     /// The listener's port; at gateways the server's.
     pub port: u16,
+    /// Whether it is a gateway's: what is in a request's token is known there.
+    pub at_gateway: bool,
     chosen: Vec<Chosen>,
     /// Every destination of the chosen rules, once.
     destinations: Vec<ResolvedDestination>,
@@ -52,7 +54,8 @@ impl HttpSelection {
         if chosen.is_empty() {
             return None;
         }
-        let mut selection = Self { routes: routes.into(), port: context.port, chosen, destinations: Vec::new() };
+        let at_gateway = *context.gateway != GatewayRef::Mesh;
+        let mut selection = Self { routes: routes.into(), port: context.port, at_gateway, chosen, destinations: Vec::new() };
         let mut resolved: Vec<ResolvedDestination> = Vec::new();
         for destination in selection.rules().flat_map(|(rule, _)| rule.destinations()) {
             if !resolved.iter().any(|known| known.written == *destination) {

@@ -16,6 +16,7 @@ use crate::{
     mesh::{
         gateway::ListenerHost,
         model::{Origin, ProxyPorts},
+        policy::request_authentication::TokenRules,
         scope::{Scope, ServiceTarget},
         settings::MeshSettings,
         world::{Gateway, World},
@@ -39,6 +40,8 @@ pub struct GatewayView<'a> {
     pub world: &'a World,
     /// Services and DestinationRules that it sees.
     pub scope: &'a Scope,
+    /// Which tokens it takes.
+    pub tokens: &'a Arc<TokenRules>,
     /// Service ports that select it: a server's port is the service's, the listener's is the pod's.
     pub targets: &'a [ServiceTarget],
     /// Ports that it holds already or cannot have.
@@ -61,6 +64,7 @@ pub struct GatewayPlan {
 pub struct GatewayListenerInput {
     class: ListenerClass,
     mesh: ByPtr<MeshSettings>,
+    tokens: Arc<TokenRules>,
     bind: SmolStr,
     port: u16,
     chains: Vec<Chain>,

@@ -72,12 +72,14 @@ impl<'a> Planner<'a> {
         if chains.is_empty() {
             return None;
         }
-        let mut origins = port.listeners.iter().map(|placed| placed.gateway.origin.clone()).collect::<Vec<_>>();
+        let of_gateways = port.listeners.iter().map(|placed| &placed.gateway.origin);
+        let mut origins = of_gateways.chain(&self.view.tokens.origins).cloned().collect::<Vec<_>>();
         origins.sort_unstable();
         origins.dedup();
         let bind = if port.bind.is_empty() { self.class.wildcard().into() } else { port.bind.clone() };
         let mesh = ByPtr::from(self.view.mesh);
-        Some(GatewayListenerInput { class: self.class.clone(), mesh, bind, port: port.number, chains, origins })
+        let tokens = Arc::clone(self.view.tokens);
+        Some(GatewayListenerInput { class: self.class.clone(), mesh, tokens, bind, port: port.number, chains, origins })
     }
 
     fn http(&mut self, port: &MergedPort<'_>) -> Chain {

@@ -60,6 +60,7 @@ fn filters(input: &GatewayListenerInput, name: &SmolStr, chain: &Chain, built: &
                 direction: Direction::Gateway,
                 stat_prefix: &format!("outbound_{name}"),
                 routes: Routes::Rds(routes.clone()),
+                tokens: Some(&input.tokens),
                 http2: false,
                 grpc_web: *grpc_web,
                 sniffed: false,

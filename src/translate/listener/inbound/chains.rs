@@ -163,6 +163,7 @@ impl Handover {
             direction: Direction::Inbound,
             stat_prefix: &self.stat_prefix,
             routes: Routes::Inline(Box::new(self.routes())),
+            tokens: Some(&input.tokens),
             http2: self.protocol.is_http2(),
             grpc_web: self.protocol == Protocol::GrpcWeb,
             sniffed: false,

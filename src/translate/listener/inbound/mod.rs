@@ -20,6 +20,7 @@ use super::{
 use crate::{
     mesh::{
         model::{Interception, Origin, Protocol, ProxyPorts},
+        policy::request_authentication::TokenRules,
         scope::ServiceTarget,
         settings::MeshSettings,
         sidecar::Ingress,
@@ -40,6 +41,7 @@ pub struct InboundInput {
     class: ListenerClass,
     mesh: ByPtr<MeshSettings>,
     mtls: EffectiveMtls,
+    tokens: Arc<TokenRules>,
     /// By target port, ascending.
     ports: Vec<InboundPort>,
 }
@@ -72,6 +74,8 @@ pub struct InboundView<'a> {
     pub mesh: &'a Arc<MeshSettings>,
     /// How it takes mTLS.
     pub mtls: &'a EffectiveMtls,
+    /// Which tokens it takes.
+    pub tokens: &'a Arc<TokenRules>,
     /// The Sidecar that applies; with `ingress` it replaces the services' ports.
     pub sidecar: Option<&'a Sidecar>,
     /// The service ports that select the workload, oldest service first: of two for one target port the first counts.
@@ -110,7 +114,7 @@ pub fn planned(view: InboundView<'_>) -> (InboundInput, BTreeSet<Refused>) {
     }
     ports.sort_by_key(|port| port.target_port);
     ports.dedup_by_key(|port| port.target_port);
-    (InboundInput { class, mesh: ByPtr::from(view.mesh), mtls: view.mtls.clone(), ports }, refused)
+    (InboundInput { class, mesh: ByPtr::from(view.mesh), mtls: view.mtls.clone(), tokens: Arc::clone(view.tokens), ports }, refused)
 }
 
 /// Returns the listeners, `virtualInbound` first where there is capture.
@@ -182,7 +186,8 @@ fn virtual_inbound(input: &InboundInput, ports: &[&InboundPort]) -> Built<Listen
         listener_filters: filters,
         ..listener(input, &wildcards(&input.class), port, chains)
     };
-    let mut built = Built::new(listener, ports.iter().map(|port| port.origin.clone()));
+    let origins = ports.iter().map(|port| &port.origin).chain(&input.tokens.origins);
+    let mut built = Built::new(listener, origins.cloned());
     built.clusters = vec![BLACK_HOLE_CLUSTER.into(), INBOUND_PASSTHROUGH_CLUSTER.into()];
     built.clusters.extend(ports.iter().map(|port| inbound_cluster(port.target_port)));
     built.clusters.sort_unstable();
@@ -198,7 +203,8 @@ fn own_listener(input: &InboundInput, port: &InboundPort) -> Built<Listener> {
         listener_filters: inspectors(&chains),
         ..listener(input, &port.binds, port.target_port, chains)
     };
-    let mut built = Built::new(listener, [port.origin.clone()]);
+    let origins = std::iter::once(&port.origin).chain(&input.tokens.origins);
+    let mut built = Built::new(listener, origins.cloned());
     built.clusters = vec![inbound_cluster(port.target_port)];
     built
 }
