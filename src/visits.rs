@@ -2,7 +2,7 @@
 //!
 //! Cost follows change (architecture, rule 4): what is translated again is counted where it is remembered, but a loop over
 //! the whole mesh that finds nothing new is not seen there. Loops over a mesh's tables count their steps here, and
-//! `tests/cost.rs` pins the figures. Each thread counts on its own; nothing that is computed depends on the counts, so the
+//! `tests/cost.rs` pins the figures, and `istiod_lite_visited` shows them of a process. Each thread counts on its own; nothing that is computed depends on the counts, so the
 //! pure rooms count, too.
 
 use std::{cell::Cell, ops::Sub};
@@ -72,6 +72,20 @@ impl Visits {
     pub fn of_this_thread() -> Self {
         let [objects, services, ports, routes, proxies, names, written] = VISITS.with(|visits| visits.each_ref().map(Cell::get));
         Self { objects, services, ports, routes, proxies, names, written }
+    }
+
+    /// Returns each count with the word for it.
+    pub fn by_sort(self) -> [(&'static str, u64); 7] {
+        let Self { objects, services, ports, routes, proxies, names, written } = self;
+        [
+            ("objects", objects),
+            ("services", services),
+            ("ports", ports),
+            ("routes", routes),
+            ("proxies", proxies),
+            ("names", names),
+            ("written", written),
+        ]
     }
 }
 

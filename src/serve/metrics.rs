@@ -12,6 +12,7 @@ use crate::{
     api::{Kind, ObjectKey},
     metrics::{ExactCounter, MetricLabels, Registration},
     source::Change,
+    visits::Visits,
     xds::classes::{Prepared, Translations},
 };
 
@@ -29,6 +30,7 @@ pub(super) struct PipelineMetrics {
     batches: ExactCounter,
     changed: Family<MetricLabels<1>, ExactCounter>,
     proxies_concerned: ExactCounter,
+    visited: Family<MetricLabels<1, &'static str>, ExactCounter>,
     batch_seconds: Histogram,
     lost: Family<MetricLabels<1>, Gauge>,
 }
@@ -54,6 +56,7 @@ impl PipelineMetrics {
             batches: add.counter("istiod_lite_batches", "Batches of changes that became worlds"),
             changed: add.metric("istiod_lite_resources_changed", "Shared resources that got new content, by type", Family::default()),
             proxies_concerned: add.counter("istiod_lite_proxies_concerned", "Proxies whose view a batch changed, summed"),
+            visited: add.metric("istiod_lite_visited", "Things that batches had loops over the mesh look at, by what", Family::default()),
             batch_seconds: add.metric("istiod_lite_batch_seconds", "From a batch to published views", batch),
             lost: add.metric("istiod_lite_source_lost", "1 while a source is gone and its last word is kept", Family::default()),
         }
@@ -110,6 +113,13 @@ impl PipelineMetrics {
         }
         self.proxies_concerned.add(prepared.proxies().len() as u64);
         self.batch_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Counts what the loops over the mesh looked at for a batch.
+    pub(super) fn count_visits(&self, visits: Visits) {
+        for (what, number) in visits.by_sort() {
+            self.visited.get_or_create(&[("what", what)]).add(number);
+        }
     }
 
     /// Records whether a source is lost.

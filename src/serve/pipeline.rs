@@ -25,6 +25,7 @@ use crate::{
     mesh::{engine::Engine, validate, world::World},
     source::{Change, Loss, SourceEvent, debounce::Debounce},
     timer::until,
+    visits::Visits,
     xds::{classes::Classes, ledger::Refusal},
 };
 
@@ -158,7 +159,7 @@ impl Pipeline {
     }
 
     fn make(&mut self, changes: Vec<Change>, since: Instant) {
-        let started = Instant::now();
+        let (started, visits) = (Instant::now(), Visits::of_this_thread());
         let kinds: Vec<Kind> = changes.iter().map(|change| change.key().kind).collect();
         let named: Vec<ObjectKey> = changes.iter().take(NAMED).map(Change::key).cloned().collect();
         let applied = self.engine.apply(changes.into_iter().map(keyed));
@@ -169,6 +170,7 @@ impl Pipeline {
         let seen = now.checked_sub(since.elapsed()).unwrap_or(now);
         let published = self.classes.prepare(Arc::clone(&world), &applied.touched);
         self.metrics.count_batch(kinds.len(), applied.recomputed, &published, started.elapsed());
+        self.metrics.count_visits(Visits::of_this_thread() - visits);
         // The change is recorded before it is sent: otherwise an ACK could come first.
         self.convergence.published(generation, &named, seen, now, published.awaited().to_vec());
         self.metrics.count_published(&kinds, making, since.elapsed());

@@ -23,6 +23,7 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 use serde_json::json;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig};
 
 /// When a call counts as not answered at all.
@@ -107,15 +108,30 @@ impl GoodClient {
 
     /// Asks for clusters on the plaintext port.
     pub(crate) async fn plain(&self) -> Result<()> {
-        let channel = Channel::from_shared(format!("http://{}", self.plain_grpc))?.connect().await?;
-        clusters(channel, None).await
+        clusters(self.plain_channel().await?, tonic::Request::new).await
     }
 
     /// Asks for clusters on the TLS port.
     pub(crate) async fn secure(&self) -> Result<()> {
+        clusters(self.secure_channel().await?, |requests| self.with_token(requests)).await
+    }
+
+    /// Connects to the plaintext port.
+    pub(crate) async fn plain_channel(&self) -> Result<Channel> {
+        Ok(Channel::from_shared(format!("http://{}", self.plain_grpc))?.connect().await?)
+    }
+
+    /// Connects to the TLS port.
+    pub(crate) async fn secure_channel(&self) -> Result<Channel> {
         let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&self.root)).domain_name("istiod.istio-system.svc");
-        let channel = Channel::from_shared(format!("https://{}", self.secure_grpc))?.tls_config(tls)?.connect().await?;
-        clusters(channel, Some(&self.token)).await
+        Ok(Channel::from_shared(format!("https://{}", self.secure_grpc))?.tls_config(tls)?.connect().await?)
+    }
+
+    /// Makes a call of these requests, with the token.
+    pub(crate) fn with_token<T>(&self, requests: T) -> tonic::Request<T> {
+        let mut call = tonic::Request::new(requests);
+        call.metadata_mut().insert("authorization", format!("Bearer {}", self.token).parse().unwrap());
+        call
     }
 
     /// Has a pod injected, as the API server does.
@@ -205,7 +221,9 @@ pub(crate) async fn tls(address: SocketAddr, root: &str, protocol: &str) -> Resu
     Ok(TlsConnector::from(Arc::new(config)).connect("istiod.istio-system.svc".try_into()?, stream).await?)
 }
 
-async fn clusters(channel: Channel, token: Option<&str>) -> Result<()> {
+type Requests = ReceiverStream<DiscoveryRequest>;
+
+async fn clusters(channel: Channel, call: impl FnOnce(Requests) -> tonic::Request<Requests>) -> Result<()> {
     let request = DiscoveryRequest {
         node: Some(Node { id: NODE.into(), ..Node::default() }),
         type_url: ResourceType::Cluster.type_url().into(),
@@ -213,10 +231,7 @@ async fn clusters(channel: Channel, token: Option<&str>) -> Result<()> {
     };
     let (requests, stream) = tokio::sync::mpsc::channel(1);
     requests.send(request).await?;
-    let mut call = tonic::Request::new(tokio_stream::wrappers::ReceiverStream::new(stream));
-    if let Some(token) = token {
-        call.metadata_mut().insert("authorization", format!("Bearer {token}").parse()?);
-    }
+    let call = call(ReceiverStream::new(stream));
     let mut responses = AggregatedDiscoveryServiceClient::new(channel).stream_aggregated_resources(call).await?.into_inner();
     let response = responses.message().await?.context("the stream ended")?;
     ensure!(!response.resources.is_empty(), "no clusters");

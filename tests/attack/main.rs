@@ -10,5 +10,6 @@ mod good;
 mod memory;
 mod requests;
 mod reviews;
+mod shapes;
 mod silence;
 mod stage;
