@@ -257,12 +257,12 @@ const LOOKED_AT: &str = "\
 change             others  objects  services  ports  routes  proxies
 an endpoint            10        9        65      0       5       12
 an endpoint          2000        9     10015      0       5       12
-a weight               10        7       364    112      31       12
-a weight             2000        7     58074  16032      31       12
-a service's port       10       10       629    174      42       16
-a service's port     2000       10     98139  24054      42       16
-a DestinationRule      10        9       573    168      38       12
-a DestinationRule    2000        9     90123  24048      38       12
+a weight               10        7       120     52      27       12
+a weight             2000        7     18030   8012      27       12
+a service's port       10       10       251     76      30       16
+a service's port     2000       10     38061  12016      30       16
+a DestinationRule      10        9       177     52      26       12
+a DestinationRule    2000        9     26047   8012      26       12
 a pod                  10       11        60      0       5       12
 a pod                2000       11     10010      0       5       12
 a pod's readiness      10       11        70      0       5       12

@@ -2,10 +2,21 @@
 //! each. Four times the object is looked at four times as often, and a little more for what is sorted.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::sync::Arc;
+
 use istiod_lite::{
-    api::{self, mesh_config::MeshConfig},
-    mesh::{engine::Engine, validate},
+    api::{self, Object, mesh_config::MeshConfig},
+    mesh::{
+        engine::Engine,
+        model::{Caller, Proxy, ProxyKind},
+        validate,
+    },
     visits::Visits,
+    xds::{
+        classes::Classes,
+        node::{Node, Proven},
+        view::Views,
+    },
 };
 use serde_json::{Value, json};
 
@@ -80,9 +91,31 @@ const OBJECTS: [(&str, Made); 14] = [
     }),
 ];
 
+/// What a connected sidecar is sent.
+const SENT: [(&str, Made); 4] = [
+    ("hosts of a VirtualService", |size| vec![routed(hosts(size))]),
+    ("hosts of a ServiceEntry, and of a VirtualService", |size| vec![routed(hosts(size)), entry(size)]),
+    ("wildcards of a VirtualService, and hosts of a ServiceEntry", |size| vec![entry(size), routed(wildcards(size))]),
+    ("hosts of a Sidecar, of a VirtualService and of a ServiceEntry", |size| {
+        let imports: Vec<String> = hosts(size).iter().map(|host| format!("*/{host}")).collect();
+        let others = hosts(size).iter().map(|host| format!("not.{host}")).collect();
+        vec![object("Sidecar", "a", json!({"egress": [{"hosts": imports}]})), routed(others), entry(size)]
+    }),
+];
+
+fn routed(hosts: Vec<String>) -> Value {
+    virtual_service("a", json!({"hosts": hosts, "http": [to("x.example.com")]}))
+}
+
+fn entry(size: usize) -> Value {
+    service_entry("w", json!({"hosts": hosts(size), "resolution": "NONE", "ports": ports(1)}))
+}
+
 #[test]
 fn four_times_the_object_is_looked_at_four_times_as_often() {
-    for (what, made) in OBJECTS {
+    let judged = OBJECTS.map(|(what, made)| (what, made, visits as fn(&[Value]) -> u64));
+    let sent = SENT.map(|(what, made)| (what, made, visits_for_a_sidecar as fn(&[Value]) -> u64));
+    for (what, made, visits) in judged.into_iter().chain(sent) {
         let (small, large) = (visits(&made(SMALL)), visits(&made(LARGE)));
         assert!(small >= SMALL as u64, "{what}: only {small} visits are counted");
         assert!(large <= 5 * small, "{what}: {small} visits become {large}");
@@ -92,18 +125,39 @@ fn four_times_the_object_is_looked_at_four_times_as_often() {
 /// Returns what is looked at when the last of these objects is judged as admission does, the others being there.
 fn visits(objects: &[Value]) -> u64 {
     let mut engine = Engine::new("cluster.local", MeshConfig::default());
-    let mut judge = |object: &Value| {
-        let parsed = api::parse(object, &"Kubernetes".into());
-        let keys: Vec<_> = parsed.objects.iter().map(|object| object.key.clone()).collect();
-        assert_eq!((parsed.refused.len(), keys.len()), (0, 1), "{:?}", parsed.diagnostics);
-        let world = engine.apply(parsed.objects.into_iter().map(|object| (object.key.clone(), Some(object)))).world;
-        validate::of(&world, &keys[0]);
+    of_last(objects, |object| {
+        let key = object.key.clone();
+        let world = engine.apply([(key.clone(), Some(object))]).world;
+        validate::of(&world, &key);
         validate::check(&world);
+    })
+}
+
+/// Returns what is looked at until a sidecar can be sent what the last of these objects changes, the others being there.
+fn visits_for_a_sidecar(objects: &[Value]) -> u64 {
+    let mut engine = Engine::new("cluster.local", MeshConfig::default());
+    let classes = Classes::default();
+    let empty = engine.apply([]);
+    classes.prepare(empty.world, &empty.touched).send();
+    let proxy = Proxy { ips: vec![[10, 1, 0, 1].into()], ..Proxy::new(ProxyKind::Sidecar, "client.shop") };
+    let _attached = classes.attach(&Proven::new(Arc::new(Node::from(Arc::new(proxy))), Caller::Anonymous).unwrap());
+    of_last(objects, |object| {
+        let applied = engine.apply([(object.key.clone(), Some(object))]);
+        classes.prepare(applied.world, &applied.touched).send();
+    })
+}
+
+/// Returns how often something is visited while the last of the objects is taken in.
+fn of_last(objects: &[Value], mut take: impl FnMut(Arc<Object>)) -> u64 {
+    let mut read = |object: &Value| {
+        let parsed = api::parse(object, &"Kubernetes".into());
+        assert_eq!((parsed.refused.len(), parsed.objects.len()), (0, 1), "{:?}", parsed.diagnostics);
+        parsed.objects.into_iter().for_each(&mut take);
     };
     let (last, others) = objects.split_last().unwrap();
-    others.iter().for_each(&mut judge);
+    others.iter().for_each(&mut read);
     let before = Visits::of_this_thread();
-    judge(last);
+    read(last);
     let Visits { objects, services, ports, routes, proxies, written, .. } = Visits::of_this_thread() - before;
     objects + services + ports + routes + proxies + written
 }

@@ -33,6 +33,11 @@ impl HostIndex {
         self.from_the_end.entry(reversed(letters)).or_insert(place);
     }
 
+    /// Returns whether there are no hosts.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.from_the_end.is_empty()
+    }
+
     /// Returns the place of the first that stands for every name that `host` stands for.
     pub(crate) fn covering(&self, host: &str) -> Option<usize> {
         let letters = letters(host);

@@ -37,4 +37,5 @@ pub use self::{
     visibility::Visibility,
     workload::{Workload, WorkloadKey},
 };
+pub(crate) use crate::api::host_index::HostIndex;
 pub use crate::api::{Labels, ObjectKey};

@@ -6,6 +6,7 @@ use std::{
 };
 
 use imbl::OrdMap;
+use rustc_hash::FxHashMap;
 use smol_str::SmolStr;
 
 use super::{EgressScope, Scope, imports::Imports, key::ScopeKey};
@@ -73,13 +74,17 @@ pub(super) fn best_service<'a>(candidates: impl Iterator<Item = &'a Arc<Service>
 
 /// Returns the routes of that host that proxies of a namespace see, in Istio's order; `None` when they see none. Where
 /// nothing is left out or moved the list is the one given.
-pub(super) fn visible_routes(listed: &Arc<Vec<Arc<RouteSet>>>, namespace: &str, imports: &Imports) -> Option<Arc<Vec<Arc<RouteSet>>>> {
+pub(super) fn visible_routes(
+    listed: &Arc<Vec<Arc<RouteSet>>>,
+    namespace: &str,
+    mut is_imported: impl FnMut(&Arc<RouteSet>) -> bool,
+) -> Option<Arc<Vec<Arc<RouteSet>>>> {
     visits::count(Visited::Route, listed.len());
-    let seen = |routes: &&Arc<RouteSet>| routes.export_to.allows(namespace) && (imports.is_all() || imports.routes(routes));
-    if listed.iter().all(|routes| seen(&routes)) && listed.is_sorted_by_key(|routes| routes.order()) {
+    let mut seen = |routes: &Arc<RouteSet>| routes.export_to.allows(namespace) && is_imported(routes);
+    if listed.iter().all(&mut seen) && listed.is_sorted_by_key(|routes| routes.order()) {
         return Some(Arc::clone(listed));
     }
-    let mut visible: Vec<Arc<RouteSet>> = listed.iter().filter(seen).cloned().collect();
+    let mut visible: Vec<Arc<RouteSet>> = listed.iter().filter(|routes| seen(routes)).cloned().collect();
     visible.sort_by(|a, b| a.order().cmp(&b.order()));
     (!visible.is_empty()).then(|| Arc::new(visible))
 }
@@ -137,8 +142,15 @@ fn only_ports(service: Arc<Service>, ports: &BTreeSet<u16>) -> Arc<Service> {
 }
 
 fn routes(world: &World, namespace: &str, imports: &Imports) -> OrdMap<Hostname, Arc<Vec<Arc<RouteSet>>>> {
-    let seen = |(host, listed): (&Hostname, &Arc<Vec<Arc<RouteSet>>>)| Some((host.clone(), visible_routes(listed, namespace, imports)?));
-    world.routes_by_host.iter().filter_map(seen).collect()
+    // A set is listed for each of its hosts, and imported by any of them.
+    let mut imported: FxHashMap<*const RouteSet, bool> = FxHashMap::default();
+    let mut is_imported =
+        |routes: &Arc<RouteSet>| imports.is_all() || *imported.entry(Arc::as_ptr(routes)).or_insert_with(|| imports.routes(routes));
+    let mut found = Vec::new();
+    for (host, listed) in &world.routes_by_host {
+        found.extend(visible_routes(listed, namespace, &mut is_imported).map(|visible| (host.clone(), visible)));
+    }
+    found.into_iter().collect()
 }
 
 /// Returns the services of all listeners, then those that only their routes lead to.
@@ -186,6 +198,9 @@ impl Union<'_> {
             if service.registry < existing.registry {
                 *existing = Arc::clone(service);
             }
+            return;
+        }
+        if Arc::ptr_eq(existing, service) {
             return;
         }
         let both: BTreeSet<u16> = existing.ports.iter().chain(&service.ports).map(|port| port.number).collect();

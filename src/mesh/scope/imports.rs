@@ -11,6 +11,7 @@ use crate::{
         routing::model::RouteSet,
         sidecar::{EgressHost, EgressNamespace},
     },
+    visits::{Visit, Visited},
 };
 
 /// Hosts by the namespace that they are imported from.
@@ -62,7 +63,11 @@ impl Imports {
 
     /// Returns whether one of a VirtualService's hosts is imported: then all of it is.
     pub(super) fn routes(&self, routes: &RouteSet) -> bool {
-        routes.hosts.iter().any(|host| self.from(&routes.namespace).any(|imported| imported.overlapping(host.as_str()).is_some()))
+        routes
+            .hosts
+            .iter()
+            .visiting(Visited::Written)
+            .any(|host| self.from(&routes.namespace).any(|imported| imported.overlapping(host.as_str()).is_some()))
     }
 
     fn covers(&self, namespace: &str, host: &Hostname) -> bool {

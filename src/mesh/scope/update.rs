@@ -7,7 +7,6 @@ use imbl::OrdMap;
 use super::{
     EgressScope, Scope,
     build::{allows_any, best_service, scope_of, sees_all, visible_routes},
-    imports::Imports,
     key::ScopeKey,
 };
 use crate::{
@@ -54,7 +53,7 @@ impl Scope {
 
     fn patch_routes(&mut self, world: &World, host: &Hostname) {
         let listed = world.routes_by_host.get(host);
-        let seen = listed.and_then(|listed| visible_routes(listed, &self.namespace, &Imports::all()));
+        let seen = listed.and_then(|listed| visible_routes(listed, &self.namespace, |_| true));
         for egress in &mut self.egress {
             put(&mut egress.routes, host, seen.clone());
         }

@@ -19,7 +19,7 @@ use smol_str::SmolStr;
 
 pub use self::{
     gateway::{GatewayTable, gateway_table},
-    sidecar::{is_table, table, tables, tables_with},
+    sidecar::{existing_tables, table, tables, tables_with},
 };
 use super::{
     input::{Built, ByPtr},

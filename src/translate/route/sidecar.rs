@@ -13,9 +13,9 @@ use super::{
 };
 use crate::{
     mesh::{
-        model::{Hostname, Service, ServicePort},
+        model::{HostIndex, Hostname, Service, ServicePort},
         routing::{
-            model::{GatewayRef, HttpRule},
+            model::{GatewayRef, HttpRule, RouteSet},
             selection::{Client, DEFAULT_HTTP_PORT, HttpSelection, RouteContext, SelectedRoutes, http_port, sidecar_routes},
         },
         scope::{EgressScope, Scope},
@@ -49,32 +49,32 @@ pub fn tables(scope: &Scope, class: &ProxyClass, mesh: &MeshSettings) -> BTreeSe
     names
 }
 
-/// Returns the names of the route tables that may look different after a change of `host`: of the service of that
-/// name, of routes for it, or of its DestinationRule. For a host that appeared or vanished, ask the scope before and
-/// the scope after the change.
-pub fn tables_with(scope: &Scope, class: &ProxyClass, mesh: &MeshSettings, host: &Hostname) -> BTreeSet<SmolStr> {
+/// Returns the names of the route tables that may look different after a change of `hosts`: of the services of those names, of routes
+/// for them, or of their DestinationRules. For hosts that appeared or vanished, ask the scope before and the scope after the change.
+pub fn tables_with(scope: &Scope, class: &ProxyClass, mesh: &MeshSettings, hosts: &BTreeSet<&Hostname>) -> BTreeSet<SmolStr> {
     let mut names = BTreeSet::new();
-    // Routes may name it by an ExternalName that stands for it.
-    let aliases = scope.services.get(host).map_or(&[][..], |service| &service.aliases);
+    if hosts.is_empty() {
+        return names;
+    }
+    // Routes may name a host by an ExternalName that stands for it.
+    let aliases = hosts.iter().filter_map(|host| scope.services.get(*host)).flat_map(|service| &service.aliases);
+    let destinations: BTreeSet<&Hostname> = hosts.iter().copied().chain(aliases).collect();
+    let index: HostIndex = hosts.iter().map(|host| host.as_str()).collect();
     for egress in &scope.egress {
-        let mut hosts = BTreeSet::from([host]);
+        let mut wanted = hosts.clone();
         let mut routed = false;
-        for routes in egress.routes.values().flat_map(|listed| listed.iter()).visiting(Visited::Route) {
-            let sends_to = |host: &Hostname| routes.http.iter().flat_map(HttpRule::destinations).any(|to| to.host == *host);
-            if routes.hosts.iter().any(|of| of.overlaps(host)) || std::iter::once(host).chain(aliases).any(sends_to) {
+        for routes in sets(egress) {
+            let for_them = || routes.hosts.iter().visiting(Visited::Route).any(|of| index.overlapping(of.as_str()).is_some());
+            let to_them = || routes.http.iter().flat_map(HttpRule::destinations).any(|to| destinations.contains(&to.host));
+            if for_them() || to_them() {
                 routed = true;
-                hosts.extend(&routes.hosts);
+                wanted.extend(&routes.hosts);
             }
         }
-        for wanted in hosts {
-            let services = egress
-                .services
-                .iter()
-                .visiting(Visited::Service)
-                .filter(|(name, _)| *name == wanted || (wanted.is_wildcard() && wanted.covers(name)));
-            for (_, service) in services {
-                names.extend(service.ports.iter().flat_map(|port| route_tables(egress, class, service, port)));
-                names.extend(service.ports.iter().map(|port| format_smolstr!("{}", port.number)));
+        for service in named(egress, &wanted) {
+            for port in service.ports.iter().visiting(Visited::Port) {
+                names.extend(route_tables(egress, class, service, port));
+                names.insert(format_smolstr!("{}", port.number));
             }
         }
         if routed {
@@ -87,27 +87,52 @@ pub fn tables_with(scope: &Scope, class: &ProxyClass, mesh: &MeshSettings, host:
     if mesh.proxy_http_port > 0 {
         names.insert(HTTP_PROXY.into());
     }
-    names.retain(|name| is_table(scope, class, mesh, name));
-    names
+    existing_tables(scope, class, mesh, &names)
 }
 
-/// Returns whether [`tables`] has the name. It walks all ports of all services in scope, but makes names only for those of the
-/// table's port.
-pub fn is_table(scope: &Scope, class: &ProxyClass, mesh: &MeshSettings, name: &SmolStr) -> bool {
-    if name == HTTP_PROXY {
-        return mesh.proxy_http_port > 0;
+/// Returns the sets that a listener shows, each once, though it is listed for each of its hosts.
+fn sets(egress: &EgressScope) -> impl Iterator<Item = &Arc<RouteSet>> {
+    let mut seen = HashSet::new();
+    let listed = egress.routes.values().flat_map(|listed| listed.iter()).visiting(Visited::Route);
+    listed.filter(move |routes| seen.insert(Arc::as_ptr(routes)))
+}
+
+/// Returns the services that have one of these names, or one that a wildcard among them covers.
+fn named<'a>(egress: &'a EgressScope, hosts: &BTreeSet<&Hostname>) -> impl Iterator<Item = &'a Arc<Service>> {
+    let named = hosts.iter().visiting(Visited::Service).filter_map(|host| egress.services.get(*host));
+    // Wildcards sort before names.
+    let wildcards: HostIndex = hosts.iter().take_while(|host| host.is_wildcard()).map(|host| host.as_str()).collect();
+    let all = (!wildcards.is_empty()).then(|| egress.services.iter().visiting(Visited::Service)).into_iter().flatten();
+    let covered = all.filter(move |(name, _)| wildcards.covering(name.as_str()).is_some()).map(|(_, service)| service);
+    named.chain(covered)
+}
+
+/// Returns those of the names that [`tables`] has. It walks all ports of all services in scope once, but makes names only for those
+/// of the tables' ports.
+pub fn existing_tables(scope: &Scope, class: &ProxyClass, mesh: &MeshSettings, names: &BTreeSet<SmolStr>) -> BTreeSet<SmolStr> {
+    if names.is_empty() {
+        return BTreeSet::new();
     }
-    let number = name.rsplit_once(':').map_or(name.as_str(), |(_, port)| port).parse::<u16>().ok();
-    scope.egress.iter().any(|egress| {
+    let number = |name: &SmolStr| name.rsplit_once(':').map_or(name.as_str(), |(_, port)| port).parse::<u16>().ok();
+    let numbers: BTreeSet<u16> = names.iter().filter_map(number).collect();
+    let mut there = BTreeSet::new();
+    for egress in &scope.egress {
         let listener = egress.listener.as_ref();
         let only = match listener.map(|listener| (listener.port, &listener.bind)) {
-            Some((Some(0), bind)) => return bind == name,
+            Some((Some(0), bind)) => {
+                there.insert(bind.clone());
+                continue;
+            }
             listener => listener.and_then(|(port, _)| port),
         };
-        let mut asked = ports(egress).filter(|(_, port)| Some(port.number) == number && only.is_none_or(|only| only == port.number));
-        only.is_some_and(|only| format_smolstr!("{only}") == *name)
-            || asked.any(|(service, port)| route_tables(egress, class, service, port).any(|table| table == *name))
-    })
+        there.extend(only.map(|only| format_smolstr!("{only}")));
+        let asked = ports(egress).filter(|(_, port)| numbers.contains(&port.number) && only.is_none_or(|only| only == port.number));
+        there.extend(asked.flat_map(|(service, port)| route_tables(egress, class, service, port)));
+    }
+    if mesh.proxy_http_port > 0 {
+        there.insert(HTTP_PROXY.into());
+    }
+    names.intersection(&there).cloned().collect()
 }
 
 /// Returns the virtual hosts of a route table; `None` when no listener of this scope can name it.
@@ -344,6 +369,7 @@ mod tests {
                 full if full.ends_with(".com") => Hostname::new(full),
                 short => Hostname::new(format!("{short}.n.svc.cluster.local")),
             };
+            let host = BTreeSet::from([&host]);
             let mut named = tables_with(&old, &class(), &before.mesh, &host);
             named.extend(tables_with(&new, &class(), &after.mesh, &host));
             // A table that is gone is not made again.

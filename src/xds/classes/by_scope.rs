@@ -9,7 +9,7 @@ use super::{cached_units::CachedUnits, key::ListenersKey, missing::MissingCluste
 use crate::{
     api::Diagnostic,
     mesh::{
-        model::{Hostname, ProxyKind, Resolution, Service},
+        model::{HostIndex, Hostname, ProxyKind, Resolution, Service},
         policy::mtls::service_mtls,
         scope::Scope,
         validate::unused_imports,
@@ -150,14 +150,16 @@ impl SharedByScope {
             self.translate_clusters(world, new, class, host, cache);
         }
         if class.kind == ProxyKind::Sidecar {
-            let hosts = || touched.services.iter().chain(&touched.routes);
-            let now: BTreeSet<SmolStr> = hosts().flat_map(|host| route::tables_with(new, class, &world.mesh, host)).collect();
-            let before: BTreeSet<SmolStr> = hosts().flat_map(|host| route::tables_with(step.old, class, &world.mesh, host)).collect();
+            let hosts: BTreeSet<&Hostname> = touched.services.iter().chain(&touched.routes).collect();
+            let now = route::tables_with(new, class, &world.mesh, &hosts);
+            let before = route::tables_with(step.old, class, &world.mesh, &hosts);
             for table in &now {
                 self.translate_table(world, new, class, table, cache);
             }
-            for table in before.difference(&now) {
-                if route::is_table(new, class, &world.mesh, table) {
+            let others: BTreeSet<SmolStr> = before.difference(&now).cloned().collect();
+            let stay = route::existing_tables(new, class, &world.mesh, &others);
+            for table in &others {
+                if stay.contains(table) {
                     self.translate_table(world, new, class, table, cache);
                 } else {
                     self.routes.replace(table, Vec::new());
@@ -272,7 +274,7 @@ impl OutboundListeners {
         let mut ports: BTreeSet<u16> = BTreeSet::new();
         for scope in [old, new] {
             ports.extend(touched.services.iter().flat_map(|host| ports_of(scope, host)));
-            ports.extend(touched.routes.iter().flat_map(|host| routed_by(scope, host)).flat_map(|host| ports_of(scope, host)));
+            ports.extend(routed_by(scope, &touched.routes).flat_map(|host| ports_of(scope, host)));
         }
         // A Unix socket of a Sidecar has services of every port.
         if !ports.is_empty() && [old, new].into_iter().any(has_sockets) {
@@ -336,13 +338,13 @@ impl<'a> Step<'a> {
     }
 }
 
-/// Returns the hosts of the services whose listeners may follow routes for `host`: where either is a wildcard, of others too.
-fn routed_by<'a>(scope: &'a Scope, host: &'a Hostname) -> Vec<&'a Hostname> {
-    if host.is_wildcard() {
-        scope.services.keys().visiting(Visited::Service).filter(|of| host.overlaps(of)).collect()
-    } else {
-        host.covering(&scope.services).map(|(of, _)| of).collect()
-    }
+/// Returns the hosts of the services whose listeners may follow routes for some of `hosts`: where either is a wildcard, of others too.
+fn routed_by<'a>(scope: &'a Scope, hosts: &'a BTreeSet<Hostname>) -> impl Iterator<Item = &'a Hostname> {
+    let names = hosts.iter().filter(|host| !host.is_wildcard());
+    let named = names.flat_map(|host| host.covering(&scope.services)).map(|(of, _)| of).visiting(Visited::Service);
+    let wildcards: HostIndex = hosts.iter().filter(|host| host.is_wildcard()).map(Hostname::as_str).collect();
+    let all = (!wildcards.is_empty()).then(|| scope.services.keys().visiting(Visited::Service)).into_iter().flatten();
+    named.chain(all.filter(move |of| wildcards.overlapping(of.as_str()).is_some()))
 }
 
 fn has_sockets(scope: &Scope) -> bool {

@@ -35,7 +35,7 @@ pub struct WeightedDestination {
 }
 
 /// A service, or a part of it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Destination {
     /// Fully qualified.
     pub host: Hostname,

@@ -1,15 +1,18 @@
 //! The HTTP rules of one set that apply at a listener, with their destinations resolved.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use smol_str::SmolStr;
 
 use super::{Backends, RouteContext};
-use crate::mesh::{
-    by_ptr::ByPtr,
-    model::Hostname,
-    routing::model::{Destination, GatewayRef, HttpMatch, HttpRule, RouteSet},
-    traffic::{EffectiveDestinationRule, HashKey},
+use crate::{
+    mesh::{
+        by_ptr::ByPtr,
+        model::Hostname,
+        routing::model::{Destination, GatewayRef, HttpMatch, HttpRule, RouteSet},
+        traffic::{EffectiveDestinationRule, HashKey},
+    },
+    visits::{Visit, Visited},
 };
 
 /// The HTTP rules of one set that apply at a listener.
@@ -24,7 +27,7 @@ pub struct HttpSelection {
     /// Whether it is a gateway's: what is in a request's token is known there.
     pub at_gateway: bool,
     chosen: Vec<Chosen>,
-    /// Every destination of the chosen rules, once.
+    /// Every destination of the chosen rules, once, sorted.
     destinations: Vec<ResolvedDestination>,
 }
 
@@ -56,13 +59,9 @@ impl HttpSelection {
         }
         let at_gateway = *context.gateway != GatewayRef::Mesh;
         let mut selection = Self { routes: routes.into(), port: context.port, at_gateway, chosen, destinations: Vec::new() };
-        let mut resolved: Vec<ResolvedDestination> = Vec::new();
-        for destination in selection.rules().flat_map(|(rule, _)| rule.destinations()) {
-            if !resolved.iter().any(|known| known.written == *destination) {
-                resolved.push(ResolvedDestination::of(destination, context, backends));
-            }
-        }
-        selection.destinations = resolved;
+        let written: BTreeSet<&Destination> =
+            selection.rules().flat_map(|(rule, _)| rule.destinations()).visiting(Visited::Written).collect();
+        selection.destinations = written.into_iter().map(|destination| ResolvedDestination::of(destination, context, backends)).collect();
         Some(selection)
     }
 
@@ -76,7 +75,8 @@ impl HttpSelection {
 
     /// Returns what a destination of these rules means.
     pub fn resolved(&self, destination: &Destination) -> Option<&ResolvedDestination> {
-        self.destinations.iter().find(|resolved| resolved.written == *destination)
+        let at = self.destinations.binary_search_by(|resolved| resolved.written.cmp(destination)).ok()?;
+        self.destinations.get(at)
     }
 }
 

@@ -40,20 +40,16 @@ pub fn sidecar_routes<'a>(
     context: &RouteContext<'_>,
     backends: Backends<'_>,
 ) -> Vec<SelectedRoutes<'a>> {
-    let (mut selected, hosts) = winners(routes, services, context, backends);
+    let wildcards = by_wildcard(routes, services);
+    let (mut selected, hosts) = winners(routes, &wildcards, context, backends);
     for (position, host) in hosts {
         let Some(entry) = selected.get_mut(position) else { continue };
         match services.get(host) {
             Some(service) if !host.is_wildcard() => entry.services.push(service),
-            _ if host.is_wildcard() => {
-                let covered = || services.iter().filter(|(name, _)| host.covers(name));
-                if covered().next().is_none() {
-                    entry.hosts.push(host);
-                }
-                let theirs = covered().filter(|(name, _)| name.covering(routes).next().is_some_and(|(nearest, _)| nearest == host));
-                entry.services.extend(theirs.map(|(_, service)| *service));
-            }
-            _ => entry.hosts.push(host),
+            _ => match wildcards.get(host) {
+                Some(nearest) => entry.services.extend(nearest),
+                None => entry.hosts.push(host),
+            },
         }
     }
     for entry in &mut selected {
@@ -68,6 +64,24 @@ pub fn http_port(service: &Service, number: u16) -> Option<&ServicePort> {
     service.port(number).filter(|port| port.protocol.is_http() || port.protocol == Protocol::Auto)
 }
 
+/// Returns the wildcards that stand for services, each with the services that no other host of a route is nearer to.
+fn by_wildcard<'a>(
+    routes: &'a OrdMap<Hostname, Arc<Vec<Arc<RouteSet>>>>,
+    services: &BTreeMap<&'a Hostname, &'a Arc<Service>>,
+) -> BTreeMap<&'a Hostname, Vec<&'a Arc<Service>>> {
+    let mut found: BTreeMap<&Hostname, Vec<&Arc<Service>>> = BTreeMap::new();
+    // Wildcards sort before names.
+    if routes.get_min().is_some_and(|(first, _)| first.is_wildcard()) {
+        for (name, service) in services {
+            for (at, (host, _)) in name.covering(routes).enumerate().filter(|(_, (host, _))| host.is_wildcard()) {
+                let nearest = found.entry(host).or_default();
+                nearest.extend((at == 0).then_some(*service));
+            }
+        }
+    }
+    found
+}
+
 /// A host, and the position of the set that wins it.
 type Winner<'a> = (usize, &'a Hostname);
 
@@ -75,7 +89,7 @@ type Winner<'a> = (usize, &'a Hostname);
 /// first set or none; any other host has the first set that says something for this proxy.
 fn winners<'a>(
     routes: &'a OrdMap<Hostname, Arc<Vec<Arc<RouteSet>>>>,
-    services: &BTreeMap<&'a Hostname, &'a Arc<Service>>,
+    wildcards: &BTreeMap<&'a Hostname, Vec<&'a Arc<Service>>>,
     context: &RouteContext<'_>,
     backends: Backends<'_>,
 ) -> (Vec<SelectedRoutes<'a>>, Vec<Winner<'a>>) {
@@ -90,8 +104,7 @@ fn winners<'a>(
     };
     let mut winners = Vec::new();
     for (host, listed) in routes.iter().visiting(Visited::Route) {
-        let stands_for_services = host.is_wildcard() && services.keys().any(|name| host.covers(name));
-        let candidates = if stands_for_services { listed.get(..1).unwrap_or_default() } else { listed.as_slice() };
+        let candidates = if wildcards.contains_key(host) { listed.get(..1).unwrap_or_default() } else { listed.as_slice() };
         winners.extend(candidates.iter().find_map(&mut position).map(|position| (position, host)));
     }
     (selected, winners)
