@@ -45,6 +45,8 @@ pub(super) struct Channel {
     names: Names,
     /// Whether the client took up or gave up all of the type, and what it did not name is yet to be looked through.
     is_unsettled: bool,
+    /// Whether the client gave up all of the type in between, and with it what it had not named.
+    gave_up_all: bool,
     /// Whether the client asked once more for all that it asks for.
     asks_again: bool,
     /// Whether each response has all that the client is to have, not just what is new.
@@ -101,6 +103,7 @@ impl Channel {
             wildcard: false,
             names: Names::default(),
             is_unsettled: false,
+            gave_up_all: false,
             asks_again: false,
             repeats_all: false,
             speaks_of_all: false,
@@ -146,6 +149,7 @@ impl Channel {
     /// something is said next ([`settle`](Self::settle)): it is said in a few bytes, and as often as the client likes.
     pub(super) fn set_follows_all(&mut self, all: bool) {
         self.is_unsettled |= self.wildcard != all;
+        self.gave_up_all |= self.wildcard && !all;
         self.wildcard = all;
     }
 
@@ -158,11 +162,15 @@ impl Channel {
     pub(super) fn settle(&mut self) {
         let view = self.view.clone();
         if mem::take(&mut self.is_unsettled) {
-            // It dropped what it had not named, also when it asks for all of that again.
-            self.forget_unnamed();
+            if mem::take(&mut self.gave_up_all) {
+                // It dropped what it had not named, also when it asks for all of that again.
+                self.forget_unnamed();
+            }
             if self.wildcard {
                 let unnamed = view.iter(self.kind).visiting(Visited::Name).map(|resource| &resource.name);
-                let unnamed: Vec<_> = unnamed.filter(|name| !self.names.contains(name, &view, self.kind)).collect();
+                // What it had named until now it may have, and what is pending says what.
+                let is_new = |name: &&SmolStr| !self.names.contains(name, &view, self.kind) && !self.pending.contains_key(*name);
+                let unnamed: Vec<_> = unnamed.filter(is_new).collect();
                 unnamed.into_iter().for_each(|name| self.assume(name, Held::Nothing, Reason::Requested));
             }
         }

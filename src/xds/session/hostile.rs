@@ -415,6 +415,18 @@ fn what_was_dropped_while_it_was_gone_is_sent_when_it_is_back() {
     run::<Delta>(vec![ask(&["*"], &[]), world(1), Happening::Read, world(0), ask(&["*"], &["*"]), world(1)]);
 }
 
+#[test]
+fn what_was_named_and_goes_is_taken_from_whoever_then_asks_for_all() {
+    let ask = |names: &[&'static str]| {
+        let (names, nonce) = (names.to_vec(), Nonce::Newest);
+        Happening::Say(Said { kind: Listener, names, given_up: Vec::new(), held: Vec::new(), nonce, refuses: false })
+    };
+    let world = |listeners| Happening::World(World::of(&[], listeners));
+    let happenings = || vec![ask(&["l0"]), world(1), Happening::Read, world(0), ask(&["*"])];
+    run::<Sotw>(happenings());
+    run::<Delta>(happenings());
+}
+
 // === first requests ===
 
 #[derive(Clone, Debug)]
