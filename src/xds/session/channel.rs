@@ -45,8 +45,9 @@ pub(super) struct Channel {
     names: Names,
     /// Whether the client took up or gave up all of the type, and what it did not name is yet to be looked through.
     is_unsettled: bool,
-    /// Whether the client gave up all of the type in between, and with it what it had not named.
-    gave_up_all: bool,
+    /// Set where the client gave up all of the type in between, and with it what it had not named: what is pending of the names
+    /// that it gave up only after it had asked for all again.
+    gave_up_all: Option<BTreeSet<SmolStr>>,
     /// Whether the client asked once more for all that it asks for.
     asks_again: bool,
     /// Whether each response has all that the client is to have, not just what is new.
@@ -103,7 +104,7 @@ impl Channel {
             wildcard: false,
             names: Names::default(),
             is_unsettled: false,
-            gave_up_all: false,
+            gave_up_all: None,
             asks_again: false,
             repeats_all: false,
             speaks_of_all: false,
@@ -149,7 +150,9 @@ impl Channel {
     /// something is said next ([`settle`](Self::settle)): it is said in a few bytes, and as often as the client likes.
     pub(super) fn set_follows_all(&mut self, all: bool) {
         self.is_unsettled |= self.wildcard != all;
-        self.gave_up_all |= self.wildcard && !all;
+        if self.wildcard && !all {
+            self.gave_up_all = Some(BTreeSet::new());
+        }
         self.wildcard = all;
     }
 
@@ -162,9 +165,9 @@ impl Channel {
     pub(super) fn settle(&mut self) {
         let view = self.view.clone();
         if mem::take(&mut self.is_unsettled) {
-            if mem::take(&mut self.gave_up_all) {
+            if let Some(kept) = self.gave_up_all.take() {
                 // It dropped what it had not named, also when it asks for all of that again.
-                self.forget_unnamed();
+                self.forget_unnamed(&kept);
             }
             if self.wildcard {
                 let unnamed = view.iter(self.kind).visiting(Visited::Name).map(|resource| &resource.name);
@@ -195,12 +198,15 @@ impl Channel {
 
     /// Takes a name from those that the client asks for.
     pub(super) fn unfollow(&mut self, name: &str) {
+        let was_named = self.names.contains(name, &self.view, self.kind);
         self.names.remove(name, &self.view, self.kind);
         self.stood_in.remove(name);
         let lacks_nothing = |pending: &Pending| matches!(pending.held, Held::Nothing);
         // What is gone is taken from a client that has it, whether it is named or not.
         if !self.wildcard || (self.target(name).is_none() && self.pending.get(name).is_some_and(lacks_nothing)) {
             self.forget(name);
+        } else if let Some(kept) = self.gave_up_all.as_mut().filter(|_| was_named && self.pending.contains_key(name)) {
+            kept.insert(name.into());
         }
     }
 
@@ -224,9 +230,10 @@ impl Channel {
         self.names.contains(name, &self.view, self.kind) || (self.is_open && self.wildcard && !self.is_unsettled)
     }
 
-    fn forget_unnamed(&mut self) {
+    fn forget_unnamed(&mut self, kept: &BTreeSet<SmolStr>) {
         let held = self.pending.keys().chain(self.stood_in.keys()).visiting(Visited::Name);
-        let unnamed: Vec<_> = held.filter(|name| !self.names.contains(name, &self.view, self.kind)).cloned().collect();
+        let is_unnamed = |name: &&SmolStr| !self.names.contains(name, &self.view, self.kind) && !kept.contains(*name);
+        let unnamed: Vec<_> = held.filter(is_unnamed).cloned().collect();
         unnamed.iter().for_each(|name| self.forget(name));
     }
 

@@ -427,6 +427,17 @@ fn what_was_named_and_goes_is_taken_from_whoever_then_asks_for_all() {
     run::<Delta>(happenings());
 }
 
+#[test]
+fn what_is_named_no_more_is_still_there_for_whoever_asked_for_all_again() {
+    let ask = |names: &[&'static str], given_up: &[&'static str]| {
+        let (names, given_up) = (names.to_vec(), given_up.to_vec());
+        Happening::Say(Said { kind: Listener, names, given_up, held: Vec::new(), nonce: Nonce::None, refuses: false })
+    };
+    let world = |listeners| Happening::World(World::of(&[], listeners));
+    let before = [ask(&["l0", "*"], &[]), world(1), Happening::Read, world(0)];
+    run::<Delta>(before.into_iter().chain([ask(&["*"], &["*"]), ask(&[], &["l0"])]).collect());
+}
+
 // === first requests ===
 
 #[derive(Clone, Debug)]
