@@ -15,6 +15,7 @@ pub mod mesh;
 mod metrics;
 pub mod patience;
 pub mod peer_text;
+mod polls;
 pub mod proto;
 pub mod serve;
 mod signals;

@@ -4,7 +4,7 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
@@ -19,7 +19,10 @@ use super::{
     connections::{Connections, Place, Shown},
     lifetime::{Lifetime, live},
 };
-use crate::mesh::model::Caller;
+use crate::{
+    mesh::model::Caller,
+    polls::{RequestExecutor, Task, measured},
+};
 
 /// How much of a stream may come unread. The requests of proxies are read as they come.
 const STREAM_WINDOW: u32 = 64 << 10;
@@ -78,7 +81,7 @@ pub async fn serve_plain(
         tracker.spawn(async move {
             let Some(arrival) = arrival.spoken(PLAIN, options.handshake_timeout, &shutdown).await else { return };
             // Apart, so that the task of a silent connection is small.
-            Box::pin(plain(arrival, routes, options, shutdown)).await;
+            measured(Task::Connection, plain(arrival, routes, options, shutdown)).await;
         });
     }
     drop(listener);
@@ -123,7 +126,7 @@ pub(super) async fn serve_connection<S, H, F>(
         let answer = handler(request, Arc::clone(&of_request));
         async move { answer.await.map(|response| response.map(|body| open.cover(body))) }
     });
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let mut builder = http2::Builder::new(RequestExecutor);
     builder
         .timer(TokioTimer::new())
         .keep_alive_interval(options.keepalive_interval)

@@ -25,7 +25,11 @@ use super::{
     lifetime::{Lifetime, live},
     readiness::Readiness,
 };
-use crate::{version, xds::debug::Inspector};
+use crate::{
+    polls::{Task, measured},
+    version,
+    xds::debug::Inspector,
+};
 
 /// What the pages of the HTTP ports are made from.
 #[derive(Clone)]
@@ -90,7 +94,7 @@ pub(super) async fn serve(listener: TcpListener, state: HttpState, connections: 
         tracker.spawn(async move {
             let Some(arrival) = arrival.spoken(PLAIN, LIFETIME.first_request, &shutdown).await else { return };
             // Apart, so that the task of a silent connection is small.
-            Box::pin(connection(arrival, routes, shutdown)).await;
+            measured(Task::Connection, connection(arrival, routes, shutdown)).await;
         });
     }
     drop(listener);

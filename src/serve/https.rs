@@ -14,7 +14,7 @@ use axum::{
 };
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
 use rustls::ServerConfig;
@@ -33,7 +33,11 @@ use super::{
     reviews::{Limits, Reviews, bounded},
     tls::{TlsIdentity, TlsParameters},
 };
-use crate::{budget::Budget, webhook::review::MOST_OF_REVIEW};
+use crate::{
+    budget::Budget,
+    polls::{RequestExecutor, Task, measured},
+    webhook::review::MOST_OF_REVIEW,
+};
 
 /// How much of a request may come unread.
 const STREAM_WINDOW: u32 = 64 << 10;
@@ -103,7 +107,7 @@ pub async fn serve(
         tracker.spawn(async move {
             let Some(arrival) = arrival.spoken(ENCRYPTED, bounds.handshake_time, &shutdown).await else { return };
             // Apart, so that the task of a silent connection is small.
-            Box::pin(encrypted(arrival, tls, routes, bounds, shutdown)).await;
+            measured(Task::Connection, encrypted(arrival, tls, routes, bounds, shutdown)).await;
         });
     }
     drop(listener);
@@ -149,7 +153,7 @@ async fn connection(
         let (open, answer) = (requests.begin(), routes.clone().oneshot(request.map(Body::new)));
         async move { answer.await.map(|response| response.map(|body| open.cover(body))) }
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = auto::Builder::new(RequestExecutor);
     builder.http1().timer(TokioTimer::new()).header_read_timeout(bounds.quiet_time).max_buf_size(HEAD);
     builder
         .http2()

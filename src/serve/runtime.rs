@@ -26,6 +26,7 @@ use crate::{
     controllers::ControllerMetrics,
     identity::{self, Clock, authenticate::kubernetes::TokenMetrics, metrics::CaMetrics},
     mesh::{engine::Engine, world::World},
+    polls,
     status::StatusMetrics,
     webhook::{admission::AdmissionMetrics, inject::InjectionMetrics},
     xds::{classes::Classes, ledger::Ledger, metrics::DeliveryMetrics},
@@ -107,6 +108,7 @@ impl Runtime {
         findings.register(registry);
         convergence.register(registry);
         process_metrics::register(registry);
+        polls::register(registry);
         registry.register_collector(Box::new(WorldMetrics(worlds.subscribe())));
         let source = settings.source.api_server().map(|server| server.metrics.clone()).unwrap_or_default();
         source.register(registry);

@@ -23,6 +23,7 @@ use crate::{
         authenticate::{AuthenticationError, Authenticator, PeerCertificate},
         metrics::CaMetrics,
     },
+    polls::{Task, measured},
     proto::auth::istio_certificate_service_server::SERVICE_NAME as CERTIFICATE_SERVICE,
 };
 
@@ -54,7 +55,7 @@ impl SecureGrpc {
             tracker.spawn(async move {
                 let Some(arrival) = arrival.spoken(ENCRYPTED, options.handshake_timeout, &shutdown).await else { return };
                 // Apart, so that the task of a silent connection is small.
-                Box::pin(encrypted(arrival, tls, gate, options, shutdown)).await;
+                measured(Task::Connection, encrypted(arrival, tls, gate, options, shutdown)).await;
             });
         }
         drop(listener);

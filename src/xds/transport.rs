@@ -39,6 +39,7 @@ use crate::{
     budget::{Budget, Exhausted, Portion, Purpose, Standing},
     clock::{Clock, system_clock},
     mesh::model::Caller,
+    polls::{Task, measured},
 };
 
 /// The path prefix of the service.
@@ -113,7 +114,7 @@ impl DiscoveryService {
         let (responses, outgoing) = mpsc::channel(1);
         let metrics = self.ledger.metrics().clone();
         let body = Responses::new(form, outgoing, metrics.send_time.clone());
-        tokio::spawn(async move {
+        tokio::spawn(measured(Task::Stream, async move {
             let call = Call { form, caller, peer, requests, responses: responses.clone(), portion };
             let stream = Stream::<P>::new(self, call);
             if let Err(status) = Turns::new(stream.run(), metrics.largest_turn.clone()).await {
@@ -123,7 +124,7 @@ impl DiscoveryService {
                 // The client may have gone.
                 let _ = responses.send(Err(status)).await;
             }
-        });
+        }));
         let mut response = http::Response::new(Body::new(body));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         response

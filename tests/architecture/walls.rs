@@ -47,6 +47,7 @@ const IMPURE: &[&str] = &[
     "rand",
     "crate::backoff",
     "crate::clock",
+    "crate::polls",
     "crate::signals",
     "crate::timer",
 ];

@@ -4,6 +4,7 @@
 
 mod cost;
 mod documents;
+mod fields;
 mod frame;
 mod fuzz;
 mod good;

@@ -1,5 +1,5 @@
-//! Requests of peers that mean ill, one stream at a time: the largest of every field, made from Envoy's descriptors, and each attack that
-//! once stopped all ports. A good client beside them is answered about as soon as it is quietly, and no turn of a stream is long.
+//! Requests of peers that mean ill, one stream at a time: each attack that once stopped all ports. A good client beside them is
+//! answered about as soon as it is quietly, and no turn of a stream is long.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -17,18 +17,7 @@ use envoy_types::pb::{
     },
 };
 use harness::http_client::get_text;
-use istiod_lite::{
-    proto,
-    xds::{
-        bounds::{Bounds, DELTA_REQUEST, Field, Message, Most, REQUEST, measure},
-        resource_type::ResourceType::{self, Cluster, Endpoint, Route},
-    },
-};
-use prost::{
-    Message as _,
-    encoding::{WireType, encode_key, encode_varint},
-};
-use prost_reflect::{DescriptorPool, FieldDescriptor, Kind as FieldKind, MessageDescriptor};
+use istiod_lite::xds::resource_type::ResourceType::{self, Cluster, Endpoint, Route};
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -244,152 +233,13 @@ async fn what_goes_over_a_bound_is_told_and_counted() {
     assert_eq!(Attack::Addresses(50_000).run(address).await.map_err(|status| status.to_string()), Ok(()), "cut, and served");
 }
 
-// === the largest of every field ===
-
-/// Requests with one field at its largest each: in number, and in length.
-fn largest(message: &'static Message, name: &str) -> Vec<(String, Vec<u8>)> {
-    let pool = DescriptorPool::decode(proto::DESCRIPTORS).unwrap();
-    let descriptor = pool.get_message_by_name(&format!("envoy.service.discovery.v3.{name}")).unwrap();
-    let mut found = Vec::new();
-    fill(message, &descriptor, &mut Vec::new(), &mut Vec::new(), &mut found);
-    found
-}
-
-fn fill(
-    message: &'static Message,
-    descriptor: &MessageDescriptor,
-    path: &mut Vec<(&'static Field, String)>,
-    seen: &mut Vec<String>,
-    found: &mut Vec<(String, Vec<u8>)>,
-) {
-    if seen.contains(&descriptor.full_name().to_owned()) {
-        return;
-    }
-    seen.push(descriptor.full_name().to_owned());
-    for field in descriptor.fields() {
-        let row =
-            message.fields.iter().find(|row| row.number == field.number()).unwrap_or_else(|| panic!("{} has no bound", field.full_name()));
-        let at = path.iter().map(|(_, name)| name.as_str()).chain([field.name()]).collect::<Vec<_>>().join(".");
-        for (what, value) in values(row, &field) {
-            // Within what holds it, and the first request of a stream.
-            let value = path.iter().rev().fold(value, |value, (row, _)| delimited(row.number, &value));
-            found.push((format!("{at}: {what}"), value));
-        }
-        if let (Some(row_message), FieldKind::Message(within)) = (row.message, field.kind()) {
-            path.push((row, field.name().to_owned()));
-            fill(row_message, &within, path, seen, found);
-            path.pop();
-        }
-    }
-}
-
-/// The most of a field, and the longest.
-fn values(row: &Field, field: &FieldDescriptor) -> Vec<(&'static str, Vec<u8>)> {
-    let most = match row.most {
-        Most::Times(times) => times,
-        // The view has a few more.
-        Most::Names => Bounds::default().unknown_names,
-    };
-    let one = |length: usize, number: usize| match field.kind() {
-        FieldKind::String | FieldKind::Bytes => delimited(row.number, &text(length, number)),
-        FieldKind::Message(_) if field.is_map() => delimited(row.number, &delimited(1, number.to_string().as_bytes())),
-        FieldKind::Message(_) => delimited(row.number, &[]),
-        FieldKind::Double => [&[u8::try_from(row.number << 3 | 1).unwrap()][..], &f64::MAX.to_le_bytes()].concat(),
-        _ => [u8::try_from(row.number << 3).unwrap(), 1].to_vec(),
-    };
-    let many = (0..most).flat_map(|number| one(8, number)).collect();
-    let long = one(row.bytes.min(900 << 10), 0);
-    vec![("in number", many), ("in length", long)]
-}
-
-fn text(length: usize, number: usize) -> Vec<u8> {
-    let mut text = format!("{number:08}");
-    text.extend(std::iter::repeat_n('x', length.saturating_sub(8)));
-    text.into_bytes()
-}
-
-fn delimited(number: u32, value: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    encode_key(number, WireType::LengthDelimited, &mut bytes);
-    encode_varint(value.len() as u64, &mut bytes);
-    bytes.extend(value);
-    bytes
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_largest_of_every_field_keeps_nobody_waiting() {
-    let stage = Stage::of_mesh(&services(50), &[]).await;
-    let quiet = stage.good().measure().await.unwrap();
-    let address = stage.plain_grpc();
-    let sending = tokio::spawn(async move {
-        let mut sent = 0;
-        for (what, bytes) in largest(&DELTA_REQUEST, "DeltaDiscoveryRequest") {
-            send_delta(address, &what, &bytes).await;
-            sent += 1;
-        }
-        for (what, bytes) in largest(&REQUEST, "DiscoveryRequest") {
-            assert_eq!(measure(&REQUEST, &bytes, 10_000), Ok(()), "{what}");
-            let request = DiscoveryRequest::decode(&bytes[..]).unwrap();
-            send_whole(address, request).await;
-            sent += 1;
-        }
-        sent
-    });
-    let beside = stage.good().measure().await.unwrap();
-    beside.assert_within(RATIO, &quiet, "the largest of every field");
-    let sent = sending.await.unwrap();
-    assert!(sent > 100, "{sent}");
-    assert_no_turn_is_long(&stage).await;
-    assert!(stage.good().plain().await.is_ok());
-}
-
-/// Sends a field as the first request of a stream, and as a later one.
-async fn send_delta(address: SocketAddr, what: &str, bytes: &[u8]) {
-    assert_eq!(measure(&DELTA_REQUEST, bytes, 10_000), Ok(()), "{what}");
-    let mut request = DeltaDiscoveryRequest::decode(bytes).unwrap();
-    if request.type_url.is_empty() {
-        request.type_url = Endpoint.type_url().into();
-    }
-    for later in [false, true] {
-        let mut attacker = Attacker::connect(address).await.unwrap();
-        if later {
-            attacker.say(ask(Cluster, Vec::new())).await;
-            attacker.hear().await.unwrap();
-        } else {
-            let own = request.node.get_or_insert_default();
-            if own.id.is_empty() {
-                own.id = node().id;
-            }
-        }
-        attacker.say(request.clone()).await;
-        // Whatever it is asked, it says something, or there is nothing to be said.
-        let _ = timeout(Duration::from_millis(10), attacker.hear()).await;
-    }
-}
-
-async fn send_whole(address: SocketAddr, mut request: DiscoveryRequest) {
-    let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
-    if request.type_url.is_empty() {
-        request.type_url = Endpoint.type_url().into();
-    }
-    let own = request.node.get_or_insert_default();
-    if own.id.is_empty() {
-        own.id = node().id;
-    }
-    let (requests, stream) = mpsc::channel(4);
-    requests.send(request).await.unwrap();
-    let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(64 << 20);
-    let Ok(responses) = client.stream_aggregated_resources(ReceiverStream::new(stream)).await else { return };
-    let _ = timeout(Duration::from_millis(10), responses.into_inner().message()).await;
-}
-
-async fn assert_no_turn_is_long(stage: &Stage) {
+pub(crate) async fn assert_no_turn_is_long(stage: &Stage) {
     let turn = metric(stage, "istiod_lite_xds_largest_turn").await;
     assert!((1..TURN).contains(&turn), "{turn} names in one turn");
     println!("the longest turn looked at {turn} names");
 }
 
-async fn metric(stage: &Stage, name: &str) -> i64 {
+pub(crate) async fn metric(stage: &Stage, name: &str) -> i64 {
     let text = get_text(stage.monitoring(), "/metrics").await.unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name}"));
     line.trim().parse::<f64>().unwrap() as i64
