@@ -1,8 +1,9 @@
 //! The budget of bytes: what all callers together may have this process hold. Whoever reads for a caller takes from it first, and
 //! what is taken is given back when its [`Portion`] is dropped.
 //!
-//! Each [`Purpose`] has a part that no other can use up, so that a flood of one kind does not stop the others. Callers who have
-//! proven nothing may use a share of each purpose only, and never all: they are refused first.
+//! Each [`Purpose`] has a part for callers of each [`Standing`] that nothing else can use up, so that a flood of one kind stops
+//! neither the others nor those who have proven who they are. Callers who have proven nothing may use a share of each purpose only,
+//! and never all: they are refused first.
 
 mod metrics;
 
@@ -11,17 +12,24 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+/// Parts of the limit are counted in sixteenths.
+const WHOLE: usize = 16;
+
 /// What bytes are taken for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Open connections.
     Connections,
+    /// Requests of gRPC until they are answered or have become a stream: their heads, and what asks for a certificate.
+    Requests,
     /// Open streams of ADS: what is held for each, with the names that it subscribed to.
     Streams,
     /// gRPC messages that are being read.
     Messages,
     /// Reviews that are being read and answered.
     Reviews,
+    /// Pages that were made and are not read yet.
+    Pages,
 }
 
 /// What a caller has shown of itself.
@@ -57,6 +65,15 @@ struct Shared {
     limit: usize,
     taken: Mutex<[Taken; Purpose::COUNT]>,
     given_back: Notify,
+}
+
+/// Of the limit, in sixteenths.
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    /// What nobody else can use up.
+    kept: usize,
+    /// The most that may be taken when nobody else takes anything.
+    most: usize,
 }
 
 /// What is taken for one purpose.
@@ -138,8 +155,8 @@ impl Portion {
     pub fn prove(&mut self) {
         if self.standing == Standing::Unproven {
             let mut taken = self.budget.taken.lock();
-            *taken[self.purpose as usize].of(Standing::Unproven) -= self.bytes;
-            *taken[self.purpose as usize].of(Standing::Proven) += self.bytes;
+            *taken[self.purpose as usize].of_mut(Standing::Unproven) -= self.bytes;
+            *taken[self.purpose as usize].of_mut(Standing::Proven) += self.bytes;
             self.standing = Standing::Proven;
         }
     }
@@ -150,7 +167,7 @@ impl Portion {
         if more > 0 && !self.budget.has(&taken, self.purpose, self.standing, more) {
             return false;
         }
-        let mine = taken[self.purpose as usize].of(self.standing);
+        let mine = taken[self.purpose as usize].of_mut(self.standing);
         *mine = *mine - self.bytes + bytes;
         drop(taken);
         let less = bytes < self.bytes;
@@ -175,17 +192,11 @@ impl Shared {
     /// Returns whether a caller of this standing may take that many bytes more.
     fn has(&self, taken: &[Taken; Purpose::COUNT], purpose: Purpose, standing: Standing, bytes: usize) -> bool {
         let all: usize = taken.iter().map(Taken::total).sum();
-        let kept: usize = Purpose::ALL
-            .iter()
-            .filter(|other| **other != purpose)
-            .map(|other| (self.limit / 8 * other.kept_eighths()).saturating_sub(taken[*other as usize].total()))
-            .sum();
-        if all + kept + bytes > self.limit {
-            return false;
-        }
-        let unproven: usize = taken.iter().map(|taken| taken.unproven).sum();
-        standing == Standing::Proven
-            || (unproven + bytes <= self.limit / 4 * 3 && taken[purpose as usize].unproven + bytes <= self.most(purpose, standing))
+        let kept =
+            |(other, of): (Purpose, Standing)| (self.limit / WHOLE * other.share(of).kept).saturating_sub(taken[other as usize].of(of));
+        let kept_for_others: usize = others(purpose, standing).map(kept).sum();
+        let mine = taken[purpose as usize].of(standing);
+        mine + bytes <= self.most(purpose, standing) && all + kept_for_others + bytes <= self.limit
     }
 
     fn count_refusal(&self, purpose: Purpose, standing: Standing) {
@@ -199,14 +210,15 @@ impl Shared {
 
     /// Returns the most that such callers may take when nobody else takes anything.
     fn most(&self, purpose: Purpose, standing: Standing) -> usize {
-        match standing {
-            Standing::Unproven => self.limit / 8 * purpose.unproven_eighths(),
-            Standing::Proven => {
-                let others = Purpose::ALL.iter().filter(|other| **other != purpose).map(|other| other.kept_eighths());
-                self.limit - self.limit / 8 * others.sum::<usize>()
-            }
-        }
+        let kept_for_others: usize = others(purpose, standing).map(|(other, of)| other.share(of).kept).sum();
+        self.limit / WHOLE * purpose.share(standing).most.min(WHOLE - kept_for_others)
     }
+}
+
+/// Returns all other purposes and standings.
+fn others(purpose: Purpose, standing: Standing) -> impl Iterator<Item = (Purpose, Standing)> {
+    let all = Purpose::ALL.into_iter().flat_map(|purpose| Standing::ALL.map(|standing| (purpose, standing)));
+    all.filter(move |other| *other != (purpose, standing))
 }
 
 // === impl Taken ===
@@ -216,7 +228,14 @@ impl Taken {
         self.proven + self.unproven
     }
 
-    fn of(&mut self, standing: Standing) -> &mut usize {
+    fn of(&self, standing: Standing) -> usize {
+        match standing {
+            Standing::Proven => self.proven,
+            Standing::Unproven => self.unproven,
+        }
+    }
+
+    fn of_mut(&mut self, standing: Standing) -> &mut usize {
         match standing {
             Standing::Proven => &mut self.proven,
             Standing::Unproven => &mut self.unproven,
@@ -227,91 +246,128 @@ impl Taken {
 // === impl Purpose ===
 
 impl Purpose {
-    const COUNT: usize = 4;
-    const ALL: [Self; Self::COUNT] = [Self::Connections, Self::Streams, Self::Messages, Self::Reviews];
+    const COUNT: usize = 6;
+    const ALL: [Self; Self::COUNT] = [Self::Connections, Self::Requests, Self::Streams, Self::Messages, Self::Reviews, Self::Pages];
 
     /// Returns its name in metrics.
     fn as_str(self) -> &'static str {
         match self {
             Self::Connections => "connections",
+            Self::Requests => "requests",
             Self::Streams => "streams",
             Self::Messages => "messages",
             Self::Reviews => "reviews",
+            Self::Pages => "pages",
         }
     }
 
-    /// Returns how many eighths of the limit nothing else can use up. Streams stay, and are many: what is left is theirs.
-    fn kept_eighths(self) -> usize {
-        match self {
-            Self::Connections | Self::Messages | Self::Reviews => 1,
-            Self::Streams => 0,
-        }
+    /// Returns what callers of a standing may use. The API server proves nothing of itself, and who reads a page is not told apart:
+    /// of reviews and pages these are all callers.
+    fn share(self, standing: Standing) -> Share {
+        let (kept, most) = match (self, standing) {
+            (Self::Reviews | Self::Pages, Standing::Proven) => (0, 0),
+            (Self::Reviews, Standing::Unproven) => (2, 8),
+            (Self::Pages, Standing::Unproven) => (1, 4),
+            (Self::Streams, Standing::Proven) => (2, WHOLE),
+            (_, Standing::Proven) => (1, WHOLE),
+            (Self::Requests, Standing::Unproven) => (1, 2),
+            (Self::Connections | Self::Streams | Self::Messages, Standing::Unproven) => (1, 4),
+        };
+        Share { kept, most }
     }
+}
 
-    /// Returns how many eighths of the limit callers who have proven nothing may use. Of reviews these are all callers.
-    fn unproven_eighths(self) -> usize {
-        match self {
-            Self::Connections | Self::Streams | Self::Messages => 2,
-            Self::Reviews => 4,
-        }
-    }
+// === impl Standing ===
+
+impl Standing {
+    const ALL: [Self; 2] = [Self::Unproven, Self::Proven];
 }
 
 #[cfg(test)]
 mod tests {
-    use Purpose::{Connections, Messages, Reviews, Streams};
+    use Purpose::{Connections, Messages, Pages, Requests, Reviews, Streams};
     use Standing::{Proven, Unproven};
+    use proptest::{collection::vec, proptest, sample::select};
 
     use super::*;
 
     #[test]
     fn what_is_dropped_is_given_back() {
-        let budget = Budget::of(800);
-        let portion = budget.take(Messages, Unproven, 200).unwrap();
+        let budget = Budget::of(1600);
+        let portion = budget.take(Messages, Unproven, 400).unwrap();
         assert!(budget.take(Messages, Unproven, 1).is_err());
         drop(portion);
-        let mut portion = budget.take(Messages, Unproven, 150).unwrap();
-        assert_eq!(portion.resize(201), Err(Exhausted("messages")));
-        assert_eq!(portion.bytes(), 150);
+        let mut portion = budget.take(Messages, Unproven, 300).unwrap();
+        assert_eq!(portion.resize(401), Err(Exhausted("messages")));
+        assert_eq!(portion.bytes(), 300);
         portion.resize(10).unwrap();
-        assert!(budget.take(Messages, Unproven, 190).is_ok());
+        assert!(budget.take(Messages, Unproven, 390).is_ok());
     }
 
     #[test]
     fn the_unproven_leave_room_for_the_proven() {
-        let budget = Budget::of(800);
-        let taken =
-            [(Connections, 200), (Streams, 200), (Messages, 200)].map(|(purpose, bytes)| budget.take(purpose, Unproven, bytes).unwrap());
-        assert!(budget.take(Reviews, Unproven, 1).is_err(), "three quarters are all that they get");
-        assert!(budget.take(Streams, Proven, 100).is_ok());
-        drop(taken);
+        let budget = Budget::of(1600);
+        let flood: Vec<Portion> = Purpose::ALL.into_iter().flat_map(|purpose| take_all(&budget, purpose, Unproven)).collect();
+        for (purpose, kept) in [(Connections, 100), (Requests, 100), (Streams, 200), (Messages, 100)] {
+            let taken: usize = take_all(&budget, purpose, Proven).iter().map(Portion::bytes).sum();
+            assert!(taken >= kept, "{purpose:?}: {taken}");
+        }
+        drop(flood);
         assert!(budget.take(Reviews, Unproven, 400).is_ok());
     }
 
-    #[test]
-    fn each_purpose_has_a_part_that_no_other_uses_up() {
-        let budget = Budget::of(800);
-        let _streams = budget.take(Streams, Proven, 500).unwrap();
-        assert!(budget.take(Streams, Proven, 1).is_err());
-        for purpose in [Connections, Messages, Reviews] {
-            assert!(budget.take(purpose, Unproven, 100).is_ok(), "{purpose:?}");
+    /// Takes all that there is, in small pieces.
+    fn take_all(budget: &Budget, purpose: Purpose, standing: Standing) -> Vec<Portion> {
+        std::iter::from_fn(|| budget.take(purpose, standing, 10).ok()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_was_taken_each_purpose_and_standing_has_its_part(
+            order in vec((select(&Purpose::ALL[..]), select(&Standing::ALL[..]), 1..400_usize, proptest::bool::ANY), 0..60),
+        ) {
+            let budget = Budget::of(1600);
+            let mut held = Vec::new();
+            for (purpose, standing, bytes, gives_back) in order {
+                if gives_back {
+                    held.pop();
+                }
+                held.extend(budget.take(purpose, standing, bytes));
+            }
+            // All at once, so that none lives on what is kept for another.
+            for purpose in Purpose::ALL {
+                for standing in Standing::ALL {
+                    let taken = budget.0.taken.lock()[purpose as usize].of(standing);
+                    let rest = (budget.0.limit / WHOLE * purpose.share(standing).kept).saturating_sub(taken);
+                    held.push(budget.take(purpose, standing, rest).unwrap());
+                }
+            }
+            assert!(budget.0.taken.lock().iter().map(Taken::total).sum::<usize>() <= 1600);
         }
     }
 
     #[test]
+    fn the_parts_are_no_more_than_the_whole() {
+        let shares = || Purpose::ALL.into_iter().flat_map(|purpose| Standing::ALL.map(|standing| purpose.share(standing)));
+        assert!(shares().map(|share| share.kept).sum::<usize>() <= WHOLE);
+        assert!(shares().all(|share| share.kept <= share.most && share.most <= WHOLE));
+        assert_eq!(Pages.share(Proven).most, 0);
+    }
+
+    #[test]
     fn who_proves_itself_is_counted_among_the_proven() {
-        let budget = Budget::of(800);
-        let mut portion = budget.take(Connections, Unproven, 200).unwrap();
+        let budget = Budget::of(1600);
+        let mut portion = budget.take(Connections, Unproven, 400).unwrap();
         portion.prove();
-        let again = budget.take(Connections, Unproven, 200).unwrap();
+        let again = budget.take(Connections, Unproven, 100).unwrap();
         drop((portion, again));
         assert!(budget.0.taken.lock().iter().all(|taken| taken.total() == 0));
     }
 
     #[tokio::test]
     async fn who_waits_is_served_when_something_is_given_back() {
-        let budget = Budget::of(800);
-        let portion = budget.take(Reviews, Unproven, 400).unwrap();
+        let budget = Budget::of(1600);
+        let portion = budget.take(Reviews, Unproven, 300).unwrap();
         let waiting = tokio::spawn({
             let budget = budget.clone();
             // More than there ever is counts as all.
@@ -320,6 +376,6 @@ mod tests {
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
         drop(portion);
-        assert_eq!(waiting.await.unwrap(), 400);
+        assert_eq!(waiting.await.unwrap(), budget.0.most(Reviews, Unproven));
     }
 }

@@ -57,14 +57,14 @@ mod tests {
 
     #[test]
     fn use_and_refusals_are_shown() {
-        let (budget, mut registry) = (Budget::of(800), Registry::default());
+        let (budget, mut registry) = (Budget::of(1600), Registry::default());
         budget.register(&mut registry);
         let _portion = budget.take(Purpose::Reviews, Standing::Unproven, 300).unwrap();
-        assert!(budget.take(Purpose::Reviews, Standing::Unproven, 300).is_err());
+        assert!(budget.take(Purpose::Reviews, Standing::Unproven, 400).is_err());
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();
         for line in [
-            "istiod_lite_budget_limit_bytes 800",
+            "istiod_lite_budget_limit_bytes 1600",
             "istiod_lite_budget_bytes{purpose=\"reviews\"} 300",
             "istiod_lite_budget_bytes{purpose=\"messages\"} 0",
             "istiod_lite_budget_refusals{purpose=\"reviews\",standing=\"unproven\"} 1",

@@ -208,7 +208,7 @@ mod tests {
     #[tokio::test]
     async fn who_sends_slowly_makes_room_for_who_sends_at_once() {
         // Two small reviews at a time.
-        let reviews = Reviews::new(LIMITS, Budget::of(4 * SMALL));
+        let reviews = Reviews::new(LIMITS, Budget::of(6 * SMALL));
         let routes = routes(&reviews);
         let endless = || Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
         let slow: Vec<_> = (0..2).map(|_| tokio::spawn(routes.clone().oneshot(request(10, endless())))).collect();

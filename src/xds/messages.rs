@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status, body::Body};
 
-use self::weigh::decoded_size;
+pub(super) use self::weigh::decoded_size;
 use super::bounds::Excess;
 use crate::budget::{Budget, Exhausted, Portion, Purpose, Standing};
 
@@ -73,7 +73,7 @@ impl Messages {
     }
 
     /// Returns the next message; `None` when the client has ended the stream. May be dropped and called again. What the message
-    /// before it cost is given back.
+    /// before it cost is given back. Before it is decoded, that [must be paid for](Self::pay_for).
     ///
     /// # Errors
     /// When a message is too large, takes too long, is none, or there is no budget for it.
@@ -90,6 +90,14 @@ impl Messages {
             }
             self.buffer.extend_from_slice(&data);
         }
+    }
+
+    /// Takes from the budget what the message that was just given out takes [decoded](decoded_size).
+    ///
+    /// # Errors
+    /// When there is no budget for it.
+    pub(super) fn pay_for(&mut self, message: &Bytes, decoded: usize) -> Result<(), Unread> {
+        self.charge(GROWTH * (self.buffer.len() + message.len()) + decoded)
     }
 
     async fn read(&mut self) -> Result<Option<Bytes>, Status> {
@@ -133,7 +141,7 @@ impl Messages {
             // What is split off keeps the allocation alive; nothing of it must stay with an idle stream.
             self.buffer = BytesMut::new();
         }
-        self.charge(GROWTH * (self.buffer.len() + length) + decoded_size(&bytes))?;
+        self.charge(GROWTH * (self.buffer.len() + length))?;
         self.deadline = (!self.buffer.is_empty()).then(|| Instant::now() + self.limits.time);
         Ok(Some(bytes))
     }
@@ -233,9 +241,12 @@ mod tests {
         let compressed = [&[1][..], &1_u32.to_be_bytes(), &[0]].concat();
         assert_eq!(messages(vec![compressed], false, &budget).next().await.map_err(code), Err(Some(Code::Unimplemented)));
 
-        // 1.9 MB on the wire are 18 MB decoded.
-        let expensive = framed(&DiscoveryRequest { resource_names: vec![String::new(); 950_000], ..DiscoveryRequest::default() });
-        assert_eq!(messages(vec![expensive], false, &budget).next().await.map_err(code), Err(Some(Code::ResourceExhausted)));
+        // 1 MB on the wire is 48 MB decoded, as far as its bytes tell.
+        let expensive = framed(&DiscoveryRequest { resource_names: vec![String::new(); 500_000], ..DiscoveryRequest::default() });
+        let mut reading = messages(vec![expensive], false, &budget);
+        let message = reading.next().await.unwrap().unwrap();
+        assert_eq!(reading.pay_for(&message, decoded_size(&message)).map_err(code), Err(Some(Code::ResourceExhausted)));
+        drop((reading, message));
         let [first, second] = [(); 2].map(|()| vec![framed(&names(100_000))[..1 << 20].to_vec()]);
         let mut first = messages(first, false, &budget);
         assert!(futures::poll!(std::pin::pin!(first.next())).is_pending(), "it is under way");

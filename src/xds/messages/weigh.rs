@@ -10,7 +10,7 @@ const DEPTH: usize = 100;
 /// Returns an upper bound of what the message takes decoded. It knows no schema: whatever can be a message counts as one, so
 /// that text may be taken for more than it is, and nothing for less. The work is linear: no byte is looked at twice but for
 /// those before the place where text turns out to be no message.
-pub(super) fn decoded_size(message: &[u8]) -> usize {
+pub(in crate::xds) fn decoded_size(message: &[u8]) -> usize {
     let mut fields = 0;
     walk(message, DEPTH, &mut fields);
     message.len() + fields * PER_FIELD

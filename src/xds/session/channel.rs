@@ -58,6 +58,8 @@ pub(super) struct Channel {
     owes_answer: bool,
     view: View,
     pending: BTreeMap<SmolStr, Pending>,
+    /// How many of them the view does not have.
+    pending_strangers: usize,
     /// What the client was sent for names that the view does not have. Nothing more is to be said of them.
     stood_in: BTreeMap<SmolStr, Arc<Resource>>,
     refused: BTreeMap<SmolStr, RefusedContent>,
@@ -111,6 +113,7 @@ impl Channel {
             owes_answer: false,
             view,
             pending: BTreeMap::new(),
+            pending_strangers: 0,
             stood_in: BTreeMap::new(),
             refused: BTreeMap::new(),
             trials: BTreeMap::new(),
@@ -245,13 +248,20 @@ impl Channel {
 
     fn set_pending(&mut self, name: SmolStr, pending: Pending) {
         self.stood_in.remove(&name);
-        self.pending.insert(name, pending);
+        let is_stranger = self.target(&name).is_none();
+        if self.pending.insert(name, pending).is_none() {
+            self.pending_strangers += usize::from(is_stranger);
+        }
     }
 
     fn take_pending(&mut self, name: &str) -> Option<Pending> {
         self.suspects.remove(name);
         let standing_in = |resource| Pending { held: Held::Content(resource), reason: Reason::Changed };
-        self.pending.remove(name).or_else(|| self.stood_in.remove(name).map(standing_in))
+        let pending = self.pending.remove(name);
+        if pending.is_some() {
+            self.pending_strangers -= usize::from(self.target(name).is_none());
+        }
+        pending.or_else(|| self.stood_in.remove(name).map(standing_in))
     }
 
     /// Has an answer sent even when there is nothing to say.
@@ -280,6 +290,7 @@ impl Channel {
     pub(super) fn rebase(&mut self, view: &View) {
         self.settle();
         let old = mem::replace(&mut self.view, view.clone());
+        self.pending_strangers = self.pending.keys().filter(|name| self.target(name).is_none()).count();
         if !self.is_open {
             return;
         }

@@ -104,6 +104,11 @@ impl Request for DeltaDiscoveryRequest {
         self.resource_names_subscribe.len() + self.resource_names_unsubscribe.len() + self.initial_resource_versions.len()
     }
 
+    fn longest_name(&self) -> usize {
+        let named = self.resource_names_subscribe.iter().chain(&self.resource_names_unsubscribe);
+        named.chain(self.initial_resource_versions.keys()).map(String::len).max().unwrap_or(0)
+    }
+
     fn nonce(&self) -> &str {
         &self.response_nonce
     }

@@ -44,6 +44,8 @@ pub(super) struct Flight {
     pub(super) nonce: u64,
     pub(super) sent_at: Instant,
     pub(super) items: Vec<Sent>,
+    /// How many of the names the view did not have.
+    pub(super) strangers: usize,
     /// The view of which the client has answered for everything once it takes this response.
     pub(super) completes: Option<View>,
     /// Whether the gates no longer wait for its ACK.
@@ -78,6 +80,12 @@ impl Held {
 impl Flight {
     /// Makes a response that goes out now.
     pub(super) fn new(nonce: u64, sent_at: Instant, items: Vec<Sent>) -> Self {
-        Self { nonce, sent_at, items, completes: None, is_overdue: false, is_reported: false, is_tainted: false }
+        let strangers = strangers(&items);
+        Self { nonce, sent_at, items, strangers, completes: None, is_overdue: false, is_reported: false, is_tainted: false }
     }
+}
+
+/// Returns how many of the names the view did not have when they were sent.
+pub(super) fn strangers(items: &[Sent]) -> usize {
+    items.iter().filter(|item| item.is_stand_in || item.content.is_none()).count()
 }

@@ -39,12 +39,24 @@ use super::{
 /// How many resources a view has when it is not compared with another on a serving thread.
 const LARGE_VIEW: usize = 20_000;
 
+/// What an entry takes in the lists that are held for one client, in bytes: a name that shares its text, what the client has under it,
+/// and its place in a tree.
+const ENTRY: usize = 96;
+
+/// What an entry takes besides whose name no view has: its allocation, and a resource that stands in.
+const STRANGER: usize = 256;
+
+/// How many copies there may be of the text of such a name: among those asked for, on its way, and within what stands in.
+const COPIES: usize = 3;
+
 /// A conversation in one of the two protocols.
 #[derive(Debug)]
 pub(crate) struct Session<P> {
     rollout: Rollout,
     answers: Answers,
     bounds: Bounds,
+    /// The length of the longest name that the client has said.
+    longest_name: usize,
     protocol: PhantomData<P>,
 }
 
@@ -52,7 +64,7 @@ impl<P> Session<P> {
     /// Starts with a client that has said nothing yet and is to have `view`. All sessions of a service have the same `joined`.
     pub(crate) fn new(settings: Settings, bounds: Bounds, view: View, joined: &Arc<JoinedTables>) -> Self {
         let rollout = Rollout::new(settings, bounds.unknown_names, view, joined);
-        Self { rollout, answers: Answers::default(), bounds, protocol: PhantomData }
+        Self { rollout, answers: Answers::default(), bounds, longest_name: 0, protocol: PhantomData }
     }
 
     /// Turns to a newer view.
@@ -70,9 +82,10 @@ impl<P> Session<P> {
         ResourceType::ALL.into_iter().map(|kind| self.rollout.most_names(kind)).max().unwrap_or(0)
     }
 
-    /// Returns how many names are held for this client that its view does not have for all.
-    pub(crate) fn own_names(&self) -> usize {
-        self.rollout.own_names() + self.answers.effort()
+    /// Returns how many bytes are held for this client alone, at most: its lists, and the texts that no view has.
+    pub(crate) fn held(&self) -> usize {
+        let strangers = self.rollout.strangers() + self.answers.effort();
+        ENTRY * (self.rollout.entries() + self.answers.effort()) + (STRANGER + COPIES * self.longest_name) * strangers
     }
 
     /// Returns how many names have to be looked at to turn to a view, where it may be many. What views have in common is not
@@ -99,6 +112,7 @@ impl<P: Protocol> Session<P> {
     /// # Errors
     /// When it goes over a bound; the client is then not served any more.
     pub(crate) fn on_request(&mut self, request: P::Request, now: Instant) -> Result<(), Excess> {
+        self.longest_name = self.longest_name.max(request.longest_name());
         match kind_of(&request) {
             Some(kind) => {
                 let taken = P::receive(&mut self.rollout, kind, request, now);

@@ -22,6 +22,8 @@ pub(super) struct Names {
     follows_view: bool,
     plus: BTreeSet<SmolStr>,
     minus: BTreeSet<SmolStr>,
+    /// How many of them the view does not have.
+    strangers: usize,
     next_compaction: usize,
 }
 
@@ -37,6 +39,7 @@ impl Names {
             return false;
         }
         let known = view.get(kind, name);
+        self.strangers += usize::from(known.is_none());
         if !(self.follows_view && known.is_some() && self.minus.remove(name)) {
             // The view's own string where it has the name: one allocation for all proxies.
             self.plus.insert(known.map_or_else(|| name.into(), |resource| resource.name.clone()));
@@ -48,6 +51,7 @@ impl Names {
     /// Removes a name; returns whether it was there.
     pub(super) fn remove(&mut self, name: &str, view: &View, kind: ResourceType) -> bool {
         if self.plus.remove(name) {
+            self.strangers -= usize::from(view.get(kind, name).is_none());
             return true;
         }
         match view.get(kind, name) {
@@ -64,10 +68,17 @@ impl Names {
 
     /// Keeps the set as it is while the view that it refers to changes by `differences`.
     pub(super) fn rebase(&mut self, differences: &[Difference<'_>], old: &View, kind: ResourceType) {
-        if !self.follows_view {
-            return;
-        }
         for difference in differences {
+            match difference {
+                Difference::Removed(name) => self.strangers += usize::from(self.contains(name, old, kind)),
+                Difference::Changed(resource) if old.get(kind, &resource.name).is_none() => {
+                    self.strangers -= usize::from(self.plus.contains(&resource.name));
+                }
+                Difference::Changed(_) => {}
+            }
+            if !self.follows_view {
+                continue;
+            }
             match difference {
                 Difference::Removed(name) if !self.minus.remove(*name) => {
                     self.plus.insert((*name).clone());
@@ -86,8 +97,12 @@ impl Names {
         followed + self.plus.len()
     }
 
+    /// Returns how many of the names the view does not have.
+    pub(super) fn strangers(&self) -> usize {
+        self.strangers
+    }
+
     /// Returns how many names are listed one by one.
-    #[cfg(test)]
     pub(super) fn listed(&self) -> usize {
         self.plus.len() + self.minus.len()
     }
@@ -122,13 +137,33 @@ mod tests {
         assert!(names.listed() < 150, "{}", names.listed());
         assert_eq!((names.iter(&old, kind).count(), names.len(&old, kind)), (300, 300));
 
+        assert_eq!(names.strangers(), 0);
         let new = view(2, (1..301).map(|i| endpoint(&format!("c{i}"), 1)));
         names.rebase(&new.differences(&old, kind), &old, kind);
         assert!(names.contains("c0", &new, kind), "a name stays asked for when the view loses it");
+        assert_eq!(names.strangers(), 1);
         assert!(!names.contains("c300", &new, kind), "a name is not asked for because the view has it");
         assert_eq!(names.iter(&new, kind).count(), 300);
         assert!(names.remove("c0", &new, kind) && names.remove("c7", &new, kind) && !names.remove("c7", &new, kind));
         assert!(names.insert("c300", &new, kind) && !names.insert("c300", &new, kind));
         assert_eq!((names.iter(&new, kind).count(), names.len(&new, kind)), (299, 299));
+        assert_eq!(names.strangers(), 0);
+    }
+
+    #[test]
+    fn what_the_view_does_not_have_is_counted() {
+        let kind = ResourceType::Endpoint;
+        let (one, both) = (view(1, [endpoint("a", 1)]), view(2, [endpoint("a", 1), endpoint("b", 1)]));
+        let mut names = Names::default();
+        for name in ["a", "b", "c", "c"] {
+            names.insert(name, &one, kind);
+        }
+        assert_eq!(names.strangers(), 2);
+        names.rebase(&both.differences(&one, kind), &one, kind);
+        assert_eq!(names.strangers(), 1);
+        names.rebase(&one.differences(&both, kind), &both, kind);
+        assert_eq!(names.strangers(), 2);
+        assert!(names.remove("b", &one, kind) && names.remove("a", &one, kind) && names.remove("c", &one, kind));
+        assert_eq!((names.strangers(), names.listed()), (0, 0));
     }
 }

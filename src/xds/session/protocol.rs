@@ -66,6 +66,9 @@ pub(crate) trait Request: prost::Message + Default + 'static {
     /// Returns how many names it holds.
     fn size(&self) -> usize;
 
+    /// Returns the length of the longest name in it, in bytes.
+    fn longest_name(&self) -> usize;
+
     /// Returns the nonce of the response that it answers; empty when it answers none.
     fn nonce(&self) -> &str;
 }

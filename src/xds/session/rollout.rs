@@ -135,9 +135,14 @@ impl Rollout {
         self.draining.len() + self.channels.values().map(Channel::effort).sum::<usize>()
     }
 
-    /// Returns how many names are held for this client that its view does not have for all.
-    pub(super) fn own_names(&self) -> usize {
-        self.channels.values().map(Channel::own_names).sum()
+    /// Returns how many entries the lists have that are held for this client alone.
+    pub(super) fn entries(&self) -> usize {
+        self.channels.values().map(Channel::entries).sum()
+    }
+
+    /// Returns how many of them are of names that the view does not have.
+    pub(super) fn strangers(&self) -> usize {
+        self.channels.values().map(Channel::strangers).sum()
     }
 
     /// Returns how many names have to be looked at when the client answers the response of that nonce or, with the first request

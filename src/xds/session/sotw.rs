@@ -115,6 +115,10 @@ impl Request for DiscoveryRequest {
         self.resource_names.len()
     }
 
+    fn longest_name(&self) -> usize {
+        self.resource_names.iter().map(String::len).max().unwrap_or(0)
+    }
+
     fn nonce(&self) -> &str {
         &self.response_nonce
     }

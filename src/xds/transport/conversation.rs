@@ -37,9 +37,9 @@ impl<P: Protocol> Conversation<P> {
         self.session.most_names()
     }
 
-    /// Returns how many names are held for this client that its view does not have for all.
-    pub(super) fn own_names(&self) -> usize {
-        self.session.own_names()
+    /// Returns how many bytes are held for this client alone, at most.
+    pub(super) fn held(&self) -> usize {
+        self.session.held()
     }
 
     /// Returns how many names a request makes us look at, at most.

@@ -19,14 +19,14 @@ use tonic::Status;
 
 use super::{DiscoveryService, STREAM, conversation::Conversation, nonces::Nonces};
 use crate::{
-    budget::Portion,
+    budget::{Exhausted, Portion},
     mesh::model::Caller,
     peer_text::PeerText,
     xds::{
         bounds::{Excess, measure},
         codec::{Form, Outgoing},
         debug,
-        messages::{Messages, Unread},
+        messages::{Messages, Unread, decoded_size},
         node::{Claim, Node, NodeError, Proven},
         session::{Protocol, Request, Response, Session},
     },
@@ -36,8 +36,8 @@ use crate::{
 const TURN: usize = 2048;
 /// How many bytes of a request are read on a serving thread.
 const READ: usize = 16 << 10;
-/// What a name takes that no view has, in bytes: its text, and its places among those asked for, pending and on their way.
-const NAME: usize = 256;
+/// The most bytes of metadata that a usual proxy says of itself: its labels and annotations.
+const USUAL_NODE: usize = 8 << 10;
 /// What even the smallest request counts for.
 const LEAST: usize = 16;
 
@@ -59,6 +59,8 @@ pub(super) struct Stream<P: Protocol> {
     debug_nonces: Nonces,
     /// How many names a request may hold.
     names: usize,
+    /// How many bytes of what it says of itself are kept, at most.
+    node: usize,
     /// How many names were looked at since others had their turn.
     effort: usize,
     protocol: PhantomData<fn(P)>,
@@ -67,8 +69,8 @@ pub(super) struct Stream<P: Protocol> {
 impl<P: Protocol> Stream<P> {
     /// Makes the stream of a call.
     pub(super) fn new(service: DiscoveryService, call: Call) -> Self {
-        let (debug_nonces, names, effort) = (Nonces::default(), service.options.bounds.first_names(), 0);
-        Self { service, call, debug_nonces, names, effort, protocol: PhantomData }
+        let (debug_nonces, names) = (Nonces::default(), service.options.bounds.first_names());
+        Self { service, call, debug_nonces, names, node: 0, effort: 0, protocol: PhantomData }
     }
 
     /// Serves the client until it goes, breaks a rule, or the control plane shuts down.
@@ -124,6 +126,7 @@ impl<P: Protocol> Stream<P> {
                         let view = views.borrow_and_update().clone();
                         let effort = conversation.effort_to_turn(&view);
                         (conversation, ()) = self.work(conversation, effort, move |conversation| conversation.turn(view)).await?;
+                        self.pay_for_change(&conversation)?;
                     }
                     let began = Instant::now();
                     let effort = conversation.effort_to_speak();
@@ -133,6 +136,7 @@ impl<P: Protocol> Stream<P> {
                         Some(response) => {
                             self.observe_push_time(&response, began.elapsed());
                             permit.send(Ok(Outgoing::Resources(response)));
+                            self.pay_for_change(&conversation)?;
                         }
                         None => more = false,
                     }
@@ -160,6 +164,7 @@ impl<P: Protocol> Stream<P> {
                 self.answer_debug(&request).await?;
                 continue;
             }
+            self.node = kept_of(node);
             let node = self.parsed(node).await?;
             let node = Arc::new(node);
             let proven = Proven::new(Arc::clone(&node), self.call.caller.clone()).ok_or_else(|| self.refusal(&node.proxy.id))?;
@@ -197,11 +202,22 @@ impl<P: Protocol> Stream<P> {
         let effort = conversation.effort_of(&request);
         let (conversation, taken) = self.work(conversation, effort, move |conversation| conversation.take(request)).await?;
         taken.map_err(|excess| self.excessive(excess))?;
-        let held = STREAM + NAME * conversation.own_names();
-        if held != self.call.portion.bytes() {
-            self.call.portion.resize(held).map_err(|error| Status::resource_exhausted(error.to_string()))?;
-        }
+        self.pay(&conversation).map_err(|error| Status::resource_exhausted(error.to_string()))?;
         Ok(conversation)
+    }
+
+    /// Takes from the budget what is held for the client, or gives back what no longer is.
+    fn pay(&mut self, conversation: &Conversation<P>) -> Result<(), Exhausted> {
+        let held = STREAM + self.node + conversation.held();
+        if held == self.call.portion.bytes() { Ok(()) } else { self.call.portion.resize(held) }
+    }
+
+    /// Does so after a change of the mesh. A proxy that has proven who it is did not ask for that, and is served on.
+    fn pay_for_change(&mut self, conversation: &Conversation<P>) -> Result<(), Status> {
+        match self.pay(conversation) {
+            Err(error) if self.call.caller == Caller::Anonymous => Err(Status::resource_exhausted(error.to_string())),
+            _ => Ok(()),
+        }
     }
 
     /// Does something with the conversation: here when it is little, and on another thread when it is much.
@@ -239,26 +255,33 @@ impl<P: Protocol> Stream<P> {
         }
     }
 
+    /// Reads a message, once it is paid for: elsewhere when it is long.
     async fn received(&mut self, message: Result<Option<Bytes>, Unread>) -> Result<Option<P::Request>, Status> {
-        let message = message.map_err(|unread| match unread {
-            Unread::Excess(excess) => self.excessive(excess),
-            Unread::Broken(status) => status,
-        })?;
-        let Some(message) = message else { return Ok(None) };
+        let Some(message) = message.map_err(|unread| self.unread(unread))? else { return Ok(None) };
         let largest = &self.service.ledger.metrics().largest_request;
         largest.set(largest.get().max(i64::try_from(message.len()).unwrap_or(i64::MAX)));
-        let (size, names) = (message.len(), self.names);
-        let read = move || {
-            measure(P::MESSAGE, &message, names)?;
-            P::Request::decode(message).map_err(|_| Excess::form("request"))
-        };
-        let request = if size > READ {
-            self.service.computing.run(read).await?
+        let names = self.names;
+        let weigh = move |message: Bytes| measure(P::MESSAGE, &message, names).map(|()| decoded_size(&message));
+        let read = |message: Bytes| P::Request::decode(message).map_err(|_| Excess::form("request"));
+        let is_long = message.len() > READ;
+        let weighed = if is_long {
+            let message = message.clone();
+            self.service.computing.run(move || weigh(message)).await?
         } else {
-            self.pause(size / LEAST).await;
-            read()
+            self.pause(message.len() / LEAST).await;
+            weigh(message.clone())
         };
+        let decoded = weighed.map_err(|excess| self.excessive(excess))?;
+        self.call.requests.pay_for(&message, decoded).map_err(|unread| self.unread(unread))?;
+        let request = if is_long { self.service.computing.run(move || read(message)).await? } else { read(message) };
         request.map(Some).map_err(|excess| self.excessive(excess))
+    }
+
+    fn unread(&self, unread: Unread) -> Status {
+        match unread {
+            Unread::Excess(excess) => self.excessive(excess),
+            Unread::Broken(status) => status,
+        }
     }
 
     fn is_debug(&self, request: &P::Request) -> bool {
@@ -280,6 +303,12 @@ impl<P: Protocol> Stream<P> {
         let _ = self.call.responses.send(Ok(Outgoing::Message(message))).await;
         Ok(())
     }
+}
+
+/// Returns how many bytes of a node are kept, at most. What usual ones say is part of what every stream is charged for.
+fn kept_of(node: &v3::Node) -> usize {
+    let metadata = node.metadata.as_ref().map_or(0, Message::encoded_len);
+    if metadata > USUAL_NODE { 2 * metadata } else { 0 }
 }
 
 fn going_away() -> Status {

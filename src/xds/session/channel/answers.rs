@@ -18,7 +18,7 @@ use crate::{
         session::{
             blame::blamed,
             event::Refused,
-            flight::{Flight, Held, Pending, Sent},
+            flight::{Flight, Held, Pending, Sent, strangers},
             response::Reason,
         },
         view::View,
@@ -159,6 +159,7 @@ impl Channel {
         let earlier = merged.into_iter().rev().flat_map(|flight| flight.items).visiting(Visited::Name);
         last.items.extend(earlier.filter(|item| self.matters(item) && seen.insert(item.name.clone())));
         last.sent_at = sent_at;
+        last.strangers = strangers(&last.items);
         self.in_flight.push_front(last);
     }
 
@@ -270,11 +271,15 @@ impl Channel {
         self.pending.len() + self.stood_in.len() + self.refused.len() + self.in_flight() + again + spoken_of
     }
 
-    /// Returns how many names are held for this client that its view does not have for all.
-    pub(in crate::xds::session) fn own_names(&self) -> usize {
-        let shared = self.view.len(self.kind);
-        let beyond = |names: usize| names.saturating_sub(shared);
-        beyond(self.named()) + beyond(self.pending.len()) + beyond(self.in_flight()) + self.stood_in.len()
+    /// Returns how many entries the lists have that are held for this client alone.
+    pub(in crate::xds::session) fn entries(&self) -> usize {
+        self.names.listed() + self.pending.len() + self.in_flight() + self.stood_in.len() + self.refused.len()
+    }
+
+    /// Returns how many of them are of names that the view does not have: whose text is held for this client alone, too.
+    pub(in crate::xds::session) fn strangers(&self) -> usize {
+        let in_flight: usize = self.in_flight.iter().map(|flight| flight.strangers).sum();
+        self.names.strangers() + self.pending_strangers + in_flight + self.stood_in.len()
     }
 
     /// Returns how many names a request or response speaks of that speaks of everything.
