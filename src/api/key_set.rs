@@ -31,6 +31,8 @@ const PUBLIC: [&str; 9] = ["kty", "kid", "alg", "use", "n", "e", "crv", "x", "y"
 const LONGEST_MEMBER: usize = 4096;
 /// How many keys a published set may have.
 const MOST_KEYS: usize = 100;
+/// How long the public keys of a set may be, in bytes: every proxy that wants them is sent them.
+const LONGEST: usize = 64 << 10;
 /// How much memory the values of a published document may take, in bytes.
 const MOST_OF_DOCUMENT: usize = 16 << 20;
 /// What begins a certificate in PEM.
@@ -145,7 +147,11 @@ fn public_part(key: &Value) -> Option<BTreeMap<&str, &str>> {
 }
 
 fn written<T: serde::Serialize>(document: &T) -> Result<SmolStr, String> {
-    serde_json::to_string(document).map(SmolStr::from).map_err(|error| error.to_string())
+    let text = serde_json::to_string(document).map_err(|error| error.to_string())?;
+    match text.len() {
+        0..=LONGEST => Ok(text.into()),
+        length => Err(format!("has {length} bytes of keys, more than the {LONGEST} that are taken")),
+    }
 }
 
 #[cfg(test)]

@@ -124,6 +124,11 @@ macro_rules! kinds {
                 facts: part_of_another("mesh"),
                 read: no_document,
             }
+            /// The keys of an issuer of tokens, which are fetched from the URL that is its name.
+            KeySet(key_set::KeySet) {
+                facts: part_of_another("mesh/policy"),
+                read: no_document,
+            }
         }
     };
 }

@@ -13,12 +13,13 @@ use std::{
 };
 
 use clap::builder::TypedValueParser;
+use ipnet::IpNet;
 
 use self::{tls::TlsArguments, without_effect::WithoutEffect};
 use crate::{
     cli::{
         inject::InjectionArguments,
-        values::{ListenAddress, bytes, duration, listen_address, listen_address_or_none, request_size},
+        values::{ListenAddress, bytes, duration, listen_address, listen_address_or_none, network, request_size},
     },
     controllers::{ROOT_CERTIFICATE, election::Timing},
     identity::{ca::IssuePolicy, key::KeyType},
@@ -31,6 +32,7 @@ use crate::{
     },
     source::{
         debounce,
+        key_sets::{self, KeySetMetrics, Networks},
         kubernetes::{self, ClientSettings},
     },
     xds::{bounds::Bounds, session},
@@ -176,6 +178,25 @@ pub(super) struct Arguments {
     #[arg(long, env = "PILOT_DEBOUNCE_MAX", value_parser = duration, default_value = "10s")]
     debounce_max: Duration,
 
+    /// How often the keys of token issuers (RequestAuthentication) are fetched again: a key that is new must verify tokens for as long
+    /// as that before it signs any.
+    #[arg(long, env = "PILOT_JWT_PUB_KEY_REFRESH_INTERVAL", value_parser = duration, default_value = "20m")]
+    jwks_refresh_interval: Duration,
+
+    /// Networks, besides public ones, from which such keys may be fetched (10.96.0.0/12), because whoever writes a
+    /// RequestAuthentication chooses what we call. Addresses of this host, of a link, of a cloud's metadata and of the API server are
+    /// meant only if named one by one (127.0.0.1/32).
+    #[arg(long, value_name = "NETWORK", value_delimiter = ',', value_parser = network)]
+    jwks_allowed_networks: Vec<IpNet>,
+
+    /// Networks from which such keys are never fetched, whatever else is said.
+    #[arg(long, value_name = "NETWORK", env = "BLOCKED_CIDRS_IN_JWKS_URIS", value_delimiter = ',', value_parser = network)]
+    jwks_blocked_networks: Vec<IpNet>,
+
+    /// File of root certificates, besides the system's, for issuers of tokens; it need not be there.
+    #[arg(long, value_name = "FILE", default_value = "/cacerts/extra.pem")]
+    jwks_ca: PathBuf,
+
     /// How long a rollout waits for a proxy's ACK before it goes on without.
     #[arg(long, value_parser = duration, default_value = "5s")]
     gate_deadline: Duration,
@@ -303,6 +324,7 @@ impl Arguments {
                 memory: self.memory_limit.unwrap_or_else(memory::limit),
                 connections_per_address: self.connections_per_address.map(|number| number as usize),
             },
+            key_sets: self.key_sets().await?,
             debounce: debounce::Settings { after: self.debounce_after, max: self.debounce_max, ..debounce::Settings::default() },
             bounds: Bounds {
                 first_request: self.max_first_request,
@@ -358,6 +380,26 @@ impl Arguments {
         ControllerSettings { root_certificate: root_certificate.clone(), leadership: Timing::of_lease(*lease) }
     }
 
+    async fn key_sets(&self) -> anyhow::Result<key_sets::Settings> {
+        let api_server = match self.config_dir {
+            Some(_) => Vec::new(),
+            None => kubernetes::server_names(&self.client_settings()).await?,
+        };
+        Ok(key_sets::Settings {
+            // Sooner than once a second would be an attack on the issuer.
+            refresh: self.jwks_refresh_interval.max(Duration::from_secs(1)),
+            networks: Networks { allowed: self.jwks_allowed_networks.clone(), blocked: self.jwks_blocked_networks.clone() },
+            api_server,
+            roots: Some(self.jwks_ca.clone()),
+            metrics: KeySetMetrics::default(),
+        })
+    }
+
+    fn client_settings(&self) -> ClientSettings {
+        let KubernetesArguments { kubeconfig, context, qps, burst, .. } = &self.kubernetes;
+        ClientSettings { kubeconfig: kubeconfig.clone(), context: context.clone(), qps: *qps, burst: *burst }
+    }
+
     fn connections(&self) -> ConnectionOptions {
         ConnectionOptions {
             keepalive_interval: self.keepalive_interval,
@@ -372,10 +414,9 @@ impl Arguments {
         if let Some(folder) = &self.config_dir {
             return Ok(ObjectSource::Folder(folder.clone()));
         }
-        let KubernetesArguments { kubeconfig, context, qps, burst, watch_namespaces, shared_mesh_config, .. } = &self.kubernetes;
-        let settings = ClientSettings { kubeconfig: kubeconfig.clone(), context: context.clone(), qps: *qps, burst: *burst };
+        let KubernetesArguments { watch_namespaces, shared_mesh_config, .. } = &self.kubernetes;
         Ok(ObjectSource::Kubernetes(Box::new(kubernetes::Settings {
-            client: kubernetes::client(&settings).await?,
+            client: kubernetes::client(&self.client_settings()).await?,
             cluster: self.cluster_id.as_str().into(),
             namespace: self.namespace.as_str().into(),
             revision: self.revision.as_str().into(),

@@ -1,6 +1,11 @@
 //! Values of flags, in the forms that istiod accepts.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use ipnet::IpNet;
 
 use crate::api::go_duration;
 
@@ -36,6 +41,13 @@ pub(super) fn bytes(text: &str) -> Result<usize, String> {
 /// Reads a duration: `100ms`, `1.5s`, `2m`, `1h30m`, as Go writes it.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     go_duration::parse(text).ok_or_else(|| format!("{text:?} is no duration; write 100ms, 1.5s, 2m or 1h30m"))
+}
+
+/// Reads a network: `10.96.0.0/12`, or one address.
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    let one = text.parse::<IpAddr>().map(IpNet::from);
+    one.or_else(|_| text.parse()).map_err(|_| format!("{text:?} is no network; write 10.96.0.0/12 or 10.96.0.1"))
 }
 
 /// Reads the largest size of a request, in bytes: 64 kB at least, which any proxy's first request takes, and 1 GB at most.

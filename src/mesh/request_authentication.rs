@@ -52,6 +52,15 @@ pub enum Keys {
     At(SmolStr),
 }
 
+/// The keys of an issuer, as they were fetched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FetchedKeys {
+    /// The key set that was fetched last; `None`: none ever was. While its content is the same, it is the same.
+    pub keys: Option<Arc<str>>,
+    /// Why it could not be fetched again, if that is so now.
+    pub trouble: Option<SmolStr>,
+}
+
 /// Claims that always are lists in one text, as in Istio.
 const SPACE_DELIMITED: [&str; 2] = ["permission", "scope"];
 
@@ -68,7 +77,11 @@ fn jwt_rule(written: &istio::JwtRule) -> JwtRule {
     JwtRule {
         issuer: written.issuer.clone(),
         audiences: written.audiences.clone(),
-        keys: written.keys_url().map_or_else(|| Keys::Inline(written.jwks.clone()), Keys::At),
+        keys: match written.keys_url() {
+            Some(url) => Keys::At(url),
+            None if written.refused => Keys::Unknown,
+            None => Keys::Inline(written.jwks.clone()),
+        },
         from_headers: written.from_headers.iter().map(|header| (header.name.clone(), header.prefix.clone())).collect(),
         from_params: written.from_params.clone(),
         from_cookies: written.from_cookies.clone(),
@@ -84,7 +97,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_stand_in_the_rule_or_at_a_url() {
+    fn keys_stand_in_the_rule_or_at_a_url_or_nowhere() {
+        assert_eq!(jwt_rule(&istio::JwtRule { refused: true, jwks: "{}".into(), ..Default::default() }).keys, Keys::Unknown);
         let keys = |issuer: &str, jwks: &str, jwks_uri: &str| {
             jwt_rule(&istio::JwtRule { issuer: issuer.into(), jwks: jwks.into(), jwks_uri: jwks_uri.into(), ..Default::default() }).keys
         };

@@ -8,10 +8,7 @@ use smol_str::{SmolStr, format_smolstr};
 use super::model::{Labels, Origin};
 use crate::api::{
     Object, Spec,
-    istio::{
-        self, ClientTls, ClientTlsMode, DestinationRule, JwtRule, RequestAuthentication, ServerTls, ServerTlsMode, Sidecar, TrafficPolicy,
-        VirtualService,
-    },
+    istio::{self, ClientTls, ClientTlsMode, DestinationRule, ServerTls, ServerTlsMode, Sidecar, TrafficPolicy, VirtualService},
 };
 
 /// The label by which users of an object or of a namespace say that they know what is not supported: the error is a warning.
@@ -48,7 +45,6 @@ pub(in crate::mesh) fn of(object: &Object) -> Option<Unsupported> {
         Spec::DestinationRule(rule) => of_rule(rule),
         Spec::VirtualService(routes) => of_routes(routes),
         Spec::Sidecar(sidecar) => of_sidecar(sidecar),
-        Spec::RequestAuthentication(authentication) => of_authentication(authentication),
         Spec::AuthorizationPolicy => vec![of_whole()],
         _ => Vec::new(),
     };
@@ -150,15 +146,6 @@ fn of_routes(routes: &VirtualService) -> Vec<Demand> {
     demands
 }
 
-fn of_authentication(authentication: &RequestAuthentication) -> Vec<Demand> {
-    let fetched = authentication.rules.iter().enumerate().filter(|(_, rule)| rule.keys_url().is_some());
-    let demand = |(index, rule): (usize, &JwtRule)| Demand {
-        field: format_smolstr!("spec.jwtRules[{index}].{}", if rule.jwks_uri.is_empty() { "issuer" } else { "jwksUri" }),
-        consequence: "keys are not fetched yet: every token of this issuer is refused (write the keys into jwks)".into(),
-    };
-    fetched.map(demand).collect()
-}
-
 fn of_sidecar(sidecar: &Sidecar) -> Vec<Demand> {
     let demand = || Demand {
         field: "spec.outboundTrafficPolicy.egressProxy".into(),
@@ -243,12 +230,6 @@ mod tests {
         let policy = "{outboundTrafficPolicy: {mode: ALLOW_ANY, egressProxy: {host: way-out.shop.svc.cluster.local, port: {number: 80}}}}";
         assert_eq!(fields("Sidecar", "networking", policy), ["spec.outboundTrafficPolicy.egressProxy"]);
         assert_eq!(fields("Sidecar", "networking", "{outboundTrafficPolicy: {mode: ALLOW_ANY}}"), [""; 0]);
-    }
-
-    #[test]
-    fn rules_whose_keys_are_elsewhere_are_named() {
-        let rules = "{jwtRules: [{issuer: 'https://a'}, {issuer: b, jwks: '{\"keys\": []}'}, {issuer: c, jwksUri: 'https://c/keys'}]}";
-        assert_eq!(fields("RequestAuthentication", "security", rules), ["spec.jwtRules[0].issuer", "spec.jwtRules[2].jwksUri"]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod imports;
 mod routes;
 mod services;
 mod singletons;
+mod tokens;
 mod unreached;
 mod unsupported;
 
@@ -28,6 +29,7 @@ pub fn check(world: &World) -> Vec<Diagnostic> {
     found.extend(destination_rules::check(world));
     found.extend(gateways::check(world));
     found.extend(singletons::check(world));
+    found.extend(tokens::check(world));
     found.extend(unsupported::check(world));
     found.extend(services::check(world));
     found.extend(endpoints::check(world));
@@ -46,6 +48,7 @@ pub fn of(world: &World, object: &ObjectKey) -> Vec<Diagnostic> {
         Kind::VirtualService => routes::of(world, &key),
         Kind::DestinationRule => world.destination_rules.get(&key).map(|rule| destination_rules::of(world, rule)).unwrap_or_default(),
         Kind::Gateway => world.gateways.get(&key).map(|gateway| gateways::of(world, gateway)).unwrap_or_default(),
+        Kind::RequestAuthentication => world.request_authentications.get(&key).map(|object| tokens::of(world, object)).unwrap_or_default(),
         Kind::ServiceEntry => [services::check(world), endpoints::check(world)].concat(),
         Kind::WorkloadEntry => endpoints::check(world),
         Kind::Sidecar | Kind::PeerAuthentication => singletons::check(world),

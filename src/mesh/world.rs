@@ -14,7 +14,7 @@ use super::{
     },
     peer_authentication::PeerAuthentication,
     policy_table::PolicyTable,
-    request_authentication::RequestAuthentication,
+    request_authentication::{FetchedKeys, RequestAuthentication},
     routing::model::{GatewayRef, RouteSet},
     settings::{MeshSettings, ProxyDefaults},
     sidecar,
@@ -63,6 +63,8 @@ pub struct World {
     pub peer_authentications: PolicyTable<PeerAuthentication>,
     /// RequestAuthentications by object.
     pub request_authentications: PolicyTable<RequestAuthentication>,
+    /// The keys of issuers, by the URL where they are.
+    pub key_sets: OrdMap<SmolStr, FetchedKeys>,
     /// Objects that ask for what is not built yet.
     pub unsupported: OrdMap<ConfigId, Arc<Unsupported>>,
     /// Labels of namespaces.

@@ -112,6 +112,7 @@ impl Runtime {
         registry.register_collector(Box::new(WorldMetrics(worlds.subscribe())));
         let source = settings.source.api_server().map(|server| server.metrics.clone()).unwrap_or_default();
         source.register(registry);
+        settings.key_sets.metrics.register(registry);
         let metrics = Metrics::register(registry, &clock, &classes);
         let budget = Budget::of(memory::for_callers(settings.limits.memory));
         budget.register(registry);

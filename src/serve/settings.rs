@@ -9,7 +9,7 @@ use super::{
 use crate::{
     controllers::election::Timing,
     identity::{ca::IssuePolicy, key::KeyType},
-    source::{debounce, kubernetes},
+    source::{debounce, key_sets, kubernetes},
     webhook::inject,
     xds::{bounds::Bounds, session},
 };
@@ -37,6 +37,8 @@ pub(crate) struct Settings {
     pub connections: ConnectionOptions,
     /// What callers may cost.
     pub limits: LimitSettings,
+    /// How keys of issuers are fetched.
+    pub key_sets: key_sets::Settings,
     /// How changes are gathered into batches.
     pub debounce: debounce::Settings,
     /// How much requests of proxies may hold.

@@ -7,7 +7,7 @@ use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use super::settings::{ObjectSource, Settings};
 use crate::{
     api::{Diagnostic, Spec, mesh_config::MeshConfig},
-    source::{SourceEvent, folder::Folder, kubernetes, mesh_config::MeshConfigFile},
+    source::{SourceEvent, folder::Folder, key_sets, kubernetes, mesh_config::MeshConfigFile},
 };
 
 /// Returns the MeshConfig at the start: the file's, else the API server's, else the defaults.
@@ -33,7 +33,7 @@ pub(super) async fn mesh_config(settings: &Settings) -> anyhow::Result<MeshConfi
 ///
 /// # Errors
 /// When the folder cannot be watched.
-pub(super) fn events(settings: &Settings) -> anyhow::Result<impl Stream<Item = SourceEvent> + use<>> {
+pub(super) fn events(settings: &Settings) -> anyhow::Result<impl Stream<Item = SourceEvent> + Send + use<>> {
     let (file_sender, file_events) = mpsc::channel(1);
     let events = match &settings.source {
         ObjectSource::Folder(folder) => {
@@ -45,7 +45,8 @@ pub(super) fn events(settings: &Settings) -> anyhow::Result<impl Stream<Item = S
         // It follows the file by itself, because the settings decide what it reads.
         ObjectSource::Kubernetes(server) => kubernetes::watch(kubernetes::Settings::clone(server), mesh_config_file(settings)),
     };
-    Ok(ReceiverStream::new(events).merge(ReceiverStream::new(file_events)))
+    let cluster = SmolStr::new(&settings.cluster.cluster_id);
+    Ok(key_sets::joined(settings.key_sets.clone(), cluster, ReceiverStream::new(events).merge(ReceiverStream::new(file_events))))
 }
 
 fn mesh_config_file(settings: &Settings) -> Option<MeshConfigFile> {

@@ -2,6 +2,7 @@
 
 pub(crate) mod debounce;
 pub(crate) mod folder;
+pub(crate) mod key_sets;
 pub(crate) mod kubernetes;
 pub(crate) mod locations;
 pub(crate) mod mesh_config;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use istiod_lite::{
-    api::{self, Diagnostic, Kind, Object, ObjectKey, Parsed, Severity, mesh_config::MeshConfig, yaml},
+    api::{self, Diagnostic, Kind, Object, ObjectKey, Parsed, Severity, Spec, key_set::KeySet, mesh_config::MeshConfig, yaml},
     mesh::{
         engine::Engine,
         model::{Flavour, Interception, Proxy, ProxyKind},
@@ -76,7 +76,7 @@ impl Stage {
         let is_walked = |document: &Value| document["kind"] == kind && document["metadata"]["name"] == "walked";
         let object = documents.iter().find(|document| is_walked(document)).unwrap_or_else(|| panic!("no {kind} named walked")).clone();
         let mut engine = Engine::new("cluster.local", MeshConfig::default());
-        engine.apply(keyed(documents.iter().filter(|document| !is_walked(document)).flat_map(parse_whole)));
+        engine.apply(keyed(documents.iter().filter(|document| !is_walked(document)).flat_map(parse_whole).chain([fetched_keys()])));
         let injection = Injection::of(&documents);
         Self { object, engine, injection, settings: super::yaml("settings.yaml"), kind: kind.to_owned() }
     }
@@ -318,6 +318,18 @@ fn parse_whole(document: &Value) -> Vec<Arc<Object>> {
     let parsed = api::parse(document, &"Kubernetes".into());
     assert!(parsed.diagnostics.is_empty(), "{:?}", parsed.diagnostics);
     parsed.objects
+}
+
+/// Returns the keys that are fetched in the control plane.
+fn fetched_keys() -> Arc<Object> {
+    let key = ObjectKey {
+        cluster: "Kubernetes".into(),
+        kind: Kind::KeySet,
+        namespace: Default::default(),
+        name: "https://keys.example.com/keys".into(),
+    };
+    let set = KeySet { keys: Some(r#"{"keys":[{"e":"AQAB","kty":"RSA","n":"AQAB"}]}"#.into()), trouble: None };
+    Arc::new(Object { key, version: Default::default(), metadata: Default::default(), spec: Spec::KeySet(Arc::new(set)) })
 }
 
 /// Returns changes that apply these objects.

@@ -42,6 +42,8 @@ pub struct JwtRule {
     pub timeout: Option<Duration>,
     /// `spaceDelimitedClaims`
     pub space_delimited_claims: Vec<SmolStr>,
+    /// Whether it is what is left of a rule that was refused: no token is good by it.
+    pub refused: bool,
 }
 
 /// `fromHeaders[]`
@@ -66,6 +68,9 @@ impl JwtRule {
     /// Returns where the keys are to be fetched: a key set, or the issuer's OpenID configuration, which names one. `None`: the
     /// rule has them.
     pub fn keys_url(&self) -> Option<SmolStr> {
+        if self.refused {
+            return None;
+        }
         match (self.jwks.is_empty(), self.jwks_uri.is_empty()) {
             (false, _) => None,
             (true, false) => Some(self.jwks_uri.clone()),

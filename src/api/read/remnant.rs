@@ -6,6 +6,7 @@
 
 mod destination_rule;
 mod peer_authentication;
+mod request_authentication;
 mod sidecar;
 
 use std::sync::Arc;
@@ -41,6 +42,7 @@ pub(super) fn of(key: &ObjectKey, metadata: &Arc<Metadata>, document: &Value) ->
     let left = match key.kind {
         Kind::DestinationRule => destination_rule::left(key, spec),
         Kind::PeerAuthentication => peer_authentication::left(spec),
+        Kind::RequestAuthentication => request_authentication::left(key, spec),
         Kind::Sidecar => sidecar::left(key, spec),
         _ => None,
     }?;

@@ -26,6 +26,7 @@ impl Read for JwtRule {
                 output_claim_to_headers: fields.get("outputClaimToHeaders"),
                 timeout: fields.opt("timeout"),
                 space_delimited_claims: fields.get("spaceDelimitedClaims"),
+                refused: false,
             }
         })
     }

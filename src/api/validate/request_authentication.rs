@@ -59,6 +59,9 @@ impl Check<'_> {
     }
 
     fn keys(self, rule: &JwtRule, at: &Path<'_>) {
+        if rule.refused {
+            return;
+        }
         if let Some(url) = rule.keys_url() {
             let (field, is_issuer) = if rule.jwks_uri.is_empty() { ("issuer", true) } else { ("jwksUri", false) };
             let at = at.field(field);

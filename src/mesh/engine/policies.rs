@@ -9,7 +9,7 @@ use smol_str::SmolStr;
 
 use super::{Dirty, Engine};
 use crate::{
-    api::{Content, Id, Kind, Object, istio},
+    api::{Content, Id, Kind, Object, istio, key_set::KeySet},
     mesh::{
         configured::Configured,
         gateway::{self, Gateway},
@@ -18,13 +18,14 @@ use crate::{
         peer_authentication::{self, PeerAuthentication},
         policy::{destination_rule, mtls},
         policy_table::{Policy, PolicyTable, Replaced},
-        request_authentication::{self, RequestAuthentication},
+        request_authentication::{self, FetchedKeys, JwtRule, Keys, RequestAuthentication},
         settings::MeshSettings,
         sidecar::{self, Sidecar},
         traffic::{self, DestinationRule},
         unsupported,
         world::World,
     },
+    visits::{Visit, Visited},
 };
 
 /// A kind with a table of its own in the world.
@@ -50,6 +51,7 @@ impl Engine {
         self.derive_table::<Sidecar>(world, changed, dirty);
         self.derive_table::<PeerAuthentication>(world, changed, dirty);
         self.derive_table::<RequestAuthentication>(world, changed, dirty);
+        self.derive_key_sets(world, changed, dirty);
         self.derive_table::<DestinationRule>(world, changed, dirty);
         self.derive_unsupported(world, changed);
     }
@@ -83,6 +85,39 @@ impl Engine {
                 None => _ = world.namespaces.remove(&key.name),
             }
         }
+    }
+
+    /// Derives the keys of issuers, and marks the workloads for which rules want those that differ.
+    fn derive_key_sets(&self, world: &mut World, changed: &[Id], dirty: &mut Dirty) {
+        let mut differing = BTreeSet::new();
+        for id in changed {
+            let Id::Config(id) = id else { continue };
+            if id.kind != Kind::KeySet {
+                continue;
+            }
+            dirty.recomputed += 1;
+            let old = world.key_sets.get(&id.name).cloned();
+            let known = old.as_ref().and_then(|old| old.keys.clone());
+            let new = self.store.config_of::<KeySet>(&id.namespace, &id.name).map(|(_, set)| FetchedKeys {
+                keys: set.keys.as_ref().map(|new| known.filter(|old| **old == **new).unwrap_or_else(|| new.as_str().into())),
+                trouble: set.trouble.clone(),
+            });
+            if old.and_then(|old| old.keys) != new.as_ref().and_then(|new| new.keys.clone()) {
+                differing.insert(id.name.clone());
+            }
+            match new {
+                Some(new) => _ = world.key_sets.insert(id.name.clone(), new),
+                None => _ = world.key_sets.remove(&id.name),
+            }
+        }
+        if differing.is_empty() {
+            return;
+        }
+        let wants = |rule: &Arc<JwtRule>| matches!(&rule.keys, Keys::At(url) if differing.contains(url));
+        let wanting = world.request_authentications.values().visiting(Visited::Object).filter(|of| of.spec.rules.iter().any(wants));
+        let namespaces: BTreeSet<SmolStr> = wanting.map(|of| of.origin.object.namespace.clone()).collect();
+        dirty.touched.everything |= namespaces.contains(&world.mesh.root_namespace);
+        dirty.touched.namespaces.extend(namespaces);
     }
 
     fn derive_table<T: Tabled>(&self, world: &mut World, changed: &[Id], dirty: &mut Dirty) {

@@ -6,7 +6,7 @@ use crate::mesh::{
     by_ptr::ByPtr,
     model::{Labels, Origin},
     policy_table::{Attachment, Policy},
-    request_authentication::{JwtRule, RequestAuthentication},
+    request_authentication::{JwtRule, Keys, RequestAuthentication},
     world::World,
 };
 
@@ -14,9 +14,36 @@ use crate::mesh::{
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TokenRules {
     /// The rules, by issuer; of one issuer those of the workload's own namespace before the mesh's, the older object's first.
-    pub rules: Vec<ByPtr<JwtRule>>,
+    pub rules: Vec<TokenRule>,
     /// The objects that they are from.
     pub origins: Vec<Origin>,
+}
+
+/// A rule, with the keys that verify its tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TokenRule {
+    /// The rule.
+    pub rule: ByPtr<JwtRule>,
+    /// The keys that were fetched for it; `None` if it has its own, or if there are none.
+    pub fetched: Option<ByPtr<str>>,
+}
+
+impl TokenRule {
+    fn of(world: &World, rule: &Arc<JwtRule>) -> Self {
+        let fetched = match &rule.keys {
+            Keys::At(url) => world.key_sets.get(url).and_then(|fetched| fetched.keys.as_ref()),
+            Keys::Inline(_) | Keys::Unknown => None,
+        };
+        Self { rule: rule.into(), fetched: fetched.map(ByPtr::from) }
+    }
+
+    /// Returns the key set that verifies its tokens; `None`: no token is good.
+    pub fn keys(&self) -> Option<&str> {
+        match &self.rule.keys {
+            Keys::Inline(keys) => Some(keys),
+            Keys::At(_) | Keys::Unknown => self.fetched.as_deref(),
+        }
+    }
 }
 
 impl Policy for RequestAuthentication {
@@ -31,7 +58,10 @@ pub fn token_rules(world: &World, namespace: &str, labels: &Labels) -> TokenRule
     let mut rules: Vec<&Arc<JwtRule>> = objects.iter().flat_map(|object| &object.spec.rules).collect();
     rules.sort_by(|a, b| a.issuer.cmp(&b.issuer));
     let with_rules = objects.iter().filter(|object| !object.spec.rules.is_empty());
-    TokenRules { rules: rules.into_iter().map(ByPtr::from).collect(), origins: with_rules.map(|object| object.origin.clone()).collect() }
+    TokenRules {
+        rules: rules.into_iter().map(|rule| TokenRule::of(world, rule)).collect(),
+        origins: with_rules.map(|object| object.origin.clone()).collect(),
+    }
 }
 
 #[cfg(test)]
@@ -73,7 +103,7 @@ mod tests {
             world.request_authentications.replace(&key, Some(object));
         }
         let found = token_rules(&world, "shop", &Labels::from([("app".into(), "web".into())]));
-        let rules: Vec<String> = found.rules.iter().map(|rule| format!("{}/{}", rule.issuer, rule.payload_header)).collect();
+        let rules: Vec<String> = found.rules.iter().map(|of| format!("{}/{}", of.rule.issuer, of.rule.payload_header)).collect();
         assert_eq!(rules, ["a/old", "a/young", "a/mesh", "a/mesh-web", "b/mesh", "c/old"]);
         let origins: Vec<&str> = found.origins.iter().map(|origin| origin.object.name.as_str()).collect();
         assert_eq!(origins, ["old", "young", "mesh", "mesh-web"]);

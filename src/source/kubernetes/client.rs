@@ -52,6 +52,15 @@ pub(crate) async fn client(settings: &ClientSettings) -> anyhow::Result<Client> 
     Ok(builder.with_layer(&limit).build())
 }
 
+/// Returns the names or addresses at which the API server is called.
+///
+/// # Errors
+/// As [`client`].
+pub(crate) async fn server_names(settings: &ClientSettings) -> anyhow::Result<Vec<String>> {
+    let configured = config(settings).await?.cluster_url.host().map(str::to_owned);
+    Ok(configured.into_iter().chain(env::var("KUBERNETES_SERVICE_HOST").ok()).filter(|name| !name.is_empty()).collect())
+}
+
 /// Returns the time in which `burst` requests may be sent. Flags also accept 0, `inf` and `NaN`, and an empty window would
 /// panic.
 fn window(burst: u32, qps: f64) -> Duration {

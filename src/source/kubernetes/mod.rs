@@ -41,7 +41,7 @@ use self::{
     request::{RequestError, backoff, fetch},
 };
 pub(crate) use self::{
-    client::{ClientSettings, client},
+    client::{ClientSettings, client, server_names},
     metrics::SourceMetrics,
 };
 use super::{Change, SourceEvent, mesh_config::MeshConfigFile};

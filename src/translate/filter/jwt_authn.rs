@@ -17,10 +17,7 @@ use envoy_types::pb::envoy::{
     },
 };
 
-use crate::mesh::{
-    policy::request_authentication::TokenRules,
-    request_authentication::{JwtRule, Keys},
-};
+use crate::mesh::policy::request_authentication::{TokenRule, TokenRules};
 
 /// The filter's name, under which it notes what it knows of a token.
 pub const JWT_AUTHN: &str = "envoy.filters.http.jwt_authn";
@@ -46,11 +43,9 @@ pub(super) fn jwt_authn(tokens: &TokenRules, reroutes: bool) -> Option<JwtAuthen
     })
 }
 
-fn provider(rule: &JwtRule, reroutes: bool) -> JwtProvider {
-    let keys = match &rule.keys {
-        Keys::Inline(keys) => keys.as_str(),
-        Keys::Unknown | Keys::At(_) => NOBODYS_KEYS,
-    };
+fn provider(tokens: &TokenRule, reroutes: bool) -> JwtProvider {
+    let keys = tokens.keys().unwrap_or(NOBODYS_KEYS);
+    let rule = &*tokens.rule;
     let texts = |texts: &[smol_str::SmolStr]| texts.iter().map(ToString::to_string).collect::<Vec<_>>();
     JwtProvider {
         issuer: rule.issuer.to_string(),

@@ -59,8 +59,14 @@ impl Connection {
 
     /// Sends GET and reads the whole answer.
     pub async fn get(&mut self, host: &str, path: &str) -> Result<Response> {
+        self.get_with(host, path, &[]).await
+    }
+
+    /// Sends GET with more headers and reads the whole answer.
+    pub async fn get_with(&mut self, host: &str, path: &str, headers: &[(&str, &str)]) -> Result<Response> {
         self.sender.ready().await.context("the connection was closed")?;
-        let request = Request::get(path).header(HOST, host).body(Empty::new())?;
+        let request = Request::get(path).header(HOST, host);
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value)).body(Empty::new())?;
         let (parts, body) = self.sender.send_request(request).await?.into_parts();
         let body = body.collect().await.context("the answer's body")?.to_bytes();
         Ok(Response { status: parts.status, headers: parts.headers, body })
@@ -69,7 +75,12 @@ impl Connection {
 
 /// Sends a GET on a connection of its own.
 pub async fn get(target: SocketAddr, host: &str, path: &str) -> Result<Response> {
-    let asked = async { Connection::open(target).await?.get(host, path).await };
+    get_with(target, host, path, &[]).await
+}
+
+/// Sends a GET with more headers on a connection of its own.
+pub async fn get_with(target: SocketAddr, host: &str, path: &str, headers: &[(&str, &str)]) -> Result<Response> {
+    let asked = async { Connection::open(target).await?.get_with(host, path, headers).await };
     timeout(PATIENCE, asked).await.map_err(|_| anyhow!("{target}{path}: no answer within {PATIENCE:?}"))?
 }
 

@@ -1,6 +1,7 @@
 //! A whole mesh of real processes: the CA ceremony, one control plane, and agents with their Envoys.
 
 use std::{
+    ffi::OsString,
     fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
@@ -113,6 +114,8 @@ pub struct Mesh {
     workloads: Vec<Workload>,
     manifests: Manifests,
     options: Options,
+    /// More arguments of the control plane.
+    arguments: Vec<OsString>,
     network: Loopback,
     home: TempDir,
 }
@@ -151,13 +154,18 @@ impl Proxy {
 impl Mesh {
     /// Starts the mesh of `manifests/folder-demo` in a network of its own, and waits until all of it is ready.
     pub async fn start(options: Options, network: Loopback) -> Result<Self> {
+        Self::start_with(options, network, Vec::new()).await
+    }
+
+    /// Starts it with more arguments for the control plane.
+    pub async fn start_with(options: Options, network: Loopback, arguments: Vec<OsString>) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("istiod-lite-").tempdir()?;
         fs::create_dir(home.path().join("logs"))?;
         launch::ceremony(&options.istiod_lite, home.path())?;
         let manifests = Manifests::create(home.path().join("config"))?;
         manifests.copy_from(&tools::project().join("manifests/folder-demo"), &network.dotted_prefix())?;
-        let control_plane = launch::control_plane(&options, home.path(), network.address(1))?;
-        let mut mesh = Self { proxies: Vec::new(), control_plane, workloads: Vec::new(), manifests, options, network, home };
+        let control_plane = control_plane(&options, home.path(), &network, &arguments)?;
+        let mut mesh = Self { proxies: Vec::new(), control_plane, workloads: Vec::new(), manifests, options, arguments, network, home };
         mesh.wait_for_control_plane().await?;
         for (pod, version) in [(REVIEWS_V1, "v1"), (REVIEWS_V2, "v2")] {
             let (http, echo) = (mesh.network.socket(pod.host, 9081), mesh.network.socket(pod.host, 9001));
@@ -243,7 +251,7 @@ impl Mesh {
     /// Kills the control plane as a power cut would, and starts it again.
     pub async fn restart_control_plane(&mut self) -> Result<()> {
         self.control_plane.kill()?;
-        self.control_plane = launch::control_plane(&self.options, self.home.path(), self.network.address(1))?;
+        self.control_plane = control_plane(&self.options, self.home.path(), &self.network, &self.arguments)?;
         self.wait_for_control_plane().await
     }
 
@@ -315,6 +323,11 @@ impl canary::Stage for Mesh {
     async fn check_running(&mut self) -> Result<()> {
         self.check_running()
     }
+}
+
+fn control_plane(options: &Options, home: &Path, network: &Loopback, arguments: &[OsString]) -> Result<Process> {
+    let source = ["--config-dir".into(), home.join("config").into()];
+    launch::discovery(options, home, network.address(1), &[&source, arguments].concat())
 }
 
 /// Waits until a process answers 200 at `path`; an early end is told with its log.

@@ -78,11 +78,15 @@ fn change() -> impl Strategy<Value = Change> {
         }),
         (namespace(), any::<bool>()).prop_map(|(namespace, of_tokens)| match of_tokens {
             true => {
-                let rule = istio::JwtRule { issuer: "a".into(), ..istio::JwtRule::default() };
+                let rule = istio::JwtRule { issuer: "a".into(), jwks_uri: "https://a/keys".into(), ..istio::JwtRule::default() };
                 let spec = istio::RequestAuthentication { rules: vec![rule], ..Default::default() };
                 object(Kind::RequestAuthentication, namespace, "all", &[], Spec::RequestAuthentication(Arc::new(spec)))
             }
             false => object(Kind::AuthorizationPolicy, namespace, "all", &[], Spec::AuthorizationPolicy),
+        }),
+        select(vec![None, Some("one"), Some("other")]).prop_map(|keys| {
+            let set = crate::api::key_set::KeySet { keys: keys.map(Into::into), trouble: keys.is_none().then(|| "away".into()) };
+            object(Kind::KeySet, "", "https://a/keys", &[], Spec::KeySet(Arc::new(set)))
         }),
         select(vec!["cluster.local", "other.local"]).prop_map(|trust_domain| {
             let mesh = MeshConfig { trust_domain: trust_domain.into(), ..MeshConfig::default() };
