@@ -31,6 +31,11 @@ macro_rules! kinds {
                 read: endpoint_slice,
                 check: endpoint_slice,
             }
+            /// `v1 Secret`
+            Secret(kubernetes::Secret) {
+                facts: core("secrets").meant_in("mesh/credential"),
+                read: secret,
+            }
             /// `networking.istio.io DestinationRule`
             DestinationRule(istio::DestinationRule) {
                 facts: networking("destinationrules").meant_in("mesh/policy").shown(Shown {

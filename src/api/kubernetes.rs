@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use smol_str::SmolStr;
 
-use super::Labels;
+use super::{Labels, confidential::Confidential};
 
 /// `v1 Service`
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -81,6 +81,24 @@ pub struct SliceEndpoint {
     pub zone: SmolStr,
     /// Namespace and name of `targetRef`, if that is a Pod.
     pub pod: Option<(SmolStr, SmolStr)>,
+}
+
+/// `v1 Secret`: those of its entries that a certificate for TLS consists of. All others stay unread.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Secret {
+    /// The entries that are there, by key ([`CREDENTIAL_KEYS`](Self::CREDENTIAL_KEYS)).
+    pub entries: Vec<(&'static str, Confidential)>,
+}
+
+impl Secret {
+    /// The keys of the entries that are read: those of a `kubernetes.io/tls` Secret, and Istio's own.
+    pub const CREDENTIAL_KEYS: [&'static str; 9] =
+        ["tls.crt", "tls.key", "ca.crt", "ca.crl", "tls.ocsp-staple", "cert", "key", "cacert", "crl"];
+
+    /// Returns an entry.
+    pub fn entry(&self, key: &str) -> Option<&Confidential> {
+        self.entries.iter().find(|(name, _)| *name == key).map(|(_, value)| value)
+    }
 }
 
 /// `v1 Pod`

@@ -1,5 +1,6 @@
 //! The objects that users write as typed values: parsing, defaults, and validation with field paths.
 
+pub mod confidential;
 pub mod diagnostic;
 mod findings;
 pub mod go_duration;

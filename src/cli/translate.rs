@@ -184,7 +184,7 @@ fn show(arguments: &Arguments, applied: &Applied, locations: &ObjectLocations, f
         TypeFilter::Rds => vec![ResourceType::Route],
         TypeFilter::Cds => vec![ResourceType::Cluster],
         TypeFilter::Eds => vec![ResourceType::Endpoint],
-        TypeFilter::All => ResourceType::in_views().collect(),
+        TypeFilter::All => ResourceType::in_views().filter(|kind| !kind.is_confidential()).collect(),
     };
     let mut shown = Map::new();
     for kind in kinds {

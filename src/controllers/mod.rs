@@ -24,6 +24,7 @@
 //! | ClusterRole | configmaps | list, watch, patch, create | name `istio-ca-root-cert` | server-side apply also needs create, with the name |
 //! | ClusterRole | mutatingwebhookconfigurations, validatingwebhookconfigurations | list, watch, patch | | they are found by label, since tags have names of their own |
 //! | ClusterRole | tokenreviews (authentication.k8s.io) | create | | for tokens that the keys and the watched pods cannot decide |
+//! | ClusterRole | subjectaccessreviews (authorization.k8s.io) | create | | whether a gateway's service account may read Secrets |
 //! | ClusterRole | nonResourceURLs `/.well-known/openid-configuration`, `/openid/v1/jwks` | get | | the keys of the cluster's tokens; every service account has this right by `system:service-account-issuer-discovery` |
 //!
 //! The Role is for our own namespace. What needs a missing right is retried, named in the log and counted.

@@ -5,6 +5,7 @@
 //! (policies and workloads → services → endpoints → identities and aliases → routes), and stop where the new value
 //! equals the old.
 
+mod credentials;
 mod definitions;
 mod endpoints;
 mod joining;
@@ -26,7 +27,9 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 use smol_str::{SmolStr, format_smolstr};
 
-use self::{definitions::Definitions, links::Links, marks::Marks, pods_at::PodsAt, routes::RouteLinks, store::Store};
+use self::{
+    credentials::SecretsByName, definitions::Definitions, links::Links, marks::Marks, pods_at::PodsAt, routes::RouteLinks, store::Store,
+};
 use super::{
     model::{Hostname, NamedKey, ServiceKey, TrafficDistribution, Workload, WorkloadKey},
     settings::{MeshSettings, ProxyDefaults},
@@ -63,6 +66,7 @@ pub struct Engine {
     /// Namespaces that say which endpoints of their services go first.
     distributions: OrdMap<SmolStr, TrafficDistribution>,
     routes: RouteLinks,
+    secrets: SecretsByName,
 }
 
 /// `(cluster, name)` of a node.
@@ -115,6 +119,7 @@ impl Engine {
             pods_on: OrdMap::new(),
             distributions: OrdMap::new(),
             routes: RouteLinks::default(),
+            secrets: SecretsByName::default(),
         }
     }
 
@@ -152,6 +157,7 @@ impl Engine {
         let changed = self.derive_mesh(world, changed, dirty);
         self.mark(world, &changed, dirty);
         self.derive_policies(world, &changed, dirty);
+        self.derive_credentials(world, &changed, dirty);
         self.derive_workloads(world, dirty);
         self.derive_definitions(world, dirty);
         self.derive_endpoints(world, dirty);
@@ -341,6 +347,7 @@ impl Engine {
             && self.pods_on.ptr_eq(&other.pods_on)
             && self.distributions.ptr_eq(&other.distributions)
             && self.routes.is_shared_with(&other.routes)
+            && self.secrets.is_shared_with(&other.secrets)
     }
 }
 

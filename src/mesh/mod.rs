@@ -2,6 +2,7 @@
 
 pub mod by_ptr;
 pub mod configured;
+pub mod credential;
 pub mod engine;
 pub mod gateway;
 pub mod model;

@@ -5,7 +5,10 @@
 
 use smol_str::{SmolStr, format_smolstr};
 
-use super::model::{Labels, Origin};
+use super::{
+    credential::{self, Unnamed},
+    model::{Labels, Origin},
+};
 use crate::api::{
     Object, Spec,
     istio::{self, ClientTls, ClientTlsMode, DestinationRule, ServerTls, ServerTlsMode, Sidecar, TrafficPolicy, VirtualService},
@@ -57,26 +60,40 @@ pub(in crate::mesh) fn allows(labels: &Labels) -> bool {
     labels.get(ALLOW_UNSUPPORTED).is_some_and(|value| value == "true")
 }
 
-/// Returns the fields of a server's TLS that cannot be had: it must not be opened.
-pub(in crate::mesh) fn server_tls(tls: &ServerTls) -> Vec<&'static str> {
+/// Returns the fields of a server's TLS that cannot be had, and why: it must not be opened.
+pub(in crate::mesh) fn server_tls(tls: &ServerTls) -> Vec<(SmolStr, &'static str)> {
     if matches!(tls.mode, ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough) {
         return Vec::new();
     }
-    let secrets = [
-        ("credentialName", !tls.credential_name.is_empty()),
-        ("credentialNames", !tls.credential_names.is_empty()),
-        ("caCertCredentialName", !tls.ca_cert_credential_name.is_empty()),
-    ];
-    secrets.into_iter().filter(|(_, given)| *given).map(|(field, _)| field).collect()
+    let secrets = credential::server_tls(tls);
+    let verified = match (tls.mode, secrets.certificates.is_empty()) {
+        _ if tls.ca_cert_credential_name.is_empty() => None,
+        (ServerTlsMode::Simple, _) => Some("needs mode MUTUAL: in mode SIMPLE clients present no certificate"),
+        (_, true) => Some("is possible beside credentialName only (use caCertificates)"),
+        (_, false) => None,
+    };
+    let verified = verified.map(|why| ("caCertCredentialName".into(), why));
+    let unnamed = secrets.all().filter_map(|(field, name)| Some((field, why(name.err()?))));
+    let mut found: Vec<_> = unnamed.chain(verified).collect();
+    found.dedup_by(|one, other| one.0 == other.0);
+    found
 }
 
-/// Returns the fields of a client's TLS that cannot be had: it must not connect. Mode ISTIO_MUTUAL has the mesh's own
+/// Returns the fields of a client's TLS that cannot be had, and why: it must not connect. Mode ISTIO_MUTUAL has the mesh's own
 /// certificates.
-pub(in crate::mesh) fn client_tls(tls: &ClientTls) -> Vec<&'static str> {
-    let of_users = matches!(tls.mode, ClientTlsMode::Simple | ClientTlsMode::Mutual);
-    let secret = (of_users && !tls.credential_name.is_empty()).then_some("credentialName");
-    let checks = tls.checks_of_servers.iter().copied().filter(|_| tls.mode != ClientTlsMode::Disable);
-    secret.into_iter().chain(checks).collect()
+pub(in crate::mesh) fn client_tls(tls: &ClientTls) -> Vec<(&'static str, &'static str)> {
+    let unnamed = credential::client_tls(tls).and_then(Result::err);
+    let secret = unnamed.map(|unnamed| ("credentialName", why(unnamed)));
+    let checks = tls.checks_of_servers.iter().filter(|_| tls.mode != ClientTlsMode::Disable);
+    secret.into_iter().chain(checks.map(|field| (*field, "is no field of a client's TLS"))).collect()
+}
+
+fn why(unnamed: Unnamed) -> &'static str {
+    match unnamed {
+        Unnamed::Scheme => "only Secrets are read yet: write the name of one, or kubernetes://",
+        Unnamed::Form => "names no Secret: write NAME, kubernetes://NAMESPACE/NAME or kubernetes-gateway://NAMESPACE/NAME",
+        Unnamed::Suffix => "ends in -cacert, by which proxies ask for what peers are verified with: no certificate can have this name",
+    }
 }
 
 /// Returns whether a Sidecar sends what is unknown through a proxy: it must not go past that.
@@ -87,13 +104,10 @@ pub(in crate::mesh) fn egress_proxy(sidecar: &Sidecar) -> bool {
 fn of_gateway(gateway: &istio::Gateway) -> Vec<Demand> {
     let mut demands = Vec::new();
     for (index, server) in gateway.servers.iter().enumerate() {
-        for field in server.tls.as_ref().map(server_tls).unwrap_or_default() {
+        for (field, why) in server.tls.as_ref().map(server_tls).unwrap_or_default() {
             demands.push(Demand {
                 field: format_smolstr!("spec.servers[{index}].tls.{field}"),
-                consequence:
-                    "Secrets are not served to gateways yet: this server is not opened (use files: serverCertificate, privateKey, \
-                              caCertificates)"
-                        .into(),
+                consequence: format_smolstr!("{why}; this server is not opened"),
             });
         }
     }
@@ -114,11 +128,7 @@ fn of_policy(policy: Option<&TrafficPolicy>, at: &str, demands: &mut Vec<Demand>
     let ports = policy.port_level_settings.iter().enumerate();
     let of_ports = ports.map(|(index, port)| (format!("{at}.portLevelSettings[{index}].tls"), &port.tls));
     for (at, tls) in std::iter::once((format!("{at}.tls"), &policy.tls)).chain(of_ports) {
-        for field in tls.as_ref().map(client_tls).unwrap_or_default() {
-            let why = match field {
-                "credentialName" => "Secrets are not served to proxies yet",
-                _ => "is no field of a client's TLS",
-            };
+        for (field, why) in tls.as_ref().map(client_tls).unwrap_or_default() {
             let consequence = format_smolstr!("{why}: rather than without it, no connection is made (use files: caCertificates, …)");
             demands.push(Demand { field: format_smolstr!("{at}.{field}"), consequence });
         }
@@ -176,19 +186,28 @@ mod tests {
     }
 
     #[test]
-    fn each_server_that_needs_a_secret_is_named() {
+    fn each_server_whose_secret_cannot_be_had_is_named() {
         let server = |number: u16, tls: &str| {
             format!("{{port: {{number: {number}, name: p{number}, protocol: HTTPS}}, hosts: [a.example.com], tls: {{{tls}}}}}")
         };
         let servers = [
-            server(1, "mode: SIMPLE, credentialName: a"),
-            server(2, "mode: OPTIONAL_MUTUAL, credentialNames: [a, b], caCertCredentialName: c"),
+            server(1, "mode: SIMPLE, credentialName: 'sds://a'"),
+            server(2, "mode: OPTIONAL_MUTUAL, credentialNames: [a, b-cacert], caCertCredentialName: 'configmap://a/b'"),
             server(3, "mode: MUTUAL, serverCertificate: /a, privateKey: /b, caCertificates: /c, caCertCredentialName: c"),
-            server(4, "mode: PASSTHROUGH, credentialName: a"),
+            server(4, "mode: PASSTHROUGH, credentialName: 'sds://a'"),
             server(5, "mode: ISTIO_MUTUAL"),
+            server(6, "mode: MUTUAL, credentialName: 'kubernetes://bank/a', caCertCredentialName: c"),
+            server(7, "mode: SIMPLE, credentialName: a, caCertCredentialName: c"),
+            server(8, "mode: MUTUAL, credentialName: 'a/b/c'"),
         ];
-        let expected =
-            ["[0].tls.credentialName", "[1].tls.credentialNames", "[1].tls.caCertCredentialName", "[2].tls.caCertCredentialName"];
+        let expected = [
+            "[0].tls.credentialName",
+            "[1].tls.credentialNames[1]",
+            "[1].tls.caCertCredentialName",
+            "[2].tls.caCertCredentialName",
+            "[6].tls.caCertCredentialName",
+            "[7].tls.credentialName",
+        ];
         let spec = format!("{{selector: {{istio: edge}}, servers: [{}]}}", servers.join(", "));
         assert_eq!(fields("Gateway", "networking", &spec), expected.map(|field| format!("spec.servers{field}")));
     }

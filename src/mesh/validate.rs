@@ -339,7 +339,7 @@ spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}]}
             virtual_service("web", "{hosts: [a.example.com], gateways: [public], http: [{route: [{destination: {host: reviews}}]}]}")
                 + "---\napiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: public, namespace: shop}\n\
                spec: {selector: {}, servers: [{port: {number: 443, name: https, protocol: HTTPS}, hosts: [a.example.com], \
-               tls: {mode: SIMPLE, credentialName: c}}]}\n";
+               tls: {mode: SIMPLE, credentialName: 'sds://c'}}]}\n";
         let found = findings(&yaml);
         assert!(found.iter().any(|finding| finding.contains("tls.credentialName")), "{found:?}");
         assert!(!found.iter().any(|finding| finding.contains("none of these hosts")), "{found:?}");

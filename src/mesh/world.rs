@@ -8,6 +8,7 @@ use smol_str::SmolStr;
 
 use super::{
     configured::Configured,
+    credential::{Credential, Part, SecretName, SecretUse},
     gateway,
     model::{
         Eclipsed, EndpointSet, Hostname, Labels, MtlsMode, Origin, PlaceDetail, Service, ServiceKey, UnusedEndpoint, Workload, WorkloadKey,
@@ -22,7 +23,7 @@ use super::{
     unsupported::Unsupported,
 };
 use crate::{
-    api::ConfigId,
+    api::{ConfigId, Kind},
     visits::{Visit, Visited},
 };
 
@@ -67,6 +68,12 @@ pub struct World {
     pub key_sets: OrdMap<SmolStr, FetchedKeys>,
     /// Objects that ask for what is not built yet.
     pub unsupported: OrdMap<ConfigId, Arc<Unsupported>>,
+    /// What the Secrets hold that some object names, by name and then namespace.
+    pub credentials: OrdMap<NamedKey, Arc<Credential>>,
+    /// The secrets that objects name.
+    pub secret_uses: OrdMap<ConfigId, Arc<[SecretUse]>>,
+    /// Index: the objects that name a secret.
+    pub secret_users: OrdMap<SecretName, OrdSet<ConfigId>>,
     /// Labels of namespaces.
     pub namespaces: OrdMap<SmolStr, Arc<Labels>>,
     /// Index: services that have an endpoint at an address, sorted.
@@ -116,6 +123,10 @@ pub struct Touched {
     /// Addresses for which the services behind them, or those services' ports, differ: proxies that have one of them
     /// may have other service targets.
     pub addresses: FxHashSet<IpAddr>,
+    /// `(namespace, name)` of Secrets that differ, of those that some object names.
+    pub secrets: BTreeSet<NamedKey>,
+    /// Names of secrets that an object names now and none did, or the other way round.
+    pub secret_names: BTreeSet<SecretName>,
     /// Mesh-wide settings (or a policy of the root namespace) differ: everything is looked at again.
     pub everything: bool,
 }
@@ -154,6 +165,41 @@ impl World {
     pub fn services_named<'a>(&'a self, host: &'a Hostname) -> impl Iterator<Item = &'a Arc<Service>> {
         let from = ServiceKey { hostname: host.clone(), namespace: SmolStr::default() };
         self.services.range(from..).take_while(move |(key, _)| key.hostname == *host).flat_map(|(_, service)| views(service))
+    }
+
+    /// Returns the names under which proxies ask for something in a Secret.
+    pub fn names_of_secret<'a>(&'a self, namespace: &'a SmolStr, secret: &'a SmolStr) -> impl Iterator<Item = &'a SecretName> {
+        let named = move |base: SmolStr| {
+            let first = SecretName { name: base.clone(), namespace: None, of_gateway: false, part: Part::KeyPair };
+            self.secret_users.range(first..).map(|(name, _)| name).take_while(move |name| name.name == base)
+        };
+        let bare = secret.strip_suffix("-cacert").map(SmolStr::from);
+        let all = std::iter::once(secret.clone()).chain(bare).flat_map(named);
+        all.filter(move |name| name.namespace_for(namespace) == namespace && name.candidates().any(|candidate| candidate == *secret))
+    }
+
+    /// Returns the namespaces that have a Secret of a secret's name, and in which it is asked for.
+    pub fn namespaces_of_secret<'a>(&'a self, name: &'a SecretName) -> impl Iterator<Item = &'a SmolStr> {
+        let having = name.candidates().flat_map(|candidate| {
+            let first = (candidate.clone(), SmolStr::default());
+            self.credentials.range(first..).map(|(key, _)| key).take_while(move |(other, _)| *other == candidate)
+        });
+        having.map(|(_, namespace)| namespace).filter(|namespace| name.namespace_for(namespace) == *namespace)
+    }
+
+    /// Returns the origin of an object that names secrets.
+    pub fn origin_of(&self, user: &ConfigId) -> Option<&Origin> {
+        let key = (user.namespace.clone(), user.name.clone());
+        match user.kind {
+            Kind::Gateway => self.gateways.get(&key).map(|gateway| &gateway.origin),
+            Kind::DestinationRule => self.destination_rules.get(&key).map(|rule| &rule.origin),
+            _ => None,
+        }
+    }
+
+    /// Returns what a secret's name stands for in a namespace; `None`: there is no such Secret.
+    pub fn credential(&self, namespace: &SmolStr, name: &SecretName) -> Option<&Arc<Credential>> {
+        name.candidates().find_map(|candidate| self.credentials.get(&(candidate, namespace.clone())))
     }
 
     /// Returns how closely it counts where clients are; `None`: not at all.

@@ -23,6 +23,7 @@ mod process_metrics;
 pub mod readiness;
 mod reviews;
 mod runtime;
+mod secret_readers;
 pub mod secure_grpc;
 pub(crate) mod settings;
 mod sources;

@@ -22,7 +22,11 @@ use super::{
 use crate::{
     api::{Kind, Object, ObjectKey, mesh_config::MeshConfig},
     clock::Clock,
-    mesh::{engine::Engine, validate, world::World},
+    mesh::{
+        engine::Engine,
+        validate,
+        world::{Touched, World},
+    },
     source::{Change, Loss, SourceEvent, debounce::Debounce},
     timer::until,
     visits::Visits,
@@ -85,6 +89,7 @@ impl Pipeline {
         let mut events = pin!(events);
         let mut unsynced = Some(synced);
         let mut translation = self.classes.findings();
+        let classes = Arc::clone(&self.classes);
         loop {
             let due = self.debounce.due().filter(|_| unsynced.is_none());
             tokio::select! {
@@ -99,6 +104,7 @@ impl Pipeline {
                     Some(event) => self.accept(event),
                 },
                 () = until(due) => self.publish_due(),
+                () = classes.secrets_due(), if unsynced.is_none() => aside(|| self.refresh()),
                 Ok(()) = translation.changed() => {
                     let findings = translation.borrow_and_update().clone();
                     self.findings.replace(Reporter::Translation, findings);
@@ -152,6 +158,11 @@ impl Pipeline {
         if let Some((changes, since)) = self.debounce.take(Instant::now()) {
             self.publish(changes, since);
         }
+    }
+
+    /// Shows the same world again, from which proxies are now to be given other secrets.
+    fn refresh(&mut self) {
+        self.classes.prepare(Arc::clone(self.engine.world()), &Touched::default()).send();
     }
 
     fn publish(&mut self, changes: Vec<Change>, since: Instant) {

@@ -16,6 +16,7 @@ use super::{
     metrics::PipelineMetrics,
     process_metrics,
     readiness::Readiness,
+    secret_readers::secret_readers,
     settings::{LimitSettings, Settings},
     tasks::Tasks,
     world_metrics::WorldMetrics,
@@ -85,10 +86,14 @@ impl Runtime {
         let readiness = Readiness::default();
         let worlds = watch::Sender::new(Arc::default());
         let engines = watch::Sender::new(Engine::new(&settings.cluster.domain, MeshConfig::default()));
-        let classes = Arc::new(Classes::default());
+        let classes = Arc::new(Classes::new(secret_readers(settings), Arc::clone(&clock)));
         tasks.spawn_until_shutdown({
             let classes = Arc::clone(&classes);
             async move { classes.let_go_of_those_gone().await }
+        });
+        tasks.spawn_until_shutdown({
+            let classes = Arc::clone(&classes);
+            async move { classes.keep_readers_known().await }
         });
         let findings = Arc::new(CurrentFindings::default());
         let convergence = Arc::new(Convergence::default());

@@ -74,7 +74,7 @@ pub fn inputs(
                 continue;
             }
             // The cluster has no endpoints: see `super::cluster`.
-            if !auto_passthrough && tls_of(rule, subset, port.number) == Some(&ClientTls::Unavailable) {
+            if !auto_passthrough && tls_of(rule, subset, port.number).is_some_and(|tls| !tls.connects(class.kind)) {
                 continue;
             }
             let subset_name = subset.map_or("", |subset| &subset.name);

@@ -8,6 +8,7 @@ pub mod listener;
 pub mod metadata;
 pub mod naming;
 pub mod route;
+pub mod secret;
 pub mod tls;
 pub(crate) mod wire;
 pub mod wkt;

@@ -30,7 +30,10 @@ use super::{
     wire::{nested, text},
     wkt,
 };
-use crate::mesh::model::{Flavour, SpiffeId};
+use crate::mesh::{
+    credential::SecretName,
+    model::{Flavour, SpiffeId},
+};
 
 /// The secret that holds the workload's own certificate.
 pub const WORKLOAD_CERTIFICATE: &str = "default";
@@ -85,6 +88,12 @@ pub fn ads() -> ConfigSource {
         config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
         ..Default::default()
     }
+}
+
+/// Returns a secret that comes over the ADS stream. A listener or cluster does not wait for it without end, as the Secret that is
+/// meant may not exist: only what needs it is closed then.
+pub fn ads_secret(name: &SecretName) -> SdsSecretConfig {
+    secret(&name.to_string(), ConfigSource { initial_fetch_timeout: None, ..ads() })
 }
 
 /// Returns the ALPN names that clients offer on in-mesh mTLS to a cluster (contract §3.2).

@@ -10,13 +10,14 @@ use envoy_types::pb::{
         endpoints_config_dump::DynamicEndpointConfig,
         listeners_config_dump::{DynamicListener, DynamicListenerState},
         routes_config_dump::DynamicRouteConfig,
+        secrets_config_dump::DynamicSecret,
     },
     google::protobuf::Any,
 };
 use prost::Name;
 use smol_str::SmolStr;
 
-use super::{resource::Resource, resource_type::ResourceType, stand_in::stand_in, view::View};
+use super::{redacted::redacted, resource::Resource, resource_type::ResourceType, stand_in::stand_in, view::View};
 
 /// Returns the sections in Envoy's order. As with Envoy, endpoints come only on demand.
 pub fn sections(view: &View, include_endpoints: bool) -> Vec<Any> {
@@ -28,7 +29,7 @@ pub fn sections(view: &View, include_endpoints: bool) -> Vec<Any> {
         section(&listeners(view)),
         section(&ScopedRoutesConfigDump::default()),
         section(&routes(view)),
-        section(&SecretsConfigDump::default()),
+        section(&secrets(view)),
         section(&EcdsConfigDump::default()),
     ]);
     sections
@@ -81,8 +82,18 @@ fn routes(view: &View) -> RoutesConfigDump {
     RoutesConfigDump { dynamic_route_configs: dynamic.collect(), ..RoutesConfigDump::default() }
 }
 
+fn secrets(view: &View) -> SecretsConfigDump {
+    let dynamic = view.iter(ResourceType::Secret).map(|resource| DynamicSecret {
+        name: resource.name.to_string(),
+        version_info: resource.version.to_string(),
+        secret: Some(any(resource)),
+        ..DynamicSecret::default()
+    });
+    SecretsConfigDump { dynamic_active_secrets: dynamic.collect(), ..SecretsConfigDump::default() }
+}
+
 fn any(resource: &Resource) -> Any {
-    Any { type_url: resource.kind.type_url().into(), value: resource.body.to_vec() }
+    Any { type_url: resource.kind.type_url().into(), value: redacted(resource).into_owned() }
 }
 
 fn section<M: Name>(message: &M) -> Any {

@@ -7,7 +7,7 @@ use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
 use serde_json::{Value, json};
 
-use super::resource::Resource;
+use super::{redacted::redacted, resource::Resource};
 use crate::proto;
 
 // Decoded on first use, as it takes tens of milliseconds and megabytes.
@@ -19,9 +19,9 @@ pub fn to_json(type_url: &str, body: &[u8]) -> Value {
     shown(type_url, body).unwrap_or_else(|error| Value::String(format!("cannot be shown: {error}")))
 }
 
-/// Renders a resource.
+/// Renders a resource, a secret without its key.
 pub fn resource_to_json(resource: &Resource) -> Value {
-    to_json(resource.kind.type_url(), &resource.body)
+    to_json(resource.kind.type_url(), &redacted(resource))
 }
 
 /// Renders a message as the `Any` of a resource is shown, with its type.

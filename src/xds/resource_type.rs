@@ -3,7 +3,7 @@
 //! A type is added as a variant, its place in [`ResourceType::ALL`] and its [`Traits`]; whoever keeps something for each
 //! type keeps a [`PerType`](super::per_type::PerType), which grows with the list.
 
-use self::ResourceType::{Cluster, Endpoint, Listener, NameTable, Route};
+use self::ResourceType::{Cluster, Endpoint, Listener, NameTable, Route, Secret};
 
 /// A resource type, in the order in which a push speaks of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -16,6 +16,8 @@ pub enum ResourceType {
     Listener,
     /// `envoy.config.route.v3.RouteConfiguration`
     Route,
+    /// `envoy.extensions.transport_sockets.tls.v3.Secret`
+    Secret,
     /// `istio.networking.nds.v1.NameTable`: what pilot-agent resolves names by when it captures DNS. It is not ready
     /// before it has a table; with an empty one it asks the resolvers of its pod for every name.
     NameTable,
@@ -32,6 +34,7 @@ struct Traits {
     /// istiod's gauge of refusals by proxy, where it has one.
     rejects_metric: Option<&'static str>,
     is_in_views: bool,
+    is_confidential: bool,
     is_wildcard: bool,
     is_removed_by_name: bool,
     is_drained: bool,
@@ -43,7 +46,7 @@ struct Traits {
 
 impl ResourceType {
     /// All of them, in push order.
-    pub const ALL: [Self; 5] = [Cluster, Endpoint, Listener, Route, NameTable];
+    pub const ALL: [Self; 6] = [Cluster, Endpoint, Listener, Route, Secret, NameTable];
 
     /// Returns those that views have content of, in push order.
     pub fn in_views() -> impl Iterator<Item = Self> {
@@ -79,6 +82,12 @@ impl ResourceType {
     /// with what stands in for the content.
     pub const fn is_in_views(self) -> bool {
         self.traits().is_in_views
+    }
+
+    /// Returns whether only the proxy itself may see the content. Dumps and the command line leave it out, or show what is
+    /// public of it.
+    pub const fn is_confidential(self) -> bool {
+        self.traits().is_confidential
     }
 
     /// Returns whether a subscription without names means all. State of the world then repeats all of the type in every
@@ -138,6 +147,7 @@ impl ResourceType {
                 noun: "cluster",
                 rejects_metric: Some("pilot_xds_cds_reject"),
                 is_in_views: true,
+                is_confidential: false,
                 is_wildcard: true,
                 is_removed_by_name: true,
                 is_drained: false,
@@ -152,6 +162,7 @@ impl ResourceType {
                 noun: "endpoint",
                 rejects_metric: Some("pilot_xds_eds_reject"),
                 is_in_views: true,
+                is_confidential: false,
                 is_wildcard: false,
                 is_removed_by_name: true,
                 is_drained: false,
@@ -166,6 +177,7 @@ impl ResourceType {
                 noun: "listener",
                 rejects_metric: Some("pilot_xds_lds_reject"),
                 is_in_views: true,
+                is_confidential: false,
                 is_wildcard: true,
                 is_removed_by_name: true,
                 is_drained: true,
@@ -180,11 +192,27 @@ impl ResourceType {
                 noun: "route",
                 rejects_metric: Some("pilot_xds_rds_reject"),
                 is_in_views: true,
+                is_confidential: false,
                 is_wildcard: false,
                 is_removed_by_name: false,
                 is_drained: false,
                 has_names_in_errors: false,
                 awaits: Some(Cluster),
+                warms_with: None,
+                named_by: None,
+            },
+            Secret => &Traits {
+                type_url: "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+                word: "sds",
+                noun: "secret",
+                rejects_metric: None,
+                is_in_views: true,
+                is_confidential: true,
+                is_wildcard: false,
+                is_removed_by_name: true,
+                is_drained: false,
+                has_names_in_errors: false,
+                awaits: None,
                 warms_with: None,
                 named_by: None,
             },
@@ -194,6 +222,7 @@ impl ResourceType {
                 noun: "name_table",
                 rejects_metric: None,
                 is_in_views: false,
+                is_confidential: false,
                 is_wildcard: false,
                 is_removed_by_name: true,
                 is_drained: false,

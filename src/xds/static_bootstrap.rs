@@ -10,13 +10,19 @@ use envoy_types::pb::{
                 Cluster,
                 cluster::{ClusterDiscoveryType, DiscoveryType},
             },
-            core::v3::{Address, Http2ProtocolOptions, Node, Pipe, address},
+            core::v3::{
+                Address, ConfigSource, Http2ProtocolOptions, Node, Pipe, TransportSocket, address, config_source::ConfigSourceSpecifier,
+                transport_socket,
+            },
             endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier},
             listener::v3::{Filter, FilterChain, Listener, filter::ConfigType},
             route::v3::RouteConfiguration,
         },
         extensions::{
             filters::network::http_connection_manager::v3::{HttpConnectionManager, http_connection_manager::RouteSpecifier},
+            transport_sockets::tls::v3::{
+                CommonTlsContext, DownstreamTlsContext, UpstreamTlsContext, common_tls_context::ValidationContextType,
+            },
             upstreams::http::v3::{
                 HttpProtocolOptions,
                 http_protocol_options::{ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig},
@@ -28,7 +34,7 @@ use envoy_types::pb::{
 use prost::{DecodeError, Message, Name};
 
 use super::{render::from_json, resource_type::ResourceType, view::View};
-use crate::{common_bootstrap::common_bootstrap, mesh::model::Proxy};
+use crate::{common_bootstrap::common_bootstrap, mesh::model::Proxy, translate::tls::agent_sds};
 
 /// The cluster under which Istio's sidecars find their certificates.
 const SDS_CLUSTER: &str = "sds-grpc";
@@ -53,7 +59,9 @@ pub enum StaticBootstrapError {
 pub fn static_bootstrap(view: &View, proxy: &Proxy) -> Result<Bootstrap, StaticBootstrapError> {
     let mut clusters = vec![sds_cluster()];
     for resource in view.iter(ResourceType::Cluster) {
-        clusters.push(with_endpoints(Cluster::decode(&resource.body[..])?, view)?);
+        let mut cluster = Cluster::decode(&resource.body[..])?;
+        secrets_from_agent(&mut cluster.transport_socket)?;
+        clusters.push(with_endpoints(cluster, view)?);
     }
     let mut listeners = Vec::new();
     for resource in view.iter(ResourceType::Listener) {
@@ -87,6 +95,7 @@ fn with_endpoints(mut cluster: Cluster, view: &View) -> Result<Cluster, DecodeEr
 fn with_routes(mut listener: Listener, view: &View) -> Result<Listener, DecodeError> {
     for chain in listener.filter_chains.iter_mut().chain(&mut listener.default_filter_chain) {
         inline_routes(chain, view)?;
+        secrets_from_agent(&mut chain.transport_socket)?;
     }
     Ok(listener)
 }
@@ -108,6 +117,36 @@ fn inline_routes(chain: &mut FilterChain, view: &View) -> Result<(), DecodeError
         }
     }
     Ok(())
+}
+
+/// Takes all secrets from the agent's server: a static bootstrap has no ADS, and Envoy does not survive being sent there.
+fn secrets_from_agent(socket: &mut Option<TransportSocket>) -> Result<(), DecodeError> {
+    let Some(transport_socket::ConfigType::TypedConfig(config)) = socket.as_mut().and_then(|socket| socket.config_type.as_mut()) else {
+        return Ok(());
+    };
+    if config.type_url == DownstreamTlsContext::type_url() {
+        let mut context = DownstreamTlsContext::decode(&config.value[..])?;
+        context.common_tls_context.iter_mut().for_each(common_from_agent);
+        config.value = context.encode_to_vec();
+    } else if config.type_url == UpstreamTlsContext::type_url() {
+        let mut context = UpstreamTlsContext::decode(&config.value[..])?;
+        context.common_tls_context.iter_mut().for_each(common_from_agent);
+        config.value = context.encode_to_vec();
+    }
+    Ok(())
+}
+
+fn common_from_agent(context: &mut CommonTlsContext) {
+    let trusted = match &mut context.validation_context_type {
+        Some(ValidationContextType::CombinedValidationContext(combined)) => combined.validation_context_sds_secret_config.as_mut(),
+        _ => None,
+    };
+    for secret in context.tls_certificate_sds_secret_configs.iter_mut().chain(trusted) {
+        let source = secret.sds_config.as_ref().and_then(|source| source.config_source_specifier.as_ref());
+        if matches!(source, Some(ConfigSourceSpecifier::Ads(_))) {
+            secret.sds_config = Some(ConfigSource { initial_fetch_timeout: None, ..agent_sds() });
+        }
+    }
 }
 
 fn sds_cluster() -> Cluster {

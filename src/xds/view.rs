@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use futures::future::BoxFuture;
 use imbl::OrdMap;
 use smol_str::SmolStr;
 use tokio::sync::watch;
@@ -41,6 +42,11 @@ pub enum Difference<'a> {
 
 /// Where sessions get their views from.
 pub trait Views: Send + Sync {
+    /// Learns about a proxy what others have to be asked, before it is attached.
+    fn introduce<'a>(&'a self, _: &'a Proven) -> BoxFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     /// Attaches a proxy, with who it is proven to be.
     fn attach(&self, proxy: &Proven) -> Attachment;
 }

@@ -158,8 +158,8 @@ fn documents() -> Vec<Case> {
         Case::new("BOM and CRLF", "\u{feff}apiVersion: v1\r\nkind: Namespace\r\nmetadata:\r\n  name: x\r\n---\r\n# end\r\n", &[]),
         Case::new(
             "a kind that is not read",
-            "apiVersion: v1\nkind: Secret\nmetadata: {name: x}\n",
-            &["warning: (z.yaml, document 1) kind: Secret (v1) is not read: the document has no effect"],
+            "apiVersion: v1\nkind: Endpoints\nmetadata: {name: x}\n",
+            &["warning: (z.yaml, document 1) kind: Endpoints (v1) is not read: the document has no effect"],
         ),
     ]
 }

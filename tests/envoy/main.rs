@@ -3,6 +3,7 @@
 
 mod canary;
 mod capture;
+mod credentials;
 mod discovery;
 mod ending;
 mod faults;

@@ -225,7 +225,7 @@ fn rights(user: &str) -> Vec<Value> {
         rule("", &["configmaps"], &[&format!("istio-{user}")], &read),
     ];
     let cluster = [
-        rule("", &["namespaces", "nodes", "pods", "services"], &[], &read),
+        rule("", &["namespaces", "nodes", "pods", "secrets", "services"], &[], &read),
         rule("discovery.k8s.io", &["endpointslices"], &[], &read),
         rule("apiextensions.k8s.io", &["customresourcedefinitions"], &[], &read),
         rule("networking.istio.io", &["*"], &[], &follow),
@@ -238,6 +238,7 @@ fn rights(user: &str) -> Vec<Value> {
             &["list", "watch", "patch"],
         ),
         rule("authentication.k8s.io", &["tokenreviews"], &[], &["create"]),
+        rule("authorization.k8s.io", &["subjectaccessreviews"], &[], &["create"]),
         json!({ "nonResourceURLs": ["/.well-known/openid-configuration", "/openid/v1/jwks"], "verbs": ["get"] }),
     ];
     let api_version = "rbac.authorization.k8s.io/v1";

@@ -87,9 +87,9 @@ fn dump(view: &View) -> Dump {
         ResourceType::Cluster | ResourceType::Listener => true,
         ResourceType::Endpoint => assigned.contains(&resource.name),
         ResourceType::Route => routed.contains(&resource.name),
-        ResourceType::NameTable => false,
+        ResourceType::Secret | ResourceType::NameTable => false,
     };
-    let kinds = ResourceType::in_views().map(|kind| {
+    let kinds = ResourceType::in_views().filter(|kind| !kind.is_confidential()).map(|kind| {
         let shown = |resource: &Arc<Resource>| (resource.name.to_string(), render::resource_to_json(resource));
         (kind.as_str().to_owned(), view.iter(kind).filter(asked).map(shown).collect::<BTreeMap<_, _>>())
     });

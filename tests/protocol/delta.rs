@@ -12,7 +12,7 @@ use istiod_lite::{
     xds::{
         bounds::Bounds,
         resource::Resource,
-        resource_type::ResourceType::{Cluster, Endpoint, Listener, Route},
+        resource_type::ResourceType::{Cluster, Endpoint, Listener, Route, Secret},
         transport::Options,
     },
 };
@@ -356,17 +356,27 @@ async fn a_cluster_stays_while_a_draining_listener_has_a_table_that_names_it() {
 async fn types_that_are_not_served_are_answered_once() {
     let server = Server::start(SETTINGS, Vec::new()).await;
     let mut client = DeltaClient::connect(server.address).await;
-    let secrets = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+    let extensions = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig";
     let ask = |names: &[&str]| DeltaDiscoveryRequest {
         node: Some(node()),
-        type_url: secrets.into(),
+        type_url: extensions.into(),
         resource_names_subscribe: names.iter().map(ToString::to_string).collect(),
         ..DeltaDiscoveryRequest::default()
     };
-    client.send(ask(&["kubernetes://cert"]));
+    client.send(ask(&["some.filter"]));
     let response = client.next().await;
-    assert_eq!((response.type_url.as_str(), &response.removed_resources[..]), (secrets, &strings(&["kubernetes://cert"])[..]));
+    assert_eq!((response.type_url.as_str(), &response.removed_resources[..]), (extensions, &strings(&["some.filter"])[..]));
     client.nack(&response, "missing");
+    client.silent().await;
+}
+
+/// Envoy has a listener wait for its secrets until they are there, or are said not to be.
+#[tokio::test]
+async fn a_secret_that_does_not_exist_is_answered_at_once() {
+    let server = Server::start(SETTINGS, Vec::new()).await;
+    let mut client = DeltaClient::connect(server.address).await;
+    client.open(Secret, &["kubernetes://cert"], &[]);
+    assert_eq!(client.take().await, (Secret, strings(&[]), strings(&["kubernetes://cert"])));
     client.silent().await;
 }
 

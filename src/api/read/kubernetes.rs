@@ -2,13 +2,14 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::Value;
 use smol_str::SmolStr;
 
 use super::fields::{Fields, Node, Read};
 use crate::api::{
     Metadata,
-    kubernetes::{EndpointSlice, Pod, PortRef, Service, ServicePort, SliceEndpoint},
+    kubernetes::{EndpointSlice, Pod, PortRef, Secret, Service, ServicePort, SliceEndpoint},
 };
 
 impl Read for Service {
@@ -120,6 +121,34 @@ fn target_pod(node: Node<'_>) -> Option<(SmolStr, SmolStr)> {
     let is_pod = fields.get::<SmolStr>("kind") == "Pod";
     let pod = (fields.get("namespace"), fields.get("name"));
     is_pod.then_some(pod)
+}
+
+/// Reads a Secret. `stringData`, which only files have, goes before `data`.
+pub(super) fn secret(document: Fields<'_>, _: &Metadata) -> Option<Secret> {
+    let entries_of = |field: &'static str, decoded: fn(&Fields<'_>, &'static str) -> Option<Vec<u8>>| {
+        document.with(field, |node| {
+            let fields = node.fields()?;
+            let entry = |key: &'static str| fields.has(key).then(|| decoded(&fields, key)).flatten().map(|bytes| (key, bytes.into()));
+            Some(Secret::CREDENTIAL_KEYS.into_iter().filter_map(entry).collect::<Vec<_>>())
+        })
+    };
+    let mut entries = entries_of("stringData", |fields, key| Some(fields.get::<SmolStr>(key).as_bytes().to_vec())).unwrap_or_default();
+    for (key, value) in entries_of("data", from_base64).unwrap_or_default() {
+        if entries.iter().all(|(given, _)| *given != key) {
+            entries.push((key, value));
+        }
+    }
+    Some(Secret { entries })
+}
+
+// What is wrong with it must not be told by repeating it.
+fn from_base64(fields: &Fields<'_>, key: &'static str) -> Option<Vec<u8>> {
+    let text: String = fields.get::<SmolStr>(key).split_ascii_whitespace().collect();
+    let decoded = STANDARD.decode(text).ok();
+    if decoded.is_none() {
+        fields.refuse(key, "must be base64");
+    }
+    decoded
 }
 
 /// Reads a Pod: its specification, its status, and its owner from the metadata.

@@ -40,6 +40,12 @@ impl Check<'_> {
                 self.traffic_policy(policy, &at.field("trafficPolicy"));
             }
         }
+        if rule.workload_selector.is_none() {
+            self.secrets(rule.traffic_policy.as_deref(), &at.field("trafficPolicy"));
+            for (index, subset) in rule.subsets.iter().enumerate() {
+                self.secrets(subset.traffic_policy.as_deref(), &subsets.index(index).field("trafficPolicy"));
+            }
+        }
         let export_to = at.field("exportTo");
         self.export_to(&rule.export_to, false, &export_to);
         if let Some(selector) = &rule.workload_selector {
@@ -47,6 +53,26 @@ impl Check<'_> {
             if rule.export_to.iter().any(|target| target != "." && *target != self.object.namespace) {
                 self.error(&export_to, "a rule with a workloadSelector is for its own namespace only");
             }
+        }
+    }
+
+    // All sidecars that see the rule would ask for the Secret, each in its own namespace.
+    fn secrets(self, policy: Option<&TrafficPolicy>, at: &Path<'_>) {
+        let Some(policy) = policy else { return };
+        self.secret(policy.tls.as_ref(), &at.field("tls"));
+        let ports = at.field("portLevelSettings");
+        for (index, port) in policy.port_level_settings.iter().enumerate() {
+            self.secret(port.tls.as_ref(), &ports.index(index).field("tls"));
+        }
+    }
+
+    fn secret(self, tls: Option<&ClientTls>, at: &Path<'_>) {
+        let of_users = |tls: &&ClientTls| matches!(tls.mode, ClientTlsMode::Simple | ClientTlsMode::Mutual);
+        if tls.filter(of_users).is_some_and(|tls| !tls.credential_name.is_empty()) {
+            self.warning(
+                &at.field("credentialName"),
+                "is for gateways only, and sidecars do not connect: they are given Secrets by a rule with workloadSelector",
+            );
         }
     }
 

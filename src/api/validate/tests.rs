@@ -241,7 +241,11 @@ fn destination_rules() {
         ),
         (
             &policy("tls: {mode: SIMPLE, credentialName: c, caCertificates: /f}"),
-            &["error: spec.trafficPolicy.tls.caCertificates: is not possible beside credentialName"],
+            &[
+                "error: spec.trafficPolicy.tls.caCertificates: is not possible beside credentialName",
+                "warning: spec.trafficPolicy.tls.credentialName: is for gateways only, and sidecars do not connect: they are given Secrets by \
+                 a rule with workloadSelector",
+            ],
         ),
         (&policy("tls: {mode: SIMPLE, sni: x, subjectAltNames: [y], insecureSkipVerify: true}"), &[]),
         (

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     api::istio,
-    mesh::{model::Hostname, protocol, unsupported},
+    mesh::{credential, model::Hostname, protocol, unsupported},
     visits::{Visit, Visited},
 };
 
@@ -72,6 +72,11 @@ fn tls(written: &istio::ServerTls) -> ListenerTls {
 fn certificate(written: &istio::ServerTls) -> ServerCertificate {
     if written.mode == istio::ServerTlsMode::IstioMutual {
         return ServerCertificate::Workload;
+    }
+    let secrets = credential::server_tls(written);
+    let certificates: Vec<_> = secrets.certificates.into_iter().filter_map(|(_, name)| name.ok()).collect();
+    if !certificates.is_empty() {
+        return ServerCertificate::Secrets { certificates, trusted: secrets.trusted.and_then(|(_, name)| name.ok()) };
     }
     let files = |certificate: &SmolStr, private_key: &SmolStr| CertificateFiles {
         certificate: certificate.clone(),
@@ -141,7 +146,7 @@ mod tests {
         assert_eq!(tls(&mode(istio::ServerTlsMode::AutoPassthrough)), ListenerTls::AutoPassthrough);
         let named = |termination: &TlsTermination| match &termination.certificate {
             ServerCertificate::Files { certificates, .. } => certificates.iter().map(|of| of.certificate.to_string()).collect(),
-            ServerCertificate::Workload => Vec::new(),
+            ServerCertificate::Workload | ServerCertificate::Secrets { .. } => Vec::new(),
         };
         let simple = terminated(mode(istio::ServerTlsMode::Simple)).unwrap();
         assert_eq!((simple.clients, named(&simple)), (ClientCertificates::Ignored, vec!["/cert".to_owned()]));
@@ -164,5 +169,29 @@ mod tests {
         let versions = terminated(versions).unwrap();
         assert_eq!((versions.min_version, versions.max_version), (Some(TlsVersion::V1_2), None));
         assert_eq!(versions.cipher_suites, ["AES128-SHA", "!DES"], "Envoy refuses a listener for one that it does not know");
+    }
+
+    #[test]
+    fn secrets_go_by_the_names_that_proxies_ask_for() {
+        let names = |written: istio::ServerTls| match &terminated(written).unwrap().certificate {
+            ServerCertificate::Secrets { certificates, trusted } => {
+                (certificates.iter().map(ToString::to_string).collect::<Vec<_>>(), trusted.as_ref().map(ToString::to_string))
+            }
+            other => panic!("{other:?}"),
+        };
+        let simple = istio::ServerTls { mode: istio::ServerTlsMode::Simple, credential_name: "till".into(), ..Default::default() };
+        assert_eq!(names(simple.clone()), (vec!["kubernetes://till".to_owned()], None));
+        let mutual = istio::ServerTls { mode: istio::ServerTlsMode::OptionalMutual, ..simple.clone() };
+        assert_eq!(names(mutual).1.as_deref(), Some("kubernetes://till-cacert"));
+        let both = istio::ServerTls {
+            mode: istio::ServerTlsMode::Mutual,
+            credential_name: SmolStr::default(),
+            credential_names: vec!["rsa".into(), "ecdsa".into()],
+            ..simple
+        };
+        let expected = vec!["kubernetes://rsa".to_owned(), "kubernetes://ecdsa".to_owned()];
+        assert_eq!(names(both.clone()), (expected, Some("kubernetes://rsa-cacert".into())));
+        let other = istio::ServerTls { ca_cert_credential_name: "clients".into(), ..both };
+        assert_eq!(names(other).1.as_deref(), Some("kubernetes://clients-cacert"));
     }
 }

@@ -6,9 +6,12 @@ use smol_str::SmolStr;
 
 use super::{
     host::ListenerHost,
-    tls::{ListenerTls, TlsTermination},
+    tls::{ListenerTls, ServerCertificate, TlsTermination},
 };
-use crate::mesh::model::{Labels, Protocol};
+use crate::mesh::{
+    credential::SecretName,
+    model::{Labels, Protocol},
+};
 
 /// What one Gateway asks of the proxies that it selects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,6 +72,19 @@ impl Listener {
             (Protocol::Https, Some(ListenerTls::Terminate(termination))) => Handling::Https(termination),
             _ => Handling::Tcp(termination),
         }
+    }
+
+    /// Returns the secrets that proxies ask for to end TLS.
+    pub fn secrets(&self) -> impl Iterator<Item = &SecretName> {
+        let certificate = match &self.tls {
+            Some(ListenerTls::Terminate(termination)) => Some(&termination.certificate),
+            None | Some(ListenerTls::Passthrough | ListenerTls::AutoPassthrough) => None,
+        };
+        let (certificates, trusted) = match certificate {
+            Some(ServerCertificate::Secrets { certificates, trusted }) => (certificates.as_slice(), trusted.as_ref()),
+            _ => (&[][..], None),
+        };
+        certificates.iter().chain(trusted)
     }
 
     /// Returns whether it passes the mesh's mTLS on, which takes clusters of its own.

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use smol_str::SmolStr;
 
+use crate::mesh::credential::SecretName;
+
 /// What a listener does about TLS.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ListenerTls {
@@ -43,6 +45,13 @@ pub struct TlsTermination {
 pub enum ServerCertificate {
     /// It is the gateway's own identity in the mesh.
     Workload,
+    /// Secrets, which the proxy asks for by name.
+    Secrets {
+        /// One for each kind of key.
+        certificates: Vec<SecretName>,
+        /// What clients' certificates are verified with; `None`: clients present none.
+        trusted: Option<SecretName>,
+    },
     /// Files beside the proxy.
     Files {
         /// One for each kind of key.

@@ -2,6 +2,8 @@
 
 use smol_str::SmolStr;
 
+use crate::mesh::{credential::SecretName, model::ProxyKind};
+
 /// How a client secures its connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientTls {
@@ -36,7 +38,25 @@ pub struct TlsOrigination {
     /// Whether any certificate of the server is accepted.
     pub insecure_skip_verify: bool,
     /// Where keys and certificates come from.
-    pub files: ClientFiles,
+    pub credentials: ClientCredentials,
+}
+
+/// Where a client's keys and certificates come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientCredentials {
+    /// Files beside the proxy.
+    Files(ClientFiles),
+    /// A Secret, which the proxy asks for by name.
+    Secret {
+        /// The name of its certificate.
+        certificate: SecretName,
+        /// The name of what servers' certificates are verified with.
+        trusted: SecretName,
+        /// Path of the list of revoked certificates; empty: the Secret's, if it has one.
+        crl: SmolStr,
+        /// Whether the rule selects its clients. Sidecars have Secrets by no others: all that see the rule would ask for it.
+        for_sidecars: bool,
+    },
 }
 
 /// The files beside a client with its certificate and what it trusts.
@@ -58,6 +78,30 @@ impl ClientTls {
         match self {
             Self::Originate(origination) => Some(origination),
             Self::Disable | Self::IstioMutual { .. } | Self::Unavailable => None,
+        }
+    }
+
+    /// Returns whether proxies of a kind can connect by it.
+    pub fn connects(&self, kind: ProxyKind) -> bool {
+        match self {
+            Self::Unavailable => false,
+            Self::Originate(TlsOrigination { credentials: ClientCredentials::Secret { for_sidecars, .. }, .. }) => {
+                *for_sidecars || kind == ProxyKind::Gateway
+            }
+            Self::Disable | Self::IstioMutual { .. } | Self::Originate(_) => true,
+        }
+    }
+
+    /// Returns the secrets that proxies of a kind ask for.
+    pub fn secrets(&self, kind: ProxyKind) -> Vec<&SecretName> {
+        match self.origination().filter(|_| self.connects(kind)) {
+            Some(TlsOrigination {
+                credentials: ClientCredentials::Secret { certificate, trusted, .. },
+                mutual,
+                insecure_skip_verify,
+                ..
+            }) => mutual.then_some(certificate).into_iter().chain((!insecure_skip_verify).then_some(trusted)).collect(),
+            _ => Vec::new(),
         }
     }
 }

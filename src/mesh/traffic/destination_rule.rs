@@ -8,7 +8,10 @@ use super::{
     load_balancer::{HashKey, LoadBalancer},
     policy::{PortPolicy, TrafficPolicy},
 };
-use crate::mesh::model::{Hostname, Labels, Origin, Visibility};
+use crate::mesh::{
+    credential::SecretName,
+    model::{Hostname, Labels, Origin, ProxyKind, Visibility},
+};
 
 /// What one DestinationRule says of the traffic to its host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +70,13 @@ impl EffectiveDestinationRule {
     /// Returns what holds for a port of a subset, or of the whole service without one.
     pub fn port<'a>(&'a self, subset: Option<&'a EffectiveSubset>, port: u16) -> &'a PortPolicy {
         subset.map_or(&self.policy, |subset| &subset.policy).port(port)
+    }
+
+    /// Returns the secrets that proxies of a kind ask for to call these ports.
+    pub fn secrets(&self, ports: impl Iterator<Item = u16> + Clone, kind: ProxyKind) -> impl Iterator<Item = &SecretName> {
+        let policies = std::iter::once(None).chain(self.subsets.iter().map(Some));
+        let of_ports = policies.flat_map(move |subset| ports.clone().map(move |port| self.port(subset, port)));
+        of_ports.filter_map(|policy| policy.tls.as_deref()).flat_map(move |tls| tls.secrets(kind))
     }
 
     /// Returns what the endpoint for a request to a port of a subset (empty: of the whole service) is chosen by, where

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    client_tls::{ClientFiles, ClientTls, TlsOrigination},
+    client_tls::{ClientCredentials, ClientFiles, ClientTls, TlsOrigination},
     connection_pool::{ConnectionPool, HttpSettings, TcpKeepalive, TcpSettings},
     destination_rule::{DestinationRule, Subset},
     load_balancer::{ConsistentHash, HashKey, HashTable, LoadBalancer},
@@ -13,6 +13,7 @@ use super::{
 use crate::{
     api::istio,
     mesh::{
+        credential,
         model::{Hostname, Visibility},
         unsupported,
     },
@@ -20,7 +21,8 @@ use crate::{
 
 /// Converts a DestinationRule, for which the names that it writes are resolved already.
 pub(in crate::mesh) fn destination_rule(written: &istio::DestinationRule, host: Hostname, export_to: Visibility) -> DestinationRule {
-    let policy = |written: &Option<Arc<istio::TrafficPolicy>>| written.as_deref().map(traffic_policy).map(Arc::new);
+    let selects = written.workload_selector.is_some();
+    let policy = |written: &Option<Arc<istio::TrafficPolicy>>| written.as_deref().map(|of| Arc::new(traffic_policy(of, selects)));
     let subset = |written: &istio::Subset| Subset {
         name: written.name.clone(),
         labels: Arc::new(written.labels.clone()),
@@ -35,10 +37,12 @@ pub(in crate::mesh) fn destination_rule(written: &istio::DestinationRule, host: 
     }
 }
 
-fn traffic_policy(written: &istio::TrafficPolicy) -> TrafficPolicy {
-    let default = port_policy(&written.load_balancer, &written.connection_pool, &written.outlier_detection, &written.tls);
+/// Converts a policy. `selects`: the rule selects its clients.
+fn traffic_policy(written: &istio::TrafficPolicy, selects: bool) -> TrafficPolicy {
+    let tls = |written: &Option<istio::ClientTls>| written.as_ref().map(|written| Arc::new(client_tls(written, selects)));
+    let default = port_policy(&written.load_balancer, &written.connection_pool, &written.outlier_detection, tls(&written.tls));
     let port =
-        |of: &istio::PortTrafficPolicy| (of.port, port_policy(&of.load_balancer, &of.connection_pool, &of.outlier_detection, &of.tls));
+        |of: &istio::PortTrafficPolicy| (of.port, port_policy(&of.load_balancer, &of.connection_pool, &of.outlier_detection, tls(&of.tls)));
     TrafficPolicy::new(default, written.port_level_settings.iter().map(port))
 }
 
@@ -59,13 +63,13 @@ fn port_policy(
     load_balanced: &Option<istio::LoadBalancer>,
     pool: &Option<istio::ConnectionPool>,
     detection: &Option<istio::OutlierDetection>,
-    tls: &Option<istio::ClientTls>,
+    tls: Option<Arc<ClientTls>>,
 ) -> PortPolicy {
     PortPolicy {
         load_balancer: load_balanced.as_ref().map(load_balancer).map(Arc::new),
         connection_pool: pool.as_ref().map(connection_pool).map(Arc::new),
         outlier_detection: detection.as_ref().map(outlier_detection).map(Arc::new),
-        tls: tls.as_ref().map(client_tls).map(Arc::new),
+        tls,
     }
 }
 
@@ -138,14 +142,14 @@ fn outlier_detection(written: &istio::OutlierDetection) -> OutlierDetection {
     }
 }
 
-fn client_tls(written: &istio::ClientTls) -> ClientTls {
+fn client_tls(written: &istio::ClientTls, selects: bool) -> ClientTls {
     let originate = |mutual| {
         ClientTls::Originate(TlsOrigination {
             sni: written.sni.clone(),
             subject_alt_names: written.subject_alt_names.clone(),
             mutual,
             insecure_skip_verify: written.insecure_skip_verify,
-            files: client_files(written),
+            credentials: client_credentials(written, selects),
         })
     };
     if written.refused || !unsupported::client_tls(written).is_empty() {
@@ -164,12 +168,19 @@ fn client_tls(written: &istio::ClientTls) -> ClientTls {
     }
 }
 
-fn client_files(written: &istio::ClientTls) -> ClientFiles {
-    ClientFiles {
-        certificate: written.client_certificate.clone(),
-        private_key: written.private_key.clone(),
-        ca_certificates: written.ca_certificates.clone(),
-        crl: written.ca_crl.clone(),
+fn client_credentials(written: &istio::ClientTls, selects: bool) -> ClientCredentials {
+    match credential::client_tls(written) {
+        Some(Ok(certificate)) => {
+            let trusted = certificate.roots();
+            ClientCredentials::Secret { certificate, trusted, crl: written.ca_crl.clone(), for_sidecars: selects }
+        }
+        // One that names no Secret is unavailable.
+        Some(Err(_)) | None => ClientCredentials::Files(ClientFiles {
+            certificate: written.client_certificate.clone(),
+            private_key: written.private_key.clone(),
+            ca_certificates: written.ca_certificates.clone(),
+            crl: written.ca_crl.clone(),
+        }),
     }
 }
 
@@ -181,6 +192,7 @@ fn positive(written: u32) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mesh::model::ProxyKind;
 
     #[test]
     fn zero_is_no_limit() {
@@ -215,13 +227,28 @@ mod tests {
             private_key: "/key".into(),
             ..Default::default()
         };
-        let files = |written: &istio::ClientTls| client_tls(written).origination().map(|origination| origination.files.certificate.clone());
-        assert_eq!(files(&written), Some("/cert".into()));
-        let named = istio::ClientTls { credential_name: "client".into(), ..written };
-        assert_eq!(client_tls(&named), ClientTls::Unavailable);
-        let of_mesh = client_tls(&istio::ClientTls { mode: istio::ClientTlsMode::IstioMutual, ..named.clone() });
+        let credentials =
+            |written: &istio::ClientTls| client_tls(written, false).origination().map(|origination| origination.credentials.clone());
+        assert!(matches!(credentials(&written), Some(ClientCredentials::Files(files)) if files.certificate == "/cert"));
+        let named = istio::ClientTls { credential_name: "sds://client".into(), ..written };
+        assert_eq!(client_tls(&named, true), ClientTls::Unavailable);
+        let of_mesh = client_tls(&istio::ClientTls { mode: istio::ClientTlsMode::IstioMutual, ..named.clone() }, false);
         assert!(matches!(of_mesh, ClientTls::IstioMutual { .. }), "the mesh has its own certificates");
-        assert_eq!(client_tls(&istio::ClientTls { mode: istio::ClientTlsMode::Disable, ..named }), ClientTls::Disable);
+        assert_eq!(client_tls(&istio::ClientTls { mode: istio::ClientTlsMode::Disable, ..named }, false), ClientTls::Disable);
+    }
+
+    #[test]
+    fn sidecars_have_a_secret_only_by_a_rule_that_selects_them() {
+        let mode = istio::ClientTlsMode::Mutual;
+        let written = istio::ClientTls { mode, credential_name: "client".into(), ..Default::default() };
+        let names = |selects, kind| client_tls(&written, selects).secrets(kind).into_iter().map(ToString::to_string).collect::<Vec<_>>();
+        let both = ["kubernetes://client", "kubernetes://client-cacert"];
+        assert_eq!(names(true, ProxyKind::Sidecar), both);
+        assert_eq!(names(false, ProxyKind::Gateway), both);
+        assert_eq!(names(false, ProxyKind::Sidecar), [""; 0]);
+        assert!(!client_tls(&written, false).connects(ProxyKind::Sidecar), "rather than in plaintext");
+        let blind = istio::ClientTls { insecure_skip_verify: true, ..written };
+        assert_eq!(client_tls(&blind, true).secrets(ProxyKind::Gateway).len(), 1, "nothing is verified");
     }
 
     #[test]
@@ -231,7 +258,7 @@ mod tests {
             port_level_settings: vec![istio::PortTrafficPolicy { port: 81, ..Default::default() }],
             ..Default::default()
         };
-        let policy = traffic_policy(&written);
+        let policy = traffic_policy(&written, false);
         assert_eq!(policy.port(80).outlier_detection.as_ref().map(|detection| detection.min_health_percent), Some(5));
         assert_eq!(policy.port(81), PortPolicy::NONE);
     }

@@ -12,7 +12,7 @@ mod outlier_detection;
 mod policy;
 
 pub use self::{
-    client_tls::{ClientFiles, ClientTls, TlsOrigination},
+    client_tls::{ClientCredentials, ClientFiles, ClientTls, TlsOrigination},
     connection_pool::{ConnectionPool, HttpSettings, TcpKeepalive, TcpSettings},
     destination_rule::{DestinationRule, EffectiveDestinationRule, EffectiveSubset, Subset},
     load_balancer::{ConsistentHash, HashKey, HashTable, LoadBalancer},

@@ -60,8 +60,11 @@ impl Collection {
     }
 
     fn request(&self, version: &str, mut query: String) -> Result<Request<Body>, http::Error> {
-        if let Some(object) = &self.object {
-            let _ = write!(query, "&fieldSelector=metadata.name%3D{}", escaped(object));
+        let selector = self.resource.selector;
+        match &self.object {
+            Some(object) => _ = write!(query, "&fieldSelector=metadata.name%3D{}", escaped(object)),
+            None if selector.is_empty() => {}
+            None => _ = write!(query, "&fieldSelector={}", escaped(selector)),
         }
         let WatchedResource { group, plural, .. } = self.resource;
         let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
@@ -95,6 +98,8 @@ mod tests {
     fn requests_name_group_version_and_namespace() {
         let of = |plural| Collection::all(RESOURCES.iter().find(|resource| resource.plural == plural).unwrap());
         assert_eq!(uri(of("pods").list("v1", 200, None)), "/api/v1/pods?limit=200");
+        let secrets = uri(of("secrets").list("v1", 100, None));
+        assert!(secrets.starts_with("/api/v1/secrets?limit=100&fieldSelector=type%21%3Dhelm.sh%2Frelease.v1%2Ctype%21%3D"), "{secrets}");
         let shop = Collection { namespace: Some("shop".into()), ..of("virtualservices") };
         assert_eq!(
             uri(shop.list("v1beta1", 5, Some("a/b="))),

@@ -16,6 +16,8 @@ pub(super) enum FieldMask {
     All,
     /// These fields of a map.
     Fields(&'static [(&'static str, FieldMask)]),
+    /// The entries of a map with these keys, whole.
+    Named(&'static [&'static str]),
     /// The entries of a map whose key begins with one of these.
     Prefixes(&'static [&'static str]),
     /// This part of each element of a list.
@@ -54,6 +56,7 @@ impl Masked<'_> {
     fn of_key(self, key: &str) -> Option<Self> {
         let mask = match self.mask {
             FieldMask::Fields(fields) => fields.iter().find(|(name, _)| *name == key).map(|(_, mask)| mask),
+            FieldMask::Named(names) => names.contains(&key).then_some(&FieldMask::All),
             FieldMask::Prefixes(prefixes) => prefixes.iter().any(|prefix| key.starts_with(prefix)).then_some(&FieldMask::All),
             FieldMask::All | FieldMask::Items(_) => Some(&FieldMask::All),
         };

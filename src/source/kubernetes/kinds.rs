@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use super::field_mask::FieldMask;
-use crate::api::{ApiResource, Kind};
+use crate::api::{ApiResource, Kind, kubernetes::Secret};
 
 /// A kind as the API server serves it, and how it is read.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub(super) struct WatchedResource {
     pub(super) custom: bool,
     /// The most objects of one page, which is in memory as a whole while it is read.
     pub(super) page_size: u32,
+    /// Which objects are asked for (`fieldSelector`); empty: all.
+    pub(super) selector: &'static str,
     /// The fields of an object that are read.
     pub(super) fields: &'static FieldMask,
 }
@@ -38,6 +40,7 @@ pub(super) static MESH_CONFIG: WatchedResource = WatchedResource {
     namespaced: true,
     custom: false,
     page_size: 1,
+    selector: "",
     fields: &MESH,
 };
 
@@ -50,10 +53,15 @@ fn watched(kind: Kind) -> Option<WatchedResource> {
         Kind::Service => (500, &WITH_SPEC),
         Kind::EndpointSlice => (200, &SLICE),
         Kind::Pod => (200, &POD),
+        Kind::Secret => (100, &SECRET),
         _ => (250, &WITH_SPEC),
     };
-    Some(WatchedResource { kind, group, plural, versions, namespaced, custom: !kind.is_local(), page_size, fields })
+    let selector = if kind == Kind::Secret { NO_CREDENTIALS } else { "" };
+    Some(WatchedResource { kind, group, plural, versions, namespaced, custom: !kind.is_local(), page_size, selector, fields })
 }
+
+/// What Helm stores of its releases, and the tokens of service accounts, are large or many, and hold no certificates.
+const NO_CREDENTIALS: &str = "type!=helm.sh/release.v1,type!=kubernetes.io/service-account-token,type!=bootstrap.kubernetes.io/token";
 
 // Only the annotations that something reads, since `kubectl apply` stores a copy of the whole object in another one.
 const METADATA: FieldMask = FieldMask::Fields(&[
@@ -101,6 +109,21 @@ static SLICE: FieldMask = FieldMask::Fields(&[
             ("targetRef", FieldMask::Fields(&[("kind", FieldMask::All), ("namespace", FieldMask::All), ("name", FieldMask::All)])),
         ])),
     ),
+]);
+
+// Neither labels, in which Helm and others write much, nor any entry that no certificate has.
+static SECRET: FieldMask = FieldMask::Fields(&[
+    (
+        "metadata",
+        FieldMask::Fields(&[
+            ("name", FieldMask::All),
+            ("namespace", FieldMask::All),
+            ("creationTimestamp", FieldMask::All),
+            ("uid", FieldMask::All),
+            ("resourceVersion", FieldMask::All),
+        ]),
+    ),
+    ("data", FieldMask::Named(&Secret::CREDENTIAL_KEYS)),
 ]);
 
 const CONTAINERS: FieldMask = FieldMask::Items(&FieldMask::Fields(&[

@@ -125,7 +125,7 @@ fn named_inputs(
         let endpoints = endpoints.map_or(&[][..], |endpoints| endpoints.port(port.number));
         let tls = rule.and_then(|rule| rule.port(at, port.number).tls.as_deref());
         let discovery = match naming {
-            Naming::Plain if tls == Some(&ClientTls::Unavailable) => Discovery::Nowhere,
+            Naming::Plain if tls.is_some_and(|tls| !tls.connects(profile.kind)) => Discovery::Nowhere,
             _ => discovery(profile, service, by_destination, at, endpoints)?,
         };
         let auto_mtls = auto_mtls(mesh, service, mtls, &discovery, endpoints);
@@ -220,7 +220,9 @@ pub(super) fn cluster(input: &Outbound) -> Built<Cluster> {
             http2: version == HttpVersion::Two,
             flavour: input.profile.flavour,
         };
-        upstream_tls::apply(&mut cluster, &peer, policy.tls.as_deref(), input.auto_mtls);
+        // What nothing is connected by asks for no secret.
+        let settings = policy.tls.as_deref().map(|tls| if tls.connects(input.profile.kind) { tls } else { &ClientTls::Unavailable });
+        upstream_tls::apply(&mut cluster, &peer, settings, input.auto_mtls);
     }
     Built::new(cluster, origins(input))
 }

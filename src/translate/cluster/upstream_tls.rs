@@ -19,7 +19,7 @@ use smol_str::SmolStr;
 use crate::{
     mesh::{
         model::{Flavour, Registry, Service, SpiffeId},
-        traffic::{ClientFiles, ClientTls, TlsOrigination},
+        traffic::{ClientCredentials, ClientFiles, ClientTls, TlsOrigination},
     },
     proto::udpa::TypedStruct,
     translate::{tls, wkt},
@@ -135,7 +135,7 @@ fn istio_mutual(peer: &Peer<'_>, sni: &str, names: &[SmolStr], crl: &str) -> Tra
 }
 
 fn originate(peer: &Peer<'_>, origination: &TlsOrigination) -> TransportSocket {
-    let (certificate, trusted) = secrets(&origination.files);
+    let (certificate, trusted) = secrets(&origination.credentials);
     let common = CommonTlsContext {
         tls_params: Some(TlsParameters {
             tls_minimum_protocol_version: TlsProtocol::TlSv12 as i32,
@@ -144,7 +144,7 @@ fn originate(peer: &Peer<'_>, origination: &TlsOrigination) -> TransportSocket {
         }),
         alpn_protocols: peer.http2.then(|| "h2".to_owned()).into_iter().collect(),
         tls_certificate_sds_secret_configs: origination.mutual.then_some(certificate).into_iter().collect(),
-        validation_context_type: Some(validation(peer, origination, trusted)),
+        validation_context_type: validation(peer, origination, trusted),
         ..Default::default()
     };
     let context = UpstreamTlsContext { common_tls_context: Some(common), sni: origination.sni.to_string(), ..Default::default() };
@@ -155,18 +155,27 @@ fn originate(peer: &Peer<'_>, origination: &TlsOrigination) -> TransportSocket {
 }
 
 /// Returns the client's certificate, and what it trusts.
-fn secrets(ClientFiles { certificate, private_key, ca_certificates, .. }: &ClientFiles) -> (SdsSecretConfig, SdsSecretConfig) {
-    let trusted = if ca_certificates.is_empty() { "system" } else { ca_certificates };
-    (file_secret(&format!("file-cert:{certificate}~{private_key}")), file_secret(&format!("file-root:{trusted}")))
+fn secrets(credentials: &ClientCredentials) -> (SdsSecretConfig, SdsSecretConfig) {
+    match credentials {
+        ClientCredentials::Secret { certificate, trusted, .. } => (tls::ads_secret(certificate), tls::ads_secret(trusted)),
+        ClientCredentials::Files(ClientFiles { certificate, private_key, ca_certificates, .. }) => {
+            let trusted = if ca_certificates.is_empty() { "system" } else { ca_certificates };
+            (file_secret(&format!("file-cert:{certificate}~{private_key}")), file_secret(&format!("file-root:{trusted}")))
+        }
+    }
 }
 
-fn validation(peer: &Peer<'_>, origination: &TlsOrigination, trusted: SdsSecretConfig) -> ValidationContextType {
+fn validation(peer: &Peer<'_>, origination: &TlsOrigination, trusted: SdsSecretConfig) -> Option<ValidationContextType> {
+    let crl = match &origination.credentials {
+        ClientCredentials::Secret { .. } if origination.insecure_skip_verify => return None,
+        ClientCredentials::Secret { crl, .. } | ClientCredentials::Files(ClientFiles { crl, .. }) => crl,
+    };
     if origination.insecure_skip_verify {
-        return ValidationContextType::ValidationContext(CertificateValidationContext::default());
+        return Some(ValidationContextType::ValidationContext(CertificateValidationContext::default()));
     }
     let names = if origination.subject_alt_names.is_empty() { names_of(peer.service) } else { texts(&origination.subject_alt_names) };
     let names = tls::named(names.into_iter().map(MatchPattern::Exact));
-    tls::validation(CertificateValidationContext { crl: tls::revoked(&origination.files.crl), ..names }, trusted)
+    Some(tls::validation(CertificateValidationContext { crl: tls::revoked(crl), ..names }, trusted))
 }
 
 // Of Kubernetes' services nothing is known that a certificate from outside the mesh would have.

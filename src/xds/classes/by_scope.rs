@@ -7,8 +7,9 @@ use smol_str::SmolStr;
 
 use super::{cached_units::CachedUnits, key::ListenersKey, missing::MissingClusters, resource_cache::ResourceCache};
 use crate::{
-    api::Diagnostic,
+    api::{ConfigId, Diagnostic, ObjectKey},
     mesh::{
+        credential::SecretName,
         model::{HostIndex, Hostname, ProxyKind, Resolution, Service},
         policy::mtls::service_mtls,
         scope::Scope,
@@ -41,6 +42,8 @@ pub(super) struct SharedByScope {
     lost: BTreeMap<SmolStr, Vec<Diagnostic>>,
     /// What the Sidecar of the scope imports in vain.
     unused: Vec<Diagnostic>,
+    /// The secrets that clusters ask for, with the DestinationRules that name them. Hosts without any are not listed.
+    secrets: BTreeMap<Hostname, Vec<(ObjectKey, SecretName)>>,
 }
 
 /// Outbound listeners.
@@ -101,13 +104,18 @@ impl SharedByScope {
         found
     }
 
+    /// Returns the secrets that clusters ask for, with the DestinationRules that name them.
+    pub(super) fn secrets(&self) -> impl Iterator<Item = &(ObjectKey, SecretName)> {
+        self.secrets.values().flatten()
+    }
+
     /// Returns the resources of one type; `None` for those that it has none of. Listeners depend on more than the
     /// scope ([`OutboundListeners`]).
     pub(super) fn layer(&self, kind: ResourceType) -> Option<&Layer> {
         match kind {
             ResourceType::Cluster => Some(self.clusters.layer()),
             ResourceType::Endpoint => Some(self.assignments.layer()),
-            ResourceType::Listener | ResourceType::NameTable => None,
+            ResourceType::Listener | ResourceType::Secret | ResourceType::NameTable => None,
             ResourceType::Route => Some(self.routes.layer()),
         }
     }
@@ -174,6 +182,7 @@ impl SharedByScope {
             ClusterOwner::Fixed => true,
             ClusterOwner::Service(host) => scope.services.contains_key(host),
         });
+        self.secrets.retain(|host, _| scope.services.contains_key(host));
         let fixed = cluster::fixed_inputs(class, &world.mesh).into_iter().map(|input| cache.cluster(input)).collect();
         self.clusters.replace(&ClusterOwner::Fixed, fixed);
         for host in scope.services.keys() {
@@ -202,6 +211,11 @@ impl SharedByScope {
             inputs.into_iter().map(|input| cache.cluster(input)).collect()
         });
         self.clusters.replace(&ClusterOwner::Service(host.clone()), resources);
+        let secrets = secrets_of(world, scope, class, host);
+        match secrets.is_empty() {
+            true => _ = self.secrets.remove(host),
+            false => _ = self.secrets.insert(host.clone(), secrets),
+        }
     }
 
     fn translate_endpoints(&mut self, world: &World, scope: &Scope, class: &ProxyClass, host: &Hostname, cache: &mut ResourceCache) {
@@ -345,6 +359,23 @@ fn routed_by<'a>(scope: &'a Scope, hosts: &'a BTreeSet<Hostname>) -> impl Iterat
     let wildcards: HostIndex = hosts.iter().filter(|host| host.is_wildcard()).map(Hostname::as_str).collect();
     let all = (!wildcards.is_empty()).then(|| scope.services.keys().visiting(Visited::Service)).into_iter().flatten();
     named.chain(all.filter(move |of| wildcards.overlapping(of.as_str()).is_some()))
+}
+
+/// Returns the secrets that the clusters of a host ask for, with the DestinationRules that name them.
+fn secrets_of(world: &World, scope: &Scope, class: &ProxyClass, host: &Hostname) -> Vec<(ObjectKey, SecretName)> {
+    // Mostly there are none.
+    if world.secret_users.is_empty() {
+        return Vec::new();
+    }
+    let (Some(service), Some(rule)) = (scope.services.get(host), scope.destination_rules.get(host)) else { return Vec::new() };
+    let names: BTreeSet<&SecretName> = rule.secrets(service.ports.iter().map(|port| port.number), class.kind).collect();
+    let named = names.into_iter().flat_map(|name| {
+        let users = world.secret_users.get(name);
+        let by = rule.origins.iter().map(|origin| &origin.object);
+        let by = by.filter(move |key| users.is_some_and(|users| users.contains(&ConfigId::new(key.kind, &key.namespace, &key.name))));
+        by.map(move |key| (key.clone(), name.clone()))
+    });
+    named.collect()
 }
 
 fn has_sockets(scope: &Scope) -> bool {

@@ -17,8 +17,9 @@ use super::{
     users::{Keys, Users},
 };
 use crate::{
-    api::Diagnostic,
+    api::{Diagnostic, ObjectKey},
     mesh::{
+        credential::SecretName,
         model::{Proxy, ProxyKind},
         scope::{Scope, ScopeKey, scope_key, scope_of},
         world::{Touched, World},
@@ -162,6 +163,11 @@ impl Groups {
             }
         }
         found
+    }
+
+    /// Returns the secrets that a proxy asks for, with the objects that name them.
+    pub(super) fn secrets<'a>(&'a self, keys: &'a Keys) -> impl Iterator<Item = &'a (ObjectKey, SecretName)> {
+        self.shared.get(&keys.shared).into_iter().flat_map(SharedByScope::secrets).chain(keys.own.secrets())
     }
 
     /// Returns the layers of a proxy's view: of each type those that it shares, then those of its own.

@@ -2,7 +2,8 @@
 //!
 //! A proxy's view is put together from groups. It shares clusters, endpoints and routes with the proxies of its scope, and
 //! outbound listeners with those that also have the same names for traces (in Istio's flavour); the rest is its own. A
-//! change is translated once for each distinct input, however many groups contain the result.
+//! change is translated once for each distinct input, however many groups contain the result. Secrets are added for callers
+//! who have proven who they are: those of their namespace that some object names, with keys if their account may read them.
 
 mod by_place;
 mod by_scope;
@@ -13,6 +14,7 @@ mod memo;
 mod missing;
 mod per_proxy;
 mod resource_cache;
+mod secrets;
 #[cfg(test)]
 mod tests;
 mod users;
@@ -20,10 +22,14 @@ mod users;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     mem,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use futures::future::BoxFuture;
 use parking_lot::{Mutex, MutexGuard};
 use rustc_hash::{FxHashMap, FxHashSet};
 use smol_str::SmolStr;
@@ -32,17 +38,26 @@ use tokio::{
     task, time,
 };
 
-use self::{groups::Groups, key::DistinguishingLabels, resource_cache::TRANSLATED, users::Keys};
+use self::{
+    groups::Groups,
+    key::DistinguishingLabels,
+    resource_cache::TRANSLATED,
+    secrets::{Given, Secrets, Trouble},
+    users::Keys,
+};
 pub use self::{groups::GroupsSize, resource_cache::Translations};
 use super::{
     node::{Node, Proven},
     resource_type::ResourceType,
+    secret_readers::{Account, ByNamespace, KnownReaders, SecretReaders},
     view::{Attachment, Difference, View, Views},
 };
 use crate::{
-    api::Diagnostic,
+    api::{ConfigId, Diagnostic},
+    clock::{Clock, system_clock},
     mesh::{
-        model::{Caller, Proxy, ProxyKind},
+        credential::Part,
+        model::{Proxy, ProxyKind},
         scope::resolve_proxy,
         world::{Touched, World},
     },
@@ -54,12 +69,27 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How many proxies that are gone may have groups kept.
 const KEPT: usize = 16;
 
+/// How long a proxy that connects waits for the answer whether its account may read Secrets. Afterwards it has none until there is
+/// one.
+const ASKING: Duration = Duration::from_secs(5);
+/// How often accounts are looked through for those to ask about again.
+const LOOKING: Duration = Duration::from_secs(20);
+/// The longest time between two looks at the time of day.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
 /// All connected proxies, sorted into classes, and the world that they are shown.
-#[derive(Default)]
 pub struct Classes(Arc<Inner>);
 
-#[derive(Default)]
 struct Inner {
+    clock: Clock,
+    readers: Arc<dyn SecretReaders>,
+    known_readers: Mutex<KnownReaders>,
+    /// Tells that there are more accounts to ask about.
+    to_ask: Notify,
+    /// Tells that an account gained or lost its right.
+    answered: Notify,
+    /// When a secret begins or ceases to be valid, in seconds since 1970.
+    next_validity: AtomicI64,
     state: Mutex<State>,
     /// The numbers of proxies that are detached, and still in the state: whoever detaches one does not wait for the state.
     detached: Mutex<Vec<u64>>,
@@ -82,6 +112,7 @@ struct State {
     world: Arc<World>,
     distinguishing: DistinguishingLabels,
     groups: Groups,
+    secrets: Secrets,
     proxies: FxHashMap<u64, ConnectedProxy>,
     /// Of proxies that are gone, and since when: the last of some group.
     gone: VecDeque<(Instant, Keys)>,
@@ -91,8 +122,8 @@ struct State {
 struct ConnectedProxy {
     node: Arc<Node>,
     proxy: Proxy,
-    /// Whether its caller has proven who it is.
-    proven: bool,
+    /// Who its caller has proven to be.
+    account: Option<Account>,
     keys: Keys,
     view: View,
     sender: watch::Sender<View>,
@@ -105,7 +136,29 @@ pub struct Prepared {
     changed: Vec<(ResourceType, u64)>,
 }
 
+impl Default for Classes {
+    fn default() -> Self {
+        Self::new(Arc::new(ByNamespace), system_clock())
+    }
+}
+
 impl Classes {
+    /// Makes classes without proxies. `readers` says who may read Secrets, `clock` which certificates are valid.
+    pub fn new(readers: Arc<dyn SecretReaders>, clock: Clock) -> Self {
+        Self(Arc::new(Inner {
+            state: Mutex::new(State { secrets: Secrets::new(Arc::clone(&clock)), ..State::default() }),
+            clock,
+            readers,
+            known_readers: Mutex::default(),
+            to_ask: Notify::new(),
+            answered: Notify::new(),
+            next_validity: AtomicI64::new(i64::MAX),
+            detached: Mutex::default(),
+            findings: watch::Sender::default(),
+            left: Notify::new(),
+        }))
+    }
+
     /// Takes the next world and makes the views that differ from those before.
     pub fn prepare(&self, world: Arc<World>, touched: &Touched) -> Prepared {
         let mut state = self.0.lock();
@@ -113,6 +166,8 @@ impl Classes {
         state.world = world;
         // Nothing is brought up to date for nobody.
         state.let_go(|_| true);
+        state.secrets.update(&state.world, touched);
+        self.0.follow_secrets(&state.secrets);
         // Scopes come first, since a proxy's own side is made from its scope.
         let scopes = state.groups.update_scopes(&state.world, touched);
         state.sort_again(touched);
@@ -121,14 +176,14 @@ impl Classes {
         state.groups.check_own(state.proxies.values().visiting(Visited::Proxy).map(|connected| &connected.keys));
         let (mut views, mut awaited) = (Vec::new(), Vec::new());
         for connected in state.proxies.values_mut().visiting(Visited::Proxy) {
-            let view = View::new(state.world.generation, state.groups.layers(&connected.keys));
+            let view = self.0.view(state.world.generation, &state.groups, &state.secrets, &connected.keys, connected.account.as_ref());
             if !view.has_layers_of(&connected.view) {
                 connected.view = view.clone();
-                awaited.extend(connected.proven.then(|| connected.proxy.id.clone()));
+                awaited.extend(connected.account.as_ref().map(|_| connected.proxy.id.clone()));
                 views.push((connected.proxy.id.clone(), connected.sender.clone(), view));
             }
         }
-        self.0.findings.send_if_modified(|before| replaced(before, state.findings()));
+        self.0.findings.send_if_modified(|before| replaced(before, state.findings(&self.0)));
         let changed = changes(&views);
         Prepared { views, awaited, changed }
     }
@@ -147,6 +202,38 @@ impl Classes {
         let (inner, now) = (Arc::clone(&self.0), time::Instant::now().into_std());
         // Others may hold the state for as long as a view takes.
         task::spawn_blocking(move || inner.let_go(now)).await.unwrap_or_default()
+    }
+
+    /// Waits until proxies are to be given other secrets though no object changed: time has passed, or somebody has gained or lost a
+    /// right. [`prepare`](Self::prepare) then finds them.
+    pub async fn secrets_due(&self) {
+        loop {
+            let at = self.0.next_validity.load(Ordering::Relaxed);
+            let seconds = at.saturating_sub((self.0.clock)().as_second());
+            let wait = Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).min(LONGEST_WAIT);
+            tokio::select! {
+                () = self.0.answered.notified() => return,
+                () = time::sleep(wait) => if (self.0.clock)().as_second() >= at {
+                    return;
+                },
+            }
+        }
+    }
+
+    /// Asks again and again who may read Secrets. Never ends.
+    pub async fn keep_readers_known(&self) {
+        loop {
+            tokio::select! {
+                () = self.0.to_ask.notified() => {}
+                () = time::sleep(LOOKING) => {}
+            }
+            let inner = Arc::clone(&self.0);
+            // Others may hold the state for as long as a view takes.
+            let due = task::spawn_blocking(move || inner.accounts_due()).await.unwrap_or_default();
+            for account in due {
+                self.0.ask(account).await;
+            }
+        }
     }
 
     /// Returns how much is kept.
@@ -187,7 +274,9 @@ impl Classes {
         let state = &mut *state;
         let proxy = resolve_proxy(&state.world, proxy);
         let keys = state.groups.ensure(&state.world, &proxy, &state.distinguishing);
-        state.groups.findings(&state.world, [&keys])
+        let mut found = state.groups.findings(&state.world, [&keys]);
+        found.extend(state.secret_findings(&keys, &proxy.namespace, None));
+        found
     }
 
     /// Subscribes to the findings about the connected proxies: what of the objects they cannot be given.
@@ -197,25 +286,71 @@ impl Classes {
 }
 
 impl Views for Classes {
+    fn introduce<'a>(&'a self, proven: &'a Proven) -> BoxFuture<'a, ()> {
+        let account = Account::of(proven.caller()).filter(|account| self.0.known_readers.lock().is_due(account, Instant::now()));
+        Box::pin(async move {
+            if let Some(account) = account {
+                self.0.ask(account).await;
+            }
+        })
+    }
+
     fn attach(&self, proven: &Proven) -> Attachment {
-        let (node, proven) = (Arc::clone(proven.node()), *proven.caller() != Caller::Anonymous);
+        let (node, account) = (Arc::clone(proven.node()), Account::of(proven.caller()));
         let mut state = self.0.lock();
         let state = &mut *state;
         let proxy = resolve_proxy(&state.world, &node.proxy);
         let keys = state.groups.ensure(&state.world, &proxy, &state.distinguishing);
-        let view = View::new(state.world.generation, state.groups.layers(&keys));
+        let view = self.0.view(state.world.generation, &state.groups, &state.secrets, &keys, account.as_ref());
         let (sender, receiver) = watch::channel(view.clone());
         state.groups.enter(&keys);
         let number = state.next;
-        state.proxies.insert(number, ConnectedProxy { node, proxy, proven, keys, view, sender });
+        state.proxies.insert(number, ConnectedProxy { node, proxy, account, keys, view, sender });
         state.next += 1;
-        self.0.findings.send_if_modified(|before| replaced(before, state.findings()));
+        self.0.findings.send_if_modified(|before| replaced(before, state.findings(&self.0)));
         let inner = Arc::clone(&self.0);
         Attachment::new(receiver, move || inner.detach(number))
     }
 }
 
 impl Inner {
+    /// Puts a proxy's view together.
+    fn view(&self, generation: u64, groups: &Groups, secrets: &Secrets, keys: &Keys, account: Option<&Account>) -> View {
+        let mut layers = groups.layers(keys);
+        let may_read = account.is_some_and(|account| self.known_readers.lock().may_read(account));
+        layers[ResourceType::Secret] = secrets.layers(account.map(|account| &account.namespace), may_read);
+        View::new(generation, layers)
+    }
+
+    /// Notes where there are keys to give, and until when they stay as they are.
+    fn follow_secrets(&self, secrets: &Secrets) {
+        self.next_validity.store(secrets.next_change().unwrap_or(i64::MAX), Ordering::Relaxed);
+        if self.known_readers.lock().note_namespaces(secrets.namespaces()) {
+            self.to_ask.notify_one();
+        }
+    }
+
+    /// Asks whether an account may read Secrets.
+    async fn ask(&self, account: Account) {
+        let answer = time::timeout(ASKING, self.readers.may_read(&account)).await.unwrap_or_default();
+        let (namespace, name) = (account.namespace.clone(), account.name.clone());
+        if self.known_readers.lock().note(account, answer, Instant::now()) {
+            tracing::info!(%namespace, service_account = %name, allowed = ?answer, "who may read Secrets has changed");
+            self.answered.notify_one();
+        }
+    }
+
+    /// Returns the accounts of connected proxies about which to ask.
+    fn accounts_due(&self) -> Vec<Account> {
+        let connected: BTreeSet<Account> = {
+            let state = self.lock();
+            state.proxies.values().visiting(Visited::Proxy).filter_map(|connected| connected.account.clone()).collect()
+        };
+        let (mut readers, now) = (self.known_readers.lock(), Instant::now());
+        readers.forget_others(&connected, now);
+        connected.into_iter().filter(|account| readers.is_due(account, now)).collect()
+    }
+
     fn detach(&self, number: u64) {
         self.detached.lock().push(number);
         self.left.notify_one();
@@ -234,7 +369,7 @@ impl Inner {
         let mut state = self.lock();
         state.let_go(|since| since + GRACE <= now);
         // What only a proxy that is gone could not be given is not found any more.
-        self.findings.send_if_modified(|before| replaced(before, state.findings()));
+        self.findings.send_if_modified(|before| replaced(before, state.findings(self)));
         !state.gone.is_empty()
     }
 }
@@ -266,9 +401,43 @@ impl State {
         self.groups.drop_translations();
     }
 
-    fn findings(&self) -> BTreeSet<Diagnostic> {
-        let connected = self.proxies.values().visiting(Visited::Proxy);
-        self.groups.findings(&self.world, connected.map(|connected| &connected.keys))
+    fn findings(&self, inner: &Inner) -> BTreeSet<Diagnostic> {
+        let connected = || self.proxies.values().visiting(Visited::Proxy);
+        let mut found = self.groups.findings(&self.world, connected().map(|connected| &connected.keys));
+        if self.world.secret_users.is_empty() {
+            return found;
+        }
+        for ConnectedProxy { keys, proxy, account, .. } in connected() {
+            let denied = account.as_ref().filter(|account| !inner.known_readers.lock().may_read(account));
+            found.extend(self.secret_findings(keys, &proxy.namespace, denied));
+        }
+        found
+    }
+
+    /// Returns what is wrong with the secrets that a proxy asks for. `denied`: its account, if that may not read keys.
+    fn secret_findings(&self, keys: &Keys, namespace: &SmolStr, denied: Option<&Account>) -> Vec<Diagnostic> {
+        let mut found = Vec::new();
+        for (object, name) in self.groups.secrets(keys) {
+            let denied = denied.filter(|_| name.part == Part::KeyPair);
+            let told = match (self.secrets.trouble(namespace, name), denied) {
+                (Some(Trouble { why, given }), _) => {
+                    let meanwhile = match given {
+                        Given::Nothing => "connections that need it are closed until it is good",
+                        Given::LastGood => "the last good one is given",
+                        Given::AsItIs => "it is given all the same, as there is no other",
+                    };
+                    format!("Secret {namespace}/{} {why}: {meanwhile}", name.name)
+                }
+                (None, Some(Account { namespace, name: account })) => {
+                    format!("service account {account} may not list Secrets of namespace {namespace}: its proxies are given no key")
+                }
+                (None, None) => continue,
+            };
+            let uses = self.world.secret_uses.get(&ConfigId::new(object.kind, &object.namespace, &object.name));
+            let fields = uses.into_iter().flat_map(|uses| uses.iter()).filter(|used| used.name == *name);
+            found.extend(fields.map(|used| Diagnostic::warning(used.field.clone(), told.clone()).of(object)));
+        }
+        found
     }
 
     /// Resolves anew the proxies that a change may put into another class.

@@ -14,8 +14,9 @@ use super::{
     resource_cache::ResourceCache,
 };
 use crate::{
-    api::Diagnostic,
+    api::{Diagnostic, ObjectKey},
     mesh::{
+        credential::SecretName,
         gateway::Listener,
         model::{Place, PlaceDetail, Proxy, ProxyKind},
         policy::{mtls::workload_mtls, request_authentication::token_rules},
@@ -52,6 +53,8 @@ pub(super) struct PerProxyInputs {
     gateway: Vec<GatewayListenerInput>,
     tables: Vec<RouteTable>,
     refused: BTreeSet<Refused>,
+    /// The secrets that its listeners ask for, with the Gateways that name them.
+    secrets: BTreeSet<(ObjectKey, SecretName)>,
 }
 
 /// The resources made from it.
@@ -81,6 +84,11 @@ impl PerProxyInputs {
         self.inbound.is_none() && !self.clusters.is_empty()
     }
 
+    /// Returns the secrets that its listeners ask for, with the Gateways that name them.
+    pub(super) fn secrets(&self) -> impl Iterator<Item = &(ObjectKey, SecretName)> {
+        self.secrets.iter()
+    }
+
     /// Returns what of the objects has no place in the proxy's listeners.
     pub(super) fn refused(&self) -> impl Iterator<Item = &Refused> {
         self.refused.iter()
@@ -95,7 +103,7 @@ impl PerProxy {
             ResourceType::Endpoint => inputs.assignments.iter().cloned().map(|input| cache.assignment(input)).collect(),
             ResourceType::Listener => listeners(inputs, cache),
             ResourceType::Route => inputs.tables.iter().cloned().map(|table| cache.table(table)).collect(),
-            ResourceType::NameTable => Vec::new(),
+            ResourceType::Secret | ResourceType::NameTable => Vec::new(),
         });
         let unfit = ResourceType::ALL.into_iter().flat_map(|kind| &made[kind]).flat_map(|made| made.unfit.iter().cloned()).collect();
         let layers = PerType::from_fn(|kind| layer(&made[kind]));
@@ -183,7 +191,13 @@ fn gateway_proxy(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass
     let place = Place::of(proxy, PlaceDetail::Node);
     let (clusters, assignments) =
         if passes_mtls_on(&gateways) { auto_passthrough(world, scope, class, &place) } else { Default::default() };
-    PerProxyInputs { clusters, assignments, tables, gateway: plan.listeners, refused, inbound: None }
+    let secrets = secrets_of(&gateways);
+    PerProxyInputs { clusters, assignments, tables, gateway: plan.listeners, refused, secrets, inbound: None }
+}
+
+fn secrets_of(gateways: &[Arc<Gateway>]) -> BTreeSet<(ObjectKey, SecretName)> {
+    let listeners = gateways.iter().flat_map(|gateway| gateway.spec.listeners.iter().map(move |listener| (gateway, listener)));
+    listeners.flat_map(|(gateway, listener)| listener.secrets().map(|name| (gateway.origin.object.clone(), name.clone()))).collect()
 }
 
 fn passes_mtls_on(gateways: &[Arc<Gateway>]) -> bool {

@@ -5,10 +5,12 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use smol_str::SmolStr;
 
 mod any_history;
+mod secrets;
 
 use super::*;
 use crate::{
     api::{
+        Kind, ObjectKey,
         mesh_config::MeshConfig,
         parse,
         yaml::{document, documents},

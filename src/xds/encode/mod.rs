@@ -9,14 +9,17 @@ mod unfit;
 
 use std::sync::Arc;
 
-use envoy_types::pb::envoy::config::{
-    cluster::v3::{
-        Cluster,
-        cluster::{ClusterDiscoveryType, DiscoveryType},
+use envoy_types::pb::envoy::{
+    config::{
+        cluster::v3::{
+            Cluster,
+            cluster::{ClusterDiscoveryType, DiscoveryType},
+        },
+        endpoint::v3::ClusterLoadAssignment,
+        listener::v3::Listener,
+        route::v3::{RouteConfiguration, VirtualHost},
     },
-    endpoint::v3::ClusterLoadAssignment,
-    listener::v3::Listener,
-    route::v3::{RouteConfiguration, VirtualHost},
+    extensions::transport_sockets::tls::v3::Secret,
 };
 use smol_str::SmolStr;
 use xxhash_rust::xxh3::xxh3_64;
@@ -61,6 +64,11 @@ pub fn encoded_load_assignment(name: SmolStr, built: Built<Vec<u8>>) -> Resource
 pub fn listener(built: Built<Listener>) -> Resource {
     let body = canonical(&built.message);
     encoded_listener(built, body)
+}
+
+/// Encodes a secret.
+pub fn secret(message: &Secret, origins: Vec<Origin>) -> Resource {
+    resource(ResourceType::Secret, message.name.as_str().into(), canonical(message).into(), Vec::new(), origins)
 }
 
 /// Encodes one virtual host.

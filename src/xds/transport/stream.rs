@@ -90,6 +90,7 @@ impl<P: Protocol> Stream<P> {
         let clock = Arc::clone(&self.service.options.clock);
         let entry = self.service.ledger.enter(&proven, self.call.peer, &clock);
         let views = Arc::clone(&self.service.views);
+        views.introduce(&proven).await;
         let mut views = self.service.attaching.run(move || views.attach(&proven)).await?;
         let view = views.borrow_and_update().clone();
         let session = Session::<P>::new(self.service.options.rollout, self.service.options.bounds, view, &self.service.joined);

@@ -242,24 +242,28 @@ fn others() -> Vec<Mistake> {
             "no pod has the labels istio=egress: nothing serves this Gateway",
         ),
         refused(
-            "a gateway's certificate in a Secret",
+            "a gateway's certificate in what is no Secret",
             networking(
                 "Gateway",
                 "public",
                 "{selector: {istio: ingress}, servers: [{port: {number: 8443, name: https, protocol: HTTPS}, hosts: ['*'], \
-                 tls: {mode: SIMPLE, credentialName: c}}]}",
+                 tls: {mode: SIMPLE, credentialName: 'sds://c'}}]}",
             ),
             "Gateway.networking.istio.io/shop/public",
             "spec.servers[0].tls.credentialName",
-            "Secrets are not served to gateways yet: this server is not opened (use files: serverCertificate, privateKey, caCertificates); \
+            "only Secrets are read yet: write the name of one, or kubernetes://; this server is not opened; \
              label istiod-lite.io/allow-unsupported: \"true\" stores it all the same",
         ),
         refused(
-            "a client's certificate in a Secret",
-            networking("DestinationRule", "reviews", "{host: reviews, trafficPolicy: {tls: {mode: SIMPLE, credentialName: c}}}"),
+            "a client's certificate in what is no Secret",
+            networking(
+                "DestinationRule",
+                "reviews",
+                "{host: reviews, workloadSelector: {matchLabels: {app: a}}, trafficPolicy: {tls: {mode: SIMPLE, credentialName: 'sds://c'}}}",
+            ),
             "DestinationRule/shop/reviews",
             "spec.trafficPolicy.tls.credentialName",
-            "Secrets are not served to proxies yet: rather than without it, no connection is made (use files: caCertificates, …); \
+            "only Secrets are read yet: write the name of one, or kubernetes://: rather than without it, no connection is made (use files: caCertificates, …); \
              label istiod-lite.io/allow-unsupported: \"true\" stores it all the same",
         ),
         refused(

@@ -9,6 +9,7 @@
 //!
 //! Answers of TokenReview are not cached: a cached one could outlive its pod, and few tokens need one.
 
+mod access;
 mod issuer;
 mod metrics;
 mod review;
@@ -24,6 +25,7 @@ use smol_str::SmolStr;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub use access::AccessReviews;
 pub use metrics::TokenMetrics;
 
 use self::{

@@ -72,9 +72,15 @@ fn change() -> impl Strategy<Value = Change> {
             object.metadata = Arc::new(Metadata { annotations: labels_of(annotations).into(), ..Metadata::clone(&object.metadata) });
             (key, Some(Arc::new(object)))
         }),
-        (namespace(), name()).prop_map(|(namespace, app)| {
-            let spec = istio::Gateway { selector: labels_of(&[("app", app)]), ..Default::default() };
+        (namespace(), name(), secret_name()).prop_map(|(namespace, app, secret)| {
+            let tls = istio::ServerTls { mode: istio::ServerTlsMode::Mutual, credential_name: secret.into(), ..Default::default() };
+            let server = istio::Server { tls: Some(tls), ..Default::default() };
+            let spec = istio::Gateway { selector: labels_of(&[("app", app)]), servers: vec![server] };
             object(Kind::Gateway, namespace, "public", &[], Spec::Gateway(Arc::new(spec)))
+        }),
+        (namespace(), secret_name(), select(vec!["x", "y"])).prop_map(|(namespace, name, text)| {
+            let secret = kubernetes::Secret { entries: vec![("tls.crt", text.as_bytes().to_vec().into())] };
+            object(Kind::Secret, namespace, name, &[], Spec::Secret(Arc::new(secret)))
         }),
         (namespace(), any::<bool>()).prop_map(|(namespace, of_tokens)| match of_tokens {
             true => {
@@ -105,6 +111,10 @@ fn namespace() -> impl Strategy<Value = &'static str> {
 
 fn name() -> impl Strategy<Value = &'static str> {
     select(vec!["a", "b"])
+}
+
+fn secret_name() -> impl Strategy<Value = &'static str> {
+    select(vec!["a", "a-cacert", "two/a"])
 }
 
 fn host() -> impl Strategy<Value = &'static str> {

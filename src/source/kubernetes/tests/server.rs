@@ -35,6 +35,8 @@ struct State {
     page: usize,
     silent: bool,
     objects: BTreeMap<String, BTreeMap<String, Value>>,
+    /// What was deleted and watchers were told of: whoever opens a watch from before is told, too.
+    gone: HashMap<String, Vec<Value>>,
     watchers: HashMap<String, Vec<Watcher>>,
     watched_from: HashMap<String, Vec<String>>,
     refused: HashMap<String, u16>,
@@ -70,6 +72,7 @@ impl Server {
             page: 500,
             silent: false,
             objects: BTreeMap::new(),
+            gone: HashMap::new(),
             watchers: HashMap::new(),
             watched_from: HashMap::new(),
             refused: HashMap::new(),
@@ -105,6 +108,9 @@ impl Server {
         let mut object = state.objects.get_mut(plural).unwrap().remove(name).unwrap();
         object["metadata"]["resourceVersion"] = state.version.to_string().into();
         state.tell(plural, &json!({"type": "DELETED", "object": object}));
+        if !state.silent {
+            state.gone.entry(plural.to_owned()).or_default().push(object);
+        }
     }
 
     /// Does something of which the watchers are not told.
@@ -280,12 +286,14 @@ impl State {
         let from = query["resourceVersion"].clone();
         let (sender, receiver) = mpsc::unbounded_channel();
         let since: u64 = from.parse().unwrap();
-        for object in self.objects.get(plural).into_iter().flat_map(BTreeMap::values) {
+        let there = self.objects.get(plural).into_iter().flat_map(BTreeMap::values).map(|object| ("MODIFIED", object));
+        let gone = self.gone.get(plural).into_iter().flatten().map(|object| ("DELETED", object));
+        for (event, object) in there.chain(gone) {
             let version: u64 = object["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
             let metadata = &object["metadata"];
             let within = namespace.is_none_or(|namespace| metadata["namespace"] == namespace);
             if version > since && within && name_of(query).is_none_or(|name| metadata["name"] == name) {
-                sender.send(Ok(format!("{}\n", json!({"type": "MODIFIED", "object": object})).into())).unwrap();
+                sender.send(Ok(format!("{}\n", json!({"type": event, "object": object})).into())).unwrap();
             }
         }
         let watcher = Watcher { namespace: namespace.map(str::to_owned), name: name_of(query).map(str::to_owned), chunks: sender };

@@ -11,10 +11,11 @@ use smol_str::SmolStr;
 
 use crate::{
     mesh::{
+        credential::SecretName,
         gateway::{CertificateFiles, ClientCertificates, ServerCertificate, TlsTermination, TlsVersion},
         model::Flavour,
     },
-    translate::tls::{PEER_EXCHANGE, agent_sds, downstream, named, revoked, secret, validation, workload_context},
+    translate::tls::{PEER_EXCHANGE, ads_secret, agent_sds, downstream, named, revoked, secret, validation, workload_context},
 };
 
 /// How a listener ends TLS, and what is inside.
@@ -37,10 +38,20 @@ impl ServerTls {
         let alpn = exchange.into_iter().chain(["h2", "http/1.1"]).map(str::to_owned).collect();
         let mut context = match &self.termination.certificate {
             ServerCertificate::Workload => workload_context(self.verified(), alpn),
+            ServerCertificate::Secrets { certificates, trusted } => self.secrets(certificates, trusted.as_ref(), alpn),
             ServerCertificate::Files { certificates, ca_certificates } => self.files(certificates, ca_certificates, alpn),
         };
         context.tls_params = self.parameters();
         downstream(context, self.termination.clients == ClientCertificates::Required)
+    }
+
+    fn secrets(&self, certificates: &[SecretName], trusted: Option<&SecretName>, alpn_protocols: Vec<String>) -> CommonTlsContext {
+        CommonTlsContext {
+            alpn_protocols,
+            tls_certificate_sds_secret_configs: certificates.iter().map(ads_secret).collect(),
+            validation_context_type: trusted.map(|trusted| validation(self.verified(), ads_secret(trusted))),
+            ..Default::default()
+        }
     }
 
     // Files are served by the agent, which notices when they change.
