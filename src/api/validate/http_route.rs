@@ -1,6 +1,6 @@
 //! Checks `http[]` of a VirtualService.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use smol_str::SmolStr;
 
@@ -321,26 +321,4 @@ impl Check<'_> {
             self.error(&at.field("maxAge"), "must be whole seconds, 1s or more");
         }
     }
-
-    /// Warns of matches that are written twice, which is valid but never meant.
-    pub(super) fn repeated_matches(self, routes: &[HttpRoute], at: &Path<'_>) {
-        let mut before: HashMap<HttpMatch, usize> = HashMap::new();
-        for (index, route) in routes.iter().enumerate() {
-            let conditions: Vec<HttpMatch> = route.matches.iter().map(condition).collect();
-            for (position, condition) in conditions.iter().enumerate() {
-                if let Some(earlier) = before.get(condition) {
-                    let at = at.index(index);
-                    self.warning(&at.field("match").index(position), format!("has no effect: http[{earlier}] has the same match"));
-                }
-            }
-            for condition in conditions {
-                before.entry(condition).or_insert(index);
-            }
-        }
-    }
-}
-
-// The name says nothing about the request.
-fn condition(found: &HttpMatch) -> HttpMatch {
-    HttpMatch { name: SmolStr::default(), stat_prefix: SmolStr::default(), ..found.clone() }
 }

@@ -10,6 +10,7 @@ mod http_route;
 mod kubernetes;
 mod regex;
 mod repeated;
+mod repeated_matches;
 mod request_authentication;
 mod service_entry;
 mod sidecar;

@@ -179,7 +179,64 @@ fn virtual_services() {
             &format!(
                 "hosts: [a]\nhttp: [{{match: [{{uri: {{exact: /x}}}}], {TO}}}, {{match: [{{name: n, uri: {{exact: /x}}}}], {TO}}}, {{{TO}}}, {{{TO}}}]"
             ),
-            &["warning: spec.http[1].match[0]: has no effect: http[0] has the same match"],
+            &["warning: spec.http[1].match[0]: has no effect: http[0].match[0] takes the same requests first"],
+        ),
+    ];
+    table("VirtualService", rows);
+}
+
+#[test]
+fn matches_that_come_again() {
+    let http = |matches: &[&str]| {
+        let routes: Vec<String> = matches.iter().map(|matched| format!("{{match: [{matched}], {TO}}}")).collect();
+        format!("hosts: [a]\nhttp: [{}]", routes.join(", "))
+    };
+    let tls = |matches: &[&str]| http(matches).replace("http:", "tls:").replace("hosts: [a]", "hosts: [a, b, '*.c']");
+    let tcp = |matches: &[&str]| http(matches).replace("http:", "tcp:");
+    let rows: &[(&str, &[&str])] = &[
+        (
+            &http(&[
+                "{uri: {exact: /x}}",
+                "{uri: {exact: /x}, port: 80, sourceLabels: {app: b}}",
+                "{uri: {exact: /y}, port: 80}",
+                "{uri: {exact: /y}}",
+            ]),
+            &["warning: spec.http[1].match[0]: has no effect: http[0].match[0] takes the same requests first"],
+        ),
+        (
+            &tls(&["{sniHosts: [a]}", "{sniHosts: [b, X.c]}, {sniHosts: [a]}", "{sniHosts: [x.c, a], port: 443}"]),
+            &[
+                "warning: spec.tls[1].match[1]: has no effect: tls[0].match[0] takes connections for a first",
+                "warning: spec.tls[2].match[0]: has no effect: tls[1].match[0] takes connections for x.c first",
+            ],
+        ),
+        // What asks for more makes an exception, and a match without effect takes nothing from those behind it.
+        (&tls(&["{sniHosts: [a], sourceLabels: {app: x}}", "{sniHosts: [a]}"]), &[]),
+        (&tls(&["{sniHosts: [a], port: 443}", "{sniHosts: [a], port: 444}", "{sniHosts: [a], destinationSubnets: [10.0.0.0/8]}"]), &[]),
+        (
+            &tls(&["{sniHosts: [a]}", "{sniHosts: [a, b]}", "{sniHosts: [b, b]}"]),
+            &["warning: spec.tls[1].match[0]: has no effect: tls[0].match[0] takes connections for a first"],
+        ),
+        (
+            &tcp(&[
+                "{destinationSubnets: [10.0.0.0/8]}",
+                "{destinationSubnets: [10.0.0.0/8], gateways: [mesh]}",
+                "{sourceNamespace: a}",
+                "{port: 80}",
+                "{port: 80, sourceNamespace: b}",
+                "",
+            ]),
+            &[
+                "warning: spec.tcp[1].match[0]: has no effect: tcp[0].match[0] takes the same connections first",
+                "warning: spec.tcp[4].match[0]: has no effect: tcp[3].match[0] takes the same connections first",
+            ],
+        ),
+        (
+            &tcp(&["", "{destinationSubnets: [10.0.0.0/8]}", ""]),
+            &[
+                "warning: spec.tcp[1].match[0]: has no effect: tcp[0] takes the same connections first",
+                "warning: spec.tcp[2]: has no effect: tcp[0] takes the same connections first",
+            ],
         ),
     ];
     table("VirtualService", rows);

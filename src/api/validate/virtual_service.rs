@@ -40,7 +40,7 @@ impl Check<'_> {
         for (index, route) in service.http.iter().enumerate().patiently() {
             self.http_route(route, delegate, &http.index(index));
         }
-        self.repeated_matches(&service.http, &http);
+        self.repeated_http(&service.http, &http);
         let tls = at.field("tls");
         // What is no host has an error, and may be of any length.
         let hosts: HostIndex = service.hosts.iter().filter(|host| is_host_or_address(host)).collect();
@@ -52,12 +52,14 @@ impl Check<'_> {
             self.l4_matches(&route.matches, Some(&hosts), &at.field("match"));
             self.l4_destinations(&route.route, &at.field("route"));
         }
+        self.repeated_tls(&service.tls, &tls);
         let tcp = at.field("tcp");
         for (index, route) in service.tcp.iter().enumerate().patiently() {
             let at = tcp.index(index);
             self.l4_matches(&route.matches, None, &at.field("match"));
             self.l4_destinations(&route.route, &at.field("route"));
         }
+        self.repeated_tcp(&service.tcp, &tcp);
         self.export_to(&service.export_to, false, &at.field("exportTo"));
     }
 

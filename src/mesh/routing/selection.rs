@@ -21,7 +21,7 @@ use crate::mesh::{
 
 pub use self::{
     http::{HttpSelection, ResolvedDestination},
-    l4::{l4_port, l4_sets},
+    l4::{AppliedRule, l4_port, l4_sets},
     sidecar::{DEFAULT_HTTP_PORT, SelectedRoutes, http_port, sidecar_routes},
 };
 

@@ -8,7 +8,7 @@ use smol_str::SmolStr;
 use super::held::Holder;
 use crate::mesh::{
     gateway::{Refusal, RefusedListener},
-    model::{Hostname, ObjectKey, Origin},
+    model::{Hostname, ObjectKey, Origin, Protocol},
 };
 
 /// Something that is not sent, so that the rest can be.
@@ -41,6 +41,8 @@ pub enum Reason {
     LeadsNowhere(u16, Onward),
     /// A port whose protocol is not declared took the place of its HTTP port.
     Replaced(u16, ObjectKey),
+    /// The workload's port is taken to speak what another Service declares, which came first.
+    Declared(u16, Protocol, ObjectKey),
 }
 
 /// What leads on from a server of a Gateway.
@@ -100,6 +102,11 @@ impl fmt::Display for Reason {
                     "no VirtualService has {routes} routes for this port and these hosts that are bound here: connections for them on \
                      port {port} are not taken"
                 )
+            }
+            Self::Declared(port, protocol, by) => {
+                let spoken =
+                    if *protocol == Protocol::Auto { "what is sniffed".to_owned() } else { format!("{protocol:?}").to_uppercase() };
+                write!(f, "workloads take {spoken} on their port {port}, as {by} declares, which came first: declare the same protocol")
             }
             Self::Replaced(port, by) => {
                 write!(f, "requests on port {port} go to {by}, which does not declare its protocol and so takes the whole listener")

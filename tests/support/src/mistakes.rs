@@ -177,6 +177,18 @@ fn others() -> Vec<Mistake> {
             "needs http, tls or tcp",
         ),
         doubtful(
+            "a server name twice",
+            networking(
+                "VirtualService",
+                "reviews",
+                "{hosts: [reviews], tls: [{match: [{sniHosts: [reviews]}], route: [{destination: {host: reviews}}]}, \
+                 {match: [{sniHosts: [reviews]}], route: [{destination: {host: ratings}}]}]}",
+            ),
+            "VirtualService/shop/reviews",
+            "spec.tls[1].match[0]",
+            "has no effect: tls[0].match[0] takes connections for reviews first",
+        ),
+        doubtful(
             "an unknown gateway",
             networking(
                 "VirtualService",

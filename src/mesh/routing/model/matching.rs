@@ -117,6 +117,18 @@ impl HttpMatch {
     }
 }
 
+impl L4Match {
+    /// Returns whether it asks of the listener and the client for no more than another does: where that one is used, so is it.
+    pub fn asks_no_more_than(&self, other: &Self) -> bool {
+        let labels = || self.source_labels.iter().all(|(key, value)| other.source_labels.get(key) == Some(value));
+        let gateways = || !other.gateways.is_empty() && other.gateways.iter().all(|of| self.gateways.contains(of));
+        (self.port.is_none() || self.port == other.port)
+            && (self.source_namespace.is_none() || self.source_namespace == other.source_namespace)
+            && (self.gateways.is_empty() || gateways())
+            && labels()
+    }
+}
+
 /// Returns whether every path matches. Paths begin with a slash; of the expressions that match them all, these are the ways in which
 /// people write it.
 fn takes_every_path(path: &StringMatch) -> bool {

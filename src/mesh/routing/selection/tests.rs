@@ -132,8 +132,8 @@ fn tcp_rules_are_for_networks_or_for_every_connection() {
         let rules = set.tcp_at(&context);
         let name = |host: &Hostname| host.as_str().chars().take(1).collect();
         rules
-            .map(|(rule, nets)| {
-                (name(&rule.destinations[0].destination.host), nets.map(|nets| nets.iter().map(|net| net.to_string()).collect()))
+            .map(|(applied, nets)| {
+                (name(&applied.rule.destinations[0].destination.host), nets.map(|nets| nets.iter().map(|net| net.to_string()).collect()))
             })
             .collect()
     };

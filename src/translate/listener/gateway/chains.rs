@@ -68,6 +68,11 @@ impl Chains {
         }
     }
 
+    /// Adds what a rule does not get because of one before it.
+    pub(super) fn refuse(&mut self, by: &Claimant, first: &Claimant) {
+        self.refused.insert(outranked(self.port, by, first));
+    }
+
     /// Returns the chains, and what was left out.
     pub(super) fn into_parts(self) -> (Vec<Chain>, BTreeSet<Refused>) {
         (self.added.into_iter().map(|(chain, _)| chain).collect(), self.refused)
@@ -78,8 +83,8 @@ fn outranked(port: u16, by: &Claimant, first: &Claimant) -> Refused {
     Refused::new(&by.origin, by.field.clone(), Reason::Outranked(port, first.origin.object.clone()))
 }
 
-impl From<&RuleSource> for Claimant {
-    fn from(rule: &RuleSource) -> Self {
-        Self { origin: Origin::clone(&rule.origin), field: rule.field.clone() }
+impl From<RuleSource> for Claimant {
+    fn from(rule: RuleSource) -> Self {
+        Self { origin: Origin::clone(&rule.origin), field: rule.field }
     }
 }

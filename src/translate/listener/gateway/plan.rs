@@ -110,7 +110,7 @@ impl<'a> Planner<'a> {
                 let routed = self.passthrough(placed, chains);
                 self.tell_if(!routed, placed, Onward::Tls);
             }
-            Handling::Tcp(termination) => match self.tcp(placed, termination) {
+            Handling::Tcp(termination) => match self.tcp(placed, termination, chains) {
                 Some(chain) => _ = chains.add(chain, &server),
                 None => self.tell_if(true, placed, Onward::Tcp),
             },
@@ -128,14 +128,19 @@ impl<'a> Planner<'a> {
         (chain, GatewayRouteTable { name, servers: vec![routed(placed)] })
     }
 
-    fn tcp(&self, placed: &PlacedListener<'_>, termination: Option<&Arc<TlsTermination>>) -> Option<Chain> {
+    /// Returns the chain of the one rule that has all connections of a server.
+    fn tcp(&self, placed: &PlacedListener<'_>, termination: Option<&Arc<TlsTermination>>, chains: &mut Chains) -> Option<Chain> {
         let tls = termination.map(|termination| ServerTls { termination: Arc::clone(termination), tcp: true });
         let matcher = if tls.is_some() { server_names(placed) } else { ChainMatch::default() };
         let gateway = gateway_ref(placed);
         let context = RouteContext { port: placed.listener.port, gateway: &gateway, client: None };
         let routes = self.routes(placed);
-        let (set, rule) = routes.iter().find_map(|set| Some((set, set.tcp_at(&context).next()?.0)))?;
-        let target = self.destinations(placed).route(set, &rule.destinations)?;
+        let mut applied = routes.iter().flat_map(|set| set.tcp_at(&context)).map(|(applied, _)| applied);
+        let first = applied.next()?;
+        for later in applied.filter(|later| later.loses_to(&first)) {
+            chains.refuse(&Claimant::from(later.source()), &Claimant::from(first.source()));
+        }
+        let target = self.destinations(placed).route(first.set, &first.rule.destinations)?;
         Some(Chain { matcher, target: Target::Tcp(target), tls })
     }
 
@@ -153,11 +158,11 @@ impl<'a> Planner<'a> {
         let gateway = gateway_ref(placed);
         let context = RouteContext { port: placed.listener.port, gateway: &gateway, client: None };
         for set in &self.routes(placed) {
-            for (rule, matched) in set.tls_at(&context) {
-                let Some(target) = self.destinations(placed).route(set, &rule.destinations) else { continue };
+            for (applied, matched) in set.tls_at(&context) {
+                let Some(target) = self.destinations(placed).route(set, &applied.rule.destinations) else { continue };
                 let server_names = matched.sni_hosts.iter().map(|host| host.text().clone()).collect();
                 let matcher = ChainMatch { server_names, prefix_ranges: matched.destination_subnets.clone(), ..Default::default() };
-                chains.add_route(Chain { matcher, target: Target::Tcp(target), tls: None }, &Claimant::from(&rule.source));
+                chains.add_route(Chain { matcher, target: Target::Tcp(target), tls: None }, &Claimant::from(applied.source()));
                 routed = true;
             }
         }

@@ -113,7 +113,14 @@ pub fn planned(view: InboundView<'_>) -> (InboundInput, BTreeSet<Refused>) {
         }
     }
     ports.sort_by_key(|port| port.target_port);
-    ports.dedup_by_key(|port| port.target_port);
+    ports.dedup_by(|later, first| {
+        let again = later.target_port == first.target_port;
+        if again && carries(later.protocol) != carries(first.protocol) {
+            let reason = Reason::Declared(first.target_port, first.protocol, first.origin.object.clone());
+            refused.insert(Refused::new(&later.origin, "spec.ports", reason));
+        }
+        again
+    });
     (InboundInput { class, mesh: ByPtr::from(view.mesh), mtls: view.mtls.clone(), tokens: Arc::clone(view.tokens), ports }, refused)
 }
 
@@ -122,6 +129,11 @@ pub fn listeners(input: &InboundInput) -> Vec<Built<Listener>> {
     let (bound, captured): (Vec<_>, Vec<_>) = input.ports.iter().partition(|port| port.bound);
     let virtual_inbound = (input.class.interception != Interception::None).then(|| virtual_inbound(input, &captured));
     virtual_inbound.into_iter().chain(bound.into_iter().map(|port| own_listener(input, port))).collect()
+}
+
+/// Returns what decides about a port's chains: whether HTTP is spoken there; `None`: that is sniffed.
+fn carries(protocol: Protocol) -> Option<bool> {
+    (protocol != Protocol::Auto).then(|| protocol.is_http())
 }
 
 fn ingress_port(class: &ListenerClass, sidecar: &Sidecar, ingress: &Ingress, workload: &[IpAddr]) -> InboundPort {

@@ -1,22 +1,28 @@
 //! The chains that a service port asks for.
 
+use std::collections::{HashMap, hash_map::Entry};
+
 use smol_str::SmolStr;
 
 use super::{
     Chain, Target, dns_cache,
-    merge::Claim,
+    merge::{Claim, Entries},
     plan::{Bind, Planner, ServicePort},
     table_names,
 };
 use crate::{
     mesh::{
-        model::{Protocol, UNSPECIFIED},
+        model::{Hostname, Protocol, UNSPECIFIED},
         routing::{
             model::GatewayRef,
-            selection::{Client, RouteContext, l4_sets},
+            selection::{AppliedRule, Client, RouteContext, l4_sets},
         },
     },
-    translate::listener::{chain::ChainMatch, l4::Destinations},
+    translate::listener::{
+        chain::ChainMatch,
+        l4::Destinations,
+        refused::{Reason, Refused},
+    },
 };
 
 impl Planner<'_> {
@@ -35,8 +41,8 @@ impl Planner<'_> {
         })
     }
 
-    /// Returns the chains for everything else.
-    pub(super) fn tcp_chains(&self, port: &ServicePort<'_>, bind: &Bind, wildcard: bool) -> Vec<Claim> {
+    /// Returns the chains for everything else, and adds what routes ask for in vain to what the listeners refuse.
+    pub(super) fn tcp_chains(&self, port: &ServicePort<'_>, bind: &Bind, wildcard: bool, entries: &mut Entries) -> Vec<Claim> {
         let destinations = Destinations {
             services: &self.view.scope.services,
             destination_rules: &self.view.scope.destination_rules,
@@ -45,9 +51,9 @@ impl Planner<'_> {
             port: port.number,
         };
         if port.protocol.is_tls() {
-            self.tls_chains(port, bind, wildcard, &destinations)
+            self.tls_chains(port, bind, wildcard, &destinations, entries)
         } else {
-            self.plain_chains(port, bind, &destinations)
+            self.plain_chains(port, bind, &destinations, entries)
         }
     }
 
@@ -56,18 +62,27 @@ impl Planner<'_> {
         RouteContext { port, gateway: &GatewayRef::Mesh, client: Some(client) }
     }
 
-    fn tls_chains(&self, port: &ServicePort<'_>, bind: &Bind, wildcard: bool, destinations: &Destinations<'_>) -> Vec<Claim> {
+    fn tls_chains(
+        &self,
+        port: &ServicePort<'_>,
+        bind: &Bind,
+        wildcard: bool,
+        destinations: &Destinations<'_>,
+        entries: &mut Entries,
+    ) -> Vec<Claim> {
         let mut chains = Vec::new();
-        let mut handled = Vec::new();
+        let mut taken: HashMap<(&[Hostname], &[SmolStr]), Taken<'_>> = HashMap::new();
         let context = self.context(port.number);
         for routes in l4_sets(&port.egress.routes, &port.service.hostname) {
-            for (rule, matched) in routes.tls_at(&context) {
-                let seen = (&matched.sni_hosts, &matched.destination_subnets);
-                if handled.contains(&seen) {
-                    continue;
+            for (applied, matched) in routes.tls_at(&context) {
+                match taken.entry((&matched.sni_hosts, &matched.destination_subnets)) {
+                    Entry::Vacant(entry) => _ = entry.insert(Taken::by(applied)),
+                    Entry::Occupied(mut entry) => {
+                        entry.get_mut().turn_away(applied, port.number, entries);
+                        continue;
+                    }
                 }
-                handled.push(seen);
-                let Some(target) = destinations.route(routes, &rule.destinations) else { continue };
+                let Some(target) = destinations.route(routes, &applied.rule.destinations) else { continue };
                 let own_subnets = !matched.destination_subnets.is_empty() && port.number != 0;
                 let matcher = ChainMatch {
                     server_names: matched.sni_hosts.iter().map(|host| host.text().clone()).collect(),
@@ -75,7 +90,7 @@ impl Planner<'_> {
                     ..Default::default()
                 };
                 let chain = Chain { matcher, target: Target::Tcp(target), config: Some(routes.origin.clone()) };
-                chains.push(Claim::of_rule(chain, &rule.source));
+                chains.push(Claim::of_rule(chain, &applied.source()));
             }
         }
         if chains.is_empty() {
@@ -94,23 +109,24 @@ impl Planner<'_> {
         if shared { names() } else { Vec::new() }
     }
 
-    fn plain_chains(&self, port: &ServicePort<'_>, bind: &Bind, destinations: &Destinations<'_>) -> Vec<Claim> {
+    fn plain_chains(&self, port: &ServicePort<'_>, bind: &Bind, destinations: &Destinations<'_>, entries: &mut Entries) -> Vec<Claim> {
         let mut chains = Vec::new();
         let context = self.context(port.number);
-        for routes in l4_sets(&port.egress.routes, &port.service.hostname) {
-            for (rule, networks) in routes.tcp_at(&context) {
-                let Some(target) = destinations.route(routes, &rule.destinations) else { continue };
-                let catches_all = networks.is_none();
-                let config = catches_all.then(|| routes.origin.clone());
-                let matcher = ChainMatch { prefix_ranges: networks.unwrap_or_else(|| bind.networks.clone()), ..Default::default() };
-                chains.push(Claim::of_rule(Chain { matcher, target: Target::Tcp(target), config }, &rule.source));
-                if catches_all {
-                    return chains;
-                }
+        let mut all: Option<Taken<'_>> = None;
+        let sets = l4_sets(&port.egress.routes, &port.service.hostname);
+        for (applied, networks) in sets.iter().flat_map(|routes| routes.tcp_at(&context)) {
+            if let Some(all) = &mut all {
+                all.turn_away(applied, port.number, entries);
+                continue;
             }
+            let Some(target) = destinations.route(applied.set, &applied.rule.destinations) else { continue };
+            let config = networks.is_none().then(|| applied.set.origin.clone());
+            all = networks.is_none().then(|| Taken::by(applied));
+            let matcher = ChainMatch { prefix_ranges: networks.unwrap_or_else(|| bind.networks.clone()), ..Default::default() };
+            chains.push(Claim::of_rule(Chain { matcher, target: Target::Tcp(target), config }, &applied.rule.source));
         }
         let own = self.service_chain(port, bind, destinations, Vec::new());
-        if !chains.iter().any(|claim| claim.chain.matcher.conflicts_with(&own.chain.matcher)) {
+        if all.is_none() && !chains.iter().any(|claim| claim.chain.matcher.conflicts_with(&own.chain.matcher)) {
             chains.push(own);
         }
         chains
@@ -128,5 +144,29 @@ impl Planner<'_> {
         target.sni_forward = dns_cache(service).map(|cache| (cache, port.number));
         let matcher = ChainMatch { server_names, prefix_ranges: bind.networks.clone(), ..Default::default() };
         port.claim(Chain { matcher, target: Target::Tcp(target), config: None })
+    }
+}
+
+/// Connections that a rule takes, so that no rule behind it does.
+struct Taken<'a> {
+    first: AppliedRule<'a>,
+    /// Of the rules behind it, the one that asks for least.
+    widest: AppliedRule<'a>,
+}
+
+impl<'a> Taken<'a> {
+    fn by(first: AppliedRule<'a>) -> Self {
+        Self { first, widest: first }
+    }
+
+    /// Tells a rule that it goes without them, unless that is meant or told of its object, whatever proxies there are.
+    fn turn_away(&mut self, later: AppliedRule<'a>, port: u16, entries: &mut Entries) {
+        if later.loses_to(&self.first) && !later.repeats(&self.first) && !later.repeats(&self.widest) {
+            let source = later.source();
+            entries.refuse(Refused::new(&source.origin, source.field, Reason::Outranked(port, self.first.set.origin.object.clone())));
+        }
+        if self.widest.repeats(&later) {
+            self.widest = later;
+        }
     }
 }

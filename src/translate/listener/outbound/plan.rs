@@ -109,13 +109,14 @@ impl<'a> Planner<'a> {
             let mut offer = Offer { protocol: port.protocol, sniffed: false, tcp: Vec::new(), http: None, bound, origin };
             if port.protocol == Protocol::Auto {
                 offer.sniffed = true;
-                offer.tcp = self.tcp_chains(port, &bind, wildcard);
+                offer.tcp = self.tcp_chains(port, &bind, wildcard, entries);
                 offer.http = Some(self.http_chain(port, &bind, wildcard, true));
             } else if port.protocol.is_http() {
                 offer.sniffed = wildcard;
                 offer.http = Some(self.http_chain(port, &bind, wildcard, wildcard));
             } else {
-                offer.tcp = entries.matchable(self.tcp_chains(port, &bind, wildcard));
+                let chains = self.tcp_chains(port, &bind, wildcard, entries);
+                offer.tcp = entries.matchable(chains);
                 if offer.tcp.is_empty() {
                     continue;
                 }

@@ -131,9 +131,86 @@ fn a_tls_route_loses_the_names_that_another_has() {
     let listener = &asked.outbound()["0.0.0.0_8443"];
     assert_eq!(chains(listener)[0].0, json!({"server_names": ["safe.example.com"]}));
     assert_eq!(listener["filter_chains"].as_array().unwrap().len(), 1);
-    let lost = "VirtualService/shop/second spec.tls[0]: connections on port 8443 that this would take go where VirtualService/shop/first says, \
+    let lost = "VirtualService/shop/second spec.tls[0].match[0]: connections on port 8443 that this would take go where VirtualService/shop/first says, \
                 which came first";
     assert_eq!(asked.refused(), [lost]);
+}
+
+fn routes(name: &str, created: u32, spec: &str) -> String {
+    format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\n\
+         metadata: {{name: {name}, namespace: shop, creationTimestamp: \"2024-01-01T00:00:{created:02}Z\"}}\nspec: {{{spec}}}\n"
+    )
+}
+
+const TO_SAFE: &str = "route: [{destination: {host: safe.example.com}}]";
+
+#[test]
+fn a_rule_that_comes_again_in_another_object_is_told() {
+    let tls = |hosts: &str, more: &str| format!("hosts: [{hosts}], tls: [{{match: [{{sniHosts: [safe.example.com]}}], {TO_SAFE}}}]{more}");
+    let first = routes("first", 1, &tls("safe.example.com", ""));
+    let entry_of = |protocol: &str| entry("safe", 1, 8443, protocol, "");
+    let second = tls("'*.example.com'", "");
+    let lost = |at: &str| {
+        format!(
+            "VirtualService/shop/second {at}: connections on port 8443 that this would take go where VirtualService/shop/first says, which came first"
+        )
+    };
+    let asked = Asked::of(&[entry_of("TLS"), first.clone(), routes("second", 2, &second)].concat());
+    assert_eq!(asked.refused(), [lost("spec.tls[0].match[0]")]);
+    let private = routes("first", 1, &tls("safe.example.com", ", exportTo: ['.']"));
+    let asked = Asked::of(&[entry_of("TLS"), private, routes("second", 2, &second)].concat());
+    assert_eq!(asked.refused(), Vec::<String>::new(), "an exception for one namespace is meant");
+
+    let tcp = |hosts: &str| format!("hosts: [{hosts}], tcp: [{{{TO_SAFE}}}]");
+    let asked =
+        Asked::of(&[entry_of("TCP"), routes("first", 1, &tcp("safe.example.com")), routes("second", 2, &tcp("'*.example.com'"))].concat());
+    assert_eq!(asked.refused(), [lost("spec.tcp[0]")]);
+}
+
+#[test]
+fn of_matches_of_one_object_that_only_some_proxies_have_both_the_later_is_told() {
+    let with = |labels: &str| format!("{{match: [{{sniHosts: [safe.example.com], sourceLabels: {{{labels}}}}}], {TO_SAFE}}}");
+    let of = |labels: &[&str]| {
+        let rules: Vec<String> = labels.iter().map(|labels| with(labels)).collect();
+        let mut asked = Asked::of(
+            &(entry("safe", 1, 8443, "TLS", "") + &routes("one", 1, &format!("hosts: [safe.example.com], tls: [{}]", rules.join(", ")))),
+        );
+        asked.class.labels = Arc::new([("app".into(), "app".into()), ("tier".into(), "web".into())].into_iter().collect());
+        asked.refused()
+    };
+    assert_eq!(of(&["app: app", ""]), Vec::<String>::new(), "an exception for some workloads is meant");
+    assert_eq!(of(&["app: app", "app: app"]), Vec::<String>::new(), "that is told of the object, whatever proxies there are");
+    let lost = "VirtualService/shop/one spec.tls[1].match[0]: connections on port 8443 that this would take go where VirtualService/shop/one says, \
+                which came first";
+    assert_eq!(of(&["app: app", "tier: web"]), [lost]);
+    assert_eq!(of(&["app: app", "", "tier: web"]), Vec::<String>::new(), "that is told of the object, too");
+    assert_eq!(of(&["app: other", "tier: web"]), Vec::<String>::new());
+}
+
+#[test]
+fn of_services_that_declare_one_port_of_a_workload_differently_the_older_counts() {
+    let of = |name: &str, port: &str, created: u32| {
+        let metadata = format!("metadata: {{name: {name}, namespace: shop, creationTimestamp: \"2024-01-01T00:00:{created:02}Z\"}}");
+        service(name, port)
+            .replace(&format!("metadata: {{name: {name}, namespace: shop}}"), &metadata)
+            .replace(&format!("app: {name}"), "app: app")
+    };
+    let refused = |one: &str, other: &str| {
+        let (_, refused) = Asked::of(&(of("old", one, 1) + &of("young", other, 2))).inbound_planned();
+        refused.iter().map(|refused| format!("{} {}: {}", refused.origin.object, refused.field, refused.reason)).collect::<Vec<_>>()
+    };
+    let lost = |spoken: &str| {
+        format!(
+            "Service/shop/young spec.ports: workloads take {spoken} on their port 8080, as Service/shop/old declares, which came first: declare the same protocol"
+        )
+    };
+    let port = |name: &str| format!("{{name: {name}, port: 80, targetPort: 8080}}");
+    assert_eq!(refused(&port("http"), &port("tcp")), [lost("HTTP")]);
+    assert_eq!(refused(&port("tcp"), &port("http")), [lost("TCP")]);
+    assert_eq!(refused(&port("any"), &port("http")), [lost("what is sniffed")]);
+    assert_eq!(refused(&port("http"), &port("grpc")), Vec::<String>::new(), "both are HTTP");
+    assert_eq!(refused(&port("tcp"), &port("tls")), Vec::<String>::new());
 }
 
 const TERMINATES: &str = "---
@@ -175,7 +252,7 @@ fn a_name_is_terminated_or_passed_on_as_the_older_gateway_says() {
     let (plan, listeners) = Asked::of(&[MESH, TERMINATES, PASSES].concat()).gateway();
     let ends = |listeners: &BTreeMap<String, Value>| chains(&listeners["0.0.0.0_443"]).into_iter().map(|(_, end)| end).collect::<Vec<_>>();
     assert_eq!(ends(&listeners), ["rds https.443.https.ends.shop", "outbound|81||app.shop.svc.cluster.local"]);
-    let lost = "VirtualService/shop/raw spec.tls[0]: connections on port 443 that this would take go where \
+    let lost = "VirtualService/shop/raw spec.tls[0].match[0]: connections on port 443 that this would take go where \
                 Gateway.networking.istio.io/shop/ends says, which came first";
     assert_eq!(told(&plan), [lost]);
 
@@ -188,6 +265,35 @@ fn a_name_is_terminated_or_passed_on_as_the_older_gateway_says() {
         "{:?}",
         told(&plan)
     );
+}
+
+#[test]
+fn a_gateway_tells_what_of_its_routes_is_left_out() {
+    let passes = PASSES.replace(
+        "  - {match: [{port: 443, sniHosts: [raw",
+        "  - {match: [{sniHosts: [other.example.net], destinationSubnets: [10.0.0.0/8]}, {sniHosts: [other.example.net]}], route: [{destination: {host: app, port: {number: 81}}}]}\n  - {match: [{port: 443, sniHosts: [raw",
+    );
+    let (plan, _) = Asked::of(&[MESH, &passes].concat()).gateway();
+    let lost = "VirtualService/shop/raw spec.tls[1].match[1]: connections on port 443 that this would take go where VirtualService/shop/raw says, \
+                which came first";
+    assert_eq!(told(&plan), [lost]);
+
+    let gateway = "---\napiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: raw, namespace: shop}\n\
+                   spec: {selector: {app: app}, servers: [{port: {number: 9000, name: tcp, protocol: TCP}, hosts: ['*']}]}\n";
+    let to_app = "route: [{destination: {host: app, port: {number: 81}}}]";
+    let bound = |rules: &str| format!("hosts: ['a.example.net'], gateways: [raw], tcp: [{rules}]");
+    let exception = bound(&format!("{{match: [{{port: 9000}}], {to_app}}}, {{{to_app}}}"));
+    let (plan, _) = Asked::of(&[MESH, gateway, &routes("one", 1, &exception)].concat()).gateway();
+    assert_eq!(told(&plan), Vec::<String>::new(), "the second is for other ports");
+    let networks = bound(&format!("{{match: [{{destinationSubnets: [10.0.0.0/8]}}], {to_app}}}, {{{to_app}}}"));
+    let younger = bound(&format!("{{{to_app}}}"));
+    let (plan, _) = Asked::of(&[MESH, gateway, &routes("one", 1, &networks), &routes("two", 2, &younger)].concat()).gateway();
+    let lost = |at: &str| {
+        format!(
+            "VirtualService/shop/{at}: connections on port 9000 that this would take go where VirtualService/shop/one says, which came first"
+        )
+    };
+    assert_eq!(told(&plan), [lost("one spec.tcp[1]"), lost("two spec.tcp[0]")]);
 }
 
 #[test]
