@@ -25,5 +25,5 @@ pub use id::{ConfigId, Id, LocalId};
 pub use kind::{ApiResource, Kind, Shown, UnreadKind};
 pub use label_selector::{Labels, selects};
 pub use object::{Content, Metadata, Object, ObjectKey, Spec};
-pub use read::{Parsed, Refused, Remnant, parse, parse_mesh_config, parse_proxy_config};
+pub use read::{Parsed, Refused, Remnant, mesh_config_remnant, parse, parse_mesh_config, parse_proxy_config};
 pub use validate::{header_format, re2};

@@ -217,6 +217,16 @@ fn kubernetes() -> Vec<Case> {
             ],
         ),
         Case::new(
+            "mesh config",
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\n\
+             data: {mesh: '{connectTimeout: soon, outboundTrafficPolicy: {mode: REGISTRY_ONLY}}'}\n",
+            &[
+                "error: MeshConfig/istio (z.yaml, document 1) data.mesh.connectTimeout: must be a duration such as 1.5s or 250ms, is \"soon\"",
+                "warning: MeshConfig/istio (z.yaml, document 1) data.mesh: no good version of it is known, and going without it would leave \
+                 something open: of it these hold, and are closed where they cannot be read: outboundTrafficPolicy",
+            ],
+        ),
+        Case::new(
             "an external name",
             "apiVersion: v1\nkind: Service\nmetadata: {name: x, namespace: shop}\nspec: {type: ExternalName, externalName: 'a b'}\n",
             &["error: Service/shop/x (z.yaml, document 1) spec.externalName: must be a host name, is \"a b\""],

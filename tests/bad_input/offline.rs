@@ -76,6 +76,18 @@ fn what_a_refused_object_closes_stays_closed() {
         of(&sidecar, &["--type", "lds"])["lds"]["virtualOutbound"].to_string().contains("PassthroughCluster")
     };
     assert!(lets_out("ALLOW_ANY") && !lets_out("REGISTRY_ONYL"));
+
+    let mesh_lets_out = |mesh: &str| {
+        let map =
+            format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata: {{mesh: '{mesh}'}}\n");
+        of(&map, &["--type", "lds"])["lds"]["virtualOutbound"].to_string().contains("PassthroughCluster")
+    };
+    assert!(mesh_lets_out("{connectTimeout: soon}"), "it asks for nothing that closes");
+    for closed in
+        ["{outboundTrafficPolicy: {mode: REGISTRY_ONLY}, connectTimeout: soon}", "{outboundTrafficPolicy: {mode: REGISTRY_ONYL}}", "{"]
+    {
+        assert!(!mesh_lets_out(closed), "{closed}");
+    }
 }
 
 #[test]

@@ -76,6 +76,12 @@ pub fn parse_mesh_config(document: &Value, cluster: &SmolStr) -> Parsed {
     parsed
 }
 
+/// Returns what of a MeshConfig document holds where it is refused, as a document; `None` if nothing would be open without it. No
+/// document is one that cannot be read at all.
+pub fn mesh_config_remnant(document: Option<&Value>) -> Option<Value> {
+    remnant::mesh_config::document(document)
+}
+
 /// Reads ProxyConfig, and what is doubtful in it.
 ///
 /// # Errors
@@ -143,31 +149,43 @@ impl Parsed {
 
     fn read_config_map(&mut self, document: &Value, cluster: &SmolStr) {
         let metadata = read_metadata(document, &Findings::default()).map(|named| named.metadata).unwrap_or_default();
-        let before = self.diagnostics.len();
+        let mut read = Self::default();
         match document.pointer("/data/mesh").and_then(Value::as_str).map(|text| yaml::document(yaml::Document { lines_before: 0, text })) {
-            Some(Ok(mesh)) => self.read_mesh_config(&mesh, cluster, metadata),
-            Some(Err(broken)) => self.diagnostics.push(Diagnostic::error("", broken.to_string())),
-            None => self.diagnostics.push(Diagnostic::error("", "must be a string")),
+            Some(Ok(mesh)) => read.read_mesh_config(&mesh, cluster, metadata),
+            Some(Err(broken)) => read.refuse_mesh_config(&broken.to_string(), cluster, metadata),
+            None => read.refuse_mesh_config("must be a string", cluster, metadata),
         }
-        for finding in &mut self.diagnostics[before..] {
+        let remnants = read.refused.iter_mut().filter_map(|refused| Some(&mut refused.remnant.as_mut()?.finding));
+        for finding in read.diagnostics.iter_mut().chain(remnants) {
             let dot = if finding.field.is_empty() { "" } else { "." };
             finding.field = format!("data.mesh{dot}{}", finding.field);
         }
+        self.objects.append(&mut read.objects);
+        self.refused.append(&mut read.refused);
+        self.diagnostics.append(&mut read.diagnostics);
     }
 
     fn read_mesh_config(&mut self, document: &Value, cluster: &SmolStr, metadata: Metadata) {
         let findings = Findings::default();
-        let key = ObjectKey { cluster: cluster.clone(), kind: Kind::MeshConfig, namespace: SmolStr::default(), name: "istio".into() };
+        let key = mesh_config_key(cluster);
         let empty = Value::Object(serde_json::Map::new());
         let value = if document.is_null() { &empty } else { document };
         let mesh = MeshConfig::read(Node { value, path: Path::Root, findings: &findings });
         let object = mesh.map(|mesh| Object {
             key: key.clone(),
             version: SmolStr::default(),
-            metadata: Arc::new(metadata),
+            metadata: Arc::new(metadata.clone()),
             spec: Spec::MeshConfig(Arc::new(mesh)),
         });
-        self.keep(object, Some(key), findings, || None);
+        self.keep(object, Some(key.clone()), findings, || remnant::mesh_config::left(&key, metadata, Some(value)));
+    }
+
+    /// Refuses MeshConfig that cannot be read at all.
+    fn refuse_mesh_config(&mut self, why: &str, cluster: &SmolStr, metadata: Metadata) {
+        let findings = Findings::default();
+        findings.error(&Path::Root, why);
+        let key = mesh_config_key(cluster);
+        self.keep(None, Some(key.clone()), findings, || remnant::mesh_config::left(&key, metadata, None));
     }
 
     fn keep(&mut self, object: Option<Object>, key: Option<ObjectKey>, findings: Findings, remnant: impl FnOnce() -> Option<Remnant>) {
@@ -182,6 +200,10 @@ impl Parsed {
         });
         self.diagnostics.extend(named);
     }
+}
+
+fn mesh_config_key(cluster: &SmolStr) -> ObjectKey {
+    ObjectKey { cluster: cluster.clone(), kind: Kind::MeshConfig, namespace: SmolStr::default(), name: "istio".into() }
 }
 
 fn read_metadata(document: &Value, findings: &Findings) -> Option<Named> {

@@ -5,6 +5,7 @@
 //! subsets, routes, imports) is left out with the object.
 
 mod destination_rule;
+pub(super) mod mesh_config;
 mod peer_authentication;
 mod request_authentication;
 mod sidecar;
@@ -19,6 +20,9 @@ use crate::api::{
     findings::{Findings, Path},
     validate,
 };
+
+/// What is said first where a remnant is applied.
+const NO_GOOD_VERSION: &str = "no good version of it is known, and going without it would leave something open";
 
 /// What of a refused object holds.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,7 +50,7 @@ pub(super) fn of(key: &ObjectKey, metadata: &Arc<Metadata>, document: &Value) ->
         Kind::Sidecar => sidecar::left(key, spec),
         _ => None,
     }?;
-    let message = format!("no good version of it is known, and going without it would leave something open: {}", left.consequence);
+    let message = format!("{NO_GOOD_VERSION}: {}", left.consequence);
     let object = Object { key: key.clone(), version: Default::default(), metadata: Arc::clone(metadata), spec: left.spec };
     Some(Remnant { object: Arc::new(object), finding: Diagnostic::warning("spec", message).of(key) })
 }

@@ -196,7 +196,10 @@ fn conflicts(definitions: &BTreeMap<Position, Arc<Object>>) -> Vec<Diagnostic> {
 #[cfg(test)]
 mod tests {
     use super::{super::file::read_text, *};
-    use crate::api::{Spec, istio::PeerMtlsMode};
+    use crate::api::{
+        Spec,
+        istio::{OutboundTrafficPolicy, PeerMtlsMode},
+    };
 
     fn namespace(name: &str, label: &str) -> String {
         format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{v: {label}}}}}\n---\n")
@@ -244,6 +247,29 @@ mod tests {
         assert_eq!(set(&mut state, "f.yaml", &namespace("a", "x")), ["-Namespace/b"]);
         assert_eq!(remove(&mut state, "f.yaml"), ["-Namespace/a"]);
         assert_eq!(state.paths().count(), 0);
+    }
+
+    fn mesh_config(mesh: &str) -> String {
+        format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, labels: {{v: a}}}}\ndata: {{mesh: '{mesh}'}}\n---\n")
+    }
+
+    #[test]
+    fn mesh_config_that_breaks_stays_as_it_was_and_is_never_left_open() {
+        let mode = |state: &FolderState| {
+            let (object, _) = state.applied.values().next().unwrap();
+            let Spec::MeshConfig(mesh) = &object.spec else { panic!("{object:?}") };
+            mesh.outbound_traffic_policy
+        };
+        for broken in
+            ["{", "outboundTrafficPolicy: {mode: REGISTRY_ONYL}", "{outboundTrafficPolicy: {mode: REGISTRY_ONLY}, connectTimeout: x}"]
+        {
+            let mut state = FolderState::default();
+            assert_eq!(set(&mut state, "f.yaml", &mesh_config(broken)), ["+MeshConfig/istio=a"], "{broken}");
+            assert_eq!((mode(&state), findings(&state).len()), (OutboundTrafficPolicy::RegistryOnly, 2), "{broken}");
+            assert_eq!(set(&mut state, "f.yaml", &mesh_config("")), ["+MeshConfig/istio=a"], "{broken}");
+            assert_eq!(set(&mut state, "f.yaml", &mesh_config(broken)), [""; 0], "{broken}: the last good settings stay");
+            assert_eq!((mode(&state), findings(&state).len()), (OutboundTrafficPolicy::AllowAny, 1), "{broken}");
+        }
     }
 
     #[test]

@@ -200,8 +200,12 @@ impl ObjectCache {
         let (object, mut findings, refused) = match item.content {
             Ok(value) => {
                 let mut parsed = api::parse(&value, &self.cluster);
-                if self.kind == Kind::MeshConfig && !parsed.objects.is_empty() {
-                    document = mesh_document(&value);
+                if self.kind == Kind::MeshConfig {
+                    document = match (mesh_document(&value), last_good.is_some()) {
+                        (read, _) if !parsed.objects.is_empty() => read,
+                        (_, true) => document,
+                        (refused, false) => api::mesh_config_remnant(refused.as_deref()).map(Arc::new),
+                    };
                 }
                 (parsed.objects.pop().map(|object| self.interned.share(object)), parsed.diagnostics, parsed.refused.pop())
             }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use smol_str::SmolStr;
 
 use crate::{
-    api::{self, Kind, Object, ObjectKey},
+    api::{self, Diagnostic, Kind, Object, ObjectKey, Parsed},
     source::Change,
 };
 
@@ -39,14 +39,18 @@ struct Documents {
     own: ReadDocument,
     /// The merged document that was returned last.
     merged: Option<Option<Value>>,
+    /// The last that was good.
+    good: Option<Arc<Object>>,
 }
 
 /// MeshConfig as both ConfigMaps make it.
 pub(super) struct MergedMeshConfig {
     /// The settings; `None` if there is neither ConfigMap.
     pub(super) object: Option<Arc<Object>>,
-    /// The same as a change.
-    pub(super) change: Change,
+    /// The same as a change; `None` if the last good settings stay.
+    pub(super) change: Option<Change>,
+    /// Why the two do not go together.
+    pub(super) findings: Vec<Diagnostic>,
 }
 
 impl MeshConfigMaps {
@@ -68,11 +72,32 @@ impl MeshConfigMaps {
         if documents.merged.as_ref() == Some(&now) {
             return None;
         }
-        let object = now.as_ref().and_then(|document| api::parse_mesh_config(document, &self.cluster).objects.pop());
+        let parsed = now.as_ref().map(|document| api::parse_mesh_config(document, &self.cluster));
         documents.merged = Some(now);
-        let key = ObjectKey { cluster: self.cluster.clone(), kind: Kind::MeshConfig, namespace: SmolStr::default(), name: "istio".into() };
-        let change = object.clone().map_or(Change::Deleted(key), Change::Applied);
-        Some(MergedMeshConfig { object, change })
+        let Some(parsed) = parsed else {
+            documents.good = None;
+            let key =
+                ObjectKey { cluster: self.cluster.clone(), kind: Kind::MeshConfig, namespace: SmolStr::default(), name: "istio".into() };
+            return Some(MergedMeshConfig { object: None, change: Some(Change::Deleted(key)), findings: Vec::new() });
+        };
+        Some(documents.settle(parsed))
+    }
+}
+
+impl Documents {
+    /// Returns the settings of a merged document. Where it is refused although each of the two is right, the last good ones stay,
+    /// and without any what closes something.
+    fn settle(&mut self, mut parsed: Parsed) -> MergedMeshConfig {
+        if let Some(object) = parsed.objects.pop() {
+            self.good = Some(Arc::clone(&object));
+            // What is doubtful in one ConfigMap is said of it by itself.
+            return MergedMeshConfig { change: Some(Change::Applied(Arc::clone(&object))), object: Some(object), findings: Vec::new() };
+        }
+        let (mut findings, good) = (parsed.diagnostics, self.good.clone());
+        let remnant = parsed.refused.pop().and_then(|refused| refused.remnant).filter(|_| good.is_none());
+        findings.extend(remnant.iter().map(|remnant| remnant.finding.clone()));
+        let change = remnant.as_ref().map(|remnant| Change::Applied(Arc::clone(&remnant.object)));
+        MergedMeshConfig { object: good.or(remnant.map(|remnant| remnant.object)), change, findings }
     }
 }
 
@@ -117,6 +142,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::api::{Spec, istio::OutboundTrafficPolicy};
 
     #[test]
     fn our_own_settings_override_the_shared_ones() {
@@ -153,6 +179,25 @@ mod tests {
         assert!(maps.set(MapRole::Own, document("b.example")).is_some());
         assert!(maps.set(MapRole::Own, None).is_some());
         let gone = maps.set(MapRole::Shared, None).unwrap();
-        assert!(gone.object.is_none() && matches!(gone.change, Change::Deleted(_)));
+        assert!(gone.object.is_none() && matches!(gone.change, Some(Change::Deleted(_))));
+    }
+
+    #[test]
+    fn two_that_do_not_go_together_open_nothing() {
+        let listen = |name: &str| Some(Arc::new(json!({ name: 16001, "outboundTrafficPolicy": {"mode": "REGISTRY_ONLY"} })));
+        let is_closed = |merged: &MergedMeshConfig| {
+            let Some(Spec::MeshConfig(mesh)) = merged.object.as_ref().map(|object| &object.spec) else { panic!("there are settings") };
+            mesh.outbound_traffic_policy == OutboundTrafficPolicy::RegistryOnly
+        };
+        let maps = MeshConfigMaps::new("Kubernetes".into());
+        assert!(maps.set(MapRole::Shared, listen("proxyListenPort")).is_none());
+        let never_good = maps.set(MapRole::Own, listen("proxyInboundListenPort")).unwrap();
+        assert!(is_closed(&never_good) && matches!(never_good.change, Some(Change::Applied(_))));
+        assert_eq!(never_good.findings.len(), 2, "{:?}", never_good.findings);
+        let good = maps.set(MapRole::Own, None).unwrap();
+        assert!(is_closed(&good) && good.findings.is_empty());
+        let refused = maps.set(MapRole::Own, listen("proxyInboundListenPort")).unwrap();
+        assert!(refused.change.is_none(), "the last good settings stay");
+        assert_eq!((refused.object, refused.findings.len()), (good.object, 1));
     }
 }

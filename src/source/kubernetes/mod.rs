@@ -93,7 +93,7 @@ pub(crate) fn watch(settings: Settings, mesh_file: Option<MeshConfigFile>) -> mp
 }
 
 /// Returns MeshConfig as ConfigMap `istio` (or `istio-<revision>`) of our namespace has it now, and waits for the API server
-/// if it cannot be reached. Returns `None` if there is no such ConfigMap or it is refused; [`watch`] reports why.
+/// if it cannot be reached: of one that is refused, what closes something. Returns `None` if there is none; [`watch`] reports why.
 pub(crate) async fn mesh_config(settings: &Settings) -> Option<Arc<Object>> {
     let mut backoff = backoff();
     loop {
@@ -111,7 +111,8 @@ async fn fetch_mesh_config(settings: &Settings) -> Result<Option<Arc<Object>>, R
     let Some(shared) = shared_mesh_config_map(settings) else { return Ok(own.objects().next().cloned()) };
     let shared = list_once(settings, &shared).await?;
     let document = merge(shared.document().as_deref(), own.document().as_deref());
-    Ok(document.and_then(|document| parse_mesh_config(&document, &settings.cluster).objects.pop()))
+    let parsed = document.map(|document| parse_mesh_config(&document, &settings.cluster));
+    Ok(parsed.and_then(|mut parsed| parsed.objects.pop().or_else(|| Some(parsed.refused.pop()?.remnant?.object))))
 }
 
 async fn run(settings: Settings, mesh_file: Option<MeshConfigFile>, events: mpsc::Sender<SourceEvent>) {

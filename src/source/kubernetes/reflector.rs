@@ -49,6 +49,9 @@ const LASTING: Duration = Duration::from_secs(10);
 /// The longest line of a watch. etcd stores objects of up to 1.5 MB.
 const LONGEST_LINE: usize = 16 << 20;
 
+/// The source of what is said of two ConfigMaps with MeshConfig together.
+const BOTH_MAPS: SmolStr = SmolStr::new_static("kubernetes/mesh config");
+
 /// What all reflectors of a cluster share.
 #[derive(Clone)]
 pub(super) struct ReflectorContext {
@@ -401,7 +404,8 @@ impl Reflector {
                 if let Some(snapshots) = &self.snapshots {
                     snapshots.send_replace(Some(merged.object.into_iter().collect()));
                 }
-                self.send(SourceEvent::Changes(vec![merged.change])).await?;
+                self.send(SourceEvent::Changes(merged.change.into_iter().collect())).await?;
+                self.send(SourceEvent::Diagnostics { source: BOTH_MAPS, findings: merged.findings }).await?;
             }
             return self.publish_findings().await;
         }

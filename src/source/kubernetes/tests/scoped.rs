@@ -7,7 +7,7 @@ use super::{
     server::{Server, service},
     settings,
 };
-use crate::api::Spec;
+use crate::api::{Object, Spec, istio::OutboundTrafficPolicy};
 
 fn mesh_config(mesh: &str) -> serde_json::Value {
     json!({"metadata": {"name": "istio", "namespace": "istio-system"}, "data": {"mesh": mesh}})
@@ -131,5 +131,49 @@ async fn two_config_maps_make_one_mesh_config() {
     server.remove("configmaps", "shared");
     received
         .until("neither", |received| received.has("Service/bank/b", "1") && received.deleted.iter().any(|key| key.contains("MeshConfig")))
+        .await;
+}
+
+/// MeshConfig that is refused, and asks for what its defaults leave open.
+const REFUSED: &str = "connectTimeout: soon\noutboundTrafficPolicy: {mode: REGISTRY_ONLY}\n";
+
+fn is_closed(object: &Object) -> bool {
+    matches!(&object.spec, Spec::MeshConfig(mesh) if mesh.outbound_traffic_policy == OutboundTrafficPolicy::RegistryOnly)
+}
+
+#[tokio::test]
+async fn mesh_config_that_was_never_good_leaves_what_it_closes() {
+    for mesh in [REFUSED, "{", "outboundTrafficPolicy: {mode: REGISTRY_ONYL}"] {
+        let server = Server::new();
+        server.put("configmaps", mesh_config(mesh));
+        let settings = settings(&server);
+        assert!(super::super::mesh_config(&settings).await.is_some_and(|object| is_closed(&object)), "{mesh}");
+        let mut received = Received::with(settings);
+        received.until("synced", |received| received.synced).await;
+        assert!(received.objects.contains_key("MeshConfig/istio"), "{mesh}: {:?}", received.objects);
+        let findings = |received: &Received| received.findings.get("kubernetes/MeshConfig").cloned().unwrap_or_default();
+        received.until("both findings", |received| findings(received).len() == 2).await;
+        assert!(findings(&received)[1].starts_with("warning: MeshConfig/istio data.mesh: no good version"), "{:?}", findings(&received));
+    }
+}
+
+#[tokio::test]
+async fn of_two_config_maps_each_leaves_what_it_closes() {
+    let server = Server::new();
+    let mut shared = mesh_config(REFUSED);
+    shared["metadata"]["name"] = "shared".into();
+    server.put("configmaps", shared);
+    server.put("configmaps", mesh_config("accessLogFile: /dev/stdout"));
+    let settings = Settings { shared_mesh_config: Some("shared".into()), ..settings(&server) };
+    let object = super::super::mesh_config(&settings).await.unwrap();
+    let Spec::MeshConfig(mesh) = &object.spec else { panic!("{object:?}") };
+    assert!(is_closed(&object) && mesh.access_log_file == "/dev/stdout", "{mesh:?}");
+    let mut received = Received::with(settings);
+    received.until("synced", |received| received.synced).await;
+    let of_both = |received: &Received| received.findings.get("kubernetes/mesh config").cloned();
+    assert_eq!(of_both(&received), Some(Vec::new()), "they go together");
+    server.put("configmaps", mesh_config("proxyListenPort: 16001\nproxyInboundListenPort: 16001"));
+    received
+        .until("refused by itself", |received| received.findings.get("kubernetes/MeshConfig").is_some_and(|found| !found.is_empty()))
         .await;
 }
