@@ -38,4 +38,7 @@ pub use self::{
     workload::{Workload, WorkloadKey},
 };
 pub(crate) use crate::api::host_index::HostIndex;
-pub use crate::api::{Labels, ObjectKey};
+pub use crate::api::{
+    Labels, ObjectKey,
+    proxy_config::{ForwardedCertificate, GatewayTopology},
+};

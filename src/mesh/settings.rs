@@ -11,7 +11,7 @@ use super::{
 use crate::api::{
     istio,
     mesh_config::{self, MeshConfig},
-    proxy_config::ProxyConfig,
+    proxy_config::{GatewayTopology, ProxyConfig},
 };
 
 /// Settings for the whole mesh.
@@ -65,6 +65,8 @@ pub struct MeshSettings {
     pub path_normalization: PathNormalization,
     /// Whether proxies know of endpoints that are not ready.
     pub send_unready_endpoints: bool,
+    /// What stands in front of gateways whose proxies have no configuration of their own.
+    pub gateway_topology: GatewayTopology,
 }
 
 /// What MeshConfig says of proxies when they are injected.
@@ -146,6 +148,7 @@ impl MeshSettings {
             default_http_retry_policy: config.default_http_retry_policy.as_ref().map(RetryPolicy::from),
             path_normalization: config.path_normalization.into(),
             send_unready_endpoints: config.send_unready_endpoints,
+            gateway_topology: config.default_config.gateway_topology.unwrap_or_default(),
         }
     }
 }

@@ -7,7 +7,7 @@ use smol_str::SmolStr;
 
 pub use crate::mesh::by_ptr::ByPtr;
 
-use crate::mesh::model::{ExactBalance, Flavour, Interception, Labels, Origin, ProxyKind, TelemetryIdentity};
+use crate::mesh::model::{ExactBalance, Flavour, GatewayTopology, Interception, Labels, Origin, ProxyKind, TelemetryIdentity};
 
 /// What about a proxy decides how shared resources look: proxies of equal class and scope get equal bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -37,6 +37,8 @@ pub struct ProxyClass {
     pub telemetry: Arc<TelemetryIdentity>,
     /// How listeners share connections out; the default value for what is no listener.
     pub exact_balance: ExactBalance,
+    /// What stands in front of a gateway; the default value for what is no listener of one.
+    pub topology: GatewayTopology,
 }
 
 /// What a listener reads of a proxy's class: proxies of several namespaces may share one.
@@ -58,6 +60,8 @@ pub struct ListenerClass {
     pub telemetry: Arc<TelemetryIdentity>,
     /// How it shares connections out among threads.
     pub exact_balance: ExactBalance,
+    /// What stands in front of it, if it is a gateway's.
+    pub topology: GatewayTopology,
 }
 
 /// A translated message, with what delivery needs to know about it.
@@ -94,6 +98,7 @@ impl ListenerClass {
             idle_timeout: class.idle_timeout,
             telemetry: Arc::clone(&class.telemetry),
             exact_balance: class.exact_balance,
+            topology: class.topology,
         }
     }
 

@@ -12,7 +12,10 @@ use smol_str::{SmolStr, format_smolstr};
 use super::bounds::{ADDRESSES, Excess, LABELS, POD_PORTS};
 use crate::{
     api::go_duration,
-    mesh::model::{Caller, ExactBalance, Flavour, Interception, Labels, Locality, Proxy, ProxyKind, ProxyPorts, TelemetryIdentity},
+    mesh::model::{
+        Caller, ExactBalance, Flavour, ForwardedCertificate, GatewayTopology, Interception, Labels, Locality, Proxy, ProxyKind, ProxyPorts,
+        TelemetryIdentity,
+    },
     peer_text::PeerText,
     visits::{Visit, Visited},
 };
@@ -111,6 +114,9 @@ impl Node {
                     inbound: metadata.flag("INBOUND_LISTENER_EXACT_BALANCE"),
                     outbound: metadata.flag("OUTBOUND_LISTENER_EXACT_BALANCE"),
                 },
+                topology: metadata
+                    .structure("PROXY_CONFIG")
+                    .map(|config| config.structure("gatewayTopology").map(topology).unwrap_or_default()),
                 pod_ports: metadata.text("POD_PORTS").map_or(Ok(Vec::new()), pod_ports)?,
             }),
         })
@@ -189,6 +195,13 @@ impl<'a> Metadata<'a> {
         }
     }
 
+    fn structure(&self, key: &str) -> Option<Metadata<'a>> {
+        match self.value(key)? {
+            Kind::StructValue(fields) => Some(Metadata(Some(fields))),
+            _ => None,
+        }
+    }
+
     fn name(&self, key: &str) -> Option<SmolStr> {
         self.text(key).filter(|text| !text.is_empty()).map(name)
     }
@@ -216,6 +229,15 @@ impl<'a> Metadata<'a> {
             Some(Kind::StructValue(labels)) => Ok(strings(&labels.fields)),
             _ => Ok(Labels::new()),
         }
+    }
+}
+
+/// Reads `gatewayTopology` as the injector writes it.
+fn topology(said: Metadata<'_>) -> GatewayTopology {
+    GatewayTopology {
+        trusted_proxies: said.number("numTrustedProxies").unwrap_or_default(),
+        forwarded_certificate: said.text("forwardClientCertDetails").and_then(ForwardedCertificate::named),
+        proxy_protocol: said.structure("proxyProtocol").is_some(),
     }
 }
 
@@ -336,6 +358,22 @@ mod tests {
         assert_eq!(Node::parse(&message).unwrap().proxy.flavour, Flavour::Stock);
         message.extensions.push(v3::Extension { name: "istio.stats".into(), ..v3::Extension::default() });
         assert_eq!(Node::parse(&message).unwrap().proxy.flavour, Flavour::Istio);
+    }
+
+    #[test]
+    fn a_gateway_says_what_stands_in_front_of_it() {
+        let structure = |fields: &[(&str, Value)]| {
+            let fields = fields.iter().map(|(key, value)| (key.to_string(), value.clone())).collect();
+            Value { kind: Some(Kind::StructValue(Struct { fields })) }
+        };
+        let number = Value { kind: Some(Kind::NumberValue(2.0)) };
+        let said = [("numTrustedProxies", number), ("forwardClientCertDetails", text("SANITIZE")), ("proxyProtocol", structure(&[]))];
+        let metadata = [("PROXY_CONFIG", structure(&[("gatewayTopology", structure(&said))]))];
+        let topology = |metadata: &[(&str, Value)]| Node::parse(&node("router~1.1.1.1~a.b~b.svc", metadata)).unwrap().proxy.topology;
+        let forwarded_certificate = Some(ForwardedCertificate::Sanitize);
+        assert_eq!(topology(&metadata), Some(GatewayTopology { trusted_proxies: 2, forwarded_certificate, proxy_protocol: true }));
+        assert_eq!(topology(&[("PROXY_CONFIG", structure(&[]))]), Some(GatewayTopology::default()), "its own configuration says nothing");
+        assert_eq!(topology(&[]), None, "the mesh's holds");
     }
 
     #[test]

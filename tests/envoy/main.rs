@@ -13,5 +13,6 @@ mod mesh;
 mod redirects;
 mod sniffing;
 mod tokens;
+mod topology;
 mod unready;
 mod walk;

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use smol_str::{SmolStr, format_smolstr};
 
 use super::Locality;
-use crate::api::Labels;
+use crate::api::{Labels, proxy_config::GatewayTopology};
 
 /// A proxy as it described itself, checked against what is known about its workload.
 ///
@@ -50,6 +50,9 @@ pub struct Proxy {
     pub ports: ProxyPorts,
     /// How its listeners share connections out among its threads.
     pub exact_balance: ExactBalance,
+    /// What stands in front of a gateway: `gatewayTopology` of `PROXY_CONFIG`; `None` for a proxy without that, until the mesh's
+    /// default takes its place.
+    pub topology: Option<GatewayTopology>,
     /// Named container ports (`POD_PORTS`), for named target ports.
     pub pod_ports: Vec<(SmolStr, u16)>,
 }
@@ -158,6 +161,7 @@ impl Proxy {
             http_proxy_port: None,
             ports: ProxyPorts::default(),
             exact_balance: ExactBalance::default(),
+            topology: None,
             pod_ports: Vec::new(),
         }
     }

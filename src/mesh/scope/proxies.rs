@@ -22,9 +22,11 @@ pub struct ServiceTarget {
     pub target_port: u16,
 }
 
-/// Returns the proxy with labels, locality, node and container ports of its pod, where the pod is known.
+/// Returns the proxy with labels, locality, node and container ports of its pod, where the pod is known, and with what the mesh
+/// says of proxies that have no configuration of their own.
 pub fn resolve_proxy(world: &World, declared: &Proxy) -> Proxy {
     let mut proxy = declared.clone();
+    proxy.topology = proxy.topology.or(Some(world.mesh.gateway_topology));
     let Some((name, namespace)) = declared.id.rsplit_once('.') else { return proxy };
     let found = world.workload(&declared.cluster, namespace, name);
     let Some(pod) = found.filter(|workload| workload.kind == Kind::Pod) else { return proxy };

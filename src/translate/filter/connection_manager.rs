@@ -21,6 +21,7 @@ use smol_str::SmolStr;
 use super::{Direction, access_log::access_log, http::HttpFilters, http::http_filters, tracing::tracing};
 use crate::{
     mesh::{
+        model::ForwardedCertificate,
         policy::request_authentication::TokenRules,
         settings::{MeshSettings, PathNormalization},
     },
@@ -82,8 +83,12 @@ pub fn connection_manager(wanted: ConnectionManager<'_>) -> Filter {
             manager.http_protocol_options = Some(http1_options(&wanted).unwrap_or_default());
             manager.server_name = SERVER_NAME.into();
             manager.use_remote_address = wkt::boolean(true);
-            manager.forward_client_cert_details = ForwardClientCertDetails::SanitizeSet.into();
-            manager.set_current_client_cert_details = Some(client_certificate(true));
+            let topology = wanted.class.topology;
+            let forwarded = forwarded(topology.forwarded_certificate);
+            let says_whose = matches!(forwarded, ForwardClientCertDetails::AppendForward | ForwardClientCertDetails::SanitizeSet);
+            manager.xff_num_trusted_hops = topology.trusted_proxies.into();
+            manager.forward_client_cert_details = forwarded.into();
+            manager.set_current_client_cert_details = says_whose.then(|| client_certificate(true));
         }
     }
     manager.route_specifier = Some(match wanted.routes {
@@ -140,6 +145,17 @@ fn http1_options(wanted: &ConnectionManager<'_>) -> Option<Http1ProtocolOptions>
         allow_absolute_url: if wanted.explicit_proxy { wkt::boolean(true) } else { None },
         ..Default::default()
     })
+}
+
+/// Returns what a gateway does with the header of client certificates.
+fn forwarded(asked: Option<ForwardedCertificate>) -> ForwardClientCertDetails {
+    match asked.unwrap_or(ForwardedCertificate::SanitizeSet) {
+        ForwardedCertificate::Sanitize => ForwardClientCertDetails::Sanitize,
+        ForwardedCertificate::ForwardOnly => ForwardClientCertDetails::ForwardOnly,
+        ForwardedCertificate::AppendForward => ForwardClientCertDetails::AppendForward,
+        ForwardedCertificate::SanitizeSet => ForwardClientCertDetails::SanitizeSet,
+        ForwardedCertificate::AlwaysForwardOnly => ForwardClientCertDetails::AlwaysForwardOnly,
+    }
 }
 
 fn client_certificate(cert: bool) -> SetCurrentClientCertDetails {

@@ -9,7 +9,7 @@ use envoy_types::pb::{
         },
         extensions::filters::listener::{
             http_inspector::v3::HttpInspector, original_dst::v3::OriginalDst, original_src::v3::OriginalSrc,
-            tls_inspector::v3::TlsInspector,
+            proxy_protocol::v3::ProxyProtocol, tls_inspector::v3::TlsInspector,
         },
         r#type::v3::Int32Range,
     },
@@ -24,6 +24,11 @@ pub(crate) fn tls_inspector() -> ListenerFilter {
         "envoy.filters.listener.tls_inspector",
         wkt::any(&TlsInspector { initial_read_buffer_size: wkt::uint32(512), ..Default::default() }),
     )
+}
+
+/// Returns the filter that reads who the client is from the header of the PROXY protocol.
+pub(crate) fn proxy_protocol() -> ListenerFilter {
+    filter("envoy.filters.listener.proxy_protocol", wkt::any(&ProxyProtocol::default()))
 }
 
 /// Returns the filter that finds out whether plaintext is HTTP.

@@ -65,6 +65,7 @@ impl Asked {
             labels: Arc::default(),
             telemetry: Arc::default(),
             exact_balance: Default::default(),
+            topology: Default::default(),
         };
         let labels = [("app".into(), "app".into())].into_iter().collect();
         Self { world: world(mesh, objects), class, labels, ports: ProxyPorts::USUAL }

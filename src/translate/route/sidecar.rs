@@ -338,6 +338,7 @@ mod tests {
             labels: Arc::default(),
             telemetry: Arc::default(),
             exact_balance: Default::default(),
+            topology: Default::default(),
         }
     }
 

@@ -7,7 +7,9 @@ use smol_str::SmolStr;
 
 use crate::{
     mesh::{
-        model::{ExactBalance, Flavour, Labels, Place, PlaceDetail, Proxy, ProxyPorts, Resolution, TelemetryIdentity},
+        model::{
+            ExactBalance, Flavour, GatewayTopology, Labels, Place, PlaceDetail, Proxy, ProxyKind, ProxyPorts, Resolution, TelemetryIdentity,
+        },
         scope::{Scope, ScopeKey},
         world::World,
     },
@@ -98,6 +100,11 @@ pub(super) fn class_of(proxy: &Proxy, distinguishing: &DistinguishingLabels, for
         labels: Arc::new(project(&proxy.labels, &distinguishing.routes)),
         telemetry: if named { Arc::clone(&proxy.telemetry) } else { Arc::new(TelemetryIdentity::default()) },
         exact_balance: if for_listeners { proxy.exact_balance } else { ExactBalance::default() },
+        topology: if for_listeners && proxy.kind == ProxyKind::Gateway {
+            proxy.topology.unwrap_or_default()
+        } else {
+            GatewayTopology::default()
+        },
     }
 }
 

@@ -15,7 +15,11 @@ use crate::translate::{
         network::{metadata_exchange, tcp_filters},
     },
     input::Built,
-    listener::{address, balance, chain::outgoing_chain, inspector::tls_inspector},
+    listener::{
+        address, balance,
+        chain::outgoing_chain,
+        inspector::{proxy_protocol, tls_inspector},
+    },
     wkt,
 };
 
@@ -37,7 +41,15 @@ pub(super) fn listener(input: &GatewayListenerInput) -> Built<Listener> {
             .map(|ip| AdditionalAddress { address: Some(address(ip, input.port)), ..Default::default() })
             .collect(),
         filter_chains,
-        listener_filters: looks_at_tls.then(tls_inspector).into_iter().collect(),
+        // The PROXY protocol stands before everything else in a connection.
+        listener_filters: input
+            .class
+            .topology
+            .proxy_protocol
+            .then(proxy_protocol)
+            .into_iter()
+            .chain(looks_at_tls.then(tls_inspector))
+            .collect(),
         traffic_direction: TrafficDirection::Outbound.into(),
         connection_balance_config: balance(input.class.exact_balance.outbound),
         access_log: listener_access_log(&input.mesh),
