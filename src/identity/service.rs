@@ -20,8 +20,8 @@ use crate::{
     },
 };
 
-/// The largest request: one CSR, and a little metadata.
-const LARGEST_MESSAGE: usize = 64 << 10;
+/// The largest request, in bytes: one CSR, and a little metadata.
+pub const LARGEST_MESSAGE: usize = 64 << 10;
 
 /// Signs for callers that [`crate::serve::secure_grpc`] has authenticated.
 pub struct CertificateService {

@@ -1,6 +1,6 @@
 //! A control plane put together: sources, pipeline, ports; started in order, drained on SIGTERM.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use axum::Router;
@@ -26,9 +26,10 @@ use super::{
     sources,
     tasks::Tasks,
     threads::{Threads, hand_over},
+    unary::Bounded,
 };
 use crate::{
-    identity::service::CertificateService,
+    identity::service::{CertificateService, LARGEST_MESSAGE},
     signals::TerminationSignals,
     system_error::explain,
     version,
@@ -44,6 +45,9 @@ use crate::{
 
 /// How many connections may wait to be accepted, as far as the system allows (`net.core.somaxconn`).
 const BACKLOG: u32 = 16_384;
+
+/// How long a request for a certificate may take, with its body.
+const CERTIFICATE_TIME: Duration = Duration::from_secs(10);
 
 /// Runs a control plane until SIGTERM or SIGINT.
 ///
@@ -71,7 +75,7 @@ async fn start(settings: &Settings, tasks: &Tasks, threads: &Threads) -> anyhow:
     let state = http_state(&runtime, registry);
     for listener in [listeners.http, listeners.monitoring] {
         let listener = hand_over(listener, threads.pages())?;
-        let serving = http::serve(listener, state.clone(), runtime.connections.clone(), tasks.shutdown.clone());
+        let serving = http::serve(listener, state.clone(), http::LIFETIME, runtime.connections.clone(), tasks.shutdown.clone());
         tasks.spawn_on(serving, threads.pages());
     }
 
@@ -155,10 +159,15 @@ fn serve_plain_grpc(settings: &Settings, runtime: &Runtime, listener: TcpListene
 fn serve_secure_grpc(settings: &Settings, runtime: &Runtime, identity: &Identity, listener: TcpListener) {
     let metrics = runtime.metrics.ca.clone();
     let (ca, clock) = (Arc::clone(&identity.ca), Arc::clone(&runtime.clock));
-    let certificates = CertificateService::new(ca, settings.identity.issue, clock, metrics.clone());
+    let certificates = Bounded {
+        service: CertificateService::new(ca, settings.identity.issue, clock, metrics.clone()).into_server(),
+        time: CERTIFICATE_TIME,
+        bytes: 2 * LARGEST_MESSAGE,
+        budget: runtime.budget.clone(),
+    };
     let port = SecureGrpc {
         tls: Arc::clone(&identity.tls),
-        routes: Routes::new(discovery_service(settings, runtime, true)).add_service(certificates.into_server()),
+        routes: Routes::new(discovery_service(settings, runtime, true)).add_service(certificates),
         authenticator: Arc::clone(&identity.authenticator),
         metrics,
         options: settings.connections,

@@ -72,7 +72,7 @@ impl Pages {
 
 /// How connections are kept. One may be quiet for longer than Go's client keeps one, so that it never sends a request on a
 /// connection that is being closed.
-const LIFETIME: Lifetime = Lifetime {
+pub(super) const LIFETIME: Lifetime = Lifetime {
     first_request: Duration::from_secs(10),
     idle: Duration::from_secs(120),
     age: Duration::from_secs(24 * 3600),
@@ -86,15 +86,21 @@ const PAGES_AT_A_TIME: usize = 8;
 const HEAD: usize = 32 << 10;
 
 /// Serves one HTTP port until `shutdown`, and returns when requests under way are finished.
-pub(super) async fn serve(listener: TcpListener, state: HttpState, connections: Connections, shutdown: CancellationToken) {
+pub(super) async fn serve(
+    listener: TcpListener,
+    state: HttpState,
+    lifetime: Lifetime,
+    connections: Connections,
+    shutdown: CancellationToken,
+) {
     let tracker = TaskTracker::new();
     let routes = router(state);
     while let Some(arrival) = accept(&listener, &connections, &shutdown).await {
         let (routes, shutdown) = (routes.clone(), shutdown.clone());
         tracker.spawn(async move {
-            let Some(arrival) = arrival.spoken(PLAIN, LIFETIME.first_request, &shutdown).await else { return };
+            let Some(arrival) = arrival.spoken(PLAIN, lifetime.first_request, &shutdown).await else { return };
             // Apart, so that the task of a silent connection is small.
-            measured(Task::Connection, connection(arrival, routes, shutdown)).await;
+            measured(Task::Connection, connection(arrival, routes, lifetime, shutdown)).await;
         });
     }
     drop(listener);
@@ -102,7 +108,7 @@ pub(super) async fn serve(listener: TcpListener, state: HttpState, connections: 
     tracker.wait().await;
 }
 
-async fn connection(arrival: Arrival, routes: Router, shutdown: CancellationToken) {
+async fn connection(arrival: Arrival, routes: Router, lifetime: Lifetime, shutdown: CancellationToken) {
     let Arrival { stream, peer, place } = arrival;
     let (activity, place) = (Activity::new(), Arc::new(place));
     let (requests, of_request) = (activity.clone(), Arc::clone(&place));
@@ -113,8 +119,8 @@ async fn connection(arrival: Arrival, routes: Router, shutdown: CancellationToke
         async move { answer.await.map(|response| response.map(|body| open.cover(body))) }
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(LIFETIME.idle).max_buf_size(HEAD);
-    live(builder.serve_connection(TokioIo::new(stream), service), peer, &place, &activity, LIFETIME, &shutdown).await;
+    builder.timer(TokioTimer::new()).header_read_timeout(lifetime.idle).max_buf_size(HEAD);
+    live(builder.serve_connection(TokioIo::new(stream), service), peer, &place, &activity, lifetime, &shutdown).await;
 }
 
 /// Returns the routes; both ports serve the same ones, as with istiod.
@@ -196,7 +202,13 @@ mod tests {
         sync::Barrier,
     };
 
-    use tokio::{runtime::Builder, sync::watch};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+        runtime::Builder,
+        sync::watch,
+        time::{sleep, timeout},
+    };
 
     use super::*;
     use crate::{
@@ -235,6 +247,28 @@ mod tests {
         HttpState { readiness, registry, debug: Arc::new(debug), debug_access, pages }
     }
 
+    #[tokio::test]
+    async fn connections_that_are_quiet_for_long_are_closed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let lifetime = Lifetime { first_request: Duration::from_secs(600), idle: Duration::from_secs(1), ..LIFETIME };
+        tokio::spawn(serve(listener, state(), lifetime, Connections::default(), CancellationToken::new()));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let answered = async |stream: &mut TcpStream| {
+            stream.write_all(b"GET /ready HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+            let mut answer = vec![0; 1024];
+            let length = stream.read(&mut answer).await.unwrap();
+            assert!(answer[..length].starts_with(b"HTTP/1.1 200"), "{}", answer[..length].escape_ascii());
+        };
+        for _ in 0..15 {
+            answered(&mut stream).await;
+            sleep(Duration::from_millis(100)).await;
+        }
+        answered(&mut stream).await;
+        let ended = timeout(Duration::from_secs(60), stream.read(&mut [0])).await.expect("closed when it is quiet");
+        assert_eq!(ended.unwrap(), 0);
+    }
+
     #[test]
     fn pages_are_answered_while_the_threads_that_serve_proxies_compute() {
         let threads = Threads::start().unwrap();
@@ -243,7 +277,7 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             let listener = hand_over(listener, threads.pages()).unwrap();
-            threads.pages().spawn(serve(listener, state(), Connections::default(), CancellationToken::new()));
+            threads.pages().spawn(serve(listener, state(), LIFETIME, Connections::default(), CancellationToken::new()));
             address
         });
         let (began, end) = (Arc::new(Barrier::new(3)), Arc::new(Barrier::new(3)));

@@ -31,4 +31,5 @@ mod sparse_log;
 mod tasks;
 mod threads;
 pub mod tls;
+mod unary;
 mod world_metrics;

@@ -17,6 +17,7 @@ use super::{good::tls, stage::Stage};
 const MOST: u64 = 512 << 20;
 const LIMIT: [&str; 2] = ["--memory-limit", "1Gi"];
 const STREAM: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
+const CERTIFICATE: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
 const CHUNK: usize = 16 << 10;
 /// How long what was sent is held.
 const HELD: Duration = Duration::from_secs(3);
@@ -89,6 +90,25 @@ async fn reviews_that_never_end_fill_no_memory_and_hold_up_nobody() {
     assert!(added < MOST, "{} MB added", added >> 20);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_for_certificates_that_never_end_fill_no_memory() {
+    let stage = Stage::of_mesh(&super::stage::services(3), &LIMIT).await;
+    let idle = stage.cost().resident;
+    let mut attack = JoinSet::new();
+    for _ in 0..24 {
+        let sender = encrypted(&stage).await;
+        for _ in 0..900 {
+            attack.spawn(ask(sender.clone(), CERTIFICATE, Some(stage.token()), unfinished(64 << 10, 63 << 10)));
+        }
+    }
+    tokio::time::sleep(HELD).await;
+    let added = stage.cost().peak - idle;
+    println!("{} MB added", added >> 20);
+    assert!(added < MOST, "{} MB added", added >> 20);
+    let ended = tokio::time::timeout(Duration::from_secs(120), async { while attack.join_next().await.is_some() {} }).await;
+    assert!(ended.is_ok(), "each has a time to end");
+}
+
 async fn plain(stage: &Stage) -> SendRequest<Body> {
     let stream = TcpStream::connect(stage.plain_grpc()).await.unwrap();
     let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
@@ -105,7 +125,7 @@ async fn encrypted(stage: &Stage) -> SendRequest<Body> {
 
 /// Sends a request, and reads what is said to it. Whatever happens to it, the attack goes on.
 async fn ask(mut sender: SendRequest<Body>, path: &str, token: Option<String>, body: Body) {
-    let kind = if path == STREAM { "application/grpc" } else { "application/json" };
+    let kind = if [STREAM, CERTIFICATE].contains(&path) { "application/grpc" } else { "application/json" };
     let mut request = Request::post(format!("http://istiod{path}")).header(CONTENT_TYPE, kind).header("te", "trailers");
     if let Some(token) = token {
         request = request.header("authorization", format!("Bearer {token}"));
