@@ -15,6 +15,10 @@ use crate::budget::{Budget, Portion, Purpose, Standing};
 /// How many older connections may have to go for the memory of one: as many silent ones as one with TLS takes.
 const MOST_EVICTED: usize = 12;
 
+/// How many go at least when the system has no more files for us. A good client that is about to show who it is should not be among
+/// them.
+const LEAST_WITHOUT_FILES: usize = 4;
+
 /// How many connections there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionLimits {
@@ -100,7 +104,7 @@ impl Connections {
     pub(super) fn evict_some(&self) -> bool {
         let mut state = self.0.state.lock();
         let before = state.table.len();
-        for _ in 0..(before / 8).max(MOST_EVICTED) {
+        for _ in 0..(before / 8).max(LEAST_WITHOUT_FILES) {
             let victim = state.table.oldest();
             if !state.evict(victim) {
                 break;

@@ -9,6 +9,7 @@ mod frame;
 mod fuzz;
 mod good;
 mod memory;
+mod process;
 mod requests;
 mod reviews;
 mod shapes;

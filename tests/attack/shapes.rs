@@ -225,7 +225,7 @@ impl Visitor {
     /// Refuses what it is sent, if it is one of those that do.
     fn refusal(self) -> Option<rpc::Status> {
         let message = format!("Error adding/updating cluster(s) outbound|80||svc-0.shop.svc.cluster.local: of {}", self.number);
-        (self.number.is_multiple_of(3)).then(|| rpc::Status { code: 13, message, ..rpc::Status::default() })
+        self.number.is_multiple_of(3).then(|| rpc::Status { code: 13, message, ..rpc::Status::default() })
     }
 }
 

@@ -2,15 +2,19 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use harness::http_client::get_text;
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DiscoveryRequest, aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+};
+use harness::{http_client::get_text, wait};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     runtime::{Builder, Runtime},
+    sync::mpsc,
     task::JoinSet,
-    time::timeout,
+    time::{sleep, timeout},
 };
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
 use super::{
@@ -29,6 +33,8 @@ const ADDRESSES: usize = 20;
 const CALLS: usize = 25;
 /// How often beside those that are closed after ten seconds and opened again.
 const CALLS_BESIDE_WAVES: usize = 150;
+/// How many files more than an idle process takes there are where there are few: the good client needs one or two at a time.
+const SPARE_FILES: usize = 12;
 /// When something that was to be closed counts as never closed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -103,8 +109,17 @@ impl Silent {
 
     /// Opens connections that say something before they are silent.
     async fn after(said: &'static [u8], stage: &Stage, to: Vec<SocketAddr>, count: usize) -> Self {
+        let (silent, mut all) = Self::opening(said, stage, to, count);
+        for _ in 0..count {
+            all.recv().await.unwrap();
+        }
+        silent
+    }
+
+    /// Begins to open connections; tells of each that is open.
+    fn opening(said: &'static [u8], stage: &Stage, to: Vec<SocketAddr>, count: usize) -> (Self, mpsc::Receiver<()>) {
         let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("silent").enable_all().build().unwrap();
-        let (opened, mut all) = tokio::sync::mpsc::channel(count);
+        let (opened, all) = mpsc::channel(count);
         for number in 0..count {
             let (to, opened) = (to[number % to.len()], opened.clone());
             let from = stage.attacker(2 + u8::try_from(number / to_each(count)).unwrap());
@@ -116,14 +131,11 @@ impl Silent {
                         let _ = stream.read(&mut [0]).await;
                     }
                     // As the attack of the review: again when closed, but not as fast as the machine can.
-                    tokio::time::sleep(Duration::from_millis(500)).await;
+                    sleep(Duration::from_millis(500)).await;
                 }
             });
         }
-        for _ in 0..count {
-            all.recv().await.unwrap();
-        }
-        Self(Some(runtime))
+        (Self(Some(runtime)), all)
     }
 }
 
@@ -137,6 +149,21 @@ impl Drop for Silent {
 /// Returns how many connections of `count` come from one address.
 fn to_each(count: usize) -> usize {
     count.div_ceil(ADDRESSES)
+}
+
+/// The limit of files is below what the process takes for itself and the connections that it would have: the kernel refuses to accept.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_files_the_oldest_make_room() {
+    let idle = Stage::start().await.open_files().await;
+    let stage = Stage::with_files(idle + SPARE_FILES).await;
+    let _silent = Silent::opening(b"", &stage, ports(&stage).map(|(_, address)| address).to_vec(), 20 * SPARE_FILES);
+    let unable = || async {
+        anyhow::ensure!(stage.log().contains("cannot accept connections"), "it can");
+        Ok(())
+    };
+    wait::until("there are no files left", PATIENCE, unable).await.unwrap();
+    let beside = stage.good().measure().await.unwrap_or_else(|error| panic!("{error:#}\n{}", stage.log()));
+    println!("without files: {beside}");
 }
 
 #[tokio::test]
@@ -180,6 +207,45 @@ async fn streams_without_a_message_end() {
     for stream in &mut streams {
         let ended = timeout(PATIENCE, stream.message()).await.expect("the stream ends");
         assert_eq!(ended.unwrap_err().code(), Code::DeadlineExceeded);
+    }
+}
+
+/// Reports of health come from agents, between the requests of their proxies. Alone they are no proxy.
+#[tokio::test]
+async fn streams_that_ask_for_no_configuration_end() {
+    let stage = Stage::start().await;
+    let mut client = AggregatedDiscoveryServiceClient::new(stage.good().plain_channel().await.unwrap());
+    let (reports, stream) = mpsc::channel(1);
+    let mut responses = client.stream_aggregated_resources(ReceiverStream::new(stream)).await.unwrap().into_inner();
+    let reporting = tokio::spawn(async move {
+        let type_url = "type.googleapis.com/istio.v1.HealthInformation".to_owned();
+        while reports.send(DiscoveryRequest { type_url: type_url.clone(), ..DiscoveryRequest::default() }).await.is_ok() {
+            sleep(Duration::from_millis(500)).await;
+        }
+    });
+    let ended = timeout(PATIENCE, responses.message()).await.expect("the stream ends");
+    assert_eq!(ended.unwrap_err().code(), Code::DeadlineExceeded);
+    reporting.await.unwrap();
+}
+
+/// gRPC's own services for health and reflection are not served: a call that would stand for ever is answered at once.
+#[tokio::test]
+async fn no_stream_of_a_service_that_there_is_not_stands() {
+    let stage = Stage::start().await;
+    let good = stage.good();
+    for (port, channel) in [("15010", good.plain_channel().await.unwrap()), ("15012", good.secure_channel().await.unwrap())] {
+        for path in [
+            "/grpc.health.v1.Health/Watch",
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        ] {
+            let mut client = tonic::client::Grpc::new(channel.clone());
+            client.ready().await.unwrap();
+            let call = good.with_token(tokio_stream::pending::<()>());
+            let codec = tonic_prost::ProstCodec::<(), ()>::default();
+            let answer = timeout(PATIENCE, client.streaming(call, path.parse().unwrap(), codec)).await.expect("answered");
+            assert_eq!(answer.err().map(|status| status.code()), Some(Code::Unimplemented), "{port}: {path}");
+        }
     }
 }
 

@@ -1,8 +1,10 @@
 //! The control plane that is attacked. Tests take turns: each measures, and has the machine to itself.
 
 use std::{
-    fs, io,
+    fs::{self, Permissions},
+    io,
     net::{IpAddr, SocketAddr},
+    os::unix::fs::PermissionsExt,
     path::PathBuf,
 };
 
@@ -52,6 +54,17 @@ impl Stage {
     /// Starts another control plane on the same mesh as [`start`](Self::start), which is left alone.
     pub(crate) async fn beside(_: &Self) -> Self {
         Self::of_program(istiod_lite(), &services(3), &[]).await
+    }
+
+    /// Starts on the same mesh, with so few open files.
+    pub(crate) async fn with_files(files: usize) -> Self {
+        let turn = TURN.lock().await;
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("istiod-lite");
+        // Without -S or -H it is both limits: the soft one cannot be raised again.
+        fs::write(&program, format!("#!/bin/sh\nulimit -n {files}\nexec '{}' \"$@\"\n", istiod_lite().display())).unwrap();
+        fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+        Self { _turn: Some(turn), ..Self::of_program(program, &services(3), &[]).await }
     }
 
     async fn of_program(program: PathBuf, mesh: &str, arguments: &[&str]) -> Self {
@@ -193,6 +206,7 @@ pub(crate) async fn connect_from(from: IpAddr, to: SocketAddr) -> io::Result<Tcp
     socket.connect(to).await
 }
 
-fn istiod_lite() -> PathBuf {
+/// Returns the program.
+pub(crate) fn istiod_lite() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_istiod-lite"))
 }

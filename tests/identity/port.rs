@@ -2,6 +2,9 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use http_body_util::Empty;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use istiod_lite::{
     identity::{
         authenticate::{Authenticator, KeySetVerifier},
@@ -22,12 +25,14 @@ use istiod_lite::{
     },
 };
 use jiff::Timestamp;
+use rustls::{ClientConfig, RootCertStore};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::JoinHandle,
     time::timeout,
 };
+use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Code, Request, Status,
@@ -36,6 +41,11 @@ use tonic::{
 };
 
 use super::fixture::{Authority, greedy_request, reviews};
+
+/// A connection, encrypted or not.
+trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Connection for S {}
 
 struct ControlPlane {
     address: SocketAddr,
@@ -88,6 +98,18 @@ impl ControlPlane {
 
     async fn connect(&self, tls: ClientTlsConfig) -> Result<Channel, tonic::transport::Error> {
         Channel::from_shared(format!("https://{}", self.address)).unwrap().tls_config(tls).unwrap().connect().await
+    }
+
+    async fn encrypted(&self) -> Box<dyn Connection> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.authority.root.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let name = "istiod.istio-system.svc".try_into().unwrap();
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        Box::new(TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap())
     }
 
     fn token(&self) -> String {
@@ -236,6 +258,35 @@ async fn a_silent_client_is_dropped_and_costs_the_others_nothing() {
     ask(channel, Some(&plane.token()), &csr).await.unwrap();
     let mut rest = Vec::new();
     timeout(Duration::from_secs(5), silent.read_to_end(&mut rest)).await.expect("dropped after the deadline").ok();
+}
+
+#[tokio::test]
+async fn connections_that_are_quiet_for_long_are_closed() {
+    let options = ConnectionOptions { idle: Duration::from_secs(1), grace: Duration::from_millis(100), ..Default::default() };
+    let plane = ControlPlane::with(options).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (plain, shutdown) = (listener.local_addr().unwrap(), CancellationToken::new());
+    tokio::spawn(serve_plain(listener, Routes::default(), options, Connections::default(), shutdown.clone()));
+    for encrypted in [true, false] {
+        let stream: Box<dyn Connection> =
+            if encrypted { plane.encrypted().await } else { Box::new(TcpStream::connect(plain).await.unwrap()) };
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        let connection = tokio::spawn(connection);
+        // Whatever the answer is, a request was made.
+        let mut ask = async || {
+            let request = http::Request::post("https://istiod/grpc.health.v1.Health/Check").body(Empty::<bytes::Bytes>::new()).unwrap();
+            sender.ready().await.unwrap_or_else(|error| panic!("encrypted: {encrypted}: {error}"));
+            drop(sender.send_request(request).await.unwrap());
+        };
+        for _ in 0..15 {
+            ask().await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        ask().await;
+        assert!(!connection.is_finished());
+        timeout(Duration::from_secs(60), connection).await.expect("closed when it is quiet").unwrap().unwrap();
+    }
+    shutdown.cancel();
 }
 
 #[tokio::test]

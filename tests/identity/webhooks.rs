@@ -138,3 +138,19 @@ async fn a_request_under_way_is_answered_on_shutdown() {
     assert_eq!(answer, (StatusCode::OK, "answered".to_owned()));
     tokio::time::timeout(Duration::from_secs(30), port.serving).await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn connections_that_are_quiet_for_long_are_closed() {
+    let port = Port::start(Bounds { quiet_time: Duration::from_secs(1), ..Bounds::default() }).await;
+    let stream = TokioIo::new(port.connect("h2").await);
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    for pause in [100; 15].into_iter().chain([0]) {
+        let request = with_authority(Request::post("/slow").body(Full::new(Bytes::from("10"))).unwrap());
+        sender.ready().await.unwrap();
+        sender.send_request(request).await.unwrap().into_body().collect().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+    assert!(!connection.is_finished());
+    tokio::time::timeout(Duration::from_secs(60), connection).await.expect("closed when it is quiet").unwrap().unwrap();
+}

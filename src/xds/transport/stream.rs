@@ -147,11 +147,14 @@ impl<P: Protocol> Stream<P> {
     }
 
     /// Waits for the first request that asks for configuration; returns it with who the proxy is. Reports of health and
-    /// questions of command-line tools may come before it, and make nobody a proxy.
+    /// questions of command-line tools may come before it, and make nobody a proxy: a stream on which nothing else comes for a while
+    /// ends.
     async fn introduction(&mut self) -> Result<Option<(Proven, P::Request)>, Status> {
-        let mut introduced = None;
+        let (mut introduced, time) = (None, self.service.options.request_time);
+        let mut until = time::Instant::now() + time;
         loop {
-            let request = self.call.requests.next().await;
+            let next = time::timeout_at(until, self.call.requests.next()).await;
+            let request = next.map_err(|_| Status::deadline_exceeded("nothing was asked for"))?;
             let Some(mut request) = self.received(request).await? else { return Ok(None) };
             let node = request.take_node();
             if node.is_none() && request.type_url().ends_with("istio.v1.HealthInformation") {
@@ -163,6 +166,7 @@ impl<P: Protocol> Stream<P> {
                 let claim = Claim::parse(node);
                 claim.agrees_with(&self.call.caller).then_some(()).ok_or_else(|| self.refusal(&node.id))?;
                 self.answer_debug(&request).await?;
+                until = time::Instant::now() + time;
                 continue;
             }
             self.node = kept_of(node);
