@@ -11,6 +11,7 @@ use istiod_lite::{
         model::{Caller, Proxy, ProxyKind},
         validate,
     },
+    patience::Patience,
     visits::Visits,
     xds::{
         classes::Classes,
@@ -26,7 +27,7 @@ const LARGE: usize = 4 * SMALL;
 /// Objects of a kind that have `size` of something.
 type Made = fn(size: usize) -> Vec<Value>;
 
-const OBJECTS: [(&str, Made); 14] = [
+const OBJECTS: [(&str, Made); 20] = [
     ("hosts of a VirtualService", |size| vec![virtual_service("a", json!({"hosts": hosts(size), "http": [to("x.example.com")]}))]),
     ("wildcards of a VirtualService", |size| {
         let wildcards: Vec<String> = hosts(size).into_iter().map(|host| format!("*.{host}")).collect();
@@ -83,6 +84,40 @@ const OBJECTS: [(&str, Made); 14] = [
         let settings: Vec<Value> = (1..=size).map(|port| json!({"port": {"number": port}, "tls": {"mode": "DISABLE"}})).collect();
         vec![object("DestinationRule", "a", json!({"host": "a.example.com", "trafficPolicy": {"portLevelSettings": settings}}))]
     }),
+    ("destinations of a VirtualService, and hosts of a ServiceEntry", |size| {
+        let weighted = |host: &String| json!({"destination": {"host": host}, "weight": 1});
+        let route: Vec<Value> = hosts(size).iter().map(weighted).collect();
+        vec![virtual_service("a", json!({"hosts": hosts(size), "http": [{"route": route}]})), entry(size)]
+    }),
+    ("subsets that routes name, of a rule for some namespaces", |size| {
+        let subsets: Vec<Value> = names(size).into_iter().map(|name| json!({"name": name, "labels": {"version": name}})).collect();
+        let rule = json!({"host": "h0.example.com", "exportTo": [".", "other"], "subsets": subsets});
+        let to_subset = |name: &String| json!({"match": [{"uri": {"exact": format!("/{name}")}}], "route": [{"destination": {"host": "h0.example.com", "subset": name}}]});
+        let routes: Vec<Value> = names(size).iter().map(to_subset).collect();
+        vec![entry(1), object("DestinationRule", "a", rule), virtual_service("a", json!({"hosts": ["a.example.com"], "http": routes}))]
+    }),
+    ("ports that routes name", |size| {
+        let to_port = |at| json!({"match": [{"uri": {"exact": format!("/{at}")}}], "route": [{"destination": {"host": "a.example.com", "port": {"number": at + 1}}}]});
+        let routes: Vec<Value> = (0..size).map(to_port).collect();
+        let entry = service_entry("a", json!({"hosts": ["a.example.com"], "resolution": "NONE", "ports": ports(size)}));
+        vec![entry, virtual_service("a", json!({"hosts": ["b.example.com"], "http": routes}))]
+    }),
+    ("times that a VirtualService names its Gateway", |size| {
+        let server = json!({"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": wildcards(size)});
+        let routes = json!({"hosts": ["z.example.com"], "gateways": vec!["g"; size], "http": [to("x.example.com")]});
+        vec![gateway(json!([server])), virtual_service("a", routes)]
+    }),
+    ("VirtualServices of one host for a namespace each", |size| {
+        let of =
+            |name: &String| virtual_service(name, json!({"hosts": ["a.example.com"], "exportTo": [name], "http": [to("x.example.com")]}));
+        names(size).iter().map(of).collect()
+    }),
+    ("ServiceEntries of one host for a namespace each", |size| {
+        let of = |name: &String| {
+            service_entry(name, json!({"hosts": ["a.example.com"], "exportTo": [name], "resolution": "NONE", "ports": ports(1)}))
+        };
+        names(size).iter().map(of).collect()
+    }),
     ("listeners of a Sidecar", |size| {
         let port = |number| json!({"number": number, "protocol": "HTTP", "name": "http"});
         let egress: Vec<Value> = (1..=size).map(|number| json!({"port": port(number), "hosts": ["*/*"]})).collect();
@@ -120,6 +155,28 @@ fn four_times_the_object_is_looked_at_four_times_as_often() {
         assert!(small >= SMALL as u64, "{what}: only {small} visits are counted");
         assert!(large <= 5 * small, "{what}: {small} visits become {large}");
     }
+}
+
+#[test]
+fn whoever_has_no_patience_any_more_is_kept_waiting_by_no_object() {
+    let looked_at = |made: Made, patience: &Patience| {
+        let objects = made(LARGE);
+        let (last, others) = objects.split_last().unwrap();
+        let mut engine = Engine::new("cluster.local", MeshConfig::default());
+        let read =
+            |object: &Value| api::parse(object, &"Kubernetes".into()).objects.into_iter().map(|object| (object.key.clone(), Some(object)));
+        engine.apply(others.iter().flat_map(read));
+        let last: Vec<_> = read(last).collect();
+        let before = Visits::of_this_thread();
+        patience.compute(|| validate::of(&engine.clone().apply(last.clone()).world, &last[0].0));
+        let Visits { services, ports, routes, written, .. } = Visits::of_this_thread() - before;
+        services + ports + routes + written
+    };
+    let over = Patience::default();
+    over.end();
+    let [patient, impatient] = [Patience::default(), over].map(|patience| OBJECTS.map(|(_, made)| looked_at(made, &patience)));
+    let (patient, impatient): (u64, u64) = (patient.iter().sum(), impatient.iter().sum());
+    assert!(impatient < patient / 10, "{patient} visits, and {impatient} when nobody waits any more");
 }
 
 /// Returns what is looked at when the last of these objects is judged as admission does, the others being there.

@@ -4,6 +4,8 @@
 //! (rule 1). A batch marks what depends on what it changed; the stages then derive only that, in dependency order
 //! (policies and workloads → services → endpoints → identities and aliases → routes), and stop where the new value
 //! equals the old.
+//!
+//! Each stage ends when the patience with it is over: admission asks a copy, and throws that away then.
 
 mod credentials;
 mod definitions;
@@ -37,6 +39,7 @@ use super::{
 };
 use crate::{
     api::{ConfigId, Id, Kind, LocalId, Object, ObjectKey, istio, kubernetes, mesh_config::MeshConfig},
+    patience::Patient,
     visits::{Visit, Visited},
 };
 
@@ -91,6 +94,8 @@ struct Dirty {
     endpoints: Marks<ServiceKey>,
     services: Marks<ServiceKey>,
     routes: Marks<NamedKey>,
+    /// VirtualServices that lead to a service which differs.
+    leading: Marks<NamedKey>,
     touched: Touched,
     recomputed: usize,
 }
@@ -275,7 +280,7 @@ impl Engine {
     }
 
     fn derive_workloads(&mut self, world: &mut World, dirty: &mut Dirty) {
-        for key in dirty.workloads.take().into_iter().visiting(Visited::Object) {
+        for key in dirty.workloads.take().into_iter().patiently().visiting(Visited::Object) {
             dirty.recomputed += 1;
             let new = workloads::derive(&self.store, &key).map(|new| self.share_locality(world, new));
             let old = world.workloads.get(&key);
@@ -325,7 +330,7 @@ impl Engine {
     }
 
     fn derive_routes(&mut self, world: &mut World, dirty: &mut Dirty) {
-        for key in dirty.routes.take().into_iter().visiting(Visited::Route) {
+        for key in dirty.routes.take().into_iter().patiently().visiting(Visited::Route) {
             dirty.recomputed += 1;
             self.routes.derive(&self.store, world, &key, &mut dirty.touched);
         }

@@ -4,6 +4,7 @@ pub mod by_ptr;
 pub mod configured;
 pub mod credential;
 pub mod engine;
+mod first_seen;
 pub mod gateway;
 pub mod model;
 pub(in crate::mesh) mod names;

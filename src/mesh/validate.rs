@@ -7,6 +7,7 @@ mod destination_rules;
 mod endpoints;
 mod gateways;
 mod imports;
+mod lookups;
 mod routes;
 mod services;
 mod singletons;
@@ -156,6 +157,34 @@ spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}]}
                  gone.shop.svc.cluster.local; requests get 503",
                 "warning: VirtualService/shop/reviews spec.http[0].route[2].destination.port: reviews.shop.svc.cluster.local \
                  has no port 1; requests get 503",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_two_objects_multiply_is_bounded_and_told() {
+        let list = |count: usize, item: fn(usize) -> String| (0..count).map(item).collect::<Vec<_>>().join(", ");
+        let ports = list(50, |at| format!("{{number: {}, name: n{at}, protocol: HTTP}}", at + 1));
+        let entry = format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: a, namespace: shop}}\n\
+             spec: {{hosts: [a.example.com], resolution: STATIC, ports: [{ports}]}}\n"
+        );
+        let subsets = list(401, |at| format!("{{name: n{at}, labels: {{a: b}}}}"));
+        let rule = format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: a, namespace: shop}}\n\
+             spec: {{host: a.example.com, subsets: [{subsets}]}}\n"
+        );
+        let matches = list(1001, |at| format!("{{uri: {{exact: /{at}}}}}"));
+        let routes =
+            format!("{{hosts: [a.example.com], http: [{{match: [{matches}], route: [{{destination: {{host: a.example.com}}}}]}}]}}");
+        let found = findings(&(entry + &rule + &virtual_service("a", &routes)));
+        assert_eq!(
+            found,
+            [
+                "error: DestinationRule/shop/a spec.subsets: are 401 of a.example.com, which has 50 ports: there is room for 400. The first are \
+                 used, and requests for the others get 503",
+                "error: VirtualService/shop/a spec.hosts[0]: a.example.com has 50 ports, and 1001 routes for each are too many: it gets none, \
+                 and requests get 503"
             ]
         );
     }

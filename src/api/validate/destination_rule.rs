@@ -14,6 +14,10 @@ use crate::api::{
     },
 };
 
+/// Every port of the host has a cluster for each subset, and of a wildcard, every port of every service that it covers.
+const MOST_SUBSETS: usize = 1000;
+const MOST_SUBSETS_OF_WILDCARD: usize = 20;
+
 // Envoy's limits.
 const LARGEST_MAGLEV_TABLE: u64 = 5_000_011;
 const LARGEST_RING: u64 = 8 << 20;
@@ -26,6 +30,17 @@ impl Check<'_> {
             self.traffic_policy(policy, &at.field("trafficPolicy"));
         }
         let subsets = at.field("subsets");
+        let most = if rule.host.starts_with('*') { MOST_SUBSETS_OF_WILDCARD } else { MOST_SUBSETS };
+        if rule.subsets.len() > most {
+            let what = if rule.host.starts_with('*') { "a rule for a wildcard" } else { "a rule" };
+            self.error(
+                &subsets,
+                format!(
+                    "are {}, more than the {most} that {what} may have: each port of each service of the host gets as many clusters",
+                    rule.subsets.len()
+                ),
+            );
+        }
         let has_name_again = repeated(rule.subsets.iter().map(|subset| &subset.name));
         for ((index, subset), has_name_again) in rule.subsets.iter().enumerate().zip(has_name_again) {
             let at = subsets.index(index);

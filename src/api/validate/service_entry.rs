@@ -16,6 +16,9 @@ use crate::{
     visits::{Visit, Visited},
 };
 
+/// Each port of each host is a cluster.
+const MOST_CLUSTERS: usize = 40_000;
+
 /// Every endpoint is kept for each port of each host.
 const MOST_ENDPOINTS: usize = 200_000;
 
@@ -91,6 +94,20 @@ impl Check<'_> {
 
     /// Checks how much comes of it: each host has all ports, and each port all endpoints and addresses.
     fn entry_size(self, entry: &ServiceEntry, at: &Path<'_>) {
+        let clusters = entry.hosts.len().saturating_mul(entry.ports.len());
+        if clusters > MOST_CLUSTERS {
+            self.error(
+                at,
+                format!("hosts times ports make {clusters} clusters, more than the {MOST_CLUSTERS} that are possible: split it up"),
+            );
+        }
+        let kept = entry.hosts.len().saturating_mul(entry.subject_alt_names.len().max(entry.export_to.len()));
+        if kept > MOST_ENDPOINTS {
+            let message = format!(
+                "hosts times subjectAltNames (or exportTo) make {kept}, more than the {MOST_ENDPOINTS} that are possible: split it up"
+            );
+            self.error(at, message);
+        }
         let of_host = entry.ports.len().max(1).saturating_mul(entry.endpoints.len().max(entry.addresses.len()).max(1));
         let made = entry.hosts.len().saturating_mul(of_host);
         if made > MOST_ENDPOINTS {

@@ -604,7 +604,24 @@ fn what_would_be_multiplied_is_bounded() {
     let spec = format!("hosts: [{hosts}]\nresolution: NONE\nports: [{ports}]");
     let many =
         "error: spec: hosts times ports times endpoints (or addresses) make 200500, more than the 200000 that are possible: split it up";
+    let clusters = "error: spec: hosts times ports make 200500 clusters, more than the 40000 that are possible: split it up";
+    let all = said("ServiceEntry", &spec);
+    assert!(all.contains(&many.to_owned()) && all.contains(&clusters.to_owned()), "{all:?}");
+    let names = list(401, |at| format!("n{at}"));
+    let spec = format!("hosts: [{hosts}]\nresolution: NONE\nports: [{{number: 80, name: a, protocol: HTTP}}]\nexportTo: [{names}]");
+    let many = "error: spec: hosts times subjectAltNames (or exportTo) make 200500, more than the 200000 that are possible: split it up";
     assert_eq!(said("ServiceEntry", &spec), [many]);
+    for field in ["gateways", "exportTo"] {
+        let many = format!("error: spec.hosts: hosts times {field} make 200500, more than the 200000 that are possible: split it up");
+        assert_eq!(said("VirtualService", &format!("hosts: [{hosts}]\nhttp: [{{{TO}}}]\n{field}: [{names}]")), [many]);
+    }
+    let subsets = |count| list(count, |at| format!("{{name: n{at}, labels: {{a: b}}}}"));
+    let each = "each port of each service of the host gets as many clusters";
+    for (host, most, what) in [("a", 1000, "a rule"), ("'*.example.com'", 20, "a rule for a wildcard")] {
+        let many = format!("error: spec.subsets: are {}, more than the {most} that {what} may have: {each}", most + 1);
+        assert_eq!(said("DestinationRule", &format!("host: {host}\nsubsets: [{}]", subsets(most))), [""; 0]);
+        assert_eq!(said("DestinationRule", &format!("host: {host}\nsubsets: [{}]", subsets(most + 1))), [many]);
+    }
     let egress = list(1001, |at| format!("{{port: {{number: {}, protocol: HTTP, name: a}}, hosts: ['*/*']}}", at + 1));
     let many = "error: spec.egress: has 1001 listeners, more than the 1000 that are possible";
     assert_eq!(said("Sidecar", &format!("egress: [{egress}]")), [many]);

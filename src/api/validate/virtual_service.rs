@@ -36,6 +36,7 @@ impl Check<'_> {
         // Istio applies the rules for gateways to objects that are for both.
         self.hosts(&service.hosts, mesh && service.gateways.iter().all(|gateway| gateway == "mesh"), &at.field("hosts"));
         self.number_of_routes(service, &at.field("hosts"));
+        self.number_of_hosts(service, &at.field("hosts"));
         let http = at.field("http");
         for (index, route) in service.http.iter().enumerate().patiently() {
             self.http_route(route, delegate, &http.index(index));
@@ -85,6 +86,16 @@ impl Check<'_> {
         let made = service.hosts.len().saturating_mul(routes);
         if made > MOST_ROUTES {
             self.error(at, format!("hosts times matches make {made} routes, more than the {MOST_ROUTES} that are possible: split it up"));
+        }
+    }
+
+    /// Checks how often its hosts are held against those of Gateways and against other objects.
+    fn number_of_hosts(self, service: &VirtualService, at: &Path<'_>) {
+        for (list, length) in [("gateways", service.gateways.len()), ("exportTo", service.export_to.len())] {
+            let made = service.hosts.len().saturating_mul(length);
+            if made > MOST_ROUTES {
+                self.error(at, format!("hosts times {list} make {made}, more than the {MOST_ROUTES} that are possible: split it up"));
+            }
         }
     }
 

@@ -4,14 +4,17 @@
 //! counts. Endpoints are joined in any case (see [`super::endpoints`]).
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
     sync::Arc,
 };
 
 use smol_str::SmolStr;
 
 use crate::{
-    mesh::model::{Eclipsed, Obstacle, Protocol, Registry, Service, UNSPECIFIED, Visibility},
+    mesh::{
+        first_seen::FirstSeen,
+        model::{Eclipsed, Obstacle, Protocol, Registry, Service, UNSPECIFIED, Visibility},
+    },
     visits::{Visit, Visited},
 };
 
@@ -29,21 +32,25 @@ pub(super) fn join<'a>(definitions: impl Iterator<Item = &'a Service>) -> Option
     if let [only] = definitions[..] {
         return Some(Joined { service: only.clone(), eclipsed: Vec::new() });
     }
-    let mut views: Vec<Service> = Vec::new();
-    let is_kubernetes = |service: &Service| service.registry == Registry::Kubernetes;
-    for definition in &definitions {
+    let mut views: Vec<View> = Vec::new();
+    let mut by_visibility: HashMap<&Visibility, usize> = HashMap::new();
+    let mut has_kubernetes = false;
+    for definition in definitions.iter().visiting(Visited::Written) {
         // The same Service in several clusters is one, as the first of them has it.
-        if is_kubernetes(definition) && views.iter().any(is_kubernetes) {
+        if definition.registry == Registry::Kubernetes && std::mem::replace(&mut has_kubernetes, true) {
             continue;
         }
-        match views.iter_mut().find(|view| view.export_to == definition.export_to) {
-            None => views.push((*definition).clone()),
-            Some(view) if obstacle(view, definition).is_none() => add(view, definition),
-            Some(_) => {}
+        match by_visibility.entry(&definition.export_to) {
+            Entry::Vacant(free) => {
+                free.insert(views.len());
+                views.push(View::of(definition));
+            }
+            Entry::Occupied(at) => views[*at.get()].join(definition),
         }
     }
+    let mut views: Vec<Service> = views.into_iter().map(|view| view.service).collect();
     views.sort_by(|a, b| a.rank().cmp(&b.rank()));
-    let eclipsed = definitions.iter().filter_map(|definition| eclipsed(&views, definition)).collect();
+    let eclipsed = eclipsed(&views, &definitions);
     let mut views = views.into_iter();
     let mut service = views.next()?;
     service.other_views = views.map(Arc::new).collect();
@@ -65,33 +72,55 @@ fn obstacle(first: &Service, other: &Service) -> Option<Obstacle> {
 /// Addresses as ports share them.
 type Shared = Arc<[SmolStr]>;
 
-// As in istiod, a port is reached at the addresses of those that define it.
-fn add(service: &mut Service, other: &Service) {
-    let known: BTreeSet<u16> = service.ports.iter().map(|port| port.number).collect();
-    let own: Shared = service.addresses.iter().visiting(Visited::Written).cloned().collect();
-    let others: Shared = if other.addresses == service.addresses { Arc::clone(&own) } else { other.addresses.iter().cloned().collect() };
-    // Many ports have the same addresses: they are united once.
-    let mut united_from: Vec<(Shared, Shared)> = Vec::new();
-    for port in &other.ports {
-        let addresses = if known.contains(&port.number) {
-            let first = service.port_addresses.get(&port.number).unwrap_or(&own);
-            match united_from.iter().find(|(from, _)| Arc::ptr_eq(from, first)) {
-                Some((_, united)) => Arc::clone(united),
-                None => {
-                    let united = united(first, &others);
-                    united_from.push((Arc::clone(first), Arc::clone(&united)));
-                    united
-                }
-            }
-        } else {
-            service.ports.push(port.clone());
-            Arc::clone(&others)
-        };
-        if !Arc::ptr_eq(&addresses, &own) {
-            service.port_addresses.insert(port.number, addresses);
-        }
+/// What the definitions with one `exportTo` are together.
+struct View {
+    service: Service,
+    /// The numbers of its ports.
+    known: BTreeSet<u16>,
+    /// The addresses of the first.
+    own: Shared,
+}
+
+impl View {
+    fn of(first: &Service) -> Self {
+        let known = first.ports.iter().map(|port| port.number).collect();
+        let own = first.addresses.iter().visiting(Visited::Written).cloned().collect();
+        Self { service: first.clone(), known, own }
     }
-    service.joined.push(other.origin.clone());
+
+    /// Adds a definition, unless something is in the way. As in istiod, a port is reached at the addresses of those that define it.
+    fn join(&mut self, other: &Service) {
+        if obstacle(&self.service, other).is_some() {
+            return;
+        }
+        let Self { service, known, own } = self;
+        let others: Shared = if other.addresses == service.addresses { Arc::clone(own) } else { other.addresses.iter().cloned().collect() };
+        // Many ports have the same addresses: they are united once.
+        let mut united_from: Vec<(Shared, Shared)> = Vec::new();
+        let mut new = Vec::new();
+        for port in &other.ports {
+            let addresses = if known.contains(&port.number) {
+                let first = service.port_addresses.get(&port.number).unwrap_or(own);
+                match united_from.iter().find(|(from, _)| Arc::ptr_eq(from, first)) {
+                    Some((_, united)) => Arc::clone(united),
+                    None => {
+                        let united = united(first, &others);
+                        united_from.push((Arc::clone(first), Arc::clone(&united)));
+                        united
+                    }
+                }
+            } else {
+                service.ports.push(port.clone());
+                new.push(port.number);
+                Arc::clone(&others)
+            };
+            if !Arc::ptr_eq(&addresses, own) {
+                service.port_addresses.insert(port.number, addresses);
+            }
+        }
+        known.extend(new);
+        service.joined.push(other.origin.clone());
+    }
 }
 
 /// Returns the addresses of two definitions; one without any is reached at all.
@@ -105,13 +134,20 @@ fn united(first: &Shared, other: &Shared) -> Shared {
     first.iter().chain(other.iter().filter(|address| !known.contains(address))).cloned().collect()
 }
 
-/// Returns what of a definition has no effect: for those who see it, the first view that they see holds.
-fn eclipsed(views: &[Service], definition: &Service) -> Option<Eclipsed> {
-    let first = views.iter().find(|view| share_a_namespace(&view.export_to, &definition.export_to, ""))?;
-    if first.origin == definition.origin || (first.registry, definition.registry) == (Registry::Kubernetes, Registry::Kubernetes) {
-        return None;
-    }
-    behind(first, definition, obstacle(first, definition))
+/// Returns what of the definitions has no effect: for those who see one, the first view that they see holds.
+fn eclipsed(views: &[Service], definitions: &[&Service]) -> Vec<Eclipsed> {
+    let mut first = FirstSeen::default();
+    views.iter().enumerate().for_each(|(at, view)| first.add(at, &view.export_to));
+    let shown: Vec<Shown<'_>> = views.iter().map(Shown::of).collect();
+    let eclipsed = definitions.iter().filter_map(|definition| {
+        let first = &shown[first.seen_with(&definition.export_to, "")?];
+        let (service, registries) = (first.service, (first.service.registry, definition.registry));
+        if service.origin == definition.origin || registries == (Registry::Kubernetes, Registry::Kubernetes) {
+            return None;
+        }
+        first.before(definition, obstacle(service, definition))
+    });
+    eclipsed.collect()
 }
 
 /// Returns what services have no effect outside of their namespaces, because that of another namespace goes first there.
@@ -121,61 +157,69 @@ pub(super) fn eclipsed_abroad<'a>(services: impl Iterator<Item = &'a Arc<Service
     if services.len() < 2 {
         return Vec::new();
     }
+    // No two of them are of one namespace.
     services.sort_by(|a, b| a.rank().cmp(&b.rank()));
-    let eclipsed = services.iter().enumerate().filter_map(|(at, service)| {
-        let abroad = |first: &&&Arc<Service>| {
-            first.namespace != service.namespace && share_a_namespace(&first.export_to, &service.export_to, &service.namespace)
-        };
-        behind(services[..at].iter().find(abroad)?, service, Some(Obstacle::Namespace))
-    });
-    eclipsed.collect()
+    let mut seen = FirstSeen::default();
+    let mut shown: BTreeMap<usize, Shown<'_>> = BTreeMap::new();
+    let mut found = Vec::new();
+    for (at, service) in services.iter().enumerate() {
+        if let Some(first) = seen.seen_with(&service.export_to, &service.namespace) {
+            let first = shown.entry(first).or_insert_with(|| Shown::of(services[first]));
+            found.extend(first.before(service, Some(Obstacle::Namespace)));
+        }
+        seen.add(at, &service.export_to);
+    }
+    found
 }
 
-/// Returns what of a definition has no effect where another goes first; `None` where all of it has.
-fn behind(first: &Service, definition: &Service, obstacle: Option<Obstacle>) -> Option<Eclipsed> {
-    let protocols: BTreeMap<u16, Protocol> = first.ports.iter().rev().map(|port| (port.number, port.protocol)).collect();
-    let protocol = |number: u16| protocols.get(&number).copied();
-    let (known, lost): (Vec<_>, Vec<_>) = definition.ports.iter().partition(|port| protocol(port.number).is_some());
-    let eclipsed = Eclipsed {
-        hostname: definition.hostname.clone(),
-        object: definition.origin.object.clone(),
-        by: first.origin.object.clone(),
-        obstacle,
-        ports: lost.into_iter().map(|port| port.number).collect(),
-        protocols: known.into_iter().filter(|port| protocol(port.number) != Some(port.protocol)).map(|port| port.number).collect(),
-        fields: fields_without_effect(first, definition),
-    };
-    (!eclipsed.is_nothing()).then_some(eclipsed)
+/// What a service shows, to hold others against.
+struct Shown<'a> {
+    service: &'a Service,
+    protocols: BTreeMap<u16, Protocol>,
+    /// Where it is reached.
+    addresses: BTreeSet<&'a SmolStr>,
 }
 
-fn fields_without_effect(first: &Service, other: &Service) -> Vec<&'static str> {
-    let mut of_ports: Vec<&Shared> = Vec::new();
-    for addresses in first.port_addresses.values() {
-        if !of_ports.iter().any(|known| Arc::ptr_eq(known, addresses)) {
-            of_ports.push(addresses);
+impl<'a> Shown<'a> {
+    fn of(service: &'a Service) -> Self {
+        let mut of_ports: Vec<&Shared> = service.port_addresses.values().collect();
+        of_ports.sort_by_key(|addresses| Arc::as_ptr(addresses).cast::<()>());
+        of_ports.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        let reached = service.addresses.iter().chain(of_ports.into_iter().flat_map(|addresses| addresses.iter()));
+        Self {
+            service,
+            protocols: service.ports.iter().rev().visiting(Visited::Port).map(|port| (port.number, port.protocol)).collect(),
+            addresses: reached.visiting(Visited::Written).collect(),
         }
     }
-    let reached = first.addresses.iter().chain(of_ports.into_iter().flat_map(|addresses| addresses.iter()));
-    let known: BTreeSet<&SmolStr> = reached.visiting(Visited::Written).collect();
-    let lost_address = other.addresses.iter().any(|address| !known.contains(address));
-    let differing = [
-        (first.resolution != other.resolution, "resolution"),
-        (first.mesh_external != other.mesh_external, "location"),
-        (first.distribution != other.distribution, "traffic distribution"),
-        (lost_address, "addresses"),
-        (first.subject_alt_names != other.subject_alt_names, "subjectAltNames"),
-    ];
-    differing.into_iter().filter_map(|(differs, field)| differs.then_some(field)).collect()
-}
 
-/// Returns whether some namespace but `except` sees both.
-fn share_a_namespace(one: &Visibility, other: &Visibility, except: &str) -> bool {
-    match (one, other) {
-        (Visibility::Public, Visibility::Public) => true,
-        (Visibility::Namespaces(names), other) | (other, Visibility::Namespaces(names)) => {
-            names.iter().any(|name| name != except && other.allows(name))
-        }
-        (Visibility::None, _) | (_, Visibility::None) => false,
+    /// Returns what of a definition has no effect where this goes first; `None` where all of it has.
+    fn before(&self, definition: &Service, obstacle: Option<Obstacle>) -> Option<Eclipsed> {
+        let protocol = |number: u16| self.protocols.get(&number).copied();
+        let (known, lost): (Vec<_>, Vec<_>) = definition.ports.iter().partition(|port| protocol(port.number).is_some());
+        let eclipsed = Eclipsed {
+            hostname: definition.hostname.clone(),
+            object: definition.origin.object.clone(),
+            by: self.service.origin.object.clone(),
+            obstacle,
+            ports: lost.into_iter().map(|port| port.number).collect(),
+            protocols: known.into_iter().filter(|port| protocol(port.number) != Some(port.protocol)).map(|port| port.number).collect(),
+            fields: self.fields_without_effect(definition),
+        };
+        (!eclipsed.is_nothing()).then_some(eclipsed)
+    }
+
+    fn fields_without_effect(&self, other: &Service) -> Vec<&'static str> {
+        let first = self.service;
+        let lost_address = other.addresses.iter().any(|address| !self.addresses.contains(address));
+        let differing = [
+            (first.resolution != other.resolution, "resolution"),
+            (first.mesh_external != other.mesh_external, "location"),
+            (first.distribution != other.distribution, "traffic distribution"),
+            (lost_address, "addresses"),
+            (first.subject_alt_names != other.subject_alt_names, "subjectAltNames"),
+        ];
+        differing.into_iter().filter_map(|(differs, field)| differs.then_some(field)).collect()
     }
 }
 

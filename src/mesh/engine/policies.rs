@@ -25,6 +25,7 @@ use crate::{
         unsupported,
         world::World,
     },
+    patience::Patient,
     visits::{Visit, Visited},
 };
 
@@ -141,13 +142,13 @@ impl Engine {
     }
 
     /// Marks the services that a rule's host covers, and the routes that lead to them.
-    fn touch_ruled_services(&self, world: &World, host: &Hostname, dirty: &mut Dirty) {
+    fn touch_ruled_services(&self, host: &Hostname, dirty: &mut Dirty) {
         let covered: Vec<ServiceKey> = match host.is_wildcard() {
             true => self.definitions.all().filter(|key| host.covers(&key.hostname)).cloned().collect(),
             false => self.definitions.named(host).cloned().collect(),
         };
-        for key in covered {
-            dirty.touched.routes.extend(self.routes.hosts_routing_to(&key.hostname, world));
+        for key in covered.into_iter().patiently() {
+            dirty.leading.extend(self.routes.leading_to(&key.hostname).cloned());
             dirty.touched.services.insert(key.hostname);
         }
     }
@@ -280,7 +281,7 @@ impl Tabled for DestinationRule {
         for (key, new) in by_host {
             dirty.recomputed += 1;
             relist_rules(world, &key, new);
-            engine.touch_ruled_services(world, &key.1, dirty);
+            engine.touch_ruled_services(&key.1, dirty);
         }
     }
 }

@@ -5,13 +5,16 @@ use std::{collections::BTreeSet, sync::Arc};
 use imbl::OrdMap;
 
 use super::{links::Links, store::Store};
-use crate::mesh::{
-    model::Hostname,
-    routing::{
-        istio::{self, Defaults},
-        model::{GatewayRef, RouteSet},
+use crate::{
+    mesh::{
+        model::Hostname,
+        routing::{
+            istio::{self, Defaults},
+            model::{GatewayRef, RouteSet},
+        },
+        world::{NamedKey, Touched, World},
     },
-    world::{NamedKey, Touched, World},
+    patience::Patient,
 };
 
 /// What routes read besides their own object.
@@ -29,10 +32,9 @@ impl RouteLinks {
         self.delegates.readers_of(delegate).cloned().collect()
     }
 
-    /// Returns the hosts of VirtualServices that route to a host.
-    pub(super) fn hosts_routing_to(&self, host: &Hostname, world: &World) -> Vec<Hostname> {
-        let routing = self.destinations.readers_of(host).filter_map(|key| world.routes.get(key));
-        routing.flat_map(|routes| routes.hosts.iter().cloned()).collect()
+    /// Returns the VirtualServices that route to a host.
+    pub(super) fn leading_to(&self, host: &Hostname) -> impl Iterator<Item = &NamedKey> {
+        self.destinations.readers_of(host)
     }
 
     #[cfg(test)]
@@ -85,7 +87,7 @@ fn relist<K: Ord + Clone>(
     now: BTreeSet<K>,
     new: Option<&Arc<RouteSet>>,
 ) {
-    for at in old.union(&now) {
+    for at in old.union(&now).patiently() {
         let listed = table.get(at).map(|list| list.as_slice()).unwrap_or_default();
         let mut list: Vec<Arc<RouteSet>> =
             listed.iter().filter(|routes| (&routes.namespace, &routes.name) != (&key.0, &key.1)).cloned().collect();

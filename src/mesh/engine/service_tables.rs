@@ -17,6 +17,7 @@ use crate::{
         policy::mtls,
         world::World,
     },
+    patience::Patient,
     visits::{Visit, Visited},
 };
 
@@ -31,7 +32,7 @@ struct Found {
 
 impl Engine {
     pub(super) fn derive_definitions(&mut self, world: &mut World, dirty: &mut Dirty) {
-        for id in dirty.definitions.take().into_iter().visiting(Visited::Object) {
+        for id in dirty.definitions.take().into_iter().patiently().visiting(Visited::Object) {
             dirty.recomputed += 1;
             let of_namespace = |object: &Object| self.distributions.get(&object.key.namespace).copied().unwrap_or_default();
             let services =
@@ -48,7 +49,7 @@ impl Engine {
     }
 
     pub(super) fn derive_endpoints(&mut self, world: &mut World, dirty: &mut Dirty) {
-        for key in dirty.endpoints.take().into_iter().visiting(Visited::Service) {
+        for key in dirty.endpoints.take().into_iter().patiently().visiting(Visited::Service) {
             dirty.recomputed += 1;
             let found = self.endpoints_of(world, &key);
             let new = Arc::new(found.endpoints);
@@ -95,7 +96,7 @@ impl Engine {
 
     pub(super) fn derive_services(&mut self, world: &mut World, dirty: &mut Dirty) {
         let mut hosts = BTreeSet::new();
-        for key in dirty.services.take().into_iter().visiting(Visited::Service) {
+        for key in dirty.services.take().into_iter().patiently().visiting(Visited::Service) {
             dirty.recomputed += 1;
             let joined = joining::join(self.definitions.of(&key));
             let (service, eclipsed) = joined.map(|joined| (joined.service, joined.eclipsed)).unzip();
@@ -106,7 +107,7 @@ impl Engine {
                 continue;
             }
             if !same_shape(old.map(|old| &**old), new.as_ref()) {
-                dirty.touched.routes.extend(self.routes.hosts_routing_to(&key.hostname, world));
+                dirty.leading.extend(self.routes.leading_to(&key.hostname).cloned());
                 touch_proxies(world, &key, new.as_ref(), dirty);
             }
             dirty.touched.services.insert(key.hostname.clone());
@@ -121,10 +122,13 @@ impl Engine {
                 None => _ = world.services.remove(&key),
             }
         }
-        for host in hosts {
+        for host in hosts.into_iter().patiently() {
             let eclipsed = joining::eclipsed_abroad(world.services_named(&host));
             note(&mut world.eclipsed_abroad, &host, eclipsed);
         }
+        let leading = dirty.leading.take();
+        let hosts = leading.iter().filter_map(|key| world.routes.get(key)).flat_map(|routes| &routes.hosts);
+        dirty.touched.routes.extend(hosts.patiently().visiting(Visited::Written).cloned());
     }
 
     /// Adds what other objects say about a service: identities of its endpoints, aliases, addresses in other clusters.

@@ -14,10 +14,33 @@ use crate::{
     },
 };
 
+/// The most clusters of subsets that one service has. Subsets and ports are of two objects, whose owners may not know of each other.
+const MOST_CLUSTERS: usize = 20_000;
+
 /// Returns the rule for a service as proxies of `namespace` see it: the client's namespace (of the root namespace only what
 /// is private to it), then the service's, then the root namespace. In each the most specific host counts, even if its
 /// rules are for other clients. `selecting` are the rules with a `workloadSelector` that selects the proxies.
 pub fn effective(world: &World, namespace: &str, selecting: &[ObjectKey], service: &Service) -> Option<Arc<EffectiveDestinationRule>> {
+    applicable(world, namespace, selecting, service).map(|rule| within_bounds(rule, service.ports.len()))
+}
+
+/// Returns how many subsets a service of so many ports may have.
+pub(in crate::mesh) fn most_subsets(ports: usize) -> usize {
+    MOST_CLUSTERS / ports.max(1)
+}
+
+/// Returns the rule with no more subsets than a service of so many ports may have: the first ones.
+fn within_bounds(rule: Arc<EffectiveDestinationRule>, ports: usize) -> Arc<EffectiveDestinationRule> {
+    let most = most_subsets(ports);
+    if rule.subsets.len() <= most {
+        return rule;
+    }
+    let mut fewer = EffectiveDestinationRule::clone(&rule);
+    fewer.subsets.truncate(most);
+    Arc::new(fewer)
+}
+
+fn applicable(world: &World, namespace: &str, selecting: &[ObjectKey], service: &Service) -> Option<Arc<EffectiveDestinationRule>> {
     if world.rules_by_host.is_empty() {
         return None;
     }

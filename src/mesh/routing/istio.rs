@@ -23,6 +23,7 @@ use crate::{
         model::{Hostname, NamedKey, Origin, Precedence, Visibility},
         names::{full_hostname, visibility},
     },
+    patience::Patient,
 };
 
 /// What the mesh's settings say where an object does not.
@@ -88,7 +89,7 @@ fn http_rules(
     let at = |position| RulePrecedence { object: Arc::clone(precedence), position };
     let mut rules = HttpRules::default();
     let mut made: usize = 0;
-    for (index, route) in spec.http.iter().enumerate() {
+    for (index, route) in spec.http.iter().enumerate().patiently() {
         let rule = reader.http_rule(index, route, at(rules.http.len()));
         let Some(delegate) = &route.delegate else {
             rules.http.push(rule);
@@ -103,7 +104,7 @@ fn http_rules(
             }
         };
         let leaf_reader = Reader::new(object, reader.domain);
-        for (index, route) in leaf.http.iter().enumerate().filter(|(_, route)| route.delegate.is_none()) {
+        for (index, route) in leaf.http.iter().enumerate().filter(|(_, route)| route.delegate.is_none()).patiently() {
             let narrower = leaf_reader.http_rule(index, route, at(rules.http.len()));
             let source = narrower.source.clone();
             made = made.saturating_add(rule.matches.len().max(1) * narrower.matches.len().max(1) * spec.hosts.len());

@@ -1,20 +1,23 @@
 //! VirtualServices: destinations, subsets, gateways, hosts that another one has.
 
 use std::{
-    cell::OnceCell,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
+use super::lookups::{Known, Lookups};
 use crate::{
-    api::{ConfigId, Diagnostic, host_index::HostIndex},
+    api::{ConfigId, Diagnostic},
     mesh::{
-        model::{Hostname, Service, Visibility},
-        policy::destination_rule,
-        routing::model::{Destination, GatewayRef, HttpAction, RouteSet, RuleSource, WeightedDestination},
+        first_seen::FirstSeen,
+        model::Hostname,
+        routing::{
+            model::{Destination, GatewayRef, HttpAction, RouteSet, RuleSource, WeightedDestination},
+            selection,
+        },
         traffic::EffectiveDestinationRule,
         unsupported::CLAIMS_AT_SIDECARS,
-        world::{NamedKey, World},
+        world::{Gateway, NamedKey, World},
     },
     patience::Patient,
     visits::{self, Visit, Visited},
@@ -25,18 +28,20 @@ const MOST_NAMED: usize = 20;
 
 pub(super) fn check(world: &World) -> Vec<Diagnostic> {
     let mut found = Vec::new();
-    let wildcards = Wildcards::of(world);
+    let lookups = Lookups::of(world);
     for routes in world.routes.values().visiting(Visited::Route) {
-        Check { world, wildcards: &wildcards, routes, found: &mut found }.run();
+        Check { world, lookups: &lookups, routes, found: &mut found }.run();
     }
     let mut places = BTreeMap::new();
     for (host, listed) in &world.routes_by_host {
         visits::count(Visited::Route, listed.len());
-        for (at, routes) in listed.iter().enumerate().skip(1) {
-            if let Some(winner) = winner(routes, &listed[..at]) {
+        let mut first = FirstSeen::default();
+        for (at, routes) in listed.iter().enumerate().filter(|_| listed.len() > 1) {
+            if let Some(winner) = first.as_wide_as(&routes.export_to) {
                 let places = places.entry(&routes.origin.object).or_insert_with(|| places_of(routes));
-                found.push(conflict(host, places, routes, winner));
+                found.push(conflict(host, places, routes, &listed[winner]));
             }
+            first.add(at, &routes.export_to);
         }
     }
     found
@@ -46,29 +51,26 @@ pub(super) fn check(world: &World) -> Vec<Diagnostic> {
 /// where it is a delegate, about what others take over from it.
 pub(super) fn of(world: &World, key: &NamedKey) -> Vec<Diagnostic> {
     let mut found = Vec::new();
-    let wildcards = Wildcards::of(world);
+    let lookups = Lookups::of(world);
     for root in world.routes_by_delegate.get(key).into_iter().flat_map(|roots| roots.iter()) {
-        Check { world, wildcards: &wildcards, routes: root, found: &mut found }.run();
+        Check { world, lookups: &lookups, routes: root, found: &mut found }.run();
     }
     found.retain(|finding| finding.object.as_ref().is_some_and(|of| (&of.namespace, &of.name) == (&key.0, &key.1)));
     let Some(routes) = world.routes.get(key) else { return found };
-    Check { world, wildcards: &wildcards, routes, found: &mut found }.run();
+    Check { world, lookups: &lookups, routes, found: &mut found }.run();
     let places = places_of(routes);
     for host in routes.hosts.iter().collect::<BTreeSet<_>>().into_iter().patiently() {
         let listed = world.routes_by_host.get(host).map(|listed| listed.as_slice()).unwrap_or_default();
-        let at = listed.iter().position(|other| other.origin.object == routes.origin.object);
-        found.extend(at.and_then(|at| winner(routes, &listed[..at])).map(|winner| conflict(host, &places, routes, winner)));
+        let mut first = FirstSeen::default();
+        let older = listed.iter().take_while(|other| other.origin.object != routes.origin.object);
+        older.patiently().visiting(Visited::Route).enumerate().for_each(|(at, older)| first.add(at, &older.export_to));
+        found.extend(first.as_wide_as(&routes.export_to).map(|winner| conflict(host, &places, routes, &listed[winner])));
     }
     found
 }
 
-/// Returns whose routes go before these. An older VirtualService for the same host wins wherever both are seen and it has routes;
-/// there is no merging (contract §6.2).
-fn winner<'a>(routes: &RouteSet, older: &'a [Arc<RouteSet>]) -> Option<&'a RouteSet> {
-    older.iter().find(|older| meet(&older.export_to, &routes.export_to)).map(|older| &**older)
-}
-
-/// Returns the finding that the routes for a host are ignored.
+/// Returns the finding that the routes for a host are ignored. An older VirtualService for the same host wins wherever both are seen
+/// and it has routes; there is no merging (contract §6.2).
 fn conflict(host: &Hostname, places: &Places<'_>, routes: &RouteSet, winner: &RouteSet) -> Diagnostic {
     let message = format!(
         "{host} is routed by {} too, which goes first by age, then name: these routes are ignored for proxies and ports that it has any for",
@@ -86,47 +88,20 @@ fn places_of(routes: &RouteSet) -> Places<'_> {
     routes.hosts.iter().enumerate().rev().visiting(Visited::Written).map(|(at, host)| (host, at)).collect()
 }
 
-/// Returns whether neither is narrower than the other and some namespace sees both. (The narrower of two wins on purpose.)
-fn meet(a: &Visibility, b: &Visibility) -> bool {
-    match (a, b) {
-        (Visibility::Public, Visibility::Public) => true,
-        (Visibility::Namespaces(a), Visibility::Namespaces(b)) => a.iter().any(|name| b.contains(name)),
-        _ => false,
-    }
-}
-
-/// The services that are wildcards, looked up once for all destinations that no service has.
-struct Wildcards<'a> {
-    world: &'a World,
-    index: OnceCell<HostIndex>,
-}
-
-impl<'a> Wildcards<'a> {
-    fn of(world: &'a World) -> Self {
-        Self { world, index: OnceCell::new() }
-    }
-
-    fn cover(&self, host: &Hostname) -> bool {
-        let hosts = || self.world.services.keys().visiting(Visited::Service).map(|key| &key.hostname);
-        // Wildcards sort before names.
-        let index = self.index.get_or_init(|| hosts().take_while(|host| host.is_wildcard()).map(Hostname::as_str).collect());
-        index.covering(host.as_str()).is_some()
-    }
-}
-
-struct Check<'a> {
-    world: &'a World,
-    wildcards: &'a Wildcards<'a>,
+struct Check<'a, 'w> {
+    world: &'w World,
+    lookups: &'a Lookups<'w>,
     routes: &'a RouteSet,
     found: &'a mut Vec<Diagnostic>,
 }
 
-impl Check<'_> {
+impl<'w> Check<'_, 'w> {
     fn run(&mut self) {
         self.destinations();
         self.gateways();
         self.unreachable();
         self.left_out();
+        self.too_many();
         self.claims_of_delegates();
     }
 
@@ -192,6 +167,19 @@ impl Check<'_> {
         self.warn_at(source, field, format!("has no effect: {named} before it matches every request"));
     }
 
+    /// Finds the hosts for which these are too many routes.
+    fn too_many(&mut self) {
+        let routes: usize = self.routes.http.iter().map(|rule| rule.matches.len().max(1)).sum();
+        for (index, host) in self.routes.hosts.iter().enumerate().patiently() {
+            let ports = self.world.services_named(host).map(|service| service.ports.len()).max().unwrap_or_default();
+            if selection::is_too_much(routes, ports) {
+                let message =
+                    format!("{host} has {ports} ports, and {routes} routes for each are too many: it gets none, and requests get 503");
+                self.found.push(Diagnostic::error(format!("spec.hosts[{index}]"), message).of(&self.routes.origin.object));
+            }
+        }
+    }
+
     fn left_out(&mut self) {
         for rule in &self.routes.left_out {
             self.warn_at(&rule.source, rule.field, format!("{}: the route is left out", rule.reason));
@@ -207,54 +195,59 @@ impl Check<'_> {
     fn destination(&mut self, source: &RuleSource, field: &str, destination: &Destination) {
         let host = &destination.host;
         let namespace = &self.routes.namespace;
-        let candidates = self.world.services_named(host).filter(|service| service.export_to.allows(namespace));
-        let Some(service) = candidates.min_by_key(|service| service.namespace != *namespace) else {
-            if !self.wildcards.cover(host) {
+        let Some(known) = self.lookups.destination(namespace, host) else {
+            if !self.lookups.is_covered(host) {
                 self.warn_at(source, &format!("{field}.host"), format!("no service has the host {host}; requests get 503"));
             }
             return;
         };
-        if let Some(port) = destination.port.filter(|port| service.external_name.is_none() && service.port(*port).is_none()) {
+        if let Some(port) = destination.port.filter(|port| known.service.external_name.is_none() && !known.has_port(*port)) {
             self.warn_at(source, &format!("{field}.port"), format!("{host} has no port {port}; requests get 503"));
         }
-        self.subset(source, field, destination, service);
+        self.subset(source, field, destination, &known);
     }
 
-    fn subset(&mut self, source: &RuleSource, field: &str, destination: &Destination, service: &Service) {
+    fn subset(&mut self, source: &RuleSource, field: &str, destination: &Destination, known: &Known<'w>) {
         let subset = &destination.subset;
         if subset.is_empty() {
             return;
         }
-        let rule = destination_rule::effective(self.world, &self.routes.namespace, &[], service);
-        if rule.as_ref().is_some_and(|rule| rule.subsets.iter().any(|known| known.name == *subset)) {
+        let subsets = self.lookups.subsets(&self.routes.namespace, known);
+        if subsets.is_some_and(|subsets| subsets.has(subset)) {
             return;
         }
         let message = format!(
             "subset {subset} of {} is defined by no DestinationRule; requests get 503{}",
             destination.host,
-            rule.map(|rule| known_subsets(&rule)).unwrap_or_default()
+            subsets.map(|subsets| known_subsets(&subsets.rule)).unwrap_or_default()
         );
         self.warn_at(source, &format!("{field}.subset"), message);
     }
 
     fn gateways(&mut self) {
-        let mut bound = Vec::new();
+        let mut bound: Vec<&Arc<Gateway>> = Vec::new();
+        let mut seen = BTreeSet::new();
+        let mut all_found = true;
         // Of a Gateway that is not open as a whole, the hosts of the rest are known alone.
         let mut open = true;
         for (index, gateway) in self.routes.gateways.iter().enumerate() {
-            let GatewayRef::Object(id @ ConfigId { namespace, name, .. }) = gateway else { continue };
+            let GatewayRef::Object(id @ ConfigId { namespace, name, .. }) = gateway else {
+                all_found = false;
+                continue;
+            };
+            if !seen.insert(id) {
+                continue;
+            }
             open &= !self.world.unsupported.contains_key(id);
             match self.world.gateways.get(&(namespace.clone(), name.clone())) {
                 Some(gateway) => bound.push(gateway),
-                None => self.warn(format!("spec.gateways[{index}]"), format!("there is no Gateway {namespace}/{name}")),
+                None => {
+                    all_found = false;
+                    self.warn(format!("spec.gateways[{index}]"), format!("there is no Gateway {namespace}/{name}"));
+                }
             }
         }
-        let all_found = bound.len() == self.routes.gateways.len();
-        let served = bound.iter().flat_map(|gateway| &gateway.spec.listeners).flat_map(|listener| &listener.hosts);
-        let is_taken = || {
-            let served: HostIndex = served.map(|of| of.host.as_str()).collect();
-            self.routes.hosts.iter().any(|host| served.overlapping(host.as_str()).is_some())
-        };
+        let is_taken = || bound.iter().patiently().any(|gateway| self.lookups.serves(gateway, &self.routes.hosts));
         if all_found && open && !bound.is_empty() && !is_taken() {
             let names: BTreeSet<String> = bound.iter().map(|gateway| gateway.origin.object.to_string()).collect();
             let names: Vec<String> = names.into_iter().collect();

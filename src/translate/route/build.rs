@@ -47,6 +47,10 @@ pub(super) fn virtual_host(input: &VirtualHostInput) -> Built<VirtualHost> {
         }
         Content::AllowAny => host.routes = vec![catch_all("allow_any", pass_through())],
         Content::BlockAll => host.routes = vec![catch_all("block_all", action::direct_response(502, &[]))],
+        Content::Closed(by) => {
+            host.routes = vec![catch_all("closed", action::direct_response(503, &[]))];
+            origins.push(by.clone());
+        }
         Content::BlackHole => host.include_request_attempt_count = false,
     }
     origins.sort();

@@ -82,6 +82,8 @@ enum Content {
     AllowAny,
     /// Unknown destinations are refused.
     BlockAll,
+    /// A service for which this object has too many routes: it gets none.
+    Closed(Origin),
     /// A gateway without routes: no request finds one.
     BlackHole,
 }

@@ -270,7 +270,11 @@ impl<'a> TableContext<'a> {
             }
             for service in entry.services.iter().filter(|service| done.insert(&service.hostname)) {
                 let domains = domains::of_service(service, port, &self.class.dns_domain);
-                push(&service.hostname, taken.claim(&service.origin, domains, &known), of_routes(&entry.selection));
+                let content = match entry.selection.is_too_much_for(service.ports.len()) {
+                    true => Content::Closed(entry.selection.routes.origin.clone()),
+                    false => of_routes(&entry.selection),
+                };
+                push(&service.hostname, taken.claim(&service.origin, domains, &known), content);
             }
         }
         for (host, service) in &view.services {
