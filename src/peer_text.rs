@@ -41,6 +41,19 @@ pub fn escaped(line: &str) -> String {
     shown
 }
 
+/// Returns JSON of any length with what is hostile in it escaped as JSON escapes it. It says what it said.
+pub fn escaped_in_json(json: &str) -> String {
+    let mut shown = String::with_capacity(json.len());
+    for char in json.chars() {
+        if is_hostile(char) {
+            char.encode_utf16(&mut [0; 2]).iter().for_each(|unit| shown.push_str(&format!("\\u{unit:04x}")));
+        } else {
+            shown.push(char);
+        }
+    }
+    shown
+}
+
 fn push(shown: &mut String, char: char) {
     if is_hostile(char) { shown.extend(char.escape_default()) } else { shown.push(char) }
 }

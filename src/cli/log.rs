@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write, stderr};
 
 use tracing_subscriber::{EnvFilter, filter::ParseError, fmt::MakeWriter};
 
-use crate::peer_text::escaped;
+use crate::peer_text::{escaped, escaped_in_json};
 
 /// Starts logging to stderr, in colours if it is a terminal, at `level`: `info`, `istiod_lite=debug,info`, or in istiod's form,
 /// `default:info,ads:debug`.
@@ -16,11 +16,13 @@ pub(super) fn start(level: &str, json: bool) -> Result<(), ParseError> {
     // kube logs every request that fails; the caller logs once what it means.
     let quiet = if level.contains("kube_client") { "" } else { ",kube_client=off" };
     let filter = EnvFilter::builder().parse(format!("{level}{quiet}"))?;
-    let logger = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Lines).with_ansi(stderr().is_terminal());
+    let logger = tracing_subscriber::fmt().with_env_filter(filter);
     if json {
-        logger.json().init();
+        logger.with_ansi(false).with_writer(Lines(Form::Json)).json().init();
+    } else if stderr().is_terminal() {
+        logger.with_ansi(true).with_writer(Lines(Form::Colours)).init();
     } else {
-        logger.init();
+        logger.with_ansi(false).with_writer(Lines(Form::Text)).init();
     }
     if !unknown.is_empty() {
         tracing::warn!(scopes = unknown.join(","), "the log has no such scopes; write as istiod_lite::xds=debug,info");
@@ -30,19 +32,28 @@ pub(super) fn start(level: &str, json: bool) -> Result<(), ParseError> {
 
 /// Writes each entry as one line, whatever is in it: nobody whose words are logged can write a line that looks like ours.
 #[derive(Clone, Copy, Debug)]
-struct Lines;
+struct Lines(Form);
+
+/// How entries are written.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    Text,
+    /// With the logger's colours, which escapes those of others.
+    Colours,
+    Json,
+}
 
 impl MakeWriter<'_> for Lines {
     type Writer = Self;
 
     fn make_writer(&self) -> Self {
-        Self
+        *self
     }
 }
 
 impl Write for Lines {
     fn write(&mut self, entry: &[u8]) -> io::Result<usize> {
-        stderr().lock().write_all(one_line(entry, stderr().is_terminal()).as_bytes())?;
+        stderr().lock().write_all(one_line(entry, self.0).as_bytes())?;
         Ok(entry.len())
     }
 
@@ -51,13 +62,14 @@ impl Write for Lines {
     }
 }
 
-/// Returns an entry as one line. The colours are the logger's, which escapes those of others.
-fn one_line(entry: &[u8], in_colours: bool) -> String {
+/// Returns an entry as one line.
+fn one_line(entry: &[u8], form: Form) -> String {
     let text = String::from_utf8_lossy(entry);
     let text = text.strip_suffix('\n').unwrap_or(&text);
-    let mut line = match in_colours {
-        true => text.split('\u{1b}').map(escaped).collect::<Vec<_>>().join("\u{1b}"),
-        false => escaped(text),
+    let mut line = match form {
+        Form::Text => escaped(text),
+        Form::Colours => text.split('\u{1b}').map(escaped).collect::<Vec<_>>().join("\u{1b}"),
+        Form::Json => escaped_in_json(text),
     };
     line.push('\n');
     line
@@ -95,8 +107,17 @@ mod tests {
     #[test]
     fn an_entry_is_one_line_whatever_it_says() {
         let forged = "INFO a: x\n2026-01-01 ERROR b: y\u{1b}[2J\u{9b}\n";
-        assert_eq!(one_line(forged.as_bytes(), false), "INFO a: x\\n2026-01-01 ERROR b: y\\u{1b}[2J\\u{9b}\n");
-        assert_eq!(one_line(b"\x1b[32mINFO\x1b[0m x\ny\n", true), "\u{1b}[32mINFO\u{1b}[0m x\\ny\n");
+        assert_eq!(one_line(forged.as_bytes(), Form::Text), "INFO a: x\\n2026-01-01 ERROR b: y\\u{1b}[2J\\u{9b}\n");
+        assert_eq!(one_line(b"\x1b[32mINFO\x1b[0m x\ny\n", Form::Colours), "\u{1b}[32mINFO\u{1b}[0m x\\ny\n");
+    }
+
+    #[test]
+    fn an_entry_in_json_stays_json_and_has_nothing_hostile_in_it() {
+        let said = "a\n\u{1b}[2J\u{7f}\u{9b}\u{202e}\u{2028}\u{feff}\"}\\";
+        let entry = serde_json::json!({"message": said}).to_string() + "\n";
+        let line = one_line(entry.as_bytes(), Form::Json);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&line).unwrap()["message"], said);
+        assert!(line.trim_end().is_ascii() && !line.trim_end().contains(|c: char| c.is_control()), "{line:?}");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::{
         validate,
         world::World,
     },
-    peer_text::escaped,
+    peer_text::{escaped, escaped_in_json},
     source::{
         folder::{Contents, read_paths},
         locations::ObjectLocations,
@@ -201,7 +201,7 @@ fn resources(view: &View, kind: ResourceType) -> Value {
 
 fn print(value: &Value, format: Format) -> anyhow::Result<()> {
     match format {
-        Format::Json => println!("{}", serde_json::to_string_pretty(value)?),
+        Format::Json => serde_json::to_string_pretty(value)?.lines().for_each(|line| println!("{}", escaped_in_json(line))),
         Format::Yaml => print!("{}", serde_norway::to_string(value)?),
     }
     Ok(())

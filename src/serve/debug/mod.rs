@@ -20,6 +20,7 @@ pub(super) use access::Access;
 use super::{convergence::Convergence, findings::CurrentFindings, readiness::Readiness};
 use crate::{
     mesh::world::World,
+    peer_text::escaped_in_json,
     version,
     xds::{
         classes::Classes,
@@ -177,8 +178,10 @@ fn find(path: &str) -> Option<(&'static Page, BTreeMap<String, String>)> {
     Some((page, query))
 }
 
+/// Returns JSON for a terminal: what objects and proxies wrote does nothing to it.
 fn to_text(value: &Value, pretty: bool) -> String {
-    if pretty { format!("{value:#}\n") } else { format!("{value}\n") }
+    let text = if pretty { format!("{value:#}") } else { value.to_string() };
+    text.lines().flat_map(|line| [escaped_in_json(line), "\n".to_owned()]).collect()
 }
 
 fn list(_: &DebugState, _: &PageRequest) -> Reply {

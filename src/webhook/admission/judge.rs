@@ -12,6 +12,7 @@ use crate::{
         value::{Allowance, from_json},
     },
     mesh::{engine::Engine, validate},
+    peer_text::PeerText,
     webhook::review::{AdmissionRequest, AdmissionResponse},
 };
 
@@ -211,12 +212,13 @@ impl<'o> Outline<'o> {
     }
 
     fn named(&self, request: &AdmissionRequest<'_>) -> String {
-        format!("{}/{}/{}", self.kind, request.namespace, request.name)
+        PeerText::new(&format!("{}/{}/{}", self.kind, request.namespace, request.name)).to_string()
     }
 }
 
 fn not_read(kind: &UnreadKind, request: &AdmissionRequest<'_>) -> String {
-    format!("{}/{}/{}: is not read by istiod-lite: it has no effect", kind.name, request.namespace, request.name)
+    let named = format!("{}/{}/{}", kind.name, request.namespace, request.name);
+    format!("{}: is not read by istiod-lite: it has no effect", PeerText::new(&named))
 }
 
 /// Returns the object with the namespace and name under which it will be stored. A name that the API server is yet to make has

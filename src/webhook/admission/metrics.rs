@@ -8,6 +8,7 @@ use prometheus_client::{
 
 use super::judge::RefusalReason;
 use crate::{
+    api::{ApiResource, Kind},
     metrics::{ExactCounter, MetricLabels},
     webhook::review::GroupVersionResource,
 };
@@ -37,10 +38,8 @@ impl AdmissionMetrics {
     }
 
     pub(super) fn count(&self, resource: &GroupVersionResource, refused: Option<RefusalReason>) {
-        // What a resource is called is the API server's word: whoever else asks must not make series without end.
-        let known = |text: &str| if text.len() <= 64 { text.to_owned() } else { "unknown".to_owned() };
-        let (group, version) = (("group", known(&resource.group)), ("version", known(&resource.version)));
-        let resource = ("resource", known(&resource.resource));
+        let [group, version, resource] = known(resource).map(ToOwned::to_owned);
+        let (group, version, resource) = (("group", group), ("version", version), ("resource", resource));
         match refused {
             None => self.passed.get_or_create(&[group, version, resource]).inc(),
             Some(reason) => self.failed.get_or_create(&[group, version, resource, ("reason", reason.as_str().to_owned())]).inc(),
@@ -49,5 +48,32 @@ impl AdmissionMetrics {
 
     pub(super) fn not_understood(&self, status: StatusCode) {
         self.http_errors.get_or_create(&[("status", status.as_u16().to_string())]).inc();
+    }
+}
+
+/// Returns what names a resource that is read. Anybody may ask about others, and must not make series without end.
+fn known(resource: &GroupVersionResource) -> [&str; 3] {
+    let GroupVersionResource { group, version, resource } = resource;
+    let mut read = Kind::ALL.into_iter().filter(|kind| kind.is_istio()).filter_map(Kind::resource);
+    let is_read =
+        |known: &'static ApiResource| known.group == *group && known.plural == *resource && known.versions.contains(&version.as_str());
+    if read.any(is_read) { [group, version, resource] } else { ["unknown"; 3] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resources_that_are_not_read_have_one_name() {
+        let named = |group: &str, version: &str, resource: &str| {
+            let written = serde_json::json!({"group": group, "version": version, "resource": resource});
+            let read: GroupVersionResource = serde_json::from_value(written).unwrap();
+            known(&read).map(ToOwned::to_owned)
+        };
+        assert_eq!(named("networking.istio.io", "v1", "gateways"), ["networking.istio.io", "v1", "gateways"]);
+        for (group, version, resource) in [("networking.istio.io", "v9", "gateways"), ("a\nb", "v1", "gateways"), ("", "v1", "pods")] {
+            assert_eq!(named(group, version, resource), ["unknown"; 3]);
+        }
     }
 }
