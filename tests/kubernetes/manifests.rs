@@ -34,10 +34,25 @@ async fn every_way_to_install_is_taken_and_opens_what_it_says() -> Result<()> {
     ensure!(ports(&plaintext)?.contains(&json!(15010)) && policy(&plaintext)?.contains(&json!(15010)), "{:?}", ports(&plaintext)?);
     ensure!(container(&plaintext)?["args"][2] == "--grpcAddr=:15010", "{}", container(&plaintext)?["args"]);
 
+    // As docs/kubernetes.md says.
+    let patched = documented("resources: [../production]\npatches:")?;
+    fs::write(own.path().join("kustomization.yaml"), patched)?;
+    let closed = applied(&api, &own.path().display().to_string()).await?;
+    let rules = &closed.named("NetworkPolicy", "istiod")?["spec"]["ingress"];
+    let expected = json!({"ports": [{"port": 15017, "protocol": "TCP"}], "from": [{"ipBlock": {"cidr": "192.0.2.0/28"}}]});
+    ensure!(rules[2] == expected && policy(&closed)? == policy(&base)?, "{rules}");
+
     let revision = applied(&api, &format!("{MANIFESTS}/revision")).await?;
     let selected = &revision.named("NetworkPolicy", "istiod-lite")?["spec"]["podSelector"]["matchLabels"];
     ensure!(*selected == json!({ "app": "istiod", "istio.io/rev": "lite" }), "{selected}");
     Ok(())
+}
+
+/// Returns the piece of YAML in the docs that begins so.
+fn documented(beginning: &str) -> Result<String> {
+    let docs = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/kubernetes.md"))?;
+    let mut pieces = docs.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    pieces.find(|piece| piece.starts_with(beginning)).map(ToOwned::to_owned).with_context(|| format!("the docs have no {beginning:?}"))
 }
 
 /// What the API server would store.
