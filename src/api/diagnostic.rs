@@ -8,8 +8,8 @@ use crate::peer_text::PeerText;
 /// How serious a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Severity {
-    /// The object is not applied, and its last good version (or what it closes) stays in effect; or a part of it is not supported, and is closed
-    /// while the rest is applied.
+    /// The object is not applied, and its last good version (or what it closes) stays in effect; or a part of it is not supported, and
+    /// is closed while the rest is applied.
     Error,
     /// The object is applied in spite of it.
     Warning,

@@ -113,6 +113,38 @@ impl<'de> DeserializeSeed<'de> for AnyValue<'_> {
     }
 }
 
+/// Writes what a visitor with an `allowance` does with values that hold no others.
+macro_rules! visit_leaves {
+    () => {
+        fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<serde_json::Value, E> {
+            self.allowance.text(value)?;
+            Ok(serde_json::Value::String(value.to_owned()))
+        }
+
+        fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<serde_json::Value, E> {
+            Ok(serde_json::Value::Bool(value))
+        }
+
+        fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<serde_json::Value, E> {
+            Ok(value.into())
+        }
+
+        fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<serde_json::Value, E> {
+            Ok(value.into())
+        }
+
+        fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<serde_json::Value, E> {
+            Ok(value.into())
+        }
+
+        fn visit_unit<E: serde::de::Error>(self) -> Result<serde_json::Value, E> {
+            Ok(serde_json::Value::Null)
+        }
+    };
+}
+
+pub(crate) use visit_leaves;
+
 impl<'de> Visitor<'de> for AnyValue<'_> {
     type Value = Value;
 
@@ -161,30 +193,7 @@ impl<'de> Visitor<'de> for AnyValue<'_> {
         Err(A::Error::custom(format_args!("tag !{tag} is not read")))
     }
 
-    fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
-        self.allowance.text(value)?;
-        Ok(Value::String(value.to_owned()))
-    }
-
-    fn visit_bool<E: Error>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_i64<E: Error>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_u64<E: Error>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
+    visit_leaves!();
 }
 
 /// Adds the entries that `<<` names and the map itself does not have.

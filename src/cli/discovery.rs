@@ -83,7 +83,8 @@ pub(super) struct Arguments {
     #[arg(long = "httpAddr", value_name = "ADDRESS", value_parser = listen_address, default_value = ":8080")]
     http: SocketAddr,
 
-    /// Plaintext gRPC: xDS without identity. Empty (`--grpcAddr ""`) switches it off.
+    /// Plaintext gRPC: xDS without identity. Empty (`--grpcAddr ""`) switches it off. What proxies take or refuse here counts neither
+    /// for convergence nor for the status of objects, since nobody proves who they are.
     #[arg(long = "grpcAddr", value_name = "ADDRESS", value_parser = listen_address_or_none, default_value = ":15010")]
     grpc: ListenAddress,
 

@@ -151,6 +151,10 @@ fn http_state(runtime: &Runtime, registry: Registry) -> HttpState {
 }
 
 fn serve_plain_grpc(settings: &Settings, runtime: &Runtime, listener: TcpListener) {
+    // What anybody may say is no ground to blame an object, or to wait for it.
+    let consequence = "proxies here prove nothing: their ACKs and refusals show in /debug/syncz and istiod_lite_xds_unproven_rejects, \
+                       but count neither for convergence nor for the status of objects; connect them to --secureGRPCAddr for that";
+    tracing::info!(address = listener.local_addr().ok().map(tracing::field::display), consequence, "plaintext xDS is open");
     let routes = Routes::new(discovery_service(settings, runtime, false));
     let (connections, shutdown) = (runtime.connections.clone(), runtime.tasks.shutdown.clone());
     runtime.tasks.spawn(serve_plain(listener, routes, settings.connections, connections, shutdown));

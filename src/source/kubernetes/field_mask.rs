@@ -3,10 +3,10 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::api::value::{Allowance, Syntax};
+use crate::api::value::{Allowance, Syntax, visit_leaves};
 
 /// The parts of a JSON value that are read. A value of another type than the mask expects is read as a whole, so that its
 /// reader can say what is wrong with it.
@@ -102,30 +102,7 @@ impl<'de> Visitor<'de> for Masked<'_> {
         Ok(Value::Array(kept))
     }
 
-    fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
-        self.allowance.text(value)?;
-        Ok(Value::String(value.to_owned()))
-    }
-
-    fn visit_bool<E: Error>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_i64<E: Error>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_u64<E: Error>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
+    visit_leaves!();
 }
 
 #[cfg(test)]
