@@ -155,6 +155,8 @@ fn kind_of(request: &impl Request) -> Option<ResourceType> {
 #[cfg(test)]
 mod cost;
 #[cfg(test)]
+mod every_field;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod model;
