@@ -24,10 +24,12 @@ pub enum Purpose {
     Requests,
     /// Open streams of ADS: what is held for each, with the names that it subscribed to.
     Streams,
-    /// gRPC messages that are being read.
+    /// gRPC messages that are being read, and debug pages that are sent as such.
     Messages,
     /// Reviews that are being read and answered.
     Reviews,
+    /// The same of usual size.
+    SmallReviews,
     /// Pages that were made and are not read yet.
     Pages,
 }
@@ -246,8 +248,9 @@ impl Taken {
 // === impl Purpose ===
 
 impl Purpose {
-    const COUNT: usize = 6;
-    const ALL: [Self; Self::COUNT] = [Self::Connections, Self::Requests, Self::Streams, Self::Messages, Self::Reviews, Self::Pages];
+    const COUNT: usize = 7;
+    const ALL: [Self; Self::COUNT] =
+        [Self::Connections, Self::Requests, Self::Streams, Self::Messages, Self::Reviews, Self::SmallReviews, Self::Pages];
 
     /// Returns its name in metrics.
     fn as_str(self) -> &'static str {
@@ -257,6 +260,7 @@ impl Purpose {
             Self::Streams => "streams",
             Self::Messages => "messages",
             Self::Reviews => "reviews",
+            Self::SmallReviews => "small_reviews",
             Self::Pages => "pages",
         }
     }
@@ -265,12 +269,12 @@ impl Purpose {
     /// of reviews and pages these are all callers.
     fn share(self, standing: Standing) -> Share {
         let (kept, most) = match (self, standing) {
-            (Self::Reviews | Self::Pages, Standing::Proven) => (0, 0),
+            (Self::Reviews | Self::SmallReviews | Self::Pages, Standing::Proven) => (0, 0),
             (Self::Reviews, Standing::Unproven) => (2, 8),
             (Self::Pages, Standing::Unproven) => (1, 4),
             (Self::Streams, Standing::Proven) => (2, WHOLE),
             (_, Standing::Proven) => (1, WHOLE),
-            (Self::Requests, Standing::Unproven) => (1, 2),
+            (Self::Requests | Self::SmallReviews, Standing::Unproven) => (1, 2),
             (Self::Connections | Self::Streams | Self::Messages, Standing::Unproven) => (1, 4),
         };
         Share { kept, most }

@@ -1,6 +1,8 @@
-//! What goes on in one connection: whether it ever asked something, and since when it has been quiet.
+//! What goes on in one connection: whether it ever asked something, since when it has been quiet, and since when it takes nothing of an
+//! answer.
 
 use std::{
+    collections::BTreeSet,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -28,10 +30,13 @@ struct Shared {
     changed: Notify,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct State {
     open: usize,
     asked: bool,
+    /// The answers of which more is there than was taken: since when, and their numbers.
+    untaken: BTreeSet<(Instant, u64)>,
+    last: u64,
     /// When the connection began, or the last request ended.
     quiet_since: Instant,
 }
@@ -39,7 +44,7 @@ struct State {
 impl Activity {
     /// Begins with a connection that has asked nothing.
     pub(super) fn new() -> Self {
-        let state = State { open: 0, asked: false, quiet_since: Instant::now() };
+        let state = State { open: 0, asked: false, untaken: BTreeSet::new(), last: 0, quiet_since: Instant::now() };
         Self(Arc::new(Shared { state: Mutex::new(state), changed: Notify::new() }))
     }
 
@@ -55,7 +60,7 @@ impl Activity {
     pub(super) async fn quiet(&self, first: Duration, idle: Duration) {
         loop {
             let changed = self.0.changed.notified();
-            let State { open, asked, quiet_since } = *self.0.state.lock();
+            let (open, asked, quiet_since) = self.0.state.lock().quiet();
             let end = quiet_since + if asked { idle } else { first };
             if open > 0 {
                 changed.await;
@@ -66,12 +71,30 @@ impl Activity {
             }
         }
     }
+
+    /// Returns when the peer has taken nothing of an answer for that long, though there is something.
+    pub(super) async fn stalled(&self, limit: Duration) {
+        loop {
+            let since = self.0.state.lock().untaken.first().map(|(since, _)| *since);
+            let end = since.unwrap_or_else(Instant::now) + limit;
+            if Instant::now() >= end {
+                return;
+            }
+            sleep_until(end).await;
+        }
+    }
+}
+
+impl State {
+    fn quiet(&self) -> (usize, bool, Instant) {
+        (self.open, self.asked, self.quiet_since)
+    }
 }
 
 impl Open {
     /// Keeps the request open until this body of its answer is gone.
     pub(super) fn cover<B>(self, body: B) -> Covered<B> {
-        Covered { body, _open: self }
+        Covered { body, untaken: None, open: self }
     }
 }
 
@@ -89,7 +112,33 @@ impl Drop for Open {
 #[derive(Debug)]
 pub(super) struct Covered<B> {
     body: B,
-    _open: Open,
+    /// Since when a piece is there that was given out, but nobody came for the next.
+    untaken: Option<(Instant, u64)>,
+    open: Open,
+}
+
+impl<B> Covered<B> {
+    /// Records that somebody came for the next piece.
+    fn taken(&mut self) {
+        if let Some(entry) = self.untaken.take() {
+            self.open.0.state.lock().untaken.remove(&entry);
+        }
+    }
+
+    /// Records that a piece was given out.
+    fn given(&mut self) {
+        let mut state = self.open.0.state.lock();
+        state.last += 1;
+        let entry = (Instant::now(), state.last);
+        state.untaken.insert(entry);
+        self.untaken = Some(entry);
+    }
+}
+
+impl<B> Drop for Covered<B> {
+    fn drop(&mut self) {
+        self.taken();
+    }
 }
 
 impl<B: Body + Unpin> Body for Covered<B> {
@@ -97,7 +146,12 @@ impl<B: Body + Unpin> Body for Covered<B> {
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        self.taken();
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if let Poll::Ready(Some(Ok(_))) = &polled {
+            self.given();
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -130,5 +184,22 @@ mod tests {
         assert!(timeout(SOON * 5, &mut quiet).await.is_err(), "its answer is being read");
         drop(body);
         quiet.await;
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_nobody_takes_stalls_its_connection() {
+        let activity = Activity::new();
+        let mut body = activity.begin().cover(http_body_util::Full::new(bytes::Bytes::from_static(b"a")));
+        assert!(timeout(SOON * 5, activity.stalled(SOON)).await.is_err(), "nobody asked for the answer yet");
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        assert!(Pin::new(&mut body).poll_frame(&mut context).is_ready());
+        activity.stalled(SOON).await;
+        assert!(matches!(Pin::new(&mut body).poll_frame(&mut context), Poll::Ready(None)));
+        assert!(timeout(SOON * 5, activity.stalled(SOON)).await.is_err(), "it was taken to its end");
+
+        let mut waiting =
+            activity.begin().cover(http_body_util::StreamBody::new(futures::stream::pending::<Result<Frame<bytes::Bytes>, ()>>()));
+        assert!(Pin::new(&mut waiting).poll_frame(&mut context).is_pending());
+        assert!(timeout(SOON * 5, activity.stalled(SOON)).await.is_err(), "there is nothing to take");
     }
 }

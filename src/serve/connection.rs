@@ -10,7 +10,7 @@ use tokio::{
     net::TcpListener,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{body::Body, service::Routes, transport::server::TcpConnectInfo};
+use tonic::{Status, body::Body, service::Routes, transport::server::TcpConnectInfo};
 use tower::ServiceExt;
 
 use super::{
@@ -29,6 +29,9 @@ const STREAM_WINDOW: u32 = 64 << 10;
 /// How much of all streams of a connection may come unread: what any HTTP/2 connection begins with, so that a thousand streams
 /// bring no more than one.
 const CONNECTION_WINDOW: u32 = 64 << 10;
+
+/// What a request without a head holds until it is answered or has become a stream, in bytes: its task.
+const REQUEST: usize = 6 << 10;
 
 /// How connections are kept (contract §1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,8 +126,14 @@ pub(super) async fn serve_connection<S, H, F>(
     let (requests, of_request) = (activity.clone(), Arc::clone(&place));
     let service = service_fn(move |request| {
         let open = requests.begin();
-        let answer = handler(request, Arc::clone(&of_request));
-        async move { answer.await.map(|response| response.map(|body| open.cover(body))) }
+        let admitted = of_request.take_for_request(held_by(&request)).map(|portion| (portion, handler(request, Arc::clone(&of_request))));
+        async move {
+            let answer = match admitted {
+                Ok((_portion, answer)) => answer.await?,
+                Err(error) => Status::resource_exhausted(error.to_string()).into_http(),
+            };
+            Ok::<_, Infallible>(answer.map(|body| open.cover(body)))
+        }
     });
     let mut builder = http2::Builder::new(RequestExecutor);
     builder
@@ -138,6 +147,12 @@ pub(super) async fn serve_connection<S, H, F>(
     let lifetime =
         Lifetime { first_request: options.handshake_timeout, idle: options.idle, age: spread(options.max_age, peer), grace: options.grace };
     live(builder.serve_connection(TokioIo::new(stream), service), peer, &place, &activity, lifetime, &shutdown).await;
+}
+
+/// Returns how many bytes a request holds: its head, as it came and as a map.
+fn held_by<B>(request: &Request<B>) -> usize {
+    let headers: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    REQUEST + 2 * headers
 }
 
 /// Returns 0.9 to 1.1 times the age, so that proxies that came together do not all leave together.

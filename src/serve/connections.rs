@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use self::table::Table;
-use crate::budget::{Budget, Portion, Purpose, Standing};
+use crate::budget::{Budget, Exhausted, Portion, Purpose, Standing};
 
 /// How many older connections may have to go for the memory of one: as many silent ones as one with TLS takes.
 const MOST_EVICTED: usize = 12;
@@ -130,6 +130,15 @@ impl Place {
             state.counts.refused += 1;
         }
         grown
+    }
+
+    /// Takes the memory for a request of its peer.
+    ///
+    /// # Errors
+    /// When there is none left for such a peer.
+    pub(super) fn take_for_request(&self, bytes: usize) -> Result<Portion, Exhausted> {
+        let standing = if self.shown() == Shown::Identity { Standing::Proven } else { Standing::Unproven };
+        self.connections.budget.take(Purpose::Requests, standing, bytes)
     }
 
     /// Records what the peer has shown.

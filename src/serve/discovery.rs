@@ -146,7 +146,7 @@ fn http_state(runtime: &Runtime, registry: Registry) -> HttpState {
         registry: Arc::new(registry),
         debug: Arc::clone(&runtime.debug),
         debug_access: runtime.debug_access.clone(),
-        pages: Pages::default(),
+        pages: Pages::new(runtime.budget.clone()),
     }
 }
 

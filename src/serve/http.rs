@@ -10,6 +10,7 @@ use axum::{
     response::{Html, IntoResponse, Redirect, Response},
     routing::get,
 };
+use futures::FutureExt;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::{encoding::text::encode, registry::Registry};
@@ -23,9 +24,11 @@ use super::{
     connections::{Connections, Shown},
     debug::{Access, DebugState},
     lifetime::{Lifetime, live},
+    paid_body::Unread,
     readiness::Readiness,
 };
 use crate::{
+    budget::{Budget, Portion, Purpose, Standing},
     polls::{Task, measured},
     version,
     xds::debug::Inspector,
@@ -46,19 +49,29 @@ pub(super) struct HttpState {
     pub(super) pages: Pages,
 }
 
-/// Makes pages on threads on which nothing else waits. Cloning shares them.
+/// Makes pages on threads on which nothing else waits, and has them paid for until they are read. Cloning shares them.
 #[derive(Clone, Debug)]
-pub(super) struct Pages(Arc<Semaphore>);
+pub(super) struct Pages {
+    turns: Arc<Semaphore>,
+    budget: Budget,
+    unread: Unread,
+}
 
-impl Default for Pages {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(PAGES_AT_A_TIME)))
-    }
+/// A page that was made.
+struct Page {
+    status: StatusCode,
+    kind: &'static str,
+    text: String,
 }
 
 impl Pages {
-    async fn make(&self, page: impl FnOnce() -> Response + Send + 'static) -> Response {
-        let Ok(turn) = Arc::clone(&self.0).try_acquire_owned() else {
+    /// Returns pages that are taken from `budget`.
+    pub(super) fn new(budget: Budget) -> Self {
+        Self { turns: Arc::new(Semaphore::new(PAGES_AT_A_TIME)), budget, unread: Unread::default() }
+    }
+
+    async fn make(&self, page: impl FnOnce() -> Page + Send + 'static) -> Response {
+        let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() else {
             return (StatusCode::SERVICE_UNAVAILABLE, "too many pages are being made: ask again later\n").into_response();
         };
         let made = tokio::task::spawn_blocking(move || {
@@ -66,7 +79,24 @@ impl Pages {
             drop(turn);
             page
         });
-        made.await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+        let Ok(Page { status, kind, text }) = made.await else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
+        let Some(portion) = self.pay(text.len()) else {
+            return (StatusCode::SERVICE_UNAVAILABLE, "there is no memory left for this page: ask again later\n").into_response();
+        };
+        (status, [(CONTENT_TYPE, kind)], Body::new(self.unread.body(text, portion))).into_response()
+    }
+
+    /// Takes the memory for a page. The oldest that are not read make room: nobody locks `/metrics` by not reading it. A page that is
+    /// larger than all that there is for pages is answered when no other lies unread.
+    fn pay(&self, bytes: usize) -> Option<Portion> {
+        let (purpose, standing) = (Purpose::Pages, Standing::Unproven);
+        loop {
+            if let Some(portion) = self.budget.wait_for(purpose, standing, bytes).now_or_never() {
+                return Some(portion);
+            }
+            self.budget.count_refusal(purpose, standing);
+            self.unread.give_up_oldest().then_some(())?;
+        }
     }
 }
 
@@ -81,6 +111,9 @@ pub(super) const LIFETIME: Lifetime = Lifetime {
 
 /// How many pages may be made at a time, or wait for it; whoever asks for more is told to come again.
 const PAGES_AT_A_TIME: usize = 8;
+
+/// The type of texts for people.
+const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 
 /// How large the head of a request may be, in bytes.
 const HEAD: usize = 32 << 10;
@@ -165,11 +198,11 @@ async fn metrics(State(state): State<HttpState>) -> Response {
     state.pages.make(move || exposition(&state.registry)).await
 }
 
-fn exposition(registry: &Registry) -> Response {
+fn exposition(registry: &Registry) -> Page {
     let mut text = String::new();
     match encode(&mut text, registry) {
-        Ok(()) => ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        Ok(()) => Page { status: StatusCode::OK, kind: "text/plain; version=0.0.4; charset=utf-8", text },
+        Err(error) => Page { status: StatusCode::INTERNAL_SERVER_ERROR, kind: PLAIN_TEXT, text: error.to_string() },
     }
 }
 
@@ -186,8 +219,8 @@ async fn debug(State(state): State<HttpState>, request: Request<Body>) -> Respon
             let debug = Arc::clone(&state.debug);
             let page = move || {
                 let (status, text) = debug.open(&path, &viewer);
-                let kind = if status == StatusCode::OK { "application/json" } else { "text/plain; charset=utf-8" };
-                (status, [(CONTENT_TYPE, kind)], text).into_response()
+                let kind = if status == StatusCode::OK { "application/json" } else { PLAIN_TEXT };
+                Page { status, kind, text }
             };
             state.pages.make(page).await
         }
@@ -243,7 +276,7 @@ mod tests {
             convergence: Arc::default(),
             findings: Arc::default(),
         };
-        let (registry, debug_access, pages) = (Arc::default(), Access::default(), Pages::default());
+        let (registry, debug_access, pages) = (Arc::default(), Access::default(), Pages::new(Budget::default()));
         HttpState { readiness, registry, debug: Arc::new(debug), debug_access, pages }
     }
 

@@ -16,6 +16,9 @@ use super::{
     connections::{Place, Shown},
 };
 
+/// How long a peer may take nothing of an answer of which there is more. What is held for it would be held for nobody.
+const STALL: Duration = Duration::from_secs(60);
+
 /// How long requests that are open may go on when their connection has to make room.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -48,6 +51,7 @@ pub(super) async fn live<C>(
     let why = tokio::select! {
         ended = connection.as_mut() => return log_end(peer, ended),
         () = activity.quiet(lifetime.first_request, lifetime.idle) => "silence",
+        () = activity.stalled(STALL) => return debug!(%peer, "connection closed: its peer takes nothing of an answer"),
         () = place.evicted() => "room for others",
         () = shutdown.cancelled() => "shutdown",
         () = sleep(lifetime.age) => "maximum age",

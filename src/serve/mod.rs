@@ -18,6 +18,7 @@ mod kubernetes;
 mod lifetime;
 pub(crate) mod memory;
 mod metrics;
+mod paid_body;
 mod pipeline;
 mod process_metrics;
 pub mod readiness;

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::{resource::Resource, session::Response};
+use crate::budget::Portion;
 
 /// The size in bytes above which a body is sent from where it is; smaller ones are copied together.
 const REFERRED: usize = 2048;
@@ -37,8 +38,8 @@ pub(super) enum Form {
 pub(super) enum Outgoing {
     /// References to shared resources.
     Resources(Response),
-    /// A message that is encoded already.
-    Message(Bytes),
+    /// A message that is encoded already, and what pays for it until it is gone.
+    Message(Bytes, Portion),
 }
 
 /// The body of a stream of responses. It takes a response only when the one before it is gone.
@@ -59,7 +60,10 @@ struct GrpcFrame {
     next: usize,
     ready: VecDeque<Bytes>,
     buffer: BytesMut,
+    /// What is left of a message that was encoded already.
+    message: Bytes,
     ended: bool,
+    _portion: Option<Portion>,
 }
 
 impl Responses {
@@ -88,7 +92,7 @@ impl http_body::Body for Responses {
                 Some(Ok(outgoing)) => {
                     let frame = match outgoing {
                         Outgoing::Resources(response) => GrpcFrame::new(self.form, response),
-                        Outgoing::Message(message) => GrpcFrame::of_message(self.form, message),
+                        Outgoing::Message(message, portion) => GrpcFrame::of_message(self.form, message, portion),
                     };
                     self.frame = Some((frame, Instant::now()));
                 }
@@ -116,7 +120,8 @@ impl GrpcFrame {
             // State of the world removes by leaving out.
             response.removed.clear();
         }
-        let mut frame = Self { form, response, next: 0, ready: VecDeque::new(), buffer: BytesMut::new(), ended: false };
+        let (ready, buffer, message) = (VecDeque::new(), BytesMut::new(), Bytes::new());
+        let mut frame = Self { form, response, next: 0, ready, buffer, message, ended: false, _portion: None };
         let length = frame.length();
         frame.buffer.put_u8(0);
         frame.buffer.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
@@ -124,12 +129,12 @@ impl GrpcFrame {
         frame
     }
 
-    fn of_message(form: Form, message: Bytes) -> Self {
+    fn of_message(form: Form, message: Bytes, portion: Portion) -> Self {
         let mut header = BytesMut::with_capacity(5);
         header.put_u8(0);
         header.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
-        let ready = VecDeque::from([header.freeze(), message]);
-        Self { form, response: Response::default(), next: 0, ready, buffer: BytesMut::new(), ended: true }
+        let (response, ready, buffer) = (Response::default(), VecDeque::from([header.freeze()]), BytesMut::new());
+        Self { form, response, next: 0, ready, buffer, message, ended: true, _portion: Some(portion) }
     }
 
     fn next_chunk(&mut self) -> Option<Bytes> {
@@ -139,6 +144,11 @@ impl GrpcFrame {
                 None => self.end(),
             }
             self.next += 1;
+        }
+        if self.ready.is_empty() && !self.message.is_empty() {
+            let length = self.message.len().min(CHUNK);
+            // A copy: a part of the whole would keep all of it.
+            return Some(Bytes::copy_from_slice(&self.message.split_to(length)));
         }
         self.ready.pop_front()
     }

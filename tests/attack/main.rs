@@ -5,6 +5,7 @@
 mod cost;
 mod documents;
 mod fields;
+mod floods;
 mod frame;
 mod fuzz;
 mod good;

@@ -14,15 +14,15 @@ use tokio::{net::TcpStream, task::JoinSet};
 use super::{good::tls, stage::Stage};
 
 /// What no sequence of requests may add to the process, with a limit of 1 GiB.
-const MOST: u64 = 512 << 20;
-const LIMIT: [&str; 2] = ["--memory-limit", "1Gi"];
-const STREAM: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
-const CERTIFICATE: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
+pub(crate) const MOST: u64 = 512 << 20;
+pub(crate) const LIMIT: [&str; 2] = ["--memory-limit", "1Gi"];
+pub(crate) const STREAM: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
+pub(crate) const CERTIFICATE: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
 const CHUNK: usize = 16 << 10;
 /// How long what was sent is held.
 const HELD: Duration = Duration::from_secs(3);
 
-type Body = UnsyncBoxBody<Bytes, Infallible>;
+pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_that_never_end_fill_no_memory() {
@@ -109,14 +109,14 @@ async fn requests_for_certificates_that_never_end_fill_no_memory() {
     assert!(ended.is_ok(), "each has a time to end");
 }
 
-async fn plain(stage: &Stage) -> SendRequest<Body> {
+pub(crate) async fn plain(stage: &Stage) -> SendRequest<Body> {
     let stream = TcpStream::connect(stage.plain_grpc()).await.unwrap();
     let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     sender
 }
 
-async fn encrypted(stage: &Stage) -> SendRequest<Body> {
+pub(crate) async fn encrypted(stage: &Stage) -> SendRequest<Body> {
     let stream = tls(stage.secure_grpc(), &stage.root(), "h2").await.unwrap();
     let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
@@ -124,7 +124,7 @@ async fn encrypted(stage: &Stage) -> SendRequest<Body> {
 }
 
 /// Sends a request, and reads what is said to it. Whatever happens to it, the attack goes on.
-async fn ask(mut sender: SendRequest<Body>, path: &str, token: Option<String>, body: Body) {
+pub(crate) async fn ask(mut sender: SendRequest<Body>, path: &str, token: Option<String>, body: Body) {
     let kind = if [STREAM, CERTIFICATE].contains(&path) { "application/grpc" } else { "application/json" };
     let mut request = Request::post(format!("http://istiod{path}")).header(CONTENT_TYPE, kind).header("te", "trailers");
     if let Some(token) = token {
@@ -136,7 +136,7 @@ async fn ask(mut sender: SendRequest<Body>, path: &str, token: Option<String>, b
 }
 
 /// Returns a gRPC message of this length of which only so much is sent.
-fn unfinished(announced: usize, sent: usize) -> Body {
+pub(crate) fn unfinished(announced: usize, sent: usize) -> Body {
     let header = [&[0][..], &u32::try_from(announced).unwrap().to_be_bytes()].concat();
     let first = stream::iter([Bytes::from(header)]);
     endless(first.chain(zeros(0, sent)))
@@ -157,6 +157,6 @@ fn zeros(byte: u8, sent: usize) -> impl futures::Stream<Item = Bytes> + Send {
     stream::iter((0..sent / CHUNK).map(move |_| chunk.clone()))
 }
 
-fn endless(pieces: impl futures::Stream<Item = Bytes> + Send + 'static) -> Body {
+pub(crate) fn endless(pieces: impl futures::Stream<Item = Bytes> + Send + 'static) -> Body {
     StreamBody::new(pieces.map(|piece| Ok(Frame::data(piece))).chain(stream::pending())).boxed_unsync()
 }

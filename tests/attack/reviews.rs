@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{good::tls, stage::Stage};
 
-/// What a review of an object of 3 MB may add to the memory of the process.
+/// What is taken from the budget for a review of an object of 3 MB, and what one may add to the memory of the process.
 const MOST_OF_REVIEW: u64 = 60 << 20;
 
 /// Fills an object's text up to 3 MB with a piece.
@@ -16,16 +16,16 @@ fn filled(begin: &str, piece: &str, end: &str) -> String {
     format!("{begin}{}{end}", piece.repeat(room / piece.len()).trim_end_matches(','))
 }
 
-fn pod(list: &str, piece: &str) -> String {
+pub(crate) fn pod(list: &str, piece: &str) -> String {
     filled(&format!(r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"a"}},"spec":{{"{list}":["#), piece, "]}}")
 }
 
-fn virtual_service(list: &str, piece: &str) -> String {
+pub(crate) fn virtual_service(list: &str, piece: &str) -> String {
     let begin = r#"{"apiVersion":"networking.istio.io/v1","kind":"VirtualService","metadata":{"name":"a","namespace":"shop"},"spec":{"#;
     filled(&format!(r#"{begin}"hosts":["a"],"{list}":["#), piece, "]}}")
 }
 
-fn review(object: &str, old: &str) -> String {
+pub(crate) fn review(object: &str, old: &str) -> String {
     let head = r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u","namespace":"shop","name":"a""#;
     let operation = if old == "null" { "CREATE" } else { "UPDATE" };
     format!(r#"{head},"operation":"{operation}","object":{object},"oldObject":{old}}}}}"#)

@@ -19,7 +19,7 @@ use tonic::Status;
 
 use super::{DiscoveryService, STREAM, conversation::Conversation, nonces::Nonces};
 use crate::{
-    budget::{Exhausted, Portion},
+    budget::{Exhausted, Portion, Purpose, Standing},
     mesh::model::Caller,
     peer_text::PeerText,
     xds::{
@@ -304,8 +304,11 @@ impl<P: Protocol> Stream<P> {
             Ok::<_, Status>(answer.encode(form, &type_url, nonce))
         };
         let message = self.service.computing.run(answer).await??;
+        let standing = if self.call.caller == Caller::Anonymous { Standing::Unproven } else { Standing::Proven };
+        let portion = self.service.options.budget.take(Purpose::Messages, standing, message.len());
+        let portion = portion.map_err(|error| Status::resource_exhausted(error.to_string()))?;
         // The client may have gone.
-        let _ = self.call.responses.send(Ok(Outgoing::Message(message))).await;
+        let _ = self.call.responses.send(Ok(Outgoing::Message(message, portion))).await;
         Ok(())
     }
 }
