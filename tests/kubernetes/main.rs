@@ -5,6 +5,7 @@ mod admission;
 mod arrival;
 mod canary;
 mod controllers;
+mod credentials;
 mod definitions;
 mod faults;
 mod identity;

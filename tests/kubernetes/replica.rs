@@ -203,7 +203,8 @@ impl Replica {
         .await
     }
 
-    async fn connect(&self, root: &str) -> Result<Channel> {
+    /// Connects to the port for proven callers.
+    pub(crate) async fn connect(&self, root: &str) -> Result<Channel> {
         let tls = tonic::transport::ClientTlsConfig::new();
         let tls = tls.ca_certificate(tonic::transport::Certificate::from_pem(root)).domain_name(&self.server_name);
         let address = SocketAddr::new(self.address, PORT_SECURE_GRPC);

@@ -14,6 +14,7 @@ mod memo;
 mod missing;
 mod per_proxy;
 mod resource_cache;
+mod secret_access;
 mod secrets;
 #[cfg(test)]
 mod tests;
@@ -22,10 +23,7 @@ mod users;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     mem,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::{Arc, atomic::AtomicI64},
     time::{Duration, Instant},
 };
 
@@ -38,13 +36,7 @@ use tokio::{
     task, time,
 };
 
-use self::{
-    groups::Groups,
-    key::DistinguishingLabels,
-    resource_cache::TRANSLATED,
-    secrets::{Given, Secrets, Trouble},
-    users::Keys,
-};
+use self::{groups::Groups, key::DistinguishingLabels, resource_cache::TRANSLATED, secrets::Secrets, users::Keys};
 pub use self::{groups::GroupsSize, resource_cache::Translations};
 use super::{
     node::{Node, Proven},
@@ -53,10 +45,9 @@ use super::{
     view::{Attachment, Difference, View, Views},
 };
 use crate::{
-    api::{ConfigId, Diagnostic},
+    api::Diagnostic,
     clock::{Clock, system_clock},
     mesh::{
-        credential::Part,
         model::{Proxy, ProxyKind},
         scope::resolve_proxy,
         world::{Touched, World},
@@ -68,14 +59,6 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(5);
 /// How many proxies that are gone may have groups kept.
 const KEPT: usize = 16;
-
-/// How long a proxy that connects waits for the answer whether its account may read Secrets. Afterwards it has none until there is
-/// one.
-const ASKING: Duration = Duration::from_secs(5);
-/// How often accounts are looked through for those to ask about again.
-const LOOKING: Duration = Duration::from_secs(20);
-/// The longest time between two looks at the time of day.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// All connected proxies, sorted into classes, and the world that they are shown.
 pub struct Classes(Arc<Inner>);
@@ -204,38 +187,6 @@ impl Classes {
         task::spawn_blocking(move || inner.let_go(now)).await.unwrap_or_default()
     }
 
-    /// Waits until proxies are to be given other secrets though no object changed: time has passed, or somebody has gained or lost a
-    /// right. [`prepare`](Self::prepare) then finds them.
-    pub async fn secrets_due(&self) {
-        loop {
-            let at = self.0.next_validity.load(Ordering::Relaxed);
-            let seconds = at.saturating_sub((self.0.clock)().as_second());
-            let wait = Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).min(LONGEST_WAIT);
-            tokio::select! {
-                () = self.0.answered.notified() => return,
-                () = time::sleep(wait) => if (self.0.clock)().as_second() >= at {
-                    return;
-                },
-            }
-        }
-    }
-
-    /// Asks again and again who may read Secrets. Never ends.
-    pub async fn keep_readers_known(&self) {
-        loop {
-            tokio::select! {
-                () = self.0.to_ask.notified() => {}
-                () = time::sleep(LOOKING) => {}
-            }
-            let inner = Arc::clone(&self.0);
-            // Others may hold the state for as long as a view takes.
-            let due = task::spawn_blocking(move || inner.accounts_due()).await.unwrap_or_default();
-            for account in due {
-                self.0.ask(account).await;
-            }
-        }
-    }
-
     /// Returns how much is kept.
     pub fn size(&self) -> ClassesSize {
         let state = self.0.lock();
@@ -287,12 +238,7 @@ impl Classes {
 
 impl Views for Classes {
     fn introduce<'a>(&'a self, proven: &'a Proven) -> BoxFuture<'a, ()> {
-        let account = Account::of(proven.caller()).filter(|account| self.0.known_readers.lock().is_due(account, Instant::now()));
-        Box::pin(async move {
-            if let Some(account) = account {
-                self.0.ask(account).await;
-            }
-        })
+        Box::pin(self.0.introduce(proven))
     }
 
     fn attach(&self, proven: &Proven) -> Attachment {
@@ -320,35 +266,6 @@ impl Inner {
         let may_read = account.is_some_and(|account| self.known_readers.lock().may_read(account));
         layers[ResourceType::Secret] = secrets.layers(account.map(|account| &account.namespace), may_read);
         View::new(generation, layers)
-    }
-
-    /// Notes where there are keys to give, and until when they stay as they are.
-    fn follow_secrets(&self, secrets: &Secrets) {
-        self.next_validity.store(secrets.next_change().unwrap_or(i64::MAX), Ordering::Relaxed);
-        if self.known_readers.lock().note_namespaces(secrets.namespaces()) {
-            self.to_ask.notify_one();
-        }
-    }
-
-    /// Asks whether an account may read Secrets.
-    async fn ask(&self, account: Account) {
-        let answer = time::timeout(ASKING, self.readers.may_read(&account)).await.unwrap_or_default();
-        let (namespace, name) = (account.namespace.clone(), account.name.clone());
-        if self.known_readers.lock().note(account, answer, Instant::now()) {
-            tracing::info!(%namespace, service_account = %name, allowed = ?answer, "who may read Secrets has changed");
-            self.answered.notify_one();
-        }
-    }
-
-    /// Returns the accounts of connected proxies about which to ask.
-    fn accounts_due(&self) -> Vec<Account> {
-        let connected: BTreeSet<Account> = {
-            let state = self.lock();
-            state.proxies.values().visiting(Visited::Proxy).filter_map(|connected| connected.account.clone()).collect()
-        };
-        let (mut readers, now) = (self.known_readers.lock(), Instant::now());
-        readers.forget_others(&connected, now);
-        connected.into_iter().filter(|account| readers.is_due(account, now)).collect()
     }
 
     fn detach(&self, number: u64) {
@@ -410,32 +327,6 @@ impl State {
         for ConnectedProxy { keys, proxy, account, .. } in connected() {
             let denied = account.as_ref().filter(|account| !inner.known_readers.lock().may_read(account));
             found.extend(self.secret_findings(keys, &proxy.namespace, denied));
-        }
-        found
-    }
-
-    /// Returns what is wrong with the secrets that a proxy asks for. `denied`: its account, if that may not read keys.
-    fn secret_findings(&self, keys: &Keys, namespace: &SmolStr, denied: Option<&Account>) -> Vec<Diagnostic> {
-        let mut found = Vec::new();
-        for (object, name) in self.groups.secrets(keys) {
-            let denied = denied.filter(|_| name.part == Part::KeyPair);
-            let told = match (self.secrets.trouble(namespace, name), denied) {
-                (Some(Trouble { why, given }), _) => {
-                    let meanwhile = match given {
-                        Given::Nothing => "connections that need it are closed until it is good",
-                        Given::LastGood => "the last good one is given",
-                        Given::AsItIs => "it is given all the same, as there is no other",
-                    };
-                    format!("Secret {namespace}/{} {why}: {meanwhile}", name.name)
-                }
-                (None, Some(Account { namespace, name: account })) => {
-                    format!("service account {account} may not list Secrets of namespace {namespace}: its proxies are given no key")
-                }
-                (None, None) => continue,
-            };
-            let uses = self.world.secret_uses.get(&ConfigId::new(object.kind, &object.namespace, &object.name));
-            let fields = uses.into_iter().flat_map(|uses| uses.iter()).filter(|used| used.name == *name);
-            found.extend(fields.map(|used| Diagnostic::warning(used.field.clone(), told.clone()).of(object)));
         }
         found
     }
