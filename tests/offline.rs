@@ -10,6 +10,7 @@ mod descriptors;
 mod edges;
 mod fields;
 mod golden;
+mod history;
 mod hostile;
 mod inject;
 mod judge;

@@ -20,6 +20,12 @@ const BATCH: u64 = 100;
 /// After so many, more say nothing new.
 const MOST_REFUSED: usize = 5;
 
+/// Returns the objects of a case, one document each.
+pub(crate) fn objects(number: u64) -> Vec<String> {
+    let objects = generate::case(0, number).objects;
+    objects.iter().flat_map(|text| text.split("\n---\n")).map(|text| text.trim_end().to_owned()).collect()
+}
+
 fn number(name: &str) -> Option<u64> {
     env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
 }

@@ -1,6 +1,9 @@
 //! What proxies of one scope share: clusters, endpoints and routes, and outbound listeners.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use imbl::ordmap::DiffItem;
 use smol_str::SmolStr;
@@ -296,7 +299,7 @@ impl OutboundListeners {
         }
         // Headless services have a listener for each endpoint.
         for host in &touched.endpoints {
-            if new.services.get(host).is_some_and(|service| service.resolution == Resolution::Passthrough) {
+            if services_of(new, host).any(|service| service.resolution == Resolution::Passthrough) {
                 ports.extend(ports_of(new, host));
             }
         }
@@ -386,6 +389,11 @@ fn holds_endpoints(service: &Service) -> bool {
     matches!(service.resolution, Resolution::DnsLb | Resolution::DnsRoundRobin)
 }
 
-fn ports_of(scope: &Scope, host: &Hostname) -> impl Iterator<Item = u16> {
-    scope.services.get(host).into_iter().flat_map(|service| &service.ports).map(|port| port.number)
+fn ports_of<'a>(scope: &'a Scope, host: &'a Hostname) -> impl Iterator<Item = u16> + 'a {
+    services_of(scope, host).flat_map(|service| &service.ports).map(|port| port.number)
+}
+
+/// Returns what a host is: the egress listeners of a Sidecar may each show it as another namespace defines it.
+fn services_of<'a>(scope: &'a Scope, host: &'a Hostname) -> impl Iterator<Item = &'a Arc<Service>> {
+    scope.services.get(host).into_iter().chain(scope.egress.iter().filter_map(move |egress| egress.services.get(host)))
 }

@@ -140,6 +140,36 @@ fn a_sidecar_for_one_proxy_leaves_the_others_of_its_group_alone() {
     plane.check();
 }
 
+const FIRST_DEFINITION: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: a, namespace: other}
+spec: {hosts: [a.example.com], resolution: DNS, ports: [{number: 80, name: http, protocol: HTTP}]}
+---
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: a, namespace: shop}
+spec: {egress: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*/*']}, {hosts: ['./*']}]}
+";
+
+const SECOND_DEFINITION: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: a, namespace: shop}
+spec: {hosts: [a.example.com], resolution: DNS, ports: [{number: 443, name: tls, protocol: TLS}]}
+";
+
+#[test]
+fn the_ports_of_a_sidecar_may_show_a_host_as_other_namespaces_define_it() {
+    let mut plane = Plane::new();
+    plane.apply(SHOP);
+    plane.connect(ProxyKind::Sidecar, "a-1.shop", [10, 0, 0, 2]);
+    for change in [FIRST_DEFINITION, SECOND_DEFINITION] {
+        plane.apply(change);
+        plane.check();
+    }
+}
+
 /// Checks that nothing is left of proxies that are gone, however many kinds of them there were, and that a change costs what
 /// it did before them.
 #[test]
