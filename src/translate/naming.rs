@@ -1,5 +1,7 @@
 //! Names of resources, as Istio spells them (contract §3): a wire contract with istioctl and between meshes.
 
+use std::net::IpAddr;
+
 use smol_str::{SmolStr, format_smolstr};
 
 use crate::mesh::model::{Hostname, Origin, Registry, Service, ServicePort};
@@ -75,6 +77,26 @@ pub fn statistics_name(pattern: &str, service: &Service, port: &ServicePort, sub
     )
 }
 
+/// Returns the other forms of a host: the absolute one, and those that the search path of the proxy's namespace makes valid.
+/// `dns_domain` is `<namespace>.svc.<domain>`.
+pub fn other_forms(host: &Hostname, dns_domain: &str) -> Vec<SmolStr> {
+    let host = host.as_str();
+    let mut forms = Vec::with_capacity(4);
+    if host.parse::<IpAddr>().is_err() {
+        forms.push(format_smolstr!("{host}."));
+    }
+    let Some((proxy_namespace, domain)) = dns_domain.split_once(".svc.") else { return forms };
+    let Some(with_namespace) = host.strip_suffix(domain).and_then(|host| host.strip_suffix(".svc.")) else { return forms };
+    let Some((name, namespace)) = with_namespace.split_once('.') else { return forms };
+    let svc = format_smolstr!("{with_namespace}.svc");
+    if namespace == proxy_namespace {
+        forms.extend([name.into(), svc, with_namespace.into()]);
+    } else {
+        forms.extend([with_namespace.into(), svc]);
+    }
+    forms
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,5 +111,15 @@ mod tests {
         let virtual_service = path(Kind::VirtualService, "reviews");
         assert_eq!(virtual_service, "/apis/networking.istio.io/v1/namespaces/shop/virtual-service/reviews");
         assert_eq!(path(Kind::Gateway, "public"), "/apis/networking.istio.io/v1/namespaces/shop/gateway/public");
+    }
+
+    #[test]
+    fn short_forms_depend_on_the_namespace() {
+        let host = Hostname::new("reviews.shop.svc.cluster.local");
+        let own = other_forms(&host, "shop.svc.cluster.local");
+        assert_eq!(own, ["reviews.shop.svc.cluster.local.", "reviews", "reviews.shop.svc", "reviews.shop"]);
+        let other = other_forms(&host, "web.svc.cluster.local");
+        assert_eq!(other, ["reviews.shop.svc.cluster.local.", "reviews.shop", "reviews.shop.svc"]);
+        assert_eq!(other_forms(&Hostname::new("api.example.com"), "shop.svc.cluster.local"), ["api.example.com."]);
     }
 }

@@ -9,7 +9,7 @@ use envoy_types::pb::{
                 Cluster,
                 cluster::{
                     ClusterDiscoveryType, CustomClusterType, DiscoveryType, DnsLookupFamily, EdsClusterConfig, LbConfig, LbPolicy,
-                    MaglevLbConfig, RingHashLbConfig,
+                    MaglevLbConfig, OriginalDstLbConfig, RingHashLbConfig,
                     common_lb_config::{LocalityConfigSpecifier, LocalityWeightedLbConfig},
                 },
             },
@@ -33,7 +33,8 @@ use super::{
 use crate::{
     mesh::{
         model::{
-            Endpoint, EndpointSet, MtlsMode, Origin, Protocol, ProxyKind, Registry, Resolution, Service, ServicePort, TrafficDistribution,
+            Endpoint, EndpointSet, MtlsMode, Origin, Protocol, ProxyKind, Registry, Resolution, Service, ServicePort, TargetPort,
+            TrafficDistribution,
         },
         settings::MeshSettings,
         traffic::{ClientTls, EffectiveDestinationRule, EffectiveSubset, HashTable, LoadBalancer, PortPolicy},
@@ -242,7 +243,10 @@ fn discover(cluster: &mut Cluster, input: &Outbound, name: &SmolStr) {
             cluster.cluster_discovery_type = kind(DiscoveryType::LogicalDns);
             resolve(cluster, input, endpoints);
         }
-        Discovery::OriginalDestination => cluster.cluster_discovery_type = kind(DiscoveryType::OriginalDst),
+        Discovery::OriginalDestination => {
+            cluster.cluster_discovery_type = kind(DiscoveryType::OriginalDst);
+            cluster.lb_config = other_port(input).map(LbConfig::OriginalDstLbConfig);
+        }
         Discovery::Nowhere => cluster.cluster_discovery_type = kind(DiscoveryType::Static),
         Discovery::DynamicForwardProxy => {
             // Envoy asks for both names wherever HTTP has options, in plaintext too.
@@ -251,6 +255,17 @@ fn discover(cluster: &mut Cluster, input: &Outbound, name: &SmolStr) {
             cluster.cluster_discovery_type = Some(ClusterDiscoveryType::ClusterType(forward_proxy(input, insecure)));
             cluster.common_lb_config = None;
         }
+    }
+}
+
+/// Returns the port to which a ServiceEntry leads what is sent to the original destination, where it is another one.
+fn other_port(input: &Outbound) -> Option<OriginalDstLbConfig> {
+    let entry = input.service.resolution == Resolution::Passthrough && input.service.registry == Registry::External;
+    match input.service.port(input.port).filter(|_| entry)?.target_port {
+        TargetPort::Number(number) if number != input.port => {
+            Some(OriginalDstLbConfig { upstream_port_override: wkt::uint32(number.into()), ..Default::default() })
+        }
+        _ => None,
     }
 }
 

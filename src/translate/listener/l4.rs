@@ -7,7 +7,7 @@ use smol_str::SmolStr;
 
 use crate::{
     mesh::{
-        model::{Hostname, Service},
+        model::{Hostname, Protocol, Service},
         routing::{
             model::{RouteSet, WeightedDestination},
             selection::l4_port,
@@ -33,12 +33,14 @@ pub(crate) struct Destinations<'a> {
     pub(crate) stat_name: &'a str,
     /// The port of the listener (at gateways: of the server).
     pub(crate) port: u16,
+    /// What is spoken there.
+    pub(crate) protocol: Protocol,
 }
 
 impl Destinations<'_> {
     /// Sends every connection to one service port and subset.
     pub(crate) fn single(&self, host: &Hostname, subset: &str, port: u16) -> TcpTarget {
-        let mut target = TcpTarget::cluster(outbound_cluster(port, subset, host));
+        let mut target = TcpTarget { mongo: self.protocol == Protocol::Mongo, ..TcpTarget::cluster(outbound_cluster(port, subset, host)) };
         let service = self.services.get(host);
         if let Some((service, port)) = service.and_then(|service| Some((service, service.port(port)?)))
             && let Some(name) = statistics_name(self.stat_name, service, port, subset)
@@ -64,7 +66,7 @@ impl Destinations<'_> {
             (outbound_cluster(l4_port(destination, self.services, self.port), &destination.subset, &destination.host), weighted.weight)
         });
         let clusters = clusters.collect::<Vec<_>>();
-        let mut target = TcpTarget::cluster(SmolStr::default());
+        let mut target = TcpTarget { mongo: self.protocol == Protocol::Mongo, ..TcpTarget::cluster(SmolStr::default()) };
         target.stat_prefix = format!("{}.{}", routes.name, routes.namespace).into();
         target.weighted = true;
         target.clusters = clusters;

@@ -1,14 +1,14 @@
 //! The domains of virtual hosts (contract §3.6).
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    net::IpAddr,
-};
+use std::collections::{HashMap, hash_map::Entry};
 
 use smol_str::{SmolStr, format_smolstr};
 
 use super::LostDomain;
-use crate::mesh::model::{Hostname, Origin, Registry, Resolution, Service, UNSPECIFIED};
+use crate::{
+    mesh::model::{Origin, Registry, Resolution, Service, UNSPECIFIED},
+    translate::naming,
+};
 
 /// The names and addresses by which a service is reached from a namespace, in Istio's order.
 pub(super) struct Domains(Vec<Domain>);
@@ -24,7 +24,7 @@ pub(super) fn of_service(service: &Service, port: u16, dns_domain: &str) -> Doma
     let mut all = Vec::with_capacity(8);
     for host in std::iter::once(&service.hostname).chain(&service.aliases) {
         all.push(Domain { text: host.text().clone(), form: false });
-        all.extend(forms(host, dns_domain).into_iter().map(|text| Domain { text, form: true }));
+        all.extend(naming::other_forms(host, dns_domain).into_iter().map(|text| Domain { text, form: true }));
     }
     if service.resolution == Resolution::Passthrough && service.registry == Registry::Kubernetes {
         let wildcards: Vec<_> = all.iter().map(|Domain { text, .. }| format_smolstr!("*.{text}")).collect();
@@ -86,25 +86,6 @@ fn lowercase(domain: &SmolStr) -> SmolStr {
     if domain.bytes().any(|byte| !byte.is_ascii() || byte.is_ascii_uppercase()) { domain.to_lowercase().into() } else { domain.clone() }
 }
 
-// The absolute form, and the forms that the search path of the proxy's namespace makes valid.
-fn forms(host: &Hostname, dns_domain: &str) -> Vec<SmolStr> {
-    let host = host.as_str();
-    let mut forms = Vec::with_capacity(4);
-    if host.parse::<IpAddr>().is_err() {
-        forms.push(format_smolstr!("{host}."));
-    }
-    let Some((proxy_namespace, domain)) = dns_domain.split_once(".svc.") else { return forms };
-    let Some(with_namespace) = host.strip_suffix(domain).and_then(|host| host.strip_suffix(".svc.")) else { return forms };
-    let Some((name, namespace)) = with_namespace.split_once('.') else { return forms };
-    let svc = format_smolstr!("{with_namespace}.svc");
-    if namespace == proxy_namespace {
-        forms.extend([name.into(), svc, with_namespace.into()]);
-    } else {
-        forms.extend([with_namespace.into(), svc]);
-    }
-    forms
-}
-
 fn bracketed(address: &SmolStr) -> SmolStr {
     if address.contains(':') { format_smolstr!("[{address}]") } else { address.clone() }
 }
@@ -113,16 +94,6 @@ fn bracketed(address: &SmolStr) -> SmolStr {
 mod tests {
     use super::*;
     use crate::api::{Kind, ObjectKey};
-
-    #[test]
-    fn short_forms_depend_on_the_namespace() {
-        let host = Hostname::new("reviews.shop.svc.cluster.local");
-        let own = forms(&host, "shop.svc.cluster.local");
-        assert_eq!(own, ["reviews.shop.svc.cluster.local.", "reviews", "reviews.shop.svc", "reviews.shop"]);
-        let other = forms(&host, "web.svc.cluster.local");
-        assert_eq!(other, ["reviews.shop.svc.cluster.local.", "reviews.shop", "reviews.shop.svc"]);
-        assert_eq!(forms(&Hostname::new("api.example.com"), "shop.svc.cluster.local"), ["api.example.com."]);
-    }
 
     #[test]
     fn no_domain_is_given_twice() {

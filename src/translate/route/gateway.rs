@@ -68,8 +68,8 @@ pub fn gateway_table(
             for host in hosts {
                 let entry = entries.entry(HostOrder::of(host)).or_insert_with(|| Entry::new(server));
                 entry.require_tls |= server.https_redirect;
-                // Two servers of one gateway that serve the host bring the same routes.
-                if !entry.selections.iter().any(|known| known.routes == selection.routes) {
+                // Two servers that serve the host mostly bring the same routes; of different Gateways they need not.
+                if !entry.selections.contains(&selection) {
                     entry.selections.push(selection.clone());
                 }
             }

@@ -18,7 +18,7 @@ use crate::{
     mesh::{
         credential::SecretName,
         gateway::Listener,
-        model::{Place, PlaceDetail, Proxy, ProxyKind},
+        model::{Hostname, Place, PlaceDetail, Proxy, ProxyKind, Service},
         policy::{mtls::workload_mtls, request_authentication::token_rules},
         routing::model::GatewayRef,
         scope::{Scope, ServiceTarget, gateways_for, routes_for_gateway, service_targets},
@@ -206,7 +206,9 @@ fn passes_mtls_on(gateways: &[Arc<Gateway>]) -> bool {
 
 fn auto_passthrough(world: &World, scope: &Scope, class: &ProxyClass, place: &Place) -> (Vec<ClusterInput>, Vec<EndpointInput>) {
     let (mut clusters, mut assignments) = (Vec::new(), Vec::new());
-    for (host, service) in scope.services.iter().visiting(Visited::Service) {
+    // The mesh's own mTLS ends at none of the others.
+    let in_mesh = |(_, service): &(&Hostname, &Arc<Service>)| !service.mesh_external;
+    for (host, service) in scope.services.iter().visiting(Visited::Service).filter(in_mesh) {
         let (rule, endpoints) = (scope.destination_rules.get(host), world.endpoints.get(&service.key()));
         clusters.extend(cluster::auto_passthrough_inputs(class, &world.mesh, service, rule, endpoints));
         assignments.extend(endpoint::inputs(class, &world.mesh, Some(place), service, rule, endpoints, true));

@@ -214,6 +214,7 @@ impl<'a> Planner<'a> {
             idle_timeout: self.view.class.idle_timeout,
             stat_name: &self.view.mesh.outbound_cluster_stat_name,
             port: placed.listener.port,
+            protocol: placed.listener.protocol,
         }
     }
 }

@@ -18,10 +18,13 @@ use crate::{
             selection::{AppliedRule, Client, RouteContext, l4_sets},
         },
     },
-    translate::listener::{
-        chain::ChainMatch,
-        l4::Destinations,
-        refused::{Reason, Refused},
+    translate::{
+        listener::{
+            chain::ChainMatch,
+            l4::Destinations,
+            refused::{Reason, Refused},
+        },
+        naming::other_forms,
     },
 };
 
@@ -49,6 +52,7 @@ impl Planner<'_> {
             idle_timeout: self.class.idle_timeout,
             stat_name: &self.view.mesh.outbound_cluster_stat_name,
             port: port.number,
+            protocol: port.protocol,
         };
         if port.protocol.is_tls() {
             self.tls_chains(port, bind, wildcard, &destinations, entries)
@@ -105,8 +109,17 @@ impl Planner<'_> {
         let addresses = service.addresses_at(port.number);
         let without_address = addresses.is_empty() || addresses.iter().any(|address| address == UNSPECIFIED);
         let shared = !bind.networks.is_empty() || (without_address && wildcard) || dns_cache(service).is_some();
-        let names = || [&service.hostname].into_iter().chain(&service.aliases).map(|host| host.text().clone()).collect();
-        if shared { names() } else { Vec::new() }
+        if !shared {
+            return Vec::new();
+        }
+        let of_alias = |alias: &Hostname| {
+            let mut names = other_forms(alias, &self.view.class.dns_domain);
+            names.push(alias.text().clone());
+            names
+        };
+        let mut names: Vec<_> = service.aliases.iter().flat_map(of_alias).chain([service.hostname.text().clone()]).collect();
+        names.sort_unstable();
+        names
     }
 
     fn plain_chains(&self, port: &ServicePort<'_>, bind: &Bind, destinations: &Destinations<'_>, entries: &mut Entries) -> Vec<Claim> {
@@ -140,7 +153,6 @@ impl Planner<'_> {
             _ => port.number,
         };
         let mut target = destinations.single(&service.hostname, "", number);
-        target.mongo = port.protocol == Protocol::Mongo;
         target.sni_forward = dns_cache(service).map(|cache| (cache, port.number));
         let matcher = ChainMatch { server_names, prefix_ranges: bind.networks.clone(), ..Default::default() };
         port.claim(Chain { matcher, target: Target::Tcp(target), config: None })
