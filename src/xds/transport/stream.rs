@@ -136,8 +136,8 @@ impl<P: Protocol> Stream<P> {
                     match response {
                         Some(response) => {
                             self.observe_push_time(&response, began.elapsed());
-                            permit.send(Ok(Outgoing::Resources(response)));
                             self.pay_for_change(&conversation)?;
+                            permit.send(Ok(Outgoing::Resources(response)));
                         }
                         None => more = false,
                     }
