@@ -213,6 +213,28 @@ fn an_object_written_again_without_change_costs_nothing() {
 }
 
 #[test]
+fn a_policy_touches_the_workloads_that_it_selects_alone() {
+    let policy = |namespace: &str, name: &str, app: &str, port: u16| {
+        format!(
+            "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+             spec: {{action: DENY, selector: {{matchLabels: {{{app}}}}}, rules: [{{to: [{{operation: {{ports: [\"{port}\"]}}}}]}}]}}\n"
+        )
+    };
+    for namespace in ["shop", "istio-system"] {
+        let [few, many] = [10, 500].map(|others| {
+            let mut mesh = Mesh::with_others(10);
+            let for_others = (0..others).map(|n| policy(namespace, &format!("p{n}"), &format!("app: s{n}"), 80));
+            mesh.apply(&for_others.collect::<String>());
+            mesh.apply(&policy(namespace, "front", "istio: ingressgateway", 80));
+            mesh.apply(&policy(namespace, "front", "istio: ingressgateway", 81))
+        });
+        assert_eq!((few.recomputed, few.proxies), (1, 1), "{few:?}");
+        assert_eq!((few.translated.values().sum::<u64>(), &few.changed), (1, &BTreeMap::from([(ResourceType::Listener, 1)])), "{few:?}");
+        assert_eq!(few, many);
+    }
+}
+
+#[test]
 fn a_change_of_one_service_leaves_the_layers_of_others_alone() {
     let mut mesh = Mesh::with_others(10);
     let cost = mesh.apply("apiVersion: v1\nkind: Service\nmetadata: {name: s3, namespace: load}\nspec: {clusterIP: 10.97.9.9, selector: {app: s3}, ports: [{name: http, port: 9080}]}\n");

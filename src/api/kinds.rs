@@ -106,13 +106,15 @@ macro_rules! kinds {
                 read: istio_spec,
                 check: peer_authentication,
             }
-            /// `security.istio.io AuthorizationPolicy`, of which nothing is known but that it is there.
-            AuthorizationPolicy {
+            /// `security.istio.io AuthorizationPolicy`
+            AuthorizationPolicy(istio::AuthorizationPolicy) {
                 facts: security("authorizationpolicies").meant_in("mesh/policy").shown(Shown {
                     short_name: Some("ap"),
                     columns: &[("Action", ".spec.action"), AGE],
-                    purpose: "who may send which requests to workloads (not applied yet)",
+                    purpose: "who may send which requests to workloads",
                 }),
+                read: istio_spec,
+                check: authorization_policy,
             }
             /// `security.istio.io RequestAuthentication`
             RequestAuthentication(istio::RequestAuthentication) {

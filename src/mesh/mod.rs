@@ -1,5 +1,6 @@
 //! What the objects mean. Pure: no clock, socket, file, thread, async or environment.
 
+pub mod authorization;
 pub mod by_ptr;
 pub mod configured;
 pub mod credential;
@@ -12,6 +13,7 @@ pub mod peer_authentication;
 pub mod policy;
 pub mod policy_table;
 pub mod protocol;
+pub mod reach;
 pub mod request_authentication;
 pub mod routing;
 pub mod scope;

@@ -19,6 +19,7 @@ use crate::{
         configured::Configured,
         model::{NamedKey, Origin},
     },
+    visits::{Visit, Visited},
 };
 
 /// What a configuration object is for, within its namespace.
@@ -74,6 +75,11 @@ impl<'a> Attachment<'a> {
             true => Self::of_selector(target.selector.as_ref()),
             false => Self::Targets(&target.refs),
         }
+    }
+
+    /// Returns whether it is for a workload of the object's own namespace (with a selector, of any).
+    pub(in crate::mesh) fn covers(self, labels: &Labels) -> bool {
+        self == Self::Namespace || self.names(labels)
     }
 
     /// Returns whether it names the workload with these labels itself.
@@ -151,12 +157,8 @@ impl<T: Policy> PolicyTable<T> {
     /// whole mesh, or for what it selects there; targets are of its own namespace.
     pub fn applying<'a>(&'a self, root: &'a str, namespace: &'a str, labels: &Labels) -> Vec<&'a Arc<Configured<T>>> {
         let of = |of: &'a str| {
-            let is_for = |object: &&Arc<Configured<T>>| match object.spec.attachment() {
-                Attachment::Namespace => true,
-                attachment @ Attachment::Selector(_) => attachment.names(labels),
-                attachment @ Attachment::Targets(_) => of == namespace && attachment.names(labels),
-            };
-            let mut objects: Vec<_> = self.in_namespace(of).filter(is_for).collect();
+            let is_for = |object: &&Arc<Configured<T>>| object.is_for(root, namespace, labels);
+            let mut objects: Vec<_> = self.in_namespace(of).visiting(Visited::Object).filter(is_for).collect();
             objects.sort_by(|a, b| a.precedence.cmp(&b.precedence));
             objects
         };
@@ -178,6 +180,17 @@ impl<T: Policy> PolicyTable<T> {
 }
 
 impl<T: Policy> Configured<T> {
+    /// Returns whether it is for a workload of `namespace` with these labels. `root` is the root namespace.
+    fn is_for(&self, root: &str, namespace: &str, labels: &Labels) -> bool {
+        let is_near = !self.is_for_one_namespace(root) || self.origin.object.namespace == namespace;
+        is_near && self.spec.attachment().covers(labels)
+    }
+
+    /// Returns whether it is for workloads of its own namespace alone: objects that are named are always of that.
+    pub(in crate::mesh) fn is_for_one_namespace(&self, root: &str) -> bool {
+        self.origin.object.namespace != root || matches!(self.spec.attachment(), Attachment::Targets(_))
+    }
+
     /// Returns whether it is for its whole namespace (in the root namespace: for the mesh).
     pub fn is_namespace_wide(&self) -> bool {
         self.spec.attachment() == Attachment::Namespace

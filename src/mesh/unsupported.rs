@@ -11,7 +11,10 @@ use super::{
 };
 use crate::api::{
     Object, Spec,
-    istio::{self, ClientTls, ClientTlsMode, DestinationRule, ServerTls, ServerTlsMode, Sidecar, TrafficPolicy, VirtualService},
+    istio::{
+        self, AuthorizationAction, AuthorizationPolicy, ClientTls, ClientTlsMode, DestinationRule, ServerTls, ServerTlsMode, Sidecar,
+        TargetRef, TrafficPolicy, VirtualService,
+    },
 };
 
 /// The label by which users of an object or of a namespace say that they know what is not supported: the error is a warning.
@@ -48,7 +51,7 @@ pub(in crate::mesh) fn of(object: &Object) -> Option<Unsupported> {
         Spec::DestinationRule(rule) => of_rule(rule),
         Spec::VirtualService(routes) => of_routes(routes),
         Spec::Sidecar(sidecar) => of_sidecar(sidecar),
-        Spec::AuthorizationPolicy => vec![of_whole()],
+        Spec::AuthorizationPolicy(policy) => of_authorization(policy),
         _ => Vec::new(),
     };
     let allowed = allows(&object.metadata.labels);
@@ -164,9 +167,26 @@ fn of_sidecar(sidecar: &Sidecar) -> Vec<Demand> {
     egress_proxy(sidecar).then(demand).into_iter().collect()
 }
 
-fn of_whole() -> Demand {
-    let consequence = "is not supported yet: it protects nothing, and requests pass as if it were not there";
-    Demand { field: SmolStr::default(), consequence: consequence.into() }
+fn of_authorization(policy: &AuthorizationPolicy) -> Vec<Demand> {
+    let mut demands = of_waypoint(&policy.target.refs);
+    if policy.action == AuthorizationAction::Custom {
+        let consequence = "CUSTOM is not supported yet: what a rule of this policy holds for is denied";
+        demands.push(Demand { field: "spec.action".into(), consequence: consequence.into() });
+    }
+    demands
+}
+
+/// Returns those of the targets that a waypoint would stand for: a sidecar does not, so that nothing holds the policy.
+fn of_waypoint(targets: &[TargetRef]) -> Vec<Demand> {
+    let unserved = targets.iter().enumerate().filter(|(_, target)| target.kind != "Gateway");
+    let demand = |(index, target): (usize, &TargetRef)| Demand {
+        field: format_smolstr!("spec.targetRefs[{index}]"),
+        consequence: format_smolstr!(
+            "waypoints are not supported, which would hold a policy for a {}: it protects nothing (use selector)",
+            target.kind
+        ),
+    };
+    unserved.map(demand).collect()
 }
 
 #[cfg(test)]
@@ -253,7 +273,9 @@ mod tests {
 
     #[test]
     fn policies_ask_in_vain_as_a_whole() {
-        assert_eq!(fields("AuthorizationPolicy", "security", "{}"), [""]);
+        let custom = "{action: CUSTOM, provider: {name: a}, rules: [{}], targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: a}, {kind: Service, name: a}]}";
+        assert_eq!(fields("AuthorizationPolicy", "security", custom), ["spec.targetRefs[1]", "spec.action"]);
+        assert_eq!(fields("AuthorizationPolicy", "security", "{}"), [""; 0]);
         assert_eq!(fields("PeerAuthentication", "security", "{mtls: {mode: STRICT}}"), [""; 0]);
     }
 }

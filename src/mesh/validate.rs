@@ -341,23 +341,23 @@ spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}]}
 
     #[test]
     fn what_would_leave_something_open_is_an_error_unless_a_label_says_that_it_is_known() {
-        let policy = |name: &str, namespace: &str, labels: &str| {
+        let sidecar = |name: &str, namespace: &str, labels: &str| {
             format!(
-                "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
-                 metadata: {{name: {name}, namespace: {namespace}, labels: {{{labels}}}}}\nspec: {{}}\n"
+                "---\napiVersion: networking.istio.io/v1\nkind: Sidecar\n\
+                 metadata: {{name: {name}, namespace: {namespace}, labels: {{{labels}}}}}\n\
+                 spec: {{workloadSelector: {{labels: {{app: {name}}}}}, outboundTrafficPolicy: {{egressProxy: {{host: way-out.example.com}}}}}}\n"
             )
         };
         let known = "istiod-lite.io/allow-unsupported: 'true'";
         let namespace = format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: wide, labels: {{{known}}}}}\n");
-        let open = "is not supported yet: it protects nothing, and requests pass as if it were not there";
+        let at = "spec.outboundTrafficPolicy.egressProxy";
+        let blocked = "is not supported yet: what would have gone through it is blocked, as with mode REGISTRY_ONLY";
         assert_eq!(
-            findings(&[policy("a", "shop", ""), policy("b", "shop", known), namespace, policy("c", "wide", "")].concat()),
+            findings(&[sidecar("a", "shop", ""), sidecar("b", "shop", known), namespace, sidecar("c", "wide", "")].concat()),
             [
-                format!(
-                    "error: AuthorizationPolicy/shop/a: {open}; label istiod-lite.io/allow-unsupported: \"true\" stores it all the same"
-                ),
-                format!("warning: AuthorizationPolicy/shop/b: {open}"),
-                format!("warning: AuthorizationPolicy/wide/c: {open}"),
+                format!("error: Sidecar/shop/a {at}: {blocked}; label istiod-lite.io/allow-unsupported: \"true\" stores it all the same"),
+                format!("warning: Sidecar/shop/b {at}: {blocked}"),
+                format!("warning: Sidecar/wide/c {at}: {blocked}"),
             ]
         );
     }

@@ -7,6 +7,7 @@ use rustc_hash::{FxBuildHasher, FxHashSet};
 use smol_str::SmolStr;
 
 use super::{
+    authorization::AuthorizationPolicy,
     configured::Configured,
     credential::{Credential, Part, SecretName, SecretUse},
     gateway,
@@ -15,6 +16,7 @@ use super::{
     },
     peer_authentication::PeerAuthentication,
     policy_table::PolicyTable,
+    reach::Reach,
     request_authentication::{FetchedKeys, RequestAuthentication},
     routing::model::{GatewayRef, RouteSet},
     settings::{MeshSettings, ProxyDefaults},
@@ -66,6 +68,8 @@ pub struct World {
     pub request_authentications: PolicyTable<RequestAuthentication>,
     /// The keys of issuers, by the URL where they are.
     pub key_sets: OrdMap<SmolStr, FetchedKeys>,
+    /// AuthorizationPolicies by object.
+    pub authorization_policies: PolicyTable<AuthorizationPolicy>,
     /// Objects that ask for what is not built yet.
     pub unsupported: OrdMap<ConfigId, Arc<Unsupported>>,
     /// What the Secrets hold that some object names, by name and then namespace.
@@ -127,6 +131,8 @@ pub struct Touched {
     pub secrets: BTreeSet<NamedKey>,
     /// Names of secrets that an object names now and none did, or the other way round.
     pub secret_names: BTreeSet<SecretName>,
+    /// Workloads that policies of theirs differ for.
+    pub policies: Vec<Reach>,
     /// Mesh-wide settings (or a policy of the root namespace) differ: everything is looked at again.
     pub everything: bool,
 }
@@ -144,7 +150,9 @@ impl World {
     /// Iterates over the origins of all configuration objects that have effect.
     pub fn configuration(&self) -> impl Iterator<Item = &Origin> {
         let rules = self.destination_rules.origins().chain(self.gateways.origins());
-        let policies = self.peer_authentications.origins().chain(self.sidecars.origins()).chain(self.request_authentications.origins());
+        let workloads = self.peer_authentications.origins().chain(self.sidecars.origins());
+        let requests = self.request_authentications.origins().chain(self.authorization_policies.origins());
+        let policies = workloads.chain(requests);
         rules.chain(policies).chain(self.routes.values().map(|routes| &routes.origin))
     }
 

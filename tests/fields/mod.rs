@@ -14,11 +14,10 @@ pub(crate) mod stage;
 
 use std::{collections::BTreeMap, env, fs, path::PathBuf, thread};
 
-use istiod_lite::api::Severity;
 use serde::Deserialize;
 
 use self::{
-    schema::{Field, REFUSED_WHOLE, Schema},
+    schema::{Field, Schema},
     stage::{Outcome, Stage},
 };
 
@@ -69,7 +68,7 @@ fn every_field_has_an_effect_or_is_told() {
 fn a_field_that_is_in_no_schema_is_told_wherever_it_stands() {
     let schema = Schema::load();
     let mut missed = Vec::new();
-    for kind in schema.kinds().filter(|kind| !REFUSED_WHOLE.contains(kind)) {
+    for kind in schema.kinds() {
         let stage = Stage::of(kind);
         missed.extend(schema.messages(kind).filter(|path| !stage.names_unknown_field(path)).map(|path| format!("{kind} {path}.walked")));
     }
@@ -79,23 +78,9 @@ fn a_field_that_is_in_no_schema_is_told_wherever_it_stands() {
 #[test]
 fn every_value_of_an_enum_is_known() {
     let schema = Schema::load();
-    let kinds = || schema.kinds().filter(|kind| !REFUSED_WHOLE.contains(kind));
-    let enums = kinds().flat_map(|kind| schema.leaves(kind).filter(|field| !field.values.is_empty()));
+    let enums = schema.kinds().flat_map(|kind| schema.leaves(kind).filter(|field| !field.values.is_empty()));
     let unknown: Vec<String> = enums.flat_map(|field| Stage::of(&field.kind).unknown_values(field)).collect();
     assert!(unknown.is_empty(), "{} values of Istio's:\n  {}", unknown.len(), unknown.join("\n  "));
-}
-
-#[test]
-fn a_refused_kind_is_a_warning_for_whoever_says_that_it_is_known() {
-    let schema = Schema::load();
-    for kind in REFUSED_WHOLE {
-        let stage = Stage::of(kind);
-        for field in schema.leaves(kind) {
-            let said = stage.said_with_label(field, "istiod-lite.io/allow-unsupported", "true");
-            assert!(said.iter().all(|finding| finding.severity == Severity::Warning), "{}: {said:?}", field.name());
-            assert!(said.iter().any(|finding| finding.message.contains("is not supported yet")), "{}: {said:?}", field.name());
-        }
-    }
 }
 
 fn walk() -> BTreeMap<String, Outcome> {

@@ -5,9 +5,6 @@ use std::collections::BTreeSet;
 
 use istiod_lite::api::Kind;
 
-/// Kinds that are refused as a whole, whatever their fields say.
-pub(super) const REFUSED_WHOLE: [&str; 1] = ["AuthorizationPolicy"];
-
 /// One field that holds a value.
 #[derive(Clone)]
 pub(crate) struct Field {

@@ -15,11 +15,7 @@ use istiod_lite::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{
-    injection::Injection,
-    place,
-    schema::{Field, REFUSED_WHOLE},
-};
+use super::{injection::Injection, place, schema::Field};
 
 /// What became of a field that was set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,16 +147,6 @@ impl Stage {
         field.values.iter().flat_map(errors_of).collect()
     }
 
-    /// Returns what is said of the object as it stands, with this label.
-    pub(super) fn said_with_label(&self, field: &Field, name: &str, value: &str) -> Vec<Diagnostic> {
-        let key = self.key(&field.path);
-        let mut document = self.given(&field.path);
-        let set = self.values(field).remove(0);
-        place::put(&mut document, &field.path, &key, set);
-        place::lay_over(&mut document, "metadata.labels", &key, &json!({ name: value }));
-        self.see(&document).findings.into_iter().filter(|finding| self.is_object(finding)).collect()
-    }
-
     /// Reads a document of the kind.
     pub(crate) fn parse(&self, document: &Value) -> Parsed {
         let cluster = "Kubernetes".into();
@@ -195,17 +181,13 @@ impl Stage {
 
     fn is_about(&self, finding: &Diagnostic, path: &str, key: &str) -> bool {
         let at = at(finding);
-        let is_meant = if ["", "spec", "data."].contains(&at.as_str()) { self.is_refused_whole() } else { place::is_about(&at, path, key) };
-        self.is_object(finding) && is_meant
+        let is_of_whole = ["", "spec", "data."].contains(&at.as_str());
+        self.is_object(finding) && !is_of_whole && place::is_about(&at, path, key)
     }
 
     fn is_object(&self, finding: &Diagnostic) -> bool {
         let named = |object: &ObjectKey| object.kind.as_str() == self.kind && ["walked", "istio"].contains(&object.name.as_str());
         finding.object.as_ref().is_some_and(named)
-    }
-
-    fn is_refused_whole(&self) -> bool {
-        REFUSED_WHOLE.contains(&self.kind.as_str())
     }
 
     fn given(&self, path: &str) -> Value {

@@ -185,20 +185,21 @@ impl Shop {
     /// Checks that a label on the object or on its namespace lets it be stored.
     async fn what_is_not_supported_passes_with_a_label(&self, namespace: &str) -> Result<()> {
         let label = json!({ "istiod-lite.io/allow-unsupported": "true" });
-        let policy = |labels: &Value| {
+        let sidecar = |labels: &Value| {
             let metadata = json!({ "name": "open", "namespace": namespace, "labels": labels });
-            json!({ "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": metadata, "spec": {} }).to_string()
+            let spec = json!({ "workloadSelector": { "labels": { "app": "nobody" } }, "outboundTrafficPolicy": { "egressProxy": { "host": "way-out.example.com" } } });
+            json!({ "apiVersion": "networking.istio.io/v1", "kind": "Sidecar", "metadata": metadata, "spec": spec }).to_string()
         };
-        let told = format!("AuthorizationPolicy/{namespace}/open: is not supported yet: it protects nothing");
-        let refused = self.api.kubectl(&["apply", "-f", "-"], &policy(&json!({}))).await?;
+        let told = format!("Sidecar/{namespace}/open spec.outboundTrafficPolicy.egressProxy: is not supported yet");
+        let refused = self.api.kubectl(&["apply", "-f", "-"], &sidecar(&json!({}))).await?;
         ensure!(!refused.status.success() && said(&refused).contains(&told), "{}", said(&refused));
-        let labelled = self.api.kubectl(&["apply", "-f", "-"], &policy(&label)).await?;
+        let labelled = self.api.kubectl(&["apply", "-f", "-"], &sidecar(&label)).await?;
         ensure!(labelled.status.success() && said(&labelled).contains(&format!("Warning: {told}")), "{}", said(&labelled));
         let label = ["label", "namespace", namespace, "istiod-lite.io/allow-unsupported=true"];
         harness::kubernetes::succeeded(&self.api.kubectl(&label, "").await?)?;
         // The namespace's label is seen a moment later.
         wait::until("the namespace's label to count", PATIENCE, || async {
-            let unlabelled = policy(&json!({})).replace("\"open\"", "\"wide\"");
+            let unlabelled = sidecar(&json!({})).replace("\"open\"", "\"wide\"");
             let output = self.api.kubectl(&["create", "--dry-run=server", "-f", "-"], &unlabelled).await?;
             ensure!(output.status.success() && said(&output).contains("Warning: "), "{}", said(&output));
             Ok(())

@@ -1,5 +1,6 @@
 //! Istio's kinds as users write them, one file each.
 
+mod authorization_policy;
 mod destination_rule;
 mod gateway;
 mod http_route;
@@ -12,6 +13,7 @@ mod target;
 mod traffic_policy;
 mod virtual_service;
 
+pub use authorization_policy::*;
 pub use destination_rule::*;
 pub use gateway::*;
 pub use http_route::*;

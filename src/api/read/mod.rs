@@ -4,6 +4,7 @@
 //! `camelCase`, `null` for absent. An unknown field is a warning; an unknown enum value or a wrong type is an error, and
 //! then the object is refused.
 
+mod authorization_policy;
 mod fields;
 mod gateway;
 mod http_route;

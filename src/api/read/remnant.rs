@@ -4,6 +4,7 @@
 //! A part that can be read holds as it is written; a part that cannot is closed. What restricts nothing (load balancing,
 //! subsets, routes, imports) is left out with the object.
 
+mod authorization_policy;
 mod destination_rule;
 pub(super) mod mesh_config;
 mod peer_authentication;
@@ -44,6 +45,7 @@ struct Left {
 pub(super) fn of(key: &ObjectKey, metadata: &Arc<Metadata>, document: &Value) -> Option<Remnant> {
     let spec = document.get("spec").filter(|spec| spec.is_object())?;
     let left = match key.kind {
+        Kind::AuthorizationPolicy => authorization_policy::left(key, spec),
         Kind::DestinationRule => destination_rule::left(key, spec),
         Kind::PeerAuthentication => peer_authentication::left(spec),
         Kind::RequestAuthentication => request_authentication::left(key, spec),

@@ -2,7 +2,9 @@
 //! that could be read. An error keeps the object from being
 //! applied: Envoy, or a person, would misunderstand it.
 
+mod authorization_policy;
 mod destination_rule;
+mod dry_run;
 mod gateway;
 mod header_value;
 mod host;
@@ -38,6 +40,7 @@ macro_rules! define_object {
             let at = Path::Root.field("spec");
             traffic_distribution::check(object, findings);
             unread_metadata::check(object, findings);
+            dry_run::check(object, findings);
             match &object.spec {
                 $($(Spec::$kind(content) => check.$check(content, &at),)?)*
                 _ => {}

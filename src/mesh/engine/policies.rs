@@ -11,6 +11,7 @@ use super::{Dirty, Engine};
 use crate::{
     api::{Content, Id, Kind, Object, istio, key_set::KeySet},
     mesh::{
+        authorization::{self, AuthorizationPolicy},
         configured::Configured,
         gateway::{self, Gateway},
         model::{Hostname, NamedKey, ServiceKey, Visibility},
@@ -18,6 +19,7 @@ use crate::{
         peer_authentication::{self, PeerAuthentication},
         policy::{destination_rule, mtls},
         policy_table::{Policy, PolicyTable, Replaced},
+        reach::Reach,
         request_authentication::{self, FetchedKeys, JwtRule, Keys, RequestAuthentication},
         settings::MeshSettings,
         sidecar::{self, Sidecar},
@@ -54,6 +56,7 @@ impl Engine {
         self.derive_table::<RequestAuthentication>(world, changed, dirty);
         self.derive_key_sets(world, changed, dirty);
         self.derive_table::<DestinationRule>(world, changed, dirty);
+        self.derive_table::<AuthorizationPolicy>(world, changed, dirty);
         self.derive_unsupported(world, changed);
     }
 
@@ -164,10 +167,10 @@ fn touch_workloads<T: Policy>(world: &World, replaced: &[(NamedKey, Replaced<T>)
     for_mesh
 }
 
-/// Marks the workloads for which objects hold or held beside others: those of the root namespace are for all that they select.
-fn touch_applying<T>(world: &World, replaced: &[(NamedKey, Replaced<T>)], dirty: &mut Dirty) {
-    dirty.touched.everything |= replaced.iter().any(|((namespace, _), _)| *namespace == world.mesh.root_namespace);
-    dirty.touched.namespaces.extend(replaced.iter().map(|((namespace, _), _)| namespace.clone()));
+/// Marks the workloads that the objects are or were for, for kinds of which nothing else depends than these workloads' own side.
+fn touch_selected<T: Policy>(world: &World, replaced: &[(NamedKey, Replaced<T>)], dirty: &mut Dirty) {
+    let objects = replaced.iter().flat_map(|(_, both)| both.both());
+    dirty.touched.policies.extend(objects.map(|object| Reach::of(object, &world.mesh.root_namespace)));
 }
 
 impl Tabled for Gateway {
@@ -242,7 +245,23 @@ impl Tabled for RequestAuthentication {
     }
 
     fn touch(_: &Engine, world: &mut World, replaced: &[(NamedKey, Replaced<Self>)], dirty: &mut Dirty) {
-        touch_applying(world, replaced, dirty);
+        touch_selected(world, replaced, dirty);
+    }
+}
+
+impl Tabled for AuthorizationPolicy {
+    type Content = istio::AuthorizationPolicy;
+
+    fn of(object: &Object, spec: &Arc<istio::AuthorizationPolicy>, mesh: &MeshSettings) -> Arc<Self> {
+        authorization::authorization_policy(object, spec, mesh)
+    }
+
+    fn table(world: &mut World) -> &mut PolicyTable<Self> {
+        &mut world.authorization_policies
+    }
+
+    fn touch(_: &Engine, world: &mut World, replaced: &[(NamedKey, Replaced<Self>)], dirty: &mut Dirty) {
+        touch_selected(world, replaced, dirty);
     }
 }
 

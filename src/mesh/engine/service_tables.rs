@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use imbl::OrdMap;
 use rustc_hash::FxHashSet;
+use smol_str::SmolStr;
 
 use super::{
     Dirty, Engine,
@@ -145,6 +146,7 @@ impl Engine {
             // There was one for each endpoint.
             service.service_accounts.shrink_to_fit();
         }
+        add_aliases(&mut service.service_accounts, &world.mesh.trust_domain_aliases);
         service.aliases = self.definitions.aliases_of(&key.hostname);
         let elsewhere = self
             .definitions
@@ -154,6 +156,19 @@ impl Engine {
         service.addresses_elsewhere = elsewhere.map(|service| (service.origin.object.cluster.clone(), service.addresses.clone())).collect();
         service
     }
+}
+
+/// Adds the names that identities have under the aliases of the trust domain: a certificate of each is taken.
+fn add_aliases(identities: &mut Vec<SpiffeId>, trust_domain_aliases: &[SmolStr]) {
+    if trust_domain_aliases.is_empty() {
+        return;
+    }
+    let of_alias = |identity: &SpiffeId, trust_domain: &SmolStr| SpiffeId { trust_domain: trust_domain.clone(), ..identity.clone() };
+    let named: Vec<SpiffeId> =
+        identities.iter().flat_map(|identity| trust_domain_aliases.iter().map(|alias| of_alias(identity, alias))).collect();
+    identities.extend(named);
+    identities.sort();
+    identities.dedup();
 }
 
 /// Keeps what has no effect, if anything.

@@ -48,7 +48,6 @@ fn watched(kind: Kind) -> Option<WatchedResource> {
     let &ApiResource { group, versions, plural, namespaced } = kind.resource()?;
     let (page_size, fields) = match kind {
         Kind::Namespace => (500, &NAMED),
-        Kind::AuthorizationPolicy => (250, &NAMED),
         Kind::Node => (100, &NAMED),
         Kind::Service => (500, &WITH_SPEC),
         Kind::EndpointSlice => (200, &SLICE),
@@ -73,6 +72,7 @@ const METADATA: FieldMask = FieldMask::Fields(&[
         FieldMask::Prefixes(&[
             "networking.istio.io/",
             "alpha.istio.io/",
+            "istio.io/dry-run",
             "traffic.istio.io/",
             "topology.istio.io/",
             "sidecar.istio.io/interceptionMode",
@@ -154,3 +154,22 @@ static POD: FieldMask = FieldMask::Fields(&[
         ]),
     ),
 ]);
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::value::{Allowance, MOST_OF_DOCUMENT};
+
+    // What is not read protects nothing, or everything.
+    #[test]
+    fn of_istios_kinds_all_that_they_say_is_read() {
+        let annotations = json!({ "istio.io/dry-run": "true", "networking.istio.io/exportTo": "." });
+        let object = json!({ "metadata": { "name": "a", "labels": { "b": "c" }, "annotations": annotations }, "spec": { "rules": [{}] } });
+        for resource in RESOURCES.iter().filter(|resource| resource.kind.is_istio()) {
+            let read = resource.fields.read(&object.to_string(), &Allowance::new(MOST_OF_DOCUMENT)).unwrap();
+            assert_eq!(read, object, "{}", resource.kind);
+        }
+    }
+}

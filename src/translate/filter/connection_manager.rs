@@ -8,7 +8,7 @@ use envoy_types::pb::envoy::{
     },
     extensions::{
         filters::network::http_connection_manager::v3::{
-            HttpConnectionManager, Rds, RequestIdExtension,
+            HttpConnectionManager, HttpFilter, Rds, RequestIdExtension,
             http_connection_manager::{
                 ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier, SetCurrentClientCertDetails, UpgradeConfig,
             },
@@ -51,6 +51,8 @@ pub struct ConnectionManager<'a> {
     pub sniffed: bool,
     /// The DNS cache of a `DYNAMIC_DNS` service.
     pub dns_cache: Option<&'a SmolStr>,
+    /// The filters that hold policies.
+    pub policies: &'a [HttpFilter],
     /// Whether it is the explicit HTTP proxy (`proxyHttpPort`), whose requests name the whole URL.
     pub explicit_proxy: bool,
 }
@@ -115,6 +117,7 @@ fn common(wanted: &ConnectionManager<'_>) -> HttpConnectionManager {
         grpc_web: wanted.grpc_web,
         sniffed: wanted.sniffed,
         dns_cache: wanted.dns_cache,
+        policies: wanted.policies,
     };
     HttpConnectionManager {
         stat_prefix: format!("{};", wanted.stat_prefix),

@@ -61,6 +61,8 @@ pub struct HttpFilters<'a> {
     pub sniffed: bool,
     /// The DNS cache of a service whose name comes from the request (`DYNAMIC_DNS`).
     pub dns_cache: Option<&'a SmolStr>,
+    /// Those that hold policies.
+    pub policies: &'a [HttpFilter],
 }
 
 /// Returns all filters, the router last.
@@ -73,6 +75,7 @@ pub fn http_filters(wanted: HttpFilters<'_>) -> Vec<HttpFilter> {
     }
     let tokens = wanted.tokens.and_then(|tokens| jwt_authn(tokens, wanted.direction == Direction::Gateway));
     filters.extend(tokens.map(|tokens| filter(JWT_AUTHN, wkt::any(&tokens))));
+    filters.extend_from_slice(wanted.policies);
     if wanted.grpc_web {
         filters.push(filter("envoy.filters.http.grpc_web", wkt::any(&GrpcWeb {})));
     }
@@ -168,7 +171,7 @@ mod tests {
     use super::*;
 
     fn names(flavour: Flavour, direction: Direction, sniffed: bool) -> Vec<String> {
-        let wanted = HttpFilters { flavour, direction, tokens: None, grpc_web: true, sniffed, dns_cache: None };
+        let wanted = HttpFilters { flavour, direction, tokens: None, grpc_web: true, sniffed, dns_cache: None, policies: &[] };
         http_filters(wanted)
             .into_iter()
             .map(|filter| filter.name.rsplit_once("http.").map_or(filter.name.clone(), |(_, name)| name.into()))

@@ -5,6 +5,8 @@ pub mod connection_manager;
 pub mod http;
 pub mod jwt_authn;
 pub mod network;
+pub mod policies;
+mod rbac;
 pub mod tracing;
 
 /// Where in the mesh a listener stands, which decides about its filters.

@@ -27,7 +27,7 @@ use crate::{
         engine::Engine,
         gateway::Refusal,
         model::{Flavour, Interception, Labels, MtlsMode, Proxy, ProxyKind, ProxyPorts},
-        policy::{mtls::workload_mtls, request_authentication::token_rules},
+        policy::{mtls::workload_mtls, request_authentication::token_rules, workload::WorkloadPolicies},
         scope,
         world::World,
     },
@@ -144,6 +144,7 @@ impl Asked {
             mesh: &self.world.mesh,
             mtls: &workload_mtls(&self.world, "shop", &self.labels),
             tokens: &Arc::new(token_rules(&self.world, "shop", &self.labels)),
+            policies: &WorkloadPolicies::of(&self.world, "shop", &self.labels),
             sidecar: scope.sidecar.as_deref(),
             targets: &scope::service_targets(&self.world, &self.proxy()),
             workload: &[OWN.parse::<IpAddr>().unwrap()],
@@ -163,6 +164,7 @@ impl Asked {
             scope: &self.scope(),
             tokens: &Arc::new(token_rules(&self.world, "shop", &self.labels)),
             targets: &scope::service_targets(&self.world, &self.proxy()),
+            policies: &WorkloadPolicies::of(&self.world, "shop", &self.labels),
             ports: self.ports,
         });
         let listeners = shown(plan.listeners.iter().map(gateway::listener));

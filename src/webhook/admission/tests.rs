@@ -208,28 +208,28 @@ apiVersion: v1
 kind: Namespace
 metadata: {name: migrating, labels: {istiod-lite.io/allow-unsupported: 'true'}}
 ";
-    let policy = |namespace: &str, labels: Value| {
+    let sidecar = |namespace: &str, labels: Value| {
         let metadata = json!({"name": "all", "namespace": namespace, "labels": labels});
-        let object =
-            json!({"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": metadata, "spec": {"rules": []}});
+        let object = json!({"apiVersion": "networking.istio.io/v1", "kind": "Sidecar", "metadata": metadata, "spec": {"outboundTrafficPolicy": {"egressProxy": {"host": "way-out.example.com"}}}});
         Value::Object(create(object).as_object().unwrap().clone().into_iter().chain([("namespace".to_owned(), json!(namespace))]).collect())
     };
-    let open = "is not supported yet: it protects nothing, and requests pass as if it were not there";
+    let at = "spec.outboundTrafficPolicy.egressProxy";
+    let blocked = "is not supported yet: what would have gone through it is blocked, as with mode REGISTRY_ONLY";
     let label = "label istiod-lite.io/allow-unsupported: \"true\" stores it all the same";
     let webhook = Webhook::on(engine(&format!("{SHOP}{ALLOWED}")));
     // Nor before the first world, as nothing that comes would change it.
     for webhook in [&webhook, &Webhook::on(empty())] {
-        let answer = webhook.asked(policy("shop", json!({}))).await;
-        let message = json!(format!("AuthorizationPolicy/shop/all: {open}; {label}"));
+        let answer = webhook.asked(sidecar("shop", json!({}))).await;
+        let message = json!(format!("Sidecar/shop/all {at}: {blocked}; {label}"));
         assert_eq!((&answer["allowed"], &answer["status"]["message"]), (&json!(false), &message));
     }
     let known = json!({"istiod-lite.io/allow-unsupported": "true"});
     for (namespace, labels) in [("shop", known), ("migrating", json!({}))] {
-        let answer = webhook.asked(policy(namespace, labels)).await;
-        let warnings = json!([format!("AuthorizationPolicy/{namespace}/all: {open}")]);
+        let answer = webhook.asked(sidecar(namespace, labels)).await;
+        let warnings = json!([format!("Sidecar/{namespace}/all {at}: {blocked}")]);
         assert_eq!((&answer["allowed"], &answer["warnings"]), (&json!(true), &warnings));
     }
-    let unsure = webhook.asked(policy("shop", json!({"istiod-lite.io/allow-unsupported": "yes"}))).await;
+    let unsure = webhook.asked(sidecar("shop", json!({"istiod-lite.io/allow-unsupported": "yes"}))).await;
     assert_eq!(unsure["allowed"], false);
 }
 

@@ -346,7 +346,8 @@ impl State {
             let addressed = proxy.ips.iter().any(|ip| touched.addresses.contains(ip));
             let own_endpoints = !touched.endpoints.is_empty() && keys.have_endpoints();
             let own_side = own_endpoints || (at_gateways && proxy.kind == ProxyKind::Gateway);
-            all || addressed || own_side || namespaces.contains(&proxy.namespace)
+            let reached = touched.policies.iter().any(|reach| reach.covers(&proxy.namespace, &proxy.labels));
+            all || addressed || own_side || reached || namespaces.contains(&proxy.namespace)
         };
         for connected in self.proxies.values_mut().visiting(Visited::Proxy).filter(|connected| concerned(connected)) {
             connected.proxy = resolve_proxy(&self.world, &connected.node.proxy);

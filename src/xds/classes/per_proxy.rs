@@ -19,7 +19,7 @@ use crate::{
         credential::SecretName,
         gateway::Listener,
         model::{Hostname, Place, PlaceDetail, Proxy, ProxyKind, Service},
-        policy::{mtls::workload_mtls, request_authentication::token_rules},
+        policy::{mtls::workload_mtls, request_authentication::token_rules, workload::WorkloadPolicies},
         routing::model::GatewayRef,
         scope::{Scope, ServiceTarget, gateways_for, routes_for_gateway, service_targets},
         world::{Gateway, World},
@@ -150,6 +150,7 @@ fn sidecar(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass) -> P
         mesh: &world.mesh,
         mtls: &workload_mtls(world, &proxy.namespace, &proxy.labels),
         tokens: &Arc::new(token_rules(world, &proxy.namespace, &proxy.labels)),
+        policies: &WorkloadPolicies::of(world, &proxy.namespace, &proxy.labels),
         sidecar: sidecar.map(Arc::as_ref),
         targets: &service_targets(world, proxy),
         workload: &proxy.ips,
@@ -166,6 +167,7 @@ fn sidecar(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass) -> P
 fn gateway_proxy(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass) -> PerProxyInputs {
     let gateways = gateways_for(world, &proxy.labels);
     let targets = service_targets(world, proxy);
+    let policies = WorkloadPolicies::of(world, &proxy.namespace, &proxy.labels);
     let plan = gateway::plan(GatewayView {
         class,
         mesh: &world.mesh,
@@ -174,6 +176,7 @@ fn gateway_proxy(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass
         scope,
         tokens: &Arc::new(token_rules(world, &proxy.namespace, &proxy.labels)),
         targets: &targets,
+        policies: &policies,
         ports: proxy.ports,
     });
     let mut refused = plan.refused;

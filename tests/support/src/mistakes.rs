@@ -279,13 +279,13 @@ fn others() -> Vec<Mistake> {
              label istiod-lite.io/allow-unsupported: \"true\" stores it all the same",
         ),
         refused(
-            "a policy that is not applied",
-            security("AuthorizationPolicy", "{rules: [{from: [{source: {namespaces: [bank]}}]}]}"),
+            "a key that no condition has",
+            security("AuthorizationPolicy", "{action: DENY, rules: [{when: [{key: source.namespaces, values: [bank]}]}]}"),
             "AuthorizationPolicy/shop/all",
-            "",
-            "is not supported yet: it protects nothing, and requests pass as if it were not there; \
-             label istiod-lite.io/allow-unsupported: \"true\" stores it all the same",
-        ),
+            "spec.rules[0].when[0].key",
+            "is no key of a condition, is \"source.namespaces\"",
+        )
+        .leaving("what rules that can be read hold for is denied, and everything if one cannot be read"),
         refused(
             "a network that is none",
             networking(

@@ -88,7 +88,10 @@ fn change() -> impl Strategy<Value = Change> {
                 let spec = istio::RequestAuthentication { rules: vec![rule], ..Default::default() };
                 object(Kind::RequestAuthentication, namespace, "all", &[], Spec::RequestAuthentication(Arc::new(spec)))
             }
-            false => object(Kind::AuthorizationPolicy, namespace, "all", &[], Spec::AuthorizationPolicy),
+            false => {
+                let spec = istio::AuthorizationPolicy { rules: vec![Default::default()], ..Default::default() };
+                object(Kind::AuthorizationPolicy, namespace, "all", &[], Spec::AuthorizationPolicy(Arc::new(spec)))
+            }
         }),
         select(vec![None, Some("one"), Some("other")]).prop_map(|keys| {
             let set = crate::api::key_set::KeySet { keys: keys.map(Into::into), trouble: keys.is_none().then(|| "away".into()) };

@@ -16,7 +16,7 @@ use crate::{
     mesh::{
         gateway::ListenerHost,
         model::{Origin, ProxyPorts},
-        policy::request_authentication::TokenRules,
+        policy::{request_authentication::TokenRules, workload::WorkloadPolicies},
         scope::{Scope, ServiceTarget},
         settings::MeshSettings,
         world::{Gateway, World},
@@ -44,6 +44,8 @@ pub struct GatewayView<'a> {
     pub tokens: &'a Arc<TokenRules>,
     /// Service ports that select it: a server's port is the service's, the listener's is the pod's.
     pub targets: &'a [ServiceTarget],
+    /// What decides about requests to it.
+    pub policies: &'a WorkloadPolicies,
     /// Ports that it holds already or cannot have.
     pub ports: ProxyPorts,
 }
@@ -68,6 +70,7 @@ pub struct GatewayListenerInput {
     bind: SmolStr,
     port: u16,
     chains: Vec<Chain>,
+    policies: WorkloadPolicies,
     origins: Vec<Origin>,
 }
 

@@ -78,8 +78,8 @@ impl<'a> Planner<'a> {
         origins.dedup();
         let bind = if port.bind.is_empty() { self.class.wildcard().into() } else { port.bind.clone() };
         let mesh = ByPtr::from(self.view.mesh);
-        let tokens = Arc::clone(self.view.tokens);
-        Some(GatewayListenerInput { class: self.class.clone(), mesh, tokens, bind, port: port.number, chains, origins })
+        let (tokens, policies) = (Arc::clone(self.view.tokens), self.view.policies.clone());
+        Some(GatewayListenerInput { class: self.class.clone(), mesh, tokens, policies, bind, port: port.number, chains, origins })
     }
 
     fn http(&mut self, port: &MergedPort<'_>) -> Chain {

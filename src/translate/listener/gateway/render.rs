@@ -13,6 +13,7 @@ use crate::translate::{
         access_log::listener_access_log,
         connection_manager::{ConnectionManager, Routes, connection_manager},
         network::{metadata_exchange, tcp_filters},
+        policies::PolicyFilters,
     },
     input::Built,
     listener::{
@@ -27,10 +28,11 @@ pub(super) fn listener(input: &GatewayListenerInput) -> Built<Listener> {
     let name = input.name();
     let looks_at_tls = input.chains.iter().any(|chain| chain.tls.is_some() || !chain.matcher.server_names.is_empty());
     let second = (input.class.dual_stack() && input.bind == input.class.wildcard()).then_some("::");
-    let mut built = Built::new(Listener::default(), input.origins.iter().cloned());
+    let policies = PolicyFilters::of(&input.policies);
+    let mut built = Built::new(Listener::default(), input.origins.iter().chain(input.policies.origins()).cloned());
     let chains = input.chains.iter().map(|chain| {
         let tls = chain.tls.as_ref().map(|tls| tls.socket(input.class.flavour));
-        outgoing_chain(&chain.matcher, filters(input, &name, chain, &mut built), tls, None)
+        outgoing_chain(&chain.matcher, filters(input, &policies, &name, chain, &mut built), tls, None)
     });
     let filter_chains = chains.collect();
     built.message = Listener {
@@ -62,7 +64,13 @@ pub(super) fn listener(input: &GatewayListenerInput) -> Built<Listener> {
     built
 }
 
-fn filters(input: &GatewayListenerInput, name: &SmolStr, chain: &Chain, built: &mut Built<Listener>) -> Vec<Filter> {
+fn filters(
+    input: &GatewayListenerInput,
+    policies: &PolicyFilters,
+    name: &SmolStr,
+    chain: &Chain,
+    built: &mut Built<Listener>,
+) -> Vec<Filter> {
     match &chain.target {
         Target::Http { routes, grpc_web } => {
             built.routes.push(routes.clone());
@@ -77,6 +85,7 @@ fn filters(input: &GatewayListenerInput, name: &SmolStr, chain: &Chain, built: &
                 grpc_web: *grpc_web,
                 sniffed: false,
                 dns_cache: None,
+                policies: &policies.http,
                 explicit_proxy: false,
             })]
         }
@@ -84,7 +93,7 @@ fn filters(input: &GatewayListenerInput, name: &SmolStr, chain: &Chain, built: &
             built.clusters.extend(target.clusters.iter().map(|(cluster, _)| cluster.clone()));
             let exchanges = chain.tls.as_ref().is_some_and(|tls| tls.exchanges_metadata());
             let exchange = exchanges.then(|| metadata_exchange(input.class.flavour)).flatten();
-            exchange.into_iter().chain(tcp_filters(target, &input.mesh)).collect()
+            exchange.into_iter().chain(policies.network.iter().cloned()).chain(tcp_filters(target, &input.mesh)).collect()
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::{
             Direction,
             connection_manager::{ConnectionManager, Routes, connection_manager},
             network::{TcpTarget, black_hole, metadata_exchange, tcp_filters},
+            policies::PolicyFilters,
         },
         listener::chain::{MESH, MESH_HTTP, MESH_TCP, PLAINTEXT_HTTP},
         metadata::istio_config,
@@ -27,7 +28,7 @@ use crate::{
 };
 
 /// Returns the chains for ports that no service names, and for the listener's own port (which nobody may reach: a loop).
-pub(super) fn passthrough(input: &InboundInput) -> Vec<FilterChain> {
+pub(super) fn passthrough(input: &InboundInput, policies: &PolicyFilters) -> Vec<FilterChain> {
     let own_port = FilterChainMatch { destination_port: wkt::uint32(input.mesh.proxy_inbound_listen_port.into()), ..Default::default() };
     let filters = metadata_exchange(input.class.flavour).into_iter().chain([black_hole()]);
     let mut chains = vec![FilterChain {
@@ -36,16 +37,16 @@ pub(super) fn passthrough(input: &InboundInput) -> Vec<FilterChain> {
         filters: filters.collect(),
         ..Default::default()
     }];
-    chains.extend(Handover::passthrough(None).chains(input, input.mtls.mode));
+    chains.extend(Handover::passthrough(None).chains(input, policies, input.mtls.mode));
     let covered = |port: u16| input.ports.iter().any(|known| known.target_port == port);
     for (port, mode) in input.mtls.ports.iter().filter(|(port, _)| !covered(*port)) {
-        chains.extend(Handover::passthrough(Some(*port)).chains(input, *mode));
+        chains.extend(Handover::passthrough(Some(*port)).chains(input, policies, *mode));
     }
     chains
 }
 
 /// Returns the chains for one port.
-pub(super) fn port(input: &InboundInput, port: &InboundPort) -> Vec<FilterChain> {
+pub(super) fn port(input: &InboundInput, policies: &PolicyFilters, port: &InboundPort) -> Vec<FilterChain> {
     let name = port.name();
     let cluster = inbound_cluster(port.target_port);
     let handover = Handover {
@@ -59,7 +60,7 @@ pub(super) fn port(input: &InboundInput, port: &InboundPort) -> Vec<FilterChain>
         service_port: port.service_port,
         cluster,
     };
-    let mut chains = handover.chains(input, input.mtls.port(port.target_port));
+    let mut chains = handover.chains(input, policies, input.mtls.port(port.target_port));
     if let Some(origin) = &port.config {
         for chain in &mut chains {
             chain.metadata = Some(istio_config(&config_path(origin)));
@@ -125,18 +126,18 @@ impl Handover {
         }
     }
 
-    fn chains(&self, input: &InboundInput, mode: MtlsMode) -> Vec<FilterChain> {
-        shapes(mode, self.protocol).into_iter().map(|shape| self.chain(input, &shape)).collect()
+    fn chains(&self, input: &InboundInput, policies: &PolicyFilters, mode: MtlsMode) -> Vec<FilterChain> {
+        shapes(mode, self.protocol).into_iter().map(|shape| self.chain(input, policies, &shape)).collect()
     }
 
-    fn chain(&self, input: &InboundInput, shape: &Shape) -> FilterChain {
+    fn chain(&self, input: &InboundInput, policies: &PolicyFilters, shape: &Shape) -> FilterChain {
         let matcher = FilterChainMatch {
             destination_port: self.destination.and_then(|port| wkt::uint32(port.into())),
             transport_protocol: if shape.tls { "tls".into() } else { "raw_buffer".into() },
             application_protocols: shape.alpn.iter().map(|name| (*name).to_owned()).collect(),
             ..Default::default()
         };
-        let body = if shape.http { self.http_filters(input) } else { self.tcp_filters(input) };
+        let body = if shape.http { self.http_filters(input, policies) } else { self.tcp_filters(input, policies) };
         FilterChain {
             name: if shape.http { self.http_name.to_string() } else { self.tcp_name.to_string() },
             filter_chain_match: Some(matcher),
@@ -146,17 +147,17 @@ impl Handover {
         }
     }
 
-    fn tcp_filters(&self, input: &InboundInput) -> Vec<Filter> {
+    fn tcp_filters(&self, input: &InboundInput, policies: &PolicyFilters) -> Vec<Filter> {
         let target = TcpTarget {
             stat_prefix: self.tcp_stat_prefix.clone(),
             idle_timeout: input.class.idle_timeout,
             mongo: self.protocol == Protocol::Mongo,
             ..TcpTarget::cluster(self.cluster.clone())
         };
-        tcp_filters(&target, &input.mesh)
+        policies.network.iter().cloned().chain(tcp_filters(&target, &input.mesh)).collect()
     }
 
-    fn http_filters(&self, input: &InboundInput) -> Vec<Filter> {
+    fn http_filters(&self, input: &InboundInput, policies: &PolicyFilters) -> Vec<Filter> {
         vec![connection_manager(ConnectionManager {
             class: &input.class,
             mesh: &input.mesh,
@@ -168,6 +169,7 @@ impl Handover {
             grpc_web: self.protocol == Protocol::GrpcWeb,
             sniffed: false,
             dns_cache: None,
+            policies: &policies.http,
             explicit_proxy: false,
         })]
     }

@@ -20,14 +20,14 @@ use super::{
 use crate::{
     mesh::{
         model::{Interception, Origin, Protocol, ProxyPorts},
-        policy::request_authentication::TokenRules,
+        policy::{request_authentication::TokenRules, workload::WorkloadPolicies},
         scope::ServiceTarget,
         settings::MeshSettings,
         sidecar::Ingress,
         world::{EffectiveMtls, Sidecar},
     },
     translate::{
-        filter::access_log::listener_access_log,
+        filter::{access_log::listener_access_log, policies::PolicyFilters},
         input::{Built, ByPtr, ListenerClass, ProxyClass},
         naming::{BLACK_HOLE_CLUSTER, INBOUND_PASSTHROUGH_CLUSTER, inbound_cluster, statistics_name},
         wkt,
@@ -42,6 +42,7 @@ pub struct InboundInput {
     mesh: ByPtr<MeshSettings>,
     mtls: EffectiveMtls,
     tokens: Arc<TokenRules>,
+    policies: WorkloadPolicies,
     /// By target port, ascending.
     ports: Vec<InboundPort>,
 }
@@ -76,6 +77,8 @@ pub struct InboundView<'a> {
     pub mtls: &'a EffectiveMtls,
     /// Which tokens it takes.
     pub tokens: &'a Arc<TokenRules>,
+    /// What decides about requests to it.
+    pub policies: &'a WorkloadPolicies,
     /// The Sidecar that applies; with `ingress` it replaces the services' ports.
     pub sidecar: Option<&'a Sidecar>,
     /// The service ports that select the workload, oldest service first: of two for one target port the first counts.
@@ -121,14 +124,23 @@ pub fn planned(view: InboundView<'_>) -> (InboundInput, BTreeSet<Refused>) {
         }
         again
     });
-    (InboundInput { class, mesh: ByPtr::from(view.mesh), mtls: view.mtls.clone(), tokens: Arc::clone(view.tokens), ports }, refused)
+    let input = InboundInput {
+        class,
+        mesh: ByPtr::from(view.mesh),
+        mtls: view.mtls.clone(),
+        tokens: Arc::clone(view.tokens),
+        policies: view.policies.clone(),
+        ports,
+    };
+    (input, refused)
 }
 
 /// Returns the listeners, `virtualInbound` first where there is capture.
 pub fn listeners(input: &InboundInput) -> Vec<Built<Listener>> {
+    let policies = PolicyFilters::of(&input.policies);
     let (bound, captured): (Vec<_>, Vec<_>) = input.ports.iter().partition(|port| port.bound);
-    let virtual_inbound = (input.class.interception != Interception::None).then(|| virtual_inbound(input, &captured));
-    virtual_inbound.into_iter().chain(bound.into_iter().map(|port| own_listener(input, port))).collect()
+    let virtual_inbound = (input.class.interception != Interception::None).then(|| virtual_inbound(input, &policies, &captured));
+    virtual_inbound.into_iter().chain(bound.into_iter().map(|port| own_listener(input, &policies, port))).collect()
 }
 
 /// Returns what decides about a port's chains: whether HTTP is spoken there; `None`: that is sniffed.
@@ -182,10 +194,10 @@ fn service_port(class: &ListenerClass, mesh: &MeshSettings, target: &ServiceTarg
     })
 }
 
-fn virtual_inbound(input: &InboundInput, ports: &[&InboundPort]) -> Built<Listener> {
+fn virtual_inbound(input: &InboundInput, policies: &PolicyFilters, ports: &[&InboundPort]) -> Built<Listener> {
     let tproxy = input.class.interception == Interception::Tproxy;
-    let mut chains = chains::passthrough(input);
-    chains.extend(ports.iter().flat_map(|port| chains::port(input, port)));
+    let mut chains = chains::passthrough(input, policies);
+    chains.extend(ports.iter().flat_map(|port| chains::port(input, policies, port)));
     let mut filters = vec![original_dst()];
     if tproxy {
         filters.push(original_src());
@@ -198,7 +210,7 @@ fn virtual_inbound(input: &InboundInput, ports: &[&InboundPort]) -> Built<Listen
         listener_filters: filters,
         ..listener(input, &wildcards(&input.class), port, chains)
     };
-    let origins = ports.iter().map(|port| &port.origin).chain(&input.tokens.origins);
+    let origins = ports.iter().map(|port| &port.origin).chain(&input.tokens.origins).chain(input.policies.origins());
     let mut built = Built::new(listener, origins.cloned());
     built.clusters = vec![BLACK_HOLE_CLUSTER.into(), INBOUND_PASSTHROUGH_CLUSTER.into()];
     built.clusters.extend(ports.iter().map(|port| inbound_cluster(port.target_port)));
@@ -208,14 +220,14 @@ fn virtual_inbound(input: &InboundInput, ports: &[&InboundPort]) -> Built<Listen
     built
 }
 
-fn own_listener(input: &InboundInput, port: &InboundPort) -> Built<Listener> {
-    let chains = chains::port(input, port);
+fn own_listener(input: &InboundInput, policies: &PolicyFilters, port: &InboundPort) -> Built<Listener> {
+    let chains = chains::port(input, policies, port);
     let listener = Listener {
         name: port.name().into(),
         listener_filters: inspectors(&chains),
         ..listener(input, &port.binds, port.target_port, chains)
     };
-    let origins = std::iter::once(&port.origin).chain(&input.tokens.origins);
+    let origins = std::iter::once(&port.origin).chain(&input.tokens.origins).chain(input.policies.origins());
     let mut built = Built::new(listener, origins.cloned());
     built.clusters = vec![inbound_cluster(port.target_port)];
     built

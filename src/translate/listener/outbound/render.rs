@@ -84,6 +84,7 @@ fn http_proxy(input: &ListenerInput, port: u16) -> Built<Listener> {
         grpc_web: false,
         sniffed: false,
         dns_cache: None,
+        policies: &[],
         explicit_proxy: true,
     });
     let listener = Listener {
@@ -208,6 +209,7 @@ impl Chain {
                     grpc_web: *grpc_web,
                     sniffed: *sniffed,
                     dns_cache: dns_cache.as_ref(),
+                    policies: &[],
                     explicit_proxy: false,
                 })]
             }

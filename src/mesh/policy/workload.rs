@@ -1,0 +1,29 @@
+//! The policies that decide about requests to a workload.
+
+use crate::mesh::{
+    authorization::AuthorizationPolicy,
+    by_ptr::ByPtr,
+    configured::Configured,
+    model::{Labels, Origin},
+    world::World,
+};
+
+/// All policies that decide about what is sent to one workload, as filters in front of it hold them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct WorkloadPolicies {
+    /// Who may do what: those of the namespace, then those of the mesh, each the oldest first.
+    pub authorization: Vec<ByPtr<Configured<AuthorizationPolicy>>>,
+}
+
+impl WorkloadPolicies {
+    /// Returns the policies for a workload of `namespace` with these labels.
+    pub fn of(world: &World, namespace: &str, labels: &Labels) -> Self {
+        let authorization = world.authorization_policies.applying(&world.mesh.root_namespace, namespace, labels);
+        Self { authorization: authorization.into_iter().map(ByPtr::from).collect() }
+    }
+
+    /// Iterates over the objects that say so.
+    pub fn origins(&self) -> impl Iterator<Item = &Origin> {
+        self.authorization.iter().map(|policy| &policy.origin)
+    }
+}
