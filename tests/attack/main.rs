@@ -16,3 +16,4 @@ mod reviews;
 mod shapes;
 mod silence;
 mod stage;
+mod texts;

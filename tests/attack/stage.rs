@@ -97,6 +97,11 @@ impl Stage {
         fs::rename(draft, self.home.path().join("config").join(name)).unwrap();
     }
 
+    /// Returns the folder of the objects.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.home.path().join("config")
+    }
+
     /// Makes the kernel forget the peak of the process's memory.
     pub(crate) fn forget_peak(&self) {
         cost::forget_peak(self.process.id());
