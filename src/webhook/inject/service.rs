@@ -25,6 +25,7 @@ use super::{
 use crate::{
     api::value::{Allowance, from_json},
     mesh::world::World,
+    peer_text::PeerText,
     webhook::{
         review::{AdmissionRequest, AdmissionResponse, Review, received},
         reviews::{Reviews, Unanswered},
@@ -157,7 +158,8 @@ impl Injector {
         };
         let injected = inject(object, around).and_then(|injected| {
             let patch = patch::between(object, &injected.pod).map_err(|error| Refused(vec![error.to_string()]))?;
-            Ok(AdmissionResponse { patch, warnings: injected.warnings, refusal: None })
+            let warnings = injected.warnings.iter().map(|warning| PeerText::new(warning).to_string()).collect();
+            Ok(AdmissionResponse { patch, warnings, refusal: None })
         });
         match injected {
             Ok(answer) => {
@@ -170,7 +172,8 @@ impl Injector {
 
     fn refused(&self, request: &AdmissionRequest<'_>, pod: &str, refused: &Refused) -> (Outcome, AdmissionResponse) {
         tracing::warn!(namespace = request.namespace, pod, %refused, "refused");
-        let message = format!("Pod {}/{pod} cannot be injected: {refused}", request.namespace);
+        let pod = PeerText::new(&format!("{}/{pod}", request.namespace));
+        let message = format!("Pod {pod} cannot be injected: {}", PeerText::new(&refused.to_string()));
         (Outcome::Failed, AdmissionResponse::refusal(422, message))
     }
 }
