@@ -9,6 +9,7 @@ mod floods;
 mod frame;
 mod fuzz;
 mod good;
+mod issuers;
 mod memory;
 mod process;
 mod requests;
