@@ -522,3 +522,22 @@ proptest! {
         run::<Sotw>(refusing(bad, named), happenings);
     }
 }
+
+#[test]
+fn a_table_that_was_sent_twice_before_it_was_refused_comes_to_its_good_hosts() {
+    let world = |backends: &[u8], listeners, hosts: &[(u8, u64)]| {
+        let backends = backends.iter().map(|backend| (*backend, (1, 11))).collect();
+        let hosts = vec![hosts.iter().copied().collect(), BTreeMap::new()];
+        Happening::World(World { backends, listeners, picks: vec![0; 4], hosts })
+    };
+    let happenings = vec![
+        Happening::Deliver(2),
+        Happening::Speak,
+        world(&[], 1, &[]),
+        Happening::Speak,
+        world(&[1], 3, &[(0, 5), (1, 1)]),
+        Happening::Speak,
+        Happening::Pass(5000),
+    ];
+    run::<Sotw>(refusing([5].into(), false), happenings);
+}

@@ -8,6 +8,7 @@ use smol_str::SmolStr;
 use super::{Channel, Nacked, RefusedContent};
 use crate::{
     peer_text::PeerText,
+    visits::{Visit, Visited},
     xds::{
         resource::Resource,
         session::{
@@ -22,8 +23,13 @@ impl Channel {
     /// Finds out what of a table is to blame that the proxy refused.
     pub(super) fn try_virtual_hosts(&mut self, table: &Arc<Resource>, before: &Held, error: &PeerText, now: Instant) -> Nacked {
         let name = &table.name;
+        let is_sent_again = self.in_flight.iter().flat_map(|later| &later.items).visiting(Visited::Name).any(|item| item.name == *name);
         self.take_back(FxHashMap::from_iter([(name.clone(), before.clone())]));
         let undecided = |suspect: &Arc<Resource>| Nacked { refused: Vec::new(), suspects: vec![Arc::clone(suspect)] };
+        // Until that is answered, nobody knows what the proxy has in the place of what is left out.
+        if is_sent_again {
+            return undecided(table);
+        }
         let Some(target) = self.target(name).cloned() else { return undecided(table) };
         let mut trial = self.trials.remove(name).unwrap_or_else(|| TableTrial::new(&target));
         let is_offer = trial.offer().version == table.version;
