@@ -155,11 +155,12 @@ const EMPTY: &str = "must not be empty";
 /// Returns whether a rule names only what TCP connections do not have.
 fn is_http_only(rule: &AuthorizationRule) -> bool {
     let tcp_source = |source: &Source| {
-        let Source { principals, namespaces, service_accounts, ip_blocks, remote_ip_blocks, .. } = source;
-        let identities = [principals, namespaces, service_accounts].iter().any(|values| !values.is_empty());
+        let Source { principals, namespaces, service_accounts, trust_domains, ip_blocks, remote_ip_blocks, .. } = source;
+        let identities = [principals, namespaces, service_accounts, trust_domains].iter().any(|values| !values.is_empty());
         identities || !ip_blocks.is_empty() || !remote_ip_blocks.is_empty()
     };
-    let tcp_condition = |condition: &AuthorizationCondition| ConditionKey::parse(&condition.key).is_ok_and(|key| !key.is_http());
+    // A key that there is not is told by itself.
+    let tcp_condition = |condition: &AuthorizationCondition| ConditionKey::parse(&condition.key).map_or(true, |key| !key.is_http());
     match (rule.from.is_empty(), rule.to.is_empty()) {
         (true, true) => !rule.when.is_empty() && !rule.when.iter().any(tcp_condition),
         (false, true) => !rule.from.iter().any(tcp_source),
