@@ -67,6 +67,15 @@ const SCRIPTS: [&str; 51] = [
     "Yi",
 ];
 
+/// Where a letter stands to a class of letters, `[…]`. The first one in it, a `]` too, means itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    Outside,
+    Opened,
+    Negated,
+    Inside,
+}
+
 impl Check<'_> {
     pub(super) fn regex(self, regex: &str, at: &Path<'_>) {
         if regex.is_empty() {
@@ -91,7 +100,17 @@ pub(super) fn check(regex: &str) -> Result<(), String> {
 fn without_classes(regex: &str) -> Result<String, String> {
     let mut plain = String::with_capacity(regex.len());
     let mut letters = regex.chars();
+    let mut class = Class::Outside;
     while let Some(letter) = letters.next() {
+        let is_within = class != Class::Outside;
+        if is_within && letter == '[' {
+            if !named_class(&mut letters, &mut plain) {
+                plain.push_str("\\[");
+            }
+            class = Class::Inside;
+            continue;
+        }
+        class = class.after(letter);
         // A brace that begins no count is a letter to RE2.
         if letter == '{' && !repetitions::begins_count(letters.as_str()) {
             plain.push_str("\\{");
@@ -107,6 +126,9 @@ fn without_classes(regex: &str) -> Result<String, String> {
                 plain.push_str("\\w");
             }
             Some('x') if letters.as_str().starts_with('{') => plain.push_str(code(&mut letters)?),
+            Some(escaped @ ('A' | 'b' | 'B' | 'C' | 'E' | 'Q' | 'z')) if is_within => {
+                return Err(format!("\\{escaped} is not possible within [ and ]"));
+            }
             Some('Q') => quoted(&mut letters, &mut plain),
             Some('C') => plain.push('.'),
             Some('0') => plain.push('0'),
@@ -121,6 +143,26 @@ fn without_classes(regex: &str) -> Result<String, String> {
         }
     }
     Ok(plain)
+}
+
+impl Class {
+    fn after(self, letter: char) -> Self {
+        match (self, letter) {
+            (Self::Outside, '[') => Self::Opened,
+            (Self::Opened, '^') => Self::Negated,
+            (Self::Outside, _) | (Self::Inside, ']') => Self::Outside,
+            _ => Self::Inside,
+        }
+    }
+}
+
+// `[:alpha:]` within a class
+fn named_class(letters: &mut std::str::Chars<'_>, plain: &mut String) -> bool {
+    let rest = letters.as_str();
+    let Some((name, after)) = rest.strip_prefix(':').and_then(|rest| rest.split_once(":]")) else { return false };
+    plain.push_str(&format!("[:{name}:]"));
+    *letters = after.chars();
+    true
 }
 
 // `\pL`, `\p{Greek}` or `\p{^Greek}`
@@ -207,10 +249,16 @@ mod tests {
             "a+(?i)B",
             "[^/*+{]{1000}",
             "[]a*]+",
+            r"[^][:digit:]\d\n\.]\Q]\E\b",
+            r"[[a]\z",
         ] {
             assert_eq!(check(good), Ok(()), "{good}");
         }
         for bad in [
+            r"[\Q]\E]",
+            r"[^]\E]",
+            r"[[:alpha:]\b]",
+            r"[\C]",
             "(",
             "[a",
             "*",
