@@ -418,7 +418,7 @@ async fn names_of_ones_own_are_taken_from_the_budget() {
     // Of which anonymous streams have a quarter.
     let options = Options { budget: Budget::of(1 << 20), ..Options::default() };
     let server = Server::start_with(options, Caller::Anonymous, small_mesh()).await;
-    let names = (0..100).map(|number| format!("n{number}")).collect::<Vec<_>>();
+    let names = (0..150).map(|number| format!("n{number}")).collect::<Vec<_>>();
     let ask = async || {
         let mut client = DeltaClient::connect(server.address).await;
         client.open(Endpoint, &names.iter().map(String::as_str).collect::<Vec<_>>(), &[]);
