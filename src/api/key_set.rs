@@ -1,10 +1,13 @@
 //! Key sets (RFC 7517): what verifies tokens, as rules hold them and issuers publish them.
 
+mod verifying;
+
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 use smol_str::SmolStr;
 
+use self::verifying::{is_certificate, verifies};
 use super::value::{Allowance, from_json};
 
 /// The keys of an issuer, as they were fetched: an object that no user writes.
@@ -44,9 +47,12 @@ const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 /// When it is no key set: what is wrong.
 pub fn inspect(text: &str) -> Result<Inspected, String> {
     let document = document(text)?;
-    let Some(keys) = keys(&document)? else { return Ok(Inspected { usable: document.len(), private: Vec::new() }) };
+    let Some(keys) = keys(&document)? else {
+        let all = document.values().all(|text| text.as_str().is_some_and(is_certificate));
+        return Ok(Inspected { usable: if all { document.len() } else { 0 }, private: Vec::new() });
+    };
     let private = keys.iter().enumerate().filter(|(_, key)| is_private(key)).map(|(index, _)| index);
-    Ok(Inspected { usable: keys.iter().filter(|key| is_usable(key)).count(), private: private.collect() })
+    Ok(Inspected { usable: keys.iter().filter(|key| verifies(key)).count(), private: private.collect() })
 }
 
 /// Returns the public keys of a set that an issuer publishes, in one form: whatever else the document says, in whatever order,
@@ -57,6 +63,9 @@ pub fn inspect(text: &str) -> Result<Inspected, String> {
 pub fn public(text: &str) -> Result<SmolStr, String> {
     let document = document(text)?;
     let Some(keys) = keys(&document)? else {
+        if !document.values().all(|text| text.as_str().is_some_and(is_certificate)) {
+            return Err("has a certificate that cannot be read".to_owned());
+        }
         let certificates: BTreeMap<&String, &Value> = document.iter().collect();
         return written(&certificates);
     };
@@ -118,27 +127,12 @@ fn member<'k>(key: &'k Value, name: &str) -> &'k str {
     key.get(name).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Returns the members that a key of that type cannot do without; `None`: of a type that verifies nothing.
-fn needed(key: &Value) -> Option<&'static [&'static str]> {
-    match member(key, "kty") {
-        "RSA" => Some(&["n", "e"]),
-        "EC" => Some(&["crv", "x", "y"]),
-        "OKP" => Some(&["crv", "x"]),
-        "oct" => Some(&["k"]),
-        _ => None,
-    }
-}
-
-fn is_usable(key: &Value) -> bool {
-    needed(key).is_some_and(|needed| needed.iter().all(|name| !member(key, name).is_empty()))
-}
-
 fn is_private(key: &Value) -> bool {
     key.get("d").is_some() || member(key, "kty") == "oct"
 }
 
 fn public_part(key: &Value) -> Option<BTreeMap<&str, &str>> {
-    if !is_usable(key) || member(key, "kty") == "oct" {
+    if !verifies(key) || member(key, "kty") == "oct" {
         return None;
     }
     let members = PUBLIC.into_iter().map(|name| (name, member(key, name))).filter(|(_, value)| !value.is_empty());
@@ -158,20 +152,28 @@ fn written<T: serde::Serialize>(document: &T) -> Result<SmolStr, String> {
 mod tests {
     use super::*;
 
-    const RSA: &str = r#"{"kty": "RSA", "kid": "a", "n": "AQAB", "e": "AQAB", "x5c": ["MII"], "use": "sig"}"#;
-    const EC: &str = r#"{"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA", "d": "secret"}"#;
+    const RSA: &str = r#"{"kty": "RSA", "kid": "a", "n": "m86J_iuWwBpq07JP-EFIcOBGIMCOj0iKzefGXs_FATggHRecZ-8KNaAczifF8Jp39zoZmhS5toi6gMU_WvwA_w",
+        "e": "AQAB", "x5c": ["MII"], "use": "sig"}"#;
+    const EC: &str = r#"{"kty": "EC", "crv": "P-256", "x": "qH17P9d9ISF8YWOS9V2T5Dffd8fdhfMmxiwr6CDX3O0",
+        "y": "VhnkyW3OfZOuM7f9vv9kX--Hu29KguRgICfoW5irFL4", "d": "secret"}"#;
 
     #[test]
     fn a_published_set_has_one_form_and_nothing_that_is_private() {
         let one = public(&format!(r#"{{"keys": [{RSA}, {EC}, {{"kty": "oct", "k": "c2VjcmV0"}}], "issuer": "x"}}"#)).unwrap();
         let other = public(&format!(r#"{{"keys": [{EC}, {RSA}, {RSA}]}}"#)).unwrap();
         assert_eq!(one, other);
-        assert_eq!(
-            one,
-            r#"{"keys":[{"crv":"P-256","kty":"EC","x":"AA","y":"AA"},{"e":"AQAB","kid":"a","kty":"RSA","n":"AQAB","use":"sig"}]}"#
-        );
-        let certificates = r#"{"b": "-----BEGIN CERTIFICATE-----\nx", "a": "-----BEGIN CERTIFICATE-----\ny"}"#;
-        assert_eq!(public(certificates).unwrap(), r#"{"a":"-----BEGIN CERTIFICATE-----\ny","b":"-----BEGIN CERTIFICATE-----\nx"}"#);
+        let said: Value = serde_json::from_str(&one).unwrap();
+        let members = |at: usize| said["keys"][at].as_object().unwrap().keys().map(String::as_str).collect::<Vec<_>>();
+        assert_eq!((members(0), members(1)), (vec!["crv", "kty", "x", "y"], vec!["e", "kid", "kty", "n", "use"]));
+        let certificates = |certificate: &str| serde_json::json!({"b": certificate, "a": certificate}).to_string();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let good = rcgen::CertificateParams::default().self_signed(&key).unwrap().pem().replace("\r\n", "\n");
+        assert_eq!(public(&certificates(&good)).unwrap(), certificates(&good));
+        let inspected = inspect(&certificates(&good)).unwrap();
+        assert_eq!(inspected.usable, 2);
+        let broken = good.replacen("MI", "IM", 1);
+        assert_eq!(public(&certificates(&broken)), Err("has a certificate that cannot be read".to_owned()));
+        assert_eq!(inspect(&certificates(&broken)).unwrap().usable, 0);
     }
 
     #[test]
@@ -203,6 +205,35 @@ mod tests {
         let said = inspect(&format!(r#"{{"keys": [{RSA}, {EC}, {{"kty": "oct", "k": "AA"}}, {{"kty": "x"}}]}}"#)).unwrap();
         assert_eq!(said, Inspected { usable: 3, private: vec![1, 2] });
         assert!(inspect("{").is_err());
+    }
+
+    #[test]
+    fn a_key_that_envoy_does_not_take_verifies_nothing() {
+        let changed = |key: &str, name: &str, value: Value| {
+            let mut key: Value = serde_json::from_str(key).unwrap();
+            key[name] = value;
+            inspect(&serde_json::json!({"keys": [key]}).to_string()).unwrap().usable
+        };
+        for (key, name, value, usable) in [
+            (RSA, "kid", 7.into(), 1),
+            (RSA, "alg", "PS512".into(), 1),
+            (RSA, "alg", "ES256".into(), 0),
+            (RSA, "alg", "none".into(), 0),
+            (RSA, "n", "AQAB".into(), 0),
+            (RSA, "n", "+/+/".into(), 0),
+            (RSA, "e", "Ag".into(), 0),
+            (RSA, "e", Value::Null, 0),
+            (EC, "alg", "ES256".into(), 1),
+            (EC, "alg", "ES384".into(), 0),
+            (EC, "crv", "P-384".into(), 0),
+            (EC, "crv", "secp256k1".into(), 0),
+            (EC, "y", "AA".into(), 0),
+        ] {
+            assert_eq!(changed(key, name, value.clone()), usable, "{name}: {value}");
+        }
+        let ed25519 = r#"{"kty": "OKP", "crv": "Ed25519", "x": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="}"#;
+        assert_eq!((changed(ed25519, "use", "sig".into()), changed(ed25519, "x", "AA".into())), (1, 0));
+        assert_eq!(changed(ed25519, "crv", "X25519".into()), 0);
     }
 
     #[test]

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use smol_str::SmolStr;
 
-use crate::api::istio::{self, PolicyTarget};
+use crate::api::{
+    istio::{self, PolicyTarget},
+    key_set,
+};
 
 /// What a RequestAuthentication says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,6 +72,10 @@ pub(in crate::mesh) fn request_authentication(written: &istio::RequestAuthentica
     RequestAuthentication { target: written.target.clone(), rules: written.rules.iter().map(|rule| Arc::new(jwt_rule(rule))).collect() }
 }
 
+fn verifies(jwks: &str) -> bool {
+    key_set::inspect(jwks).is_ok_and(|keys| keys.usable > 0)
+}
+
 fn jwt_rule(written: &istio::JwtRule) -> JwtRule {
     let mut space_delimited: Vec<SmolStr> = written.space_delimited_claims.clone();
     space_delimited.extend(SPACE_DELIMITED.map(SmolStr::from));
@@ -79,7 +86,8 @@ fn jwt_rule(written: &istio::JwtRule) -> JwtRule {
         audiences: written.audiences.clone(),
         keys: match written.keys_url() {
             Some(url) => Keys::At(url),
-            None if written.refused => Keys::Unknown,
+            // Envoy refuses a listener that has a set with which nothing can be verified.
+            None if written.refused || !verifies(&written.jwks) => Keys::Unknown,
             None => Keys::Inline(written.jwks.clone()),
         },
         from_headers: written.from_headers.iter().map(|header| (header.name.clone(), header.prefix.clone())).collect(),
@@ -102,7 +110,11 @@ mod tests {
         let keys = |issuer: &str, jwks: &str, jwks_uri: &str| {
             jwt_rule(&istio::JwtRule { issuer: issuer.into(), jwks: jwks.into(), jwks_uri: jwks_uri.into(), ..Default::default() }).keys
         };
-        assert_eq!(keys("https://a", "{}", ""), Keys::Inline("{}".into()));
+        let set = r#"{"keys":[{"crv":"Ed25519","kty":"OKP","x":"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"}]}"#;
+        assert_eq!(keys("https://a", set, ""), Keys::Inline(set.into()));
+        for nothing in ["{}", r#"{"keys": []}"#, r#"{"keys": [{"kty": "RSA", "n": "AQAB", "e": "AQAB"}]}"#] {
+            assert_eq!(keys("https://a", nothing, ""), Keys::Unknown, "{nothing}");
+        }
         assert_eq!(keys("https://a", "", "https://b/keys"), Keys::At("https://b/keys".into()));
         for issuer in ["https://a/b", "https://a/b/"] {
             assert_eq!(keys(issuer, "", ""), Keys::At("https://a/b/.well-known/openid-configuration".into()));

@@ -16,7 +16,7 @@ const CALLS: usize = 25;
 /// What all that issuers send may take of memory: what may be read at the same time, several times over.
 const MEMORY: u64 = 128 << 20;
 
-const KEYS: &str = r#"{"keys": [{"kty": "RSA", "kid": "a", "n": "AQAB", "e": "AQAB"}]}"#;
+const KEYS: &str = r#"{"keys":[{"crv":"Ed25519","kty":"OKP","x":"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"}]}"#;
 
 /// What an issuer does with a connection.
 #[derive(Clone, Copy)]

@@ -310,7 +310,10 @@ fn fetched_keys() -> Arc<Object> {
         namespace: Default::default(),
         name: "https://keys.example.com/keys".into(),
     };
-    let set = KeySet { keys: Some(r#"{"keys":[{"e":"AQAB","kty":"RSA","n":"AQAB"}]}"#.into()), trouble: None };
+    let set = KeySet {
+        keys: Some(r#"{"keys":[{"crv":"Ed25519","kty":"OKP","x":"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"}]}"#.into()),
+        trouble: None,
+    };
     Arc::new(Object { key, version: Default::default(), metadata: Default::default(), spec: Spec::KeySet(Arc::new(set)) })
 }
 

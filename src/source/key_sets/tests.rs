@@ -20,7 +20,7 @@ use crate::api::istio::JwtRule;
 /// The longest that a test waits for what must come.
 const LONG: Duration = Duration::from_secs(60);
 
-const KEYS: &str = r#"{"keys":[{"crv":"P-256","kid":"a","kty":"EC","x":"AA","y":"AA"}]}"#;
+const KEYS: &str = r#"{"keys":[{"crv":"Ed25519","kid":"a","kty":"OKP","x":"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"}]}"#;
 
 /// What a server answers under each path.
 #[derive(Clone)]
