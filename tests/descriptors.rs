@@ -93,7 +93,8 @@ fn by_name(set: FileDescriptorSet) -> BTreeMap<String, FileDescriptorProto> {
 
 /// Returns the folder of the source of a package that this one is built with, wherever cargo has it.
 fn source_of(package: &str) -> Result<PathBuf> {
-    let metadata = run(env!("CARGO"), &["metadata", "--format-version=1", "--locked", "--offline", "--filter-platform=host-tuple"])?;
+    // Not offline: it lists what the benches need, too, which nobody has fetched who has only run the tests.
+    let metadata = run(env!("CARGO"), &["metadata", "--format-version=1", "--locked", "--filter-platform=host-tuple"])?;
     let metadata: Value = serde_json::from_str(&metadata)?;
     let packages = metadata["packages"].as_array().context("cargo metadata lists no packages")?;
     let found = packages.iter().find(|listed| listed["name"] == package).with_context(|| format!("no package {package}"))?;
