@@ -33,6 +33,9 @@ const ADDRESSES: usize = 20;
 const CALLS: usize = 25;
 /// How often beside those that are closed after ten seconds and opened again.
 const CALLS_BESIDE_WAVES: usize = 150;
+/// Within what calls are answered beside half-open handshakes, which need this machine themselves and come in waves: 10 to 300 ms on
+/// two cores, twice that where they have other work. A port that is locked answers after ten seconds, or never.
+const ANSWERED: Duration = Duration::from_secs(2);
 /// How many files more than an idle process takes there are where there are few: the good client needs one or two at a time.
 const SPARE_FILES: usize = 12;
 /// When something that was to be closed counts as never closed.
@@ -93,7 +96,7 @@ async fn half_open_handshakes_lock_no_port() {
         let _begun = Silent::after(said, &stage, vec![address], many).await;
         let attack = format!("{many} connections to {port} that say {}", said.escape_ascii());
         let beside = good.measure().await.unwrap_or_else(|error| panic!("{attack}: {error:#}\n{}", stage.log()));
-        beside.assert_within(2.0, &quiet, &attack);
+        beside.assert_below(ANSWERED, &quiet, &attack);
     }
 }
 
