@@ -39,17 +39,17 @@ async fn rested() -> (Stage, u64) {
     (stage, idle)
 }
 
-/// Returns what a review added to the memory of the process at its peak, in bytes, and the answer.
-async fn added_by(stage: &Stage, path: &str, body: String) -> (u64, StatusCode, String) {
+/// Returns what a review adds to the memory of an idle process at its peak, in bytes, and the answer. Each has a process of its own:
+/// the allocator keeps for ten seconds what reviews before it took, which would count as this one's, or hide what it takes.
+async fn added_by(path: &str, body: String) -> (u64, StatusCode, String) {
+    let (stage, idle) = rested().await;
     stage.forget_peak();
-    let before = stage.cost().resident;
     let (status, text) = stage.good().post(path, body).await.unwrap();
-    (stage.cost().peak.saturating_sub(before), status, text)
+    (stage.cost().peak.saturating_sub(idle), status, text)
 }
 
 #[tokio::test]
 async fn whatever_an_object_of_three_megabytes_holds_it_takes_less_than_sixty() {
-    let (stage, idle) = rested().await;
     let pods = [
         pod("containers", r#"{"name":"a"},"#),
         pod("containers", "{},"),
@@ -75,14 +75,11 @@ async fn whatever_an_object_of_three_megabytes_holds_it_takes_less_than_sixty() 
     let mut most = 0;
     for (path, object) in reviews {
         for old in ["null", object] {
-            let (added, status, text) = added_by(&stage, path, review(object, old)).await;
+            let (added, status, text) = added_by(path, review(object, old)).await;
             println!("{path} {}: {} MB: {status} {:.160}", &object[object.len() - 60..], added >> 20, text);
             assert_eq!(status, StatusCode::OK, "{text}");
             assert!(added < MOST_OF_REVIEW, "{} MB for {:.300}", added >> 20, object);
             most = most.max(added);
-            // The allocator keeps some of it for ten seconds.
-            let in_all = stage.cost().peak.saturating_sub(idle);
-            assert!(in_all < 2 * MOST_OF_REVIEW, "{} MB after all up to {:.300}", in_all >> 20, object);
         }
     }
     println!("at most {} MB", most >> 20);
@@ -90,12 +87,11 @@ async fn whatever_an_object_of_three_megabytes_holds_it_takes_less_than_sixty() 
 
 #[tokio::test]
 async fn an_object_of_three_megabytes_that_means_well_is_answered() {
-    let (stage, _) = rested().await;
     let text = "x".repeat(1000);
     let variables: Vec<Value> = (0..2_500).map(|number| json!({"name": format!("V{number}"), "value": text})).collect();
     let containers = json!([{"name": "app", "image": "app", "env": variables}]);
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": {"containers": containers}}).to_string();
-    let (added, status, text) = added_by(&stage, "/inject", review(&pod, "null")).await;
+    let (added, status, text) = added_by("/inject", review(&pod, "null")).await;
     assert!(pod.len() > 2_500_000 && status == StatusCode::OK && text.contains("JSONPatch"), "{text:.300}");
     assert!(added < MOST_OF_REVIEW, "{} MB", added >> 20);
 
@@ -108,7 +104,7 @@ async fn an_object_of_three_megabytes_that_means_well_is_answered() {
     let spec = json!({"hosts": ["svc-0"], "http": (0..2_000).map(route).collect::<Vec<_>>()});
     let metadata = json!({"name": "a", "namespace": "shop"});
     let service = json!({"apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": metadata, "spec": spec}).to_string();
-    let (added, status, text) = added_by(&stage, "/validate", review(&service, "null")).await;
+    let (added, status, text) = added_by("/validate", review(&service, "null")).await;
     assert!(service.len() > 1_500_000 && status == StatusCode::OK && text.contains(r#""allowed":true"#), "{text:.300}");
     assert!(added < MOST_OF_REVIEW, "{} MB", added >> 20);
 }
