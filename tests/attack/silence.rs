@@ -33,6 +33,9 @@ const ADDRESSES: usize = 20;
 const CALLS: usize = 25;
 /// How often beside those that are closed after ten seconds and opened again.
 const CALLS_BESIDE_WAVES: usize = 150;
+/// How much more CPU the calls may take here than at the instance that is left alone, beyond twice as much: what each process does
+/// of itself meanwhile, told in ticks of 10 ms.
+const CPU_BESIDES: Duration = Duration::from_millis(100);
 /// Within what calls are answered beside half-open handshakes, which need this machine themselves and come in waves: 10 to 300 ms on
 /// two cores, twice that where they have other work. A port that is locked answers after ten seconds, or never.
 const ANSWERED: Duration = Duration::from_secs(2);
@@ -50,14 +53,19 @@ async fn silent_connections_lock_no_port() {
     for (port, address) in ports(&stage) {
         let silent = Silent::open(&stage, vec![address], many).await;
         let attack = format!("{many} silent connections to {port}");
+        // The kernel opens them sooner than they are accepted, which is not what is measured.
+        wait::until("all are accepted", PATIENCE, async || ensure_all_stand(&stage, many).await).await.unwrap();
         let costs = [stage.cost(), alone.cost()];
         let [beside, quiet] =
             good.measure_beside(&quiet, CALLS).await.unwrap_or_else(|error| panic!("{attack}: {error:#}\n{}", stage.log()));
         beside.assert_as_quick_as(&quiet, &attack);
         let [cpu, cpu_alone] = [stage.cost().cpu - costs[0].cpu, alone.cost().cpu - costs[1].cpu];
         println!("  CPU {cpu:?}, alone {cpu_alone:?}");
-        assert!(cpu <= 2 * cpu_alone, "{attack}: the same calls cost {cpu:?}, and {cpu_alone:?} at an instance that is left alone");
-        assert_all_stand(&stage, many).await;
+        assert!(
+            cpu <= 2 * cpu_alone + CPU_BESIDES,
+            "{attack}: the same calls cost {cpu:?}, and {cpu_alone:?} at an instance that is left alone"
+        );
+        ensure_all_stand(&stage, many).await.unwrap();
         drop(silent);
     }
     let all = ports(&stage).map(|(_, address)| address);
@@ -68,15 +76,16 @@ async fn silent_connections_lock_no_port() {
     println!("{:?}", stage.cost());
 }
 
-/// Asserts that no silent connection had to go: what was measured was measured beside all of them.
-async fn assert_all_stand(stage: &Stage, many: usize) {
-    let metrics = get_text(stage.monitoring(), "/metrics").await.unwrap();
+/// Fails unless all silent connections stand and none had to go: what is measured is measured beside all of them.
+async fn ensure_all_stand(stage: &Stage, many: usize) -> anyhow::Result<()> {
+    let metrics = get_text(stage.monitoring(), "/metrics").await?;
     let value = |name: &str| {
         let line = metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name}"));
         line.trim().parse::<usize>().unwrap()
     };
-    assert_eq!(value("istiod_lite_connections_evicted"), 0);
-    assert!(value("istiod_lite_connections{shown=\"nothing\"}") >= many, "{metrics}");
+    let (evicted, standing) = (value("istiod_lite_connections_evicted"), value("istiod_lite_connections{shown=\"nothing\"}"));
+    anyhow::ensure!(evicted == 0 && standing >= many, "{standing} of {many} stand, {evicted} had to go");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
