@@ -12,6 +12,8 @@ pub mod key;
 pub mod key_set;
 pub mod local_issuer;
 pub mod metrics;
+pub mod root_id;
+pub mod rotation;
 pub mod serial;
 pub mod service;
 pub mod token;

@@ -28,6 +28,9 @@ use crate::{
 const ISTIO_FILES: [&str; 4] = ["ca-cert.pem", "ca-key.pem", "root-cert.pem", "cert-chain.pem"];
 const KUBERNETES_FILES: [&str; 3] = ["tls.crt", "tls.key", "ca.crt"];
 
+/// The certificate of the CA that is to follow; it is there while a rotation is on.
+pub const NEXT_CERTIFICATE: &str = "next-ca-cert.pem";
+
 /// The longest chain; a longer one is a mistake, or a loop.
 const LONGEST_PATH: usize = 8;
 
@@ -50,7 +53,8 @@ pub fn load(folder: &Path, now: Timestamp) -> Result<SigningCa, LoadError> {
     if let Some(error) = find_root_keys(folder, &roots.read)?.pop() {
         return Err(error);
     }
-    files.intermediate(names, roots, now)
+    let rotates = folder.join(NEXT_CERTIFICATE).exists();
+    files.intermediate(names, roots, now).map(|ca| SigningCa { rotates, ..ca })
 }
 
 /// Returns whether somebody put a CA, or a part of one, into the folder. A CA that istiod made by itself and keeps in Secret
@@ -70,7 +74,13 @@ pub fn load_entries(place: &str, entries: &BTreeMap<String, Vec<u8>>, now: Times
             return Err(LoadError::RootKey { path, why });
         }
     }
-    files.intermediate(names, roots, now)
+    let rotates = entries.contains_key(NEXT_CERTIFICATE);
+    files.intermediate(names, roots, now).map(|ca| SigningCa { rotates, ..ca })
+}
+
+/// Returns the root of `roots` to which a signing certificate chains, through certificates of `chain`.
+pub fn root_above(signing: &Certificate, chain: &[Certificate], roots: &[Certificate]) -> Option<Certificate> {
+    build_path(signing, &[], chain, roots, &ISTIO).ok().map(|(_, root)| root)
 }
 
 /// Reads and checks a self-signed root with its key, as `istio-ca-secret` holds it: `ca-cert.pem` and `ca-key.pem`.

@@ -8,7 +8,7 @@ mod self_signed;
 mod state_folder;
 mod watch;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
@@ -16,7 +16,7 @@ use rcgen::{Issuer, KeyPair};
 use tokio::sync::watch as channel;
 
 pub use issue::{IssueError, IssuePolicy, Issued, ServingRequest};
-pub use load::{holds_ca, load, load_entries, load_self_signed};
+pub use load::{NEXT_CERTIFICATE, holds_ca, load, load_entries, load_self_signed, root_above};
 pub use load_error::LoadError;
 pub use root_keys::find_root_keys;
 pub use self_signed::{SelfSigned, SelfSignedError};
@@ -24,7 +24,7 @@ pub use state_folder::{StateError, StateFolder};
 pub use watch::watch;
 
 pub use crate::identity::serial::Serial;
-use crate::identity::{certificate::Certificate, key::PrivateKey, metrics::CaMetrics};
+use crate::identity::{certificate::Certificate, key::PrivateKey, metrics::CaMetrics, root_id::RootId};
 
 /// A signing certificate that passed every check of [`load`], with its key and the certificates up to the root.
 pub struct SigningCa {
@@ -34,7 +34,10 @@ pub struct SigningCa {
     root: Certificate,
     above_leaf: Vec<String>,
     root_bundle: String,
+    root_id: RootId,
+    root_ids: Arc<BTreeSet<RootId>>,
     passed_over: Vec<String>,
+    rotates: bool,
 }
 
 /// The CA in use, shared. A newer one under the same root replaces it without a restart.
@@ -54,7 +57,10 @@ pub enum OfferOutcome {
 
 /// The offered CA has another root: proxies that trust the present one would trust nobody after the change.
 #[derive(Debug, thiserror::Error)]
-#[error("the new CA has another root ({offered}) than the one in use ({current}); it is not taken over, and needs a restart")]
+#[error(
+    "the new CA has another root ({offered}) than the one in use ({current}); it is not taken over: `istiod-lite ca rotate` goes from \
+     one offline root to another, and anything else needs a restart"
+)]
 pub struct OtherRoot {
     current: String,
     offered: String,
@@ -68,7 +74,8 @@ impl SigningCa {
         let issuer = Issuer::from_ca_cert_der(signing.der(), key.into_pair())?;
         let root_bundle: String = roots.iter().map(Certificate::pem).collect();
         let above_leaf = path.iter().map(Certificate::pem).chain([root_bundle.clone()]).collect();
-        Ok(Self { issuer, path, roots, root, above_leaf, root_bundle, passed_over: Vec::new() })
+        let (root_id, root_ids) = (RootId::of(&root), Arc::new(roots.iter().map(RootId::of).collect()));
+        Ok(Self { issuer, path, roots, root, above_leaf, root_bundle, root_id, root_ids, passed_over: Vec::new(), rotates: false })
     }
 
     /// Returns the signing certificate: the first intermediate, or a self-signed root.
@@ -89,6 +96,16 @@ impl SigningCa {
     /// Returns the root that the signing certificate chains to.
     pub fn root(&self) -> &Certificate {
         &self.root
+    }
+
+    /// Returns the identity of the root that the signing certificate chains to.
+    pub fn root_id(&self) -> &RootId {
+        &self.root_id
+    }
+
+    /// Returns the identities of all roots that callers and proxies trust.
+    pub fn root_ids(&self) -> &Arc<BTreeSet<RootId>> {
+        &self.root_ids
     }
 
     /// Returns the whole root bundle as PEM, ending in a newline.
@@ -147,17 +164,19 @@ impl CaHandle {
         self.current.load_full()
     }
 
-    /// Takes a newer CA over at once if its roots are the same (contract §4.4). Roots are the same if names and keys are, so that
-    /// one whose validity was renewed stays the same root.
+    /// Takes a newer CA over at once if its roots are the same (contract §4.4), or if it is the next step of a rotation.
     ///
     /// # Errors
     /// When a root is another one; the CA in use stays.
     pub fn offer(&self, offered: SigningCa) -> Result<OfferOutcome, OtherRoot> {
         let current = self.current.load();
-        if !same_anchors(&current.roots, &offered.roots) {
+        if current.root_ids != offered.root_ids && !is_step(&current, &offered) {
             return Err(OtherRoot { current: describe(&current.roots), offered: describe(&offered.roots) });
         }
         if (&current.path, &current.roots, &current.passed_over) == (&offered.path, &offered.roots, &offered.passed_over) {
+            if current.rotates != offered.rotates {
+                self.current.store(Arc::new(offered));
+            }
             return Ok(OfferOutcome::Unchanged);
         }
         self.current.store(Arc::new(offered));
@@ -177,12 +196,10 @@ impl std::fmt::Debug for CaHandle {
     }
 }
 
-/// Compares names and keys, in which trust lies (RFC 5280 §6.1.1 d); a certificate only carries them.
-fn same_anchors(a: &[Certificate], b: &[Certificate]) -> bool {
-    let holds = |all: &[Certificate], one: &Certificate| {
-        all.iter().any(|other| other.subject_der == one.subject_der && other.public_key == one.public_key)
-    };
-    a.iter().all(|certificate| holds(b, certificate)) && b.iter().all(|certificate| holds(a, certificate))
+/// Returns whether one follows the other in a rotation: the root that signs before is trusted after, and the other way round.
+fn is_step(current: &SigningCa, offered: &SigningCa) -> bool {
+    let rotates = current.rotates || offered.rotates;
+    rotates && current.root_ids.contains(&offered.root_id) && offered.root_ids.contains(&current.root_id)
 }
 
 fn describe(roots: &[Certificate]) -> String {

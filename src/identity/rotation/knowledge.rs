@@ -1,0 +1,312 @@
+//! Who trusts which roots, as far as it is known, and whom a step of a rotation would break.
+//!
+//! The answer to a request for a certificate holds all roots that the caller trusts from then on (contract §4.1). So whoever was
+//! answered since the roots changed trusts them, and whoever was not is asked for by name.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
+
+use super::stage::Need;
+use crate::identity::{ca::SigningCa, root_id::RootId};
+
+/// How long it may take from an answer until the proxy behind the agent uses it.
+const IN_USE_AFTER: SignedDuration = SignedDuration::from_secs(2);
+/// How many callers are remembered: about 30 MB.
+const REMEMBERED: usize = 1 << 16;
+
+/// Who asks for certificates, as far as callers can be told apart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Holder {
+    /// The namespace of its service account.
+    pub namespace: SmolStr,
+    /// Its service account.
+    pub service_account: SmolStr,
+    /// Where it calls from.
+    pub address: IpAddr,
+}
+
+/// What a caller was told with a certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// Who asked.
+    pub holder: Holder,
+    /// The root that its certificate chains to.
+    pub issuer: RootId,
+    /// The roots that it trusts.
+    pub trusted: Arc<BTreeSet<RootId>>,
+    /// When it was first told so.
+    pub since: Timestamp,
+    /// When it was last told so.
+    pub last: Timestamp,
+    /// When the last certificate that it got with this expires.
+    pub until: Timestamp,
+}
+
+/// A proxy that is connected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connected {
+    /// Its name, as `pod.namespace`.
+    pub proxy: SmolStr,
+    /// By what its requests for certificates are recognized; `None` if it cannot be told.
+    pub holder: Option<Holder>,
+}
+
+/// What one control plane knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The name of the process.
+    pub instance: SmolStr,
+    /// The serial number of the certificate that it signs with.
+    pub signing: String,
+    /// The roots that it hands out.
+    pub roots: Arc<BTreeSet<RootId>>,
+    /// The proxies that are connected to it.
+    pub connected: Vec<Connected>,
+    /// What it told whom.
+    pub told: Vec<Told>,
+}
+
+/// A proxy that a step would break, or may break.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Objection {
+    /// Its name.
+    pub proxy: SmolStr,
+    /// Why.
+    pub why: Why,
+}
+
+/// Why a step would break a proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It has not asked for a certificate, so nothing is known.
+    Unknown,
+    /// It was told last, at this time, to trust other roots.
+    Distrusts(Timestamp),
+    /// It was told just now, and may not use it yet.
+    JustTold,
+    /// It holds a certificate under the root that would go.
+    Holds(Timestamp),
+}
+
+/// What was told to whom since the process started.
+#[derive(Debug)]
+pub struct Record {
+    told: Mutex<HashMap<Holder, Vec<Told>>>,
+    most: usize,
+}
+
+// === impl Record ===
+
+impl Default for Record {
+    fn default() -> Self {
+        Self { told: Mutex::default(), most: REMEMBERED }
+    }
+}
+
+impl Record {
+    /// Remembers that a caller was given a certificate of this CA. When there are too many callers a new one is not remembered,
+    /// so that its proxy counts as unknown.
+    pub fn note(&self, holder: Holder, ca: &SigningCa, now: Timestamp, until: Timestamp) {
+        let (issuer, trusted) = (ca.root_id().clone(), Arc::clone(ca.root_ids()));
+        self.keep(Told { holder, issuer, trusted, since: now, last: now, until });
+    }
+
+    fn keep(&self, told: Told) {
+        let mut all = self.told.lock();
+        if all.len() >= self.most && !all.contains_key(&told.holder) {
+            all.retain(|_, held| held.iter().any(|held| held.until > told.last));
+            if all.len() >= self.most {
+                return;
+            }
+        }
+        let held = all.entry(told.holder.clone()).or_default();
+        held.retain(|held| held.until > told.last);
+        let same = held.iter().position(|held| (&held.issuer, &held.trusted) == (&told.issuer, &told.trusted));
+        let since = match same.map(|place| held.remove(place)) {
+            // What came between ended what was told before.
+            Some(before) if held.iter().all(|other| other.last <= before.since) => before.since,
+            _ => told.last,
+        };
+        held.push(Told { since, ..told });
+    }
+
+    /// Returns what is known at `now`, the newest last for each caller.
+    pub fn list(&self, now: Timestamp) -> Vec<Told> {
+        let all = self.told.lock();
+        all.values().flatten().filter(|told| told.until > now).cloned().collect()
+    }
+}
+
+/// Returns the connected proxies that do not meet the need with this root, sorted by name.
+pub fn objections(need: Need, root: &RootId, reports: &[Report], now: Timestamp) -> Vec<Objection> {
+    let mut told: BTreeMap<&Holder, Vec<&Told>> = BTreeMap::new();
+    for one in reports.iter().flat_map(|report| &report.told).filter(|told| told.until > now) {
+        told.entry(&one.holder).or_default().push(one);
+    }
+    told.values_mut().for_each(|told| told.sort_by_key(|told| told.last));
+    let connected: BTreeMap<&SmolStr, &Option<Holder>> =
+        reports.iter().flat_map(|report| &report.connected).map(|connected| (&connected.proxy, &connected.holder)).collect();
+    let mut sharing: BTreeMap<&Holder, usize> = BTreeMap::new();
+    for holder in connected.values().filter_map(|holder| holder.as_ref()) {
+        *sharing.entry(holder).or_default() += 1;
+    }
+    let judged = connected.into_iter().filter_map(|(proxy, holder)| {
+        let told = holder.as_ref().and_then(|holder| told.get(holder)).map_or(&[][..], Vec::as_slice);
+        let alone = holder.as_ref().is_some_and(|holder| sharing.get(holder) == Some(&1));
+        judge(need, root, told, alone, now).map(|why| Objection { proxy: proxy.clone(), why })
+    });
+    judged.collect()
+}
+
+/// Judges what one proxy was told. Of several that cannot be told apart, whichever was told longest ago may be meant.
+fn judge(need: Need, root: &RootId, told: &[&Told], alone: bool, now: Timestamp) -> Option<Why> {
+    let Some(newest) = told.last() else { return Some(Why::Unknown) };
+    let fits = |told: &Told| match need {
+        Need::Trust(_) => told.trusted.contains(root),
+        Need::Leave(_) => told.issuer != *root,
+    };
+    let why = |told: &Told| match need {
+        Need::Trust(_) => Why::Distrusts(told.last),
+        Need::Leave(_) => Why::Holds(told.until),
+    };
+    let in_use = |told: &Told| told.since.checked_add(IN_USE_AFTER).is_ok_and(|used| used <= now);
+    if !fits(newest) {
+        return Some(why(newest));
+    }
+    if !alone && let Some(other) = told.iter().find(|told| !fits(told)) {
+        return Some(why(other));
+    }
+    (!in_use(newest)).then_some(Why::JustTold)
+}
+
+impl fmt::Display for Objection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.proxy)?;
+        match &self.why {
+            Why::Unknown => f.write_str("the control plane has not been asked for its certificate since it started"),
+            Why::Distrusts(last) => write!(f, "was last told what to trust at {last}, and the other root was not among it"),
+            Why::JustTold => f.write_str("was answered a moment ago, and may not use the answer yet"),
+            Why::Holds(until) => write!(f, "holds a certificate under the root that would go, until {until}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::stage::Which, *};
+
+    const TRUST: Need = Need::Trust(Which::Next);
+    const LEAVE: Need = Need::Leave(Which::Old);
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn root(name: &str) -> RootId {
+        RootId::named(name)
+    }
+
+    fn holder(account: &str, host: u8) -> Holder {
+        Holder { namespace: "shop".into(), service_account: account.into(), address: IpAddr::from([10, 0, 0, host]) }
+    }
+
+    fn told(holder: Holder, issuer: &str, trusted: &[&str], when: i64, until: i64) -> Told {
+        let trusted = Arc::new(trusted.iter().map(|name| root(name)).collect());
+        Told { holder, issuer: root(issuer), trusted, since: at(when), last: at(when), until: at(until) }
+    }
+
+    fn connected(proxy: &str, holder: Holder) -> Connected {
+        Connected { proxy: proxy.into(), holder: Some(holder) }
+    }
+
+    fn report(connected: &[Connected], told: &[Told]) -> Report {
+        let (connected, told) = (connected.to_vec(), told.to_vec());
+        Report { instance: "istiod-1".into(), signing: "1".into(), roots: Arc::default(), connected, told }
+    }
+
+    fn whys(need: Need, name: &str, reports: &[Report], now: i64) -> Vec<(String, Why)> {
+        objections(need, &root(name), reports, at(now)).into_iter().map(|Objection { proxy, why }| (proxy.to_string(), why)).collect()
+    }
+
+    #[test]
+    fn whoever_was_told_of_both_roots_trusts_both() {
+        let (a, b) = (holder("a", 1), holder("b", 2));
+        let connected = [connected("a.shop", a.clone()), connected("b.shop", b.clone())];
+        let mut all = vec![told(a.clone(), "old", &["old"], 10, 900), told(b, "old", &["old", "next"], 20, 900)];
+        assert_eq!(whys(TRUST, "next", &[report(&connected, &all)], 100), [("a.shop".into(), Why::Distrusts(at(10)))]);
+        all.push(told(a, "old", &["old", "next"], 99, 900));
+        assert_eq!(whys(TRUST, "next", &[report(&connected, &all)], 100), [("a.shop".into(), Why::JustTold)]);
+        assert_eq!(whys(TRUST, "next", &[report(&connected, &all)], 101), []);
+    }
+
+    #[test]
+    fn who_never_asked_or_cannot_be_told_apart_is_unknown() {
+        let connected = [connected("a.shop", holder("a", 1)), Connected { proxy: "b.shop".into(), holder: None }];
+        let expired = told(holder("a", 1), "old", &["old", "next"], 10, 90);
+        let all = whys(TRUST, "next", &[report(&connected, &[expired])], 100);
+        assert_eq!(all, [("a.shop".into(), Why::Unknown), ("b.shop".into(), Why::Unknown)]);
+    }
+
+    #[test]
+    fn a_root_is_dropped_when_nobody_holds_a_certificate_under_it() {
+        let a = holder("a", 1);
+        let connected = [connected("a.shop", a.clone())];
+        let mut all = vec![told(a.clone(), "old", &["old", "next"], 10, 900)];
+        assert_eq!(whys(LEAVE, "old", &[report(&connected, &all)], 100), [("a.shop".into(), Why::Holds(at(900)))]);
+        all.push(told(a, "next", &["old", "next"], 50, 900));
+        assert_eq!(whys(LEAVE, "old", &[report(&connected, &all)], 100), []);
+    }
+
+    #[test]
+    fn of_proxies_that_share_identity_and_address_the_most_backward_counts() {
+        let a = holder("a", 1);
+        let connected = [connected("a-1.shop", a.clone()), connected("a-2.shop", a.clone())];
+        let all = [told(a.clone(), "old", &["old"], 10, 200), told(a, "old", &["old", "next"], 50, 900)];
+        let both = whys(TRUST, "next", &[report(&connected, &all)], 100);
+        assert_eq!(both, [("a-1.shop".into(), Why::Distrusts(at(10))), ("a-2.shop".into(), Why::Distrusts(at(10)))]);
+        assert_eq!(whys(TRUST, "next", &[report(&connected, &all)], 201), [], "what was told before has expired");
+    }
+
+    #[test]
+    fn one_control_plane_knows_what_another_told() {
+        let a = holder("a", 1);
+        let here = report(&[connected("a.shop", a.clone())], &[]);
+        let there = report(&[], &[told(a, "old", &["old", "next"], 10, 900)]);
+        assert_eq!(whys(TRUST, "next", std::slice::from_ref(&here), 100), [("a.shop".into(), Why::Unknown)]);
+        assert_eq!(whys(TRUST, "next", &[here, there], 100), []);
+    }
+
+    #[test]
+    fn the_record_keeps_when_a_caller_was_first_told_the_same() {
+        let record = Record::default();
+        let a = holder("a", 1);
+        for (trusted, when) in [(&["old"][..], 10), (&["old"], 20), (&["old", "next"], 30), (&["old", "next"], 40)] {
+            record.keep(told(a.clone(), "old", trusted, when, when + 100));
+        }
+        let mut known = record.list(at(50));
+        known.sort_by_key(|told| told.last);
+        let times = |told: &Told| (told.since, told.last, told.until);
+        assert_eq!(known.iter().map(times).collect::<Vec<_>>(), [(at(10), at(20), at(120)), (at(30), at(40), at(140))]);
+        assert_eq!(record.list(at(125)).len(), 1, "expired ones say nothing");
+    }
+
+    #[test]
+    fn the_record_is_bounded_and_who_is_not_in_it_is_unknown() {
+        let record = Record { most: 2, ..Record::default() };
+        for host in 1..=3 {
+            record.keep(told(holder("a", host), "old", &["old"], 10, 100));
+        }
+        assert_eq!(record.list(at(50)).len(), 2);
+        record.keep(told(holder("a", 4), "old", &["old"], 101, 200));
+        assert_eq!(record.list(at(150)).iter().map(|told| told.holder.clone()).collect::<Vec<_>>(), [holder("a", 4)]);
+    }
+}

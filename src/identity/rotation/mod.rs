@@ -1,0 +1,14 @@
+//! Replacing the CA while the mesh runs, its root included: everybody trusts both roots before the next CA signs, and the old root
+//! goes when nobody holds a certificate under it any more.
+//!
+//! [`Stage`] is the state machine: what each step leads to, and what it waits for. [`Material`] is what stands in the folder or the
+//! Secret; the stage is read from it, so that no restart and no change of leader can forget it. [`Record`] remembers who was told
+//! to trust what, and [`objections`] names the proxies that a step would break.
+
+mod knowledge;
+mod material;
+mod stage;
+
+pub use knowledge::{Connected, Holder, Objection, Record, Report, Told, objections};
+pub use material::{Entries, Material, MaterialError, NEXT_MARK};
+pub use stage::{Change, Move, Need, Stage, Step, Which};
