@@ -1,7 +1,7 @@
-//! Connections as they arrive: accepted, admitted, and waited for until their peers say something.
+//! Connections as they arrive: accepted, admitted, and waited for until what their peers begin with is whole.
 //!
-//! Until then one costs a socket and a small task, whatever it may become: neither a handshake nor the buffers of HTTP are begun
-//! for silence.
+//! Until then one costs a socket, a small task and what was said, whatever it may become: neither a handshake nor the buffers of
+//! HTTP are begun for silence, or for what never goes on.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -13,7 +13,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{
+    beginning::Beginning,
     connections::{Connections, Place},
+    read_ahead::ReadAhead,
     sparse_log::SparseLog,
 };
 
@@ -24,11 +26,23 @@ const SILENT: usize = 4 << 10;
 pub(super) const PLAIN: usize = 24 << 10;
 /// What one holds with TLS.
 pub(super) const ENCRYPTED: usize = 48 << 10;
+/// The bytes by which grows what a peer's beginning is read to: most are shorter.
+const PIECE: usize = 2 << 10;
+/// How much of a beginning is waited for. What is longer is left to who answers it.
+const MOST_OF_BEGINNING: usize = 16 << 10;
 
-/// A connection whose peer has said nothing yet.
+/// A connection whose peer has not said yet what it begins with, or not all of it.
 #[derive(Debug)]
 pub(super) struct Arrival {
-    pub(super) stream: TcpStream,
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: Place,
+}
+
+/// A connection whose peer has said what it begins with.
+#[derive(Debug)]
+pub(super) struct Begun {
+    pub(super) stream: ReadAhead,
     pub(super) peer: SocketAddr,
     pub(super) place: Place,
 }
@@ -63,34 +77,53 @@ fn is_peers_fault(error: &io::Error) -> bool {
 }
 
 impl Arrival {
-    /// Waits until the peer says something, and takes `bytes` in all for the connection; `None` when it says nothing for so long,
-    /// or has to go before.
-    pub(super) async fn spoken(self, bytes: usize, time: Duration, shutdown: &CancellationToken) -> Option<Self> {
-        let (peer, mut first) = (self.peer, [0]);
+    /// Waits until the peer has said all that it begins with, and takes `bytes` in all for the connection; `None` when that takes
+    /// too long, or the connection has to go before.
+    pub(super) async fn begun(self, beginning: Beginning, bytes: usize, time: Duration, shutdown: &CancellationToken) -> Option<Begun> {
+        let (peer, mut said) = (self.peer, Vec::new());
         let why = tokio::select! {
-            said = timeout(time, self.stream.peek(&mut first)) => match said {
-                Ok(Ok(0)) => "the peer left",
-                Ok(Ok(_)) => return self.begin(bytes),
-                Ok(Err(_)) => "it broke",
+            heard = timeout(time, self.hear(beginning, &mut said)) => match heard {
+                Ok(Ok(())) => return self.begin(said, bytes),
+                Ok(Err(why)) => why,
                 Err(_) => "silence",
             },
             () = self.place.evicted() => "room for others",
             () = shutdown.cancelled() => "shutdown",
         };
-        debug!(%peer, why, "connection closed that has said nothing");
+        debug!(%peer, why, said = said.len(), "connection closed that has not begun");
         None
     }
 
-    fn begin(self, bytes: usize) -> Option<Self> {
-        let peer = self.peer;
-        if !self.place.grow(bytes) {
+    /// Reads until the beginning is whole. What it is read to is paid for before.
+    async fn hear(&self, beginning: Beginning, said: &mut Vec<u8>) -> Result<(), &'static str> {
+        loop {
+            self.stream.readable().await.map_err(|_| "it broke")?;
+            if said.len() == said.capacity() {
+                if !self.place.grow(SILENT + said.len() + PIECE) {
+                    return Err("no room for what it says");
+                }
+                said.reserve_exact(PIECE);
+            }
+            match self.stream.try_read_buf(said) {
+                Ok(0) => return Err("the peer left"),
+                Ok(new) if beginning.is_whole(said, new) || said.len() >= MOST_OF_BEGINNING => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return Err("it broke"),
+            }
+        }
+    }
+
+    fn begin(self, said: Vec<u8>, bytes: usize) -> Option<Begun> {
+        let Self { stream, peer, place } = self;
+        if !place.grow(bytes) {
             debug!(%peer, "no room for what a connection says");
             return None;
         }
         // Without TCP_NODELAY every small answer waits 40 ms for the peer's delayed ACK.
-        if let Err(error) = self.stream.set_nodelay(true) {
+        if let Err(error) = stream.set_nodelay(true) {
             debug!(%peer, %error, "TCP_NODELAY");
         }
-        Some(self)
+        Some(Begun { stream: ReadAhead::new(said, stream), peer, place })
     }
 }

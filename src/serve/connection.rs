@@ -15,7 +15,8 @@ use tower::ServiceExt;
 
 use super::{
     activity::Activity,
-    arrival::{Arrival, PLAIN, accept},
+    arrival::{Begun, PLAIN, accept},
+    beginning::Beginning,
     connections::{Connections, Place, Shown},
     lifetime::{Lifetime, live},
 };
@@ -45,7 +46,7 @@ pub struct ConnectionOptions {
     pub max_age: Duration,
     /// How long open streams may go on, when a connection is too old and on shutdown (`--shutdownDuration`).
     pub grace: Duration,
-    /// How long the first bytes may take, then the TLS handshake, and then the first request.
+    /// How long what a peer begins with may take until it is whole, then the TLS handshake, and then the first request.
     pub handshake_timeout: Duration,
     /// How long a connection may be open without a stream.
     pub idle: Duration,
@@ -82,9 +83,10 @@ pub async fn serve_plain(
     while let Some(arrival) = accept(&listener, &connections, &shutdown).await {
         let (routes, shutdown) = (routes.clone(), shutdown.clone());
         tracker.spawn(async move {
-            let Some(arrival) = arrival.spoken(PLAIN, options.handshake_timeout, &shutdown).await else { return };
+            let begun = arrival.begun(Beginning::Preface, PLAIN, options.handshake_timeout, &shutdown).await;
+            let Some(begun) = begun else { return };
             // Apart, so that the task of a silent connection is small.
-            measured(Task::Connection, plain(arrival, routes, options, shutdown)).await;
+            measured(Task::Connection, plain(begun, routes, options, shutdown)).await;
         });
     }
     drop(listener);
@@ -92,9 +94,9 @@ pub async fn serve_plain(
     tracker.wait().await;
 }
 
-async fn plain(arrival: Arrival, routes: Routes, options: ConnectionOptions, shutdown: CancellationToken) {
-    let Arrival { stream, peer, place } = arrival;
-    let info = TcpConnectInfo { local_addr: stream.local_addr().ok(), remote_addr: Some(peer) };
+async fn plain(begun: Begun, routes: Routes, options: ConnectionOptions, shutdown: CancellationToken) {
+    let Begun { stream, peer, place } = begun;
+    let info = TcpConnectInfo { local_addr: stream.local_addr(), remote_addr: Some(peer) };
     let handler = move |mut request: Request<Incoming>, place: Arc<Place>| {
         place.show(Shown::Request);
         request.extensions_mut().insert(Caller::Anonymous);

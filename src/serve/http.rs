@@ -20,7 +20,8 @@ use tower::ServiceExt;
 
 use super::{
     activity::Activity,
-    arrival::{Arrival, PLAIN, accept},
+    arrival::{Begun, PLAIN, accept},
+    beginning::Beginning,
     connections::{Connections, Shown},
     debug::{Access, DebugState},
     lifetime::{Lifetime, live},
@@ -131,9 +132,10 @@ pub(super) async fn serve(
     while let Some(arrival) = accept(&listener, &connections, &shutdown).await {
         let (routes, shutdown) = (routes.clone(), shutdown.clone());
         tracker.spawn(async move {
-            let Some(arrival) = arrival.spoken(PLAIN, lifetime.first_request, &shutdown).await else { return };
+            let begun = arrival.begun(Beginning::Head, PLAIN, lifetime.first_request, &shutdown).await;
+            let Some(begun) = begun else { return };
             // Apart, so that the task of a silent connection is small.
-            measured(Task::Connection, connection(arrival, routes, lifetime, shutdown)).await;
+            measured(Task::Connection, connection(begun, routes, lifetime, shutdown)).await;
         });
     }
     drop(listener);
@@ -141,8 +143,8 @@ pub(super) async fn serve(
     tracker.wait().await;
 }
 
-async fn connection(arrival: Arrival, routes: Router, lifetime: Lifetime, shutdown: CancellationToken) {
-    let Arrival { stream, peer, place } = arrival;
+async fn connection(begun: Begun, routes: Router, lifetime: Lifetime, shutdown: CancellationToken) {
+    let Begun { stream, peer, place } = begun;
     let (activity, place) = (Activity::new(), Arc::new(place));
     let (requests, of_request) = (activity.clone(), Arc::clone(&place));
     let service = service_fn(move |mut request: Request<Incoming>| {

@@ -25,10 +25,12 @@ use tower::ServiceExt;
 
 use super::{
     activity::Activity,
-    arrival::{Arrival, ENCRYPTED, accept},
+    arrival::{Begun, ENCRYPTED, accept},
+    beginning::Beginning,
     connections::{Connections, Place, Shown},
     handshake::in_time,
     lifetime::{Lifetime, live},
+    read_ahead::ReadAhead,
     readiness::Readiness,
     reviews::{Limits, Reviews, bounded},
     tls::{TlsIdentity, TlsParameters},
@@ -57,7 +59,7 @@ pub struct Bounds {
     pub requests: usize,
     /// How long a request may take.
     pub request_time: Duration,
-    /// How long the first bytes may take, then the TLS handshake, and then the first request.
+    /// How long what a peer begins with may take until it is whole, then the TLS handshake, and then the first request.
     pub handshake_time: Duration,
     /// How long a connection may be quiet: longer than Go's client keeps one, so that it never sends a request on a
     /// connection that is being closed.
@@ -105,9 +107,10 @@ pub async fn serve(
     while let Some(arrival) = accept(&listener, &connections, &shutdown).await {
         let (tls, routes, shutdown) = (Arc::clone(&tls), routes.clone(), shutdown.clone());
         tracker.spawn(async move {
-            let Some(arrival) = arrival.spoken(ENCRYPTED, bounds.handshake_time, &shutdown).await else { return };
+            let begun = arrival.begun(Beginning::ClientHello, ENCRYPTED, bounds.handshake_time, &shutdown).await;
+            let Some(begun) = begun else { return };
             // Apart, so that the task of a silent connection is small.
-            measured(Task::Connection, encrypted(arrival, tls, routes, bounds, shutdown)).await;
+            measured(Task::Connection, encrypted(begun, tls, routes, bounds, shutdown)).await;
         });
     }
     drop(listener);
@@ -115,14 +118,14 @@ pub async fn serve(
     tracker.wait().await;
 }
 
-async fn encrypted(arrival: Arrival, tls: Arc<TlsIdentity>, routes: Router, bounds: Bounds, shutdown: CancellationToken) {
-    let Arrival { stream, peer, place } = arrival;
+async fn encrypted(begun: Begun, tls: Arc<TlsIdentity>, routes: Router, bounds: Bounds, shutdown: CancellationToken) {
+    let Begun { stream, peer, place } = begun;
     let handshake = handshake(stream, &tls);
     let Some(stream) = in_time(handshake, peer, &place, bounds.handshake_time, &shutdown).await else { return };
     connection(stream, peer, place, routes, bounds, shutdown).await;
 }
 
-async fn handshake(stream: tokio::net::TcpStream, tls: &TlsIdentity) -> std::io::Result<TlsStream<tokio::net::TcpStream>> {
+async fn handshake(stream: ReadAhead, tls: &TlsIdentity) -> std::io::Result<TlsStream<ReadAhead>> {
     let config = without_clients(&tls.config(), tls.protocol()).map_err(std::io::Error::other)?;
     TlsAcceptor::from(Arc::new(config)).accept(stream).await
 }
@@ -139,7 +142,7 @@ fn without_clients(config: &ServerConfig, protocol: &TlsParameters) -> Result<Se
 }
 
 async fn connection(
-    stream: TlsStream<tokio::net::TcpStream>,
+    stream: TlsStream<ReadAhead>,
     peer: SocketAddr,
     place: Place,
     routes: Router,

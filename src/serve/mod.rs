@@ -2,6 +2,7 @@
 
 mod activity;
 mod arrival;
+mod beginning;
 pub mod connection;
 pub mod connections;
 mod convergence;
@@ -21,6 +22,7 @@ mod metrics;
 mod paid_body;
 mod pipeline;
 mod process_metrics;
+mod read_ahead;
 pub mod readiness;
 mod reviews;
 mod runtime;

@@ -4,17 +4,19 @@ use std::{convert::Infallible, io, sync::Arc};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Status, body::Body, service::Routes, transport::server::TcpConnectInfo};
 use tracing::{debug, info};
 
 use super::{
-    arrival::{Arrival, ENCRYPTED, accept},
+    arrival::{Begun, ENCRYPTED, accept},
+    beginning::Beginning,
     connection::{ConnectionOptions, call, serve_connection},
     connections::{Connections, Place, Shown},
     handshake::in_time,
+    read_ahead::ReadAhead,
     sparse_log::SparseLog,
     tls::TlsIdentity,
 };
@@ -53,9 +55,10 @@ impl SecureGrpc {
         while let Some(arrival) = accept(&listener, &connections, &shutdown).await {
             let (tls, gate, shutdown) = (tls.clone(), gate.clone(), shutdown.clone());
             tracker.spawn(async move {
-                let Some(arrival) = arrival.spoken(ENCRYPTED, options.handshake_timeout, &shutdown).await else { return };
+                let begun = arrival.begun(Beginning::ClientHello, ENCRYPTED, options.handshake_timeout, &shutdown).await;
+                let Some(begun) = begun else { return };
                 // Apart, so that the task of a silent connection is small.
-                measured(Task::Connection, encrypted(arrival, tls, gate, options, shutdown)).await;
+                measured(Task::Connection, encrypted(begun, tls, gate, options, shutdown)).await;
             });
         }
         drop(listener);
@@ -64,9 +67,9 @@ impl SecureGrpc {
     }
 }
 
-async fn encrypted(arrival: Arrival, tls: Arc<TlsIdentity>, gate: Arc<Gate>, options: ConnectionOptions, shutdown: CancellationToken) {
-    let Arrival { stream, peer, place } = arrival;
-    let info = TcpConnectInfo { local_addr: stream.local_addr().ok(), remote_addr: Some(peer) };
+async fn encrypted(begun: Begun, tls: Arc<TlsIdentity>, gate: Arc<Gate>, options: ConnectionOptions, shutdown: CancellationToken) {
+    let Begun { stream, peer, place } = begun;
+    let info = TcpConnectInfo { local_addr: stream.local_addr(), remote_addr: Some(peer) };
     let handshake = handshake(stream, &tls);
     let Some(stream) = in_time(handshake, peer, &place, options.handshake_timeout, &shutdown).await else { return };
     let certificate = peer_certificate(&stream);
@@ -74,11 +77,11 @@ async fn encrypted(arrival: Arrival, tls: Arc<TlsIdentity>, gate: Arc<Gate>, opt
     serve_connection(stream, peer, handler, options, place, shutdown).await;
 }
 
-async fn handshake(stream: TcpStream, tls: &TlsIdentity) -> io::Result<TlsStream<TcpStream>> {
+async fn handshake(stream: ReadAhead, tls: &TlsIdentity) -> io::Result<TlsStream<ReadAhead>> {
     TlsAcceptor::from(tls.config()).accept(stream).await
 }
 
-fn peer_certificate(stream: &TlsStream<TcpStream>) -> Option<PeerCertificate> {
+fn peer_certificate(stream: &TlsStream<ReadAhead>) -> Option<PeerCertificate> {
     let leaf = stream.get_ref().1.peer_certificates()?.first()?;
     PeerCertificate::from_verified_der(leaf)
 }

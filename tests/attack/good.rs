@@ -193,13 +193,6 @@ impl Latencies {
         println!("{attack}:\n  quiet:  {quiet}\n  beside: {self}");
     }
 
-    /// Asserts that every kind of call is answered within a time.
-    #[track_caller]
-    pub(crate) fn assert_below(&self, most: Duration, quiet: &Self, attack: &str) {
-        assert!(self.each().iter().all(|(_, took)| *took < most), "{attack}: more than {most:?}\nbeside: {self}\nquiet:  {quiet}");
-        println!("{attack}:\n  quiet:  {quiet}\n  beside: {self}");
-    }
-
     fn each(&self) -> [(&'static str, Duration); 4] {
         [("/ready", self.ready), ("plaintext ADS", self.plain), ("ADS over TLS", self.secure), ("a review", self.review)]
     }
