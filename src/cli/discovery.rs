@@ -1,41 +1,35 @@
 //! `istiod-lite discovery`
 
+mod authority;
+mod key_sets;
+mod kubernetes;
+mod limits;
 mod state_dir;
 mod tls;
 mod without_effect;
 
 use std::{
-    env,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
 
-use clap::builder::TypedValueParser;
-use ipnet::IpNet;
-
-use self::{tls::TlsArguments, without_effect::WithoutEffect};
+use self::{
+    authority::AuthorityArguments, key_sets::KeySetArguments, kubernetes::KubernetesArguments, limits::LimitArguments, tls::TlsArguments,
+    without_effect::WithoutEffect,
+};
 use crate::{
     cli::{
         inject::InjectionArguments,
-        values::{ListenAddress, bytes, duration, listen_address, listen_address_or_none, network, request_size},
+        values::{ListenAddress, duration, listen_address, listen_address_or_none},
     },
-    controllers::{ROOT_CERTIFICATE, election::Timing},
-    identity::{ca::IssuePolicy, key::KeyType},
     serve::{
-        connection::ConnectionOptions,
-        discovery, memory,
-        settings::{
-            ClusterSettings, ControllerSettings, IdentitySettings, Instance, LimitSettings, ListenSettings, ObjectSource, Settings,
-        },
+        discovery,
+        settings::{ClusterSettings, Instance, ListenSettings, ObjectSource, Settings},
     },
-    source::{
-        debounce,
-        key_sets::{self, KeySetMetrics, Networks},
-        kubernetes::{self, ClientSettings},
-    },
-    xds::{bounds::Bounds, session},
+    source::{debounce, kubernetes as kubernetes_source},
+    xds::session,
 };
 
 /// Where istiod's chart mounts ConfigMap `istio`.
@@ -54,24 +48,6 @@ pub(super) struct Arguments {
     /// come from the API server.
     #[arg(long, value_name = "DIR")]
     config_dir: Option<PathBuf>,
-
-    /// Folder with the signing CA: ca-cert.pem, ca-key.pem, root-cert.pem, cert-chain.pem (what `istiod-lite ca
-    /// intermediate` makes and Istio's `cacerts` secret holds). A folder that holds a root's key is refused. With the API
-    /// server as source and no CA in the folder, Secret `cacerts` of our namespace is taken, else `istio-ca-secret`: a
-    /// self-signed root, made when there is none. With --config-dir and no CA there, a self-signed root is made and kept in
-    /// --state-dir [default: ./etc/cacerts]
-    #[arg(long, value_name = "DIR", env = "ROOT_CA_DIR")]
-    ca_dir: Option<PathBuf>,
-
-    /// Folder in which a self-signed root is kept, readable by its owner alone; only with --config-dir and without a CA
-    /// [default: $STATE_DIRECTORY, else istiod-lite in $XDG_STATE_HOME, else ~/.local/state/istiod-lite].
-    #[arg(long, value_name = "DIR")]
-    state_dir: Option<PathBuf>,
-
-    /// Folder of the local token issuer (see `istiod-lite ca issuer`): callers on the TLS port prove who they are by
-    /// its tokens. Without it, only by a workload certificate.
-    #[arg(long, value_name = "DIR")]
-    token_issuer_dir: Option<PathBuf>,
 
     /// MeshConfig file; built-in defaults hold for what it does not say. Watched like the folder. With the API server as
     /// source ./etc/istio/config/mesh is taken when it is there, and else ConfigMap `istio` (`istio-<revision>`) of our
@@ -136,41 +112,6 @@ pub(super) struct Arguments {
     #[arg(long, env = "SERVICE_ACCOUNT", default_value = "", hide_default_value = true)]
     service_account: String,
 
-    /// How long streams under way may go on after SIGTERM.
-    #[arg(long = "shutdownDuration", value_parser = duration, default_value = "10s")]
-    shutdown: Duration,
-
-    /// A gRPC connection older than this is asked to reconnect.
-    #[arg(long = "keepaliveMaxServerConnectionAge", value_parser = duration, default_value = "30m")]
-    max_connection_age: Duration,
-
-    /// How long a gRPC connection may be quiet before it is pinged.
-    #[arg(long = "keepaliveInterval", env = "GRPC_KEEPALIVE_INTERVAL", value_parser = duration, default_value = "30s")]
-    keepalive_interval: Duration,
-
-    /// How long the answer to such a ping may take before the connection is closed.
-    #[arg(long = "keepaliveTimeout", env = "GRPC_KEEPALIVE_TIMEOUT", value_parser = duration, default_value = "10s")]
-    keepalive_timeout: Duration,
-
-    /// Memory that this process may take, in bytes (512Mi, 2Gi). Callers together may have it hold three eighths of that; over it,
-    /// those who have proven nothing are refused first [default: the limit of the control group, else 1Gi].
-    #[arg(long, value_name = "BYTES", value_parser = bytes)]
-    memory_limit: Option<usize>,
-
-    /// Connections that one source address may have open on all ports together (of IPv6, one /64 network); above it, its oldest
-    /// that has shown nothing is closed. Proxies behind one NAT share an address, so that it is generous [default: half of the
-    /// files that may be open].
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
-    connections_per_address: Option<u32>,
-
-    /// How long a workload's certificate lives when its request does not say.
-    #[arg(long, env = "DEFAULT_WORKLOAD_CERT_TTL", value_parser = duration, default_value = "24h")]
-    default_certificate_ttl: Duration,
-
-    /// The longest that a workload's certificate may live; a request for more is refused.
-    #[arg(long, env = "MAX_WORKLOAD_CERT_TTL", value_parser = duration, default_value = "2160h")]
-    max_certificate_ttl: Duration,
-
     /// Quiet that ends a batch of configuration changes.
     #[arg(long, env = "PILOT_DEBOUNCE_AFTER", value_parser = duration, default_value = "100ms")]
     debounce_after: Duration,
@@ -179,25 +120,6 @@ pub(super) struct Arguments {
     #[arg(long, env = "PILOT_DEBOUNCE_MAX", value_parser = duration, default_value = "10s")]
     debounce_max: Duration,
 
-    /// How often the keys of token issuers (RequestAuthentication) are fetched again: a key that is new must verify tokens for as long
-    /// as that before it signs any.
-    #[arg(long, env = "PILOT_JWT_PUB_KEY_REFRESH_INTERVAL", value_parser = duration, default_value = "20m")]
-    jwks_refresh_interval: Duration,
-
-    /// Networks, besides public ones, from which such keys may be fetched (10.96.0.0/12), because whoever writes a
-    /// RequestAuthentication chooses what we call. Addresses of this host, of a link, of a cloud's metadata and of the API server are
-    /// meant only if named one by one (127.0.0.1/32).
-    #[arg(long, value_name = "NETWORK", value_delimiter = ',', value_parser = network)]
-    jwks_allowed_networks: Vec<IpNet>,
-
-    /// Networks from which such keys are never fetched, whatever else is said.
-    #[arg(long, value_name = "NETWORK", env = "BLOCKED_CIDRS_IN_JWKS_URIS", value_delimiter = ',', value_parser = network)]
-    jwks_blocked_networks: Vec<IpNet>,
-
-    /// File of root certificates, besides the system's, for issuers of tokens; it need not be there.
-    #[arg(long, value_name = "FILE", default_value = "/cacerts/extra.pem")]
-    jwks_ca: PathBuf,
-
     /// How long a rollout waits for a proxy's ACK before it goes on without.
     #[arg(long, value_parser = duration, default_value = "5s")]
     gate_deadline: Duration,
@@ -205,22 +127,6 @@ pub(super) struct Arguments {
     /// How long connections of a removed TCP listener may still use its clusters; as the proxies' drain time.
     #[arg(long, value_parser = duration, default_value = "45s")]
     drain_time: Duration,
-
-    /// The largest request, in bytes, of a proxy that is not served yet or has not proven who it is; istiod's limit for all. Most
-    /// of a first request names what the proxy holds already: there is room for about 40,000 clusters.
-    #[arg(long, env = "ISTIO_GPRC_MAXRECVMSGSIZE", value_name = "BYTES", value_parser = request_size, default_value = "4194304")]
-    max_first_request: usize,
-
-    /// The largest request, in bytes, of a proxy that is served and has proven who it is. What it names takes memory here for as long
-    /// as it is connected.
-    #[arg(long, value_name = "BYTES", value_parser = request_size, default_value = "16777216")]
-    max_request: usize,
-
-    /// How many names of each type (clusters, endpoints, listeners, route tables) a proxy may ask for beyond those of its
-    /// configuration: a number of names. One that comes back asks for all that it holds, also for what is gone meanwhile; more
-    /// would let callers fill the memory with names of their own.
-    #[arg(long, value_name = "NUMBER", default_value_t = Bounds::default().unknown_names)]
-    max_unknown_names: usize,
 
     /// Sends every change at once instead of making before breaking: for experiments that show what the order is worth.
     #[arg(long, hide = true)]
@@ -239,6 +145,15 @@ pub(super) struct Arguments {
     tls: TlsArguments,
 
     #[command(flatten)]
+    authority: AuthorityArguments,
+
+    #[command(flatten)]
+    limits: LimitArguments,
+
+    #[command(flatten)]
+    key_sets: KeySetArguments,
+
+    #[command(flatten)]
     kubernetes: KubernetesArguments,
 
     #[command(flatten)]
@@ -246,59 +161,6 @@ pub(super) struct Arguments {
 
     #[command(flatten)]
     without_effect: WithoutEffect,
-}
-
-/// The API server as the source.
-#[derive(clap::Args)]
-#[command(next_help_heading = "Kubernetes (without --config-dir)")]
-struct KubernetesArguments {
-    /// Kubeconfig file. Without it: the files of KUBECONFIG, /var/run/secrets/remote/config, the cluster that this pod
-    /// runs in, ~/.kube/config; the first that is there.
-    #[arg(long, value_name = "FILE")]
-    kubeconfig: Option<PathBuf>,
-
-    /// Context of the kubeconfig, if not its current one.
-    #[arg(long, value_name = "NAME")]
-    context: Option<String>,
-
-    /// Requests a second to the API server, on average.
-    #[arg(long = "kubernetesApiQPS", value_name = "NUMBER", default_value_t = 80.0)]
-    qps: f64,
-
-    /// Requests to the API server that may come at once.
-    #[arg(long = "kubernetesApiBurst", value_name = "NUMBER", default_value_t = 160)]
-    burst: u32,
-
-    /// Read only these namespaces, and our own: roles in them are then enough, but for Nodes and Namespaces. Without it
-    /// all are read.
-    #[arg(long, value_name = "NAMESPACE", value_delimiter = ',', env = "ISTIO_WATCH_NAMESPACE")]
-    watch_namespaces: Vec<String>,
-
-    /// ConfigMap of our namespace with MeshConfig that lies below that of ConfigMap `istio` (`istio-<revision>`): what
-    /// several revisions share. Not with a MeshConfig file. The role of manifests/base must be given its name.
-    #[arg(long, value_name = "NAME", env = "SHARED_MESH_CONFIG")]
-    shared_mesh_config: Option<String>,
-
-    /// Audiences, one of which a service-account token must have.
-    #[arg(long, value_name = "AUDIENCE", env = "TOKEN_AUDIENCES", value_delimiter = ',', default_value = "istio-ca")]
-    token_audiences: Vec<String>,
-
-    /// A self-signed root gets an RSA key of this many bits (2048 or 4096), as istiod's. Without it one on P-256, which
-    /// signs faster and which istiod reads as well.
-    #[arg(
-        long, value_name = "BITS", env = "CITADEL_SELF_SIGNED_CA_RSA_KEY_SIZE",
-        value_parser = clap::builder::PossibleValuesParser::new(["2048", "4096"]).try_map(|bits| bits.parse::<u32>())
-    )]
-    self_signed_rsa: Option<u32>,
-
-    /// Name of the ConfigMaps with the root certificate, one in each namespace.
-    #[arg(long, value_name = "NAME", env = "PILOT_CA_CERT_CONFIGMAP", default_value = ROOT_CERTIFICATE)]
-    root_certificate: String,
-
-    /// How long a leader that is gone holds back the next one. The Lease is renewed for half of that, and looked at
-    /// every quarter.
-    #[arg(long, value_parser = duration, default_value = "30s", hide = true)]
-    lease: Duration,
 }
 
 pub(super) fn run(arguments: Arguments) -> ExitCode {
@@ -318,20 +180,13 @@ impl Arguments {
             source: self.source().await?,
             cluster: self.cluster(),
             listen: self.listen(),
-            identity: self.identity(),
-            controllers: self.controllers(),
-            connections: self.connections(),
-            limits: LimitSettings {
-                memory: self.memory_limit.unwrap_or_else(memory::limit),
-                connections_per_address: self.connections_per_address.map(|number| number as usize),
-            },
-            key_sets: self.key_sets().await?,
+            identity: self.authority.settings(&self.kubernetes),
+            controllers: self.kubernetes.controllers(),
+            connections: self.limits.connections(),
+            limits: self.limits.limits(),
+            bounds: self.limits.bounds(),
+            key_sets: self.key_sets.settings(self.api_server().await?),
             debounce: debounce::Settings { after: self.debounce_after, max: self.debounce_max, ..debounce::Settings::default() },
-            bounds: Bounds {
-                first_request: self.max_first_request,
-                request: self.max_request.max(self.max_first_request),
-                unknown_names: self.max_unknown_names,
-            },
             rollout: session::Settings { ordered: !self.unordered_rollout, gate: self.gate_deadline, drain: self.drain_time },
             tls: self.tls.settings(self.tls_sans, of_cluster)?,
             injection: self.injection.settings(&self.namespace, &self.revision, &self.cluster_id, &self.domain),
@@ -364,50 +219,11 @@ impl Arguments {
         }
     }
 
-    fn identity(&self) -> IdentitySettings {
-        let KubernetesArguments { token_audiences, self_signed_rsa, .. } = &self.kubernetes;
-        IdentitySettings {
-            ca_dir: self.ca_dir.clone(),
-            state_dir: self.state_dir.clone().unwrap_or_else(|| state_dir::default_for(|name| env::var_os(name))),
-            self_signed_key: self_signed_rsa.map_or(KeyType::P256, |bits| if bits > 2048 { KeyType::Rsa4096 } else { KeyType::Rsa2048 }),
-            issue: IssuePolicy { default_ttl: self.default_certificate_ttl, max_ttl: self.max_certificate_ttl, ..IssuePolicy::default() },
-            token_issuer_dir: self.token_issuer_dir.clone(),
-            token_audiences: token_audiences.clone(),
-        }
-    }
-
-    fn controllers(&self) -> ControllerSettings {
-        let KubernetesArguments { root_certificate, lease, .. } = &self.kubernetes;
-        ControllerSettings { root_certificate: root_certificate.clone(), leadership: Timing::of_lease(*lease) }
-    }
-
-    async fn key_sets(&self) -> anyhow::Result<key_sets::Settings> {
-        let api_server = match self.config_dir {
-            Some(_) => Vec::new(),
-            None => kubernetes::server_names(&self.client_settings()).await?,
-        };
-        Ok(key_sets::Settings {
-            // Sooner than once a second would be an attack on the issuer.
-            refresh: self.jwks_refresh_interval.max(Duration::from_secs(1)),
-            networks: Networks { allowed: self.jwks_allowed_networks.clone(), blocked: self.jwks_blocked_networks.clone() },
-            api_server,
-            roots: Some(self.jwks_ca.clone()),
-            metrics: KeySetMetrics::default(),
-        })
-    }
-
-    fn client_settings(&self) -> ClientSettings {
-        let KubernetesArguments { kubeconfig, context, qps, burst, .. } = &self.kubernetes;
-        ClientSettings { kubeconfig: kubeconfig.clone(), context: context.clone(), qps: *qps, burst: *burst }
-    }
-
-    fn connections(&self) -> ConnectionOptions {
-        ConnectionOptions {
-            keepalive_interval: self.keepalive_interval,
-            keepalive_timeout: self.keepalive_timeout,
-            max_age: self.max_connection_age,
-            grace: self.shutdown,
-            ..ConnectionOptions::default()
+    /// Returns the names of the API server, if it is the source.
+    async fn api_server(&self) -> anyhow::Result<Vec<String>> {
+        match self.config_dir {
+            Some(_) => Ok(Vec::new()),
+            None => kubernetes_source::server_names(&self.kubernetes.client()).await,
         }
     }
 
@@ -415,16 +231,8 @@ impl Arguments {
         if let Some(folder) = &self.config_dir {
             return Ok(ObjectSource::Folder(folder.clone()));
         }
-        let KubernetesArguments { watch_namespaces, shared_mesh_config, .. } = &self.kubernetes;
-        Ok(ObjectSource::Kubernetes(Box::new(kubernetes::Settings {
-            client: kubernetes::client(&self.client_settings()).await?,
-            cluster: self.cluster_id.as_str().into(),
-            namespace: self.namespace.as_str().into(),
-            revision: self.revision.as_str().into(),
-            watch_namespaces: watch_namespaces.iter().filter(|name| !name.is_empty()).map(Into::into).collect(),
-            shared_mesh_config: shared_mesh_config.as_deref().filter(|name| !name.is_empty()).map(Into::into),
-            metrics: kubernetes::SourceMetrics::default(),
-        })))
+        let source = self.kubernetes.source(&self.cluster_id, &self.namespace, &self.revision).await?;
+        Ok(ObjectSource::Kubernetes(Box::new(source)))
     }
 }
 
@@ -454,7 +262,7 @@ mod tests {
                      --networksConfig ./etc/istio/config/meshNetworks --clusterID Kubernetes --ctrlz_port 9876 --tls-min-version TLSv1_3 \
                      --shutdownDuration 10s --keepaliveInterval 30s --keepaliveTimeout 10s --log_target stderr";
         let arguments = parse(&format!("{chart} {added}")).unwrap();
-        assert_eq!((arguments.namespace.as_str(), arguments.max_connection_age), ("istio-system", Duration::from_secs(1800)));
+        assert_eq!((arguments.namespace.as_str(), arguments.limits.connections().max_age), ("istio-system", Duration::from_secs(1800)));
         assert_eq!(arguments.tls.protocol().unwrap().suites().len(), 6);
     }
 
@@ -473,7 +281,7 @@ mod tests {
         let listed: Vec<&str> = listed.map(|argument| argument.get_id().as_str()).collect();
         assert!(listed.contains(&"networks_config") && listed.len() == 11, "{listed:?}");
         let heading = |id: &str| command.get_arguments().find(|argument| argument.get_id() == id).unwrap().get_help_heading();
-        assert_eq!((heading("ca_dir"), heading("log_level")), (None, None));
+        assert_eq!((heading("mesh_config"), heading("log_level")), (None, None));
     }
 
     #[test]
