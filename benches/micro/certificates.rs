@@ -126,7 +126,7 @@ async fn start() -> Server {
     let names = ServingCertificate::Ours(ServingNames::istiod("istio-system", None).and_local());
     let tls = TlsIdentity::new(handle.clone(), names, TlsParameters::default(), system_clock()).unwrap();
     let metrics = CaMetrics::default();
-    let service = CertificateService::new(handle, IssuePolicy::default(), system_clock(), metrics.clone());
+    let service = CertificateService::new(handle, IssuePolicy::default(), system_clock(), metrics.clone(), Arc::default());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let routes = tonic::service::Routes::new(service.into_server());

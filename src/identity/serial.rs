@@ -1,5 +1,7 @@
 //! Serial numbers of certificates.
 
+use std::fmt;
+
 use aws_lc_rs::rand;
 use rcgen::SerialNumber;
 
@@ -31,6 +33,14 @@ impl Serial {
 
     pub(super) fn number(self) -> SerialNumber {
         SerialNumber::from_slice(&self.0)
+    }
+}
+
+impl fmt::Display for Serial {
+    /// Writes it as `openssl` and `ca inspect` show it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes: Vec<String> = self.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        f.write_str(&bytes.join(":"))
     }
 }
 

@@ -4,16 +4,18 @@ use std::sync::Arc;
 
 use envoy_types::pb::google::protobuf::value::Kind;
 use tonic::{Request, Response, Status};
-use tracing::{debug, error, warn};
+use tracing::{error, warn};
 
 use super::{
     Clock,
     ca::{CaHandle, IssueError, IssuePolicy},
+    inventory::{Inventory, Issuance},
     metrics::CaMetrics,
+    proof::Proven,
     serial::Serial,
 };
 use crate::{
-    mesh::model::{Caller, SpiffeId},
+    mesh::model::SpiffeId,
     proto::auth::{
         IstioCertificateRequest, IstioCertificateResponse,
         istio_certificate_service_server::{IstioCertificateService, IstioCertificateServiceServer},
@@ -29,14 +31,15 @@ pub struct CertificateService {
     policy: IssuePolicy,
     clock: Clock,
     metrics: CaMetrics,
+    inventory: Arc<Inventory>,
 }
 
 // === impl CertificateService ===
 
 impl CertificateService {
-    /// Returns a service that signs with whatever CA `ca` holds at the moment.
-    pub fn new(ca: Arc<CaHandle>, policy: IssuePolicy, clock: Clock, metrics: CaMetrics) -> Self {
-        Self { ca, policy, clock, metrics }
+    /// Returns a service that signs with whatever CA `ca` holds at the moment, and tells `inventory` of it.
+    pub fn new(ca: Arc<CaHandle>, policy: IssuePolicy, clock: Clock, metrics: CaMetrics, inventory: Arc<Inventory>) -> Self {
+        Self { ca, policy, clock, metrics, inventory }
     }
 
     /// Returns the service for a gRPC router.
@@ -44,10 +47,13 @@ impl CertificateService {
         IstioCertificateServiceServer::new(self).max_decoding_message_size(LARGEST_MESSAGE)
     }
 
-    fn sign(&self, request: &IstioCertificateRequest, caller: &SpiffeId) -> Result<Vec<String>, IssueError> {
-        let serial = Serial::random()?;
-        let ca = self.ca.current();
-        let issued = ca.issue(&request.csr, caller, request.validity_duration, &self.policy, (self.clock)(), serial)?;
+    fn sign(&self, request: &IstioCertificateRequest, caller: Proven) -> Result<Vec<String>, IssueError> {
+        let (serial, now) = (Serial::random()?, (self.clock)());
+        let identity = caller.identity.clone();
+        let issued = self.ca.current().issue(&request.csr, &identity, request.validity_duration, &self.policy, now, serial)?;
+        let issuance = Issuance::new(serial, identity, caller, now, issued.not_after);
+        issuance.log();
+        self.inventory.record(issuance);
         Ok(issued.into_chain())
     }
 
@@ -79,19 +85,18 @@ impl CertificateService {
 impl IstioCertificateService for CertificateService {
     async fn create_certificate(&self, request: Request<IstioCertificateRequest>) -> Result<Response<IstioCertificateResponse>, Status> {
         self.metrics.requests.inc();
-        let Some(Caller::Workload(caller)) = request.extensions().get::<Caller>().cloned() else {
+        let Some(caller) = request.extensions().get::<Proven>().cloned() else {
             self.metrics.authentication_failures.inc();
             return Err(Status::unauthenticated("request authenticate failure"));
         };
         let request = request.into_inner();
         if asks_to_impersonate(&request) {
             self.metrics.authentication_failures.inc();
-            warn!(%caller, "asks for another's identity, which nobody is trusted to");
+            warn!(caller = %caller.identity, "asks for another's identity, which nobody is trusted to");
             return Err(Status::unauthenticated("request impersonation authentication failure"));
         }
-        let cert_chain = self.sign(&request, &caller).map_err(|error| self.refuse(&caller, error))?;
+        let cert_chain = self.sign(&request, caller.clone()).map_err(|error| self.refuse(&caller.identity, error))?;
         self.metrics.issued.inc();
-        debug!(%caller, "certificate issued");
         Ok(Response::new(IstioCertificateResponse { cert_chain }))
     }
 }

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use smol_str::SmolStr;
 
-use super::is_plain_name;
+use super::{is_plain_name, proof::Proven};
 use crate::mesh::model::SpiffeId;
 
 /// How far apart clocks may be, in seconds.
@@ -15,7 +15,7 @@ const SUBJECT_PREFIX: &str = "system:serviceaccount:";
 /// One way to prove an identity by token. The local issuer's key set is one, Kubernetes' TokenReview another.
 pub trait TokenVerifier: Send + Sync {
     /// Returns the identity that the token proves.
-    fn verify<'a>(&'a self, token: &'a str, now: Timestamp) -> BoxFuture<'a, Result<SpiffeId, TokenError>>;
+    fn verify<'a>(&'a self, token: &'a str, now: Timestamp) -> BoxFuture<'a, Result<Proven, TokenError>>;
 }
 
 /// Why a token proves nothing.

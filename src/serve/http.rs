@@ -277,6 +277,8 @@ mod tests {
             readiness: readiness.clone(),
             convergence: Arc::default(),
             findings: Arc::default(),
+            inventory: Arc::default(),
+            clock: crate::clock::system_clock(),
         };
         let (registry, debug_access, pages) = (Arc::default(), Access::default(), Pages::new(Budget::default()));
         HttpState { readiness, registry, debug: Arc::new(debug), debug_access, pages }

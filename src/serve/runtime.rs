@@ -109,6 +109,8 @@ impl Runtime {
             readiness: readiness.clone(),
             convergence: Arc::clone(&convergence),
             findings: Arc::clone(&findings),
+            inventory: Arc::default(),
+            clock: Arc::clone(&clock),
         });
         findings.register(registry);
         convergence.register(registry);

@@ -25,6 +25,7 @@ use crate::{
         authenticate::{AuthenticationError, Authenticator, PeerCertificate},
         metrics::CaMetrics,
     },
+    mesh::model::Caller,
     polls::{Task, measured},
     proto::auth::istio_certificate_service_server::SERVICE_NAME as CERTIFICATE_SERVICE,
 };
@@ -33,8 +34,8 @@ use crate::{
 pub struct SecureGrpc {
     /// Our side of the handshake.
     pub tls: Arc<TlsIdentity>,
-    /// The services. Each request reaches them with the extensions [`Caller`](crate::mesh::model::Caller) (always a workload) and
-    /// `TcpConnectInfo`.
+    /// The services. Each request reaches them with the extensions [`Caller`] (always a workload),
+    /// [`Proven`](crate::identity::proof::Proven) and `TcpConnectInfo`.
     pub routes: Routes,
     /// Proves who calls; who cannot be authenticated gets `Unauthenticated` and reaches no service.
     pub authenticator: Arc<Authenticator>,
@@ -102,8 +103,8 @@ impl Gate {
         place: Arc<Place>,
     ) -> Result<Response<Body>, Infallible> {
         static UNKNOWN: SparseLog = SparseLog::new();
-        let caller = match self.authenticator.authenticate(request.headers(), certificate.as_ref()).await {
-            Ok(caller) => caller,
+        let proven = match self.authenticator.authenticate(request.headers(), certificate.as_ref()).await {
+            Ok(proven) => proven,
             Err(error) => {
                 let path = request.uri().path();
                 UNKNOWN.write(|left_out| info!(peer = ?info.remote_addr, path, %error, left_out, "caller not authenticated"));
@@ -112,9 +113,10 @@ impl Gate {
             }
         };
         place.show(Shown::Identity);
-        debug!(?caller, path = request.uri().path(), "request");
+        debug!(?proven, path = request.uri().path(), "request");
         let extensions = request.extensions_mut();
-        extensions.insert(caller);
+        extensions.insert(Caller::Workload(proven.identity.clone()));
+        extensions.insert(proven);
         extensions.insert(info);
         call(self.routes.clone(), request).await
     }

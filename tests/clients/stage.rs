@@ -21,7 +21,7 @@ pub(crate) struct Stage {
     // Proxies first: they drain while the control plane is still there.
     pub(crate) client: PilotAgent,
     pub(crate) reviews: PilotAgent,
-    _control_plane: Process,
+    control_plane: Process,
     pub(crate) manifests: Manifests,
     _workload: Workload,
     network: Loopback,
@@ -50,7 +50,7 @@ impl Stage {
         let (mut client, mut reviews) = (start(CLIENT)?, start(REVIEWS_V1)?);
         client.wait_until_ready().await?;
         reviews.wait_until_ready().await?;
-        Ok(Self { client, reviews, _control_plane: control_plane, manifests, _workload: workload, network, options, home })
+        Ok(Self { client, reviews, control_plane, manifests, _workload: workload, network, options, home })
     }
 
     /// Asks `reviews` through the client's sidecar, until it answers.
@@ -67,6 +67,11 @@ impl Stage {
     /// Returns the address of port 15014.
     pub(crate) fn monitoring(&self) -> SocketAddr {
         self.network.socket(1, PORT_MONITORING)
+    }
+
+    /// Returns what the control plane has logged so far.
+    pub(crate) fn control_plane_log(&self) -> String {
+        self.control_plane.log()
     }
 
     /// Returns what `pod` is started with, for one more client.

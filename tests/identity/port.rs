@@ -12,7 +12,9 @@ use istiod_lite::{
         certificate::Certificate as Leaf,
         key::{KeyType, PrivateKey},
         local_issuer::{DEFAULT_AUDIENCE, DEFAULT_ISSUER, LocalIssuer, TokenRequest},
+        inventory::Inventory,
         metrics::CaMetrics,
+        proof::Proof,
         service::CertificateService,
         system_clock,
     },
@@ -54,6 +56,7 @@ struct ControlPlane {
     ca: Arc<CaHandle>,
     tls: Arc<TlsIdentity>,
     metrics: CaMetrics,
+    inventory: Arc<Inventory>,
     shutdown: CancellationToken,
     serving: JoinHandle<()>,
 }
@@ -72,8 +75,8 @@ impl ControlPlane {
         let ca = CaHandle::new(authority.load().unwrap());
         let names = ServingCertificate::Ours(ServingNames::istiod("istio-system", None).and_local());
         let tls = TlsIdentity::new(ca.clone(), names, TlsParameters::default(), system_clock()).unwrap();
-        let (metrics, shutdown) = (CaMetrics::default(), CancellationToken::new());
-        let service = CertificateService::new(ca.clone(), IssuePolicy::default(), system_clock(), metrics.clone());
+        let (metrics, shutdown, inventory) = (CaMetrics::default(), CancellationToken::new(), Arc::<Inventory>::default());
+        let service = CertificateService::new(ca.clone(), IssuePolicy::default(), system_clock(), metrics.clone(), inventory.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let routes = Routes::new(service.into_server());
@@ -89,7 +92,7 @@ impl ControlPlane {
             }
             .serve(listener, shutdown.clone()),
         );
-        Self { address, authority, issuer, ca, tls, metrics, shutdown, serving }
+        Self { address, authority, issuer, ca, tls, metrics, inventory, shutdown, serving }
     }
 
     fn client_tls(&self) -> ClientTlsConfig {
@@ -147,6 +150,14 @@ async fn a_certificate_for_a_token_and_the_next_for_that_certificate() {
     assert_eq!(leaf(&second).spiffe_id(), Some(reviews()));
     assert_eq!(leaf(&second).public_key, next_key.public_key());
     assert_eq!((plane.metrics.requests.get(), plane.metrics.issued.get()), (2, 2));
+
+    // The inventory knows both, as the certificates themselves say.
+    let listed = plane.inventory.list(Timestamp::now()).issuances;
+    let facts: Vec<_> = listed.iter().map(|issuance| (issuance.serial.to_string(), issuance.not_after.as_second())).collect();
+    let issued = [&second, &first].map(|chain| (leaf(chain).serial, leaf(chain).not_after.as_second()));
+    assert_eq!(facts, issued, "the newest first");
+    assert_eq!([listed[0].proof, listed[1].proof], [Proof::Certificate, Proof::LocalToken]);
+    assert!(listed.iter().all(|issuance| issuance.identity == reviews() && issuance.caller == reviews()));
 }
 
 #[tokio::test]
@@ -204,7 +215,7 @@ async fn bad_requests_of_known_callers_say_why() {
 #[tokio::test]
 async fn nobody_signs_on_the_plaintext_port() {
     let ca = CaHandle::new(Authority::new().load().unwrap());
-    let service = CertificateService::new(ca, IssuePolicy::default(), system_clock(), CaMetrics::default());
+    let service = CertificateService::new(ca, IssuePolicy::default(), system_clock(), CaMetrics::default(), Arc::default());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, shutdown) = (listener.local_addr().unwrap(), CancellationToken::new());
     let serving = tokio::spawn(serve_plain(

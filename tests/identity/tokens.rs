@@ -9,7 +9,7 @@ use istiod_lite::{
         local_issuer::{DEFAULT_AUDIENCE, DEFAULT_ISSUER, LocalIssuer, TokenRequest},
         token::TokenError,
     },
-    mesh::model::Caller,
+    mesh::model::SpiffeId,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
@@ -34,8 +34,8 @@ fn token(issuer: &LocalIssuer, audience: &str, now: Timestamp) -> String {
     issuer.token(&TokenRequest { namespace: "shop", service_account: "reviews", audience, ttl: HOUR }, now).unwrap()
 }
 
-fn ask(authenticator: &Authenticator, value: &str) -> Result<Caller, AuthenticationError> {
-    futures::executor::block_on(authenticator.authenticate(&headers(value), None))
+fn ask(authenticator: &Authenticator, value: &str) -> Result<SpiffeId, AuthenticationError> {
+    futures::executor::block_on(authenticator.authenticate(&headers(value), None)).map(|proven| proven.identity)
 }
 
 fn refusal(authenticator: &Authenticator, token: &str) -> TokenError {
@@ -50,7 +50,7 @@ fn a_good_token_names_its_service_account() {
     let (issuer, now) = (LocalIssuer::generate(DEFAULT_ISSUER).unwrap(), Timestamp::now());
     let (authenticator, token) = (authenticator(&issuer, now), token(&issuer, DEFAULT_AUDIENCE, now));
     for value in [format!("Bearer {token}"), format!("bearer {token}"), format!("Istio {token}")] {
-        assert_eq!(ask(&authenticator, &value).unwrap(), Caller::Workload(reviews()));
+        assert_eq!(ask(&authenticator, &value).unwrap(), reviews());
     }
 }
 
@@ -131,7 +131,7 @@ fn a_public_key_in_pem_serves_as_key_set() {
     let verifier = KeySetVerifier::open(&path, DEFAULT_ISSUER, &[DEFAULT_AUDIENCE.into()], "cluster.local").unwrap();
     let authenticator = Authenticator::new("cluster.local", vec![Arc::new(verifier)], Arc::new(move || now));
     let token = token(&issuer, DEFAULT_AUDIENCE, now);
-    assert_eq!(ask(&authenticator, &format!("Bearer {token}")).unwrap(), Caller::Workload(reviews()));
+    assert_eq!(ask(&authenticator, &format!("Bearer {token}")).unwrap(), reviews());
 }
 
 #[test]
@@ -158,10 +158,10 @@ fn a_client_certificate_counts_while_it_is_valid_and_of_our_trust_domain() {
         PeerCertificate::from_verified_der(issued.leaf_der()).unwrap()
     };
     let resolve = |authenticator: &Authenticator, peer: &PeerCertificate, headers: &HeaderMap| {
-        futures::executor::block_on(authenticator.authenticate(headers, Some(peer)))
+        futures::executor::block_on(authenticator.authenticate(headers, Some(peer))).map(|proven| proven.identity)
     };
     let (today, none) = (authenticator(&issuer, now), HeaderMap::new());
-    assert_eq!(resolve(&today, &peer("cluster.local"), &none).unwrap(), Caller::Workload(reviews()));
+    assert_eq!(resolve(&today, &peer("cluster.local"), &none).unwrap(), reviews());
     let foreign = resolve(&today, &peer("elsewhere"), &none).unwrap_err();
     assert!(matches!(foreign, AuthenticationError::CertificateIdentity(_)), "{foreign}");
 
@@ -171,7 +171,7 @@ fn a_client_certificate_counts_while_it_is_valid_and_of_our_trust_domain() {
     let expired = resolve(&later_authenticator, &peer("cluster.local"), &none).unwrap_err();
     assert!(matches!(expired, AuthenticationError::CertificateExpired(_)), "{expired}");
     let token = headers(&format!("Bearer {}", token(&issuer, DEFAULT_AUDIENCE, later)));
-    assert_eq!(resolve(&later_authenticator, &peer("cluster.local"), &token).unwrap(), Caller::Workload(reviews()));
+    assert_eq!(resolve(&later_authenticator, &peer("cluster.local"), &token).unwrap(), reviews());
 
     // Our own serving certificate is no workload.
     let serving = istiod_lite::identity::ca::ServingRequest { dns_names: &["istiod".into()], addresses: &[], ttl: HOUR };

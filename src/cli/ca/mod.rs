@@ -2,6 +2,7 @@
 
 mod files;
 mod inspect;
+mod issued;
 mod root;
 mod token;
 
@@ -23,6 +24,7 @@ enum Command {
     Root(root::RootArguments),
     Intermediate(root::IntermediateArguments),
     Inspect(inspect::Arguments),
+    Issued(issued::Arguments),
     Issuer(token::IssuerArguments),
     Token(token::TokenArguments),
 }
@@ -32,6 +34,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
         Command::Root(arguments) => root::make_root(arguments),
         Command::Intermediate(arguments) => root::make_intermediate(arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Issued(arguments) => issued::run(&arguments),
         Command::Issuer(arguments) => token::make_issuer(&arguments),
         Command::Token(arguments) => token::make_token(&arguments),
     };

@@ -8,12 +8,10 @@ use futures::future::BoxFuture;
 use jiff::Timestamp;
 use smol_str::SmolStr;
 
-use crate::{
-    identity::{
+use crate::identity::{
         key_set::{KeySet, KeySetError},
+        proof::{Proof, Proven},
         token::{TokenError, TokenVerifier},
-    },
-    mesh::model::SpiffeId,
 };
 
 /// Verifies the tokens of one issuer by its public keys.
@@ -33,17 +31,17 @@ impl KeySetVerifier {
         Ok(Self { keys: KeySet::open(path)?, issuer: issuer.into(), audiences: audiences.to_vec(), trust_domain: trust_domain.into() })
     }
 
-    fn check(&self, token: &str, now: Timestamp) -> Result<SpiffeId, TokenError> {
+    fn check(&self, token: &str, now: Timestamp) -> Result<Proven, TokenError> {
         let claims = self.keys.verified_claims(token)?;
         claims.check_times(now)?;
         claims.check_issuer(&self.issuer)?;
         claims.check_audience(&self.audiences)?;
-        claims.identity(&self.trust_domain)
+        Ok(Proven { identity: claims.identity(&self.trust_domain)?, proof: Proof::LocalToken })
     }
 }
 
 impl TokenVerifier for KeySetVerifier {
-    fn verify<'a>(&'a self, token: &'a str, now: Timestamp) -> BoxFuture<'a, Result<SpiffeId, TokenError>> {
+    fn verify<'a>(&'a self, token: &'a str, now: Timestamp) -> BoxFuture<'a, Result<Proven, TokenError>> {
         Box::pin(std::future::ready(self.check(token, now)))
     }
 }

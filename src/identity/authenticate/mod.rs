@@ -12,8 +12,13 @@ use tracing::debug;
 
 pub use self::key_set::KeySetVerifier;
 pub use super::token::TokenVerifier;
-use super::{Clock, certificate::Certificate, token::TokenError};
-use crate::mesh::model::{Caller, SpiffeId};
+use super::{
+    Clock,
+    certificate::Certificate,
+    proof::{Proof, Proven},
+    token::TokenError,
+};
+use crate::mesh::model::SpiffeId;
 
 /// A client certificate whose chain was verified in the TLS handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,14 +84,16 @@ impl Authenticator {
         Self { trust_domain: trust_domain.into(), verifiers, clock }
     }
 
-    /// Returns the caller of one request, which is always a workload: a caller that proves nothing is an error here, not
-    /// [`Caller::Anonymous`].
-    pub async fn authenticate(&self, headers: &HeaderMap, peer: Option<&PeerCertificate>) -> Result<Caller, AuthenticationError> {
+    /// Returns the caller of one request.
+    ///
+    /// # Errors
+    /// When it proves nothing.
+    pub async fn authenticate(&self, headers: &HeaderMap, peer: Option<&PeerCertificate>) -> Result<Proven, AuthenticationError> {
         let now = (self.clock)();
         let certificate = peer.map(|peer| self.identity_of(peer, now));
         match (certificate, bearer_token(headers)?) {
-            (Some(Ok(identity)), _) => Ok(Caller::Workload(identity)),
-            (_, Some(token)) => self.verify_token(token, now).await.map(Caller::Workload),
+            (Some(Ok(identity)), _) => Ok(Proven { identity, proof: Proof::Certificate }),
+            (_, Some(token)) => self.verify_token(token, now).await,
             (Some(Err(error)), None) => Err(error),
             (None, None) => Err(AuthenticationError::NoCredentials),
         }
@@ -100,11 +107,11 @@ impl Authenticator {
         identity.ok_or_else(|| AuthenticationError::CertificateIdentity(self.trust_domain.clone()))
     }
 
-    async fn verify_token(&self, token: &str, now: Timestamp) -> Result<SpiffeId, AuthenticationError> {
+    async fn verify_token(&self, token: &str, now: Timestamp) -> Result<Proven, AuthenticationError> {
         let mut last = AuthenticationError::NoVerifier;
         for verifier in &self.verifiers {
             match verifier.verify(token, now).await {
-                Ok(identity) => return Ok(identity),
+                Ok(proven) => return Ok(proven),
                 Err(error) => {
                     debug!(%error, "a token verifier refused");
                     if !last.is_temporary() {

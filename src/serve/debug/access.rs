@@ -15,7 +15,7 @@ use axum::{
     http::{HeaderMap, Request, StatusCode, header::HOST, uri::Authority},
 };
 
-use crate::{identity::authenticate::Authenticator, mesh::model::Caller, xds::debug::Viewer};
+use crate::{identity::authenticate::Authenticator, xds::debug::Viewer};
 
 /// The refusal of a caller on this machine that asks for another.
 const MISDIRECTED: (StatusCode, &str) = (
@@ -48,8 +48,7 @@ impl Access {
         }
         let authenticator = self.authenticator.get().ok_or(UNKNOWN)?;
         match authenticator.authenticate(&parts.headers, None).await {
-            Ok(Caller::Workload(identity)) => Ok(Viewer::of(&identity.namespace, system_namespace)),
-            Ok(Caller::Anonymous) => Err(UNKNOWN),
+            Ok(proven) => Ok(Viewer::of(&proven.identity.namespace, system_namespace)),
             Err(error) => {
                 tracing::info!(path = parts.uri.path(), %error, "a caller from elsewhere may not read this");
                 Err(UNKNOWN)
@@ -76,7 +75,11 @@ mod tests {
 
     use super::*;
     use crate::{
-        identity::{authenticate::TokenVerifier, token::TokenError},
+        identity::{
+            authenticate::TokenVerifier,
+            proof::{Proof, Proven},
+            token::TokenError,
+        },
         mesh::model::SpiffeId,
     };
 
@@ -84,9 +87,10 @@ mod tests {
     struct Naive;
 
     impl TokenVerifier for Naive {
-        fn verify<'a>(&'a self, token: &'a str, _: Timestamp) -> BoxFuture<'a, Result<SpiffeId, TokenError>> {
+        fn verify<'a>(&'a self, token: &'a str, _: Timestamp) -> BoxFuture<'a, Result<Proven, TokenError>> {
             let (namespace, service_account) = (token.into(), "default".into());
-            Box::pin(async move { Ok(SpiffeId { trust_domain: "td".into(), namespace, service_account }) })
+            let identity = SpiffeId { trust_domain: "td".into(), namespace, service_account };
+            Box::pin(async move { Ok(Proven { identity, proof: Proof::TokenReview }) })
         }
     }
 

@@ -2,6 +2,7 @@
 //! pages; names and shapes are istiod's where istiod has the page.
 
 mod access;
+mod certificates;
 mod mesh;
 mod proxies;
 
@@ -19,6 +20,7 @@ pub(super) use access::Access;
 
 use super::{convergence::Convergence, findings::CurrentFindings, readiness::Readiness};
 use crate::{
+    identity::{Clock, inventory::Inventory},
     mesh::world::World,
     peer_text::escaped_in_json,
     version,
@@ -48,6 +50,10 @@ pub(super) struct DebugState {
     pub convergence: Arc<Convergence>,
     /// What is wrong with objects.
     pub findings: Arc<CurrentFindings>,
+    /// Which certificates were issued.
+    pub inventory: Arc<Inventory>,
+    /// What time it is.
+    pub clock: Clock,
 }
 
 /// One page.
@@ -59,6 +65,7 @@ struct Page {
 
 const PAGES: &[Page] = &[
     Page { name: "adsz", help: "Connected proxies: since when, from where, what they are", show: proxies::adsz },
+    Page { name: "certificates", help: "Certificates that this process issued and that are valid (?namespace=)", show: certificates::certificates },
     Page { name: "clusterz", help: "Clusters that objects are read from", show: mesh::clusterz },
     Page { name: "config_dump", help: "What the proxy ?proxyID= is to have, as an Envoy's config dump", show: proxies::config_dump },
     Page { name: "configz", help: "Istio objects in effect, without their content", show: mesh::configz },

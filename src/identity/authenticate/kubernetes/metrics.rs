@@ -3,7 +3,7 @@
 use prometheus_client::{metrics::family::Family, registry::Registry};
 
 use crate::{
-    identity::token::TokenError,
+    identity::{proof::Proof, token::TokenError},
     metrics::{ExactCounter, MetricLabels},
 };
 
@@ -34,8 +34,12 @@ impl TokenMetrics {
         self.decisions.get_or_create(&[("outcome", outcome)]).get()
     }
 
-    pub(super) fn count_decision(&self, decided: Result<&'static str, &TokenError>) {
-        let outcome = decided.unwrap_or_else(reason);
+    pub(super) fn count_decision(&self, decided: Result<Proof, &TokenError>) {
+        let outcome = match decided {
+            Ok(Proof::PodToken) => "known_pod",
+            Ok(_) => "reviewed",
+            Err(error) => reason(error),
+        };
         self.decisions.get_or_create(&[("outcome", outcome)]).inc();
     }
 

@@ -36,6 +36,7 @@ use super::TokenVerifier;
 use crate::{
     identity::{
         Clock,
+        proof::{Proof, Proven},
         token::{Claims, TokenError, identity_of},
     },
     mesh::{
@@ -116,7 +117,7 @@ impl ClusterTokens {
         }
     }
 
-    async fn decide(&self, token: &str, now: Timestamp) -> Result<(SpiffeId, &'static str), TokenError> {
+    async fn decide(&self, token: &str, now: Timestamp) -> Result<Proven, TokenError> {
         let Ok(issuer) = self.issuer.current(now).await else {
             return self.review(token, None).await;
         };
@@ -126,7 +127,7 @@ impl ClusterTokens {
         let identity = claims.identity(&self.settings.trust_domain)?;
         if claims.check_issuer(&issuer.name).is_ok() && is_of_a_known_pod(&claims, &identity, &self.settings.cluster, &self.worlds.borrow())
         {
-            return Ok((identity, "known_pod"));
+            return Ok(Proven { identity, proof: Proof::PodToken });
         }
         self.review(token, Some(&identity)).await
     }
@@ -143,22 +144,22 @@ impl ClusterTokens {
         }
     }
 
-    async fn review(&self, token: &str, claimed: Option<&SpiffeId>) -> Result<(SpiffeId, &'static str), TokenError> {
+    async fn review(&self, token: &str, claimed: Option<&SpiffeId>) -> Result<Proven, TokenError> {
         let user = self.reviews.review(token).await?;
         let identity = identity_of(&user, &self.settings.trust_domain)?;
         match claimed.is_none_or(|claimed| *claimed == identity) {
-            true => Ok((identity, "reviewed")),
+            true => Ok(Proven { identity, proof: Proof::TokenReview }),
             false => Err(TokenError::Subject(user)),
         }
     }
 }
 
 impl TokenVerifier for ClusterTokens {
-    fn verify<'a>(&'a self, token: &'a str, now: Timestamp) -> BoxFuture<'a, Result<SpiffeId, TokenError>> {
+    fn verify<'a>(&'a self, token: &'a str, now: Timestamp) -> BoxFuture<'a, Result<Proven, TokenError>> {
         Box::pin(async move {
             let decided = self.decide(token, now).await;
-            self.metrics.count_decision(decided.as_ref().map(|(_, way)| *way));
-            decided.map(|(identity, _)| identity)
+            self.metrics.count_decision(decided.as_ref().map(|proven| proven.proof));
+            decided
         })
     }
 }

@@ -182,7 +182,7 @@ impl Stage {
 
     async fn verify(&self, token: &str) -> Result<String, TokenError> {
         let now = now() + SignedDuration::from_secs(self.passed.load(Relaxed));
-        self.tokens.verify(token, now).await.map(|identity| identity.to_string())
+        self.tokens.verify(token, now).await.map(|proven| proven.identity.to_string())
     }
 
     fn pass(&self, seconds: i64) {

@@ -1,0 +1,39 @@
+//! By what a caller proved who it is.
+
+use crate::mesh::model::SpiffeId;
+
+/// An identity that was proven, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proven {
+    /// Who is calling.
+    pub identity: SpiffeId,
+    /// By what.
+    pub proof: Proof,
+}
+
+/// A way to prove an identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// The client certificate of the connection.
+    Certificate,
+    /// A token of the local issuer, by its keys.
+    LocalToken,
+    /// A token of the cluster, by its keys and the pod that it is bound to, which exists.
+    PodToken,
+    /// A token that Kubernetes was asked about.
+    TokenReview,
+}
+
+// === impl Proof ===
+
+impl Proof {
+    /// Returns the word by which the audit log and the inventory name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Certificate => "client certificate",
+            Self::LocalToken => "token of the local issuer",
+            Self::PodToken => "token of a known pod",
+            Self::TokenReview => "TokenReview",
+        }
+    }
+}
