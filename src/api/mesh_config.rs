@@ -5,7 +5,7 @@ use std::time::Duration;
 use smol_str::SmolStr;
 
 use super::{
-    istio::{OutboundTrafficPolicy, RetryPolicy, TcpKeepalive},
+    istio::{OutboundTrafficPolicy, RetryPolicy, TcpKeepalive, TlsProtocol},
     label_selector::LabelSelector,
     proxy_config::ProxyConfig,
 };
@@ -19,6 +19,10 @@ pub struct MeshConfig {
     pub trust_domain: SmolStr,
     /// `trustDomainAliases`
     pub trust_domain_aliases: Vec<SmolStr>,
+    /// `meshMTLS`
+    pub mesh_mtls: TlsConfig,
+    /// `tlsDefaults`
+    pub tls_defaults: TlsConfig,
     /// The DNS domain of the cluster, which is set by `--domain` and not by MeshConfig.
     pub domain: SmolStr,
     /// `proxyListenPort`
@@ -74,6 +78,17 @@ pub struct MeshConfig {
     pub send_unready_endpoints: bool,
 }
 
+/// `meshMTLS` and `tlsDefaults`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// `minProtocolVersion`: `TLS_AUTO`, `TLSV1_2` or `TLSV1_3`.
+    pub min_protocol_version: TlsProtocol,
+    /// `cipherSuites` that Envoy knows, each once; empty for those that proxies have of themselves.
+    pub cipher_suites: Vec<SmolStr>,
+    /// `ecdhCurves`, likewise.
+    pub ecdh_curves: Vec<SmolStr>,
+}
+
 /// `pathNormalization.normalization`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum PathNormalization {
@@ -94,6 +109,8 @@ impl Default for MeshConfig {
             root_namespace: "istio-system".into(),
             trust_domain: "cluster.local".into(),
             trust_domain_aliases: Vec::new(),
+            mesh_mtls: TlsConfig::default(),
+            tls_defaults: TlsConfig::default(),
             domain: "cluster.local".into(),
             proxy_listen_port: 15001,
             proxy_inbound_listen_port: 15006,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use smol_str::SmolStr;
 
 use super::{
+    gateway::TlsVersion,
     routing::model::RetryPolicy,
     traffic::{TcpKeepalive, istio::tcp_keepalive},
 };
@@ -23,6 +24,10 @@ pub struct MeshSettings {
     pub trust_domain: SmolStr,
     /// Other trust domains whose identities are taken.
     pub trust_domain_aliases: Vec<SmolStr>,
+    /// What servers ask of TLS between proxies of the mesh.
+    pub mesh_mtls: TlsSettings,
+    /// What is asked of other TLS that proxies end or originate, where objects say nothing.
+    pub tls_defaults: TlsSettings,
     /// The cluster's DNS domain.
     pub domain: SmolStr,
     /// The port to which captured outbound connections are redirected.
@@ -67,6 +72,17 @@ pub struct MeshSettings {
     pub send_unready_endpoints: bool,
     /// What stands in front of gateways whose proxies have no configuration of their own.
     pub gateway_topology: GatewayTopology,
+}
+
+/// What is asked of TLS; whatever is not said is left to the proxy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// The lowest version.
+    pub min_version: Option<TlsVersion>,
+    /// Cipher suites, in order of preference.
+    pub cipher_suites: Vec<SmolStr>,
+    /// Groups for key exchange, in order of preference.
+    pub ecdh_curves: Vec<SmolStr>,
 }
 
 /// What MeshConfig says of proxies when they are injected.
@@ -127,6 +143,8 @@ impl MeshSettings {
             root_namespace: config.root_namespace.clone(),
             trust_domain: config.trust_domain.clone(),
             trust_domain_aliases: config.trust_domain_aliases.clone(),
+            mesh_mtls: TlsSettings::from(&config.mesh_mtls),
+            tls_defaults: TlsSettings::from(&config.tls_defaults),
             domain: config.domain.clone(),
             proxy_listen_port: config.proxy_listen_port,
             proxy_inbound_listen_port: config.proxy_inbound_listen_port,
@@ -169,6 +187,16 @@ impl ProxyDefaults {
 impl Default for ProxyDefaults {
     fn default() -> Self {
         Self::of(&MeshConfig::default())
+    }
+}
+
+impl From<&mesh_config::TlsConfig> for TlsSettings {
+    fn from(written: &mesh_config::TlsConfig) -> Self {
+        Self {
+            min_version: TlsVersion::of(written.min_protocol_version),
+            cipher_suites: written.cipher_suites.clone(),
+            ecdh_curves: written.ecdh_curves.clone(),
+        }
     }
 }
 

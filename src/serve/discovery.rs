@@ -164,7 +164,8 @@ fn serve_secure_grpc(settings: &Settings, runtime: &Runtime, identity: &Identity
     let metrics = runtime.metrics.ca.clone();
     let (ca, clock) = (Arc::clone(&identity.ca), Arc::clone(&runtime.clock));
     let certificates = Bounded {
-        service: CertificateService::new(ca, settings.identity.issue, clock, metrics.clone(), Arc::clone(&runtime.debug.inventory)).into_server(),
+        service: CertificateService::new(ca, settings.identity.issue, clock, metrics.clone(), Arc::clone(&runtime.debug.inventory))
+            .into_server(),
         time: CERTIFICATE_TIME,
         bytes: 2 * LARGEST_MESSAGE,
         budget: runtime.budget.clone(),

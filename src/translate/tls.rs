@@ -32,7 +32,9 @@ use super::{
 };
 use crate::mesh::{
     credential::SecretName,
+    gateway::TlsVersion,
     model::{Flavour, SpiffeId},
+    settings::TlsSettings,
 };
 
 /// The secret that holds the workload's own certificate.
@@ -163,17 +165,32 @@ pub fn raw_buffer() -> TransportSocket {
 }
 
 /// Returns the server side of in-mesh mTLS: a client certificate is required, and its identity must be of one of these
-/// trust domains.
-pub fn downstream_istio_mutual(trust_domains: &[SmolStr], alpn: &[&str]) -> TransportSocket {
+/// trust domains. What the mesh does not say of TLS is as safe as clients of the mesh can do.
+pub fn downstream_istio_mutual(trust_domains: &[SmolStr], alpn: &[&str], settings: &TlsSettings) -> TransportSocket {
     let prefixes = trust_domains.iter().map(|domain| MatchPattern::Prefix(format!("spiffe://{domain}/")));
     let mut common = workload_context(named(prefixes), alpn.iter().map(|name| (*name).to_owned()).collect());
     common.tls_params = Some(TlsParameters {
-        tls_minimum_protocol_version: TlsProtocol::TlSv12 as i32,
+        tls_minimum_protocol_version: version(settings.min_version.or(Some(TlsVersion::V1_2))) as i32,
         tls_maximum_protocol_version: TlsProtocol::TlSv13 as i32,
-        cipher_suites: CIPHER_SUITES.map(str::to_owned).to_vec(),
+        cipher_suites: match settings.cipher_suites.as_slice() {
+            [] => CIPHER_SUITES.map(str::to_owned).to_vec(),
+            suites => suites.iter().map(SmolStr::to_string).collect(),
+        },
+        ecdh_curves: settings.ecdh_curves.iter().map(SmolStr::to_string).collect(),
         ..Default::default()
     });
     downstream(common, true)
+}
+
+/// Returns a version as Envoy's number; `None` leaves it to Envoy.
+pub fn version(wanted: Option<TlsVersion>) -> TlsProtocol {
+    match wanted {
+        None => TlsProtocol::TlsAuto,
+        Some(TlsVersion::V1_0) => TlsProtocol::TlSv10,
+        Some(TlsVersion::V1_1) => TlsProtocol::TlSv11,
+        Some(TlsVersion::V1_2) => TlsProtocol::TlSv12,
+        Some(TlsVersion::V1_3) => TlsProtocol::TlSv13,
+    }
 }
 
 /// Returns a downstream TLS socket around a context.

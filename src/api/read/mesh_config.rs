@@ -3,6 +3,7 @@
 use super::{
     fields::{Fields, Node, Read},
     gateway::outbound_mode,
+    mesh_tls::tls,
 };
 use crate::api::{
     istio::OutboundTrafficPolicy,
@@ -17,7 +18,7 @@ const LONGEST_PATH: usize = 4096;
 const LONGEST_FILE_NAME: usize = 255;
 
 /// Fields of Istio that do not affect what a proxy is sent: those of injection and bootstrap, and unsupported ones.
-const WITHOUT_EFFECT: [&str; 23] = [
+const WITHOUT_EFFECT: [&str; 21] = [
     "hboneIdleTimeout",
     "ingressClass",
     "ingressService",
@@ -37,8 +38,6 @@ const WITHOUT_EFFECT: [&str; 23] = [
     "ca",
     "extensionProviders",
     "defaultProviders",
-    "meshMTLS",
-    "tlsDefaults",
     "defaultTrafficPolicy",
     "serviceEntryVisibility",
 ];
@@ -136,6 +135,8 @@ fn read_policies(fields: &Fields<'_>, mesh: &mut MeshConfig) {
     fields.set("enableAutoMtls", &mut mesh.enable_auto_mtls);
     let upgrades = [("DO_NOT_UPGRADE", false), ("UPGRADE", true)];
     mesh.h2_upgrade = fields.with("h2UpgradePolicy", |node| node.one_of(&upgrades)).unwrap_or_default();
+    mesh.mesh_mtls = fields.with("meshMTLS", tls).unwrap_or_default();
+    mesh.tls_defaults = fields.with("tlsDefaults", tls).unwrap_or_default();
     mesh.default_http_retry_policy = fields.opt("defaultHttpRetryPolicy");
     mesh.path_normalization = fields.with("pathNormalization", path_normalization).unwrap_or_default();
 }

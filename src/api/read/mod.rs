@@ -11,6 +11,7 @@ mod http_route;
 mod kubernetes;
 mod label_selector;
 mod mesh_config;
+mod mesh_tls;
 mod metadata;
 mod peer_authentication;
 mod proxy_config;

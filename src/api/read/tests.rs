@@ -267,7 +267,6 @@ fn mesh_config_is_read_over_its_defaults() {
         said(&parsed),
         [
             "warning: MeshConfig/istio extensionProviders: field extensionProviders is not supported yet and has no effect",
-            "warning: MeshConfig/istio meshMTLS: field meshMTLS is not supported yet and has no effect",
             "warning: MeshConfig/istio foo: unknown field: it has no effect",
         ]
     );

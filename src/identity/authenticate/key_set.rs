@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use smol_str::SmolStr;
 
 use crate::identity::{
-        key_set::{KeySet, KeySetError},
-        proof::{Proof, Proven},
-        token::{TokenError, TokenVerifier},
+    key_set::{KeySet, KeySetError},
+    proof::{Proof, Proven},
+    token::{TokenError, TokenVerifier},
 };
 
 /// Verifies the tokens of one issuer by its public keys.

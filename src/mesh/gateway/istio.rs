@@ -63,8 +63,8 @@ fn tls(written: &istio::ServerTls) -> ListenerTls {
         verify_certificate_spki: written.verify_certificate_spki.clone(),
         verify_certificate_hash: written.verify_certificate_hash.clone(),
         crl: written.ca_crl.clone(),
-        min_version: version(written.min_protocol_version),
-        max_version: version(written.max_protocol_version),
+        min_version: TlsVersion::of(written.min_protocol_version),
+        max_version: TlsVersion::of(written.max_protocol_version),
         cipher_suites: cipher_suites(&written.cipher_suites),
     }))
 }
@@ -96,13 +96,16 @@ fn cipher_suites(written: &[SmolStr]) -> Vec<SmolStr> {
     written.iter().visiting(Visited::Written).filter(|suite| istio::is_cipher_suite(suite) && seen.insert(*suite)).cloned().collect()
 }
 
-fn version(written: istio::TlsProtocol) -> Option<TlsVersion> {
-    match written {
-        istio::TlsProtocol::Auto => None,
-        istio::TlsProtocol::V1_0 => Some(TlsVersion::V1_0),
-        istio::TlsProtocol::V1_1 => Some(TlsVersion::V1_1),
-        istio::TlsProtocol::V1_2 => Some(TlsVersion::V1_2),
-        istio::TlsProtocol::V1_3 => Some(TlsVersion::V1_3),
+impl TlsVersion {
+    /// Returns the version that is written; `None` if it is left to the proxy.
+    pub fn of(written: istio::TlsProtocol) -> Option<Self> {
+        match written {
+            istio::TlsProtocol::Auto => None,
+            istio::TlsProtocol::V1_0 => Some(Self::V1_0),
+            istio::TlsProtocol::V1_1 => Some(Self::V1_1),
+            istio::TlsProtocol::V1_2 => Some(Self::V1_2),
+            istio::TlsProtocol::V1_3 => Some(Self::V1_3),
+        }
     }
 }
 

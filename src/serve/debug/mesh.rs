@@ -6,7 +6,7 @@ use super::{DebugState, PageRequest, Reply};
 use crate::{
     mesh::{
         model::{Endpoint, EndpointAddress, Origin, Registry, Service},
-        settings::{AccessLogFormat, MeshSettings},
+        settings::{AccessLogFormat, MeshSettings, TlsSettings},
     },
     serve::readiness::SOURCES_SYNCED,
 };
@@ -108,6 +108,8 @@ fn settings(mesh: &MeshSettings) -> Value {
         "rootNamespace": mesh.root_namespace,
         "trustDomain": mesh.trust_domain,
         "trustDomainAliases": mesh.trust_domain_aliases,
+        "meshMTLS": tls(&mesh.mesh_mtls),
+        "tlsDefaults": tls(&mesh.tls_defaults),
         "proxyListenPort": mesh.proxy_listen_port,
         "proxyInboundListenPort": mesh.proxy_inbound_listen_port,
         "proxyHttpPort": mesh.proxy_http_port,
@@ -125,6 +127,11 @@ fn settings(mesh: &MeshSettings) -> Value {
         "outboundClusterStatName": mesh.outbound_cluster_stat_name,
         "inboundClusterStatName": mesh.inbound_cluster_stat_name,
     })
+}
+
+fn tls(settings: &TlsSettings) -> Value {
+    let version = settings.min_version.map(|version| format!("TLS{version:?}").to_uppercase()).unwrap_or_else(|| "TLS_AUTO".into());
+    json!({"minProtocolVersion": version, "cipherSuites": settings.cipher_suites, "ecdhCurves": settings.ecdh_curves})
 }
 
 fn seconds(duration: std::time::Duration) -> String {

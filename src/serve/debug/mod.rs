@@ -65,7 +65,11 @@ struct Page {
 
 const PAGES: &[Page] = &[
     Page { name: "adsz", help: "Connected proxies: since when, from where, what they are", show: proxies::adsz },
-    Page { name: "certificates", help: "Certificates that this process issued and that are valid (?namespace=)", show: certificates::certificates },
+    Page {
+        name: "certificates",
+        help: "Certificates that this process issued and that are valid (?namespace=)",
+        show: certificates::certificates,
+    },
     Page { name: "clusterz", help: "Clusters that objects are read from", show: mesh::clusterz },
     Page { name: "config_dump", help: "What the proxy ?proxyID= is to have, as an Envoy's config dump", show: proxies::config_dump },
     Page { name: "configz", help: "Istio objects in effect, without their content", show: mesh::configz },

@@ -220,6 +220,7 @@ pub(super) fn cluster(input: &Outbound) -> Built<Cluster> {
             },
             http2: version == HttpVersion::Two,
             flavour: input.profile.flavour,
+            defaults: &input.mesh.tls_defaults,
         };
         // What nothing is connected by asks for no secret.
         let settings = policy.tls.as_deref().map(|tls| if tls.connects(input.profile.kind) { tls } else { &ClientTls::Unavailable });

@@ -19,6 +19,7 @@ use smol_str::SmolStr;
 use crate::{
     mesh::{
         model::{Flavour, Registry, Service, SpiffeId},
+        settings::TlsSettings,
         traffic::{ClientCredentials, ClientFiles, ClientTls, TlsOrigination},
     },
     proto::udpa::TypedStruct,
@@ -42,6 +43,8 @@ pub(super) struct Peer<'a> {
     pub(super) sni: SmolStr,
     pub(super) http2: bool,
     pub(super) flavour: Flavour,
+    /// What MeshConfig asks of TLS that the proxy originates.
+    pub(super) defaults: &'a TlsSettings,
 }
 
 /// Gives the cluster its transport sockets.
@@ -140,6 +143,8 @@ fn originate(peer: &Peer<'_>, origination: &TlsOrigination) -> TransportSocket {
         tls_params: Some(TlsParameters {
             tls_minimum_protocol_version: TlsProtocol::TlSv12 as i32,
             tls_maximum_protocol_version: TlsProtocol::TlSv13 as i32,
+            cipher_suites: texts(&peer.defaults.cipher_suites),
+            ecdh_curves: texts(&peer.defaults.ecdh_curves),
             ..Default::default()
         }),
         alpn_protocols: peer.http2.then(|| "h2".to_owned()).into_iter().collect(),

@@ -1,5 +1,5 @@
 //! Of MeshConfig those settings hold whose defaults are open: where traffic may go, who sees whose objects, what is done to
-//! paths before they are matched, which namespaces are read, and whose policies are for the whole mesh.
+//! paths before they are matched, how weak TLS may be, which namespaces are read, and whose policies are for the whole mesh.
 
 use std::sync::Arc;
 
@@ -9,14 +9,17 @@ use super::{Remnant, alone, field};
 use crate::api::{Diagnostic, Metadata, Object, ObjectKey, Spec, mesh_config::MeshConfig, read::fields::Read};
 
 /// Returns the names of the settings that are kept, with what closes each; `None`: no value of it does.
-fn kept() -> [(&'static str, Option<Value>); 8] {
+fn kept() -> [(&'static str, Option<Value>); 10] {
     let own_namespace = || Some(json!(["."]));
+    let newest_tls = || Some(json!({ "minProtocolVersion": "TLSV1_3" }));
     [
         ("outboundTrafficPolicy", Some(json!({ "mode": "REGISTRY_ONLY" }))),
         ("defaultServiceExportTo", own_namespace()),
         ("defaultVirtualServiceExportTo", own_namespace()),
         ("defaultDestinationRuleExportTo", own_namespace()),
         ("pathNormalization", Some(json!({ "normalization": "DECODE_AND_MERGE_SLASHES" }))),
+        ("meshMTLS", newest_tls()),
+        ("tlsDefaults", newest_tls()),
         (
             "discoverySelectors",
             Some(
@@ -63,7 +66,14 @@ fn read(document: &Value) -> Option<MeshConfig> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{istio::OutboundTrafficPolicy, mesh_config::PathNormalization, yaml};
+    use crate::api::{
+        istio::{
+            OutboundTrafficPolicy,
+            TlsProtocol::{Auto, V1_3},
+        },
+        mesh_config::PathNormalization,
+        yaml,
+    };
 
     /// Returns what is left of a refused document.
     fn left_of(text: &str) -> Option<MeshConfig> {
@@ -105,6 +115,12 @@ mod tests {
         assert_eq!(of("defaultVirtualServiceExportTo: [[]]").default_virtual_service_export_to, ["."]);
         assert_eq!(of("defaultDestinationRuleExportTo: {}").default_destination_rule_export_to, ["."]);
         assert_eq!(of("pathNormalization: MERGE_SLASHES").path_normalization, PathNormalization::DecodeAndMergeSlashes);
+        for (text, floors) in
+            [("meshMTLS: {cipherSuites: [nonsense]}", (V1_3, Auto)), ("tlsDefaults: {minProtocolVersion: TLSV1_1}", (Auto, V1_3))]
+        {
+            let left = of(text);
+            assert_eq!((left.mesh_mtls.min_protocol_version, left.tls_defaults.min_protocol_version), floors, "{text}");
+        }
         let selected = of("discoverySelectors: [{matchLabels: 5}]").discovery_selectors;
         let labels = |labels: &[(&str, &str)]| labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
         assert!([labels(&[]), labels(&[("a", "a")])].iter().all(|labels| !selected.iter().any(|selector| selector.selects(labels))));

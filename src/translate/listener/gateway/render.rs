@@ -31,7 +31,7 @@ pub(super) fn listener(input: &GatewayListenerInput) -> Built<Listener> {
     let policies = PolicyFilters::of(&input.policies);
     let mut built = Built::new(Listener::default(), input.origins.iter().chain(input.policies.origins()).cloned());
     let chains = input.chains.iter().map(|chain| {
-        let tls = chain.tls.as_ref().map(|tls| tls.socket(input.class.flavour));
+        let tls = chain.tls.as_ref().map(|tls| tls.socket(input.class.flavour, &input.mesh.tls_defaults));
         outgoing_chain(&chain.matcher, filters(input, &policies, &name, chain, &mut built), tls, None)
     });
     let filter_chains = chains.collect();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use envoy_types::pb::envoy::{
     config::core::v3::{ConfigSource, TransportSocket},
-    extensions::transport_sockets::tls::v3::{CertificateValidationContext, CommonTlsContext, TlsParameters, tls_parameters},
+    extensions::transport_sockets::tls::v3::{CertificateValidationContext, CommonTlsContext, TlsParameters},
     r#type::matcher::v3::string_matcher::MatchPattern,
 };
 use smol_str::SmolStr;
@@ -12,10 +12,11 @@ use smol_str::SmolStr;
 use crate::{
     mesh::{
         credential::SecretName,
-        gateway::{CertificateFiles, ClientCertificates, ServerCertificate, TlsTermination, TlsVersion},
+        gateway::{CertificateFiles, ClientCertificates, ServerCertificate, TlsTermination},
         model::Flavour,
+        settings::TlsSettings,
     },
-    translate::tls::{PEER_EXCHANGE, ads_secret, agent_sds, downstream, named, revoked, secret, validation, workload_context},
+    translate::tls::{PEER_EXCHANGE, ads_secret, agent_sds, downstream, named, revoked, secret, validation, version, workload_context},
 };
 
 /// How a listener ends TLS, and what is inside.
@@ -32,8 +33,8 @@ impl ServerTls {
         self.tcp && self.termination.certificate == ServerCertificate::Workload
     }
 
-    /// Returns the transport socket.
-    pub(super) fn socket(&self, flavour: Flavour) -> TransportSocket {
+    /// Returns the transport socket. `defaults` hold where the server says nothing, but not for the mesh's own certificates.
+    pub(super) fn socket(&self, flavour: Flavour, defaults: &TlsSettings) -> TransportSocket {
         let exchange = (self.exchanges_metadata() && flavour == Flavour::Istio).then_some(PEER_EXCHANGE);
         let alpn = exchange.into_iter().chain(["h2", "http/1.1"]).map(str::to_owned).collect();
         let mut context = match &self.termination.certificate {
@@ -41,7 +42,10 @@ impl ServerTls {
             ServerCertificate::Secrets { certificates, trusted } => self.secrets(certificates, trusted.as_ref(), alpn),
             ServerCertificate::Files { certificates, ca_certificates } => self.files(certificates, ca_certificates, alpn),
         };
-        context.tls_params = self.parameters();
+        context.tls_params = match &self.termination.certificate {
+            ServerCertificate::Workload => self.parameters(&TlsSettings::default()),
+            ServerCertificate::Secrets { .. } | ServerCertificate::Files { .. } => self.parameters(defaults),
+        };
         downstream(context, self.termination.clients == ClientCertificates::Required)
     }
 
@@ -81,23 +85,17 @@ impl ServerTls {
         }
     }
 
-    fn parameters(&self) -> Option<TlsParameters> {
+    fn parameters(&self, defaults: &TlsSettings) -> Option<TlsParameters> {
+        let TlsTermination { min_version, max_version, cipher_suites, .. } = &*self.termination;
+        let suites = if cipher_suites.is_empty() { &defaults.cipher_suites } else { cipher_suites };
+        let texts = |names: &[SmolStr]| names.iter().map(SmolStr::to_string).collect();
         let parameters = TlsParameters {
-            tls_minimum_protocol_version: version(self.termination.min_version).into(),
-            tls_maximum_protocol_version: version(self.termination.max_version).into(),
-            cipher_suites: self.termination.cipher_suites.iter().map(SmolStr::to_string).collect(),
+            tls_minimum_protocol_version: version(min_version.or(defaults.min_version)).into(),
+            tls_maximum_protocol_version: version(*max_version).into(),
+            cipher_suites: texts(suites),
+            ecdh_curves: texts(&defaults.ecdh_curves),
             ..Default::default()
         };
         (parameters != TlsParameters::default()).then_some(parameters)
-    }
-}
-
-fn version(wanted: Option<TlsVersion>) -> tls_parameters::TlsProtocol {
-    match wanted {
-        None => tls_parameters::TlsProtocol::TlsAuto,
-        Some(TlsVersion::V1_0) => tls_parameters::TlsProtocol::TlSv10,
-        Some(TlsVersion::V1_1) => tls_parameters::TlsProtocol::TlSv11,
-        Some(TlsVersion::V1_2) => tls_parameters::TlsProtocol::TlSv12,
-        Some(TlsVersion::V1_3) => tls_parameters::TlsProtocol::TlSv13,
     }
 }

@@ -215,5 +215,5 @@ fn mesh_tls(input: &InboundInput, http: bool) -> envoy_types::pb::envoy::config:
     let exchanges = !http && input.class.flavour == Flavour::Istio;
     let alpn = exchanges.then_some(PEER_EXCHANGE).into_iter().chain(["h2", "http/1.1"]).collect::<Vec<_>>();
     let domains = [&input.mesh.trust_domain].into_iter().chain(&input.mesh.trust_domain_aliases).cloned().collect::<Vec<_>>();
-    downstream_istio_mutual(&domains, &alpn)
+    downstream_istio_mutual(&domains, &alpn, &input.mesh.mesh_mtls)
 }
