@@ -208,7 +208,18 @@ impl Channel {
         // What is gone is taken from a client that has it, whether it is named or not.
         if !self.wildcard || (self.target(name).is_none() && self.pending.get(name).is_some_and(lacks_nothing)) {
             self.forget(name);
-        } else if let Some(kept) = self.gave_up_all.as_mut().filter(|_| was_named && self.pending.contains_key(name)) {
+        } else if was_named && self.is_unsettled {
+            self.keep(name);
+        }
+    }
+
+    /// Notes that the client keeps what it has under a name that it gave up after it had asked for all: what is not named then counts
+    /// as new when that is looked through.
+    fn keep(&mut self, name: &str) {
+        if self.target(name).is_some() && !self.pending.contains_key(name) {
+            self.request(name, Reason::Requested);
+        }
+        if let Some(kept) = self.gave_up_all.as_mut().filter(|_| self.pending.contains_key(name)) {
             kept.insert(name.into());
         }
     }

@@ -438,6 +438,19 @@ fn what_is_named_no_more_is_still_there_for_whoever_asked_for_all_again() {
     run::<Delta>(before.into_iter().chain([ask(&["*"], &["*"]), ask(&[], &["l0"])]).collect());
 }
 
+#[test]
+fn what_is_named_no_more_goes_from_whoever_has_just_asked_for_all() {
+    let ask = |names: &[&'static str], given_up: &[&'static str]| {
+        let (names, given_up) = (names.to_vec(), given_up.to_vec());
+        Happening::Say(Said { kind: Listener, names, given_up, held: Vec::new(), nonce: Nonce::None, refuses: false })
+    };
+    let world = |listeners| Happening::World(World::of(&[], listeners));
+    let before = || [world(1), ask(&["l0"], &[]), Happening::Read, ask(&["*"], &[]), ask(&[], &["l0"]), world(0)];
+    run::<Delta>(before().into_iter().chain([ask(&[], &["l0"])]).collect());
+    let in_between = [world(1), ask(&["l0", "*"], &[]), Happening::Read, ask(&[], &["*"]), ask(&["*"], &[]), ask(&[], &["l0"]), world(0)];
+    run::<Delta>(in_between.into_iter().chain([ask(&[], &["l0"])]).collect());
+}
+
 // === first requests ===
 
 #[derive(Clone, Debug)]
