@@ -244,6 +244,11 @@ impl Channel {
         self.names.contains(name, &self.view, self.kind) || (self.is_open && self.wildcard && !self.is_unsettled)
     }
 
+    /// Returns whether the client has something under a name, or is about to be told of it, because it asked for all.
+    pub(super) fn has_by_asking_for_all(&self, name: &str) -> bool {
+        self.is_open && self.wildcard && !self.is_unsettled && (self.target(name).is_some() || self.pending.contains_key(name))
+    }
+
     fn forget_unnamed(&mut self, kept: &BTreeSet<SmolStr>) {
         let held = self.pending.keys().chain(self.stood_in.keys()).visiting(Visited::Name);
         let is_unnamed = |name: &&SmolStr| !self.names.contains(name, &self.view, self.kind) && !kept.contains(*name);

@@ -451,6 +451,20 @@ fn what_is_named_no_more_goes_from_whoever_has_just_asked_for_all() {
     run::<Delta>(in_between.into_iter().chain([ask(&[], &["l0"])]).collect());
 }
 
+#[test]
+fn what_is_named_instead_of_all_is_taken_from_whoever_then_asks_for_all() {
+    let ask = |kind, names: &[&'static str]| {
+        let (names, nonce) = (names.to_vec(), Nonce::Newest);
+        Happening::Say(Said { kind, names, given_up: Vec::new(), held: Vec::new(), nonce, refuses: false })
+    };
+    let world = |clusters: &[u8], listeners| Happening::World(World::of(clusters, listeners));
+    for (kind, name) in [(Cluster, "c0"), (Listener, "l0")] {
+        run::<Sotw>(vec![world(&[0], 1), ask(kind, &[]), Happening::Read, ask(kind, &[name]), world(&[], 0), ask(kind, &["*"])]);
+        // The other way round: it is gone before it is named.
+        run::<Sotw>(vec![world(&[0], 1), ask(kind, &[]), Happening::Read, world(&[], 0), ask(kind, &[name]), ask(kind, &["*"])]);
+    }
+}
+
 // === first requests ===
 
 #[derive(Clone, Debug)]

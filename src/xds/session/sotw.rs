@@ -147,12 +147,15 @@ fn open(rollout: &mut Rollout, kind: ResourceType, names: &[String], version: &s
 
 /// Takes the names of a request as the client's whole subscription; `again` says that it answers no response.
 fn resubscribe(channel: &mut Channel, names: &[String], again: bool) {
+    // All names of a request hold at once: what the client had because it asked for all, and now names, it keeps.
+    let kept: BTreeSet<&str> =
+        names.iter().visiting(Visited::Name).map(String::as_str).filter(|name| channel.has_by_asking_for_all(name)).collect();
     channel.set_follows_all(names.iter().any(|name| name == "*") || (names.is_empty() && channel.follows_all()));
     let asked: BTreeSet<&str> = names.iter().visiting(Visited::Name).map(String::as_str).filter(|name| *name != "*").collect();
     let given_up: Vec<_> = channel.followed().visiting(Visited::Name).filter(|name| !asked.contains(name.as_str())).cloned().collect();
     given_up.iter().for_each(|name| channel.unfollow(name));
     for name in &asked {
-        let known = channel.knows(name);
+        let known = channel.knows(name) || kept.contains(name);
         channel.follow(name);
         if !known {
             channel.assume(name, Held::Nothing, Reason::Requested);
