@@ -74,6 +74,7 @@ async fn main() -> Result<()> {
         envoy: tools::envoy("1.40")?,
         delta: true,
         debounce: Some("10ms"),
+        certificate_ttl: None,
     };
     let mesh = Mesh::start(options.clone(), Loopback::free()?).await?;
     let _clients = more_clients(&mesh, &options).await?;

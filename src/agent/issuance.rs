@@ -8,7 +8,7 @@ use std::{
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tonic::{Code, Request, metadata::MetadataValue, transport::Endpoint};
 use tracing::{info, warn};
 
@@ -29,6 +29,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const REFUSED_DELAY: Duration = Duration::from_secs(1);
 /// The longest time without a look at the wall clock.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+/// The time over which renewals before their time are spread: many proxies are told at once.
+const EARLY_SPREAD: Duration = Duration::from_secs(5);
 /// How far renewals are spread around the configured fraction of the lifetime (contract §4.3).
 const RENEWAL_JITTER: f64 = 0.01;
 
@@ -41,6 +43,8 @@ pub(crate) struct Issuance {
     pub discovery: ControlPlane,
     /// How long it lives, and when it is renewed.
     pub policy: CertificatePolicy,
+    /// Told when it is to be renewed before its time.
+    pub renewal: Arc<Notify>,
     /// Counters.
     pub telemetry: Arc<Telemetry>,
 }
@@ -100,7 +104,10 @@ impl Issuance {
                     pause
                 }
             };
-            sleep_until(SystemTime::now() + pause).await;
+            tokio::select! {
+                () = sleep_until(SystemTime::now() + pause) => {}
+                () = self.renewal.notified() => tokio::time::sleep(EARLY_SPREAD.mul_f64(random_unit())).await,
+            }
         }
     }
 

@@ -26,7 +26,11 @@ pub(crate) mod work_dir;
 use std::{io, net::SocketAddr, process::ExitStatus, sync::Arc};
 
 use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryServiceServer;
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+    task::JoinSet,
+};
 use tokio_stream::wrappers::UnixListenerStream;
 use tracing::info;
 
@@ -116,9 +120,11 @@ async fn start_services(settings: &Settings, draining: &Draining, services: &mut
     let port = TcpListener::bind(address).await.map_err(|error| Error::Listen { address, error })?;
 
     let (joined_sender, joined) = watch::channel(None);
+    let renewal = Arc::new(Notify::new());
+    let told = Arc::clone(&renewal);
     let (issued, roots) = (certificate.clone(), settings.discovery.root_cert.clone());
     services.spawn(async move {
-        roots::follow(issued, &roots, joined_sender).await;
+        roots::follow(issued, &roots, joined_sender, &told).await;
         service_ended("roots", Ok::<_, io::Error>(()))
     });
     let secrets = tonic::transport::Server::builder()
@@ -138,8 +144,8 @@ async fn start_services(settings: &Settings, draining: &Draining, services: &mut
     let router = status.clone().router().into_make_service_with_connect_info::<SocketAddr>();
     services.spawn(async move { service_ended("agent port", axum::serve(port, router).await) });
 
-    let issuance =
-        Issuance { workload: settings.workload.clone(), discovery: settings.discovery.clone(), policy: settings.certificate, telemetry };
+    let (workload, discovery) = (settings.workload.clone(), settings.discovery.clone());
+    let issuance = Issuance { workload, discovery, policy: settings.certificate, renewal, telemetry };
     services.spawn(async move {
         issuance.run(sender).await;
         service_ended("identity", Ok::<_, io::Error>(()))

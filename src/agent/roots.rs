@@ -9,7 +9,7 @@
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use rustls::pki_types::{CertificateDer, pem::PemObject};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tracing::info;
 
 use super::certificate::{CurrentCertificate, WorkloadCertificate};
@@ -18,11 +18,25 @@ use super::certificate::{CurrentCertificate, WorkloadCertificate};
 const POLL: Duration = Duration::from_secs(5);
 
 /// Sends the certificate on with the roots of both, and again when either changes. Ends with the sender of `issued`.
-pub(crate) async fn follow(mut issued: CurrentCertificate, file: &Path, joined: watch::Sender<Option<Arc<WorkloadCertificate>>>) {
+///
+/// A file of the mesh that changes is told to `renewal`: a certificate of now says what to trust from now on, is under the root that
+/// signs now, and shows the control plane that this proxy knows it.
+pub(crate) async fn follow(
+    mut issued: CurrentCertificate,
+    file: &Path,
+    joined: watch::Sender<Option<Arc<WorkloadCertificate>>>,
+    renewal: &Notify,
+) {
+    let mut known: Option<Vec<u8>> = None;
     loop {
         let certificate = issued.borrow_and_update().clone();
         if let Some(certificate) = certificate {
             let bundle = tokio::fs::read(file).await.unwrap_or_default();
+            let changed = is_of_mesh(certificate.root_pem(), &bundle) && known.as_ref() != Some(&bundle);
+            if changed && known.replace(bundle.clone()).is_some() {
+                info!("the mesh's roots have changed: renewing the certificate");
+                renewal.notify_one();
+            }
             let certificate = match join(certificate.root_pem(), &bundle) {
                 Some(roots) => Arc::new(certificate.with_roots(roots)),
                 None => certificate,
@@ -41,6 +55,11 @@ pub(crate) async fn follow(mut issued: CurrentCertificate, file: &Path, joined: 
             () = tokio::time::sleep(POLL) => {}
         }
     }
+}
+
+/// Returns whether a file holds a root that came with the certificate, and nothing but certificates.
+fn is_of_mesh(own: &str, bundle: &[u8]) -> bool {
+    matches!((certificates(bundle), certificates(own.as_bytes())), (Some(found), Some(known)) if !found.is_disjoint(&known))
 }
 
 /// Joins the roots that came with the certificate and those of `bundle`; `None` if `bundle` adds nothing or is of another mesh.
@@ -95,17 +114,21 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("root-cert.pem");
         let (old, new) = (root(), root());
+        std::fs::write(&file, &old).unwrap();
         let key = KeyPair::generate().unwrap();
         let leaf = CertificateParams::default().self_signed(&key).unwrap().pem();
         let certificate = Arc::new(WorkloadCertificate::from_answer(&key, &[leaf, old.clone()]).unwrap());
         let (issued, issued_receiver) = watch::channel(Some(certificate.clone()));
         let (joined_sender, mut joined) = watch::channel(None);
         let path = file.clone();
-        let task = tokio::spawn(async move { follow(issued_receiver, &path, joined_sender).await });
+        let renewal = Arc::new(Notify::new());
+        let told = Arc::clone(&renewal);
+        let task = tokio::spawn(async move { follow(issued_receiver, &path, joined_sender, &told).await });
         let roots = |held: &Option<Arc<WorkloadCertificate>>| held.as_ref().map_or(0, |held| count(held.root_pem()));
         joined.wait_for(|held| roots(held) == 1).await.unwrap();
         std::fs::write(&file, format!("{old}{new}")).unwrap();
         joined.wait_for(|held| roots(held) == 2).await.unwrap();
+        renewal.notified().await;
         issued.send_replace(Some(certificate));
         drop(issued);
         task.await.unwrap();

@@ -6,6 +6,7 @@
 //! | Controller | Keeps | Who writes |
 //! |---|---|---|
 //! | [`ca_secret`] | Secret `istio-ca-secret` | the first replica; `resourceVersion` makes the slower ones read what it wrote |
+//! | [`ca_rotation`] | the CA in Secret `cacerts`, when an annotation asks for the next one | the leader |
 //! | `root_certificates` | ConfigMap `istio-ca-root-cert` in each namespace | the leader of Lease [`LEASE`] |
 //! | `webhook_certificates` | `caBundle` of webhook configurations of our revision | every replica, since all write the same |
 //!
@@ -18,7 +19,8 @@
 //! |---|---|---|---|---|
 //! | Role | secrets | get, list, watch | names `cacerts`, `istio-ca-secret` | the CA is read and watched by name |
 //! | Role | secrets | create | | the first replica makes `istio-ca-secret`; a create cannot be limited to a name |
-//! | Role | secrets | update | name `istio-ca-secret` | the root in it is renewed before it expires |
+//! | Role | secrets | update | names `cacerts`, `istio-ca-secret` | a step of a rotation is taken; a self-signed root is renewed before it expires |
+//! | ClusterRole | pods | list | | whether other control planes run, whose proxies this one does not know |
 //! | Role | leases (coordination.k8s.io) | create | | the first replica makes the Lease |
 //! | Role | leases (coordination.k8s.io) | get, update | name `istio-namespace-controller-election` | leadership is kept and released |
 //! | ClusterRole | configmaps | list, watch, patch, create | name `istio-ca-root-cert` | server-side apply also needs create, with the name |
@@ -29,6 +31,7 @@
 //!
 //! The Role is for our own namespace. What needs a missing right is retried, named in the log and counted.
 
+pub mod ca_rotation;
 pub mod ca_secret;
 pub mod election;
 mod metrics;
@@ -45,6 +48,7 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
+    ca_rotation::{CaRotation, Knowledge},
     election::{Election, Timing, identity_outside_a_pod},
     root_certificates::RootCertificates,
     webhook_certificates::WebhookCertificates,
@@ -76,6 +80,8 @@ pub struct Controllers {
     pub roots: watch::Receiver<Arc<str>>,
     /// The worlds, for their namespaces.
     pub worlds: watch::Receiver<Arc<World>>,
+    /// What this process knows of who trusts what.
+    pub knowledge: Knowledge,
     /// Returns the current time.
     pub clock: Clock,
     /// The counters.
@@ -96,6 +102,15 @@ impl Controllers {
             worlds: self.worlds.clone(),
             metrics: self.metrics.clone(),
         };
+        let rotation = CaRotation {
+            client: self.client.clone(),
+            namespace: self.namespace.clone(),
+            knowledge: self.knowledge.clone(),
+            clock: Arc::clone(&self.clock),
+            metrics: self.metrics.clone(),
+        };
+        let leader = leads.clone();
+        tasks.spawn(shutdown.clone().run_until_cancelled_owned(while_leading(leader, move || rotation.clone().run())));
         let leader = leads.clone();
         tasks.spawn(shutdown.clone().run_until_cancelled_owned(while_leading(leader, move || root_certificates.clone().run())));
         let revision = if self.revision.is_empty() { "default".to_owned() } else { self.revision };

@@ -1,9 +1,9 @@
 //! Istio's certificate protocol (contract §4.1).
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use envoy_types::pb::google::protobuf::value::Kind;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, transport::server::TcpConnectInfo};
 use tracing::{error, warn};
 
 use super::{
@@ -12,6 +12,7 @@ use super::{
     inventory::{Inventory, Issuance},
     metrics::CaMetrics,
     proof::Proven,
+    rotation::{Holder, Record},
     serial::Serial,
 };
 use crate::{
@@ -32,6 +33,7 @@ pub struct CertificateService {
     clock: Clock,
     metrics: CaMetrics,
     inventory: Arc<Inventory>,
+    told: Arc<Record>,
 }
 
 // === impl CertificateService ===
@@ -39,7 +41,12 @@ pub struct CertificateService {
 impl CertificateService {
     /// Returns a service that signs with whatever CA `ca` holds at the moment, and tells `inventory` of it.
     pub fn new(ca: Arc<CaHandle>, policy: IssuePolicy, clock: Clock, metrics: CaMetrics, inventory: Arc<Inventory>) -> Self {
-        Self { ca, policy, clock, metrics, inventory }
+        Self { ca, policy, clock, metrics, inventory, told: Arc::default() }
+    }
+
+    /// Remembers in `told` who trusts what.
+    pub fn telling(self, told: Arc<Record>) -> Self {
+        Self { told, ..self }
     }
 
     /// Returns the service for a gRPC router.
@@ -47,10 +54,14 @@ impl CertificateService {
         IstioCertificateServiceServer::new(self).max_decoding_message_size(LARGEST_MESSAGE)
     }
 
-    fn sign(&self, request: &IstioCertificateRequest, caller: Proven) -> Result<Vec<String>, IssueError> {
+    fn sign(&self, request: &IstioCertificateRequest, caller: Proven, address: Option<IpAddr>) -> Result<Vec<String>, IssueError> {
         let (serial, now) = (Serial::random()?, (self.clock)());
         let identity = caller.identity.clone();
-        let issued = self.ca.current().issue(&request.csr, &identity, request.validity_duration, &self.policy, now, serial)?;
+        let ca = self.ca.current();
+        let issued = ca.issue(&request.csr, &identity, request.validity_duration, &self.policy, now, serial)?;
+        if let Some(address) = address {
+            self.told.note(Holder::new(&identity, address), &ca, now, issued.not_after);
+        }
         let issuance = Issuance::new(serial, identity, caller, now, issued.not_after);
         issuance.log();
         self.inventory.record(issuance);
@@ -89,13 +100,14 @@ impl IstioCertificateService for CertificateService {
             self.metrics.authentication_failures.inc();
             return Err(Status::unauthenticated("request authenticate failure"));
         };
+        let address = request.extensions().get::<TcpConnectInfo>().and_then(|info| info.remote_addr).map(|peer| peer.ip());
         let request = request.into_inner();
         if asks_to_impersonate(&request) {
             self.metrics.authentication_failures.inc();
             warn!(caller = %caller.identity, "asks for another's identity, which nobody is trusted to");
             return Err(Status::unauthenticated("request impersonation authentication failure"));
         }
-        let cert_chain = self.sign(&request, caller.clone()).map_err(|error| self.refuse(&caller.identity, error))?;
+        let cert_chain = self.sign(&request, caller.clone(), address).map_err(|error| self.refuse(&caller.identity, error))?;
         self.metrics.issued.inc();
         Ok(Response::new(IstioCertificateResponse { cert_chain }))
     }

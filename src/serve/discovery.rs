@@ -82,6 +82,7 @@ async fn start(settings: &Settings, tasks: &Tasks, threads: &Threads) -> anyhow:
     let mesh = sources::mesh_config(settings).await?;
     let identity = Identity::load(settings, &mesh, &runtime).await?;
     runtime.debug_access.authenticate_by(Arc::clone(&identity.authenticator));
+    let _ = runtime.debug.ca.set(Arc::clone(&identity.ca));
     identity.keep(&runtime);
     drop(ca_loaded);
     tokio::spawn(Pipeline::new(settings, mesh, &runtime).run(sources::events(settings)?, synced));
@@ -165,6 +166,7 @@ fn serve_secure_grpc(settings: &Settings, runtime: &Runtime, identity: &Identity
     let (ca, clock) = (Arc::clone(&identity.ca), Arc::clone(&runtime.clock));
     let certificates = Bounded {
         service: CertificateService::new(ca, settings.identity.issue, clock, metrics.clone(), Arc::clone(&runtime.debug.inventory))
+            .telling(Arc::clone(&runtime.debug.told))
             .into_server(),
         time: CERTIFICATE_TIME,
         bytes: 2 * LARGEST_MESSAGE,

@@ -278,6 +278,8 @@ mod tests {
             convergence: Arc::default(),
             findings: Arc::default(),
             inventory: Arc::default(),
+            told: Arc::default(),
+            ca: std::sync::OnceLock::new(),
             clock: crate::clock::system_clock(),
         };
         let (registry, debug_access, pages) = (Arc::default(), Access::default(), Pages::new(Budget::default()));

@@ -52,6 +52,8 @@ fn start_controllers(
     runtime: &Runtime,
     roots: watch::Receiver<Arc<str>>,
 ) -> watch::Receiver<bool> {
+    let debug = Arc::clone(&runtime.debug);
+    let knowledge = Arc::new(move || debug.trust_report());
     let controllers = Controllers {
         client: server.client.clone(),
         namespace: settings.instance.namespace.clone(),
@@ -61,6 +63,7 @@ fn start_controllers(
         timing: settings.controllers.leadership,
         roots,
         worlds: runtime.worlds.subscribe(),
+        knowledge,
         clock: Arc::clone(&runtime.clock),
         metrics: runtime.metrics.controllers.clone(),
     };

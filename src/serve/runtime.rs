@@ -1,6 +1,6 @@
 //! The state that the parts of one control plane share, and its metrics.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use prometheus_client::registry::Registry;
 use smol_str::SmolStr;
@@ -110,6 +110,8 @@ impl Runtime {
             convergence: Arc::clone(&convergence),
             findings: Arc::clone(&findings),
             inventory: Arc::default(),
+            told: Arc::default(),
+            ca: OnceLock::new(),
             clock: Arc::clone(&clock),
         });
         findings.register(registry);

@@ -11,6 +11,7 @@ mod gateway;
 mod issuer;
 mod mesh;
 mod redirects;
+mod rotation;
 mod sniffing;
 mod tokens;
 mod topology;

@@ -29,6 +29,7 @@ pub(crate) fn options(envoy_minor: &str, delta: bool) -> Result<Options> {
         envoy: tools::envoy(envoy_minor)?,
         delta,
         debounce: Some("10ms"),
+        certificate_ttl: None,
     })
 }
 

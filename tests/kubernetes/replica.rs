@@ -89,6 +89,7 @@ impl Installation {
             envoy: PathBuf::new(),
             delta: true,
             debounce: Some("10ms"),
+            certificate_ttl: None,
         };
         let address = self.network.address(host);
         let process = launch::replica(name, &options, self.home.path(), address, &arguments)?;

@@ -345,5 +345,6 @@ fn options() -> Result<Options> {
         envoy: tools::envoy("1.40")?,
         delta: true,
         debounce: Some("10ms"),
+        certificate_ttl: None,
     })
 }

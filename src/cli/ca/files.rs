@@ -64,7 +64,9 @@ pub(super) fn write(folder: &Path, outputs: &[Output], force: bool) -> anyhow::R
         bail!("{}: {} exists already; --force overwrites", folder.display(), existing.join(", "));
     }
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed(folder))?;
-    outputs.iter().try_for_each(|output| write_one(folder, output).map_err(failed(&folder.join(output.name))))
+    outputs.iter().try_for_each(|Output { name, contents, secret }| {
+        write_one(folder, name, contents.as_bytes(), *secret).map_err(failed(&folder.join(name)))
+    })
 }
 
 fn failed(path: &Path) -> impl FnOnce(io::Error) -> anyhow::Error + use<> {
@@ -73,15 +75,15 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> anyhow::Error + use<> {
 }
 
 /// Writes a new file and renames it, so that nobody reads half a file, and the mode of an old file is not kept.
-fn write_one(folder: &Path, output: &Output) -> io::Result<()> {
-    let new = folder.join(format!(".{}.new", output.name));
+pub(super) fn write_one(folder: &Path, name: &str, contents: &[u8], secret: bool) -> io::Result<()> {
+    let new = folder.join(format!(".{name}.new"));
     match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mode = if output.secret { 0o600 } else { 0o644 };
+    let mode = if secret { 0o600 } else { 0o644 };
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
-    file.write_all(output.contents.as_bytes())?;
+    file.write_all(contents)?;
     file.sync_all()?;
-    fs::rename(&new, folder.join(output.name))
+    fs::rename(&new, folder.join(name))
 }

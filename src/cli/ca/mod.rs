@@ -4,6 +4,7 @@ mod files;
 mod inspect;
 mod issued;
 mod root;
+mod rotate;
 mod token;
 
 use std::process::ExitCode;
@@ -12,7 +13,7 @@ use clap::Subcommand;
 
 use crate::peer_text::escaped;
 
-/// The offline ceremony: root, intermediate, inspect; and tokens for meshes without Kubernetes.
+/// The offline ceremony: root, intermediate, inspect; the rotation of a running mesh's CA; and tokens for meshes without Kubernetes.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -25,6 +26,7 @@ enum Command {
     Intermediate(root::IntermediateArguments),
     Inspect(inspect::Arguments),
     Issued(issued::Arguments),
+    Rotate(rotate::Arguments),
     Issuer(token::IssuerArguments),
     Token(token::TokenArguments),
 }
@@ -35,6 +37,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
         Command::Intermediate(arguments) => root::make_intermediate(arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Issued(arguments) => issued::run(&arguments),
+        Command::Rotate(arguments) => rotate::run(&arguments),
         Command::Issuer(arguments) => token::make_issuer(&arguments),
         Command::Token(arguments) => token::make_token(&arguments),
     };

@@ -16,7 +16,10 @@ use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
 use super::stage::Need;
-use crate::identity::{ca::SigningCa, root_id::RootId};
+use crate::{
+    identity::{ca::SigningCa, root_id::RootId},
+    mesh::model::SpiffeId,
+};
 
 /// How long it may take from an answer until the proxy behind the agent uses it.
 const IN_USE_AFTER: SignedDuration = SignedDuration::from_secs(2);
@@ -32,6 +35,14 @@ pub struct Holder {
     pub service_account: SmolStr,
     /// Where it calls from.
     pub address: IpAddr,
+}
+
+impl Holder {
+    /// Returns who that is.
+    pub fn new(identity: &SpiffeId, address: IpAddr) -> Self {
+        let SpiffeId { namespace, service_account, .. } = identity;
+        Self { namespace: namespace.clone(), service_account: service_account.clone(), address: address.to_canonical() }
+    }
 }
 
 /// What a caller was told with a certificate.

@@ -260,46 +260,11 @@ fn ids(roots: &[Certificate]) -> Vec<RootId> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::identity::{
-        ca::{CaHandle, OfferOutcome},
-        ceremony::{CaRequest, CaSubject, intermediate_certificate, root_certificate},
-        key::{KeyType, PrivateKey},
-        serial::Serial,
+    use super::{
+        super::fixture::{Root, now},
+        *,
     };
-
-    fn now() -> Timestamp {
-        "2026-06-01T00:00:00Z".parse().unwrap()
-    }
-
-    /// A root with its key.
-    struct Root(Certificate, PrivateKey);
-
-    fn made(name: &str, key: &PrivateKey, sign: impl FnOnce(&CaRequest<'_>) -> Certificate) -> Certificate {
-        let subject = CaSubject { organization: "Company".into(), common_name: name.into() };
-        sign(&CaRequest { key, subject: &subject, days: 90, now: now(), serial: Serial::random().unwrap() })
-    }
-
-    impl Root {
-        fn new(name: &str) -> Self {
-            let key = PrivateKey::generate(KeyType::P256).unwrap();
-            Self(made(name, &key, |request| root_certificate(request).unwrap()), key)
-        }
-
-        fn intermediate(&self) -> Entries {
-            let key = PrivateKey::generate(KeyType::P256).unwrap();
-            let root_key = PrivateKey::from_pem(&self.1.to_pem()).unwrap();
-            let signing = made("signing", &key, |request| intermediate_certificate(request, 0, &self.0, root_key).unwrap());
-            [
-                ("ca-cert.pem", signing.pem()),
-                ("ca-key.pem", key.to_pem()),
-                ("cert-chain.pem", signing.pem()),
-                ("root-cert.pem", self.0.pem()),
-            ]
-            .map(|(name, text)| (name.to_owned(), text.into_bytes()))
-            .into()
-        }
-    }
+    use crate::identity::ca::{CaHandle, OfferOutcome};
 
     fn as_tls(ca: &Entries) -> Entries {
         [("tls.crt", "ca-cert.pem"), ("tls.key", "ca-key.pem"), ("ca.crt", "root-cert.pem")]
@@ -388,9 +353,9 @@ mod tests {
         let planned = read(&old.intermediate()).plan(&new.intermediate(), now()).unwrap();
         let both = step(&planned, Step::Next);
         let material = read(&both);
-        assert_eq!(material.root_of(Need::Trust(Which::Next)), RootId::of(&new.0));
+        assert_eq!(material.root_of(Need::Trust(Which::Next)), RootId::of(&new.certificate));
         let material = read(&step(&both, Step::Next));
-        assert_eq!(material.root_of(Need::Leave(Which::Old)), RootId::of(&old.0));
+        assert_eq!(material.root_of(Need::Leave(Which::Old)), RootId::of(&old.certificate));
     }
 
     #[test]
@@ -436,7 +401,7 @@ mod tests {
         let planned = read(&start).plan(&new.intermediate(), now()).unwrap();
         assert!(refusal(&planned, &new.intermediate()).contains("already (planned"));
         let mut with_root_key = new.intermediate();
-        with_root_key.insert("notes".into(), new.1.to_pem().into_bytes());
+        with_root_key.insert("notes".into(), new.key.to_pem().into_bytes());
         assert!(refusal(&start, &with_root_key).contains("root key"));
         let mut half = new.intermediate();
         half.remove("ca-key.pem");

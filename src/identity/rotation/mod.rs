@@ -5,6 +5,8 @@
 //! Secret; the stage is read from it, so that no restart and no change of leader can forget it. [`Record`] remembers who was told
 //! to trust what, and [`objections`] names the proxies that a step would break.
 
+#[cfg(test)]
+pub(crate) mod fixture;
 mod knowledge;
 mod material;
 mod stage;

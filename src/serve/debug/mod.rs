@@ -5,8 +5,12 @@ mod access;
 mod certificates;
 mod mesh;
 mod proxies;
+mod rotation;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 use axum::{extract::Query, http::Uri};
 use envoy_types::pb::google::protobuf::Any;
@@ -20,7 +24,7 @@ pub(super) use access::Access;
 
 use super::{convergence::Convergence, findings::CurrentFindings, readiness::Readiness};
 use crate::{
-    identity::{Clock, inventory::Inventory},
+    identity::{Clock, ca::CaHandle, inventory::Inventory, rotation::Record},
     mesh::world::World,
     peer_text::escaped_in_json,
     version,
@@ -52,6 +56,10 @@ pub(super) struct DebugState {
     pub findings: Arc<CurrentFindings>,
     /// Which certificates were issued.
     pub inventory: Arc<Inventory>,
+    /// What proxies were told to trust.
+    pub told: Arc<Record>,
+    /// The CA, as soon as it is loaded.
+    pub ca: OnceLock<Arc<CaHandle>>,
     /// What time it is.
     pub clock: Clock,
 }
@@ -83,6 +91,7 @@ const PAGES: &[Page] = &[
     Page { name: "list", help: "The names of these pages", show: list },
     Page { name: "mesh", help: "MeshConfig in effect, as far as it is read", show: mesh::mesh },
     Page { name: "registryz", help: "Services", show: mesh::registryz },
+    Page { name: "rotation", help: "What connected proxies are known to trust, for istiod-lite ca rotate", show: rotation::rotation },
     Page { name: "syncz", help: "How far each connected proxy is (?namespace=)", show: proxies::syncz },
 ];
 

@@ -234,6 +234,7 @@ mod tests {
             connection: "client.shop-7".into(),
             node: Arc::new(node),
             proven: true,
+            identity: None,
             address: None,
             connected: Moment::UNIX_EPOCH,
             types: states,

@@ -101,7 +101,12 @@ impl Ledger {
         let (now, node) = (clock(), proven.node());
         let number = self.last.fetch_add(1, Ordering::Relaxed);
         let (proxy, is_proven) = (PeerText::new(&node.proxy.id), *proven.caller() != Caller::Anonymous);
-        let status = ProxyStatus { proven: is_proven, ..ProxyStatus::new(format_smolstr!("{proxy}-{number}"), node, address, now) };
+        let identity = match proven.caller() {
+            Caller::Workload(identity) => Some(Arc::new(identity.clone())),
+            Caller::Anonymous => None,
+        };
+        let status = ProxyStatus::new(format_smolstr!("{proxy}-{number}"), node, address, now);
+        let status = ProxyStatus { proven: is_proven, identity, ..status };
         self.rows.insert(number, Row::new(status));
         let connection = ProxyConnection { number, proxy, version: KnownVersion::of(&node.istio_version), proven: is_proven };
         self.observers.iter().for_each(|observer| observer.connected(&connection, now));

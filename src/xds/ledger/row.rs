@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use smol_str::SmolStr;
 
 use crate::{
-    mesh::model::Origin,
+    mesh::model::{Origin, SpiffeId},
     peer_text::PeerText,
     xds::{
         node::Node,
@@ -33,6 +33,8 @@ pub struct ProxyStatus {
     pub node: Arc<Node>,
     /// Whether its caller has proven who it is.
     pub proven: bool,
+    /// Whose identity that is.
+    pub identity: Option<Arc<SpiffeId>>,
     /// Where it calls from, when that is known.
     pub address: Option<SocketAddr>,
     /// When it connected.
@@ -95,6 +97,7 @@ impl ProxyStatus {
             connection,
             node: Arc::clone(node),
             proven: false,
+            identity: None,
             address,
             connected: now,
             types: PerType::default(),

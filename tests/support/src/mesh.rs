@@ -52,6 +52,8 @@ pub struct Options {
     pub delta: bool,
     /// `PILOT_DEBOUNCE_AFTER` of the control plane; `None`: its default.
     pub debounce: Option<&'static str>,
+    /// How long the agents' certificates live; `None`: their default.
+    pub certificate_ttl: Option<&'static str>,
 }
 
 /// One pod: its number in the network, its name and who it is.
