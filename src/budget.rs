@@ -120,6 +120,11 @@ impl Budget {
         }
     }
 
+    /// Returns one of so many equal parts of all.
+    pub fn part(&self, of: usize) -> usize {
+        self.0.limit / of
+    }
+
     /// Counts a caller who waited in vain.
     pub fn count_refusal(&self, purpose: Purpose, standing: Standing) {
         self.0.count_refusal(purpose, standing);
@@ -151,6 +156,15 @@ impl Portion {
         }
         self.budget.count_refusal(self.purpose, self.standing);
         Err(Exhausted(self.purpose.as_str()))
+    }
+
+    /// Takes more as long as `spare` is left besides for such callers.
+    ///
+    /// # Errors
+    /// As for [`resize`](Self::resize).
+    pub fn resize_beside(&mut self, bytes: usize, spare: usize) -> Result<(), Exhausted> {
+        self.resize(bytes + spare)?;
+        self.resize(bytes)
     }
 
     /// Counts it as a proven caller's from now on.

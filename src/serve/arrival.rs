@@ -14,7 +14,7 @@ use tracing::debug;
 
 use super::{
     beginning::Beginning,
-    connections::{Connections, Place},
+    connections::{Connections, Grown, Place},
     read_ahead::ReadAhead,
     sparse_log::SparseLog,
 };
@@ -28,6 +28,8 @@ pub(super) const PLAIN: usize = 24 << 10;
 pub(super) const ENCRYPTED: usize = 48 << 10;
 /// The bytes by which grows what a peer's beginning is read to: most are shorter.
 const PIECE: usize = 2 << 10;
+/// How soon a connection for which there was no memory asks for it again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// How much of a beginning is waited for. What is longer is left to who answers it.
 const MOST_OF_BEGINNING: usize = 16 << 10;
 
@@ -82,8 +84,8 @@ impl Arrival {
     pub(super) async fn begun(self, beginning: Beginning, bytes: usize, time: Duration, shutdown: &CancellationToken) -> Option<Begun> {
         let (peer, mut said) = (self.peer, Vec::new());
         let why = tokio::select! {
-            heard = timeout(time, self.hear(beginning, &mut said)) => match heard {
-                Ok(Ok(())) => return self.begin(said, bytes),
+            heard = timeout(time, self.hear(beginning, bytes, &mut said)) => match heard {
+                Ok(Ok(())) => return Some(self.begin(said)),
                 Ok(Err(why)) => why,
                 Err(_) => "silence",
             },
@@ -94,19 +96,19 @@ impl Arrival {
         None
     }
 
-    /// Reads until the beginning is whole. What it is read to is paid for before.
-    async fn hear(&self, beginning: Beginning, said: &mut Vec<u8>) -> Result<(), &'static str> {
+    /// Reads until the beginning is whole, and waits until there is memory for what follows. What is read to is paid for before.
+    async fn hear(&self, beginning: Beginning, bytes: usize, said: &mut Vec<u8>) -> Result<(), &'static str> {
         loop {
             self.stream.readable().await.map_err(|_| "it broke")?;
             if said.len() == said.capacity() {
-                if !self.place.grow(SILENT + said.len() + PIECE) {
-                    return Err("no room for what it says");
-                }
+                self.room(|place| place.grow(SILENT + said.len() + PIECE)).await?;
                 said.reserve_exact(PIECE);
             }
             match self.stream.try_read_buf(said) {
                 Ok(0) => return Err("the peer left"),
-                Ok(new) if beginning.is_whole(said, new) || said.len() >= MOST_OF_BEGINNING => return Ok(()),
+                Ok(new) if beginning.is_whole(said, new) || said.len() >= MOST_OF_BEGINNING => {
+                    return self.room(|place| place.be_served(bytes)).await;
+                }
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return Err("it broke"),
@@ -114,16 +116,23 @@ impl Arrival {
         }
     }
 
-    fn begin(self, said: Vec<u8>, bytes: usize) -> Option<Begun> {
-        let Self { stream, peer, place } = self;
-        if !place.grow(bytes) {
-            debug!(%peer, "no room for what a connection says");
-            return None;
+    /// Takes memory as soon as there is some: meanwhile the connection costs no more than it does.
+    async fn room(&self, take: impl Fn(&Place) -> Grown) -> Result<(), &'static str> {
+        loop {
+            match take(&self.place) {
+                Grown::Yes => return Ok(()),
+                Grown::NotNow => sleep(AGAIN).await,
+                Grown::Gone => return Err("room for others"),
+            }
         }
+    }
+
+    fn begin(self, said: Vec<u8>) -> Begun {
+        let Self { stream, peer, place } = self;
         // Without TCP_NODELAY every small answer waits 40 ms for the peer's delayed ACK.
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%peer, %error, "TCP_NODELAY");
         }
-        Some(Begun { stream: ReadAhead::new(said, stream), peer, place })
+        Begun { stream: ReadAhead::new(said, stream), peer, place }
     }
 }

@@ -4,16 +4,29 @@
 mod metrics;
 mod table;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    collections::VecDeque,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use self::table::Table;
+use super::fair_turns::{FairTurns, Turn};
 use crate::budget::{Budget, Exhausted, Portion, Purpose, Standing};
 
 /// How many older connections may have to go for the memory of one: as many silent ones as one with TLS takes.
 const MOST_EVICTED: usize = 12;
+
+/// How long a connection that is served, and has shown nothing, has its place for sure when others of its address wait for one.
+const SURE: Duration = Duration::from_secs(1);
+
+/// What part of the budget is left to those that only come when others of their address are served: if it were used up, each that
+/// comes would put out one that waits, which comes again.
+const SPARE: usize = 48;
 
 /// How many go at least when the system has no more files for us. A good client that is about to show who it is should not be among
 /// them.
@@ -48,6 +61,7 @@ pub struct Connections(Arc<Shared>);
 pub(super) struct Place {
     connections: Arc<Shared>,
     number: u64,
+    address: IpAddr,
     shown: Mutex<Shown>,
     evicted: CancellationToken,
 }
@@ -57,11 +71,26 @@ struct Shared {
     limits: ConnectionLimits,
     budget: Budget,
     state: Mutex<State>,
+    /// Turns at computing handshakes: on half of the processors, so that others compute beside them.
+    handshakes: FairTurns,
+}
+
+/// What becomes of a connection that needs more memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Grown {
+    /// It has it.
+    Yes,
+    /// There is none now; no other has to go for it.
+    NotNow,
+    /// It had to go itself.
+    Gone,
 }
 
 #[derive(Debug, Default)]
 struct State {
     table: Table<Kept>,
+    /// Those that are served and had shown nothing when they came to be, in that order, and since when. Some may have gone.
+    served: VecDeque<(Instant, u64)>,
     counts: Counts,
 }
 
@@ -82,7 +111,9 @@ struct Counts {
 impl Connections {
     /// Returns the connections of a process; what each one costs is taken from `budget`.
     pub fn new(limits: ConnectionLimits, budget: Budget) -> Self {
-        Self(Arc::new(Shared { limits, budget, state: Mutex::default() }))
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let handshakes = FairTurns::of(processors.div_ceil(2));
+        Self(Arc::new(Shared { limits, budget, state: Mutex::default(), handshakes }))
     }
 
     /// Makes a place for a new connection, which costs `bytes`; `None` when all others have a better right.
@@ -96,7 +127,7 @@ impl Connections {
         };
         let evicted = CancellationToken::new();
         let number = state.table.insert(address, Kept { evicted: evicted.clone(), portion });
-        Some(Place { connections: Arc::clone(&self.0), number, shown: Mutex::new(Shown::Nothing), evicted })
+        Some(Place { connections: Arc::clone(&self.0), number, address, shown: Mutex::new(Shown::Nothing), evicted })
     }
 
     /// Makes room, since the system has no more files for us: an eighth of all, so that as many can come before it has none again.
@@ -122,14 +153,26 @@ impl Default for Connections {
 }
 
 impl Place {
-    /// Takes the memory for what the peer begins to say, `bytes` in all; `false` when the connection has to go instead.
-    pub(super) fn grow(&self, bytes: usize) -> bool {
+    /// Takes the memory for what the peer begins to say, `bytes` in all.
+    pub(super) fn grow(&self, bytes: usize) -> Grown {
+        self.connections.state.lock().grow(self.number, bytes, 0)
+    }
+
+    /// Takes the memory for being served, `bytes` in all.
+    pub(super) fn be_served(&self, bytes: usize) -> Grown {
+        let spare = self.connections.budget.part(SPARE);
         let mut state = self.connections.state.lock();
-        let grown = state.grow(self.number, bytes);
-        if !grown {
-            state.counts.refused += 1;
+        let grown = state.grow(self.number, bytes, spare);
+        if grown == Grown::Yes {
+            state.served.push_back((Instant::now(), self.number));
+            state.forget_those_gone();
         }
         grown
+    }
+
+    /// Waits for a turn at computing a handshake.
+    pub(super) async fn turn_at_handshake(&self) -> Turn {
+        self.connections.handshakes.next(self.address).await
     }
 
     /// Takes the memory for a request of its peer.
@@ -196,16 +239,42 @@ impl Shared {
 }
 
 impl State {
-    fn grow(&mut self, number: u64, bytes: usize) -> bool {
-        for _ in 0..MOST_EVICTED {
-            let Some(kept) = self.table.get_mut(number) else { return false };
-            if kept.portion.resize(bytes).is_ok() {
-                return true;
+    /// Takes memory for a connection, of which so much is to be left besides. If each that is served had to go for the next, none
+    /// would get far, and all would come again: so only who opens many goes at once for who opens few. Others wait until those before
+    /// them have had their time.
+    fn grow(&mut self, number: u64, bytes: usize, mut spare: usize) -> Grown {
+        for _ in 0..=MOST_EVICTED {
+            let of_many = self.table.oldest_of_many(number);
+            if of_many.is_some() {
+                spare = 0;
             }
-            let victim = self.table.oldest();
-            self.evict(victim);
+            let Some(kept) = self.table.get_mut(number) else { return Grown::Gone };
+            if kept.portion.resize_beside(bytes, spare).is_ok() {
+                return Grown::Yes;
+            }
+            let victim = of_many.or_else(|| self.served_for_long());
+            if !self.evict(victim) {
+                break;
+            }
+            spare = 0;
         }
-        self.table.get_mut(number).is_some_and(|kept| kept.portion.resize(bytes).is_ok())
+        self.counts.refused += 1;
+        Grown::NotNow
+    }
+
+    /// Returns the first of those that are served, show nothing, and have had their time.
+    fn served_for_long(&mut self) -> Option<u64> {
+        self.forget_those_gone();
+        self.served.front().filter(|(since, _)| since.elapsed() >= SURE).map(|(_, number)| *number)
+    }
+
+    /// Forgets of those that are served the first that have gone, or shown something.
+    fn forget_those_gone(&mut self) {
+        while let Some((_, number)) = self.served.front()
+            && self.table.shown_by(*number) != Some(Shown::Nothing)
+        {
+            self.served.pop_front();
+        }
     }
 
     /// Ends a connection, and gives its memory back at once: its task needs a moment to end.
@@ -282,17 +351,52 @@ mod tests {
     }
 
     #[test]
-    fn who_begins_to_speak_has_silent_ones_make_room() {
+    fn who_begins_to_speak_has_silent_ones_of_who_opens_many_make_room() {
         let budget = Budget::of(800);
         let connections = Connections::new(ConnectionLimits { total: 100, per_address: 100 }, budget.clone());
         let silent: Vec<Place> = (0..19).map(|_| connections.admit(from(1), 10).unwrap()).collect();
         let speaking = connections.admit(from(2), 10).unwrap();
-        assert!(speaking.grow(100));
+        assert_eq!(silent[18].be_served(20), Grown::NotNow, "its own have as good a right");
+        assert_eq!(speaking.be_served(100), Grown::Yes);
         assert_eq!(silent.iter().filter(|place| is_evicted(place)).count(), 9);
-        assert!(!silent[0].grow(20), "it has gone");
-        assert!(!speaking.grow(1000) && is_evicted(&silent[18]), "more than there is");
+        assert_eq!(silent[0].grow(20), Grown::Gone);
+        assert_eq!(speaking.grow(1000), Grown::NotNow, "more than there is");
         drop((silent, speaking));
         assert!(budget.take(Purpose::Connections, Standing::Unproven, 200).is_ok());
+    }
+
+    #[test]
+    fn who_asked_and_opens_many_goes_for_who_opens_few() {
+        let connections = Connections::new(ConnectionLimits { total: 100, per_address: 100 }, Budget::of(800));
+        let asked: Vec<Place> = [1, 2, 2, 2].map(|host| connections.admit(from(host), 45).unwrap()).into();
+        asked.iter().for_each(|place| place.show(Shown::Request));
+        let one = connections.admit(from(3), 20).unwrap();
+        assert_eq!(one.be_served(60), Grown::Yes);
+        assert_eq!([0, 1, 2, 3].map(|which| is_evicted(&asked[which])), [false, true, false, false]);
+    }
+
+    #[test]
+    fn what_is_served_leaves_room_for_what_comes() {
+        let connections = Connections::new(ConnectionLimits { total: 100, per_address: 100 }, Budget::of(800));
+        let [first, second] = [1, 1].map(|host| connections.admit(from(host), 10).unwrap());
+        assert_eq!(first.be_served(170), Grown::Yes);
+        assert_eq!(second.be_served(20), Grown::NotNow);
+        assert!(connections.admit(from(1), 16).is_some() && !is_evicted(&second));
+    }
+
+    #[test]
+    fn who_is_served_and_shows_nothing_goes_after_a_time_for_others_of_its_address() {
+        let connections = Connections::new(ConnectionLimits { total: 100, per_address: 100 }, Budget::of(800));
+        let served: Vec<Place> = (0..3).map(|_| connections.admit(from(1), 50).unwrap()).collect();
+        assert!(served.iter().all(|place| place.be_served(50) == Grown::Yes));
+        served[0].show(Shown::Request);
+        let waiting = connections.admit(from(1), 20).unwrap();
+        assert_eq!(waiting.be_served(70), Grown::NotNow);
+        for (since, _) in &mut connections.0.state.lock().served {
+            *since -= SURE;
+        }
+        assert_eq!(waiting.be_served(70), Grown::Yes);
+        assert_eq!([0, 1, 2].map(|which| is_evicted(&served[which])), [false, true, false]);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! TLS handshakes: how long one may take, and what is said of those that fail.
 //!
-//! Nothing limits how many wait for their peers: a handshake computes only when the peer has said something, on as many threads as
-//! there are. What waits is a connection, and goes as connections go.
+//! Nothing limits how many wait for their peers: what waits is a connection, and goes as connections go. Those that compute take
+//! turns, by source address: however many handshakes an address begins, those of others are behind one of them.
 
-use std::{future::Future, io, net::SocketAddr, time::Duration};
+use std::{future::Future, io, net::SocketAddr, pin::pin, task::Poll, time::Duration};
+
+use futures::poll;
 
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +23,7 @@ pub(super) async fn in_time<S>(
 ) -> Option<S> {
     static FAILED: SparseLog = SparseLog::new();
     let made = tokio::select! {
-        made = timeout(time, handshake) => made,
+        made = timeout(time, in_turn(handshake, place)) => made,
         () = place.evicted() => {
             debug!(%peer, "handshake given up to make room");
             return None;
@@ -34,4 +36,16 @@ pub(super) async fn in_time<S>(
         Err(_) => FAILED.write(|left_out| info!(%peer, left_out, "TLS handshake timed out")),
     }
     None
+}
+
+/// Has a handshake answer its ClientHello in its turn. Nearly all that it computes is in that: a key exchange and a signature.
+async fn in_turn<S>(handshake: impl Future<Output = io::Result<S>>, place: &Place) -> io::Result<S> {
+    let mut handshake = pin!(handshake);
+    let turn = place.turn_at_handshake().await;
+    let begun = poll!(&mut handshake);
+    drop(turn);
+    match begun {
+        Poll::Ready(made) => made,
+        Poll::Pending => handshake.await,
+    }
 }

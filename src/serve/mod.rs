@@ -8,6 +8,7 @@ pub mod connections;
 mod convergence;
 mod debug;
 pub(crate) mod discovery;
+mod fair_turns;
 mod files;
 mod finding_log;
 mod findings;

@@ -3,12 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod cost;
+mod crowd;
 mod documents;
 mod fields;
 mod floods;
 mod frame;
 mod fuzz;
 mod good;
+mod handshakes;
 mod issuers;
 mod memory;
 mod process;

@@ -6,10 +6,8 @@ use envoy_types::pb::envoy::service::discovery::v3::{
     DiscoveryRequest, aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
 };
 use harness::{http_client::get_text, wait};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    runtime::{Builder, Runtime},
+    io::{AsyncReadExt, AsyncWriteExt, copy, sink},
     sync::mpsc,
     task::JoinSet,
     time::{sleep, timeout},
@@ -18,16 +16,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
 use super::{
+    crowd::{Crowd, as_many_as_allowed},
     good::tls,
     stage::{Stage, connect_from},
 };
 
-/// How many connections are opened to each port, as far as this process may have that many.
-const MOST: usize = 10_000;
-/// How many files the test needs for other things.
-const OTHERS: u64 = 2_000;
-/// From how many addresses they come.
-const ADDRESSES: usize = 20;
 /// How often the good client calls here and at the instance that is left alone, beside silent connections that stand: in less than
 /// the ten seconds after which they are closed.
 const CALLS: usize = 25;
@@ -49,7 +42,7 @@ async fn silent_connections_lock_no_port() {
         assert_stand_beside_calls(b"", &stage, &alone, port, address).await;
     }
     let (all, many) = (ports(&stage).map(|(_, address)| address), as_many_as_allowed());
-    let _silent = Silent::open(&stage, all.to_vec(), many).await;
+    let _silent = silent(&stage, all.to_vec(), many).await;
     let attack = format!("{many} silent connections to all ports together, closed and opened again");
     let calls = stage.good().measure_beside(&alone.good(), CALLS_BESIDE_WAVES).await;
     let [beside, quiet] = calls.unwrap_or_else(|error| panic!("{attack}: {error:#}"));
@@ -83,7 +76,7 @@ async fn half_open_handshakes_lock_no_port() {
 /// Asserts that as many connections as allowed, which say this and are silent then, stand and cost those who call meanwhile nothing.
 async fn assert_stand_beside_calls(said: &'static [u8], stage: &Stage, alone: &Stage, port: &str, address: SocketAddr) {
     let many = as_many_as_allowed();
-    let silent = Silent::after(said, stage, vec![address], many).await;
+    let crowd = silent_after(said, stage, vec![address], many).await;
     let attack = format!("{many} connections to {port} that say {} bytes: {}", said.len(), said[..said.len().min(30)].escape_ascii());
     // The kernel opens them sooner than they are accepted, which is not what is measured.
     wait::until("all are accepted", PATIENCE, async || ensure_all_stand(stage, many).await).await.unwrap();
@@ -97,74 +90,59 @@ async fn assert_stand_beside_calls(said: &'static [u8], stage: &Stage, alone: &S
         cpu <= 2 * cpu_alone + CPU_BESIDES,
         "{attack}: the same calls cost {cpu:?}, and {cpu_alone:?} at an instance that is left alone"
     );
-    ensure_all_stand(stage, many).await.unwrap();
-    drop(silent);
+    // Some may have been closed meanwhile since their time was over, where the machine has other work.
+    ensure_none_had_to_go(stage).await;
+    drop(crowd);
 }
 
-/// Fails unless all silent connections stand and none had to go: what is measured is measured beside all of them.
+/// Fails unless nine in ten of the silent connections stand: some may be coming again, where the machine has other work.
 async fn ensure_all_stand(stage: &Stage, many: usize) -> anyhow::Result<()> {
-    let metrics = get_text(stage.monitoring(), "/metrics").await?;
-    let value = |name: &str| {
-        let line = metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name}"));
-        line.trim().parse::<usize>().unwrap()
-    };
-    let (evicted, standing) = (value("istiod_lite_connections_evicted"), value("istiod_lite_connections{shown=\"nothing\"}"));
-    anyhow::ensure!(evicted == 0 && standing >= many, "{standing} of {many} stand, {evicted} had to go");
+    let standing = metric(stage, "istiod_lite_connections{shown=\"nothing\"}").await;
+    anyhow::ensure!(10 * standing >= 9 * many, "{standing} of {many} stand");
     Ok(())
 }
 
-/// Connections that are opened again when they are closed, on a thread of their own: the good client waits for the control plane,
-/// not for them. Dropping it closes them.
-struct Silent(Option<Runtime>);
-
-impl Silent {
-    /// Opens that many, to the addresses in turn, and returns when each was open once.
-    async fn open(stage: &Stage, to: Vec<SocketAddr>, count: usize) -> Self {
-        Self::after(b"", stage, to, count).await
-    }
-
-    /// Opens connections that say something before they are silent.
-    async fn after(said: &'static [u8], stage: &Stage, to: Vec<SocketAddr>, count: usize) -> Self {
-        let (silent, mut all) = Self::opening(said, stage, to, count);
-        for _ in 0..count {
-            all.recv().await.unwrap();
-        }
-        silent
-    }
-
-    /// Begins to open connections; tells of each that is open.
-    fn opening(said: &'static [u8], stage: &Stage, to: Vec<SocketAddr>, count: usize) -> (Self, mpsc::Receiver<()>) {
-        let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("silent").enable_all().build().unwrap();
-        let (opened, all) = mpsc::channel(count);
-        for number in 0..count {
-            let (to, opened) = (to[number % to.len()], opened.clone());
-            let from = stage.attacker(2 + u8::try_from(number / to_each(count)).unwrap());
-            runtime.spawn(async move {
-                loop {
-                    if let Ok(mut stream) = connect_from(from, to).await {
-                        let _ = stream.write_all(said).await;
-                        let _ = opened.try_send(());
-                        let _ = stream.read(&mut [0]).await;
-                    }
-                    // As the attack of the review: again when closed, but not as fast as the machine can.
-                    sleep(Duration::from_millis(500)).await;
-                }
-            });
-        }
-        (Self(Some(runtime)), all)
+async fn ensure_none_had_to_go(stage: &Stage) {
+    for name in ["istiod_lite_connections_evicted", "istiod_lite_connections_refused"] {
+        assert_eq!(metric(stage, name).await, 0, "{name}");
     }
 }
 
-impl Drop for Silent {
-    fn drop(&mut self) {
-        // Waiting for it is not allowed here.
-        self.0.take().unwrap().shutdown_background();
-    }
+async fn metric(stage: &Stage, name: &str) -> usize {
+    let metrics = get_text(stage.monitoring(), "/metrics").await.unwrap();
+    let value = metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name}"));
+    value.trim().parse().unwrap()
 }
 
-/// Returns how many connections of `count` come from one address.
-fn to_each(count: usize) -> usize {
-    count.div_ceil(ADDRESSES)
+/// Opens that many silent connections, to the addresses in turn, and returns when each was open once. They are opened again when they
+/// are closed.
+async fn silent(stage: &Stage, to: Vec<SocketAddr>, count: usize) -> Crowd {
+    silent_after(b"", stage, to, count).await
+}
+
+/// Opens connections that say something before they are silent.
+async fn silent_after(said: &'static [u8], stage: &Stage, to: Vec<SocketAddr>, count: usize) -> Crowd {
+    let (crowd, mut all) = opening(said, stage, to, count);
+    for _ in 0..count {
+        all.recv().await.unwrap();
+    }
+    crowd
+}
+
+/// Begins to open connections; tells of each that is open.
+fn opening(said: &'static [u8], stage: &Stage, to: Vec<SocketAddr>, count: usize) -> (Crowd, mpsc::Receiver<()>) {
+    let (opened, all) = mpsc::channel(count);
+    let crowd = Crowd::gather(stage, count, move |number, from| {
+        let (to, opened) = (to[number % to.len()], opened.clone());
+        async move {
+            if let Ok(mut stream) = connect_from(from, to).await {
+                let _ = stream.write_all(said).await;
+                let _ = opened.try_send(());
+                let _ = copy(&mut stream, &mut sink()).await;
+            }
+        }
+    });
+    (crowd, all)
 }
 
 /// The limit of files is below what the process takes for itself and the connections that it would have: the kernel refuses to accept.
@@ -172,7 +150,7 @@ fn to_each(count: usize) -> usize {
 async fn without_files_the_oldest_make_room() {
     let idle = Stage::start().await.open_files().await;
     let stage = Stage::with_files(idle + SPARE_FILES).await;
-    let _silent = Silent::opening(b"", &stage, ports(&stage).map(|(_, address)| address).to_vec(), 20 * SPARE_FILES);
+    let _silent = opening(b"", &stage, ports(&stage).map(|(_, address)| address).to_vec(), 20 * SPARE_FILES);
     let unable = || async {
         anyhow::ensure!(stage.log().contains("cannot accept connections"), "it can");
         Ok(())
@@ -273,11 +251,4 @@ fn ports(stage: &Stage) -> [(&'static str, SocketAddr); 5] {
         ("15014", stage.monitoring()),
         ("15017", stage.webhooks()),
     ]
-}
-
-/// Raises this process's own limit of files, and returns how many connections it allows.
-fn as_many_as_allowed() -> usize {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
-    usize::try_from(hard.saturating_sub(OTHERS)).unwrap().min(MOST)
 }

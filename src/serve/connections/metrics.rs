@@ -37,7 +37,11 @@ impl Collector for Connections {
         number(self.0.limits.total as u64).encode(limit)?;
         for (name, help, count) in [
             ("istiod_lite_connections_evicted", "Connections that had to go, to make room for others", counts.evicted),
-            ("istiod_lite_connections_refused", "Connections for which no other had to go", counts.refused),
+            (
+                "istiod_lite_connections_refused",
+                "How often a connection was refused, or had to wait, since no other had to go for it",
+                counts.refused,
+            ),
         ] {
             number(count).encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
         }

@@ -9,6 +9,9 @@ use std::{
 
 use super::Shown;
 
+/// How many connections that asked something are looked at for one that may go for another.
+const LOOKED_AT: usize = 64;
+
 /// Connections by number; a higher number is younger.
 #[derive(Debug)]
 pub(super) struct Table<T> {
@@ -65,6 +68,24 @@ impl<T> Table<T> {
     /// Returns the same among those of an address.
     pub(super) fn oldest_of(&self, address: IpAddr) -> Option<u64> {
         may_go(self.by_address.get(&address)?.ranks.first())
+    }
+
+    /// Returns the one that has to go first for this one: of an address that has twice as many, of silent connections or of those that
+    /// asked something. Of the latter only the oldest few are looked at.
+    pub(super) fn oldest_of_many(&self, number: u64) -> Option<u64> {
+        let mine = self.rows.get(&number)?.address;
+        let (all, silent) = self.by_address.get(&mine).map(|of| (of.ranks.len(), of.silent))?;
+        let most = self.silent.last().filter(|(count, ..)| *count >= 2 * silent);
+        let of_silent = most.and_then(|(_, _, address)| self.oldest_of(*address));
+        of_silent.or_else(|| {
+            let asked = self.ranks.range((Shown::Request, 0)..(Shown::Identity, 0)).take(LOOKED_AT).map(|(_, number)| *number);
+            asked.into_iter().find(|other| self.rows.get(other).is_some_and(|row| self.count_of(row.address) >= 2 * all))
+        })
+    }
+
+    /// Returns what one has shown.
+    pub(super) fn shown_by(&self, number: u64) -> Option<Shown> {
+        self.rows.get(&number).map(|row| row.shown)
     }
 
     /// Puts one in that has shown nothing; returns its number.
