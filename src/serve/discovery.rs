@@ -46,6 +46,10 @@ use crate::{
 /// How many connections may wait to be accepted, as far as the system allows (`net.core.somaxconn`).
 const BACKLOG: u32 = 16_384;
 
+/// How much of answers the kernel keeps for a peer that does not take them, in bytes. It doubles this for what it needs besides, and
+/// would otherwise go up to 4 MB, which no budget knows of. More goes out in the time of a round trip only to peers that are far away.
+const SEND_BUFFER: u32 = 32 << 10;
+
 /// How long a request for a certificate may take, with its body.
 const CERTIFICATE_TIME: Duration = Duration::from_secs(10);
 
@@ -135,6 +139,8 @@ fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     let bound = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         socket.set_reuseaddr(true)?;
+        // Its connections inherit it.
+        socket.set_send_buffer_size(SEND_BUFFER)?;
         socket.bind(address)?;
         socket.listen(BACKLOG)
     };
@@ -205,4 +211,20 @@ fn webhooks(settings: &Settings, runtime: &Runtime) -> Router {
     let cluster = SmolStr::new(&settings.cluster.cluster_id);
     let admission = admission::routes(runtime.engines.subscribe(), cluster, runtime.metrics.admission.clone());
     inject::routes(Arc::new(injector)).merge(admission)
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::socket::{getsockopt, sockopt::SndBuf};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_kernel_keeps_little_for_each_connection() {
+        let listener = bind("--httpAddr", ([127, 0, 0, 1], 0).into()).unwrap();
+        let _peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        assert_eq!(getsockopt(&stream, SndBuf).unwrap(), 2 * SEND_BUFFER as usize);
+    }
 }

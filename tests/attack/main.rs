@@ -20,3 +20,4 @@ mod shapes;
 mod silence;
 mod stage;
 mod texts;
+mod unread;
