@@ -57,9 +57,9 @@ async fn answer(mut stream: TcpStream, manner: Manner) {
     }
 }
 
-fn authentication(name: &str, url: &str) -> String {
+fn authentication(namespace: &str, name: &str, url: &str) -> String {
     format!(
-        "---\napiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: {name}, namespace: shop}}\n\
+        "---\napiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
          spec: {{jwtRules: [{{issuer: 'https://{name}.example.com', jwksUri: '{url}/{name}', timeout: 2s}}]}}\n"
     )
 }
@@ -70,17 +70,17 @@ async fn issuers_that_never_answer_or_never_stop_hold_back_nobody() {
     let mut mesh = services(3);
     for (sort, manner) in sorts {
         let url = issuer(manner).await;
-        mesh.extend((0..EACH).map(|at| authentication(&format!("{sort}-{at}"), &url)));
+        mesh.extend((0..EACH).map(|at| authentication("crowd", &format!("{sort}-{at}"), &url)));
     }
     let good_issuer = issuer(Manner::Good).await;
     // It is ready although most of the keys that it is to have cannot be had.
     let arguments = ["--jwks-allowed-networks", "127.0.0.1", "--jwks-refresh-interval", "1s"];
     let stage = Stage::of_mesh(&mesh, &arguments).await;
     let alone = Stage::beside(&stage).await;
-    stage.write_file("good.yaml", &authentication("good", &good_issuer));
+    stage.write_file("good.yaml", &authentication("shop", "good", &good_issuer));
     wait::until("the keys of the good issuer", CONVERGE, || async {
         let told = get_text(stage.monitoring(), "/debug/diagnostics").await?;
-        ensure!(told.contains("RequestAuthentication/shop/silent-0"), "nothing is told of those that do not answer: {told}");
+        ensure!(told.contains("RequestAuthentication/crowd/silent-0"), "nothing is told of those that do not answer: {told}");
         ensure!(!told.contains("RequestAuthentication/shop/good"), "they are not there");
         let metrics = get_text(stage.monitoring(), "/metrics").await?;
         let fetched = metrics.lines().find_map(|line| line.strip_prefix("pilot_jwks_resolver_network_fetch_success_total "));

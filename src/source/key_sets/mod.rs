@@ -7,23 +7,24 @@
 mod client;
 mod metrics;
 mod networks;
+mod shares;
+mod turns;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use smol_str::SmolStr;
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{mpsc, watch},
     task::AbortHandle,
     time::{Instant, sleep},
 };
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 
-use self::client::Client;
+use self::{
+    client::Client,
+    shares::{Wish, chosen, owners},
+    turns::{AT_ONCE, Queue, Turns, turn},
+};
 use super::{Change, SourceEvent};
 use crate::{
     api::{Kind, Metadata, Object, ObjectKey, Spec, istio::RequestAuthentication, key_set::KeySet},
@@ -34,8 +35,6 @@ use crate::{
 
 pub(crate) use self::{metrics::KeySetMetrics, networks::Networks};
 
-/// How many issuers are asked at the same time: so many that those who never answer hold back nobody else's for long.
-const AT_ONCE: usize = 64;
 /// How many key sets are kept: all that the objects of a mesh may make us hold.
 const MOST_SETS: usize = 1000;
 /// How long it may take to fetch a document, if a rule does not say.
@@ -77,6 +76,7 @@ struct Follower {
     /// Which keys each object wants, and how long they may take.
     wanted: BTreeMap<ObjectKey, BTreeMap<SmolStr, Duration>>,
     sets: BTreeMap<SmolStr, Followed>,
+    turns: Turns,
     fetched: mpsc::Receiver<(SmolStr, Result<SmolStr, String>)>,
     /// Until when the first world waits for first keys.
     waits_until: Option<Instant>,
@@ -87,7 +87,14 @@ struct Followed {
     /// What was sent of it; `None`: nothing yet, as it has not been fetched.
     known: Option<KeySet>,
     patience: Duration,
-    task: Option<AbortHandle>,
+    /// What fetches it again and again; `None`: there is no room for it.
+    task: Option<FetchTask>,
+}
+
+/// A task, and where it waits for its turns. It ends with the value.
+struct FetchTask {
+    task: AbortHandle,
+    queue: watch::Sender<Queue>,
 }
 
 impl Follower {
@@ -97,10 +104,10 @@ impl Follower {
             client: Client::new(settings.networks, settings.api_server, settings.roots),
             refresh: settings.refresh,
             metrics: settings.metrics,
-            at_once: Arc::new(Semaphore::new(AT_ONCE)),
             results,
         };
-        Self { fetcher, cluster, wanted: BTreeMap::new(), sets: BTreeMap::new(), fetched, waits_until: None }
+        let (wanted, sets, turns) = (BTreeMap::new(), BTreeMap::new(), Turns::default());
+        Self { fetcher, cluster, wanted, sets, turns, fetched, waits_until: None }
     }
 
     /// Passes events on until nobody listens, or the sources end.
@@ -166,38 +173,71 @@ impl Follower {
     }
 
     fn choose(&mut self) -> Vec<Change> {
-        let mut wanted: BTreeMap<&SmolStr, Duration> = BTreeMap::new();
-        for (url, patience) in self.wanted.values().flatten() {
-            let longest = wanted.entry(url).or_default();
-            *longest = (*longest).max(*patience);
-        }
-        let gone: BTreeSet<SmolStr> = self.sets.keys().filter(|url| !wanted.contains_key(url)).cloned().collect();
-        let wanted: Vec<(SmolStr, Duration)> = wanted.into_iter().map(|(url, patience)| (url.clone(), patience)).collect();
+        let wanted = self.wishes();
+        let owners = owners(&wanted);
+        let followed = |url: &str| self.sets.get(url).is_some_and(|set| set.task.is_some());
+        let chosen = chosen(&owners, followed, MOST_SETS);
+        let gone: Vec<SmolStr> = self.sets.keys().filter(|url| !wanted.contains_key(*url)).cloned().collect();
         let mut changes = Vec::new();
         for url in gone {
             self.sets.remove(&url);
             changes.push(Change::Deleted(self.key(&url)));
         }
-        let mut followed = self.sets.values().filter(|set| set.task.is_some()).count();
-        for (url, patience) in wanted {
-            let before = self.sets.get_mut(&url);
-            if before.as_ref().is_some_and(|set| set.task.is_some() && set.patience == patience) {
-                continue;
+        let namespaces = chosen.iter().filter_map(|url| owners.get(url).copied());
+        self.turns.keep(namespaces, chosen.iter().copied());
+        for (url, wish) in &wanted {
+            match owners.get(url).filter(|_| chosen.contains(url)) {
+                Some(owner) => self.fetch(url, wish.patience, owner),
+                None => changes.extend(self.leave(url, wish.patience)),
             }
-            let is_followed = before.as_ref().is_some_and(|set| set.task.is_some());
-            let known = before.and_then(|set| set.known.take());
-            if followed >= MOST_SETS && !is_followed {
-                let trouble = format!("there are {MOST_SETS} key sets already, which are all that are followed");
-                let known = KeySet { keys: None, trouble: Some(trouble.into()) };
-                changes.push(self.change(&url, known.clone()));
-                self.sets.insert(url, Followed { known: Some(known), patience, task: None });
-                continue;
-            }
-            followed += usize::from(!is_followed);
-            let task = Some(tokio::spawn(self.fetcher.clone().keep(url.clone(), patience)).abort_handle());
-            self.sets.insert(url, Followed { known, patience, task });
         }
         changes
+    }
+
+    /// Returns what all objects together want.
+    fn wishes(&self) -> BTreeMap<SmolStr, Wish> {
+        let mut wanted: BTreeMap<SmolStr, Wish> = BTreeMap::new();
+        for (object, urls) in &self.wanted {
+            for (url, patience) in urls {
+                let wish = wanted.entry(url.clone()).or_default();
+                wish.patience = wish.patience.max(*patience);
+                wish.namespaces.insert(object.namespace.clone());
+            }
+        }
+        wanted
+    }
+
+    /// Has a set fetched, for this namespace.
+    fn fetch(&mut self, url: &SmolStr, patience: Duration, owner: &SmolStr) {
+        let queue = self.turns.queue(owner, url);
+        let before = self.sets.get_mut(url);
+        if let Some(task) = before.as_ref().filter(|set| set.patience == patience).and_then(|set| set.task.as_ref()) {
+            task.queue.send_if_modified(|now| {
+                *now != queue && {
+                    *now = queue;
+                    true
+                }
+            });
+            return;
+        }
+        let known = before.and_then(|set| set.known.take());
+        let (queue, waits_in) = watch::channel(queue);
+        let task = tokio::spawn(self.fetcher.clone().keep(url.clone(), patience, waits_in)).abort_handle();
+        self.sets.insert(url.clone(), Followed { known, patience, task: Some(FetchTask { task, queue }) });
+    }
+
+    /// Lets a set be that there is no room for; returns what changes by that. Keys that were fetched stay.
+    fn leave(&mut self, url: &SmolStr, patience: Duration) -> Option<Change> {
+        let before = self.sets.get_mut(url);
+        if before.as_ref().is_some_and(|set| set.task.is_none()) {
+            return None;
+        }
+        let trouble = format!("there are {MOST_SETS} key sets already, which are all that are followed; namespaces with few go first");
+        let keys = before.and_then(|set| set.known.take()).and_then(|known| known.keys);
+        let known = KeySet { keys, trouble: Some(trouble.into()) };
+        let change = self.change(url, known.clone());
+        self.sets.insert(url.clone(), Followed { known: Some(known), patience, task: None });
+        Some(change)
     }
 
     /// Takes what was fetched; returns what changes by that.
@@ -231,11 +271,9 @@ impl Follower {
     }
 }
 
-impl Drop for Followed {
+impl Drop for FetchTask {
     fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.abort();
-        }
+        self.task.abort();
     }
 }
 
@@ -256,17 +294,16 @@ struct Fetcher {
     client: Client,
     refresh: Duration,
     metrics: KeySetMetrics,
-    at_once: Arc<Semaphore>,
     results: mpsc::Sender<(SmolStr, Result<SmolStr, String>)>,
 }
 
 impl Fetcher {
     /// Fetches one set, at once, after each time of refreshing, and sooner after a failure.
-    async fn keep(self, url: SmolStr, patience: Duration) {
+    async fn keep(self, url: SmolStr, patience: Duration, mut queue: watch::Receiver<Queue>) {
         let mut backoff = Backoff::new(FIRST_RETRY.min(self.refresh), self.refresh);
         loop {
             let fetched = {
-                let Ok(_turn) = self.at_once.acquire().await else { return };
+                let Some(_turn) = turn(&mut queue).await else { return };
                 self.client.key_set(&url, patience).await
             };
             self.metrics.count(fetched.is_ok());

@@ -173,10 +173,18 @@ async fn what_an_issuer_sends_is_bounded() {
 }
 
 fn authentication(name: &str, urls: &[String]) -> Change {
+    in_namespace("shop", name, urls)
+}
+
+fn in_namespace(namespace: &str, name: &str, urls: &[String]) -> Change {
     let timeout = Some(Duration::from_millis(500));
     let rule = |url: &String| JwtRule { jwks_uri: url.as_str().into(), timeout, ..JwtRule::default() };
-    let spec = RequestAuthentication { rules: urls.iter().map(rule).collect(), ..RequestAuthentication::default() };
-    let key = ObjectKey { cluster: "c".into(), kind: Kind::RequestAuthentication, namespace: "shop".into(), name: name.into() };
+    authenticated(namespace, name, urls.iter().map(rule).collect())
+}
+
+fn authenticated(namespace: &str, name: &str, rules: Vec<JwtRule>) -> Change {
+    let spec = RequestAuthentication { rules, ..RequestAuthentication::default() };
+    let key = ObjectKey { cluster: "c".into(), kind: Kind::RequestAuthentication, namespace: namespace.into(), name: name.into() };
     let (version, metadata, spec) = (SmolStr::default(), Arc::default(), Spec::RequestAuthentication(Arc::new(spec)));
     Change::Applied(Arc::new(Object { key, version, metadata, spec }))
 }
@@ -251,13 +259,41 @@ async fn an_issuer_that_says_nothing_holds_nobody_back_for_long() {
 }
 
 #[tokio::test]
-async fn a_mesh_follows_no_more_sets_than_it_may() {
+async fn a_mesh_follows_no_more_sets_than_it_may_and_of_everybody_some() {
     let many: Vec<String> = (0..MOST_SETS + 2).map(|at| format!("http://10.0.0.1/{at}")).collect();
     let mut follower = Follower::new(settings(&[]), "c".into());
+    let followed = |follower: &Follower| follower.sets.values().filter(|set| set.task.is_some()).count();
     let refused = follower.follow(&[authentication("a", &many)]);
-    assert_eq!(refused.len(), 2);
-    assert_eq!(follower.sets.values().filter(|set| set.task.is_some()).count(), MOST_SETS);
+    assert_eq!((refused.len(), followed(&follower)), (2, MOST_SETS));
+    // Who wants few is not refused since another wants many, who loses no key that it has.
+    let first = SmolStr::from(&*many[0]);
+    follower.take(&first, Ok(KEYS.into()));
+    let own = SmolStr::from("http://10.0.0.2/keys");
+    let changes = follower.follow(&[in_namespace("bank", "b", &[own.to_string(), many[1].clone()])]);
+    assert_eq!((changes.len(), followed(&follower)), (1, MOST_SETS), "{changes:?}");
+    assert!(follower.sets[&own].task.is_some() && follower.sets[&SmolStr::from(&*many[1])].task.is_some());
+    let kept: Vec<&KeySet> = follower.sets.values().filter_map(|set| set.known.as_ref()).filter(|known| known.keys.is_some()).collect();
+    assert_eq!(kept.len(), 1);
     // Whoever lets go makes room.
     follower.follow(&[authentication("a", &many[..3])]);
-    assert_eq!(follower.sets.values().filter(|set| set.task.is_some()).count(), 3);
+    assert_eq!(followed(&follower), 4);
+}
+
+#[tokio::test]
+async fn who_has_many_that_never_answer_holds_back_nobody_else() {
+    let silent = TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let issuer = Issuer::start().await;
+    issuer.put("/keys", Page::Text(KEYS.into()));
+    // Addresses of their own, so that it is not one server that has no more turns.
+    let addresses: Vec<String> = (0..MOST_SETS).map(|at| format!("127.1.{}.{}", at / 250, at % 250 + 1)).collect();
+    let allowed: Vec<&str> = addresses.iter().map(String::as_str).chain(["127.0.0.1"]).collect();
+    let networks: Vec<String> = allowed.iter().map(|address| format!("{address}/32")).collect();
+    let mut follower = Follower::new(settings(&networks.iter().map(String::as_str).collect::<Vec<_>>()), "c".into());
+    let many: Vec<String> = addresses.iter().map(|address| format!("http://{address}:{port}/")).collect();
+    let patient = |url: &String| JwtRule { jwks_uri: url.as_str().into(), timeout: Some(LONG), ..JwtRule::default() };
+    follower.follow(&[authenticated("crowd", "a", many.iter().map(patient).collect())]);
+    follower.follow(&[in_namespace("bank", "b", &[issuer.url("/keys")])]);
+    let (url, fetched) = timeout(LONG, follower.fetched.recv()).await.expect("fetched").unwrap();
+    assert_eq!((url.as_str(), fetched.is_ok()), (&*issuer.url("/keys"), true));
 }
