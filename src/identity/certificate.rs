@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use jiff::Timestamp;
+use pem::PemError;
 use rustls_pki_types::CertificateDer;
 use x509_parser::{
     certificate::X509Certificate,
@@ -55,7 +56,7 @@ pub struct Certificate {
 pub enum CertificateError {
     /// The text is not PEM.
     #[error("is not PEM: {0}; write it as PEM (-----BEGIN CERTIFICATE-----)")]
-    Pem(String),
+    Pem(&'static str),
     /// PEM without a certificate in it.
     #[error("holds no certificate; put it in as PEM (-----BEGIN CERTIFICATE-----)")]
     Missing,
@@ -74,7 +75,7 @@ pub enum CertificateError {
 impl Certificate {
     /// Reads all certificates of a PEM text, in its order; at least one.
     pub fn all_from_pem(text: &str) -> Result<Vec<Self>, CertificateError> {
-        let blocks = pem::parse_many(text).map_err(|error| CertificateError::Pem(error.to_string()))?;
+        let blocks = pem::parse_many(text).map_err(|error| CertificateError::Pem(flaw_of_pem(&error)))?;
         let certificates = blocks
             .iter()
             .filter(|block| block.tag() == "CERTIFICATE")
@@ -97,7 +98,7 @@ impl Certificate {
                     Ok(certificate) => certificates.push(certificate),
                     Err(reason) => errors.push(unreadable(reason)),
                 },
-                Err(error) => errors.push(unreadable(error.to_string())),
+                Err(error) => errors.push(unreadable(flaw_of_pem(&error).to_owned())),
             }
         }
         (certificates, errors)
@@ -203,6 +204,18 @@ impl Certificate {
 pub(super) fn pem_blocks(text: &str) -> impl Iterator<Item = Result<pem::Pem, pem::PemError>> {
     const BEGIN: &str = "-----BEGIN ";
     text.split(BEGIN).skip(1).map(|block| pem::parse(format!("{BEGIN}{block}")))
+}
+
+/// Says what is wrong with a PEM text, and nothing of what is in it: a file in which lines got lost may hold a key anywhere.
+pub(super) fn flaw_of_pem(error: &PemError) -> &'static str {
+    match error {
+        PemError::MismatchedTags(..) => "a BEGIN and its END line differ",
+        PemError::InvalidHeader(_) => "what follows a BEGIN line is no header",
+        PemError::InvalidData(_) => "what is between BEGIN and END is not base64",
+        PemError::NotUtf8(_) => "it is not UTF-8",
+        PemError::MissingData => "nothing is between BEGIN and END",
+        PemError::MalformedFraming | PemError::MissingBeginTag | PemError::MissingEndTag => "a BEGIN or END line is missing or broken",
+    }
 }
 
 /// Encodes a PEM block with lines of 64 characters, each ending in a plain newline.

@@ -8,8 +8,11 @@ use jsonwebtoken::{
 };
 use tracing::warn;
 
-use super::token::{Claims, TokenError};
-use crate::system_error::explain;
+use super::{
+    certificate::flaw_of_pem,
+    token::{Claims, TokenError},
+};
+use crate::{peer_text::PeerText, system_error::explain};
 
 /// The longest token that is read.
 const LONGEST_TOKEN: usize = 16 << 10;
@@ -77,7 +80,7 @@ impl KeySet {
         if token.len() > LONGEST_TOKEN {
             return Err(TokenError::Malformed("too long".into()));
         }
-        let header = jsonwebtoken::decode_header(token).map_err(|error| TokenError::Malformed(error.to_string()))?;
+        let header = jsonwebtoken::decode_header(token).map_err(|error| TokenError::Malformed(PeerText::new(&error.to_string())))?;
         if !ASYMMETRIC.contains(&header.alg) {
             return Err(TokenError::Algorithm);
         }
@@ -125,7 +128,7 @@ fn refused(error: &jsonwebtoken::errors::Error) -> TokenError {
     match error.kind() {
         ErrorKind::InvalidSignature => TokenError::Signature,
         ErrorKind::InvalidAlgorithm => TokenError::Algorithm,
-        _ => TokenError::Malformed(error.to_string()),
+        _ => TokenError::Malformed(PeerText::new(&error.to_string())),
     }
 }
 
@@ -172,9 +175,9 @@ fn algorithms_of(jwk: &Jwk) -> Option<Vec<Algorithm>> {
 
 fn read_pem(text: &str, path: &str) -> Result<Vec<VerifyingKey>, KeySetError> {
     let unsupported = || KeySetError::Key { path: path.into(), kid: None };
-    let block = pem::parse(text).map_err(|error| KeySetError::Format { path: path.into(), reason: error.to_string() })?;
+    let block = pem::parse(text).map_err(|error| KeySetError::Format { path: path.into(), reason: flaw_of_pem(&error).into() })?;
     if block.tag() != "PUBLIC KEY" {
-        return Err(KeySetError::Format { path: path.into(), reason: format!("a PEM block {}", block.tag()) });
+        return Err(KeySetError::Format { path: path.into(), reason: "a PEM block, but no PUBLIC KEY".into() });
     }
     let key = rcgen::SubjectPublicKeyInfo::from_der(block.contents()).map_err(|_| unsupported())?;
     let algorithm = rcgen::PublicKeyData::algorithm(&key);

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use smol_str::SmolStr;
 
 use super::{is_plain_name, proof::Proven};
-use crate::mesh::model::SpiffeId;
+use crate::{mesh::model::SpiffeId, peer_text::PeerText};
 
 /// How far apart clocks may be, in seconds.
 const LEEWAY: i64 = 30;
@@ -18,12 +18,12 @@ pub trait TokenVerifier: Send + Sync {
     fn verify<'a>(&'a self, token: &'a str, now: Timestamp) -> BoxFuture<'a, Result<Proven, TokenError>>;
 }
 
-/// Why a token proves nothing.
+/// Why a token proves nothing. What it says is a peer's text, and is logged.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TokenError {
     /// Not a JWT.
     #[error("not a JSON web token: {0}")]
-    Malformed(String),
+    Malformed(PeerText),
     /// Its algorithm is not one of our keys'; symmetric algorithms and `none` never are.
     #[error("algorithm of the token is not that of a known key")]
     Algorithm,
@@ -40,17 +40,17 @@ pub enum TokenError {
     #[error("not valid before {0}")]
     NotYetValid(i64),
     /// It is from another issuer.
-    #[error("issuer {0:?} is not the expected one")]
-    Issuer(String),
+    #[error("issuer {0} is not the expected one")]
+    Issuer(PeerText),
     /// It is for another audience.
-    #[error("audience {0:?} has none of the expected ones")]
-    Audience(Vec<String>),
+    #[error("audience {0} has none of the expected ones")]
+    Audience(PeerText),
     /// Its subject is not a service account.
-    #[error("subject {0:?} is not system:serviceaccount:<namespace>:<name>")]
-    Subject(String),
+    #[error("subject {0} is not system:serviceaccount:<namespace>:<name>")]
+    Subject(PeerText),
     /// Kubernetes refuses it: mostly its pod or service account is gone.
     #[error("TokenReview refuses it: {0}")]
-    Review(String),
+    Review(PeerText),
     /// Whoever decides could not be asked.
     #[error("cannot be checked now: {0}")]
     Unavailable(String),
@@ -116,7 +116,7 @@ impl Claims {
 
     /// Checks that it is from this issuer.
     pub(super) fn check_issuer(&self, issuer: &str) -> Result<(), TokenError> {
-        if self.iss == issuer { Ok(()) } else { Err(TokenError::Issuer(self.iss.clone())) }
+        if self.iss == issuer { Ok(()) } else { Err(TokenError::Issuer(PeerText::new(&self.iss))) }
     }
 
     /// Checks that it is for one of these audiences.
@@ -128,7 +128,7 @@ impl Claims {
         };
         match audiences.iter().any(|audience| accepted.contains(audience)) {
             true => Ok(()),
-            false => Err(TokenError::Audience(audiences.to_vec())),
+            false => Err(TokenError::Audience(PeerText::new(&format!("{audiences:?}")))),
         }
     }
 
@@ -151,6 +151,6 @@ pub fn identity_of(subject: &str, trust_domain: &str) -> Result<SpiffeId, TokenE
         Some((namespace, name)) if is_plain_name(namespace) && is_plain_name(name) => {
             Ok(SpiffeId { trust_domain: trust_domain.into(), namespace: namespace.into(), service_account: name.into() })
         }
-        _ => Err(TokenError::Subject(subject.to_owned())),
+        _ => Err(TokenError::Subject(PeerText::new(subject))),
     }
 }

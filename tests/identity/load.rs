@@ -109,6 +109,30 @@ fn a_wrong_or_unreadable_key_is_refused() {
 }
 
 #[test]
+fn nothing_is_told_of_a_key_in_broken_pem() {
+    let authority = Authority::new();
+    let secret = authority.key_pem.lines().nth(1).unwrap().to_owned();
+    let broken = [
+        // Lines that ran into each other, and one that got lost.
+        authority.key_pem.replace("END PRIVATE KEY", &format!("END PRIVATE KEY{secret}")),
+        authority.key_pem.replace("BEGIN PRIVATE KEY-----\n", "BEGIN PRIVATE KEY"),
+        authority.key_pem.replace("-----\n", ""),
+        authority.key_pem.replace("-----END PRIVATE KEY-----", ""),
+        authority.key_pem.replace(&secret, &format!("{secret}: {secret}\n")),
+    ];
+    for name in ["ca-key.pem", "ca-cert.pem", "cert-chain.pem", "root-cert.pem"] {
+        let good = fs::read_to_string(authority.path().join(name)).unwrap();
+        for text in &broken {
+            authority.write(name, text);
+            let refused = authority.load().unwrap_err().to_string();
+            assert!(!refused.contains(&secret), "{name}: {refused}");
+        }
+        authority.write(name, &good);
+    }
+    authority.load().unwrap();
+}
+
+#[test]
 fn a_root_that_cannot_be_read_is_passed_over_where_the_rest_is_enough() {
     let authority = Authority::new();
     let (root, other) = (authority.root.pem(), Authority::new().root.pem());

@@ -19,6 +19,7 @@ use crate::{
         serial::{NoRandomness, Serial},
     },
     mesh::model::SpiffeId,
+    peer_text::PeerText,
 };
 
 /// The largest request that is read: RSA-8192 with attributes is 3 kB.
@@ -66,7 +67,7 @@ pub enum IssueError {
     Request(String),
     /// A kind of key that we do not sign.
     #[error("certificate request: key {0}; supported: RSA of 2048 bits or more, P-256, P-384")]
-    KeyType(String),
+    KeyType(PeerText),
     /// A longer lifetime than the policy allows.
     #[error("requested TTL {requested}s is greater than the max allowed TTL {maximum}s")]
     Ttl {
@@ -230,11 +231,11 @@ fn read_request(text: &str) -> Result<SigningRequest, IssueError> {
     }
     let information = &request.certification_request_info;
     let key = &information.subject_pki;
-    let algorithm = match key.parsed().map_err(|_| IssueError::KeyType("that cannot be read".into()))? {
+    let algorithm = match key.parsed().map_err(|_| key_type("that cannot be read"))? {
         PublicKey::RSA(key) if key.key_size() >= 2048 => &rcgen::PKCS_RSA_SHA256,
-        PublicKey::RSA(key) => return Err(IssueError::KeyType(format!("RSA of {} bits", key.key_size()))),
+        PublicKey::RSA(key) => return Err(key_type(&format!("RSA of {} bits", key.key_size()))),
         PublicKey::EC(_) => curve(key)?,
-        _ => return Err(IssueError::KeyType(format!("of algorithm {}", key.algorithm.algorithm))),
+        _ => return Err(key_type(&format!("of algorithm {}", key.algorithm.algorithm))),
     };
     request.verify_signature().map_err(|_| wrong("its signature does not verify"))?;
     Ok(SigningRequest {
@@ -248,8 +249,13 @@ fn curve(key: &x509_parser::x509::SubjectPublicKeyInfo<'_>) -> Result<&'static S
     match curve.map(|oid| oid.to_id_string()).as_deref() {
         Some("1.2.840.10045.3.1.7") => Ok(&rcgen::PKCS_ECDSA_P256_SHA256),
         Some("1.3.132.0.34") => Ok(&rcgen::PKCS_ECDSA_P384_SHA384),
-        other => Err(IssueError::KeyType(format!("on curve {}", other.unwrap_or("unknown")))),
+        other => Err(key_type(&format!("on curve {}", other.unwrap_or("unknown")))),
     }
+}
+
+/// Names may be of any length, those of algorithms too.
+fn key_type(what: &str) -> IssueError {
+    IssueError::KeyType(PeerText::new(what))
 }
 
 fn has_common_name(subject: &X509Name<'_>) -> bool {

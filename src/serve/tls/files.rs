@@ -68,7 +68,9 @@ impl ServingFiles {
         let certificates = |path: &Path, text: &str| Certificate::all_from_pem(text).map_err(|error| wrong(path, error.to_string()));
         let chain = certificates(&self.certificate, certificate)?;
         let (root_certificates, roots) = self.roots(roots)?;
-        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| wrong(&self.key, error.to_string()))?;
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes());
+        // What the error says may be a line of the key.
+        let key = key.map_err(|_| wrong(&self.key, "holds no private key in PEM without a passphrase".to_owned()))?;
         chain.iter().chain(&root_certificates).for_each(Certificate::log);
         Ok(ParsedFiles { chain: chain.iter().map(|certificate| certificate.der().clone()).collect(), key, roots: roots.into() })
     }

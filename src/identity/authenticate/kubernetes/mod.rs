@@ -43,6 +43,7 @@ use crate::{
         model::{SpiffeId, WorkloadKey},
         world::World,
     },
+    peer_text::PeerText,
 };
 
 /// The audience of tokens, unless another is configured (`TOKEN_AUDIENCES`).
@@ -149,7 +150,7 @@ impl ClusterTokens {
         let identity = identity_of(&user, &self.settings.trust_domain)?;
         match claimed.is_none_or(|claimed| *claimed == identity) {
             true => Ok(Proven { identity, proof: Proof::TokenReview }),
-            false => Err(TokenError::Subject(user)),
+            false => Err(TokenError::Subject(PeerText::new(&user))),
         }
     }
 }

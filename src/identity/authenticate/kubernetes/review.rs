@@ -8,7 +8,7 @@ use tokio::{sync::Semaphore, time::timeout};
 use tracing::debug;
 
 use super::{Settings, TokenMetrics};
-use crate::identity::token::TokenError;
+use crate::{identity::token::TokenError, peer_text::PeerText};
 
 /// The group of every service account.
 const SERVICE_ACCOUNTS: &str = "system:serviceaccounts";
@@ -68,7 +68,7 @@ impl TokenReviews {
 /// Returns the user, if the token is for one of `audiences`. An API server that does not know audiences names none: its consent
 /// would be to another question.
 fn user_of(status: TokenReviewStatus, audiences: &[String]) -> Result<String, TokenError> {
-    let refuse = |reason: &str| Err(TokenError::Review(reason.to_owned()));
+    let refuse = |reason: &str| Err(TokenError::Review(PeerText::new(reason)));
     if status.authenticated != Some(true) {
         return refuse(status.error.as_deref().unwrap_or("not authenticated"));
     }
