@@ -20,6 +20,7 @@ pub mod proto;
 pub mod serve;
 mod signals;
 mod source;
+mod sparse_log;
 mod status;
 mod system_error;
 mod timer;

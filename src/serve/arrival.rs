@@ -16,8 +16,8 @@ use super::{
     beginning::Beginning,
     connections::{Connections, Grown, Place},
     read_ahead::ReadAhead,
-    sparse_log::SparseLog,
 };
+use crate::sparse_log::{FEW, SparseLog};
 
 /// What a connection holds in memory while its peer has said nothing, in bytes: its task, and its place in our tables and the
 /// runtime's.
@@ -51,7 +51,7 @@ pub(super) struct Begun {
 
 /// Waits for the next connection that is admitted; `None` on shutdown.
 pub(super) async fn accept(listener: &TcpListener, connections: &Connections, shutdown: &CancellationToken) -> Option<Arrival> {
-    static UNABLE: SparseLog = SparseLog::new();
+    static UNABLE: SparseLog = SparseLog::new(FEW);
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => return None,

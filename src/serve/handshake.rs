@@ -11,7 +11,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use super::{connections::Place, sparse_log::SparseLog};
+use super::connections::Place;
+use crate::sparse_log::{FEW, SparseLog};
 
 /// Returns what the handshake makes; `None` when it fails, takes too long, or has to make room for another connection.
 pub(super) async fn in_time<S>(
@@ -21,7 +22,7 @@ pub(super) async fn in_time<S>(
     time: Duration,
     shutdown: &CancellationToken,
 ) -> Option<S> {
-    static FAILED: SparseLog = SparseLog::new();
+    static FAILED: SparseLog = SparseLog::new(FEW);
     let made = tokio::select! {
         made = timeout(time, in_turn(handshake, place)) => made,
         () = place.evicted() => {

@@ -14,7 +14,10 @@ use futures::FutureExt;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::{encoding::text::encode, registry::Registry};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{
+    net::TcpListener,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
@@ -53,7 +56,8 @@ pub(super) struct HttpState {
 /// Makes pages on threads on which nothing else waits, and has them paid for until they are read. Cloning shares them.
 #[derive(Clone, Debug)]
 pub(super) struct Pages {
-    turns: Arc<Semaphore>,
+    debug: Arc<Semaphore>,
+    metrics: Arc<Semaphore>,
     budget: Budget,
     unread: Unread,
 }
@@ -68,13 +72,27 @@ struct Page {
 impl Pages {
     /// Returns pages that are taken from `budget`.
     pub(super) fn new(budget: Budget) -> Self {
-        Self { turns: Arc::new(Semaphore::new(PAGES_AT_A_TIME)), budget, unread: Unread::default() }
+        let turns = |most| Arc::new(Semaphore::new(most));
+        Self { debug: turns(DEBUG_PAGES_AT_A_TIME), metrics: turns(METRICS_AT_A_TIME), budget, unread: Unread::default() }
     }
 
-    async fn make(&self, page: impl FnOnce() -> Page + Send + 'static) -> Response {
-        let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() else {
-            return (StatusCode::SERVICE_UNAVAILABLE, "too many pages are being made: ask again later\n").into_response();
-        };
+    /// Makes a page of `/debug`, unless too many are being made.
+    async fn debug(&self, page: impl FnOnce() -> Page + Send + 'static) -> Response {
+        match Arc::clone(&self.debug).try_acquire_owned() {
+            Ok(turn) => self.make(turn, page).await,
+            Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "too many pages are being made: ask again later\n").into_response(),
+        }
+    }
+
+    /// Makes `/metrics`, in turn. Nobody who asks for other pages keeps the operators from seeing what happens.
+    async fn metrics(&self, page: impl FnOnce() -> Page + Send + 'static) -> Response {
+        match Arc::clone(&self.metrics).acquire_owned().await {
+            Ok(turn) => self.make(turn, page).await,
+            Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        }
+    }
+
+    async fn make(&self, turn: OwnedSemaphorePermit, page: impl FnOnce() -> Page + Send + 'static) -> Response {
         let made = tokio::task::spawn_blocking(move || {
             let page = page();
             drop(turn);
@@ -110,8 +128,10 @@ pub(super) const LIFETIME: Lifetime = Lifetime {
     grace: Duration::from_secs(10),
 };
 
-/// How many pages may be made at a time, or wait for it; whoever asks for more is told to come again.
-const PAGES_AT_A_TIME: usize = 8;
+/// How many pages of `/debug` may be made at a time; whoever asks for more is told to come again.
+const DEBUG_PAGES_AT_A_TIME: usize = 8;
+/// How often `/metrics` may be made at a time; whoever asks for more waits.
+const METRICS_AT_A_TIME: usize = 2;
 
 /// The type of texts for people.
 const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
@@ -197,7 +217,7 @@ async fn ready(State(state): State<HttpState>) -> Response {
 }
 
 async fn metrics(State(state): State<HttpState>) -> Response {
-    state.pages.make(move || exposition(&state.registry)).await
+    state.pages.clone().metrics(move || exposition(&state.registry)).await
 }
 
 fn exposition(registry: &Registry) -> Page {
@@ -224,7 +244,7 @@ async fn debug(State(state): State<HttpState>, request: Request<Body>) -> Respon
                 let kind = if status == StatusCode::OK { "application/json" } else { PLAIN_TEXT };
                 Page { status, kind, text }
             };
-            state.pages.make(page).await
+            state.pages.debug(page).await
         }
         Err(refusal) => refusal.into_response(),
     }

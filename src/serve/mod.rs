@@ -31,7 +31,6 @@ mod secret_readers;
 pub mod secure_grpc;
 pub(crate) mod settings;
 mod sources;
-mod sparse_log;
 mod tasks;
 mod threads;
 pub mod tls;

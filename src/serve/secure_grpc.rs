@@ -17,7 +17,6 @@ use super::{
     connections::{Connections, Place, Shown},
     handshake::in_time,
     read_ahead::ReadAhead,
-    sparse_log::SparseLog,
     tls::TlsIdentity,
 };
 use crate::{
@@ -26,8 +25,10 @@ use crate::{
         metrics::CaMetrics,
     },
     mesh::model::Caller,
+    peer_text::PeerText,
     polls::{Task, measured},
     proto::auth::istio_certificate_service_server::SERVICE_NAME as CERTIFICATE_SERVICE,
+    sparse_log::{FEW, SparseLog},
 };
 
 /// The port, and what stands behind it.
@@ -102,18 +103,21 @@ impl Gate {
         info: TcpConnectInfo,
         place: Arc<Place>,
     ) -> Result<Response<Body>, Infallible> {
-        static UNKNOWN: SparseLog = SparseLog::new();
+        static UNKNOWN: SparseLog = SparseLog::new(FEW);
         let proven = match self.authenticator.authenticate(request.headers(), certificate.as_ref()).await {
             Ok(proven) => proven,
             Err(error) => {
                 let path = request.uri().path();
-                UNKNOWN.write(|left_out| info!(peer = ?info.remote_addr, path, %error, left_out, "caller not authenticated"));
+                UNKNOWN.write(|left_out| {
+                    let path = PeerText::new(path);
+                    info!(peer = ?info.remote_addr, %path, %error, left_out, "caller not authenticated");
+                });
                 place.show(Shown::Request);
                 return Ok(self.refuse(path, &error));
             }
         };
         place.show(Shown::Identity);
-        debug!(?proven, path = request.uri().path(), "request");
+        debug!(?proven, path = %PeerText::new(request.uri().path()), "request");
         let extensions = request.extensions_mut();
         extensions.insert(Caller::Workload(proven.identity.clone()));
         extensions.insert(proven);

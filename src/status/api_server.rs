@@ -15,7 +15,10 @@ use super::{
     Settings, condition,
     object::{ObjectPath, ReadObject},
 };
-use crate::api::{Kind, ObjectKey};
+use crate::{
+    api::{Kind, ObjectKey},
+    peer_text::escaped_in_json,
+};
 
 /// The number of objects in one page of a list.
 const PAGE: usize = 200;
@@ -139,7 +142,8 @@ impl ApiServer {
     }
 
     async fn send(&self, method: Method, path: &str, content_type: &str, body: &impl Serialize) -> Result<(), ApiError> {
-        let body = serde_json::to_vec(body).map_err(kube::Error::SerdeError)?;
+        // What is applied is read as YAML, which has not all characters that JSON has: conditions of others may hold any.
+        let body = escaped_in_json(&serde_json::to_string(body).map_err(kube::Error::SerdeError)?).into_bytes();
         let request = Request::builder().method(method).uri(path).header("content-type", content_type).body(body);
         let _: Value = self.settings.client.request(request.map_err(kube::Error::HttpError)?).await?;
         Ok(())

@@ -41,8 +41,9 @@ pub(super) enum ConditionReason {
     Accepted,
 }
 
-/// The longest text of one line, since the note of an Event has at most 1 kB.
-const LONGEST: usize = 900;
+/// The longest field and message of one line, which the note of an Event has both of: it has at most 1 kB, or is not taken.
+const LONGEST_FIELD: usize = 250;
+const LONGEST_MESSAGE: usize = 750;
 
 /// Makes the report about each object of a cluster from the findings and the refusals of proxies. Findings about files are only
 /// in the log.
@@ -53,7 +54,8 @@ pub(super) fn reports(findings: &[Diagnostic], refusals: &[Refusal], cluster: &S
         lines.entry(object.clone()).or_default().push(ReportLine::of(finding));
     }
     for refusal in refusals.iter().filter(|refusal| refusal.object.cluster == *cluster) {
-        let message = shortened(format!("proxies refuse what is made of it ({}): {}", refusal.kind.as_str(), refusal.error));
+        let message = format!("proxies refuse what is made of it ({}): {}", refusal.kind.as_str(), refusal.error);
+        let message = shortened(message, LONGEST_MESSAGE);
         lines.entry(refusal.object.clone()).or_default().push(ReportLine {
             reason: ConditionReason::RefusedByProxies,
             field: String::new(),
@@ -92,7 +94,8 @@ impl ReportLine {
             Severity::Error => ConditionReason::Refused,
             Severity::Warning => ConditionReason::Doubtful,
         };
-        Self { reason, field: PeerText::new(&finding.field).to_string(), message: shortened(PeerText::new(&finding.message).to_string()) }
+        let shown = |text: &str, longest| shortened(PeerText::new(text).to_string(), longest);
+        Self { reason, field: shown(&finding.field, LONGEST_FIELD), message: shown(&finding.message, LONGEST_MESSAGE) }
     }
 
     /// Returns the line as text: `spec.http[0].timeout: must be …`.
@@ -119,8 +122,8 @@ impl ConditionReason {
 }
 
 /// Cuts a text that is too long for an Event.
-fn shortened(mut text: String) -> String {
-    if let Some((cut, _)) = text.char_indices().take_while(|(at, _)| *at <= LONGEST).last().filter(|_| text.len() > LONGEST) {
+fn shortened(mut text: String, longest: usize) -> String {
+    if let Some((cut, _)) = text.char_indices().take_while(|(at, _)| *at <= longest).last().filter(|_| text.len() > longest) {
         text.truncate(cut);
         text.push('…');
     }
@@ -164,9 +167,17 @@ mod tests {
     }
 
     #[test]
-    fn long_messages_are_cut_at_a_character() {
-        let long = Diagnostic::error("", "ü".repeat(1_000)).of(&object("a"));
-        let text = reports(&[long], &[], &"c".into())[&object("a")].lines[0].text();
-        assert!(text.len() <= LONGEST + 5 && text.ends_with("ü…"), "{}", text.len());
+    fn a_line_is_short_enough_for_an_event_and_cut_at_a_character() {
+        for field in ["".to_owned(), "spec".to_owned(), format!("spec.{}", "ö".repeat(1_000)), "\u{1b}".repeat(1_000)] {
+            for message in ["wrong".to_owned(), "ü".repeat(1_000), "\u{202e}\n".repeat(1_000)] {
+                let long = Diagnostic::error(field.as_str(), message.as_str()).of(&object("a"));
+                let refused = Refusal { object: object("a"), kind: ResourceType::Route, error: PeerText::new(&message) };
+                for line in &reports(&[long], &[refused], &"c".into())[&object("a")].lines {
+                    let text = line.text();
+                    assert!(text.len() <= 1024 && *PeerText::new(&text) == *text, "{} bytes: {text}", text.len());
+                    assert!(message == "wrong" || text.ends_with('…'), "{text}");
+                }
+            }
+        }
     }
 }

@@ -49,6 +49,7 @@ const IMPURE: &[&str] = &[
     "crate::clock",
     "crate::polls",
     "crate::signals",
+    "crate::sparse_log",
     "crate::timer",
 ];
 

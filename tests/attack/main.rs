@@ -2,9 +2,11 @@
 //! that is measured quietly and beside the attack, and what the process costs meanwhile. One file for each topic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
+mod blame;
 mod cost;
 mod crowd;
 mod documents;
+mod dumps;
 mod fields;
 mod floods;
 mod frame;
@@ -12,6 +14,7 @@ mod fuzz;
 mod good;
 mod handshakes;
 mod issuers;
+mod logs;
 mod memory;
 mod process;
 mod requests;

@@ -121,6 +121,35 @@ async fn what_is_too_large_is_told_so() {
     assert!(status == StatusCode::OK && text.contains(r#""allowed":false"#) && text.contains("more than the 3 MB"), "{text}");
 }
 
+/// Hosts were compared with each other once, which no deadline ended.
+#[tokio::test]
+async fn an_object_of_many_hosts_is_answered_and_keeps_nobody_waiting() {
+    let stage = Stage::start().await;
+    let quiet = stage.good().measure().await.unwrap();
+    let hosts: Vec<String> = (0..20_000).map(|number| format!("host-{number}.example.com")).collect();
+    let to = json!([{"destination": {"host": "svc-0"}}]);
+    let spec = json!({"hosts": hosts, "http": [{"route": to}], "tls": [{"match": [{"port": 443, "sniHosts": hosts}], "route": to}]});
+    let metadata = json!({"name": "a", "namespace": "shop"});
+    let object = json!({"apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": metadata, "spec": spec}).to_string();
+    assert!(object.len() > 900_000, "{}", object.len());
+    let attackers: Vec<_> = (0..3)
+        .map(|_| {
+            let (good, body) = (stage.good(), review(&object, "null"));
+            tokio::spawn(async move {
+                loop {
+                    let (status, text) = good.post("/validate", body.clone()).await.unwrap();
+                    assert!(status == StatusCode::OK && text.contains(r#""allowed":true"#), "{status}: {text:.300}");
+                }
+            })
+        })
+        .collect();
+    let beside = stage.good().measure().await.unwrap();
+    let failed = attackers.iter().any(tokio::task::JoinHandle::is_finished);
+    attackers.iter().for_each(tokio::task::JoinHandle::abort);
+    beside.assert_within(10.0, &quiet, "three callers with VirtualServices of 20,000 hosts");
+    assert!(!failed, "a review was not answered");
+}
+
 /// Posts as the API server does, by HTTP/2: an answer that comes before the whole body was sent is read.
 async fn post_h2(stage: &Stage, path: &str, body: String) -> (StatusCode, String) {
     let stream = TokioIo::new(tls(stage.webhooks(), &stage.root(), "h2").await.unwrap());

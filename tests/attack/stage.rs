@@ -129,6 +129,11 @@ impl Stage {
         fs::read_to_string(self.home.path().join("ca/root-cert.pem")).unwrap()
     }
 
+    /// Returns the folder of whoever issues tokens, which the process knows only the public keys of.
+    pub(crate) fn issuer(&self) -> PathBuf {
+        self.home.path().join("offline/issuer")
+    }
+
     /// Returns what the process costs.
     pub(crate) fn cost(&self) -> Cost {
         Cost::of(self.process.id())

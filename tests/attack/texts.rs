@@ -1,6 +1,8 @@
 //! Text of others: hostile in every place where a peer or the author of an object or file can write some, and read again wherever text
 //! comes out. Nothing there moves a cursor, forges a line, breaks a format, or is long.
 
+mod identities;
+
 use std::{fs, os::unix::ffi::OsStrExt, path::Path, process::Command, time::Duration};
 
 use envoy_types::pb::{
@@ -25,6 +27,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
+use self::identities::write_identities;
 use super::stage::{Stage, services};
 
 /// What ends lines, moves cursors, turns and hides writing, and breaks JSON, HTML and labels of metrics.
@@ -52,6 +55,7 @@ async fn hostile_text_does_nothing_wherever_it_comes_out() {
         write_files(&config);
         write_nodes(&stage).await;
         write_requests(&stage).await;
+        write_identities(&stage).await;
         let answers = write_reviews(&stage).await;
         sleep(Duration::from_secs(2)).await;
         answers.iter().for_each(|answer| json_is_harmless("an answer of a webhook", answer));

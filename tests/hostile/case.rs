@@ -51,6 +51,12 @@ impl<'s> Case<'s> {
         made.map(|sent| Made { sent, case: self })
     }
 
+    /// Returns what the checks refuse of the object.
+    pub(super) fn told(&self) -> Vec<String> {
+        let refused = self.stage.parse(&self.object).diagnostics.into_iter().filter(|finding| finding.severity == Severity::Error);
+        refused.map(|finding| finding.to_string()).collect()
+    }
+
     fn sent(&self) -> Option<Vec<Bootstrap>> {
         let parsed = self.stage.parse(&self.object);
         let refused = parsed.diagnostics.iter().any(|finding| finding.severity == Severity::Error);

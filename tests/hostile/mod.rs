@@ -7,6 +7,7 @@
 
 mod case;
 mod generate;
+mod known;
 mod values;
 
 use std::{collections::BTreeSet, env, fmt::Write};

@@ -18,3 +18,4 @@ mod replica;
 mod scope;
 mod shop;
 mod storage;
+mod texts;

@@ -30,7 +30,7 @@ const RULE: Object<'_> = Object { kind: "DestinationRule", ..VIRTUAL_SERVICE };
 async fn what_a_proxy_refuses_shows_at_its_objects_while_it_is_connected() -> Result<()> {
     let mut shop = Shop::start().await?;
     let traffic = shop.traffic().await?;
-    let proxy = refusing_proxy(&shop).await?;
+    let proxy = refusing_proxy(&shop, "no v2 for me").await?;
     shop.rule_has_condition("False", "RefusedByProxies", "proxies refuse what is made of it (cds): no v2 for me").await?;
     let told = "error: DestinationRule/shop/reviews: proxies refuse what is made of it (cds) and keep what they had: no v2 for me";
     ensure!(shop.diagnostics().await?.contains(told), "{}", shop.diagnostics().await?);
@@ -63,8 +63,8 @@ impl Shop {
     }
 }
 
-/// Connects a sidecar that takes all clusters but one, until it is aborted.
-async fn refusing_proxy(shop: &Shop) -> Result<JoinHandle<Result<()>>> {
+/// Connects a sidecar that takes all clusters but one, which it refuses in these words, until it is aborted.
+pub(crate) async fn refusing_proxy(shop: &Shop, words: &str) -> Result<JoinHandle<Result<()>>> {
     // Who has not proven who it is blames no object.
     let address = shop.network.socket(1, PORT_SECURE_GRPC);
     let token = shop.api.token(CLIENT.namespace, CLIENT.service_account, Some("istio-ca"), None).await?;
@@ -78,10 +78,10 @@ async fn refusing_proxy(shop: &Shop) -> Result<JoinHandle<Result<()>>> {
     let mut asked = Request::new(ReceiverStream::new(stream));
     asked.metadata_mut().insert("authorization", format!("Bearer {token}").parse()?);
     let responses = client.stream_aggregated_resources(asked).await?.into_inner();
-    Ok(tokio::spawn(refuse(responses, requests)))
+    Ok(tokio::spawn(refuse(responses, requests, words.to_owned())))
 }
 
-async fn refuse(mut responses: Streaming<DiscoveryResponse>, requests: mpsc::Sender<DiscoveryRequest>) -> Result<()> {
+async fn refuse(mut responses: Streaming<DiscoveryResponse>, requests: mpsc::Sender<DiscoveryRequest>, message: String) -> Result<()> {
     let mut taken = String::new();
     loop {
         let response = responses.message().await?.context("the stream ended")?;
@@ -89,7 +89,7 @@ async fn refuse(mut responses: Streaming<DiscoveryResponse>, requests: mpsc::Sen
         let mut request = answer(Some(&response));
         if names.iter().any(|name| name == REFUSED) {
             // Without a name: who is to blame must be found out.
-            request.error_detail = Some(Status { code: 3, message: "no v2 for me".into(), ..Status::default() });
+            request.error_detail = Some(Status { code: 3, message: message.clone(), ..Status::default() });
         } else {
             taken.clone_from(&response.version_info);
         }

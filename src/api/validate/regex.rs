@@ -133,10 +133,9 @@ fn without_classes(regex: &str) -> Result<String, String> {
             Some('C') => plain.push('.'),
             Some('0') => plain.push('0'),
             Some(escaped @ ('1'..='9')) => return Err(format!("\\{escaped}: references to groups are not possible")),
-            Some(escaped) if escaped.is_ascii_alphanumeric() && !"AbBdDsSwWzafnrtvxE".contains(escaped) => {
+            Some(escaped) if escaped.is_ascii_alphanumeric() && !"AbBdDsSwWzafnrtvx".contains(escaped) => {
                 return Err(format!("unknown escape \\{escaped}"));
             }
-            Some('E') => {}
             Some(escaped @ ('<' | '>')) => plain.push(escaped),
             Some(escaped) => plain.extend(['\\', escaped]),
             None => return Err("ends with \\".to_owned()),
@@ -255,6 +254,8 @@ mod tests {
             assert_eq!(check(good), Ok(()), "{good}");
         }
         for bad in [
+            r"\E.",
+            r"\Qa\Eb\E",
             r"[\Q]\E]",
             r"[^]\E]",
             r"[[:alpha:]\b]",

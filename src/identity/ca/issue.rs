@@ -253,7 +253,7 @@ fn curve(key: &x509_parser::x509::SubjectPublicKeyInfo<'_>) -> Result<&'static S
     }
 }
 
-/// Names may be of any length, those of algorithms too.
+/// Says what sort of key it is: the name of an algorithm may be of any length.
 fn key_type(what: &str) -> IssueError {
     IssueError::KeyType(PeerText::new(what))
 }

@@ -15,7 +15,12 @@ use axum::{
     http::{HeaderMap, Request, StatusCode, header::HOST, uri::Authority},
 };
 
-use crate::{identity::authenticate::Authenticator, xds::debug::Viewer};
+use crate::{
+    identity::authenticate::Authenticator,
+    peer_text::PeerText,
+    sparse_log::{FEW, SparseLog},
+    xds::debug::Viewer,
+};
 
 /// The refusal of a caller on this machine that asks for another.
 const MISDIRECTED: (StatusCode, &str) = (
@@ -40,6 +45,7 @@ impl Access {
 
     /// Returns how much the caller may see, or the status and text that say why it may see nothing.
     pub(crate) async fn viewer(&self, request: Request<Body>, system_namespace: &str) -> Result<Viewer, (StatusCode, &'static str)> {
+        static REFUSED: SparseLog = SparseLog::new(FEW);
         const UNKNOWN: (StatusCode, &str) = (StatusCode::UNAUTHORIZED, "");
         let (mut parts, _) = request.into_parts();
         let peer = ConnectInfo::<SocketAddr>::from_request_parts(&mut parts, &()).await;
@@ -50,7 +56,10 @@ impl Access {
         match authenticator.authenticate(&parts.headers, None).await {
             Ok(proven) => Ok(Viewer::of(&proven.identity.namespace, system_namespace)),
             Err(error) => {
-                tracing::info!(path = parts.uri.path(), %error, "a caller from elsewhere may not read this");
+                REFUSED.write(|left_out| {
+                    let path = PeerText::new(parts.uri.path());
+                    tracing::info!(%path, %error, left_out, "a caller from elsewhere may not read this");
+                });
                 Err(UNKNOWN)
             }
         }

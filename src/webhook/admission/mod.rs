@@ -23,7 +23,12 @@ use super::{
     review::{AdmissionRequest, Review, received},
     reviews::{Reviews, Unanswered},
 };
-use crate::{mesh::engine::Engine, patience};
+use crate::{
+    mesh::engine::Engine,
+    patience,
+    peer_text::PeerText,
+    sparse_log::{FEW, SparseLog},
+};
 
 /// Serves `POST /validate`. A copy of what `engines` shows takes each object in, to see what it would do; before the
 /// first world objects are only looked at by themselves. `cluster` is the one that asks.
@@ -79,7 +84,11 @@ impl Admission {
     }
 
     fn misunderstood(&self, status: StatusCode, reason: &str) -> Response {
-        tracing::warn!(reason, "/validate was asked something else");
+        static MISUNDERSTOOD: SparseLog = SparseLog::new(FEW);
+        MISUNDERSTOOD.write(|left_out| {
+            let reason = PeerText::new(reason);
+            tracing::warn!(%reason, left_out, "/validate was asked something else");
+        });
         self.metrics.not_understood(status);
         (status, format!("{reason}\n")).into_response()
     }

@@ -26,6 +26,7 @@ use crate::{
     api::value::{Allowance, from_json},
     mesh::world::World,
     peer_text::PeerText,
+    sparse_log::{FEW, MANY, SparseLog},
     webhook::{
         review::{AdmissionRequest, AdmissionResponse, Review, received},
         reviews::{Reviews, Unanswered},
@@ -112,13 +113,21 @@ fn refuse(body: &[u8], unanswered: Unanswered) -> Response {
         return (StatusCode::INTERNAL_SERVER_ERROR, "the pod could not be injected: see the log of istiod-lite\n").into_response();
     };
     let Ok(review) = Review::read(body) else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
-    tracing::warn!(namespace = review.request.namespace, pod = review.request.name, "refused at the deadline of its review");
+    static LATE: SparseLog = SparseLog::new(FEW);
+    LATE.write(|left_out| {
+        let (namespace, pod) = (PeerText::new(&review.request.namespace), PeerText::new(&review.request.name));
+        tracing::warn!(%namespace, %pod, left_out, "refused at the deadline of its review");
+    });
     let message = format!("the pod could not be injected within {deadline:?}: make it smaller, or try again");
     Json(review.respond(&AdmissionResponse::refusal(504, message))).into_response()
 }
 
 fn unread((status, why): (StatusCode, String)) -> (Outcome, Response) {
-    tracing::warn!(why, "an injection request cannot be read");
+    static UNREAD: SparseLog = SparseLog::new(FEW);
+    UNREAD.write(|left_out| {
+        let why = PeerText::new(&why);
+        tracing::warn!(%why, left_out, "an injection request cannot be read");
+    });
     (Outcome::Failed, (status, why).into_response())
 }
 
@@ -141,7 +150,8 @@ impl Injector {
     fn answer_about(&self, object: &Value, request: &AdmissionRequest<'_>, parameters: &Parameters) -> (Outcome, AdmissionResponse) {
         let pod = pod_name(object, request);
         if let Err(skip) = decide(&request.namespace, object) {
-            tracing::debug!(namespace = request.namespace, pod, %skip, "not injected");
+            let (namespace, pod) = (PeerText::new(&request.namespace), PeerText::new(pod));
+            tracing::debug!(%namespace, %pod, %skip, "not injected");
             let warnings = if expects_a_proxy(object) { vec![format!("no proxy is injected: {skip}")] } else { Vec::new() };
             return (Outcome::Skipped, AdmissionResponse { warnings, ..AdmissionResponse::default() });
         }
@@ -163,7 +173,11 @@ impl Injector {
         });
         match injected {
             Ok(answer) => {
-                tracing::info!(namespace = request.namespace, pod, "injected");
+                static INJECTED: SparseLog = SparseLog::new(MANY);
+                INJECTED.write(|left_out| {
+                    let (namespace, pod) = (PeerText::new(&request.namespace), PeerText::new(pod));
+                    tracing::info!(%namespace, %pod, left_out, "injected");
+                });
                 (Outcome::Injected, answer)
             }
             Err(refused) => self.refused(request, pod, &refused),
@@ -171,7 +185,12 @@ impl Injector {
     }
 
     fn refused(&self, request: &AdmissionRequest<'_>, pod: &str, refused: &Refused) -> (Outcome, AdmissionResponse) {
-        tracing::warn!(namespace = request.namespace, pod, %refused, "refused");
+        static REFUSED: SparseLog = SparseLog::new(MANY);
+        REFUSED.write(|left_out| {
+            let (namespace, pod) = (PeerText::new(&request.namespace), PeerText::new(pod));
+            let why = PeerText::new(&refused.to_string());
+            tracing::warn!(%namespace, %pod, refused = %why, left_out, "refused");
+        });
         let pod = PeerText::new(&format!("{}/{pod}", request.namespace));
         let message = format!("Pod {pod} cannot be injected: {}", PeerText::new(&refused.to_string()));
         (Outcome::Failed, AdmissionResponse::refusal(422, message))

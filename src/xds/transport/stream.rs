@@ -22,6 +22,7 @@ use crate::{
     budget::{Exhausted, Portion, Purpose, Standing},
     mesh::model::Caller,
     peer_text::PeerText,
+    sparse_log::{FEW, SparseLog},
     xds::{
         bounds::{Excess, measure},
         codec::{Form, Outgoing},
@@ -192,8 +193,11 @@ impl<P: Protocol> Stream<P> {
     }
 
     fn refusal(&self, proxy: &str) -> Status {
-        let proxy = PeerText::new(proxy);
-        tracing::warn!(%proxy, caller = ?self.call.caller, "the caller is not the proxy that it asks for");
+        static STRANGERS: SparseLog = SparseLog::new(FEW);
+        STRANGERS.write(|left_out| {
+            let proxy = PeerText::new(proxy);
+            tracing::warn!(%proxy, caller = ?self.call.caller, left_out, "the caller is not the proxy that it asks for");
+        });
         Status::permission_denied("authorization failed")
     }
 

@@ -1,16 +1,21 @@
-//! Lines that callers can make us log: few of them are written, and the others counted.
+//! Lines that callers can make us log: so many of them are written, and the others counted.
 
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// How many lines are written in each period.
-const LINES: u64 = 10;
+/// How many lines are written in each period about what is wrong with callers: enough to see what it is.
+pub(crate) const FEW: u64 = 10;
+/// How many about what is usual, or about callers who have proven who they are.
+pub(crate) const MANY: u64 = 200;
 const PERIOD: Duration = Duration::from_secs(10);
 
 /// Decides which lines of one kind are written.
 #[derive(Debug)]
-pub(super) struct SparseLog(Mutex<State>);
+pub(crate) struct SparseLog {
+    lines: u64,
+    state: Mutex<State>,
+}
 
 #[derive(Debug)]
 struct State {
@@ -20,24 +25,24 @@ struct State {
 }
 
 impl SparseLog {
-    /// Begins with none written.
-    pub(super) const fn new() -> Self {
-        Self(Mutex::new(State { began: None, written: 0, left_out: 0 }))
+    /// Begins with none written, of so many in each period.
+    pub(crate) const fn new(lines: u64) -> Self {
+        Self { lines, state: Mutex::new(State { began: None, written: 0, left_out: 0 }) }
     }
 
     /// Calls `write` if a line may be written now, with how many were left out before it.
-    pub(super) fn write(&self, write: impl FnOnce(u64)) {
+    pub(crate) fn write(&self, write: impl FnOnce(u64)) {
         if let Some(left_out) = self.turn(Instant::now()) {
             write(left_out);
         }
     }
 
     fn turn(&self, now: Instant) -> Option<u64> {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         if state.began.is_none_or(|began| now.duration_since(began) >= PERIOD) {
             (state.began, state.written) = (Some(now), 0);
         }
-        if state.written == LINES {
+        if state.written == self.lines {
             state.left_out += 1;
             return None;
         }
@@ -52,10 +57,10 @@ mod tests {
 
     #[test]
     fn few_lines_are_written_and_the_others_counted() {
-        let (log, now) = (SparseLog::new(), Instant::now());
+        let (log, now) = (SparseLog::new(FEW), Instant::now());
         let written: Vec<u64> = (0..1000).filter_map(|_| log.turn(now)).collect();
-        assert_eq!(written, [0; LINES as usize]);
-        assert_eq!(log.turn(now + PERIOD), Some(1000 - LINES));
+        assert_eq!(written, [0; FEW as usize]);
+        assert_eq!(log.turn(now + PERIOD), Some(1000 - FEW));
         assert_eq!(log.turn(now + PERIOD), Some(0));
     }
 }
