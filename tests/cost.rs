@@ -277,24 +277,24 @@ fn a_pods_readiness_translates_the_endpoints_of_services_that_select_it_alone() 
 #[rustfmt::skip]
 const LOOKED_AT: &str = "\
 change             others  objects  services  ports  routes  proxies
-an endpoint            10        9        65      0       5       12
-an endpoint          2000        9     10015      0       5       12
-a weight               10        7       120     52      27       12
-a weight             2000        7     18030   8012      27       12
-a service's port       10       10       251     76      30       16
-a service's port     2000       10     38061  12016      30       16
-a DestinationRule      10        9       177     52      26       12
-a DestinationRule    2000        9     26047   8012      26       12
-a pod                  10       11        60      0       5       12
-a pod                2000       11     10010      0       5       12
-a pod's readiness      10       11        70      0       5       12
-a pod's readiness    2000       11     10020      0       5       12
+an endpoint            10        9        65      0       4       12
+an endpoint          2000        9     10015      0       4       12
+a weight               10        7       120     52      26       12
+a weight             2000        7     18030   8012      26       12
+a service's port       10       10       251     76      29       16
+a service's port     2000       10     38061  12016      29       16
+a DestinationRule      10        9       177     52      25       12
+a DestinationRule    2000        9     26047   8012      25       12
+a pod                  10       11        60      0       4       12
+a pod                2000       11     10010      0       4       12
+a pod's readiness      10       11        70      0       4       12
+a pod's readiness    2000       11     10020      0       4       12
 nothing new            10        4         0      0       3       12
 nothing new          2000        4         0      0       3       12
 a sidecar comes        10        1        24      0       0        5
 a sidecar comes      2000        1      4004      0       0        5
-a gateway comes        10        2        12      0       2        5
-a gateway comes      2000        2      2002      0       2        5
+a gateway comes        10        2        12      0       1        5
+a gateway comes      2000        2      2002      0       1        5
 ";
 
 #[test]

@@ -16,10 +16,13 @@ use istiod_lite::{
     xds::{
         classes::Classes,
         node::{Node, Proven},
+        resource_type::ResourceType,
         view::Views,
     },
 };
 use serde_json::{Value, json};
+
+mod products;
 
 const SMALL: usize = 200;
 const LARGE: usize = 4 * SMALL;

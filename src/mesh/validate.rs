@@ -174,7 +174,8 @@ spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}]}
             "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: a, namespace: shop}}\n\
              spec: {{host: a.example.com, subsets: [{subsets}]}}\n"
         );
-        let matches = list(1001, |at| format!("{{uri: {{exact: /{at}}}}}"));
+        // Some 500 bytes a route, for 50 ports.
+        let matches = list(3000, |at| format!("{{uri: {{exact: /{at}}}}}"));
         let routes =
             format!("{{hosts: [a.example.com], http: [{{match: [{matches}], route: [{{destination: {{host: a.example.com}}}}]}}]}}");
         let found = findings(&(entry + &rule + &virtual_service("a", &routes)));
@@ -183,8 +184,8 @@ spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}]}
             [
                 "error: DestinationRule/shop/a spec.subsets: are 401 of a.example.com, which has 50 ports: there is room for 400. The first are \
                  used, and requests for the others get 503",
-                "error: VirtualService/shop/a spec.hosts[0]: a.example.com has 50 ports, and 1001 routes for each are too many: it gets none, \
-                 and requests get 503"
+                "error: VirtualService/shop/a spec.http: are too many routes for all the ports that these hosts have, each of which has them \
+                 all: proxies that see these services get none, and requests get 503"
             ]
         );
     }

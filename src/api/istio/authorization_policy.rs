@@ -213,6 +213,11 @@ fn nested(text: &str) -> Option<Vec<SmolStr>> {
 }
 
 impl<T> Values<T> {
+    /// Returns how many there are.
+    pub fn len(&self) -> usize {
+        self.any_of.len() + self.none_of.len()
+    }
+
     /// Returns whether nothing is said.
     pub fn is_empty(&self) -> bool {
         self.any_of.is_empty() && self.none_of.is_empty()

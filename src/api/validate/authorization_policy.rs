@@ -12,6 +12,9 @@ use crate::api::{
 const MOST_SERVICE_ACCOUNTS: usize = 16;
 const LONGEST_SERVICE_ACCOUNT: usize = 320;
 
+/// Envoy is sent all conditions of a rule with each source, and with each operation.
+const MOST_CONDITIONS: usize = 100_000;
+
 impl Check<'_> {
     pub(super) fn authorization_policy(self, policy: &AuthorizationPolicy, at: &Path<'_>) {
         self.target(&policy.target, at);
@@ -54,6 +57,12 @@ impl Check<'_> {
         let when = at.field("when");
         for (index, condition) in rule.when.iter().enumerate() {
             self.condition(action, condition, &when.index(index));
+        }
+        let values: usize = rule.when.iter().map(|condition| condition.values.len()).sum();
+        let made = values.saturating_mul(rule.from.len().max(rule.to.len()));
+        if made > MOST_CONDITIONS {
+            let what = "from or to, times the values of when,";
+            self.error(at, format!("{what} make {made}, more than the {MOST_CONDITIONS} that are possible: split it up"));
         }
         if action == AuthorizationAction::Deny && is_http_only(rule) {
             self.warning(

@@ -220,6 +220,7 @@ impl Check<'_> {
         }
         self.one_line(&tls.sni, &at.field("sni"));
         self.subject_alt_names(&tls.subject_alt_names, &at.field("subjectAltNames"));
+        self.few_subject_alt_names(&tls.subject_alt_names, &at.field("subjectAltNames"));
         let files =
             [("clientCertificate", &tls.client_certificate), ("privateKey", &tls.private_key), ("caCertificates", &tls.ca_certificates)];
         match tls.mode {

@@ -41,6 +41,7 @@ impl Check<'_> {
             self.endpoint(endpoint, entry, &ports, &endpoints.index(index));
         }
         self.subject_alt_names(&entry.subject_alt_names, &at.field("subjectAltNames"));
+        self.few_subject_alt_names(&entry.subject_alt_names, &at.field("subjectAltNames"));
         self.export_to(&entry.export_to, true, &at.field("exportTo"));
     }
 

@@ -16,6 +16,9 @@ const LOCAL: [&str; 5] = ["", "127.0.0.1", "0.0.0.0", "[::1]", "[::]"];
 /// Each egress listener has a view of the whole mesh of its own.
 const MOST_LISTENERS: usize = 1000;
 
+/// At a socket each has the routes to all that it sees, whatever the port.
+const MOST_SOCKETS: usize = 50;
+
 impl Check<'_> {
     pub(super) fn sidecar(self, sidecar: &Sidecar, at: &Path<'_>) {
         if let Some(selector) = &sidecar.workload_selector {
@@ -29,6 +32,10 @@ impl Check<'_> {
             if listeners > MOST_LISTENERS {
                 self.error(&at.field(name), format!("has {listeners} listeners, more than the {MOST_LISTENERS} that are possible"));
             }
+        }
+        let sockets = sidecar.egress.iter().filter(|listener| listener.bind.starts_with("unix:")).count();
+        if sockets > MOST_SOCKETS {
+            self.error(&at.field("egress"), format!("has {sockets} listeners at sockets, more than the {MOST_SOCKETS} that are possible"));
         }
         let ingress = at.field("ingress");
         let has_port_again = repeated(sidecar.ingress.iter().map(|listener| listener.port.number));

@@ -2,7 +2,7 @@ use crate::api::{Diagnostic, parse, yaml};
 
 /// Returns what is said about a specification of a kind, without the name of the object.
 fn said(kind: &str, spec: &str) -> Vec<String> {
-    let group = if kind == "PeerAuthentication" { "security" } else { "networking" };
+    let group = if ["PeerAuthentication", "AuthorizationPolicy"].contains(&kind) { "security" } else { "networking" };
     let spec = spec.trim_end().replace('\n', "\n  ");
     let text = format!("apiVersion: {group}.istio.io/v1\nkind: {kind}\nmetadata: {{name: x, namespace: ns}}\nspec:\n  {spec}\n");
     let document = yaml::document(yaml::Document { lines_before: 0, text: &text }).unwrap();
@@ -596,10 +596,28 @@ fn what_envoy_refuses_is_refused() {
 fn what_would_be_multiplied_is_bounded() {
     let list = |count: usize, item: fn(usize) -> String| (0..count).map(item).collect::<Vec<_>>().join(", ");
     let hosts = list(500, |at| format!("h{at}"));
-    let matches = list(401, |_| "{port: 80}".to_owned());
-    let spec = format!("hosts: [{hosts}]\nhttp: [{{match: [{matches}], {TO}}}]");
-    let many = "error: spec.hosts: hosts times matches make 200500 routes, more than the 200000 that are possible: split it up";
+    let to = list(401, |at| format!("{{destination: {{host: d{at}}}, weight: 1}}"));
+    let matches = list(500, |_| "{port: 80}".to_owned());
+    let spec = format!("hosts: [h]\ntcp: [{{match: [{matches}], route: [{to}]}}]");
+    let many = "error: spec.tcp[0]: matches times destinations make 200500, more than the 200000 that are possible: split it up";
     assert!(said("VirtualService", &spec).contains(&many.to_owned()));
+    let subnets = list(401, |at| format!("10.0.{}.{}", at / 250, at % 250));
+    let spec = format!(
+        "hosts: [{hosts}]\ntls: [{{match: [{{sniHosts: [{hosts}], destinationSubnets: [{subnets}]}}], route: [{{destination: {{host: h}}}}]}}]"
+    );
+    let many = "error: spec.tls[0]: sniHosts times destinationSubnets make 200500, more than the 200000 that are possible: split it up";
+    assert!(said("VirtualService", &spec).contains(&many.to_owned()));
+    let sources = list(400, |at| format!("{{source: {{namespaces: [n{at}]}}}}"));
+    let spec = format!("rules: [{{from: [{sources}], when: [{{key: source.namespace, values: [{}]}}]}}]", list(251, |at| format!("n{at}")));
+    let many =
+        "error: spec.rules[0]: from or to, times the values of when, make 100400, more than the 100000 that are possible: split it up";
+    assert!(said("AuthorizationPolicy", &spec).contains(&many.to_owned()));
+    let names = list(257, |at| format!("spiffe://cluster.local/ns/some-namespace/sa/some-account-{at:07}"));
+    let many = "have 16448 bytes, more than the 16384 that are possible: each cluster has them all";
+    let spec = format!("host: a\ntrafficPolicy: {{tls: {{mode: SIMPLE, subjectAltNames: [{names}]}}}}");
+    assert!(said("DestinationRule", &spec).contains(&format!("error: spec.trafficPolicy.tls.subjectAltNames: {many}")));
+    let spec = format!("hosts: [a]\nresolution: NONE\nports: [{{number: 80, name: a, protocol: HTTP}}]\nsubjectAltNames: [{names}]");
+    assert!(said("ServiceEntry", &spec).contains(&format!("error: spec.subjectAltNames: {many}")));
     let ports = list(401, |at| format!("{{number: {}, name: n{at}, protocol: HTTP}}", at + 1));
     let spec = format!("hosts: [{hosts}]\nresolution: NONE\nports: [{ports}]");
     let many =
@@ -624,5 +642,8 @@ fn what_would_be_multiplied_is_bounded() {
     }
     let egress = list(1001, |at| format!("{{port: {{number: {}, protocol: HTTP, name: a}}, hosts: ['*/*']}}", at + 1));
     let many = "error: spec.egress: has 1001 listeners, more than the 1000 that are possible";
+    assert_eq!(said("Sidecar", &format!("egress: [{egress}]")), [many]);
+    let egress = list(51, |at| format!("{{port: {{number: 0, protocol: HTTP, name: a}}, bind: 'unix:///run/{at}', hosts: ['*/*']}}"));
+    let many = "error: spec.egress: has 51 listeners at sockets, more than the 50 that are possible";
     assert_eq!(said("Sidecar", &format!("egress: [{egress}]")), [many]);
 }

@@ -45,6 +45,9 @@ pub(super) fn protocol_class(protocol: &str) -> ProtocolClass {
     }
 }
 
+/// The most bytes of the names that an upstream's certificate may have.
+const MOST_OF_SUBJECT_ALT_NAMES: usize = 16 << 10;
+
 impl Check<'_> {
     pub(super) fn protocol(self, protocol: &str, at: &Path<'_>) {
         if protocol_class(protocol) == ProtocolClass::Unknown {
@@ -154,6 +157,17 @@ impl Check<'_> {
                 self.error(&at.index(index), "must not be empty");
             }
             self.one_line(name, &at.index(index));
+        }
+    }
+
+    /// Checks how long these are together: each cluster that they are for has them all.
+    pub(super) fn few_subject_alt_names(self, names: &[SmolStr], at: &Path<'_>) {
+        let bytes: usize = names.iter().map(SmolStr::len).sum();
+        if bytes > MOST_OF_SUBJECT_ALT_NAMES {
+            self.error(
+                at,
+                format!("have {bytes} bytes, more than the {MOST_OF_SUBJECT_ALT_NAMES} that are possible: each cluster has them all"),
+            );
         }
     }
 

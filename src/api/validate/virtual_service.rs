@@ -16,8 +16,8 @@ use crate::{
     patience::Patient,
 };
 
-/// Every proxy that sees an object has its routes once for each host.
-pub(in crate::api) const MOST_ROUTES: usize = 200_000;
+/// What one list of an object has for each entry of another.
+const MOST_PAIRS: usize = 200_000;
 
 impl Check<'_> {
     pub(super) fn virtual_service(self, service: &VirtualService, at: &Path<'_>) {
@@ -35,7 +35,6 @@ impl Check<'_> {
         self.gateway_names(&service.gateways, &at.field("gateways"));
         // Istio applies the rules for gateways to objects that are for both.
         self.hosts(&service.hosts, mesh && service.gateways.iter().all(|gateway| gateway == "mesh"), &at.field("hosts"));
-        self.number_of_routes(service, &at.field("hosts"));
         self.number_of_hosts(service, &at.field("hosts"));
         let http = at.field("http");
         for (index, route) in service.http.iter().enumerate().patiently() {
@@ -52,6 +51,7 @@ impl Check<'_> {
             }
             self.l4_matches(&route.matches, Some(&hosts), &at.field("match"));
             self.l4_destinations(&route.route, &at.field("route"));
+            self.l4_size(&route.matches, &route.route, &at);
         }
         self.repeated_tls(&service.tls, &tls);
         let tcp = at.field("tcp");
@@ -59,6 +59,7 @@ impl Check<'_> {
             let at = tcp.index(index);
             self.l4_matches(&route.matches, None, &at.field("match"));
             self.l4_destinations(&route.route, &at.field("route"));
+            self.l4_size(&route.matches, &route.route, &at);
         }
         self.repeated_tcp(&service.tcp, &tcp);
         self.export_to(&service.export_to, false, &at.field("exportTo"));
@@ -80,21 +81,12 @@ impl Check<'_> {
         }
     }
 
-    /// Checks how many routes come of it: each host has all of them.
-    fn number_of_routes(self, service: &VirtualService, at: &Path<'_>) {
-        let routes: usize = service.http.iter().map(|route| route.matches.len().max(1)).sum();
-        let made = service.hosts.len().saturating_mul(routes);
-        if made > MOST_ROUTES {
-            self.error(at, format!("hosts times matches make {made} routes, more than the {MOST_ROUTES} that are possible: split it up"));
-        }
-    }
-
     /// Checks how often its hosts are held against those of Gateways and against other objects.
     fn number_of_hosts(self, service: &VirtualService, at: &Path<'_>) {
         for (list, length) in [("gateways", service.gateways.len()), ("exportTo", service.export_to.len())] {
             let made = service.hosts.len().saturating_mul(length);
-            if made > MOST_ROUTES {
-                self.error(at, format!("hosts times {list} make {made}, more than the {MOST_ROUTES} that are possible: split it up"));
+            if made > MOST_PAIRS {
+                self.error(at, format!("hosts times {list} make {made}, more than the {MOST_PAIRS} that are possible: split it up"));
             }
         }
     }
@@ -145,6 +137,18 @@ impl Check<'_> {
             self.error(at, "must not be empty");
         }
         self.weights(route, at);
+    }
+
+    /// Checks how much comes of it: a chain for each match has all destinations, and Envoy holds each name with each network.
+    fn l4_size(self, matches: &[L4Match], route: &[RouteDestination], at: &Path<'_>) {
+        let conditions = matches.iter().map(|found| found.sni_hosts.len().max(1).saturating_mul(found.destination_subnets.len().max(1)));
+        for (what, made) in
+            [("sniHosts times destinationSubnets", conditions.sum()), ("matches times destinations", matches.len() * route.len())]
+        {
+            if made > MOST_PAIRS {
+                self.error(at, format!("{what} make {made}, more than the {MOST_PAIRS} that are possible: split it up"));
+            }
+        }
     }
 
     // `hosts`: those of the object, for TLS.

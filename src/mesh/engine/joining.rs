@@ -4,7 +4,7 @@
 //! counts. Endpoints are joined in any case (see [`super::endpoints`]).
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry},
     sync::Arc,
 };
 
@@ -48,7 +48,7 @@ pub(super) fn join<'a>(definitions: impl Iterator<Item = &'a Service>) -> Option
             Entry::Occupied(at) => views[*at.get()].join(definition),
         }
     }
-    let mut views: Vec<Service> = views.into_iter().map(|view| view.service).collect();
+    let mut views: Vec<Service> = views.into_iter().map(View::into_service).collect();
     views.sort_by(|a, b| a.rank().cmp(&b.rank()));
     let eclipsed = eclipsed(&views, &definitions);
     let mut views = views.into_iter();
@@ -69,23 +69,29 @@ fn obstacle(first: &Service, other: &Service) -> Option<Obstacle> {
     differing.into_iter().find_map(|(differs, obstacle)| differs.then_some(obstacle))
 }
 
-/// Addresses as ports share them.
-type Shared = Arc<[SmolStr]>;
-
 /// What the definitions with one `exportTo` are together.
 struct View {
     service: Service,
-    /// The numbers of its ports.
-    known: BTreeSet<u16>,
-    /// The addresses of the first.
-    own: Shared,
+    /// Where each port is reached, among `reached`.
+    places: BTreeMap<u16, usize>,
+    /// The first is that of the first definition, which stays as it is.
+    reached: Vec<Reached>,
+}
+
+/// The addresses of some ports.
+#[derive(Clone)]
+struct Reached {
+    addresses: Vec<SmolStr>,
+    known: HashSet<SmolStr>,
+    /// How many ports have them.
+    ports: usize,
 }
 
 impl View {
     fn of(first: &Service) -> Self {
-        let known = first.ports.iter().map(|port| port.number).collect();
-        let own = first.addresses.iter().visiting(Visited::Written).cloned().collect();
-        Self { service: first.clone(), known, own }
+        let places: BTreeMap<u16, usize> = first.ports.iter().map(|port| (port.number, 0)).collect();
+        let own = Reached { ports: places.len(), ..Reached::at(&first.addresses) };
+        Self { service: first.clone(), places, reached: vec![own] }
     }
 
     /// Adds a definition, unless something is in the way. As in istiod, a port is reached at the addresses of those that define it.
@@ -93,45 +99,80 @@ impl View {
         if obstacle(&self.service, other).is_some() {
             return;
         }
-        let Self { service, known, own } = self;
-        let others: Shared = if other.addresses == service.addresses { Arc::clone(own) } else { other.addresses.iter().cloned().collect() };
-        // Many ports have the same addresses: they are united once.
-        let mut united_from: Vec<(Shared, Shared)> = Vec::new();
+        let mut shared: BTreeMap<usize, BTreeSet<u16>> = BTreeMap::new();
         let mut new = Vec::new();
         for port in &other.ports {
-            let addresses = if known.contains(&port.number) {
-                let first = service.port_addresses.get(&port.number).unwrap_or(own);
-                match united_from.iter().find(|(from, _)| Arc::ptr_eq(from, first)) {
-                    Some((_, united)) => Arc::clone(united),
-                    None => {
-                        let united = united(first, &others);
-                        united_from.push((Arc::clone(first), Arc::clone(&united)));
-                        united
-                    }
-                }
-            } else {
-                service.ports.push(port.clone());
-                new.push(port.number);
-                Arc::clone(&others)
-            };
-            if !Arc::ptr_eq(&addresses, own) {
-                service.port_addresses.insert(port.number, addresses);
+            match self.places.get(&port.number) {
+                Some(place) => _ = shared.entry(*place).or_default().insert(port.number),
+                None => new.push(port),
             }
         }
-        known.extend(new);
-        service.joined.push(other.origin.clone());
+        for (place, ports) in shared {
+            self.extend(place, &ports, &other.addresses);
+        }
+        if !new.is_empty() {
+            let place = if other.addresses == self.service.addresses { 0 } else { self.place(Reached::at(&other.addresses)) };
+            for port in new {
+                self.service.ports.push(port.clone());
+                // A definition may give a number twice.
+                if self.places.insert(port.number, place).is_none() {
+                    self.reached[place].ports += 1;
+                }
+            }
+        }
+        self.service.joined.push(other.origin.clone());
+    }
+
+    /// Has some of the ports of a place reached at these addresses, too. Where all of them are, nothing is copied: many definitions
+    /// may add an address each.
+    fn extend(&mut self, place: usize, ports: &BTreeSet<u16>, addresses: &[SmolStr]) {
+        if self.reached[place].has(addresses) {
+            return;
+        }
+        if place > 0 && self.reached[place].ports == ports.len() {
+            return self.reached[place].unite(addresses);
+        }
+        self.reached[place].ports -= ports.len();
+        let mut united = Reached { ports: ports.len(), ..self.reached[place].clone() };
+        united.unite(addresses);
+        let united = self.place(united);
+        self.places.extend(ports.iter().map(|port| (*port, united)));
+    }
+
+    fn place(&mut self, reached: Reached) -> usize {
+        self.reached.push(reached);
+        self.reached.len() - 1
+    }
+
+    fn into_service(mut self) -> Service {
+        let shared: Vec<Arc<[SmolStr]>> = self.reached.into_iter().map(|reached| reached.addresses.into()).collect();
+        let elsewhere = self.places.into_iter().filter(|(_, place)| *place > 0);
+        self.service.port_addresses = elsewhere.map(|(port, place)| (port, Arc::clone(&shared[place]))).collect();
+        self.service
     }
 }
 
-/// Returns the addresses of two definitions; one without any is reached at all.
-fn united(first: &Shared, other: &Shared) -> Shared {
-    if first == other {
-        return Arc::clone(first);
+impl Reached {
+    fn at(addresses: &[SmolStr]) -> Self {
+        Self { addresses: addresses.to_vec(), known: addresses.iter().visiting(Visited::Written).cloned().collect(), ports: 0 }
     }
-    let all = [SmolStr::new_static(UNSPECIFIED)];
-    let (first, other) = (if first.is_empty() { &all } else { &**first }, if other.is_empty() { &all } else { &**other });
-    let known: BTreeSet<&SmolStr> = first.iter().visiting(Visited::Written).collect();
-    first.iter().chain(other.iter().filter(|address| !known.contains(address))).cloned().collect()
+
+    fn has(&self, addresses: &[SmolStr]) -> bool {
+        let unsaid = addresses.is_empty() && (self.addresses.is_empty() || self.known.contains(UNSPECIFIED));
+        unsaid || !addresses.is_empty() && addresses.iter().visiting(Visited::Written).all(|address| self.known.contains(address))
+    }
+
+    /// Adds addresses; a definition without any is reached at all.
+    fn unite(&mut self, addresses: &[SmolStr]) {
+        let all = [SmolStr::new_static(UNSPECIFIED)];
+        if self.addresses.is_empty() {
+            self.addresses = all.to_vec();
+            self.known = all.iter().cloned().collect();
+        }
+        let other = if addresses.is_empty() { &all } else { addresses };
+        let known = &mut self.known;
+        self.addresses.extend(other.iter().visiting(Visited::Written).filter(|address| known.insert((*address).clone())).cloned());
+    }
 }
 
 /// Returns what of the definitions has no effect: for those who see one, the first view that they see holds.
@@ -182,7 +223,7 @@ struct Shown<'a> {
 
 impl<'a> Shown<'a> {
     fn of(service: &'a Service) -> Self {
-        let mut of_ports: Vec<&Shared> = service.port_addresses.values().collect();
+        let mut of_ports: Vec<&Arc<[SmolStr]>> = service.port_addresses.values().collect();
         of_ports.sort_by_key(|addresses| Arc::as_ptr(addresses).cast::<()>());
         of_ports.dedup_by(|one, other| Arc::ptr_eq(one, other));
         let reached = service.addresses.iter().chain(of_ports.into_iter().flat_map(|addresses| addresses.iter()));

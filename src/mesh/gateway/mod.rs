@@ -2,6 +2,7 @@
 //!
 //! Istio's Gateways are converted to these values once, by [`istio`]; listeners of another API become the same values.
 
+mod bound;
 mod host;
 pub(in crate::mesh) mod istio;
 mod listener;
@@ -9,6 +10,7 @@ mod merge;
 mod tls;
 
 pub use self::{
+    bound::BoundRoutes,
     host::{ListenerHost, RoutesFrom},
     listener::{Gateway, Handling, Listener},
     merge::{BindLimits, MergedListeners, MergedPort, PlacedListener, Refusal, RefusedListener, Sharing, merge},

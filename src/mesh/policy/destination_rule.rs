@@ -17,6 +17,12 @@ use crate::{
 /// The most clusters of subsets that one service has. Subsets and ports are of two objects, whose owners may not know of each other.
 const MOST_CLUSTERS: usize = 20_000;
 
+/// The most subsets that a service has of rules for a wildcard, which are for any number of services.
+const MOST_SUBSETS_OF_WILDCARD: usize = 20;
+
+/// The most rules of a namespace for one host. Each cluster of the host is of all of them.
+pub(in crate::mesh) const MOST_RULES: usize = 50;
+
 /// Returns the rule for a service as proxies of `namespace` see it: the client's namespace (of the root namespace only what
 /// is private to it), then the service's, then the root namespace. In each the most specific host counts, even if its
 /// rules are for other clients. `selecting` are the rules with a `workloadSelector` that selects the proxies.
@@ -27,6 +33,11 @@ pub fn effective(world: &World, namespace: &str, selecting: &[ObjectKey], servic
 /// Returns how many subsets a service of so many ports may have.
 pub(in crate::mesh) fn most_subsets(ports: usize) -> usize {
     MOST_CLUSTERS / ports.max(1)
+}
+
+/// Returns how many subsets rules for this host may have together, whatever the service.
+pub(in crate::mesh) fn most_subsets_for(host: &Hostname) -> usize {
+    if host.is_wildcard() { MOST_SUBSETS_OF_WILDCARD } else { usize::MAX }
 }
 
 /// Returns the rule with no more subsets than a service of so many ports may have: the first ones.
@@ -66,7 +77,7 @@ fn applicable(world: &World, namespace: &str, selecting: &[ObjectKey], service: 
 pub(in crate::mesh) fn host_rules(mut rules: Vec<Arc<Configured<DestinationRule>>>) -> HostRules {
     rules.sort_by(|a, b| a.precedence.cmp(&b.precedence));
     let same_for_all = rules.iter().all(|rule| rule.spec.export_to == Visibility::Public && rule.spec.workload_selector.is_none());
-    let common = same_for_all.then(|| Arc::new(merge(rules.iter())));
+    let common = same_for_all.then(|| Arc::new(merge(rules.iter().take(MOST_RULES))));
     HostRules { rules, common }
 }
 
@@ -92,7 +103,8 @@ impl Client<'_> {
         let visible = || rules.rules.iter().filter(|rule| rule.spec.export_to.allows(self.namespace) && listed(&rule.spec));
         let selecting = visible().find(|rule| self.selecting.contains(&rule.origin.object));
         let selector = selecting.map(|rule| &rule.spec.workload_selector).unwrap_or(&None);
-        let chosen: Vec<&Arc<Configured<DestinationRule>>> = visible().filter(|rule| rule.spec.workload_selector == *selector).collect();
+        let chosen = visible().filter(|rule| rule.spec.workload_selector == *selector).take(MOST_RULES);
+        let chosen: Vec<&Arc<Configured<DestinationRule>>> = chosen.collect();
         (!chosen.is_empty()).then(|| Arc::new(merge(chosen.into_iter())))
     }
 }
@@ -106,7 +118,9 @@ fn is_private(rule: &DestinationRule, namespace: &str) -> bool {
 fn merge<'a>(rules: impl Iterator<Item = &'a Arc<Configured<DestinationRule>>> + Clone) -> EffectiveDestinationRule {
     let policy = rules.clone().find_map(|rule| rule.spec.policy.clone()).unwrap_or_default();
     let mut names = BTreeSet::new();
+    let most = rules.clone().next().map_or(0, |rule| most_subsets_for(&rule.spec.host));
     let subsets = rules.clone().flat_map(|rule| &rule.spec.subsets).filter(|subset| names.insert(&subset.name));
+    let subsets = subsets.take(most);
     let subsets = subsets.map(|subset| effective_subset(subset, &policy)).collect();
     EffectiveDestinationRule { policy, subsets, origins: rules.map(|rule| rule.origin.clone()).collect() }
 }

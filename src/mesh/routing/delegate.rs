@@ -7,8 +7,7 @@ use smol_str::{SmolStr, format_smolstr};
 use super::model::{ClaimMatch, HeaderMatch, HttpAction, HttpMatch, HttpRule, QueryParameterMatch, StringMatch};
 use crate::visits::{Visit, Visited};
 
-/// How many matches may come of delegates: a match of the root and one of the delegate may become one of their own, and each host of
-/// the root has all of them.
+/// How many matches may come of delegates: a match of the root and one of the delegate may become one of their own.
 pub(super) const MOST_MATCHES: usize = 200_000;
 
 /// Returns the merged rule, which has the delegate's source and place; `None` when the delegate's matches contradict the root's.

@@ -13,6 +13,7 @@ use super::{
         Redirect, RedirectCode, RedirectPort, RetryConditions, RetryPolicy, Rewrite, RouteSet, RulePrecedence, RuleSource, Share,
         StringMatch, WeightedDestination,
     },
+    weight,
 };
 use crate::{
     api::{
@@ -53,6 +54,7 @@ pub(in crate::mesh) fn route_set(object: &Object, spec: &VirtualService, default
         hosts: spec.hosts.iter().map(|host| reader.host(host)).collect(),
         gateways: if spec.gateways.is_empty() { vec![GatewayRef::Mesh] } else { reader.gateways(&spec.gateways) },
         export_to: exported_to(spec, namespace, defaults),
+        weights: http.iter().map(weight::of_route).collect(),
         http,
         left_out,
         tls: reader.l4_rules("tls", &precedence, spec.tls.iter().map(|route| (&route.matches, &route.route))),
@@ -107,9 +109,9 @@ fn http_rules(
         for (index, route) in leaf.http.iter().enumerate().filter(|(_, route)| route.delegate.is_none()).patiently() {
             let narrower = leaf_reader.http_rule(index, route, at(rules.http.len()));
             let source = narrower.source.clone();
-            made = made.saturating_add(rule.matches.len().max(1) * narrower.matches.len().max(1) * spec.hosts.len());
+            made = made.saturating_add(rule.matches.len().max(1) * narrower.matches.len().max(1));
             if made > delegate::MOST_MATCHES {
-                let reason = format!("hosts times matches of delegates make more than {} routes", delegate::MOST_MATCHES);
+                let reason = format!("the matches of delegates make more than {} routes", delegate::MOST_MATCHES);
                 rules.left_out.push(LeftOutRule { source: rule.source, field: ".delegate", reason });
                 break;
             }
@@ -581,7 +583,7 @@ spec:
         let leaf = format!("{}spec: {{http: [{{match: [{}], route: [{{destination: {{host: a}}}}]}}]}}", head("leaf"), matches(401));
         let routes = converted(&root, &[&leaf]);
         assert_eq!((routes.http.len(), routes.left_out.len()), (0, 1));
-        assert_eq!(routes.left_out[0].reason, "hosts times matches of delegates make more than 200000 routes");
+        assert_eq!(routes.left_out[0].reason, "the matches of delegates make more than 200000 routes");
     }
 
     #[test]

@@ -8,3 +8,4 @@ mod delegate;
 pub(in crate::mesh) mod istio;
 pub mod model;
 pub mod selection;
+pub(crate) mod weight;

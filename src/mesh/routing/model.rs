@@ -37,6 +37,8 @@ pub struct RouteSet {
     pub export_to: Visibility,
     /// For HTTP requests, in order.
     pub http: Vec<HttpRule>,
+    /// About how long the route is that each match of an HTTP rule becomes.
+    pub weights: Vec<usize>,
     /// Rules for HTTP requests that could not be made.
     pub left_out: Vec<LeftOutRule>,
     /// For TLS connections that are not terminated, in order.

@@ -19,7 +19,6 @@ use crate::mesh::{
     traffic::EffectiveDestinationRule,
 };
 
-pub(in crate::mesh) use self::http::is_too_much;
 pub use self::{
     http::{HttpSelection, ResolvedDestination},
     l4::{AppliedRule, l4_port, l4_sets},

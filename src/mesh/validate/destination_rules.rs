@@ -39,19 +39,24 @@ fn subsets(world: &World, rules: &HostRules) -> Vec<Diagnostic> {
     [repeated_subsets(rules), too_many_subsets(world, rules)].concat()
 }
 
-/// Finds the rules whose subsets, together with those that go first, are more than the ports of the service leave room for.
+/// Finds the rules that are more than are merged for a host, and those whose subsets, together with those that go first, are more
+/// than the ports of the service leave room for.
 fn too_many_subsets(world: &World, rules: &HostRules) -> Vec<Diagnostic> {
     let Some(host) = rules.rules.first().map(|rule| &rule.spec.host) else { return Vec::new() };
-    let Some(ports) = world.services_named(host).map(|service| service.ports.len()).max() else { return Vec::new() };
-    let most = destination_rule::most_subsets(ports);
+    let ports = world.services_named(host).map(|service| service.ports.len()).max().unwrap_or(1);
+    let most = destination_rule::most_subsets(ports).min(destination_rule::most_subsets_for(host));
     let mut found = Vec::new();
+    for rule in rules.rules.iter().skip(destination_rule::MOST_RULES).filter(|rule| rule.spec.workload_selector.is_none()) {
+        let message = format!("{} older rules of this namespace are for {host}: no more are used", destination_rule::MOST_RULES);
+        found.push(Diagnostic::error("spec.host", message).of(&rule.origin.object));
+    }
     let mut all = 0;
     for rule in &rules.rules {
         all += rule.spec.subsets.len();
         if all > most {
-            let message = format!(
-                "are {all} of {host}, which has {ports} ports: there is room for {most}. The first are used, and requests for the others get 503"
-            );
+            let service = if host.is_wildcard() { String::new() } else { format!(", which has {ports} ports") };
+            let message =
+                format!("are {all} of {host}{service}: there is room for {most}. The first are used, and requests for the others get 503");
             found.push(Diagnostic::error("spec.subsets", message).of(&rule.origin.object));
         }
     }

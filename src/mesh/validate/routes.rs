@@ -7,13 +7,13 @@ use std::{
 
 use super::lookups::{Known, Lookups};
 use crate::{
-    api::{ConfigId, Diagnostic},
+    api::{ConfigId, Diagnostic, host_index::HostIndex},
     mesh::{
         first_seen::FirstSeen,
         model::Hostname,
         routing::{
             model::{Destination, GatewayRef, HttpAction, RouteSet, RuleSource, WeightedDestination},
-            selection,
+            weight::is_too_much,
         },
         traffic::EffectiveDestinationRule,
         unsupported::CLAIMS_AT_SIDECARS,
@@ -22,6 +22,9 @@ use crate::{
     patience::Patient,
     visits::{self, Visit, Visited},
 };
+
+/// Routes of so few bytes may be in any number of tables: whose they are is not asked of all services.
+const SMALL: usize = 4 << 10;
 
 /// How many subsets are named of a rule that lacks one.
 const MOST_NAMED: usize = 20;
@@ -167,16 +170,18 @@ impl<'w> Check<'_, 'w> {
         self.warn_at(source, field, format!("has no effect: {named} before it matches every request"));
     }
 
-    /// Finds the hosts for which these are too many routes.
+    /// Finds out whether these are too many routes for the ports that their hosts have.
     fn too_many(&mut self) {
-        let routes: usize = self.routes.http.iter().map(|rule| rule.matches.len().max(1)).sum();
-        for (index, host) in self.routes.hosts.iter().enumerate().patiently() {
-            let ports = self.world.services_named(host).map(|service| service.ports.len()).max().unwrap_or_default();
-            if selection::is_too_much(routes, ports) {
-                let message =
-                    format!("{host} has {ports} ports, and {routes} routes for each are too many: it gets none, and requests get 503");
-                self.found.push(Diagnostic::error(format!("spec.hosts[{index}]"), message).of(&self.routes.origin.object));
-            }
+        let weight: usize = self.routes.http.iter().zip(&self.routes.weights).map(|(rule, each)| rule.matches.len().max(1) * each).sum();
+        let (wildcards, names): (Vec<&Hostname>, Vec<&Hostname>) = self.routes.hosts.iter().partition(|host| host.is_wildcard());
+        let wildcards: HostIndex = wildcards.iter().map(|host| host.as_str()).collect();
+        let named = names.into_iter().patiently().filter_map(|host| self.world.services_named(host).next());
+        let all = (!wildcards.is_empty() && weight > SMALL).then(|| self.world.all_services().visiting(Visited::Service));
+        let covered = all.into_iter().flatten().filter(|service| wildcards.covering(service.hostname.as_str()).is_some());
+        if self.routes.applies_at(&GatewayRef::Mesh) && is_too_much(weight, named.chain(covered).map(|service| &**service)) {
+            let message = "are too many routes for all the ports that these hosts have, each of which has them all: proxies that see these \
+                           services get none, and requests get 503";
+            self.found.push(Diagnostic::error("spec.http", message).of(&self.routes.origin.object));
         }
     }
 

@@ -106,33 +106,38 @@ impl ChainMatch {
     }
 }
 
+/// A server name and a network.
+type Condition = (Option<SmolStr>, Option<(IpAddr, u8)>);
+
 /// Finds chains that may conflict with one, so that not each is held against each.
 #[derive(Default)]
 pub(crate) struct ChainIndex {
     len: usize,
-    named: BTreeMap<SmolStr, Vec<usize>>,
-    /// Chains without names, by their networks; `None`: those without networks, too.
-    unnamed: BTreeMap<Option<(IpAddr, u8)>, Vec<usize>>,
+    /// Chains by each name and network; `None`: those that say nothing of it.
+    by_condition: BTreeMap<Condition, Vec<usize>>,
 }
 
 impl ChainIndex {
     /// Adds the next chain: chains are numbered in the order in which they are added.
     pub(crate) fn add(&mut self, matcher: &ChainMatch) {
-        let at = self.len;
-        self.len += 1;
-        matcher.names().for_each(|name| self.named.entry(name.clone()).or_default().push(at));
-        if matcher.names().next().is_none() {
-            networks(matcher).for_each(|network| self.unnamed.entry(network).or_default().push(at));
+        for condition in conditions(matcher) {
+            self.by_condition.entry(condition).or_default().push(self.len);
         }
+        self.len += 1;
     }
 
-    /// Returns the numbers of chains that share a name with this one, or, if it has none, a network. Whoever conflicts with
-    /// it is among them. A number may come twice.
+    /// Returns the numbers of chains that share a name and a network with this one: whoever conflicts with it is among them. A
+    /// number may come twice.
     pub(crate) fn candidates(&self, matcher: &ChainMatch) -> impl Iterator<Item = usize> {
-        let named = matcher.names().filter_map(|name| self.named.get(name));
-        let unnamed = matcher.names().next().is_none().then(|| networks(matcher)).into_iter().flatten();
-        named.chain(unnamed.filter_map(|network| self.unnamed.get(&network))).flatten().copied()
+        conditions(matcher).filter_map(|condition| self.by_condition.get(&condition)).flatten().copied()
     }
+}
+
+/// Returns each combination of name and network.
+fn conditions(matcher: &ChainMatch) -> impl Iterator<Item = Condition> {
+    let unnamed = matcher.names().next().is_none().then_some(None);
+    let names = matcher.names().cloned().map(Some).chain(unnamed);
+    names.flat_map(|name| networks(matcher).map(move |network| (name.clone(), network)))
 }
 
 fn networks(matcher: &ChainMatch) -> impl Iterator<Item = Option<(IpAddr, u8)>> {

@@ -41,6 +41,8 @@ pub enum Reason {
     LeadsNowhere(u16, Onward),
     /// A port whose protocol is not declared took the place of its HTTP port.
     Replaced(u16, ObjectKey),
+    /// Routes are too many for all the servers that have them, one of them on this port.
+    TooManyRoutes(u16),
     /// The workload's port is taken to speak what another Service declares, which came first.
     Declared(u16, Protocol, ObjectKey),
 }
@@ -107,6 +109,12 @@ impl fmt::Display for Reason {
                 let spoken =
                     if *protocol == Protocol::Auto { "what is sniffed".to_owned() } else { format!("{protocol:?}").to_uppercase() };
                 write!(f, "workloads take {spoken} on their port {port}, as {by} declares, which came first: declare the same protocol")
+            }
+            Self::TooManyRoutes(port) => {
+                write!(
+                    f,
+                    "are too many routes for all the servers that they are bound to, each of which has them all: requests for them on port {port} get 503"
+                )
             }
             Self::Replaced(port, by) => {
                 write!(f, "requests on port {port} go to {by}, which does not declare its protocol and so takes the whole listener")

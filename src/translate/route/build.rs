@@ -1,5 +1,7 @@
 //! Virtual hosts and their routes from inputs.
 
+use std::sync::Arc;
+
 use envoy_types::pb::envoy::config::route::v3::{
     Decorator, Route, RouteAction, VirtualHost, route::Action, route_action::ClusterSpecifier, virtual_host::TlsRequirementType,
 };
@@ -65,7 +67,7 @@ pub(super) fn closed(host: &VirtualHost) -> VirtualHost {
 }
 
 // Where several VirtualServices share a host, routes that take everything go last.
-fn http_routes(selections: &[HttpSelection], tls: bool, mesh: &MeshSettings) -> Vec<Route> {
+fn http_routes(selections: &[Arc<HttpSelection>], tls: bool, mesh: &MeshSettings) -> Vec<Route> {
     let shared = selections.len() > 1;
     let mut routes: Vec<(bool, &RulePrecedence, Route)> = Vec::new();
     for selection in selections {

@@ -1,6 +1,6 @@
 //! Route configurations (contract §3.6, §3.7, §6.2).
 //!
-//! The virtual host is the unit: [`table`] and [`gateway_table`] say which virtual hosts a route configuration holds,
+//! The virtual host is the unit: [`table`] and [`gateway_tables`] say which virtual hosts a route configuration holds,
 //! each by an input of its own, and [`virtual_host`] builds one from its input and nothing else. The configuration is
 //! [`route_configuration_header`] followed by the encoded virtual hosts.
 
@@ -10,6 +10,7 @@ mod domains;
 mod filters;
 mod gateway;
 mod matching;
+mod sharing;
 mod sidecar;
 
 use std::{fmt, sync::Arc};
@@ -18,7 +19,7 @@ use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost}
 use smol_str::SmolStr;
 
 pub use self::{
-    gateway::{GatewayTable, gateway_table},
+    gateway::{GatewayTables, gateway_tables},
     sidecar::{existing_tables, table, tables, tables_with},
 };
 use super::{
@@ -72,7 +73,7 @@ enum Content {
     /// Routes that users wrote.
     Routes {
         mesh: ByPtr<MeshSettings>,
-        selections: Vec<HttpSelection>,
+        selections: Vec<Arc<HttpSelection>>,
         /// Whether requests come in by TLS that the gateway terminates.
         tls: bool,
         /// Whether plaintext requests are redirected.

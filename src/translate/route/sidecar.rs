@@ -10,6 +10,7 @@ use smol_str::{SmolStr, format_smolstr};
 use super::{
     Content, DefaultRoute, HTTP_PROXY, LostDomain, RouteTable, VirtualHostInput,
     domains::{self, Taken},
+    sharing::{is_too_much_at, united},
 };
 use crate::{
     mesh::{
@@ -191,6 +192,9 @@ struct TableContext<'a> {
 /// What a port has: services, and routes for some of them.
 struct PortView<'a> {
     port: u16,
+    egress: &'a EgressScope,
+    /// How many ports all services have together.
+    ports: usize,
     /// Services that have the port, whatever it speaks.
     services: BTreeMap<&'a Hostname, &'a Arc<Service>>,
     selected: Vec<SelectedRoutes<'a>>,
@@ -239,11 +243,13 @@ impl<'a> TableContext<'a> {
     }
 
     fn view(&self, egress: &'a EgressScope, port: u16, has: impl Fn(&Service) -> bool) -> PortView<'a> {
-        let services: BTreeMap<_, _> = egress.services.iter().visiting(Visited::Service).filter(|(_, service)| has(service)).collect();
+        let mut ports = 0;
+        let all = egress.services.iter().visiting(Visited::Service).inspect(|(_, service)| ports += service.ports.len());
+        let services: BTreeMap<_, _> = all.filter(|(_, service)| has(service)).collect();
         let client = Client { namespace: &self.class.namespace, labels: &self.class.labels };
         let context = RouteContext { port, gateway: &GatewayRef::Mesh, client: Some(client) };
         let selected = sidecar_routes(&egress.routes, &services, &context, self.scope.backends());
-        PortView { port, services, selected }
+        PortView { port, egress, ports, services, selected }
     }
 
     fn hosts(&self, view: &PortView<'a>, lost: &mut Vec<LostDomain>) -> Vec<VirtualHostInput> {
@@ -251,9 +257,9 @@ impl<'a> TableContext<'a> {
         let mut taken = Taken::new();
         let names: HashSet<&str> = view.services.keys().map(|host| host.as_str()).collect();
         let known = |name: &str| names.contains(name);
-        let of_routes = |selection: &HttpSelection| Content::Routes {
+        let of_routes = |selection: &Arc<HttpSelection>| Content::Routes {
             mesh: self.mesh.into(),
-            selections: vec![selection.clone()],
+            selections: vec![Arc::clone(selection)],
             tls: false,
             require_tls: false,
         };
@@ -264,17 +270,24 @@ impl<'a> TableContext<'a> {
             }
         };
         let mut done: BTreeSet<&Hostname> = BTreeSet::new();
-        for entry in &view.selected {
-            for host in entry.hosts.iter().filter(|host| done.insert(host)) {
-                push(host, taken.claim_one(&entry.selection.routes.origin, host.text().clone()), of_routes(&entry.selection));
-            }
-            for service in entry.services.iter().filter(|service| done.insert(&service.hostname)) {
+        for SelectedRoutes { selection, services, hosts: names } in &view.selected {
+            let origin = &selection.routes.origin;
+            let content = match is_too_much_at(view.egress, view.ports, selection) {
+                true => Content::Closed(origin.clone()),
+                false => of_routes(selection),
+            };
+            let mut claim_name = |host: &&'a Hostname| (*host, taken.claim_one(origin, host.text().clone()));
+            let (elsewhere, names): (Vec<_>, Vec<_>) =
+                names.iter().filter(|host| done.insert(host)).partition(|host| view.egress.services.contains_key(**host));
+            let [elsewhere, names] = [elsewhere, names].map(|names| names.into_iter().map(&mut claim_name).collect());
+            let services = services.iter().filter(|service| done.insert(&service.hostname)).map(|service| {
                 let domains = domains::of_service(service, port, &self.class.dns_domain);
-                let content = match entry.selection.is_too_much_for(service.ports.len()) {
-                    true => Content::Closed(entry.selection.routes.origin.clone()),
-                    false => of_routes(&entry.selection),
-                };
-                push(&service.hostname, taken.claim(&service.origin, domains, &known), content);
+                (&service.hostname, taken.claim(&service.origin, domains, &known))
+            });
+            for claims in [names, elsewhere, services.collect()] {
+                for (host, domains) in united(claims, selection.weight()) {
+                    push(host, domains, content.clone());
+                }
             }
         }
         for (host, service) in &view.services {

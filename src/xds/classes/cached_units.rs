@@ -2,7 +2,7 @@
 //! and its contribution is replaced without regard to the others.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
@@ -60,9 +60,9 @@ impl<O: Ord + Clone> CachedUnits<O> {
     /// the one before where it is.
     pub(super) fn replace(&mut self, owner: &O, made: Vec<Encoded>) {
         let before = self.owners.remove(owner).unwrap_or_default();
-        self.set_unfit(owner, &made, &before);
-        let stays = |name: &SmolStr| made.iter().any(|encoded| encoded.name == *name);
-        let (kept, gone): (Vec<SmolStr>, Vec<SmolStr>) = before.into_iter().partition(stays);
+        let stays: HashSet<&SmolStr> = made.iter().map(|encoded| &encoded.name).collect();
+        let (kept, gone): (HashSet<SmolStr>, HashSet<SmolStr>) = before.into_iter().partition(|name| stays.contains(name));
+        self.set_unfit(owner, &made, &kept);
         for name in &gone {
             Arc::make_mut(&mut self.layer).remove(name);
             self.changes.made.remove(name);
@@ -100,7 +100,7 @@ impl<O: Ord + Clone> CachedUnits<O> {
         gone.filter_map(|unsent| if let Part::Cluster(name) = &unsent.unfit.part { Some(name) } else { None }).collect()
     }
 
-    fn set_unfit(&mut self, owner: &O, made: &[Encoded], before: &[SmolStr]) {
+    fn set_unfit(&mut self, owner: &O, made: &[Encoded], before: &HashSet<SmolStr>) {
         let unsent = made.iter().flat_map(|encoded| {
             let kept = encoded.resource.is_none() && before.contains(&encoded.name);
             encoded.unfit.iter().map(move |unfit| Unsent { unfit: Arc::clone(unfit), kept })

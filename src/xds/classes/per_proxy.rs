@@ -180,17 +180,9 @@ fn gateway_proxy(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass
         ports: proxy.ports,
     });
     let mut refused = plan.refused;
-    let tables = plan.tables.iter().map(|table| {
-        let named: BTreeSet<_> = table.servers.iter().map(|server| &server.origin.object).collect();
-        let at = named.into_iter().map(GatewayRef::of);
-        let mut routes: Vec<_> = at.flat_map(|at| routes_for_gateway(world, &proxy.namespace, &at)).collect();
-        routes.sort_by(|a, b| a.precedence.cmp(&b.precedence));
-        routes.dedup_by(|a, b| Arc::ptr_eq(a, b));
-        let built = route::gateway_table(scope, class, &world.mesh, table, &routes);
-        refused.extend(built.unrouted);
-        built.table
-    });
-    let tables = tables.collect();
+    let routes_for = |at: &GatewayRef| routes_for_gateway(world, &proxy.namespace, at);
+    let route::GatewayTables { tables, refused: of_tables } = route::gateway_tables(scope, class, &world.mesh, &plan.tables, routes_for);
+    refused.extend(of_tables);
     let place = Place::of(proxy, PlaceDetail::Node);
     let (clusters, assignments) =
         if passes_mtls_on(&gateways) { auto_passthrough(world, scope, class, &place) } else { Default::default() };

@@ -50,14 +50,6 @@ pub struct ResolvedDestination {
     rule: Option<ByPtr<EffectiveDestinationRule>>,
 }
 
-/// Routes and ports are of two objects, whose owners may not know of each other.
-const MOST_ROUTES_OF_SERVICE: usize = 50_000;
-
-/// Returns whether so many routes are too many for a service of so many ports.
-pub(in crate::mesh) fn is_too_much(routes: usize, ports: usize) -> bool {
-    routes.saturating_mul(ports) > MOST_ROUTES_OF_SERVICE
-}
-
 impl HttpSelection {
     /// Selects the rules that apply; `None` when none does.
     pub fn of(routes: &Arc<RouteSet>, context: &RouteContext<'_>, backends: Backends<'_>) -> Option<Self> {
@@ -81,9 +73,9 @@ impl HttpSelection {
         })
     }
 
-    /// Returns whether these are more routes than a service of so many ports can have: each port has a table with all of them.
-    pub fn is_too_much_for(&self, ports: usize) -> bool {
-        is_too_much(self.chosen.len(), ports)
+    /// Returns about how many bytes these rules are in one table.
+    pub fn weight(&self) -> usize {
+        self.chosen.iter().filter_map(|chosen| self.routes.weights.get(chosen.rule)).sum()
     }
 
     /// Returns what a destination of these rules means.

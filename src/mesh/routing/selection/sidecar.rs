@@ -23,7 +23,7 @@ pub const DEFAULT_HTTP_PORT: u16 = 80;
 #[derive(Clone, Debug)]
 pub struct SelectedRoutes<'a> {
     /// The rules.
-    pub selection: HttpSelection,
+    pub selection: Arc<HttpSelection>,
     /// Services whose requests they have.
     pub services: Vec<&'a Arc<Service>>,
     /// Hosts of the set that stand for no service.
@@ -97,7 +97,7 @@ fn winners<'a>(
     let mut positions: HashMap<*const RouteSet, Option<usize>> = HashMap::new();
     let mut position = |set: &Arc<RouteSet>| {
         *positions.entry(Arc::as_ptr(set)).or_insert_with(|| {
-            let selection = HttpSelection::of(set, context, backends)?;
+            let selection = HttpSelection::of(set, context, backends)?.into();
             selected.push(SelectedRoutes { selection, services: Vec::new(), hosts: Vec::new() });
             Some(selected.len() - 1)
         })

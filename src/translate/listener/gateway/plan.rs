@@ -1,6 +1,10 @@
 //! Plans a gateway's listeners and route configurations from the listeners that its Gateways have on each port.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use smol_str::{SmolStr, format_smolstr};
 
@@ -11,8 +15,8 @@ use super::{
 };
 use crate::{
     mesh::{
-        gateway::{self, BindLimits, Handling, MergedPort, PlacedListener, Sharing, TlsTermination},
-        model::{Protocol, Service},
+        gateway::{self, BindLimits, BoundRoutes, Handling, MergedPort, PlacedListener, Sharing, TlsTermination},
+        model::{ObjectKey, Protocol, Service},
         routing::{
             model::{GatewayRef, RouteSet},
             selection::RouteContext,
@@ -29,6 +33,7 @@ use crate::{
         },
         naming::dns_srv,
     },
+    visits::{Visit, Visited},
 };
 
 /// The label of a Service behind which gateways listen at the ports that servers name, and not at its target ports.
@@ -42,16 +47,33 @@ pub(super) fn plan(view: GatewayView<'_>) -> GatewayPlan {
     let everywhere: Vec<IpAddr> = everywhere.into_iter().flatten().filter_map(|address| address.parse().ok()).collect();
     let limits = BindLimits { everywhere: &everywhere, ports: view.ports };
     let merged = gateway::merge(view.gateways, &targets.collect::<Vec<_>>(), limits);
-    let mut planner = Planner { view, class, tables: Vec::new(), refused: merged.refused.into_iter().map(Refused::from).collect() };
+    let bound = bound(&merged.ports, view);
+    let refused = merged.refused.into_iter().map(Refused::from).collect();
+    let mut planner = Planner { view, class, bound, tables: Vec::new(), refused };
     let mut listeners: Vec<_> = merged.ports.iter().filter_map(|port| planner.listener(port)).collect();
     listeners.sort_by_key(GatewayListenerInput::name);
     planner.tables.sort_by(|one, other| one.name.cmp(&other.name));
     GatewayPlan { listeners, tables: planner.tables, refused: planner.refused }
 }
 
+/// Passthrough routes whose chains a listener has, by Gateway and port of its servers, and whether there are any.
+type Passed<'p> = BTreeMap<(&'p ObjectKey, u16, *const RouteSet), bool>;
+
+/// Returns the routes of each Gateway of which listeners need them.
+fn bound<'a>(ports: &[MergedPort<'a>], view: GatewayView<'_>) -> BTreeMap<&'a ObjectKey, BoundRoutes> {
+    let mut bound = BTreeMap::new();
+    let is_l4 = |placed: &&PlacedListener<'_>| matches!(placed.listener.handling(), Handling::Passthrough | Handling::Tcp(_));
+    for placed in ports.iter().flat_map(|port| &port.listeners).filter(is_l4) {
+        let routes = || routes_for_gateway(view.world, &view.scope.namespace, &gateway_ref(placed));
+        bound.entry(&placed.gateway.origin.object).or_insert_with(|| BoundRoutes::new(routes()));
+    }
+    bound
+}
+
 struct Planner<'a> {
     view: GatewayView<'a>,
     class: ListenerClass,
+    bound: BTreeMap<&'a ObjectKey, BoundRoutes>,
     tables: Vec<GatewayRouteTable>,
     refused: BTreeSet<Refused>,
 }
@@ -63,7 +85,8 @@ impl<'a> Planner<'a> {
             Sharing::Http => vec![self.http(port)],
             Sharing::Tls | Sharing::Alone => {
                 let mut chains = Chains::of_port(port.number);
-                port.listeners.iter().for_each(|placed| self.add(placed, &mut chains));
+                let mut passed = BTreeMap::new();
+                port.listeners.iter().for_each(|placed| self.add(placed, &mut chains, &mut passed));
                 let (chains, refused) = chains.into_parts();
                 self.refused.extend(refused);
                 chains
@@ -90,7 +113,7 @@ impl<'a> Planner<'a> {
         Chain { matcher: ChainMatch::default(), target: Target::Http { routes: name, grpc_web }, tls: None }
     }
 
-    fn add(&mut self, placed: &PlacedListener<'_>, chains: &mut Chains) {
+    fn add<'p>(&mut self, placed: &PlacedListener<'p>, chains: &mut Chains, passed: &mut Passed<'p>) {
         let server = Claimant { origin: placed.gateway.origin.clone(), field: placed.listener.field.clone() };
         match placed.listener.handling() {
             Handling::Https(termination) => {
@@ -107,7 +130,7 @@ impl<'a> Planner<'a> {
                 }
             }
             Handling::Passthrough => {
-                let routed = self.passthrough(placed, chains);
+                let routed = self.passthrough(placed, chains, passed);
                 self.tell_if(!routed, placed, Onward::Tls);
             }
             Handling::Tcp(termination) => match self.tcp(placed, termination, chains) {
@@ -134,8 +157,7 @@ impl<'a> Planner<'a> {
         let matcher = if tls.is_some() { server_names(placed) } else { ChainMatch::default() };
         let gateway = gateway_ref(placed);
         let context = RouteContext { port: placed.listener.port, gateway: &gateway, client: None };
-        let routes = self.routes(placed);
-        let mut applied = routes.iter().flat_map(|set| set.tcp_at(&context)).map(|(applied, _)| applied);
+        let mut applied = self.routes(placed).flat_map(|set| set.tcp_at(&context)).map(|(applied, _)| applied);
         let first = applied.next()?;
         for later in applied.filter(|later| later.loses_to(&first)) {
             chains.refuse(&Claimant::from(later.source()), &Claimant::from(first.source()));
@@ -152,19 +174,26 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Adds the chains of the routes; returns whether there are any.
-    fn passthrough(&self, placed: &PlacedListener<'_>, chains: &mut Chains) -> bool {
+    /// Adds the chains of the routes; returns whether there are any. Several servers of a port may share routes.
+    fn passthrough<'p>(&self, placed: &PlacedListener<'p>, chains: &mut Chains, passed: &mut Passed<'p>) -> bool {
         let mut routed = false;
         let gateway = gateway_ref(placed);
         let context = RouteContext { port: placed.listener.port, gateway: &gateway, client: None };
-        for set in &self.routes(placed) {
-            for (applied, matched) in set.tls_at(&context) {
-                let Some(target) = self.destinations(placed).route(set, &applied.rule.destinations) else { continue };
-                let server_names = matched.sni_hosts.iter().map(|host| host.text().clone()).collect();
-                let matcher = ChainMatch { server_names, prefix_ranges: matched.destination_subnets.clone(), ..Default::default() };
-                chains.add_route(Chain { matcher, target: Target::Tcp(target), tls: None }, &Claimant::from(applied.source()));
-                routed = true;
-            }
+        for set in self.routes(placed) {
+            let key = (&placed.gateway.origin.object, placed.listener.port, Arc::as_ptr(set));
+            routed |= *passed.entry(key).or_insert_with(|| self.pass(set, placed, &context, chains));
+        }
+        routed
+    }
+
+    fn pass(&self, set: &RouteSet, placed: &PlacedListener<'_>, context: &RouteContext<'_>, chains: &mut Chains) -> bool {
+        let mut routed = false;
+        for (applied, matched) in set.tls_at(context).visiting(Visited::Written) {
+            let Some(target) = self.destinations(placed).route(set, &applied.rule.destinations) else { continue };
+            let server_names = matched.sni_hosts.iter().map(|host| host.text().clone()).collect();
+            let matcher = ChainMatch { server_names, prefix_ranges: matched.destination_subnets.clone(), ..Default::default() };
+            chains.add_route(Chain { matcher, target: Target::Tcp(target), tls: None }, &Claimant::from(applied.source()));
+            routed = true;
         }
         routed
     }
@@ -201,10 +230,8 @@ impl<'a> Planner<'a> {
     }
 
     // Route sets that are bound to the listener's Gateway and may attach to one of its hosts, in Istio's order.
-    fn routes(&self, placed: &PlacedListener<'_>) -> Vec<Arc<RouteSet>> {
-        let mut found = routes_for_gateway(self.view.world, &self.view.scope.namespace, &gateway_ref(placed));
-        found.retain(|set| placed.listener.hosts.iter().any(|of| set.hosts.iter().any(|host| of.shared(&set.namespace, host).is_some())));
-        found
+    fn routes(&self, placed: &PlacedListener<'_>) -> impl Iterator<Item = &Arc<RouteSet>> {
+        self.bound.get(&placed.gateway.origin.object).into_iter().flat_map(|bound| bound.attached(&placed.listener.hosts))
     }
 
     fn destinations(&self, placed: &PlacedListener<'_>) -> Destinations<'a> {

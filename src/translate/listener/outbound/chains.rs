@@ -1,20 +1,24 @@
 //! The chains that a service port asks for.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+};
 
 use smol_str::SmolStr;
 
 use super::{
     Chain, Target, dns_cache,
-    merge::{Claim, Entries},
+    merge::{Claim, Entries, Offer},
     plan::{Bind, Planner, ServicePort},
+    routed::{OfRoutes, RoutedChains},
     table_names,
 };
 use crate::{
     mesh::{
         model::{Hostname, Protocol, UNSPECIFIED},
         routing::{
-            model::GatewayRef,
+            model::{GatewayRef, RouteSet},
             selection::{AppliedRule, Client, RouteContext, l4_sets},
         },
     },
@@ -26,6 +30,7 @@ use crate::{
         },
         naming::other_forms,
     },
+    visits::{Visit, Visited},
 };
 
 impl Planner<'_> {
@@ -44,8 +49,16 @@ impl Planner<'_> {
         })
     }
 
-    /// Returns the chains for everything else, and adds what routes ask for in vain to what the listeners refuse.
-    pub(super) fn tcp_chains(&self, port: &ServicePort<'_>, bind: &Bind, wildcard: bool, entries: &mut Entries) -> Vec<Claim> {
+    /// Adds the chains for everything else to an offer, and what routes ask for in vain to what the listeners refuse.
+    pub(super) fn add_tcp_chains(
+        &self,
+        port: &ServicePort<'_>,
+        bind: &Bind,
+        wildcard: bool,
+        routed: &mut RoutedChains,
+        entries: &mut Entries,
+        offer: &mut Offer,
+    ) {
         let destinations = Destinations {
             services: &self.view.scope.services,
             destination_rules: &self.view.scope.destination_rules,
@@ -54,10 +67,17 @@ impl Planner<'_> {
             port: port.number,
             protocol: port.protocol,
         };
-        if port.protocol.is_tls() {
-            self.tls_chains(port, bind, wildcard, &destinations, entries)
-        } else {
-            self.plain_chains(port, bind, &destinations, entries)
+        let sets = l4_sets(&port.egress.routes, &port.service.hostname);
+        let is_tls = port.protocol.is_tls();
+        let of_routes = routed.get(&sets, &bind.networks, port.protocol, || match is_tls {
+            true => self.tls_chains(port, bind, &sets, &destinations, entries),
+            false => self.plain_chains(port, bind, &sets, &destinations, entries),
+        });
+        offer.routed = Arc::clone(&of_routes.chains);
+        if !of_routes.take_all {
+            let names = if is_tls { self.service_names(port, bind, wildcard) } else { Vec::new() };
+            let own = entries.matchable(vec![self.service_chain(port, bind, &destinations, names)]);
+            offer.own = own.into_iter().next();
         }
     }
 
@@ -70,15 +90,15 @@ impl Planner<'_> {
         &self,
         port: &ServicePort<'_>,
         bind: &Bind,
-        wildcard: bool,
+        sets: &[&Arc<RouteSet>],
         destinations: &Destinations<'_>,
         entries: &mut Entries,
-    ) -> Vec<Claim> {
+    ) -> OfRoutes {
         let mut chains = Vec::new();
         let mut taken: HashMap<(&[Hostname], &[SmolStr]), Taken<'_>> = HashMap::new();
         let context = self.context(port.number);
-        for routes in l4_sets(&port.egress.routes, &port.service.hostname) {
-            for (applied, matched) in routes.tls_at(&context) {
+        for routes in sets {
+            for (applied, matched) in routes.tls_at(&context).visiting(Visited::Written) {
                 match taken.entry((&matched.sni_hosts, &matched.destination_subnets)) {
                     Entry::Vacant(entry) => _ = entry.insert(Taken::by(applied)),
                     Entry::Occupied(mut entry) => {
@@ -97,10 +117,8 @@ impl Planner<'_> {
                 chains.push(Claim::of_rule(chain, &applied.source()));
             }
         }
-        if chains.is_empty() {
-            chains.push(self.service_chain(port, bind, destinations, self.service_names(port, bind, wildcard)));
-        }
-        chains
+        let take_all = !chains.is_empty();
+        OfRoutes { chains: entries.matchable(chains).into(), take_all }
     }
 
     // A listener of the service's own address needs no SNI to know the service.
@@ -122,12 +140,18 @@ impl Planner<'_> {
         names
     }
 
-    fn plain_chains(&self, port: &ServicePort<'_>, bind: &Bind, destinations: &Destinations<'_>, entries: &mut Entries) -> Vec<Claim> {
+    fn plain_chains(
+        &self,
+        port: &ServicePort<'_>,
+        bind: &Bind,
+        sets: &[&Arc<RouteSet>],
+        destinations: &Destinations<'_>,
+        entries: &mut Entries,
+    ) -> OfRoutes {
         let mut chains = Vec::new();
         let context = self.context(port.number);
         let mut all: Option<Taken<'_>> = None;
-        let sets = l4_sets(&port.egress.routes, &port.service.hostname);
-        for (applied, networks) in sets.iter().flat_map(|routes| routes.tcp_at(&context)) {
+        for (applied, networks) in sets.iter().flat_map(|routes| routes.tcp_at(&context)).visiting(Visited::Written) {
             if let Some(all) = &mut all {
                 all.turn_away(applied, port.number, entries);
                 continue;
@@ -138,11 +162,9 @@ impl Planner<'_> {
             let matcher = ChainMatch { prefix_ranges: networks.unwrap_or_else(|| bind.networks.clone()), ..Default::default() };
             chains.push(Claim::of_rule(Chain { matcher, target: Target::Tcp(target), config }, &applied.rule.source));
         }
-        let own = self.service_chain(port, bind, destinations, Vec::new());
-        if all.is_none() && !chains.iter().any(|claim| claim.chain.matcher.conflicts_with(&own.chain.matcher)) {
-            chains.push(own);
-        }
-        chains
+        let own = ChainMatch { prefix_ranges: bind.networks.clone(), ..Default::default() };
+        let take_all = all.is_some() || chains.iter().any(|claim: &Claim| claim.chain.matcher.conflicts_with(&own));
+        OfRoutes { chains: chains.into(), take_all }
     }
 
     fn service_chain(&self, port: &ServicePort<'_>, bind: &Bind, destinations: &Destinations<'_>, server_names: Vec<SmolStr>) -> Claim {

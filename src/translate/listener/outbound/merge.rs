@@ -2,8 +2,9 @@
 //! share, add their chains, or lose (contract §3.3 "Same bind/port collisions"). Who loses is told.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use smol_str::{SmolStr, ToSmolStr};
@@ -18,6 +19,7 @@ use crate::{
         chain::ChainIndex,
         refused::{Reason, Refused},
     },
+    visits::{Visit, Visited},
 };
 
 /// The chains that one service port adds to a listener.
@@ -26,7 +28,10 @@ pub(super) struct Offer {
     pub(super) protocol: Protocol,
     /// Whether the proxy sniffs if connections carry HTTP.
     pub(super) sniffed: bool,
-    pub(super) tcp: Vec<Claim>,
+    /// The chains of routes, which several services may ask for.
+    pub(super) routed: Arc<[Claim]>,
+    /// What routes leave to the service.
+    pub(super) own: Option<Claim>,
     pub(super) http: Option<Claim>,
     pub(super) bound: bool,
     pub(super) origin: Origin,
@@ -53,6 +58,8 @@ struct Entry {
     addresses: Vec<SmolStr>,
     claims: Vec<Claim>,
     index: ChainIndex,
+    /// The chains of routes that are there, or that were turned away: whoever brings them again changes nothing.
+    known: HashSet<(*const Claim, bool)>,
     traffic: Traffic,
     protocol: Protocol,
     bound: bool,
@@ -142,28 +149,35 @@ impl Entry {
             origin: offer.origin.clone(),
             claims: Vec::new(),
             index: ChainIndex::default(),
+            known: HashSet::new(),
         };
-        entry.merge(port, offer.claims(), refused);
+        entry.merge(port, offer, refused);
         entry
     }
 
     fn take(&mut self, port: u16, offer: Offer, refused: &mut BTreeSet<Refused>) {
         match (self.traffic, offer.traffic()) {
             _ if self.locked => {}
-            _ if !self.mixes_with(&offer) => self.turn_away(port, offer.claims(), refused),
+            _ if !self.mixes_with(&offer) => {
+                self.turn_away_routed(port, &offer.routed, refused);
+                self.turn_away(port, offer.own.into_iter().chain(offer.http), refused);
+            }
             (Traffic::Http, Traffic::Sniffed) if !offer.protocol.is_http() => {
                 let newer = Reason::Replaced(port, offer.origin.object.clone());
                 refused.extend(self.claims.iter().map(|claim| Refused::new(&claim.origin, claim.field.clone(), newer.clone())));
                 *self = Self::new(port, std::mem::take(&mut self.addresses), offer, refused);
             }
             // HTTP shares its routes.
-            (Traffic::Http | Traffic::Sniffed, Traffic::Http | Traffic::Sniffed) => self.turn_away(port, offer.tcp, refused),
+            (Traffic::Http | Traffic::Sniffed, Traffic::Http | Traffic::Sniffed) => {
+                self.turn_away_routed(port, &offer.routed, refused);
+                self.turn_away(port, offer.own.into_iter(), refused);
+            }
             (traffic, _) => {
                 if traffic != Traffic::Tcp || offer.http.is_some() {
                     self.traffic = Traffic::Sniffed;
                     self.protocol = Protocol::Auto;
                 }
-                self.merge(port, offer.claims(), refused);
+                self.merge(port, offer, refused);
             }
         }
     }
@@ -174,24 +188,35 @@ impl Entry {
         self.protocol == offer.protocol || !(server_first(self.protocol) || server_first(offer.protocol))
     }
 
+    fn turn_away_routed(&mut self, port: u16, routed: &Arc<[Claim]>, refused: &mut BTreeSet<Refused>) {
+        if !routed.is_empty() && self.known.insert((routed.as_ptr(), false)) {
+            self.turn_away(port, routed.iter().cloned(), refused);
+        }
+    }
+
     // Several services of one route ask for its chain: what is there is not lost.
-    fn turn_away(&self, port: u16, claims: Vec<Claim>, refused: &mut BTreeSet<Refused>) {
-        let lost = claims.into_iter().filter(|claim| self.claims.iter().all(|known| known.chain != claim.chain));
-        refused.extend(lost.map(|claim| claim.lost(port, &self.origin)));
+    fn turn_away(&self, port: u16, claims: impl Iterator<Item = Claim>, refused: &mut BTreeSet<Refused>) {
+        let is_there = |claim: &Claim| self.index.candidates(&claim.chain.matcher).any(|at| self.claims[at].chain == claim.chain);
+        refused.extend(claims.filter(|claim| !is_there(claim)).map(|claim| claim.lost(port, &self.origin)));
+    }
+
+    fn merge(&mut self, port: u16, offer: Offer, refused: &mut BTreeSet<Refused>) {
+        if !offer.routed.is_empty() && self.known.insert((offer.routed.as_ptr(), true)) {
+            offer.routed.iter().for_each(|claim| self.merge_one(port, claim.clone(), refused));
+        }
+        offer.own.into_iter().chain(offer.http).for_each(|claim| self.merge_one(port, claim, refused));
     }
 
     // Envoy refuses a listener of which two chains match the same.
-    fn merge(&mut self, port: u16, claims: Vec<Claim>, refused: &mut BTreeSet<Refused>) {
-        for claim in claims {
-            let conflicts = |at: &usize| self.claims[*at].chain.matcher.conflicts_with(&claim.chain.matcher);
-            match self.index.candidates(&claim.chain.matcher).filter(conflicts).min().map(|at| &self.claims[at]) {
-                None => {
-                    self.index.add(&claim.chain.matcher);
-                    self.claims.push(claim);
-                }
-                Some(known) if known.chain == claim.chain => {}
-                Some(known) => drop(refused.insert(claim.lost(port, &known.origin))),
+    fn merge_one(&mut self, port: u16, claim: Claim, refused: &mut BTreeSet<Refused>) {
+        let candidates = self.index.candidates(&claim.chain.matcher).visiting(Visited::Written);
+        match candidates.filter(|at| self.claims[*at].chain.matcher.conflicts_with(&claim.chain.matcher)).min().map(|at| &self.claims[at]) {
+            None => {
+                self.index.add(&claim.chain.matcher);
+                self.claims.push(claim);
             }
+            Some(known) if known.chain == claim.chain => {}
+            Some(known) => drop(refused.insert(claim.lost(port, &known.origin))),
         }
     }
 }
@@ -203,10 +228,6 @@ impl Offer {
             (Some(_), true) => Traffic::Sniffed,
             (Some(_), false) => Traffic::Http,
         }
-    }
-
-    fn claims(self) -> Vec<Claim> {
-        self.tcp.into_iter().chain(self.http).collect()
     }
 }
 

@@ -10,6 +10,7 @@ mod chains;
 mod merge;
 mod plan;
 mod render;
+mod routed;
 mod table_names;
 
 use std::{

@@ -8,6 +8,7 @@ use super::{
     Chain, ListenerInput, OutboundView, Plan, Planned,
     candidates::Candidates,
     merge::{Claim, Entries, Offer},
+    routed::RoutedChains,
 };
 use crate::{
     mesh::{
@@ -68,7 +69,7 @@ impl<'a> Planner<'a> {
 
     /// Plans the listeners of a port.
     pub(super) fn port(&self, number: u16, candidates: &Candidates<'a>) -> Planned {
-        let mut entries = Entries::of_port(number);
+        let (mut entries, mut routed) = (Entries::of_port(number), RoutedChains::default());
         for (index, services) in candidates {
             let Some(egress) = self.view.scope.egress.get(*index) else { continue };
             let wanted = egress.listener.as_ref().filter(|listener| listener.port.is_some());
@@ -83,7 +84,7 @@ impl<'a> Planner<'a> {
                     Some(sidecar) => (&sidecar.origin, format_smolstr!("spec.egress[{index}]")),
                     None => (&service.origin, PORTS),
                 };
-                self.offer(&ServicePort { egress, service, number, protocol, asked }, &mut entries);
+                self.offer(&ServicePort { egress, service, number, protocol, asked }, &mut routed, &mut entries);
             }
         }
         let (listeners, refused) = entries.into_listeners();
@@ -94,7 +95,7 @@ impl<'a> Planner<'a> {
         ListenerInput { class: self.class.clone(), mesh: ByPtr::from(self.view.mesh), allow_any: self.view.scope.allow_any, plan }
     }
 
-    fn offer(&self, port: &ServicePort<'_>, entries: &mut Entries) {
+    fn offer(&self, port: &ServicePort<'_>, routed: &mut RoutedChains, entries: &mut Entries) {
         if port.protocol == Protocol::Udp {
             return;
         }
@@ -106,18 +107,17 @@ impl<'a> Planner<'a> {
             self.leave_held(port, &mut bind, entries);
             let wildcard = bind.addresses.first().is_some_and(|address| address == self.class.wildcard());
             let origin = port.service.origin.clone();
-            let mut offer = Offer { protocol: port.protocol, sniffed: false, tcp: Vec::new(), http: None, bound, origin };
+            let mut offer = Offer { protocol: port.protocol, sniffed: false, routed: [].into(), own: None, http: None, bound, origin };
             if port.protocol == Protocol::Auto {
                 offer.sniffed = true;
-                offer.tcp = self.tcp_chains(port, &bind, wildcard, entries);
+                self.add_tcp_chains(port, &bind, wildcard, routed, entries, &mut offer);
                 offer.http = Some(self.http_chain(port, &bind, wildcard, true));
             } else if port.protocol.is_http() {
                 offer.sniffed = wildcard;
                 offer.http = Some(self.http_chain(port, &bind, wildcard, wildcard));
             } else {
-                let chains = self.tcp_chains(port, &bind, wildcard, entries);
-                offer.tcp = entries.matchable(chains);
-                if offer.tcp.is_empty() {
+                self.add_tcp_chains(port, &bind, wildcard, routed, entries, &mut offer);
+                if offer.routed.is_empty() && offer.own.is_none() {
                     continue;
                 }
             }
