@@ -7,6 +7,7 @@ mod fixture;
 mod issue;
 mod load;
 mod port;
+mod rotate;
 mod serving;
 mod tokens;
 mod webhooks;

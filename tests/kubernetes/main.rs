@@ -15,6 +15,7 @@ mod objects;
 mod outage;
 mod refusals;
 mod replica;
+mod rotation;
 mod scope;
 mod shop;
 mod storage;

@@ -221,7 +221,7 @@ fn rights(user: &str) -> Vec<Value> {
     let own = [
         rule("", &["secrets"], &["cacerts", "istio-ca-secret"], &read),
         rule("", &["secrets"], &[], &["create"]),
-        rule("", &["secrets"], &["istio-ca-secret"], &["update"]),
+        rule("", &["secrets"], &["cacerts", "istio-ca-secret"], &["update"]),
         rule("coordination.k8s.io", &["leases"], &[], &["create"]),
         rule("coordination.k8s.io", &["leases"], &["istio-namespace-controller-election"], &["get", "update"]),
         rule("", &["configmaps"], &[&format!("istio-{user}")], &read),
