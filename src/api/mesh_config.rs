@@ -5,6 +5,7 @@ use std::time::Duration;
 use smol_str::SmolStr;
 
 use super::{
+    extension_provider::ExtensionProvider,
     istio::{OutboundTrafficPolicy, RetryPolicy, TcpKeepalive, TlsProtocol},
     label_selector::LabelSelector,
     proxy_config::ProxyConfig,
@@ -69,6 +70,8 @@ pub struct MeshConfig {
     pub default_http_retry_policy: Option<RetryPolicy>,
     /// `pathNormalization.normalization`
     pub path_normalization: PathNormalization,
+    /// `extensionProviders`
+    pub extension_providers: Vec<ExtensionProvider>,
     /// `defaultConfig`, which is used by injection.
     pub default_config: ProxyConfig,
     /// `enablePrometheusMerge`, which is used by injection.
@@ -134,6 +137,7 @@ impl Default for MeshConfig {
             inbound_cluster_stat_name: SmolStr::default(),
             default_http_retry_policy: None,
             path_normalization: PathNormalization::default(),
+            extension_providers: Vec::new(),
             default_config: ProxyConfig::default(),
             enable_prometheus_merge: true,
             send_unready_endpoints: true,

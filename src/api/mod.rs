@@ -2,6 +2,7 @@
 
 pub mod confidential;
 pub mod diagnostic;
+pub mod extension_provider;
 mod findings;
 pub mod go_duration;
 pub(crate) mod host_index;

@@ -167,6 +167,7 @@ impl Engine {
         self.derive_definitions(world, dirty);
         self.derive_endpoints(world, dirty);
         self.derive_services(world, dirty);
+        self.touch_asking(world, dirty);
         self.derive_routes(world, dirty);
     }
 

@@ -181,7 +181,7 @@ impl<T: Policy> PolicyTable<T> {
 
 impl<T: Policy> Configured<T> {
     /// Returns whether it is for a workload of `namespace` with these labels. `root` is the root namespace.
-    fn is_for(&self, root: &str, namespace: &str, labels: &Labels) -> bool {
+    pub(in crate::mesh) fn is_for(&self, root: &str, namespace: &str, labels: &Labels) -> bool {
         let is_near = !self.is_for_one_namespace(root) || self.origin.object.namespace == namespace;
         is_near && self.spec.attachment().covers(labels)
     }

@@ -1,6 +1,6 @@
 //! What MeshConfig means (contract §7), converted once from the object.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use smol_str::SmolStr;
 
@@ -10,6 +10,7 @@ use super::{
     traffic::{TcpKeepalive, istio::tcp_keepalive},
 };
 use crate::api::{
+    extension_provider::{ExtAuthz, ExtensionProvider},
     istio,
     mesh_config::{self, MeshConfig},
     proxy_config::{GatewayTopology, ProxyConfig},
@@ -68,6 +69,8 @@ pub struct MeshSettings {
     pub default_http_retry_policy: Option<RetryPolicy>,
     /// What is done to request paths before they are matched.
     pub path_normalization: PathNormalization,
+    /// Whom policies may have asked, by the names of `extensionProviders`.
+    pub ext_authz: BTreeMap<SmolStr, Arc<ExtAuthz>>,
     /// Whether proxies know of endpoints that are not ready.
     pub send_unready_endpoints: bool,
     /// What stands in front of gateways whose proxies have no configuration of their own.
@@ -165,6 +168,7 @@ impl MeshSettings {
             inbound_cluster_stat_name: config.inbound_cluster_stat_name.clone(),
             default_http_retry_policy: config.default_http_retry_policy.as_ref().map(RetryPolicy::from),
             path_normalization: config.path_normalization.into(),
+            ext_authz: ext_authz(config),
             send_unready_endpoints: config.send_unready_endpoints,
             gateway_topology: config.default_config.gateway_topology.unwrap_or_default(),
         }
@@ -218,6 +222,11 @@ impl From<mesh_config::PathNormalization> for PathNormalization {
             mesh_config::PathNormalization::DecodeAndMergeSlashes => Self::DecodeAndMergeSlashes,
         }
     }
+}
+
+fn ext_authz(config: &MeshConfig) -> BTreeMap<SmolStr, Arc<ExtAuthz>> {
+    let asked = |provider: &ExtensionProvider| Some((provider.name.clone(), Arc::new(provider.ext_authz.clone()?)));
+    config.extension_providers.iter().filter_map(asked).collect()
 }
 
 // JSON has a fixed set of fields: a format that is written beside it has no effect.

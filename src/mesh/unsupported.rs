@@ -12,8 +12,8 @@ use super::{
 use crate::api::{
     Object, Spec,
     istio::{
-        self, AuthorizationAction, AuthorizationPolicy, ClientTls, ClientTlsMode, DestinationRule, ServerTls, ServerTlsMode, Sidecar,
-        TargetRef, TrafficPolicy, VirtualService,
+        self, AuthorizationPolicy, ClientTls, ClientTlsMode, DestinationRule, ServerTls, ServerTlsMode, Sidecar, TargetRef, TrafficPolicy,
+        VirtualService,
     },
 };
 
@@ -168,12 +168,7 @@ fn of_sidecar(sidecar: &Sidecar) -> Vec<Demand> {
 }
 
 fn of_authorization(policy: &AuthorizationPolicy) -> Vec<Demand> {
-    let mut demands = of_waypoint(&policy.target.refs);
-    if policy.action == AuthorizationAction::Custom {
-        let consequence = "CUSTOM is not supported yet: what a rule of this policy holds for is denied";
-        demands.push(Demand { field: "spec.action".into(), consequence: consequence.into() });
-    }
-    demands
+    of_waypoint(&policy.target.refs)
 }
 
 /// Returns those of the targets that a waypoint would stand for: a sidecar does not, so that nothing holds the policy.
@@ -272,9 +267,9 @@ mod tests {
     }
 
     #[test]
-    fn policies_ask_in_vain_as_a_whole() {
+    fn policies_for_waypoints_are_named() {
         let custom = "{action: CUSTOM, provider: {name: a}, rules: [{}], targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: a}, {kind: Service, name: a}]}";
-        assert_eq!(fields("AuthorizationPolicy", "security", custom), ["spec.targetRefs[1]", "spec.action"]);
+        assert_eq!(fields("AuthorizationPolicy", "security", custom), ["spec.targetRefs[1]"]);
         assert_eq!(fields("AuthorizationPolicy", "security", "{}"), [""; 0]);
         assert_eq!(fields("PeerAuthentication", "security", "{mtls: {mode: STRICT}}"), [""; 0]);
     }

@@ -1,6 +1,7 @@
 //! Reads MeshConfig over its defaults (contract §7).
 
 use super::{
+    extension_provider,
     fields::{Fields, Node, Read},
     gateway::outbound_mode,
     mesh_tls::tls,
@@ -18,7 +19,7 @@ const LONGEST_PATH: usize = 4096;
 const LONGEST_FILE_NAME: usize = 255;
 
 /// Fields of Istio that do not affect what a proxy is sent: those of injection and bootstrap, and unsupported ones.
-const WITHOUT_EFFECT: [&str; 21] = [
+const WITHOUT_EFFECT: [&str; 20] = [
     "hboneIdleTimeout",
     "ingressClass",
     "ingressService",
@@ -36,7 +37,6 @@ const WITHOUT_EFFECT: [&str; 21] = [
     "serviceScopeConfigs",
     "verifyCertificateAtClient",
     "ca",
-    "extensionProviders",
     "defaultProviders",
     "defaultTrafficPolicy",
     "serviceEntryVisibility",
@@ -49,6 +49,7 @@ impl Read for MeshConfig {
         read_names(&fields, &mut mesh);
         read_proxy_defaults(&fields, &mut mesh);
         read_policies(&fields, &mut mesh);
+        mesh.extension_providers = extension_provider::providers(&fields);
         mesh.default_config = fields.get("defaultConfig");
         fields.set("enablePrometheusMerge", &mut mesh.enable_prometheus_merge);
         for name in WITHOUT_EFFECT {

@@ -250,7 +250,7 @@ status: {phase: Running, podIP: 10.1.0.1}
 #[test]
 fn mesh_config_is_read_over_its_defaults() {
     let document = json!({"accessLogFile": "/dev/stdout", "outboundTrafficPolicy": {"mode": "REGISTRY_ONLY"}, "connect_timeout": "3s",
-        "rootNamespace": "", "pathNormalization": {"normalization": "NONE"}, "extensionProviders": [], "meshMTLS": {}, "foo": 1});
+        "rootNamespace": "", "pathNormalization": {"normalization": "NONE"}, "defaultProviders": [], "meshMTLS": {}, "foo": 1});
     let parsed = parse_mesh_config(&document, &"Kubernetes".into());
     let Spec::MeshConfig(mesh) = &parsed.objects[0].spec else { panic!() };
     assert_eq!(
@@ -266,7 +266,7 @@ fn mesh_config_is_read_over_its_defaults() {
     assert_eq!(
         said(&parsed),
         [
-            "warning: MeshConfig/istio extensionProviders: field extensionProviders is not supported yet and has no effect",
+            "warning: MeshConfig/istio defaultProviders: field defaultProviders is not supported yet and has no effect",
             "warning: MeshConfig/istio foo: unknown field: it has no effect",
         ]
     );

@@ -61,6 +61,20 @@ pub fn header_format(value: &str) -> Result<(), String> {
     header_value::check(value)
 }
 
+/// Checks a header that Envoy adds; the error says what is wrong with its name or its value.
+pub(super) fn added_header(name: &str, value: &str) -> Result<(), String> {
+    if !text::is_header_name(name) {
+        return Err(format!("{name:?} is no name of a header"));
+    }
+    if value.chars().any(char::is_control) {
+        return Err("has control characters".to_owned());
+    }
+    if name.len().max(value.len()) > text::LONGEST_HEADER {
+        return Err(format!("is longer than the {} bytes that are possible", text::LONGEST_HEADER));
+    }
+    header_format(value)
+}
+
 /// The check of one object; the rules are spread over the files of this folder, by kind.
 #[derive(Clone, Copy)]
 struct Check<'a> {

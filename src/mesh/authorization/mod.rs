@@ -8,7 +8,10 @@ use smol_str::SmolStr;
 
 pub(in crate::mesh) use self::istio::authorization_policy;
 use crate::api::istio::PolicyTarget;
-pub use crate::api::istio::Values;
+pub use crate::api::{
+    extension_provider::{ExtAuthz, ExtAuthzProtocol, HttpCheck, RequestBody},
+    istio::Values,
+};
 
 /// What an AuthorizationPolicy says.
 #[derive(Clone, Debug, PartialEq)]
@@ -99,6 +102,16 @@ pub struct ServiceAccount {
     pub namespace: SmolStr,
     /// The name.
     pub name: SmolStr,
+}
+
+impl AuthorizationPolicy {
+    /// Returns the name of the provider that it has asked; `None` if its action is another one.
+    pub fn provider(&self) -> Option<&SmolStr> {
+        match &self.action {
+            Action::Custom(provider) => Some(provider),
+            Action::Allow | Action::Deny | Action::Audit => None,
+        }
+    }
 }
 
 impl SourceCondition {

@@ -9,7 +9,7 @@ use smol_str::SmolStr;
 
 use super::{Dirty, Engine};
 use crate::{
-    api::{Content, Id, Kind, Object, istio, key_set::KeySet},
+    api::{Content, Id, Kind, Object, extension_provider::ExtAuthz, istio, key_set::KeySet},
     mesh::{
         authorization::{self, AuthorizationPolicy},
         configured::Configured,
@@ -17,7 +17,7 @@ use crate::{
         model::{Hostname, NamedKey, ServiceKey, Visibility},
         names,
         peer_authentication::{self, PeerAuthentication},
-        policy::{destination_rule, mtls},
+        policy::{authorizer, destination_rule, mtls},
         policy_table::{Policy, PolicyTable, Replaced},
         reach::Reach,
         request_authentication::{self, FetchedKeys, JwtRule, Keys, RequestAuthentication},
@@ -122,6 +122,18 @@ impl Engine {
         let namespaces: BTreeSet<SmolStr> = wanting.map(|of| of.origin.object.namespace.clone()).collect();
         dirty.touched.everything |= namespaces.contains(&world.mesh.root_namespace);
         dirty.touched.namespaces.extend(namespaces);
+    }
+
+    /// Marks the workloads whose policies have a service asked that appeared, vanished or differs.
+    pub(super) fn touch_asking(&self, world: &World, dirty: &mut Dirty) {
+        let differs = |provider: &Arc<ExtAuthz>| dirty.touched.services.contains(&authorizer::named(&provider.service).1);
+        let differing: BTreeSet<&SmolStr> = world.mesh.ext_authz.iter().filter(|(_, of)| differs(of)).map(|(name, _)| name).collect();
+        if differing.is_empty() {
+            return;
+        }
+        let policies = world.authorization_policies.values().visiting(Visited::Object);
+        let asking = policies.filter(|policy| policy.spec.provider().is_some_and(|name| differing.contains(name)));
+        dirty.touched.policies.extend(asking.map(|policy| Reach::of(policy, &world.mesh.root_namespace)));
     }
 
     fn derive_table<T: Tabled>(&self, world: &mut World, changed: &[Id], dirty: &mut Dirty) {

@@ -1,10 +1,15 @@
 //! The policies that decide about requests to a workload.
 
+use std::collections::BTreeMap;
+
+use smol_str::SmolStr;
+
 use crate::mesh::{
     authorization::AuthorizationPolicy,
     by_ptr::ByPtr,
     configured::Configured,
     model::{Labels, Origin},
+    policy::authorizer::{Authorizer, authorizer},
     world::World,
 };
 
@@ -13,13 +18,17 @@ use crate::mesh::{
 pub struct WorkloadPolicies {
     /// Who may do what: those of the namespace, then those of the mesh, each the oldest first.
     pub authorization: Vec<ByPtr<Configured<AuthorizationPolicy>>>,
+    /// Whom those of action CUSTOM have asked, by the name of the provider; `None`: nobody can be asked.
+    pub authorizers: BTreeMap<SmolStr, Option<Authorizer>>,
 }
 
 impl WorkloadPolicies {
     /// Returns the policies for a workload of `namespace` with these labels.
     pub fn of(world: &World, namespace: &str, labels: &Labels) -> Self {
         let authorization = world.authorization_policies.applying(&world.mesh.root_namespace, namespace, labels);
-        Self { authorization: authorization.into_iter().map(ByPtr::from).collect() }
+        let providers = authorization.iter().filter_map(|policy| policy.spec.provider());
+        let authorizers = providers.map(|name| (name.clone(), authorizer(world, name).ok())).collect();
+        Self { authorization: authorization.into_iter().map(ByPtr::from).collect(), authorizers }
     }
 
     /// Iterates over the objects that say so.

@@ -8,7 +8,7 @@ use envoy_types::pb::envoy::{
     },
     extensions::{
         filters::network::http_connection_manager::v3::{
-            HttpConnectionManager, HttpFilter, Rds, RequestIdExtension,
+            HttpConnectionManager, Rds, RequestIdExtension,
             http_connection_manager::{
                 ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier, SetCurrentClientCertDetails, UpgradeConfig,
             },
@@ -18,7 +18,7 @@ use envoy_types::pb::envoy::{
 };
 use smol_str::SmolStr;
 
-use super::{Direction, access_log::access_log, http::HttpFilters, http::http_filters, tracing::tracing};
+use super::{Direction, access_log::access_log, http::HttpFilters, http::http_filters, policies::PolicyFilters, tracing::tracing};
 use crate::{
     mesh::{
         model::ForwardedCertificate,
@@ -52,7 +52,7 @@ pub struct ConnectionManager<'a> {
     /// The DNS cache of a `DYNAMIC_DNS` service.
     pub dns_cache: Option<&'a SmolStr>,
     /// The filters that hold policies.
-    pub policies: &'a [HttpFilter],
+    pub policies: &'a PolicyFilters,
     /// Whether it is the explicit HTTP proxy (`proxyHttpPort`), whose requests name the whole URL.
     pub explicit_proxy: bool,
 }

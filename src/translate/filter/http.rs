@@ -33,6 +33,7 @@ use smol_str::SmolStr;
 use super::{
     Direction,
     jwt_authn::{JWT_AUTHN, jwt_authn},
+    policies::PolicyFilters,
 };
 use crate::{
     mesh::{model::Flavour, policy::request_authentication::TokenRules},
@@ -62,7 +63,7 @@ pub struct HttpFilters<'a> {
     /// The DNS cache of a service whose name comes from the request (`DYNAMIC_DNS`).
     pub dns_cache: Option<&'a SmolStr>,
     /// Those that hold policies.
-    pub policies: &'a [HttpFilter],
+    pub policies: &'a PolicyFilters,
 }
 
 /// Returns all filters, the router last.
@@ -73,9 +74,10 @@ pub fn http_filters(wanted: HttpFilters<'_>) -> Vec<HttpFilter> {
     if istio {
         filters.push(filter("istio.metadata_exchange", peer_metadata(wanted.direction)));
     }
+    filters.extend_from_slice(&wanted.policies.asking);
     let tokens = wanted.tokens.and_then(|tokens| jwt_authn(tokens, wanted.direction == Direction::Gateway));
     filters.extend(tokens.map(|tokens| filter(JWT_AUTHN, wkt::any(&tokens))));
-    filters.extend_from_slice(wanted.policies);
+    filters.extend_from_slice(&wanted.policies.http);
     if wanted.grpc_web {
         filters.push(filter("envoy.filters.http.grpc_web", wkt::any(&GrpcWeb {})));
     }
@@ -171,7 +173,8 @@ mod tests {
     use super::*;
 
     fn names(flavour: Flavour, direction: Direction, sniffed: bool) -> Vec<String> {
-        let wanted = HttpFilters { flavour, direction, tokens: None, grpc_web: true, sniffed, dns_cache: None, policies: &[] };
+        let policies = &PolicyFilters::default();
+        let wanted = HttpFilters { flavour, direction, tokens: None, grpc_web: true, sniffed, dns_cache: None, policies };
         http_filters(wanted)
             .into_iter()
             .map(|filter| filter.name.rsplit_once("http.").map_or(filter.name.clone(), |(_, name)| name.into()))

@@ -2,6 +2,7 @@
 
 pub mod access_log;
 pub mod connection_manager;
+mod ext_authz;
 pub mod http;
 pub mod jwt_authn;
 pub mod network;

@@ -2,21 +2,37 @@
 
 use envoy_types::pb::envoy::{config::listener::v3::Filter, extensions::filters::network::http_connection_manager::v3::HttpFilter};
 
-use super::rbac;
+use smol_str::SmolStr;
+
+use super::{
+    ext_authz,
+    rbac::{self, custom},
+};
 use crate::mesh::policy::workload::WorkloadPolicies;
 
 /// The filters of one workload's policies. They are made once for a listener, however many chains it has.
 #[derive(Clone, Debug, Default)]
 pub struct PolicyFilters {
-    /// Those of a connection manager.
+    /// Those of a connection manager that come before tokens are looked at.
+    pub asking: Vec<HttpFilter>,
+    /// Those of a connection manager that come after.
     pub http: Vec<HttpFilter>,
     /// Those of a chain that ends in a TCP proxy.
     pub network: Vec<Filter>,
+    /// The clusters of those that are asked.
+    pub clusters: Vec<SmolStr>,
 }
 
 impl PolicyFilters {
     /// Makes the filters.
     pub fn of(policies: &WorkloadPolicies) -> Self {
-        Self { http: rbac::http_filters(&policies.authorization), network: rbac::network_filters(&policies.authorization) }
+        let mut network = custom::network_filters(policies);
+        network.extend(rbac::network_filters(&policies.authorization));
+        Self {
+            asking: custom::http_filters(policies),
+            http: rbac::http_filters(&policies.authorization),
+            network,
+            clusters: policies.authorizers.values().flatten().map(ext_authz::cluster).collect(),
+        }
     }
 }

@@ -1,5 +1,7 @@
-//! AuthorizationPolicies as Envoy's RBAC filters: one for each action, AUDIT before DENY before ALLOW (contract §6.7).
+//! AuthorizationPolicies as Envoy's RBAC filters: one for each action, AUDIT before DENY before ALLOW (contract §6.7). Those of action
+//! CUSTOM come before them, in a file of their own.
 
+pub(super) mod custom;
 mod matcher;
 mod permission;
 mod principal;
@@ -25,6 +27,8 @@ use envoy_types::pb::{
     google::protobuf::Any,
 };
 
+use prost::{Message, Name};
+
 use crate::{
     mesh::{
         authorization::{Action, AuthorizationPolicy, Rule},
@@ -36,6 +40,10 @@ use crate::{
 
 /// Policies that apply together, in the order in which they count.
 type Policies = [ByPtr<Configured<AuthorizationPolicy>>];
+
+/// The filters' names, under which they write down what they would decide.
+const HTTP_RBAC: &str = "envoy.filters.http.rbac";
+const NETWORK_RBAC: &str = "envoy.filters.network.rbac";
 
 /// What is decided about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +82,7 @@ pub(super) fn http_filters(policies: &Policies) -> Vec<HttpFilter> {
             shadow_rules: rules.shadow,
             ..HttpRbac::default()
         };
-        let config_type = Some(ConfigType::TypedConfig(wkt::any(&config)));
-        HttpFilter { name: "envoy.filters.http.rbac".into(), config_type, ..HttpFilter::default() }
+        http_filter(HTTP_RBAC, &config)
     };
     by_action(policies, Chain::Http).map(filter).collect()
 }
@@ -90,9 +97,13 @@ pub(super) fn network_filters(policies: &Policies) -> Vec<Filter> {
             stat_prefix: "tcp.".into(),
             ..NetworkRbac::default()
         };
-        network_filter("envoy.filters.network.rbac", wkt::any(&config))
+        network_filter(NETWORK_RBAC, wkt::any(&config))
     };
     by_action(policies, Chain::Tcp).map(filter).collect()
+}
+
+fn http_filter<M: Message + Name>(name: &str, config: &M) -> HttpFilter {
+    HttpFilter { name: name.into(), config_type: Some(ConfigType::TypedConfig(wkt::any(config))), ..HttpFilter::default() }
 }
 
 fn network_filter(name: &str, config: Any) -> Filter {
@@ -101,11 +112,10 @@ fn network_filter(name: &str, config: Any) -> Filter {
 
 /// Returns the rules of each action that there is a policy of.
 fn by_action(policies: &Policies, chain: Chain) -> impl Iterator<Item = Rules> {
-    let custom = rules(policies, chain, Verdict::Deny, |action| matches!(action, Action::Custom(_)));
     let audit = rules(policies, chain, Verdict::Log, |action| *action == Action::Audit);
     let deny = rules(policies, chain, Verdict::Deny, |action| *action == Action::Deny);
     let allow = rules(policies, chain, Verdict::Allow, |action| *action == Action::Allow);
-    [custom, audit, deny, allow].into_iter().flatten()
+    [audit, deny, allow].into_iter().flatten()
 }
 
 fn rules(policies: &Policies, chain: Chain, verdict: Verdict, is_of: impl Fn(&Action) -> bool) -> Option<Rules> {

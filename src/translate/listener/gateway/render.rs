@@ -30,6 +30,7 @@ pub(super) fn listener(input: &GatewayListenerInput) -> Built<Listener> {
     let second = (input.class.dual_stack() && input.bind == input.class.wildcard()).then_some("::");
     let policies = PolicyFilters::of(&input.policies);
     let mut built = Built::new(Listener::default(), input.origins.iter().chain(input.policies.origins()).cloned());
+    built.clusters.extend(policies.clusters.iter().cloned());
     let chains = input.chains.iter().map(|chain| {
         let tls = chain.tls.as_ref().map(|tls| tls.socket(input.class.flavour, &input.mesh.tls_defaults));
         outgoing_chain(&chain.matcher, filters(input, &policies, &name, chain, &mut built), tls, None)
@@ -85,7 +86,7 @@ fn filters(
                 grpc_web: *grpc_web,
                 sniffed: false,
                 dns_cache: None,
-                policies: &policies.http,
+                policies,
                 explicit_proxy: false,
             })]
         }

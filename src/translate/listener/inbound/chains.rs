@@ -169,7 +169,7 @@ impl Handover {
             grpc_web: self.protocol == Protocol::GrpcWeb,
             sniffed: false,
             dns_cache: None,
-            policies: &policies.http,
+            policies,
             explicit_proxy: false,
         })]
     }

@@ -214,6 +214,7 @@ fn virtual_inbound(input: &InboundInput, policies: &PolicyFilters, ports: &[&Inb
     let mut built = Built::new(listener, origins.cloned());
     built.clusters = vec![BLACK_HOLE_CLUSTER.into(), INBOUND_PASSTHROUGH_CLUSTER.into()];
     built.clusters.extend(ports.iter().map(|port| inbound_cluster(port.target_port)));
+    built.clusters.extend(policies.clusters.iter().cloned());
     built.clusters.sort_unstable();
     built.origins.sort_unstable();
     built.origins.dedup();
@@ -230,6 +231,7 @@ fn own_listener(input: &InboundInput, policies: &PolicyFilters, port: &InboundPo
     let origins = std::iter::once(&port.origin).chain(&input.tokens.origins).chain(input.policies.origins());
     let mut built = Built::new(listener, origins.cloned());
     built.clusters = vec![inbound_cluster(port.target_port)];
+    built.clusters.extend(policies.clusters.iter().cloned());
     built
 }
 

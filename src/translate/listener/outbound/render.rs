@@ -15,6 +15,7 @@ use crate::{
             access_log::listener_access_log,
             connection_manager::{ConnectionManager, Routes, connection_manager},
             network::{TcpTarget, black_hole, tcp_filters},
+            policies::PolicyFilters,
         },
         input::Built,
         listener::{
@@ -84,7 +85,7 @@ fn http_proxy(input: &ListenerInput, port: u16) -> Built<Listener> {
         grpc_web: false,
         sniffed: false,
         dns_cache: None,
-        policies: &[],
+        policies: &PolicyFilters::default(),
         explicit_proxy: true,
     });
     let listener = Listener {
@@ -209,7 +210,7 @@ impl Chain {
                     grpc_web: *grpc_web,
                     sniffed: *sniffed,
                     dns_cache: dns_cache.as_ref(),
-                    policies: &[],
+                    policies: &PolicyFilters::default(),
                     explicit_proxy: false,
                 })]
             }
