@@ -3,6 +3,7 @@
 //! What is doubtful is a warning: the objects are applied as they are. An error names the part of an object that is not
 //! applied because it is not supported. Checks of one object alone are in `api`.
 
+mod authorization;
 mod destination_rules;
 mod endpoints;
 mod gateways;
@@ -31,6 +32,7 @@ pub fn check(world: &World) -> Vec<Diagnostic> {
     found.extend(gateways::check(world));
     found.extend(singletons::check(world));
     found.extend(tokens::check(world));
+    found.extend(authorization::check(world));
     found.extend(unsupported::check(world));
     found.extend(services::check(world));
     found.extend(endpoints::check(world));
@@ -50,6 +52,9 @@ pub fn of(world: &World, object: &ObjectKey) -> Vec<Diagnostic> {
         Kind::DestinationRule => world.destination_rules.get(&key).map(|rule| destination_rules::of(world, rule)).unwrap_or_default(),
         Kind::Gateway => world.gateways.get(&key).map(|gateway| gateways::of(world, gateway)).unwrap_or_default(),
         Kind::RequestAuthentication => world.request_authentications.get(&key).map(|object| tokens::of(world, object)).unwrap_or_default(),
+        Kind::AuthorizationPolicy => {
+            world.authorization_policies.get(&key).map(|policy| authorization::of(world, policy)).unwrap_or_default()
+        }
         Kind::ServiceEntry => [services::check(world), endpoints::check(world)].concat(),
         Kind::WorkloadEntry => endpoints::check(world),
         Kind::Sidecar | Kind::PeerAuthentication => singletons::check(world),

@@ -4,6 +4,8 @@ use std::{fs, os::unix::fs::symlink, path::Path};
 
 use harness::mistakes::{self, Mistake};
 
+use crate::policies::policies;
+
 /// A file beside the good ones, and the findings it leads to.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
@@ -93,7 +95,7 @@ pub(crate) const TAKEN_PORT_FINDING: &str = "warning: Service/shop/odd (z.yaml, 
     for captured outbound traffic (proxyListenPort): there is no other listener on it; use another port";
 
 impl Case {
-    fn new(name: &'static str, text: impl Into<Vec<u8>>, findings: &[&str]) -> Self {
+    pub(crate) fn new(name: &'static str, text: impl Into<Vec<u8>>, findings: &[&str]) -> Self {
         let findings = findings.iter().map(|finding| (*finding).to_owned()).collect();
         Self { name, content: Content::Bytes(text.into()), findings }
     }
@@ -122,6 +124,7 @@ impl Case {
 pub(crate) fn all() -> Vec<Case> {
     let mut cases = documents();
     cases.extend(istio());
+    cases.extend(policies());
     cases.extend(kubernetes());
     cases
 }

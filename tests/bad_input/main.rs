@@ -6,4 +6,5 @@ mod cases;
 mod commands;
 mod offline;
 mod plane;
+mod policies;
 mod served;

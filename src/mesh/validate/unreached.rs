@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use super::authorization;
 use crate::{
     api::{Diagnostic, Kind},
     mesh::{
@@ -34,6 +35,10 @@ impl Unreached<'_> {
     /// Says what is missing; `origins` are the objects that the routes come from. What is wrong for every proxy is said at
     /// the route already, by the checks of routes.
     pub fn findings(&self, origins: &[Origin]) -> Vec<Diagnostic> {
+        let asking = authorization::not_imported(self.world, self.scope, (self.host, self.port), origins);
+        if !asking.is_empty() {
+            return asking;
+        }
         let sets = self.sets(origins);
         let mut written: Vec<_> = sets.iter().flat_map(|set| self.written(set)).collect();
         // Who names the port is meant before those whose port may be another one at this listener.

@@ -234,6 +234,45 @@ metadata: {name: migrating, labels: {istiod-lite.io/allow-unsupported: 'true'}}
 }
 
 #[tokio::test]
+async fn a_policy_that_would_protect_nothing_is_refused_and_one_that_denies_more_passes_with_a_word() {
+    let webhook = Webhook::on(engine(SHOP));
+    let policy = |spec: Value| {
+        let metadata = json!({"name": "guard", "namespace": "shop"});
+        create(json!({"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": metadata, "spec": spec}))
+    };
+    let rules = json!([{"to": [{"operation": {"paths": ["/a"], "ports": ["9080"]}}]}]);
+    for (spec, field) in [
+        (json!({"action": "DENY"}), "spec.rules"),
+        (json!({"action": "CUSTOM", "provider": {"name": "a"}}), "spec.rules"),
+        (json!({"action": "CUSTOM", "rules": rules}), "spec.provider.name"),
+        (json!({"action": "DENY", "provider": {"name": "a"}, "rules": rules}), "spec.provider"),
+        (
+            json!({"action": "CUSTOM", "provider": {"name": "a"}, "rules": [{"from": [{"source": {"namespaces": ["a"]}}]}]}),
+            "spec.rules[0].from[0].source",
+        ),
+        (json!({"action": "BLOCK", "rules": rules}), "spec.action"),
+        (json!({"rules": rules, "targetRefs": [{"group": "", "kind": "Service", "name": "reviews"}]}), "spec.targetRefs[0]"),
+    ] {
+        let answer = webhook.asked(policy(spec.clone())).await;
+        let message = answer["status"]["message"].as_str().unwrap_or_default();
+        let refused = message.starts_with(&format!("AuthorizationPolicy/shop/guard {field}:"));
+        assert!(answer["allowed"] == json!(false) && refused, "{spec}: {answer}");
+    }
+    for (spec, warning) in [
+        (json!({"action": "DENY", "rules": rules}), None),
+        (json!({}), Some("spec.rules: are missing: the policy allows nothing, and every request is denied")),
+        (json!({"selector": {"matchLabels": {"app": "a"}}, "rules": rules}), Some("spec.selector: no workload has the labels app=a")),
+        (json!({"action": "CUSTOM", "provider": {"name": "a"}, "rules": rules}), Some("spec.provider.name: MeshConfig has no")),
+    ] {
+        let answer = webhook.asked(policy(spec.clone())).await;
+        let warnings = answer["warnings"].as_array().cloned().unwrap_or_default();
+        let said = warnings.first().and_then(Value::as_str).map(|said| said.trim_start_matches("AuthorizationPolicy/shop/guard "));
+        let as_expected = said.is_some() == warning.is_some() && said.unwrap_or_default().starts_with(warning.unwrap_or_default());
+        assert!(answer["allowed"] == json!(true) && warnings.len() <= 1 && as_expected, "{spec}: {answer}");
+    }
+}
+
+#[tokio::test]
 async fn many_findings_are_cut() {
     let unknown: serde_json::Map<String, Value> = (0..60).map(|number| (format!("x{number}"), json!(1))).collect();
     let mut http = Value::Object(unknown);
