@@ -1,9 +1,11 @@
 //! Behaviour with real Envoys and real traffic: control plane, agents and Envoys are processes, load is open loop,
 //! retries are off, and the Envoys' own counters must agree with what the clients saw.
 
+mod authorizer;
 mod canary;
 mod capture;
 mod credentials;
+mod decisions;
 mod discovery;
 mod ending;
 mod faults;
