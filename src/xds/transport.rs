@@ -59,6 +59,8 @@ pub struct Options {
     pub bounds: Bounds,
     /// How long the first request may take, and each one from its first byte to its last.
     pub request_time: Duration,
+    /// How long a client may take nothing of what is there while there is something newer: what it was to have is kept for it alone.
+    pub take_time: Duration,
     /// What all callers together may have this process hold.
     pub budget: Budget,
     /// Ends all streams. The clients come back, to another replica.
@@ -177,6 +179,7 @@ impl Default for Options {
             authenticated: false,
             bounds: Bounds::default(),
             request_time: Duration::from_secs(10),
+            take_time: Duration::from_secs(120),
             budget: Budget::default(),
             shutdown: CancellationToken::new(),
             clock: system_clock(),

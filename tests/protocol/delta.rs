@@ -453,6 +453,34 @@ async fn a_client_that_does_not_read_is_behind_by_one_difference() {
     assert!(read < 20, "{read} of 59 states were sent to a client that did not read");
 }
 
+#[tokio::test]
+async fn a_client_that_takes_nothing_is_not_waited_for_for_ever() {
+    let large = |content: u64| Resource { body: vec![content as u8; 400_000].into(), ..endpoint("a", content) };
+    let options = Options { take_time: Duration::from_millis(300), ..Options::default() };
+    let server = Server::start_with(options, Caller::Anonymous, vec![large(1)]).await;
+    let mut client = DeltaClient::connect(server.address).await;
+    client.open(Endpoint, &["a"], &[]);
+    client.next().await;
+    // While it takes what there is, and while there is nothing newer, it is waited for.
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    for content in 2..60 {
+        server.set(vec![large(content)]);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let gone = async || {
+        while !server.status().is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), gone()).await.expect("nothing is kept for it");
+    let mut ended = async || loop {
+        if let Err(status) = client.receive().await {
+            return status.code();
+        }
+    };
+    assert_eq!(tokio::time::timeout(Duration::from_secs(10), ended()).await.unwrap(), Code::DeadlineExceeded);
+}
+
 async fn connected(mesh: Vec<Resource>) -> (Server, DeltaClient) {
     let server = Server::start(SETTINGS, mesh).await;
     let mut client = DeltaClient::connect(server.address).await;

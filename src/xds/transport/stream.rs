@@ -100,6 +100,7 @@ impl<P: Protocol> Stream<P> {
         let mut more = true;
         let mut stale: Option<Instant> = None;
         let mut deadline = pin!(time::sleep_until(time::Instant::now()));
+        let mut too_late = pin!(time::sleep_until(time::Instant::now()));
         loop {
             self.names = conversation.most_names();
             if let Some(at) = conversation.deadline() {
@@ -119,6 +120,7 @@ impl<P: Protocol> Stream<P> {
                     // The session turns to it when there is room: a client that takes nothing skips views.
                     changed.map_err(|_| going_away())?;
                     (stale, more) = (Some(Instant::now()), true);
+                    too_late.as_mut().reset(time::Instant::now() + self.service.options.take_time);
                 }
                 () = &mut deadline, if !more && conversation.deadline().is_some() => more = true,
                 permit = responses.reserve(), if more => {
@@ -142,6 +144,9 @@ impl<P: Protocol> Stream<P> {
                         }
                         None => more = false,
                     }
+                }
+                () = &mut too_late, if stale.is_some() => {
+                    return Err(Status::deadline_exceeded("nothing was taken of what is there, and it has changed"));
                 }
             }
         }
