@@ -29,9 +29,9 @@ use crate::{
 };
 
 /// How many bytes of memory a byte of an object may take while its review is answered. Of objects of 3 MB, the worst that
-/// `tests/attack/reviews.rs` knows took 25 MB in an idle process without optimisation, 8 for each byte; of many in a row 61 MB were
-/// held at once in an optimised one, 20 for each, since the allocator gives back what they took after ten seconds.
-const PER_BYTE: usize = 20;
+/// `tests/attack/reviews.rs` knows took 25 MB in an idle process, optimised or not, 8 for each byte; many in a row 35 MB, 12 for each,
+/// since the allocator gives back what they took after ten seconds.
+const PER_BYTE: usize = 12;
 
 /// How many bytes a byte beyond one object may take: it is received, and not read. An update brings the old object, too, and took no
 /// more than the new one alone and its text.

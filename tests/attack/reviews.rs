@@ -10,6 +10,9 @@ use super::{good::tls, stage::Stage};
 /// What is taken from the budget for a review of an object of 3 MB, and what one may add to the memory of the process.
 const MOST_OF_REVIEW: u64 = 60 << 20;
 
+/// How many such reviews come one after the other.
+const IN_A_ROW: usize = 40;
+
 /// Fills an object's text up to 3 MB with a piece.
 fn filled(begin: &str, piece: &str, end: &str) -> String {
     let room = (3 << 20) - begin.len() - end.len();
@@ -83,6 +86,26 @@ async fn whatever_an_object_of_three_megabytes_holds_it_takes_less_than_sixty() 
         }
     }
     println!("at most {} MB", most >> 20);
+}
+
+/// What reviews took is there for those after them: the allocator keeps it for some time, and takes no more for each.
+#[tokio::test]
+async fn many_in_a_row_take_no_more_than_one() {
+    let (stage, idle) = rested().await;
+    stage.forget_peak();
+    let (pod, service) = (pod("containers", r#"{"name":"a"},"#), virtual_service("http", r#"{"":0},"#));
+    for number in 0..IN_A_ROW {
+        let (path, object) = if number % 2 == 0 { ("/inject", &pod) } else { ("/validate", &service) };
+        let old = if number % 4 < 2 { "null" } else { object };
+        let (status, text) = stage.good().post(path, review(object, old)).await.unwrap();
+        assert_eq!(status, StatusCode::OK, "{text:.300}");
+        if number % 10 == 0 {
+            println!("{number}: {} MB", stage.cost().peak.saturating_sub(idle) >> 20);
+        }
+    }
+    let added = stage.cost().peak.saturating_sub(idle);
+    println!("{IN_A_ROW} in a row: {} MB, {} MB stay", added >> 20, stage.cost().resident.saturating_sub(idle) >> 20);
+    assert!(added < MOST_OF_REVIEW, "{} MB", added >> 20);
 }
 
 #[tokio::test]

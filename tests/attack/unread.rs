@@ -18,7 +18,7 @@ use super::{
 };
 
 /// How many connections ask for a page and do not read it.
-const READERS: usize = 100;
+const READERS: usize = 30;
 /// What such a reader keeps itself, in bytes; the kernel makes it a little more.
 const RECEIVED: u32 = 4 << 10;
 /// What the kernel may keep for one connection: twice what is asked of it, and a packet of the loopback interface.
