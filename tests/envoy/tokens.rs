@@ -236,18 +236,23 @@ async fn keys_change_and_the_issuer_comes_and_goes_without_a_false_refusal() -> 
         "tokens.yaml",
         &format!(
             "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: edge, namespace: istio-system}}\n\
-             spec: {{selector: {{matchLabels: {{istio: ingressgateway}}}}, jwtRules: [{{issuer: 'https://issuer.example.com', \
+             spec: {{selector: {{matchLabels: {{istio: ingressgateway}}}}, jwtRules: [{{issuer: 'https://issuer.example.com', audiences: [shop], \
              jwksUri: 'http://{address}/keys'}}]}}\n"
         ),
     )?;
-    let mut key = SigningKey::new("0")?;
+    let mut key = SigningKey::new("a")?;
     // The issuer is not there yet: no token is good, and it is told.
     until_status(&mesh, &key.sign(&claims(json!({})))?, 401).await?;
     until_told(&mesh, "keys cannot be fetched, and until they are no token of this issuer is good").await?;
     let issuer = Issuer::start(address, &[&key]).await?;
     until_status(&mesh, &key.sign(&claims(json!({})))?, 200).await?;
 
+    // What is no good token is none by fetched keys either.
     let path = mesh.paths().remove(0);
+    for (what, token, expected) in judged(&key)? {
+        let got = status(path.target, &path.host, token.as_deref()).await?;
+        ensure!(got == expected, "by fetched keys: {what}: {got}, not {expected}");
+    }
     let traffic = Traffic::start(path.target, path.host.clone(), key.sign(&claims(json!({})))?);
     for turn in 1..=3 {
         let next = SigningKey::new(&turn.to_string())?;

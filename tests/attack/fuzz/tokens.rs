@@ -1,6 +1,6 @@
 //! Tokens and key sets at random. A token proves what its issuer signed, and nothing else; of a key set, only what is public stays.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use aws_lc_rs::{
     rand::SystemRandom,
@@ -21,7 +21,7 @@ use istiod_lite::{
 };
 use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 
 use super::random_texts::Texts;
 
@@ -50,8 +50,7 @@ fn tokens_at_random() {
         // Signed by the issuer, with an odd header.
         let odd = sign(&issuer, &header, &decoded(good[0].split('.').nth(1).unwrap()));
         if proven(&verifier, &odd).is_some() {
-            let header: Value = serde_json::from_slice(&header).unwrap();
-            assert_eq!(header["alg"], "ES256", "{header}");
+            assert_eq!(member(&header, "alg"), "ES256", "{}", String::from_utf8_lossy(&header));
             accepted[1] += 1;
         }
         // Signed by the issuer, with odd claims.
@@ -97,18 +96,25 @@ fn proven(verifier: &KeySetVerifier, token: &str) -> Option<SpiffeId> {
 
 /// Returns whose token it is by these claims, if it is one.
 fn claimed(payload: &[u8]) -> Option<SpiffeId> {
-    let claims: Value = serde_json::from_slice(payload).ok()?;
+    let claim = |name| member(payload, name);
     let now = Timestamp::now().as_second() as f64;
-    let is_for_us = match &claims["aud"] {
+    let is_for_us = match claim("aud") {
         Value::Array(all) => all.iter().any(|one| one == DEFAULT_AUDIENCE),
         one => one == DEFAULT_AUDIENCE,
     };
-    let is_valid = claims["exp"].as_f64()? > now - LEEWAY && claims["nbf"].as_f64().is_none_or(|begin| begin < now + LEEWAY);
-    let (namespace, account) = claims["sub"].as_str()?.strip_prefix("system:serviceaccount:")?.split_once(':')?;
+    let is_valid = claim("exp").as_f64()? > now - LEEWAY && claim("nbf").as_f64().is_none_or(|begin| begin < now + LEEWAY);
+    let subject = claim("sub");
+    let (namespace, account) = subject.as_str()?.strip_prefix("system:serviceaccount:")?.split_once(':')?;
     let is_plain = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
-    let good = claims["iss"] == DEFAULT_ISSUER && is_for_us && is_valid && is_plain(namespace) && is_plain(account);
+    let good = claim("iss") == DEFAULT_ISSUER && is_for_us && is_valid && is_plain(namespace) && is_plain(account);
     let trust_domain = "cluster.local".into();
     good.then(|| SpiffeId { trust_domain, namespace: namespace.into(), service_account: account.into() })
+}
+
+/// Returns a member of an object. What others hold does not count: numbers that are too large for anybody, say.
+fn member(object: &[u8], name: &str) -> Value {
+    let members: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(object).unwrap_or_default();
+    members.get(name).and_then(|value| serde_json::from_str(value.get()).ok()).unwrap_or_default()
 }
 
 /// Returns tokens with these claims by one who has the public key alone: without a signature, with one that uses the key as a shared
