@@ -25,6 +25,8 @@ use crate::{
 const IN_USE_AFTER: SignedDuration = SignedDuration::from_secs(2);
 /// How many callers are remembered: about 30 MB.
 const REMEMBERED: usize = 1 << 16;
+/// How often callers are forgotten whose certificates have expired, at most: that looks at all of them.
+const SWEEP_EVERY: SignedDuration = SignedDuration::from_mins(1);
 
 /// Who asks for certificates, as far as callers can be told apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -111,15 +113,22 @@ pub enum Why {
 /// What was told to whom since the process started.
 #[derive(Debug)]
 pub struct Record {
-    told: Mutex<HashMap<Holder, Vec<Told>>>,
+    known: Mutex<Known>,
     most: usize,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    told: HashMap<Holder, Vec<Told>>,
+    /// When those whose certificates have expired were last forgotten.
+    swept: Timestamp,
 }
 
 // === impl Record ===
 
 impl Default for Record {
     fn default() -> Self {
-        Self { told: Mutex::default(), most: REMEMBERED }
+        Self { known: Mutex::default(), most: REMEMBERED }
     }
 }
 
@@ -132,14 +141,14 @@ impl Record {
     }
 
     fn keep(&self, told: Told) {
-        let mut all = self.told.lock();
-        if all.len() >= self.most && !all.contains_key(&told.holder) {
-            all.retain(|_, held| held.iter().any(|held| held.until > told.last));
-            if all.len() >= self.most {
+        let mut known = self.known.lock();
+        if known.told.len() >= self.most && !known.told.contains_key(&told.holder) {
+            known.sweep(told.last);
+            if known.told.len() >= self.most {
                 return;
             }
         }
-        let held = all.entry(told.holder.clone()).or_default();
+        let held = known.told.entry(told.holder.clone()).or_default();
         held.retain(|held| held.until > told.last);
         let same = held.iter().position(|held| (&held.issuer, &held.trusted) == (&told.issuer, &told.trusted));
         let since = match same.map(|place| held.remove(place)) {
@@ -152,8 +161,18 @@ impl Record {
 
     /// Returns what is known at `now`, the newest last for each caller.
     pub fn list(&self, now: Timestamp) -> Vec<Told> {
-        let all = self.told.lock();
-        all.values().flatten().filter(|told| told.until > now).cloned().collect()
+        let known = self.known.lock();
+        known.told.values().flatten().filter(|told| told.until > now).cloned().collect()
+    }
+}
+
+impl Known {
+    /// Forgets callers whose certificates have expired, unless that was done a moment ago.
+    fn sweep(&mut self, now: Timestamp) {
+        if now.duration_since(self.swept) >= SWEEP_EVERY {
+            self.swept = now;
+            self.told.retain(|_, held| held.iter().any(|held| held.until > now));
+        }
     }
 }
 
@@ -314,10 +333,12 @@ mod tests {
     fn the_record_is_bounded_and_who_is_not_in_it_is_unknown() {
         let record = Record { most: 2, ..Record::default() };
         for host in 1..=3 {
-            record.keep(told(holder("a", host), "old", &["old"], 10, 100));
+            record.keep(told(holder("a", host), "old", &["old"], 110, 150));
         }
-        assert_eq!(record.list(at(50)).len(), 2);
-        record.keep(told(holder("a", 4), "old", &["old"], 101, 200));
-        assert_eq!(record.list(at(150)).iter().map(|told| told.holder.clone()).collect::<Vec<_>>(), [holder("a", 4)]);
+        assert_eq!(record.list(at(120)).len(), 2);
+        record.keep(told(holder("a", 4), "old", &["old"], 151, 300));
+        assert_eq!(record.list(at(152)), [], "all were looked at less than a minute ago");
+        record.keep(told(holder("a", 5), "old", &["old"], 170, 300));
+        assert_eq!(record.list(at(180)).iter().map(|told| told.holder.clone()).collect::<Vec<_>>(), [holder("a", 5)]);
     }
 }
