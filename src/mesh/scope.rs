@@ -56,6 +56,9 @@ pub struct EgressScope {
     pub routes: OrdMap<Hostname, Arc<Vec<Arc<RouteSet>>>>,
 }
 
+/// Routes by host, as they are listed.
+type Routes = OrdMap<Hostname, Arc<Vec<Arc<RouteSet>>>>;
+
 impl Scope {
     /// Returns what routes look their destinations up in.
     pub fn backends(&self) -> Backends<'_> {

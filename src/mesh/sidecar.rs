@@ -96,7 +96,7 @@ pub struct EgressListener {
 }
 
 /// A host (or wildcard) of a namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EgressHost {
     /// Whose host it is.
     pub namespace: EgressNamespace,
@@ -115,7 +115,7 @@ impl fmt::Display for EgressHost {
 }
 
 /// From which namespace a host is taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EgressNamespace {
     /// From any.
     Any,

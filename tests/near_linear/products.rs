@@ -4,7 +4,7 @@
 use super::*;
 
 /// What proxies are sent for `size` of one thing and as many of another.
-const PRODUCTS: [(&str, ProxyKind, Made); 12] = [
+const PRODUCTS: [(&str, ProxyKind, Made); 13] = [
     ("hosts and routes of a VirtualService", ProxyKind::Sidecar, |size| vec![entry(size), routes(&hosts(size), &["mesh"], size)]),
     ("hosts of two VirtualServices at a gateway, and their routes", ProxyKind::Gateway, |size| {
         let mut other = routes(&hosts(size), &["g"], size);
@@ -60,6 +60,7 @@ const PRODUCTS: [(&str, ProxyKind, Made); 12] = [
         };
         (0..size).map(of).collect()
     }),
+    ("listeners of a Sidecar, and services", ProxyKind::Sidecar, |size| vec![entry(size), listeners(size)]),
     ("subsets of rules for a wildcard, and services", ProxyKind::Sidecar, |size| {
         let of = |name: &String| object("DestinationRule", name, json!({"host": "*.example.com", "subsets": [{"name": name}]}));
         let mut all: Vec<Value> = names(size).iter().map(of).collect();
@@ -67,6 +68,11 @@ const PRODUCTS: [(&str, ProxyKind, Made); 12] = [
         all
     }),
 ];
+
+fn listeners(size: usize) -> Value {
+    let of = |at| json!({"port": {"number": at + 1, "protocol": "HTTP", "name": "http"}, "hosts": ["*/*"]});
+    object("Sidecar", "s", json!({"egress": (0..size).map(of).collect::<Vec<_>>()}))
+}
 
 fn routes(hosts: &[String], gateways: &[&str], size: usize) -> Value {
     let of = |at| json!({"match": [{"uri": {"exact": format!("/{at}")}}], "route": to("h0.example.com")["route"]});

@@ -1,7 +1,7 @@
 //! Builds a scope from nothing.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -9,14 +9,14 @@ use imbl::OrdMap;
 use rustc_hash::FxHashMap;
 use smol_str::SmolStr;
 
-use super::{EgressScope, Scope, imports::Imports, key::ScopeKey};
+use super::{EgressScope, Routes, Scope, imports::Imports, key::ScopeKey};
 use crate::{
     mesh::{
         model::{Hostname, ProxyKind, Registry, Service},
         policy::destination_rule,
         routing::model::{Destination, HttpRule, RouteSet},
         settings::OutboundTrafficPolicy,
-        sidecar::EgressListener,
+        sidecar::{EgressHost, EgressListener},
         world::{Sidecar, World, views},
     },
     visits::{self, Visit, Visited},
@@ -33,20 +33,20 @@ pub fn scope_of(world: &World, key: &ScopeKey) -> Scope {
     let namespace = key.namespace.as_str();
     let sidecar = key.sidecar(world);
     let allow_any = allows_any(world, sidecar.as_deref());
-    let listeners = listeners(sidecar.as_deref(), namespace);
-    let egress: Vec<EgressScope> = listeners
-        .iter()
-        .map(|(listener, imports)| EgressScope {
-            listener: listener.clone(),
-            services: services(world, namespace, listener.as_ref(), imports),
-            routes: match key.kind {
-                ProxyKind::Sidecar => routes(world, namespace, imports),
-                ProxyKind::Gateway => OrdMap::new(),
-            },
-        })
-        .collect();
+    let listeners = listeners(sidecar.as_deref());
+    // Listeners mostly import the same.
+    let mut shared: BTreeMap<Option<&[EgressHost]>, Shared> = BTreeMap::new();
+    let mut egress = Vec::with_capacity(listeners.len());
+    for (listener, hosts) in &listeners {
+        let shared = shared.entry(*hosts).or_insert_with(|| Shared::of(world, key, *hosts, listeners.len() > 1));
+        egress.push(EgressScope {
+            listener: listener.cloned(),
+            services: shared.services(namespace, listener.and_then(|listener| listener.port)),
+            routes: shared.routes.clone(),
+        });
+    }
     let services = match &egress[..] {
-        [all] if listeners[0].1.is_all() && all.listener.is_none() => all.services.clone(),
+        [all] if imports(listeners[0].1, namespace).is_all() && all.listener.is_none() => all.services.clone(),
         _ => united(world, namespace, &egress),
     };
     let destination_rules = services
@@ -59,10 +59,8 @@ pub fn scope_of(world: &World, key: &ScopeKey) -> Scope {
 
 /// Returns whether the scope sees everything that is exported to it: then it can be patched name by name.
 pub(super) fn sees_all(scope: &Scope) -> bool {
-    let all = |sidecar: &Arc<Sidecar>| {
-        let listeners = listeners(Some(sidecar), &scope.namespace);
-        matches!(&listeners[..], [(None, imports)] if imports.is_all())
-    };
+    let all =
+        |sidecar: &Arc<Sidecar>| matches!(&listeners(Some(sidecar))[..], [(None, hosts)] if imports(*hosts, &scope.namespace).is_all());
     scope.sidecar.as_ref().is_none_or(all)
 }
 
@@ -95,34 +93,70 @@ pub(super) fn allows_any(world: &World, sidecar: Option<&Sidecar>) -> bool {
     policy == OutboundTrafficPolicy::AllowAny
 }
 
-fn listeners(sidecar: Option<&Sidecar>, namespace: &str) -> Vec<(Option<EgressListener>, Imports)> {
+/// Returns the listeners of a Sidecar, each with the hosts that it imports; `None`: all.
+fn listeners(sidecar: Option<&Sidecar>) -> Vec<(Option<&EgressListener>, Option<&[EgressHost]>)> {
     match sidecar {
         Some(sidecar) if !sidecar.spec.egress.is_empty() => {
-            sidecar.spec.egress.iter().map(|egress| (egress.listener.clone(), Imports::of(&egress.hosts, namespace))).collect()
+            sidecar.spec.egress.iter().map(|egress| (egress.listener.as_ref(), Some(&egress.hosts[..]))).collect()
         }
-        _ => vec![(None, Imports::all())],
+        _ => vec![(None, None)],
     }
 }
 
-fn services(world: &World, namespace: &str, listener: Option<&EgressListener>, imports: &Imports) -> OrdMap<Hostname, Arc<Service>> {
-    let port = listener.and_then(|listener| listener.port);
-    let mut chosen: Vec<(Hostname, Arc<Service>)> = Vec::new();
-    let mut all = world.all_services().visiting(Visited::Service).peekable();
-    while let Some(first) = all.next() {
-        let mut group = vec![first];
-        while let Some(same) = all.next_if(|next| next.hostname == first.hostname) {
-            group.push(same);
+fn imports(hosts: Option<&[EgressHost]>, namespace: &str) -> Imports {
+    hosts.map_or_else(Imports::all, |hosts| Imports::of(hosts, namespace))
+}
+
+/// What the listeners that import the same hosts have in common.
+struct Shared {
+    /// The imported services of each hostname.
+    services: Vec<Vec<Arc<Service>>>,
+    /// Which hostnames have a port; empty where only one listener asks.
+    by_port: HashMap<u16, BTreeSet<usize>>,
+    routes: Routes,
+}
+
+impl Shared {
+    fn of(world: &World, key: &ScopeKey, hosts: Option<&[EgressHost]>, indexed: bool) -> Self {
+        let imports = imports(hosts, &key.namespace);
+        let mut services: Vec<Vec<Arc<Service>>> = Vec::new();
+        let mut all = world.all_services().visiting(Visited::Service).peekable();
+        while let Some(first) = all.next() {
+            let mut group = vec![first];
+            while let Some(same) = all.next_if(|next| next.hostname == first.hostname) {
+                group.push(same);
+            }
+            let imported = group.into_iter().filter_map(|service| match imports.is_all() {
+                true => Some(Arc::clone(service)),
+                false => imports.service(service),
+            });
+            services.push(imported.collect());
         }
-        let imported = group.into_iter().filter_map(|service| match imports.is_all() {
-            true => Some(Arc::clone(service)),
-            false => imports.service(service),
-        });
-        let imported: Vec<Arc<Service>> = imported.filter_map(|service| with_port(service, port)).collect();
-        if let Some(best) = best_service(imported.iter(), namespace) {
-            chosen.push((best.hostname.clone(), Arc::clone(best)));
+        let mut by_port: HashMap<u16, BTreeSet<usize>> = HashMap::new();
+        for (at, service) in services.iter().enumerate().filter(|_| indexed).flat_map(|(at, group)| group.iter().map(move |of| (at, of))) {
+            service.ports.iter().visiting(Visited::Port).for_each(|port| _ = by_port.entry(port.number).or_default().insert(at));
+        }
+        let routes = match key.kind {
+            ProxyKind::Sidecar => routes(world, &key.namespace, &imports),
+            ProxyKind::Gateway => OrdMap::new(),
+        };
+        Self { services, by_port, routes }
+    }
+
+    /// Returns the services that a listener of that port shows.
+    fn services(&self, namespace: &str, port: Option<u16>) -> OrdMap<Hostname, Arc<Service>> {
+        let best = |group: &Vec<Arc<Service>>| {
+            let imported: Vec<Arc<Service>> = group.iter().filter_map(|service| with_port(Arc::clone(service), port)).collect();
+            best_service(imported.iter(), namespace).map(|best| (best.hostname.clone(), Arc::clone(best)))
+        };
+        match port.filter(|port| *port != 0 && !self.by_port.is_empty()) {
+            Some(port) => {
+                let with_it = self.by_port.get(&port).into_iter().flatten().visiting(Visited::Service);
+                with_it.filter_map(|at| best(&self.services[*at])).collect()
+            }
+            None => self.services.iter().filter_map(best).collect(),
         }
     }
-    chosen.into_iter().collect()
 }
 
 /// Returns the service with that port alone; `None` when it has no such port.
@@ -141,7 +175,7 @@ fn only_ports(service: Arc<Service>, ports: &BTreeSet<u16>) -> Arc<Service> {
     Arc::new(trimmed)
 }
 
-fn routes(world: &World, namespace: &str, imports: &Imports) -> OrdMap<Hostname, Arc<Vec<Arc<RouteSet>>>> {
+fn routes(world: &World, namespace: &str, imports: &Imports) -> Routes {
     // A set is listed for each of its hosts, and imported by any of them.
     let mut imported: FxHashMap<*const RouteSet, bool> = FxHashMap::default();
     let mut is_imported =
@@ -156,29 +190,61 @@ fn routes(world: &World, namespace: &str, imports: &Imports) -> OrdMap<Hostname,
 /// Returns the services of all listeners, then those that only their routes lead to.
 fn united(world: &World, namespace: &str, egress: &[EgressScope]) -> OrdMap<Hostname, Arc<Service>> {
     let mut union = Union { world, services: BTreeMap::new() };
+    let mut led_to: Vec<(&Routes, LedTo)> = Vec::new();
     for listener in egress {
         for service in listener.services.values().visiting(Visited::Service) {
             union.add(service);
         }
-        let mut routes: Vec<&Arc<RouteSet>> = listener.routes.values().flat_map(|listed| listed.iter()).visiting(Visited::Route).collect();
-        routes.sort_by(|a, b| a.order().cmp(&b.order()));
-        routes.dedup_by(|a, b| Arc::ptr_eq(a, b));
-        for routes in routes {
-            for (host, ports) in destinations(routes, namespace) {
-                let Some(service) = best_service(world.services_named(&host), namespace) else { continue };
-                let port = listener.listener.as_ref().and_then(|listener| listener.port);
-                let wanted = match port {
-                    Some(port) => with_port(Arc::clone(service), Some(port)),
-                    None if ports.contains(&None) => Some(Arc::clone(service)),
-                    None => Some(only_ports(Arc::clone(service), &ports.into_iter().flatten().collect())),
-                };
-                if let Some(service) = wanted.filter(|service| !service.ports.is_empty()) {
-                    union.add(&service);
-                }
-            }
+        let known = led_to.iter().position(|(routes, _)| listener.routes.ptr_eq(routes));
+        let known = known.unwrap_or_else(|| {
+            led_to.push((&listener.routes, LedTo::of(world, namespace, &listener.routes)));
+            led_to.len() - 1
+        });
+        let port = listener.listener.as_ref().and_then(|listener| listener.port);
+        for service in led_to[known].1.at(port) {
+            union.add(&service);
         }
     }
     union.services.into_iter().collect()
+}
+
+/// The services that routes lead to, in the order of the routes, each with the ports that are named (`None`: any).
+struct LedTo {
+    services: Vec<(Arc<Service>, BTreeSet<Option<u16>>)>,
+    by_port: HashMap<u16, Vec<usize>>,
+}
+
+impl LedTo {
+    fn of(world: &World, namespace: &str, routes: &Routes) -> Self {
+        let mut routes: Vec<&Arc<RouteSet>> = routes.values().flat_map(|listed| listed.iter()).visiting(Visited::Route).collect();
+        routes.sort_by(|a, b| a.order().cmp(&b.order()));
+        routes.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        let destinations = routes.into_iter().flat_map(|routes| destinations(routes, namespace));
+        let known = destinations.filter_map(|(host, ports)| Some((best_service(world.services_named(&host), namespace)?.clone(), ports)));
+        let services: Vec<(Arc<Service>, BTreeSet<Option<u16>>)> = known.collect();
+        let mut by_port: HashMap<u16, Vec<usize>> = HashMap::new();
+        for (at, (service, _)) in services.iter().enumerate() {
+            service.ports.iter().for_each(|port| by_port.entry(port.number).or_default().push(at));
+        }
+        Self { services, by_port }
+    }
+
+    /// Returns the services for a listener of that port.
+    fn at(&self, port: Option<u16>) -> Vec<Arc<Service>> {
+        let wanted = |(service, ports): &(Arc<Service>, BTreeSet<Option<u16>>)| {
+            let service = Arc::clone(service);
+            let wanted = match port {
+                Some(port) => with_port(service, Some(port)),
+                None if ports.contains(&None) => Some(service),
+                None => Some(only_ports(service, &ports.iter().copied().flatten().collect())),
+            };
+            wanted.filter(|service| !service.ports.is_empty())
+        };
+        match port.filter(|port| *port != 0) {
+            Some(port) => self.by_port.get(&port).into_iter().flatten().filter_map(|at| wanted(&self.services[*at])).collect(),
+            None => self.services.iter().filter_map(wanted).collect(),
+        }
+    }
 }
 
 struct Union<'a> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::{
-    EgressScope, Scope,
+    EgressScope, Routes, Scope,
     build::{allows_any, best_service, scope_of, sees_all, visible_routes},
     key::ScopeKey,
 };
@@ -66,13 +66,14 @@ impl Scope {
         visits::count(Visited::Service, services(self) + services(&fresh));
         let routes = |scope: &Self| scope.egress.iter().map(|egress| egress.routes.len()).sum::<usize>();
         visits::count(Visited::Route, routes(self) + routes(&fresh));
-        let egress = fresh.egress.into_iter().enumerate().map(|(at, fresh)| match self.egress.get(at) {
-            Some(old) => EgressScope {
-                listener: fresh.listener,
-                services: kept(&old.services, &fresh.services),
-                routes: kept(&old.routes, &fresh.routes),
-            },
-            None => fresh,
+        // Listeners mostly show the same routes, which then stay one table.
+        let mut before: Option<[Routes; 3]> = None;
+        let egress = fresh.egress.into_iter().enumerate().map(|(at, fresh)| {
+            let Some(old) = self.egress.get(at) else { return fresh };
+            let same = before.take().filter(|[of_old, of_fresh, _]| of_old.ptr_eq(&old.routes) && of_fresh.ptr_eq(&fresh.routes));
+            let routes = same.map_or_else(|| kept(&old.routes, &fresh.routes), |[_, _, routes]| routes);
+            before = Some([old.routes.clone(), fresh.routes, routes.clone()]);
+            EgressScope { listener: fresh.listener, services: kept(&old.services, &fresh.services), routes }
         });
         Self {
             namespace: fresh.namespace,

@@ -61,10 +61,13 @@ pub fn tables_with(scope: &Scope, class: &ProxyClass, mesh: &MeshSettings, hosts
     let aliases = hosts.iter().filter_map(|host| scope.services.get(*host)).flat_map(|service| &service.aliases);
     let destinations: BTreeSet<&Hostname> = hosts.iter().copied().chain(aliases).collect();
     let index: HostIndex = hosts.iter().map(|host| host.as_str()).collect();
+    // Listeners mostly show the same routes.
+    let mut before: Option<(&EgressScope, bool, BTreeSet<&Hostname>)> = None;
     for egress in &scope.egress {
-        let mut wanted = hosts.clone();
-        let mut routed = false;
-        for routes in sets(egress) {
+        let known = before.take().filter(|(before, ..)| before.routes.ptr_eq(&egress.routes));
+        let is_known = known.is_some();
+        let (mut routed, mut wanted) = known.map_or_else(|| (false, hosts.clone()), |(_, routed, wanted)| (routed, wanted));
+        for routes in (!is_known).then(|| sets(egress)).into_iter().flatten() {
             let for_them = || routes.hosts.iter().visiting(Visited::Route).any(|of| index.overlapping(of.as_str()).is_some());
             let to_them = || routes.http.iter().flat_map(HttpRule::destinations).any(|to| destinations.contains(&to.host));
             if for_them() || to_them() {
@@ -84,6 +87,7 @@ pub fn tables_with(scope: &Scope, class: &ProxyClass, mesh: &MeshSettings, hosts
         if let Some(listener) = egress.listener.as_ref().filter(|listener| listener.port == Some(0)) {
             names.insert(listener.bind.clone());
         }
+        before = Some((egress, routed, wanted));
     }
     if mesh.proxy_http_port > 0 {
         names.insert(HTTP_PROXY.into());
