@@ -16,6 +16,7 @@ pub(crate) struct WorkloadCertificate {
     chain_pem: String,
     key_pem: String,
     root_pem: String,
+    revocation_pem: Option<String>,
     not_after: SystemTime,
 }
 
@@ -48,6 +49,16 @@ impl WorkloadCertificate {
         Self { root_pem, ..self.clone() }
     }
 
+    /// Returns the PEM of the lists of revoked certificates, if there are any.
+    pub(crate) fn revocation_pem(&self) -> Option<&str> {
+        self.revocation_pem.as_deref()
+    }
+
+    /// Returns the same certificate with these lists of revoked ones.
+    pub(crate) fn with_revocation(&self, revocation_pem: Option<String>) -> Self {
+        Self { revocation_pem, ..self.clone() }
+    }
+
     /// Returns when the leaf expires.
     pub(crate) fn not_after(&self) -> SystemTime {
         self.not_after
@@ -67,6 +78,7 @@ impl WorkloadCertificate {
             chain_pem: join_pem(chain),
             key_pem: key.serialize_pem(),
             root_pem: join_pem(std::slice::from_ref(root)),
+            revocation_pem: None,
             not_after: SystemTime::UNIX_EPOCH + Duration::from_secs(not_after),
         })
     }

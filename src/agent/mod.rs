@@ -15,6 +15,7 @@ pub(crate) mod issuance;
 pub(crate) mod launch;
 pub(crate) mod readiness;
 pub(crate) mod relay;
+pub(crate) mod revocation;
 pub(crate) mod roots;
 pub(crate) mod sds;
 pub(crate) mod settings;
@@ -35,8 +36,8 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tracing::info;
 
 use self::{
-    admin::Admin, drain::Draining, envoy::Envoy, issuance::Issuance, relay::Relay, sds::SecretService, settings::Settings, status::Status,
-    telemetry::Telemetry,
+    admin::Admin, drain::Draining, envoy::Envoy, issuance::Issuance, relay::Relay, roots::TrustFiles, sds::SecretService,
+    settings::Settings, status::Status, telemetry::Telemetry,
 };
 use crate::{signals::TerminationSignals, system_error::explain};
 
@@ -122,9 +123,9 @@ async fn start_services(settings: &Settings, draining: &Draining, services: &mut
     let (joined_sender, joined) = watch::channel(None);
     let renewal = Arc::new(Notify::new());
     let told = Arc::clone(&renewal);
-    let (issued, roots) = (certificate.clone(), settings.discovery.root_cert.clone());
+    let (issued, files) = (certificate.clone(), TrustFiles::of(&settings.discovery));
     services.spawn(async move {
-        roots::follow(issued, &roots, joined_sender, &told).await;
+        roots::follow(issued, files, joined_sender, &told).await;
         service_ended("roots", Ok::<_, io::Error>(()))
     });
     let secrets = tonic::transport::Server::builder()

@@ -6,24 +6,43 @@
 //! minute. The file counts only if it holds a root that came with the certificate: another file of roots, for example that of a
 //! control plane behind a public certificate, says nothing about the mesh.
 
-use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use tokio::sync::{Notify, watch};
 use tracing::info;
 
-use super::certificate::{CurrentCertificate, WorkloadCertificate};
+use super::{
+    certificate::{CurrentCertificate, WorkloadCertificate},
+    revocation::RevocationFile,
+    settings::ControlPlane,
+};
 
 /// How often the file is read.
 const POLL: Duration = Duration::from_secs(5);
 
-/// Sends the certificate on with the roots of both, and again when either changes. Ends with the sender of `issued`.
+/// Files that say whom proxies trust.
+#[derive(Debug)]
+pub(crate) struct TrustFiles {
+    roots: PathBuf,
+    revocation: RevocationFile,
+}
+
+impl TrustFiles {
+    /// Returns those that the control plane keeps.
+    pub(crate) fn of(control_plane: &ControlPlane) -> Self {
+        Self { roots: control_plane.root_cert.clone(), revocation: RevocationFile::new(control_plane.revocation_list.clone()) }
+    }
+}
+
+/// Sends the certificate on with the roots of both and the lists of revoked ones, and again when any changes. Ends with the sender of
+/// `issued`.
 ///
 /// A file of the mesh that changes is told to `renewal`: a certificate of now says what to trust from now on, is under the root that
 /// signs now, and shows the control plane that this proxy knows it.
 pub(crate) async fn follow(
     mut issued: CurrentCertificate,
-    file: &Path,
+    mut files: TrustFiles,
     joined: watch::Sender<Option<Arc<WorkloadCertificate>>>,
     renewal: &Notify,
 ) {
@@ -31,7 +50,7 @@ pub(crate) async fn follow(
     loop {
         let certificate = issued.borrow_and_update().clone();
         if let Some(certificate) = certificate {
-            let bundle = tokio::fs::read(file).await.unwrap_or_default();
+            let bundle = tokio::fs::read(&files.roots).await.unwrap_or_default();
             let changed = is_of_mesh(certificate.root_pem(), &bundle) && known.as_ref() != Some(&bundle);
             if changed && known.replace(bundle.clone()).is_some() {
                 info!("the mesh's roots have changed: renewing the certificate");
@@ -39,6 +58,10 @@ pub(crate) async fn follow(
             }
             let certificate = match join(certificate.root_pem(), &bundle) {
                 Some(roots) => Arc::new(certificate.with_roots(roots)),
+                None => certificate,
+            };
+            let certificate = match files.revocation.lists().await {
+                Some(lists) => Arc::new(certificate.with_revocation(Some(lists))),
                 None => certificate,
             };
             joined.send_if_modified(|held| {
@@ -120,10 +143,10 @@ mod tests {
         let certificate = Arc::new(WorkloadCertificate::from_answer(&key, &[leaf, old.clone()]).unwrap());
         let (issued, issued_receiver) = watch::channel(Some(certificate.clone()));
         let (joined_sender, mut joined) = watch::channel(None);
-        let path = file.clone();
+        let files = TrustFiles { roots: file.clone(), revocation: RevocationFile::new(folder.path().join("ca-crl.pem")) };
         let renewal = Arc::new(Notify::new());
         let told = Arc::clone(&renewal);
-        let task = tokio::spawn(async move { follow(issued_receiver, &path, joined_sender, &told).await });
+        let task = tokio::spawn(async move { follow(issued_receiver, files, joined_sender, &told).await });
         let roots = |held: &Option<Arc<WorkloadCertificate>>| held.as_ref().map_or(0, |held| count(held.root_pem()));
         joined.wait_for(|held| roots(held) == 1).await.unwrap();
         std::fs::write(&file, format!("{old}{new}")).unwrap();

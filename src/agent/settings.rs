@@ -104,6 +104,8 @@ pub(crate) struct ControlPlane {
     pub server_name: String,
     /// PEM file of the roots to which its certificate must chain; read anew on every dial.
     pub root_cert: PathBuf,
+    /// PEM file of the lists of revoked certificates; it need not be there.
+    pub revocation_list: PathBuf,
     /// Token file; read anew on every use. `None`: the workload certificate is the only credential.
     pub token_file: Option<PathBuf>,
     /// Delta (default) or state-of-the-world.
@@ -258,6 +260,7 @@ pub(super) mod tests {
                 ca_address: "127.0.0.1:15012".to_owned(),
                 server_name: "istiod.istio-system.svc".to_owned(),
                 root_cert: "root-cert.pem".into(),
+                revocation_list: "ca-crl.pem".into(),
                 token_file: Some("token".into()),
                 delta: true,
             },

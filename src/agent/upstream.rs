@@ -163,6 +163,7 @@ mod tests {
             ca_address: "127.0.0.1:1".to_owned(),
             server_name: "istiod.istio-system.svc".to_owned(),
             root_cert: folder.join("root-cert.pem"),
+            revocation_list: folder.join("ca-crl.pem"),
             token_file: Some(folder.join("token")),
             delta: true,
         }

@@ -7,7 +7,10 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::api::go_duration;
+use crate::{
+    api::go_duration,
+    identity::{authenticate::JwtRule, impersonation::Account},
+};
 
 /// Reads an address to listen on: `host:port`, or `:port` for all addresses, as Go writes it.
 pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
@@ -23,6 +26,29 @@ pub(super) fn listen_address_or_none(text: &str) -> Result<ListenAddress, String
 /// An address to listen on; `None`: the port is off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ListenAddress(pub(super) Option<SocketAddr>);
+
+/// Another issuer of tokens; nothing stands for none, as with istiod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct OptionalRule(pub(super) Option<JwtRule>);
+
+/// Reads a rule for tokens as JSON.
+pub(super) fn jwt_rule(text: &str) -> Result<OptionalRule, String> {
+    let rule = Some(text.trim()).filter(|text| !text.is_empty()).map(str::parse).transpose();
+    rule.map(OptionalRule).map_err(|error: crate::identity::authenticate::JwtRuleError| error.to_string())
+}
+
+/// Service accounts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Accounts(pub(super) Vec<Account>);
+
+/// Reads service accounts: `istio-system/ztunnel,kube-system/ztunnel`.
+pub(super) fn accounts(text: &str) -> Result<Accounts, String> {
+    let account = |text: &str| match text.trim().split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => Ok((namespace.into(), name.into())),
+        _ => Err(format!("{text:?} is no service account; write istio-system/ztunnel")),
+    };
+    text.split(',').filter(|text| !text.trim().is_empty()).map(account).collect::<Result<_, _>>().map(Accounts)
+}
 
 /// Reads a size in bytes: `1073741824`, `512Mi`, `2Gi`, as Kubernetes writes it.
 pub(super) fn bytes(text: &str) -> Result<usize, String> {
@@ -77,6 +103,17 @@ mod tests {
         assert!(listen_address("istiod").is_err());
         assert_eq!(listen_address_or_none(""), Ok(ListenAddress(None)));
         assert!(listen_address_or_none("istiod").is_err());
+    }
+
+    #[test]
+    fn accounts_and_rules_as_istiod_writes_them() {
+        let two = accounts("istio-system/ztunnel, kube-system/ztunnel").unwrap().0;
+        assert_eq!(two, [("istio-system".into(), "ztunnel".into()), ("kube-system".into(), "ztunnel".into())]);
+        assert_eq!((accounts(""), jwt_rule("")), (Ok(Accounts(Vec::new())), Ok(OptionalRule(None))));
+        for wrong in ["ztunnel", "/ztunnel", "istio-system/", "a/b/c"] {
+            assert!(accounts(wrong).is_err(), "{wrong}");
+        }
+        assert!(jwt_rule("{").is_err());
     }
 
     #[test]

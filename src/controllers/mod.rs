@@ -7,7 +7,8 @@
 //! |---|---|---|
 //! | [`ca_secret`] | Secret `istio-ca-secret` | the first replica; `resourceVersion` makes the slower ones read what it wrote |
 //! | [`ca_rotation`] | the CA in Secret `cacerts`, when an annotation asks for the next one | the leader |
-//! | `root_certificates` | ConfigMap `istio-ca-root-cert` in each namespace | the leader of Lease [`LEASE`] |
+//! | `root_certificates` | ConfigMaps `istio-ca-root-cert` and, with a list of revoked certificates, `istio-ca-crl` in each namespace | the leader of Lease [`LEASE`] |
+//! | [`secret_events`] | Events on these Secrets: what was refused, what ends soon | every replica; one Event of a day says it |
 //! | `webhook_certificates` | `caBundle` of webhook configurations of our revision | every replica, since all write the same |
 //!
 //! istiod elects the writer of its root certificates by a ConfigMap that has the name of our Lease, so that both write when
@@ -21,9 +22,10 @@
 //! | Role | secrets | create | | the first replica makes `istio-ca-secret`; a create cannot be limited to a name |
 //! | Role | secrets | update | names `cacerts`, `istio-ca-secret` | a step of a rotation is taken; a self-signed root is renewed before it expires |
 //! | ClusterRole | pods | list | | whether other control planes run, whose proxies this one does not know |
+//! | ClusterRole | events (events.k8s.io) | create | | Events on these Secrets |
 //! | Role | leases (coordination.k8s.io) | create | | the first replica makes the Lease |
 //! | Role | leases (coordination.k8s.io) | get, update | name `istio-namespace-controller-election` | leadership is kept and released |
-//! | ClusterRole | configmaps | list, watch, patch, create | name `istio-ca-root-cert` | server-side apply also needs create, with the name |
+//! | ClusterRole | configmaps | list, watch, patch, create | names `istio-ca-root-cert`, `istio-ca-crl` | server-side apply also needs create, with the name |
 //! | ClusterRole | mutatingwebhookconfigurations, validatingwebhookconfigurations | list, watch, patch | | they are found by label, since tags have names of their own |
 //! | ClusterRole | tokenreviews (authentication.k8s.io) | create | | for tokens that the keys and the watched pods cannot decide |
 //! | ClusterRole | subjectaccessreviews (authorization.k8s.io) | create | | whether a gateway's service account may read Secrets |
@@ -37,6 +39,7 @@ pub mod election;
 mod metrics;
 mod rate_limit;
 mod root_certificates;
+pub mod secret_events;
 mod store;
 mod webhook_certificates;
 
@@ -50,11 +53,17 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::{
     ca_rotation::{CaRotation, Knowledge},
     election::{Election, Timing, identity_outside_a_pod},
-    root_certificates::RootCertificates,
+    root_certificates::{ROOTS, RootCertificates},
     webhook_certificates::WebhookCertificates,
 };
-pub use self::{metrics::ControllerMetrics, root_certificates::DEFAULT_NAME as ROOT_CERTIFICATE};
-use crate::{identity::Clock, mesh::world::World};
+pub use self::{
+    metrics::ControllerMetrics,
+    root_certificates::{DEFAULT_NAME as ROOT_CERTIFICATE, DEFAULT_REVOCATION_NAME as REVOCATION},
+};
+use crate::{
+    identity::{Clock, ca::REVOCATION_FILE},
+    mesh::world::World,
+};
 
 /// The Lease of the replica that keeps root certificates (contract §8.2).
 pub const LEASE: &str = "istio-namespace-controller-election";
@@ -74,10 +83,14 @@ pub struct Controllers {
     pub pod: String,
     /// The name of the ConfigMaps with the root certificate (`PILOT_CA_CERT_CONFIGMAP`); [`ROOT_CERTIFICATE`] by default.
     pub root_certificate: String,
+    /// The name of the ConfigMaps with revoked certificates (`PILOT_CRL_CONFIGMAP`); [`REVOCATION`] by default.
+    pub revocation_name: String,
     /// How long leadership lasts.
     pub timing: Timing,
     /// The roots by which clients verify us, in PEM.
     pub roots: watch::Receiver<Arc<str>>,
+    /// The lists of revoked certificates, in PEM; empty while there are none.
+    pub revocation: watch::Receiver<Arc<str>>,
     /// The worlds, for their namespaces.
     pub worlds: watch::Receiver<Arc<World>>,
     /// What this process knows of who trusts what.
@@ -95,13 +108,9 @@ impl Controllers {
     pub fn start(self, tasks: &TaskTracker, shutdown: &CancellationToken) -> watch::Receiver<bool> {
         let (leads, campaign) = self.election().start(shutdown.clone());
         tasks.spawn(campaign);
-        let root_certificates = RootCertificates {
-            client: self.client.clone(),
-            name: self.root_certificate.clone(),
-            roots: self.roots.clone(),
-            worlds: self.worlds.clone(),
-            metrics: self.metrics.clone(),
-        };
+        for kept in self.config_maps() {
+            tasks.spawn(shutdown.clone().run_until_cancelled_owned(while_leading(leads.clone(), move || kept.clone().run())));
+        }
         let rotation = CaRotation {
             client: self.client.clone(),
             namespace: self.namespace.clone(),
@@ -111,14 +120,25 @@ impl Controllers {
         };
         let leader = leads.clone();
         tasks.spawn(shutdown.clone().run_until_cancelled_owned(while_leading(leader, move || rotation.clone().run())));
-        let leader = leads.clone();
-        tasks.spawn(shutdown.clone().run_until_cancelled_owned(while_leading(leader, move || root_certificates.clone().run())));
         let revision = if self.revision.is_empty() { "default".to_owned() } else { self.revision };
         let webhooks = WebhookCertificates { client: self.client, revision, roots: self.roots, metrics: self.metrics };
         let (mutating, validating) = (webhooks.clone(), webhooks);
         tasks.spawn(shutdown.clone().run_until_cancelled_owned(mutating.run::<MutatingWebhookConfiguration>()));
         tasks.spawn(shutdown.clone().run_until_cancelled_owned(validating.run::<ValidatingWebhookConfiguration>()));
         leads
+    }
+
+    /// Returns what every namespace has.
+    fn config_maps(&self) -> [RootCertificates; 2] {
+        let kept = |name: &str, key, text: &watch::Receiver<Arc<str>>| RootCertificates {
+            client: self.client.clone(),
+            name: name.to_owned(),
+            key,
+            text: text.clone(),
+            worlds: self.worlds.clone(),
+            metrics: self.metrics.clone(),
+        };
+        [kept(&self.root_certificate, ROOTS, &self.roots), kept(&self.revocation_name, REVOCATION_FILE, &self.revocation)]
     }
 
     fn election(&self) -> Election {

@@ -1,5 +1,5 @@
-//! Keeps ConfigMap `istio-ca-root-cert` in every namespace (contract §4.5), by which the agents of pods trust the control
-//! plane.
+//! Keeps a ConfigMap in every namespace (contract §4.5), which the agents of pods read: `istio-ca-root-cert`, by which they trust the
+//! control plane, and `istio-ca-crl`, by which their proxies refuse who was revoked.
 //!
 //! Only the leader writes them. It reads them first, so that a new leader, which finds all of them right, writes none.
 
@@ -24,7 +24,10 @@ use crate::{mesh::world::World, timer::until};
 
 /// The name of the ConfigMap, unless `PILOT_CA_CERT_CONFIGMAP` sets another.
 pub const DEFAULT_NAME: &str = "istio-ca-root-cert";
-const KEY: &str = "root-cert.pem";
+/// The name of the ConfigMap with revoked certificates, unless `PILOT_CRL_CONFIGMAP` sets another.
+pub const DEFAULT_REVOCATION_NAME: &str = "istio-ca-crl";
+/// The entry with the roots.
+pub(super) const ROOTS: &str = "root-cert.pem";
 const LABEL: (&str, &str) = ("istio.io/config", "true");
 /// Namespaces without pods that have a sidecar.
 const IGNORED: [&str; 3] = ["kube-public", "kube-node-lease", "local-path-storage"];
@@ -37,7 +40,10 @@ const CONTROLLER: &str = "root_certificates";
 pub(super) struct RootCertificates {
     pub(super) client: Client,
     pub(super) name: String,
-    pub(super) roots: watch::Receiver<Arc<str>>,
+    /// The entry in it.
+    pub(super) key: &'static str,
+    /// What is in that entry; while it is empty, nothing is written.
+    pub(super) text: watch::Receiver<Arc<str>>,
     pub(super) worlds: watch::Receiver<Arc<World>>,
     pub(super) metrics: ControllerMetrics,
 }
@@ -63,7 +69,7 @@ impl RootCertificates {
             let due = limit.next(&missing, Instant::now());
             tokio::select! {
                 event = events.next() => match event {
-                    Some(Ok(event)) => found.apply(event, |object| parts(object, &wanted)),
+                    Some(Ok(event)) => found.apply(event, |object| parts(object, self.key, &wanted)),
                     Some(Err(error)) => self.watch_failed(&error),
                     None => return,
                 },
@@ -75,7 +81,7 @@ impl RootCertificates {
                     }
                     namespaces = now;
                 }
-                Ok(()) = self.roots.changed() => wanted = self.wanted(),
+                Ok(()) = self.text.changed() => wanted = self.wanted(),
                 () = until(due) => {
                     let now = Instant::now();
                     limit.forget_old(now);
@@ -85,14 +91,14 @@ impl RootCertificates {
                     }
                 }
             }
-            if found.is_complete() {
+            if found.is_complete() && wanted.bundle.as_ref().is_some_and(|text| !text.is_empty()) {
                 missing = wrong(namespaces.keys().map(|name| name.as_str()), found.items(), &self.name, &wanted);
             }
         }
     }
 
     fn wanted(&mut self) -> RootConfigMap {
-        RootConfigMap { labelled: true, bundle: Some(Arc::clone(&self.roots.borrow_and_update())) }
+        RootConfigMap { labelled: true, bundle: Some(Arc::clone(&self.text.borrow_and_update())) }
     }
 
     /// Writes the ConfigMap in these namespaces, and returns those in which that succeeded.
@@ -109,24 +115,24 @@ impl RootCertificates {
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": { "name": self.name, "namespace": namespace, "labels": { LABEL.0: LABEL.1 } },
-            "data": { KEY: wanted.bundle },
+            "data": { self.key: wanted.bundle },
         });
         let api = Api::<ConfigMap>::namespaced(self.client.clone(), namespace);
         match api.patch(&self.name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(object)).await {
             Ok(_) => {
                 self.metrics.count_root_write("success");
-                info!(namespace, name = self.name, "root certificate written");
+                info!(namespace, name = self.name, "ConfigMap for agents written");
                 true
             }
             // The namespace is being deleted, or is gone and the world does not know it yet.
             Err(kube::Error::Api(status)) if status.code == 404 || status.has_cause("NamespaceTerminating") => {
                 self.metrics.count_root_write("namespace_gone");
-                debug!(namespace, name = self.name, "no root certificate for a namespace that is being deleted");
+                debug!(namespace, name = self.name, "no ConfigMap for a namespace that is being deleted");
                 false
             }
             Err(error) => {
                 self.metrics.count_root_write("failure");
-                warn!(namespace, name = self.name, %error, "ConfigMap of the root certificate not written; trying again");
+                warn!(namespace, name = self.name, %error, "ConfigMap for agents not written; trying again");
                 false
             }
         }
@@ -134,7 +140,7 @@ impl RootCertificates {
 
     fn watch_failed(&self, error: &watcher::Error) {
         self.metrics.count_watch_error(CONTROLLER);
-        warn!(name = self.name, %error, "ConfigMaps of the root certificate cannot be watched; none is written meanwhile");
+        warn!(name = self.name, %error, "ConfigMaps for agents cannot be watched; none is written meanwhile");
     }
 }
 
@@ -149,8 +155,8 @@ impl Causes for kube::core::Status {
 }
 
 /// Returns the parts of a ConfigMap. A bundle that is the wanted one shares its memory.
-fn parts(object: &ConfigMap, wanted: &RootConfigMap) -> RootConfigMap {
-    let text = object.data.as_ref().and_then(|data| data.get(KEY));
+fn parts(object: &ConfigMap, key: &str, wanted: &RootConfigMap) -> RootConfigMap {
+    let text = object.data.as_ref().and_then(|data| data.get(key));
     let bundle = text.map(|text| match &wanted.bundle {
         Some(bundle) if **bundle == **text => Arc::clone(bundle),
         _ => text.as_str().into(),
@@ -198,9 +204,9 @@ mod tests {
         let object = |value: serde_json::Value| serde_json::from_value::<ConfigMap>(value).unwrap();
         let right =
             object(json!({"metadata": {"labels": {"istio.io/config": "true", "x": "y"}}, "data": {"root-cert.pem": "pem", "a": "b"}}));
-        assert_eq!(parts(&right, &wanted), wanted);
+        assert_eq!(parts(&right, ROOTS, &wanted), wanted);
         for wrong in [json!({}), json!({"data": {"root-cert.pem": "pem"}}), json!({"metadata": {"labels": {"istio.io/config": "true"}}})] {
-            assert_ne!(parts(&object(wrong), &wanted), wanted);
+            assert_ne!(parts(&object(wrong), ROOTS, &wanted), wanted);
         }
     }
 }

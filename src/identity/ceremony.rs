@@ -1,11 +1,20 @@
 //! Making roots and intermediates, away from the control plane.
 
-use jiff::{SignedDuration, Timestamp};
-use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, IsCa, Issuer, KeyUsagePurpose};
-use time::OffsetDateTime;
-use x509_parser::{asn1_rs::Tag, certificate::X509Certificate, prelude::FromDer};
+use std::collections::BTreeSet;
 
-use super::{certificate::Certificate, key::PrivateKey, serial::Serial};
+use jiff::{SignedDuration, Timestamp};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType, DnValue, IsCa, Issuer, KeyIdMethod,
+    KeyUsagePurpose, RevokedCertParams, SerialNumber,
+};
+use time::OffsetDateTime;
+use x509_parser::{asn1_rs::Tag, certificate::X509Certificate, extensions::ParsedExtension, prelude::FromDer};
+
+use super::{
+    certificate::{Certificate, pem_block},
+    key::PrivateKey,
+    serial::Serial,
+};
 
 /// What a CA certificate says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +76,50 @@ pub enum CeremonyError {
 pub fn root_certificate(request: &CaRequest<'_>) -> Result<Certificate, CeremonyError> {
     let parameters = ca_parameters(request, BasicConstraints::Unconstrained, end_after(request.now, request.days)?)?;
     read_back(parameters.self_signed(request.key.pair())?.der())
+}
+
+/// Makes the list of certificates that `ca` has revoked, as PEM: those of these serial numbers. It is valid for some days.
+///
+/// # Errors
+/// When the key is not the CA's, the validity is beyond the calendar, or the crypto library refuses.
+pub fn revocation_list(
+    ca: &Certificate,
+    key: PrivateKey,
+    serials: &BTreeSet<Vec<u8>>,
+    days: u32,
+    now: Timestamp,
+) -> Result<String, CeremonyError> {
+    if ca.public_key != key.public_key() {
+        return Err(CeremonyError::Parent { subject: ca.subject.clone(), why: "the key is not its own".to_owned() });
+    }
+    let at = moment(now)?;
+    let entry = |serial: &Vec<u8>| RevokedCertParams {
+        serial_number: SerialNumber::from_slice(serial),
+        revocation_time: at,
+        reason_code: None,
+        invalidity_date: None,
+    };
+    let list = CertificateRevocationListParams {
+        this_update: at,
+        next_update: moment(end_after(now, days)?)?,
+        // A later list has a larger number.
+        crl_number: SerialNumber::from(u64::try_from(now.as_millisecond()).unwrap_or_default()),
+        issuing_distribution_point: None,
+        revoked_certs: serials.iter().map(entry).collect(),
+        key_identifier_method: key_identifier(ca),
+    };
+    let issuer = Issuer::from_ca_cert_der(ca.der(), key.into_pair())?;
+    Ok(pem_block("X509 CRL", list.signed_by(&issuer)?.der()))
+}
+
+/// Returns the identifier of a CA's key as its certificate has it: verifiers find a list by that.
+fn key_identifier(ca: &Certificate) -> KeyIdMethod {
+    let parsed = X509Certificate::from_der(ca.der());
+    let found = parsed.iter().flat_map(|(_, x509)| x509.extensions()).find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(key) => Some(KeyIdMethod::PreSpecified(key.0.to_vec())),
+        _ => None,
+    });
+    found.unwrap_or(KeyIdMethod::Sha256)
 }
 
 /// Makes the same root again, with its name and key: whoever trusts the old certificate trusts what the new one signs.

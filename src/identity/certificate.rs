@@ -27,6 +27,8 @@ pub struct Certificate {
     pub issuer_der: Vec<u8>,
     /// The serial number, in hexadecimal.
     pub serial: String,
+    /// The serial number as it is encoded, for comparing.
+    pub serial_der: Vec<u8>,
     /// First second of validity.
     pub not_before: Timestamp,
     /// Last second of validity.
@@ -125,6 +127,7 @@ impl Certificate {
             subject_der: x509.subject().as_raw().to_vec(),
             issuer_der: x509.issuer().as_raw().to_vec(),
             serial: x509.raw_serial_as_string(),
+            serial_der: x509.raw_serial().to_vec(),
             not_before: timestamp(x509.validity().not_before.timestamp())?,
             not_after: timestamp(x509.validity().not_after.timestamp())?,
             is_ca: false,

@@ -108,7 +108,7 @@ mod tests {
     fn issuance(number: u8, lives: i64) -> Issuance {
         let at = |second: i64| Timestamp::from_second(second).unwrap();
         let identity = SpiffeId { trust_domain: "td".into(), namespace: "shop".into(), service_account: "cart".into() };
-        let by = Proven { identity: identity.clone(), proof: Proof::PodToken };
+        let by = Proven { identity: identity.clone(), proof: Proof::PodToken, pod: None };
         let issued = i64::from(number);
         Issuance::new(Serial::from_bytes([number; 16]), identity, by, at(issued), at(issued + lives))
     }

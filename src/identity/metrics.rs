@@ -39,6 +39,10 @@ pub struct CaMetrics {
     pub chain_expiry: Gauge<i64, AtomicI64>,
     /// Root certificates that cannot be read.
     pub unreadable_roots: Gauge<i64, AtomicI64>,
+    /// Certificates that the lists in use revoke.
+    pub revoked: Gauge<i64, AtomicI64>,
+    /// When the first of these lists stops being valid, Unix seconds; 0: there is none, or it never does.
+    pub revocation_expiry: Gauge<i64, AtomicI64>,
 }
 
 /// The seconds until a moment, computed on each scrape.
@@ -101,6 +105,18 @@ impl CaMetrics {
             "Root certificates that cannot be read and are passed over",
             self.unreadable_roots.clone(),
         );
+        registry.register("istiod_lite_ca_revoked_certificates", "Certificates that the lists in use revoke", self.revoked.clone());
+        registry.register(
+            "istiod_lite_ca_revocation_expiry_timestamp",
+            "When the first list of revoked certificates stops being valid, Unix seconds; 0: there is none",
+            self.revocation_expiry.clone(),
+        );
+    }
+
+    /// Records how many certificates are revoked, and when proxies want newer lists.
+    pub fn set_revocation(&self, revoked: usize, expiry: Option<Timestamp>) {
+        self.revoked.set(i64::try_from(revoked).unwrap_or(i64::MAX));
+        self.revocation_expiry.set(expiry.map_or(0, Timestamp::as_second));
     }
 
     /// Records when the certificates in use expire, and how many roots beside them cannot be read.

@@ -1,5 +1,8 @@
 //! By what a caller proved who it is.
 
+use serde::Deserialize;
+use smol_str::SmolStr;
+
 use crate::mesh::model::SpiffeId;
 
 /// An identity that was proven, and how.
@@ -9,6 +12,17 @@ pub struct Proven {
     pub identity: SpiffeId,
     /// By what.
     pub proof: Proof,
+    /// The pod to which a token is bound.
+    pub pod: Option<PodReference>,
+}
+
+/// One pod; a later pod of the same name is another one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct PodReference {
+    /// `metadata.name`
+    pub name: SmolStr,
+    /// `metadata.uid`
+    pub uid: SmolStr,
 }
 
 /// A way to prove an identity.
@@ -22,6 +36,8 @@ pub enum Proof {
     PodToken,
     /// A token that Kubernetes was asked about.
     TokenReview,
+    /// A token of the OpenID issuer of `JWT_RULE`.
+    OpenId,
 }
 
 // === impl Proof ===
@@ -34,6 +50,7 @@ impl Proof {
             Self::LocalToken => "token of the local issuer",
             Self::PodToken => "token of a known pod",
             Self::TokenReview => "TokenReview",
+            Self::OpenId => "token of an OpenID issuer",
         }
     }
 }

@@ -9,6 +9,7 @@ use tracing::{error, warn};
 use super::{
     Clock,
     ca::{CaHandle, IssueError, IssuePolicy},
+    impersonation::NodeAuthorizer,
     inventory::{Inventory, Issuance},
     metrics::CaMetrics,
     proof::Proven,
@@ -34,6 +35,7 @@ pub struct CertificateService {
     metrics: CaMetrics,
     inventory: Arc<Inventory>,
     told: Arc<Record>,
+    nodes: Option<NodeAuthorizer>,
 }
 
 // === impl CertificateService ===
@@ -41,7 +43,7 @@ pub struct CertificateService {
 impl CertificateService {
     /// Returns a service that signs with whatever CA `ca` holds at the moment, and tells `inventory` of it.
     pub fn new(ca: Arc<CaHandle>, policy: IssuePolicy, clock: Clock, metrics: CaMetrics, inventory: Arc<Inventory>) -> Self {
-        Self { ca, policy, clock, metrics, inventory, told: Arc::default() }
+        Self { ca, policy, clock, metrics, inventory, told: Arc::default(), nodes: None }
     }
 
     /// Remembers in `told` who trusts what.
@@ -49,14 +51,25 @@ impl CertificateService {
         Self { told, ..self }
     }
 
+    /// Lets nodes' proxies ask for certificates of their pods, as `nodes` decides.
+    pub fn for_nodes(self, nodes: NodeAuthorizer) -> Self {
+        Self { nodes: Some(nodes), ..self }
+    }
+
     /// Returns the service for a gRPC router.
     pub fn into_server(self) -> IstioCertificateServiceServer<Self> {
         IstioCertificateServiceServer::new(self).max_decoding_message_size(LARGEST_MESSAGE)
     }
 
-    fn sign(&self, request: &IstioCertificateRequest, caller: Proven, address: Option<IpAddr>) -> Result<Vec<String>, IssueError> {
+    /// Signs a certificate of `identity`, which `caller` asks for from this address.
+    fn sign(
+        &self,
+        request: &IstioCertificateRequest,
+        identity: SpiffeId,
+        caller: Proven,
+        address: Option<IpAddr>,
+    ) -> Result<Vec<String>, IssueError> {
         let (serial, now) = (Serial::random()?, (self.clock)());
-        let identity = caller.identity.clone();
         let ca = self.ca.current();
         let issued = ca.issue(&request.csr, &identity, request.validity_duration, &self.policy, now, serial)?;
         if let Some(address) = address {
@@ -66,6 +79,24 @@ impl CertificateService {
         issuance.log();
         self.inventory.record(issuance);
         Ok(issued.into_chain())
+    }
+
+    /// Returns whose certificate it is to be: the caller's, or another's that the caller may ask for; `None` if it may not.
+    fn identity_for(&self, request: &IstioCertificateRequest, caller: &Proven) -> Option<SpiffeId> {
+        let wanted = match impersonated(request) {
+            Impersonated::Nobody => return Some(caller.identity.clone()),
+            Impersonated::Identity(wanted) => wanted,
+            Impersonated::Unreadable => {
+                warn!(caller = %caller.identity, "asks for another's identity, but ImpersonatedIdentity is no text");
+                return None;
+            }
+        };
+        let Some(nodes) = &self.nodes else {
+            warn!(caller = %caller.identity, wanted, "asks for another's identity, which nobody is trusted to (--trusted-node-accounts)");
+            return None;
+        };
+        let authorized = nodes.authorize(caller, wanted);
+        authorized.inspect_err(|error| warn!(caller = %caller.identity, wanted, %error, "asks for another's identity")).ok()
     }
 
     fn refuse(&self, caller: &SpiffeId, refusal: IssueError) -> Status {
@@ -102,24 +133,31 @@ impl IstioCertificateService for CertificateService {
         };
         let address = request.extensions().get::<TcpConnectInfo>().and_then(|info| info.remote_addr).map(|peer| peer.ip());
         let request = request.into_inner();
-        if asks_to_impersonate(&request) {
+        let Some(identity) = self.identity_for(&request, &caller) else {
             self.metrics.authentication_failures.inc();
-            warn!(caller = %caller.identity, "asks for another's identity, which nobody is trusted to");
             return Err(Status::unauthenticated("request impersonation authentication failure"));
-        }
-        let cert_chain = self.sign(&request, caller.clone(), address).map_err(|error| self.refuse(&caller.identity, error))?;
+        };
+        let signed = self.sign(&request, identity, caller.clone(), address);
+        let cert_chain = signed.map_err(|error| self.refuse(&caller.identity, error))?;
         self.metrics.issued.inc();
         Ok(Response::new(IstioCertificateResponse { cert_chain }))
     }
 }
 
-/// Returns whether the metadata names an `ImpersonatedIdentity` (ztunnel's). A certificate for the caller's own identity would be
-/// the wrong answer.
-fn asks_to_impersonate(request: &IstioCertificateRequest) -> bool {
+/// Whose identity a request asks for.
+enum Impersonated<'a> {
+    Nobody,
+    Identity(&'a str),
+    Unreadable,
+}
+
+/// Reads `ImpersonatedIdentity` of the metadata (ztunnel's). A certificate for the caller's own identity would be the wrong answer.
+fn impersonated(request: &IstioCertificateRequest) -> Impersonated<'_> {
     let value = request.metadata.as_ref().and_then(|metadata| metadata.fields.get("ImpersonatedIdentity"));
     match value.and_then(|value| value.kind.as_ref()) {
-        None | Some(Kind::NullValue(_)) => false,
-        Some(Kind::StringValue(name)) => !name.is_empty(),
-        Some(_) => true,
+        None | Some(Kind::NullValue(_)) => Impersonated::Nobody,
+        Some(Kind::StringValue(name)) if name.is_empty() => Impersonated::Nobody,
+        Some(Kind::StringValue(name)) => Impersonated::Identity(name),
+        Some(_) => Impersonated::Unreadable,
     }
 }

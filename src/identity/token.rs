@@ -5,7 +5,10 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use smol_str::SmolStr;
 
-use super::{is_plain_name, proof::Proven};
+use super::{
+    is_plain_name,
+    proof::{PodReference, Proven},
+};
 use crate::{mesh::model::SpiffeId, peer_text::PeerText};
 
 /// How far apart clocks may be, in seconds.
@@ -77,15 +80,6 @@ struct KubernetesClaims {
     #[serde(default)]
     namespace: String,
     pod: Option<PodReference>,
-}
-
-/// One pod; a later pod of the same name is another one.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-pub(super) struct PodReference {
-    /// `metadata.name`
-    pub(super) name: SmolStr,
-    /// `metadata.uid`
-    pub(super) uid: SmolStr,
 }
 
 #[derive(Debug, Deserialize, Default)]

@@ -16,8 +16,8 @@ use super::{
     connection::serve_plain,
     http::{self, HttpState, Pages},
     https::{self, Bounds},
-    identity::Identity,
-    kubernetes,
+    identity::{Identity, node_authorizer},
+    kubernetes::{self, AgentTexts},
     pipeline::Pipeline,
     readiness::{CA_LOADED, SOURCES_SYNCED},
     runtime::Runtime,
@@ -100,7 +100,8 @@ async fn start(settings: &Settings, tasks: &Tasks, threads: &Threads) -> anyhow:
     if let Some(listener) = listeners.https {
         serve_webhooks(settings, &runtime, &identity, hand_over(listener, threads.webhooks())?, threads.webhooks());
     }
-    kubernetes::keep_objects(settings, &runtime, identity.tls.roots());
+    let texts = AgentTexts { roots: identity.tls.roots(), revocation: identity.ca.revocation() };
+    kubernetes::keep_objects(settings, &runtime, texts);
     let account = &settings.instance.service_account;
     tracing::info!(version = version::VERSION, source = %settings.source, service_account = account, "serving");
     Ok(())
@@ -170,14 +171,15 @@ fn serve_plain_grpc(settings: &Settings, runtime: &Runtime, listener: TcpListene
 fn serve_secure_grpc(settings: &Settings, runtime: &Runtime, identity: &Identity, listener: TcpListener) {
     let metrics = runtime.metrics.ca.clone();
     let (ca, clock) = (Arc::clone(&identity.ca), Arc::clone(&runtime.clock));
-    let certificates = Bounded {
-        service: CertificateService::new(ca, settings.identity.issue, clock, metrics.clone(), Arc::clone(&runtime.debug.inventory))
-            .telling(Arc::clone(&runtime.debug.told))
-            .into_server(),
-        time: CERTIFICATE_TIME,
-        bytes: 2 * LARGEST_MESSAGE,
-        budget: runtime.budget.clone(),
+    let inventory = Arc::clone(&runtime.debug.inventory);
+    let service =
+        CertificateService::new(ca, settings.identity.issue, clock, metrics.clone(), inventory).telling(Arc::clone(&runtime.debug.told));
+    let service = match node_authorizer(settings, &identity.trust_domain, runtime) {
+        Some(nodes) => service.for_nodes(nodes),
+        None => service,
     };
+    let certificates =
+        Bounded { service: service.into_server(), time: CERTIFICATE_TIME, bytes: 2 * LARGEST_MESSAGE, budget: runtime.budget.clone() };
     let port = SecureGrpc {
         tls: Arc::clone(&identity.tls),
         routes: Routes::new(discovery_service(settings, runtime, true)).add_service(certificates),

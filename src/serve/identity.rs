@@ -1,6 +1,8 @@
 //! Who signs, and who may call: from a folder, or from the API server (contract §4.2, §4.4).
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+
+use smol_str::SmolStr;
 
 use super::{
     kubernetes,
@@ -12,10 +14,12 @@ use crate::{
     api::mesh_config::MeshConfig,
     controllers::ca_secret::{CaOrigin, CaSecrets},
     identity::{
-        authenticate::{Authenticator, KeySetVerifier, TokenVerifier, kubernetes::ClusterTokens},
-        ca::{self, CaHandle, SelfSigned, SigningCa, StateFolder},
+        authenticate::{Authenticator, KeySetVerifier, OpenIdTokens, TokenVerifier, kubernetes::ClusterTokens},
+        ca::{self, CaHandle, Expiry, SelfSigned, SigningCa, StateFolder},
+        impersonation::NodeAuthorizer,
         local_issuer::{DEFAULT_ISSUER, KEY_SET_FILE},
     },
+    source::key_sets,
 };
 
 /// Where the chart mounts Secret `cacerts`.
@@ -29,8 +33,11 @@ pub(super) struct Identity {
     pub(super) authenticator: Arc<Authenticator>,
     /// Our own side of TLS.
     pub(super) tls: Arc<TlsIdentity>,
+    /// The trust domain of identities.
+    pub(super) trust_domain: SmolStr,
     source: CaSource,
     cluster_tokens: Option<Arc<ClusterTokens>>,
+    open_id: Option<Arc<OpenIdTokens>>,
 }
 
 /// Where the CA came from, and newer ones come from.
@@ -47,23 +54,31 @@ impl Identity {
     /// When the CA, the key set or the serving certificate is refused.
     pub(super) async fn load(settings: &Settings, mesh: &MeshConfig, runtime: &Runtime) -> anyhow::Result<Self> {
         let (ca, source) = load_ca(settings, mesh, runtime).await?;
+        if let Some(error) = ca.unusable_revocation() {
+            anyhow::bail!("{error}; without it, who was revoked would be let in");
+        }
         let ca = CaHandle::new(ca);
         let cluster_tokens = settings.source.api_server().map(|server| kubernetes::cluster_tokens(server, settings, mesh, runtime));
         let mut verifiers = local_verifiers(settings, mesh)?;
+        // In istiod's order: the cluster is asked last.
+        let open_id = open_id_tokens(settings, mesh);
+        verifiers.extend(open_id.iter().map(|tokens| Arc::clone(tokens) as Arc<dyn TokenVerifier>));
         verifiers.extend(cluster_tokens.iter().map(|tokens| Arc::clone(tokens) as Arc<dyn TokenVerifier>));
-        let authenticator = Arc::new(Authenticator::new(mesh.trust_domain.clone(), verifiers, Arc::clone(&runtime.clock)));
+        let authenticator =
+            Arc::new(Authenticator::new(mesh.trust_domain.clone(), verifiers, Arc::clone(&runtime.clock)).with_revocation(Arc::clone(&ca)));
         let certificate = match &settings.tls.files {
             Some(files) => ServingCertificate::Files(files.clone()),
             None => ServingCertificate::Ours(serving_names(settings)),
         };
         let tls = TlsIdentity::new(Arc::clone(&ca), certificate, settings.tls.protocol.clone(), Arc::clone(&runtime.clock))?;
-        Ok(Self { ca, authenticator, tls, source, cluster_tokens })
+        Ok(Self { ca, authenticator, tls, trust_domain: mesh.trust_domain.clone(), source, cluster_tokens, open_id })
     }
 
     /// Takes newer CAs over, renews our own certificate and fetches token keys, until shutdown.
     pub(super) fn keep(&self, runtime: &Runtime) {
         let (tasks, clock) = (&runtime.tasks, &runtime.clock);
         tasks.spawn(Arc::clone(&self.tls).keep_fresh(tasks.shutdown.clone()));
+        self.watch_expiry(runtime);
         let ca = Arc::clone(&self.ca);
         match &self.source {
             CaSource::Folder(folder) => {
@@ -78,9 +93,29 @@ impl Identity {
                 tasks.spawn(CaSecrets::clone(secrets).keep(ca, *origin, tasks.shutdown.clone()));
             }
         }
+        if let Some(tokens) = &self.open_id {
+            tasks.spawn(Arc::clone(tokens).keep_keys(Arc::clone(clock), tasks.shutdown.clone()));
+        }
         if let Some(tokens) = &self.cluster_tokens {
             tasks.spawn(Arc::clone(tokens).keep_keys(Arc::clone(clock), tasks.shutdown.clone()));
         }
+    }
+}
+
+impl Identity {
+    /// Says what ends soon: in the log, and at the Secret that the CA comes from.
+    fn watch_expiry(&self, runtime: &Runtime) {
+        let secret = match &self.source {
+            CaSource::Secrets(secrets, origin) => Some((secrets.events.clone(), origin.secret())),
+            CaSource::Folder(_) | CaSource::State(_) => None,
+        };
+        let tell = move |expiry: &Expiry| {
+            if let Some((events, secret)) = &secret {
+                events.tell(secret, expiry.nearness.reason(), expiry.message());
+            }
+        };
+        let (ca, clock) = (Arc::clone(&self.ca), Arc::clone(&runtime.clock));
+        runtime.tasks.spawn(ca::watch_expiry(ca, clock, tell, runtime.tasks.shutdown.clone()));
     }
 }
 
@@ -106,6 +141,20 @@ async fn load_ca(settings: &Settings, mesh: &MeshConfig, runtime: &Runtime) -> a
     let ca = ca::load(&folder, now)?;
     ca.log_certificates();
     Ok((ca, CaSource::Folder(folder)))
+}
+
+/// Returns the verifier of tokens of the issuer that whoever runs us has named: any address of theirs may be called.
+fn open_id_tokens(settings: &Settings, mesh: &MeshConfig) -> Option<Arc<OpenIdTokens>> {
+    let rule = settings.identity.jwt_rule.clone()?;
+    let fetch = key_sets::fetch_anywhere(settings.key_sets.roots.clone());
+    Some(OpenIdTokens::new(rule, &mesh.trust_domain, Arc::new(fetch)))
+}
+
+/// Returns who decides which proxies of nodes are given certificates of others; `None` if none is trusted.
+pub(super) fn node_authorizer(settings: &Settings, mesh: &SmolStr, runtime: &Runtime) -> Option<NodeAuthorizer> {
+    let trusted: BTreeSet<_> = settings.identity.trusted_node_accounts.iter().cloned().collect();
+    let cluster = settings.cluster.cluster_id.as_str().into();
+    (!trusted.is_empty()).then(|| NodeAuthorizer { trusted, cluster, trust_domain: mesh.clone(), worlds: runtime.worlds.subscribe() })
 }
 
 fn local_verifiers(settings: &Settings, mesh: &MeshConfig) -> anyhow::Result<Vec<Arc<dyn TokenVerifier>>> {

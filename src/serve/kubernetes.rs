@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::{runtime::Runtime, settings::Settings};
 use crate::{
     api::mesh_config::MeshConfig,
-    controllers::{Controllers, ca_secret::CaSecrets},
+    controllers::{Controllers, ca_secret::CaSecrets, secret_events::SecretEvents},
     identity::{
         authenticate::kubernetes::{self, ClusterTokens},
         ca::SelfSigned,
@@ -16,6 +16,14 @@ use crate::{
     source::kubernetes::Settings as ApiServer,
     status,
 };
+
+/// What the agents of pods are told by ConfigMaps.
+pub(super) struct AgentTexts {
+    /// PEM of the roots by which clients verify us.
+    pub(super) roots: watch::Receiver<Arc<str>>,
+    /// PEM of the lists of revoked certificates; empty while there are none.
+    pub(super) revocation: watch::Receiver<Arc<str>>,
+}
 
 /// Returns the Secrets that hold the CA.
 pub(super) fn ca_secrets(server: &ApiServer, settings: &Settings, mesh: &MeshConfig, runtime: &Runtime) -> CaSecrets {
@@ -26,6 +34,12 @@ pub(super) fn ca_secrets(server: &ApiServer, settings: &Settings, mesh: &MeshCon
         clock: Arc::clone(&runtime.clock),
         metrics: runtime.metrics.controllers.clone(),
         ca_metrics: runtime.metrics.ca.clone(),
+        events: SecretEvents {
+            client: server.client.clone(),
+            namespace: settings.instance.namespace.clone(),
+            instance: settings.instance.name().to_owned(),
+            clock: Arc::clone(&runtime.clock),
+        },
     }
 }
 
@@ -38,20 +52,15 @@ pub(super) fn cluster_tokens(server: &ApiServer, settings: &Settings, mesh: &Mes
 }
 
 /// Runs for leadership until shutdown; the leader keeps what is ours in Kubernetes, and writes the status of users' objects. Does
-/// nothing without an API server. `roots`: PEM of the roots by which clients verify us.
-pub(super) fn keep_objects(settings: &Settings, runtime: &Runtime, roots: watch::Receiver<Arc<str>>) {
+/// nothing without an API server. `texts`: what agents are told.
+pub(super) fn keep_objects(settings: &Settings, runtime: &Runtime, texts: AgentTexts) {
     let Some(server) = settings.source.api_server() else { return };
-    let leads = start_controllers(server, settings, runtime, roots);
+    let leads = start_controllers(server, settings, runtime, texts);
     start_status(server, settings, runtime, leads);
 }
 
 /// Starts leader election and controllers; the receiver says whether this process leads.
-fn start_controllers(
-    server: &ApiServer,
-    settings: &Settings,
-    runtime: &Runtime,
-    roots: watch::Receiver<Arc<str>>,
-) -> watch::Receiver<bool> {
+fn start_controllers(server: &ApiServer, settings: &Settings, runtime: &Runtime, texts: AgentTexts) -> watch::Receiver<bool> {
     let debug = Arc::clone(&runtime.debug);
     let knowledge = Arc::new(move || debug.trust_report());
     let controllers = Controllers {
@@ -60,8 +69,10 @@ fn start_controllers(
         revision: settings.instance.revision.clone(),
         pod: settings.instance.pod.clone(),
         root_certificate: settings.controllers.root_certificate.clone(),
+        revocation_name: settings.controllers.revocation.clone(),
         timing: settings.controllers.leadership,
-        roots,
+        roots: texts.roots,
+        revocation: texts.revocation,
         worlds: runtime.worlds.subscribe(),
         knowledge,
         clock: Arc::clone(&runtime.clock),

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     controllers::election::Timing,
-    identity::{ca::IssuePolicy, key::KeyType},
+    identity::{authenticate::JwtRule, ca::IssuePolicy, impersonation::Account, key::KeyType},
     source::{debounce, key_sets, kubernetes},
     webhook::inject,
     xds::{bounds::Bounds, session},
@@ -132,6 +132,10 @@ pub(crate) struct IdentitySettings {
     pub token_issuer_dir: Option<PathBuf>,
     /// A token must be for one of these audiences.
     pub token_audiences: Vec<String>,
+    /// Another issuer of tokens.
+    pub jwt_rule: Option<JwtRule>,
+    /// Accounts of nodes' proxies, which may ask for certificates of the pods on their node.
+    pub trusted_node_accounts: Vec<Account>,
 }
 
 /// What is kept in Kubernetes, by the replica that leads.
@@ -139,6 +143,8 @@ pub(crate) struct IdentitySettings {
 pub(crate) struct ControllerSettings {
     /// Name of the root certificates' ConfigMaps.
     pub root_certificate: String,
+    /// The name of the ConfigMaps with revoked certificates.
+    pub revocation: String,
     /// How fast leadership passes on.
     pub leadership: Timing,
 }

@@ -13,6 +13,7 @@ mod gateway;
 mod issuer;
 mod mesh;
 mod redirects;
+mod revocation;
 mod rotation;
 mod sniffing;
 mod tokens;

@@ -8,7 +8,11 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use istiod_lite::identity::{ca, key::KeyType};
+use istiod_lite::identity::{
+    ca,
+    certificate::Certificate,
+    key::{KeyType, PrivateKey},
+};
 use jiff::Timestamp;
 
 use super::fixture::{Authority, openssl};
@@ -153,4 +157,81 @@ fn block_after<'a>(text: &'a str, marker: &str) -> &'a str {
     let (_, rest) = text.split_once(marker).expect("the marker");
     let (_, rest) = rest.split_once("```sh\n").expect("a block");
     rest.split_once("```").expect("its end").0
+}
+
+#[test]
+fn a_list_of_revoked_certificates_is_made_and_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    succeeds(at, "ca root --out root --passphrase-env ROOT_PASSPHRASE");
+    succeeds(at, "ca intermediate --root root --out cacerts --passphrase-env ROOT_PASSPHRASE");
+    let (ca, key) = (ca::load(&at.join("cacerts"), Timestamp::now()).unwrap(), PrivateKey::generate(KeyType::P256).unwrap());
+    let issue = || {
+        ca.issue(
+            &super::fixture::greedy_request(&key),
+            &super::fixture::reviews(),
+            600,
+            &Default::default(),
+            Timestamp::now(),
+            super::fixture::serial(),
+        )
+    };
+    let [good, bad] = [issue(), issue()].map(|issued| Certificate::from_der(issued.unwrap().leaf_der()).unwrap());
+    fs::create_dir(at.join("lists")).unwrap();
+    succeeds(at, "ca crl --ca root --passphrase-env ROOT_PASSPHRASE --out lists --days 365");
+    succeeds(at, &format!("ca crl --ca cacerts --out lists --revoke {}", bad.serial));
+    // Made anew, it keeps what was revoked, and the root's list beside it.
+    succeeds(at, "ca crl --ca cacerts --out lists");
+
+    fs::copy(at.join("lists/ca-crl.pem"), at.join("cacerts/ca-crl.pem")).unwrap();
+    let loaded = ca::load(&at.join("cacerts"), Timestamp::now()).unwrap();
+    let lists = loaded.revocation().unwrap();
+    assert!(lists.revokes(&bad.issuer_der, &bad.serial_der) && !lists.revokes(&good.issuer_der, &good.serial_der));
+    assert_eq!((lists.count(), loaded.unusable_revocation()), (1, None));
+
+    // openssl agrees, and so would Envoy: every CA has a list.
+    for (name, certificate) in [("good", &good), ("bad", &bad)] {
+        fs::write(at.join(format!("{name}.pem")), certificate.pem()).unwrap();
+    }
+    let verify = |name: &str| {
+        let arguments = [
+            "verify",
+            "-crl_check_all",
+            "-CRLfile",
+            "lists/ca-crl.pem",
+            "-CAfile",
+            "root/root-cert.pem",
+            "-untrusted",
+            "cacerts/ca-cert.pem",
+            name,
+        ];
+        Command::new("openssl").args(arguments).current_dir(at).output().unwrap()
+    };
+    let (taken, refused) = (verify("good.pem"), verify("bad.pem"));
+    assert!(taken.status.success(), "{}", String::from_utf8_lossy(&taken.stderr));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("certificate revoked"), "{said}");
+
+    let refused = fails(at, "ca crl --ca nowhere --out lists");
+    assert!(refused.contains("ca-key.pem") || refused.contains("ca-cert.pem"), "{refused}");
+}
+
+#[test]
+fn what_ends_soon_is_a_problem_if_one_asks() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    succeeds(at, "ca root --out root --passphrase-env ROOT_PASSPHRASE --days 100");
+    succeeds(at, "ca intermediate --root root --out cacerts --passphrase-env ROOT_PASSPHRASE --days 20");
+    succeeds(at, "ca inspect cacerts cacerts/ca-cert.pem");
+    succeeds(at, "ca inspect --min-days 19 cacerts cacerts/ca-cert.pem");
+    for path in ["cacerts", "cacerts/ca-cert.pem"] {
+        let said = fails(at, &format!("ca inspect --min-days 30 {path}"));
+        assert!(said.contains("problem: ") && said.contains("Intermediate CA") && said.contains("expires soon"), "{path}: {said}");
+    }
+    for ca in ["root --passphrase-env ROOT_PASSPHRASE", "cacerts"] {
+        succeeds(at, &format!("ca crl --ca {ca} --out cacerts --days 10"));
+    }
+    assert!(fails(at, "ca inspect --min-days 15 cacerts").contains("a list ends soon"));
+    fs::write(at.join("cacerts/ca-crl.pem"), "nonsense").unwrap();
+    assert!(fails(at, "ca inspect cacerts").contains("holds no list of revoked certificates"));
 }

@@ -2,6 +2,7 @@ use std::fs;
 
 use istiod_lite::identity::{
     ca::{CaHandle, LoadError, OfferOutcome},
+    ceremony,
     key::{KeyType, PrivateKey},
 };
 use jiff::Timestamp;
@@ -303,4 +304,42 @@ fn a_new_intermediate_is_taken_over_and_another_root_is_not() {
     let error = handle.offer(Authority::new().load().unwrap()).unwrap_err();
     assert!(error.to_string().contains("another root"), "{error}");
     assert_eq!(handle.current().root(), &authority.root);
+}
+
+#[test]
+fn lists_stay_until_others_come() {
+    let authority = Authority::new();
+    let lists = |authority: &Authority, revoked: &[&[u8]]| {
+        let serials = revoked.iter().map(|serial| serial.to_vec()).collect();
+        let (ca, now) = (authority.load().unwrap(), Timestamp::now());
+        let key = PrivateKey::from_pem(&authority.key_pem).unwrap();
+        let of_intermediate = ceremony::revocation_list(ca.certificate(), key, &serials, 1, now).unwrap();
+        of_intermediate + &ceremony::revocation_list(ca.root(), authority.root_key(), &Default::default(), 1, now).unwrap()
+    };
+    let handle = CaHandle::new(authority.load().unwrap());
+    let (published, issuer) = (handle.revocation(), handle.current().certificate().subject_der.clone());
+    assert!(published.borrow().is_empty());
+    let revokes = |serial: u8| handle.current().revocation().is_some_and(|lists| lists.revokes(&issuer, &[serial]));
+
+    let first = lists(&authority, &[&[5]]);
+    authority.write("ca-crl.pem", &first);
+    assert_eq!(handle.offer(authority.load().unwrap()).unwrap(), OfferOutcome::Accepted);
+    assert!(revokes(5) && published.borrow().contains("X509 CRL"));
+    for unusable in ["", "nonsense", &first[..first.len() / 2]] {
+        authority.write("ca-crl.pem", unusable);
+        let offered = authority.load().unwrap();
+        assert!(offered.unusable_revocation().is_some(), "{unusable:?}");
+        assert_eq!(handle.offer(offered).unwrap(), OfferOutcome::Unchanged, "{unusable:?}");
+    }
+    authority.remove("ca-crl.pem");
+    assert_eq!(handle.offer(authority.load().unwrap()).unwrap(), OfferOutcome::Unchanged);
+    assert!(revokes(5), "who was revoked is let in because a file is gone");
+
+    // Proxies would refuse what another intermediate signs, as long as it has no list.
+    let authority = authority.renew(KeyType::P256);
+    let refused = handle.offer(authority.load().unwrap()).unwrap_err().to_string();
+    assert!(refused.contains("would refuse what the new CA signs"), "{refused}");
+    authority.write("ca-crl.pem", &lists(&authority, &[&[6]]));
+    assert_eq!(handle.offer(authority.load().unwrap()).unwrap(), OfferOutcome::Accepted);
+    assert!(revokes(5) && revokes(6), "certificates of the intermediate before are still in use");
 }

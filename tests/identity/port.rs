@@ -9,6 +9,7 @@ use istiod_lite::{
     identity::{
         authenticate::{Authenticator, KeySetVerifier},
         ca::{CaHandle, IssuePolicy, watch},
+        ceremony,
         certificate::Certificate as Leaf,
         inventory::Inventory,
         key::{KeyType, PrivateKey},
@@ -71,8 +72,9 @@ impl ControlPlane {
         authority.write("jwks.json", &issuer.key_set());
         let verifier =
             KeySetVerifier::open(&authority.path().join("jwks.json"), DEFAULT_ISSUER, &[DEFAULT_AUDIENCE.into()], "cluster.local");
-        let authenticator = Authenticator::new("cluster.local", vec![Arc::new(verifier.unwrap())], system_clock());
         let ca = CaHandle::new(authority.load().unwrap());
+        let authenticator =
+            Authenticator::new("cluster.local", vec![Arc::new(verifier.unwrap())], system_clock()).with_revocation(ca.clone());
         let names = ServingCertificate::Ours(ServingNames::istiod("istio-system", None).and_local());
         let tls = TlsIdentity::new(ca.clone(), names, TlsParameters::default(), system_clock()).unwrap();
         let (metrics, shutdown, inventory) = (CaMetrics::default(), CancellationToken::new(), Arc::<Inventory>::default());
@@ -315,4 +317,40 @@ async fn connections_end_at_their_age_and_on_shutdown() {
     plane.shutdown.cancel();
     timeout(Duration::from_secs(5), plane.serving).await.expect("drained").unwrap();
     assert!(TcpStream::connect(plane.address).await.is_err(), "the port is closed");
+}
+
+#[tokio::test]
+async fn a_revoked_certificate_is_refused_at_the_door_and_behind_it() {
+    let plane = ControlPlane::start().await;
+    let key = PrivateKey::generate(KeyType::P256).unwrap();
+    let channel = plane.connect(plane.client_tls()).await.unwrap();
+    let chain = ask(channel, Some(&plane.token()), &greedy_request(&key)).await.unwrap();
+    let certificate = leaf(&chain);
+    let client = plane.client_tls().identity(Identity::from_pem(chain[..2].concat(), key.to_pem()));
+    let open = plane.connect(client.clone()).await.unwrap();
+    ask(open.clone(), None, &greedy_request(&key)).await.unwrap();
+
+    let (ca, now) = (plane.ca.current(), Timestamp::now());
+    let signing = PrivateKey::from_pem(&plane.authority.key_pem).unwrap();
+    let of_intermediate = ceremony::revocation_list(ca.certificate(), signing, &[certificate.serial_der].into(), 1, now).unwrap();
+    let of_root = ceremony::revocation_list(ca.root(), plane.authority.root_key(), &Default::default(), 1, now).unwrap();
+    plane.authority.write("ca-crl.pem", &(of_intermediate + &of_root));
+    plane.ca.offer(plane.authority.load().unwrap()).unwrap();
+    plane.tls.reissue().unwrap();
+
+    // The connection was open before: who is behind it is nobody any more, whatever token comes along.
+    for token in [None, Some(plane.token())] {
+        let refused = ask(open.clone(), token.as_deref(), &greedy_request(&key)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+    }
+    // With TLS 1.3 a client hears of it at its first read only.
+    if let Ok(channel) = plane.connect(client).await {
+        ask(channel, None, &greedy_request(&key)).await.unwrap_err();
+    }
+    // Others are as welcome as before.
+    let channel = plane.connect(plane.client_tls()).await.unwrap();
+    let other = PrivateKey::generate(KeyType::P256).unwrap();
+    let chain = ask(channel, Some(&plane.token()), &greedy_request(&other)).await.unwrap();
+    let client = plane.client_tls().identity(Identity::from_pem(chain[..2].concat(), other.to_pem()));
+    ask(plane.connect(client).await.unwrap(), None, &greedy_request(&other)).await.unwrap();
 }

@@ -150,6 +150,36 @@ async fn a_new_intermediate_in_cacerts_signs_without_a_failed_request() -> Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_the_ca_is_said_at_its_secret() -> Result<()> {
+    let plane = Installation::new(ApiServer::shared().await?, "mesh-events").await?;
+    let company = Root::new()?;
+    // 49 days are left of it, and a day of its list.
+    let mut entries = company.intermediate("first")?;
+    let (ca, now) = (Certificate::all_from_pem(&entries["ca-cert.pem"])?.remove(0), Timestamp::now());
+    let list = |ca: &Certificate, key: &str, days| {
+        anyhow::Ok(ceremony::revocation_list(ca, PrivateKey::from_pem(key)?, &Default::default(), days, now)?)
+    };
+    let lists = list(&ca, &entries["ca-key.pem"], 1)? + &list(&company.certificate, &company.key, 90)?;
+    entries.insert("ca-crl.pem", lists.clone());
+    plane.put_secret("cacerts", &entries).await?;
+    let istiod = plane.start("istiod-1", 1, plane.api.address())?;
+    istiod.wait_until_ready().await?;
+    plane.wait_for_event("cacerts", "ExpiresWithinDay", "ca-crl.pem").await?;
+    wait::until("the lists in every namespace", PATIENCE, || async {
+        let object = Object { api_version: "v1", kind: "ConfigMap", namespace: "default", name: &plane.revocation_list() };
+        ensure!(plane.api.get(object).await?["data"]["ca-crl.pem"].as_str().is_some_and(|text| text == lists));
+        Ok(())
+    })
+    .await?;
+
+    entries.insert("ca-crl.pem", lists[..lists.len() / 2].to_owned());
+    plane.put_secret("cacerts", &entries).await?;
+    plane.wait_for_event("cacerts", "RevocationListRefused", "the one in use stays").await?;
+    plane.put_secret("cacerts", &Root::new()?.intermediate("foreign")?).await?;
+    plane.wait_for_event("cacerts", "Refused", "another root").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_self_signed_root_is_renewed_while_running_and_not_replaced() -> Result<()> {
     let plane = Installation::new(ApiServer::shared().await?, "mesh-renewal").await?;
     plane.pod("renewal", "reviews", "reviews-1").await?;

@@ -29,6 +29,8 @@ use istiod_lite::{
     },
     proto::auth::{IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient},
 };
+use k8s_openapi::api::events::v1::Event;
+use kube::api::ListParams;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tonic::{Code, Request, Status, transport::Channel};
@@ -78,6 +80,7 @@ impl Installation {
             ("--pod-name", name),
             ("--revision", &self.namespace),
             ("--root-certificate", &self.root_certificate()),
+            ("--revocation-list", &self.revocation_list()),
             ("--lease", &format!("{}s", LEASE.as_secs())),
         ] {
             arguments.extend([flag.into(), value.into()]);
@@ -99,6 +102,27 @@ impl Installation {
     /// Returns a name that installations on one API server do not share.
     pub(crate) fn root_certificate(&self) -> String {
         format!("root-of-{}", self.namespace)
+    }
+
+    /// Returns the same for the lists of revoked certificates.
+    pub(crate) fn revocation_list(&self) -> String {
+        format!("revoked-of-{}", self.namespace)
+    }
+
+    /// Waits for an Event about a Secret of its namespace, with this reason, that says so.
+    pub(crate) async fn wait_for_event(&self, secret: &str, reason: &str, says: &str) -> Result<()> {
+        wait::until(&format!("an Event {reason} on {secret}"), PATIENCE, || async {
+            let client = self.api.client().await?;
+            let events = kube::Api::<Event>::namespaced(client, &self.namespace).list(&ListParams::default()).await?.items;
+            let about = |event: &Event| {
+                let name = event.regarding.as_ref().and_then(|regarding| regarding.name.as_deref());
+                let said = event.note.as_deref().is_some_and(|note| note.contains(says));
+                name == Some(secret) && event.reason.as_deref() == Some(reason) && said
+            };
+            ensure!(events.iter().any(about), "not among {events:#?}");
+            Ok(())
+        })
+        .await
     }
 
     /// Returns the root certificate in a namespace, if it is there.
@@ -217,7 +241,7 @@ impl Replica {
 fn rights(user: &str) -> Vec<Value> {
     let rule = |group: &str, resources: &[&str], names: &[&str], verbs: &[&str]| json!({ "apiGroups": [group], "resources": resources, "resourceNames": names, "verbs": verbs });
     let (read, follow) = (["get", "list", "watch"], ["list", "watch"]);
-    let root_certificate = format!("root-of-{user}");
+    let (root_certificate, revocation_list) = (format!("root-of-{user}"), format!("revoked-of-{user}"));
     let own = [
         rule("", &["secrets"], &["cacerts", "istio-ca-secret"], &read),
         rule("", &["secrets"], &[], &["create"]),
@@ -232,7 +256,8 @@ fn rights(user: &str) -> Vec<Value> {
         rule("apiextensions.k8s.io", &["customresourcedefinitions"], &[], &read),
         rule("networking.istio.io", &["*"], &[], &follow),
         rule("security.istio.io", &["*"], &[], &follow),
-        rule("", &["configmaps"], &[&root_certificate], &["list", "watch", "patch", "create"]),
+        rule("", &["configmaps"], &[&root_certificate, &revocation_list], &["list", "watch", "patch", "create"]),
+        rule("events.k8s.io", &["events"], &[], &["create"]),
         rule(
             "admissionregistration.k8s.io",
             &["mutatingwebhookconfigurations", "validatingwebhookconfigurations"],

@@ -214,6 +214,7 @@ fn of_workload(name: &str, certificate: &WorkloadCertificate) -> Option<Encoded>
         }),
         ROOT_CA => secret::Type::ValidationContext(CertificateValidationContext {
             trusted_ca: Some(inline(certificate.root_pem().as_bytes())),
+            crl: certificate.revocation_pem().map(|lists| inline(lists.as_bytes())),
             ..Default::default()
         }),
         _ => return None,

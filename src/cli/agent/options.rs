@@ -83,6 +83,10 @@ pub(super) struct DiscoveryOptions {
     /// Roots that the control plane's certificate must chain to
     #[arg(long, value_name = "FILE", default_value = "/var/run/secrets/istio/root-cert.pem")]
     pub(super) root_cert: PathBuf,
+    /// Lists of revoked certificates, of each CA up to the root; Envoy refuses peers that are in them. The file need not be there, and
+    /// is read again every 5 seconds
+    #[arg(long, value_name = "FILE", default_value = "/var/run/secrets/istio/crl/ca-crl.pem")]
+    pub(super) revocation_list: PathBuf,
     /// Token that says who the workload is; an empty value means none
     #[arg(long, value_name = "FILE", default_value = "/var/run/secrets/tokens/istio-token")]
     pub(super) token_file: PathBuf,

@@ -104,6 +104,7 @@ fn discovery(options: DiscoveryOptions, environment: &Environment, config: &Prox
         address,
         server_name,
         root_cert: options.root_cert,
+        revocation_list: options.revocation_list,
         token_file: Some(options.token_file).filter(|path| !path.as_os_str().is_empty()),
         delta: options.delta || (environment.delta() && !options.sotw),
     })

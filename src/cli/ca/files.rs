@@ -13,7 +13,7 @@ use crate::system_error::explain;
 
 /// Where the root key's passphrase comes from. It is never an argument, because every user of the machine can see those.
 #[derive(clap::Args)]
-#[group(required = true, multiple = false)]
+#[group(multiple = false)]
 pub(super) struct PassphraseSource {
     /// Read the root key's passphrase from the first line of this file
     #[arg(long, value_name = "FILE")]
@@ -39,12 +39,19 @@ pub(super) struct Output {
 // === impl PassphraseSource ===
 
 impl PassphraseSource {
+    /// Returns whether it was said.
+    pub(super) fn is_given(&self) -> bool {
+        self.passphrase_file.is_some() || self.passphrase_env.is_some() || self.passphrase_stdin
+    }
+
     /// Reads the passphrase, without its line end.
     pub(super) fn read(&self) -> anyhow::Result<Vec<u8>> {
         let text = if let Some(path) = &self.passphrase_file {
             fs::read_to_string(path).map_err(|error| anyhow!("--passphrase-file {}: {}", path.display(), explain(&error)))?
         } else if let Some(name) = &self.passphrase_env {
             std::env::var(name).map_err(|error| anyhow!("--passphrase-env {name}: {error}; set it to the passphrase"))?
+        } else if !self.passphrase_stdin {
+            bail!("where is the root key's passphrase? Give --passphrase-file, --passphrase-env or --passphrase-stdin")
         } else {
             let mut text = String::new();
             io::stdin().read_to_string(&mut text).context("passphrase from standard input")?;

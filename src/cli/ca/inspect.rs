@@ -6,30 +6,38 @@ use std::{
     process::ExitCode,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    identity::{ca, certificate::Certificate},
+    identity::{
+        ca::{self, REVOCATION_FILE, SigningCa},
+        certificate::Certificate,
+    },
     peer_text::escaped,
     system_error::explain,
 };
 
-/// Show certificates, and whether a folder is one that the control plane accepts. Exit status 1: there are problems.
+/// Show certificates, and whether a folder is one that the control plane accepts. Exit status 1: there are problems, of which one is
+/// that something ends too soon.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// CA folders, or PEM files with certificates
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
+    /// A certificate, or a list of revoked ones, that ends within so many days is a problem: a folder is looked at long before
+    #[arg(long, value_name = "DAYS", default_value_t = 0)]
+    min_days: u32,
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let now = Timestamp::now();
+    let soon = now.checked_add(SignedDuration::from_hours(24 * i64::from(arguments.min_days)))?;
     let mut problems = Vec::new();
     for path in &arguments.paths {
         if path.is_dir() {
-            problems.extend(inspect_folder(path, now)?);
+            problems.extend(inspect_folder(path, now, soon)?);
         } else {
-            problems.extend(inspect_file(path, now)?);
+            problems.extend(inspect_file(path, now, soon)?);
         }
     }
     for problem in &problems {
@@ -38,7 +46,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn inspect_folder(folder: &Path, now: Timestamp) -> anyhow::Result<Vec<String>> {
+fn inspect_folder(folder: &Path, now: Timestamp, soon: Timestamp) -> anyhow::Result<Vec<String>> {
     let mut roots = Vec::new();
     for name in ["root-cert.pem", "cert-chain.pem", "ca-cert.pem", "ca.crt", "tls.crt"] {
         let path = folder.join(name);
@@ -56,20 +64,34 @@ fn inspect_folder(folder: &Path, now: Timestamp) -> anyhow::Result<Vec<String>> 
     let keys = ca::find_root_keys(folder, &roots)?;
     let mut problems: Vec<String> = keys.iter().map(ToString::to_string).collect();
     match ca::load(folder, now) {
-        Ok(signing) => println!(
-            "{}: the control plane accepts it; {} chains to {}; certificates can be issued until {}",
-            folder.display(),
-            signing.certificate().subject,
-            signing.root().subject,
-            signing.not_after()
-        ),
+        Ok(signing) => {
+            problems.extend(ending(&signing, soon));
+            println!(
+                "{}: the control plane accepts it; {} chains to {}; certificates can be issued until {}",
+                folder.display(),
+                signing.certificate().subject,
+                signing.root().subject,
+                signing.not_after()
+            );
+        }
         Err(error @ ca::LoadError::RootKey { .. }) if problems.contains(&error.to_string()) => {}
         Err(error) => problems.push(error.to_string()),
     }
     Ok(problems)
 }
 
-fn inspect_file(path: &Path, now: Timestamp) -> anyhow::Result<Vec<String>> {
+/// Returns what of a CA ends before `soon`, and what is wrong with its lists of revoked certificates.
+fn ending(ca: &SigningCa, soon: Timestamp) -> Vec<String> {
+    let certificates = ca.path().iter().chain(ca.roots()).filter(|certificate| soon > certificate.not_after);
+    let mut problems: Vec<String> =
+        certificates.map(|certificate| format!("{}: expires soon, at {}", certificate.subject, certificate.not_after)).collect();
+    problems.extend(ca.unusable_revocation().map(ToString::to_string));
+    let lists = ca.revocation().and_then(|lists| lists.not_after()).filter(|end| soon > *end);
+    problems.extend(lists.map(|end| format!("{REVOCATION_FILE}: a list ends soon, at {end}")));
+    problems
+}
+
+fn inspect_file(path: &Path, now: Timestamp, soon: Timestamp) -> anyhow::Result<Vec<String>> {
     let certificates = read(path)?;
     show_all(path, &certificates);
     let mut problems = Vec::new();
@@ -78,6 +100,8 @@ fn inspect_file(path: &Path, now: Timestamp) -> anyhow::Result<Vec<String>> {
         let place = format!("{}: certificate {} ({subject})", path.display(), index + 1);
         if now > certificate.not_after {
             problems.push(format!("{place}: expired at {}", certificate.not_after));
+        } else if soon > certificate.not_after {
+            problems.push(format!("{place}: expires soon, at {}", certificate.not_after));
         }
         if now < certificate.not_before {
             problems.push(format!("{place}: not valid before {}", certificate.not_before));

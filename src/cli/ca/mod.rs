@@ -1,5 +1,6 @@
 //! `istiod-lite ca`
 
+mod crl;
 mod files;
 mod inspect;
 mod issued;
@@ -24,6 +25,7 @@ pub(super) struct Arguments {
 enum Command {
     Root(root::RootArguments),
     Intermediate(root::IntermediateArguments),
+    Crl(crl::Arguments),
     Inspect(inspect::Arguments),
     Issued(issued::Arguments),
     Rotate(rotate::Arguments),
@@ -35,6 +37,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
     let outcome = match arguments.command {
         Command::Root(arguments) => root::make_root(arguments),
         Command::Intermediate(arguments) => root::make_intermediate(arguments),
+        Command::Crl(arguments) => crl::run(arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Issued(arguments) => issued::run(&arguments),
         Command::Rotate(arguments) => rotate::run(&arguments),

@@ -6,7 +6,7 @@ use clap::builder::TypedValueParser;
 
 use crate::{
     cli::values::duration,
-    controllers::{ROOT_CERTIFICATE, election::Timing},
+    controllers::{REVOCATION, ROOT_CERTIFICATE, election::Timing},
     serve::settings::ControllerSettings,
     source::kubernetes::{self, ClientSettings},
 };
@@ -58,6 +58,11 @@ pub(super) struct KubernetesArguments {
     #[arg(long, value_name = "NAME", env = "PILOT_CA_CERT_CONFIGMAP", default_value = ROOT_CERTIFICATE)]
     root_certificate: String,
 
+    /// Name of the ConfigMaps with the lists of revoked certificates, one in each namespace as soon as there is `ca-crl.pem` beside
+    /// the CA. Agents are injected to read istio-ca-crl.
+    #[arg(long, value_name = "NAME", env = "PILOT_CRL_CONFIGMAP", default_value = REVOCATION)]
+    revocation_list: String,
+
     /// How long a leader that is gone holds back the next one. The Lease is renewed for half of that, and looked at
     /// every quarter.
     #[arg(long, value_parser = duration, default_value = "30s", hide = true)]
@@ -89,6 +94,10 @@ impl KubernetesArguments {
 
     /// Returns the settings of what one replica of several does.
     pub(super) fn controllers(&self) -> ControllerSettings {
-        ControllerSettings { root_certificate: self.root_certificate.clone(), leadership: Timing::of_lease(self.lease) }
+        ControllerSettings {
+            root_certificate: self.root_certificate.clone(),
+            revocation: self.revocation_list.clone(),
+            leadership: Timing::of_lease(self.lease),
+        }
     }
 }

@@ -3,9 +3,8 @@
 use std::env;
 
 /// Variables that change what istiod does and have no effect here, each with the values that ask for what we do anyway.
-const VARIABLES: [(&str, &[&str]); 21] = [
+const VARIABLES: [(&str, &[&str]); 20] = [
     ("PILOT_CERT_PROVIDER", &["istiod"]),
-    ("JWT_RULE", &[]),
     ("PILOT_JWT_ENABLE_REMOTE_JWKS", &["false"]),
     ("XDS_AUTH", &["true"]),
     ("PILOT_ENABLE_XDS_IDENTITY_CHECK", &["true"]),

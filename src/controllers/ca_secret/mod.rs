@@ -23,12 +23,12 @@ use tokio::time::{interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::ControllerMetrics;
+use super::{ControllerMetrics, secret_events::SecretEvents};
 use crate::{
     backoff::{Backoff, random_unit},
     identity::{
         Clock,
-        ca::{CaHandle, LoadError, OfferOutcome, SelfSigned, SelfSignedError, SigningCa, load_entries, load_self_signed},
+        ca::{CaHandle, LoadError, OfferOutcome, RevocationError, SelfSigned, SelfSignedError, SigningCa, load_entries, load_self_signed},
         metrics::CaMetrics,
     },
 };
@@ -61,6 +61,8 @@ pub struct CaSecrets {
     pub metrics: ControllerMetrics,
     /// The metrics that show when the CA expires.
     pub ca_metrics: CaMetrics,
+    /// Where what is wrong with a Secret is said at it.
+    pub events: SecretEvents,
 }
 
 /// Which Secret the CA in use comes from.
@@ -70,6 +72,16 @@ pub enum CaOrigin {
     Provided,
     /// A self-signed root in the Secret of this name.
     SelfSigned(&'static str),
+}
+
+impl CaOrigin {
+    /// Returns the name of the Secret.
+    pub fn secret(self) -> &'static str {
+        match self {
+            Self::Provided => CACERTS,
+            Self::SelfSigned(name) => name,
+        }
+    }
 }
 
 /// Why there is no CA, which only a person can mend. An API server that cannot be reached is waited for instead.
@@ -250,6 +262,9 @@ impl Keeper {
             Err(LoadError::Empty { .. }) if !self.is_source(name) => return,
             Err(error) => return self.refuse(name, &error),
         };
+        if let Some(error) = offered.unusable_revocation() {
+            self.refuse_revocation(name, error);
+        }
         match self.handle.offer(offered) {
             Ok(OfferOutcome::Unchanged) => self.secrets.metrics.count_ca_offer(name, "unchanged"),
             Ok(OfferOutcome::Accepted) => self.accepted(name, entries, generated),
@@ -275,9 +290,16 @@ impl Keeper {
         self.secrets.metrics.count_ca_offer(name, "accepted");
     }
 
-    fn refuse(&self, name: &str, error: &dyn std::fmt::Display) {
+    fn refuse(&self, name: &'static str, error: &dyn std::fmt::Display) {
+        self.secrets.events.tell(name, "Refused", format!("{error}; signing goes on with the CA in use"));
         self.secrets.metrics.count_ca_offer(name, "refused");
         error!(namespace = self.secrets.namespace, secret = name, %error, "the Secret changed and is refused; signing goes on with the CA in use");
+    }
+
+    fn refuse_revocation(&self, name: &'static str, error: &RevocationError) {
+        self.secrets.events.tell(name, "RevocationListRefused", format!("{error}; the one in use stays"));
+        self.secrets.metrics.count_ca_offer(name, "revocation_refused");
+        error!(namespace = self.secrets.namespace, secret = name, %error, "the list of revoked certificates is refused; the one in use stays");
     }
 
     /// Renews the root in the Secret if that is due. The watch brings the renewed root to this replica and to all others.

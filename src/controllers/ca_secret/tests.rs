@@ -51,13 +51,16 @@ impl SecretServer {
             .route(path, post(Self::create))
             .route(&format!("{path}/{{name}}"), get(Self::read).put(Self::replace))
             .with_state(Arc::clone(self));
+        let client = Client::new(router, "istio-system");
+        let clock: Clock = Arc::new(move || now);
         CaSecrets {
-            client: Client::new(router, "istio-system"),
+            client: client.clone(),
             namespace: "istio-system".into(),
             self_signed: SelfSigned { days: 100, ..SelfSigned::new("cluster.local") },
-            clock: Arc::new(move || now),
+            clock: Arc::clone(&clock),
             metrics: ControllerMetrics::default(),
             ca_metrics: CaMetrics::default(),
+            events: SecretEvents { client, namespace: "istio-system".into(), instance: "istiod-1".into(), clock },
         }
     }
 

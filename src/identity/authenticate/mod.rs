@@ -1,7 +1,9 @@
 //! Who is calling on port 15012: proven by a client certificate, or else by a token (contract §2.6).
 
+mod fetched_keys;
 mod key_set;
 pub mod kubernetes;
+mod open_id;
 
 use std::sync::Arc;
 
@@ -10,10 +12,14 @@ use jiff::Timestamp;
 use smol_str::SmolStr;
 use tracing::debug;
 
-pub use self::key_set::KeySetVerifier;
+pub use self::{
+    key_set::KeySetVerifier,
+    open_id::{FetchKeys, JwtRule, JwtRuleError, OpenIdTokens},
+};
 pub use super::token::TokenVerifier;
 use super::{
     Clock,
+    ca::CaHandle,
     certificate::Certificate,
     proof::{Proof, Proven},
     token::TokenError,
@@ -25,6 +31,8 @@ use crate::mesh::model::SpiffeId;
 pub struct PeerCertificate {
     identity: Option<SpiffeId>,
     not_after: Timestamp,
+    issuer_der: Vec<u8>,
+    serial_der: Vec<u8>,
 }
 
 /// Resolves the caller of each request on the TLS port.
@@ -32,6 +40,7 @@ pub struct Authenticator {
     trust_domain: SmolStr,
     verifiers: Vec<Arc<dyn TokenVerifier>>,
     clock: Clock,
+    ca: Option<Arc<CaHandle>>,
 }
 
 /// Why a caller is not known. The text is for logs; clients are told only that they are unauthenticated.
@@ -46,6 +55,9 @@ pub enum AuthenticationError {
     /// The certificate ran out while the connection was open.
     #[error("the client certificate expired at {0}")]
     CertificateExpired(Timestamp),
+    /// The certificate was revoked while the connection was open.
+    #[error("the client certificate was revoked")]
+    CertificateRevoked,
     /// The certificate does not carry exactly one SPIFFE id of our trust domain.
     #[error("the client certificate has no SPIFFE id in trust domain {0}, and there is no token")]
     CertificateIdentity(SmolStr),
@@ -63,7 +75,13 @@ impl PeerCertificate {
     /// Reads a verified leaf; `None` if it cannot be read.
     pub fn from_verified_der(der: &[u8]) -> Option<Self> {
         let certificate = Certificate::from_der(der).ok()?;
-        Some(Self { identity: certificate.spiffe_id(), not_after: certificate.not_after })
+        let Certificate { not_after, issuer_der, serial_der, .. } = &certificate;
+        Some(Self {
+            identity: certificate.spiffe_id(),
+            not_after: *not_after,
+            issuer_der: issuer_der.clone(),
+            serial_der: serial_der.clone(),
+        })
     }
 }
 
@@ -81,7 +99,12 @@ impl AuthenticationError {
 impl Authenticator {
     /// Returns an authenticator that accepts client certificates of `trust_domain`, and tokens that one of `verifiers` accepts.
     pub fn new(trust_domain: impl Into<SmolStr>, verifiers: Vec<Arc<dyn TokenVerifier>>, clock: Clock) -> Self {
-        Self { trust_domain: trust_domain.into(), verifiers, clock }
+        Self { trust_domain: trust_domain.into(), verifiers, clock, ca: None }
+    }
+
+    /// Refuses certificates from now on that the lists of this CA revoke, also on connections that were open before.
+    pub fn with_revocation(self, ca: Arc<CaHandle>) -> Self {
+        Self { ca: Some(ca), ..self }
     }
 
     /// Returns the caller of one request.
@@ -92,7 +115,8 @@ impl Authenticator {
         let now = (self.clock)();
         let certificate = peer.map(|peer| self.identity_of(peer, now));
         match (certificate, bearer_token(headers)?) {
-            (Some(Ok(identity)), _) => Ok(Proven { identity, proof: Proof::Certificate }),
+            (Some(Ok(identity)), _) => Ok(Proven { identity, proof: Proof::Certificate, pod: None }),
+            (Some(Err(error @ AuthenticationError::CertificateRevoked)), _) => Err(error),
             (_, Some(token)) => self.verify_token(token, now).await,
             (Some(Err(error)), None) => Err(error),
             (None, None) => Err(AuthenticationError::NoCredentials),
@@ -102,6 +126,10 @@ impl Authenticator {
     fn identity_of(&self, peer: &PeerCertificate, now: Timestamp) -> Result<SpiffeId, AuthenticationError> {
         if now > peer.not_after {
             return Err(AuthenticationError::CertificateExpired(peer.not_after));
+        }
+        let ca = self.ca.as_ref().map(|ca| ca.current());
+        if ca.is_some_and(|ca| ca.revocation().is_some_and(|lists| lists.revokes(&peer.issuer_der, &peer.serial_der))) {
+            return Err(AuthenticationError::CertificateRevoked);
         }
         let identity = peer.identity.clone().filter(|identity| identity.trust_domain == self.trust_domain);
         identity.ok_or_else(|| AuthenticationError::CertificateIdentity(self.trust_domain.clone()))

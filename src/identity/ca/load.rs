@@ -13,7 +13,7 @@ use rustls::{RootCertStore, server::WebPkiClientVerifier};
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::{
-    IssuePolicy, LoadError, SigningCa,
+    IssuePolicy, LoadError, REVOCATION_FILE, RevocationError, SigningCa,
     root_keys::{find_root_keys, root_key_in},
 };
 use crate::{
@@ -23,6 +23,7 @@ use crate::{
         serial::Serial,
     },
     mesh::model::SpiffeId,
+    system_error::explain,
 };
 
 const ISTIO_FILES: [&str; 4] = ["ca-cert.pem", "ca-key.pem", "root-cert.pem", "cert-chain.pem"];
@@ -114,6 +115,8 @@ struct Roots {
 struct CaFiles {
     place: PathBuf,
     contents: BTreeMap<&'static str, String>,
+    /// The lists of revoked certificates, or why they cannot be read.
+    revocation: Option<Result<String, RevocationError>>,
 }
 
 impl CaFiles {
@@ -124,7 +127,9 @@ impl CaFiles {
             let path = folder.join(name);
             contents.insert(name, fs::read_to_string(&path).map_err(|error| LoadError::Io { path, error })?);
         }
-        Ok(Self { place: folder.into(), contents })
+        let path = folder.join(REVOCATION_FILE);
+        let read = || fs::read(&path).map(lossy).map_err(|error| RevocationError::Io(explain(&error)));
+        Ok(Self { place: folder.into(), contents, revocation: path.exists().then(read) })
     }
 
     fn of_entries(place: &str, entries: &BTreeMap<String, Vec<u8>>) -> Result<Self, LoadError> {
@@ -137,7 +142,8 @@ impl CaFiles {
             })?;
             contents.insert(name, text);
         }
-        Ok(Self { place, contents })
+        let revocation = entries.get(REVOCATION_FILE).map(|bytes| Ok(lossy(bytes.clone())));
+        Ok(Self { place, contents, revocation })
     }
 
     fn choose_form(&self) -> Result<&'static FileNames, LoadError> {
@@ -171,7 +177,11 @@ impl CaFiles {
         // The root may be the one that cannot be read.
         let (path, root) = built.map_err(|error| roots.passed_over.pop().unwrap_or(error))?;
         check_path(&path, &root, now)?;
-        checked(key, path, roots, root, now)
+        let mut ca = checked(key, path, roots, root, now)?;
+        if let Some(text) = &self.revocation {
+            ca.read_revocation(text.as_deref().map_err(Clone::clone), now);
+        }
+        Ok(ca)
     }
 
     /// Returns the roots, of which one that cannot be read does not matter where another one is the CA's.
@@ -204,6 +214,11 @@ impl CaFiles {
         }
         Ok(key)
     }
+}
+
+/// Returns bytes as text: what is no text in it is no PEM either.
+fn lossy(bytes: Vec<u8>) -> String {
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn file_names() -> impl Iterator<Item = &'static str> {

@@ -1,8 +1,10 @@
 //! The signing certificate: loaded from a folder or a Secret, or self-signed; checked, used, and replaced while we run.
 
+mod expiry;
 mod issue;
 mod load;
 mod load_error;
+mod revocation;
 mod root_keys;
 mod self_signed;
 mod state_folder;
@@ -15,9 +17,11 @@ use jiff::Timestamp;
 use rcgen::{Issuer, KeyPair};
 use tokio::sync::watch as channel;
 
+pub use expiry::{Expiry, Nearness, watch_expiry};
 pub use issue::{IssueError, IssuePolicy, Issued, ServingRequest};
 pub use load::{NEXT_CERTIFICATE, holds_ca, load, load_entries, load_self_signed, root_above};
 pub use load_error::LoadError;
+pub use revocation::{REVOCATION_FILE, RevocationError, RevocationLists, split_lists};
 pub use root_keys::find_root_keys;
 pub use self_signed::{SelfSigned, SelfSignedError};
 pub use state_folder::{StateError, StateFolder};
@@ -38,12 +42,16 @@ pub struct SigningCa {
     root_ids: Arc<BTreeSet<RootId>>,
     passed_over: Vec<String>,
     rotates: bool,
+    revocation: Option<Arc<RevocationLists>>,
+    unusable_revocation: Option<RevocationError>,
 }
 
 /// The CA in use, shared. A newer one under the same root replaces it without a restart.
 pub struct CaHandle {
     current: ArcSwap<SigningCa>,
     changed: channel::Sender<u64>,
+    /// PEM of the lists of revoked certificates; empty: there are none.
+    revocation: channel::Sender<Arc<str>>,
 }
 
 /// What became of an offered CA.
@@ -55,15 +63,23 @@ pub enum OfferOutcome {
     Accepted,
 }
 
-/// The offered CA has another root: proxies that trust the present one would trust nobody after the change.
+/// Why an offered CA is not taken over: proxies would trust nobody after the change.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "the new CA has another root ({offered}) than the one in use ({current}); it is not taken over: `istiod-lite ca rotate` goes from \
-     one offline root to another, and anything else needs a restart"
-)]
-pub struct OtherRoot {
-    current: String,
-    offered: String,
+pub enum OfferError {
+    /// It has another root than proxies trust.
+    #[error(
+        "the new CA has another root ({offered}) than the one in use ({current}); it is not taken over: `istiod-lite ca rotate` goes \
+         from one offline root to another, and anything else needs a restart"
+    )]
+    OtherRoot {
+        /// The roots in use.
+        current: String,
+        /// The new ones.
+        offered: String,
+    },
+    /// Proxies have lists of revoked certificates, and none of the new CA.
+    #[error("proxies have lists of revoked certificates, and would refuse what the new CA signs: {0}")]
+    NotCovered(RevocationError),
 }
 
 // === impl SigningCa ===
@@ -75,7 +91,20 @@ impl SigningCa {
         let root_bundle: String = roots.iter().map(Certificate::pem).collect();
         let above_leaf = path.iter().map(Certificate::pem).chain([root_bundle.clone()]).collect();
         let (root_id, root_ids) = (RootId::of(&root), Arc::new(roots.iter().map(RootId::of).collect()));
-        Ok(Self { issuer, path, roots, root, above_leaf, root_bundle, root_id, root_ids, passed_over: Vec::new(), rotates: false })
+        Ok(Self {
+            issuer,
+            path,
+            roots,
+            root,
+            above_leaf,
+            root_bundle,
+            root_id,
+            root_ids,
+            passed_over: Vec::new(),
+            rotates: false,
+            revocation: None,
+            unusable_revocation: None,
+        })
     }
 
     /// Returns the signing certificate: the first intermediate, or a self-signed root.
@@ -118,6 +147,35 @@ impl SigningCa {
         &self.passed_over
     }
 
+    /// Returns the lists of revoked certificates in use.
+    pub fn revocation(&self) -> Option<&Arc<RevocationLists>> {
+        self.revocation.as_ref()
+    }
+
+    /// Returns why the lists beside this CA are of no use; those before them stay in use.
+    pub fn unusable_revocation(&self) -> Option<&RevocationError> {
+        self.unusable_revocation.as_ref()
+    }
+
+    /// Returns whether nobody would notice the change from one to the other.
+    fn says_the_same(&self, other: &Self) -> bool {
+        let certificates = (&self.path, &self.roots, &self.passed_over) == (&other.path, &other.roots, &other.passed_over);
+        certificates && self.revocation == other.revocation
+    }
+
+    /// Reads the lists beside this CA.
+    fn read_revocation(&mut self, text: Result<&str, RevocationError>, now: Timestamp) {
+        match text.and_then(|text| RevocationLists::read(text, &self.authorities(), now)) {
+            Ok(lists) => self.revocation = Some(Arc::new(lists)),
+            Err(error) => self.unusable_revocation = Some(error),
+        }
+    }
+
+    /// Returns the certificates from the signing one up to the root.
+    fn authorities(&self) -> Vec<&Certificate> {
+        self.path.iter().chain([&self.root]).collect()
+    }
+
     /// Logs the certificates, as istiod does (contract §4.4), and those that were passed over.
     pub fn log_certificates(&self) {
         self.path.iter().chain(&self.roots).for_each(Certificate::log);
@@ -133,6 +191,8 @@ impl SigningCa {
     /// Shows in metrics when the certificates expire, and how many roots were passed over.
     pub fn record(&self, metrics: &CaMetrics) {
         metrics.set_certificates(self.root.not_after, self.not_after(), self.passed_over.len());
+        let lists = self.revocation.as_deref();
+        metrics.set_revocation(lists.map_or(0, RevocationLists::count), lists.and_then(RevocationLists::not_after));
     }
 
     /// Returns when the first certificate of the chain expires: nothing that is issued lives longer.
@@ -156,7 +216,8 @@ impl std::fmt::Debug for SigningCa {
 impl CaHandle {
     /// Returns a handle to this CA.
     pub fn new(ca: SigningCa) -> Arc<Self> {
-        Arc::new(Self { current: ArcSwap::from_pointee(ca), changed: channel::Sender::new(0) })
+        let revocation = channel::Sender::new(revocation_pem(&ca));
+        Arc::new(Self { current: ArcSwap::from_pointee(ca), changed: channel::Sender::new(0), revocation })
     }
 
     /// Returns the CA in use.
@@ -166,20 +227,32 @@ impl CaHandle {
 
     /// Takes a newer CA over at once if its roots are the same (contract §4.4), or if it is the next step of a rotation.
     ///
+    /// Lists of revoked certificates stay in use until others come: without them, who was refused would be let in again.
+    ///
     /// # Errors
-    /// When a root is another one; the CA in use stays.
-    pub fn offer(&self, offered: SigningCa) -> Result<OfferOutcome, OtherRoot> {
+    /// When a root is another one, or proxies would refuse what it signs; the CA in use stays.
+    pub fn offer(&self, mut offered: SigningCa) -> Result<OfferOutcome, OfferError> {
         let current = self.current.load();
         if current.root_ids != offered.root_ids && !is_step(&current, &offered) {
-            return Err(OtherRoot { current: describe(&current.roots), offered: describe(&offered.roots) });
+            return Err(OfferError::OtherRoot { current: describe(&current.roots), offered: describe(&offered.roots) });
         }
-        if (&current.path, &current.roots, &current.passed_over) == (&offered.path, &offered.roots, &offered.passed_over) {
+        offered.revocation = RevocationLists::joined(offered.revocation.take(), current.revocation.as_ref());
+        if let Some(lists) = &offered.revocation {
+            lists.cover(&offered.authorities()).map_err(OfferError::NotCovered)?;
+        }
+        if current.says_the_same(&offered) {
             if current.rotates != offered.rotates {
                 self.current.store(Arc::new(offered));
             }
             return Ok(OfferOutcome::Unchanged);
         }
+        let revocation = revocation_pem(&offered);
+        if current.revocation != offered.revocation {
+            let revoked = offered.revocation.as_ref().map_or(0, |lists| lists.count());
+            tracing::info!(revoked, "Istiod has detected the newly added CRL file and updated its CRL accordingly");
+        }
         self.current.store(Arc::new(offered));
+        self.revocation.send_if_modified(|known| std::mem::replace(known, Arc::clone(&revocation)) != revocation);
         self.changed.send_modify(|generation| *generation += 1);
         Ok(OfferOutcome::Accepted)
     }
@@ -188,12 +261,21 @@ impl CaHandle {
     pub fn subscribe(&self) -> channel::Receiver<u64> {
         self.changed.subscribe()
     }
+
+    /// Returns the PEM of the lists of revoked certificates, now and whenever they change; it is empty while there are none.
+    pub fn revocation(&self) -> channel::Receiver<Arc<str>> {
+        self.revocation.subscribe()
+    }
 }
 
 impl std::fmt::Debug for CaHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("CaHandle").field(&self.current.load()).finish()
     }
+}
+
+fn revocation_pem(ca: &SigningCa) -> Arc<str> {
+    ca.revocation.as_ref().map_or_else(|| "".into(), |lists| Arc::clone(lists.pem()))
 }
 
 /// Returns whether one follows the other in a rotation: the root that signs before is trusted after, and the other way round.

@@ -47,6 +47,9 @@ fn reload(folder: &Path, handle: &CaHandle, clock: &Clock) {
         }
     };
     offered.log_passed_over();
+    if let Some(error) = offered.unusable_revocation() {
+        error!(folder = %folder.display(), %error, "the list of revoked certificates is refused; the one in use stays");
+    }
     let (subject, serial, end) = (offered.certificate().subject.clone(), offered.certificate().serial.clone(), offered.not_after());
     match handle.offer(offered) {
         Ok(OfferOutcome::Unchanged) => {}

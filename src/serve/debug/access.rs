@@ -99,7 +99,7 @@ mod tests {
         fn verify<'a>(&'a self, token: &'a str, _: Timestamp) -> BoxFuture<'a, Result<Proven, TokenError>> {
             let (namespace, service_account) = (token.into(), "default".into());
             let identity = SpiffeId { trust_domain: "td".into(), namespace, service_account };
-            Box::pin(async move { Ok(Proven { identity, proof: Proof::TokenReview }) })
+            Box::pin(async move { Ok(Proven { identity, proof: Proof::TokenReview, pod: None }) })
         }
     }
 

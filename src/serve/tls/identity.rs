@@ -186,6 +186,9 @@ fn server_config(
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = protocol.provider();
     let verifier = WebPkiClientVerifier::builder_with_provider(root_store(ca.roots()).into(), provider.clone())
+        .with_crls(ca.revocation().into_iter().flat_map(|lists| lists.der()))
+        // Of a CA that signed before, or of another mesh, there may be no list.
+        .allow_unknown_revocation_status()
         .allow_unauthenticated()
         .build()
         .map_err(|error| TlsError::Verifier(error.to_string()))?;

@@ -12,6 +12,7 @@ mod turns;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
+use futures::future::BoxFuture;
 use smol_str::SmolStr;
 use tokio::{
     sync::{mpsc, watch},
@@ -70,6 +71,16 @@ pub(crate) fn joined(
     ReceiverStream::new(joined)
 }
 
+/// Returns what fetches the key set at a URL, or the one that the OpenID configuration there names. For URLs of whoever runs us: they
+/// may lead anywhere.
+pub(crate) fn fetch_anywhere(roots: Option<PathBuf>) -> impl Fn(String) -> BoxFuture<'static, Result<String, String>> + Send + Sync {
+    let client = Client::new(None, Vec::new(), roots);
+    move |url| {
+        let client = client.clone();
+        Box::pin(async move { client.key_set(&url, PATIENCE).await.map(String::from) })
+    }
+}
+
 struct Follower {
     fetcher: Fetcher,
     cluster: SmolStr,
@@ -101,7 +112,7 @@ impl Follower {
     fn new(settings: Settings, cluster: SmolStr) -> Self {
         let (results, fetched) = mpsc::channel(AT_ONCE);
         let fetcher = Fetcher {
-            client: Client::new(settings.networks, settings.api_server, settings.roots),
+            client: Client::new(Some(settings.networks), settings.api_server, settings.roots),
             refresh: settings.refresh,
             metrics: settings.metrics,
             results,

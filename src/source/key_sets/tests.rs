@@ -109,7 +109,7 @@ fn settings(allowed: &[&str]) -> Settings {
 
 async fn fetched(allowed: &[&str], url: &str) -> Result<String, String> {
     let Settings { networks, .. } = settings(allowed);
-    let client = Client::new(networks, Vec::new(), None);
+    let client = Client::new(Some(networks), Vec::new(), None);
     client.key_set(url, Duration::from_millis(500)).await.map(|keys| keys.to_string())
 }
 

@@ -32,8 +32,8 @@ pub const PORT_WEBHOOKS: u16 = 15017;
 const ISSUER: &str = "offline/issuer";
 
 /// Makes `<home>/ca`, all that the control plane has of the CA, and `<home>/jwks`, all that it has of the token
-/// issuer. What stays with whoever holds the ceremony is `<home>/offline`: the issuer's key. The root's key is gone
-/// when this returns.
+/// issuer. What stays with whoever holds the ceremony is `<home>/offline`: the issuer's key, and the root's list of revoked
+/// certificates, which is empty. The root's key is gone when this returns.
 pub fn ceremony(istiod_lite: &Path, home: &Path) -> Result<()> {
     let folder = |name: &str| home.join(name).display().to_string();
     let (root, passphrase, issuer) = (folder("offline/root"), folder("offline/passphrase"), folder(ISSUER));
@@ -44,6 +44,7 @@ pub fn ceremony(istiod_lite: &Path, home: &Path) -> Result<()> {
     run(istiod_lite, &["ca", "issuer", "--out", &issuer])?;
     fs::create_dir(home.join("jwks"))?;
     fs::copy(home.join(ISSUER).join("jwks.json"), home.join("jwks/jwks.json"))?;
+    run(istiod_lite, &["ca", "crl", "--ca", &root, "--out", &folder("offline"), "--passphrase-file", &passphrase])?;
     // Nobody needs the root's key from here on: its certificate is in `ca`.
     fs::remove_dir_all(root)?;
     fs::remove_file(passphrase)?;
@@ -118,6 +119,7 @@ pub fn agent(command: &mut Command, options: &Options, home: &Path, pod: Pod, ad
     command.arg("--discovery-address").arg(discovery.to_string());
     command.args(["--discovery-san", "istiod.istio-system.svc"]);
     command.arg("--root-cert").arg(home.join("ca/root-cert.pem"));
+    command.arg("--revocation-list").arg(home.join("ca/ca-crl.pem"));
     command.arg("--token-file").arg(home.join(format!("{}.token", pod.name)));
     command.arg("--work-dir").arg(home.join(pod.name));
     command.args(options.certificate_ttl.iter().flat_map(|ttl| ["--cert-ttl", ttl]));

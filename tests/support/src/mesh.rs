@@ -257,6 +257,14 @@ impl Mesh {
         self.wait_for_control_plane().await
     }
 
+    /// Ends an agent with its Envoy, and starts it again: it asks for a new certificate.
+    pub async fn restart_proxy(&mut self, pod: Pod) -> Result<()> {
+        let at = self.proxies.iter().position(|proxy| proxy.pod.name == pod.name).context("no such proxy")?;
+        self.proxies[at].agent.end()?;
+        self.proxies[at] = self.start_proxy(pod)?;
+        self.wait_for_proxies().await
+    }
+
     /// Returns an error, with the log's last lines, if any process ended by itself.
     pub fn check_running(&mut self) -> Result<()> {
         self.control_plane.check_running()?;

@@ -30,7 +30,7 @@ pub use metrics::TokenMetrics;
 
 use self::{
     issuer::{ClusterIssuer, IssuerKeys},
-    review::TokenReviews,
+    review::{Reviewed, TokenReviews},
 };
 use super::TokenVerifier;
 use crate::{
@@ -128,7 +128,8 @@ impl ClusterTokens {
         let identity = claims.identity(&self.settings.trust_domain)?;
         if claims.check_issuer(&issuer.name).is_ok() && is_of_a_known_pod(&claims, &identity, &self.settings.cluster, &self.worlds.borrow())
         {
-            return Ok(Proven { identity, proof: Proof::PodToken });
+            let pod = claims.pod().map(|(_, pod)| pod.clone());
+            return Ok(Proven { identity, proof: Proof::PodToken, pod });
         }
         self.review(token, Some(&identity)).await
     }
@@ -146,10 +147,10 @@ impl ClusterTokens {
     }
 
     async fn review(&self, token: &str, claimed: Option<&SpiffeId>) -> Result<Proven, TokenError> {
-        let user = self.reviews.review(token).await?;
+        let Reviewed { user, pod } = self.reviews.review(token).await?;
         let identity = identity_of(&user, &self.settings.trust_domain)?;
         match claimed.is_none_or(|claimed| *claimed == identity) {
-            true => Ok(Proven { identity, proof: Proof::TokenReview }),
+            true => Ok(Proven { identity, proof: Proof::TokenReview, pod }),
             false => Err(TokenError::Subject(PeerText::new(&user))),
         }
     }

@@ -8,10 +8,25 @@ use tokio::{sync::Semaphore, time::timeout};
 use tracing::debug;
 
 use super::{Settings, TokenMetrics};
-use crate::{identity::token::TokenError, peer_text::PeerText};
+use crate::{
+    identity::{proof::PodReference, token::TokenError},
+    peer_text::PeerText,
+};
 
+/// Entries of a user that say to which pod a token is bound.
+const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
+const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 /// The group of every service account.
 const SERVICE_ACCOUNTS: &str = "system:serviceaccounts";
+
+/// Whose token it is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Reviewed {
+    /// `system:serviceaccount:<namespace>:<name>`
+    pub(super) user: String,
+    /// The pod to which the token is bound.
+    pub(super) pod: Option<PodReference>,
+}
 
 /// Asks for TokenReviews, a few at a time.
 pub(super) struct TokenReviews {
@@ -36,8 +51,8 @@ impl TokenReviews {
         }
     }
 
-    /// Returns the user that the token proves: `system:serviceaccount:<namespace>:<name>`.
-    pub(super) async fn review(&self, token: &str) -> Result<String, TokenError> {
+    /// Returns the user that the token proves.
+    pub(super) async fn review(&self, token: &str) -> Result<Reviewed, TokenError> {
         let answer = timeout(self.timeout, self.ask(token)).await;
         let status = match answer {
             Ok(Ok(status)) => status,
@@ -67,7 +82,7 @@ impl TokenReviews {
 
 /// Returns the user, if the token is for one of `audiences`. An API server that does not know audiences names none: its consent
 /// would be to another question.
-fn user_of(status: TokenReviewStatus, audiences: &[String]) -> Result<String, TokenError> {
+fn user_of(status: TokenReviewStatus, audiences: &[String]) -> Result<Reviewed, TokenError> {
     let refuse = |reason: &str| Err(TokenError::Review(PeerText::new(reason)));
     if status.authenticated != Some(true) {
         return refuse(status.error.as_deref().unwrap_or("not authenticated"));
@@ -76,8 +91,10 @@ fn user_of(status: TokenReviewStatus, audiences: &[String]) -> Result<String, To
         return refuse("it is for another audience");
     }
     let user = status.user.unwrap_or_default();
+    let extra = |name: &str| user.extra.as_ref()?.get(name)?.first().map(Into::into);
+    let pod = extra(POD_NAME).zip(extra(POD_UID)).map(|(name, uid)| PodReference { name, uid });
     match (user.username, user.groups) {
-        (Some(name), Some(groups)) if groups.iter().any(|group| group == SERVICE_ACCOUNTS) => Ok(name),
+        (Some(name), Some(groups)) if groups.iter().any(|group| group == SERVICE_ACCOUNTS) => Ok(Reviewed { user: name, pod }),
         _ => refuse("it is not a service account's"),
     }
 }

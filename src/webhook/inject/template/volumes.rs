@@ -17,8 +17,9 @@ const DATA: &str = "istio-data";
 const POD_INFO: &str = "istio-podinfo";
 const TOKEN: &str = "istio-token";
 const ROOTS: &str = "istiod-ca-cert";
+const REVOCATION: &str = "istio-ca-crl";
 /// The names of the proxy's own volumes.
-pub(in crate::webhook::inject) const OWN: [&str; 5] = [ENVOY, DATA, POD_INFO, TOKEN, ROOTS];
+pub(in crate::webhook::inject) const OWN: [&str; 6] = [ENVOY, DATA, POD_INFO, TOKEN, ROOTS, REVOCATION];
 
 /// The audience of a workload's token (contract §4.2), and its lifetime. The kubelet renews it.
 const TOKEN_AUDIENCE: &str = "istio-ca";
@@ -35,6 +36,15 @@ pub(super) fn of(template: Template, inputs: &TemplateInputs<'_>) -> Vec<Volume>
             config_map: Some(ConfigMapVolumeSource { name: "istio-ca-root-cert".to_owned(), ..ConfigMapVolumeSource::default() }),
             ..named(ROOTS)
         },
+        // There is one where certificates were revoked.
+        Volume {
+            config_map: Some(ConfigMapVolumeSource {
+                name: REVOCATION.to_owned(),
+                optional: Some(true),
+                ..ConfigMapVolumeSource::default()
+            }),
+            ..named(REVOCATION)
+        },
     ];
     let asked = inputs.annotations.volumes.iter().filter(|_| template == Template::Sidecar);
     own.into_iter().chain(asked.cloned()).collect()
@@ -48,6 +58,7 @@ pub(super) fn mounts(template: Template, inputs: &TemplateInputs<'_>) -> Vec<Vol
         (POD_INFO, "/etc/istio/pod"),
         (TOKEN, "/var/run/secrets/tokens"),
         (ROOTS, "/var/run/secrets/istio"),
+        (REVOCATION, "/var/run/secrets/istio/crl"),
     ];
     let own = own.map(|(name, path)| VolumeMount { name: name.to_owned(), mount_path: path.to_owned(), ..VolumeMount::default() });
     let asked = inputs.annotations.volume_mounts.iter().filter(|_| template == Template::Sidecar);
