@@ -19,6 +19,7 @@ doctor: ## says what this machine lacks, and gives the one line that installs it
 
 setup: ## puts the project's own tools into .tools (Envoy 1.40 and 1.38, Kubernetes for tests, cargo-deny, cargo-shear)
 	@scripts/setup-lint-tools
+	@scripts/setup-pki-lint
 	@scripts/setup-envoy 1.40 1.38
 	@scripts/setup-go-tools kubernetes
 

@@ -3,7 +3,6 @@
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use serde::Deserialize;
-use smol_str::SmolStr;
 
 use super::{
     is_plain_name,

@@ -58,7 +58,7 @@ fn the_certificate_says_who_the_caller_is_whatever_the_request_asks() {
     let text = openssl(authority.path(), &["x509", "-in", "leaf.pem", "-noout", "-text"]);
     for expected in [
         "X509v3 Subject Alternative Name: critical",
-        "Digital Signature, Key Encipherment",
+        "X509v3 Key Usage: critical\n                Digital Signature\n",
         "TLS Web Server Authentication, TLS Web Client Authentication",
         "CA:FALSE",
     ] {

@@ -5,6 +5,7 @@
 mod ceremony;
 mod fixture;
 mod issue;
+mod lint;
 mod load;
 mod port;
 mod rotate;

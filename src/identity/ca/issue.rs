@@ -110,7 +110,7 @@ impl SigningCa {
         let request = read_request(request_pem)?;
         let common_name = request.has_common_name.then_some(uri.as_str()).filter(|uri| uri.len() <= LONGEST_COMMON_NAME);
         let mut parameters = parameters(common_name, serial);
-        parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+        parameters.key_usages = usages(&request.key);
         parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         parameters.custom_extensions = vec![critical_uri_name(&uri)];
         self.sign(parameters, &request.key, ttl, policy.clock_skew, now)
@@ -126,7 +126,7 @@ impl SigningCa {
     ) -> Result<Issued, IssueError> {
         let common_name = request.dns_names.first().map(String::as_str).filter(|name| name.len() <= LONGEST_COMMON_NAME);
         let mut parameters = parameters(common_name, serial);
-        parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+        parameters.key_usages = usages(key);
         parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         for name in request.dns_names {
             let name = name.as_str().try_into().map_err(|_| IssueError::Identity(name.clone()))?;
@@ -269,6 +269,12 @@ fn identity_uri(caller: &SpiffeId) -> Result<String, IssueError> {
         return Err(IssueError::Identity(caller.to_string()));
     }
     Ok(format!("spiffe://{trust_domain}/ns/{}/sa/{}", caller.namespace, caller.service_account))
+}
+
+/// Returns what a key is for. One on a curve encrypts no keys (RFC 8813 §3), which istiod says of it all the same.
+fn usages(key: &impl PublicKeyData) -> Vec<KeyUsagePurpose> {
+    let encrypts = key.algorithm() == &rcgen::PKCS_RSA_SHA256;
+    [KeyUsagePurpose::DigitalSignature].into_iter().chain(encrypts.then_some(KeyUsagePurpose::KeyEncipherment)).collect()
 }
 
 fn parameters(common_name: Option<&str>, serial: Serial) -> CertificateParams {
