@@ -244,9 +244,12 @@ impl Channel {
         self.names.contains(name, &self.view, self.kind) || (self.is_open && self.wildcard && !self.is_unsettled)
     }
 
-    /// Returns whether the client has something under a name, or is about to be told of it, because it asked for all.
+    /// Returns whether the client has something under a name, or is about to be told of it, because it asks for all.
     pub(super) fn has_by_asking_for_all(&self, name: &str) -> bool {
-        self.is_open && self.wildcard && !self.is_unsettled && (self.target(name).is_some() || self.pending.contains_key(name))
+        let is_pending = self.pending.contains_key(name);
+        // What it had not named it dropped when it gave up all in between.
+        let is_kept = || self.gave_up_all.as_ref().is_none_or(|kept| kept.contains(name));
+        self.is_open && self.wildcard && if self.is_unsettled { is_pending && is_kept() } else { is_pending || self.target(name).is_some() }
     }
 
     fn forget_unnamed(&mut self, kept: &BTreeSet<SmolStr>) {

@@ -166,7 +166,7 @@ fn subscribe(rollout: &mut Rollout, kind: ResourceType, name: &str) {
         channel.set_follows_all(true);
         return;
     }
-    let known = channel.knows(name);
+    let known = channel.knows(name) || channel.has_by_asking_for_all(name);
     channel.follow(name);
     if known {
         // Asked again: it may have dropped what it had.

@@ -452,6 +452,18 @@ fn what_is_named_no_more_goes_from_whoever_has_just_asked_for_all() {
 }
 
 #[test]
+fn what_is_given_up_and_named_again_in_one_goes_from_whoever_has_just_asked_for_all() {
+    let ask = |names: &[&'static str], given_up: &[&'static str], held: &[&'static str]| {
+        let (names, given_up, held) = (names.to_vec(), given_up.to_vec(), held.to_vec());
+        Happening::Say(Said { kind: Listener, names, given_up, held, nonce: Nonce::None, refuses: false })
+    };
+    let again = || [ask(&["*"], &[], &[]), ask(&["l0"], &["l0"], &[]), ask(&[], &["l0"], &[])];
+    run::<Delta>([ask(&["l1"], &[], &["l0"])].into_iter().chain(again()).collect());
+    let world = |listeners| Happening::World(World::of(&[], listeners));
+    run::<Delta>([world(1), ask(&["l0"], &[], &[]), Happening::Read, world(0)].into_iter().chain(again()).collect());
+}
+
+#[test]
 fn what_is_named_instead_of_all_is_taken_from_whoever_then_asks_for_all() {
     let ask = |kind, names: &[&'static str]| {
         let (names, nonce) = (names.to_vec(), Nonce::Newest);
