@@ -57,6 +57,8 @@ pub struct Bounds {
     pub body: usize,
     /// How many requests are answered at a time; more wait.
     pub requests: usize,
+    /// How many of them, of large ones and of small ones each, may wait until they can be paid for.
+    pub waiting: usize,
     /// How long a request may take.
     pub request_time: Duration,
     /// How long what a peer begins with may take until it is whole, then the TLS handshake, and then the first request.
@@ -75,6 +77,8 @@ impl Default for Bounds {
         Self {
             body: MOST_OF_REVIEW,
             requests: 64,
+            // With what may come unread of each, 32 MB.
+            waiting: 512,
             request_time: Duration::from_secs(10),
             handshake_time: Duration::from_secs(10),
             quiet_time: Duration::from_secs(120),
@@ -86,7 +90,7 @@ impl Default for Bounds {
 
 /// Returns the routes: those of the webhooks, within `bounds` and `budget`, and `/ready`.
 pub fn router(webhooks: Router, readiness: Readiness, bounds: Bounds, budget: Budget) -> Router {
-    let limits = Limits { body: bounds.body, at_a_time: bounds.requests, time: bounds.request_time };
+    let limits = Limits { body: bounds.body, at_a_time: bounds.requests, waiting: bounds.waiting, time: bounds.request_time };
     let reviews = Reviews::new(limits, budget);
     let within = webhooks
         .layer(DefaultBodyLimit::max(bounds.body))

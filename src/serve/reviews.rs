@@ -50,6 +50,8 @@ pub(super) struct Limits {
     pub(super) body: usize,
     /// How many are answered at a time; more wait.
     pub(super) at_a_time: usize,
+    /// How many of one size may wait until they can be paid for. The beginning of each is here meanwhile: what may come unread.
+    pub(super) waiting: usize,
     /// How long one may take.
     pub(super) time: Duration,
 }
@@ -69,6 +71,7 @@ pub(super) struct Reviews {
 #[derive(Clone, Debug)]
 struct Lane {
     purpose: Purpose,
+    waiting: Arc<Semaphore>,
     sending: Arc<Mutex<Sending>>,
 }
 
@@ -84,6 +87,7 @@ struct Sending {
 enum Refusal {
     TooLarge,
     Room,
+    Crowd,
     Time,
     Unreadable,
     NoJson,
@@ -93,7 +97,7 @@ enum Refusal {
 pub(super) async fn bounded(reviews: Reviews, request: Request, next: Next) -> Response {
     let answered = timeout(reviews.limits.time, reviews.answer(request, next)).await;
     answered.unwrap_or(Err(Refusal::Time)).unwrap_or_else(|refusal| {
-        if matches!(refusal, Refusal::Room | Refusal::Time) {
+        if matches!(refusal, Refusal::Room | Refusal::Crowd | Refusal::Time) {
             reviews.budget.count_refusal(Purpose::Reviews, Standing::Unproven);
         }
         refusal.into_response()
@@ -103,7 +107,7 @@ pub(super) async fn bounded(reviews: Reviews, request: Request, next: Next) -> R
 impl Reviews {
     /// Returns reviews within limits; their memory is taken from `budget`.
     pub(super) fn new(limits: Limits, budget: Budget) -> Self {
-        let lane = |purpose| Lane { purpose, sending: Arc::default() };
+        let lane = |purpose| Lane { purpose, waiting: Arc::new(Semaphore::new(limits.waiting)), sending: Arc::default() };
         let (large, small) = (lane(Purpose::Reviews), lane(Purpose::SmallReviews));
         Self { turns: Arc::new(Semaphore::new(limits.at_a_time)), limits, budget, large, small, unread: Unread::default() }
     }
@@ -113,7 +117,7 @@ impl Reviews {
             return Err(Refusal::NoJson);
         }
         let cost = self.cost(&request)?;
-        let portion = self.pay(cost).await;
+        let portion = self.pay(cost).await?;
         let (parts, body) = request.into_parts();
         let body = self.receive(body, cost).await?;
         let turn = self.turns.acquire().await;
@@ -146,21 +150,25 @@ impl Reviews {
     }
 
     /// Takes the memory, as soon as those who had to go for it are gone.
-    async fn pay(&self, cost: usize) -> Portion {
+    async fn pay(&self, cost: usize) -> Result<Portion, Refusal> {
         let lane = self.lane(cost);
         let paid = || self.budget.wait_for(lane.purpose, Standing::Unproven, cost);
+        let mut place = None;
         loop {
             if let Some(portion) = paid().now_or_never() {
-                return portion;
+                return Ok(portion);
             }
             if self.unread.give_up_oldest() {
                 continue;
             }
+            if place.is_none() {
+                place = Some(lane.waiting.try_acquire().map_err(|_| Refusal::Crowd)?);
+            }
             if !lane.sending.lock().evict(cost) {
-                return paid().await;
+                return Ok(paid().await);
             }
             tokio::select! {
-                portion = paid() => return portion,
+                portion = paid() => return Ok(portion),
                 () = sleep(GOING) => {}
             }
         }
@@ -215,6 +223,7 @@ impl IntoResponse for Refusal {
                 (StatusCode::PAYLOAD_TOO_LARGE, "the review is too large: an object may have 3 MB, as the API server takes\n")
             }
             Self::Room => (StatusCode::SERVICE_UNAVAILABLE, "the review came too slowly, and had to make room for others\n"),
+            Self::Crowd => (StatusCode::SERVICE_UNAVAILABLE, "too many reviews wait already\n"),
             Self::Time => (StatusCode::SERVICE_UNAVAILABLE, "no answer in time\n"),
             Self::NoJson => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid Content-Type, want `application/json`\n"),
             Self::Unreadable => (StatusCode::BAD_REQUEST, "the body cannot be read\n"),
@@ -231,7 +240,7 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits = Limits { body: 8 << 20, at_a_time: 64, time: Duration::from_secs(10) };
+    const LIMITS: Limits = Limits { body: 8 << 20, at_a_time: 64, waiting: 64, time: Duration::from_secs(10) };
 
     /// Answers with how long the body is.
     fn routes(reviews: &Reviews) -> Router {
@@ -265,6 +274,24 @@ mod tests {
         assert_eq!(first.await.unwrap().unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(!second.is_finished());
         second.abort();
+    }
+
+    #[tokio::test]
+    async fn only_so_many_wait_and_those_of_another_size_do_not_count() {
+        let reviews = Reviews::new(Limits { waiting: 1, ..LIMITS }, Budget::of(1 << 20));
+        let pay = |cost| reviews.pay(cost);
+        let mut held = Vec::new();
+        while let Some(portion) = pay(SMALL).now_or_never() {
+            held.push(portion.unwrap());
+        }
+        // The one that was asked for last has gone again.
+        let mut first = Box::pin(pay(SMALL));
+        assert!((&mut first).now_or_never().is_none());
+        assert_eq!(pay(SMALL).now_or_never().unwrap().unwrap_err(), Refusal::Crowd);
+        assert!(pay(SMALL + 1).now_or_never().is_none_or(|paid| paid.is_ok()));
+        drop(held);
+        assert!(first.await.is_ok());
+        assert!(pay(SMALL).await.is_ok());
     }
 
     #[tokio::test]

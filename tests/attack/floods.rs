@@ -91,6 +91,40 @@ async fn hundreds_of_reviews_of_three_megabytes() {
     assert!(!statuses.contains_key(&503) || refusals(&stage, "reviews").await > 0);
 }
 
+/// Of what waits for memory, the beginning is here already: as much as may come unread.
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_of_reviews_that_wait() {
+    let (stage, idle) = rested(&services(3)).await;
+    // As long as what may come unread, so that all of it is here before any of it is paid for.
+    let containers = [r#"{"name":"a"}"#; 4_500].join(",");
+    let pod = format!(r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"a"}},"spec":{{"containers":[{containers}]}}}}"#);
+    let body = bytes::Bytes::from(review(&pod, "null"));
+    assert!(body.len() < 64 << 10);
+    let mut flood = JoinSet::new();
+    for _ in 0..600 {
+        let Ok(stream) = tls(stage.webhooks(), &stage.root(), "h2").await else { continue };
+        let Ok((sender, driver)) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await else { continue };
+        tokio::spawn(driver);
+        for _ in 0..16 {
+            let (mut sender, body) = (sender.clone(), body.clone());
+            flood.spawn(async move {
+                let request = Request::post("https://istiod/inject").header(CONTENT_TYPE, "application/json");
+                let answer = sender.send_request(request.body(Full::new(body)).unwrap()).await;
+                answer.map_or(0, |answer| answer.status().as_u16())
+            });
+        }
+    }
+    sleep(HELD).await;
+    stage.good().measure().await.unwrap_or_else(|error| panic!("{error:#}\n{}", stage.log()));
+    let mut statuses = BTreeMap::<u16, usize>::new();
+    while let Some(status) = flood.join_next().await {
+        *statuses.entry(status.unwrap()).or_default() += 1;
+    }
+    println!("{statuses:?}");
+    assert_bounded(&stage, idle, "9,600 reviews of 60 kB on 600 connections");
+    assert!(statuses.contains_key(&503) && refusals(&stage, "reviews").await > 0, "{statuses:?}");
+}
+
 fn node() -> Node {
     Node { id: NODE.into(), ..Node::default() }
 }
