@@ -21,7 +21,7 @@ use kube::{
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-use self::wish::{Wish, outcome};
+use self::wish::{Wish, outcome, stands};
 use super::{ControllerMetrics, ca_secret::CACERTS};
 use crate::identity::{
     Clock,
@@ -86,10 +86,13 @@ impl CaRotation {
         let entries = secret.data.iter().flatten().map(|(name, ByteString(bytes))| (name.clone(), bytes.clone())).collect();
         let annotations = secret.metadata.annotations.clone().unwrap_or_default();
         let wish = annotations.get(ASKED).map(|text| Wish::parse(text));
-        let others = if wish.is_some() { self.others().await } else { Ok(0) };
+        let wishes = wish.is_some();
+        let others = if wishes { self.others().await } else { Ok(0) };
         let outcome = outcome(Material::read(entries), wish, || self.reports(others), (self.clock)());
         let mut said = BTreeMap::clone(&annotations);
-        said.insert(SAID.into(), outcome.said.clone());
+        if wishes || !annotations.get(SAID).is_some_and(|before| stands(before, &outcome.said)) {
+            said.insert(SAID.into(), outcome.said.clone());
+        }
         if outcome.is_done {
             said.remove(ASKED);
         }

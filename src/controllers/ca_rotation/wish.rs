@@ -46,12 +46,12 @@ pub(super) fn outcome(
     reports: impl FnOnce() -> Result<Vec<Report>, String>,
     now: Timestamp,
 ) -> Outcome {
-    let refused = |error: &MaterialError| Outcome { said: format!("refused: {error}"), is_done: true, ..Outcome::default() };
     let material = match material {
         Ok(material) => material,
-        Err(error) => return refused(&error),
+        Err(error) => return Outcome { said: format!("refused: {error}"), is_done: true, ..Outcome::default() },
     };
     let stage = material.stage();
+    let refused = |error: &MaterialError| Outcome { said: format!("{stage}; refused: {error}"), is_done: true, ..Outcome::default() };
     let (step, force) = match wish {
         None => return Outcome { said: stage.to_string(), ..Outcome::default() },
         Some(Wish::Unknown(text)) => {
@@ -82,6 +82,12 @@ pub(super) fn outcome(
             Outcome { entries: Some(entries), said: format!("{stage}{broken}"), is_done: true }
         }
     }
+}
+
+/// Returns whether what was said of the last wish still stands where nothing is wished for: why it was refused, or whom it broke. It
+/// does until there is another stage.
+pub(super) fn stands(said: &str, stage: &str) -> bool {
+    said.strip_prefix(stage).is_some_and(|rest| ["; refused: ", "; forced although: "].iter().any(|mark| rest.starts_with(mark)))
 }
 
 /// Refuses to judge by what control planes know that have not taken over what stands in the Secret.
@@ -189,8 +195,13 @@ mod tests {
         for (entries, wish, why) in [(&planned, "forward", "neither next nor abort"), (&settled, "next", "no rotation is on")] {
             let refused = wished(entries, wish, Ok(Vec::new()));
             assert!(refused.is_done && refused.entries.is_none() && refused.said.contains(why), "{}", refused.said);
+            let quiet = outcome(Ok(read(entries)), None, || Ok(Vec::new()), now());
+            assert!(stands(&refused.said, &quiet.said), "whoever wished it has not read it yet: {}", refused.said);
         }
         let quiet = outcome(Ok(read(&planned)), None, || Ok(Vec::new()), now());
+        let waiting = format!("{}; waiting: cart-1.shop", quiet.said);
+        assert!(!stands(&waiting, &quiet.said), "nothing is waited for that nobody wishes any more");
+        assert!(!stands("distributing; refused: no", &quiet.said) && !stands("refused: no", &quiet.said));
         assert_eq!((quiet.entries, quiet.is_done), (None, false));
         assert!(quiet.said.starts_with("planned"), "{}", quiet.said);
     }
