@@ -304,7 +304,7 @@ async fn connections_that_are_quiet_for_long_are_closed() {
 
 #[tokio::test]
 async fn connections_end_at_their_age_and_on_shutdown() {
-    let options = ConnectionOptions { max_age: Duration::from_millis(300), grace: Duration::from_millis(100), ..Default::default() };
+    let options = ConnectionOptions { max_age: Duration::from_millis(300), grace: Duration::from_secs(2), ..Default::default() };
     let plane = ControlPlane::with(options).await;
     let channel = plane.connect(plane.client_tls()).await.unwrap();
     let csr = greedy_request(&PrivateKey::generate(KeyType::P256).unwrap());
