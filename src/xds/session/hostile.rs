@@ -404,15 +404,21 @@ fn hostile_refusals_leave_what_is_asked_for_again() {
     fuzz("state of the world with refusals", 300, happenings(any::<bool>()), run_refusing::<Sotw>);
 }
 
+/// Returns a request for listeners.
+fn ask(names: &[&'static str], given_up: &[&'static str], held: &[&'static str]) -> Happening {
+    let (names, given_up, held) = (names.to_vec(), given_up.to_vec(), held.to_vec());
+    Happening::Say(Said { kind: Listener, names, given_up, held, nonce: Nonce::None, refuses: false })
+}
+
+/// Returns a world of that many listeners, and nothing else.
+fn listeners(count: u8) -> Happening {
+    Happening::World(World::of(&[], count))
+}
+
 // Found by the above: a listener that goes, and comes back after the client has dropped it.
 #[test]
 fn what_was_dropped_while_it_was_gone_is_sent_when_it_is_back() {
-    let ask = |names: &[&'static str], given_up: &[&'static str]| {
-        let (names, given_up) = (names.to_vec(), given_up.to_vec());
-        Happening::Say(Said { kind: Listener, names, given_up, held: Vec::new(), nonce: Nonce::None, refuses: false })
-    };
-    let world = |listeners| Happening::World(World::of(&[], listeners));
-    run::<Delta>(vec![ask(&["*"], &[]), world(1), Happening::Read, world(0), ask(&["*"], &["*"]), world(1)]);
+    run::<Delta>(vec![ask(&["*"], &[], &[]), listeners(1), Happening::Read, listeners(0), ask(&["*"], &["*"], &[]), listeners(1)]);
 }
 
 #[test]
@@ -421,46 +427,38 @@ fn what_was_named_and_goes_is_taken_from_whoever_then_asks_for_all() {
         let (names, nonce) = (names.to_vec(), Nonce::Newest);
         Happening::Say(Said { kind: Listener, names, given_up: Vec::new(), held: Vec::new(), nonce, refuses: false })
     };
-    let world = |listeners| Happening::World(World::of(&[], listeners));
-    let happenings = || vec![ask(&["l0"]), world(1), Happening::Read, world(0), ask(&["*"])];
+    let happenings = || vec![ask(&["l0"]), listeners(1), Happening::Read, listeners(0), ask(&["*"])];
     run::<Sotw>(happenings());
     run::<Delta>(happenings());
 }
 
 #[test]
 fn what_is_named_no_more_is_still_there_for_whoever_asked_for_all_again() {
-    let ask = |names: &[&'static str], given_up: &[&'static str]| {
-        let (names, given_up) = (names.to_vec(), given_up.to_vec());
-        Happening::Say(Said { kind: Listener, names, given_up, held: Vec::new(), nonce: Nonce::None, refuses: false })
-    };
-    let world = |listeners| Happening::World(World::of(&[], listeners));
-    let before = [ask(&["l0", "*"], &[]), world(1), Happening::Read, world(0)];
-    run::<Delta>(before.into_iter().chain([ask(&["*"], &["*"]), ask(&[], &["l0"])]).collect());
+    let before = [ask(&["l0", "*"], &[], &[]), listeners(1), Happening::Read, listeners(0)];
+    run::<Delta>(before.into_iter().chain([ask(&["*"], &["*"], &[]), ask(&[], &["l0"], &[])]).collect());
 }
 
 #[test]
 fn what_is_named_no_more_goes_from_whoever_has_just_asked_for_all() {
-    let ask = |names: &[&'static str], given_up: &[&'static str]| {
-        let (names, given_up) = (names.to_vec(), given_up.to_vec());
-        Happening::Say(Said { kind: Listener, names, given_up, held: Vec::new(), nonce: Nonce::None, refuses: false })
-    };
-    let world = |listeners| Happening::World(World::of(&[], listeners));
-    let before = || [world(1), ask(&["l0"], &[]), Happening::Read, ask(&["*"], &[]), ask(&[], &["l0"]), world(0)];
-    run::<Delta>(before().into_iter().chain([ask(&[], &["l0"])]).collect());
-    let in_between = [world(1), ask(&["l0", "*"], &[]), Happening::Read, ask(&[], &["*"]), ask(&["*"], &[]), ask(&[], &["l0"]), world(0)];
-    run::<Delta>(in_between.into_iter().chain([ask(&[], &["l0"])]).collect());
+    let before = || [listeners(1), ask(&["l0"], &[], &[]), Happening::Read, ask(&["*"], &[], &[]), ask(&[], &["l0"], &[]), listeners(0)];
+    run::<Delta>(before().into_iter().chain([ask(&[], &["l0"], &[])]).collect());
+    let in_between = [
+        listeners(1),
+        ask(&["l0", "*"], &[], &[]),
+        Happening::Read,
+        ask(&[], &["*"], &[]),
+        ask(&["*"], &[], &[]),
+        ask(&[], &["l0"], &[]),
+        listeners(0),
+    ];
+    run::<Delta>(in_between.into_iter().chain([ask(&[], &["l0"], &[])]).collect());
 }
 
 #[test]
 fn what_is_given_up_and_named_again_in_one_goes_from_whoever_has_just_asked_for_all() {
-    let ask = |names: &[&'static str], given_up: &[&'static str], held: &[&'static str]| {
-        let (names, given_up, held) = (names.to_vec(), given_up.to_vec(), held.to_vec());
-        Happening::Say(Said { kind: Listener, names, given_up, held, nonce: Nonce::None, refuses: false })
-    };
     let again = || [ask(&["*"], &[], &[]), ask(&["l0"], &["l0"], &[]), ask(&[], &["l0"], &[])];
     run::<Delta>([ask(&["l1"], &[], &["l0"])].into_iter().chain(again()).collect());
-    let world = |listeners| Happening::World(World::of(&[], listeners));
-    run::<Delta>([world(1), ask(&["l0"], &[], &[]), Happening::Read, world(0)].into_iter().chain(again()).collect());
+    run::<Delta>([listeners(1), ask(&["l0"], &[], &[]), Happening::Read, listeners(0)].into_iter().chain(again()).collect());
 }
 
 #[test]
