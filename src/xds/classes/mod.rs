@@ -8,6 +8,7 @@
 mod by_place;
 mod by_scope;
 mod cached_units;
+mod concern;
 mod groups;
 mod key;
 mod memo;
@@ -36,7 +37,7 @@ use tokio::{
     task, time,
 };
 
-use self::{groups::Groups, key::DistinguishingLabels, resource_cache::TRANSLATED, secrets::Secrets, users::Keys};
+use self::{concern::Concern, groups::Groups, key::DistinguishingLabels, resource_cache::TRANSLATED, secrets::Secrets, users::Keys};
 pub use self::{groups::GroupsSize, resource_cache::Translations};
 use super::{
     node::{Node, Proven},
@@ -48,7 +49,7 @@ use crate::{
     api::Diagnostic,
     clock::{Clock, system_clock},
     mesh::{
-        model::{Proxy, ProxyKind},
+        model::Proxy,
         scope::resolve_proxy,
         world::{Touched, World},
     },
@@ -338,17 +339,10 @@ impl State {
         } else {
             self.distinguishing.clone()
         };
-        let all = touched.everything || distinguishing != self.distinguishing;
+        let all = distinguishing != self.distinguishing;
         self.distinguishing = distinguishing;
-        let at_gateways = !touched.services.is_empty() || !touched.routes.is_empty() || !touched.gateways.is_empty();
-        let namespaces = namespaces_of(&self.world, touched);
-        let concerned = |ConnectedProxy { proxy, keys, .. }: &ConnectedProxy| {
-            let addressed = proxy.ips.iter().any(|ip| touched.addresses.contains(ip));
-            let own_endpoints = !touched.endpoints.is_empty() && keys.have_endpoints();
-            let own_side = own_endpoints || (at_gateways && proxy.kind == ProxyKind::Gateway);
-            let reached = touched.policies.iter().any(|reach| reach.covers(&proxy.namespace, &proxy.labels));
-            all || addressed || own_side || reached || namespaces.contains(&proxy.namespace)
-        };
+        let concern = Concern::of(&self.world, touched);
+        let concerned = |ConnectedProxy { proxy, keys, .. }: &ConnectedProxy| all || concern.covers(proxy, keys);
         for connected in self.proxies.values_mut().visiting(Visited::Proxy).filter(|connected| concerned(connected)) {
             connected.proxy = resolve_proxy(&self.world, &connected.node.proxy);
             let keys = self.groups.ensure(&self.world, &connected.proxy, &self.distinguishing);
@@ -385,12 +379,6 @@ impl Prepared {
             sender.send_replace(view);
         }
     }
-}
-
-/// Returns the namespaces whose proxies may now answer for other services, or answer differently.
-fn namespaces_of(world: &World, touched: &Touched) -> BTreeSet<SmolStr> {
-    let services = touched.services.iter().chain(&touched.endpoints).flat_map(|host| world.services_named(host));
-    touched.namespaces.iter().cloned().chain(services.map(|service| service.namespace.clone())).collect()
 }
 
 /// Replaces a value; returns whether the new one differs.

@@ -15,7 +15,10 @@ use crate::{
         parse,
         yaml::{document, documents},
     },
-    mesh::{engine::Engine, model::Caller},
+    mesh::{
+        engine::Engine,
+        model::{Caller, ProxyKind},
+    },
     visits::Visits,
     xds::resource::ContentHash,
 };
@@ -165,6 +168,36 @@ fn the_ports_of_a_sidecar_may_show_a_host_as_other_namespaces_define_it() {
     plane.apply(SHOP);
     plane.connect(ProxyKind::Sidecar, "a-1.shop", [10, 0, 0, 2]);
     for change in [FIRST_DEFINITION, SECOND_DEFINITION] {
+        plane.apply(change);
+        plane.check();
+    }
+}
+
+const FOREIGN_SERVICE: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: machines, namespace: other}
+spec:
+  hosts: [machines.example.com]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  endpoints: [{address: 10.0.0.3}]
+";
+
+const FOREIGN_CONNECTIONS: &str = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: machines, namespace: shop}
+spec: {host: '*.example.com', trafficPolicy: {connectionPool: {tcp: {maxConnections: 7}}}, exportTo: ['.']}
+";
+
+#[test]
+fn a_rule_counts_on_the_own_side_for_a_service_of_another_namespace_too() {
+    let mut plane = Plane::new();
+    plane.apply(SHOP);
+    plane.connect(ProxyKind::Sidecar, "b-1.shop", [10, 0, 0, 3]);
+    for change in [FOREIGN_SERVICE, FOREIGN_CONNECTIONS] {
         plane.apply(change);
         plane.check();
     }
