@@ -19,6 +19,7 @@ const ENVOY: &str = "proto/envoy.binpb";
 /// Our own protos, below `proto/`.
 const PROTOS: &[&str] = &[
     "istio/v1/auth/ca.proto",
+    "istio/mesh/v1alpha1/proxy.proto",
     "istio/envoy/config/filter/http/alpn/v2alpha1/config.proto",
     "udpa/type/v1/typed_struct.proto",
     "xds/type/v3/typed_struct.proto",

@@ -6,6 +6,11 @@ pub mod auth {
     tonic::include_proto!("istio.v1.auth");
 }
 
+/// What Istio's agents are told of their proxies.
+pub mod mesh {
+    tonic::include_proto!("istio.mesh.v1alpha1");
+}
+
 /// The HTTP filter `istio.alpn`.
 pub mod alpn {
     tonic::include_proto!("istio.envoy.config.filter.http.alpn.v2alpha1");

@@ -1,8 +1,8 @@
 //! What features look like: `tests/golden/<feature>/in.yaml` has objects, the other files what `istiod-lite translate`
 //! makes of them for one proxy and stock Envoy. `UPDATE_GOLDEN=1 cargo test --test offline golden` writes them anew.
 //!
-//! `in.yaml` begins with `# proxy: NAME.NAMESPACE`, `# shows: clusters endpoints listeners routes findings` (those of
-//! interest; findings are what is said of the objects) and a line that says what to look at.
+//! `in.yaml` begins with `# proxy: NAME.NAMESPACE`, `# shows: clusters endpoints listeners routes agent findings` (those of
+//! interest; agent is what Istio's agents are told beside, findings are what is said of the objects) and a line that says what to look at.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::{
@@ -11,7 +11,7 @@ use std::{
     process::{Command, Output},
 };
 
-const KINDS: [(&str, &str); 4] = [("clusters", "cds"), ("endpoints", "eds"), ("listeners", "lds"), ("routes", "rds")];
+const KINDS: [(&str, &str); 5] = [("clusters", "cds"), ("endpoints", "eds"), ("listeners", "lds"), ("routes", "rds"), ("agent", "pcds")];
 
 pub(crate) fn features() -> Vec<PathBuf> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
@@ -33,11 +33,17 @@ pub(crate) fn translate(feature: &Path, arguments: &[&str]) -> Output {
         .args(["translate", "-f"])
         .arg(feature.join("in.yaml"))
         .args(["--proxy", &said(feature, "proxy")])
+        .args(["--multi-root-mesh", if gives_roots(feature) { "true" } else { "false" }])
         .args(arguments)
         .output()
         .unwrap();
     assert!(output.status.success(), "{}: {}", feature.display(), String::from_utf8_lossy(&output.stderr));
     output
+}
+
+// Whether proxies are given the roots of other meshes.
+fn gives_roots(feature: &Path) -> bool {
+    feature.ends_with("multi-root")
 }
 
 // The name of each file that is recorded, with what it has now.

@@ -1,5 +1,6 @@
 //! Held against istiod 1.30.3: `tests/oracle/cases/<case>/in.yaml` has objects, `<proxy>.node.json` a proxy and
-//! `<proxy>.json` what istiod sent it. We must send resources of the same names, and every field that differs must be
+//! `<proxy>.json` what istiod sent it. If there is `root-cert.pem`, that is the root of istiod's CA, and it ran with
+//! `ISTIO_MULTIROOT_MESH`. We must send resources of the same names, and every field that differs must be
 //! listed, with its reason, in `tests/oracle/differences.yaml` and `docs/compatibility.md`.
 //!
 //! The nodes report no Envoy extensions, so both sides speak to Istio's own proxy.

@@ -136,6 +136,11 @@ macro_rules! kinds {
                 facts: part_of_another("mesh/policy"),
                 read: no_document,
             }
+            /// The roots of a mesh: our own CA's, or those that are fetched from the URL that is its name.
+            TrustBundle(trust_bundle::TrustBundle) {
+                facts: part_of_another("mesh"),
+                read: no_document,
+            }
         }
     };
 }

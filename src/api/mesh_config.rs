@@ -20,6 +20,8 @@ pub struct MeshConfig {
     pub trust_domain: SmolStr,
     /// `trustDomainAliases`
     pub trust_domain_aliases: Vec<SmolStr>,
+    /// `caCertificates`, as far as they can be used.
+    pub ca_certificates: Vec<CaCertificate>,
     /// `meshMTLS`
     pub mesh_mtls: TlsConfig,
     /// `tlsDefaults`
@@ -79,6 +81,28 @@ pub struct MeshConfig {
     /// Whether proxies know of endpoints that are not ready, which is set by `PILOT_AUTO_SEND_UNHEALTHY_ENDPOINTS` and not
     /// by MeshConfig.
     pub send_unready_endpoints: bool,
+    /// Whether proxies are given the roots of `caCertificates`, which is set by `ISTIO_MULTIROOT_MESH` and not by MeshConfig.
+    pub multi_root: bool,
+}
+
+/// `caCertificates[]`: roots beside those of our own CA.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaCertificate {
+    /// `pem`, `spiffeBundleUrl`
+    pub roots: RootsFrom,
+    /// `trustDomains`: whose identities they vouch for; empty for everybody's.
+    pub trust_domains: Vec<SmolStr>,
+    /// `certSigners`: external CAs whose roots these are.
+    pub cert_signers: Vec<SmolStr>,
+}
+
+/// Where roots come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RootsFrom {
+    /// `pem`: they are here, as [`of_pem`](super::trust_bundle::of_pem) gives them.
+    Pem(SmolStr),
+    /// `spiffeBundleUrl`: they are published there.
+    BundleAt(SmolStr),
 }
 
 /// `meshMTLS` and `tlsDefaults`
@@ -112,6 +136,7 @@ impl Default for MeshConfig {
             root_namespace: "istio-system".into(),
             trust_domain: "cluster.local".into(),
             trust_domain_aliases: Vec::new(),
+            ca_certificates: Vec::new(),
             mesh_mtls: TlsConfig::default(),
             tls_defaults: TlsConfig::default(),
             domain: "cluster.local".into(),
@@ -141,6 +166,7 @@ impl Default for MeshConfig {
             default_config: ProxyConfig::default(),
             enable_prometheus_merge: true,
             send_unready_endpoints: true,
+            multi_root: false,
         }
     }
 }

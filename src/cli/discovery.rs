@@ -6,6 +6,7 @@ mod kubernetes;
 mod limits;
 mod state_dir;
 mod tls;
+mod trust;
 mod without_effect;
 
 use std::{
@@ -17,7 +18,7 @@ use std::{
 
 use self::{
     authority::AuthorityArguments, key_sets::KeySetArguments, kubernetes::KubernetesArguments, limits::LimitArguments, tls::TlsArguments,
-    without_effect::WithoutEffect,
+    trust::TrustArguments, without_effect::WithoutEffect,
 };
 use crate::{
     cli::{
@@ -151,6 +152,9 @@ pub(super) struct Arguments {
     limits: LimitArguments,
 
     #[command(flatten)]
+    trust: TrustArguments,
+
+    #[command(flatten)]
     key_sets: KeySetArguments,
 
     #[command(flatten)]
@@ -185,6 +189,7 @@ impl Arguments {
             connections: self.limits.connections(),
             limits: self.limits.limits(),
             bounds: self.limits.bounds(),
+            trust: self.trust.settings(),
             key_sets: self.key_sets.settings(self.api_server().await?),
             debounce: debounce::Settings { after: self.debounce_after, max: self.debounce_max, ..debounce::Settings::default() },
             rollout: session::Settings { ordered: !self.unordered_rollout, gate: self.gate_deadline, drain: self.drain_time },

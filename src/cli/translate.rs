@@ -98,6 +98,14 @@ pub(super) struct Arguments {
         value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set, default_value = "true"
     )]
     send_unready_endpoints: bool,
+
+    /// Whether proxies are given the roots of MeshConfig's `caCertificates`, as far as they stand in it: those of the CA, and those that
+    /// other meshes publish, are not known here.
+    #[arg(
+        long, env = "ISTIO_MULTIROOT_MESH", value_name = "BOOL", value_parser = clap::builder::BoolishValueParser::new(),
+        action = clap::ArgAction::Set, default_value = "false"
+    )]
+    multi_root_mesh: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -106,6 +114,7 @@ enum TypeFilter {
     Rds,
     Cds,
     Eds,
+    Pcds,
     All,
 }
 
@@ -125,8 +134,8 @@ enum Build {
 
 pub(super) fn run(arguments: Arguments) -> ExitCode {
     let Contents { objects, mut findings, locations } = read_paths(&arguments.file, &arguments.cluster_id);
-    let send_unready_endpoints = arguments.send_unready_endpoints;
-    let mut engine = Engine::new(&arguments.domain, MeshConfig { send_unready_endpoints, ..MeshConfig::default() });
+    let (send_unready_endpoints, multi_root) = (arguments.send_unready_endpoints, arguments.multi_root_mesh);
+    let mut engine = Engine::new(&arguments.domain, MeshConfig { send_unready_endpoints, multi_root, ..MeshConfig::default() });
     let of_file =
         arguments.mesh_config.as_ref().map(|path| MeshConfigFile { path: path.clone(), cluster: arguments.cluster_id.as_str().into() });
     let of_file = match of_file.map(|file| file.read()).transpose() {
@@ -184,7 +193,11 @@ fn show(arguments: &Arguments, applied: &Applied, locations: &ObjectLocations, f
         TypeFilter::Rds => vec![ResourceType::Route],
         TypeFilter::Cds => vec![ResourceType::Cluster],
         TypeFilter::Eds => vec![ResourceType::Endpoint],
-        TypeFilter::All => ResourceType::in_views().filter(|kind| !kind.is_confidential()).collect(),
+        TypeFilter::Pcds => vec![ResourceType::ProxyConfig],
+        TypeFilter::All => {
+            let is_said = |kind: &ResourceType| *kind != ResourceType::ProxyConfig || arguments.multi_root_mesh;
+            ResourceType::in_views().filter(|kind| !kind.is_confidential() && is_said(kind)).collect()
+        }
     };
     let mut shown = Map::new();
     for kind in kinds {

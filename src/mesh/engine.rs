@@ -22,9 +22,10 @@ mod services;
 mod store;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod workloads;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use imbl::{OrdMap, OrdSet};
 use smol_str::{SmolStr, format_smolstr};
@@ -35,6 +36,7 @@ use self::{
 use super::{
     model::{Hostname, NamedKey, ServiceKey, TrafficDistribution, Workload, WorkloadKey},
     settings::{MeshSettings, ProxyDefaults},
+    trust::Trust,
     world::{Touched, World},
 };
 use crate::{
@@ -105,8 +107,10 @@ impl Engine {
     /// is there.
     pub fn new(domain: &str, mesh: MeshConfig) -> Self {
         let defaults = Arc::new(MeshConfig { domain: domain.into(), ..mesh });
+        let mesh = Arc::new(MeshSettings::of(&defaults));
         let world = World {
-            mesh: Arc::new(MeshSettings::of(&defaults)),
+            trust: Arc::new(Trust::of(&mesh, &BTreeMap::new(), None)),
+            mesh,
             proxy_defaults: Arc::new(ProxyDefaults::of(&defaults)),
             ..World::default()
         };
@@ -160,6 +164,7 @@ impl Engine {
 
     fn derive(&mut self, world: &mut World, changed: Vec<Id>, dirty: &mut Dirty) {
         let changed = self.derive_mesh(world, changed, dirty);
+        self.derive_trust(world, &changed);
         self.mark(world, &changed, dirty);
         self.derive_policies(world, &changed, dirty);
         self.derive_credentials(world, &changed, dirty);
@@ -177,8 +182,9 @@ impl Engine {
             return changed;
         }
         let written = self.store.first_of::<MeshConfig>();
-        let send_unready_endpoints = self.defaults.send_unready_endpoints;
-        let written = written.map(|mesh| MeshConfig { domain: self.domain.clone(), send_unready_endpoints, ..MeshConfig::clone(mesh) });
+        let MeshConfig { send_unready_endpoints, multi_root, .. } = *self.defaults;
+        let written =
+            written.map(|mesh| MeshConfig { domain: self.domain.clone(), send_unready_endpoints, multi_root, ..MeshConfig::clone(mesh) });
         let config = written.map_or_else(|| Arc::clone(&self.defaults), Arc::new);
         let (mesh, proxy_defaults) = (MeshSettings::of(&config), ProxyDefaults::of(&config));
         if proxy_defaults != *world.proxy_defaults {

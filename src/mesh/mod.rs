@@ -20,6 +20,7 @@ pub mod scope;
 pub mod settings;
 pub mod sidecar;
 pub mod traffic;
+pub mod trust;
 pub mod unsupported;
 pub mod validate;
 pub mod world;

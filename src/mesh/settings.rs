@@ -12,7 +12,7 @@ use super::{
 use crate::api::{
     extension_provider::{ExtAuthz, ExtensionProvider},
     istio,
-    mesh_config::{self, MeshConfig},
+    mesh_config::{self, CaCertificate, MeshConfig},
     proxy_config::{GatewayTopology, ProxyConfig},
 };
 
@@ -25,6 +25,10 @@ pub struct MeshSettings {
     pub trust_domain: SmolStr,
     /// Other trust domains whose identities are taken.
     pub trust_domain_aliases: Vec<SmolStr>,
+    /// The roots of other meshes.
+    pub ca_certificates: Vec<CaCertificate>,
+    /// Whether proxies are given them.
+    pub multi_root: bool,
     /// What servers ask of TLS between proxies of the mesh.
     pub mesh_mtls: TlsSettings,
     /// What is asked of other TLS that proxies end or originate, where objects say nothing.
@@ -146,6 +150,8 @@ impl MeshSettings {
             root_namespace: config.root_namespace.clone(),
             trust_domain: config.trust_domain.clone(),
             trust_domain_aliases: config.trust_domain_aliases.clone(),
+            ca_certificates: config.ca_certificates.clone(),
+            multi_root: config.multi_root,
             mesh_mtls: TlsSettings::from(&config.mesh_mtls),
             tls_defaults: TlsSettings::from(&config.tls_defaults),
             domain: config.domain.clone(),
@@ -172,6 +178,26 @@ impl MeshSettings {
             send_unready_endpoints: config.send_unready_endpoints,
             gateway_topology: config.default_config.gateway_topology.unwrap_or_default(),
         }
+    }
+}
+
+impl MeshSettings {
+    /// Returns the trust domains whose identities servers take: the mesh's, its aliases, and those that roots of other meshes are for.
+    pub fn trust_domains(&self) -> Vec<SmolStr> {
+        let others = self.ca_certificates.iter().flat_map(|entry| &entry.trust_domains);
+        let mut domains: Vec<SmolStr> = Vec::new();
+        for domain in [&self.trust_domain].into_iter().chain(&self.trust_domain_aliases).chain(others) {
+            if !domain.is_empty() && !domains.contains(domain) {
+                domains.push(domain.clone());
+            }
+        }
+        domains
+    }
+
+    /// Returns whether the control plane says what peers are verified with. Otherwise the proxies' agents do, which know the roots of
+    /// the mesh's own CA.
+    pub fn says_roots(&self) -> bool {
+        self.multi_root && !self.ca_certificates.is_empty()
     }
 }
 

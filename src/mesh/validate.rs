@@ -28,6 +28,7 @@ const MOST_OF_OBJECT: usize = 50;
 /// Returns what is doubtful in the world, or refused, sorted. It costs one pass over the objects.
 pub fn check(world: &World) -> Vec<Diagnostic> {
     let mut found = routes::check(world);
+    found.extend(world.trust.findings.iter().cloned());
     found.extend(destination_rules::check(world));
     found.extend(gateways::check(world));
     found.extend(singletons::check(world));

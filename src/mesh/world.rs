@@ -22,6 +22,7 @@ use super::{
     settings::{MeshSettings, ProxyDefaults},
     sidecar,
     traffic::{DestinationRule, EffectiveDestinationRule},
+    trust::Trust,
     unsupported::Unsupported,
 };
 use crate::{
@@ -38,6 +39,8 @@ pub struct World {
     pub generation: u64,
     /// Mesh-wide settings.
     pub mesh: Arc<MeshSettings>,
+    /// Whom proxies trust, as far as the control plane says it.
+    pub trust: Arc<Trust>,
     /// How proxies are injected; apart from `mesh`, as it changes nothing of what proxies are sent.
     pub proxy_defaults: Arc<ProxyDefaults>,
     /// Services by hostname and defining namespace.

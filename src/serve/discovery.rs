@@ -89,7 +89,7 @@ async fn start(settings: &Settings, tasks: &Tasks, threads: &Threads) -> anyhow:
     let _ = runtime.debug.ca.set(Arc::clone(&identity.ca));
     identity.keep(&runtime);
     drop(ca_loaded);
-    tokio::spawn(Pipeline::new(settings, mesh, &runtime).run(sources::events(settings)?, synced));
+    tokio::spawn(Pipeline::new(settings, mesh, &runtime).run(sources::events(settings, identity.trust_bundle(&runtime))?, synced));
 
     // Proxies are let in when there is a world to show: before that they would be told that there is nothing.
     runtime.readiness.ready().await;

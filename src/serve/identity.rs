@@ -1,8 +1,9 @@
 //! Who signs, and who may call: from a folder, or from the API server (contract §4.2, §4.4).
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, mem, path::PathBuf, sync::Arc};
 
 use smol_str::SmolStr;
+use tokio::sync::watch;
 
 use super::{
     kubernetes,
@@ -11,7 +12,7 @@ use super::{
     tls::{ServingCertificate, ServingNames, TlsIdentity},
 };
 use crate::{
-    api::mesh_config::MeshConfig,
+    api::{mesh_config::MeshConfig, trust_bundle::TrustBundle},
     controllers::ca_secret::{CaOrigin, CaSecrets},
     identity::{
         authenticate::{Authenticator, KeySetVerifier, OpenIdTokens, TokenVerifier, kubernetes::ClusterTokens},
@@ -103,6 +104,19 @@ impl Identity {
 }
 
 impl Identity {
+    /// Returns whom proxies trust because of our CA, now and whenever that differs.
+    pub(super) fn trust_bundle(&self, runtime: &Runtime) -> watch::Receiver<TrustBundle> {
+        let (mut changes, ca) = (self.ca.subscribe(), Arc::clone(&self.ca));
+        let (sender, bundle) = watch::channel(ca.current().trust_bundle());
+        runtime.tasks.spawn(async move {
+            while changes.changed().await.is_ok() {
+                let now = ca.current().trust_bundle();
+                sender.send_if_modified(|known| mem::replace(known, now.clone()) != now);
+            }
+        });
+        bundle
+    }
+
     /// Says what ends soon: in the log, and at the Secret that the CA comes from.
     fn watch_expiry(&self, runtime: &Runtime) {
         let secret = match &self.source {

@@ -67,7 +67,11 @@ impl Pipeline {
         Self {
             engine: Engine::new(
                 &settings.cluster.domain,
-                MeshConfig { send_unready_endpoints: settings.cluster.send_unready_endpoints, ..mesh },
+                MeshConfig {
+                    send_unready_endpoints: settings.cluster.send_unready_endpoints,
+                    multi_root: settings.trust.multi_root,
+                    ..mesh
+                },
             ),
             classes: Arc::clone(&runtime.classes),
             debounce: Debounce::new(settings.debounce),

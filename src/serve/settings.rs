@@ -1,6 +1,6 @@
 //! What the command line says of a control plane, one struct for each part that reads it.
 
-use std::{fmt, net::SocketAddr, path::PathBuf};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
     connection::ConnectionOptions,
@@ -37,6 +37,8 @@ pub(crate) struct Settings {
     pub connections: ConnectionOptions,
     /// What callers may cost.
     pub limits: LimitSettings,
+    /// Whom proxies trust besides who has a certificate of our own CA.
+    pub trust: TrustSettings,
     /// How keys of issuers are fetched.
     pub key_sets: key_sets::Settings,
     /// How changes are gathered into batches.
@@ -80,6 +82,15 @@ pub(crate) struct ClusterSettings {
     pub cluster_id: String,
     /// Whether proxies know of endpoints that are not ready.
     pub send_unready_endpoints: bool,
+}
+
+/// Whom proxies trust besides who has a certificate of our own CA.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TrustSettings {
+    /// Whether they are given the roots of `caCertificates`.
+    pub multi_root: bool,
+    /// How often those that are published are fetched again.
+    pub refresh: Duration,
 }
 
 /// Addresses to listen on.

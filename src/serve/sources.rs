@@ -1,14 +1,19 @@
 //! The sources of a control plane: objects, and the MeshConfig file that may go over one of them.
 
+use std::time::Duration;
+
 use smol_str::SmolStr;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 
 use super::settings::{ObjectSource, Settings};
 use crate::{
-    api::{Diagnostic, Spec, mesh_config::MeshConfig},
-    source::{SourceEvent, folder::Folder, key_sets, kubernetes, mesh_config::MeshConfigFile},
+    api::{Diagnostic, Spec, mesh_config::MeshConfig, trust_bundle::TrustBundle},
+    source::{SourceEvent, folder::Folder, key_sets, kubernetes, mesh_config::MeshConfigFile, trust_bundles},
 };
+
+/// How long it may take to fetch the roots that another mesh publishes, and the first world to wait for them.
+const BUNDLE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Returns the MeshConfig at the start: the file's, else the API server's, else the defaults.
 ///
@@ -29,11 +34,14 @@ pub(super) async fn mesh_config(settings: &Settings) -> anyhow::Result<MeshConfi
     })
 }
 
-/// Starts to read, and returns what the sources say.
+/// Starts to read, and returns what the sources say. `own`: the roots of our own CA, now and whenever they differ.
 ///
 /// # Errors
 /// When the folder cannot be watched.
-pub(super) fn events(settings: &Settings) -> anyhow::Result<impl Stream<Item = SourceEvent> + Send + use<>> {
+pub(super) fn events(
+    settings: &Settings,
+    own: watch::Receiver<TrustBundle>,
+) -> anyhow::Result<impl Stream<Item = SourceEvent> + Send + use<>> {
     let (file_sender, file_events) = mpsc::channel(1);
     let events = match &settings.source {
         ObjectSource::Folder(folder) => {
@@ -46,7 +54,14 @@ pub(super) fn events(settings: &Settings) -> anyhow::Result<impl Stream<Item = S
         ObjectSource::Kubernetes(server) => kubernetes::watch(kubernetes::Settings::clone(server), mesh_config_file(settings)),
     };
     let cluster = SmolStr::new(&settings.cluster.cluster_id);
-    Ok(key_sets::joined(settings.key_sets.clone(), cluster, ReceiverStream::new(events).merge(ReceiverStream::new(file_events))))
+    let trust = trust_bundles::Settings {
+        own: settings.trust.multi_root.then_some(own),
+        refresh: settings.trust.refresh,
+        patience: BUNDLE_PATIENCE,
+        web_roots: settings.key_sets.roots.clone(),
+    };
+    let events = trust_bundles::joined(trust, cluster.clone(), ReceiverStream::new(events).merge(ReceiverStream::new(file_events)));
+    Ok(key_sets::joined(settings.key_sets.clone(), cluster, events))
 }
 
 fn mesh_config_file(settings: &Settings) -> Option<MeshConfigFile> {

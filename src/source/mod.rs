@@ -6,6 +6,7 @@ pub(crate) mod key_sets;
 pub(crate) mod kubernetes;
 pub(crate) mod locations;
 pub(crate) mod mesh_config;
+pub(crate) mod trust_bundles;
 
 use std::sync::Arc;
 

@@ -10,5 +10,6 @@ pub mod naming;
 pub mod route;
 pub mod secret;
 pub mod tls;
+pub mod trust;
 pub(crate) mod wire;
 pub mod wkt;

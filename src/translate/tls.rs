@@ -34,7 +34,7 @@ use crate::mesh::{
     credential::SecretName,
     gateway::TlsVersion,
     model::{Flavour, SpiffeId},
-    settings::TlsSettings,
+    settings::{MeshSettings, TlsSettings},
 };
 
 /// The secret that holds the workload's own certificate.
@@ -108,14 +108,52 @@ pub fn mesh_alpn(flavour: Flavour, http2: bool) -> &'static [&'static str] {
     }
 }
 
+/// Who says what the mesh's own peers are verified with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TrustSource {
+    /// The agent beside the proxy, which has the roots from the CA.
+    Agent,
+    /// The control plane, which knows the roots of other meshes.
+    ControlPlane,
+}
+
+impl TrustSource {
+    /// Returns who says it in a mesh.
+    pub fn of(mesh: &MeshSettings) -> Self {
+        if mesh.says_roots() { Self::ControlPlane } else { Self::Agent }
+    }
+
+    /// Returns the trust bundle for a context that asks for `verified` besides. What verifies by trust domain looks neither at lists of
+    /// revoked certificates nor at pins: where there are such, the agent's bundle counts, which has the roots of our own CA.
+    fn bundle(self, verified: &CertificateValidationContext) -> SdsSecretConfig {
+        let is_plain = verified.crl.is_none() && verified.verify_certificate_spki.is_empty() && verified.verify_certificate_hash.is_empty();
+        match self {
+            Self::ControlPlane if is_plain => secret(TRUST_BUNDLE, ads()),
+            Self::ControlPlane | Self::Agent => secret(TRUST_BUNDLE, agent_sds()),
+        }
+    }
+}
+
+/// Whom a client of the mesh takes its peer for.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerNames<'a> {
+    /// It must have one of these, or of `others`; if both are empty, any certificate of the trust bundle will do.
+    pub identities: &'a [SpiffeId],
+    /// Other names.
+    pub others: &'a [SmolStr],
+    /// The path of a list of certificates of which its must be none; empty: there is none.
+    pub crl: &'a str,
+    /// Who says which roots are trusted.
+    pub trust: TrustSource,
+}
+
 /// Returns the client side of in-mesh mTLS with this SNI and these ALPN names. It presents the workload's certificate.
-/// The peer must have one of `identities` or `other_names`; if both are empty, any certificate of the trust bundle will
-/// do. Its certificate must not be in `crl`, the path of a list of revoked ones; an empty path is none.
 ///
 /// Every cluster of the mesh has one of these, and most of what they say is the same: it is written straight on the
 /// wire from parts that are encoded once. Numbers are those of the fields of `UpstreamTlsContext` and below.
-pub fn upstream_istio_mutual(identities: &[SpiffeId], other_names: &[SmolStr], crl: &str, sni: &str, alpn: &[&str]) -> TransportSocket {
-    let parts = &*UPSTREAM_PARTS;
+pub fn upstream_istio_mutual(peer: PeerNames<'_>, sni: &str, alpn: &[&str]) -> TransportSocket {
+    let (parts, PeerNames { identities, others, crl, trust }) = (&*UPSTREAM_PARTS, peer);
+    let bundle = if trust == TrustSource::ControlPlane && crl.is_empty() { &parts.given_bundle } else { &parts.bundle };
     let mut value = Vec::with_capacity(384);
     nested(&mut value, 1, |common| {
         nested(common, 1, |bytes| bytes.extend_from_slice(&parts.versions));
@@ -125,9 +163,9 @@ pub fn upstream_istio_mutual(identities: &[SpiffeId], other_names: &[SmolStr], c
                     nested(context, 7, |source| text(source, 1, crl));
                 }
                 identities.iter().for_each(|identity| nested(context, 9, |exact| text(exact, 1, &identity.to_string())));
-                other_names.iter().for_each(|name| nested(context, 9, |exact| text(exact, 1, name)));
+                others.iter().for_each(|name| nested(context, 9, |exact| text(exact, 1, name)));
             });
-            nested(combined, 2, |bytes| bytes.extend_from_slice(&parts.bundle));
+            nested(combined, 2, |bytes| bytes.extend_from_slice(bundle));
         });
         alpn.iter().for_each(|name| text(common, 4, name));
         nested(common, 6, |bytes| bytes.extend_from_slice(&parts.certificate));
@@ -143,7 +181,10 @@ pub fn upstream_istio_mutual(identities: &[SpiffeId], other_names: &[SmolStr], c
 struct UpstreamParts {
     versions: Vec<u8>,
     certificate: Vec<u8>,
+    /// From the agent.
     bundle: Vec<u8>,
+    /// From the control plane.
+    given_bundle: Vec<u8>,
 }
 
 static UPSTREAM_PARTS: LazyLock<UpstreamParts> = LazyLock::new(|| {
@@ -156,6 +197,7 @@ static UPSTREAM_PARTS: LazyLock<UpstreamParts> = LazyLock::new(|| {
         versions: versions.encode_to_vec(),
         certificate: secret(WORKLOAD_CERTIFICATE, agent_sds()).encode_to_vec(),
         bundle: secret(TRUST_BUNDLE, agent_sds()).encode_to_vec(),
+        given_bundle: secret(TRUST_BUNDLE, ads()).encode_to_vec(),
     }
 });
 
@@ -166,9 +208,9 @@ pub fn raw_buffer() -> TransportSocket {
 
 /// Returns the server side of in-mesh mTLS: a client certificate is required, and its identity must be of one of these
 /// trust domains. What the mesh does not say of TLS is as safe as clients of the mesh can do.
-pub fn downstream_istio_mutual(trust_domains: &[SmolStr], alpn: &[&str], settings: &TlsSettings) -> TransportSocket {
+pub fn downstream_istio_mutual(trust_domains: &[SmolStr], trust: TrustSource, alpn: &[&str], settings: &TlsSettings) -> TransportSocket {
     let prefixes = trust_domains.iter().map(|domain| MatchPattern::Prefix(format!("spiffe://{domain}/")));
-    let mut common = workload_context(named(prefixes), alpn.iter().map(|name| (*name).to_owned()).collect());
+    let mut common = workload_context(named(prefixes), trust, alpn.iter().map(|name| (*name).to_owned()).collect());
     common.tls_params = Some(TlsParameters {
         tls_minimum_protocol_version: version(settings.min_version.or(Some(TlsVersion::V1_2))) as i32,
         tls_maximum_protocol_version: TlsProtocol::TlSv13 as i32,
@@ -204,11 +246,12 @@ pub fn downstream(common: CommonTlsContext, require_client_certificate: bool) ->
 }
 
 /// Returns the workload's certificate and trust bundle, and what else of the peer's certificate is verified.
-pub fn workload_context(verified: CertificateValidationContext, alpn: Vec<String>) -> CommonTlsContext {
+pub fn workload_context(verified: CertificateValidationContext, trust: TrustSource, alpn: Vec<String>) -> CommonTlsContext {
+    let bundle = trust.bundle(&verified);
     CommonTlsContext {
         alpn_protocols: alpn,
         tls_certificate_sds_secret_configs: vec![secret(WORKLOAD_CERTIFICATE, agent_sds())],
-        validation_context_type: Some(validation(verified, secret(TRUST_BUNDLE, agent_sds()))),
+        validation_context_type: Some(validation(verified, bundle)),
         ..Default::default()
     }
 }
@@ -259,17 +302,24 @@ mod tests {
     fn what_is_written_on_the_wire_is_the_message() {
         let identity = |account: &str| SpiffeId { trust_domain: "td".into(), namespace: "shop".into(), service_account: account.into() };
         let both = (vec![identity("a"), identity("b")], vec!["other.example.com".into()], "/etc/revoked.pem");
-        for (identities, names, crl) in [(vec![], vec![], ""), both] {
+        let cases = [(vec![], vec![], ""), both]
+            .into_iter()
+            .flat_map(|case| [TrustSource::Agent, TrustSource::ControlPlane].map(|trust| (case.clone(), trust)));
+        for ((identities, names, crl), trust) in cases {
             let patterns = identities.iter().map(SpiffeId::to_string).chain(names.iter().map(SmolStr::to_string)).map(MatchPattern::Exact);
             let verified = CertificateValidationContext { crl: revoked(crl), ..named(patterns) };
-            let mut common = workload_context(verified, vec!["istio".into(), "h2".into()]);
+            let mut common = workload_context(verified, trust, vec!["istio".into(), "h2".into()]);
             common.tls_params = Some(TlsParameters {
                 tls_minimum_protocol_version: TlsProtocol::TlSv12 as i32,
                 tls_maximum_protocol_version: TlsProtocol::TlSv13 as i32,
                 ..Default::default()
             });
             let expected = UpstreamTlsContext { common_tls_context: Some(common), sni: "outbound_.80_._.a".into(), ..Default::default() };
-            let written = upstream_istio_mutual(&identities, &names, crl, "outbound_.80_._.a", &[ISTIO, "h2"]);
+            let written = upstream_istio_mutual(
+                PeerNames { identities: &identities, others: &names, crl, trust },
+                "outbound_.80_._.a",
+                &[ISTIO, "h2"],
+            );
             assert_eq!(written, socket("envoy.transport_sockets.tls", &expected));
         }
     }

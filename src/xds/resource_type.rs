@@ -3,7 +3,7 @@
 //! A type is added as a variant, its place in [`ResourceType::ALL`] and its [`Traits`]; whoever keeps something for each
 //! type keeps a [`PerType`](super::per_type::PerType), which grows with the list.
 
-use self::ResourceType::{Cluster, Endpoint, Listener, NameTable, Route, Secret};
+use self::ResourceType::{Cluster, Endpoint, Listener, NameTable, ProxyConfig, Route, Secret};
 
 /// A resource type, in the order in which a push speaks of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,6 +21,8 @@ pub enum ResourceType {
     /// `istio.networking.nds.v1.NameTable`: what pilot-agent resolves names by when it captures DNS. It is not ready
     /// before it has a table; with an empty one it asks the resolvers of its pod for every name.
     NameTable,
+    /// `istio.mesh.v1alpha1.ProxyConfig`: the roots that pilot-agent adds to those from its CA. There is one, or none.
+    ProxyConfig,
 }
 
 /// What delivery has to know of a type.
@@ -46,7 +48,7 @@ struct Traits {
 
 impl ResourceType {
     /// All of them, in push order.
-    pub const ALL: [Self; 6] = [Cluster, Endpoint, Listener, Route, Secret, NameTable];
+    pub const ALL: [Self; 7] = [Cluster, Endpoint, Listener, Route, Secret, NameTable, ProxyConfig];
 
     /// Returns those that views have content of, in push order.
     pub fn in_views() -> impl Iterator<Item = Self> {
@@ -224,6 +226,21 @@ impl ResourceType {
                 is_in_views: false,
                 is_confidential: false,
                 is_wildcard: false,
+                is_removed_by_name: true,
+                is_drained: false,
+                has_names_in_errors: false,
+                awaits: None,
+                warms_with: None,
+                named_by: None,
+            },
+            ProxyConfig => &Traits {
+                type_url: "type.googleapis.com/istio.mesh.v1alpha1.ProxyConfig",
+                word: "pcds",
+                noun: "proxy_config",
+                rejects_metric: None,
+                is_in_views: true,
+                is_confidential: false,
+                is_wildcard: true,
                 is_removed_by_name: true,
                 is_drained: false,
                 has_names_in_errors: false,

@@ -61,6 +61,7 @@ pub fn static_bootstrap(view: &View, proxy: &Proxy) -> Result<Bootstrap, StaticB
     for resource in view.iter(ResourceType::Cluster) {
         let mut cluster = Cluster::decode(&resource.body[..])?;
         secrets_from_agent(&mut cluster.transport_socket)?;
+        cluster.transport_socket_matches.iter_mut().try_for_each(|matched| secrets_from_agent(&mut matched.transport_socket))?;
         clusters.push(with_endpoints(cluster, view)?);
     }
     let mut listeners = Vec::new();

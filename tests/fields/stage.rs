@@ -71,7 +71,7 @@ impl Stage {
         let documents = [around, documents(&super::read(&format!("kinds/{kind}.yaml")))].concat();
         let is_walked = |document: &Value| document["kind"] == kind && document["metadata"]["name"] == "walked";
         let object = documents.iter().find(|document| is_walked(document)).unwrap_or_else(|| panic!("no {kind} named walked")).clone();
-        let mut engine = Engine::new("cluster.local", MeshConfig::default());
+        let mut engine = Engine::new("cluster.local", MeshConfig { multi_root: true, ..MeshConfig::default() });
         engine.apply(keyed(documents.iter().filter(|document| !is_walked(document)).flat_map(parse_whole).chain([fetched_keys()])));
         let injection = Injection::of(&documents);
         Self { object, engine, injection, settings: super::yaml("settings.yaml"), kind: kind.to_owned() }

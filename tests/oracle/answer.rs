@@ -9,7 +9,12 @@ use std::{
 
 use envoy_types::pb::envoy::config::core::v3;
 use istiod_lite::{
-    api::{self, Object, ObjectKey, mesh_config::MeshConfig, yaml},
+    api::{
+        self, Kind, Object, ObjectKey, Spec,
+        mesh_config::MeshConfig,
+        trust_bundle::{OWN, TrustBundle},
+        yaml,
+    },
     mesh::{
         engine::Engine,
         model::Proxy,
@@ -35,7 +40,7 @@ spec: {clusterIP: 10.96.0.1, ports: [{name: https, port: 443, targetPort: 6443}]
 /// Returns the dump of the proxy of that name in a case.
 pub(crate) fn answer(case: &Path, proxy: &str) -> Dump {
     let (objects, proxy) = asked(case, proxy);
-    dump(&view(&objects, &proxy))
+    dump(&view_of(world_with(&objects, fs::read_to_string(case.join("root-cert.pem")).ok()), &proxy))
 }
 
 /// The objects of a case, and the proxy of that name.
@@ -55,17 +60,33 @@ fn node_of(json: &Value) -> v3::Node {
 
 /// Returns what a proxy has, given objects as YAML.
 pub(crate) fn view(objects: &str, proxy: &Proxy) -> View {
+    view_of(world(objects), proxy)
+}
+
+fn view_of(world: Arc<World>, proxy: &Proxy) -> View {
     let classes = Classes::default();
-    classes.prepare(world(objects), &Touched { everything: true, ..Touched::default() }).send();
+    classes.prepare(world, &Touched { everything: true, ..Touched::default() }).send();
     classes.view_for(proxy)
 }
 
 /// What objects mean that are given as YAML.
 pub(crate) fn world(objects: &str) -> Arc<World> {
+    world_with(objects, None)
+}
+
+/// The same with the root of our own CA, if proxies are given the roots of all meshes.
+fn world_with(objects: &str, root: Option<String>) -> Arc<World> {
     let cluster = SmolStr::new_static("Kubernetes");
     // istiod 1.30 tells nobody of endpoints that are not ready.
-    let mut engine = Engine::new("cluster.local", MeshConfig { send_unready_endpoints: false, ..MeshConfig::default() });
+    let mesh = MeshConfig { send_unready_endpoints: false, multi_root: root.is_some(), ..MeshConfig::default() };
+    let mut engine = Engine::new("cluster.local", mesh);
     let mut changes: Vec<(ObjectKey, Option<Arc<Object>>)> = Vec::new();
+    if let Some(root) = root {
+        let key = ObjectKey { cluster: cluster.clone(), kind: Kind::TrustBundle, namespace: SmolStr::default(), name: OWN.into() };
+        let spec = Spec::TrustBundle(Arc::new(TrustBundle { roots: Some(root.into()), ..TrustBundle::default() }));
+        let own = Object { key: key.clone(), version: SmolStr::default(), metadata: Arc::default(), spec };
+        changes.push((key, Some(Arc::new(own))));
+    }
     for document in yaml::documents(objects) {
         let parsed = api::parse(&yaml::document(document).unwrap(), &cluster);
         assert!(parsed.refused.is_empty(), "{:?}", parsed.diagnostics);
@@ -87,6 +108,7 @@ fn dump(view: &View) -> Dump {
         ResourceType::Cluster | ResourceType::Listener => true,
         ResourceType::Endpoint => assigned.contains(&resource.name),
         ResourceType::Route => routed.contains(&resource.name),
+        ResourceType::ProxyConfig => true,
         ResourceType::Secret | ResourceType::NameTable => false,
     };
     let kinds = ResourceType::in_views().filter(|kind| !kind.is_confidential()).map(|kind| {

@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-/// Resources by type (`cds`, `eds`, `lds`, `rds`) and name.
+/// Resources by type (`cds`, `eds`, `lds`, `rds`, and `pcds` where it was asked for) and name.
 pub(crate) type Dump = BTreeMap<String, BTreeMap<String, Value>>;
 
 /// What a comparison found.
@@ -33,7 +33,8 @@ fn is_of_the_moment(kind: &str, name: &str) -> bool {
 
 pub(crate) fn compare(theirs: &Dump, ours: &Dump) -> Report {
     let mut report = Report::default();
-    for kind in ["cds", "eds", "lds", "rds"] {
+    let asked = ["cds", "eds", "lds", "rds"].into_iter().chain(theirs.contains_key("pcds").then_some("pcds"));
+    for kind in asked {
         let empty = BTreeMap::new();
         let (theirs, ours) = (theirs.get(kind).unwrap_or(&empty), ours.get(kind).unwrap_or(&empty));
         let names: BTreeSet<_> = theirs.keys().chain(ours.keys()).filter(|name| !is_of_the_moment(kind, name)).collect();

@@ -133,7 +133,7 @@ fn resource(kind: ResourceType, name: &str, content: u64) -> Resource {
             let header = RouteConfiguration { name: name.into(), internal_only_headers: vec![text], ..RouteConfiguration::default() };
             encode::route_configuration(&header, [])
         }
-        ResourceType::Secret | ResourceType::NameTable => panic!("these views have none"),
+        ResourceType::Secret | ResourceType::NameTable | ResourceType::ProxyConfig => panic!("these views have none"),
     }
 }
 

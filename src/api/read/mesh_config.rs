@@ -1,6 +1,7 @@
 //! Reads MeshConfig over its defaults (contract §7).
 
 use super::{
+    ca_certificates::ca_certificates,
     extension_provider,
     fields::{Fields, Node, Read},
     gateway::outbound_mode,
@@ -19,7 +20,7 @@ const LONGEST_PATH: usize = 4096;
 const LONGEST_FILE_NAME: usize = 255;
 
 /// Fields of Istio that do not affect what a proxy is sent: those of injection and bootstrap, and unsupported ones.
-const WITHOUT_EFFECT: [&str; 20] = [
+const WITHOUT_EFFECT: [&str; 19] = [
     "hboneIdleTimeout",
     "ingressClass",
     "ingressService",
@@ -29,7 +30,6 @@ const WITHOUT_EFFECT: [&str; 20] = [
     "enableEnvoyAccessLogService",
     "disableEnvoyListenerLog",
     "configSources",
-    "caCertificates",
     "localityLbSetting",
     "zoneAwareLbSetting",
     "certificates",
@@ -49,6 +49,7 @@ impl Read for MeshConfig {
         read_names(&fields, &mut mesh);
         read_proxy_defaults(&fields, &mut mesh);
         read_policies(&fields, &mut mesh);
+        mesh.ca_certificates = ca_certificates(&fields);
         mesh.extension_providers = extension_provider::providers(&fields);
         mesh.default_config = fields.get("defaultConfig");
         fields.set("enablePrometheusMerge", &mut mesh.enable_prometheus_merge);

@@ -5,6 +5,7 @@
 //! then the object is refused.
 
 mod authorization_policy;
+mod ca_certificates;
 mod extension_provider;
 mod fields;
 mod gateway;

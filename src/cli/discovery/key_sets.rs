@@ -28,7 +28,8 @@ pub(super) struct KeySetArguments {
     #[arg(long, value_name = "NETWORK", env = "BLOCKED_CIDRS_IN_JWKS_URIS", value_delimiter = ',', value_parser = network)]
     jwks_blocked_networks: Vec<IpNet>,
 
-    /// File of root certificates, besides the system's, for issuers of tokens; it need not be there.
+    /// File of root certificates, besides the system's, for issuers of tokens and for who publishes a mesh's roots (`spiffeBundleUrl`);
+    /// it need not be there.
     #[arg(long, value_name = "FILE", default_value = "/cacerts/extra.pem")]
     jwks_ca: PathBuf,
 }

@@ -3,14 +3,13 @@
 use std::env;
 
 /// Variables that change what istiod does and have no effect here, each with the values that ask for what we do anyway.
-const VARIABLES: [(&str, &[&str]); 20] = [
+const VARIABLES: [(&str, &[&str]); 19] = [
     ("PILOT_CERT_PROVIDER", &["istiod"]),
     ("PILOT_JWT_ENABLE_REMOTE_JWKS", &["false"]),
     ("XDS_AUTH", &["true"]),
     ("PILOT_ENABLE_XDS_IDENTITY_CHECK", &["true"]),
     ("TRUSTED_GATEWAY_CIDR", &[]),
     ("EXTERNAL_ISTIOD", &["false"]),
-    ("ISTIO_MULTIROOT_MESH", &["false"]),
     ("ENABLE_CLUSTER_TRUST_BUNDLE_API", &["false"]),
     ("USE_CACERTS_FOR_SELF_SIGNED_CA", &["false"]),
     ("PILOT_ENABLE_AMBIENT", &["false"]),

@@ -15,6 +15,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use rcgen::{Issuer, KeyPair};
+use smol_str::SmolStr;
 use tokio::sync::watch as channel;
 
 pub use expiry::{Expiry, Nearness, watch_expiry};
@@ -28,7 +29,10 @@ pub use state_folder::{StateError, StateFolder};
 pub use watch::watch;
 
 pub use crate::identity::serial::Serial;
-use crate::identity::{certificate::Certificate, key::PrivateKey, metrics::CaMetrics, root_id::RootId};
+use crate::{
+    api::trust_bundle::TrustBundle,
+    identity::{certificate::Certificate, key::PrivateKey, metrics::CaMetrics, root_id::RootId},
+};
 
 /// A signing certificate that passed every check of [`load`], with its key and the certificates up to the root.
 pub struct SigningCa {
@@ -140,6 +144,12 @@ impl SigningCa {
     /// Returns the whole root bundle as PEM, ending in a newline.
     pub fn root_bundle(&self) -> &str {
         &self.root_bundle
+    }
+
+    /// Returns whom proxies trust because of it.
+    pub fn trust_bundle(&self) -> TrustBundle {
+        let revoked = self.revocation.as_ref().map(|lists| SmolStr::new(lists.pem())).unwrap_or_default();
+        TrustBundle { roots: Some(SmolStr::new(&self.root_bundle)), revoked, trouble: None }
     }
 
     /// Returns what is wrong with certificates of the root file that cannot be read, and that nobody is told to trust.

@@ -46,6 +46,11 @@ impl Store {
         self.from(T::KIND, &SmolStr::default(), &SmolStr::default()).next().and_then(|object| object.content())
     }
 
+    /// Iterates over the objects of a kind that is of no namespace, sorted by name.
+    pub(super) fn all_of(&self, kind: Kind) -> impl Iterator<Item = &Arc<Object>> {
+        self.from(kind, &SmolStr::default(), &SmolStr::default()).take_while(move |object| object.key.kind == kind)
+    }
+
     /// Returns a configuration object, with the content that counts: that in the first cluster.
     pub(super) fn config(&self, id: &ConfigId) -> Option<&Arc<Object>> {
         self.named(id.kind, &id.namespace, &id.name).next()

@@ -260,7 +260,7 @@ mod tests {
             ResourceType::Cluster => state(4, 4),
             ResourceType::Endpoint => state(5, 2),
             ResourceType::Listener => state(0, 0),
-            ResourceType::Route | ResourceType::Secret | ResourceType::NameTable => TypeState::default(),
+            ResourceType::Route | ResourceType::Secret | ResourceType::NameTable | ResourceType::ProxyConfig => TypeState::default(),
         }));
         let expected = [
             ("Cluster".to_owned(), ConfigStatus::Synced),

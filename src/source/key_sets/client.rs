@@ -39,7 +39,7 @@ const MOST_REDIRECTS: usize = 5;
 
 /// A client, and whom it trusts.
 #[derive(Clone, Debug)]
-pub(super) struct Client {
+pub(in crate::source) struct Client {
     /// Where it may call; `None`: anywhere.
     networks: Option<Arc<Networks>>,
     /// Names or addresses of the API server.
@@ -49,7 +49,7 @@ pub(super) struct Client {
 
 impl Client {
     /// Makes a client that trusts the system's root certificates and those of a file, if it is there.
-    pub(super) fn new(networks: Option<Networks>, api_server: Vec<String>, roots: Option<PathBuf>) -> Self {
+    pub(in crate::source) fn new(networks: Option<Networks>, api_server: Vec<String>, roots: Option<PathBuf>) -> Self {
         let found = rustls_native_certs::load_native_certs();
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(found.certs);
@@ -79,7 +79,11 @@ impl Client {
         }
     }
 
-    async fn document(&self, url: &str, patience: Duration) -> Result<String, String> {
+    /// Fetches a document within `patience`.
+    ///
+    /// # Errors
+    /// When there is none to be had: why.
+    pub(in crate::source) async fn document(&self, url: &str, patience: Duration) -> Result<String, String> {
         let fetched = timeout(patience, self.follow(url)).await;
         fetched.unwrap_or_else(|_| Err(format!("no answer within {} ms", patience.as_millis()))).map_err(|why| format!("{url}: {why}"))
     }

@@ -22,7 +22,6 @@ use tokio::{
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 
 use self::{
-    client::Client,
     shares::{Wish, chosen, owners},
     turns::{AT_ONCE, Queue, Turns, turn},
 };
@@ -34,6 +33,7 @@ use crate::{
     timer::until,
 };
 
+pub(in crate::source) use self::client::Client;
 pub(crate) use self::{metrics::KeySetMetrics, networks::Networks};
 
 /// How many key sets are kept: all that the objects of a mesh may make us hold.

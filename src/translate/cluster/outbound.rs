@@ -220,6 +220,7 @@ pub(super) fn cluster(input: &Outbound) -> Built<Cluster> {
             },
             http2: version == HttpVersion::Two,
             flavour: input.profile.flavour,
+            trust: tls::TrustSource::of(&input.mesh),
             defaults: &input.mesh.tls_defaults,
         };
         // What nothing is connected by asks for no secret.

@@ -23,7 +23,10 @@ use crate::{
         traffic::{ClientCredentials, ClientFiles, ClientTls, TlsOrigination},
     },
     proto::udpa::TypedStruct,
-    translate::{tls, wkt},
+    translate::{
+        tls::{self, PeerNames, TrustSource},
+        wkt,
+    },
 };
 
 /// What auto-mTLS does for a cluster whose DestinationRule says nothing about TLS.
@@ -43,6 +46,8 @@ pub(super) struct Peer<'a> {
     pub(super) sni: SmolStr,
     pub(super) http2: bool,
     pub(super) flavour: Flavour,
+    /// Who says which roots peers of the mesh are verified with.
+    pub(super) trust: TrustSource,
     /// What MeshConfig asks of TLS that the proxy originates.
     pub(super) defaults: &'a TlsSettings,
 }
@@ -130,11 +135,11 @@ fn auto_mtls(peer: &Peer<'_>) -> TransportSocket {
 fn istio_mutual(peer: &Peer<'_>, sni: &str, names: &[SmolStr], crl: &str) -> TransportSocket {
     let alpn = tls::mesh_alpn(peer.flavour, peer.http2);
     let sni = if sni.is_empty() { &peer.sni } else { sni };
-    if names.is_empty() {
-        tls::upstream_istio_mutual(&peer.service.service_accounts, &peer.service.subject_alt_names, crl, sni, alpn)
-    } else {
-        tls::upstream_istio_mutual(&[], names, crl, sni, alpn)
-    }
+    let (identities, others) = match names {
+        [] => (peer.service.service_accounts.as_slice(), peer.service.subject_alt_names.as_slice()),
+        names => (&[][..], names),
+    };
+    tls::upstream_istio_mutual(PeerNames { identities, others, crl, trust: peer.trust }, sni, alpn)
 }
 
 fn originate(peer: &Peer<'_>, origination: &TlsOrigination) -> TransportSocket {

@@ -19,6 +19,7 @@ mod secret_access;
 mod secrets;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod users;
 
 use std::{
@@ -37,7 +38,10 @@ use tokio::{
     task, time,
 };
 
-use self::{concern::Concern, groups::Groups, key::DistinguishingLabels, resource_cache::TRANSLATED, secrets::Secrets, users::Keys};
+use self::{
+    concern::Concern, groups::Groups, key::DistinguishingLabels, resource_cache::TRANSLATED, secrets::Secrets, trust::TrustLayers,
+    users::Keys,
+};
 pub use self::{groups::GroupsSize, resource_cache::Translations};
 use super::{
     node::{Node, Proven},
@@ -97,6 +101,7 @@ struct State {
     distinguishing: DistinguishingLabels,
     groups: Groups,
     secrets: Secrets,
+    trust: TrustLayers,
     proxies: FxHashMap<u64, ConnectedProxy>,
     /// Of proxies that are gone, and since when: the last of some group.
     gone: VecDeque<(Instant, Keys)>,
@@ -151,6 +156,7 @@ impl Classes {
         // Nothing is brought up to date for nobody.
         state.let_go(|_| true);
         state.secrets.update(&state.world, touched);
+        state.trust.update(&state.world);
         self.0.follow_secrets(&state.secrets);
         // Scopes come first, since a proxy's own side is made from its scope.
         let scopes = state.groups.update_scopes(&state.world, touched);
@@ -160,7 +166,8 @@ impl Classes {
         state.groups.check_own(state.proxies.values().visiting(Visited::Proxy).map(|connected| &connected.keys));
         let (mut views, mut awaited) = (Vec::new(), Vec::new());
         for connected in state.proxies.values_mut().visiting(Visited::Proxy) {
-            let view = self.0.view(state.world.generation, &state.groups, &state.secrets, &connected.keys, connected.account.as_ref());
+            let of = (&state.groups, &state.secrets, &state.trust);
+            let view = self.0.view(state.world.generation, of, &connected.keys, connected.account.as_ref());
             if !view.has_layers_of(&connected.view) {
                 connected.view = view.clone();
                 awaited.extend(connected.account.as_ref().map(|_| connected.proxy.id.clone()));
@@ -217,7 +224,9 @@ impl Classes {
         let state = &mut *state;
         let proxy = resolve_proxy(&state.world, proxy);
         let keys = state.groups.ensure(&state.world, &proxy, &state.distinguishing);
-        View::new(state.world.generation, state.groups.layers(&keys))
+        let mut layers = state.groups.layers(&keys);
+        state.trust.add_to(&mut layers);
+        View::new(state.world.generation, layers)
     }
 
     /// Returns the findings about a proxy that need not be connected: what of the objects it cannot be given.
@@ -248,7 +257,8 @@ impl Views for Classes {
         let state = &mut *state;
         let proxy = resolve_proxy(&state.world, &node.proxy);
         let keys = state.groups.ensure(&state.world, &proxy, &state.distinguishing);
-        let view = self.0.view(state.world.generation, &state.groups, &state.secrets, &keys, account.as_ref());
+        let of = (&state.groups, &state.secrets, &state.trust);
+        let view = self.0.view(state.world.generation, of, &keys, account.as_ref());
         let (sender, receiver) = watch::channel(view.clone());
         state.groups.enter(&keys);
         let number = state.next;
@@ -262,10 +272,12 @@ impl Views for Classes {
 
 impl Inner {
     /// Puts a proxy's view together.
-    fn view(&self, generation: u64, groups: &Groups, secrets: &Secrets, keys: &Keys, account: Option<&Account>) -> View {
+    fn view(&self, generation: u64, of: (&Groups, &Secrets, &TrustLayers), keys: &Keys, account: Option<&Account>) -> View {
+        let (groups, secrets, trust) = of;
         let mut layers = groups.layers(keys);
         let may_read = account.is_some_and(|account| self.known_readers.lock().may_read(account));
         layers[ResourceType::Secret] = secrets.layers(account.map(|account| &account.namespace), may_read);
+        trust.add_to(&mut layers);
         View::new(generation, layers)
     }
 

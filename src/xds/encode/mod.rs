@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     mesh::model::Origin,
+    proto::mesh::ProxyConfig,
     translate::{input::Built, wire},
 };
 
@@ -69,6 +70,11 @@ pub fn listener(built: Built<Listener>) -> Resource {
 /// Encodes a secret.
 pub fn secret(message: &Secret, origins: Vec<Origin>) -> Resource {
     resource(ResourceType::Secret, message.name.as_str().into(), canonical(message).into(), Vec::new(), origins)
+}
+
+/// Encodes what Istio's agents are told of their proxies. It has no name, as there is one only.
+pub fn proxy_config(message: &ProxyConfig) -> Resource {
+    resource(ResourceType::ProxyConfig, SmolStr::default(), canonical(message).into(), Vec::new(), Vec::new())
 }
 
 /// Encodes one virtual host.

@@ -32,7 +32,7 @@ pub(super) fn listener(input: &GatewayListenerInput) -> Built<Listener> {
     let mut built = Built::new(Listener::default(), input.origins.iter().chain(input.policies.origins()).cloned());
     built.clusters.extend(policies.clusters.iter().cloned());
     let chains = input.chains.iter().map(|chain| {
-        let tls = chain.tls.as_ref().map(|tls| tls.socket(input.class.flavour, &input.mesh.tls_defaults));
+        let tls = chain.tls.as_ref().map(|tls| tls.socket(input.class.flavour, &input.mesh));
         outgoing_chain(&chain.matcher, filters(input, &policies, &name, chain, &mut built), tls, None)
     });
     let filter_chains = chains.collect();

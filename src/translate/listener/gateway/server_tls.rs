@@ -14,9 +14,11 @@ use crate::{
         credential::SecretName,
         gateway::{CertificateFiles, ClientCertificates, ServerCertificate, TlsTermination},
         model::Flavour,
-        settings::TlsSettings,
+        settings::{MeshSettings, TlsSettings},
     },
-    translate::tls::{PEER_EXCHANGE, ads_secret, agent_sds, downstream, named, revoked, secret, validation, version, workload_context},
+    translate::tls::{
+        PEER_EXCHANGE, TrustSource, ads_secret, agent_sds, downstream, named, revoked, secret, validation, version, workload_context,
+    },
 };
 
 /// How a listener ends TLS, and what is inside.
@@ -33,18 +35,18 @@ impl ServerTls {
         self.tcp && self.termination.certificate == ServerCertificate::Workload
     }
 
-    /// Returns the transport socket. `defaults` hold where the server says nothing, but not for the mesh's own certificates.
-    pub(super) fn socket(&self, flavour: Flavour, defaults: &TlsSettings) -> TransportSocket {
+    /// Returns the transport socket. `tlsDefaults` hold where the server says nothing, but not for the mesh's own certificates.
+    pub(super) fn socket(&self, flavour: Flavour, mesh: &MeshSettings) -> TransportSocket {
         let exchange = (self.exchanges_metadata() && flavour == Flavour::Istio).then_some(PEER_EXCHANGE);
         let alpn = exchange.into_iter().chain(["h2", "http/1.1"]).map(str::to_owned).collect();
         let mut context = match &self.termination.certificate {
-            ServerCertificate::Workload => workload_context(self.verified(), alpn),
+            ServerCertificate::Workload => workload_context(self.verified(), TrustSource::of(mesh), alpn),
             ServerCertificate::Secrets { certificates, trusted } => self.secrets(certificates, trusted.as_ref(), alpn),
             ServerCertificate::Files { certificates, ca_certificates } => self.files(certificates, ca_certificates, alpn),
         };
         context.tls_params = match &self.termination.certificate {
             ServerCertificate::Workload => self.parameters(&TlsSettings::default()),
-            ServerCertificate::Secrets { .. } | ServerCertificate::Files { .. } => self.parameters(defaults),
+            ServerCertificate::Secrets { .. } | ServerCertificate::Files { .. } => self.parameters(&mesh.tls_defaults),
         };
         downstream(context, self.termination.clients == ClientCertificates::Required)
     }

@@ -22,7 +22,7 @@ use crate::{
         listener::chain::{MESH, MESH_HTTP, MESH_TCP, PLAINTEXT_HTTP},
         metadata::istio_config,
         naming::{INBOUND_PASSTHROUGH_CLUSTER, config_path, inbound_cluster},
-        tls::{PEER_EXCHANGE, downstream_istio_mutual},
+        tls::{PEER_EXCHANGE, TrustSource, downstream_istio_mutual},
         wkt,
     },
 };
@@ -214,6 +214,5 @@ impl Handover {
 fn mesh_tls(input: &InboundInput, http: bool) -> envoy_types::pb::envoy::config::core::v3::TransportSocket {
     let exchanges = !http && input.class.flavour == Flavour::Istio;
     let alpn = exchanges.then_some(PEER_EXCHANGE).into_iter().chain(["h2", "http/1.1"]).collect::<Vec<_>>();
-    let domains = [&input.mesh.trust_domain].into_iter().chain(&input.mesh.trust_domain_aliases).cloned().collect::<Vec<_>>();
-    downstream_istio_mutual(&domains, &alpn, &input.mesh.mesh_mtls)
+    downstream_istio_mutual(&input.mesh.trust_domains(), TrustSource::of(&input.mesh), &alpn, &input.mesh.mesh_mtls)
 }
