@@ -105,7 +105,7 @@ pub(super) fn peer_mode(namespace: &str, name: &str, mode: PeerMtlsMode) -> Chan
 }
 
 pub(super) fn engine() -> Engine {
-    Engine::new("cluster.local", MeshConfig::default())
+    Engine::new("cluster.local", MeshConfig { multi_root: true, ..MeshConfig::default() })
 }
 
 fn host(name: &str) -> Hostname {

@@ -8,11 +8,17 @@ use std::{
 use proptest::{prelude::*, sample::select, strategy::ValueTree, test_runner::TestRunner};
 
 use super::*;
-use crate::mesh::{
-    model::Proxy,
-    scope::{EgressScope, scope_key, service_targets},
-    validate,
-    world::EffectiveMtls,
+use crate::{
+    api::{
+        mesh_config::{CaCertificate, RootsFrom},
+        trust_bundle::TrustBundle,
+    },
+    mesh::{
+        model::Proxy,
+        scope::{EgressScope, scope_key, service_targets},
+        validate,
+        world::EffectiveMtls,
+    },
 };
 
 /// Generates a change in a small world in which names meet often.
@@ -97,8 +103,17 @@ fn change() -> impl Strategy<Value = Change> {
             let set = crate::api::key_set::KeySet { keys: keys.map(Into::into), trouble: keys.is_none().then(|| "away".into()) };
             object(Kind::KeySet, "", "https://a/keys", &[], Spec::KeySet(Arc::new(set)))
         }),
+        (select(vec!["", "https://a/bundle"]), select(vec![None, Some("one"), Some("other")])).prop_map(|(name, roots)| {
+            let bundle = TrustBundle { roots: roots.map(Into::into), ..TrustBundle::default() };
+            object(Kind::TrustBundle, "", name, &[], Spec::TrustBundle(Arc::new(bundle)))
+        }),
         select(vec!["cluster.local", "other.local"]).prop_map(|trust_domain| {
-            let mesh = MeshConfig { trust_domain: trust_domain.into(), ..MeshConfig::default() };
+            let published = CaCertificate {
+                roots: RootsFrom::BundleAt("https://a/bundle".into()),
+                trust_domains: vec![trust_domain.into()],
+                cert_signers: Vec::new(),
+            };
+            let mesh = MeshConfig { trust_domain: trust_domain.into(), ca_certificates: vec![published], ..MeshConfig::default() };
             object(Kind::MeshConfig, "istio-system", "istio", &[], Spec::MeshConfig(Arc::new(mesh)))
         }),
     ];
