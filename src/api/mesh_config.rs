@@ -78,11 +78,19 @@ pub struct MeshConfig {
     pub default_config: ProxyConfig,
     /// `enablePrometheusMerge`, which is used by injection.
     pub enable_prometheus_merge: bool,
-    /// Whether proxies know of endpoints that are not ready, which is set by `PILOT_AUTO_SEND_UNHEALTHY_ENDPOINTS` and not
-    /// by MeshConfig.
-    pub send_unready_endpoints: bool,
+    /// What is set by the control plane's own flags and not by MeshConfig.
+    pub features: Features,
     /// Whether proxies are given the roots of `caCertificates`, which is set by `ISTIO_MULTIROOT_MESH` and not by MeshConfig.
     pub multi_root: bool,
+}
+
+/// Choices for the whole mesh for which istiod has environment variables, and MeshConfig no field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// Whether proxies know of endpoints that are not ready (`PILOT_AUTO_SEND_UNHEALTHY_ENDPOINTS`).
+    pub send_unready_endpoints: bool,
+    /// Whether policies of one workload may have several providers asked (`PILOT_ENABLE_MULTIPLE_CUSTOM_AUTHZ_PROVIDERS`).
+    pub several_ext_authz: bool,
 }
 
 /// `caCertificates[]`: roots beside those of our own CA.
@@ -130,6 +138,12 @@ pub enum PathNormalization {
     DecodeAndMergeSlashes,
 }
 
+impl Default for Features {
+    fn default() -> Self {
+        Self { send_unready_endpoints: true, several_ext_authz: false }
+    }
+}
+
 impl Default for MeshConfig {
     fn default() -> Self {
         Self {
@@ -165,7 +179,7 @@ impl Default for MeshConfig {
             extension_providers: Vec::new(),
             default_config: ProxyConfig::default(),
             enable_prometheus_merge: true,
-            send_unready_endpoints: true,
+            features: Features::default(),
             multi_root: false,
         }
     }

@@ -22,6 +22,7 @@ use self::{
 };
 use crate::{
     cli::{
+        features::FeatureArguments,
         inject::InjectionArguments,
         values::{ListenAddress, duration, listen_address, listen_address_or_none},
     },
@@ -85,13 +86,8 @@ pub(super) struct Arguments {
     #[arg(long = "clusterID", env = "CLUSTER_ID", default_value = "Kubernetes")]
     cluster_id: String,
 
-    /// Whether proxies know of endpoints that are not ready: they give them traffic when none is. `false` leaves them out, as
-    /// istiod does up to 1.30.
-    #[arg(
-        long = "sendUnhealthyEndpoints", env = "PILOT_AUTO_SEND_UNHEALTHY_ENDPOINTS", value_name = "BOOL",
-        value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set, default_value = "true"
-    )]
-    send_unready_endpoints: bool,
+    #[command(flatten)]
+    features: FeatureArguments,
 
     /// Names and addresses (besides istiod.<namespace>.svc and localhost) in the TLS port's certificate.
     #[arg(long = "tls-san", value_name = "NAME", env = "ISTIOD_CUSTOM_HOST", value_delimiter = ',')]
@@ -210,7 +206,7 @@ impl Arguments {
             config_file: self.mesh_config.clone().or_else(mounted),
             domain: self.domain.clone(),
             cluster_id: self.cluster_id.clone(),
-            send_unready_endpoints: self.send_unready_endpoints,
+            features: self.features.features(),
         }
     }
 

@@ -4,6 +4,7 @@ mod agent;
 mod ca;
 mod capture;
 mod discovery;
+mod features;
 mod inject;
 mod log;
 mod translate;

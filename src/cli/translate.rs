@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use self::node::{InjectedProxy, document_of, kind_said_by};
 use crate::{
     api::{Diagnostic, ObjectKey, Severity, mesh_config::MeshConfig},
+    cli::features::FeatureArguments,
     mesh::{
         engine::{Applied, Engine},
         model::{Caller, Flavour, ProxyKind},
@@ -91,13 +92,8 @@ pub(super) struct Arguments {
     #[arg(long = "clusterID", default_value = "Kubernetes")]
     cluster_id: String,
 
-    /// Whether proxies know of endpoints that are not ready: they give them traffic when none is. `false` leaves them out, as
-    /// istiod does up to 1.30.
-    #[arg(
-        long = "sendUnhealthyEndpoints", env = "PILOT_AUTO_SEND_UNHEALTHY_ENDPOINTS", value_name = "BOOL",
-        value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set, default_value = "true"
-    )]
-    send_unready_endpoints: bool,
+    #[command(flatten)]
+    features: FeatureArguments,
 
     /// Whether proxies are given the roots of MeshConfig's `caCertificates`, as far as they stand in it: those of the CA, and those that
     /// other meshes publish, are not known here.
@@ -134,8 +130,8 @@ enum Build {
 
 pub(super) fn run(arguments: Arguments) -> ExitCode {
     let Contents { objects, mut findings, locations } = read_paths(&arguments.file, &arguments.cluster_id);
-    let (send_unready_endpoints, multi_root) = (arguments.send_unready_endpoints, arguments.multi_root_mesh);
-    let mut engine = Engine::new(&arguments.domain, MeshConfig { send_unready_endpoints, multi_root, ..MeshConfig::default() });
+    let (features, multi_root) = (arguments.features.features(), arguments.multi_root_mesh);
+    let mut engine = Engine::new(&arguments.domain, MeshConfig { features, multi_root, ..MeshConfig::default() });
     let of_file =
         arguments.mesh_config.as_ref().map(|path| MeshConfigFile { path: path.clone(), cluster: arguments.cluster_id.as_str().into() });
     let of_file = match of_file.map(|file| file.read()).transpose() {

@@ -182,9 +182,8 @@ impl Engine {
             return changed;
         }
         let written = self.store.first_of::<MeshConfig>();
-        let MeshConfig { send_unready_endpoints, multi_root, .. } = *self.defaults;
-        let written =
-            written.map(|mesh| MeshConfig { domain: self.domain.clone(), send_unready_endpoints, multi_root, ..MeshConfig::clone(mesh) });
+        let MeshConfig { features, multi_root, .. } = *self.defaults;
+        let written = written.map(|mesh| MeshConfig { domain: self.domain.clone(), features, multi_root, ..MeshConfig::clone(mesh) });
         let config = written.map_or_else(|| Arc::clone(&self.defaults), Arc::new);
         let (mesh, proxy_defaults) = (MeshSettings::of(&config), ProxyDefaults::of(&config));
         if proxy_defaults != *world.proxy_defaults {

@@ -75,6 +75,8 @@ pub struct MeshSettings {
     pub path_normalization: PathNormalization,
     /// Whom policies may have asked, by the names of `extensionProviders`.
     pub ext_authz: BTreeMap<SmolStr, Arc<ExtAuthz>>,
+    /// Whether policies of one workload may have several of these asked.
+    pub several_ext_authz: bool,
     /// Whether proxies know of endpoints that are not ready.
     pub send_unready_endpoints: bool,
     /// What stands in front of gateways whose proxies have no configuration of their own.
@@ -175,7 +177,8 @@ impl MeshSettings {
             default_http_retry_policy: config.default_http_retry_policy.as_ref().map(RetryPolicy::from),
             path_normalization: config.path_normalization.into(),
             ext_authz: ext_authz(config),
-            send_unready_endpoints: config.send_unready_endpoints,
+            several_ext_authz: config.features.several_ext_authz,
+            send_unready_endpoints: config.features.send_unready_endpoints,
             gateway_topology: config.default_config.gateway_topology.unwrap_or_default(),
         }
     }

@@ -67,11 +67,7 @@ impl Pipeline {
         Self {
             engine: Engine::new(
                 &settings.cluster.domain,
-                MeshConfig {
-                    send_unready_endpoints: settings.cluster.send_unready_endpoints,
-                    multi_root: settings.trust.multi_root,
-                    ..mesh
-                },
+                MeshConfig { features: settings.cluster.features, multi_root: settings.trust.multi_root, ..mesh },
             ),
             classes: Arc::clone(&runtime.classes),
             debounce: Debounce::new(settings.debounce),

@@ -7,6 +7,7 @@ use super::{
     tls::{ServingFiles, TlsParameters},
 };
 use crate::{
+    api::mesh_config::Features,
     controllers::election::Timing,
     identity::{authenticate::JwtRule, ca::IssuePolicy, impersonation::Account, key::KeyType},
     source::{debounce, key_sets, kubernetes},
@@ -80,8 +81,8 @@ pub(crate) struct ClusterSettings {
     pub domain: String,
     /// Cluster id of the objects.
     pub cluster_id: String,
-    /// Whether proxies know of endpoints that are not ready.
-    pub send_unready_endpoints: bool,
+    /// What MeshConfig has no field for.
+    pub features: Features,
 }
 
 /// Whom proxies trust besides who has a certificate of our own CA.

@@ -64,7 +64,7 @@ pub(crate) fn policies() -> Vec<Case> {
     let another = |policy: &str, document: usize, other: &str| {
         format!(
             "warning: AuthorizationPolicy/shop/{policy} (z.yaml, document {document}) spec.provider.name: workload shop/client-1 has another \
-             provider by AuthorizationPolicy/shop/{other}, and one workload can have one only: {denied}"
+             provider by AuthorizationPolicy/shop/{other}, and without --multipleCustomAuthzProviders one workload can have one only: {denied}"
         )
     };
     vec![

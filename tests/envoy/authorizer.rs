@@ -2,6 +2,7 @@
 //! comes back.
 
 use std::{
+    path::Path,
     process::Command,
     sync::{
         Arc,
@@ -33,18 +34,27 @@ const WORKLOADS: [(&str, bool); 4] =
     [("envoyExtAuthzGrpc", false), ("envoyExtAuthzGrpc", true), ("envoyExtAuthzHttp", false), ("envoyExtAuthzHttp", true)];
 const LETS_PASS: &str = "allow";
 
-fn authorizer(ports: &Ports<2>, logs: &std::path::Path) -> Result<Process> {
+fn authorizer(ports: &Ports<2>, logs: &Path) -> Result<Process> {
+    named_authorizer("extauthz", ports, logs)
+}
+
+fn named_authorizer(name: &str, ports: &Ports<2>, logs: &Path) -> Result<Process> {
     let [http, grpc] = ports.all();
     let mut command = Command::new(tools::go("extauthz", "extauthz")?);
     command.args(["-http", &http.to_string(), "-grpc", &grpc.to_string()]);
-    Process::start("extauthz", command, logs)
+    Process::start(name, command, logs)
+}
+
+/// Returns the service of an authorizer.
+fn entry(name: &str, ports: &Ports<2>) -> Value {
+    let [http, grpc] = ports.all();
+    json!({"apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry", "metadata": {"name": name, "namespace": "shop"},
+        "spec": {"hosts": [format!("{name}.example.com")], "resolution": "STATIC", "endpoints": [{"address": "127.0.0.1"}],
+            "ports": [{"number": http, "name": "http", "protocol": "HTTP"}, {"number": grpc, "name": "grpc", "protocol": "GRPC"}]}})
 }
 
 fn set(ports: &Ports<2>, kind: &str, fail_open: bool) -> Set {
     let [http, grpc] = ports.all();
-    let entry = json!({"apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry", "metadata": {"name": "guard", "namespace": "shop"},
-        "spec": {"hosts": ["guard.example.com"], "resolution": "STATIC", "endpoints": [{"address": "127.0.0.1"}],
-            "ports": [{"number": http, "name": "http", "protocol": "HTTP"}, {"number": grpc, "name": "grpc", "protocol": "GRPC"}]}});
     let asked = match kind {
         "envoyExtAuthzGrpc" => json!({"service": "guard.example.com", "port": grpc, "failOpen": fail_open}),
         _ => {
@@ -54,7 +64,7 @@ fn set(ports: &Ports<2>, kind: &str, fail_open: bool) -> Set {
     Set {
         name: format!("{kind}, failOpen: {fail_open}"),
         providers: vec![json!({"name": "guard", kind: asked})],
-        beside: vec![entry],
+        beside: vec![entry("guard", ports)],
         policies: vec![json!({"action": "CUSTOM", "provider": {"name": "guard"},
             "rules": [{"to": [{"operation": {"paths": ["/asked/*"]}}]}]})],
         ..Set::default()
@@ -191,6 +201,78 @@ async fn connections_are_asked_about_over_grpc_only() -> Result<()> {
     ] {
         let got = stage.ask(workload, &row).await?;
         ensure!(got == wanted, "workload {workload}, {row}: {got:?}, not {wanted:?}");
+    }
+    Ok(())
+}
+
+/// The paths that are asked about, and whether `guard`, `guard-n` or both are to be.
+const BY_PATH: [(&str, bool, bool); 4] =
+    [("/one/x", true, false), ("/other/x", false, true), ("/both/x", true, true), ("/free", false, false)];
+
+/// Returns a set whose policies have two asked. The name of one begins with that of the other, and so do the names of its policies.
+fn of_two(ports: [&Ports<2>; 2]) -> Set {
+    let names = ["guard", "guard-n"];
+    let provider = |(name, ports): (&str, &Ports<2>)| json!({"name": name, "envoyExtAuthzGrpc": {"service": format!("{name}.example.com"), "port": ports.all()[1]}});
+    let policy = |name: &str, paths: [&str; 2], ports: Value| {
+        json!({"action": "CUSTOM", "provider": {"name": name}, "rules": [
+            {"to": [{"operation": {"paths": paths}}]}, {"to": [{"operation": ports}]}]})
+    };
+    let tcp = json!({"ports": ["9090"]});
+    let of = |identity: &str| Row { identity: Some(format!("cluster.local/ns/shop/sa/{identity}")), tcp: true, ..Row::default() };
+    Set {
+        name: "two authorizers".into(),
+        providers: names.into_iter().zip(ports).map(provider).collect(),
+        beside: names.into_iter().zip(ports).map(|(name, ports)| entry(name, ports)).collect(),
+        policies: vec![policy("guard", ["/one/*", "/both/*"], tcp.clone()), policy("guard-n", ["/other/*", "/both/*"], tcp)],
+        requests: vec![of("a"), of("b")],
+        ..Set::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_of_two_authorizers_is_asked_about_its_own_and_both_must_allow() -> Result<()> {
+    let _turn = turn().await?;
+    let home = tempfile::tempdir()?;
+    let ports = [Ports::<2>::free()?, Ports::<2>::free()?];
+    let names = ["guard", "guard-n"];
+    let mut guards = [named_authorizer(names[0], &ports[0], home.path())?, named_authorizer(names[1], &ports[1], home.path())?];
+    let stage = Stage::open(vec![of_two([&ports[0], &ports[1]])]).await?;
+    let ask = async |what: &str, row: &Row, wanted: Verdict| {
+        wait::until(what, CONVERGE, || async {
+            let got = stage.ask(0, row).await?;
+            ensure!(got == wanted, "{row}: {got:?}, not {wanted:?}");
+            Ok(())
+        })
+        .await
+    };
+    let heard = |guards: &[Process; 2]| [0, 1].map(|at| guards[at].log().matches("[gRPCv3]").count());
+    ask("both authorizers", &row("/both/x", Some(LETS_PASS)), Verdict::Passes).await?;
+    for (path, one, other) in BY_PATH {
+        let before = heard(&guards);
+        ask("an allowance", &row(path, Some(LETS_PASS)), Verdict::Passes).await?;
+        let after = heard(&guards);
+        ensure!([after[0] > before[0], after[1] > before[1]] == [one, other], "{path}: asked {before:?}, then {after:?}");
+        let refused = if one || other { Verdict::Denied } else { Verdict::Passes };
+        ask("a refusal", &row(path, Some("deny")), refused).await?;
+    }
+    let connection = |identity: &str| Row { identity: Some(format!("cluster.local/ns/shop/sa/{identity}")), tcp: true, ..Row::default() };
+    let before = heard(&guards);
+    ask("a connection", &connection("a"), Verdict::Passes).await?;
+    let after = heard(&guards);
+    ensure!(after[0] > before[0] && after[1] > before[1], "a connection: asked {before:?}, then {after:?}");
+    ask("a connection of somebody else", &connection("b"), Verdict::Denied).await?;
+
+    // Nobody answers for one of them: what the other decides alone is as before.
+    for gone in [1, 0] {
+        guards[gone].kill()?;
+        for (path, one, other) in BY_PATH {
+            let asks_who_is_gone = [one, other][gone];
+            let wanted = if asks_who_is_gone { Verdict::Denied } else { Verdict::Passes };
+            ask("one authorizer", &row(path, Some(LETS_PASS)), wanted).await?;
+        }
+        ask("a connection without one authorizer", &connection("a"), Verdict::Denied).await?;
+        guards[gone] = named_authorizer(names[gone], &ports[gone], home.path())?;
+        ask("both authorizers again", &row("/both/x", Some(LETS_PASS)), Verdict::Passes).await?;
     }
     Ok(())
 }

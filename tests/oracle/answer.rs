@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::config::core::v3;
 use istiod_lite::{
     api::{
         self, Kind, Object, ObjectKey, Spec,
-        mesh_config::MeshConfig,
+        mesh_config::{Features, MeshConfig},
         trust_bundle::{OWN, TrustBundle},
         yaml,
     },
@@ -77,8 +77,10 @@ pub(crate) fn world(objects: &str) -> Arc<World> {
 /// The same with the root of our own CA, if proxies are given the roots of all meshes.
 fn world_with(objects: &str, root: Option<String>) -> Arc<World> {
     let cluster = SmolStr::new_static("Kubernetes");
-    // istiod 1.30 tells nobody of endpoints that are not ready.
-    let mesh = MeshConfig { send_unready_endpoints: false, multi_root: root.is_some(), ..MeshConfig::default() };
+    // istiod 1.30 tells nobody of endpoints that are not ready. Its variables stand in the first lines of a case.
+    let several_ext_authz = objects.starts_with("# PILOT_ENABLE_MULTIPLE_CUSTOM_AUTHZ_PROVIDERS=true\n");
+    let features = Features { send_unready_endpoints: false, several_ext_authz };
+    let mesh = MeshConfig { features, multi_root: root.is_some(), ..MeshConfig::default() };
     let mut engine = Engine::new("cluster.local", mesh);
     let mut changes: Vec<(ObjectKey, Option<Arc<Object>>)> = Vec::new();
     if let Some(root) = root {

@@ -18,7 +18,11 @@ use envoy_types::pb::{
     google::protobuf::{Struct, Value as Field, value::Kind},
 };
 use istiod_lite::{
-    api::{self, mesh_config::MeshConfig, yaml},
+    api::{
+        self,
+        mesh_config::{Features, MeshConfig},
+        yaml,
+    },
     mesh::{engine::Engine, model::Caller},
     xds::{classes::Classes, render, resource_type::ResourceType, transport::Options},
 };
@@ -63,13 +67,24 @@ struct Flags {
     cluster: &'static str,
     istio: bool,
     unprivileged: bool,
-    send_unready_endpoints: bool,
+    features: Features,
 }
 
 impl Flags {
-    const USUAL: Self =
-        Self { domain: "cluster.local", cluster: "Kubernetes", istio: false, unprivileged: false, send_unready_endpoints: true };
-    const OTHERS: Self = Self { domain: "example.org", cluster: "left", istio: true, unprivileged: true, send_unready_endpoints: false };
+    const USUAL: Self = Self {
+        domain: "cluster.local",
+        cluster: "Kubernetes",
+        istio: false,
+        unprivileged: false,
+        features: Features { send_unready_endpoints: true, several_ext_authz: false },
+    };
+    const OTHERS: Self = Self {
+        domain: "example.org",
+        cluster: "left",
+        istio: true,
+        unprivileged: true,
+        features: Features { send_unready_endpoints: false, several_ext_authz: true },
+    };
 
     fn arguments(&self) -> Vec<String> {
         let flavour = if self.istio { "istio" } else { "stock" };
@@ -77,7 +92,8 @@ impl Flags {
             format!("--domain={}", self.domain),
             format!("--clusterID={}", self.cluster),
             format!("--flavour={flavour}"),
-            format!("--sendUnhealthyEndpoints={}", self.send_unready_endpoints),
+            format!("--sendUnhealthyEndpoints={}", self.features.send_unready_endpoints),
+            format!("--multipleCustomAuthzProviders={}", self.features.several_ext_authz),
         ];
         arguments.extend(self.unprivileged.then(|| "--unprivileged".to_owned()));
         arguments
@@ -116,8 +132,7 @@ impl<'a> Case<'a> {
 
     /// Does what the control plane does with its first batch.
     fn classes(&self) -> Classes {
-        let send_unready_endpoints = self.flags.send_unready_endpoints;
-        let mut engine = Engine::new(self.flags.domain, MeshConfig { send_unready_endpoints, ..MeshConfig::default() });
+        let mut engine = Engine::new(self.flags.domain, MeshConfig { features: self.flags.features, ..MeshConfig::default() });
         let objects = self.objects.iter().flat_map(|object| api::parse(object, &self.flags.cluster.into()).objects);
         let applied = engine.apply(objects.map(|object| (object.key.clone(), Some(object))).collect::<Vec<_>>());
         let classes = Classes::default();

@@ -3,7 +3,7 @@
 use std::env;
 
 /// Variables that change what istiod does and have no effect here, each with the values that ask for what we do anyway.
-const VARIABLES: [(&str, &[&str]); 19] = [
+const VARIABLES: [(&str, &[&str]); 18] = [
     ("PILOT_CERT_PROVIDER", &["istiod"]),
     ("PILOT_JWT_ENABLE_REMOTE_JWKS", &["false"]),
     ("XDS_AUTH", &["true"]),
@@ -15,7 +15,6 @@ const VARIABLES: [(&str, &[&str]); 19] = [
     ("PILOT_ENABLE_AMBIENT", &["false"]),
     ("PILOT_ENABLE_GATEWAY_API", &["false"]),
     ("PILOT_ENABLE_ANALYSIS", &["false"]),
-    ("PILOT_ENABLE_MULTIPLE_CUSTOM_AUTHZ_PROVIDERS", &["false"]),
     ("PILOT_ENABLE_NODE_UNTAINT_CONTROLLERS", &["false"]),
     ("PILOT_ENABLE_K8S_SELECT_WORKLOAD_ENTRIES", &["true"]),
     ("PILOT_SEND_UNHEALTHY_ENDPOINTS", &["false"]),

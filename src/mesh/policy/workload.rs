@@ -1,6 +1,6 @@
 //! The policies that decide about requests to a workload.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use smol_str::SmolStr;
 
@@ -18,7 +18,8 @@ use crate::mesh::{
 pub struct WorkloadPolicies {
     /// Who may do what: those of the namespace, then those of the mesh, each the oldest first.
     pub authorization: Vec<ByPtr<Configured<AuthorizationPolicy>>>,
-    /// Whom those of action CUSTOM have asked, by the name of the provider; `None`: nobody can be asked.
+    /// Whom those of action CUSTOM have asked, by the name of the provider; `None`: nobody can be asked, or it is not clear who of
+    /// several.
     pub authorizers: BTreeMap<SmolStr, Option<Authorizer>>,
 }
 
@@ -26,8 +27,10 @@ impl WorkloadPolicies {
     /// Returns the policies for a workload of `namespace` with these labels.
     pub fn of(world: &World, namespace: &str, labels: &Labels) -> Self {
         let authorization = world.authorization_policies.applying(&world.mesh.root_namespace, namespace, labels);
-        let providers = authorization.iter().filter_map(|policy| policy.spec.provider());
-        let authorizers = providers.map(|name| (name.clone(), authorizer(world, name).ok())).collect();
+        let providers: BTreeSet<&SmolStr> = authorization.iter().filter_map(|policy| policy.spec.provider()).collect();
+        let may_be_asked = providers.len() == 1 || world.mesh.several_ext_authz;
+        let asked = |name| may_be_asked.then(|| authorizer(world, name).ok()).flatten();
+        let authorizers = providers.into_iter().map(|name| (name.clone(), asked(name))).collect();
         Self { authorization: authorization.into_iter().map(ByPtr::from).collect(), authorizers }
     }
 

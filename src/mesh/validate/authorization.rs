@@ -177,8 +177,11 @@ impl<'a> LookedAt<'a> {
         hidden.then(|| format!("{hostname} is not exported to namespace {namespace}: {instead}"))
     }
 
-    /// Says which workload has policies with other providers too.
+    /// Says which workload has policies with other providers too, where one may be asked only.
     fn beside_others(&self, provider: &SmolStr) -> Option<String> {
+        if self.world.mesh.several_ext_authz {
+            return None;
+        }
         let policies = &self.world.authorization_policies;
         let providers: BTreeSet<&SmolStr> =
             policies.values().visiting(Visited::Object).filter_map(|policy| policy.spec.provider()).collect();
@@ -190,7 +193,10 @@ impl<'a> LookedAt<'a> {
             let applying = policies.applying(root, &workload.namespace, &workload.labels);
             let other = applying.into_iter().find(|other| other.spec.provider().is_some_and(|other| other != provider))?;
             let (namespace, name, other) = (&workload.namespace, &workload.name, &other.origin.object);
-            Some(format!("workload {namespace}/{name} has another provider by {other}, and one workload can have one only: {DENIED}"))
+            Some(format!(
+                "workload {namespace}/{name} has another provider by {other}, and without --multipleCustomAuthzProviders one workload \
+                 can have one only: {DENIED}"
+            ))
         })
     }
 }
@@ -220,7 +226,7 @@ mod tests {
     use super::*;
     use crate::{
         api::{
-            mesh_config::MeshConfig,
+            mesh_config::{Features, MeshConfig},
             parse, parse_mesh_config,
             yaml::{Document, document, documents},
         },
@@ -287,7 +293,11 @@ spec: {hosts: [twice.example.com], exportTo: ['.'], ports: [{number: 90, name: g
 
     /// Returns what is said of policies, each of a namespace and a spec.
     fn said(policies: &[(&str, &str)]) -> Vec<String> {
-        let mut engine = Engine::new("cluster.local", MeshConfig::default());
+        said_with(Features::default(), policies)
+    }
+
+    fn said_with(features: Features, policies: &[(&str, &str)]) -> Vec<String> {
+        let mut engine = Engine::new("cluster.local", MeshConfig { features, ..MeshConfig::default() });
         let mesh = parse_mesh_config(&document(Document { lines_before: 0, text: PROVIDERS }).unwrap(), &"Kubernetes".into());
         assert_eq!(mesh.refused, []);
         let policies = policies.iter().enumerate().map(|(at, (namespace, spec))| {
@@ -371,12 +381,14 @@ spec: {hosts: [twice.example.com], exportTo: ['.'], ports: [{number: 90, name: g
         let both = |one: &str, other: &str| said(&[("shop", &policy("grpc", one)), ("istio-system", &policy("one-of-two", other))]);
         let why = |other: &str| {
             format!(
-                "spec.provider.name: workload shop/reviews-1 has another provider by {other}, and one workload can have one only: \
-                 what a rule of this policy holds for is denied"
+                "spec.provider.name: workload shop/reviews-1 has another provider by {other}, and without --multipleCustomAuthzProviders \
+                 one workload can have one only: what a rule of this policy holds for is denied"
             )
         };
         let expected = [why("AuthorizationPolicy/shop/p0"), why("AuthorizationPolicy/istio-system/p1")];
         assert_eq!(both("", ""), expected);
         assert_eq!(both("", "selector: {matchLabels: {app: plain}}, "), [""; 0]);
+        let features = Features { several_ext_authz: true, ..Features::default() };
+        assert_eq!(said_with(features, &[("shop", &policy("grpc", "")), ("istio-system", &policy("one-of-two", ""))]), [""; 0]);
     }
 }

@@ -234,7 +234,13 @@ fn gateway(address: &str) -> Vec<Value> {
 fn translated(documents: &[(PathBuf, &str)]) -> Result<Vec<Value>> {
     let translate = |(path, proxy): &(PathBuf, &str)| -> Result<Value> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_istiod-lite"));
-        let output = command.arg("translate").arg("-f").arg(path).args(["--proxy", proxy, "--bootstrap", "-o", "json"]).output()?;
+        let output = command
+            .arg("translate")
+            .arg("-f")
+            .arg(path)
+            .args(["--proxy", proxy, "--bootstrap", "-o", "json"])
+            .args(["--multipleCustomAuthzProviders", "true"])
+            .output()?;
         // 2: something was refused, and what stands there in its place is what is wanted here.
         let said = || format!("{}: {}", path.display(), String::from_utf8_lossy(&output.stderr));
         ensure!(matches!(output.status.code(), Some(0 | 2)), said());

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::*;
 use crate::{
     api::{
+        mesh_config::Features,
         parse,
         yaml::{document, documents},
     },
@@ -28,7 +29,8 @@ struct Case {
 impl Case {
     fn new(objects: &str, node: &str, answer: &str) -> Self {
         // istiod 1.30 tells nobody of endpoints that are not ready.
-        let mut engine = Engine::new("cluster.local", MeshConfig { send_unready_endpoints: false, ..MeshConfig::default() });
+        let features = Features { send_unready_endpoints: false, ..Features::default() };
+        let mut engine = Engine::new("cluster.local", MeshConfig { features, ..MeshConfig::default() });
         for text in documents(objects) {
             let parsed = parse(&document(text).unwrap(), &"Kubernetes".into());
             engine.apply(parsed.objects.into_iter().map(|object| (object.key.clone(), Some(object))));

@@ -20,7 +20,7 @@ use super::{
     named_policies, network_filter,
 };
 use crate::{
-    mesh::policy::{authorizer::Authorizer, workload::WorkloadPolicies},
+    mesh::policy::workload::WorkloadPolicies,
     translate::{filter::ext_authz, wkt},
 };
 
@@ -32,12 +32,13 @@ const DENIES: &str = "-deny-due-to-bad-CUSTOM-action";
 /// Returns the filters of a connection manager.
 pub(in crate::translate::filter) fn http_filters(policies: &WorkloadPolicies) -> Vec<HttpFilter> {
     let mut filters = Vec::new();
-    for (provider, authorizer) in asked(policies) {
+    for (provider, authorizer) in &policies.authorizers {
         let rules = rules(policies, provider, Chain::Http);
         match authorizer {
             Some(authorizer) => {
                 filters.push(http_filter(HTTP_RBAC, &noting_http(rules)));
-                filters.push(http_filter("envoy.filters.http.ext_authz", &ext_authz::http(authorizer, noted(HTTP_RBAC, provider))));
+                filters
+                    .push(http_filter("envoy.filters.http.ext_authz", &ext_authz::http(authorizer, noted(HTTP_RBAC, policies, provider))));
             }
             None => filters.push(http_filter(HTTP_RBAC, &HttpRbac { rules: Some(denying(rules)), ..HttpRbac::default() })),
         }
@@ -48,27 +49,20 @@ pub(in crate::translate::filter) fn http_filters(policies: &WorkloadPolicies) ->
 /// Returns the filters of a chain that ends in a TCP proxy.
 pub(in crate::translate::filter) fn network_filters(policies: &WorkloadPolicies) -> Vec<Filter> {
     let mut filters = Vec::new();
-    for (provider, authorizer) in asked(policies) {
+    for (provider, authorizer) in &policies.authorizers {
         let rules = rules(policies, provider, Chain::Tcp);
         let denied = |rules| NetworkRbac { rules: Some(denying(rules)), stat_prefix: "tcp.".into(), ..NetworkRbac::default() };
         match authorizer {
             None => filters.push(network_filter(NETWORK_RBAC, wkt::any(&denied(rules)))),
             Some(authorizer) => {
                 // One that speaks HTTP is not asked about connections, as in istiod.
-                let Some(asking) = ext_authz::network(authorizer, noted(NETWORK_RBAC, provider)) else { continue };
+                let Some(asking) = ext_authz::network(authorizer, noted(NETWORK_RBAC, policies, provider)) else { continue };
                 filters.push(network_filter(NETWORK_RBAC, wkt::any(&noting_network(rules))));
                 filters.push(network_filter("envoy.filters.network.ext_authz", wkt::any(&asking)));
             }
         }
     }
     filters
-}
-
-/// Returns the providers, by name, with whom to ask. Of several for one workload nobody is asked, as in istiod without
-/// `PILOT_ENABLE_MULTIPLE_CUSTOM_AUTHZ_PROVIDERS`.
-fn asked(policies: &WorkloadPolicies) -> impl Iterator<Item = (&SmolStr, Option<&Authorizer>)> {
-    let one = policies.authorizers.len() == 1;
-    policies.authorizers.iter().map(move |(provider, authorizer)| (provider, authorizer.as_ref().filter(|_| one)))
 }
 
 /// Returns the rules of all policies that have a provider asked.
@@ -89,8 +83,13 @@ fn prefix(provider: &str) -> String {
 }
 
 /// Matches where the filter before has written down a policy of the provider.
-fn noted(filter: &str, provider: &str) -> MetadataMatcher {
-    metadata(filter, ["istio_ext_authz_shadow_effective_policy_id"], text_value(begins_with(&prefix(provider))))
+///
+/// Where it has not, there may still stand what it wrote down for the provider before. So of several it counts how the whole of the
+/// provider's name ends: `guard-ns[…` is no policy of provider `guard-n`.
+fn noted(filter: &str, policies: &WorkloadPolicies, provider: &str) -> MetadataMatcher {
+    let end = if policies.authorizers.len() > 1 { "-ns[" } else { "" };
+    let beginning = prefix(provider) + end;
+    metadata(filter, ["istio_ext_authz_shadow_effective_policy_id"], text_value(begins_with(&beginning)))
 }
 
 fn noting_http(rules: Rbac) -> HttpRbac {
