@@ -15,6 +15,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use harness::{
     address::Loopback,
     http_client::{get_text, get_with},
+    issuer::Issuer,
     mesh::{CONVERGE, Mesh},
     wait,
 };
@@ -23,15 +24,17 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::{
-    issuer::{Issuer, SigningKey, in_seconds, key_set},
+    issuer::{SigningKey, in_seconds, key_set},
     mesh::{options, start, turn},
 };
 
 /// The host number of the issuer in the mesh's network.
 const ISSUER: u8 = 200;
+/// The name of one whose keys the rules hold themselves.
+const URL: &str = "https://issuer.example.com";
 
-fn claims(more: Value) -> Value {
-    let mut claims = json!({"iss": "https://issuer.example.com", "sub": "alice", "aud": "shop", "exp": in_seconds(600)});
+fn claims(issuer: &str, more: Value) -> Value {
+    let mut claims = json!({"iss": issuer, "sub": "alice", "aud": "shop", "exp": in_seconds(600)});
     if let (Some(claims), Value::Object(more)) = (claims.as_object_mut(), more) {
         claims.extend(more);
     }
@@ -44,8 +47,9 @@ async fn status(target: SocketAddr, host: &str, token: Option<&str>) -> Result<u
     Ok(get_with(target, host, "/", &headers).await?.status.as_u16())
 }
 
-/// Returns each token with the status that it is to get; `None`: no token.
-fn judged(key: &SigningKey) -> Result<Vec<(&'static str, Option<String>, u16)>> {
+/// Returns each token with the status that it is to get, where `issuer` has this key; `None`: no token.
+fn judged(issuer: &str, key: &SigningKey) -> Result<Vec<(&'static str, Option<String>, u16)>> {
+    let claims = |more| claims(issuer, more);
     let good = claims(json!({}));
     let stranger = SigningKey::new("a")?;
     let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
@@ -66,7 +70,7 @@ fn judged(key: &SigningKey) -> Result<Vec<(&'static str, Option<String>, u16)>> 
         ("an expired one", Some(key.sign(&claims(json!({"exp": in_seconds(-3600)})))?), 401),
         ("one that is not yet valid", Some(key.sign(&claims(json!({"nbf": in_seconds(3600)})))?), 401),
         ("one for others", Some(key.sign(&claims(json!({"aud": "other"})))?), 403),
-        ("one for nobody", Some(key.sign(&json!({"iss": "https://issuer.example.com", "exp": in_seconds(600)}))?), 403),
+        ("one for nobody", Some(key.sign(&json!({"iss": issuer, "exp": in_seconds(600)}))?), 403),
         ("one of another issuer", Some(key.sign(&claims(json!({"iss": "https://evil.example.com"})))?), 401),
         ("one of nobody", Some(key.sign(&json!({"sub": "alice", "aud": "shop", "exp": in_seconds(600)}))?), 401),
         ("alg none", Some(unsigned("none")), 401),
@@ -74,6 +78,7 @@ fn judged(key: &SigningKey) -> Result<Vec<(&'static str, Option<String>, u16)>> 
         ("ES256 without a signature", Some(unsigned("ES256")), 401),
         ("the public point as a shared secret", Some(secret(key.point())?), 401),
         ("the public key's text as a shared secret", Some(secret(public.as_bytes())?), 401),
+        ("the public key's PEM as a shared secret", Some(secret(key.pem().as_bytes())?), 401),
         ("an unknown key", Some(key.sign_as("b", &good)?), 401),
         ("a stranger's key under a known id", Some(stranger.sign(&good)?), 401),
         ("other claims under the same signature", Some(tampered), 401),
@@ -116,8 +121,7 @@ async fn a_token_that_is_there_must_be_good_and_routes_follow_its_claims() -> Re
     let mut mesh = start("1.40", true).await?;
     let key = SigningKey::new("a")?;
     let keys = key_set(&[&key]).to_string();
-    let rule =
-        format!("jwtRules: [{{issuer: 'https://issuer.example.com', audiences: [shop], jwks: '{keys}', forwardOriginalToken: true}}]");
+    let rule = format!("jwtRules: [{{issuer: '{URL}', audiences: [shop], jwks: '{keys}', forwardOriginalToken: true}}]");
     let object = |name: &str, namespace: &str, app: &str| {
         format!(
             "---\napiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
@@ -134,7 +138,7 @@ async fn a_token_that_is_there_must_be_good_and_routes_follow_its_claims() -> Re
             Ok(())
         })
         .await?;
-        for (what, token, expected) in judged(&key)? {
+        for (what, token, expected) in judged(URL, &key)? {
             // `reviews` has two pods, and one may have the rules before the other: what is asked for holds soon, and for good.
             wait::until(what, CONVERGE, || async {
                 for _ in 0..4 {
@@ -155,7 +159,7 @@ async fn a_token_that_is_there_must_be_good_and_routes_follow_its_claims() -> Re
         (json!({"realm": "admin"}), 203),
     ];
     for (more, expected) in by_claims {
-        let token = key.sign(&claims(more.clone()))?;
+        let token = key.sign(&claims(URL, more.clone()))?;
         wait::until("a route by claims", CONVERGE, || async {
             let got = status(paths[0].target, "claims.example.com", Some(&token)).await?;
             ensure!(got == expected, "{more}: {got}, not {expected}");
@@ -229,51 +233,58 @@ async fn until_told(mesh: &Mesh, words: &str) -> Result<()> {
 async fn keys_change_and_the_issuer_comes_and_goes_without_a_false_refusal() -> Result<()> {
     let _turn = turn().await?;
     let network = Loopback::free()?;
-    let address = network.socket(ISSUER, 8089);
-    let arguments = ["--jwks-refresh-interval", "1s", "--jwks-allowed-networks", &address.ip().to_string()].map(Into::into);
+    let mut issuer = Issuer::new(network.socket(ISSUER, 8089))?;
+    let url = issuer.url();
+    let arguments = ["--jwks-refresh-interval", "1s", "--jwks-allowed-networks", &network.address(ISSUER).to_string()].map(Into::into);
     let mut mesh = Mesh::start_with(options("1.40", true)?, network, arguments.into()).await?;
     mesh.manifests().write(
         "tokens.yaml",
         &format!(
             "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: edge, namespace: istio-system}}\n\
-             spec: {{selector: {{matchLabels: {{istio: ingressgateway}}}}, jwtRules: [{{issuer: 'https://issuer.example.com', audiences: [shop], \
-             jwksUri: 'http://{address}/keys'}}]}}\n"
+             spec: {{selector: {{matchLabels: {{istio: ingressgateway}}}}, jwtRules: [{{issuer: '{url}', audiences: [shop]}}]}}\n"
         ),
     )?;
     let mut key = SigningKey::new("a")?;
+    let good = |key: &SigningKey| key.sign(&claims(&url, json!({})));
     // The issuer is not there yet: no token is good, and it is told.
-    until_status(&mesh, &key.sign(&claims(json!({})))?, 401).await?;
+    issuer.publish(&key_set(&[&key]))?;
+    until_status(&mesh, &good(&key)?, 401).await?;
     until_told(&mesh, "keys cannot be fetched, and until they are no token of this issuer is good").await?;
-    let issuer = Issuer::start(address, &[&key]).await?;
-    until_status(&mesh, &key.sign(&claims(json!({})))?, 200).await?;
+    issuer.start().await?;
+    until_status(&mesh, &good(&key)?, 200).await?;
 
     // What is no good token is none by fetched keys either.
     let path = mesh.paths().remove(0);
-    for (what, token, expected) in judged(&key)? {
+    for (what, token, expected) in judged(&url, &key)? {
         let got = status(path.target, &path.host, token.as_deref()).await?;
         ensure!(got == expected, "by fetched keys: {what}: {got}, not {expected}");
     }
-    let traffic = Traffic::start(path.target, path.host.clone(), key.sign(&claims(json!({})))?);
+    let traffic = Traffic::start(path.target, path.host.clone(), good(&key)?);
     for turn in 1..=3 {
         let next = SigningKey::new(&turn.to_string())?;
-        issuer.publish(&[&key, &next]);
-        until_status(&mesh, &next.sign(&claims(json!({})))?, 200).await?;
-        *traffic.token.lock() = next.sign(&claims(json!({})))?;
-        issuer.publish(&[&next]);
-        until_status(&mesh, &key.sign(&claims(json!({})))?, 401).await?;
+        issuer.publish(&key_set(&[&key, &next]))?;
+        until_status(&mesh, &good(&next)?, 200).await?;
+        *traffic.token.lock() = good(&next)?;
+        issuer.publish(&key_set(&[&next]))?;
+        until_status(&mesh, &good(&key)?, 401).await?;
         key = next;
     }
     // A control plane that starts again has the keys before it has anything to say.
     let fetches = issuer.fetches();
     mesh.restart_control_plane().await?;
     wait::until("keys for the new control plane", CONVERGE, || async {
-        ensure!(issuer.fetches() > fetches + 1, "{} fetches of {}", issuer.fetches() - fetches, issuer.url());
+        ensure!(issuer.fetches() > fetches + 1, "{} fetches of {url}", issuer.fetches() - fetches);
         Ok(())
     })
     .await?;
-    drop(issuer);
+    issuer.kill()?;
     until_told(&mesh, "keys cannot be fetched again, and the last ones stay").await?;
-    until_status(&mesh, &key.sign(&claims(json!({})))?, 200).await?;
+    until_status(&mesh, &good(&key)?, 200).await?;
+    // It is back, and has other keys.
+    let next = SigningKey::new("back")?;
+    issuer.publish(&key_set(&[&key, &next]))?;
+    issuer.start().await?;
+    until_status(&mesh, &good(&next)?, 200).await?;
     let sent = traffic.end().await?;
     println!("{sent} requests with good tokens, none refused");
     mesh.check_running()

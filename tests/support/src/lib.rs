@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod convergence;
 pub mod counters;
 pub mod http_client;
+pub mod issuer;
 pub mod istioctl;
 pub mod kubernetes;
 pub mod launch;
