@@ -3,6 +3,7 @@
 
 mod admission;
 mod arrival;
+mod callers;
 mod canary;
 mod controllers;
 mod credentials;

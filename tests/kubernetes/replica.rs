@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
+use envoy_types::pb::google::protobuf::{self, Struct};
 use harness::{
     address::Loopback,
     http_client::{get, get_text},
@@ -205,12 +206,19 @@ impl Replica {
 
     /// Returns the certificate chain for a new key that this token gets from those who trust `root`.
     pub(crate) async fn certificate(&self, root: &str, token: &str) -> Result<Vec<Certificate>, Status> {
+        self.certificate_for(root, token, None).await
+    }
+
+    /// Does the same for the identity of somebody else, if one is wanted.
+    pub(crate) async fn certificate_for(&self, root: &str, token: &str, wanted: Option<&str>) -> Result<Vec<Certificate>, Status> {
         let failed = |error: &dyn std::fmt::Display| Status::internal(error.to_string());
         let key = PrivateKey::generate(KeyType::P256).map_err(|error| failed(&error))?;
         let csr = rcgen::CertificateParams::default().serialize_request(key.pair()).and_then(|request| request.pem());
         let csr = csr.map_err(|error| failed(&error))?;
         let channel = self.connect(root).await.map_err(|error| failed(&format!("{error:?}")))?;
-        let mut request = Request::new(IstioCertificateRequest { csr, validity_duration: 3600, metadata: None });
+        let impersonated = |wanted: &str| ("ImpersonatedIdentity".to_owned(), text(wanted));
+        let metadata = wanted.map(|wanted| Struct { fields: [impersonated(wanted)].into() });
+        let mut request = Request::new(IstioCertificateRequest { csr, validity_duration: 3600, metadata });
         let header = format!("Bearer {token}").parse().map_err(|_| failed(&"no header"))?;
         request.metadata_mut().insert("authorization", header);
         let answer = IstioCertificateServiceClient::new(channel).create_certificate(request).await?;
@@ -235,6 +243,10 @@ impl Replica {
         let address = SocketAddr::new(self.address, PORT_SECURE_GRPC);
         Ok(Channel::from_shared(format!("https://{address}"))?.tls_config(tls)?.connect().await?)
     }
+}
+
+fn text(text: &str) -> protobuf::Value {
+    protobuf::Value { kind: Some(protobuf::value::Kind::StringValue(text.to_owned())) }
 }
 
 /// Returns the rights that `src/controllers/mod.rs` and the source document.
