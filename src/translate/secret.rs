@@ -12,7 +12,7 @@ pub fn key_pair(name: &SecretName, pair: &KeyPair) -> Secret {
     let certificate = TlsCertificate {
         certificate_chain: Some(inline(&pair.certificates)),
         private_key: Some(inline(&pair.key)),
-        ocsp_staple: pair.ocsp_staple.as_ref().map(inline),
+        ocsp_staple: pair.ocsp_staple.iter().flatten().next().map(inline),
         ..Default::default()
     };
     Secret { name: name.to_string(), r#type: Some(secret::Type::TlsCertificate(certificate)) }

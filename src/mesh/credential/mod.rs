@@ -6,6 +6,7 @@
 
 mod name;
 mod read;
+mod staple;
 mod uses;
 
 use std::sync::Arc;
@@ -39,8 +40,8 @@ pub struct KeyPair {
     pub certificates: Confidential,
     /// The key of the first certificate, in PEM.
     pub key: Confidential,
-    /// The issuer's word that the certificate is not revoked, in DER.
-    pub ocsp_staple: Option<Confidential>,
+    /// The issuer's word that the certificate is not revoked, in DER, or why what is there for it cannot be shown.
+    pub ocsp_staple: Result<Option<Confidential>, SmolStr>,
     /// When all of the chain is valid.
     pub validity: Validity,
 }

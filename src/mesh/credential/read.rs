@@ -15,7 +15,7 @@ use x509_parser::{
     public_key::PublicKey,
 };
 
-use super::{Credential, KeyPair, Roots, Validity};
+use super::{Credential, KeyPair, Roots, Validity, staple};
 use crate::api::{confidential::Confidential, kubernetes::Secret};
 
 /// The shortest RSA key that Envoy takes, in bits.
@@ -44,7 +44,8 @@ fn key_pair(secret: &Secret) -> Result<KeyPair, SmolStr> {
     for form in &FORMS {
         let (Some(certificates), Some(key)) = (filled(secret, form.certificate), filled(secret, form.key)) else { continue };
         let validity = checked_pair(certificates, key).map_err(|why| naming(form.certificate, form.key, &why))?;
-        let ocsp_staple = form.staple.and_then(|staple| filled(secret, staple)).cloned();
+        let ocsp_staple = checked_staple(form.staple.and_then(|entry| Some((entry, filled(secret, entry)?))), certificates)
+            .map_err(|why| naming(form.certificate, form.key, &why))?;
         return Ok(KeyPair { certificates: certificates.clone(), key: key.clone(), ocsp_staple, validity });
     }
     let [istio, kubernetes] = &FORMS;
@@ -93,6 +94,28 @@ fn checked_pair(certificates: &Confidential, key: &Confidential) -> Result<Valid
     let chain = chain.into_iter().map(CertificateDer::from).collect();
     CertifiedKey::new(chain, signing).keys_match().map_err(|_| "the key is not that of the first certificate")?;
     Ok(validity)
+}
+
+/// Returns what is to be shown of a staple and the name of its entry. One that is of no use is left out, unless Envoy would refuse the
+/// certificate without.
+fn checked_staple(
+    written: Option<(&str, &Confidential)>,
+    certificates: &Confidential,
+) -> Result<Result<Option<Confidential>, SmolStr>, String> {
+    let first = certificates_of(certificates)?.into_iter().next().unwrap_or_default();
+    let (_, certificate) = X509Certificate::from_der(&first).map_err(|_| "a certificate cannot be read")?;
+    let checked = written.map(|(entry, staple)| match staple::check(staple.reveal(), &certificate) {
+        Ok(()) => Ok(staple.clone()),
+        Err(why) => Err(naming_one(entry, why)),
+    });
+    match checked.transpose() {
+        Ok(Some(staple)) => Ok(Ok(Some(staple))),
+        Ok(None) if staple::is_required(&certificate) => {
+            Err("the certificate asks for an OCSP staple (tls.ocsp-staple), and there is none".into())
+        }
+        Err(why) if staple::is_required(&certificate) => Err(format!("the certificate asks for an OCSP staple, and {why}")),
+        of_no_need => Ok(of_no_need),
+    }
 }
 
 /// Returns the certificates of a PEM text, of which there is at least one.
@@ -158,8 +181,6 @@ pub(in crate::mesh) mod tests {
         let pair = read.key_pair.unwrap();
         assert_eq!((pair.certificates.reveal(), pair.validity.not_before), (other.as_bytes(), 1_000));
         assert_eq!(read.roots.unwrap().certificates.reveal(), one.as_bytes());
-        let staple = secret(&[("tls.crt", &one), ("tls.key", &one_key), ("tls.ocsp-staple", "x")]);
-        assert_eq!(credential(&staple).key_pair.unwrap().ocsp_staple.as_ref().map(Confidential::reveal), Some(&b"x"[..]));
     }
 
     #[test]
@@ -185,5 +206,70 @@ pub(in crate::mesh) mod tests {
         let garbled = pem::encode(&Pem::new("X509 CRL", *b"abc"));
         assert_eq!(why(&garbled), "ca.crl: a list of revoked certificates cannot be read");
         assert!(credential(&secret(&[("ca.crt", &one)])).roots.is_ok_and(|roots| roots.crl.is_none()));
+    }
+
+    /// Makes an OCSP response of these serial numbers, as an issuer does, but for the signature.
+    fn response(serials: &[u8]) -> Vec<u8> {
+        fn of(tag: u8, parts: &[Vec<u8>]) -> Vec<u8> {
+            let content = parts.concat();
+            [&[tag, 0x82][..], &u16::try_from(content.len()).unwrap().to_be_bytes(), &content].concat()
+        }
+        let octets = |text: &[u8]| of(4, &[text.to_vec()]);
+        let algorithm = || of(0x30, &[vec![6, 5, 0x2b, 0x0e, 3, 2, 0x1a]]);
+        let time = || of(0x18, &[b"20260101000000Z".to_vec()]);
+        let single = |serial: &u8| {
+            let id = of(0x30, &[algorithm(), octets(b"name"), octets(b"key"), vec![2, 1, *serial]]);
+            of(0x30, &[id, vec![0x80, 0], time()])
+        };
+        let responder = of(0xa2, &[octets(b"key")]);
+        let data = of(0x30, &[responder, time(), of(0x30, &serials.iter().map(single).collect::<Vec<_>>())]);
+        let basic = of(0x30, &[data, algorithm(), of(3, &[vec![0]])]);
+        let bytes = of(0x30, &[vec![6, 9, 0x2b, 6, 1, 5, 5, 7, 0x30, 1, 1], octets(&basic)]);
+        of(0x30, &[vec![0x0a, 1, 0], of(0xa0, &[bytes])])
+    }
+
+    fn stapled(must: bool, staple: Option<&[u8]>) -> Result<KeyPair, SmolStr> {
+        let key = Key::generate().unwrap();
+        let mut params = CertificateParams::new(["till.example.com".to_owned()]).unwrap();
+        params.serial_number = Some(7_u64.into());
+        let feature = rcgen::CustomExtension::from_oid_content(&[1, 3, 6, 1, 5, 5, 7, 1, 24], vec![0x30, 3, 2, 1, 5]);
+        params.custom_extensions.extend(must.then_some(feature));
+        let mut secret = secret(&[("tls.crt", &params.self_signed(&key).unwrap().pem()), ("tls.key", &key.serialize_pem())]);
+        secret.entries.extend(staple.map(|staple| ("tls.ocsp-staple", Confidential::from(staple.to_vec()))));
+        key_pair(&secret)
+    }
+
+    #[test]
+    fn a_staple_is_shown_if_it_is_about_the_certificate() {
+        let good = response(&[7]);
+        let shown = |must, staple: &[u8]| stapled(must, Some(staple)).unwrap().ocsp_staple;
+        for must in [false, true] {
+            assert_eq!(shown(must, &good).unwrap().map(|staple| staple.reveal().to_vec()), Some(good.clone()));
+        }
+        let of_cert_and_key = stapled(false, None).unwrap().ocsp_staple;
+        assert_eq!(of_cert_and_key, Ok(None));
+    }
+
+    #[test]
+    fn a_staple_that_envoy_would_refuse_is_left_out_unless_the_certificate_asks_for_one() {
+        let trailing = [response(&[7]), vec![0]].concat();
+        for (staple, why) in [
+            (response(&[8]), "is about another certificate"),
+            (response(&[7, 8]), "is about several certificates, or none"),
+            (response(&[]), "is about several certificates, or none"),
+            (trailing, "is no OCSP response in DER"),
+            (b"x".to_vec(), "is no OCSP response in DER"),
+            (vec![0x30, 3, 0x0a, 1, 6], "is one in which the issuer says nothing of the certificate"),
+        ] {
+            let left_out = stapled(false, Some(&staple)).unwrap().ocsp_staple.unwrap_err();
+            assert_eq!(left_out, format!("tls.ocsp-staple: {why}"));
+            let refused = stapled(true, Some(&staple)).unwrap_err();
+            assert_eq!(refused, format!("tls.crt and tls.key: the certificate asks for an OCSP staple, and tls.ocsp-staple: {why}"));
+        }
+        for cut in 0..response(&[7]).len() {
+            assert!(stapled(false, Some(&response(&[7])[..cut])).unwrap().ocsp_staple.is_err() || cut == 0, "{cut}");
+        }
+        let none = "tls.crt and tls.key: the certificate asks for an OCSP staple (tls.ocsp-staple), and there is none";
+        assert_eq!(stapled(true, None).unwrap_err(), none);
     }
 }

@@ -114,6 +114,7 @@ impl State {
                         Given::Nothing => "connections that need it are closed until it is good",
                         Given::LastGood => "the last good one is given",
                         Given::AsItIs => "it is given all the same, as there is no other",
+                        Given::WithoutIt => "it is given without",
                     };
                     format!("Secret {namespace}/{} {why}: {meanwhile}", name.name)
                 }

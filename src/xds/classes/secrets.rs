@@ -41,6 +41,8 @@ struct Served {
     offered: Option<Validity>,
     /// Why that is not as it should be.
     trouble: Option<SmolStr>,
+    /// What of it is of no use.
+    left_out: Option<SmolStr>,
 }
 
 /// The secrets of one namespace.
@@ -67,6 +69,8 @@ pub(super) enum Given {
     LastGood,
     /// What it holds, as nothing is better.
     AsItIs,
+    /// What it holds, but for that part.
+    WithoutIt,
 }
 
 impl Default for Secrets {
@@ -131,7 +135,8 @@ impl Secrets {
             Some(_) if served.validity == served.offered => Given::AsItIs,
             Some(_) => Given::LastGood,
         };
-        served.trouble.clone().map(|why| Trouble { why, given })
+        let left_out = || served.left_out.clone().map(|why| Trouble { why, given: Given::WithoutIt });
+        served.trouble.clone().map(|why| Trouble { why, given }).or_else(left_out)
     }
 
     /// Returns when something begins or ceases to be valid next, in seconds since 1970.
@@ -145,17 +150,17 @@ impl Secrets {
         let before = self.served.get(&(name.clone(), namespace.clone())).cloned();
         let kept = |trouble: SmolStr, offered: Option<Validity>| match before.clone() {
             Some(before) => Served { trouble: Some(trouble), offered, ..before },
-            None => Served { resource: None, validity: None, offered, trouble: Some(trouble) },
+            None => Served { resource: None, validity: None, offered, trouble: Some(trouble), left_out: None },
         };
         let new = match offered(world, &name, &namespace) {
             Err(why) => kept(why, None),
-            Ok((validity, resource)) => match validity.flaw_at(now) {
+            Ok(Offered { validity, resource, left_out }) => match validity.flaw_at(now) {
                 Some(flaw) if before.as_ref().and_then(|before| before.validity).is_some_and(|valid| valid.flaw_at(now).is_none()) => {
                     kept(flaw.into(), Some(validity))
                 }
                 flaw => {
                     let trouble = flaw.map(SmolStr::from);
-                    Served { resource: Some(resource), validity: Some(validity), offered: Some(validity), trouble }
+                    Served { resource: Some(resource), validity: Some(validity), offered: Some(validity), trouble, left_out }
                 }
             },
         };
@@ -197,9 +202,21 @@ impl Secrets {
     }
 }
 
+/// What a Secret holds.
+struct Offered {
+    validity: Validity,
+    resource: Arc<Resource>,
+    /// What of it is of no use.
+    left_out: Option<SmolStr>,
+}
+
 /// Makes the resource of what the Secret holds.
-fn offered(world: &World, name: &SecretName, namespace: &SmolStr) -> Result<(Validity, Arc<Resource>), SmolStr> {
+fn offered(world: &World, name: &SecretName, namespace: &SmolStr) -> Result<Offered, SmolStr> {
     let credential = world.credential(namespace, name).ok_or("does not exist")?;
+    let left_out = match (name.part, &credential.key_pair) {
+        (Part::KeyPair, Ok(pair)) => pair.ocsp_staple.as_ref().err().cloned(),
+        _ => None,
+    };
     let (validity, message) = match name.part {
         Part::KeyPair => credential.key_pair.as_ref().map(|pair| (pair.validity, secret::key_pair(name, pair))),
         Part::Roots => credential.roots.as_ref().map(|roots| (roots.validity, secret::roots(name, roots))),
@@ -207,5 +224,5 @@ fn offered(world: &World, name: &SecretName, namespace: &SmolStr) -> Result<(Val
     .map_err(Clone::clone)?;
     let users = world.secret_users.get(name).into_iter().flatten();
     let origins: Vec<Origin> = users.filter_map(|user| world.origin_of(user)).cloned().collect();
-    Ok((validity, Arc::new(encode::secret(&message, origins))))
+    Ok(Offered { validity, resource: Arc::new(encode::secret(&message, origins)), left_out })
 }

@@ -118,7 +118,7 @@ fn credentials_of_users_at_random() {
             ("tls.key", ours.key.to_pem().into_bytes()),
             ("ca.crt", ours.root.pem().into_bytes()),
         ]);
-        let names = ["tls.crt", "tls.key", "ca.crt", "ca.crl", "cert", "key", "cacert"];
+        let names = ["tls.crt", "tls.key", "tls.ocsp-staple", "ca.crt", "ca.crl", "cert", "key", "cacert"];
         entries.insert(names[texts.below(names.len())], text);
         let data: BTreeMap<&str, String> = entries.iter().map(|(name, text)| (*name, BASE64_STANDARD.encode(text))).collect();
         apply(&mut engine, &json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "web", "namespace": "shop"}, "data": data}));

@@ -203,6 +203,19 @@ async fn the_last_good_one_stays_when_its_secret_turns_bad() {
     assert_eq!(names(&edge), [""; 0], "nobody names it any more");
 }
 
+#[tokio::test]
+async fn a_staple_that_is_of_no_use_is_told_and_left_out() {
+    let mut bank = Bank::new();
+    let stapled = secret("till", BEGIN, 1000).replace("data: {", "data: {tls.ocsp-staple: eA==, ");
+    bank.apply(&stapled);
+    let edge = bank.connect("edge-0.bank", Some("edge")).await;
+    assert!(pair(&edge).is_some());
+    let told = "Secret bank/till tls.ocsp-staple: is no OCSP response in DER: it is given without";
+    assert!(bank.findings().iter().any(|finding| finding.contains(told)), "{:?}", bank.findings());
+    bank.apply(&stapled.replace("tls.ocsp-staple: eA==, ", ""));
+    assert_eq!(bank.findings(), [""; 0]);
+}
+
 fn proven_node() -> Arc<Node> {
     let proxy = Proxy { namespace: "bank".into(), ..Proxy::new(ProxyKind::Gateway, "edge-9.bank") };
     Arc::new(Node::from(Arc::new(proxy)))
