@@ -1,4 +1,4 @@
-//! A gateway with certificates from Secrets: rotated under load, revoked, missing, malformed.
+//! A gateway with certificates from Secrets: rotated under load, revoked, missing, malformed, with staples, of two kinds.
 
 use std::{
     fs,
@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use base64::{Engine, prelude::BASE64_STANDARD as STANDARD};
 use harness::{
     launch::{self, PORT_PLAIN_HTTP, PORT_SECURE_GRPC},
     mesh::{CONVERGE, GATEWAY, wait_until_ready},
@@ -19,10 +20,6 @@ use harness::{
     process::tail,
     said::skip,
     wait,
-};
-use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
-    RevokedCertParams, SerialNumber,
 };
 use tokio_rustls::{
     TlsConnector,
@@ -35,55 +32,10 @@ use tokio_rustls::{
 use crate::{
     capture::{prepare, start_agent},
     mesh::{options, turn},
+    users_ca::Ca,
 };
 
 const ROTATIONS: u64 = 20;
-
-/// A CA of the users' own.
-struct Ca {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-impl Ca {
-    fn new() -> Result<Self> {
-        let mut params = CertificateParams::new(Vec::new())?;
-        params.distinguished_name.push(DnType::CommonName, "the users' own CA");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let key = KeyPair::generate()?;
-        let pem = params.self_signed(&key)?.pem();
-        Ok(Self { issuer: Issuer::new(params, key), pem })
-    }
-
-    /// Issues a certificate; returns it with its key.
-    fn issue(&self, name: &str, serial: u64) -> Result<(String, String)> {
-        let mut params = CertificateParams::new([name.to_owned()])?;
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.serial_number = Some(SerialNumber::from(serial));
-        let key = KeyPair::generate()?;
-        Ok((params.signed_by(&key, &self.issuer)?.pem(), key.serialize_pem()))
-    }
-
-    fn crl(&self, revoked: &[u64]) -> Result<String> {
-        let now = rcgen::date_time_ymd(2020, 1, 1);
-        let revoked = revoked.iter().map(|serial| RevokedCertParams {
-            serial_number: SerialNumber::from(*serial),
-            revocation_time: now,
-            reason_code: None,
-            invalidity_date: None,
-        });
-        let params = CertificateRevocationListParams {
-            this_update: now,
-            next_update: rcgen::date_time_ymd(2120, 1, 1),
-            crl_number: SerialNumber::from(1_u64),
-            issuing_distribution_point: None,
-            revoked_certs: revoked.collect(),
-            key_identifier_method: KeyIdMethod::Sha256,
-        };
-        Ok(params.signed_by(&self.issuer)?.pem()?)
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_takes_its_certificates_from_secrets() -> Result<()> {
@@ -142,8 +94,51 @@ async fn a_gateway_takes_its_certificates_from_secrets() -> Result<()> {
     })
     .await?;
     edge.answers("vault", Some("good"))?;
+    staples(&config, &servers, &edge).await?;
+    pairs(&config, &servers, &edge).await?;
 
     rotate(&config, &servers, SocketAddr::new(pod.address(), 443)).await
+}
+
+/// Shows staples, and certificates without one where what is there is of no use.
+async fn staples(config: &Path, servers: &Ca, edge: &Edge<'_>) -> Result<()> {
+    let shown = |words: &'static str, serial: u64| async move {
+        wait::until(words, CONVERGE, || async {
+            let said = edge.handshake("stapled", "-status")?;
+            let certificate = format!("serial={serial:02X}\n");
+            ensure!(said.contains(words) && said.contains(&certificate), "not {words} of {serial}: {said}");
+            edge.answers("stapled", None)
+        })
+        .await
+    };
+    let put = |serial: u64, of: u64| {
+        let (certificate, key) = servers.issue("stapled.example.com", serial)?;
+        let staple = servers.staple(&servers.issue("stapled.example.com", of)?.0, of)?;
+        put_data(config, "stapled", &[("tls.crt", certificate.as_bytes()), ("tls.key", key.as_bytes()), ("tls.ocsp-staple", &staple)])
+    };
+    put(0x51, 0x51)?;
+    shown("OCSP Response Status: successful", 0x51).await?;
+    // The certificate was replaced, and the staple is still that of the one before: Envoy would refuse both.
+    put(0x52, 0x51)?;
+    shown("OCSP response: no response sent", 0x52).await?;
+    put(0x52, 0x52)?;
+    shown("OCSP Response Status: successful", 0x52).await
+}
+
+/// Shows each client the certificate of the kind that it can verify.
+async fn pairs(config: &Path, servers: &Ca, edge: &Edge<'_>) -> Result<()> {
+    let (elliptic, rsa) = (servers.issue("pair.example.com", 0x61)?, servers.issue_rsa("pair.example.com", 0x62)?);
+    put(config, "pair-ecdsa", &[("tls.crt", &elliptic.0), ("tls.key", &elliptic.1)])?;
+    put(config, "pair-rsa", &[("tls.crt", &rsa.0), ("tls.key", &rsa.1)])?;
+    for (suites, serial) in [("ECDHE-ECDSA-AES128-GCM-SHA256", "serial=61\n"), ("ECDHE-RSA-AES128-GCM-SHA256", "serial=62\n")] {
+        wait::until(suites, CONVERGE, || async {
+            let said = edge.handshake("pair", &format!("-tls1_2 -cipher {suites}"))?;
+            ensure!(said.contains(serial), "{said}");
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 /// Replaces the certificate again and again under load: each one shows, and no request fails.
@@ -215,13 +210,29 @@ impl Edge<'_> {
         ensure!(answer.contains(" 200") && answer.ends_with("from the edge"), "{answer}");
         Ok(())
     }
+
+    /// Returns what openssl says of a handshake, and the serial number of the certificate.
+    fn handshake(&self, name: &str, options: &str) -> Result<String> {
+        let address = self.pod.address();
+        let script = format!(
+            "said=$(openssl s_client -connect {address}:443 -servername {name}.example.com {options} </dev/null 2>&1); \
+             echo \"$said\"; \
+             echo \"$said\" | sed -n '/^Server certificate/,/^-----END/p' | openssl x509 -noout -serial"
+        );
+        self.pod.run(None, "sh", &["-c", &script])
+    }
+}
+
+fn put(config: &Path, name: &str, entries: &[(&str, &str)]) -> Result<()> {
+    let entries: Vec<_> = entries.iter().map(|(key, text)| (*key, text.as_bytes())).collect();
+    put_data(config, name, &entries)
 }
 
 /// Writes a Secret into a file of its own, which is replaced as a whole.
-fn put(config: &Path, name: &str, entries: &[(&str, &str)]) -> Result<()> {
-    let entries: serde_json::Map<_, _> = entries.iter().map(|(key, text)| ((*key).to_owned(), (*text).into())).collect();
+fn put_data(config: &Path, name: &str, entries: &[(&str, &[u8])]) -> Result<()> {
+    let entries: serde_json::Map<_, _> = entries.iter().map(|(key, bytes)| ((*key).to_owned(), STANDARD.encode(bytes).into())).collect();
     let secret = serde_json::json!({
-        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": GATEWAY.namespace}, "stringData": entries,
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": GATEWAY.namespace}, "data": entries,
     });
     let hidden = config.join(format!(".{name}"));
     fs::write(&hidden, secret.to_string())?;
@@ -236,6 +247,8 @@ fn objects(gateway: IpAddr) -> String {
         server("till", "mode: SIMPLE, credentialName: till"),
         server("late", "mode: SIMPLE, credentialName: late"),
         server("vault", "mode: MUTUAL, credentialName: vault"),
+        server("stapled", "mode: SIMPLE, credentialName: stapled"),
+        server("pair", "mode: SIMPLE, credentialNames: [pair-ecdsa, pair-rsa]"),
     ];
     format!(
         r#"apiVersion: v1
