@@ -50,7 +50,7 @@ pub(crate) struct GoodClient {
     pub(crate) root: String,
 }
 
-/// The median time of each kind of call.
+/// The time of each kind of call: the median, or that of the slowest in a hundred.
 #[derive(Clone, Debug)]
 pub(crate) struct Latencies {
     /// `/ready` on 8080.
@@ -91,6 +91,18 @@ impl GoodClient {
     /// # Errors
     /// When a call fails or is not answered.
     pub(crate) async fn measure_beside(&self, quiet: &Self, calls: usize) -> Result<[Latencies; 2]> {
+        Ok(self.times_beside(quiet, calls).await?.map(Times::medians))
+    }
+
+    /// Does the same, and returns the times within which 99 of 100 are answered.
+    ///
+    /// # Errors
+    /// When a call fails or is not answered.
+    pub(crate) async fn slowest_beside(&self, quiet: &Self, calls: usize) -> Result<[Latencies; 2]> {
+        Ok(self.times_beside(quiet, calls).await?.map(|times| times.at(0.99)))
+    }
+
+    async fn times_beside(&self, quiet: &Self, calls: usize) -> Result<[Times; 2]> {
         let mut times = [Times::default(), Times::default()];
         for call in 0..calls {
             // Neither is always the first.
@@ -98,7 +110,7 @@ impl GoodClient {
                 times[which].call([self, quiet][which]).await?;
             }
         }
-        Ok(times.map(Times::medians))
+        Ok(times)
     }
 
     /// Asks `/ready`.
@@ -167,7 +179,13 @@ impl Times {
     }
 
     fn medians(self) -> Latencies {
-        Latencies { ready: median(self.ready), plain: median(self.plain), secure: median(self.secure), review: median(self.review) }
+        self.at(0.5)
+    }
+
+    /// Returns the times within which this share of each kind of call is answered.
+    fn at(self, share: f64) -> Latencies {
+        let of = |times| percentile(times, share);
+        Latencies { ready: of(self.ready), plain: of(self.plain), secure: of(self.secure), review: of(self.review) }
     }
 }
 
@@ -252,7 +270,7 @@ async fn timed(call: &str, make: impl AsyncFn() -> Result<()>) -> Result<Duratio
     }
 }
 
-fn median(mut times: Vec<Duration>) -> Duration {
+fn percentile(mut times: Vec<Duration>, share: f64) -> Duration {
     times.sort_unstable();
-    times[times.len() / 2]
+    times[((times.len() - 1) as f64 * share).round() as usize]
 }

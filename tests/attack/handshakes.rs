@@ -15,7 +15,7 @@ use tokio::{
 use super::{
     crowd::{Crowd, as_many_as_allowed},
     good::tls,
-    stage::{Stage, connect_from},
+    stage::{Stage, connect_from, services},
 };
 
 /// How much longer a call may take than at an instance that is left alone: this machine has the callers' work, too. A port that is
@@ -48,7 +48,7 @@ fn client_hello() -> Arc<[u8]> {
 #[tokio::test(flavor = "multi_thread")]
 async fn handshakes_that_do_not_go_on_lock_no_port() {
     let stage = Stage::start().await;
-    let alone = Stage::beside(&stage).await;
+    let alone = Stage::beside(&stage, &services(3)).await;
     let many = as_many_as_allowed().min(MANY);
     for (port, to, said) in [
         ("15012", stage.secure_grpc(), client_hello()),
@@ -83,7 +83,7 @@ async fn handshakes_that_do_not_go_on_lock_no_port() {
 #[tokio::test(flavor = "multi_thread")]
 async fn handshakes_without_a_request_lock_no_port() {
     let stage = Stage::start().await;
-    let alone = Stage::beside(&stage).await;
+    let alone = Stage::beside(&stage, &services(3)).await;
     as_many_as_allowed();
     let (to, root) = (stage.secure_grpc(), stage.root());
     let crowd = Crowd::gather(&stage, FINISHED, move |_, _| {

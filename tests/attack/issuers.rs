@@ -76,7 +76,7 @@ async fn issuers_that_never_answer_or_never_stop_hold_back_nobody() {
     // It is ready although most of the keys that it is to have cannot be had.
     let arguments = ["--jwks-allowed-networks", "127.0.0.1", "--jwks-refresh-interval", "1s"];
     let stage = Stage::of_mesh(&mesh, &arguments).await;
-    let alone = Stage::beside(&stage).await;
+    let alone = Stage::beside(&stage, &services(3)).await;
     stage.write_file("good.yaml", &authentication("shop", "good", &good_issuer));
     wait::until("the keys of the good issuer", CONVERGE, || async {
         let told = get_text(stage.monitoring(), "/debug/diagnostics").await?;

@@ -23,4 +23,5 @@ mod shapes;
 mod silence;
 mod stage;
 mod texts;
+mod together;
 mod unread;

@@ -18,7 +18,7 @@ use tonic::Code;
 use super::{
     crowd::{Crowd, as_many_as_allowed},
     good::tls,
-    stage::{Stage, connect_from},
+    stage::{Stage, connect_from, services},
 };
 
 /// How often the good client calls here and at the instance that is left alone, beside silent connections that stand: in less than
@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[tokio::test(flavor = "multi_thread")]
 async fn silent_connections_lock_no_port() {
     let stage = Stage::start().await;
-    let alone = Stage::beside(&stage).await;
+    let alone = Stage::beside(&stage, &services(3)).await;
     for (port, address) in ports(&stage) {
         assert_stand_beside_calls(b"", &stage, &alone, port, address).await;
     }
@@ -54,7 +54,7 @@ async fn silent_connections_lock_no_port() {
 #[tokio::test(flavor = "multi_thread")]
 async fn half_open_handshakes_lock_no_port() {
     let stage = Stage::start().await;
-    let alone = Stage::beside(&stage).await;
+    let alone = Stage::beside(&stage, &services(3)).await;
     // A handshake of a record, of which nearly all was said.
     static MOST_OF_A_HANDSHAKE: [u8; 1_400] = {
         let mut said = [0; 1_400];

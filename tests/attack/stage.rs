@@ -51,9 +51,9 @@ impl Stage {
         Self { _turn: Some(turn), ..Self::of_program(istiod_lite(), mesh, arguments).await }
     }
 
-    /// Starts another control plane on the same mesh as [`start`](Self::start), which is left alone.
-    pub(crate) async fn beside(_: &Self) -> Self {
-        Self::of_program(istiod_lite(), &services(3), &[]).await
+    /// Starts another control plane on the objects of `mesh`, which is left alone.
+    pub(crate) async fn beside(_: &Self, mesh: &str) -> Self {
+        Self::of_program(istiod_lite(), mesh, &[]).await
     }
 
     /// Starts on the same mesh, with so few open files.
