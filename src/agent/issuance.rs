@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
@@ -23,8 +24,8 @@ use crate::{
     proto::auth::{IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient},
 };
 
-/// How long one request for a certificate may take.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one request for a certificate may take: the control plane may have to ask an external signer, and gives that a minute.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(70);
 /// The shortest delay after a refusal that does not go away by itself (contract §4.1 lists those that do).
 const REFUSED_DELAY: Duration = Duration::from_secs(1);
 /// The longest time without a look at the wall clock.
@@ -123,7 +124,7 @@ impl Issuance {
         let mut request = Request::new(IstioCertificateRequest {
             csr: signing_request(&key, &self.workload.spiffe_id())?,
             validity_duration: i64::try_from(self.policy.ttl.as_secs()).unwrap_or(i64::MAX),
-            metadata: None,
+            metadata: self.workload.cert_signer().map(named_signer),
         });
         let credential = upstream::credential(&self.discovery, held).await?;
         if let Some(token) = &credential.token {
@@ -161,6 +162,12 @@ async fn sleep_until(at: SystemTime) {
         }
         tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
     }
+}
+
+/// Says by whom the certificate is to be signed, as Istio's agents do.
+fn named_signer(signer: &str) -> Struct {
+    let value = Value { kind: Some(Kind::StringValue(signer.to_owned())) };
+    Struct { fields: [("CertSigner".to_owned(), value)].into() }
 }
 
 fn signing_request(key: &KeyPair, spiffe_id: &str) -> Result<String, rcgen::Error> {

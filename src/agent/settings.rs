@@ -195,6 +195,11 @@ impl Workload {
         format!("spiffe://{}/ns/{}/sa/{}", self.trust_domain, self.namespace, self.service_account)
     }
 
+    /// Returns the external signer that it wants its certificate of (`ISTIO_META_CERT_SIGNER`); the control plane has one for the others.
+    pub(crate) fn cert_signer(&self) -> Option<&str> {
+        self.metadata.get("CERT_SIGNER").and_then(Value::as_str).filter(|signer| !signer.is_empty())
+    }
+
     /// Returns label `service.istio.io/canonical-name`, or those that stand in for it (contract §5.4).
     pub(crate) fn canonical_name(&self) -> &str {
         self.first_label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]).unwrap_or(&self.workload_name)

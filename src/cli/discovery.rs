@@ -4,6 +4,7 @@ mod authority;
 mod key_sets;
 mod kubernetes;
 mod limits;
+mod signers;
 mod state_dir;
 mod tls;
 mod trust;
@@ -17,8 +18,8 @@ use std::{
 };
 
 use self::{
-    authority::AuthorityArguments, key_sets::KeySetArguments, kubernetes::KubernetesArguments, limits::LimitArguments, tls::TlsArguments,
-    trust::TrustArguments, without_effect::WithoutEffect,
+    authority::AuthorityArguments, key_sets::KeySetArguments, kubernetes::KubernetesArguments, limits::LimitArguments,
+    signers::SignerArguments, tls::TlsArguments, trust::TrustArguments, without_effect::WithoutEffect,
 };
 use crate::{
     cli::{
@@ -28,7 +29,7 @@ use crate::{
     },
     serve::{
         discovery,
-        settings::{ClusterSettings, Instance, ListenSettings, ObjectSource, Settings},
+        settings::{ClusterSettings, IdentitySettings, Instance, ListenSettings, ObjectSource, Settings},
     },
     source::{debounce, kubernetes as kubernetes_source},
     xds::session,
@@ -145,6 +146,9 @@ pub(super) struct Arguments {
     authority: AuthorityArguments,
 
     #[command(flatten)]
+    signers: SignerArguments,
+
+    #[command(flatten)]
     limits: LimitArguments,
 
     #[command(flatten)]
@@ -174,13 +178,13 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
 
 impl Arguments {
     async fn settings(self) -> anyhow::Result<Settings> {
-        self.without_effect.warn()?;
+        self.without_effect.warn();
         let of_cluster = self.config_dir.is_none();
         Ok(Settings {
             source: self.source().await?,
             cluster: self.cluster(),
             listen: self.listen(),
-            identity: self.authority.settings(&self.kubernetes),
+            identity: IdentitySettings { registration: self.signers.settings()?, ..self.authority.settings(&self.kubernetes) },
             controllers: self.kubernetes.controllers(),
             connections: self.limits.connections(),
             limits: self.limits.limits(),

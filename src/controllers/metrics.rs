@@ -19,6 +19,7 @@ pub struct ControllerMetrics {
     validation_update_errors: Family<MetricLabels<1>, ExactCounter>,
     ca_offers: Family<MetricLabels<2>, ExactCounter>,
     watch_errors: Family<MetricLabels<1>, ExactCounter>,
+    requests_deleted: Family<MetricLabels<1>, ExactCounter>,
 }
 
 // === impl ControllerMetrics ===
@@ -43,6 +44,11 @@ impl ControllerMetrics {
             "istiod_lite_ca_offers",
             "CAs found in Secrets while running, by Secret and what became of them: accepted, unchanged, refused",
             self.ca_offers.clone(),
+        );
+        registry.register(
+            "istiod_lite_certificate_requests_deleted",
+            "CertificateSigningRequests of ours that were deleted, by reason: used, left_over",
+            self.requests_deleted.clone(),
         );
         registry.register("istiod_lite_controller_watch_errors", "Failed watches of controllers", self.watch_errors.clone());
     }
@@ -77,6 +83,10 @@ impl ControllerMetrics {
 
     pub(super) fn count_ca_offer(&self, secret: &str, result: &str) {
         self.ca_offers.get_or_create(&[("secret", secret.into()), ("result", result.into())]).inc();
+    }
+
+    pub(super) fn count_request_deleted(&self, why: &str) {
+        self.requests_deleted.get_or_create(&[("reason", why.into())]).inc();
     }
 
     pub(super) fn count_watch_error(&self, controller: &str) {

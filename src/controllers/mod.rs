@@ -9,6 +9,7 @@
 //! | [`ca_rotation`] | the CA in Secret `cacerts`, when an annotation asks for the next one | the leader |
 //! | `root_certificates` | ConfigMaps `istio-ca-root-cert` and, with a list of revoked certificates, `istio-ca-crl` in each namespace | the leader of Lease [`LEASE`] |
 //! | [`secret_events`] | Events on these Secrets: what was refused, what ends soon | every replica; one Event of a day says it |
+//! | [`certificate_requests`] | CertificateSigningRequests, while an external signer has them | every replica its own; any of them deletes what was left over |
 //! | `webhook_certificates` | `caBundle` of webhook configurations of our revision | every replica, since all write the same |
 //!
 //! istiod elects the writer of its root certificates by a ConfigMap that has the name of our Lease, so that both write when
@@ -27,6 +28,9 @@
 //! | Role | leases (coordination.k8s.io) | get, update | name `istio-namespace-controller-election` | leadership is kept and released |
 //! | ClusterRole | configmaps | list, watch, patch, create | names `istio-ca-root-cert`, `istio-ca-crl` | server-side apply also needs create, with the name |
 //! | ClusterRole | mutatingwebhookconfigurations, validatingwebhookconfigurations | list, watch, patch | | they are found by label, since tags have names of their own |
+//! | ClusterRole | certificatesigningrequests (certificates.k8s.io) | create, get, watch, delete | only with an external signer | each certificate is such an object |
+//! | ClusterRole | certificatesigningrequests/approval | update | only with an external signer | they are approved |
+//! | ClusterRole | signers (certificates.k8s.io) | approve | names of the external signers | the API server asks for it, beside the right to approval |
 //! | ClusterRole | tokenreviews (authentication.k8s.io) | create | | for tokens that the keys and the watched pods cannot decide |
 //! | ClusterRole | subjectaccessreviews (authorization.k8s.io) | create | | whether a gateway's service account may read Secrets |
 //! | ClusterRole | nonResourceURLs `/.well-known/openid-configuration`, `/openid/v1/jwks` | get | | the keys of the cluster's tokens; every service account has this right by `system:service-account-issuer-discovery` |
@@ -35,6 +39,7 @@
 
 pub mod ca_rotation;
 pub mod ca_secret;
+pub mod certificate_requests;
 pub mod election;
 mod metrics;
 mod rate_limit;

@@ -4,22 +4,25 @@ use std::collections::VecDeque;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use smol_str::SmolStr;
 use tracing::info;
 
 use super::{
     proof::{Proof, Proven},
-    serial::Serial,
+    registration::SignerName,
 };
 use crate::mesh::model::SpiffeId;
 
-/// How many are remembered: about 4 MB, and a day of 8,000 workloads with the usual lifetime.
+/// How many are remembered: about 6 MB, and a day of 8,000 workloads with the usual lifetime.
 const REMEMBERED: usize = 16_384;
 
 /// A certificate that was issued.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issuance {
-    /// Its serial number.
-    pub serial: Serial,
+    /// Its serial number, as `openssl` shows it.
+    pub serial: SmolStr,
+    /// The external signer that signed it; `None`: our own CA did.
+    pub signer: Option<SignerName>,
     /// Whose it is.
     pub identity: SpiffeId,
     /// Who asked for it.
@@ -58,14 +61,20 @@ pub struct Listing {
 
 impl Issuance {
     /// Describes a certificate for `identity`, which `by` asked for.
-    pub fn new(serial: Serial, identity: SpiffeId, by: Proven, issued_at: Timestamp, not_after: Timestamp) -> Self {
-        Self { serial, identity, caller: by.identity, proof: by.proof, issued_at, not_after }
+    pub fn new(serial: SmolStr, identity: SpiffeId, by: Proven, issued_at: Timestamp, not_after: Timestamp) -> Self {
+        Self { serial, signer: None, identity, caller: by.identity, proof: by.proof, issued_at, not_after }
+    }
+
+    /// Says that an external signer signed it.
+    pub fn signed_by(self, signer: SignerName) -> Self {
+        Self { signer: Some(signer), ..self }
     }
 
     /// Writes the audit line.
     pub fn log(&self) {
         let Self { serial, identity, caller, not_after, .. } = self;
-        info!(target: "istiod_lite::audit", %caller, proof = self.proof.as_str(), %identity, %serial, %not_after, "certificate issued");
+        let (proof, signer) = (self.proof.as_str(), self.signer.as_ref().map(tracing::field::display));
+        info!(target: "istiod_lite::audit", %caller, proof, %identity, %serial, %not_after, signer, "certificate issued");
     }
 }
 
@@ -105,12 +114,16 @@ impl Inventory {
 mod tests {
     use super::*;
 
+    fn serial(number: u8) -> SmolStr {
+        format!("{number:02x}").into()
+    }
+
     fn issuance(number: u8, lives: i64) -> Issuance {
         let at = |second: i64| Timestamp::from_second(second).unwrap();
         let identity = SpiffeId { trust_domain: "td".into(), namespace: "shop".into(), service_account: "cart".into() };
         let by = Proven { identity: identity.clone(), proof: Proof::PodToken, pod: None };
         let issued = i64::from(number);
-        Issuance::new(Serial::from_bytes([number; 16]), identity, by, at(issued), at(issued + lives))
+        Issuance::new(serial(number), identity, by, at(issued), at(issued + lives))
     }
 
     #[test]
@@ -120,10 +133,10 @@ mod tests {
             inventory.record(issuance(number, 100));
         }
         let at = |second: i64| inventory.list(Timestamp::from_second(second).unwrap());
-        let serials = |listing: &Listing| listing.issuances.iter().map(|issuance| issuance.serial).collect::<Vec<_>>();
-        assert_eq!(serials(&at(50)), [5, 4, 3].map(|number| Serial::from_bytes([number; 16])));
+        let serials = |listing: &Listing| listing.issuances.iter().map(|issuance| issuance.serial.clone()).collect::<Vec<_>>();
+        assert_eq!(serials(&at(50)), [5, 4, 3].map(serial));
         assert_eq!(at(50).forgotten, 2, "both were still valid");
-        assert_eq!(serials(&at(104)), [Serial::from_bytes([5; 16])]);
+        assert_eq!(serials(&at(104)), [serial(5)]);
     }
 
     #[test]

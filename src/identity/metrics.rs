@@ -9,7 +9,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::metrics::ExactCounter;
+use crate::metrics::{ExactCounter, MetricLabels};
 
 /// Why signing failed (label of `citadel_server_csr_sign_err_count`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -33,6 +33,8 @@ pub struct CaMetrics {
     pub sign_errors: Family<SignError, ExactCounter>,
     /// Certificates issued.
     pub issued: ExactCounter,
+    /// What external signers answered, by result.
+    pub signer_answers: Family<MetricLabels<1>, ExactCounter>,
     /// When the root that signs the chain expires, Unix seconds.
     pub root_expiry: Gauge<i64, AtomicI64>,
     /// When the chain up to the root expires first, Unix seconds.
@@ -91,6 +93,11 @@ impl CaMetrics {
         );
         registry.register("citadel_server_csr_sign_err_count", "Certificate requests not signed, by reason", self.sign_errors.clone());
         registry.register("citadel_server_success_cert_issuance_count", "Certificates issued", self.issued.clone());
+        registry.register(
+            "istiod_lite_signer_answers",
+            "What external signers answered, by result; a wrong answer is counted as signed, too",
+            self.signer_answers.clone(),
+        );
         let expiries = [("root_cert", "The root", &self.root_expiry), ("cert_chain", "The chain to the root", &self.chain_expiry)];
         for (name, words, moment) in expiries {
             registry.register(format!("citadel_server_{name}_expiry_timestamp"), format!("{words} expires, Unix seconds"), moment.clone());
@@ -124,6 +131,10 @@ impl CaMetrics {
         self.root_expiry.set(root.as_second());
         self.chain_expiry.set(chain.as_second());
         self.unreadable_roots.set(i64::try_from(unreadable_roots).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn count_signer_answer(&self, result: &str) {
+        self.signer_answers.get_or_create(&[("result", result.into())]).inc();
     }
 
     pub(super) fn count_sign_error(&self, reason: &str) {

@@ -15,10 +15,12 @@ pub mod key_set;
 pub mod local_issuer;
 pub mod metrics;
 pub mod proof;
+pub mod registration;
 pub mod root_id;
 pub mod rotation;
 pub mod serial;
 pub mod service;
+pub mod signing_request;
 pub mod token;
 
 pub use crate::clock::{Clock, system_clock};

@@ -13,8 +13,10 @@ use super::{
     inventory::{Inventory, Issuance},
     metrics::CaMetrics,
     proof::Proven,
+    registration::{RegistrationAuthority, RegistrationError},
     rotation::{Holder, Record},
     serial::Serial,
+    signing_request::SigningRequestError,
 };
 use crate::{
     mesh::model::SpiffeId,
@@ -29,7 +31,7 @@ pub const LARGEST_MESSAGE: usize = 64 << 10;
 
 /// Signs for callers that [`crate::serve::secure_grpc`] has authenticated.
 pub struct CertificateService {
-    ca: Arc<CaHandle>,
+    signing: Signing,
     policy: IssuePolicy,
     clock: Clock,
     metrics: CaMetrics,
@@ -38,12 +40,28 @@ pub struct CertificateService {
     nodes: Option<NodeAuthorizer>,
 }
 
+/// Who signs.
+#[derive(Clone)]
+pub enum Signing {
+    /// Our own CA.
+    Ours(Arc<CaHandle>),
+    /// External signers.
+    Others(Arc<RegistrationAuthority>),
+}
+
+impl From<Arc<CaHandle>> for Signing {
+    fn from(ca: Arc<CaHandle>) -> Self {
+        Self::Ours(ca)
+    }
+}
+
 // === impl CertificateService ===
 
 impl CertificateService {
-    /// Returns a service that signs with whatever CA `ca` holds at the moment, and tells `inventory` of it.
-    pub fn new(ca: Arc<CaHandle>, policy: IssuePolicy, clock: Clock, metrics: CaMetrics, inventory: Arc<Inventory>) -> Self {
-        Self { ca, policy, clock, metrics, inventory, told: Arc::default(), nodes: None }
+    /// Returns a service whose certificates `signing` signs: with whatever CA is in use at the moment, or by asking others. `inventory`
+    /// is told of each.
+    pub fn new(signing: impl Into<Signing>, policy: IssuePolicy, clock: Clock, metrics: CaMetrics, inventory: Arc<Inventory>) -> Self {
+        Self { signing: signing.into(), policy, clock, metrics, inventory, told: Arc::default(), nodes: None }
     }
 
     /// Remembers in `told` who trusts what.
@@ -61,24 +79,42 @@ impl CertificateService {
         IstioCertificateServiceServer::new(self).max_decoding_message_size(LARGEST_MESSAGE)
     }
 
-    /// Signs a certificate of `identity`, which `caller` asks for from this address.
-    fn sign(
+    /// Has a certificate of `identity` signed, which `caller` asks for from this address.
+    async fn sign(
         &self,
         request: &IstioCertificateRequest,
         identity: SpiffeId,
         caller: Proven,
         address: Option<IpAddr>,
-    ) -> Result<Vec<String>, IssueError> {
-        let (serial, now) = (Serial::random()?, (self.clock)());
-        let ca = self.ca.current();
+    ) -> Result<Vec<String>, RegistrationError> {
+        let (issuance, chain) = match &self.signing {
+            Signing::Ours(ca) => self.sign_ourselves(ca, request, identity, caller, address)?,
+            Signing::Others(authority) => {
+                let signed = authority.issue(&request.csr, &identity, request.validity_duration, cert_signer(request)?).await?;
+                let leaf = signed.leaf();
+                let issuance = Issuance::new(leaf.serial.as_str().into(), identity, caller, (self.clock)(), leaf.not_after);
+                (issuance.signed_by(signed.signer.clone()), signed.into_chain())
+            }
+        };
+        issuance.log();
+        self.inventory.record(issuance);
+        Ok(chain)
+    }
+
+    fn sign_ourselves(
+        &self,
+        ca: &CaHandle,
+        request: &IstioCertificateRequest,
+        identity: SpiffeId,
+        caller: Proven,
+        address: Option<IpAddr>,
+    ) -> Result<(Issuance, Vec<String>), IssueError> {
+        let (serial, now, ca) = (Serial::random()?, (self.clock)(), ca.current());
         let issued = ca.issue(&request.csr, &identity, request.validity_duration, &self.policy, now, serial)?;
         if let Some(address) = address {
             self.told.note(Holder::new(&identity, address), &ca, now, issued.not_after);
         }
-        let issuance = Issuance::new(serial, identity, caller, now, issued.not_after);
-        issuance.log();
-        self.inventory.record(issuance);
-        Ok(issued.into_chain())
+        Ok((Issuance::new(serial.to_string().into(), identity, caller, now, issued.not_after), issued.into_chain()))
     }
 
     /// Returns whose certificate it is to be: the caller's, or another's that the caller may ask for; `None` if it may not.
@@ -99,27 +135,19 @@ impl CertificateService {
         authorized.inspect_err(|error| warn!(caller = %caller.identity, wanted, %error, "asks for another's identity")).ok()
     }
 
-    fn refuse(&self, caller: &SpiffeId, refusal: IssueError) -> Status {
-        let (reason, status) = match &refusal {
-            IssueError::Request(_) => ("csr_error", Status::invalid_argument(refusal.to_string())),
-            IssueError::KeyType(_) => ("csr_error", Status::invalid_argument(refusal.to_string())),
-            IssueError::Ttl { .. } => ("ttl_error", Status::invalid_argument(refusal.to_string())),
-            IssueError::Identity(_) => ("cert_gen_error", Status::unauthenticated("request authenticate failure")),
-            IssueError::CaExpired(_) | IssueError::Signing(_) | IssueError::Randomness(_) => {
-                ("cert_gen_error", Status::internal(refusal.to_string()))
-            }
-        };
-        match &refusal {
-            IssueError::Request(_) => self.metrics.csr_parsing_errors.inc(),
-            IssueError::Identity(_) => self.metrics.id_extraction_errors.inc(),
+    fn refuse(&self, caller: &SpiffeId, refusal: &RegistrationError) -> Status {
+        match refusal {
+            RegistrationError::Policy(IssueError::Request(SigningRequestError::Malformed(_))) => self.metrics.csr_parsing_errors.inc(),
+            RegistrationError::Policy(IssueError::Identity(_)) => self.metrics.id_extraction_errors.inc(),
             _ => {}
         }
+        let reason = refusal.reason();
         self.metrics.count_sign_error(reason);
         match reason {
             "cert_gen_error" => error!(%caller, error = %refusal, "no certificate issued"),
             _ => warn!(%caller, error = %refusal, "no certificate issued"),
         }
-        status
+        refusal.status()
     }
 }
 
@@ -137,8 +165,8 @@ impl IstioCertificateService for CertificateService {
             self.metrics.authentication_failures.inc();
             return Err(Status::unauthenticated("request impersonation authentication failure"));
         };
-        let signed = self.sign(&request, identity, caller.clone(), address);
-        let cert_chain = signed.map_err(|error| self.refuse(&caller.identity, error))?;
+        let signed = self.sign(&request, identity, caller.clone(), address).await;
+        let cert_chain = signed.map_err(|error| self.refuse(&caller.identity, &error))?;
         self.metrics.issued.inc();
         Ok(Response::new(IstioCertificateResponse { cert_chain }))
     }
@@ -153,11 +181,27 @@ enum Impersonated<'a> {
 
 /// Reads `ImpersonatedIdentity` of the metadata (ztunnel's). A certificate for the caller's own identity would be the wrong answer.
 fn impersonated(request: &IstioCertificateRequest) -> Impersonated<'_> {
-    let value = request.metadata.as_ref().and_then(|metadata| metadata.fields.get("ImpersonatedIdentity"));
+    match metadata(request, "ImpersonatedIdentity") {
+        Ok(None) => Impersonated::Nobody,
+        Ok(Some(name)) => Impersonated::Identity(name),
+        Err(NotText) => Impersonated::Unreadable,
+    }
+}
+
+/// Reads `CertSigner` of the metadata: the signer that the proxy wants.
+fn cert_signer(request: &IstioCertificateRequest) -> Result<Option<&str>, RegistrationError> {
+    metadata(request, "CertSigner").map_err(|NotText| RegistrationError::CertSigner)
+}
+
+/// What is there is no text.
+struct NotText;
+
+/// Reads a text of the metadata; an empty one counts as none.
+fn metadata<'a>(request: &'a IstioCertificateRequest, name: &str) -> Result<Option<&'a str>, NotText> {
+    let value = request.metadata.as_ref().and_then(|metadata| metadata.fields.get(name));
     match value.and_then(|value| value.kind.as_ref()) {
-        None | Some(Kind::NullValue(_)) => Impersonated::Nobody,
-        Some(Kind::StringValue(name)) if name.is_empty() => Impersonated::Nobody,
-        Some(Kind::StringValue(name)) => Impersonated::Identity(name),
-        Some(_) => Impersonated::Unreadable,
+        None | Some(Kind::NullValue(_)) => Ok(None),
+        Some(Kind::StringValue(text)) => Ok(Some(text.as_str()).filter(|text| !text.is_empty())),
+        Some(_) => Err(NotText),
     }
 }

@@ -50,7 +50,7 @@ const BACKLOG: u32 = 16_384;
 /// would otherwise go up to 4 MB, which no budget knows of. More goes out in the time of a round trip only to peers that are far away.
 const SEND_BUFFER: u32 = 32 << 10;
 
-/// How long a request for a certificate may take, with its body.
+/// How long a request for a certificate may take, with its body; an external signer has its time besides.
 const CERTIFICATE_TIME: Duration = Duration::from_secs(10);
 
 /// Runs a control plane until SIGTERM or SIGINT.
@@ -86,7 +86,9 @@ async fn start(settings: &Settings, tasks: &Tasks, threads: &Threads) -> anyhow:
     let mesh = sources::mesh_config(settings).await?;
     let identity = Identity::load(settings, &mesh, &runtime).await?;
     runtime.debug_access.authenticate_by(Arc::clone(&identity.authenticator));
-    let _ = runtime.debug.ca.set(Arc::clone(&identity.ca));
+    if let Some(ca) = &identity.ca {
+        let _ = runtime.debug.ca.set(Arc::clone(ca));
+    }
     identity.keep(&runtime);
     drop(ca_loaded);
     tokio::spawn(Pipeline::new(settings, mesh, &runtime).run(sources::events(settings, identity.trust_bundle(&runtime))?, synced));
@@ -96,11 +98,11 @@ async fn start(settings: &Settings, tasks: &Tasks, threads: &Threads) -> anyhow:
     if let Some(listener) = listeners.grpc {
         serve_plain_grpc(settings, &runtime, listener);
     }
-    serve_secure_grpc(settings, &runtime, &identity, listeners.secure_grpc);
+    serve_secure_grpc(settings, &runtime, &identity, listeners.secure_grpc)?;
     if let Some(listener) = listeners.https {
         serve_webhooks(settings, &runtime, &identity, hand_over(listener, threads.webhooks())?, threads.webhooks());
     }
-    let texts = AgentTexts { roots: identity.tls.roots(), revocation: identity.ca.revocation() };
+    let texts = AgentTexts { roots: identity.tls.roots(), revocation: identity.revocation() };
     kubernetes::keep_objects(settings, &runtime, texts);
     let account = &settings.instance.service_account;
     tracing::info!(version = version::VERSION, source = %settings.source, service_account = account, "serving");
@@ -168,18 +170,22 @@ fn serve_plain_grpc(settings: &Settings, runtime: &Runtime, listener: TcpListene
     runtime.tasks.spawn(serve_plain(listener, routes, settings.connections, connections, shutdown));
 }
 
-fn serve_secure_grpc(settings: &Settings, runtime: &Runtime, identity: &Identity, listener: TcpListener) {
-    let metrics = runtime.metrics.ca.clone();
-    let (ca, clock) = (Arc::clone(&identity.ca), Arc::clone(&runtime.clock));
-    let inventory = Arc::clone(&runtime.debug.inventory);
-    let service =
-        CertificateService::new(ca, settings.identity.issue, clock, metrics.clone(), inventory).telling(Arc::clone(&runtime.debug.told));
+fn serve_secure_grpc(settings: &Settings, runtime: &Runtime, identity: &Identity, listener: TcpListener) -> anyhow::Result<()> {
+    let (metrics, clock) = (runtime.metrics.ca.clone(), Arc::clone(&runtime.clock));
+    let (signing, inventory) = (identity.signing().context("nobody signs certificates")?, Arc::clone(&runtime.debug.inventory));
+    let service = CertificateService::new(signing, settings.identity.issue, clock, metrics.clone(), inventory)
+        .telling(Arc::clone(&runtime.debug.told));
     let service = match node_authorizer(settings, &identity.trust_domain, runtime) {
         Some(nodes) => service.for_nodes(nodes),
         None => service,
     };
-    let certificates =
-        Bounded { service: service.into_server(), time: CERTIFICATE_TIME, bytes: 2 * LARGEST_MESSAGE, budget: runtime.budget.clone() };
+    let patience = settings.identity.registration.as_ref().map(|others| others.patience).unwrap_or_default();
+    let certificates = Bounded {
+        service: service.into_server(),
+        time: CERTIFICATE_TIME + patience,
+        bytes: 2 * LARGEST_MESSAGE,
+        budget: runtime.budget.clone(),
+    };
     let port = SecureGrpc {
         tls: Arc::clone(&identity.tls),
         routes: Routes::new(discovery_service(settings, runtime, true)).add_service(certificates),
@@ -189,6 +195,7 @@ fn serve_secure_grpc(settings: &Settings, runtime: &Runtime, identity: &Identity
         connections: runtime.connections.clone(),
     };
     runtime.tasks.spawn(port.serve(listener, runtime.tasks.shutdown.clone()));
+    Ok(())
 }
 
 fn discovery_service(settings: &Settings, runtime: &Runtime, authenticated: bool) -> DiscoveryService {

@@ -7,9 +7,10 @@ use tokio::sync::watch;
 
 use super::{
     kubernetes,
+    registration::Registration,
     runtime::Runtime,
     settings::{IdentitySettings, Settings},
-    tls::{ServingCertificate, ServingNames, TlsIdentity},
+    tls::{Authorities, SERVING_TTL, ServingCertificate, ServingNames, TlsIdentity},
 };
 use crate::{
     api::{mesh_config::MeshConfig, trust_bundle::TrustBundle},
@@ -19,6 +20,7 @@ use crate::{
         ca::{self, CaHandle, Expiry, SelfSigned, SigningCa, StateFolder},
         impersonation::NodeAuthorizer,
         local_issuer::{DEFAULT_ISSUER, KEY_SET_FILE},
+        service::Signing,
     },
     source::key_sets,
 };
@@ -28,8 +30,10 @@ const MOUNTED_CA: &str = "./etc/cacerts";
 
 /// Who signs, and who may call.
 pub(super) struct Identity {
-    /// The CA that signs.
-    pub(super) ca: Arc<CaHandle>,
+    /// Our own CA; `None`: external signers sign everything.
+    pub(super) ca: Option<Arc<CaHandle>>,
+    /// Others who sign certificates of workloads.
+    pub(super) registration: Option<Registration>,
     /// Proves who calls.
     pub(super) authenticator: Arc<Authenticator>,
     /// Our own side of TLS.
@@ -46,6 +50,8 @@ enum CaSource {
     Folder(PathBuf),
     Secrets(Box<CaSecrets>, CaOrigin),
     State(StateFolder),
+    /// There is none.
+    Nowhere,
 }
 
 impl Identity {
@@ -54,34 +60,61 @@ impl Identity {
     /// # Errors
     /// When the CA, the key set or the serving certificate is refused.
     pub(super) async fn load(settings: &Settings, mesh: &MeshConfig, runtime: &Runtime) -> anyhow::Result<Self> {
-        let (ca, source) = load_ca(settings, mesh, runtime).await?;
-        if let Some(error) = ca.unusable_revocation() {
-            anyhow::bail!("{error}; without it, who was revoked would be let in");
-        }
-        let ca = CaHandle::new(ca);
+        let registration = Registration::start(settings, runtime)?;
+        let others_sign_all = registration.as_ref().is_some_and(|registration| registration.serving.is_some());
+        let (ca, source) = if others_sign_all { (None, CaSource::Nowhere) } else { own_ca(settings, mesh, runtime).await? };
         let cluster_tokens = settings.source.api_server().map(|server| kubernetes::cluster_tokens(server, settings, mesh, runtime));
         let mut verifiers = local_verifiers(settings, mesh)?;
         // In istiod's order: the cluster is asked last.
         let open_id = open_id_tokens(settings, mesh);
         verifiers.extend(open_id.iter().map(|tokens| Arc::clone(tokens) as Arc<dyn TokenVerifier>));
         verifiers.extend(cluster_tokens.iter().map(|tokens| Arc::clone(tokens) as Arc<dyn TokenVerifier>));
-        let authenticator =
-            Arc::new(Authenticator::new(mesh.trust_domain.clone(), verifiers, Arc::clone(&runtime.clock)).with_revocation(Arc::clone(&ca)));
-        let certificate = match &settings.tls.files {
-            Some(files) => ServingCertificate::Files(files.clone()),
-            None => ServingCertificate::Ours(serving_names(settings)),
-        };
-        let tls = TlsIdentity::new(Arc::clone(&ca), certificate, settings.tls.protocol.clone(), Arc::clone(&runtime.clock))?;
-        Ok(Self { ca, authenticator, tls, trust_domain: mesh.trust_domain.clone(), source, cluster_tokens, open_id })
+        let authenticator = Authenticator::new(mesh.trust_domain.clone(), verifiers, Arc::clone(&runtime.clock));
+        let authenticator = Arc::new(match &ca {
+            Some(ca) => authenticator.with_revocation(Arc::clone(ca)),
+            None => authenticator,
+        });
+        let certificate = serving_certificate(settings, registration.as_ref(), runtime).await;
+        let authorities = Authorities { own: ca.clone(), external: registration.as_ref().map(|registration| registration.roots.clone()) };
+        let tls = TlsIdentity::new(authorities, certificate, settings.tls.protocol.clone(), Arc::clone(&runtime.clock))?;
+        let trust_domain = mesh.trust_domain.clone();
+        Ok(Self { ca, registration, authenticator, tls, trust_domain, source, cluster_tokens, open_id })
+    }
+
+    /// Returns who signs certificates of workloads.
+    pub(super) fn signing(&self) -> Option<Signing> {
+        let others = self.registration.as_ref().map(|registration| Signing::Others(Arc::clone(&registration.authority)));
+        others.or_else(|| self.ca.clone().map(Signing::Ours))
+    }
+
+    /// Returns the PEM of the lists of revoked certificates, now and whenever they change; external signers have none.
+    pub(super) fn revocation(&self) -> watch::Receiver<Arc<str>> {
+        self.ca.as_ref().map_or_else(|| watch::Sender::new("".into()).subscribe(), |ca| ca.revocation())
     }
 
     /// Takes newer CAs over, renews our own certificate and fetches token keys, until shutdown.
     pub(super) fn keep(&self, runtime: &Runtime) {
         let (tasks, clock) = (&runtime.tasks, &runtime.clock);
         tasks.spawn(Arc::clone(&self.tls).keep_fresh(tasks.shutdown.clone()));
-        self.watch_expiry(runtime);
-        let ca = Arc::clone(&self.ca);
+        if let Some(ca) = &self.ca {
+            self.keep_ca(ca, runtime);
+        }
+        if let Some(tokens) = &self.open_id {
+            tasks.spawn(Arc::clone(tokens).keep_keys(Arc::clone(clock), tasks.shutdown.clone()));
+        }
+        if let Some(tokens) = &self.cluster_tokens {
+            tasks.spawn(Arc::clone(tokens).keep_keys(Arc::clone(clock), tasks.shutdown.clone()));
+        }
+    }
+}
+
+impl Identity {
+    /// Takes newer versions of our own CA over, until shutdown.
+    fn keep_ca(&self, ca: &Arc<CaHandle>, runtime: &Runtime) {
+        self.watch_expiry(Arc::clone(ca), runtime);
+        let (tasks, clock, ca) = (&runtime.tasks, &runtime.clock, Arc::clone(ca));
         match &self.source {
+            CaSource::Nowhere => {}
             CaSource::Folder(folder) => {
                 let metrics = runtime.metrics.ca.clone();
                 tasks.spawn(ca::watch(folder.clone(), ca, Arc::clone(clock), metrics, tasks.shutdown.clone()));
@@ -94,23 +127,23 @@ impl Identity {
                 tasks.spawn(CaSecrets::clone(secrets).keep(ca, *origin, tasks.shutdown.clone()));
             }
         }
-        if let Some(tokens) = &self.open_id {
-            tasks.spawn(Arc::clone(tokens).keep_keys(Arc::clone(clock), tasks.shutdown.clone()));
-        }
-        if let Some(tokens) = &self.cluster_tokens {
-            tasks.spawn(Arc::clone(tokens).keep_keys(Arc::clone(clock), tasks.shutdown.clone()));
-        }
     }
-}
 
-impl Identity {
-    /// Returns whom proxies trust because of our CA, now and whenever that differs.
+    /// Returns whose certificates count in this mesh.
+    fn authorities(&self) -> Authorities {
+        let external = self.registration.as_ref().map(|registration| registration.roots.clone());
+        Authorities { own: self.ca.clone(), external }
+    }
+
+    /// Returns whom proxies trust because of these authorities, now and whenever that differs.
     pub(super) fn trust_bundle(&self, runtime: &Runtime) -> watch::Receiver<TrustBundle> {
-        let (mut changes, ca) = (self.ca.subscribe(), Arc::clone(&self.ca));
-        let (sender, bundle) = watch::channel(ca.current().trust_bundle());
-        runtime.tasks.spawn(async move {
-            while changes.changed().await.is_ok() {
-                let now = ca.current().trust_bundle();
+        let authorities = self.authorities();
+        let (sender, bundle) = watch::channel(authorities.trust_bundle());
+        runtime.tasks.spawn_until_shutdown(async move {
+            let mut changes = authorities.changes();
+            loop {
+                changes.next().await;
+                let now = authorities.trust_bundle();
                 sender.send_if_modified(|known| mem::replace(known, now.clone()) != now);
             }
         });
@@ -118,19 +151,41 @@ impl Identity {
     }
 
     /// Says what ends soon: in the log, and at the Secret that the CA comes from.
-    fn watch_expiry(&self, runtime: &Runtime) {
+    fn watch_expiry(&self, ca: Arc<CaHandle>, runtime: &Runtime) {
         let secret = match &self.source {
             CaSource::Secrets(secrets, origin) => Some((secrets.events.clone(), origin.secret())),
-            CaSource::Folder(_) | CaSource::State(_) => None,
+            CaSource::Folder(_) | CaSource::State(_) | CaSource::Nowhere => None,
         };
         let tell = move |expiry: &Expiry| {
             if let Some((events, secret)) = &secret {
                 events.tell(secret, expiry.nearness.reason(), expiry.message());
             }
         };
-        let (ca, clock) = (Arc::clone(&self.ca), Arc::clone(&runtime.clock));
+        let clock = Arc::clone(&runtime.clock);
         runtime.tasks.spawn(ca::watch_expiry(ca, clock, tell, runtime.tasks.shutdown.clone()));
     }
+}
+
+/// Loads our own CA, with lists of revoked certificates that can be used.
+async fn own_ca(settings: &Settings, mesh: &MeshConfig, runtime: &Runtime) -> anyhow::Result<(Option<Arc<CaHandle>>, CaSource)> {
+    let (ca, source) = load_ca(settings, mesh, runtime).await?;
+    if let Some(error) = ca.unusable_revocation() {
+        anyhow::bail!("{error}; without it, who was revoked would be let in");
+    }
+    Ok((Some(CaHandle::new(ca)), source))
+}
+
+/// Returns where the certificate of our ports comes from. That of an external signer is waited for.
+async fn serving_certificate(settings: &Settings, registration: Option<&Registration>, runtime: &Runtime) -> ServingCertificate {
+    if let Some(files) = &settings.tls.files {
+        return ServingCertificate::Files(files.clone());
+    }
+    let names = serving_names(settings);
+    let signed = match registration {
+        Some(registration) => registration.serving(names.clone(), SERVING_TTL, runtime).await,
+        None => None,
+    };
+    signed.map_or_else(|| ServingCertificate::Ours(names.and_local()), ServingCertificate::Signed)
 }
 
 /// Prefers a folder that holds a CA. Without one, the CA is that of the API server's Secrets, or a self-signed root of our own; but
@@ -186,7 +241,8 @@ fn local_verifiers(settings: &Settings, mesh: &MeshConfig) -> anyhow::Result<Vec
     Ok(vec![Arc::new(verifier)])
 }
 
+/// Returns the names by which callers from elsewhere know us.
 fn serving_names(settings: &Settings) -> ServingNames {
-    let istiod = ServingNames::istiod(&settings.instance.namespace, Some(&settings.instance.revision)).and_local();
+    let istiod = ServingNames::istiod(&settings.instance.namespace, Some(&settings.instance.revision));
     settings.tls.names.iter().fold(istiod, |names, name| names.and(name))
 }

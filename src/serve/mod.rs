@@ -25,6 +25,7 @@ mod pipeline;
 mod process_metrics;
 mod read_ahead;
 pub mod readiness;
+mod registration;
 mod reviews;
 mod runtime;
 mod secret_readers;

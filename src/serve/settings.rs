@@ -9,7 +9,13 @@ use super::{
 use crate::{
     api::mesh_config::Features,
     controllers::election::Timing,
-    identity::{authenticate::JwtRule, ca::IssuePolicy, impersonation::Account, key::KeyType},
+    identity::{
+        authenticate::JwtRule,
+        ca::IssuePolicy,
+        impersonation::Account,
+        key::KeyType,
+        registration::{SignerChoice, SignerName},
+    },
     source::{debounce, key_sets, kubernetes},
     webhook::inject,
     xds::{bounds::Bounds, session},
@@ -148,6 +154,21 @@ pub(crate) struct IdentitySettings {
     pub jwt_rule: Option<JwtRule>,
     /// Accounts of nodes' proxies, which may ask for certificates of the pods on their node.
     pub trusted_node_accounts: Vec<Account>,
+    /// Others who sign certificates of workloads; `None`: our own CA does.
+    pub registration: Option<RegistrationSettings>,
+}
+
+/// Others who sign.
+#[derive(Clone, Debug)]
+pub(crate) struct RegistrationSettings {
+    /// Who signs for whom.
+    pub choice: SignerChoice,
+    /// Who signs the certificate of our own ports; `None`: our own CA does.
+    pub serving: Option<SignerName>,
+    /// File with the roots of all signers; it need not be there.
+    pub roots: PathBuf,
+    /// How long a signer may take.
+    pub patience: Duration,
 }
 
 /// What is kept in Kubernetes, by the replica that leads.

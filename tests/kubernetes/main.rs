@@ -19,5 +19,7 @@ mod replica;
 mod rotation;
 mod scope;
 mod shop;
+mod signers;
+mod small_signer;
 mod storage;
 mod texts;

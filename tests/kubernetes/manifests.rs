@@ -34,6 +34,13 @@ async fn every_way_to_install_is_taken_and_opens_what_it_says() -> Result<()> {
     ensure!(ports(&plaintext)?.contains(&json!(15010)) && policy(&plaintext)?.contains(&json!(15010)), "{:?}", ports(&plaintext)?);
     ensure!(container(&plaintext)?["args"][2] == "--grpcAddr=:15010", "{}", container(&plaintext)?["args"]);
 
+    fs::write(own.path().join("kustomization.yaml"), "resources: [../base]\ncomponents: [../components/external-signer]\n")?;
+    let signed = applied(&api, &own.path().display().to_string()).await?;
+    let variables = &container(&signed)?["env"];
+    ensure!(variables.to_string().contains("ISTIOD_RA_KUBERNETES_API"), "{variables}");
+    let rules = signed.named("ClusterRole", "istiod-istio-system")?["rules"].to_string();
+    ensure!(rules.contains("certificatesigningrequests/approval") && !base_rules(&base)?.contains("certificatesigningrequests"), "{rules}");
+
     // As docs/kubernetes.md says.
     let patched = documented("resources: [../production]\npatches:")?;
     fs::write(own.path().join("kustomization.yaml"), patched)?;
@@ -69,6 +76,10 @@ impl Stored {
     fn deployment(&self) -> Result<&Value> {
         self.named("Deployment", "istiod")
     }
+}
+
+fn base_rules(base: &Stored) -> Result<String> {
+    Ok(base.named("ClusterRole", "istiod-istio-system")?["rules"].to_string())
 }
 
 async fn applied(api: &ApiServer, folder: &str) -> Result<Stored> {

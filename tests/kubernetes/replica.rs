@@ -34,7 +34,10 @@ use k8s_openapi::api::events::v1::Event;
 use kube::api::ListParams;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tonic::{Code, Request, Status, transport::Channel};
+use tonic::{
+    Code, Request, Status,
+    transport::{Channel, ClientTlsConfig, Identity},
+};
 
 use crate::{objects, shop::PATIENCE};
 
@@ -160,6 +163,11 @@ impl Installation {
 }
 
 impl Replica {
+    /// Returns where its ports are.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.address
+    }
+
     /// Waits until it serves.
     pub(crate) async fn wait_until_ready(&self) -> Result<()> {
         wait::until("a ready control plane", PATIENCE, || async {
@@ -238,7 +246,15 @@ impl Replica {
 
     /// Connects to the port for proven callers.
     pub(crate) async fn connect(&self, root: &str) -> Result<Channel> {
-        let tls = tonic::transport::ClientTlsConfig::new();
+        self.connect_with(root, ClientTlsConfig::new()).await
+    }
+
+    /// Does the same, and shows this certificate.
+    pub(crate) async fn connect_as(&self, root: &str, chain: &str, key: &str) -> Result<Channel> {
+        self.connect_with(root, ClientTlsConfig::new().identity(Identity::from_pem(chain, key))).await
+    }
+
+    async fn connect_with(&self, root: &str, tls: ClientTlsConfig) -> Result<Channel> {
         let tls = tls.ca_certificate(tonic::transport::Certificate::from_pem(root)).domain_name(&self.server_name);
         let address = SocketAddr::new(self.address, PORT_SECURE_GRPC);
         Ok(Channel::from_shared(format!("https://{address}"))?.tls_config(tls)?.connect().await?)

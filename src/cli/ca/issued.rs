@@ -42,6 +42,8 @@ struct Entry {
     not_after: Timestamp,
     caller: String,
     proof: String,
+    #[serde(default)]
+    signer: Option<String>,
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
@@ -69,10 +71,11 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
 fn table(certificates: &[Entry]) -> String {
     let mut lines = format!("{:<47}  {:<20}  {:<25}  IDENTITY\n", "SERIAL", "NOT AFTER", "PROVEN BY");
-    for Entry { serial, identity, not_after, caller, proof } in certificates {
+    for Entry { serial, identity, not_after, caller, proof, signer } in certificates {
         let until = not_after.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let asked_by = if caller == identity { String::new() } else { format!(" (asked for by {caller})") };
-        lines += &escaped(&format!("{serial:<47}  {until:<20}  {proof:<25}  {identity}{asked_by}"));
+        let signed_by = signer.as_ref().map_or_else(String::new, |signer| format!(" (signed by {signer})"));
+        lines += &escaped(&format!("{serial:<47}  {until:<20}  {proof:<25}  {identity}{asked_by}{signed_by}"));
         lines.push('\n');
     }
     lines

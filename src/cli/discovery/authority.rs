@@ -69,6 +69,7 @@ impl AuthorityArguments {
             token_audiences: cluster.token_audiences.clone(),
             jwt_rule: self.jwt_rule.0.clone(),
             trusted_node_accounts: self.trusted_node_accounts.0.clone(),
+            registration: None,
         }
     }
 }

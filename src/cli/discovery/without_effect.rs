@@ -3,8 +3,7 @@
 use std::env;
 
 /// Variables that change what istiod does and have no effect here, each with the values that ask for what we do anyway.
-const VARIABLES: [(&str, &[&str]); 18] = [
-    ("PILOT_CERT_PROVIDER", &["istiod"]),
+const VARIABLES: [(&str, &[&str]); 17] = [
     ("PILOT_JWT_ENABLE_REMOTE_JWKS", &["false"]),
     ("XDS_AUTH", &["true"]),
     ("PILOT_ENABLE_XDS_IDENTITY_CHECK", &["true"]),
@@ -75,21 +74,14 @@ pub(super) struct WithoutEffect {
 
 impl WithoutEffect {
     /// Logs what was given and has no effect.
-    ///
-    /// # Errors
-    /// When ignoring it would do harm: an external CA is asked for, and we would sign with our own.
-    pub(super) fn warn(&self) -> anyhow::Result<()> {
+    pub(super) fn warn(&self) {
         let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
-        if let Some(external) = variable("EXTERNAL_CA") {
-            anyhow::bail!("EXTERNAL_CA={external}: certificates are signed by our own CA alone; put an intermediate into Secret cacerts");
-        }
         for flag in self.given() {
             tracing::warn!(flag, "this flag of istiod has no effect");
         }
         for (name, value) in ignored(variable) {
             tracing::warn!(name, value, "this variable of istiod has no effect");
         }
-        Ok(())
     }
 
     fn given(&self) -> Vec<&'static str> {
@@ -124,7 +116,7 @@ mod tests {
     #[test]
     fn variables_are_named_when_they_ask_for_something_else() {
         let variable = |name: &str| match name {
-            "PILOT_CERT_PROVIDER" => Some("istiod".to_owned()),
+            "EXTERNAL_ISTIOD" => Some("false".to_owned()),
             "PILOT_ENABLE_AMBIENT" => Some("true".to_owned()),
             _ => None,
         };

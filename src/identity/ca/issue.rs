@@ -5,11 +5,10 @@ use std::{net::IpAddr, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{
     CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, PublicKeyData, SanType,
-    SignatureAlgorithm,
 };
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
-use x509_parser::{certification_request::X509CertificationRequest, prelude::FromDer, public_key::PublicKey, x509::X509Name};
+use tonic::Status;
 
 use super::SigningCa;
 use crate::{
@@ -17,13 +16,11 @@ use crate::{
         certificate::pem_block,
         is_plain_name,
         serial::{NoRandomness, Serial},
+        signing_request::{SigningRequest, SigningRequestError},
     },
     mesh::model::SpiffeId,
-    peer_text::PeerText,
 };
 
-/// The largest request that is read: RSA-8192 with attributes is 3 kB.
-const LARGEST_REQUEST: usize = 16 << 10;
 const SUBJECT_ALTERNATIVE_NAME: &[u64] = &[2, 5, 29, 17];
 /// The longest common name (RFC 5280, ub-common-name).
 const LONGEST_COMMON_NAME: usize = 64;
@@ -62,12 +59,9 @@ pub struct ServingRequest<'a> {
 /// Why no certificate was issued.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum IssueError {
-    /// Not a PKCS#10 request in PEM, or one whose signature does not verify.
-    #[error("certificate request: {0}")]
-    Request(String),
-    /// A kind of key that we do not sign.
-    #[error("certificate request: key {0}; supported: RSA of 2048 bits or more, P-256, P-384")]
-    KeyType(PeerText),
+    /// The request cannot be signed, whoever signs.
+    #[error(transparent)]
+    Request(#[from] SigningRequestError),
     /// A longer lifetime than the policy allows.
     #[error("requested TTL {requested}s is greater than the max allowed TTL {maximum}s")]
     Ttl {
@@ -90,6 +84,28 @@ pub enum IssueError {
     Randomness(#[from] NoRandomness),
 }
 
+// === impl IssueError ===
+
+impl IssueError {
+    /// Returns the caller's answer.
+    pub(in crate::identity) fn status(&self) -> Status {
+        match self {
+            Self::Request(_) | Self::Ttl { .. } => Status::invalid_argument(self.to_string()),
+            Self::Identity(_) => Status::unauthenticated("request authenticate failure"),
+            Self::CaExpired(_) | Self::Signing(_) | Self::Randomness(_) => Status::internal(self.to_string()),
+        }
+    }
+
+    /// Returns istiod's label of `citadel_server_csr_sign_err_count`.
+    pub(in crate::identity) fn reason(&self) -> &'static str {
+        match self {
+            Self::Request(_) => "csr_error",
+            Self::Ttl { .. } => "ttl_error",
+            _ => "cert_gen_error",
+        }
+    }
+}
+
 // === impl SigningCa ===
 
 impl SigningCa {
@@ -107,7 +123,7 @@ impl SigningCa {
     ) -> Result<Issued, IssueError> {
         let ttl = policy.ttl(ttl_seconds)?;
         let uri = identity_uri(caller)?;
-        let request = read_request(request_pem)?;
+        let request = SigningRequest::read(request_pem)?;
         let common_name = request.has_common_name.then_some(uri.as_str()).filter(|uri| uri.len() <= LONGEST_COMMON_NAME);
         let mut parameters = parameters(common_name, serial);
         parameters.key_usages = usages(&request.key);
@@ -186,7 +202,8 @@ impl Default for IssuePolicy {
 }
 
 impl IssuePolicy {
-    fn ttl(&self, requested: i64) -> Result<Duration, IssueError> {
+    /// Returns how long a certificate lives, of which a request says so many seconds; zero or less: nothing.
+    pub(in crate::identity) fn ttl(&self, requested: i64) -> Result<Duration, IssueError> {
         match u64::try_from(requested) {
             Err(_) | Ok(0) => Ok(self.default_ttl),
             Ok(seconds) if seconds > self.max_ttl.as_secs() => Err(IssueError::Ttl { requested, maximum: self.max_ttl.as_secs() }),
@@ -195,74 +212,8 @@ impl IssuePolicy {
     }
 }
 
-/// What a certificate request decides: the key, and whether there is a common name.
-struct SigningRequest {
-    key: RequestKey,
-    has_common_name: bool,
-}
-
-struct RequestKey {
-    algorithm: &'static SignatureAlgorithm,
-    bits: Vec<u8>,
-}
-
-impl PublicKeyData for RequestKey {
-    fn der_bytes(&self) -> &[u8] {
-        &self.bits
-    }
-
-    fn algorithm(&self) -> &'static SignatureAlgorithm {
-        self.algorithm
-    }
-}
-
-fn read_request(text: &str) -> Result<SigningRequest, IssueError> {
-    let wrong = |reason: &str| IssueError::Request(reason.to_owned());
-    if text.len() > LARGEST_REQUEST {
-        return Err(wrong("too large"));
-    }
-    let block = pem::parse(text).map_err(|_| wrong("not one PEM block"))?;
-    if !matches!(block.tag(), "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST") {
-        return Err(wrong("not a PEM block CERTIFICATE REQUEST"));
-    }
-    let (rest, request) = X509CertificationRequest::from_der(block.contents()).map_err(|_| wrong("not PKCS#10"))?;
-    if !rest.is_empty() {
-        return Err(wrong("bytes follow the request"));
-    }
-    let information = &request.certification_request_info;
-    let key = &information.subject_pki;
-    let algorithm = match key.parsed().map_err(|_| key_type("that cannot be read"))? {
-        PublicKey::RSA(key) if key.key_size() >= 2048 => &rcgen::PKCS_RSA_SHA256,
-        PublicKey::RSA(key) => return Err(key_type(&format!("RSA of {} bits", key.key_size()))),
-        PublicKey::EC(_) => curve(key)?,
-        _ => return Err(key_type(&format!("of algorithm {}", key.algorithm.algorithm))),
-    };
-    request.verify_signature().map_err(|_| wrong("its signature does not verify"))?;
-    Ok(SigningRequest {
-        key: RequestKey { algorithm, bits: key.subject_public_key.data.to_vec() },
-        has_common_name: has_common_name(&information.subject),
-    })
-}
-
-fn curve(key: &x509_parser::x509::SubjectPublicKeyInfo<'_>) -> Result<&'static SignatureAlgorithm, IssueError> {
-    let curve = key.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
-    match curve.map(|oid| oid.to_id_string()).as_deref() {
-        Some("1.2.840.10045.3.1.7") => Ok(&rcgen::PKCS_ECDSA_P256_SHA256),
-        Some("1.3.132.0.34") => Ok(&rcgen::PKCS_ECDSA_P384_SHA384),
-        other => Err(key_type(&format!("on curve {}", other.unwrap_or("unknown")))),
-    }
-}
-
-/// Says what sort of key it is: the name of an algorithm may be of any length.
-fn key_type(what: &str) -> IssueError {
-    IssueError::KeyType(PeerText::new(what))
-}
-
-fn has_common_name(subject: &X509Name<'_>) -> bool {
-    subject.iter_common_name().any(|name| !name.as_slice().is_empty())
-}
-
-fn identity_uri(caller: &SpiffeId) -> Result<String, IssueError> {
+/// Returns the SPIFFE id as it stands in certificates.
+pub(in crate::identity) fn identity_uri(caller: &SpiffeId) -> Result<String, IssueError> {
     // A trust domain that is an e-mail address (a Google service account) is written with a dot, as Istio writes it.
     let trust_domain = caller.trust_domain.replace('@', ".");
     if ![trust_domain.as_str(), &caller.namespace, &caller.service_account].into_iter().all(is_plain_name) {

@@ -19,6 +19,7 @@ use smol_str::SmolStr;
 use tokio::sync::watch as channel;
 
 pub use expiry::{Expiry, Nearness, watch_expiry};
+pub(in crate::identity) use issue::identity_uri;
 pub use issue::{IssueError, IssuePolicy, Issued, ServingRequest};
 pub use load::{NEXT_CERTIFICATE, holds_ca, load, load_entries, load_self_signed, root_above};
 pub use load_error::LoadError;

@@ -16,12 +16,16 @@ pub(super) fn certificates(state: &DebugState, request: &PageRequest) -> Reply {
 }
 
 fn entry(issuance: &Issuance) -> Value {
-    json!({
+    let mut entry = json!({
         "serial": issuance.serial.to_string(),
         "identity": issuance.identity.to_string(),
         "issuedAt": issuance.issued_at.to_string(),
         "notAfter": issuance.not_after.to_string(),
         "caller": issuance.caller.to_string(),
         "proof": issuance.proof.as_str(),
-    })
+    });
+    if let Some(signer) = &issuance.signer {
+        entry["signer"] = json!(signer.as_str());
+    }
+    entry
 }

@@ -13,6 +13,9 @@ pub enum TlsError {
     /// The CA refused.
     #[error("serving certificate: {0}")]
     Issue(#[from] IssueError),
+    /// Nobody signs it.
+    #[error("serving certificate: there is no CA of our own")]
+    NoAuthority,
     /// A file is missing or wrong.
     #[error("{}: {why}", path.display())]
     File {

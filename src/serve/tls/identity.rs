@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use rustls::{
     RootCertStore, ServerConfig,
     server::{NoServerSessionStorage, WebPkiClientVerifier},
@@ -14,39 +14,44 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use super::{
+    authorities::{Authorities, changed},
     error::TlsError,
     files::{FileTexts, ServingFiles},
     names::ServingNames,
     parameters::TlsParameters,
+    renewal_time,
+    signed::SignedServing,
 };
 use crate::identity::{
     Clock,
-    ca::{CaHandle, IssueError, ServingRequest, SigningCa},
+    ca::{IssueError, ServingRequest},
     certificate::Certificate,
     key::{KeyType, PrivateKey},
     serial::Serial,
 };
 
 /// How long a serving certificate lives; it is replaced when two thirds are over.
-const SERVING_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
+pub(in crate::serve) const SERVING_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// How often to look whether the serving certificate must be replaced.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where our serving certificate comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum ServingCertificate {
     /// Our own CA issues it, for these names.
     Ours(ServingNames),
     /// Somebody else issues it and keeps it in files.
     Files(ServingFiles),
+    /// An external signer signs it; here is the newest.
+    Signed(watch::Receiver<Arc<SignedServing>>),
 }
 
 /// Our side of the TLS handshake: the serving certificate, and the roots that client certificates must chain to.
 pub struct TlsIdentity {
     current: ArcSwap<Current>,
     roots: watch::Sender<Arc<str>>,
-    ca: Arc<CaHandle>,
+    authorities: Authorities,
     certificate: ServingCertificate,
     protocol: TlsParameters,
     clock: Clock,
@@ -64,17 +69,25 @@ enum Valid {
     Until(Timestamp),
     /// As long as its files hold these texts.
     While(FileTexts),
+    /// Until whoever signs it gives another one.
+    UntilReplaced,
 }
 
 impl TlsIdentity {
-    /// Returns an identity with this certificate.
+    /// Returns an identity with this certificate, which takes callers' certificates of `authorities`.
     ///
     /// # Errors
     /// When it cannot be issued, or its files cannot be read.
-    pub fn new(ca: Arc<CaHandle>, certificate: ServingCertificate, protocol: TlsParameters, clock: Clock) -> Result<Arc<Self>, TlsError> {
-        let (current, roots) = issue(&ca.current(), &certificate, &protocol, clock())?;
+    pub fn new(
+        authorities: impl Into<Authorities>,
+        certificate: ServingCertificate,
+        protocol: TlsParameters,
+        clock: Clock,
+    ) -> Result<Arc<Self>, TlsError> {
+        let authorities = authorities.into();
+        let (current, roots) = issue(&authorities, &certificate, &protocol, clock())?;
         let (current, roots) = (ArcSwap::from_pointee(current), watch::Sender::new(roots));
-        Ok(Arc::new(Self { current, roots, ca, certificate, protocol, clock }))
+        Ok(Arc::new(Self { current, roots, authorities, certificate, protocol, clock }))
     }
 
     /// Returns what the next handshake uses.
@@ -92,12 +105,12 @@ impl TlsIdentity {
         self.roots.subscribe()
     }
 
-    /// Replaces the certificate: by a new one of the CA in use now, or by the one that the files hold now.
+    /// Replaces the certificate: by a new one of the CA in use now, or by the one that the files or the signer hold now.
     ///
     /// # Errors
     /// As for [`Self::new`]; the certificate in use stays.
     pub fn reissue(&self) -> Result<(), TlsError> {
-        let (current, roots) = issue(&self.ca.current(), &self.certificate, &self.protocol, (self.clock)())?;
+        let (current, roots) = issue(&self.authorities, &self.certificate, &self.protocol, (self.clock)())?;
         self.current.store(Arc::new(current));
         self.roots.send_if_modified(|known| {
             let changed = *known != roots;
@@ -107,14 +120,15 @@ impl TlsIdentity {
         Ok(())
     }
 
-    /// Runs until `shutdown`: replaces the certificate when the CA or the files were replaced, and before it expires.
+    /// Runs until `shutdown`: replaces the certificate when an authority or the files were replaced, and before it expires.
     pub async fn keep_fresh(self: Arc<Self>, shutdown: CancellationToken) {
-        let mut changed = self.ca.subscribe();
+        let (mut changes, mut signed) = (self.authorities.changes(), self.certificate.signed());
         let mut logged = String::new();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                _ = changed.changed() => {}
+                () = changes.next() => {}
+                () = changed(&mut signed) => {}
                 () = tokio::time::sleep(CHECK_INTERVAL) => {
                     if !self.is_due() {
                         continue;
@@ -141,7 +155,18 @@ impl TlsIdentity {
             (Valid::Until(time), _) => (self.clock)() >= *time,
             // Files that cannot be read count as changed.
             (Valid::While(texts), ServingCertificate::Files(files)) => files.texts().ok().as_ref() != Some(texts),
-            (Valid::While(_), ServingCertificate::Ours(_)) => false,
+            _ => false,
+        }
+    }
+}
+
+// === impl ServingCertificate ===
+
+impl ServingCertificate {
+    fn signed(&self) -> Option<watch::Receiver<Arc<SignedServing>>> {
+        match self {
+            Self::Signed(newest) => Some(newest.clone()),
+            Self::Ours(_) | Self::Files(_) => None,
         }
     }
 }
@@ -154,39 +179,48 @@ impl std::fmt::Debug for TlsIdentity {
 
 /// Returns what handshakes use from now on, and the PEM of the roots by which clients verify it.
 fn issue(
-    ca: &SigningCa,
+    authorities: &Authorities,
     certificate: &ServingCertificate,
     protocol: &TlsParameters,
     now: Timestamp,
 ) -> Result<(Current, Arc<str>), TlsError> {
     match certificate {
         ServingCertificate::Ours(names) => {
-            let key = PrivateKey::generate(KeyType::P256)?;
+            let (ca, key) = (authorities.own().ok_or(TlsError::NoAuthority)?, PrivateKey::generate(KeyType::P256)?);
             let request = ServingRequest { dns_names: &names.dns_names, addresses: &names.addresses, ttl: SERVING_TTL };
             let issued = ca.issue_serving(key.pair(), &request, now, Serial::random().map_err(IssueError::from)?)?;
             let chain = [issued.leaf_der().clone()].into_iter().chain(ca.path().iter().map(|certificate| certificate.der().clone()));
-            let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.to_der()));
-            let config = server_config(ca, chain.collect(), key, protocol)?;
+            let config = server_config(authorities, chain.collect(), pkcs8(key.to_der()), protocol)?;
             Ok((Current { config, valid: Valid::Until(renewal_time(now, issued.not_after)) }, ca.root_bundle().into()))
         }
         ServingCertificate::Files(files) => {
             let texts = files.texts()?;
             let identity = files.parse(&texts)?;
-            let config = server_config(ca, identity.chain, identity.key, protocol)?;
+            let config = server_config(authorities, identity.chain, identity.key, protocol)?;
             Ok((Current { config, valid: Valid::While(texts) }, identity.roots))
+        }
+        ServingCertificate::Signed(newest) => {
+            let serving = Arc::clone(&newest.borrow());
+            let config = server_config(authorities, serving.chain.clone(), pkcs8(serving.key.clone()), protocol)?;
+            Ok((Current { config, valid: Valid::UntilReplaced }, Arc::clone(&serving.roots)))
         }
     }
 }
 
+fn pkcs8(der: Vec<u8>) -> PrivateKeyDer<'static> {
+    PrivateKeyDer::from(PrivatePkcs8KeyDer::from(der))
+}
+
 fn server_config(
-    ca: &SigningCa,
+    authorities: &Authorities,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     protocol: &TlsParameters,
 ) -> Result<Arc<ServerConfig>, TlsError> {
-    let provider = protocol.provider();
-    let verifier = WebPkiClientVerifier::builder_with_provider(root_store(ca.roots()).into(), provider.clone())
-        .with_crls(ca.revocation().into_iter().flat_map(|lists| lists.der()))
+    let (provider, own) = (protocol.provider(), authorities.own());
+    let lists = own.as_ref().and_then(|ca| ca.revocation());
+    let verifier = WebPkiClientVerifier::builder_with_provider(root_store(&authorities.roots()).into(), provider.clone())
+        .with_crls(lists.into_iter().flat_map(|lists| lists.der()))
         // Of a CA that signed before, or of another mesh, there may be no list.
         .allow_unknown_revocation_status()
         .allow_unauthenticated()
@@ -207,9 +241,4 @@ fn root_store(roots: &[Certificate]) -> RootCertStore {
     let mut store = RootCertStore::empty();
     store.add_parsable_certificates(roots.iter().map(|root| root.der().clone()));
     store
-}
-
-fn renewal_time(now: Timestamp, end: Timestamp) -> Timestamp {
-    let lifetime = SignedDuration::from_secs(end.as_second() - now.as_second());
-    now.checked_add(lifetime * 2 / 3).unwrap_or(end)
 }
