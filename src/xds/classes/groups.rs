@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use imbl::{OrdMap, ordmap::DiffItem};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
@@ -20,7 +21,7 @@ use crate::{
     api::{Diagnostic, ObjectKey},
     mesh::{
         credential::SecretName,
-        model::{Proxy, ProxyKind},
+        model::{Hostname, Proxy, ProxyKind},
         scope::{Scope, ScopeKey, scope_key, scope_of},
         world::{Touched, World},
     },
@@ -46,6 +47,9 @@ impl Keys {
 
 /// Scopes by what decides about them.
 pub(super) type Scopes = FxHashMap<ScopeKey, Scope>;
+
+/// Hosts by the scope in which something about them changed.
+pub(super) type ScopedHosts = FxHashMap<ScopeKey, Vec<Hostname>>;
 
 /// The groups of all connected proxies.
 #[derive(Default)]
@@ -105,6 +109,19 @@ impl Groups {
             (key.clone(), mem::replace(scope, next))
         };
         self.scopes.iter_mut().map(next).collect()
+    }
+
+    /// Returns the hosts that scopes which a Sidecar narrows see otherwise than before: routes import services there, so that
+    /// services and rules for them come and go with routes.
+    pub(super) fn hosts_seen_otherwise(&self, before: &Scopes) -> ScopedHosts {
+        let narrowed = before.iter().filter(|(_, scope)| scope.sidecar.is_some());
+        let differing = narrowed.filter_map(|(key, old)| {
+            let new = self.scopes.get(key)?;
+            let mut hosts = differing(&old.services, &new.services);
+            hosts.extend(differing(&old.destination_rules, &new.destination_rules));
+            Some((key.clone(), hosts))
+        });
+        differing.filter(|(_, hosts)| !hosts.is_empty()).collect()
     }
 
     /// Brings all groups up to a new world; `before` holds the scopes that they were made for.
@@ -226,4 +243,12 @@ impl Groups {
 
 fn finding(refused: &Refused) -> Diagnostic {
     Diagnostic::warning(refused.field.clone(), refused.reason.to_string()).of(&refused.origin.object)
+}
+
+/// Returns the hosts for which two tables differ.
+fn differing<V: PartialEq>(old: &OrdMap<Hostname, Arc<V>>, new: &OrdMap<Hostname, Arc<V>>) -> Vec<Hostname> {
+    let host = |item| match item {
+        DiffItem::Add(host, _) | DiffItem::Remove(host, _) | DiffItem::Update { new: (host, _), .. } => Hostname::clone(host),
+    };
+    old.diff(new).map(host).collect()
 }

@@ -39,7 +39,12 @@ use tokio::{
 };
 
 use self::{
-    concern::Concern, groups::Groups, key::DistinguishingLabels, resource_cache::TRANSLATED, secrets::Secrets, trust::TrustLayers,
+    concern::Concern,
+    groups::{Groups, ScopedHosts, Scopes},
+    key::DistinguishingLabels,
+    resource_cache::TRANSLATED,
+    secrets::Secrets,
+    trust::TrustLayers,
     users::Keys,
 };
 pub use self::{groups::GroupsSize, resource_cache::Translations};
@@ -160,7 +165,7 @@ impl Classes {
         self.0.follow_secrets(&state.secrets);
         // Scopes come first, since a proxy's own side is made from its scope.
         let scopes = state.groups.update_scopes(&state.world, touched);
-        state.sort_again(touched);
+        state.sort_again(touched, &scopes);
         state.let_go(|_| true);
         state.groups.update(&state.world, &scopes, touched);
         state.groups.check_own(state.proxies.values().visiting(Visited::Proxy).map(|connected| &connected.keys));
@@ -345,7 +350,7 @@ impl State {
     }
 
     /// Resolves anew the proxies that a change may put into another class.
-    fn sort_again(&mut self, touched: &Touched) {
+    fn sort_again(&mut self, touched: &Touched, before: &Scopes) {
         let distinguishing = if touched.everything || !touched.routes.is_empty() || !touched.services.is_empty() {
             DistinguishingLabels::of(&self.world)
         } else {
@@ -353,7 +358,8 @@ impl State {
         };
         let all = distinguishing != self.distinguishing;
         self.distinguishing = distinguishing;
-        let concern = Concern::of(&self.world, touched);
+        let imported = if touched.routes.is_empty() { ScopedHosts::default() } else { self.groups.hosts_seen_otherwise(before) };
+        let concern = Concern::of(&self.world, touched, imported);
         let concerned = |ConnectedProxy { proxy, keys, .. }: &ConnectedProxy| all || concern.covers(proxy, keys);
         for connected in self.proxies.values_mut().visiting(Visited::Proxy).filter(|connected| concerned(connected)) {
             connected.proxy = resolve_proxy(&self.world, &connected.node.proxy);

@@ -203,6 +203,43 @@ fn a_rule_counts_on_the_own_side_for_a_service_of_another_namespace_too() {
     }
 }
 
+const NARROW: &str = "
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: default, namespace: shop}
+spec: {egress: [{hosts: [istio-system/*]}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: shop, namespace: istio-system}
+spec: {hosts: [shop.example.com], resolution: DNS, ports: [{number: 80, name: http, protocol: HTTP}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: imports, namespace: istio-system}
+spec: {hosts: [shop.example.com], http: [{route: [{destination: {host: shop.example.com}}]}]}
+";
+
+const IMPORTING: &str = "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: imports, namespace: istio-system}
+spec: {hosts: [shop.example.com], http: [{route: [{destination: {host: reviews.shop.svc.cluster.local}}]}]}
+";
+
+#[test]
+fn a_rule_counts_on_the_own_side_once_a_route_imports_its_service() {
+    let mut plane = Plane::new();
+    for change in [SHOP, REVIEWS, CONNECTIONS, NARROW] {
+        plane.apply(change);
+    }
+    plane.connect(ProxyKind::Sidecar, "b-1.shop", [10, 0, 0, 3]);
+    for change in [IMPORTING, NARROW] {
+        plane.apply(change);
+        plane.check();
+    }
+}
+
 /// Checks that nothing is left of proxies that are gone, however many kinds of them there were, and that a change costs what
 /// it did before them.
 #[test]
