@@ -9,7 +9,7 @@ PROFILE := $(if $(RELEASE),--release,)
 BUILT := target/$(if $(RELEASE),release,debug)
 timed = @started=$$SECONDS; $(2); echo "$(1): $$((SECONDS - started)) s"
 
-.PHONY: help doctor setup setup-root demo demo-cluster build image test conflicts constraints hostile test-cluster lint bench fuzz advisories clean
+.PHONY: help doctor setup setup-root demo demo-cluster build image test conflicts constraints hostile rotations test-cluster lint bench fuzz advisories clean
 
 help: ## lists these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -69,6 +69,10 @@ constraints: ## sets every field of the messages that we send to values that Env
 hostile: ## gives every field 20,000 hostile values and asks a real Envoy about what the checks take; HOSTILE_CASES, HOSTILE_SEED, FIELD set them
 	@scripts/setup-envoy 1.40
 	HOSTILE_CASES="$${HOSTILE_CASES:-20000}" cargo test --locked $(PROFILE) --test offline hostile -- --nocapture
+
+rotations: ## replaces the authority under load on real Envoys, with 20 leaves for every proxy and 20 certificates of a gateway; ROTATIONS sets them
+	@scripts/setup-envoy 1.40
+	ROTATIONS="$${ROTATIONS:-20}" cargo test --locked $(PROFILE) --test envoy the_authority_is_replaced_under_load -- --nocapture
 
 test-cluster: ## as root: tests the mesh on a real Kubernetes node with real pods; TESTS=<name> runs only some
 	@scripts/setup-envoy 1.40

@@ -7,6 +7,7 @@ use std::{
 };
 
 use rcgen::KeyPair;
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use tokio::sync::watch;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -42,6 +43,11 @@ impl WorkloadCertificate {
     /// Returns the PEM of the root bundle.
     pub(crate) fn root_pem(&self) -> &str {
         &self.root_pem
+    }
+
+    /// Returns whether peers may chain to more than one root, as during a rotation.
+    pub(crate) fn trusts_several_roots(&self) -> bool {
+        CertificateDer::pem_slice_iter(self.root_pem.as_bytes()).count() > 1
     }
 
     /// Returns the same certificate with another root bundle.

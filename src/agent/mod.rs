@@ -137,6 +137,7 @@ async fn start_services(settings: &Settings, draining: &Draining, services: &mut
         discovery: settings.discovery.clone(),
         cluster_id: settings.workload.cluster_id.clone(),
         certificate: certificate.clone(),
+        renewal: Arc::clone(&renewal),
         telemetry: telemetry.clone(),
     });
     services.spawn(async move { service_ended("ADS relay", Err::<(), _>(relay.serve(sockets.xds).await)) });

@@ -15,7 +15,10 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use http_body_util::{BodyExt, Either, Empty, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, client::conn::http2::SendRequest, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::Notify,
+};
 use tracing::{debug, info, warn};
 
 use super::{
@@ -50,6 +53,8 @@ pub(crate) struct Relay {
     pub cluster_id: String,
     /// The workload's certificate, which is the credential if there is no token file.
     pub certificate: CurrentCertificate,
+    /// Told when the certificate is to be renewed before its time.
+    pub renewal: Arc<Notify>,
     /// Counters.
     pub telemetry: Arc<Telemetry>,
 }
@@ -94,6 +99,7 @@ impl Relay {
         };
         self.telemetry.stream_opened();
         info!(upstream = self.discovery.address, delta, "ADS stream opened");
+        self.show_what_is_trusted();
         let opened = Instant::now();
         match sender.send_request(upstream_request).await {
             Ok(response) => relayed(response, sender, opened),
@@ -101,6 +107,14 @@ impl Relay {
                 warn!("ADS stream failed after {:?}: {error}", opened.elapsed());
                 refusal(UNAVAILABLE, "the control plane closed the connection")
             }
+        }
+    }
+
+    /// Has the certificate renewed during a rotation of the root. What a control plane knows of whom its proxies trust goes with it, and
+    /// whoever takes its place learns it from the next request for a certificate only.
+    fn show_what_is_trusted(&self) {
+        if self.certificate.borrow().as_ref().is_some_and(|certificate| certificate.trusts_several_roots()) {
+            self.renewal.notify_one();
         }
     }
 

@@ -22,7 +22,7 @@
 //! | Role | secrets | get, list, watch | names `cacerts`, `istio-ca-secret` | the CA is read and watched by name |
 //! | Role | secrets | create | | the first replica makes `istio-ca-secret`; a create cannot be limited to a name |
 //! | Role | secrets | update | names `cacerts`, `istio-ca-secret` | a step of a rotation is taken; a self-signed root is renewed before it expires |
-//! | ClusterRole | pods | list | | whether other control planes run, whose proxies this one does not know |
+//! | ClusterRole | pods | list | | the other control planes, whose proxies this one does not know: they are asked before a step of a rotation |
 //! | ClusterRole | events (events.k8s.io) | create | | Events on these Secrets |
 //! | Role | leases (coordination.k8s.io) | create | | the first replica makes the Lease |
 //! | Role | leases (coordination.k8s.io) | get, update | name `istio-namespace-controller-election` | leadership is kept and released |
@@ -98,8 +98,8 @@ pub struct Controllers {
     pub revocation: watch::Receiver<Arc<str>>,
     /// The worlds, for their namespaces.
     pub worlds: watch::Receiver<Arc<World>>,
-    /// What this process knows of who trusts what.
-    pub knowledge: Knowledge,
+    /// What control planes know of who trusts what.
+    pub knowledge: Arc<dyn Knowledge>,
     /// Returns the current time.
     pub clock: Clock,
     /// The counters.
@@ -119,7 +119,8 @@ impl Controllers {
         let rotation = CaRotation {
             client: self.client.clone(),
             namespace: self.namespace.clone(),
-            knowledge: self.knowledge.clone(),
+            pod: self.pod.clone(),
+            knowledge: Arc::clone(&self.knowledge),
             clock: Arc::clone(&self.clock),
             metrics: self.metrics.clone(),
         };

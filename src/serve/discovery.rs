@@ -17,9 +17,10 @@ use super::{
     http::{self, HttpState, Pages},
     https::{self, Bounds},
     identity::{Identity, node_authorizer},
-    kubernetes::{self, AgentTexts},
+    kubernetes::{self, Authority},
     pipeline::Pipeline,
     readiness::{CA_LOADED, SOURCES_SYNCED},
+    replicas::Replicas,
     runtime::Runtime,
     secure_grpc::SecureGrpc,
     settings::{ListenSettings, Settings},
@@ -102,8 +103,8 @@ async fn start(settings: &Settings, tasks: &Tasks, threads: &Threads) -> anyhow:
     if let Some(listener) = listeners.https {
         serve_webhooks(settings, &runtime, &identity, hand_over(listener, threads.webhooks())?, threads.webhooks());
     }
-    let texts = AgentTexts { roots: identity.tls.roots(), revocation: identity.revocation() };
-    kubernetes::keep_objects(settings, &runtime, texts);
+    let knowledge = Arc::new(Replicas::of(settings, &runtime, &identity));
+    kubernetes::keep_objects(settings, &runtime, Authority { roots: identity.tls.roots(), revocation: identity.revocation(), knowledge });
     let account = &settings.instance.service_account;
     tracing::info!(version = version::VERSION, source = %settings.source, service_account = account, "serving");
     Ok(())

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::{runtime::Runtime, settings::Settings};
 use crate::{
     api::mesh_config::MeshConfig,
-    controllers::{Controllers, ca_secret::CaSecrets, secret_events::SecretEvents},
+    controllers::{Controllers, ca_rotation::Knowledge, ca_secret::CaSecrets, secret_events::SecretEvents},
     identity::{
         authenticate::kubernetes::{self, ClusterTokens},
         ca::SelfSigned,
@@ -17,12 +17,14 @@ use crate::{
     status,
 };
 
-/// What the agents of pods are told by ConfigMaps.
-pub(super) struct AgentTexts {
+/// What of the CA is kept in Kubernetes.
+pub(super) struct Authority {
     /// PEM of the roots by which clients verify us.
     pub(super) roots: watch::Receiver<Arc<str>>,
     /// PEM of the lists of revoked certificates; empty while there are none.
     pub(super) revocation: watch::Receiver<Arc<str>>,
+    /// What control planes know of who trusts what.
+    pub(super) knowledge: Arc<dyn Knowledge>,
 }
 
 /// Returns the Secrets that hold the CA.
@@ -52,17 +54,15 @@ pub(super) fn cluster_tokens(server: &ApiServer, settings: &Settings, mesh: &Mes
 }
 
 /// Runs for leadership until shutdown; the leader keeps what is ours in Kubernetes, and writes the status of users' objects. Does
-/// nothing without an API server. `texts`: what agents are told.
-pub(super) fn keep_objects(settings: &Settings, runtime: &Runtime, texts: AgentTexts) {
+/// nothing without an API server.
+pub(super) fn keep_objects(settings: &Settings, runtime: &Runtime, authority: Authority) {
     let Some(server) = settings.source.api_server() else { return };
-    let leads = start_controllers(server, settings, runtime, texts);
+    let leads = start_controllers(server, settings, runtime, authority);
     start_status(server, settings, runtime, leads);
 }
 
 /// Starts leader election and controllers; the receiver says whether this process leads.
-fn start_controllers(server: &ApiServer, settings: &Settings, runtime: &Runtime, texts: AgentTexts) -> watch::Receiver<bool> {
-    let debug = Arc::clone(&runtime.debug);
-    let knowledge = Arc::new(move || debug.trust_report());
+fn start_controllers(server: &ApiServer, settings: &Settings, runtime: &Runtime, authority: Authority) -> watch::Receiver<bool> {
     let controllers = Controllers {
         client: server.client.clone(),
         namespace: settings.instance.namespace.clone(),
@@ -71,10 +71,10 @@ fn start_controllers(server: &ApiServer, settings: &Settings, runtime: &Runtime,
         root_certificate: settings.controllers.root_certificate.clone(),
         revocation_name: settings.controllers.revocation.clone(),
         timing: settings.controllers.leadership,
-        roots: texts.roots,
-        revocation: texts.revocation,
+        roots: authority.roots,
+        revocation: authority.revocation,
         worlds: runtime.worlds.subscribe(),
-        knowledge,
+        knowledge: authority.knowledge,
         clock: Arc::clone(&runtime.clock),
         metrics: runtime.metrics.controllers.clone(),
     };

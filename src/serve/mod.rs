@@ -26,6 +26,7 @@ mod process_metrics;
 mod read_ahead;
 pub mod readiness;
 mod registration;
+mod replicas;
 mod reviews;
 mod runtime;
 mod secret_readers;

@@ -56,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) ttl: Duration,
     /// Resources by type URL.
     pub(crate) resources: Mutex<BTreeMap<String, Vec<(String, Any)>>>,
+    /// PEM of roots that proxies trust beside the authority's.
+    pub(crate) other_roots: Mutex<String>,
     pub(crate) issued: AtomicU64,
     pub(crate) streams: AtomicU64,
     /// Whether Envoy may refuse what it is served, by delta.
@@ -114,6 +116,7 @@ impl Shared {
             authority,
             ttl,
             resources: Mutex::default(),
+            other_roots: Mutex::default(),
             issued: AtomicU64::new(0),
             streams: AtomicU64::new(0),
             may_be_refused: AtomicBool::new(false),
@@ -202,7 +205,8 @@ impl IstioCertificateService for Service {
         let leaf =
             shared.authority.sign(&request.get_ref().csr, shared.ttl).map_err(|error| Status::invalid_argument(error.to_string()))?;
         shared.issued.fetch_add(1, Ordering::SeqCst);
-        Ok(Response::new(IstioCertificateResponse { cert_chain: vec![leaf, shared.authority.root_pem()] }))
+        let roots = shared.authority.root_pem() + &shared.other_roots.lock();
+        Ok(Response::new(IstioCertificateResponse { cert_chain: vec![leaf, roots] }))
     }
 }
 

@@ -57,6 +57,33 @@ async fn a_sidecar_starts_serves_and_ends_on_request() -> Result<()> {
     Ok(())
 }
 
+/// During a rotation of the root a control plane knows by the requests for certificates who trusts both; its successor knows nothing.
+#[tokio::test]
+async fn a_new_control_plane_is_shown_that_both_roots_are_trusted() -> Result<()> {
+    for roots in [1, 2] {
+        let mut stage = Stage::set(envoy()?, LONG)?;
+        if roots == 2 {
+            *stage.shared.other_roots.lock() = Authority::new()?.root_pem();
+        }
+        let control_plane = stage.start_control_plane()?;
+        stage.start_agent(&[])?;
+        stage.wait_until_ready().await?;
+        let shared = stage.shared.clone();
+        // The first stream has something to show, too.
+        stage.wait("known", async || shared.issued.load(Ordering::SeqCst) >= roots).await?;
+        let streams = shared.streams.load(Ordering::SeqCst);
+        drop(control_plane);
+        let _successor = stage.start_control_plane()?;
+        stage.wait("back", async || shared.streams.load(Ordering::SeqCst) > streams).await?;
+        if roots == 2 {
+            stage.wait("asking for a certificate", async || shared.issued.load(Ordering::SeqCst) > roots).await?;
+        } else {
+            assert_eq!(shared.issued.load(Ordering::SeqCst), 1, "with one root there is nothing to show");
+        }
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn an_open_connection_outlives_rotations() -> Result<()> {
     let envoy = envoy()?;

@@ -36,6 +36,8 @@ use crate::{
 };
 
 const ROTATIONS: u64 = 20;
+/// How long one of the clients waits before its next request.
+const BETWEEN_REQUESTS: Duration = Duration::from_millis(40);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_takes_its_certificates_from_secrets() -> Result<()> {
@@ -97,7 +99,7 @@ async fn a_gateway_takes_its_certificates_from_secrets() -> Result<()> {
     staples(&config, &servers, &edge).await?;
     pairs(&config, &servers, &edge).await?;
 
-    rotate(&config, &servers, SocketAddr::new(pod.address(), 443)).await
+    rotate(&config, &servers, SocketAddr::new(pod.address(), 443), ROTATIONS).await
 }
 
 /// Shows staples, and certificates without one where what is there is of no use.
@@ -142,7 +144,7 @@ async fn pairs(config: &Path, servers: &Ca, edge: &Edge<'_>) -> Result<()> {
 }
 
 /// Replaces the certificate again and again under load: each one shows, and no request fails.
-async fn rotate(config: &Path, servers: &Ca, edge: SocketAddr) -> Result<()> {
+pub(crate) async fn rotate(config: &Path, servers: &Ca, edge: SocketAddr, rotations: u64) -> Result<()> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(servers.pem.as_bytes())?)?;
     let client = TlsConnector::from(Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()));
@@ -154,12 +156,13 @@ async fn rotate(config: &Path, servers: &Ca, edge: SocketAddr) -> Result<()> {
                 while !stop.load(Ordering::Relaxed) {
                     request(&client, edge).await?;
                     sent.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(BETWEEN_REQUESTS).await;
                 }
                 anyhow::Ok(())
             })
         })
         .collect();
-    for serial in 100..100 + ROTATIONS {
+    for serial in 100..100 + rotations {
         let (certificate, key) = servers.issue("till.example.com", serial)?;
         let expected = CertificateDer::from_pem_slice(certificate.as_bytes())?;
         put(config, "till", &[("tls.crt", &certificate), ("tls.key", &key)])?;
@@ -174,8 +177,8 @@ async fn rotate(config: &Path, servers: &Ca, edge: SocketAddr) -> Result<()> {
         load.await??;
     }
     let sent = sent.load(Ordering::Relaxed);
-    ensure!(sent as u64 > ROTATIONS, "{sent} requests are too few to show anything");
-    println!("{ROTATIONS} certificates, {sent} requests, none failed");
+    ensure!(sent as u64 > rotations, "{sent} requests are too few to show anything");
+    println!("{rotations} certificates, {sent} requests, none failed");
     Ok(())
 }
 
@@ -223,7 +226,7 @@ impl Edge<'_> {
     }
 }
 
-fn put(config: &Path, name: &str, entries: &[(&str, &str)]) -> Result<()> {
+pub(crate) fn put(config: &Path, name: &str, entries: &[(&str, &str)]) -> Result<()> {
     let entries: Vec<_> = entries.iter().map(|(key, text)| (*key, text.as_bytes())).collect();
     put_data(config, name, &entries)
 }

@@ -38,6 +38,14 @@ pub(crate) async fn start(envoy_minor: &str, delta: bool) -> Result<Mesh> {
     Mesh::start(options(envoy_minor, delta)?, Loopback::free()?).await
 }
 
+/// Lets connections between Envoys end after ten requests. Otherwise they live for ever, and nobody looks at certificates again.
+pub(crate) fn few_requests(mesh: &Mesh) -> Result<()> {
+    const ROUTING: &str = "routing.yaml";
+    const POLICY: &str = "\n  trafficPolicy: {connectionPool: {http: {maxRequestsPerConnection: 10}}}\n  subsets:";
+    let routing = mesh.manifests().read(ROUTING)?;
+    mesh.manifests().write(ROUTING, &routing.replacen("\n  subsets:", POLICY, 1))
+}
+
 /// Load on both ways into the mesh, with the Envoys' counters from before it.
 pub(crate) struct Measured {
     pub(crate) load: Load,

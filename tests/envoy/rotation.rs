@@ -12,38 +12,47 @@ use harness::{
     address::Loopback,
     admin::Admin,
     http_client::{get, get_text},
-    mesh::{Mesh, Options, VIRTUAL_SERVICE, VIRTUAL_SERVICE_FILE},
+    mesh::{GATEWAY, Mesh, Options, PODS, VIRTUAL_SERVICE, VIRTUAL_SERVICE_FILE},
+    process::run,
     tools::istiod_lite,
     wait,
 };
 use istiod_lite::identity::{certificate::Certificate, rotation::Report};
 use serde_json::Value;
 
-use crate::mesh::{Measured, options, turn};
+use crate::{
+    credentials::{put, rotate},
+    guest::{Guest, hand_over},
+    mesh::{Measured, few_requests, options, turn},
+    users_ca::Ca,
+};
 
 /// How long a step may wait for the proxies: several lifetimes of their certificates.
 const PATIENCE: Duration = Duration::from_secs(40);
-const ROUTING_FILE: &str = "routing.yaml";
-/// Without it connections between Envoys live for ever, and nobody looks at certificates again.
-const FEW_REQUESTS: &str = "\n  trafficPolicy: {connectionPool: {http: {maxRequestsPerConnection: 10}}}\n  subsets:";
+const INTERMEDIATES: [&str; 4] = ["first", "second", "third", "fourth"];
+/// How many leaves each proxy and certificates the gateway have, unless the environment says otherwise.
+const ROTATIONS: u64 = 10;
 
-/// A whole rotation of the root by the four commands, then three intermediates. Certificates live for seconds, so that they expire, and
-/// connections for few requests, so that there are handshakes at every moment.
+/// A whole rotation of the root by the four commands, then three intermediates, a gateway's certificate replaced again and again, as many
+/// renewals of every leaf, and a workload that is revoked, all in one run: nobody but the revoked workload notices. Certificates live for
+/// seconds, so that they expire, and connections for few requests, so that there are handshakes at every moment.
 ///
+/// `ROTATIONS` says how many leaves each proxy and certificates the gateway are to have (`make rotations`: 20).
 /// With `UNAWAITED_ROTATION` in the environment steps are forced without waiting until everybody trusts both roots: it must fail.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_authority_is_replaced_under_load() -> Result<()> {
     let _turn = turn().await?;
     let options = Options { certificate_ttl: Some("8s"), ..options("1.40", true)? };
     let mut mesh = Mesh::start(options, Loopback::free()?).await?;
-    let routing = mesh.manifests().read(ROUTING_FILE)?;
-    mesh.manifests().write(ROUTING_FILE, &routing.replacen("\n  subsets:", FEW_REQUESTS, 1))?;
+    few_requests(&mesh)?;
     let both = mesh.manifests().read(VIRTUAL_SERVICE_FILE)?.replace("weight: 100", "weight: 50").replace("weight: 0", "weight: 50");
     mesh.apply(VIRTUAL_SERVICE_FILE, &both, VIRTUAL_SERVICE).await?;
-    let (rotation, offline) = (Rotation::of(&mesh), Offline::make(mesh.home())?);
-    let measured = Measured::start(&mesh, 50).await?;
+    let (rotation, offline, edge) = (Rotation::of(&mesh), Offline::make(mesh.home())?, Edge::of(&mesh)?);
+    let mut guest = Guest::join(&mesh).await?;
+    let measured = Measured::start(&mesh, 100).await?;
 
-    let next = offline.intermediate("first")?;
+    let [first, others @ ..] = INTERMEDIATES;
+    let next = offline.intermediate(first)?;
     rotation.run(&["--plan", &next.display().to_string()])?;
     ensure!(rotation.run(&["--status"])?.contains("planned"));
     // One step back and forth again.
@@ -59,7 +68,7 @@ async fn the_authority_is_replaced_under_load() -> Result<()> {
     let root = serial(&next.join("root-cert.pem"))?;
     only_root(&mut mesh, &root).await?;
 
-    for name in ["second", "third", "fourth"] {
+    for name in others {
         let next = offline.intermediate(name)?;
         rotation.run(&["--plan", &next.display().to_string()])?;
         let before = leaves(&mut mesh).await?;
@@ -68,7 +77,58 @@ async fn the_authority_is_replaced_under_load() -> Result<()> {
         all_renewed(&mut mesh, &before).await?;
     }
     only_root(&mut mesh, &root).await?;
-    measured.expect_no_failures(&mut mesh).await.map(drop)
+    let rotations = env::var("ROTATIONS").map_or(Ok(ROTATIONS), |text| text.parse())?;
+    edge.rotate(rotations).await?;
+    leaves_renewed(&mut mesh, rotations).await?;
+    guest.is_revoked(&mesh, |serial| offline.revoke(&mesh.home().join("ca"), serial)).await?;
+    let window = measured.expect_no_failures(&mut mesh).await?;
+    println!("{} requests to others, none failed", window.outcomes().len());
+    Ok(())
+}
+
+/// A server of the gateway with a certificate from a Secret.
+struct Edge {
+    servers: Ca,
+    config: PathBuf,
+    address: std::net::SocketAddr,
+}
+
+impl Edge {
+    fn of(mesh: &Mesh) -> Result<Self> {
+        let (servers, config, address) = (Ca::new()?, mesh.home().join("config"), mesh.network().socket(GATEWAY.host, 8443));
+        let (certificate, key) = servers.issue("till.example.com", 1)?;
+        put(&config, "till", &[("tls.crt", &certificate), ("tls.key", &key)])?;
+        mesh.manifests().write("till-gateway.yaml", &till(address.ip()))?;
+        Ok(Self { servers, config, address })
+    }
+
+    async fn rotate(&self, rotations: u64) -> Result<()> {
+        rotate(&self.config, &self.servers, self.address, rotations).await
+    }
+}
+
+fn till(address: std::net::IpAddr) -> String {
+    format!(
+        r#"apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: till, namespace: istio-system}}
+spec:
+  selector: {{istio: ingressgateway}}
+  servers:
+  - port: {{number: 8443, name: https, protocol: HTTPS}}
+    bind: {address}
+    hosts: [till.example.com]
+    tls: {{mode: SIMPLE, credentialName: till}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: till, namespace: istio-system}}
+spec:
+  hosts: [till.example.com]
+  gateways: [till]
+  http: [{{directResponse: {{status: 200, body: {{string: from the till}}}}}}]
+"#
+    )
 }
 
 /// The commands of an operator.
@@ -147,6 +207,20 @@ impl Offline {
         Ok(self.home.join(name))
     }
 
+    /// Makes lists of revoked certificates of all its CAs, and puts them beside the one that signs. Which of them signed `serial` does not
+    /// matter.
+    fn revoke(&self, ca: &Path, serial: Option<&str>) -> Result<String> {
+        let out = self.path("lists");
+        self.ca(&["crl", "--ca", &self.path("root"), "--out", &out])?;
+        for name in INTERMEDIATES {
+            let folder = self.path(name);
+            let mut arguments = vec!["ca", "crl", "--ca", &folder, "--out", &out];
+            arguments.extend(serial.iter().flat_map(|serial| ["--revoke", serial]));
+            run(&istiod_lite()?, &arguments)?;
+        }
+        hand_over(Path::new(&out), ca)
+    }
+
     fn ca(&self, arguments: &[&str]) -> Result<()> {
         let mut command = Command::new(istiod_lite()?);
         command.arg("ca").args(arguments).args(["--passphrase-env", "PASSPHRASE"]).env("PASSPHRASE", "a test's");
@@ -189,6 +263,22 @@ async fn all_renewed(mesh: &mut Mesh, before: &[Vec<String>]) -> Result<()> {
     Ok(())
 }
 
+/// Waits until every agent has been given so many certificates.
+async fn leaves_renewed(mesh: &mut Mesh, leaves: u64) -> Result<()> {
+    for pod in PODS {
+        let agent = mesh.network().socket(pod.host, 15020);
+        wait::until(&format!("{leaves} certificates of {}", pod.name), PATIENCE * 3, || async {
+            let metrics = get_text(agent, "/metrics").await?;
+            let line = metrics.lines().find_map(|line| line.strip_prefix("istiod_lite_agent_certificates_total "));
+            let count: u64 = line.context("no counter")?.parse()?;
+            ensure!(count > leaves, "{count} were issued");
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
+}
+
 async fn leaves(mesh: &mut Mesh) -> Result<Vec<Vec<String>>> {
     let mut all = Vec::new();
     for proxy in mesh.proxies() {
@@ -201,11 +291,15 @@ async fn certificates(admin: &Admin) -> Result<Value> {
     Ok(serde_json::from_str(&get_text(admin.address(), "/certs").await?)?)
 }
 
-/// Returns the serial numbers of what an Envoy has of a sort.
+/// Returns the serial numbers of what an Envoy has of a sort, without the gateway's certificates for browsers.
 fn serials(certificates: &Value, sort: &str) -> Vec<String> {
     let all = certificates["certificates"].as_array().into_iter().flatten();
     let listed = all.flat_map(|entry| entry[sort].as_array().into_iter().flatten());
-    listed.filter_map(|certificate| certificate["serial_number"].as_str()).map(digits).collect()
+    let is_of_mesh = |certificate: &&Value| {
+        let names = certificate["subject_alt_names"].as_array();
+        sort == "ca_cert" || names.is_some_and(|names| names.iter().any(|name| name.get("uri").is_some()))
+    };
+    listed.filter(is_of_mesh).filter_map(|certificate| certificate["serial_number"].as_str()).map(digits).collect()
 }
 
 fn serial(file: &Path) -> Result<String> {

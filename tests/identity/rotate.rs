@@ -1,6 +1,7 @@
 //! `istiod-lite ca rotate`, and what a control plane must say before a step is taken.
 
 use std::{
+    collections::BTreeSet,
     io::{Read, Write},
     net::{SocketAddr, TcpListener},
     process::Command,
@@ -45,7 +46,7 @@ impl ControlPlane {
         let ca = in_use.load().unwrap();
         let connected = vec![Connected { proxy: "reviews-1.shop".into(), holder: Some(holder()) }];
         let (signing, roots, told) = (ca.certificate().serial.clone(), ca.root_ids().clone(), told.list(Timestamp::now()));
-        let report = Report { instance: "istiod-1".into(), signing, roots, connected, told };
+        let report = Report { instance: "istiod-1".into(), signing, roots, connected, running: BTreeSet::new(), told };
         *self.report.lock() = serde_json::to_string(&report).unwrap();
     }
 }

@@ -55,7 +55,7 @@ pub(crate) struct Installation {
 /// One process of it.
 pub(crate) struct Replica {
     pub(crate) process: Process,
-    address: IpAddr,
+    pub(crate) address: IpAddr,
     server_name: String,
 }
 

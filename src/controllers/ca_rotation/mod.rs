@@ -3,12 +3,16 @@
 //! The next CA stands in the Secret as `next-ca-cert.pem`, `next-ca-key.pem`, `next-cert-chain.pem` and `next-root-cert.pem`. Annotation
 //! [`ASKED`] asks for a step, which the leader takes as soon as it breaks no connected proxy; [`SAID`] says how far that is. Whoever
 //! takes the first annotation away withdraws the wish. All state is in the Secret, so that a new leader goes on where the last one was.
+//! Each control plane knows of its own proxies: the leader asks all others before it takes a step, and takes none while one is silent.
 
 mod wish;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
-use futures::StreamExt;
+use futures::{
+    StreamExt,
+    future::{BoxFuture, try_join_all},
+};
 use k8s_openapi::{
     ByteString,
     api::core::v1::{Pod, Secret},
@@ -37,15 +41,23 @@ pub const SAID: &str = "istiod-lite.io/ca-rotation";
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 const CONTROLLER: &str = "ca_rotation";
 
-/// Returns what this process knows of who trusts what; `None` while it knows nothing.
-pub type Knowledge = std::sync::Arc<dyn Fn() -> Option<Report> + Send + Sync>;
+/// What control planes know of who trusts what.
+pub trait Knowledge: Send + Sync {
+    /// Returns what this process knows; `None` while it knows nothing.
+    fn own(&self) -> Option<Report>;
+
+    /// Asks another control plane of our namespace, at its pod's address. Without an answer the text says why.
+    fn of(&self, address: IpAddr) -> BoxFuture<'_, Result<Report, String>>;
+}
 
 /// Takes the steps that are asked for.
 #[derive(Clone)]
 pub(super) struct CaRotation {
     pub(super) client: Client,
     pub(super) namespace: String,
-    pub(super) knowledge: Knowledge,
+    /// The pod that we run in; empty outside a pod.
+    pub(super) pod: String,
+    pub(super) knowledge: Arc<dyn Knowledge>,
     pub(super) clock: Clock,
     pub(super) metrics: ControllerMetrics,
 }
@@ -87,8 +99,8 @@ impl CaRotation {
         let annotations = secret.metadata.annotations.clone().unwrap_or_default();
         let wish = annotations.get(ASKED).map(|text| Wish::parse(text));
         let wishes = wish.is_some();
-        let others = if wishes { self.others().await } else { Ok(0) };
-        let outcome = outcome(Material::read(entries), wish, || self.reports(others), (self.clock)());
+        let reports = if wishes { self.reports().await } else { Ok(Vec::new()) };
+        let outcome = outcome(Material::read(entries), wish, reports, (self.clock)());
         let mut said = BTreeMap::clone(&annotations);
         if wishes || !annotations.get(SAID).is_some_and(|before| stands(before, &outcome.said)) {
             said.insert(SAID.into(), outcome.said.clone());
@@ -117,23 +129,24 @@ impl CaRotation {
         }
     }
 
-    /// Returns what is known of all proxies.
-    fn reports(&self, others: Result<usize, String>) -> Result<Vec<Report>, String> {
-        match others? {
-            0 => (self.knowledge)().map(|report| vec![report]).ok_or_else(|| "no CA is loaded yet".into()),
-            others => Err(format!(
-                "{others} other control planes run here, whose proxies this one does not know: scale to one, or name all of them to \
-                 `istiod-lite ca rotate --secret {} --address … --address …`",
-                self.namespace
-            )),
-        }
+    /// Returns what all control planes know.
+    async fn reports(&self) -> Result<Vec<Report>, String> {
+        let own = self.knowledge.own().ok_or("this control plane is not ready yet")?;
+        let asked = self.others().await?.into_iter().map(|(name, address)| async move {
+            let answer = self.knowledge.of(address).await;
+            answer.map_err(|error| format!("the control plane {name} ({address}) does not say what its proxies trust: {error}"))
+        });
+        let mut reports = try_join_all(asked).await?;
+        reports.push(own);
+        Ok(reports)
     }
 
-    /// Counts the other control planes of our namespace, whatever their revision.
-    async fn others(&self) -> Result<usize, String> {
+    /// Returns the other control planes of our namespace that may have proxies, whatever their revision.
+    async fn others(&self) -> Result<Vec<(String, IpAddr)>, String> {
         let pods = Api::<Pod>::namespaced(self.client.clone(), &self.namespace);
-        let found = pods.list_metadata(&ListParams::default().labels("app=istiod")).await;
-        found.map(|pods| pods.items.len().saturating_sub(1)).map_err(|error| format!("pods of control planes cannot be listed: {error}"))
+        let found = pods.list(&ListParams::default().labels("app=istiod")).await;
+        let found = found.map_err(|error| format!("pods of control planes cannot be listed: {error}"))?;
+        Ok(found.items.into_iter().filter_map(|pod| address_of(pod, &self.pod)).collect())
     }
 
     fn secrets(&self) -> Api<Secret> {
@@ -149,4 +162,12 @@ fn is_wished(secret: &Secret) -> bool {
 fn concerns_us(secret: &Secret) -> bool {
     let says = secret.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(SAID));
     says || is_wished(secret) || secret.data.as_ref().is_some_and(|data| data.contains_key(NEXT_MARK))
+}
+
+/// Returns name and address of another pod than `own`. One that has ended has no proxies, and one without an address has none yet.
+fn address_of(pod: Pod, own: &str) -> Option<(String, IpAddr)> {
+    let (name, status) = (pod.metadata.name?, pod.status?);
+    let has_ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    let address = status.pod_ip?.parse().ok()?;
+    (!has_ended && name != own).then_some((name, address))
 }

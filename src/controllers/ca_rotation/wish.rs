@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::identity::rotation::{Entries, Material, MaterialError, Move, Objection, Report, Step, objections};
+use crate::identity::rotation::{Entries, Material, MaterialError, Move, Objection, Report, Step, judge};
 
 /// The most proxies that are named.
 const NAMED: usize = 20;
@@ -39,11 +39,11 @@ impl Wish {
     }
 }
 
-/// Decides what becomes of a wish. `reports` says what is known of proxies; it is asked only when that matters.
+/// Decides what becomes of a wish. `reports` is what all control planes know of proxies, or why that is not known.
 pub(super) fn outcome(
     material: Result<Material, MaterialError>,
     wish: Option<Wish>,
-    reports: impl FnOnce() -> Result<Vec<Report>, String>,
+    reports: Result<Vec<Report>, String>,
     now: Timestamp,
 ) -> Outcome {
     let material = match material {
@@ -63,14 +63,13 @@ pub(super) fn outcome(
     let obstacle = match material.step(step) {
         Err(error) => return refused(&error),
         Ok(Move { need: None, .. }) => None,
-        Ok(Move { need: Some(need), .. }) => match reports().and_then(|reports| {
-            took_over(&material, &reports)?;
-            Ok(objections(need, &material.root_of(need), &reports, now))
-        }) {
-            Ok(objections) if objections.is_empty() => None,
-            Ok(objections) => Some(named(&objections)),
-            Err(error) => Some(error),
-        },
+        Ok(Move { need: Some(need), .. }) => {
+            match reports.and_then(|reports| judge(&material, need, &reports, now).map_err(|error| error.to_string())) {
+                Ok(objections) if objections.is_empty() => None,
+                Ok(objections) => Some(named(&objections)),
+                Err(error) => Some(error),
+            }
+        }
     };
     if let Some(obstacle) = obstacle.as_ref().filter(|_| !force) {
         return Outcome { said: format!("{stage}; waiting: {obstacle}"), ..Outcome::default() };
@@ -90,15 +89,6 @@ pub(super) fn stands(said: &str, stage: &str) -> bool {
     said.strip_prefix(stage).is_some_and(|rest| ["; refused: ", "; forced although: "].iter().any(|mark| rest.starts_with(mark)))
 }
 
-/// Refuses to judge by what control planes know that have not taken over what stands in the Secret.
-fn took_over(material: &Material, reports: &[Report]) -> Result<(), String> {
-    let (signing, roots) = material.in_use().map_err(|error| error.to_string())?;
-    match reports.iter().find(|report| report.signing != signing.serial || !report.roots.iter().eq(&roots)) {
-        Some(report) => Err(format!("{} has not taken over the last step yet", report.instance)),
-        None => Ok(()),
-    }
-}
-
 fn named(objections: &[Objection]) -> String {
     let mut all: Vec<String> = objections.iter().take(NAMED).map(ToString::to_string).collect();
     if let Some(more) = objections.len().checked_sub(NAMED).filter(|more| *more > 0) {
@@ -109,6 +99,8 @@ fn named(objections: &[Objection]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use jiff::SignedDuration;
 
     use super::*;
@@ -133,7 +125,7 @@ mod tests {
     }
 
     fn wished(entries: &Entries, wish: &str, reports: Result<Vec<Report>, String>) -> Outcome {
-        outcome(Ok(read(entries)), Some(Wish::parse(wish)), || reports, now())
+        outcome(Ok(read(entries)), Some(Wish::parse(wish)), reports, now())
     }
 
     /// Returns what is known of one proxy that was given a certificate of one CA, while another is in use.
@@ -145,7 +137,7 @@ mod tests {
         let in_use = ca(in_use);
         let connected = vec![Connected { proxy: "cart-1.shop".into(), holder: Some(holder) }];
         let (signing, roots) = (in_use.certificate().serial.clone(), in_use.root_ids().clone());
-        vec![Report { instance: "istiod-1".into(), signing, roots, connected, told: record.list(now()) }]
+        vec![Report { instance: "istiod-1".into(), signing, roots, connected, running: BTreeSet::new(), told: record.list(now()) }]
     }
 
     #[test]
@@ -180,9 +172,9 @@ mod tests {
     fn who_does_not_know_enough_grants_nothing() {
         let planned = planned();
         let both = wished(&planned, "next", Ok(Vec::new())).entries.unwrap();
-        let unknown = wished(&both, "next", Err("2 other control planes run here".into()));
+        let unknown = wished(&both, "next", Err("istiod-2 does not say".into()));
         assert_eq!((unknown.entries, unknown.is_done), (None, false));
-        assert!(unknown.said.contains("2 other control planes"), "{}", unknown.said);
+        assert!(unknown.said.contains("waiting: istiod-2 does not say"), "{}", unknown.said);
         // The control plane has not seen the last step.
         let late = wished(&both, "next", Ok(report(&planned, &both)));
         assert!(late.entries.is_none() && late.said.contains("istiod-1 has not taken over"), "{}", late.said);
@@ -195,10 +187,10 @@ mod tests {
         for (entries, wish, why) in [(&planned, "forward", "neither next nor abort"), (&settled, "next", "no rotation is on")] {
             let refused = wished(entries, wish, Ok(Vec::new()));
             assert!(refused.is_done && refused.entries.is_none() && refused.said.contains(why), "{}", refused.said);
-            let quiet = outcome(Ok(read(entries)), None, || Ok(Vec::new()), now());
+            let quiet = outcome(Ok(read(entries)), None, Ok(Vec::new()), now());
             assert!(stands(&refused.said, &quiet.said), "whoever wished it has not read it yet: {}", refused.said);
         }
-        let quiet = outcome(Ok(read(&planned)), None, || Ok(Vec::new()), now());
+        let quiet = outcome(Ok(read(&planned)), None, Ok(Vec::new()), now());
         let waiting = format!("{}; waiting: cart-1.shop", quiet.said);
         assert!(!stands(&waiting, &quiet.said), "nothing is waited for that nobody wishes any more");
         assert!(!stands("distributing; refused: no", &quiet.said) && !stands("refused: no", &quiet.said));

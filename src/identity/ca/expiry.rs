@@ -12,7 +12,7 @@ use tracing::{error, warn};
 use super::{CaHandle, SigningCa};
 use crate::identity::Clock;
 
-/// How often it is looked at.
+/// How often it is looked at, at least; at the moment of an end besides.
 const CHECK: Duration = Duration::from_secs(60);
 
 /// How near an end is.
@@ -75,13 +75,7 @@ impl Nearness {
 impl Expiry {
     /// Returns what of a CA ends soon.
     pub fn all(ca: &SigningCa, now: Timestamp) -> Vec<Self> {
-        let root = ("the root", ca.root());
-        let certificates = ca.path().iter().map(|certificate| ("the intermediate", certificate)).chain([root]);
-        let ends = certificates.map(|(what, certificate)| (format!("{what} {}", certificate.subject), certificate.not_after));
-        let lists =
-            ca.revocation().and_then(|lists| lists.not_after()).map(|end| ("a list of revoked certificates (ca-crl.pem)".to_owned(), end));
-        let near = ends.chain(lists).filter_map(|(what, at)| Some(Self { what, at, nearness: Nearness::of(at, now)? }));
-        near.collect()
+        ends(ca).into_iter().filter_map(|(what, at)| Some(Self { what, at, nearness: Nearness::of(at, now)? })).collect()
     }
 
     /// Returns what a person should know, and do.
@@ -111,18 +105,36 @@ impl Told {
     }
 }
 
+/// Returns everything of a CA that ends, with what it is.
+fn ends(ca: &SigningCa) -> Vec<(String, Timestamp)> {
+    let root = ("the root", ca.root());
+    let certificates = ca.path().iter().map(|certificate| ("the intermediate", certificate)).chain([root]);
+    let ends = certificates.map(|(what, certificate)| (format!("{what} {}", certificate.subject), certificate.not_after));
+    let lists =
+        ca.revocation().and_then(|lists| lists.not_after()).map(|end| ("a list of revoked certificates (ca-crl.pem)".to_owned(), end));
+    ends.chain(lists).collect()
+}
+
+/// Returns how long nothing new can be said: until the next of these ends, or until it is looked at anyway.
+fn pause(ends: impl IntoIterator<Item = Timestamp>, now: Timestamp) -> Duration {
+    let left = ends.into_iter().filter_map(|end| Duration::try_from(end.duration_since(now)).ok()).filter(|left| !left.is_zero());
+    left.fold(CHECK, Duration::min)
+}
+
 /// Runs until `shutdown`: logs what ends soon, at each step nearer, and tells `tell` of it.
 pub async fn watch_expiry(handle: Arc<CaHandle>, clock: Clock, tell: impl Fn(&Expiry), shutdown: CancellationToken) {
     let (mut told, mut changed) = (Told::default(), handle.subscribe());
     loop {
-        for expiry in told.news(Expiry::all(&handle.current(), clock())) {
+        let (ca, now) = (handle.current(), clock());
+        for expiry in told.news(Expiry::all(&ca, now)) {
             expiry.log();
             tell(&expiry);
         }
+        let pause = pause(ends(&ca).into_iter().map(|(_, end)| end), now);
         tokio::select! {
             () = shutdown.cancelled() => return,
             _ = changed.changed() => {}
-            () = tokio::time::sleep(CHECK) => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }
@@ -130,6 +142,16 @@ pub async fn watch_expiry(handle: Arc<CaHandle>, clock: Clock, tell: impl Fn(&Ex
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_end_is_said_when_it_comes() {
+        let now = Timestamp::from_second(1_000_000_000).unwrap();
+        let pause = |lefts: &[i64]| pause(lefts.iter().map(|left| now + SignedDuration::from_secs(*left)), now);
+        assert_eq!(pause(&[3600, 17, 30]), Duration::from_secs(17));
+        assert_eq!(pause(&[3600]), CHECK);
+        assert_eq!(pause(&[-5, 0]), CHECK, "what is over is no reason to look again and again");
+        assert_eq!(pause(&[]), CHECK);
+    }
 
     #[test]
     fn each_step_nearer_is_said_once() {

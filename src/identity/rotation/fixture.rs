@@ -1,10 +1,12 @@
 //! CAs for tests of rotations.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 
 use super::Entries;
 use crate::identity::{
-    ceremony::{CaRequest, CaSubject, intermediate_certificate, root_certificate},
+    ceremony::{CaRequest, CaSubject, intermediate_certificate, revocation_list, root_certificate},
     certificate::Certificate,
     key::{KeyType, PrivateKey},
     serial::Serial,
@@ -37,6 +39,17 @@ impl Root {
         [("ca-cert.pem", chain.clone()), ("ca-key.pem", key.to_pem()), ("cert-chain.pem", chain), ("root-cert.pem", root)]
             .map(|(name, text)| (name.to_owned(), text.into_bytes()))
             .into()
+    }
+
+    /// Makes the lists of revoked certificates of an intermediate and of this root, which revoke nothing.
+    pub(crate) fn revocation_lists(&self, intermediate: &Entries) -> String {
+        let text = |name: &str| String::from_utf8(intermediate[name].clone()).unwrap();
+        let signing = Certificate::all_from_pem(&text("ca-cert.pem")).unwrap().remove(0);
+        let key = PrivateKey::from_pem(&text("ca-key.pem")).unwrap();
+        let root_key = PrivateKey::from_pem(&self.key.to_pem()).unwrap();
+        let empty = BTreeSet::new();
+        let lists = [revocation_list(&signing, key, &empty, 30, now()), revocation_list(&self.certificate, root_key, &empty, 30, now())];
+        lists.map(Result::unwrap).concat()
     }
 }
 

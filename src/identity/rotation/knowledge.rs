@@ -84,6 +84,8 @@ pub struct Report {
     pub roots: Arc<BTreeSet<RootId>>,
     /// The proxies that are connected to it.
     pub connected: Vec<Connected>,
+    /// The proxies of pods that run, as far as the objects tell, whether or not they are connected.
+    pub running: BTreeSet<SmolStr>,
     /// What it told whom.
     pub told: Vec<Told>,
 }
@@ -102,6 +104,8 @@ pub struct Objection {
 pub enum Why {
     /// It has not asked for a certificate, so nothing is known.
     Unknown,
+    /// Its pod runs, and it is connected to nobody who was asked.
+    Away,
     /// It was told last, at this time, to trust other roots.
     Distrusts(Timestamp),
     /// It was told just now, and may not use it yet.
@@ -176,8 +180,9 @@ impl Known {
     }
 }
 
-/// Returns the connected proxies that do not meet the need with this root, sorted by name.
-pub fn objections(need: Need, root: &RootId, reports: &[Report], now: Timestamp) -> Vec<Objection> {
+/// Returns the proxies that do not meet the need with this root, sorted by name: those that are connected, and those of pods that run
+/// without being connected. Whoever lost its control plane a moment ago is on its way to another one, with all that it trusts.
+pub(super) fn objections(need: Need, root: &RootId, reports: &[Report], now: Timestamp) -> Vec<Objection> {
     let mut told: BTreeMap<&Holder, Vec<&Told>> = BTreeMap::new();
     for one in reports.iter().flat_map(|report| &report.told).filter(|told| told.until > now) {
         told.entry(&one.holder).or_default().push(one);
@@ -189,12 +194,17 @@ pub fn objections(need: Need, root: &RootId, reports: &[Report], now: Timestamp)
     for holder in connected.values().filter_map(|holder| holder.as_ref()) {
         *sharing.entry(holder).or_default() += 1;
     }
-    let judged = connected.into_iter().filter_map(|(proxy, holder)| {
+    let running = reports.iter().flat_map(|report| &report.running).collect::<BTreeSet<_>>();
+    let away = running.into_iter().filter(|proxy| !connected.contains_key(proxy));
+    let away = away.map(|proxy| Objection { proxy: proxy.clone(), why: Why::Away });
+    let judged = connected.iter().filter_map(|(proxy, holder)| {
         let told = holder.as_ref().and_then(|holder| told.get(holder)).map_or(&[][..], Vec::as_slice);
         let alone = holder.as_ref().is_some_and(|holder| sharing.get(holder) == Some(&1));
-        judge(need, root, told, alone, now).map(|why| Objection { proxy: proxy.clone(), why })
+        judge(need, root, told, alone, now).map(|why| Objection { proxy: SmolStr::clone(proxy), why })
     });
-    judged.collect()
+    let mut all: Vec<Objection> = away.chain(judged).collect();
+    all.sort_by(|a, b| a.proxy.cmp(&b.proxy));
+    all
 }
 
 /// Judges what one proxy was told. Of several that cannot be told apart, whichever was told longest ago may be meant.
@@ -223,6 +233,7 @@ impl fmt::Display for Objection {
         write!(f, "{}: ", self.proxy)?;
         match &self.why {
             Why::Unknown => f.write_str("the control plane has not been asked for its certificate since it started"),
+            Why::Away => f.write_str("its pod runs, but it is connected to none of the control planes that were asked"),
             Why::Distrusts(last) => write!(f, "was last told what to trust at {last}, and the other root was not among it"),
             Why::JustTold => f.write_str("was answered a moment ago, and may not use the answer yet"),
             Why::Holds(until) => write!(f, "holds a certificate under the root that would go, until {until}"),
@@ -260,7 +271,7 @@ mod tests {
 
     fn report(connected: &[Connected], told: &[Told]) -> Report {
         let (connected, told) = (connected.to_vec(), told.to_vec());
-        Report { instance: "istiod-1".into(), signing: "1".into(), roots: Arc::default(), connected, told }
+        Report { instance: "istiod-1".into(), signing: "1".into(), roots: Arc::default(), connected, running: BTreeSet::new(), told }
     }
 
     fn whys(need: Need, name: &str, reports: &[Report], now: i64) -> Vec<(String, Why)> {
@@ -312,6 +323,20 @@ mod tests {
         let here = report(&[connected("a.shop", a.clone())], &[]);
         let there = report(&[], &[told(a, "old", &["old", "next"], 10, 900)]);
         assert_eq!(whys(TRUST, "next", std::slice::from_ref(&here), 100), [("a.shop".into(), Why::Unknown)]);
+        assert_eq!(whys(TRUST, "next", &[here, there], 100), []);
+    }
+
+    #[test]
+    fn who_runs_and_is_connected_to_nobody_who_was_asked_is_waited_for() {
+        let a = holder("a", 1);
+        let all = [told(a.clone(), "old", &["old", "next"], 10, 900)];
+        let here = Report { running: ["a.shop".into(), "b.shop".into()].into(), ..report(&[connected("a.shop", a)], &all) };
+        assert_eq!(whys(TRUST, "next", std::slice::from_ref(&here), 100), [("b.shop".into(), Why::Away)]);
+        // Nobody has come yet to whom has just started.
+        let started = Report { connected: Vec::new(), told: Vec::new(), ..here.clone() };
+        assert_eq!(whys(TRUST, "next", &[started], 100).len(), 2);
+        let b = holder("b", 2);
+        let there = report(&[connected("b.shop", b.clone())], &[told(b, "old", &["old", "next"], 10, 900)]);
         assert_eq!(whys(TRUST, "next", &[here, there], 100), []);
     }
 

@@ -4,27 +4,22 @@
 //! Beside it stand the next one (`next-…`) and, as soon as both roots are handed out, the one before (`previous-…`).
 //! The stage is read from them: there is nothing else that could contradict it.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 
-use super::stage::{Change, Move, Need, Stage, Step, Which};
+use super::{
+    coverage::uncovered,
+    parts::{CHAIN, Entries, NEXT, PARTS, PREVIOUS, ROOTS, SIGNING, UnreadablePart, joined, parts, write, write_in_use},
+    stage::{Change, Move, Need, Stage, Step, Which},
+};
 use crate::identity::{
-    ca::{LoadError, NEXT_CERTIFICATE, load_entries, root_above},
+    ca::{LoadError, NEXT_CERTIFICATE, RevocationError, load_entries, root_above},
     certificate::Certificate,
     root_id::RootId,
 };
 
-/// The entries of a Secret, or the files of a folder, by name.
-pub type Entries = BTreeMap<String, Vec<u8>>;
-
 /// The entry that is there while a rotation is on.
 pub const NEXT_MARK: &str = NEXT_CERTIFICATE;
 
-const NEXT: &str = "next-";
-const PREVIOUS: &str = "previous-";
-/// The order in which a folder's files are best written: at no time do certificate and key of the next CA look like those in use.
-const PARTS: [&str; 4] = ["cert-chain.pem", "ca-key.pem", "ca-cert.pem", "root-cert.pem"];
 /// The mark of a CA that istiod made itself, whose root's key is not offline.
 const GENERATED: &str = "istio-generated";
 
@@ -46,8 +41,8 @@ pub enum MaterialError {
     #[error(transparent)]
     Load(#[from] LoadError),
     /// A part of a CA is missing or cannot be read.
-    #[error("{0} cannot be read; put it there again, or remove all {NEXT}… and {PREVIOUS}… to end the rotation by hand")]
-    Unreadable(String),
+    #[error(transparent)]
+    Unreadable(#[from] UnreadablePart),
     /// No rotation is on.
     #[error("no rotation is on; `--plan FOLDER` begins one with the CA in that folder")]
     NothingPlanned,
@@ -57,6 +52,11 @@ pub enum MaterialError {
     /// The next CA is the one in use.
     #[error("the next CA is the one in use")]
     SameCa,
+    /// Proxies have lists of revoked certificates, and none of a CA that signs or is about to.
+    #[error(
+        "{0}. Proxies must have it before such certificates are shown: put it in beside the CA in use, give proxies two minutes to be told, and take the step then"
+    )]
+    Uncovered(RevocationError),
     /// The root that is in use has its key here.
     #[error("the CA in use is a root that a control plane made itself; put a CA of yours in its place, and restart")]
     Generated,
@@ -175,15 +175,13 @@ impl Material {
         }
         write_in_use(&mut after, &used);
         load_entries("the CA after this step", &after, now)?;
-        Ok(after)
+        // Whoever goes back to the start needs no list that was not there before.
+        match uncovered(&after, now)? {
+            Some(error) if step == Step::Next || to != Stage::Settled => Err(MaterialError::Uncovered(error)),
+            _ => Ok(after),
+        }
     }
 }
-
-/// The contents of [`PARTS`].
-type Parts = [Vec<u8>; 4];
-const CHAIN: usize = 0;
-const SIGNING: usize = 2;
-const ROOTS: usize = 3;
 
 /// What is read of one CA.
 struct Ca {
@@ -195,7 +193,7 @@ struct Ca {
 impl Ca {
     fn read(entries: &Entries, prefix: &str) -> Result<Self, MaterialError> {
         let parts = parts(entries, prefix)?;
-        let unreadable = |part: usize| MaterialError::Unreadable(format!("{prefix}{}", PARTS[part]));
+        let unreadable = |part: usize| UnreadablePart(format!("{prefix}{}", PARTS[part]));
         let certificates = |part: usize| Certificate::each_from_pem(&String::from_utf8_lossy(&parts[part])).0;
         let roots = certificates(ROOTS);
         let chain = [certificates(SIGNING), certificates(CHAIN)].concat();
@@ -203,52 +201,6 @@ impl Ca {
         let root = root_above(&signing, &chain, &roots).ok_or_else(|| unreadable(ROOTS))?;
         Ok(Self { signing, roots, root })
     }
-}
-
-/// Returns the parts of a CA, in the order of [`PARTS`], of whichever form it has.
-fn parts(entries: &Entries, prefix: &str) -> Result<Parts, MaterialError> {
-    let names = if is_tls(entries, prefix) { ["tls.crt", "tls.key", "tls.crt", "ca.crt"].map(str::to_owned) } else { named(prefix) };
-    let mut parts = Parts::default();
-    for (part, name) in parts.iter_mut().zip(names) {
-        *part = entries.get(&name).cloned().ok_or(MaterialError::Unreadable(name))?;
-    }
-    Ok(parts)
-}
-
-fn named(prefix: &str) -> [String; 4] {
-    PARTS.map(|part| format!("{prefix}{part}"))
-}
-
-/// Returns whether the CA in use has the form of a `kubernetes.io/tls` Secret; the others never have.
-fn is_tls(entries: &Entries, prefix: &str) -> bool {
-    prefix.is_empty() && !entries.contains_key("ca-cert.pem") && entries.contains_key("tls.crt")
-}
-
-fn write(entries: &mut Entries, prefix: &str, parts: &Parts) {
-    entries.extend(named(prefix).into_iter().zip(parts.iter().cloned()));
-}
-
-/// Writes a CA in the form that the one in use has.
-fn write_in_use(entries: &mut Entries, parts: &Parts) {
-    if !is_tls(entries, "") {
-        return write(entries, "", parts);
-    }
-    let [_, key, _, roots] = parts;
-    let chain = joined(&parts[SIGNING], &parts[CHAIN]);
-    entries.extend([("tls.crt", &chain), ("tls.key", key), ("ca.crt", roots)].map(|(name, contents)| (name.to_owned(), contents.clone())));
-}
-
-/// Returns the certificates of both, each once.
-fn joined(first: &[u8], second: &[u8]) -> Vec<u8> {
-    let mut all: Vec<Certificate> = Vec::new();
-    for text in [first, second] {
-        for certificate in Certificate::each_from_pem(&String::from_utf8_lossy(text)).0 {
-            if !all.contains(&certificate) {
-                all.push(certificate);
-            }
-        }
-    }
-    all.iter().map(Certificate::pem).collect::<String>().into_bytes()
 }
 
 fn ids(roots: &[Certificate]) -> Vec<RootId> {
@@ -264,7 +216,7 @@ mod tests {
         super::fixture::{Root, now},
         *,
     };
-    use crate::identity::ca::{CaHandle, OfferOutcome};
+    use crate::identity::ca::{CaHandle, OfferOutcome, REVOCATION_FILE};
 
     fn as_tls(ca: &Entries) -> Entries {
         [("tls.crt", "ca-cert.pem"), ("tls.key", "ca-key.pem"), ("ca.crt", "root-cert.pem")]
@@ -388,6 +340,30 @@ mod tests {
         let mut cut = switched.clone();
         cut.insert("root-cert.pem".into(), done["root-cert.pem"].clone());
         assert_eq!(step(&cut, Step::Next), done);
+    }
+
+    #[test]
+    fn a_ca_signs_when_proxies_have_its_list_of_revoked_certificates() {
+        let (old, new) = (Root::new("old"), Root::new("new"));
+        let (mut start, next) = (old.intermediate(), new.intermediate());
+        let (old_lists, new_lists) = (old.revocation_lists(&start), new.revocation_lists(&next));
+        let with = |entries: &Entries, lists: &str| -> Entries {
+            entries.clone().into_iter().chain([(REVOCATION_FILE.to_owned(), lists.as_bytes().to_vec())]).collect()
+        };
+        start = with(&start, &old_lists);
+        let planned = read(&start).plan(&next, now()).unwrap();
+        let refused = |entries: &Entries| read(entries).after(Step::Next, now()).unwrap_err().to_string();
+        assert!(refused(&planned).contains("no list of O=Company, CN=signing"), "{}", refused(&planned));
+        assert_eq!(step(&planned, Step::Abort), start);
+
+        let both = step(&with(&planned, &(old_lists.clone() + &new_lists)), Step::Next);
+        assert!(refused(&with(&both, &old_lists)).contains("no list of"), "it was there, and is gone");
+        let switched = step(&both, Step::Next);
+        assert_eq!(
+            read(&step(&with(&switched, &new_lists), Step::Next)).stage(),
+            Stage::Settled,
+            "the end needs that of the next CA alone"
+        );
     }
 
     #[test]

@@ -161,9 +161,20 @@ impl Mesh {
 
     /// Starts it with more arguments for the control plane.
     pub async fn start_with(options: Options, network: Loopback, arguments: Vec<OsString>) -> Result<Self> {
+        Self::start_prepared(options, network, arguments, |_| Ok(())).await
+    }
+
+    /// Starts it with more arguments for the control plane, after its folder was prepared.
+    pub async fn start_prepared(
+        options: Options,
+        network: Loopback,
+        arguments: Vec<OsString>,
+        prepare: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("istiod-lite-").tempdir()?;
         fs::create_dir(home.path().join("logs"))?;
         launch::ceremony(&options.istiod_lite, home.path())?;
+        prepare(home.path())?;
         let manifests = Manifests::create(home.path().join("config"))?;
         manifests.copy_from(&tools::project().join("manifests/folder-demo"), &network.dotted_prefix())?;
         let control_plane = control_plane(&options, home.path(), &network, &arguments)?;
@@ -174,7 +185,7 @@ impl Mesh {
             mesh.workloads.push(Workload::start(version, http, Some(echo)).await?);
         }
         for pod in PODS {
-            let proxy = mesh.start_proxy(pod)?;
+            let proxy = mesh.start_proxy(pod, &mesh.options)?;
             mesh.proxies.push(proxy);
         }
         mesh.wait_for_proxies().await?;
@@ -261,8 +272,17 @@ impl Mesh {
     pub async fn restart_proxy(&mut self, pod: Pod) -> Result<()> {
         let at = self.proxies.iter().position(|proxy| proxy.pod.name == pod.name).context("no such proxy")?;
         self.proxies[at].agent.end()?;
-        self.proxies[at] = self.start_proxy(pod)?;
+        self.proxies[at] = self.start_proxy(pod, &self.options)?;
         self.wait_for_proxies().await
+    }
+
+    /// Starts one more proxy, which is not among [`Self::proxies`], and waits until it is ready. Its certificate lives as long as agents
+    /// ask for by default. Its pod must be among the objects.
+    pub async fn join(&self, pod: Pod) -> Result<Proxy> {
+        let mut proxy = self.start_proxy(pod, &Options { certificate_ttl: None, ..self.options.clone() })?;
+        let ready = SocketAddr::new(proxy.address, 15021);
+        wait_until_ready(&mut proxy.agent, ready, "/healthz/ready").await?;
+        Ok(proxy)
     }
 
     /// Returns an error, with the log's last lines, if any process ended by itself.
@@ -271,12 +291,12 @@ impl Mesh {
         self.proxies.iter_mut().try_for_each(|proxy| proxy.agent.check_running())
     }
 
-    fn start_proxy(&self, pod: Pod) -> Result<Proxy> {
+    fn start_proxy(&self, pod: Pod, options: &Options) -> Result<Proxy> {
         let address = self.network.address(pod.host);
-        let mut command = Command::new(&self.options.istiod_lite);
+        let mut command = Command::new(&options.istiod_lite);
         let discovery = self.network.socket(1, PORT_SECURE_GRPC);
-        launch::issue_token(&self.options.istiod_lite, self.home.path(), pod)?;
-        launch::agent(&mut command, &self.options, self.home.path(), pod, address, discovery, "NONE");
+        launch::issue_token(&options.istiod_lite, self.home.path(), pod)?;
+        launch::agent(&mut command, options, self.home.path(), pod, address, discovery, "NONE");
         let agent = Process::start(pod.name, command, &self.home.path().join("logs"))?;
         Ok(Proxy { pod, address, agent })
     }

@@ -15,7 +15,7 @@ use self::{
     place::{Place, PlaceArguments},
 };
 use crate::{
-    identity::rotation::{Change, Material, Move, Need, Objection, Stage, Step, Which, objections},
+    identity::rotation::{Change, Material, Move, Need, Objection, Stage, Step, Which},
     peer_text::escaped,
 };
 
