@@ -89,8 +89,8 @@ lint: ## checks formatting, clippy, unused dependencies, licences and banned cra
 	$(call timed,advisories,scripts/check-advisories)
 
 fuzz: ## reads reviews, YAML, certificate requests, tokens, key sets, PEM and requests of proxies at random, FUZZ_SECONDS (20) each; FUZZ_SEED goes through the same ones again
-	FUZZ_SECONDS=$${FUZZ_SECONDS:-20} cargo test --locked --test attack -- fuzz --nocapture --test-threads 1
-	FUZZ_SECONDS=$${FUZZ_SECONDS:-20} cargo test --locked --lib -- session::hostile --nocapture --test-threads 1
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-20} cargo test --locked $(PROFILE) --test attack -- fuzz --nocapture --test-threads 1
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-20} cargo test --locked $(PROFILE) --lib -- session::hostile --nocapture --test-threads 1
 
 advisories: ## looks for known vulnerabilities in dependencies in the newest database (needs github.com; lint asks a snapshot)
 	@scripts/setup-lint-tools

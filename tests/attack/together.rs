@@ -2,12 +2,17 @@
 //! that are none, and requests for certificates as large as can be. Whoever means well waits no longer than at an instance that is left
 //! alone, but for what the machine itself adds, and memory stays where it is.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::SeqCst},
+};
 
+use anyhow::ensure;
 use envoy_types::pb::envoy::{
     config::core::v3::Node,
     service::discovery::v3::{DiscoveryRequest, aggregated_discovery_service_client::AggregatedDiscoveryServiceClient},
 };
+use harness::wait;
 use istiod_lite::{
     proto::auth::{IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient},
     xds::resource_type::ResourceType,
@@ -36,6 +41,8 @@ const STREAMS: usize = 300;
 const ASKING: usize = 60;
 /// How often each of them asks on one connection.
 const EACH: usize = 5;
+/// How long their streams may take to be served.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// How long the flood is there before it is measured beside.
 const GATHERED: Duration = Duration::from_secs(3);
 /// The memory that the process is told it may take. What callers may have it hold is a part of that.
@@ -61,8 +68,8 @@ async fn ask(good: &GoodClient, token: &str, csr: &str) {
     }
 }
 
-/// Opens a stream, takes the first answer, and says nothing until it is ended.
-async fn idle(good: &GoodClient) {
+/// Opens a stream, takes the first answer, counts itself among those that have one, and says nothing until it is ended.
+async fn idle(good: &GoodClient, served: &AtomicUsize) {
     let request = DiscoveryRequest {
         node: Some(Node { id: NODE.into(), ..Node::default() }),
         type_url: ResourceType::Cluster.type_url().into(),
@@ -74,7 +81,10 @@ async fn idle(good: &GoodClient) {
     let mut client = AggregatedDiscoveryServiceClient::new(channel);
     let Ok(responses) = client.stream_aggregated_resources(good.with_token(ReceiverStream::new(stream))).await else { return };
     let mut responses = responses.into_inner();
-    while matches!(responses.message().await, Ok(Some(_))) {}
+    let mut is_first = true;
+    while matches!(responses.message().await, Ok(Some(_))) {
+        served.fetch_add(usize::from(std::mem::take(&mut is_first)), SeqCst);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,14 +94,21 @@ async fn everything_at_once_leaves_good_callers_their_time_and_memory_where_it_i
     let half_open = as_many_as_allowed();
     let good = stage.good();
     // To the process these are proxies like others, and what it holds for them is what it holds for these.
+    let served = Arc::<AtomicUsize>::default();
     let streams = Crowd::gather(&stage, STREAMS, {
-        let good = good.clone();
+        let (good, served) = (good.clone(), Arc::clone(&served));
         move |_, _| {
-            let good = good.clone();
-            async move { idle(&good).await }
+            let (good, served) = (good.clone(), Arc::clone(&served));
+            async move { idle(&good, &served).await }
         }
     });
-    sleep(GATHERED).await;
+    wait::until("idle streams", PATIENCE, || async {
+        let served = served.load(SeqCst);
+        ensure!(served >= STREAMS, "{served} of {STREAMS}");
+        Ok(())
+    })
+    .await
+    .unwrap();
     good.measure().await.unwrap();
     let before = stage.cost().resident;
     stage.forget_peak();

@@ -11,6 +11,15 @@ use crate::{process::Process, wait};
 /// How long it may take to listen.
 const START: Duration = Duration::from_secs(30);
 
+/// Serves a folder. Unlike Python's own server of files it does not ask by which name the machine is known.
+const SERVER: &str = "\
+import functools, http.server, socketserver, sys
+_, address, port, folder = sys.argv
+socketserver.ThreadingTCPServer.allow_reuse_address = True
+handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+socketserver.ThreadingTCPServer((address, int(port)), handler).serve_forever()
+";
+
 /// An issuer that can come and go, with what it publishes.
 #[derive(Debug)]
 pub struct Issuer {
@@ -38,9 +47,8 @@ impl Issuer {
 
     /// Starts its process, and waits until it listens.
     pub async fn start(&mut self) -> Result<()> {
-        let (address, port) = (self.address.ip().to_string(), self.address.port().to_string());
         let mut command = Command::new("python3");
-        command.args(["-u", "-m", "http.server", &port, "--bind", &address, "--directory"]).arg(self.folder());
+        command.args(["-u", "-c", SERVER, &self.address.ip().to_string(), &self.address.port().to_string()]).arg(self.folder());
         let process = Process::start("issuer", command, self.home.path())?;
         let said = || process.log();
         wait::until("the issuer", START, || async {
