@@ -285,6 +285,8 @@ a service's port       10       10       251     76      29       16
 a service's port     2000       10     38061  12016      29       16
 a DestinationRule      10        9       177     52      25       12
 a DestinationRule    2000        9     26047   8012      25       12
+a near endpoint        10       14        68      0       4       12
+a near endpoint      2000       14     10018      0       4       12
 a pod                  10       11        60      0       4       12
 a pod                2000       11     10010      0       4       12
 a pod's readiness      10       11        70      0       4       12
@@ -317,6 +319,12 @@ fn what_a_change_looks_at() {
     note("a weight", &|mesh| mesh.looked_at(&weights(50)));
     note("a service's port", &|mesh| mesh.looked_at(service));
     note("a DestinationRule", &|mesh| mesh.looked_at(rule));
+    // Its proxies are told apart by where they are.
+    let near = rule.replace("subsets:", "trafficPolicy: {outlierDetection: {interval: 7s}}, subsets:").replace("reviews", "ratings");
+    note("a near endpoint", &|mesh| {
+        mesh.apply(&near);
+        mesh.looked_at(&ratings(&["10.1.1.1", "10.1.1.2"]))
+    });
     note("a pod", &|mesh| mesh.looked_at(pod));
     let unready = pod.replace("phase: Running", "phase: Running, conditions: [{type: Ready, status: \"False\"}]");
     let ready = unready.replace("False", "True");

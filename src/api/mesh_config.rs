@@ -6,7 +6,7 @@ use smol_str::SmolStr;
 
 use super::{
     extension_provider::ExtensionProvider,
-    istio::{OutboundTrafficPolicy, RetryPolicy, TcpKeepalive, TlsProtocol},
+    istio::{LocalityLb, OutboundTrafficPolicy, RetryPolicy, TcpKeepalive, TlsProtocol},
     label_selector::LabelSelector,
     proxy_config::ProxyConfig,
 };
@@ -38,6 +38,8 @@ pub struct MeshConfig {
     pub connect_timeout: Duration,
     /// `tcpKeepalive`
     pub tcp_keepalive: Option<TcpKeepalive>,
+    /// `localityLbSetting`; `None` for Istio's default, which prefers near endpoints.
+    pub locality_lb: Option<LocalityLb>,
     /// `dnsRefreshRate`
     pub dns_refresh_rate: Duration,
     /// `protocolDetectionTimeout`; 0 for none.
@@ -159,6 +161,7 @@ impl Default for MeshConfig {
             proxy_http_port: 0,
             connect_timeout: Duration::from_secs(10),
             tcp_keepalive: None,
+            locality_lb: None,
             dns_refresh_rate: Duration::from_secs(60),
             protocol_detection_timeout: Duration::ZERO,
             outbound_traffic_policy: OutboundTrafficPolicy::AllowAny,

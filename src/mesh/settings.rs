@@ -7,7 +7,10 @@ use smol_str::SmolStr;
 use super::{
     gateway::TlsVersion,
     routing::model::RetryPolicy,
-    traffic::{TcpKeepalive, istio::tcp_keepalive},
+    traffic::{
+        LocalityLb, TcpKeepalive,
+        istio::{locality_lb, tcp_keepalive},
+    },
 };
 use crate::api::{
     extension_provider::{ExtAuthz, ExtensionProvider},
@@ -45,6 +48,8 @@ pub struct MeshSettings {
     pub connect_timeout: Duration,
     /// Keepalive of upstream connections; a DestinationRule overrides single fields.
     pub tcp_keepalive: Option<TcpKeepalive>,
+    /// Which endpoints go first, unless a DestinationRule or a Service says otherwise.
+    pub locality_lb: Arc<LocalityLb>,
     /// How often names of DNS services are resolved.
     pub dns_refresh_rate: Duration,
     /// How long a listener waits for a connection's first bytes; zero: for ever.
@@ -162,6 +167,7 @@ impl MeshSettings {
             proxy_http_port: config.proxy_http_port,
             connect_timeout: config.connect_timeout,
             tcp_keepalive: config.tcp_keepalive.as_ref().map(tcp_keepalive),
+            locality_lb: Arc::new(config.locality_lb.as_ref().map_or(LocalityLb::NEAREST, locality_lb)),
             dns_refresh_rate: config.dns_refresh_rate,
             protocol_detection_timeout: config.protocol_detection_timeout,
             outbound_traffic_policy: config.outbound_traffic_policy.into(),

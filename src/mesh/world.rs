@@ -21,7 +21,7 @@ use super::{
     routing::model::{GatewayRef, RouteSet},
     settings::{MeshSettings, ProxyDefaults},
     sidecar,
-    traffic::{DestinationRule, EffectiveDestinationRule},
+    traffic::{DestinationRule, EffectiveDestinationRule, RulePlace, own_place_detail},
     trust::Trust,
     unsupported::Unsupported,
 };
@@ -45,8 +45,10 @@ pub struct World {
     pub proxy_defaults: Arc<ProxyDefaults>,
     /// Services by hostname and defining namespace.
     pub services: OrdMap<ServiceKey, Arc<Service>>,
-    /// Index: services whose endpoints depend on where the client is.
+    /// Index: services whose endpoints depend on where the client is, whatever rules there are.
     pub located: OrdSet<ServiceKey>,
+    /// Index: what of clients' places may count by DestinationRules, and by how many of them. Where nothing does, they are not counted.
+    pub rule_places: OrdMap<RulePlace, usize>,
     /// Definitions of services of which something has no effect.
     pub eclipsed: OrdMap<ServiceKey, Arc<[Eclipsed]>>,
     /// Services of which something has no effect outside of their namespace, by host.
@@ -213,10 +215,17 @@ impl World {
         name.candidates().find_map(|candidate| self.credentials.get(&(candidate, namespace.clone())))
     }
 
-    /// Returns how closely it counts where clients are; `None`: not at all.
+    /// Returns what of clients' places counts; `None`: nothing does.
     pub fn place_detail(&self) -> Option<PlaceDetail> {
+        let setting = &self.mesh.locality_lb;
+        let mut detail = setting.place_detail(false);
+        for place in self.rule_places.keys() {
+            detail.extend(&place.own);
+            detail.extend(&setting.place_detail(place.detects_outliers));
+        }
         let located = self.located.iter().visiting(Visited::Service).filter_map(|key| self.services.get(key)).flat_map(views);
-        located.filter_map(|service| service.place_detail()).max()
+        located.for_each(|service| detail.extend(&own_place_detail(service)));
+        Some(detail).filter(|detail| !detail.is_empty())
     }
 
     /// Returns all services, sorted by hostname and namespace, in all views.

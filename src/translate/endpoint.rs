@@ -10,14 +10,14 @@ use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use prost::Message;
 use smol_str::SmolStr;
 
-use self::nearness::Nearness;
+pub(super) use self::nearness::Nearness;
 pub(super) use self::unready::{Unready, panic_threshold};
 use super::{
     input::{Built, ByPtr, ProxyClass},
     naming,
 };
 use crate::mesh::{
-    model::{Endpoint, EndpointAddress, EndpointSet, Health, Labels, Origin, Place, Protocol, ProxyKind, Resolution, Service},
+    model::{Endpoint, EndpointAddress, EndpointSet, Health, Labels, Locality, Origin, Place, Protocol, ProxyKind, Resolution, Service},
     settings::MeshSettings,
     traffic::{ClientTls, EffectiveDestinationRule, EffectiveSubset, PortPolicy},
 };
@@ -63,7 +63,6 @@ pub fn inputs(
     if service.external_name.is_some() || !by_eds(class.kind, service) {
         return Vec::new();
     }
-    let nearness = place.and_then(|place| Nearness::of(place, service)).map(Arc::new);
     let mut inputs = Vec::new();
     for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
         let of_port = endpoints.and_then(|set| set.ports.iter().find(|(number, _)| *number == port.number));
@@ -85,8 +84,9 @@ pub fn inputs(
             };
             let policy = rule.map_or(PortPolicy::NONE, |rule| rule.port(subset, port.number));
             let unready = Unready::of(mesh, service, policy);
+            let nearness = place.and_then(|place| Nearness::of(place, mesh, service, policy)).map(Arc::new);
             let subset = subset.map(|subset| Arc::clone(&subset.labels));
-            let (endpoints, nearness, origin) = (of_port.clone(), nearness.clone(), service.origin.clone());
+            let (endpoints, origin) = (of_port.clone(), service.origin.clone());
             inputs.push(EndpointInput { name, endpoints, subset, choice, unready, nearness, origin });
         }
     }
@@ -101,12 +101,15 @@ pub fn load_assignment(input: &EndpointInput) -> Built<Vec<u8>> {
     let of_subset = of_subset.filter(|endpoint| !matches!(endpoint.address, EndpointAddress::Host(_)));
     let within_reach = of_subset.filter(|endpoint| input.nearness.as_ref().is_none_or(|nearness| nearness.reaches(endpoint)));
     let mut localities = by_locality(input.unready.chosen(within_reach), input.choice != Choice::Unmarked);
-    if let Some(nearness) = &input.nearness {
-        localities = nearness.prioritized(localities);
-    }
     if input.choice == Choice::MtlsOnly {
         // As with istiod, a locality whose endpoints were all left out stays, and is empty.
-        localities.iter_mut().for_each(|group| group.endpoints.retain(|sent| sent.mtls));
+        for group in &mut localities {
+            let left = group.endpoints.iter().filter(|sent| sent.mtls).copied().collect();
+            *group = wire::Group::new(group.locality, left);
+        }
+    }
+    if let Some(nearness) = &input.nearness {
+        localities = nearness.apply(localities);
     }
     Built::new(wire::encode(&input.name, &localities), [input.origin.clone()])
 }
@@ -134,25 +137,33 @@ fn tls_of<'a>(rule: Option<&'a EffectiveDestinationRule>, subset: Option<&'a Eff
 }
 
 /// Returns a load assignment of these endpoints, grouped by locality, in the order of the localities' labels.
-pub(super) fn assignment(name: &str, endpoints: &[Endpoint], unready: Unready, keep_mtls: bool) -> ClusterLoadAssignment {
+pub(super) fn assignment(
+    name: &str,
+    endpoints: &[Endpoint],
+    unready: Unready,
+    nearness: Option<&Nearness>,
+    keep_mtls: bool,
+) -> ClusterLoadAssignment {
+    let localities = by_locality(unready.chosen(endpoints.iter()), keep_mtls);
+    let localities = nearness.into_iter().fold(localities, |localities, nearness| nearness.apply(localities));
     // What was encoded just now can be read.
-    ClusterLoadAssignment::decode(&wire::encode(name, &by_locality(unready.chosen(endpoints.iter()), keep_mtls))[..]).unwrap_or_default()
+    ClusterLoadAssignment::decode(&wire::encode(name, &localities)[..]).unwrap_or_default()
 }
 
 fn by_locality(endpoints: Vec<(&Endpoint, Health)>, keep_mtls: bool) -> Vec<wire::Group<'_>> {
     // A service has few localities, often one.
-    let mut localities: Vec<wire::Group<'_>> = Vec::new();
+    let mut localities: Vec<(&Locality, Vec<wire::Sent<'_>>)> = Vec::new();
     for (endpoint, health) in endpoints {
         let sent = wire::Sent { endpoint, health, mtls: keep_mtls && endpoint.mtls };
-        match localities.iter_mut().find(|group| *group.locality == *endpoint.backend.locality) {
-            Some(group) => group.endpoints.push(sent),
-            None => localities.push(wire::Group { locality: &endpoint.backend.locality, priority: 0, endpoints: vec![sent] }),
+        match localities.iter_mut().find(|(locality, _)| **locality == *endpoint.backend.locality) {
+            Some((_, group)) => group.push(sent),
+            None => localities.push((&endpoint.backend.locality, vec![sent])),
         }
     }
     if localities.len() > 1 {
-        localities.sort_by_cached_key(|group| group.locality.label());
+        localities.sort_by_cached_key(|(locality, _)| locality.label());
     }
-    localities
+    localities.into_iter().map(|(locality, endpoints)| wire::Group::new(locality, endpoints)).collect()
 }
 
 fn by_eds(kind: ProxyKind, service: &Service) -> bool {

@@ -14,6 +14,7 @@ mod gateway;
 mod guest;
 mod issuer;
 mod mesh;
+mod near;
 mod origination;
 mod redirects;
 mod revocation;

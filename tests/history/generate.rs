@@ -270,6 +270,8 @@ const KINDS: [fn(&mut Made) -> String; 15] = [
         let policy = made.text(&[
             "connectionPool: {tcp: {maxConnections: 7}}",
             "outlierDetection: {consecutive5xxErrors: 3}",
+            "outlierDetection: {interval: 7s}, loadBalancer: {localityLbSetting: {failoverPriority: [app, topology.kubernetes.io/zone]}}",
+            "loadBalancer: {localityLbSetting: {distribute: [{from: west/*, to: {east/*: 30, west/*: 70}}]}}",
             "tls: {mode: DISABLE}",
             "portLevelSettings: [{port: {number: 80}, tls: {mode: ISTIO_MUTUAL}}]",
         ]);

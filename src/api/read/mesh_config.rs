@@ -10,7 +10,7 @@ use super::{
 use crate::api::{
     istio::OutboundTrafficPolicy,
     mesh_config::{MeshConfig, PathNormalization},
-    validate::header_format,
+    validate::{header_format, locality_setting},
 };
 
 /// Where the bootstraps of proxies listen: administration, the agent, readiness and metrics.
@@ -20,7 +20,7 @@ const LONGEST_PATH: usize = 4096;
 const LONGEST_FILE_NAME: usize = 255;
 
 /// Fields of Istio that do not affect what a proxy is sent: those of injection and bootstrap, and unsupported ones.
-const WITHOUT_EFFECT: [&str; 19] = [
+const WITHOUT_EFFECT: [&str; 18] = [
     "hboneIdleTimeout",
     "ingressClass",
     "ingressService",
@@ -30,7 +30,6 @@ const WITHOUT_EFFECT: [&str; 19] = [
     "enableEnvoyAccessLogService",
     "disableEnvoyListenerLog",
     "configSources",
-    "localityLbSetting",
     "zoneAwareLbSetting",
     "certificates",
     "serviceSettings",
@@ -134,6 +133,12 @@ fn read_policies(fields: &Fields<'_>, mesh: &mut MeshConfig) {
     }
     let inbound = [("PASSTHROUGH", false), ("LOCALHOST", true)];
     mesh.inbound_localhost = mode_of(fields, "inboundTrafficPolicy", |node| node.one_of(&inbound)).unwrap_or_default();
+    mesh.locality_lb = fields.with("localityLbSetting", |node| {
+        let (at, findings) = (node.path, node.findings);
+        let setting = Read::read(node)?;
+        locality_setting(&setting, &at, findings);
+        Some(setting)
+    });
     fields.set("enableAutoMtls", &mut mesh.enable_auto_mtls);
     let upgrades = [("DO_NOT_UPGRADE", false), ("UPGRADE", true)];
     mesh.h2_upgrade = fields.with("h2UpgradePolicy", |node| node.one_of(&upgrades)).unwrap_or_default();

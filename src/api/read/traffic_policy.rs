@@ -88,9 +88,6 @@ impl Read for LoadBalancer {
                 fields.unsupported(name);
             }
             fields.exclusive(&["simple", "consistentHash"]);
-            if fields.has("localityLbSetting") {
-                fields.warn("localityLbSetting", "field localityLbSetting is not supported yet and has no effect");
-            }
             Self {
                 simple: fields.with("simple", simple).unwrap_or_default(),
                 consistent_hash: fields.opt("consistentHash"),

@@ -55,6 +55,7 @@ impl Check<'_> {
                 self.traffic_policy(policy, &at.field("trafficPolicy"));
             }
         }
+        self.locality_settings(rule, at);
         if rule.workload_selector.is_none() {
             self.secrets(rule.traffic_policy.as_deref(), &at.field("trafficPolicy"));
             for (index, subset) in rule.subsets.iter().enumerate() {

@@ -10,6 +10,7 @@ mod header_value;
 mod host;
 mod http_route;
 mod kubernetes;
+mod locality_lb;
 mod regex;
 mod repeated;
 mod repeated_matches;
@@ -25,7 +26,7 @@ mod virtual_service;
 use super::{
     Object, ObjectKey, Spec,
     findings::{Findings, Path},
-    istio::PeerAuthentication,
+    istio::{LocalityLb, PeerAuthentication},
     kinds::kinds,
 };
 
@@ -59,6 +60,11 @@ pub fn re2(expression: &str) -> Result<(), String> {
 /// Checks the commands (`%…%`) in the value of a header that Envoy adds; the error says which it does not understand.
 pub fn header_format(value: &str) -> Result<(), String> {
     header_value::check(value)
+}
+
+/// Checks a `localityLbSetting` that stands at this path.
+pub(super) fn locality_setting(setting: &LocalityLb, at: &Path<'_>, findings: &Findings) {
+    locality_lb::check(setting, at, findings);
 }
 
 /// Checks a header that Envoy adds; the error says what is wrong with its name or its value.

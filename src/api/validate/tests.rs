@@ -264,7 +264,8 @@ fn destination_rules() {
             &policy("loadBalancer: {consistentHash: {httpHeaderName: x}, localityLbSetting: {enabled: true}, warmup: {duration: 1s}}"),
             &[
                 "warning: spec.trafficPolicy.loadBalancer.warmup: field warmup is not supported yet and has no effect",
-                "warning: spec.trafficPolicy.loadBalancer.localityLbSetting: field localityLbSetting is not supported yet and has no effect",
+                "warning: spec.trafficPolicy.loadBalancer.localityLbSetting: has no effect without outlierDetection, by which endpoints are \
+                 found to have failed: all are used alike",
             ],
         ),
         (

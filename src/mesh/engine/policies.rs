@@ -305,6 +305,7 @@ impl Tabled for DestinationRule {
             for rule in both.both() {
                 by_host.entry((namespace.clone(), rule.spec.host.clone())).or_default();
             }
+            count_places(world, both);
             if let Some(new) = &both.new {
                 by_host.entry((namespace.clone(), new.spec.host.clone())).or_default().push(Arc::clone(new));
             }
@@ -314,6 +315,19 @@ impl Tabled for DestinationRule {
             relist_rules(world, &key, new);
             engine.touch_ruled_services(&key.1, dirty);
         }
+    }
+}
+
+/// Counts what of clients' places counts by the rules that there are.
+fn count_places(world: &mut World, both: &Replaced<DestinationRule>) {
+    if let Some(old) = both.old.as_ref().map(|rule| rule.spec.place()).filter(|place| !place.is_empty()) {
+        match world.rule_places.get(&old).copied() {
+            Some(rules @ 2..) => world.rule_places.insert(old, rules - 1),
+            _ => world.rule_places.remove(&old),
+        };
+    }
+    if let Some(new) = both.new.as_ref().map(|rule| rule.spec.place()).filter(|place| !place.is_empty()) {
+        *world.rule_places.entry(new).or_default() += 1;
     }
 }
 

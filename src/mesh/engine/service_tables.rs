@@ -16,6 +16,7 @@ use crate::{
     mesh::{
         model::{Endpoint, EndpointAddress, EndpointSet, NamedKey, Registry, Service, ServiceKey, SpiffeId, UnusedEndpoint},
         policy::mtls,
+        traffic::own_place_detail,
         world::World,
     },
     patience::Patient,
@@ -113,7 +114,8 @@ impl Engine {
             }
             dirty.touched.services.insert(key.hostname.clone());
             hosts.insert(key.hostname.clone());
-            let located = |new: &Service| new.place_detail().is_some() || new.other_views.iter().any(|view| view.place_detail().is_some());
+            let is_located = |service: &Service| !own_place_detail(service).is_empty();
+            let located = |new: &Service| is_located(new) || new.other_views.iter().any(|view| is_located(view));
             match new.as_ref().is_some_and(located) {
                 true => _ = world.located.insert(key.clone()),
                 false => _ = world.located.remove(&key),

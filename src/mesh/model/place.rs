@@ -1,34 +1,35 @@
 //! Where a client is, and what of that a service's endpoints are chosen by.
 
+use std::collections::BTreeSet;
+
 use smol_str::SmolStr;
 
 use super::{
-    LocatedLabels, Proxy,
+    Locality, LocatedLabels, Proxy,
     label::{NETWORK, NODE, REGION, SUBZONE, ZONE},
 };
+use crate::api::Labels;
 
 /// Where a client is, as far as what it is sent depends on that.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
-    /// The network; empty: the only one.
-    pub network: SmolStr,
-    /// The region.
-    pub region: SmolStr,
-    /// The zone.
-    pub zone: SmolStr,
-    /// The part of the zone; empty where only zones count.
-    pub subzone: SmolStr,
-    /// The Kubernetes node; empty where only zones count.
+    /// Region, zone and subzone, where these count by themselves.
+    pub locality: Locality,
+    /// The Kubernetes node, where only endpoints of the same one are reached.
     pub node: SmolStr,
+    /// Labels of the client, those of where it runs included, that endpoints' labels are compared with.
+    pub labels: Labels,
 }
 
-/// How closely it counts where a client is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum PlaceDetail {
-    /// By its zone.
-    Zone,
-    /// By its node.
-    Node,
+/// What of a client's place counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PlaceDetail {
+    /// Whether its region, zone and subzone do.
+    pub locality: bool,
+    /// Whether its node does.
+    pub node: bool,
+    /// The names of the labels that do.
+    pub labels: BTreeSet<SmolStr>,
 }
 
 /// Which endpoints of a service go first (`spec.trafficDistribution`); others stand in when those are not ready.
@@ -45,37 +46,43 @@ pub enum TrafficDistribution {
 
 impl Place {
     /// Returns where a proxy is, in that detail.
-    pub fn of(proxy: &Proxy, detail: PlaceDetail) -> Self {
-        let written = proxy.labels.get(NETWORK).filter(|network| !network.is_empty());
-        let all = Self {
-            network: written.unwrap_or(&proxy.network).clone(),
-            region: proxy.locality.region.clone(),
-            zone: proxy.locality.zone.clone(),
-            subzone: proxy.locality.subzone.clone(),
-            node: proxy.node.clone(),
+    pub fn of(proxy: &Proxy, detail: &PlaceDetail) -> Self {
+        let all = LocatedLabels {
+            own: &proxy.labels,
+            locality: &proxy.locality,
+            cluster: &proxy.cluster,
+            node: &proxy.node,
+            network: Some(&proxy.network),
         };
-        all.in_detail(detail)
+        Self {
+            locality: if detail.locality { proxy.locality.clone() } else { Locality::default() },
+            node: if detail.node { proxy.node.clone() } else { SmolStr::default() },
+            labels: detail.labels.iter().filter_map(|name| Some((name.clone(), all.get(name)?.clone()))).collect(),
+        }
     }
 
     /// Returns what of it counts.
     #[must_use]
-    pub fn in_detail(self, detail: PlaceDetail) -> Self {
-        match detail {
-            PlaceDetail::Zone => Self { subzone: SmolStr::default(), node: SmolStr::default(), ..self },
-            PlaceDetail::Node => self,
+    pub fn in_detail(&self, detail: &PlaceDetail) -> Self {
+        Self {
+            locality: if detail.locality { self.locality.clone() } else { Locality::default() },
+            node: if detail.node { self.node.clone() } else { SmolStr::default() },
+            labels: self.labels.iter().filter(|(name, _)| detail.labels.contains(*name)).map(|(k, v)| (k.clone(), v.clone())).collect(),
         }
     }
+}
 
-    /// Returns how far an endpoint with these labels is, by how much of the place it shares: 0 is nearest.
-    pub fn distance(&self, distribution: TrafficDistribution, labels: LocatedLabels<'_>) -> u32 {
-        let place = [(NETWORK, &self.network), (REGION, &self.region), (ZONE, &self.zone), (SUBZONE, &self.subzone), (NODE, &self.node)];
-        let counting = match distribution {
-            TrafficDistribution::Any => &place[..0],
-            TrafficDistribution::PreferSameZone => &place[..3],
-            TrafficDistribution::PreferSameNode => &place[..],
-        };
-        let shared = counting.iter().take_while(|(name, value)| labels.get(name).map_or("", SmolStr::as_str) == value.as_str());
-        (counting.len() - shared.count()) as u32
+impl PlaceDetail {
+    /// Returns whether nothing of the place counts.
+    pub fn is_empty(&self) -> bool {
+        !self.locality && !self.node && self.labels.is_empty()
+    }
+
+    /// Adds what counts by another.
+    pub fn extend(&mut self, other: &Self) {
+        self.locality |= other.locality;
+        self.node |= other.node;
+        self.labels.extend(other.labels.iter().cloned());
     }
 }
 
@@ -89,12 +96,13 @@ impl TrafficDistribution {
         }
     }
 
-    /// Returns how closely it counts where a client is.
-    pub fn detail(self) -> Option<PlaceDetail> {
+    /// Returns the labels by which endpoints are near: the more of them an endpoint shares with the client, from the first, the nearer.
+    pub fn labels(self) -> &'static [&'static str] {
+        const NEARER_AND_NEARER: &[&str] = &[NETWORK, REGION, ZONE, SUBZONE, NODE];
         match self {
-            Self::Any => None,
-            Self::PreferSameZone => Some(PlaceDetail::Zone),
-            Self::PreferSameNode => Some(PlaceDetail::Node),
+            Self::Any => &[],
+            Self::PreferSameZone => &NEARER_AND_NEARER[..3],
+            Self::PreferSameNode => NEARER_AND_NEARER,
         }
     }
 }
@@ -102,21 +110,23 @@ impl TrafficDistribution {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{api::Labels, mesh::model::Locality};
+    use crate::mesh::model::ProxyKind;
 
     #[test]
-    fn what_shares_more_of_the_place_is_nearer() {
-        let client = Place { region: "north".into(), zone: "a".into(), subzone: "1".into(), node: "n1".into(), ..Place::default() };
-        let far = |distribution, region: &str, zone: &str, subzone: &str, node: &str| {
-            let locality = Locality { region: region.into(), zone: zone.into(), subzone: subzone.into() };
-            let (own, cluster, node) = (Labels::new(), "c".into(), node.into());
-            client.distance(distribution, LocatedLabels { own: &own, locality: &locality, cluster: &cluster, node: &node, network: None })
+    fn only_what_counts_tells_places_apart() {
+        let mut proxy = Proxy::new(ProxyKind::Sidecar, "a.shop");
+        proxy.locality = Locality { region: "north".into(), zone: "a".into(), subzone: SmolStr::default() };
+        proxy.labels = std::sync::Arc::new([("tier".into(), "gold".into()), ("app".into(), "a".into())].into());
+        proxy.node = "n1".into();
+        let detail = |locality, node, labels: &[&str]| PlaceDetail {
+            locality,
+            node,
+            labels: labels.iter().map(|name| SmolStr::new(*name)).collect(),
         };
-        let (zone, node) = (TrafficDistribution::PreferSameZone, TrafficDistribution::PreferSameNode);
-        assert_eq!([far(zone, "north", "a", "2", "n2"), far(zone, "north", "b", "1", "n1"), far(zone, "south", "a", "", "")], [0, 1, 2]);
-        let of_node = [far(node, "north", "a", "1", "n1"), far(node, "north", "a", "1", "n2"), far(node, "north", "a", "2", "n1")];
-        assert_eq!(of_node, [0, 1, 2]);
-        assert_eq!([far(node, "north", "b", "1", "n1"), far(node, "south", "a", "1", "n1")], [3, 4]);
-        assert_eq!(far(TrafficDistribution::Any, "south", "b", "", ""), 0);
+        let by_label = Place::of(&proxy, &detail(false, false, &[ZONE, "tier", "other"]));
+        let labels: Labels = [(ZONE.into(), "a".into()), ("tier".into(), "gold".into())].into();
+        assert_eq!(by_label, Place { labels, ..Place::default() });
+        assert_eq!(Place::of(&proxy, &detail(true, true, &["tier"])).in_detail(&detail(false, false, &["tier"])).labels.len(), 1);
+        assert_eq!(Place::of(&proxy, &PlaceDetail::default()), Place::default());
     }
 }

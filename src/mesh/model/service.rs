@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use smol_str::SmolStr;
 
-use super::{Hostname, Origin, PlaceDetail, Precedence, Protocol, SpiffeId, TrafficDistribution, Visibility};
+use super::{Hostname, Origin, Precedence, Protocol, SpiffeId, TrafficDistribution, Visibility};
 use crate::api::Labels;
 
 /// What a hostname means: a Kubernetes Service, or one host of a ServiceEntry.
@@ -137,14 +137,6 @@ impl Service {
             Visibility::None => 2,
         };
         (self.registry, breadth, &self.precedence)
-    }
-
-    /// Returns how closely it counts where a client is, for the endpoints that it is given; `None`: all are given the same.
-    pub fn place_detail(&self) -> Option<PlaceDetail> {
-        // Clusters of other kinds hold their endpoints, and all clients share them.
-        let by_endpoint = matches!(self.resolution, Resolution::ClientSideLb | Resolution::Passthrough);
-        let local = self.node_local.then_some(PlaceDetail::Node);
-        self.distribution.detail().max(local).filter(|_| by_endpoint)
     }
 
     /// Returns the objects that say what it is.

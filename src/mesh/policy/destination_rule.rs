@@ -9,7 +9,7 @@ use crate::{
     mesh::{
         configured::Configured,
         model::{Hostname, Service, Visibility},
-        traffic::{DestinationRule, EffectiveDestinationRule, EffectiveSubset, Subset, TrafficPolicy},
+        traffic::{DestinationRule, EffectiveDestinationRule, EffectiveSubset, RulePlace, Subset, TrafficPolicy},
         world::{HostRules, World},
     },
 };
@@ -122,7 +122,9 @@ fn merge<'a>(rules: impl Iterator<Item = &'a Arc<Configured<DestinationRule>>> +
     let subsets = rules.clone().flat_map(|rule| &rule.spec.subsets).filter(|subset| names.insert(&subset.name));
     let subsets = subsets.take(most);
     let subsets = subsets.map(|subset| effective_subset(subset, &policy)).collect();
-    EffectiveDestinationRule { policy, subsets, origins: rules.map(|rule| rule.origin.clone()).collect() }
+    let mut place = RulePlace::default();
+    rules.clone().for_each(|rule| place.extend(&rule.spec.place()));
+    EffectiveDestinationRule { policy, subsets, place, origins: rules.map(|rule| rule.origin.clone()).collect() }
 }
 
 fn effective_subset(subset: &Subset, of_host: &Arc<TrafficPolicy>) -> EffectiveSubset {

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::mesh::{
     credential::SecretName,
-    model::{Hostname, Labels, Origin, ProxyKind, Visibility},
+    model::{Hostname, Labels, Origin, PlaceDetail, ProxyKind, Visibility},
 };
 
 /// What one DestinationRule says of the traffic to its host.
@@ -26,6 +26,15 @@ pub struct DestinationRule {
     pub policy: Option<Arc<TrafficPolicy>>,
     /// For endpoints with certain labels.
     pub subsets: Vec<Subset>,
+}
+
+/// What of its clients' places may count by a rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RulePlace {
+    /// What does by its own settings.
+    pub own: PlaceDetail,
+    /// Whether it detects outliers somewhere, so that the mesh's setting has an effect.
+    pub detects_outliers: bool,
 }
 
 /// Endpoints of a host that have certain labels, with what one rule says of them.
@@ -46,6 +55,8 @@ pub struct EffectiveDestinationRule {
     pub policy: Arc<TrafficPolicy>,
     /// Subsets of all merged rules, first of a name wins.
     pub subsets: Vec<EffectiveSubset>,
+    /// What of its clients' places may count by the merged rules.
+    pub place: RulePlace,
     /// The oldest of the merged rules first; its name goes into `metadata.istio.config`.
     pub origins: Vec<Origin>,
 }
@@ -59,6 +70,33 @@ pub struct EffectiveSubset {
     pub labels: Arc<Labels>,
     /// Its own policy on top of the service's.
     pub policy: Arc<TrafficPolicy>,
+}
+
+impl DestinationRule {
+    /// Returns what of its clients' places may count by it.
+    pub fn place(&self) -> RulePlace {
+        let mut place = RulePlace::default();
+        let policies = self.policy.iter().chain(self.subsets.iter().filter_map(|subset| subset.policy.as_ref()));
+        for policy in policies.flat_map(|policy| policy.all()) {
+            place.detects_outliers |= policy.outlier_detection.is_some();
+            // Outliers may be detected by what is said below it.
+            place.own.extend(&policy.locality.as_ref().map(|setting| setting.place_detail(true)).unwrap_or_default());
+        }
+        place
+    }
+}
+
+impl RulePlace {
+    /// Returns whether nothing counts.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Adds what may count by another rule.
+    pub fn extend(&mut self, other: &Self) {
+        self.own.extend(&other.own);
+        self.detects_outliers |= other.detects_outliers;
+    }
 }
 
 impl EffectiveDestinationRule {

@@ -1,12 +1,15 @@
 //! Converts what a DestinationRule (or a Sidecar, or MeshConfig) says of traffic.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
+
+use smol_str::SmolStr;
 
 use super::{
     client_tls::{ClientCredentials, ClientFiles, ClientTls, TlsOrigination},
     connection_pool::{ConnectionPool, HttpSettings, TcpKeepalive, TcpSettings},
     destination_rule::{DestinationRule, Subset},
     load_balancer::{ConsistentHash, HashKey, HashTable, LoadBalancer},
+    locality_lb::{Distribute, LocalityLb, LocalityPattern, PriorityLabel},
     outlier_detection::OutlierDetection,
     policy::{PortPolicy, TrafficPolicy},
 };
@@ -67,6 +70,7 @@ fn port_policy(
 ) -> PortPolicy {
     PortPolicy {
         load_balancer: load_balanced.as_ref().map(load_balancer).map(Arc::new),
+        locality: load_balanced.as_ref().and_then(|written| written.locality.as_ref()).map(locality_lb).map(Arc::new),
         connection_pool: pool.as_ref().map(connection_pool).map(Arc::new),
         outlier_detection: detection.as_ref().map(outlier_detection).map(Arc::new),
         tls,
@@ -80,6 +84,27 @@ fn load_balancer(written: &istio::LoadBalancer) -> LoadBalancer {
         (istio::SimpleLb::Unspecified | istio::SimpleLb::LeastRequest, None) => LoadBalancer::LeastRequest,
         (istio::SimpleLb::RoundRobin, None) => LoadBalancer::RoundRobin,
         (istio::SimpleLb::Random, None) => LoadBalancer::Random,
+    }
+}
+
+/// Converts `localityLbSetting`.
+pub(in crate::mesh) fn locality_lb(written: &istio::LocalityLb) -> LocalityLb {
+    let split = |label: &SmolStr| label.split_once('=').map(|(name, value)| (SmolStr::new(name), SmolStr::new(value)));
+    // Of a label that is there twice, once with a value, both have it, as with istiod.
+    let values: BTreeMap<SmolStr, SmolStr> = written.failover_priority.iter().filter_map(split).collect();
+    let priority = |label: &SmolStr| {
+        let name = split(label).map_or_else(|| label.clone(), |(name, _)| name);
+        PriorityLabel { value: values.get(&name).cloned(), name }
+    };
+    let distribute = |written: &istio::LocalityDistribute| Distribute {
+        from: LocalityPattern::new(&written.from),
+        to: written.to.iter().map(|(to, percent)| (LocalityPattern::new(to), *percent)).collect(),
+    };
+    LocalityLb {
+        enabled: written.enabled.unwrap_or(true),
+        distribute: written.distribute.iter().map(distribute).collect(),
+        failover: written.failover.clone(),
+        failover_priority: written.failover_priority.iter().map(priority).collect(),
     }
 }
 

@@ -8,14 +8,18 @@ mod connection_pool;
 mod destination_rule;
 pub(in crate::mesh) mod istio;
 mod load_balancer;
+mod locality_lb;
 mod outlier_detection;
 mod policy;
+mod preference;
 
 pub use self::{
     client_tls::{ClientCredentials, ClientFiles, ClientTls, TlsOrigination},
     connection_pool::{ConnectionPool, HttpSettings, TcpKeepalive, TcpSettings},
-    destination_rule::{DestinationRule, EffectiveDestinationRule, EffectiveSubset, Subset},
+    destination_rule::{DestinationRule, EffectiveDestinationRule, EffectiveSubset, RulePlace, Subset},
     load_balancer::{ConsistentHash, HashKey, HashTable, LoadBalancer},
+    locality_lb::{Distribute, LocalityLb, LocalityPattern, PriorityLabel},
     outlier_detection::OutlierDetection,
     policy::{PortPolicy, TrafficPolicy},
+    preference::{Preference, own_place_detail, place_detail},
 };

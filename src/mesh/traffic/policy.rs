@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{client_tls::ClientTls, connection_pool::ConnectionPool, load_balancer::LoadBalancer, outlier_detection::OutlierDetection};
+use super::{
+    client_tls::ClientTls, connection_pool::ConnectionPool, load_balancer::LoadBalancer, locality_lb::LocalityLb,
+    outlier_detection::OutlierDetection,
+};
 
 /// The policy of a host or of a subset: for all ports, and for single ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,6 +21,8 @@ pub struct TrafficPolicy {
 pub struct PortPolicy {
     /// How endpoints are chosen.
     pub load_balancer: Option<Arc<LoadBalancer>>,
+    /// Which endpoints go first; `None`: as the Service asks or the mesh has it.
+    pub locality: Option<Arc<LocalityLb>>,
     /// Limits of connections.
     pub connection_pool: Option<Arc<ConnectionPool>>,
     /// Which endpoints are left out.
@@ -40,6 +45,11 @@ impl TrafficPolicy {
         self.own(number).unwrap_or(&self.default)
     }
 
+    /// Returns what holds for ports that have nothing of their own, and what for each that has.
+    pub fn all(&self) -> impl Iterator<Item = &PortPolicy> {
+        std::iter::once(&self.default).chain(self.ports.iter().map(|(_, policy)| policy))
+    }
+
     /// Returns this policy on top of another: what it says replaces what the other says. Where it speaks of a port, nothing
     /// of the other holds for that port.
     #[must_use]
@@ -60,8 +70,11 @@ impl PortPolicy {
 
     /// Returns this policy laid over another: a field that is set replaces the whole field below it.
     fn over(&self, below: &Self) -> Self {
+        // The two are one field, written as one.
+        let balanced = if self.load_balancer.is_some() { self } else { below };
         Self {
-            load_balancer: self.load_balancer.as_ref().or(below.load_balancer.as_ref()).cloned(),
+            load_balancer: balanced.load_balancer.clone(),
+            locality: balanced.locality.clone(),
             connection_pool: self.connection_pool.as_ref().or(below.connection_pool.as_ref()).cloned(),
             outlier_detection: self.outlier_detection.as_ref().or(below.outlier_detection.as_ref()).cloned(),
             tls: self.tls.as_ref().or(below.tls.as_ref()).cloned(),
@@ -69,7 +82,7 @@ impl PortPolicy {
     }
 }
 
-static NONE: PortPolicy = PortPolicy { load_balancer: None, connection_pool: None, outlier_detection: None, tls: None };
+static NONE: PortPolicy = PortPolicy { load_balancer: None, locality: None, connection_pool: None, outlier_detection: None, tls: None };
 
 #[cfg(test)]
 mod tests {

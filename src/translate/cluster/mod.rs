@@ -20,7 +20,7 @@ pub use self::{
 };
 use super::input::{Built, ProxyClass};
 use crate::mesh::{
-    model::{EndpointSet, Flavour, MtlsMode, ProxyKind, Service},
+    model::{EndpointSet, Flavour, MtlsMode, Place, ProxyKind, Service},
     settings::MeshSettings,
     traffic::EffectiveDestinationRule,
 };
@@ -54,16 +54,17 @@ pub struct Profile {
 ///
 /// `mtls` is the mode that mesh and namespace policy ask of the service (workload and port policies do not count
 /// here, contract §3.2); `None` when it is not known. `endpoints` become part of the input only where the cluster
-/// contains them.
+/// contains them, and `place`, where the clients are, only where it counts for these.
 pub fn inputs(
     class: &ProxyClass,
     mesh: &Arc<MeshSettings>,
+    place: Option<&Place>,
     service: &Arc<Service>,
     rule: Option<&Arc<EffectiveDestinationRule>>,
     mtls: Option<MtlsMode>,
     endpoints: Option<&Arc<EndpointSet>>,
 ) -> Vec<ClusterInput> {
-    outbound::inputs(&class.into(), mesh, service, rule, mtls, endpoints.map(Arc::as_ref))
+    outbound::inputs(&class.into(), mesh, place, service, rule, mtls, endpoints.map(Arc::as_ref))
 }
 
 /// Builds the cluster of an input.

@@ -33,14 +33,13 @@ use super::{
 use crate::{
     mesh::{
         model::{
-            Endpoint, EndpointSet, MtlsMode, Origin, Protocol, ProxyKind, Registry, Resolution, Service, ServicePort, TargetPort,
-            TrafficDistribution,
+            Endpoint, EndpointSet, MtlsMode, Origin, Place, Protocol, ProxyKind, Registry, Resolution, Service, ServicePort, TargetPort,
         },
         settings::MeshSettings,
-        traffic::{ClientTls, EffectiveDestinationRule, EffectiveSubset, HashTable, LoadBalancer, PortPolicy},
+        traffic::{ClientTls, EffectiveDestinationRule, EffectiveSubset, HashTable, LoadBalancer, PortPolicy, Preference},
     },
     translate::{
-        endpoint::{self, Unready},
+        endpoint::{self, Nearness, Unready},
         filter::http::dns_cache,
         input::{Built, ByPtr, ProxyClass},
         metadata, naming, tls, wkt,
@@ -60,6 +59,8 @@ pub struct Outbound {
     discovery: Discovery,
     auto_mtls: AutoMtls,
     naming: Naming,
+    /// How the endpoints that it holds itself are chosen by where the client is.
+    nearness: Option<Arc<Nearness>>,
 }
 
 /// How the cluster finds its endpoints.
@@ -87,28 +88,36 @@ enum Naming {
 pub fn auto_passthrough_inputs(
     class: &ProxyClass,
     mesh: &Arc<MeshSettings>,
+    place: Option<&Place>,
     service: &Arc<Service>,
     rule: Option<&Arc<EffectiveDestinationRule>>,
     endpoints: Option<&Arc<EndpointSet>>,
 ) -> Vec<ClusterInput> {
-    let (profile, endpoints) = (Profile::from(class), endpoints.map(Arc::as_ref));
-    named_inputs(Naming::Sni, &profile, mesh, service, rule, None, endpoints)
+    let profile = Profile::from(class);
+    named_inputs(Named { naming: Naming::Sni, profile: &profile, place }, mesh, service, rule, None, endpoints.map(Arc::as_ref))
 }
 
 pub(super) fn inputs(
     profile: &Profile,
     mesh: &Arc<MeshSettings>,
+    place: Option<&Place>,
     service: &Arc<Service>,
     rule: Option<&Arc<EffectiveDestinationRule>>,
     mtls: Option<MtlsMode>,
     endpoints: Option<&EndpointSet>,
 ) -> Vec<ClusterInput> {
-    named_inputs(Naming::Plain, profile, mesh, service, rule, mtls, endpoints)
+    named_inputs(Named { naming: Naming::Plain, profile, place }, mesh, service, rule, mtls, endpoints)
+}
+
+/// For whom clusters are, and how they are named.
+struct Named<'a> {
+    naming: Naming,
+    profile: &'a Profile,
+    place: Option<&'a Place>,
 }
 
 fn named_inputs(
-    naming: Naming,
-    profile: &Profile,
+    Named { naming, profile, place }: Named<'_>,
     mesh: &Arc<MeshSettings>,
     service: &Arc<Service>,
     rule: Option<&Arc<EffectiveDestinationRule>>,
@@ -130,6 +139,9 @@ fn named_inputs(
             _ => discovery(profile, service, by_destination, at, endpoints)?,
         };
         let auto_mtls = auto_mtls(mesh, service, mtls, &discovery, endpoints);
+        let holds_endpoints = matches!(discovery, Discovery::StrictDns(_) | Discovery::LogicalDns(_));
+        let policy = rule.map_or(PortPolicy::NONE, |rule| rule.port(at, port.number));
+        let nearness = place.filter(|_| holds_endpoints).and_then(|place| Nearness::of(place, mesh, service, policy));
         Some(ClusterInput::Outbound(Outbound {
             profile: *profile,
             mesh: mesh.into(),
@@ -140,6 +152,7 @@ fn named_inputs(
             discovery,
             auto_mtls,
             naming,
+            nearness: nearness.map(Arc::new),
         }))
     };
     ports.flat_map(|port| std::iter::once(None).chain((0..subsets).map(Some)).filter_map(move |at| outbound(port, at))).collect()
@@ -207,9 +220,7 @@ pub(super) fn cluster(input: &Outbound) -> Built<Cluster> {
     if let Some(detection) = &policy.outlier_detection {
         connection::detect_outliers(&mut cluster, detection);
     }
-    if input.discovery == Discovery::Eds {
-        choose_by_health(&mut cluster, input);
-    }
+    choose_by_health(&mut cluster, input);
     if input.naming == Naming::Plain {
         let peer = Peer {
             service: &input.service,
@@ -283,7 +294,7 @@ fn resolve(cluster: &mut Cluster, input: &Outbound, endpoints: &[Endpoint]) {
         typed_config: Some(wkt::any(&CaresDnsResolverConfig { udp_max_queries: wkt::uint32(100), ..Default::default() })),
     });
     let keep_mtls = endpoint::keeps_mtls(input.rule.as_deref(), input.subset(), input.port);
-    cluster.load_assignment = Some(endpoint::assignment(&cluster.name, endpoints, input.unready(), keep_mtls));
+    cluster.load_assignment = Some(endpoint::assignment(&cluster.name, endpoints, input.unready(), input.nearness.as_deref(), keep_mtls));
 }
 
 fn forward_proxy(input: &Outbound, allow_insecure_cluster_options: bool) -> CustomClusterType {
@@ -333,10 +344,12 @@ fn balance(cluster: &mut Cluster, input: &Outbound, load_balancer: Option<&LoadB
 /// Sets when endpoints that are not ready have traffic, and lets the weights of localities count where some are preferred.
 fn choose_by_health(cluster: &mut Cluster, input: &Outbound) {
     let Some(common) = &mut cluster.common_lb_config else { return };
-    if let Some(value) = endpoint::panic_threshold(&input.mesh, &input.service, input.policy()) {
+    let threshold = endpoint::panic_threshold(&input.mesh, &input.service, input.policy());
+    if let Some(value) = threshold.filter(|_| input.discovery == Discovery::Eds) {
         common.healthy_panic_threshold = Some(Percent { value });
     }
-    if input.service.distribution != TrafficDistribution::Any {
+    let preference = Preference::of(&input.mesh.locality_lb, input.service.distribution, input.policy());
+    if preference.is_some_and(|preference| preference.weighs_localities()) {
         common.locality_config_specifier = Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig {}));
     }
 }

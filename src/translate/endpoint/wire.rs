@@ -24,7 +24,17 @@ pub(super) struct Group<'a> {
     pub(super) locality: &'a Locality,
     /// Groups of a higher number have traffic when those of lower ones are not ready.
     pub(super) priority: u32,
+    /// Its part of the traffic, where such weights count; zero: none is told.
+    pub(super) weight: u32,
     pub(super) endpoints: Vec<Sent<'a>>,
+}
+
+impl<'a> Group<'a> {
+    /// Makes a group that weighs as much as its endpoints.
+    pub(super) fn new(locality: &'a Locality, endpoints: Vec<Sent<'a>>) -> Self {
+        let weight = endpoints.iter().fold(0u32, |sum, sent| sum.saturating_add(sent.endpoint.backend.weight));
+        Self { locality, priority: 0, weight, endpoints }
+    }
 }
 
 /// An endpoint as one cluster is sent it.
@@ -49,7 +59,7 @@ pub(super) fn encode(name: &str, localities: &[Group<'_>]) -> Vec<u8> {
     bytes
 }
 
-fn locality<'a>(bytes: &mut Vec<u8>, Group { locality, priority, endpoints }: &Group<'a>, shared: &mut Shared<'a>) {
+fn locality<'a>(bytes: &mut Vec<u8>, Group { locality, priority, weight, endpoints }: &Group<'a>, shared: &mut Shared<'a>) {
     nested(bytes, 1, |bytes| {
         text(bytes, 1, &locality.region);
         text(bytes, 2, &locality.zone);
@@ -58,10 +68,8 @@ fn locality<'a>(bytes: &mut Vec<u8>, Group { locality, priority, endpoints }: &G
     for sent in endpoints {
         nested(bytes, 2, |bytes| lb_endpoint(bytes, *sent, shared));
     }
-    // An empty locality has no weight.
-    if !endpoints.is_empty() {
-        let weight = endpoints.iter().fold(0u32, |sum, sent| sum.saturating_add(sent.endpoint.backend.weight));
-        nested(bytes, 3, |bytes| number(bytes, 1, weight));
+    if *weight > 0 {
+        nested(bytes, 3, |bytes| number(bytes, 1, *weight));
     }
     number(bytes, 5, *priority);
 }
@@ -184,7 +192,7 @@ mod tests {
     }
 
     fn group<'a>(locality: &'a Locality, priority: u32, endpoints: Vec<Sent<'a>>) -> Group<'a> {
-        Group { locality, priority, endpoints }
+        Group { priority, ..Group::new(locality, endpoints) }
     }
 
     fn of_workload(workload: &str, endpoint: &Endpoint) -> Endpoint {

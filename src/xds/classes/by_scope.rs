@@ -8,7 +8,12 @@ use std::{
 use imbl::ordmap::DiffItem;
 use smol_str::SmolStr;
 
-use super::{cached_units::CachedUnits, key::ListenersKey, missing::MissingClusters, resource_cache::ResourceCache};
+use super::{
+    cached_units::CachedUnits,
+    key::{ListenersKey, is_located},
+    missing::MissingClusters,
+    resource_cache::ResourceCache,
+};
 use crate::{
     api::{ConfigId, Diagnostic, ObjectKey},
     mesh::{
@@ -210,7 +215,7 @@ impl SharedByScope {
         let resources = scope.services.get(host).map_or_else(Vec::new, |service| {
             let rule = scope.destination_rules.get(host);
             let mtls = Some(service_mtls(world, &service.namespace));
-            let inputs = cluster::inputs(class, &world.mesh, service, rule, mtls, world.endpoints.get(&service.key()));
+            let inputs = cluster::inputs(class, &world.mesh, None, service, rule, mtls, world.endpoints.get(&service.key()));
             inputs.into_iter().map(|input| cache.cluster(input)).collect()
         });
         self.clusters.replace(&ClusterOwner::Service(host.clone()), resources);
@@ -224,7 +229,7 @@ impl SharedByScope {
     fn translate_endpoints(&mut self, world: &World, scope: &Scope, class: &ProxyClass, host: &Hostname, cache: &mut ResourceCache) {
         visits::count(Visited::Service, 1);
         // Where it counts where clients are, not all of the scope have the same.
-        let service = scope.services.get(host).filter(|service| service.place_detail().is_none());
+        let service = scope.services.get(host).filter(|service| !is_located(world, scope, service));
         let resources = service.map_or_else(Vec::new, |service| {
             let rule = scope.destination_rules.get(host);
             let inputs = endpoint::inputs(class, &world.mesh, None, service, rule, world.endpoints.get(&service.key()), false);
@@ -385,7 +390,8 @@ fn has_sockets(scope: &Scope) -> bool {
     scope.egress.iter().any(|egress| egress.listener.as_ref().is_some_and(|listener| listener.port == Some(0)))
 }
 
-fn holds_endpoints(service: &Service) -> bool {
+/// Returns whether clusters of the service hold its endpoints.
+pub(super) fn holds_endpoints(service: &Service) -> bool {
     matches!(service.resolution, Resolution::DnsLb | Resolution::DnsRoundRobin)
 }
 

@@ -10,7 +10,7 @@ use imbl::{OrdMap, ordmap::DiffItem};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
-    by_place::LocatedAssignments,
+    by_place::LocatedResources,
     by_scope::{OutboundListeners, SharedByScope, Step},
     key::{DistinguishingLabels, ListenersKey, LocatedKey, SharedKey, class_of, own_addresses, place_of},
     per_proxy::{PerProxy, PerProxyInputs},
@@ -58,7 +58,7 @@ pub(super) struct Groups {
     scopes: Scopes,
     shared: FxHashMap<SharedKey, SharedByScope>,
     listeners: FxHashMap<ListenersKey, OutboundListeners>,
-    located: FxHashMap<LocatedKey, LocatedAssignments>,
+    located: FxHashMap<LocatedKey, LocatedResources>,
     own: FxHashMap<Arc<PerProxyInputs>, PerProxy>,
     /// How many proxies each group has.
     users: Users,
@@ -92,7 +92,8 @@ impl Groups {
         if let Some(located) = &located
             && let Entry::Vacant(entry) = self.located.entry(located.clone())
         {
-            entry.insert(LocatedAssignments::new(world, scope, located, &mut self.cache));
+            let shared = self.shared.entry(shared.clone()).or_default();
+            entry.insert(LocatedResources::new(world, scope, located, shared, &mut self.cache));
         }
         let own = Arc::new(PerProxyInputs::of(world, scope, proxy, distinguishing));
         if let Entry::Vacant(entry) = self.own.entry(Arc::clone(&own)) {
@@ -136,7 +137,8 @@ impl Groups {
             group.update(step, key, shared, cache);
         }
         for (key, group) in located {
-            step(&key.shared.scope).into_iter().for_each(|step| group.update(step, key, cache));
+            let (Some(step), Some(shared)) = (step(&key.shared.scope), shared.get(&key.shared)) else { continue };
+            group.update(step, key, shared, cache);
         }
     }
 
@@ -195,8 +197,9 @@ impl Groups {
         let own = self.own.get(&keys.own);
         PerType::from_fn(|kind| {
             let outbound = listeners.filter(|_| kind == ResourceType::Listener).map(OutboundListeners::layer);
-            let common = shared.and_then(|shared| shared.layer(kind)).or(outbound);
-            let located = located.filter(|_| kind == ResourceType::Endpoint).map(LocatedAssignments::layer);
+            let near = located.filter(|_| kind == ResourceType::Cluster).and_then(LocatedResources::clusters);
+            let common = near.or_else(|| shared.and_then(|shared| shared.layer(kind))).or(outbound);
+            let located = located.filter(|_| kind == ResourceType::Endpoint).map(LocatedResources::assignments);
             let layers = [common, located, own.map(|own| own.layer(kind))];
             layers.map(|layer| Arc::clone(layer.unwrap_or(&self.empty))).into()
         })

@@ -8,9 +8,11 @@ use smol_str::SmolStr;
 use crate::{
     mesh::{
         model::{
-            ExactBalance, Flavour, GatewayTopology, Labels, Place, PlaceDetail, Proxy, ProxyKind, ProxyPorts, Resolution, TelemetryIdentity,
+            ExactBalance, Flavour, GatewayTopology, Labels, Place, PlaceDetail, Proxy, ProxyKind, ProxyPorts, Resolution, Service,
+            TelemetryIdentity,
         },
         scope::{Scope, ScopeKey},
+        traffic::place_detail,
         world::World,
     },
     translate::{
@@ -81,7 +83,12 @@ impl DistinguishingLabels {
 
 /// Returns where a proxy is, as far as that counts for any service.
 pub(super) fn place_of(proxy: &Proxy, distinguishing: &DistinguishingLabels) -> Option<Place> {
-    distinguishing.place.map(|detail| Place::of(proxy, detail))
+    distinguishing.place.as_ref().map(|detail| Place::of(proxy, detail))
+}
+
+/// Returns whether it counts where clients are for a service's endpoints.
+pub(super) fn is_located(world: &World, scope: &Scope, service: &Service) -> bool {
+    place_detail(&world.mesh.locality_lb, service, scope.destination_rules.get(&service.hostname).map(Arc::as_ref)).is_some()
 }
 
 /// Returns the class of a proxy: for listeners with its telemetry names and how it balances, for the rest without them.

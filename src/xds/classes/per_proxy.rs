@@ -18,7 +18,7 @@ use crate::{
     mesh::{
         credential::SecretName,
         gateway::Listener,
-        model::{Hostname, Place, PlaceDetail, Proxy, ProxyKind, Service},
+        model::{Hostname, Place, Proxy, ProxyKind, Service},
         policy::{mtls::workload_mtls, request_authentication::token_rules, workload::WorkloadPolicies},
         routing::model::GatewayRef,
         scope::{Scope, ServiceTarget, gateways_for, routes_for_gateway, service_targets},
@@ -183,9 +183,9 @@ fn gateway_proxy(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass
     let routes_for = |at: &GatewayRef| routes_for_gateway(world, &proxy.namespace, at);
     let route::GatewayTables { tables, refused: of_tables } = route::gateway_tables(scope, class, &world.mesh, &plan.tables, routes_for);
     refused.extend(of_tables);
-    let place = Place::of(proxy, PlaceDetail::Node);
+    let place = world.place_detail().map(|detail| Place::of(proxy, &detail));
     let (clusters, assignments) =
-        if passes_mtls_on(&gateways) { auto_passthrough(world, scope, class, &place) } else { Default::default() };
+        if passes_mtls_on(&gateways) { auto_passthrough(world, scope, class, place.as_ref()) } else { Default::default() };
     let secrets = secrets_of(&gateways);
     PerProxyInputs { clusters, assignments, tables, gateway: plan.listeners, refused, secrets, inbound: None }
 }
@@ -199,14 +199,14 @@ fn passes_mtls_on(gateways: &[Arc<Gateway>]) -> bool {
     gateways.iter().flat_map(|gateway| &gateway.spec.listeners).any(Listener::is_auto_passthrough)
 }
 
-fn auto_passthrough(world: &World, scope: &Scope, class: &ProxyClass, place: &Place) -> (Vec<ClusterInput>, Vec<EndpointInput>) {
+fn auto_passthrough(world: &World, scope: &Scope, class: &ProxyClass, place: Option<&Place>) -> (Vec<ClusterInput>, Vec<EndpointInput>) {
     let (mut clusters, mut assignments) = (Vec::new(), Vec::new());
     // The mesh's own mTLS ends at none of the others.
     let in_mesh = |(_, service): &(&Hostname, &Arc<Service>)| !service.mesh_external;
     for (host, service) in scope.services.iter().visiting(Visited::Service).filter(in_mesh) {
         let (rule, endpoints) = (scope.destination_rules.get(host), world.endpoints.get(&service.key()));
-        clusters.extend(cluster::auto_passthrough_inputs(class, &world.mesh, service, rule, endpoints));
-        assignments.extend(endpoint::inputs(class, &world.mesh, Some(place), service, rule, endpoints, true));
+        clusters.extend(cluster::auto_passthrough_inputs(class, &world.mesh, place, service, rule, endpoints));
+        assignments.extend(endpoint::inputs(class, &world.mesh, place, service, rule, endpoints, true));
     }
     (clusters, assignments)
 }

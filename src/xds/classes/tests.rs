@@ -240,6 +240,24 @@ fn a_rule_counts_on_the_own_side_once_a_route_imports_its_service() {
     }
 }
 
+#[test]
+fn places_count_only_while_endpoints_are_chosen_by_them() {
+    let mut plane = Plane::new();
+    plane.apply(SHOP);
+    plane.apply(REVIEWS);
+    plane.connect(ProxyKind::Sidecar, "a-1.shop", [10, 0, 0, 2]);
+    let groups = |plane: &mut Plane, change: &str| {
+        plane.apply(change);
+        plane.check();
+        plane.classes.size().shared.groups
+    };
+    let before = groups(&mut plane, CONNECTIONS);
+    let detecting = CONNECTIONS.replace("trafficPolicy: {", "trafficPolicy: {outlierDetection: {interval: 7s}, ");
+    assert_ne!(detecting, CONNECTIONS);
+    assert_eq!(groups(&mut plane, &detecting), before + 1);
+    assert_eq!(groups(&mut plane, CONNECTIONS), before);
+}
+
 /// Checks that nothing is left of proxies that are gone, however many kinds of them there were, and that a change costs what
 /// it did before them.
 #[test]
