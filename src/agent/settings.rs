@@ -291,6 +291,16 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_signer_is_asked_for_by_the_pods_environment() {
+        let mut workload = settings().workload;
+        assert_eq!(workload.cert_signer(), None);
+        workload.metadata.insert("CERT_SIGNER".to_owned(), "mesh".into());
+        assert_eq!(workload.cert_signer(), Some("mesh"));
+        workload.metadata.insert("CERT_SIGNER".to_owned(), "".into());
+        assert_eq!(workload.cert_signer(), None);
+    }
+
+    #[test]
     fn canonical_names_fall_back() {
         let mut workload = settings().workload;
         assert_eq!((workload.canonical_name(), workload.canonical_revision()), ("reviews", "v1"));

@@ -117,7 +117,8 @@ fn vouching(mesh: &MeshSettings, known: &Known<'_>, domain: Option<&SmolStr>) ->
 fn findings(mesh: &MeshSettings, known: &Known<'_>) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     if !mesh.multi_root {
-        if !mesh.ca_certificates.is_empty() {
+        // Those of signers of ours are known by them all the same.
+        if mesh.ca_certificates.iter().any(|entry| entry.cert_signers.is_empty()) {
             let what = "are given to no proxy, because ISTIO_MULTIROOT_MESH is not true (--multi-root-mesh); of these entries only the trust \
                         domains count";
             found.push(Diagnostic::warning("caCertificates", what));

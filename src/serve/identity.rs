@@ -60,7 +60,7 @@ impl Identity {
     /// # Errors
     /// When the CA, the key set or the serving certificate is refused.
     pub(super) async fn load(settings: &Settings, mesh: &MeshConfig, runtime: &Runtime) -> anyhow::Result<Self> {
-        let registration = Registration::start(settings, runtime)?;
+        let registration = Registration::start(settings, mesh, runtime)?;
         let others_sign_all = registration.as_ref().is_some_and(|registration| registration.serving.is_some());
         let (ca, source) = if others_sign_all { (None, CaSource::Nowhere) } else { own_ca(settings, mesh, runtime).await? };
         let cluster_tokens = settings.source.api_server().map(|server| kubernetes::cluster_tokens(server, settings, mesh, runtime));
@@ -98,6 +98,9 @@ impl Identity {
         tasks.spawn(Arc::clone(&self.tls).keep_fresh(tasks.shutdown.clone()));
         if let Some(ca) = &self.ca {
             self.keep_ca(ca, runtime);
+        }
+        if let Some(registration) = &self.registration {
+            registration.follow_mesh(runtime);
         }
         if let Some(tokens) = &self.open_id {
             tasks.spawn(Arc::clone(tokens).keep_keys(Arc::clone(clock), tasks.shutdown.clone()));
@@ -182,7 +185,7 @@ async fn serving_certificate(settings: &Settings, registration: Option<&Registra
     }
     let names = serving_names(settings);
     let signed = match registration {
-        Some(registration) => registration.serving(names.clone(), SERVING_TTL, runtime).await,
+        Some(registration) => registration.serving(names.clone(), SERVING_TTL, settings, runtime).await,
         None => None,
     };
     signed.map_or_else(|| ServingCertificate::Ours(names.and_local()), ServingCertificate::Signed)

@@ -1,19 +1,27 @@
 //! External signers: who they are, by which roots they are known, and the way to them (`EXTERNAL_CA=ISTIOD_RA_KUBERNETES_API`).
 
-use std::{fs, io, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use tokio::sync::watch;
 
 use super::{
     runtime::Runtime,
-    settings::{RegistrationSettings, Settings},
+    settings::Settings,
+    sources,
     tls::{ServingNames, SignedServing, SigningOrder},
 };
 use crate::{
+    api::mesh_config::{CaCertificate, MeshConfig},
     controllers::certificate_requests::CertificateRequests,
     identity::{
         certificate::Certificate,
+        metrics::CaMetrics,
         registration::{RegistrationAuthority, SignerName, SignerRoots},
     },
 };
@@ -32,6 +40,8 @@ pub(super) struct Registration {
     pub(super) roots: watch::Receiver<Arc<SignerRoots>>,
     /// Who signs for our own ports; `None`: our own CA does.
     pub(super) serving: Option<SignerName>,
+    /// What MeshConfig says of roots.
+    entries: watch::Sender<Vec<CaCertificate>>,
 }
 
 impl Registration {
@@ -39,11 +49,16 @@ impl Registration {
     ///
     /// # Errors
     /// When there is no API server, or roots cannot be read.
-    pub(super) fn start(settings: &Settings, runtime: &Runtime) -> anyhow::Result<Option<Self>> {
+    pub(super) fn start(settings: &Settings, mesh: &MeshConfig, runtime: &Runtime) -> anyhow::Result<Option<Self>> {
         let Some(wanted) = &settings.identity.registration else { return Ok(None) };
         let server = settings.source.api_server().context("EXTERNAL_CA needs an API server; --config-dir has none")?;
-        let files = RootFiles::of(wanted);
-        let known = watch::Sender::new(Arc::new(files.read()?));
+        let files = RootFiles {
+            mounted: wanted.roots.clone(),
+            cluster: wanted.choice.domain.is_none(),
+            metrics: wanted.serving.as_ref().map(|_| runtime.metrics.ca.clone()),
+        };
+        let entries = watch::Sender::new(mesh.ca_certificates.clone());
+        let known = watch::Sender::new(Arc::new(files.read(&mesh.ca_certificates)?));
         let (namespace, revision) = (&settings.instance.namespace, &settings.instance.revision);
         let metrics = runtime.metrics.controllers.clone();
         let (requests, tidying) = CertificateRequests::new(server.client.clone(), namespace, revision, wanted.patience, metrics);
@@ -57,8 +72,35 @@ impl Registration {
             Arc::clone(&runtime.clock),
             runtime.metrics.ca.clone(),
         );
-        runtime.tasks.spawn_until_shutdown(files.follow(known));
-        Ok(Some(Self { authority: Arc::new(authority), roots, serving: wanted.serving.clone() }))
+        runtime.tasks.spawn_until_shutdown(files.follow(entries.subscribe(), known));
+        Ok(Some(Self { authority: Arc::new(authority), roots, serving: wanted.serving.clone(), entries }))
+    }
+
+    /// Takes over what MeshConfig says of signers' roots, now that the world is followed.
+    pub(super) fn follow_mesh(&self, runtime: &Runtime) {
+        let (entries, mut worlds) = (self.entries.clone(), runtime.worlds.subscribe());
+        runtime.tasks.spawn_until_shutdown(async move {
+            while worlds.changed().await.is_ok() {
+                let mesh = Arc::clone(&worlds.borrow_and_update().mesh);
+                entries.send_if_modified(|known| {
+                    let differs = *known != mesh.ca_certificates;
+                    if differs {
+                        known.clone_from(&mesh.ca_certificates);
+                    }
+                    differs
+                });
+            }
+        });
+    }
+
+    /// Reads MeshConfig again and again: while we wait for a certificate, its roots may be written there.
+    async fn reread_mesh(&self, settings: &Settings) {
+        loop {
+            tokio::time::sleep(POLL).await;
+            if let Ok(mesh) = sources::mesh_config(settings).await {
+                self.entries.send_replace(mesh.ca_certificates);
+            }
+        }
     }
 
     /// Has the certificate of our ports signed, and keeps it fresh, if a signer is to do that. Waits for it.
@@ -66,12 +108,17 @@ impl Registration {
         &self,
         names: ServingNames,
         lifetime: Duration,
+        settings: &Settings,
         runtime: &Runtime,
     ) -> Option<watch::Receiver<Arc<SignedServing>>> {
         let signer = self.serving.clone()?;
         let (authority, clock) = (Arc::clone(&self.authority), Arc::clone(&runtime.clock));
         let order = SigningOrder { authority, signer, dns_names: names.dns_names, lifetime, clock };
-        let (current, newest) = watch::channel(Arc::new(order.first().await));
+        let first = tokio::select! {
+            first = order.first() => first,
+            () = self.reread_mesh(settings) => return None,
+        };
+        let (current, newest) = watch::channel(Arc::new(first));
         runtime.tasks.spawn_until_shutdown(order.keep(self.roots.clone(), current));
         Some(newest)
     }
@@ -79,29 +126,39 @@ impl Registration {
 
 /// Where roots are read.
 struct RootFiles {
-    mounted: std::path::PathBuf,
+    mounted: PathBuf,
     /// Whether the cluster's CA counts.
     cluster: bool,
+    /// Where it is said when the first root ends, if there is no CA of our own to say it of.
+    metrics: Option<CaMetrics>,
 }
 
 impl RootFiles {
-    fn of(settings: &RegistrationSettings) -> Self {
-        Self { mounted: settings.roots.clone(), cluster: settings.choice.domain.is_none() }
+    fn read(&self, entries: &[CaCertificate]) -> anyhow::Result<SignerRoots> {
+        let cluster = if self.cluster { roots_in(Path::new(CLUSTER_CA))? } else { Vec::new() };
+        Ok(SignerRoots { file: Arc::new(roots_in(&self.mounted)?), mesh: SignerRoots::of_mesh(entries), cluster: Arc::new(cluster) })
     }
 
-    fn read(&self) -> anyhow::Result<SignerRoots> {
-        let cluster = if self.cluster { roots_in(Path::new(CLUSTER_CA))? } else { Vec::new() };
-        Ok(SignerRoots { file: Arc::new(roots_in(&self.mounted)?), cluster: Arc::new(cluster), ..SignerRoots::default() })
+    fn say_end(&self, roots: &SignerRoots) {
+        let end = roots.all().iter().map(|root| root.not_after).min();
+        if let (Some(metrics), Some(end)) = (&self.metrics, end) {
+            metrics.set_certificates(end, end, 0);
+        }
     }
 
     /// Takes newer roots over, for ever. While files cannot be read, the roots that are known stay.
-    async fn follow(self, known: watch::Sender<Arc<SignerRoots>>) {
-        let mut logged = String::new();
+    async fn follow(self, mut entries: watch::Receiver<Vec<CaCertificate>>, known: watch::Sender<Arc<SignerRoots>>) {
+        let (mut logged, mut due) = (String::new(), tokio::time::interval(POLL));
         loop {
-            tokio::time::sleep(POLL).await;
-            match self.read() {
+            tokio::select! {
+                _ = due.tick() => {}
+                Ok(()) = entries.changed() => {}
+            }
+            let written = entries.borrow_and_update().clone();
+            match self.read(&written) {
                 Ok(roots) => {
                     logged.clear();
+                    self.say_end(&roots);
                     let changed = known.send_if_modified(|known| {
                         let differs = **known != roots;
                         *known = Arc::new(roots);

@@ -52,6 +52,7 @@ struct Stage {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signer_signs_everything_and_is_believed_nothing_that_was_not_asked_for() -> Result<()> {
     let stage = Stage::new("mesh-signed").await?;
+    fs::write(stage.roots(), stage.signer.root())?;
     let istiod = stage.start(&["--cert-provider=k8s.io/example.com/mesh"])?;
     istiod.wait_until_ready().await?;
     let root = stage.signer.root().to_owned();
@@ -67,6 +68,7 @@ async fn a_signer_signs_everything_and_is_believed_nothing_that_was_not_asked_fo
     let newest = &page["certificates"][0];
     ensure!(newest["signer"] == SIGNER && newest["identity"] == OWN, "{page}");
     ensure!(istiod.process.log().lines().any(|line| line.contains("istiod_lite::audit") && line.contains(SIGNER)), "no audit line");
+    ensure!(istiod.metric("citadel_server_root_cert_expiry_timestamp ").await? > 0, "when the signer's root ends");
     let log = || tail(&istiod.process.log(), 30);
 
     // Istio's own agent, with a real Envoy.
@@ -125,6 +127,14 @@ async fn what_a_killed_control_plane_left_behind_is_deleted_and_rights_are_neede
     // Our own CA is there for our own ports alone.
     let own = stage.plane.secret("istio-ca-secret").await?["root-cert.pem"].clone();
     stage.wait_for_root(&own).await?;
+
+    // Without a root nobody is asked, and MeshConfig says it while we run.
+    let unknown = stage.certificate(&istiod, &own, OWN, None).await.map(drop).unwrap_err();
+    ensure!(unknown.code() == Code::Unavailable && unknown.message().contains("certSigners: [example.com/mesh]"), "{unknown}");
+    ensure!(stage.signer.requests().await?.is_empty());
+    stage.plane.api.put(&[stage.mesh_config()]).await?;
+    wait::until("a root that is known", PATIENCE, || async { Ok(stage.certificate(&istiod, &own, OWN, None).await.map(drop)?) }).await?;
+
     let key = PrivateKey::generate(KeyType::P256)?;
     let by_token = istiod.connect(&own).await?;
     let chain = ask(by_token, request(&key, OWN)?, Some(&stage.token), None).await?;
@@ -179,7 +189,6 @@ impl Stage {
         let token = plane.api.token("shop", "client", Some("istio-ca"), Some("client-1")).await?;
         let stage = Self { plane, signer, folder: tempfile::tempdir()?, token };
         fs::create_dir(stage.folder.path().join("logs"))?;
-        fs::write(stage.roots(), stage.signer.root())?;
         stage.plane.api.put(&stage.rights(rules()?)).await?;
         Ok(stage)
     }
@@ -187,6 +196,16 @@ impl Stage {
     /// Returns where the control plane reads the signer's roots.
     fn roots(&self) -> PathBuf {
         self.folder.path().join("root-cert.pem")
+    }
+
+    /// Returns the ConfigMap that has the signer's roots.
+    fn mesh_config(&self) -> Value {
+        let entry = json!({ "pem": self.signer.root(), "certSigners": [SIGNER], "trustDomains": ["cluster.local"] });
+        let (name, namespace) = (format!("istio-{}", self.plane.namespace), &self.plane.namespace);
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name, "namespace": namespace },
+            "data": { "mesh": json!({ "caCertificates": [entry] }).to_string() },
+        })
     }
 
     fn start(&self, flags: &[&str]) -> Result<Replica> {

@@ -40,10 +40,22 @@ impl Read for Entry {
                 }
             };
             let trust_domains = trust_domains(fields);
-            let cert_signers = fields.get("certSigners");
+            let cert_signers = cert_signers(fields, matches!(roots, Some(RootsFrom::BundleAt(_))));
             Self(roots.zip(trust_domains).map(|(roots, trust_domains)| CaCertificate { roots, trust_domains, cert_signers }))
         })
     }
+}
+
+/// Returns the external signers whose roots these are. Names that no signer has are told, since nobody is held against these roots then.
+fn cert_signers(fields: &Fields<'_>, published: bool) -> Vec<SmolStr> {
+    let written: Vec<SmolStr> = fields.get("certSigners");
+    let is_name = |name: &SmolStr| name.split_once('/').is_some_and(|(domain, path)| domain.contains('.') && !path.is_empty());
+    if let Some(other) = written.iter().find(|name| !is_name(name)) {
+        fields.warn("certSigners", format!("{other:?} is no signer: write example.com/mesh"));
+    } else if published && !written.is_empty() {
+        fields.warn("certSigners", "has no effect beside spiffeBundleUrl: roots of signers are written as pem");
+    }
+    written
 }
 
 /// Returns the trust domains of an entry; `None` if one of them cannot be meant.
@@ -101,11 +113,21 @@ mod tests {
     }
 
     #[test]
+    fn signers_are_named_as_kubernetes_names_them() {
+        let entry = |signer: &str| json!([{ "pem": root("company"), "trustDomains": ["a"], "certSigners": [signer] }]);
+        let (entries, findings) = read(entry("example.com/mesh"));
+        assert!(entries[0].cert_signers == ["example.com/mesh"] && findings.is_empty(), "{findings:?}");
+        let (_, findings) = read(entry("mesh"));
+        assert!(findings.len() == 1 && findings[0].contains("is no signer: write example.com/mesh"), "{findings:?}");
+    }
+
+    #[test]
     fn roots_that_vouch_for_everybody_are_named() {
         let (entries, findings) =
             read(json!([{ "spiffeBundleUrl": "bundle.west.example", "certSigners": ["clusterissuers.cert-manager.io/a"] }]));
         assert_eq!(entries[0].roots, RootsFrom::BundleAt("https://bundle.west.example".into()));
         assert_eq!(entries[0].cert_signers, ["clusterissuers.cert-manager.io/a"]);
-        assert!(findings.len() == 1 && findings[0].contains("vouch for every one"), "{findings:?}");
+        assert!(findings.len() == 2 && findings.iter().any(|found| found.contains("vouch for every one")), "{findings:?}");
+        assert!(findings.iter().any(|found| found.contains("certSigners") && found.contains("beside spiffeBundleUrl")), "{findings:?}");
     }
 }

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::signer::SignerName;
-use crate::identity::certificate::Certificate;
+use crate::{
+    api::mesh_config::{CaCertificate, RootsFrom},
+    identity::certificate::Certificate,
+};
 
 /// The roots that are known, by where they come from. The first of these places that has some counts, as with istiod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +22,19 @@ pub struct SignerRoots {
 // === impl SignerRoots ===
 
 impl SignerRoots {
+    /// Returns the roots that MeshConfig has for single signers. What cannot be read is passed over: MeshConfig's findings say so.
+    pub fn of_mesh(entries: &[CaCertificate]) -> BTreeMap<SignerName, Vec<Certificate>> {
+        let mut known: BTreeMap<SignerName, Vec<Certificate>> = BTreeMap::new();
+        for entry in entries {
+            let RootsFrom::Pem(pem) = &entry.roots else { continue };
+            let (roots, _) = Certificate::each_from_pem(pem);
+            for signer in entry.cert_signers.iter().filter_map(|name| SignerName::parse(name).ok()) {
+                known.entry(signer).or_default().extend(roots.iter().cloned());
+            }
+        }
+        known
+    }
+
     /// Returns the roots of this signer; none if nothing is known of it.
     pub fn of(&self, signer: &SignerName) -> &[Certificate] {
         if !self.file.is_empty() {

@@ -9,7 +9,10 @@ use rcgen::{
 use time::OffsetDateTime;
 
 use super::*;
-use crate::identity::ca::IssueError;
+use crate::{
+    api::mesh_config::{CaCertificate, RootsFrom},
+    identity::ca::IssueError,
+};
 
 const NOW: i64 = 1_800_000_000;
 const HOUR: i64 = 3_600;
@@ -210,6 +213,25 @@ async fn our_own_certificate_has_the_names_that_were_asked_for() {
     }));
     let refusal = wrong.issue_serving(&name("example.com/mesh"), &key, &names, day).await.unwrap_err();
     assert!(refusal.to_string().contains("was asked for istiod.istio-system.svc, localhost"), "{refusal}");
+}
+
+#[test]
+fn mesh_config_has_roots_for_the_signers_that_it_names() {
+    let entry = |roots, signers: &[&str]| CaCertificate {
+        roots,
+        trust_domains: Vec::new(),
+        cert_signers: signers.iter().map(|name| (*name).into()).collect(),
+    };
+    let (one, other) = (root("one").pem(), root("other").pem());
+    let pem = |text: &String| RootsFrom::Pem(text.as_str().into());
+    let known = SignerRoots::of_mesh(&[
+        entry(pem(&one), &["a.b/c", "a.b/d"]),
+        entry(pem(&other), &["a.b/d", "no name"]),
+        entry(pem(&other), &[]),
+        entry(RootsFrom::BundleAt("https://a.b".into()), &["a.b/e"]),
+    ]);
+    let counts: Vec<_> = known.iter().map(|(signer, roots)| (signer.as_str(), roots.len())).collect();
+    assert_eq!(counts, [("a.b/c", 1), ("a.b/d", 2)]);
 }
 
 #[test]
