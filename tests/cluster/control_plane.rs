@@ -80,7 +80,7 @@ async fn leader(cluster: &Cluster) -> Result<String> {
 }
 
 /// Returns the leader, if it is not one whose Lease only has not run out yet.
-async fn living_leader(cluster: &Cluster) -> Result<String> {
+pub(crate) async fn living_leader(cluster: &Cluster) -> Result<String> {
     let leader = leader(cluster).await?;
     let pods = cluster.pods(SYSTEM, ISTIOD).await?;
     ensure!(pods.iter().any(|pod| pod.name == leader), "{leader} is gone");

@@ -116,7 +116,7 @@ fn key_id(token: &str) -> Result<String> {
 }
 
 /// Makes one root, and two intermediates of it, as the CA's files.
-fn ceremony(home: &Path) -> Result<()> {
+pub(crate) fn ceremony(home: &Path) -> Result<()> {
     let program = tools::istiod_lite()?;
     let text = |path: &str| home.join(path).display().to_string();
     let (root, passphrase) = (text("root"), text("passphrase"));
@@ -134,6 +134,16 @@ async fn secret(cluster: &Cluster, folder: &Path) -> Result<()> {
     let manifest =
         cluster.kubectl(&["-n", SYSTEM, "create", "secret", "generic", "cacerts", &from, "--dry-run=client", "-o", "yaml"]).await?;
     cluster.kubectl_with(&["apply", "--server-side", "--force-conflicts", "-f", "-"], &manifest).await.map(|_| ())
+}
+
+/// Moves to an operator's CA, unless an earlier test did.
+pub(crate) async fn have_own_ca(cluster: &Cluster) -> Result<()> {
+    if cluster.kubectl(&["-n", SYSTEM, "get", "secret", "cacerts", "--ignore-not-found", "-o", "name"]).await?.is_empty() {
+        let home = tempfile::tempdir()?;
+        ceremony(home.path())?;
+        move_to_own_ca(cluster, &home.path().join("first")).await?;
+    }
+    Ok(())
 }
 
 /// Moves from the self-signed root to an operator's: another root, so everything starts anew.
@@ -163,6 +173,6 @@ async fn issuer(cluster: &Cluster) -> Result<String> {
 }
 
 /// Returns the serial number of a certificate in a file.
-fn serial(file: &Path) -> Result<String> {
+pub(crate) fn serial(file: &Path) -> Result<String> {
     Ok(run("openssl", &["x509", "-noout", "-serial", "-in", &file.display().to_string()])?.trim().to_owned())
 }

@@ -6,6 +6,7 @@ mod control_plane;
 mod identity;
 mod install;
 mod istioctl;
+mod rotation;
 mod stage;
 mod traffic;
 mod workloads;
@@ -74,6 +75,7 @@ fn trials(theatre: &Arc<Theatre>) -> Vec<Trial> {
         control_plane::a_second_replica_takes_over,
         identity::projected_tokens_are_rotated,
         identity::a_new_intermediate_is_taken_without_restart,
+        rotation::the_root_is_replaced_while_leaders_go,
         install::a_revision_serves_those_who_ask_for_it,
         install::what_was_installed_can_be_removed,
     ];
