@@ -19,6 +19,7 @@ mod origination;
 mod redirects;
 mod revocation;
 mod rotation;
+mod several_roots;
 mod sniffing;
 mod tokens;
 mod topology;

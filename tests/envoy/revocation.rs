@@ -79,7 +79,7 @@ async fn publish(mesh: &Mesh, home: &Path, revoked: &[&str]) -> Result<()> {
     .await
 }
 
-async fn serial_of(mesh: &Mesh, identity: &str) -> Result<String> {
+pub(crate) async fn serial_of(mesh: &Mesh, identity: &str) -> Result<String> {
     let page: serde_json::Value = serde_json::from_str(&get_text(mesh.monitoring(), "/debug/certificates").await?)?;
     let listed = page["certificates"].as_array().context("no list")?;
     let entry = listed.iter().find(|entry| entry["identity"] == identity);
@@ -87,7 +87,7 @@ async fn serial_of(mesh: &Mesh, identity: &str) -> Result<String> {
 }
 
 /// Sends a line through the client's sidecar on a connection of its own, and fails unless it comes back.
-async fn echoed(target: SocketAddr) -> Result<()> {
+pub(crate) async fn echoed(target: SocketAddr) -> Result<()> {
     let mut stream = TcpStream::connect(target).await?;
     stream.write_all(b"hello").await?;
     let mut answer = [0; 5];
