@@ -6,7 +6,7 @@ use std::{ffi::OsString, fs, net::SocketAddr, path::Path, sync::Arc};
 use anyhow::{Context, Result, ensure};
 use harness::{
     address::Loopback,
-    http_client::{Response, get},
+    http_client::{Response, get, get_text},
     load::{Load, Plan},
     mesh::{CLIENT, CONVERGE, Mesh, REVIEWS_V1},
     process::run,
@@ -66,6 +66,15 @@ async fn two_meshes_trust_each_other_and_each_its_own() -> Result<()> {
         let peer = response.header(PEER);
         ensure!(peer.contains("URI=spiffe://west.example/ns/shop/sa/client"), "the client is {peer:?}");
         ensure!(peer.contains("By=spiffe://east.example/ns/shop/sa/reviews"), "the server is {peer:?}");
+        Ok(())
+    })
+    .await?;
+
+    // A rotation knows whom they trust by what they acknowledged.
+    wait::until("every proxy to be known", CONVERGE, || async {
+        let known: serde_json::Value = serde_json::from_str(&get_text(east.mesh.monitoring(), "/debug/rotation").await?)?;
+        let connected = known["connected"].as_array().context("nobody is connected")?;
+        ensure!(connected.len() == 4 && connected.iter().all(|proxy| proxy["acknowledged"] == known["roots"]), "{known:#}");
         Ok(())
     })
     .await?;

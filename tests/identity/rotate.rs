@@ -44,7 +44,7 @@ impl ControlPlane {
     /// Shows what it knows: it uses what is in a folder, and its one proxy was told what was there then.
     fn shows(&self, in_use: &Authority, told: &Record) {
         let ca = in_use.load().unwrap();
-        let connected = vec![Connected { proxy: "reviews-1.shop".into(), holder: Some(holder()) }];
+        let connected = vec![Connected { proxy: "reviews-1.shop".into(), holder: Some(holder()), acknowledged: None }];
         let (signing, roots, told) = (ca.certificate().serial.clone(), ca.root_ids().clone(), told.list(Timestamp::now()));
         let report = Report { instance: "istiod-1".into(), signing, roots, connected, running: BTreeSet::new(), told };
         *self.report.lock() = serde_json::to_string(&report).unwrap();

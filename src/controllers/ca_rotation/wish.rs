@@ -135,7 +135,7 @@ mod tests {
         let ago = |seconds| now() - SignedDuration::from_secs(seconds);
         record.note(holder.clone(), &ca(given), ago(60), now() + SignedDuration::from_hours(1));
         let in_use = ca(in_use);
-        let connected = vec![Connected { proxy: "cart-1.shop".into(), holder: Some(holder) }];
+        let connected = vec![Connected { proxy: "cart-1.shop".into(), holder: Some(holder), acknowledged: None }];
         let (signing, roots) = (in_use.certificate().serial.clone(), in_use.root_ids().clone());
         vec![Report { instance: "istiod-1".into(), signing, roots, connected, running: BTreeSet::new(), told: record.list(now()) }]
     }

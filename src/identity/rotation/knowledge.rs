@@ -1,7 +1,8 @@
 //! Who trusts which roots, as far as it is known, and whom a step of a rotation would break.
 //!
 //! The answer to a request for a certificate holds all roots that the caller trusts from then on (contract §4.1). So whoever was
-//! answered since the roots changed trusts them, and whoever was not is asked for by name.
+//! answered since the roots changed trusts them, and whoever was not is asked for by name. Who verifies its peers with a bundle from the
+//! control plane trusts what it has acknowledged of that.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -71,6 +72,9 @@ pub struct Connected {
     pub proxy: SmolStr,
     /// By what its requests for certificates are recognized; `None` if it cannot be told.
     pub holder: Option<Holder>,
+    /// The roots of the bundle that it verifies its peers with, as it acknowledged it last; `None`: it was sent none.
+    #[serde(default)]
+    pub acknowledged: Option<Arc<BTreeSet<RootId>>>,
 }
 
 /// What one control plane knows.
@@ -110,6 +114,8 @@ pub enum Why {
     Distrusts(Timestamp),
     /// It was told just now, and may not use it yet.
     JustTold,
+    /// It has not acknowledged a bundle with the other root.
+    Unacknowledged,
     /// It holds a certificate under the root that would go.
     Holds(Timestamp),
 }
@@ -197,7 +203,16 @@ pub(super) fn objections(need: Need, root: &RootId, reports: &[Report], now: Tim
     let running = reports.iter().flat_map(|report| &report.running).collect::<BTreeSet<_>>();
     let away = running.into_iter().filter(|proxy| !connected.contains_key(proxy));
     let away = away.map(|proxy| Objection { proxy: proxy.clone(), why: Why::Away });
+    // A proxy on its way from one control plane to another may be connected to both.
+    let mut bundles: BTreeMap<&SmolStr, Vec<&BTreeSet<RootId>>> = BTreeMap::new();
+    for Connected { proxy, acknowledged, .. } in reports.iter().flat_map(|report| &report.connected) {
+        acknowledged.iter().for_each(|bundle| bundles.entry(proxy).or_default().push(bundle));
+    }
     let judged = connected.iter().filter_map(|(proxy, holder)| {
+        if let (Need::Trust(_), Some(bundles)) = (need, bundles.get(proxy)) {
+            let lacks = bundles.iter().any(|bundle| !bundle.contains(root));
+            return lacks.then(|| Objection { proxy: SmolStr::clone(proxy), why: Why::Unacknowledged });
+        }
         let told = holder.as_ref().and_then(|holder| told.get(holder)).map_or(&[][..], Vec::as_slice);
         let alone = holder.as_ref().is_some_and(|holder| sharing.get(holder) == Some(&1));
         judge(need, root, told, alone, now).map(|why| Objection { proxy: SmolStr::clone(proxy), why })
@@ -236,6 +251,7 @@ impl fmt::Display for Objection {
             Why::Away => f.write_str("its pod runs, but it is connected to none of the control planes that were asked"),
             Why::Distrusts(last) => write!(f, "was last told what to trust at {last}, and the other root was not among it"),
             Why::JustTold => f.write_str("was answered a moment ago, and may not use the answer yet"),
+            Why::Unacknowledged => f.write_str("has not acknowledged the bundle with the other root"),
             Why::Holds(until) => write!(f, "holds a certificate under the root that would go, until {until}"),
         }
     }
@@ -266,7 +282,7 @@ mod tests {
     }
 
     fn connected(proxy: &str, holder: Holder) -> Connected {
-        Connected { proxy: proxy.into(), holder: Some(holder) }
+        Connected { proxy: proxy.into(), holder: Some(holder), acknowledged: None }
     }
 
     fn report(connected: &[Connected], told: &[Told]) -> Report {
@@ -290,8 +306,23 @@ mod tests {
     }
 
     #[test]
+    fn what_was_acknowledged_counts_before_what_was_told() {
+        let a = holder("a", 1);
+        let with = |roots: &[&str]| Connected {
+            acknowledged: Some(Arc::new(roots.iter().map(|name| root(name)).collect())),
+            ..connected("a.shop", a.clone())
+        };
+        let old = [told(a.clone(), "old", &["old"], 10, 900)];
+        let both = [told(a.clone(), "old", &["old", "next"], 10, 900)];
+        assert_eq!(whys(TRUST, "next", &[report(&[with(&["old", "next"])], &old)], 100), []);
+        assert_eq!(whys(TRUST, "next", &[report(&[with(&["old"])], &both)], 100), [("a.shop".into(), Why::Unacknowledged)]);
+        // What it holds is known by what it was given alone.
+        assert_eq!(whys(LEAVE, "old", &[report(&[with(&["next"])], &both)], 100), [("a.shop".into(), Why::Holds(at(900)))]);
+    }
+
+    #[test]
     fn who_never_asked_or_cannot_be_told_apart_is_unknown() {
-        let connected = [connected("a.shop", holder("a", 1)), Connected { proxy: "b.shop".into(), holder: None }];
+        let connected = [connected("a.shop", holder("a", 1)), Connected { proxy: "b.shop".into(), holder: None, acknowledged: None }];
         let expired = told(holder("a", 1), "old", &["old", "next"], 10, 90);
         let all = whys(TRUST, "next", &[report(&connected, &[expired])], 100);
         assert_eq!(all, [("a.shop".into(), Why::Unknown), ("b.shop".into(), Why::Unknown)]);

@@ -2,6 +2,7 @@
 //! pages; names and shapes are istiod's where istiod has the page.
 
 mod access;
+mod acknowledged;
 mod certificates;
 mod mesh;
 mod proxies;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::json;
 use smol_str::{SmolStr, format_smolstr};
 
-use super::{DebugState, PageRequest, Reply};
+use super::{DebugState, PageRequest, Reply, acknowledged};
 use crate::{
     api::Kind,
     identity::rotation::{Connected, Holder, Report},
@@ -30,11 +30,14 @@ impl DebugState {
         let ca = self.ca.get()?.current();
         // Whoever has proven nothing could hold up a rotation by being there.
         let proven = self.ledger.proxies().into_iter().filter(|proxy| proxy.proven);
+        let mut acknowledged = acknowledged::roots(&self.ledger, &self.world().mesh.trust_domain);
         Some(Report {
             instance: self.instance.as_str().into(),
             signing: ca.certificate().serial.clone(),
             roots: ca.root_ids().clone(),
-            connected: proven.map(|proxy| connected(&proxy)).collect(),
+            connected: proven
+                .map(|proxy| Connected { acknowledged: acknowledged.remove(&proxy.connection), ..connected(&proxy) })
+                .collect(),
             running: self.running(),
             told: self.told.list((self.clock)()),
         })
@@ -54,5 +57,5 @@ impl DebugState {
 
 fn connected(proxy: &ProxyStatus) -> Connected {
     let holder = proxy.identity.as_ref().zip(proxy.address).map(|(identity, address)| Holder::new(identity, address.ip()));
-    Connected { proxy: proxy.id.clone(), holder }
+    Connected { proxy: proxy.id.clone(), holder, acknowledged: None }
 }

@@ -13,6 +13,7 @@ mod refused_objects;
 mod row;
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{
         Arc,
@@ -22,16 +23,16 @@ use std::{
 
 use dashmap::DashMap;
 use jiff::Timestamp;
-use smol_str::format_smolstr;
+use smol_str::{SmolStr, format_smolstr};
 
 use self::{counters::Counters, known_version::KnownVersion, log::Log, row::Row};
 pub use self::{
     observer::{Observer, ProxyConnection},
     progress::Progress,
     refused_objects::{Refusal, RefusedObjects},
-    row::{ProxyStatus, Rejection, TypeState},
+    row::{Acknowledged, ProxyStatus, Rejection, TypeState},
 };
-use super::{metrics::DeliveryMetrics, node::Proven, session::Event};
+use super::{metrics::DeliveryMetrics, node::Proven, resource_type::ResourceType, session::Event};
 use crate::{
     clock::Clock,
     mesh::model::{Caller, ObjectKey},
@@ -94,6 +95,12 @@ impl Ledger {
             join.add(&row);
         }
         join.finish()
+    }
+
+    /// Returns by connection what proxies said of a resource; those that said nothing are left out.
+    pub fn acknowledged(&self, kind: ResourceType, name: &str) -> BTreeMap<SmolStr, Acknowledged> {
+        let said = |row: &Row| Some((row.status.connection.clone(), row.acknowledged(kind, name)?));
+        self.rows.iter().filter_map(|row| said(&row)).collect()
     }
 
     /// Opens a row for a proxy that calls from `address`. `clock` tells when the connection ends.

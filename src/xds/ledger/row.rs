@@ -89,6 +89,15 @@ pub(super) struct Row {
     pub(super) refused: PerType<Arc<[Refused]>>,
 }
 
+/// What a proxy said of one resource.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Acknowledged {
+    /// It took this.
+    Taken(Arc<Resource>),
+    /// It refuses what it was sent.
+    Refused,
+}
+
 impl ProxyStatus {
     /// Makes the row of a proxy that has said only who it is so far.
     pub(super) fn new(connection: SmolStr, node: &Arc<Node>, address: Option<SocketAddr>, now: Timestamp) -> Self {
@@ -140,6 +149,18 @@ impl Row {
             Event::Current { generation } => self.status.current = *generation,
             Event::Expired { .. } | Event::GateOpened { .. } => {}
         }
+    }
+
+    /// Returns what the proxy said of a resource; `None`: nothing yet, or it does not ask for the type.
+    pub(super) fn acknowledged(&self, kind: ResourceType, name: &str) -> Option<Acknowledged> {
+        if !self.status.types[kind].subscribed {
+            return None;
+        }
+        if self.refused[kind].iter().any(|refused| refused.resource.name == name) {
+            return Some(Acknowledged::Refused);
+        }
+        let ahead = self.ahead.get(&(kind, name.into()));
+        ahead.or_else(|| self.completed[kind].get(kind, name)).cloned().map(Acknowledged::Taken)
     }
 
     /// Counts what is listed one by one.

@@ -149,6 +149,27 @@ fn progress_counts_proxies_by_the_generation_that_they_acknowledged() {
     assert_eq!(progress("nothing"), Progress::default());
 }
 
+#[test]
+fn what_a_proxy_acknowledged_of_one_resource_is_known() {
+    let ledger = Arc::new(Ledger::new(DeliveryMetrics::default()));
+    let (old, new) = (view(1, [cluster("reviews", 1)]), view(2, [cluster("reviews", 2)]));
+    let (proxy, kind) = (enter(&ledger, "a.shop"), ResourceType::Cluster);
+    let said = || ledger.acknowledged(kind, "reviews").into_values().next();
+    let of = |view: &crate::xds::view::View| Arc::clone(view.get(kind, "reviews").unwrap());
+    proxy.take(&old);
+    assert_eq!(said(), None, "it does not ask for the type");
+    proxy.tell(Event::Subscribed { kind });
+    assert_eq!(said(), Some(Acknowledged::Taken(of(&old))));
+    proxy.tell(Event::Turned { view: new.clone() });
+    assert_eq!(said(), Some(Acknowledged::Taken(of(&old))), "it has not answered yet");
+    proxy.refuse(&of(&new));
+    assert_eq!(said(), Some(Acknowledged::Refused));
+    proxy.tell(Event::Refusing { kind, items: Arc::default() });
+    proxy.tell(Event::Acked { kind, nonce: 2, items: vec![of(&new)] });
+    assert_eq!(said(), Some(Acknowledged::Taken(of(&new))));
+    assert_eq!(ledger.acknowledged(kind, "ratings").len(), 0);
+}
+
 /// Checks that what the ledger keeps for a proxy does not depend on how many objects there are: 1,000 proxies with 500
 /// resources each refer to one view.
 #[test]
