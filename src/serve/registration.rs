@@ -155,7 +155,8 @@ impl RootFiles {
                 Ok(()) = entries.changed() => {}
             }
             let written = entries.borrow_and_update().clone();
-            match self.read(&written) {
+            let read = self.read(&written).map(|roots| roots.with_files_of(&known.borrow()));
+            match read {
                 Ok(roots) => {
                     logged.clear();
                     self.say_end(&roots);

@@ -25,7 +25,6 @@ use istiod_lite::{
     },
     proto::auth::{IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient},
 };
-use nix::sys::signal::Signal;
 use rcgen::{CertificateParams, DistinguishedName, SanType};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -122,7 +121,7 @@ async fn a_signer_signs_everything_and_is_believed_nothing_that_was_not_asked_fo
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_killed_control_plane_left_behind_is_deleted_and_rights_are_needed() -> Result<()> {
     let stage = Stage::new("mesh-leftovers").await?;
-    let istiod = stage.start(&[])?;
+    let mut istiod = stage.start(&[])?;
     istiod.wait_until_ready().await?;
     // Our own CA is there for our own ports alone.
     let own = stage.plane.secret("istio-ca-secret").await?["root-cert.pem"].clone();
@@ -143,23 +142,18 @@ async fn what_a_killed_control_plane_left_behind_is_deleted_and_rights_are_neede
     let shown = chain[..2].iter().map(Certificate::pem).collect::<String>();
     ask(istiod.connect_as(&own, &shown, &key.to_pem()).await?, request(&key, OWN)?, None, None).await?;
 
+    stage.wait_for_no_requests().await?;
     stage.signer.conduct(Conduct::Nothing);
-    let asking = stage.certificate(&istiod, &own, OWN, None);
-    let killing = async {
-        wait::until("a request", PATIENCE, || async {
-            let requests = stage.signer.requests().await?;
-            ensure!(!requests.is_empty());
-            Ok(())
-        })
-        .await
-    };
-    tokio::pin!(asking, killing);
-    tokio::select! {
-        answered = &mut asking => anyhow::bail!("answered: {answered:?}"),
-        seen = &mut killing => seen?,
-    }
-    istiod.process.signal(Signal::SIGKILL)?;
-    ensure!(asking.await.is_err());
+    let (channel, csr, token) = (istiod.connect(&own).await?, request(&key, OWN)?, stage.token.clone());
+    let asking = tokio::spawn(async move { ask(channel, csr, Some(&token), None).await.map(drop) });
+    wait::until("a request", PATIENCE, || async {
+        let requests = stage.signer.requests().await?;
+        ensure!(!requests.is_empty());
+        Ok(())
+    })
+    .await?;
+    istiod.process.kill()?;
+    ensure!(asking.await?.is_err(), "answered by nobody");
     ensure!(stage.signer.requests().await?.len() == 1, "nobody has deleted it");
     let istiod = stage.start(&[])?;
     istiod.wait_until_ready().await?;
@@ -211,7 +205,7 @@ impl Stage {
     fn start(&self, flags: &[&str]) -> Result<Replica> {
         let roots = format!("--external-ca-cert={}", self.roots().display());
         let always = ["--external-ca=ISTIOD_RA_KUBERNETES_API", "--k8s-signer=example.com/mesh", "--cert-signer-domain=example.com"];
-        let flags = always.iter().chain(flags).copied().chain(["--signer-timeout=5s", &roots]).map(ToOwned::to_owned);
+        let flags = always.iter().chain(flags).copied().chain(["--signer-timeout=15s", &roots]).map(ToOwned::to_owned);
         self.plane.start_with("istiod-1", 1, self.plane.api.address(), &flags.collect::<Vec<_>>())
     }
 

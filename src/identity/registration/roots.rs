@@ -35,6 +35,12 @@ impl SignerRoots {
         known
     }
 
+    /// Returns these, and the roots of a file that is gone as they were known: a file that is taken away takes nobody's trust away.
+    pub fn with_files_of(self, known: &Self) -> Self {
+        let kept = |now: Arc<Vec<Certificate>>, before: &Arc<Vec<Certificate>>| if now.is_empty() { Arc::clone(before) } else { now };
+        Self { file: kept(self.file, &known.file), cluster: kept(self.cluster, &known.cluster), mesh: self.mesh }
+    }
+
     /// Returns the roots of this signer; none if nothing is known of it.
     pub fn of(&self, signer: &SignerName) -> &[Certificate] {
         if !self.file.is_empty() {

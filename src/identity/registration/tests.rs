@@ -245,4 +245,8 @@ fn a_file_counts_before_mesh_config_and_that_before_the_clusters_ca() {
     assert_eq!(known.all(), [mesh, cluster].concat());
     known.file = Arc::new(file.clone());
     assert_eq!((known.of(&name("a.b/c")), known.all()), (file.as_slice(), file.clone()));
+    // The file is gone, and what it said stays; another one replaces it.
+    assert_eq!(SignerRoots::default().with_files_of(&known).all(), file);
+    let next = SignerRoots { file: Arc::new(roots("next")), ..SignerRoots::default() };
+    assert_eq!(next.clone().with_files_of(&known).file, next.file);
 }
