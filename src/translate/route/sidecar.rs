@@ -214,7 +214,10 @@ impl<'a> TableContext<'a> {
 
     fn sniffed(&self, egress: &'a EgressScope, port: u16, host: &Hostname, lost: &mut Vec<LostDomain>) -> Vec<VirtualHostInput> {
         let view = self.view(egress, port, |service| service.hostname == *host && service.port(port).is_some());
-        let mut hosts = self.hosts(&view, lost);
+        let mut lost_here = Vec::new();
+        let mut hosts = self.hosts(&view, &mut lost_here);
+        // Whatever else has no domain here has it in the table of the port.
+        lost.extend(lost_here.into_iter().filter(|lost| lost.domain == host.as_str()));
         hosts.retain(|input| input.domains.iter().any(|domain| domain == host.as_str()));
         for input in &mut hosts {
             input.domains = vec!["*".into()];
