@@ -95,7 +95,7 @@ impl Groups {
             let shared = self.shared.entry(shared.clone()).or_default();
             entry.insert(LocatedResources::new(world, scope, located, shared, &mut self.cache));
         }
-        let own = Arc::new(PerProxyInputs::of(world, scope, proxy, distinguishing));
+        let own = Arc::new(PerProxyInputs::of(world, scope, &shared, proxy, distinguishing));
         if let Entry::Vacant(entry) = self.own.entry(Arc::clone(&own)) {
             let clusters = self.shared.entry(shared.clone()).or_default().clusters();
             entry.insert(PerProxy::new(&own, clusters, &mut self.cache));

@@ -9,7 +9,7 @@ use smol_str::SmolStr;
 
 use super::{
     cached_units::Changes,
-    key::{DistinguishingLabels, class_of},
+    key::{DistinguishingLabels, SharedKey, class_of},
     missing::MissingClusters,
     resource_cache::ResourceCache,
 };
@@ -47,6 +47,8 @@ use crate::{
 /// All that decides about a proxy's own side.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct PerProxyInputs {
+    /// With whom it shares the clusters of services that its own resources name; a sidecar's inbound side names none.
+    shared: Option<SharedKey>,
     clusters: Vec<ClusterInput>,
     assignments: Vec<EndpointInput>,
     inbound: Option<InboundInput>,
@@ -71,11 +73,11 @@ pub(super) struct PerProxy {
 const NAMING: [ResourceType; 2] = [ResourceType::Listener, ResourceType::Route];
 
 impl PerProxyInputs {
-    pub(super) fn of(world: &World, scope: &Scope, proxy: &Proxy, distinguishing: &DistinguishingLabels) -> Self {
+    pub(super) fn of(world: &World, scope: &Scope, shared: &SharedKey, proxy: &Proxy, distinguishing: &DistinguishingLabels) -> Self {
         let class = class_of(proxy, distinguishing, true);
         match proxy.kind {
             ProxyKind::Sidecar => sidecar(world, scope, proxy, &class),
-            ProxyKind::Gateway => gateway_proxy(world, scope, proxy, &class),
+            ProxyKind::Gateway => Self { shared: Some(shared.clone()), ..gateway_proxy(world, scope, proxy, &class) },
         }
     }
 
@@ -187,7 +189,7 @@ fn gateway_proxy(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass
     let (clusters, assignments) =
         if passes_mtls_on(&gateways) { auto_passthrough(world, scope, class, place.as_ref()) } else { Default::default() };
     let secrets = secrets_of(&gateways);
-    PerProxyInputs { clusters, assignments, tables, gateway: plan.listeners, refused, secrets, inbound: None }
+    PerProxyInputs { clusters, assignments, tables, gateway: plan.listeners, refused, secrets, ..PerProxyInputs::default() }
 }
 
 fn secrets_of(gateways: &[Arc<Gateway>]) -> BTreeSet<(ObjectKey, SecretName)> {

@@ -258,6 +258,45 @@ fn places_count_only_while_endpoints_are_chosen_by_them() {
     assert_eq!(groups(&mut plane, CONNECTIONS), before);
 }
 
+const PRIVATE_SERVICE: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: gateway-2, namespace: shop, labels: {istio: ingress}}
+spec: {serviceAccountName: gateway}
+status: {podIP: 10.0.0.4, phase: Running}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: private, namespace: shop}
+spec:
+  hosts: [reviews.shop.svc.cluster.local]
+  resolution: STATIC
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  endpoints: [{address: 10.0.0.9}]
+  exportTo: ['.']
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: shop, namespace: shop}
+spec: {hosts: [shop.example.com], gateways: [public], http: [{route: [{destination: {host: reviews, port: {number: 80}}}]}]}
+";
+
+#[test]
+fn gateways_of_several_namespaces_are_told_what_each_cannot_reach() {
+    let mut plane = Plane::new();
+    plane.apply(SHOP);
+    plane.apply(PRIVATE_SERVICE);
+    plane.connect(ProxyKind::Gateway, "gateway-2.shop", [10, 0, 0, 4]);
+    assert_eq!(*plane.classes.findings().borrow(), BTreeSet::new());
+    // What this one is given looks the same, but it does not see the service.
+    plane.connect(ProxyKind::Gateway, "gateway-1.istio-system", [10, 0, 0, 1]);
+    let found = plane.classes.findings().borrow().clone();
+    assert!(
+        matches!(&*found.iter().collect::<Vec<_>>(), [one] if one.message.contains("not exported to namespace istio-system")),
+        "{found:?}"
+    );
+}
+
 /// Checks that nothing is left of proxies that are gone, however many kinds of them there were, and that a change costs what
 /// it did before them.
 #[test]
