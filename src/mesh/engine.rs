@@ -9,6 +9,7 @@
 
 mod credentials;
 mod definitions;
+mod delegations;
 mod endpoints;
 mod joining;
 mod links;
@@ -25,7 +26,10 @@ mod tests;
 mod trust;
 mod workloads;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use imbl::{OrdMap, OrdSet};
 use smol_str::{SmolStr, format_smolstr};
@@ -336,7 +340,9 @@ impl Engine {
     }
 
     fn derive_routes(&mut self, world: &mut World, dirty: &mut Dirty) {
-        for key in dirty.routes.take().into_iter().patiently().visiting(Visited::Route) {
+        let mut changed: BTreeSet<NamedKey> = dirty.routes.take().into_iter().collect();
+        changed.extend(self.routes.delegate(&self.store, world, &changed));
+        for key in changed.into_iter().patiently().visiting(Visited::Route) {
             dirty.recomputed += 1;
             self.routes.derive(&self.store, world, &key, &mut dirty.touched);
         }

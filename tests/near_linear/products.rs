@@ -4,7 +4,20 @@
 use super::*;
 
 /// What proxies are sent for `size` of one thing and as many of another.
-const PRODUCTS: [(&str, ProxyKind, Made); 13] = [
+const PRODUCTS: [(&str, ProxyKind, Made); 14] = [
+    ("routes of a delegate, and VirtualServices that name it", ProxyKind::Sidecar, |size| {
+        let of = |(at, host): (usize, &String)| {
+            let mut root = virtual_service("r", json!({"hosts": [host], "http": [{"delegate": {"name": "leaf"}}]}));
+            root["metadata"]["name"] = json!(format!("r{at}"));
+            root
+        };
+        let mut leaf = routes(&[], &[], size);
+        leaf["metadata"]["name"] = json!("leaf");
+        leaf["spec"] = json!({"http": leaf["spec"]["http"]});
+        let mut all: Vec<Value> = hosts(size).iter().enumerate().map(of).collect();
+        all.extend([leaf, entry(size)]);
+        all
+    }),
     ("hosts and routes of a VirtualService", ProxyKind::Sidecar, |size| vec![entry(size), routes(&hosts(size), &["mesh"], size)]),
     ("hosts of two VirtualServices at a gateway, and their routes", ProxyKind::Gateway, |size| {
         let mut other = routes(&hosts(size), &["g"], size);

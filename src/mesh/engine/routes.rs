@@ -4,10 +4,10 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use imbl::OrdMap;
 
-use super::{links::Links, store::Store};
+use super::{delegations::Delegations, links::Links, store::Store};
 use crate::{
     mesh::{
-        model::Hostname,
+        model::{Hostname, Precedence},
         routing::{
             istio::{self, Defaults},
             model::{GatewayRef, RouteSet},
@@ -22,6 +22,8 @@ use crate::{
 pub(super) struct RouteLinks {
     /// Roots and the delegates that they name, whether those exist or not.
     delegates: Links<NamedKey, NamedKey>,
+    /// Which of these are given the delegates' routes.
+    delegations: Delegations,
     /// VirtualServices and the hosts that they route to.
     destinations: Links<NamedKey, Hostname>,
 }
@@ -39,7 +41,24 @@ impl RouteLinks {
 
     #[cfg(test)]
     pub(super) fn is_shared_with(&self, other: &Self) -> bool {
-        self.delegates.is_shared_with(&other.delegates) && self.destinations.is_shared_with(&other.destinations)
+        self.delegates.is_shared_with(&other.delegates)
+            && self.delegations.is_shared_with(&other.delegations)
+            && self.destinations.is_shared_with(&other.destinations)
+    }
+
+    /// Finds out which VirtualServices are given the routes of their delegates, after these differ; returns those for which that
+    /// differs now.
+    pub(super) fn delegate(&mut self, store: &Store, world: &World, changed: &BTreeSet<NamedKey>) -> Vec<NamedKey> {
+        let find = |(namespace, name): &NamedKey| store.config_of(namespace, name).map(|(object, spec)| (object, &**spec));
+        let defaults = Defaults { domain: &world.mesh.domain, export_to: &world.mesh.default_virtual_service_export_to };
+        let mut concerned = BTreeSet::new();
+        for key in changed.iter().patiently() {
+            let named = find(key).map(|(object, spec)| (Precedence::of(object), istio::delegations(spec, &key.0, defaults, &find)));
+            concerned.extend(self.delegations.set(key, named));
+            concerned.insert(key.clone());
+        }
+        let matches = |delegate: &NamedKey| find(delegate).map_or(0, |(_, leaf)| istio::matches_of_delegate(leaf));
+        concerned.iter().flat_map(|delegate| self.delegations.settle(delegate, matches(delegate))).collect()
     }
 
     /// Derives the routes of one VirtualService.
@@ -47,7 +66,9 @@ impl RouteLinks {
         let find = |(namespace, name): &NamedKey| store.config_of(namespace, name).map(|(object, spec)| (object, &**spec));
         let own = find(key);
         let defaults = Defaults { domain: &world.mesh.domain, export_to: &world.mesh.default_virtual_service_export_to };
-        let new = own.and_then(|(object, spec)| istio::route_set(object, spec, defaults, &find)).map(Arc::new);
+        let age = own.map(|(object, _)| Precedence::of(object));
+        let is_exhausted = |delegate: &NamedKey| age.as_ref().is_some_and(|age| !self.delegations.gives(delegate, age));
+        let new = own.and_then(|(object, spec)| istio::route_set(object, spec, defaults, &find, &is_exhausted)).map(Arc::new);
         self.delegates.set(key, own.map(|(_, spec)| istio::delegates(spec, &key.0)).unwrap_or_default());
         let old = world.routes.get(key).cloned();
         if old == new {

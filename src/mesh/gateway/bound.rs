@@ -98,7 +98,7 @@ mod tests {
             let metadata = Arc::new(Metadata::default());
             let object = Object { key, version: "1".into(), metadata, spec: Spec::VirtualService(Arc::new(spec.clone())) };
             prop_assume!(!hosts.is_empty());
-            let mut set = route_set(&object, &spec, defaults, &|_| None).unwrap();
+            let mut set = route_set(&object, &spec, defaults, &|_| None, &|_| false).unwrap();
             set.hosts = hosts.iter().map(Hostname::new).collect();
             let bound = BoundRoutes::new(vec![Arc::new(set)]);
             let of = ListenerHost { host: Hostname::new(&host), routes_from: RoutesFrom::All };

@@ -1,7 +1,10 @@
 //! VirtualService → [`RouteSet`], in one pass: every name is resolved as its object means it, and delegates are merged
 //! in (contract §6.2).
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use smol_str::{SmolStr, format_smolstr};
 
@@ -39,15 +42,24 @@ pub(in crate::mesh) struct Defaults<'a> {
 /// Finds a VirtualService by namespace and name.
 pub(in crate::mesh) type Find<'a> = &'a dyn Fn(&NamedKey) -> Option<(&'a Object, &'a VirtualService)>;
 
+/// Says whether a delegate's routes are given to so many older objects that no more are.
+pub(in crate::mesh) type IsExhausted<'a> = &'a dyn Fn(&NamedKey) -> bool;
+
 /// Converts a VirtualService; `None` for a delegate, which has no hosts and no routes of its own.
-pub(in crate::mesh) fn route_set(object: &Object, spec: &VirtualService, defaults: Defaults<'_>, find: Find<'_>) -> Option<RouteSet> {
+pub(in crate::mesh) fn route_set(
+    object: &Object,
+    spec: &VirtualService,
+    defaults: Defaults<'_>,
+    find: Find<'_>,
+    is_exhausted: IsExhausted<'_>,
+) -> Option<RouteSet> {
     if spec.hosts.is_empty() {
         return None;
     }
     let (name, namespace) = (&object.key.name, &object.key.namespace);
     let precedence = Arc::new(Precedence::of(object));
     let reader = Reader::new(object, defaults.domain);
-    let HttpRules { http, merged, left_out } = http_rules(&reader, spec, &precedence, defaults, find);
+    let HttpRules { http, merged, left_out } = http_rules(&reader, spec, &precedence, defaults, find, is_exhausted);
     Some(RouteSet {
         name: name.clone(),
         namespace: namespace.clone(),
@@ -70,6 +82,28 @@ pub(in crate::mesh) fn delegates(spec: &VirtualService, namespace: &SmolStr) -> 
     spec.http.iter().filter_map(|route| route.delegate.as_ref()).map(|delegate| delegate_key(delegate, namespace)).collect()
 }
 
+/// Returns the delegates that give a VirtualService routes, each with how many of its matches take these over.
+pub(in crate::mesh) fn delegations(
+    spec: &VirtualService,
+    namespace: &SmolStr,
+    defaults: Defaults<'_>,
+    find: Find<'_>,
+) -> BTreeMap<NamedKey, usize> {
+    let mut found = BTreeMap::new();
+    for route in spec.http.iter().filter(|_| !spec.hosts.is_empty()) {
+        let key = route.delegate.as_ref().map(|delegate| delegate_key(delegate, namespace));
+        if let Some(key) = key.filter(|key| usable_delegate(key, namespace, defaults, find).is_ok()) {
+            *found.entry(key).or_default() += route.matches.len().max(1);
+        }
+    }
+    found
+}
+
+/// Returns how many matches a delegate has for its roots.
+pub(in crate::mesh) fn matches_of_delegate(leaf: &VirtualService) -> usize {
+    leaf.http.iter().filter(|route| route.delegate.is_none()).map(|route| route.matches.len().max(1)).sum()
+}
+
 /// What becomes of the HTTP routes of an object.
 #[derive(Default)]
 struct HttpRules {
@@ -87,6 +121,7 @@ fn http_rules(
     precedence: &Arc<Precedence>,
     defaults: Defaults<'_>,
     find: Find<'_>,
+    is_exhausted: IsExhausted<'_>,
 ) -> HttpRules {
     let at = |position| RulePrecedence { object: Arc::clone(precedence), position };
     let mut rules = HttpRules::default();
@@ -105,6 +140,12 @@ fn http_rules(
                 continue;
             }
         };
+        if is_exhausted(&key) {
+            let name = format!("{}/{}", key.0, key.1);
+            let reason = format!("older VirtualServices have as many routes of {name} as may become of them all together");
+            rules.left_out.push(LeftOutRule { source: rule.source, field: ".delegate", reason });
+            continue;
+        }
         let leaf_reader = Reader::new(object, reader.domain);
         for (index, route) in leaf.http.iter().enumerate().filter(|(_, route)| route.delegate.is_none()).patiently() {
             let narrower = leaf_reader.http_rule(index, route, at(rules.http.len()));
@@ -480,7 +521,7 @@ spec:
             Some((object, spec(object)))
         };
         let root = read(root);
-        route_set(&root, spec(&root), DEFAULTS, &find).unwrap()
+        route_set(&root, spec(&root), DEFAULTS, &find, &|_| false).unwrap()
     }
 
     fn spec(object: &Object) -> &VirtualService {
@@ -589,7 +630,7 @@ spec:
     #[test]
     fn a_delegate_is_no_route_set_of_its_own() {
         let cart = read(CART);
-        assert_eq!(route_set(&cart, spec(&cart), DEFAULTS, &|_| None), None);
+        assert_eq!(route_set(&cart, spec(&cart), DEFAULTS, &|_| None, &|_| false), None);
         let shop = read(SHOP);
         assert_eq!(delegates(spec(&shop), &"web".into()), BTreeSet::from([("cart".into(), "cart".into())]));
     }
