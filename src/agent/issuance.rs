@@ -26,6 +26,10 @@ use crate::{
 
 /// How long one request for a certificate may take: the control plane may have to ask an external signer, and gives that a minute.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(70);
+/// How often the control plane is asked meanwhile whether it is still there: as rarely as istiod demands, which takes more for an attack.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// How long it may take to say so.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// The shortest delay after a refusal that does not go away by itself (contract §4.1 lists those that do).
 const REFUSED_DELAY: Duration = Duration::from_secs(1);
 /// The longest time without a look at the wall clock.
@@ -149,7 +153,10 @@ impl Issuance {
             async move { stream.ok_or_else(|| std::io::Error::other("the connection is used up")) }
         });
         // The scheme is http because TLS is already spoken below.
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.discovery.server_name))?.timeout(REQUEST_TIMEOUT);
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.discovery.server_name))?
+            .timeout(REQUEST_TIMEOUT)
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT);
         Ok(endpoint.connect_with_connector(connector).await?)
     }
 }
