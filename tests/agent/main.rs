@@ -69,16 +69,17 @@ async fn a_new_control_plane_is_shown_that_both_roots_are_trusted() -> Result<()
         stage.start_agent(&[])?;
         stage.wait_until_ready().await?;
         let shared = stage.shared.clone();
-        // The first stream has something to show, too.
-        stage.wait("known", async || shared.issued.load(Ordering::SeqCst) >= roots).await?;
+        stage.wait("known", async || shared.issued.load(Ordering::SeqCst) > 0).await?;
         let streams = shared.streams.load(Ordering::SeqCst);
         drop(control_plane);
+        // The first stream has something to show as well, unless it was open before there was a certificate.
+        let issued = shared.issued.load(Ordering::SeqCst);
         let _successor = stage.start_control_plane()?;
         stage.wait("back", async || shared.streams.load(Ordering::SeqCst) > streams).await?;
         if roots == 2 {
-            stage.wait("asking for a certificate", async || shared.issued.load(Ordering::SeqCst) > roots).await?;
+            stage.wait("asking for a certificate", async || shared.issued.load(Ordering::SeqCst) > issued).await?;
         } else {
-            assert_eq!(shared.issued.load(Ordering::SeqCst), 1, "with one root there is nothing to show");
+            assert_eq!(shared.issued.load(Ordering::SeqCst), issued, "with one root there is nothing to show");
         }
     }
     Ok(())
