@@ -172,7 +172,9 @@ fn key_sets_at_random() {
         }
         if let Some(url) = key_set::named_elsewhere(&text).filter(|url| key_set::check_url(url).is_ok()) {
             let uri: http::Uri = url.parse().unwrap();
-            assert!(matches!(uri.scheme_str(), Some("http" | "https")) && !url.contains('@') && uri.host().is_some(), "{url}");
+            let authority = uri.authority().unwrap().as_str();
+            assert!(matches!(uri.scheme_str(), Some("http" | "https")) && !authority.contains('@') && uri.host().is_some(), "{url}");
+            assert!(url.bytes().all(|byte| byte.is_ascii_graphic()), "{url}");
         }
         let Ok(public) = key_set::public(&text) else { continue };
         kept += 1;
