@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use imbl::ordmap::DiffItem;
+use imbl::{OrdMap, ordmap::DiffItem};
 use smol_str::SmolStr;
 
 use super::{
@@ -347,9 +347,7 @@ impl<'a> Step<'a> {
     pub(super) fn services(&self) -> BTreeSet<&'a Hostname> {
         let mut hosts: BTreeSet<&Hostname> = self.touched.services.iter().collect();
         if !self.touched.routes.is_empty() {
-            hosts.extend(self.old.services.diff(&self.new.services).map(|item| match item {
-                DiffItem::Add(host, _) | DiffItem::Update { new: (host, _), .. } | DiffItem::Remove(host, _) => host,
-            }));
+            hosts.extend(differing(&self.old.services, &self.new.services));
         }
         hosts
     }
@@ -358,6 +356,16 @@ impl<'a> Step<'a> {
     pub(super) fn is_rescoped(&self) -> bool {
         self.touched.everything || self.old.sidecar != self.new.sidecar || self.old.allow_any != self.new.allow_any
     }
+}
+
+/// Returns the hosts for which two tables differ, at the cost of the difference.
+pub(super) fn differing<'a, V: PartialEq>(
+    old: &'a OrdMap<Hostname, Arc<V>>,
+    new: &'a OrdMap<Hostname, Arc<V>>,
+) -> impl Iterator<Item = &'a Hostname> {
+    old.diff(new).map(|item| match item {
+        DiffItem::Add(host, _) | DiffItem::Update { new: (host, _), .. } | DiffItem::Remove(host, _) => host,
+    })
 }
 
 /// Returns the hosts of the services whose listeners may follow routes for some of `hosts`: where either is a wildcard, of others too.

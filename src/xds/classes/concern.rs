@@ -52,6 +52,7 @@ impl<'a> Concern<'a> {
         let answers_for_changed = |ip| self.world.services_at.get(ip).is_some_and(|services| services.iter().any(changed));
         proxy.ips.iter().any(|ip| touched.addresses.contains(ip) || (!touched.services.is_empty() && answers_for_changed(ip)))
     }
+
     /// Returns whether the proxy is of the host's namespace, or stands at an endpoint of it.
     fn may_answer_for(&self, proxy: &Proxy, host: &Hostname) -> bool {
         let at_endpoint = |ip| self.world.services_at.get(ip).is_some_and(|keys| keys.iter().any(|key| key.hostname == *host));

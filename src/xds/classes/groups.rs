@@ -6,12 +6,11 @@ use std::{
     sync::Arc,
 };
 
-use imbl::{OrdMap, ordmap::DiffItem};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
     by_place::LocatedResources,
-    by_scope::{OutboundListeners, SharedByScope, Step},
+    by_scope::{OutboundListeners, SharedByScope, Step, differing},
     key::{DistinguishingLabels, ListenersKey, LocatedKey, SharedKey, class_of, own_addresses, place_of},
     per_proxy::{PerProxy, PerProxyInputs},
     resource_cache::{ResourceCache, Translations},
@@ -118,9 +117,8 @@ impl Groups {
         let narrowed = before.iter().filter(|(_, scope)| scope.sidecar.is_some());
         let differing = narrowed.filter_map(|(key, old)| {
             let new = self.scopes.get(key)?;
-            let mut hosts = differing(&old.services, &new.services);
-            hosts.extend(differing(&old.destination_rules, &new.destination_rules));
-            Some((key.clone(), hosts))
+            let hosts = differing(&old.services, &new.services).chain(differing(&old.destination_rules, &new.destination_rules));
+            Some((key.clone(), hosts.cloned().collect::<Vec<_>>()))
         });
         differing.filter(|(_, hosts)| !hosts.is_empty()).collect()
     }
@@ -246,12 +244,4 @@ impl Groups {
 
 fn finding(refused: &Refused) -> Diagnostic {
     Diagnostic::warning(refused.field.clone(), refused.reason.to_string()).of(&refused.origin.object)
-}
-
-/// Returns the hosts for which two tables differ.
-fn differing<V: PartialEq>(old: &OrdMap<Hostname, Arc<V>>, new: &OrdMap<Hostname, Arc<V>>) -> Vec<Hostname> {
-    let host = |item| match item {
-        DiffItem::Add(host, _) | DiffItem::Remove(host, _) | DiffItem::Update { new: (host, _), .. } => Hostname::clone(host),
-    };
-    old.diff(new).map(host).collect()
 }
