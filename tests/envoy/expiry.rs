@@ -23,12 +23,12 @@ use istiod_lite::identity::{
     key::{KeyType, PrivateKey},
 };
 use jiff::{SignedDuration, Timestamp};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
+use tokio::net::TcpStream;
 
-use crate::mesh::{few_requests, options, turn};
+use crate::{
+    guest::echoed,
+    mesh::{few_requests, options, turn},
+};
 
 /// How long the authority lives: the mesh must be up before that.
 const LIFE: SignedDuration = SignedDuration::from_secs(40);
@@ -93,14 +93,6 @@ async fn lately(load: &Load, path: &str, wanted: impl Fn(usize, usize) -> bool) 
     let sent = window.outcomes().iter().filter(|outcome| outcome.path == path).count();
     let failed = window.failures().iter().filter(|failure| failure.path == path).count();
     ensure!(sent > 0 && wanted(failed, sent), "{failed} of {sent} failed");
-    Ok(())
-}
-
-async fn echoed(stream: &mut TcpStream) -> Result<()> {
-    stream.write_all(b"hello").await?;
-    let mut answer = [0; 5];
-    tokio::time::timeout(CONVERGE, stream.read_exact(&mut answer)).await??;
-    ensure!(&answer == b"hello", "{answer:?}");
     Ok(())
 }
 

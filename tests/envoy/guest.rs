@@ -102,7 +102,8 @@ async fn has_lists(mesh: &Mesh, pod: Pod, lists: &str) -> Result<()> {
     .await
 }
 
-async fn echoed(stream: &mut TcpStream) -> Result<()> {
+/// Has a few bytes come back on an open connection.
+pub(crate) async fn echoed(stream: &mut TcpStream) -> Result<()> {
     stream.write_all(b"hello").await?;
     let mut answer = [0; 5];
     tokio::time::timeout(CONVERGE, stream.read_exact(&mut answer)).await??;
