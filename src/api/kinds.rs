@@ -36,6 +36,11 @@ macro_rules! kinds {
                 facts: core("secrets").meant_in("mesh/credential"),
                 read: secret,
             }
+            /// `v1 ConfigMap`: what peers are verified with. Of that with MeshConfig see there.
+            ConfigMap(kubernetes::ConfigMap) {
+                facts: core("configmaps").meant_in("mesh/credential"),
+                read: config_map,
+            }
             /// `networking.istio.io DestinationRule`
             DestinationRule(istio::DestinationRule) {
                 facts: networking("destinationrules").meant_in("mesh/policy").shown(Shown {

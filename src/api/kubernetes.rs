@@ -101,6 +101,23 @@ impl Secret {
     }
 }
 
+/// `v1 ConfigMap`: those of its entries that peers are verified with. All others stay unread.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConfigMap {
+    /// The entries that are there, by key ([`ROOT_KEYS`](Self::ROOT_KEYS)).
+    pub entries: Vec<(&'static str, Confidential)>,
+}
+
+impl ConfigMap {
+    /// The keys of the entries that are read, as those of a Secret are named.
+    pub const ROOT_KEYS: [&'static str; 4] = ["ca.crt", "ca.crl", "cacert", "crl"];
+
+    /// Returns an entry.
+    pub fn entry(&self, key: &str) -> Option<&Confidential> {
+        self.entries.iter().find(|(name, _)| *name == key).map(|(_, value)| value)
+    }
+}
+
 /// `v1 Pod`
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pod {

@@ -93,8 +93,12 @@ pub(in crate::mesh) fn client_tls(tls: &ClientTls) -> Vec<(&'static str, &'stati
 
 fn why(unnamed: Unnamed) -> &'static str {
     match unnamed {
-        Unnamed::Scheme => "only Secrets are read yet: write the name of one, or kubernetes://",
-        Unnamed::Form => "names no Secret: write NAME, kubernetes://NAMESPACE/NAME or kubernetes-gateway://NAMESPACE/NAME",
+        Unnamed::Scheme => "only Secrets are read, and ConfigMaps: write the name of a Secret, kubernetes:// or configmap://",
+        Unnamed::Form => {
+            "names no Secret: write NAME, kubernetes://NAMESPACE/NAME or kubernetes-gateway://NAMESPACE/NAME (or configmap://NAMESPACE/NAME \
+             for what peers are verified with)"
+        }
+        Unnamed::Public => "is a ConfigMap, where a certificate with its key is needed: name a Secret",
         Unnamed::Suffix => "ends in -cacert, by which proxies ask for what peers are verified with: no certificate can have this name",
     }
 }
@@ -207,13 +211,15 @@ mod tests {
         };
         let servers = [
             server(1, "mode: SIMPLE, credentialName: 'sds://a'"),
-            server(2, "mode: OPTIONAL_MUTUAL, credentialNames: [a, b-cacert], caCertCredentialName: 'configmap://a/b'"),
+            server(2, "mode: OPTIONAL_MUTUAL, credentialNames: [a, b-cacert], caCertCredentialName: 'configmap://a'"),
             server(3, "mode: MUTUAL, serverCertificate: /a, privateKey: /b, caCertificates: /c, caCertCredentialName: c"),
             server(4, "mode: PASSTHROUGH, credentialName: 'sds://a'"),
             server(5, "mode: ISTIO_MUTUAL"),
             server(6, "mode: MUTUAL, credentialName: 'kubernetes://bank/a', caCertCredentialName: c"),
             server(7, "mode: SIMPLE, credentialName: a, caCertCredentialName: c"),
             server(8, "mode: MUTUAL, credentialName: 'a/b/c'"),
+            server(9, "mode: MUTUAL, credentialName: a, caCertCredentialName: 'configmap://any/b'"),
+            server(10, "mode: SIMPLE, credentialName: 'configmap://shop/b'"),
         ];
         let expected = [
             "[0].tls.credentialName",
@@ -222,6 +228,7 @@ mod tests {
             "[2].tls.caCertCredentialName",
             "[6].tls.caCertCredentialName",
             "[7].tls.credentialName",
+            "[9].tls.credentialName",
         ];
         let spec = format!("{{selector: {{istio: edge}}, servers: [{}]}}", servers.join(", "));
         assert_eq!(fields("Gateway", "networking", &spec), expected.map(|field| format!("spec.servers{field}")));

@@ -9,7 +9,7 @@ use smol_str::SmolStr;
 use super::{
     authorization::AuthorizationPolicy,
     configured::Configured,
-    credential::{Credential, Part, SecretName, SecretUse},
+    credential::{Credential, Holder, Part, Scheme, SecretName, SecretUse},
     gateway,
     model::{
         Eclipsed, EndpointSet, Hostname, Labels, MtlsMode, Origin, PlaceDetail, Service, ServiceKey, UnusedEndpoint, Workload, WorkloadKey,
@@ -77,8 +77,8 @@ pub struct World {
     pub authorization_policies: PolicyTable<AuthorizationPolicy>,
     /// Objects that ask for what is not built yet.
     pub unsupported: OrdMap<ConfigId, Arc<Unsupported>>,
-    /// What the Secrets hold that some object names, by name and then namespace.
-    pub credentials: OrdMap<NamedKey, Arc<Credential>>,
+    /// What the Secrets and ConfigMaps hold that some object names.
+    pub credentials: OrdMap<Holder, Arc<Credential>>,
     /// The secrets that objects name.
     pub secret_uses: OrdMap<ConfigId, Arc<[SecretUse]>>,
     /// Index: the objects that name a secret.
@@ -132,8 +132,8 @@ pub struct Touched {
     /// Addresses for which the services behind them, or those services' ports, differ: proxies that have one of them
     /// may have other service targets.
     pub addresses: FxHashSet<IpAddr>,
-    /// `(namespace, name)` of Secrets that differ, of those that some object names.
-    pub secrets: BTreeSet<NamedKey>,
+    /// Secrets and ConfigMaps that differ, of those that some object names.
+    pub secrets: BTreeSet<Holder>,
     /// Names of secrets that an object names now and none did, or the other way round.
     pub secret_names: BTreeSet<SecretName>,
     /// Workloads that policies of theirs differ for.
@@ -180,24 +180,27 @@ impl World {
         self.services.range(from..).take_while(move |(key, _)| key.hostname == *host).flat_map(|(_, service)| views(service))
     }
 
-    /// Returns the names under which proxies ask for something in a Secret.
-    pub fn names_of_secret<'a>(&'a self, namespace: &'a SmolStr, secret: &'a SmolStr) -> impl Iterator<Item = &'a SecretName> {
+    /// Returns the names under which proxies ask for something in a Secret or ConfigMap.
+    pub fn names_of_secret<'a>(&'a self, holder: &'a Holder) -> impl Iterator<Item = &'a SecretName> {
         let named = move |base: SmolStr| {
-            let first = SecretName { name: base.clone(), namespace: None, of_gateway: false, part: Part::KeyPair };
+            let first = SecretName { name: base.clone(), namespace: None, scheme: Scheme::Kubernetes, part: Part::KeyPair };
             self.secret_users.range(first..).map(|(name, _)| name).take_while(move |name| name.name == base)
         };
-        let bare = secret.strip_suffix("-cacert").map(SmolStr::from);
-        let all = std::iter::once(secret.clone()).chain(bare).flat_map(named);
-        all.filter(move |name| name.namespace_for(namespace) == namespace && name.candidates().any(|candidate| candidate == *secret))
+        let Holder { kind, name: held, namespace } = holder;
+        let bare = held.strip_suffix("-cacert").map(SmolStr::from);
+        let all = std::iter::once(held.clone()).chain(bare).flat_map(named);
+        let there = move |name: &SecretName| name.kind() == *kind && name.namespace_for(namespace) == namespace;
+        all.filter(move |name| there(name) && name.candidates().any(|candidate| candidate == *held))
     }
 
-    /// Returns the namespaces that have a Secret of a secret's name, and in which it is asked for.
+    /// Returns the namespaces that have what a secret's name stands for, and in which it is asked for.
     pub fn namespaces_of_secret<'a>(&'a self, name: &'a SecretName) -> impl Iterator<Item = &'a SmolStr> {
         let having = name.candidates().flat_map(|candidate| {
-            let first = (candidate.clone(), SmolStr::default());
-            self.credentials.range(first..).map(|(key, _)| key).take_while(move |(other, _)| *other == candidate)
+            let first = Holder { kind: name.kind(), name: candidate, namespace: SmolStr::default() };
+            let of_name = |first: Holder| move |other: &&Holder| (other.kind, &other.name) == (first.kind, &first.name);
+            self.credentials.range(first.clone()..).map(|(holder, _)| holder).take_while(of_name(first))
         });
-        having.map(|(_, namespace)| namespace).filter(|namespace| name.namespace_for(namespace) == *namespace)
+        having.map(|holder| &holder.namespace).filter(|namespace| name.namespace_for(namespace) == *namespace)
     }
 
     /// Returns the origin of an object that names secrets.
@@ -210,9 +213,10 @@ impl World {
         }
     }
 
-    /// Returns what a secret's name stands for in a namespace; `None`: there is no such Secret.
+    /// Returns what a secret's name stands for in a namespace; `None`: there is no such object.
     pub fn credential(&self, namespace: &SmolStr, name: &SecretName) -> Option<&Arc<Credential>> {
-        name.candidates().find_map(|candidate| self.credentials.get(&(candidate, namespace.clone())))
+        let holder = |name_of: SmolStr| Holder { kind: name.kind(), name: name_of, namespace: namespace.clone() };
+        name.candidates().find_map(|candidate| self.credentials.get(&holder(candidate)))
     }
 
     /// Returns what of clients' places counts; `None`: nothing does.

@@ -95,7 +95,7 @@ impl PipelineMetrics {
                 Kind::Service => "service",
                 Kind::Namespace => "namespace",
                 Kind::MeshConfig => "global",
-                Kind::Secret => "secret",
+                Kind::Secret | Kind::ConfigMap => "secret",
                 _ => "config",
             };
             self.triggers.get_or_create(&[("type", trigger.into())]).inc();

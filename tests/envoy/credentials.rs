@@ -96,10 +96,38 @@ async fn a_gateway_takes_its_certificates_from_secrets() -> Result<()> {
     })
     .await?;
     edge.answers("vault", Some("good"))?;
+    config_maps(&config, &servers, &clients, &edge).await?;
     staples(&config, &servers, &edge).await?;
     pairs(&config, &servers, &edge).await?;
 
     rotate(&config, &servers, SocketAddr::new(pod.address(), 443), ROTATIONS).await
+}
+
+/// Verifies clients by a ConfigMap of another namespace: replaced, broken, and with a list of revoked certificates.
+async fn config_maps(config: &Path, servers: &Ca, clients: &Ca, edge: &Edge<'_>) -> Result<()> {
+    let (certificate, key) = servers.issue("counter.example.com", 4)?;
+    put(config, "counter", &[("tls.crt", &certificate), ("tls.key", &key)])?;
+    let trust = |entries: serde_json::Value| {
+        let map = serde_json::json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "tellers", "namespace": "staff"}, "data": entries,
+        });
+        write(config, "tellers", &map)
+    };
+    trust(serde_json::json!({"ca.crt": Ca::new()?.pem}))?;
+    wait::until("the server's certificate", CONVERGE, || async { edge.handshake("counter", "").map(drop) }).await?;
+    ensure!(edge.answers("counter", Some("good")).is_err(), "it is not of the CA that is trusted");
+    trust(serde_json::json!({"ca.crt": clients.pem}))?;
+    wait::until("the roots of the ConfigMap", CONVERGE, || async { edge.answers("counter", Some("good")) }).await?;
+    edge.answers("counter", Some("bad"))?;
+    ensure!(edge.answers("counter", None).is_err(), "without a certificate");
+    trust(serde_json::json!({"ca.crt": "nonsense"}))?;
+    trust(serde_json::json!({"ca.crt": clients.pem, "ca.crl": clients.crl(&[8])?}))?;
+    wait::until("the revocation by the ConfigMap", CONVERGE, || async {
+        ensure!(edge.answers("counter", Some("bad")).is_err(), "it is still let in");
+        Ok(())
+    })
+    .await?;
+    edge.answers("counter", Some("good"))
 }
 
 /// Shows staples, and certificates without one where what is there is of no use.
@@ -237,8 +265,12 @@ fn put_data(config: &Path, name: &str, entries: &[(&str, &[u8])]) -> Result<()> 
     let secret = serde_json::json!({
         "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": GATEWAY.namespace}, "data": entries,
     });
+    write(config, name, &secret)
+}
+
+fn write(config: &Path, name: &str, object: &serde_json::Value) -> Result<()> {
     let hidden = config.join(format!(".{name}"));
-    fs::write(&hidden, secret.to_string())?;
+    fs::write(&hidden, object.to_string())?;
     Ok(fs::rename(hidden, config.join(format!("{name}.yaml")))?)
 }
 
@@ -250,6 +282,7 @@ fn objects(gateway: IpAddr) -> String {
         server("till", "mode: SIMPLE, credentialName: till"),
         server("late", "mode: SIMPLE, credentialName: late"),
         server("vault", "mode: MUTUAL, credentialName: vault"),
+        server("counter", "mode: MUTUAL, credentialName: counter, caCertCredentialName: 'configmap://staff/tellers'"),
         server("stapled", "mode: SIMPLE, credentialName: stapled"),
         server("pair", "mode: SIMPLE, credentialNames: [pair-ecdsa, pair-rsa]"),
     ];

@@ -1,4 +1,4 @@
-//! Secrets for gateways, by the rights that a real API server knows of.
+//! Secrets and ConfigMaps for gateways, by the rights that a real API server knows of.
 
 use std::collections::BTreeSet;
 
@@ -26,6 +26,8 @@ use crate::{
 const NAMESPACE: &str = "credentials";
 const KEY: &str = "kubernetes://till";
 const ROOTS: &str = "kubernetes://till-cacert";
+/// What the clients of another server are verified with.
+const TELLERS: &str = "configmap://credentials/tellers-cacert";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_is_given_a_key_if_its_account_may_list_secrets() -> Result<()> {
@@ -35,7 +37,7 @@ async fn a_gateway_is_given_a_key_if_its_account_may_list_secrets() -> Result<()
     }
     plane.api.put(&[gateway()]).await?;
     plane.api.put(&may_list_secrets("edge")).await?;
-    plane.api.put(&[secret("till")?, secret("other")?]).await?;
+    plane.api.put(&[secret("till")?, secret("other")?, config_map()?]).await?;
     let istiod = plane.start("istiod-1", 1, plane.api.address())?;
     istiod.wait_until_ready().await?;
     let root = plane.secret("istio-ca-secret").await?["root-cert.pem"].clone();
@@ -43,8 +45,8 @@ async fn a_gateway_is_given_a_key_if_its_account_may_list_secrets() -> Result<()
         let token = plane.api.token(NAMESPACE, account, Some("istio-ca"), Some(&format!("{account}-0"))).await?;
         given(&istiod, &root, account, &token).await
     };
-    ensure!(given("edge").await? == [KEY, ROOTS].map(str::to_owned).into(), "{:?}", given("edge").await?);
-    ensure!(given("teller").await? == [ROOTS.to_owned()].into(), "{:?}", given("teller").await?);
+    ensure!(given("edge").await? == [KEY, ROOTS, TELLERS].map(str::to_owned).into(), "{:?}", given("edge").await?);
+    ensure!(given("teller").await? == [ROOTS, TELLERS].map(str::to_owned).into(), "{:?}", given("teller").await?);
 
     // What is deleted is still given, until nobody names it.
     plane.api.delete(Object { api_version: "v1", kind: "Secret", namespace: NAMESPACE, name: "till" }).await?;
@@ -61,7 +63,7 @@ async fn a_gateway_is_given_a_key_if_its_account_may_list_secrets() -> Result<()
 
 /// Returns the names of the secrets that a gateway is given of those that it asks for.
 async fn given(istiod: &Replica, root: &str, account: &str, token: &str) -> Result<BTreeSet<String>> {
-    let asked = [KEY, ROOTS, "kubernetes://other", "kubernetes://mesh-credentials/istio-ca-secret"];
+    let asked = [KEY, ROOTS, TELLERS, "kubernetes://other", "kubernetes://mesh-credentials/istio-ca-secret"];
     let mut client = AggregatedDiscoveryServiceClient::new(istiod.connect(root).await?);
     let (requests, stream) = mpsc::channel(1);
     let node = Node { id: format!("router~10.1.2.3~{account}-0.{NAMESPACE}~{NAMESPACE}.svc.cluster.local"), ..Node::default() };
@@ -86,6 +88,9 @@ fn gateway() -> serde_json::Value {
         "spec": {"selector": {"app": "edge"}, "servers": [{
             "port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "hosts": ["till.example.com"],
             "tls": {"mode": "MUTUAL", "credentialName": "till"},
+        }, {
+            "port": {"number": 444, "name": "https-tellers", "protocol": "HTTPS"}, "hosts": ["tellers.example.com"],
+            "tls": {"mode": "MUTUAL", "credentialName": "till", "caCertCredentialName": TELLERS},
         }]},
     })
 }
@@ -102,6 +107,14 @@ fn may_list_secrets(account: &str) -> [serde_json::Value; 2] {
             "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}],
         }),
     ]
+}
+
+fn config_map() -> Result<serde_json::Value> {
+    let certificate = CertificateParams::new(["teller".to_owned()])?.self_signed(&KeyPair::generate()?)?.pem();
+    Ok(json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "tellers", "namespace": NAMESPACE},
+        "data": {"ca.crt": certificate, "other": "not read"},
+    }))
 }
 
 fn secret(name: &str) -> Result<serde_json::Value> {

@@ -279,7 +279,7 @@ fn rights(user: &str) -> Vec<Value> {
         rule("", &["configmaps"], &[&format!("istio-{user}")], &read),
     ];
     let cluster = [
-        rule("", &["namespaces", "nodes", "pods", "secrets", "services"], &[], &read),
+        rule("", &["namespaces", "nodes", "pods", "secrets", "configmaps", "services"], &[], &read),
         rule("discovery.k8s.io", &["endpointslices"], &[], &read),
         rule("apiextensions.k8s.io", &["customresourcedefinitions"], &[], &read),
         rule("networking.istio.io", &["*"], &[], &follow),

@@ -79,7 +79,7 @@ fn narrow_rights(user: &str, namespaces: &[&str]) -> Vec<Value> {
         { "nonResourceURLs": ["/.well-known/openid-configuration", "/openid/v1/jwks"], "verbs": ["get"] },
     ]);
     let within = json!([
-        rule("", &["pods", "secrets", "services"]),
+        rule("", &["pods", "secrets", "configmaps", "services"]),
         rule("discovery.k8s.io", &["endpointslices"]),
         rule("networking.istio.io", &["*"]),
         rule("security.istio.io", &["*"]),

@@ -9,7 +9,7 @@ use smol_str::SmolStr;
 use super::fields::{Fields, Node, Read};
 use crate::api::{
     Metadata,
-    kubernetes::{EndpointSlice, Pod, PortRef, Secret, Service, ServicePort, SliceEndpoint},
+    kubernetes::{ConfigMap, EndpointSlice, Pod, PortRef, Secret, Service, ServicePort, SliceEndpoint},
 };
 
 impl Read for Service {
@@ -139,6 +139,16 @@ pub(super) fn secret(document: Fields<'_>, _: &Metadata) -> Option<Secret> {
         }
     }
     Some(Secret { entries })
+}
+
+/// Reads a ConfigMap. Its `binaryData` holds no certificates for istiod either.
+pub(super) fn config_map(document: Fields<'_>, _: &Metadata) -> Option<ConfigMap> {
+    let entries = document.with("data", |node| {
+        let fields = node.fields()?;
+        let entry = |key: &'static str| fields.has(key).then(|| (key, fields.get::<SmolStr>(key).as_bytes().to_vec().into()));
+        Some(ConfigMap::ROOT_KEYS.into_iter().filter_map(entry).collect())
+    });
+    Some(ConfigMap { entries: entries.unwrap_or_default() })
 }
 
 // What is wrong with it must not be told by repeating it.

@@ -33,7 +33,7 @@ use smol_str::SmolStr;
 pub use self::remnant::Remnant;
 use self::{
     fields::{Fields, Node, Read},
-    kubernetes::{endpoint_slice, pod, secret},
+    kubernetes::{config_map, endpoint_slice, pod, secret},
     metadata::{DocumentType, Named, document_type},
 };
 use super::{

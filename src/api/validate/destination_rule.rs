@@ -23,6 +23,9 @@ const LARGEST_MAGLEV_TABLE: u64 = 5_000_011;
 const LARGEST_RING: u64 = 8 << 20;
 const LONGEST_SNI: usize = 255;
 
+/// Begins the name of a ConfigMap.
+const CONFIG_MAP: &str = "configmap://";
+
 impl Check<'_> {
     pub(super) fn destination_rule(self, rule: &DestinationRule, at: &Path<'_>) {
         self.wildcard_host(&rule.host, &at.field("host"));
@@ -84,7 +87,8 @@ impl Check<'_> {
 
     fn secret(self, tls: Option<&ClientTls>, at: &Path<'_>) {
         let of_users = |tls: &&ClientTls| matches!(tls.mode, ClientTlsMode::Simple | ClientTlsMode::Mutual);
-        if tls.filter(of_users).is_some_and(|tls| !tls.credential_name.is_empty()) {
+        let needs_secret = |tls: &ClientTls| !tls.credential_name.is_empty() && !tls.credential_name.starts_with(CONFIG_MAP);
+        if tls.filter(of_users).is_some_and(needs_secret) {
             self.warning(
                 &at.field("credentialName"),
                 "is for gateways only, and sidecars do not connect: they are given Secrets by a rule with workloadSelector",
@@ -220,6 +224,13 @@ impl Check<'_> {
             self.error(&at.field("sni"), format!("must be at most {LONGEST_SNI} bytes long, has {}", tls.sni.len()));
         }
         self.one_line(&tls.sni, &at.field("sni"));
+        let namespace = &self.object.namespace;
+        if let Some(path) = tls.credential_name.strip_prefix(CONFIG_MAP)
+            && path.split_once('/').is_none_or(|(of, _)| *namespace != of)
+        {
+            let message = format!("must be a ConfigMap of the rule's own namespace ({CONFIG_MAP}{namespace}/NAME)");
+            self.error(&at.field("credentialName"), message);
+        }
         self.subject_alt_names(&tls.subject_alt_names, &at.field("subjectAltNames"));
         self.few_subject_alt_names(&tls.subject_alt_names, &at.field("subjectAltNames"));
         let files =

@@ -306,6 +306,15 @@ fn destination_rules() {
             ],
         ),
         (&policy("tls: {mode: SIMPLE, sni: x, subjectAltNames: [y], insecureSkipVerify: true}"), &[]),
+        (&policy("tls: {mode: SIMPLE, credentialName: 'configmap://ns/roots'}"), &[]),
+        (
+            &policy("tls: {mode: SIMPLE, credentialName: 'configmap://bank/roots'}"),
+            &["error: spec.trafficPolicy.tls.credentialName: must be a ConfigMap of the rule's own namespace (configmap://ns/NAME)"],
+        ),
+        (
+            &policy("tls: {mode: SIMPLE, credentialName: 'configmap://roots'}"),
+            &["error: spec.trafficPolicy.tls.credentialName: must be a ConfigMap of the rule's own namespace (configmap://ns/NAME)"],
+        ),
         (
             &policy(&format!("tls: {{mode: SIMPLE, sni: {}}}", "a".repeat(256))),
             &["error: spec.trafficPolicy.tls.sni: must be at most 255 bytes long, has 256"],

@@ -1,8 +1,8 @@
-//! Credentials: certificates with their keys, and what peers are verified with, that objects take from Secrets
-//! (contract §3.7, `credentialName`).
+//! Credentials: certificates with their keys, and what peers are verified with, that objects take from Secrets, and the latter from
+//! ConfigMaps, too (contract §3.7, `credentialName`).
 //!
 //! An object names a secret as proxies ask for it ([`SecretName`]); which Secret that is depends on the proxy's namespace.
-//! Only Secrets that some object names are read as credentials.
+//! Only Secrets and ConfigMaps that some object names are read as credentials.
 
 mod name;
 mod read;
@@ -19,12 +19,24 @@ pub(in crate::mesh) use self::{
     uses::{client_tls, of, server_tls},
 };
 pub use self::{
-    name::{Part, SecretName},
+    name::{Part, Scheme, SecretName},
     uses::SecretUse,
 };
+use crate::api::Kind;
 pub use crate::api::confidential::Confidential;
 
-/// What one Secret has to offer. Each part is there, or there is a reason why not.
+/// A Secret or ConfigMap that a name may stand for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Holder {
+    /// Secret or ConfigMap.
+    pub kind: Kind,
+    /// Its name.
+    pub name: SmolStr,
+    /// Its namespace.
+    pub namespace: SmolStr,
+}
+
+/// What one Secret or ConfigMap has to offer. Each part is there, or there is a reason why not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credential {
     /// The certificate with its key.

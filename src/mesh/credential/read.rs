@@ -1,4 +1,4 @@
-//! Reads a Secret as a credential, as istiod reads it, and holds it against what Envoy asks of one.
+//! Reads a Secret or ConfigMap as a credential, as istiod reads it, and holds it against what Envoy asks of one.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use x509_parser::{
 };
 
 use super::{Credential, KeyPair, Roots, Validity, staple};
-use crate::api::{confidential::Confidential, kubernetes::Secret};
+use crate::api::{Object, Spec, confidential::Confidential, kubernetes::Secret};
 
 /// The shortest RSA key that Envoy takes, in bits.
 const LEAST_RSA: usize = 2048;
@@ -35,9 +35,20 @@ struct Form {
     staple: Option<&'static str>,
 }
 
-/// Reads both parts.
-pub(in crate::mesh) fn credential(secret: &Secret) -> Credential {
-    Credential { key_pair: key_pair(secret).map(Arc::new), roots: roots(secret).map(Arc::new) }
+/// Reads both parts; `None`: the object is of another kind.
+pub(in crate::mesh) fn credential(object: &Object) -> Option<Credential> {
+    match &object.spec {
+        Spec::Secret(secret) => Some(of_secret(secret)),
+        Spec::ConfigMap(map) => {
+            let roots = roots(|key| map.entry(key)).map(Arc::new);
+            Some(Credential { key_pair: Err("is public, and holds no key".into()), roots })
+        }
+        _ => None,
+    }
+}
+
+fn of_secret(secret: &Secret) -> Credential {
+    Credential { key_pair: key_pair(secret).map(Arc::new), roots: roots(|key| secret.entry(key)).map(Arc::new) }
 }
 
 fn key_pair(secret: &Secret) -> Result<KeyPair, SmolStr> {
@@ -52,12 +63,12 @@ fn key_pair(secret: &Secret) -> Result<KeyPair, SmolStr> {
     Err(SmolStr::from(format!("has neither {} and {} nor {} and {}", kubernetes.certificate, kubernetes.key, istio.certificate, istio.key)))
 }
 
-fn roots(secret: &Secret) -> Result<Roots, SmolStr> {
+fn roots<'a>(entry: impl Fn(&str) -> Option<&'a Confidential>) -> Result<Roots, SmolStr> {
     for form in &FORMS {
-        let Some(certificates) = filled(secret, form.roots) else { continue };
+        let Some(certificates) = entry(form.roots).filter(is_filled) else { continue };
         let all = certificates_of(certificates).map_err(|why| naming_one(form.roots, &why))?;
         let validity = validity_of(all.first().map(Vec::as_slice).unwrap_or_default()).map_err(|why| naming_one(form.roots, &why))?;
-        let crl = secret.entry(form.crl);
+        let crl = entry(form.crl);
         if let Some(crl) = crl {
             check_crl(crl).map_err(|why| naming_one(form.crl, &why))?;
         }
@@ -68,7 +79,11 @@ fn roots(secret: &Secret) -> Result<Roots, SmolStr> {
 }
 
 fn filled<'a>(secret: &'a Secret, key: &str) -> Option<&'a Confidential> {
-    secret.entry(key).filter(|entry| !entry.reveal().is_empty())
+    secret.entry(key).filter(is_filled)
+}
+
+fn is_filled(entry: &&Confidential) -> bool {
+    !entry.reveal().is_empty()
 }
 
 fn naming(one: &str, other: &str, why: &str) -> SmolStr {
@@ -177,7 +192,7 @@ pub(in crate::mesh) mod tests {
     fn both_forms_are_read_and_istios_own_goes_first() {
         let ((one, one_key), (other, other_key)) = (pair(), pair());
         let both = secret(&[("tls.crt", &one), ("tls.key", &one_key), ("cert", &other), ("key", &other_key), ("ca.crt", &one)]);
-        let read = credential(&both);
+        let read = of_secret(&both);
         let pair = read.key_pair.unwrap();
         assert_eq!((pair.certificates.reveal(), pair.validity.not_before), (other.as_bytes(), 1_000));
         assert_eq!(read.roots.unwrap().certificates.reveal(), one.as_bytes());
@@ -186,7 +201,7 @@ pub(in crate::mesh) mod tests {
     #[test]
     fn what_cannot_be_used_says_why_and_nothing_of_the_key() {
         let ((one, one_key), (_, other_key)) = (pair(), pair());
-        let why = |entries: &[(&'static str, &str)]| credential(&secret(entries)).key_pair.unwrap_err().to_string();
+        let why = |entries: &[(&'static str, &str)]| of_secret(&secret(entries)).key_pair.unwrap_err().to_string();
         assert_eq!(why(&[]), "has neither tls.crt and tls.key nor cert and key");
         assert_eq!(why(&[("tls.crt", &one), ("tls.key", "")]), "has neither tls.crt and tls.key nor cert and key");
         assert_eq!(why(&[("tls.crt", &one), ("tls.key", &other_key)]), "tls.crt and tls.key: the key is not that of the first certificate");
@@ -197,15 +212,33 @@ pub(in crate::mesh) mod tests {
     }
 
     #[test]
+    fn a_config_map_holds_what_is_trusted_in_either_form_and_no_key() {
+        let (one, _) = pair();
+        let read = |data: serde_json::Value| {
+            let map = serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": data});
+            credential(&crate::api::parse(&map, &"Kubernetes".into()).objects[0]).unwrap()
+        };
+        for form in ["ca.crt", "cacert"] {
+            let read = read(serde_json::json!({form: one, "tls.crt": one, "tls.key": "x"}));
+            assert_eq!(read.roots.unwrap().certificates.reveal(), one.as_bytes());
+            assert_eq!(read.key_pair.unwrap_err(), "is public, and holds no key");
+        }
+        let why = |data| read(data).roots.unwrap_err().to_string();
+        assert_eq!(why(serde_json::json!({"other": one})), "has neither ca.crt nor cacert");
+        assert!(why(serde_json::json!({"ca.crt": "nonsense"})).starts_with("ca.crt: holds no certificate in PEM"));
+        assert!(why(serde_json::json!({"cacert": one, "crl": one})).starts_with("crl: holds no list of revoked certificates"));
+    }
+
+    #[test]
     fn a_list_of_revoked_certificates_that_cannot_be_read_leaves_nothing_trusted() {
         let (one, _) = pair();
-        let why = |crl: &str| credential(&secret(&[("ca.crt", &one), ("ca.crl", crl)])).roots.unwrap_err().to_string();
+        let why = |crl: &str| of_secret(&secret(&[("ca.crt", &one), ("ca.crl", crl)])).roots.unwrap_err().to_string();
         for crl in ["", "nonsense", &one] {
             assert!(why(crl).starts_with("ca.crl: holds no list of revoked certificates"), "{crl}: {}", why(crl));
         }
         let garbled = pem::encode(&Pem::new("X509 CRL", *b"abc"));
         assert_eq!(why(&garbled), "ca.crl: a list of revoked certificates cannot be read");
-        assert!(credential(&secret(&[("ca.crt", &one)])).roots.is_ok_and(|roots| roots.crl.is_none()));
+        assert!(of_secret(&secret(&[("ca.crt", &one)])).roots.is_ok_and(|roots| roots.crl.is_none()));
     }
 
     /// Makes an OCSP response of these serial numbers, as an issuer does, but for the signature.

@@ -66,10 +66,11 @@ pub(in crate::mesh) fn server_tls(tls: &ServerTls) -> ServerSecrets {
     ServerSecrets { certificates, trusted: trusted.filter(|_| verifies) }
 }
 
-/// Returns what a client's TLS takes from a Secret.
+/// Returns what a client's TLS takes from a Secret or a ConfigMap.
 pub(in crate::mesh) fn client_tls(tls: &ClientTls) -> Option<Result<SecretName, Unnamed>> {
     let of_users = matches!(tls.mode, ClientTlsMode::Simple | ClientTlsMode::Mutual);
-    (of_users && !tls.credential_name.is_empty()).then(|| SecretName::parse(&tls.credential_name, Part::KeyPair))
+    let mutual = tls.mode == ClientTlsMode::Mutual;
+    (of_users && !tls.credential_name.is_empty()).then(|| SecretName::of_client(&tls.credential_name, mutual))
 }
 
 impl ServerSecrets {

@@ -1,4 +1,4 @@
-//! Secrets as credentials: those that some object names, and no others.
+//! Secrets and ConfigMaps as credentials: those that some object names, and no others.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -7,10 +7,9 @@ use smol_str::SmolStr;
 
 use super::{Dirty, Engine, store::Store};
 use crate::{
-    api::{ConfigId, Id, Kind, kubernetes::Secret},
+    api::{ConfigId, Id, Kind},
     mesh::{
-        credential::{self, SecretName},
-        model::NamedKey,
+        credential::{self, Holder, SecretName},
         world::World,
     },
     visits::{self, Visited},
@@ -44,48 +43,58 @@ impl SecretsByName {
 }
 
 impl Engine {
-    /// Follows which secrets objects name, and reads the Secrets that are meant.
+    /// Follows which secrets objects name, and reads the objects that are meant.
     pub(super) fn derive_credentials(&mut self, world: &mut World, changed: &[Id], dirty: &mut Dirty) {
-        let mut secrets: BTreeSet<NamedKey> = BTreeSet::new();
+        let mut due: BTreeSet<Holder> = BTreeSet::new();
         let mut renamed = BTreeSet::new();
         for id in changed {
             match id {
                 Id::Config(id) if matches!(id.kind, Kind::Gateway | Kind::DestinationRule) => {
                     renamed.extend(relist_uses(&self.store, world, id));
                 }
-                Id::Local(id) if id.key().kind == Kind::Secret => {
-                    let (namespace, name) = (&id.key().namespace, &id.key().name);
-                    self.secrets.update(&self.store, namespace, name);
-                    secrets.insert((namespace.clone(), name.clone()));
+                Id::Local(id) if matches!(id.key().kind, Kind::Secret | Kind::ConfigMap) => {
+                    let (kind, namespace, name) = (id.key().kind, &id.key().namespace, &id.key().name);
+                    if kind == Kind::Secret {
+                        self.secrets.update(&self.store, namespace, name);
+                    }
+                    due.insert(Holder { kind, name: name.clone(), namespace: namespace.clone() });
                 }
                 _ => {}
             }
         }
-        for name in renamed.iter().flat_map(SecretName::candidates) {
-            secrets.extend(self.secrets.namespaces(&name).map(|namespace| (namespace.clone(), name.clone())));
-        }
+        due.extend(renamed.iter().flat_map(|name| self.holders(name)));
         dirty.touched.secret_names = renamed;
-        for (namespace, name) in secrets {
-            self.derive_credential(world, (name, namespace), dirty);
+        for holder in due {
+            self.derive_credential(world, holder, dirty);
         }
     }
 
-    fn derive_credential(&self, world: &mut World, key: NamedKey, dirty: &mut Dirty) {
-        let (name, namespace) = &key;
-        let named = world.names_of_secret(namespace, name).next().is_some();
-        let secret = self.store.named(Kind::Secret, namespace, name).next().filter(|_| named).and_then(|object| object.content::<Secret>());
-        let new = secret.map(|secret| {
+    /// Returns what a name may stand for.
+    fn holders<'a>(&'a self, name: &'a SecretName) -> impl Iterator<Item = Holder> {
+        name.candidates().flat_map(move |candidate| {
+            let namespaces: Vec<&SmolStr> = match &name.namespace {
+                Some(namespace) => vec![namespace],
+                None => self.secrets.namespaces(&candidate).collect(),
+            };
+            namespaces.into_iter().map(move |namespace| Holder { kind: name.kind(), name: candidate.clone(), namespace: namespace.clone() })
+        })
+    }
+
+    fn derive_credential(&self, world: &mut World, holder: Holder, dirty: &mut Dirty) {
+        let named = world.names_of_secret(&holder).next().is_some();
+        let object = self.store.named(holder.kind, &holder.namespace, &holder.name).next().filter(|_| named);
+        let new = object.and_then(|object| {
             visits::count(Visited::Object, 1);
             dirty.recomputed += 1;
-            credential::credential(secret)
+            credential::credential(object)
         });
-        if world.credentials.get(&key).map(|old| &**old) == new.as_ref() {
+        if world.credentials.get(&holder).map(|old| &**old) == new.as_ref() {
             return;
         }
-        dirty.touched.secrets.insert((namespace.clone(), name.clone()));
+        dirty.touched.secrets.insert(holder.clone());
         match new {
-            Some(new) => _ = world.credentials.insert(key, Arc::new(new)),
-            None => _ = world.credentials.remove(&key),
+            Some(new) => _ = world.credentials.insert(holder, Arc::new(new)),
+            None => _ = world.credentials.remove(&holder),
         }
     }
 }

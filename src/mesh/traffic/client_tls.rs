@@ -46,15 +46,16 @@ pub struct TlsOrigination {
 pub enum ClientCredentials {
     /// Files beside the proxy.
     Files(ClientFiles),
-    /// A Secret, which the proxy asks for by name.
+    /// A Secret or ConfigMap, which the proxy asks for by name.
     Secret {
-        /// The name of its certificate.
+        /// The name of its certificate; of a ConfigMap, which has none, that of what it holds.
         certificate: SecretName,
         /// The name of what servers' certificates are verified with.
         trusted: SecretName,
         /// Path of the list of revoked certificates; empty: the Secret's, if it has one.
         crl: SmolStr,
-        /// Whether the rule selects its clients. Sidecars have Secrets by no others: all that see the rule would ask for it.
+        /// Whether the rule selects its clients, or it is a ConfigMap. Sidecars have Secrets by no others: all that see the rule would
+        /// ask for it.
         for_sidecars: bool,
     },
 }

@@ -14,7 +14,7 @@ use super::{
     policy::{PortPolicy, TrafficPolicy},
 };
 use crate::{
-    api::istio,
+    api::{Kind, istio},
     mesh::{
         credential,
         model::{Hostname, Visibility},
@@ -197,7 +197,9 @@ fn client_credentials(written: &istio::ClientTls, selects: bool) -> ClientCreden
     match credential::client_tls(written) {
         Some(Ok(certificate)) => {
             let trusted = certificate.roots();
-            ClientCredentials::Secret { certificate, trusted, crl: written.ca_crl.clone(), for_sidecars: selects }
+            // What a ConfigMap holds is for everybody.
+            let for_sidecars = selects || certificate.kind() == Kind::ConfigMap;
+            ClientCredentials::Secret { certificate, trusted, crl: written.ca_crl.clone(), for_sidecars }
         }
         // One that names no Secret is unavailable.
         Some(Err(_)) | None => ClientCredentials::Files(ClientFiles {
@@ -274,6 +276,17 @@ mod tests {
         assert!(!client_tls(&written, false).connects(ProxyKind::Sidecar), "rather than in plaintext");
         let blind = istio::ClientTls { insecure_skip_verify: true, ..written };
         assert_eq!(client_tls(&blind, true).secrets(ProxyKind::Gateway).len(), 1, "nothing is verified");
+    }
+
+    #[test]
+    fn what_a_config_map_holds_is_for_all_sidecars() {
+        let written = |mode| istio::ClientTls { mode, credential_name: "configmap://bank/roots".into(), ..istio::ClientTls::default() };
+        let tls = client_tls(&written(istio::ClientTlsMode::Simple), false);
+        let names = |kind| tls.secrets(kind).into_iter().map(ToString::to_string).collect::<Vec<_>>();
+        for kind in [ProxyKind::Sidecar, ProxyKind::Gateway] {
+            assert_eq!((tls.connects(kind), names(kind)), (true, vec!["configmap://bank/roots-cacert".to_owned()]));
+        }
+        assert_eq!(client_tls(&written(istio::ClientTlsMode::Mutual), true), ClientTls::Unavailable, "it has no key");
     }
 
     #[test]

@@ -3,7 +3,10 @@
 use std::sync::LazyLock;
 
 use super::field_mask::FieldMask;
-use crate::api::{ApiResource, Kind, kubernetes::Secret};
+use crate::api::{
+    ApiResource, Kind,
+    kubernetes::{ConfigMap, Secret},
+};
 
 /// A kind as the API server serves it, and how it is read.
 #[derive(Debug)]
@@ -53,6 +56,7 @@ fn watched(kind: Kind) -> Option<WatchedResource> {
         Kind::EndpointSlice => (200, &SLICE),
         Kind::Pod => (200, &POD),
         Kind::Secret => (100, &SECRET),
+        Kind::ConfigMap => (100, &CONFIG_MAP),
         _ => (250, &WITH_SPEC),
     };
     let selector = if kind == Kind::Secret { NO_CREDENTIALS } else { "" };
@@ -112,18 +116,16 @@ static SLICE: FieldMask = FieldMask::Fields(&[
 ]);
 
 // Neither labels, in which Helm and others write much, nor any entry that no certificate has.
-static SECRET: FieldMask = FieldMask::Fields(&[
-    (
-        "metadata",
-        FieldMask::Fields(&[
-            ("name", FieldMask::All),
-            ("namespace", FieldMask::All),
-            ("creationTimestamp", FieldMask::All),
-            ("uid", FieldMask::All),
-            ("resourceVersion", FieldMask::All),
-        ]),
-    ),
-    ("data", FieldMask::Named(&Secret::CREDENTIAL_KEYS)),
+static SECRET: FieldMask = FieldMask::Fields(&[("metadata", IDENTITY), ("data", FieldMask::Named(&Secret::CREDENTIAL_KEYS))]);
+
+static CONFIG_MAP: FieldMask = FieldMask::Fields(&[("metadata", IDENTITY), ("data", FieldMask::Named(&ConfigMap::ROOT_KEYS))]);
+
+const IDENTITY: FieldMask = FieldMask::Fields(&[
+    ("name", FieldMask::All),
+    ("namespace", FieldMask::All),
+    ("creationTimestamp", FieldMask::All),
+    ("uid", FieldMask::All),
+    ("resourceVersion", FieldMask::All),
 ]);
 
 const CONTAINERS: FieldMask = FieldMask::Items(&FieldMask::Fields(&[

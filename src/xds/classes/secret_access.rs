@@ -116,7 +116,7 @@ impl State {
                         Given::AsItIs => "it is given all the same, as there is no other",
                         Given::WithoutIt => "it is given without",
                     };
-                    format!("Secret {namespace}/{} {why}: {meanwhile}", name.name)
+                    format!("{} {}/{} {why}: {meanwhile}", name.kind(), name.namespace_for(namespace), name.name)
                 }
                 (None, Some(Account { namespace, name: account })) => {
                     format!("service account {account} may not list Secrets of namespace {namespace}: its proxies are given no key")

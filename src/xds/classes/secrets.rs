@@ -1,4 +1,5 @@
-//! The secrets that proxies are given, by namespace (contract §2.6): those of the proxy's own namespace that some object names.
+//! The secrets that proxies are given, by namespace (contract §2.6): those of the proxy's own namespace that some object names, and
+//! the ConfigMaps of any that one names, as what these hold is public.
 //!
 //! What was good stays when its Secret goes, cannot be used any more, or is replaced by one that has expired.
 
@@ -11,6 +12,7 @@ use imbl::OrdMap;
 use smol_str::{SmolStr, ToSmolStr};
 
 use crate::{
+    api::Kind,
     clock::{Clock, system_clock},
     mesh::{
         credential::{Part, SecretName, Validity},
@@ -27,6 +29,8 @@ pub(super) struct Secrets {
     /// By name and namespace.
     served: BTreeMap<(SecretName, SmolStr), Served>,
     layers: BTreeMap<SmolStr, Layers>,
+    /// What ConfigMaps hold, for all.
+    public: Layer,
     /// Stands where there is nothing. It is one for all, as equal layers are known by their pointers.
     empty: Layer,
 }
@@ -81,15 +85,15 @@ impl Default for Secrets {
 
 impl Secrets {
     pub(super) fn new(clock: Clock) -> Self {
-        Self { clock, served: BTreeMap::new(), layers: BTreeMap::new(), empty: Layer::default() }
+        Self { clock, served: BTreeMap::new(), layers: BTreeMap::new(), public: Layer::default(), empty: Layer::default() }
     }
 
     /// Brings what is given up to a new world, and to the time.
     pub(super) fn update(&mut self, world: &World, touched: &Touched) {
         let now = (self.clock)().as_second();
         let mut due: BTreeSet<(SecretName, SmolStr)> = BTreeSet::new();
-        for (namespace, secret) in &touched.secrets {
-            due.extend(world.names_of_secret(namespace, secret).map(|name| (name.clone(), namespace.clone())));
+        for holder in &touched.secrets {
+            due.extend(world.names_of_secret(holder).map(|name| (name.clone(), holder.namespace.clone())));
         }
         for name in &touched.secret_names {
             if world.secret_users.contains_key(name) {
@@ -107,12 +111,13 @@ impl Secrets {
         }
     }
 
-    /// Returns the layers for proxies of a namespace. Keys are for those that may read them.
+    /// Returns the layers for proxies that have proven to be of a namespace. Keys are for those that may read them.
     pub(super) fn layers(&self, namespace: Option<&SmolStr>, may_read: bool) -> Vec<Layer> {
         let of = namespace.and_then(|namespace| self.layers.get(namespace));
         let roots = of.map_or(&self.empty, |of| &of.roots);
         let key_pairs = of.filter(|_| may_read).map_or(&self.empty, |of| &of.key_pairs);
-        vec![Arc::clone(roots), Arc::clone(key_pairs)]
+        let public = namespace.map_or(&self.empty, |_| &self.public);
+        [roots, key_pairs, public].map(Arc::clone).into()
     }
 
     /// Returns the namespaces that have keys to give.
@@ -123,7 +128,7 @@ impl Secrets {
     /// Returns what is wrong with a secret that proxies of `own` ask for; `None`: nothing is.
     pub(super) fn trouble(&self, own: &SmolStr, name: &SecretName) -> Option<Trouble> {
         let namespace = name.namespace_for(own);
-        if namespace != own {
+        if namespace != own && name.kind() == Kind::Secret {
             let why = "is in another namespace than the proxy, which is given Secrets of its own only";
             return Some(Trouble { why: why.into(), given: Given::Nothing });
         }
@@ -179,6 +184,9 @@ impl Secrets {
     }
 
     fn put(&mut self, name: &SecretName, namespace: &SmolStr, resource: Option<Arc<Resource>>) {
+        if name.kind() == Kind::ConfigMap {
+            return put_into(&mut self.public, name, resource);
+        }
         if resource.is_none() && !self.layers.contains_key(namespace) {
             return;
         }
@@ -187,22 +195,26 @@ impl Secrets {
             Part::Roots => &mut layers.roots,
             Part::KeyPair => &mut layers.key_pairs,
         };
-        let text = name.to_smolstr();
-        if layer.get(&text).map(|old| old.version) == resource.as_ref().map(|new| new.version) {
-            return;
-        }
-        let layer: &mut OrdMap<SmolStr, Arc<Resource>> = Arc::make_mut(layer);
-        match resource {
-            Some(resource) => _ = layer.insert(text, resource),
-            None => _ = layer.remove(&text),
-        }
+        put_into(layer, name, resource);
         if layers.roots.is_empty() && layers.key_pairs.is_empty() {
             self.layers.remove(namespace);
         }
     }
 }
 
-/// What a Secret holds.
+fn put_into(layer: &mut Layer, name: &SecretName, resource: Option<Arc<Resource>>) {
+    let text = name.to_smolstr();
+    if layer.get(&text).map(|old| old.version) == resource.as_ref().map(|new| new.version) {
+        return;
+    }
+    let layer: &mut OrdMap<SmolStr, Arc<Resource>> = Arc::make_mut(layer);
+    match resource {
+        Some(resource) => _ = layer.insert(text, resource),
+        None => _ = layer.remove(&text),
+    }
+}
+
+/// What a Secret or ConfigMap holds.
 struct Offered {
     validity: Validity,
     resource: Arc<Resource>,
@@ -210,7 +222,7 @@ struct Offered {
     left_out: Option<SmolStr>,
 }
 
-/// Makes the resource of what the Secret holds.
+/// Makes the resource of what it holds.
 fn offered(world: &World, name: &SecretName, namespace: &SmolStr) -> Result<Offered, SmolStr> {
     let credential = world.credential(namespace, name).ok_or("does not exist")?;
     let left_out = match (name.part, &credential.key_pair) {

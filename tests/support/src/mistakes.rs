@@ -263,7 +263,7 @@ fn others() -> Vec<Mistake> {
             ),
             "Gateway.networking.istio.io/shop/public",
             "spec.servers[0].tls.credentialName",
-            "only Secrets are read yet: write the name of one, or kubernetes://; this server is not opened; \
+            "only Secrets are read, and ConfigMaps: write the name of a Secret, kubernetes:// or configmap://; this server is not opened; \
              label istiod-lite.io/allow-unsupported: \"true\" stores it all the same",
         ),
         refused(
@@ -275,9 +275,34 @@ fn others() -> Vec<Mistake> {
             ),
             "DestinationRule/shop/reviews",
             "spec.trafficPolicy.tls.credentialName",
-            "only Secrets are read yet: write the name of one, or kubernetes://: rather than without it, no connection is made (use files: caCertificates, …); \
+            "only Secrets are read, and ConfigMaps: write the name of a Secret, kubernetes:// or configmap://: rather than without it, no connection is made (use files: caCertificates, …); \
              label istiod-lite.io/allow-unsupported: \"true\" stores it all the same",
         ),
+        refused(
+            "a gateway's certificate in a ConfigMap",
+            networking(
+                "Gateway",
+                "public",
+                "{selector: {istio: ingress}, servers: [{port: {number: 8443, name: https, protocol: HTTPS}, hosts: ['*'], \
+                 tls: {mode: MUTUAL, credentialName: 'configmap://shop/c'}}]}",
+            ),
+            "Gateway.networking.istio.io/shop/public",
+            "spec.servers[0].tls.credentialName",
+            "is a ConfigMap, where a certificate with its key is needed: name a Secret; this server is not opened; \
+             label istiod-lite.io/allow-unsupported: \"true\" stores it all the same",
+        ),
+        refused(
+            "a client that trusts a ConfigMap of another namespace",
+            networking(
+                "DestinationRule",
+                "reviews",
+                "{host: reviews, trafficPolicy: {tls: {mode: SIMPLE, credentialName: 'configmap://bank/roots'}}}",
+            ),
+            "DestinationRule/shop/reviews",
+            "spec.trafficPolicy.tls.credentialName",
+            "must be a ConfigMap of the rule's own namespace (configmap://shop/NAME)",
+        )
+        .leaving("connections to reviews for which its TLS cannot be read are not made"),
         refused(
             "a key that no condition has",
             security("AuthorizationPolicy", "{action: DENY, rules: [{when: [{key: source.namespaces, values: [bank]}]}]}"),

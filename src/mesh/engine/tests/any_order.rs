@@ -88,6 +88,21 @@ fn change() -> impl Strategy<Value = Change> {
             let secret = kubernetes::Secret { entries: vec![("tls.crt", text.as_bytes().to_vec().into())] };
             object(Kind::Secret, namespace, name, &[], Spec::Secret(Arc::new(secret)))
         }),
+        (namespace(), name(), secret_name()).prop_map(|(namespace, app, roots)| {
+            let tls = istio::ServerTls {
+                mode: istio::ServerTlsMode::Mutual,
+                credential_name: "till".into(),
+                ca_cert_credential_name: format!("configmap://two/{roots}").into(),
+                ..Default::default()
+            };
+            let server = istio::Server { tls: Some(tls), ..Default::default() };
+            let spec = istio::Gateway { selector: labels_of(&[("app", app)]), servers: vec![server] };
+            object(Kind::Gateway, namespace, "public", &[], Spec::Gateway(Arc::new(spec)))
+        }),
+        (namespace(), secret_name(), select(vec!["x", "y"])).prop_map(|(namespace, name, text)| {
+            let map = kubernetes::ConfigMap { entries: vec![("ca.crt", text.as_bytes().to_vec().into())] };
+            object(Kind::ConfigMap, namespace, name, &[], Spec::ConfigMap(Arc::new(map)))
+        }),
         (namespace(), any::<bool>()).prop_map(|(namespace, of_tokens)| match of_tokens {
             true => {
                 let rule = istio::JwtRule { issuer: "a".into(), jwks_uri: "https://a/keys".into(), ..istio::JwtRule::default() };

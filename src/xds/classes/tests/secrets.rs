@@ -224,3 +224,78 @@ fn proven_node() -> Arc<Node> {
 fn caller() -> Caller {
     Caller::Workload(SpiffeId { trust_domain: "td".into(), namespace: "bank".into(), service_account: "edge".into() })
 }
+
+const VAULT: &str = "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: vault, namespace: bank}
+spec:
+  selector: {istio: edge}
+  servers:
+  - port: {number: 444, name: https-vault, protocol: HTTPS}
+    hosts: [vault.example.com]
+    tls: {mode: MUTUAL, credentialName: till, caCertCredentialName: 'configmap://staff/tellers'}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: vault, namespace: bank}
+spec: {hosts: [vault.example.com], gateways: [vault], http: [{directResponse: {status: 200}}]}
+";
+
+/// Returns a ConfigMap of namespace `staff` with these roots.
+fn config_map(name: &str, roots: &str) -> String {
+    let data = serde_json::json!({"ca.crt": roots, "other": "not read"});
+    format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: staff}}\ndata: {data}\n")
+}
+
+fn root() -> String {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(["teller".to_owned()]).unwrap();
+    params.not_before = ::time::OffsetDateTime::from_unix_timestamp(BEGIN).unwrap();
+    params.not_after = ::time::OffsetDateTime::from_unix_timestamp(BEGIN + 1000).unwrap();
+    params.self_signed(&key).unwrap().pem()
+}
+
+#[tokio::test]
+async fn what_a_config_map_holds_is_for_every_proven_proxy_if_an_object_names_it() {
+    let mut bank = Bank::new();
+    bank.apply(VAULT);
+    bank.apply(&config_map("tellers", &root()));
+    bank.apply(&config_map("others", &root()));
+    let expected = ["configmap://staff/tellers-cacert"];
+    assert_eq!(names(&bank.connect("edge-0.bank", Some("edge")).await), expected, "and not the one that nobody names");
+    assert_eq!(names(&bank.connect("edge-1.bank", Some("teller")).await), expected, "who may not read Secrets");
+    assert_eq!(names(&bank.connect("edge-0.shop", Some("edge")).await), expected, "of another namespace");
+    assert_eq!(names(&bank.connect("edge-0.bank", None).await), [""; 0], "in plaintext nothing is proven");
+    let edge = bank.connect("edge-0.bank", Some("edge")).await;
+    let key = ObjectKey { cluster: "Kubernetes".into(), kind: Kind::Gateway, namespace: "bank".into(), name: "vault".into() };
+    let applied = bank.engine.apply([(key, None)]);
+    bank.classes.prepare(applied.world, &applied.touched).send();
+    assert_eq!(names(&edge), [""; 0], "nobody names it any more");
+}
+
+#[tokio::test]
+async fn the_last_good_roots_stay_when_their_config_map_turns_bad() {
+    let mut bank = Bank::new();
+    bank.apply(VAULT);
+    bank.apply(&secret("till", BEGIN, 1000));
+    let edge = bank.connect("edge-0.bank", Some("edge")).await;
+    let given = || edge.borrow().get(ResourceType::Secret, "configmap://staff/tellers-cacert").cloned();
+    let told = |bank: &Bank, what: &str| {
+        let field = "spec.servers[0].tls.caCertCredentialName: ConfigMap staff/tellers ";
+        let found = bank.findings();
+        assert!(found.iter().any(|finding| finding.contains(&format!("bank/vault {field}{what}"))), "not {what}: {found:?}");
+    };
+    told(&bank, "does not exist: connections that need it are closed");
+    bank.apply(&config_map("tellers", &root()));
+    let first = given().unwrap();
+    assert_eq!(bank.findings(), [""; 0]);
+    bank.apply(&config_map("tellers", "nonsense"));
+    told(&bank, "ca.crt: holds no certificate in PEM (-----BEGIN CERTIFICATE-----): the last good one is given");
+    assert!(Arc::ptr_eq(&given().unwrap(), &first));
+    bank.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: tellers, namespace: staff}\n");
+    told(&bank, "has neither ca.crt nor cacert: the last good one is given");
+    assert!(Arc::ptr_eq(&given().unwrap(), &first));
+    bank.apply(&config_map("tellers", &root()));
+    assert!(!Arc::ptr_eq(&given().unwrap(), &first) && bank.findings().is_empty(), "{:?}", bank.findings());
+}
