@@ -184,7 +184,11 @@ impl Arguments {
             source: self.source().await?,
             cluster: self.cluster(),
             listen: self.listen(),
-            identity: IdentitySettings { registration: self.signers.settings()?, ..self.authority.settings(&self.kubernetes) },
+            identity: IdentitySettings {
+                registration: self.signers.settings()?,
+                remote_clusters: self.kubernetes.remote_clusters()?,
+                ..self.authority.settings(&self.kubernetes)
+            },
             controllers: self.kubernetes.controllers(),
             connections: self.limits.connections(),
             limits: self.limits.limits(),
@@ -284,7 +288,7 @@ mod tests {
         let listed =
             command.get_arguments().filter(|argument| argument.get_help_heading().is_some_and(|heading| heading.contains("no effect")));
         let listed: Vec<&str> = listed.map(|argument| argument.get_id().as_str()).collect();
-        assert!(listed.contains(&"networks_config") && listed.len() == 11, "{listed:?}");
+        assert!(listed.contains(&"networks_config") && listed.len() == 10, "{listed:?}");
         let heading = |id: &str| command.get_arguments().find(|argument| argument.get_id() == id).unwrap().get_help_heading();
         assert_eq!((heading("mesh_config"), heading("log_level")), (None, None));
     }

@@ -20,6 +20,9 @@ pub struct ControllerMetrics {
     ca_offers: Family<MetricLabels<2>, ExactCounter>,
     watch_errors: Family<MetricLabels<1>, ExactCounter>,
     requests_deleted: Family<MetricLabels<1>, ExactCounter>,
+    managed_clusters: Family<MetricLabels<1, &'static str>, Gauge>,
+    remote_secret_events: Family<MetricLabels<1, &'static str>, ExactCounter>,
+    refused_kubeconfigs: Gauge,
 }
 
 // === impl ControllerMetrics ===
@@ -50,6 +53,12 @@ impl ControllerMetrics {
             "CertificateSigningRequests of ours that were deleted, by reason: used, left_over",
             self.requests_deleted.clone(),
         );
+        let clusters = "Clusters whose callers are known by their tokens: our own (local), and those of remote Secrets (remote)";
+        registry.register("istiod_managed_clusters", clusters, self.managed_clusters.clone());
+        let events = "Secrets of remote clusters that were seen for the first time, changed or deleted, by event";
+        registry.register("remote_cluster_secret_events_total", events, self.remote_secret_events.clone());
+        let refused = "Entries of remote Secrets that are not in effect: Events on the Secret say why";
+        registry.register("istiod_lite_remote_kubeconfigs_refused", refused, self.refused_kubeconfigs.clone());
         registry.register("istiod_lite_controller_watch_errors", "Failed watches of controllers", self.watch_errors.clone());
     }
 
@@ -87,6 +96,18 @@ impl ControllerMetrics {
 
     pub(super) fn count_request_deleted(&self, why: &str) {
         self.requests_deleted.get_or_create(&[("reason", why.into())]).inc();
+    }
+
+    /// Notes how many remote clusters there are, and how many entries of remote Secrets are refused.
+    pub(super) fn set_remote_clusters(&self, known: usize, refused: usize) {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.managed_clusters.get_or_create(&[("cluster_type", "local")]).set(1);
+        self.managed_clusters.get_or_create(&[("cluster_type", "remote")]).set(number(known));
+        self.refused_kubeconfigs.set(number(refused));
+    }
+
+    pub(super) fn count_remote_secret_event(&self, event: &'static str) {
+        self.remote_secret_events.get_or_create(&[("event", event)]).inc();
     }
 
     pub(super) fn count_watch_error(&self, controller: &str) {

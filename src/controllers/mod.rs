@@ -8,6 +8,7 @@
 //! | [`ca_secret`] | Secret `istio-ca-secret` | the first replica; `resourceVersion` makes the slower ones read what it wrote |
 //! | [`ca_rotation`] | the CA in Secret `cacerts`, when an annotation asks for the next one | the leader |
 //! | `root_certificates` | ConfigMaps `istio-ca-root-cert` and, with a list of revoked certificates, `istio-ca-crl` in each namespace | the leader of Lease [`LEASE`] |
+//! | [`remote_clusters`] | nothing: it follows Secrets with label `istio/multiCluster`, whose clusters' callers are known | |
 //! | [`secret_events`] | Events on these Secrets: what was refused, what ends soon | every replica; one Event of a day says it |
 //! | [`certificate_requests`] | CertificateSigningRequests, while an external signer has them | every replica its own; any of them deletes what was left over |
 //! | `webhook_certificates` | `caBundle` of webhook configurations of our revision | every replica, since all write the same |
@@ -22,6 +23,7 @@
 //! | Role | secrets | get, list, watch | names `cacerts`, `istio-ca-secret` | the CA is read and watched by name |
 //! | Role | secrets | create | | the first replica makes `istio-ca-secret`; a create cannot be limited to a name |
 //! | Role | secrets | update | names `cacerts`, `istio-ca-secret` | a step of a rotation is taken; a self-signed root is renewed before it expires |
+//! | ClusterRole | secrets | list, watch | our namespace | the Secrets of remote clusters; gateways' certificates need the same right everywhere |
 //! | ClusterRole | pods | list | | the other control planes, whose proxies this one does not know: they are asked before a step of a rotation |
 //! | ClusterRole | events (events.k8s.io) | create | | Events on these Secrets |
 //! | Role | leases (coordination.k8s.io) | create | | the first replica makes the Lease |
@@ -43,6 +45,7 @@ pub mod certificate_requests;
 pub mod election;
 mod metrics;
 mod rate_limit;
+pub mod remote_clusters;
 mod root_certificates;
 pub mod secret_events;
 mod store;

@@ -1,4 +1,5 @@
-//! Events on the Secrets of the CA, for those who look at them with kubectl: what was refused, and what ends soon.
+//! Events on the Secrets of the CA and of remote clusters, for those who look at them with kubectl: what was refused, and what ends
+//! soon.
 
 use k8s_openapi::{
     api::{
@@ -8,6 +9,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
 };
 use kube::{Api, Client, api::PostParams};
+use smol_str::SmolStr;
 use tracing::warn;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -30,13 +32,13 @@ pub struct SecretEvents {
 
 impl SecretEvents {
     /// Writes an Event in the background. All replicas see the same, and one Event of a day says it.
-    pub fn tell(&self, secret: &'static str, reason: &'static str, note: String) {
-        let this = self.clone();
+    pub fn tell(&self, secret: impl Into<SmolStr>, reason: &'static str, note: String) {
+        let (this, secret) = (self.clone(), secret.into());
         tokio::spawn(async move {
-            match this.write(secret, reason, &note).await {
+            match this.write(&secret, reason, &note).await {
                 Ok(()) => {}
                 Err(kube::Error::Api(status)) if status.code == 409 => {}
-                Err(error) => warn!(secret, reason, %error, "no Event is written"),
+                Err(error) => warn!(%secret, reason, %error, "no Event is written"),
             }
         });
     }

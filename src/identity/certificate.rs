@@ -5,12 +5,14 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use pem::PemError;
 use rustls_pki_types::CertificateDer;
+use smol_str::SmolStr;
 use x509_parser::{
     certificate::X509Certificate,
     extensions::{GeneralName, NameConstraints, ParsedExtension},
     prelude::FromDer,
 };
 
+use super::cluster_mark;
 use crate::mesh::model::SpiffeId;
 
 /// A certificate, with what it says.
@@ -51,6 +53,8 @@ pub struct Certificate {
     pub addresses: Vec<IpAddr>,
     /// Name constraints, as text; with those on URIs many verifiers refuse every chain.
     pub name_constraints: Option<String>,
+    /// The remote cluster whose caller our CA signed it for; `None`: nothing says that it is of another cluster than ours.
+    pub remote_cluster: Option<SmolStr>,
 }
 
 /// Why a certificate could not be read.
@@ -139,8 +143,10 @@ impl Certificate {
             dns_names: Vec::new(),
             addresses: Vec::new(),
             name_constraints: None,
+            remote_cluster: None,
         };
         for extension in x509.extensions() {
+            certificate.remote_cluster = certificate.remote_cluster.or_else(|| cluster_mark::read(&extension.oid, extension.value));
             certificate.read_extension(extension.parsed_extension());
         }
         Ok(certificate)

@@ -36,6 +36,9 @@ pub enum ImpersonationError {
     /// The caller is no node's proxy.
     #[error("the caller's account is not among --trusted-node-accounts")]
     NotTrusted,
+    /// The caller is in a remote cluster, whose pods and nodes are not known.
+    #[error("the caller is in remote cluster {0}, whose pods are not known")]
+    RemoteCluster(SmolStr),
     /// What it asks for is no identity of this mesh.
     #[error("{0:?} is no identity of this trust domain")]
     Identity(String),
@@ -63,6 +66,9 @@ impl NodeAuthorizer {
         let account = (caller.identity.namespace.clone(), caller.identity.service_account.clone());
         if !self.trusted.contains(&account) {
             return Err(ImpersonationError::NotTrusted);
+        }
+        if let Some(cluster) = &caller.remote_cluster {
+            return Err(ImpersonationError::RemoteCluster(cluster.clone()));
         }
         let identity = SpiffeId::parse(wanted).filter(|identity| identity.trust_domain == self.trust_domain);
         let identity = identity.ok_or_else(|| ImpersonationError::Identity(wanted.to_owned()))?;
@@ -143,7 +149,7 @@ mod tests {
     fn caller(account: &str, pod: Option<(&str, &str)>) -> Proven {
         let identity = SpiffeId { trust_domain: "td".into(), namespace: "istio-system".into(), service_account: account.into() };
         let pod = pod.map(|(name, uid)| PodReference { name: name.into(), uid: uid.into() });
-        Proven { identity, proof: Proof::PodToken, pod }
+        Proven { pod, ..Proven::new(identity, Proof::PodToken) }
     }
 
     #[test]
@@ -176,5 +182,8 @@ mod tests {
         ] {
             assert_eq!(ask(&caller("ztunnel", pod)), ImpersonationError::CallersPod, "{pod:?}");
         }
+        // Another cluster's API server could name any pod of ours.
+        let there = caller("ztunnel", Some(("ztunnel-a", "uid-of-ztunnel-a")));
+        assert_eq!(ask(&Proven { remote_cluster: Some("east".into()), ..there }), ImpersonationError::RemoteCluster("east".into()));
     }
 }

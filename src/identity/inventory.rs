@@ -29,6 +29,8 @@ pub struct Issuance {
     pub caller: SpiffeId,
     /// By what the caller proved who it is.
     pub proof: Proof,
+    /// The remote cluster that the caller is in; `None`: ours.
+    pub remote_cluster: Option<SmolStr>,
     /// When it was issued.
     pub issued_at: Timestamp,
     /// When it expires.
@@ -62,7 +64,16 @@ pub struct Listing {
 impl Issuance {
     /// Describes a certificate for `identity`, which `by` asked for.
     pub fn new(serial: SmolStr, identity: SpiffeId, by: Proven, issued_at: Timestamp, not_after: Timestamp) -> Self {
-        Self { serial, signer: None, identity, caller: by.identity, proof: by.proof, issued_at, not_after }
+        Self {
+            serial,
+            signer: None,
+            identity,
+            caller: by.identity,
+            proof: by.proof,
+            remote_cluster: by.remote_cluster,
+            issued_at,
+            not_after,
+        }
     }
 
     /// Says that an external signer signed it.
@@ -74,7 +85,8 @@ impl Issuance {
     pub fn log(&self) {
         let Self { serial, identity, caller, not_after, .. } = self;
         let (proof, signer) = (self.proof.as_str(), self.signer.as_ref().map(tracing::field::display));
-        info!(target: "istiod_lite::audit", %caller, proof, %identity, %serial, %not_after, signer, "certificate issued");
+        let remote_cluster = self.remote_cluster.as_deref();
+        info!(target: "istiod_lite::audit", %caller, proof, remote_cluster, %identity, %serial, %not_after, signer, "certificate issued");
     }
 }
 
@@ -121,7 +133,7 @@ mod tests {
     fn issuance(number: u8, lives: i64) -> Issuance {
         let at = |second: i64| Timestamp::from_second(second).unwrap();
         let identity = SpiffeId { trust_domain: "td".into(), namespace: "shop".into(), service_account: "cart".into() };
-        let by = Proven { identity: identity.clone(), proof: Proof::PodToken, pod: None };
+        let by = Proven::new(identity.clone(), Proof::PodToken);
         let issued = i64::from(number);
         Issuance::new(serial(number), identity, by, at(issued), at(issued + lives))
     }

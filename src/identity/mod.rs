@@ -8,6 +8,7 @@ pub mod authenticate;
 pub mod ca;
 pub mod ceremony;
 pub mod certificate;
+mod cluster_mark;
 pub mod impersonation;
 pub mod inventory;
 pub mod key;

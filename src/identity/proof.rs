@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use smol_str::SmolStr;
 
-use crate::mesh::model::SpiffeId;
+use crate::mesh::model::{Caller, SpiffeId};
 
 /// An identity that was proven, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub struct Proven {
     pub proof: Proof,
     /// The pod to which a token is bound.
     pub pod: Option<PodReference>,
+    /// The remote cluster that the caller is in; `None`: ours. Pods, Secrets and rights of the same name are others there.
+    pub remote_cluster: Option<SmolStr>,
 }
 
 /// One pod; a later pod of the same name is another one.
@@ -38,6 +40,23 @@ pub enum Proof {
     TokenReview,
     /// A token of the OpenID issuer of `JWT_RULE`.
     OpenId,
+}
+
+// === impl Proven ===
+
+impl Proven {
+    /// Describes a caller in our own cluster.
+    pub fn new(identity: SpiffeId, proof: Proof) -> Self {
+        Self { identity, proof, pod: None, remote_cluster: None }
+    }
+
+    /// Returns what services are told of the caller.
+    pub fn caller(&self) -> Caller {
+        match &self.remote_cluster {
+            None => Caller::Workload(self.identity.clone()),
+            Some(cluster) => Caller::Remote { identity: self.identity.clone(), cluster: cluster.clone() },
+        }
+    }
 }
 
 // === impl Proof ===

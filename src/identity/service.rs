@@ -8,7 +8,7 @@ use tracing::{error, warn};
 
 use super::{
     Clock,
-    ca::{CaHandle, IssueError, IssuePolicy},
+    ca::{CaHandle, CertificateHolder, IssueError, IssuePolicy},
     impersonation::NodeAuthorizer,
     inventory::{Inventory, Issuance},
     metrics::CaMetrics,
@@ -90,6 +90,9 @@ impl CertificateService {
         let (issuance, chain) = match &self.signing {
             Signing::Ours(ca) => self.sign_ourselves(ca, request, identity, caller, address)?,
             Signing::Others(authority) => {
+                if let Some(cluster) = caller.remote_cluster {
+                    return Err(RegistrationError::RemoteCluster(cluster));
+                }
                 let signed = authority.issue(&request.csr, &identity, request.validity_duration, cert_signer(request)?).await?;
                 let leaf = signed.leaf();
                 let issuance = Issuance::new(leaf.serial.as_str().into(), identity, caller, (self.clock)(), leaf.not_after);
@@ -110,7 +113,8 @@ impl CertificateService {
         address: Option<IpAddr>,
     ) -> Result<(Issuance, Vec<String>), IssueError> {
         let (serial, now, ca) = (Serial::random()?, (self.clock)(), ca.current());
-        let issued = ca.issue(&request.csr, &identity, request.validity_duration, &self.policy, now, serial)?;
+        let holder = CertificateHolder { identity: &identity, remote_cluster: caller.remote_cluster.as_deref() };
+        let issued = ca.issue(&request.csr, holder, request.validity_duration, &self.policy, now, serial)?;
         if let Some(address) = address {
             self.told.note(Holder::new(&identity, address), &ca, now, issued.not_after);
         }
@@ -203,5 +207,48 @@ fn metadata<'a>(request: &'a IstioCertificateRequest, name: &str) -> Result<Opti
         None | Some(Kind::NullValue(_)) => Ok(None),
         Some(Kind::StringValue(text)) => Ok(Some(text.as_str()).filter(|text| !text.is_empty())),
         Some(_) => Err(NotText),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::BoxFuture;
+    use jiff::Timestamp;
+    use tokio::sync::watch;
+    use tonic::Code;
+
+    use super::*;
+    use crate::identity::{
+        proof::Proof,
+        registration::{Signer, SignerChoice, SignerError, SignerRoots, Submission},
+    };
+
+    /// Signs nothing.
+    struct Away;
+
+    impl Signer for Away {
+        fn sign(&self, _: Submission) -> BoxFuture<'_, Result<String, SignerError>> {
+            Box::pin(async { Err(SignerError::Gone) })
+        }
+    }
+
+    #[tokio::test]
+    async fn an_external_signer_is_not_asked_for_callers_of_remote_clusters() {
+        let choice = SignerChoice { default: None, domain: None };
+        let (_roots, roots) = watch::channel(Arc::new(SignerRoots::default()));
+        let (policy, clock): (_, Clock) = (IssuePolicy::default(), Arc::new(Timestamp::now));
+        let authority = RegistrationAuthority::new(Arc::new(Away), choice, roots, policy, Arc::clone(&clock), CaMetrics::default());
+        let signing = Signing::Others(Arc::new(authority));
+        let service = CertificateService::new(signing, policy, clock, CaMetrics::default(), Arc::default());
+        let ask = async |remote_cluster: Option<&str>| {
+            let identity = SpiffeId::parse("spiffe://td/ns/shop/sa/cart").unwrap();
+            let mut request = Request::new(IstioCertificateRequest::default());
+            let remote_cluster = remote_cluster.map(Into::into);
+            request.extensions_mut().insert(Proven { remote_cluster, ..Proven::new(identity, Proof::TokenReview) });
+            service.create_certificate(request).await.map(drop).unwrap_err()
+        };
+        let refused = ask(Some("east")).await;
+        assert!(refused.code() == Code::PermissionDenied && refused.message().contains("remote cluster east"), "{refused}");
+        assert_ne!(ask(None).await.code(), Code::PermissionDenied);
     }
 }

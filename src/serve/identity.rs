@@ -65,11 +65,15 @@ impl Identity {
         let (ca, source) = if others_sign_all { (None, CaSource::Nowhere) } else { own_ca(settings, mesh, runtime).await? };
         let cluster_tokens = settings.source.api_server().map(|server| kubernetes::cluster_tokens(server, settings, mesh, runtime));
         let mut verifiers = local_verifiers(settings, mesh)?;
-        // In istiod's order: the cluster is asked last.
         let open_id = open_id_tokens(settings, mesh);
         verifiers.extend(open_id.iter().map(|tokens| Arc::clone(tokens) as Arc<dyn TokenVerifier>));
-        verifiers.extend(cluster_tokens.iter().map(|tokens| Arc::clone(tokens) as Arc<dyn TokenVerifier>));
         let authenticator = Authenticator::new(mesh.trust_domain.clone(), verifiers, Arc::clone(&runtime.clock));
+        let authenticator = match (settings.source.api_server(), &cluster_tokens) {
+            (Some(server), Some(own)) => {
+                authenticator.with_clusters(kubernetes::clusters(server, settings, mesh, runtime, Arc::clone(own)))
+            }
+            _ => authenticator,
+        };
         let authenticator = Arc::new(match &ca {
             Some(ca) => authenticator.with_revocation(Arc::clone(ca)),
             None => authenticator,
@@ -161,7 +165,7 @@ impl Identity {
         };
         let tell = move |expiry: &Expiry| {
             if let Some((events, secret)) = &secret {
-                events.tell(secret, expiry.nearness.reason(), expiry.message());
+                events.tell(*secret, expiry.nearness.reason(), expiry.message());
             }
         };
         let clock = Arc::clone(&runtime.clock);

@@ -3,14 +3,27 @@
 
 use std::sync::Arc;
 
+use smol_str::SmolStr;
 use tokio::sync::watch;
 
-use super::{runtime::Runtime, settings::Settings};
+use super::{
+    runtime::Runtime,
+    settings::{RemoteClusterSettings, Settings},
+};
 use crate::{
     api::mesh_config::MeshConfig,
-    controllers::{Controllers, ca_rotation::Knowledge, ca_secret::CaSecrets, secret_events::SecretEvents},
+    controllers::{
+        Controllers,
+        ca_rotation::Knowledge,
+        ca_secret::CaSecrets,
+        remote_clusters::{MakeVerifier, RemoteClusterSecrets},
+        secret_events::SecretEvents,
+    },
     identity::{
-        authenticate::kubernetes::{self, ClusterTokens},
+        authenticate::{
+            Clusters,
+            kubernetes::{self, ClusterTokens},
+        },
         ca::SelfSigned,
     },
     source::kubernetes::Settings as ApiServer,
@@ -36,21 +49,60 @@ pub(super) fn ca_secrets(server: &ApiServer, settings: &Settings, mesh: &MeshCon
         clock: Arc::clone(&runtime.clock),
         metrics: runtime.metrics.controllers.clone(),
         ca_metrics: runtime.metrics.ca.clone(),
-        events: SecretEvents {
-            client: server.client.clone(),
-            namespace: settings.instance.namespace.clone(),
-            instance: settings.instance.name().to_owned(),
-            clock: Arc::clone(&runtime.clock),
-        },
+        events: secret_events(server, settings, runtime),
     }
 }
 
-/// Returns the verifier of the cluster's service-account tokens.
+fn secret_events(server: &ApiServer, settings: &Settings, runtime: &Runtime) -> SecretEvents {
+    SecretEvents {
+        client: server.client.clone(),
+        namespace: settings.instance.namespace.clone(),
+        instance: settings.instance.name().to_owned(),
+        clock: Arc::clone(&runtime.clock),
+    }
+}
+
+/// Returns the verifier of our own cluster's service-account tokens.
 pub(super) fn cluster_tokens(server: &ApiServer, settings: &Settings, mesh: &MeshConfig, runtime: &Runtime) -> Arc<ClusterTokens> {
-    let audiences = settings.identity.token_audiences.clone();
-    let cluster = settings.cluster.cluster_id.as_str().into();
-    let checks = kubernetes::Settings { audiences, cluster, ..kubernetes::Settings::new(&mesh.trust_domain) };
+    let checks = token_settings(&settings.cluster.cluster_id, settings, mesh);
     ClusterTokens::new(server.client.clone(), runtime.worlds.subscribe(), checks, runtime.metrics.tokens.clone())
+}
+
+fn token_settings(cluster: &str, settings: &Settings, mesh: &MeshConfig) -> kubernetes::Settings {
+    let audiences = settings.identity.token_audiences.clone();
+    kubernetes::Settings { audiences, cluster: cluster.into(), ..kubernetes::Settings::new(&mesh.trust_domain) }
+}
+
+/// Returns the clusters whose callers are known: our own, whose tokens `own` checks, and those of the Secrets, which are followed from
+/// now on.
+pub(super) fn clusters(server: &ApiServer, settings: &Settings, mesh: &MeshConfig, runtime: &Runtime, own: Arc<ClusterTokens>) -> Clusters {
+    let RemoteClusterSettings { aliases, insecure_options } = settings.identity.remote_clusters.clone();
+    let (clusters, remote) = watch::channel(None);
+    let id = SmolStr::new(&settings.cluster.cluster_id);
+    let secrets = RemoteClusterSecrets {
+        client: server.client.clone(),
+        namespace: settings.instance.namespace.clone(),
+        own: id.clone(),
+        aliases: aliases.clone(),
+        insecure_options,
+        verifier: remote_verifier(settings, mesh, runtime),
+        clusters,
+        events: secret_events(server, settings, runtime),
+        metrics: runtime.metrics.controllers.clone(),
+    };
+    runtime.tasks.spawn_until_shutdown(secrets.run());
+    Clusters { own: id, aliases, tokens: own, remote }
+}
+
+/// Returns what makes the verifier of a remote cluster's tokens. No pod of such a cluster is known, so that each token is also shown to
+/// its API server; its keys are fetched when a token comes, and keep from it what cannot be good.
+fn remote_verifier(settings: &Settings, mesh: &MeshConfig, runtime: &Runtime) -> MakeVerifier {
+    let checks = token_settings("", settings, mesh);
+    let (worlds, metrics) = (runtime.worlds.subscribe(), runtime.metrics.tokens.clone());
+    Box::new(move |cluster, client| {
+        let checks = kubernetes::Settings { cluster: cluster.clone(), ..checks.clone() };
+        ClusterTokens::new(client, worlds.clone(), checks, metrics.clone())
+    })
 }
 
 /// Runs for leadership until shutdown; the leader keeps what is ours in Kubernetes, and writes the status of users' objects. Does

@@ -24,7 +24,6 @@ use crate::{
         authenticate::{AuthenticationError, Authenticator, PeerCertificate},
         metrics::CaMetrics,
     },
-    mesh::model::Caller,
     peer_text::PeerText,
     polls::{Task, measured},
     proto::auth::istio_certificate_service_server::SERVICE_NAME as CERTIFICATE_SERVICE,
@@ -35,7 +34,7 @@ use crate::{
 pub struct SecureGrpc {
     /// Our side of the handshake.
     pub tls: Arc<TlsIdentity>,
-    /// The services. Each request reaches them with the extensions [`Caller`] (always a workload),
+    /// The services. Each request reaches them with the extensions [`Caller`](crate::mesh::model::Caller) (never an anonymous one),
     /// [`Proven`](crate::identity::proof::Proven) and `TcpConnectInfo`.
     pub routes: Routes,
     /// Proves who calls; who cannot be authenticated gets `Unauthenticated` and reaches no service.
@@ -119,7 +118,7 @@ impl Gate {
         place.show(Shown::Identity);
         debug!(?proven, path = %PeerText::new(request.uri().path()), "request");
         let extensions = request.extensions_mut();
-        extensions.insert(Caller::Workload(proven.identity.clone()));
+        extensions.insert(proven.caller());
         extensions.insert(proven);
         extensions.insert(info);
         call(self.routes.clone(), request).await

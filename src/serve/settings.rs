@@ -1,6 +1,14 @@
 //! What the command line says of a control plane, one struct for each part that reads it.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+    path::PathBuf,
+    time::Duration,
+};
+
+use smol_str::SmolStr;
 
 use super::{
     connection::ConnectionOptions,
@@ -156,6 +164,17 @@ pub(crate) struct IdentitySettings {
     pub trusted_node_accounts: Vec<Account>,
     /// Others who sign certificates of workloads; `None`: our own CA does.
     pub registration: Option<RegistrationSettings>,
+    /// Clusters whose callers are known besides our own.
+    pub remote_clusters: RemoteClusterSettings,
+}
+
+/// Clusters whose callers are known besides our own.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RemoteClusterSettings {
+    /// Other names of clusters, each with the id that it stands for.
+    pub aliases: BTreeMap<SmolStr, SmolStr>,
+    /// What their kubeconfigs may ask for although it is dangerous.
+    pub insecure_options: BTreeSet<SmolStr>,
 }
 
 /// Others who sign.

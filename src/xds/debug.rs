@@ -87,8 +87,12 @@ pub(super) fn is_debug(type_url: &str) -> bool {
 
 /// Answers one request.
 pub(super) fn answer(inspector: &dyn Inspector, caller: &Caller, type_url: &str, names: &[String]) -> Result<Answer, Status> {
-    let Caller::Workload(identity) = caller else {
-        return Err(Status::unauthenticated("authentication required"));
+    let identity = match caller {
+        Caller::Workload(identity) => identity,
+        Caller::Remote { cluster, .. } => {
+            return Err(Status::permission_denied(format!("callers of remote cluster {cluster} see nothing of this one")));
+        }
+        Caller::Anonymous => return Err(Status::unauthenticated("authentication required")),
     };
     let viewer = Viewer::of(&identity.namespace, &inspector.system_namespace());
     match (type_url, names) {
@@ -182,6 +186,9 @@ mod tests {
     fn only_who_is_known_is_answered_and_only_the_system_namespace_sees_all() {
         let (system, shop) = (caller("istio-system"), caller("shop"));
         assert_eq!(ask(&Caller::Anonymous, SYNC_STATUS, &[]).unwrap_err(), tonic::Code::Unauthenticated);
+        let Caller::Workload(identity) = caller("istio-system") else { panic!("no workload") };
+        let there = Caller::Remote { identity, cluster: "east".into() };
+        assert_eq!(ask(&there, SYNC_STATUS, &[]).unwrap_err(), tonic::Code::PermissionDenied);
         assert_eq!(ask(&system, PAGE, &[]).unwrap_err(), tonic::Code::InvalidArgument);
         assert_eq!(ask(&shop, PAGE, &["syncz"]).unwrap_err(), tonic::Code::PermissionDenied);
         let open = ask(&shop, PAGE, &["edsz?proxyID=a.shop"]).unwrap();

@@ -131,7 +131,7 @@ impl Proven {
     pub fn new(node: Arc<Node>, caller: Caller) -> Option<Self> {
         let Proxy { id, namespace, service_account, .. } = &*node.proxy;
         let agrees = agrees(namespace, service_account, &caller) && id.rsplit_once('.').is_none_or(|(_, named)| named == namespace);
-        agrees.then_some(Self { node, caller })
+        agrees.then(|| Self { node: in_its_cluster(node, &caller), caller })
     }
 
     /// Returns the proxy by its own account.
@@ -167,10 +167,22 @@ impl Claim {
     }
 }
 
+/// Returns the proxy in the cluster that its caller is proven to be in, if that is a remote one. By its own account it could be a
+/// pod of ours.
+fn in_its_cluster(node: Arc<Node>, caller: &Caller) -> Arc<Node> {
+    match caller {
+        Caller::Remote { cluster, .. } if *cluster != node.proxy.cluster => {
+            let proxy = Arc::new(Proxy { cluster: cluster.clone(), ..Proxy::clone(&node.proxy) });
+            Arc::new(Node { proxy, ..Node::clone(&node) })
+        }
+        _ => node,
+    }
+}
+
 fn agrees(namespace: &str, service_account: &str, caller: &Caller) -> bool {
     match caller {
         Caller::Anonymous => true,
-        Caller::Workload(identity) => {
+        Caller::Workload(identity) | Caller::Remote { identity, .. } => {
             identity.namespace == namespace && (service_account.is_empty() || service_account == identity.service_account)
         }
     }
@@ -418,6 +430,19 @@ mod tests {
             |node: &Node, namespace, service_account| Proven::new(Arc::new(node.clone()), caller(namespace, service_account)).is_some();
         assert!(is_proven(&unnamed, "shop", "any") && !is_proven(&unnamed, "bank", "any"));
         assert!(is_proven(&named, "shop", "reviews") && !is_proven(&named, "shop", "other"));
+    }
+
+    #[test]
+    fn a_caller_of_a_remote_cluster_is_no_pod_of_ours_whatever_it_says() {
+        let identity = SpiffeId { trust_domain: "td".into(), namespace: "shop".into(), service_account: "reviews".into() };
+        let there = Caller::Remote { identity, cluster: "east".into() };
+        for claimed in ["Kubernetes", "west", "east"] {
+            let says = Node::parse(&node("sidecar~1.1.1.1~a.shop~shop.svc", &[("CLUSTER_ID", text(claimed))])).unwrap();
+            let proven = Proven::new(Arc::new(says), there.clone()).unwrap();
+            assert_eq!(proven.node().proxy.cluster, "east", "{claimed}");
+        }
+        let other = Node::parse(&node("sidecar~1.1.1.1~a.bank~bank.svc", &[])).unwrap();
+        assert!(Proven::new(Arc::new(other), there).is_none());
     }
 
     #[test]

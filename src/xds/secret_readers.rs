@@ -50,11 +50,12 @@ struct Known {
 }
 
 impl Account {
-    /// Returns the account that a caller has proven to be; `None`: it has proven nothing.
+    /// Returns the account of our cluster that a caller has proven to be; `None`: it has proven nothing, or is in another cluster, where
+    /// the account of these names is another.
     pub fn of(caller: &Caller) -> Option<Self> {
         match caller {
             Caller::Workload(identity) => Some(Self { namespace: identity.namespace.clone(), name: identity.service_account.clone() }),
-            Caller::Anonymous => None,
+            Caller::Anonymous | Caller::Remote { .. } => None,
         }
     }
 }
@@ -100,9 +101,18 @@ impl KnownReaders {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mesh::model::SpiffeId;
 
     fn account(name: &str) -> Account {
         Account { namespace: "bank".into(), name: name.into() }
+    }
+
+    #[test]
+    fn an_account_of_another_cluster_is_none_of_ours() {
+        let identity = SpiffeId::parse("spiffe://td/ns/bank/sa/edge").unwrap();
+        assert_eq!(Account::of(&Caller::Workload(identity.clone())), Some(account("edge")));
+        assert_eq!(Account::of(&Caller::Remote { identity, cluster: "east".into() }), None);
+        assert_eq!(Account::of(&Caller::Anonymous), None);
     }
 
     #[test]

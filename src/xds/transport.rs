@@ -136,7 +136,7 @@ impl DiscoveryService {
     fn admit(&self, caller: &Caller, body: Body, limits: Limits) -> Result<(Messages, Portion), Exhausted> {
         let standing = match caller {
             Caller::Anonymous => Standing::Unproven,
-            Caller::Workload(_) => Standing::Proven,
+            Caller::Workload(_) | Caller::Remote { .. } => Standing::Proven,
         };
         let budget = &self.options.budget;
         let portion = budget.take(Purpose::Streams, standing, STREAM)?;

@@ -9,8 +9,20 @@ use std::{
 const FOLDERS: &[&str] = &["src", "tests", "docs", "benches", "certs", "examples", "manifests", "proto", "scripts", ".ci"];
 
 /// How names of metrics begin.
-const METRICS: &[&str] =
-    &["pilot_", "istiod_", "istio_", "citadel_", "galley_", "auto_", "process_", "controller_", "webhook_", "sidecar_", "provider_"];
+const METRICS: &[&str] = &[
+    "pilot_",
+    "istiod_",
+    "istio_",
+    "citadel_",
+    "galley_",
+    "auto_",
+    "process_",
+    "controller_",
+    "webhook_",
+    "sidecar_",
+    "provider_",
+    "remote_cluster_",
+];
 
 #[test]
 fn the_documents_name_what_exists() {

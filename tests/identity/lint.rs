@@ -7,6 +7,7 @@ use std::{
 
 use harness::{said::skip, tools};
 use istiod_lite::identity::{
+    ca::CertificateHolder,
     ceremony,
     key::{KeyType, PrivateKey},
 };
@@ -50,9 +51,12 @@ fn pkilint_finds_nothing_but_the_scheme_of_spiffe() {
     let ca = authority.load().unwrap();
     for kind in KEY_TYPES {
         let key = PrivateKey::generate(kind).unwrap();
-        let issued = ca.issue(&usual_request(&key), &reviews(), 3600, &Default::default(), Timestamp::now(), serial()).unwrap();
-        authority.write("leaf.pem", &issued.into_chain()[0]);
-        assert_eq!(findings(&of_certificates, &authority.path().join("leaf.pem")), (Vec::new(), 1), "{kind:?}");
+        for remote_cluster in [None, Some("east")] {
+            let holder = CertificateHolder { identity: &reviews(), remote_cluster };
+            let issued = ca.issue(&usual_request(&key), holder, 3600, &Default::default(), Timestamp::now(), serial()).unwrap();
+            authority.write("leaf.pem", &issued.into_chain()[0]);
+            assert_eq!(findings(&of_certificates, &authority.path().join("leaf.pem")), (Vec::new(), 1), "{kind:?} {remote_cluster:?}");
+        }
     }
     for file in ["ca-cert.pem", "root-cert.pem"] {
         assert_eq!(findings(&of_certificates, &authority.path().join(file)), (Vec::new(), 0), "{file}");
@@ -76,7 +80,8 @@ fn gnutls_verifies_what_is_issued() {
         let ca = authority.load().unwrap();
         for kind in KEY_TYPES {
             let key = PrivateKey::generate(kind).unwrap();
-            let issued = ca.issue(&greedy_request(&key), &reviews(), 3600, &Default::default(), Timestamp::now(), serial()).unwrap();
+            let holder = CertificateHolder { identity: &reviews(), remote_cluster: Some("east") };
+            let issued = ca.issue(&greedy_request(&key), holder, 3600, &Default::default(), Timestamp::now(), serial()).unwrap();
             let chain = issued.into_chain();
             authority.write("chain.pem", &chain[..2].concat());
             let verify = |root: &Path| {

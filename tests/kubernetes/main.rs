@@ -15,6 +15,7 @@ mod manifests;
 mod objects;
 mod outage;
 mod refusals;
+mod remote_clusters;
 mod replica;
 mod rotation;
 mod scope;

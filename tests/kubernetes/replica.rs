@@ -219,19 +219,9 @@ impl Replica {
 
     /// Does the same for the identity of somebody else, if one is wanted.
     pub(crate) async fn certificate_for(&self, root: &str, token: &str, wanted: Option<&str>) -> Result<Vec<Certificate>, Status> {
-        let failed = |error: &dyn std::fmt::Display| Status::internal(error.to_string());
-        let key = PrivateKey::generate(KeyType::P256).map_err(|error| failed(&error))?;
-        let csr = rcgen::CertificateParams::default().serialize_request(key.pair()).and_then(|request| request.pem());
-        let csr = csr.map_err(|error| failed(&error))?;
-        let channel = self.connect(root).await.map_err(|error| failed(&format!("{error:?}")))?;
-        let impersonated = |wanted: &str| ("ImpersonatedIdentity".to_owned(), text(wanted));
-        let metadata = wanted.map(|wanted| Struct { fields: [impersonated(wanted)].into() });
-        let mut request = Request::new(IstioCertificateRequest { csr, validity_duration: 3600, metadata });
-        let header = format!("Bearer {token}").parse().map_err(|_| failed(&"no header"))?;
-        request.metadata_mut().insert("authorization", header);
-        let answer = IstioCertificateServiceClient::new(channel).create_certificate(request).await?;
-        let chain = answer.into_inner().cert_chain.concat();
-        Certificate::all_from_pem(&chain).map_err(|error| failed(&error))
+        let channel = self.connect(root).await.map_err(|error| Status::internal(format!("{error:?}")))?;
+        let asked = Asked { token: Some(token), wanted, ..Asked::default() };
+        Ok(asked.over(channel).await?.1)
     }
 
     /// Waits until this token is answered so.
@@ -258,6 +248,38 @@ impl Replica {
         let tls = tls.ca_certificate(tonic::transport::Certificate::from_pem(root)).domain_name(&self.server_name);
         let address = SocketAddr::new(self.address, PORT_SECURE_GRPC);
         Ok(Channel::from_shared(format!("https://{address}"))?.tls_config(tls)?.connect().await?)
+    }
+}
+
+/// What a request for a certificate says.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Asked<'a> {
+    pub(crate) token: Option<&'a str>,
+    /// The cluster that the caller says it is in.
+    pub(crate) cluster: Option<&'a str>,
+    /// The identity of somebody else.
+    pub(crate) wanted: Option<&'a str>,
+}
+
+impl Asked<'_> {
+    /// Returns a new key and the certificate chain for it.
+    pub(crate) async fn over(self, channel: Channel) -> Result<(PrivateKey, Vec<Certificate>), Status> {
+        let failed = |error: &dyn std::fmt::Display| Status::internal(error.to_string());
+        let key = PrivateKey::generate(KeyType::P256).map_err(|error| failed(&error))?;
+        let csr = rcgen::CertificateParams::default().serialize_request(key.pair()).and_then(|request| request.pem());
+        let csr = csr.map_err(|error| failed(&error))?;
+        let impersonated = |wanted: &str| ("ImpersonatedIdentity".to_owned(), text(wanted));
+        let metadata = self.wanted.map(|wanted| Struct { fields: [impersonated(wanted)].into() });
+        let mut request = Request::new(IstioCertificateRequest { csr, validity_duration: 3600, metadata });
+        let headers =
+            [("authorization", self.token.map(|token| format!("Bearer {token}"))), ("clusterid", self.cluster.map(str::to_owned))];
+        for (name, value) in headers {
+            let Some(value) = value else { continue };
+            request.metadata_mut().insert(name, value.parse().map_err(|_| failed(&"no header"))?);
+        }
+        let answer = IstioCertificateServiceClient::new(channel).create_certificate(request).await?;
+        let chain = answer.into_inner().cert_chain.concat();
+        Ok((key, Certificate::all_from_pem(&chain).map_err(|error| failed(&error))?))
     }
 }
 

@@ -6,7 +6,7 @@ use super::{kubernetes::KubernetesArguments, state_dir};
 use crate::{
     cli::values::{Accounts, OptionalRule, accounts, duration, jwt_rule},
     identity::{ca::IssuePolicy, key::KeyType},
-    serve::settings::IdentitySettings,
+    serve::settings::{IdentitySettings, RemoteClusterSettings},
 };
 
 /// Who signs certificates, for whom and for how long.
@@ -70,6 +70,7 @@ impl AuthorityArguments {
             jwt_rule: self.jwt_rule.0.clone(),
             trusted_node_accounts: self.trusted_node_accounts.0.clone(),
             registration: None,
+            remote_clusters: RemoteClusterSettings::default(),
         }
     }
 }

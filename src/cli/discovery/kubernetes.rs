@@ -1,13 +1,19 @@
 //! The API server as the source.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
 
+use anyhow::ensure;
 use clap::builder::TypedValueParser;
+use smol_str::SmolStr;
 
 use crate::{
     cli::values::duration,
     controllers::{REVOCATION, ROOT_CERTIFICATE, election::Timing},
-    serve::settings::ControllerSettings,
+    serve::settings::{ControllerSettings, RemoteClusterSettings},
     source::kubernetes::{self, ClientSettings},
 };
 
@@ -45,6 +51,16 @@ pub(super) struct KubernetesArguments {
     /// Audiences, one of which a service-account token must have.
     #[arg(long, value_name = "AUDIENCE", env = "TOKEN_AUDIENCES", value_delimiter = ',', default_value = "istio-ca")]
     pub(super) token_audiences: Vec<String>,
+
+    /// Other names of clusters, separated by commas: a caller that names one is in the cluster that it stands for. One for each cluster.
+    #[arg(long = "clusterAliases", value_name = "ALIAS=CLUSTER", value_delimiter = ',', value_parser = alias)]
+    cluster_aliases: Vec<(SmolStr, SmolStr)>,
+
+    /// What kubeconfigs of remote clusters (Secrets with label istio/multiCluster) may ask for, separated by commas: exec, tokenFile,
+    /// clientKey, clientCertificate, certificateAuthority, insecureSkipTlsVerify, or the name of an auth provider. Without it nothing of
+    /// that, since it runs programs here, reads our files, or trusts whoever answers.
+    #[arg(long, value_name = "OPTION", value_delimiter = ',', env = "PILOT_INSECURE_MULTICLUSTER_KUBECONFIG_OPTIONS")]
+    insecure_kubeconfig_options: Vec<SmolStr>,
 
     /// A self-signed root gets an RSA key of this many bits (2048 or 4096), as istiod's. Without it one on P-256, which
     /// signs faster and which istiod reads as well.
@@ -92,12 +108,63 @@ impl KubernetesArguments {
         })
     }
 
+    /// Returns how callers of other clusters are known.
+    ///
+    /// # Errors
+    /// When a cluster has two aliases, or an alias stands for two clusters.
+    pub(super) fn remote_clusters(&self) -> anyhow::Result<RemoteClusterSettings> {
+        let (mut aliases, mut named) = (BTreeMap::new(), BTreeSet::new());
+        for (alias, cluster) in &self.cluster_aliases {
+            ensure!(named.insert(cluster), "--clusterAliases: cluster {cluster} has more than one alias; leave one");
+            let other = aliases.insert(alias.clone(), cluster.clone());
+            ensure!(other.is_none(), "--clusterAliases: {alias} stands for more than one cluster; leave one");
+        }
+        let insecure_options = self.insecure_kubeconfig_options.iter().filter(|option| !option.is_empty()).cloned().collect();
+        Ok(RemoteClusterSettings { aliases, insecure_options })
+    }
+
     /// Returns the settings of what one replica of several does.
     pub(super) fn controllers(&self) -> ControllerSettings {
         ControllerSettings {
             root_certificate: self.root_certificate.clone(),
             revocation: self.revocation_list.clone(),
             leadership: Timing::of_lease(self.lease),
+        }
+    }
+}
+
+fn alias(text: &str) -> Result<(SmolStr, SmolStr), String> {
+    let pair = text.split_once('=').filter(|(alias, cluster)| !alias.is_empty() && !cluster.is_empty());
+    let (alias, cluster) = pair.ok_or("write alias=cluster")?;
+    Ok((alias.into(), cluster.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        arguments: KubernetesArguments,
+    }
+
+    fn remote_clusters(aliases: &str) -> anyhow::Result<RemoteClusterSettings> {
+        let options = "--insecure-kubeconfig-options=exec,,gcp";
+        Program::try_parse_from(["istiod-lite", &format!("--clusterAliases={aliases}"), options])?.arguments.remote_clusters()
+    }
+
+    #[test]
+    fn a_cluster_has_one_alias() {
+        let read = remote_clusters("home=here,orient=east").unwrap();
+        assert_eq!((read.aliases.len(), read.aliases["orient"].as_str()), (2, "east"));
+        assert_eq!(read.insecure_options, ["exec".into(), "gcp".into()].into());
+        for (wrong, says) in [("a=east,b=east", "more than one alias"), ("a=east,a=west", "more than one cluster"), ("a", "alias=cluster")]
+        {
+            let refused = remote_clusters(wrong).unwrap_err().to_string();
+            assert!(refused.contains(says), "{refused}");
         }
     }
 }

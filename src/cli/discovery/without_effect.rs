@@ -3,12 +3,15 @@
 use std::env;
 
 /// Variables that change what istiod does and have no effect here, each with the values that ask for what we do anyway.
-const VARIABLES: [(&str, &[&str]); 17] = [
+const VARIABLES: [(&str, &[&str]); 20] = [
     ("PILOT_JWT_ENABLE_REMOTE_JWKS", &["false"]),
     ("XDS_AUTH", &["true"]),
     ("PILOT_ENABLE_XDS_IDENTITY_CHECK", &["true"]),
     ("TRUSTED_GATEWAY_CIDR", &[]),
     ("EXTERNAL_ISTIOD", &["false"]),
+    ("LOCAL_CLUSTER_SECRET_WATCHER", &["false"]),
+    ("PILOT_MULTICLUSTER_KUBECONFIG_PATH", &[]),
+    ("PILOT_REMOTE_CLUSTER_TIMEOUT", &["30s"]),
     ("ENABLE_CLUSTER_TRUST_BUNDLE_API", &["false"]),
     ("USE_CACERTS_FOR_SELF_SIGNED_CA", &["false"]),
     ("PILOT_ENABLE_AMBIENT", &["false"]),
@@ -31,13 +34,9 @@ pub(super) struct WithoutEffect {
     #[arg(long = "networksConfig", value_name = "FILE")]
     networks_config: Option<String>,
 
-    /// Where Secrets of remote clusters are: there are none but our own.
+    /// Where Secrets of remote clusters are: they are read from our own namespace.
     #[arg(long = "clusterRegistriesNamespace", value_name = "NAMESPACE")]
     cluster_registries_namespace: Option<String>,
-
-    /// Other names of clusters.
-    #[arg(long = "clusterAliases", value_name = "ALIAS=CLUSTER")]
-    cluster_aliases: Option<String>,
 
     /// Where Istio's CNI runs: nodes are not untainted.
     #[arg(long = "cniNamespace", value_name = "NAMESPACE")]
@@ -88,7 +87,6 @@ impl WithoutEffect {
         let flags = [
             ("--networksConfig", self.networks_config.is_some()),
             ("--clusterRegistriesNamespace", self.cluster_registries_namespace.is_some()),
-            ("--clusterAliases", self.cluster_aliases.is_some()),
             ("--cniNamespace", self.cni_namespace.is_some()),
             ("--profile", self.profile.as_deref().is_some_and(|wanted| wanted != "false")),
             ("--ctrlz_port", self.ctrlz_port.is_some()),

@@ -36,7 +36,7 @@ impl KeySetVerifier {
         claims.check_times(now)?;
         claims.check_issuer(&self.issuer)?;
         claims.check_audience(&self.audiences)?;
-        Ok(Proven { identity: claims.identity(&self.trust_domain)?, proof: Proof::LocalToken, pod: None })
+        Ok(Proven::new(claims.identity(&self.trust_domain)?, Proof::LocalToken))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Who is calling on port 15012: proven by a client certificate, or else by a token (contract §2.6).
 
+mod clusters;
 mod fetched_keys;
 mod key_set;
 pub mod kubernetes;
@@ -13,6 +14,7 @@ use smol_str::SmolStr;
 use tracing::debug;
 
 pub use self::{
+    clusters::{Clusters, RemoteClusters, is_own},
     key_set::KeySetVerifier,
     open_id::{FetchKeys, JwtRule, JwtRuleError, OpenIdTokens},
 };
@@ -24,7 +26,7 @@ use super::{
     proof::{Proof, Proven},
     token::TokenError,
 };
-use crate::mesh::model::SpiffeId;
+use crate::{mesh::model::SpiffeId, peer_text::PeerText};
 
 /// A client certificate whose chain was verified in the TLS handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,12 +35,14 @@ pub struct PeerCertificate {
     not_after: Timestamp,
     issuer_der: Vec<u8>,
     serial_der: Vec<u8>,
+    remote_cluster: Option<SmolStr>,
 }
 
 /// Resolves the caller of each request on the TLS port.
 pub struct Authenticator {
     trust_domain: SmolStr,
     verifiers: Vec<Arc<dyn TokenVerifier>>,
+    clusters: Option<Clusters>,
     clock: Clock,
     ca: Option<Arc<CaHandle>>,
 }
@@ -64,6 +68,25 @@ pub enum AuthenticationError {
     /// No verifier takes tokens.
     #[error("a token came, but no token issuer is configured")]
     NoVerifier,
+    /// The caller's `clusterid` is no text.
+    #[error("clusterid is no text")]
+    ClusterName,
+    /// Nobody knows the cluster that the caller names, or that its certificate is of.
+    #[error("cluster {asked} is not known; ours is {own}, and remote ones are [{remote}]")]
+    UnknownCluster {
+        /// What was named.
+        asked: PeerText,
+        /// Our own.
+        own: SmolStr,
+        /// The others.
+        remote: String,
+    },
+    /// The Secrets of remote clusters have not been read yet.
+    #[error("it is not known yet which remote clusters there are")]
+    ClustersUnread,
+    /// The certificate is of a remote cluster, and we know none.
+    #[error("the client certificate is for a caller of remote cluster {0}, and no remote clusters are known here")]
+    NoClusters(PeerText),
     /// No verifier accepted the token: what the last one found, or that one could not decide.
     #[error("token: {0}")]
     Token(TokenError),
@@ -75,12 +98,13 @@ impl PeerCertificate {
     /// Reads a verified leaf; `None` if it cannot be read.
     pub fn from_verified_der(der: &[u8]) -> Option<Self> {
         let certificate = Certificate::from_der(der).ok()?;
-        let Certificate { not_after, issuer_der, serial_der, .. } = &certificate;
+        let Certificate { not_after, issuer_der, serial_der, remote_cluster, .. } = &certificate;
         Some(Self {
             identity: certificate.spiffe_id(),
             not_after: *not_after,
             issuer_der: issuer_der.clone(),
             serial_der: serial_der.clone(),
+            remote_cluster: remote_cluster.clone(),
         })
     }
 }
@@ -90,7 +114,7 @@ impl PeerCertificate {
 impl AuthenticationError {
     /// Returns whether trying again may help: nothing is wrong with what was presented, but whoever decides cannot be asked now.
     pub fn is_temporary(&self) -> bool {
-        matches!(self, Self::Token(TokenError::Unavailable(_)))
+        matches!(self, Self::Token(TokenError::Unavailable(_)) | Self::ClustersUnread)
     }
 }
 
@@ -99,7 +123,12 @@ impl AuthenticationError {
 impl Authenticator {
     /// Returns an authenticator that accepts client certificates of `trust_domain`, and tokens that one of `verifiers` accepts.
     pub fn new(trust_domain: impl Into<SmolStr>, verifiers: Vec<Arc<dyn TokenVerifier>>, clock: Clock) -> Self {
-        Self { trust_domain: trust_domain.into(), verifiers, clock, ca: None }
+        Self { trust_domain: trust_domain.into(), verifiers, clusters: None, clock, ca: None }
+    }
+
+    /// Takes tokens of these clusters, too, when no other verifier accepts them.
+    pub fn with_clusters(self, clusters: Clusters) -> Self {
+        Self { clusters: Some(clusters), ..self }
     }
 
     /// Refuses certificates from now on that the lists of this CA revoke, also on connections that were open before.
@@ -113,17 +142,17 @@ impl Authenticator {
     /// When it proves nothing.
     pub async fn authenticate(&self, headers: &HeaderMap, peer: Option<&PeerCertificate>) -> Result<Proven, AuthenticationError> {
         let now = (self.clock)();
-        let certificate = peer.map(|peer| self.identity_of(peer, now));
+        let certificate = peer.map(|peer| self.holder_of(peer, now));
         match (certificate, bearer_token(headers)?) {
-            (Some(Ok(identity)), _) => Ok(Proven { identity, proof: Proof::Certificate, pod: None }),
+            (Some(Ok(proven)), _) => Ok(proven),
             (Some(Err(error @ AuthenticationError::CertificateRevoked)), _) => Err(error),
-            (_, Some(token)) => self.verify_token(token, now).await,
+            (_, Some(token)) => self.verify_token(headers, token, now).await,
             (Some(Err(error)), None) => Err(error),
             (None, None) => Err(AuthenticationError::NoCredentials),
         }
     }
 
-    fn identity_of(&self, peer: &PeerCertificate, now: Timestamp) -> Result<SpiffeId, AuthenticationError> {
+    fn holder_of(&self, peer: &PeerCertificate, now: Timestamp) -> Result<Proven, AuthenticationError> {
         if now > peer.not_after {
             return Err(AuthenticationError::CertificateExpired(peer.not_after));
         }
@@ -132,10 +161,16 @@ impl Authenticator {
             return Err(AuthenticationError::CertificateRevoked);
         }
         let identity = peer.identity.clone().filter(|identity| identity.trust_domain == self.trust_domain);
-        identity.ok_or_else(|| AuthenticationError::CertificateIdentity(self.trust_domain.clone()))
+        let identity = identity.ok_or_else(|| AuthenticationError::CertificateIdentity(self.trust_domain.clone()))?;
+        match (&peer.remote_cluster, &self.clusters) {
+            (None, _) => {}
+            (Some(cluster), Some(clusters)) => clusters.check(cluster)?,
+            (Some(cluster), None) => return Err(AuthenticationError::NoClusters(PeerText::new(cluster))),
+        }
+        Ok(Proven { remote_cluster: peer.remote_cluster.clone(), ..Proven::new(identity, Proof::Certificate) })
     }
 
-    async fn verify_token(&self, token: &str, now: Timestamp) -> Result<Proven, AuthenticationError> {
+    async fn verify_token(&self, headers: &HeaderMap, token: &str, now: Timestamp) -> Result<Proven, AuthenticationError> {
         let mut last = AuthenticationError::NoVerifier;
         for verifier in &self.verifiers {
             match verifier.verify(token, now).await {
@@ -148,7 +183,9 @@ impl Authenticator {
                 }
             }
         }
-        Err(last)
+        // In istiod's order: a cluster is asked last.
+        let Some(clusters) = &self.clusters else { return Err(last) };
+        clusters.verify(headers, token, now).await.map_err(|error| if last.is_temporary() { last } else { error })
     }
 }
 

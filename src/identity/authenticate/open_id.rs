@@ -147,7 +147,7 @@ impl OpenIdTokens {
         claims.check_times(now)?;
         claims.check_issuer(&self.rule.issuer)?;
         claims.check_audience(&self.rule.audiences)?;
-        Ok(Proven { identity: claims.identity(&self.trust_domain)?, proof: Proof::OpenId, pod: None })
+        Ok(Proven::new(claims.identity(&self.trust_domain)?, Proof::OpenId))
     }
 
     /// Verifies the signature. An unknown key id may belong to a new key: then the keys are fetched, and tried once more.

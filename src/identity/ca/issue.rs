@@ -14,7 +14,7 @@ use super::SigningCa;
 use crate::{
     identity::{
         certificate::pem_block,
-        is_plain_name,
+        cluster_mark, is_plain_name,
         serial::{NoRandomness, Serial},
         signing_request::{SigningRequest, SigningRequestError},
     },
@@ -34,6 +34,15 @@ pub struct IssuePolicy {
     pub max_ttl: Duration,
     /// How far the start of validity lies in the past, for clocks that are behind.
     pub clock_skew: Duration,
+}
+
+/// Whose a certificate is.
+#[derive(Clone, Copy, Debug)]
+pub struct CertificateHolder<'a> {
+    /// What it proves.
+    pub identity: &'a SpiffeId,
+    /// The remote cluster that the holder is in, if it is not in ours.
+    pub remote_cluster: Option<&'a str>,
 }
 
 /// A signed certificate.
@@ -84,6 +93,13 @@ pub enum IssueError {
     Randomness(#[from] NoRandomness),
 }
 
+impl<'a> From<&'a SpiffeId> for CertificateHolder<'a> {
+    /// Describes a holder in our own cluster.
+    fn from(identity: &'a SpiffeId) -> Self {
+        Self { identity, remote_cluster: None }
+    }
+}
+
 // === impl IssueError ===
 
 impl IssueError {
@@ -109,26 +125,31 @@ impl IssueError {
 // === impl SigningCa ===
 
 impl SigningCa {
-    /// Signs a workload's certificate: the key from the PEM request, everything else from `caller` and `policy`.
+    /// Signs a workload's certificate: the key from the PEM request, everything else from `holder` and `policy`.
     ///
     /// `ttl_seconds` of zero or less means the policy's default.
-    pub fn issue(
+    pub fn issue<'a>(
         &self,
         request_pem: &str,
-        caller: &SpiffeId,
+        holder: impl Into<CertificateHolder<'a>>,
         ttl_seconds: i64,
         policy: &IssuePolicy,
         now: Timestamp,
         serial: Serial,
     ) -> Result<Issued, IssueError> {
+        let CertificateHolder { identity, remote_cluster } = holder.into();
         let ttl = policy.ttl(ttl_seconds)?;
-        let uri = identity_uri(caller)?;
+        let uri = identity_uri(identity)?;
         let request = SigningRequest::read(request_pem)?;
         let common_name = request.has_common_name.then_some(uri.as_str()).filter(|uri| uri.len() <= LONGEST_COMMON_NAME);
         let mut parameters = parameters(common_name, serial);
         parameters.key_usages = usages(&request.key);
         parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         parameters.custom_extensions = vec![critical_uri_name(&uri)];
+        if let Some(cluster) = remote_cluster {
+            let mark = cluster_mark::extension(cluster).ok_or_else(|| IssueError::Signing(format!("cluster {cluster} has no name")))?;
+            parameters.custom_extensions.push(mark);
+        }
         self.sign(parameters, &request.key, ttl, policy.clock_skew, now)
     }
 

@@ -21,7 +21,7 @@ use tokio::sync::watch as channel;
 
 pub use expiry::{Expiry, Nearness, watch_expiry};
 pub(in crate::identity) use issue::identity_uri;
-pub use issue::{IssueError, IssuePolicy, Issued, ServingRequest};
+pub use issue::{CertificateHolder, IssueError, IssuePolicy, Issued, ServingRequest};
 pub use load::{NEXT_CERTIFICATE, holds_ca, load, load_entries, load_self_signed, root_above};
 pub use load_error::LoadError;
 pub use revocation::{RevocationLists, split_lists};

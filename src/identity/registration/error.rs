@@ -1,5 +1,6 @@
 //! Why no certificate came from a signer, and what the caller is told.
 
+use smol_str::SmolStr;
 use tonic::Status;
 
 use super::{
@@ -38,6 +39,12 @@ pub enum RegistrationError {
          caCertificates with certSigners: [{0}], or mount it as external-ca-cert/root-cert.pem"
     )]
     NoRoots(SignerName),
+    /// The caller is in a remote cluster.
+    #[error(
+        "callers of remote cluster {0} get no certificates from external signers, whose certificates could not say of which cluster \
+         the holder is"
+    )]
+    RemoteCluster(SmolStr),
     /// Too many requests are with signers.
     #[error("too many certificate requests are with signers; try again later")]
     Busy,
@@ -70,7 +77,7 @@ impl RegistrationError {
             Self::Name(_) | Self::CertSigner | Self::NoDomain(_) => Status::invalid_argument(text),
             Self::Request(_) => Status::internal(text),
             Self::NoDefault | Self::NoRoots(_) | Self::Busy => Status::unavailable(text),
-            Self::Signer { error: SignerError::Denied(_), .. } => Status::permission_denied(text),
+            Self::RemoteCluster(_) | Self::Signer { error: SignerError::Denied(_), .. } => Status::permission_denied(text),
             Self::Signer { error: SignerError::Failed(_) | SignerError::Refused(_), .. } | Self::Answer { .. } => Status::internal(text),
             Self::Signer { .. } => Status::unavailable(text),
         }
@@ -80,7 +87,7 @@ impl RegistrationError {
     pub(in crate::identity) fn reason(&self) -> &'static str {
         match self {
             Self::Policy(error) => error.reason(),
-            Self::Name(_) | Self::CertSigner | Self::NoDomain(_) => "csr_error",
+            Self::Name(_) | Self::CertSigner | Self::NoDomain(_) | Self::RemoteCluster(_) => "csr_error",
             _ => "cert_gen_error",
         }
     }

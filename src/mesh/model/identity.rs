@@ -22,6 +22,13 @@ pub enum Caller {
     Anonymous,
     /// A token or a client certificate proved this identity.
     Workload(SpiffeId),
+    /// The same, of somebody in a remote cluster: what our own cluster gives to an account of these names is not for it.
+    Remote {
+        /// What was proven.
+        identity: SpiffeId,
+        /// The cluster's id.
+        cluster: SmolStr,
+    },
 }
 
 impl SpiffeId {

@@ -54,6 +54,10 @@ impl Access {
         }
         let authenticator = self.authenticator.get().ok_or(UNKNOWN)?;
         match authenticator.authenticate(&parts.headers, None).await {
+            // Who runs another cluster decides who is in its namespace of our name.
+            Ok(proven) if proven.remote_cluster.is_some() => {
+                Err((StatusCode::FORBIDDEN, "callers of remote clusters see nothing of this one\n"))
+            }
             Ok(proven) => Ok(Viewer::of(&proven.identity.namespace, system_namespace)),
             Err(error) => {
                 REFUSED.write(|left_out| {
@@ -92,14 +96,15 @@ mod tests {
         mesh::model::SpiffeId,
     };
 
-    /// Takes each token for the name of a namespace.
+    /// Takes each token for the name of a namespace, perhaps `@` a remote cluster.
     struct Naive;
 
     impl TokenVerifier for Naive {
         fn verify<'a>(&'a self, token: &'a str, _: Timestamp) -> BoxFuture<'a, Result<Proven, TokenError>> {
-            let (namespace, service_account) = (token.into(), "default".into());
+            let (namespace, remote_cluster) = token.split_once('@').map_or((token, None), |(name, cluster)| (name, Some(cluster.into())));
+            let (namespace, service_account) = (namespace.into(), "default".into());
             let identity = SpiffeId { trust_domain: "td".into(), namespace, service_account };
-            Box::pin(async move { Ok(Proven { identity, proof: Proof::TokenReview, pod: None }) })
+            Box::pin(async move { Ok(Proven { remote_cluster, ..Proven::new(identity, Proof::TokenReview) }) })
         }
     }
 
@@ -127,6 +132,9 @@ mod tests {
         assert_eq!(viewer(&access, "10.0.0.1:1", None).await, Err(StatusCode::UNAUTHORIZED));
         assert_eq!(viewer(&access, "10.0.0.1:1", Some("istio-system")).await, Ok(Viewer::All));
         assert_eq!(viewer(&access, "10.0.0.1:1", Some("shop")).await, Ok(Viewer::Namespace("shop".into())));
+        for there in ["istio-system@east", "shop@east"] {
+            assert_eq!(viewer(&access, "10.0.0.1:1", Some(there)).await, Err(StatusCode::FORBIDDEN), "{there}");
+        }
     }
 
     #[tokio::test]

@@ -24,6 +24,9 @@ fn entry(issuance: &Issuance) -> Value {
         "caller": issuance.caller.to_string(),
         "proof": issuance.proof.as_str(),
     });
+    if let Some(cluster) = &issuance.remote_cluster {
+        entry["remoteCluster"] = cluster.as_str().into();
+    }
     if let Some(signer) = &issuance.signer {
         entry["signer"] = json!(signer.as_str());
     }

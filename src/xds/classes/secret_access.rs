@@ -16,7 +16,9 @@ use super::{
 };
 use crate::{
     api::{ConfigId, Diagnostic},
-    mesh::credential::Part,
+    mesh::{credential::Part, model::Caller},
+    peer_text::PeerText,
+    sparse_log::{MANY, SparseLog},
     visits::{Visit, Visited},
     xds::{node::Proven, secret_readers::Account},
 };
@@ -66,6 +68,13 @@ impl Classes {
 impl Inner {
     /// Asks about the account of a proxy that is about to be attached, if its answer may count.
     pub(super) async fn introduce(&self, proven: &Proven) {
+        if let Caller::Remote { cluster, .. } = proven.caller() {
+            static ELSEWHERE: SparseLog = SparseLog::new(MANY);
+            let proxy = PeerText::new(&proven.node().proxy.id);
+            ELSEWHERE.write(|left_out| {
+                tracing::info!(%proxy, %cluster, left_out, "a proxy of a remote cluster is given no Secrets: those of its cluster are not read");
+            });
+        }
         let account = Account::of(proven.caller()).filter(|account| self.known_readers.lock().is_due(account, Instant::now()));
         if let Some(account) = account {
             self.ask(account).await;

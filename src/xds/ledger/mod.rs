@@ -109,7 +109,7 @@ impl Ledger {
         let number = self.last.fetch_add(1, Ordering::Relaxed);
         let (proxy, is_proven) = (PeerText::new(&node.proxy.id), *proven.caller() != Caller::Anonymous);
         let identity = match proven.caller() {
-            Caller::Workload(identity) => Some(Arc::new(identity.clone())),
+            Caller::Workload(identity) | Caller::Remote { identity, .. } => Some(Arc::new(identity.clone())),
             Caller::Anonymous => None,
         };
         let status = ProxyStatus::new(format_smolstr!("{proxy}-{number}"), node, address, now);

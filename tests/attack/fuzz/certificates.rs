@@ -63,7 +63,7 @@ fn is_harmless(service: &CertificateService, asked: IstioCertificateRequest) -> 
     let mut call = Request::new(asked.clone());
     let identity = SpiffeId::parse(CALLER).unwrap();
     call.extensions_mut().insert(Caller::Workload(identity.clone()));
-    call.extensions_mut().insert(Proven { identity, proof: Proof::LocalToken, pod: None });
+    call.extensions_mut().insert(Proven::new(identity, Proof::LocalToken));
     match block_on(service.create_certificate(call)) {
         Ok(answer) => {
             assert!(!impersonates(&asked), "{asked:?}");

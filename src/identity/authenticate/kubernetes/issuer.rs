@@ -6,11 +6,15 @@ use http::Request;
 use jiff::Timestamp;
 use kube::Client;
 use serde::Deserialize;
+use smol_str::SmolStr;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::{Settings, TokenMetrics};
-use crate::identity::{authenticate::fetched_keys::FetchedKeys, key_set::KeySet, token::TokenError};
+use crate::{
+    identity::{authenticate::fetched_keys::FetchedKeys, key_set::KeySet, token::TokenError},
+    peer_text::PeerText,
+};
 
 /// The API server's own path for its keys, and not the document's `jwks_uri`, which may lead out of the cluster.
 const KEYS_PATH: &str = "/openid/v1/jwks";
@@ -29,6 +33,7 @@ pub(super) struct IssuerKeys {
 pub(super) struct ClusterIssuer {
     client: Client,
     keys: FetchedKeys<IssuerKeys>,
+    cluster: SmolStr,
     timeout: Duration,
     metrics: TokenMetrics,
 }
@@ -43,7 +48,8 @@ struct OpenIdConfiguration {
 impl ClusterIssuer {
     /// Returns an issuer whose keys are not known yet.
     pub(super) fn new(client: Client, settings: &Settings, metrics: TokenMetrics) -> Self {
-        Self { client, keys: FetchedKeys::new(settings.keys_min_interval), timeout: settings.timeout, metrics }
+        let (cluster, timeout) = (settings.cluster.clone(), settings.timeout);
+        Self { client, keys: FetchedKeys::new(settings.keys_min_interval), cluster, timeout, metrics }
     }
 
     /// Returns the keys; fetches them if there are none yet.
@@ -62,13 +68,16 @@ impl ClusterIssuer {
     async fn fetch_in_time(&self) -> Result<IssuerKeys, String> {
         let known = self.keys.current();
         let fetched = timeout(self.timeout, self.fetch()).await.unwrap_or_else(|_| Err("no answer in time".into()));
+        // An API server's own words may be in it.
+        let fetched = fetched.map_err(|reason| PeerText::new(&reason).to_string());
         self.metrics.count_fetch(fetched.is_ok());
         match &fetched {
             Ok(keys) if known.as_ref().is_none_or(|old| old.name != keys.name) => {
-                info!(issuer = keys.name, keys = ?keys.keys, "tokens of the cluster's issuer are verified by its keys");
+                let issuer = PeerText::new(&keys.name);
+                info!(cluster = %self.cluster, %issuer, keys = ?keys.keys, "tokens of the cluster's issuer are verified by its keys");
             }
             Ok(_) => {}
-            Err(reason) => warn!(%reason, kept = known.is_some(), "the cluster's token keys cannot be fetched"),
+            Err(reason) => warn!(cluster = %self.cluster, %reason, kept = known.is_some(), "the cluster's token keys cannot be fetched"),
         }
         fetched
     }

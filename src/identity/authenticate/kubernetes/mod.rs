@@ -129,7 +129,7 @@ impl ClusterTokens {
         if claims.check_issuer(&issuer.name).is_ok() && is_of_a_known_pod(&claims, &identity, &self.settings.cluster, &self.worlds.borrow())
         {
             let pod = claims.pod().map(|(_, pod)| pod.clone());
-            return Ok(Proven { identity, proof: Proof::PodToken, pod });
+            return Ok(Proven { pod, ..Proven::new(identity, Proof::PodToken) });
         }
         self.review(token, Some(&identity)).await
     }
@@ -150,7 +150,7 @@ impl ClusterTokens {
         let Reviewed { user, pod } = self.reviews.review(token).await?;
         let identity = identity_of(&user, &self.settings.trust_domain)?;
         match claimed.is_none_or(|claimed| *claimed == identity) {
-            true => Ok(Proven { identity, proof: Proof::TokenReview, pod }),
+            true => Ok(Proven { pod, ..Proven::new(identity, Proof::TokenReview) }),
             false => Err(TokenError::Subject(PeerText::new(&user))),
         }
     }

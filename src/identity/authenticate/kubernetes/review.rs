@@ -75,7 +75,9 @@ impl TokenReviews {
 
     fn unavailable(&self, reason: String) -> TokenError {
         self.metrics.count_review("unavailable");
-        debug!(reason, "no TokenReview");
+        // An API server's own words may be in it.
+        let reason = PeerText::new(&reason);
+        debug!(%reason, "no TokenReview");
         TokenError::Unavailable(format!("TokenReview: {reason}"))
     }
 }
