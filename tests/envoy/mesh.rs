@@ -1,17 +1,28 @@
 //! A mesh of processes for one test; the tests of this file take turns, for they all measure.
 
-use std::{fs::File, io, path::PathBuf, time::Instant};
+use std::{
+    fs::File,
+    io,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Error, Result, ensure};
 use harness::{
     address::Loopback,
     counters::{Counters, expect_no_failures},
     load::{Load, Plan, Window},
-    mesh::{Mesh, Options, Proxy},
+    mesh::{Mesh, Options, Proxy, VIRTUAL_SERVICE, VIRTUAL_SERVICE_FILE},
     process::{tail, waited_for_cpu},
     statistics::{binomial_p_value, share_agrees},
     tools,
 };
+
+/// By way of the gateway, and inside the mesh.
+pub(crate) const PATHS: [&str; 2] = ["gateway", "mesh"];
+
+/// The longest that a sample of answers may take.
+const LONGEST_SAMPLE: Duration = Duration::from_secs(60);
 
 /// Waits for this test's turn; hold what it gives until the end. A file's lock, not a mutex: some runners start a
 /// process for each test.
@@ -46,6 +57,13 @@ pub(crate) fn few_requests(mesh: &Mesh) -> Result<()> {
     mesh.manifests().write(ROUTING, &routing.replacen("\n  subsets:", POLICY, 1))
 }
 
+/// Has both versions of the service answer as one.
+pub(crate) async fn without_subsets(mesh: &Mesh) -> Result<()> {
+    let text = mesh.manifests().read(VIRTUAL_SERVICE_FILE)?;
+    let all = text.replace(", subset: v1", "").replace(", subset: v2", "");
+    mesh.apply(VIRTUAL_SERVICE_FILE, &all, VIRTUAL_SERVICE).await.map(drop)
+}
+
 /// Load on both ways into the mesh, with the Envoys' counters from before it.
 pub(crate) struct Measured {
     pub(crate) load: Load,
@@ -58,6 +76,20 @@ impl Measured {
         let mut plan = Plan::new(mesh.paths(), rate);
         plan.tcp = Some((mesh.tcp(), 2));
         Ok(Self { before: mesh.counters().await?, load: Load::start(&plan) })
+    }
+
+    /// Waits until each path has `sample` answers to requests sent since then, and all that were sent since pass a check.
+    pub(crate) async fn answers(&self, since: Instant, sample: u64, mut check: impl FnMut(&Window) -> Result<()>) -> Result<Window> {
+        let begun = Instant::now();
+        loop {
+            let window = self.load.since(since);
+            check(&window)?;
+            if PATHS.iter().all(|path| window.sample(path).total >= sample) {
+                return Ok(window);
+            }
+            ensure!(begun.elapsed() < LONGEST_SAMPLE, "no {sample} answers within {LONGEST_SAMPLE:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Stops the load, and fails unless every request was answered and the Envoys saw no failure either.
@@ -117,17 +149,8 @@ fn starvation(mesh: &mut Mesh) -> String {
 
 /// Waits until each path has `sample` answers to requests sent from now on, and judges the share of v2 on each.
 pub(crate) async fn judge_shares(measured: &Measured, mesh: &mut Mesh, sample: u64, v2_percent: u32, tests: usize) -> Result<()> {
-    let settled = Instant::now();
-    let window = loop {
-        let window = measured.load.since(settled);
-        no_failures(&window, mesh)?;
-        if window.sample("gateway").total >= sample && window.sample("mesh").total >= sample {
-            break window;
-        }
-        ensure!(settled.elapsed().as_secs() < 60, "no {sample} answers within a minute");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    };
-    for path in ["gateway", "mesh"] {
+    let window = measured.answers(Instant::now(), sample, |window| no_failures(window, mesh)).await?;
+    for path in PATHS {
         let seen = window.sample(path);
         let p_value = binomial_p_value(seen.of("v2"), seen.total, f64::from(v2_percent) / 100.0);
         ensure!(share_agrees(p_value, tests), "{path}: {} of {} on v2, wanted {v2_percent} % (p = {p_value:e})", seen.of("v2"), seen.total);

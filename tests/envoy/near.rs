@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use harness::mesh::{REVIEWS_V1, VIRTUAL_SERVICE, VIRTUAL_SERVICE_FILE};
+use anyhow::{Context, Result, ensure};
+use harness::mesh::REVIEWS_V1;
 
-use crate::mesh::{Measured, start, turn};
+use crate::mesh::{Measured, PATHS, start, turn, without_subsets};
 
 const WORKLOADS_FILE: &str = "workloads.yaml";
 const ROUTING_FILE: &str = "routing.yaml";
@@ -16,9 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 async fn near_endpoints_have_the_traffic_until_they_fail() -> Result<()> {
     let _turn = turn().await?;
     let mut mesh = start("1.40", true).await?;
-    let text = mesh.manifests().read(VIRTUAL_SERVICE_FILE)?;
-    let all = text.replace(", subset: v1", "").replace(", subset: v2", "");
-    mesh.apply(VIRTUAL_SERVICE_FILE, &all, VIRTUAL_SERVICE).await?;
+    without_subsets(&mesh).await?;
     // v2 is in another region than its clients.
     let workloads = mesh.manifests().read(WORKLOADS_FILE)?;
     let (v1, v2) = workloads.split_once("name: reviews-v2-1").ok_or_else(|| anyhow::anyhow!("no pod of v2"))?;
@@ -53,18 +51,12 @@ async fn near_endpoints_have_the_traffic_until_they_fail() -> Result<()> {
 /// v1, of v2, and in all.
 async fn until(what: &str, measured: &Measured, wanted: impl Fn(u64, u64, u64) -> bool) -> Result<()> {
     let begun = Instant::now();
-    let mut settled = begun;
     loop {
-        let window = measured.load.since(settled);
-        let seen = ["gateway", "mesh"].map(|path| window.sample(path));
-        if seen.iter().all(|sample| sample.total >= 100) {
-            if seen.iter().all(|sample| wanted(sample.of("v1"), sample.of("v2"), sample.total)) {
-                return Ok(());
-            }
-            ensure!(begun.elapsed() < PATIENCE, "{what}: {seen:?}");
-            settled = Instant::now();
+        let window = measured.answers(Instant::now(), 100, |_| Ok(())).await.context(what.to_owned())?;
+        let seen = PATHS.map(|path| window.sample(path));
+        if seen.iter().all(|sample| wanted(sample.of("v1"), sample.of("v2"), sample.total)) {
+            return Ok(());
         }
-        ensure!(begun.elapsed() < 2 * PATIENCE, "{what}: no hundred answers in time");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        ensure!(begun.elapsed() < PATIENCE, "{what}: {seen:?}");
     }
 }

@@ -5,11 +5,11 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use harness::{
     http_client::get_text,
-    mesh::{CONVERGE, Mesh, PODS, VIRTUAL_SERVICE, VIRTUAL_SERVICE_FILE},
+    mesh::{CONVERGE, Mesh, PODS},
     wait,
 };
 
-use crate::mesh::{Measured, no_failures, start, turn};
+use crate::mesh::{Measured, PATHS, no_failures, start, turn, without_subsets};
 
 const WORKLOADS_FILE: &str = "workloads.yaml";
 const READY: &str = "conditions: {ready: true}";
@@ -20,9 +20,7 @@ const ENDING: &str = "conditions: {ready: false, serving: true, terminating: tru
 async fn endpoints_that_are_all_unready_serve_until_one_is_ready() -> Result<()> {
     let _turn = turn().await?;
     let mut mesh = start("1.40", true).await?;
-    let text = mesh.manifests().read(VIRTUAL_SERVICE_FILE)?;
-    let all = text.replace(", subset: v1", "").replace(", subset: v2", "");
-    mesh.apply(VIRTUAL_SERVICE_FILE, &all, VIRTUAL_SERVICE).await?;
+    without_subsets(&mesh).await?;
     let workloads = mesh.manifests().read(WORKLOADS_FILE)?;
     let measured = Measured::start(&mesh, 100).await?;
 
@@ -71,15 +69,7 @@ async fn wait_for_unready(mesh: &mut Mesh, wanted: usize) -> Result<()> {
 async fn versions(measured: &Measured, mesh: &mut Mesh) -> Result<Vec<(u64, u64)>> {
     // What is under way may still go where it was sent.
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-    let settled = Instant::now();
-    loop {
-        let window = measured.load.since(settled);
-        no_failures(&window, mesh)?;
-        let seen = ["gateway", "mesh"].map(|path| window.sample(path));
-        if seen.iter().all(|sample| sample.total >= 100) {
-            return Ok(seen.iter().map(|sample| (sample.of("v1"), sample.of("v2"))).collect());
-        }
-        ensure!(settled.elapsed().as_secs() < 60, "no hundred answers within a minute");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    let window = measured.answers(Instant::now(), 100, |window| no_failures(window, mesh)).await?;
+    let seen = PATHS.map(|path| window.sample(path));
+    Ok(seen.iter().map(|sample| (sample.of("v1"), sample.of("v2"))).collect())
 }
