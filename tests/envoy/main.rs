@@ -16,6 +16,7 @@ mod issuer;
 mod mesh;
 mod near;
 mod origination;
+mod publisher;
 mod redirects;
 mod revocation;
 mod rotation;

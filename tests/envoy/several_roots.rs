@@ -32,7 +32,9 @@ use tokio_rustls::{
 
 use crate::{
     mesh::{no_failures, options, turn},
+    publisher::Publisher,
     revocation::{echoed, serial_of},
+    users_ca::Ca,
 };
 
 /// Where the west's client takes requests for the east's service.
@@ -109,6 +111,38 @@ async fn two_meshes_trust_each_other_and_each_its_own() -> Result<()> {
         ensure!(answered(server, &of_west, &client("west.example")).await.is_err(), "it is let in");
         Ok(())
     })
+    .await?;
+    fetched_bundles(&mut east, server, &of_west, &roots_of_west).await
+}
+
+/// Trusts the west by what it publishes alone: while the publisher is away, and when it publishes another root.
+async fn fetched_bundles(east: &mut Side, server: SocketAddr, of_west: &Authority, roots: &str) -> Result<()> {
+    let (client, next) = ("spiffe://west.example/ns/shop/sa/client", Authority::new("the west's next root")?);
+    let publisher = Publisher::start("127.0.0.1:0".parse()?, &east.web, roots).await?;
+    let address = publisher.address();
+    east.trust_published("west.example", &publisher.url())?;
+    wait::until("the bundle to be trusted", CONVERGE, || async { answered(server, of_west, client).await }).await?;
+    ensure!(publisher.answered() > 0, "it was not asked");
+    for (authority, identity) in [(&next, client), (of_west, "spiffe://east.example/ns/shop/sa/client")] {
+        ensure!(answered(server, authority, identity).await.is_err(), "{identity} is let in");
+    }
+
+    drop(publisher);
+    let away = "roots of another mesh cannot be fetched";
+    let control_plane = &*east.mesh.control_plane();
+    wait::until("the publisher to be missed", CONVERGE, || async {
+        ensure!(control_plane.log().contains(away), "nothing is said of it");
+        Ok(())
+    })
+    .await?;
+    answered(server, of_west, client).await.context("by the last good bundle")?;
+
+    let _publisher = Publisher::start(address, &east.web, &next.certificate).await?;
+    wait::until("the next bundle to be trusted", CONVERGE, || async { answered(server, &next, client).await }).await?;
+    wait::until("the first one to be forgotten", CONVERGE, || async {
+        ensure!(answered(server, of_west, client).await.is_err(), "it is let in");
+        Ok(())
+    })
     .await
 }
 
@@ -124,6 +158,8 @@ struct Side {
     mesh: Mesh,
     trust_domain: &'static str,
     config: TempDir,
+    /// Signs for servers from which it fetches.
+    web: Ca,
 }
 
 impl Side {
@@ -131,9 +167,20 @@ impl Side {
         let config = tempfile::tempdir()?;
         let file = config.path().join("mesh.yaml");
         fs::write(&file, format!("trustDomain: {trust_domain}\n"))?;
-        let arguments: [OsString; 4] = ["--multi-root-mesh".into(), "true".into(), "--meshConfig".into(), file.into()];
+        let (web, web_file) = (Ca::new()?, config.path().join("web.pem"));
+        fs::write(&web_file, &web.pem)?;
+        let arguments: [OsString; 8] = [
+            "--multi-root-mesh".into(),
+            "true".into(),
+            "--meshConfig".into(),
+            file.into(),
+            "--jwks-ca".into(),
+            web_file.into(),
+            "--spiffe-bundle-refresh-interval".into(),
+            "1s".into(),
+        ];
         let mesh = Mesh::start_with(options("1.40", true)?, Loopback::free()?, arguments.into()).await?;
-        Ok(Self { mesh, trust_domain, config })
+        Ok(Self { mesh, trust_domain, config, web })
     }
 
     /// Tells this mesh of a service of the other one.
@@ -166,6 +213,13 @@ impl Side {
         self.configure(&format!(
             "trustDomainAliases: [{trust_domain}]\ncaCertificates:\n- {{trustDomains: [south.example], pem: nonsense}}\n\
              - trustDomains: [{trust_domain}]\n  pem: |\n{roots}"
+        ))
+    }
+
+    /// Lists what is published at a URL for a trust domain.
+    fn trust_published(&self, trust_domain: &str, url: &str) -> Result<()> {
+        self.configure(&format!(
+            "trustDomainAliases: [{trust_domain}]\ncaCertificates: [{{trustDomains: [{trust_domain}], spiffeBundleUrl: \"{url}\"}}]\n"
         ))
     }
 
