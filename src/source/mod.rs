@@ -1,6 +1,7 @@
 //! Where objects come from. Every source yields the same stream of events, and nothing behind it knows which source it is.
 
 pub(crate) mod debounce;
+mod fetched;
 pub(crate) mod folder;
 pub(crate) mod key_sets;
 pub(crate) mod kubernetes;

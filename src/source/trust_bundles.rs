@@ -7,34 +7,33 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    sync::Arc,
     time::Duration,
 };
 
 use smol_str::SmolStr;
 use tokio::{
     sync::{mpsc, watch},
-    task::AbortHandle,
-    time::{Instant, sleep},
+    time::Instant,
 };
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 
-use super::{Change, SourceEvent, key_sets::Client};
+use super::{
+    Change, SourceEvent,
+    fetched::{self, Attempt, Attempts, FetchTask},
+    key_sets::Client,
+};
 use crate::{
     api::{
-        Kind, Metadata, Object, ObjectKey, Spec,
+        Kind, ObjectKey,
         mesh_config::{MeshConfig, RootsFrom},
         trust_bundle::{self, OWN, TrustBundle},
     },
-    backoff::{Backoff, random_unit},
     peer_text::PeerText,
     timer::until,
 };
 
 /// How many bundles are followed.
 const MOST_BUNDLES: usize = 100;
-/// After which time the first failure is followed by another attempt.
-const FIRST_RETRY: Duration = Duration::from_secs(1);
 
 /// How bundles are had.
 #[derive(Clone, Debug)]
@@ -67,7 +66,7 @@ struct Follower {
     /// The URLs that each MeshConfig names.
     wanted: BTreeMap<ObjectKey, BTreeSet<SmolStr>>,
     bundles: BTreeMap<SmolStr, Followed>,
-    fetched: mpsc::Receiver<(SmolStr, Result<SmolStr, String>)>,
+    fetched: mpsc::Receiver<(SmolStr, Attempt)>,
     /// Until when the first world waits for first roots.
     waits_until: Option<Instant>,
 }
@@ -78,15 +77,6 @@ struct Followed {
     known: Option<TrustBundle>,
     /// What fetches it again and again; `None`: there is no room for it.
     _task: Option<FetchTask>,
-}
-
-/// A task that ends with the value.
-struct FetchTask(AbortHandle);
-
-impl Drop for FetchTask {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 impl Follower {
@@ -124,8 +114,8 @@ impl Follower {
                     }
                     Some(event) => vec![event],
                 },
-                Some((url, fetched)) = self.fetched.recv() => {
-                    let changes = self.take(&url, fetched).map(|change| SourceEvent::Changes(vec![change]));
+                Some((url, attempt)) = self.fetched.recv() => {
+                    let changes = self.take(&url, attempt).map(|change| SourceEvent::Changes(vec![change]));
                     changes.into_iter().chain(self.synced()).collect()
                 }
                 () = changed(self.own.as_mut()) => self.own_bundle().into_iter().collect(),
@@ -139,7 +129,7 @@ impl Follower {
 
     fn own_bundle(&mut self) -> Option<SourceEvent> {
         let bundle = self.own.as_mut()?.borrow_and_update().clone();
-        Some(SourceEvent::Changes(vec![self.change(OWN, bundle)]))
+        Some(SourceEvent::Changes(vec![fetched::applied(&self.cluster, OWN, bundle)]))
     }
 
     /// Returns that all is known that there was at the start, once it is and unless it was said.
@@ -168,7 +158,7 @@ impl Follower {
         let mut changes = Vec::new();
         for url in gone {
             self.bundles.remove(&url);
-            changes.push(Change::Deleted(self.key(&url)));
+            changes.push(Change::Deleted(fetched::key::<TrustBundle>(&self.cluster, &url)));
         }
         for url in wanted {
             if !self.bundles.contains_key(&url) {
@@ -181,27 +171,19 @@ impl Follower {
     /// Begins to follow a bundle; returns what changes by that.
     fn begin(&mut self, url: SmolStr) -> Option<Change> {
         if self.bundles.len() < MOST_BUNDLES {
-            let task = FetchTask(tokio::spawn(self.fetcher.clone().keep(url.clone())).abort_handle());
+            let task = FetchTask::begin(self.fetcher.clone().keep(url.clone()));
             self.bundles.insert(url, Followed { known: None, _task: Some(task) });
             return None;
         }
         let trouble = format!("there are {MOST_BUNDLES} bundles already, which are all that are followed");
         let known = TrustBundle { trouble: Some(trouble.into()), ..TrustBundle::default() };
         self.bundles.insert(url.clone(), Followed { known: Some(known.clone()), _task: None });
-        Some(self.change(&url, known))
+        Some(fetched::applied(&self.cluster, &url, known))
     }
 
     /// Takes what was fetched; returns what changes by that.
-    fn take(&mut self, url: &SmolStr, fetched: Result<SmolStr, String>) -> Option<Change> {
-        let bundle = self.bundles.get_mut(url)?;
-        let (roots, trouble) = match fetched {
-            Ok(roots) => (Some(roots), None),
-            Err(why) => (bundle.known.as_ref().and_then(|known| known.roots.clone()), Some(SmolStr::from(why))),
-        };
-        let now = TrustBundle { roots, trouble, ..TrustBundle::default() };
-        if bundle.known.as_ref() == Some(&now) {
-            return None;
-        }
+    fn take(&mut self, url: &SmolStr, attempt: Attempt) -> Option<Change> {
+        let now = fetched::learn(&mut self.bundles.get_mut(url)?.known, attempt)?;
         let shown = PeerText::new(url);
         match &now.trouble {
             Some(why) => {
@@ -209,17 +191,7 @@ impl Follower {
             }
             None => tracing::info!(url = %shown, "other roots of another mesh are trusted now"),
         }
-        bundle.known = Some(now.clone());
-        Some(self.change(url, now))
-    }
-
-    fn key(&self, name: &str) -> ObjectKey {
-        ObjectKey { cluster: self.cluster.clone(), kind: Kind::TrustBundle, namespace: SmolStr::default(), name: name.into() }
-    }
-
-    fn change(&self, name: &str, bundle: TrustBundle) -> Change {
-        let (key, spec) = (self.key(name), Spec::TrustBundle(Arc::new(bundle)));
-        Change::Applied(Arc::new(Object { key, version: SmolStr::default(), metadata: Arc::<Metadata>::default(), spec }))
+        Some(fetched::applied(&self.cluster, url, now))
     }
 }
 
@@ -247,27 +219,19 @@ struct Fetcher {
     client: Client,
     refresh: Duration,
     patience: Duration,
-    results: mpsc::Sender<(SmolStr, Result<SmolStr, String>)>,
+    results: mpsc::Sender<(SmolStr, Attempt)>,
 }
 
 impl Fetcher {
     /// Fetches one bundle, at once, after each time of refreshing, and sooner after a failure.
     async fn keep(self, url: SmolStr) {
-        let mut backoff = Backoff::new(FIRST_RETRY.min(self.refresh), self.refresh);
+        let mut attempts = Attempts::new(url.clone(), self.refresh, self.results);
         loop {
             let document = self.client.document(&url, self.patience).await;
-            let fetched = document.and_then(|text| trust_bundle::of_document(&text).map_err(|why| format!("{url}: {why}")));
-            let pause = match &fetched {
-                Ok(_) => {
-                    backoff.reset();
-                    self.refresh.mul_f64(1.0 - random_unit() / 10.0)
-                }
-                Err(_) => backoff.next(random_unit()),
-            };
-            if self.results.send((url.clone(), fetched)).await.is_err() {
+            let attempt = document.and_then(|text| trust_bundle::of_document(&text).map_err(|why| format!("{url}: {why}")));
+            if !attempts.hand_on(attempt).await {
                 return;
             }
-            sleep(pause).await;
         }
     }
 }

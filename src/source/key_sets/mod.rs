@@ -10,14 +10,13 @@ mod networks;
 mod shares;
 mod turns;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use futures::future::BoxFuture;
 use smol_str::SmolStr;
 use tokio::{
     sync::{mpsc, watch},
-    task::AbortHandle,
-    time::{Instant, sleep},
+    time::Instant,
 };
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 
@@ -25,10 +24,12 @@ use self::{
     shares::{Wish, chosen, owners},
     turns::{AT_ONCE, Queue, Turns, turn},
 };
-use super::{Change, SourceEvent};
+use super::{
+    Change, SourceEvent,
+    fetched::{self, Attempt, Attempts, FetchTask},
+};
 use crate::{
-    api::{Kind, Metadata, Object, ObjectKey, Spec, istio::RequestAuthentication, key_set::KeySet},
-    backoff::{Backoff, random_unit},
+    api::{Kind, ObjectKey, istio::RequestAuthentication, key_set::KeySet},
     peer_text::PeerText,
     timer::until,
 };
@@ -42,8 +43,6 @@ const MOST_SETS: usize = 1000;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest that a rule may have us wait, and the first world for its first keys.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(15);
-/// After which time the first failure is followed by another attempt.
-const FIRST_RETRY: Duration = Duration::from_secs(1);
 
 /// How keys are fetched.
 #[derive(Clone, Debug)]
@@ -88,7 +87,7 @@ struct Follower {
     wanted: BTreeMap<ObjectKey, BTreeMap<SmolStr, Duration>>,
     sets: BTreeMap<SmolStr, Followed>,
     turns: Turns,
-    fetched: mpsc::Receiver<(SmolStr, Result<SmolStr, String>)>,
+    fetched: mpsc::Receiver<(SmolStr, Attempt)>,
     /// Until when the first world waits for first keys.
     waits_until: Option<Instant>,
 }
@@ -99,12 +98,12 @@ struct Followed {
     known: Option<KeySet>,
     patience: Duration,
     /// What fetches it again and again; `None`: there is no room for it.
-    task: Option<FetchTask>,
+    task: Option<Fetching>,
 }
 
-/// A task, and where it waits for its turns. It ends with the value.
-struct FetchTask {
-    task: AbortHandle,
+/// A task, and where it waits for its turns.
+struct Fetching {
+    _task: FetchTask,
     queue: watch::Sender<Queue>,
 }
 
@@ -139,8 +138,8 @@ impl Follower {
                     }
                     Some(event) => vec![event],
                 },
-                Some((url, fetched)) = self.fetched.recv() => {
-                    let changes = self.take(&url, fetched).map(|change| SourceEvent::Changes(vec![change]));
+                Some((url, attempt)) = self.fetched.recv() => {
+                    let changes = self.take(&url, attempt).map(|change| SourceEvent::Changes(vec![change]));
                     changes.into_iter().chain(self.synced()).collect()
                 }
                 () = until(self.waits_until) => {
@@ -192,7 +191,7 @@ impl Follower {
         let mut changes = Vec::new();
         for url in gone {
             self.sets.remove(&url);
-            changes.push(Change::Deleted(self.key(&url)));
+            changes.push(Change::Deleted(fetched::key::<KeySet>(&self.cluster, &url)));
         }
         let namespaces = chosen.iter().filter_map(|url| owners.get(url).copied());
         self.turns.keep(namespaces, chosen.iter().copied());
@@ -233,8 +232,8 @@ impl Follower {
         }
         let known = before.and_then(|set| set.known.take());
         let (queue, waits_in) = watch::channel(queue);
-        let task = tokio::spawn(self.fetcher.clone().keep(url.clone(), patience, waits_in)).abort_handle();
-        self.sets.insert(url.clone(), Followed { known, patience, task: Some(FetchTask { task, queue }) });
+        let task = FetchTask::begin(self.fetcher.clone().keep(url.clone(), patience, waits_in));
+        self.sets.insert(url.clone(), Followed { known, patience, task: Some(Fetching { _task: task, queue }) });
     }
 
     /// Lets a set be that there is no room for; returns what changes by that. Keys that were fetched stay.
@@ -246,45 +245,19 @@ impl Follower {
         let trouble = format!("there are {MOST_SETS} key sets already, which are all that are followed; namespaces with few go first");
         let keys = before.and_then(|set| set.known.take()).and_then(|known| known.keys);
         let known = KeySet { keys, trouble: Some(trouble.into()) };
-        let change = self.change(url, known.clone());
+        let change = fetched::applied(&self.cluster, url, known.clone());
         self.sets.insert(url.clone(), Followed { known: Some(known), patience, task: None });
         Some(change)
     }
 
     /// Takes what was fetched; returns what changes by that.
-    fn take(&mut self, url: &SmolStr, fetched: Result<SmolStr, String>) -> Option<Change> {
-        let set = self.sets.get_mut(url)?;
-        let now = match fetched {
-            Ok(keys) => KeySet { keys: Some(keys), trouble: None },
-            Err(why) => {
-                let keys = set.known.as_ref().and_then(|known| known.keys.clone());
-                KeySet { keys, trouble: Some(why.into()) }
-            }
-        };
-        if set.known.as_ref() == Some(&now) {
-            return None;
-        }
+    fn take(&mut self, url: &SmolStr, attempt: Attempt) -> Option<Change> {
+        let now = fetched::learn(&mut self.sets.get_mut(url)?.known, attempt)?;
         if let Some(why) = &now.trouble {
             let (url, why) = (PeerText::new(url), PeerText::new(why));
             tracing::warn!(%url, %why, kept = now.keys.is_some(), "keys of an issuer cannot be fetched");
         }
-        set.known = Some(now.clone());
-        Some(self.change(url, now))
-    }
-
-    fn key(&self, url: &SmolStr) -> ObjectKey {
-        ObjectKey { cluster: self.cluster.clone(), kind: Kind::KeySet, namespace: SmolStr::default(), name: url.clone() }
-    }
-
-    fn change(&self, url: &SmolStr, set: KeySet) -> Change {
-        let (key, spec) = (self.key(url), Spec::KeySet(Arc::new(set)));
-        Change::Applied(Arc::new(Object { key, version: SmolStr::default(), metadata: Arc::<Metadata>::default(), spec }))
-    }
-}
-
-impl Drop for FetchTask {
-    fn drop(&mut self) {
-        self.task.abort();
+        Some(fetched::applied(&self.cluster, url, now))
     }
 }
 
@@ -305,30 +278,22 @@ struct Fetcher {
     client: Client,
     refresh: Duration,
     metrics: KeySetMetrics,
-    results: mpsc::Sender<(SmolStr, Result<SmolStr, String>)>,
+    results: mpsc::Sender<(SmolStr, Attempt)>,
 }
 
 impl Fetcher {
     /// Fetches one set, at once, after each time of refreshing, and sooner after a failure.
     async fn keep(self, url: SmolStr, patience: Duration, mut queue: watch::Receiver<Queue>) {
-        let mut backoff = Backoff::new(FIRST_RETRY.min(self.refresh), self.refresh);
+        let mut attempts = Attempts::new(url.clone(), self.refresh, self.results);
         loop {
-            let fetched = {
+            let attempt = {
                 let Some(_turn) = turn(&mut queue).await else { return };
                 self.client.key_set(&url, patience).await
             };
-            self.metrics.count(fetched.is_ok());
-            let pause = match &fetched {
-                Ok(_) => {
-                    backoff.reset();
-                    self.refresh.mul_f64(1.0 - random_unit() / 10.0)
-                }
-                Err(_) => backoff.next(random_unit()),
-            };
-            if self.results.send((url.clone(), fetched)).await.is_err() {
+            self.metrics.count(attempt.is_ok());
+            if !attempts.hand_on(attempt).await {
                 return;
             }
-            sleep(pause).await;
         }
     }
 }

@@ -11,11 +11,11 @@ use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::*;
-use crate::api::istio::JwtRule;
+use crate::api::{Object, Spec, istio::JwtRule};
 
 /// The longest that a test waits for what must come.
 const LONG: Duration = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use parking_lot::Mutex;
@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::api::{mesh_config::CaCertificate, trust_bundle::tests::root};
+use crate::api::{Metadata, Object, Spec, mesh_config::CaCertificate, trust_bundle::tests::root};
 
 /// The longest that a test waits for what must come.
 const LONG: Duration = Duration::from_secs(60);
