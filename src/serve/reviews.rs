@@ -29,8 +29,8 @@ use crate::{
 };
 
 /// How many bytes of memory a byte of an object may take while its review is answered. Of objects of 3 MB, the worst that
-/// `tests/attack/reviews.rs` knows took 25 MB in an idle process, optimised or not, 8 for each byte; many in a row 35 MB, 12 for each,
-/// since the allocator gives back what they took after ten seconds.
+/// `tests/attack/reviews.rs` knows took 25 MB in an idle process, optimised or not, 8 for each byte; many in a row took no more, where
+/// the allocator uses again what it keeps (`.cargo/config.toml`), and 66 MB where it does not.
 const PER_BYTE: usize = 12;
 
 /// How many bytes a byte beyond one object may take: it is received, and not read. An update brings the old object, too, and took no
