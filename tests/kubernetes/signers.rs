@@ -8,10 +8,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use base64::{Engine, prelude::BASE64_STANDARD};
 use envoy_types::pb::google::protobuf::{Struct, Value as ProtoValue, value::Kind};
 use harness::{
     http_client::get_text,
-    kubernetes::ApiServer,
+    kubernetes::{ApiServer, Options},
     launch::{PORT_MONITORING, PORT_SECURE_GRPC},
     mesh::{self, CLIENT},
     pilot_agent::{Credentials, PilotAgent, Setup},
@@ -24,6 +25,11 @@ use istiod_lite::{
         key::{KeyType, PrivateKey},
     },
     proto::auth::{IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient},
+};
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use kube::{
+    Api,
+    api::{Patch, PatchParams, PostParams},
 };
 use rcgen::{CertificateParams, DistinguishedName, SanType};
 use serde::Deserialize;
@@ -38,6 +44,8 @@ use crate::{
 };
 
 const OWN: &str = "spiffe://cluster.local/ns/shop/sa/client";
+/// A signer that every cluster has.
+const CLUSTERS_OWN: &str = "kubernetes.io/kube-apiserver-client";
 const COMPONENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/components/external-signer/kustomization.yaml");
 
 /// An installation whose certificates the small signer signs.
@@ -173,9 +181,55 @@ async fn what_a_killed_control_plane_left_behind_is_deleted_and_rights_are_neede
     stage.wait_for_no_requests().await
 }
 
+/// kube-controller-manager signs for clients of the API server, and for kubelets: never for who serves and calls. It says so of a
+/// request, and we hand that on.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_clusters_own_signer_refuses_workloads_and_says_why() -> Result<()> {
+    let stage = Stage::of(Options { controller_manager: true, ..Options::default() }, "mesh-own-signer").await?;
+    let rules = rules()?.into_iter().map(|mut rule| {
+        if rule["resources"] == json!(["signers"]) {
+            rule["resourceNames"] = json!([CLUSTERS_OWN]);
+        }
+        rule
+    });
+    stage.plane.api.put(&stage.rights(rules.collect())).await?;
+    fs::write(stage.roots(), stage.signer.root())?;
+    let istiod = stage.start_by(CLUSTERS_OWN, &[])?;
+    istiod.wait_until_ready().await?;
+    let own = stage.plane.secret("istio-ca-secret").await?["root-cert.pem"].clone();
+
+    // It works: what it is for is signed.
+    let requests = Api::<CertificateSigningRequest>::all(stage.plane.api.client().await?);
+    let key = PrivateKey::generate(KeyType::P256)?;
+    let mut parameters = CertificateParams::default();
+    parameters.distinguished_name = DistinguishedName::new();
+    parameters.distinguished_name.push(rcgen::DnType::CommonName, "somebody");
+    let csr = BASE64_STANDARD.encode(parameters.serialize_request(key.pair())?.pem()?);
+    let spec = json!({ "request": csr, "signerName": CLUSTERS_OWN, "usages": ["client auth"] });
+    let asked: CertificateSigningRequest = serde_json::from_value(json!({ "metadata": { "name": "somebody" }, "spec": spec }))?;
+    requests.create(&PostParams::default(), &asked).await?;
+    let approved = json!([{ "type": "Approved", "status": "True", "reason": "Test", "message": "by a test" }]);
+    requests.patch_approval("somebody", &PatchParams::default(), &Patch::Merge(json!({ "status": { "conditions": approved } }))).await?;
+    wait::until("a certificate of the cluster's own signer", PATIENCE, || async {
+        let status = requests.get("somebody").await?.status.context("no status")?;
+        ensure!(status.certificate.is_some(), "{:?}", status.conditions);
+        Ok(())
+    })
+    .await?;
+
+    let refused = stage.certificate(&istiod, &own, OWN, None).await.map(drop).unwrap_err();
+    ensure!(refused.code() == Code::Internal && refused.message().contains(CLUSTERS_OWN), "{refused}");
+    ensure!(refused.message().contains("SignerValidationFailure"), "{refused}");
+    Ok(())
+}
+
 impl Stage {
     async fn new(namespace: &str) -> Result<Self> {
-        let api = ApiServer::start(harness::kubernetes::Options::default()).await?;
+        Self::of(Options::default(), namespace).await
+    }
+
+    async fn of(options: Options, namespace: &str) -> Result<Self> {
+        let api = ApiServer::start(options).await?;
         api.define(&harness::kubernetes::crds::istio()).await?;
         let signer = SmallSigner::start(&api).await?;
         let plane = Installation::new(api.into(), namespace).await?;
@@ -203,8 +257,13 @@ impl Stage {
     }
 
     fn start(&self, flags: &[&str]) -> Result<Replica> {
-        let roots = format!("--external-ca-cert={}", self.roots().display());
-        let always = ["--external-ca=ISTIOD_RA_KUBERNETES_API", "--k8s-signer=example.com/mesh", "--cert-signer-domain=example.com"];
+        self.start_by(SIGNER, flags)
+    }
+
+    /// Starts the control plane with this signer.
+    fn start_by(&self, signer: &str, flags: &[&str]) -> Result<Replica> {
+        let (roots, signer) = (format!("--external-ca-cert={}", self.roots().display()), format!("--k8s-signer={signer}"));
+        let always = ["--external-ca=ISTIOD_RA_KUBERNETES_API", &signer, "--cert-signer-domain=example.com"];
         let flags = always.iter().chain(flags).copied().chain(["--signer-timeout=15s", &roots]).map(ToOwned::to_owned);
         self.plane.start_with("istiod-1", 1, self.plane.api.address(), &flags.collect::<Vec<_>>())
     }

@@ -49,7 +49,7 @@ const PORT: u16 = 6443;
 /// How the API server is run.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Also kube-controller-manager: service accounts, endpoints, garbage collection. Without it a namespace has no
+    /// Also kube-controller-manager: service accounts, endpoints, garbage collection, the cluster's own signers. Without it a namespace has no
     /// service account until [`ApiServer::namespace`] makes one, and nothing deletes what an owner leaves behind.
     pub controller_manager: bool,
     /// More flags of kube-apiserver; the last of a name wins.

@@ -39,6 +39,13 @@ impl Authority {
         self.sign(file, parameters)
     }
 
+    /// Writes a CA of its own, by which the cluster's own signers sign, as `<file>.crt` and `<file>.key`.
+    pub(super) fn signers(&self, file: &str) -> Result<()> {
+        let mut parameters = named("kubernetes-test-signers", None);
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        self.sign(file, parameters)
+    }
+
     /// Writes a key that signs service account tokens; RSA, as most clusters have it.
     pub(super) fn token_key(&self, file: &str) -> Result<PathBuf> {
         let path = self.path(file);

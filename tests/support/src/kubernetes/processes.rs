@@ -11,6 +11,8 @@ use crate::{
 };
 
 /// etcd for its clients.
+/// The CA of the cluster's own signers, in the authority's folder.
+const SIGNERS: &str = "signers";
 const PORT_ETCD: u16 = 2379;
 /// etcd for its peers, of which there are none.
 const PORT_ETCD_PEERS: u16 = 2380;
@@ -97,16 +99,19 @@ pub(super) fn api_server(server: &ApiServer) -> Result<Process> {
     start(server, "kube-apiserver", &flags)
 }
 
-/// Starts kube-controller-manager: service accounts, endpoints, garbage collection.
+/// Starts kube-controller-manager: service accounts, endpoints, garbage collection, and the cluster's own signers.
 pub(super) fn controller_manager(server: &ApiServer) -> Result<Process> {
     let who = users::Who::User { name: "system:kube-controller-manager", group: None };
     let kubeconfig = server.kubeconfig("controller-manager", who, server.address())?;
     let file = |name: &str| server.authority.path(name).display().to_string();
     let signing = server.token_keys.last().context("no token key")?;
+    server.authority.signers(SIGNERS)?;
     let flags = [
         format!("--kubeconfig={}", kubeconfig.display()),
         format!("--service-account-private-key-file={}", signing.display()),
         format!("--root-ca-file={}", file(pki::CA)),
+        format!("--cluster-signing-cert-file={}", file(&format!("{SIGNERS}.crt"))),
+        format!("--cluster-signing-key-file={}", file(&format!("{SIGNERS}.key"))),
         "--use-service-account-credentials=true".to_owned(),
         "--leader-elect=false".to_owned(),
         format!("--bind-address={}", server.address().ip()),
