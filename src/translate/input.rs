@@ -32,12 +32,19 @@ pub struct ProxyClass {
     pub idle_timeout: Option<Duration>,
     /// Its labels, as far as some route's `sourceLabels` can tell proxies apart by them.
     pub labels: Arc<Labels>,
+    /// What listeners alone read; the default value for what is no listener.
+    pub listener: ListenerTraits,
+}
+
+/// What of a proxy its listeners read, and nothing else that it is sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ListenerTraits {
     /// Names for traces. Istio's flavour writes them into each listener as istiod does; in the stock flavour this is
     /// the default value, and environment tags stand in.
     pub telemetry: Arc<TelemetryIdentity>,
-    /// How listeners share connections out; the default value for what is no listener.
+    /// How listeners share connections out among threads.
     pub exact_balance: ExactBalance,
-    /// What stands in front of a gateway; the default value for what is no listener of one.
+    /// What stands in front of a gateway; the default value for listeners of sidecars.
     pub topology: GatewayTopology,
 }
 
@@ -56,12 +63,8 @@ pub struct ListenerClass {
     pub http10: bool,
     /// `IDLE_TIMEOUT`
     pub idle_timeout: Option<Duration>,
-    /// Names for traces.
-    pub telemetry: Arc<TelemetryIdentity>,
-    /// How it shares connections out among threads.
-    pub exact_balance: ExactBalance,
-    /// What stands in front of it, if it is a gateway's.
-    pub topology: GatewayTopology,
+    /// What listeners alone read.
+    pub own: ListenerTraits,
 }
 
 /// A translated message, with what delivery needs to know about it.
@@ -84,6 +87,15 @@ impl<M> Built<M> {
     }
 }
 
+// === impl ProxyClass ===
+
+impl ProxyClass {
+    /// Returns the class of what is no listener: equal for proxies that only their listeners tell apart.
+    pub fn without_listeners(&self) -> Self {
+        Self { listener: ListenerTraits::default(), ..self.clone() }
+    }
+}
+
 // === impl ListenerClass ===
 
 impl ListenerClass {
@@ -96,9 +108,7 @@ impl ListenerClass {
             ipv6: class.ipv6,
             http10: class.http10,
             idle_timeout: class.idle_timeout,
-            telemetry: Arc::clone(&class.telemetry),
-            exact_balance: class.exact_balance,
-            topology: class.topology,
+            own: class.listener.clone(),
         }
     }
 

@@ -85,7 +85,7 @@ pub fn connection_manager(wanted: ConnectionManager<'_>) -> Filter {
             manager.http_protocol_options = Some(http1_options(&wanted).unwrap_or_default());
             manager.server_name = SERVER_NAME.into();
             manager.use_remote_address = wkt::boolean(true);
-            let topology = wanted.class.topology;
+            let topology = wanted.class.own.topology;
             let forwarded = forwarded(topology.forwarded_certificate);
             let says_whose = matches!(forwarded, ForwardClientCertDetails::AppendForward | ForwardClientCertDetails::SanitizeSet);
             manager.xff_num_trusted_hops = topology.trusted_proxies.into();
@@ -122,7 +122,7 @@ fn common(wanted: &ConnectionManager<'_>) -> HttpConnectionManager {
     HttpConnectionManager {
         stat_prefix: format!("{};", wanted.stat_prefix),
         http_filters: http_filters(filters),
-        tracing: Some(tracing(class.flavour, &class.telemetry)),
+        tracing: Some(tracing(class.flavour, &class.own.telemetry)),
         stream_idle_timeout: Some(Default::default()),
         common_http_protocol_options: idle_timeout(class),
         access_log: access_log(wanted.mesh),

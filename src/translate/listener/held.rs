@@ -114,9 +114,7 @@ mod tests {
             ipv6: true,
             http10: false,
             idle_timeout: None,
-            telemetry: Default::default(),
-            exact_balance: Default::default(),
-            topology: Default::default(),
+            own: Default::default(),
         };
         let mesh = MeshSettings::of(&MeshConfig { proxy_listen_port: 16001, proxy_http_port: 15002, ..Default::default() });
         let ingress = |bind: &str, port, capture| Ingress {

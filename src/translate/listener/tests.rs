@@ -63,9 +63,7 @@ impl Asked {
             http10: false,
             idle_timeout: None,
             labels: Arc::default(),
-            telemetry: Arc::default(),
-            exact_balance: Default::default(),
-            topology: Default::default(),
+            listener: Default::default(),
         };
         let labels = [("app".into(), "app".into())].into_iter().collect();
         Self { world: world(mesh, objects), class, labels, ports: ProxyPorts::USUAL }

@@ -360,9 +360,7 @@ mod tests {
             http10: false,
             idle_timeout: None,
             labels: Arc::default(),
-            telemetry: Arc::default(),
-            exact_balance: Default::default(),
-            topology: Default::default(),
+            listener: Default::default(),
         }
     }
 

@@ -7,16 +7,13 @@ use smol_str::SmolStr;
 
 use crate::{
     mesh::{
-        model::{
-            ExactBalance, Flavour, GatewayTopology, Labels, Place, PlaceDetail, Proxy, ProxyKind, ProxyPorts, Resolution, Service,
-            TelemetryIdentity,
-        },
+        model::{Flavour, Labels, Place, PlaceDetail, Proxy, ProxyKind, ProxyPorts, Resolution, Service},
         scope::{Scope, ScopeKey},
         traffic::place_detail,
         world::World,
     },
     translate::{
-        input::ProxyClass,
+        input::{ListenerTraits, ProxyClass},
         listener::{holds_own_addresses, outbound::OutboundView},
     },
     visits::{Visit, Visited},
@@ -51,7 +48,7 @@ impl ListenersKey {
 impl ListenersKey {
     /// Returns the key of what these proxies share with those that are named otherwise in traces.
     pub(super) fn shared(&self) -> SharedKey {
-        SharedKey { scope: self.scope.clone(), class: ProxyClass { telemetry: Arc::default(), ..self.class.clone() } }
+        SharedKey { scope: self.scope.clone(), class: self.class.without_listeners() }
     }
 }
 
@@ -91,9 +88,8 @@ pub(super) fn is_located(world: &World, scope: &Scope, service: &Service) -> boo
     place_detail(&world.mesh.locality_lb, service, scope.destination_rules.get(&service.hostname).map(Arc::as_ref)).is_some()
 }
 
-/// Returns the class of a proxy: for listeners with its telemetry names and how it balances, for the rest without them.
+/// Returns the class of a proxy: for listeners with what they alone read, for the rest without it.
 pub(super) fn class_of(proxy: &Proxy, distinguishing: &DistinguishingLabels, for_listeners: bool) -> ProxyClass {
-    let named = for_listeners && proxy.flavour == Flavour::Istio;
     ProxyClass {
         kind: proxy.kind,
         flavour: proxy.flavour,
@@ -105,13 +101,16 @@ pub(super) fn class_of(proxy: &Proxy, distinguishing: &DistinguishingLabels, for
         http10: proxy.http10,
         idle_timeout: proxy.idle_timeout,
         labels: Arc::new(project(&proxy.labels, &distinguishing.routes)),
-        telemetry: if named { Arc::clone(&proxy.telemetry) } else { Arc::new(TelemetryIdentity::default()) },
-        exact_balance: if for_listeners { proxy.exact_balance } else { ExactBalance::default() },
-        topology: if for_listeners && proxy.kind == ProxyKind::Gateway {
-            proxy.topology.unwrap_or_default()
-        } else {
-            GatewayTopology::default()
-        },
+        listener: if for_listeners { listener_traits(proxy) } else { ListenerTraits::default() },
+    }
+}
+
+fn listener_traits(proxy: &Proxy) -> ListenerTraits {
+    let in_front = proxy.topology.filter(|_| proxy.kind == ProxyKind::Gateway);
+    ListenerTraits {
+        telemetry: if proxy.flavour == Flavour::Istio { Arc::clone(&proxy.telemetry) } else { Arc::default() },
+        exact_balance: proxy.exact_balance,
+        topology: in_front.unwrap_or_default(),
     }
 }
 
@@ -128,4 +127,27 @@ pub(super) fn own_addresses(world: &World, scope: &Scope, proxy: &Proxy) -> Vec<
         services.filter_map(|key| scope.services.get(&key.hostname)).any(|service| service.resolution == Resolution::Passthrough)
     };
     proxy.ips.iter().filter(|address| bound || headless(address)).copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mesh::model::{ExactBalance, GatewayTopology, TelemetryIdentity};
+
+    #[test]
+    fn what_only_listeners_read_is_not_part_of_what_is_shared() {
+        let mut proxy = Proxy::new(ProxyKind::Gateway, "gateway.edge");
+        proxy.flavour = Flavour::Istio;
+        proxy.telemetry = Arc::new(TelemetryIdentity { mesh_id: "m".into(), ..TelemetryIdentity::default() });
+        proxy.exact_balance = ExactBalance { inbound: true, outbound: true };
+        proxy.topology = Some(GatewayTopology { trusted_proxies: 2, ..GatewayTopology::default() });
+        let labels = DistinguishingLabels::default();
+        let scope = ScopeKey { kind: proxy.kind, namespace: "edge".into(), sidecar: None, rules: Vec::new() };
+
+        let class = class_of(&proxy, &labels, true);
+        assert_eq!(class.listener.exact_balance, proxy.exact_balance);
+        let ports = ProxyPorts::default();
+        let listeners = ListenersKey { scope: scope.clone(), class, http_proxy_port: None, own: Vec::new(), ports };
+        assert!(listeners.shared() == SharedKey { scope, class: class_of(&proxy, &labels, false) });
+    }
 }

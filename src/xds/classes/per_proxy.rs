@@ -146,7 +146,7 @@ fn sidecar(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass) -> P
     let targets = inbound_targets(world, scope, proxy);
     let workload = proxy.ips.first().copied().unwrap_or(IpAddr::from([127, 0, 0, 1]));
     let sidecar = scope.sidecar.as_ref();
-    let shared = ProxyClass { telemetry: Arc::default(), exact_balance: Default::default(), topology: Default::default(), ..class.clone() };
+    let shared = class.without_listeners();
     let (inbound, refused) = inbound::planned(InboundView {
         class,
         mesh: &world.mesh,

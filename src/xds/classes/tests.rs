@@ -17,7 +17,7 @@ use crate::{
     },
     mesh::{
         engine::Engine,
-        model::{Caller, ProxyKind},
+        model::{Caller, ExactBalance, ProxyKind},
     },
     visits::Visits,
     xds::resource::ContentHash,
@@ -94,7 +94,11 @@ impl Plane {
     }
 
     fn connect(&mut self, kind: ProxyKind, id: &str, ip: [u8; 4]) {
-        let node = Arc::new(Node::from(Arc::new(proxy(kind, id, ip))));
+        self.attach(proxy(kind, id, ip));
+    }
+
+    fn attach(&mut self, proxy: Proxy) {
+        let node = Arc::new(Node::from(Arc::new(proxy)));
         let views = self.classes.attach(&Proven::new(Arc::clone(&node), Caller::Anonymous).unwrap());
         self.connected.push((node, views));
     }
@@ -130,6 +134,19 @@ fn a_proxys_own_side_follows_its_services_and_rules() {
         plane.apply(change);
         plane.check();
     }
+}
+
+#[test]
+fn listeners_follow_services_whatever_only_listeners_read() {
+    let mut plane = Plane::new();
+    plane.apply(SHOP);
+    let balanced =
+        Proxy { exact_balance: ExactBalance { inbound: true, outbound: true }, ..proxy(ProxyKind::Sidecar, "a-1.shop", [10, 0, 0, 2]) };
+    plane.attach(balanced);
+    let before = plane.connected[0].1.borrow().iter(ResourceType::Listener).count();
+    plane.apply(&REVIEWS.replace("name: http", "name: tcp"));
+    plane.check();
+    assert_eq!(plane.connected[0].1.borrow().iter(ResourceType::Listener).count(), before + 1);
 }
 
 #[test]

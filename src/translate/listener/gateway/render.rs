@@ -47,6 +47,7 @@ pub(super) fn listener(input: &GatewayListenerInput) -> Built<Listener> {
         // The PROXY protocol stands before everything else in a connection.
         listener_filters: input
             .class
+            .own
             .topology
             .proxy_protocol
             .then(proxy_protocol)
@@ -54,7 +55,7 @@ pub(super) fn listener(input: &GatewayListenerInput) -> Built<Listener> {
             .chain(looks_at_tls.then(tls_inspector))
             .collect(),
         traffic_direction: TrafficDirection::Outbound.into(),
-        connection_balance_config: balance(input.class.exact_balance.outbound),
+        connection_balance_config: balance(input.class.own.exact_balance.outbound),
         access_log: listener_access_log(&input.mesh),
         max_connections_to_accept_per_socket_event: wkt::uint32(1),
         ..Default::default()

@@ -242,7 +242,7 @@ fn listener(input: &InboundInput, binds: &[SmolStr], port: u16, filter_chains: V
         additional_addresses: more.collect(),
         filter_chains,
         traffic_direction: TrafficDirection::Inbound.into(),
-        connection_balance_config: balance(input.class.exact_balance.inbound),
+        connection_balance_config: balance(input.class.own.exact_balance.inbound),
         continue_on_listener_filters_timeout: true,
         listener_filters_timeout: Some(wkt::duration(input.mesh.protocol_detection_timeout)),
         max_connections_to_accept_per_socket_event: wkt::uint32(1),

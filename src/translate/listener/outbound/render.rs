@@ -93,7 +93,7 @@ fn http_proxy(input: &ListenerInput, port: u16) -> Built<Listener> {
         address: Some(address(input.class.localhost(), port)),
         filter_chains: vec![outgoing_chain(&ChainMatch::default(), vec![manager], None, None)],
         traffic_direction: TrafficDirection::Outbound.into(),
-        connection_balance_config: balance(input.class.exact_balance.outbound),
+        connection_balance_config: balance(input.class.own.exact_balance.outbound),
         continue_on_listener_filters_timeout: true,
         listener_filters_timeout: Some(Default::default()),
         max_connections_to_accept_per_socket_event: wkt::uint32(1),
@@ -140,7 +140,7 @@ fn service_listener(input: &ListenerInput, service: &ServiceListener) -> Built<L
         listener_filters_timeout: Some(if sniffs { wkt::duration(input.mesh.protocol_detection_timeout) } else { Default::default() }),
         continue_on_listener_filters_timeout: true,
         traffic_direction: TrafficDirection::Outbound.into(),
-        connection_balance_config: balance(input.class.exact_balance.outbound),
+        connection_balance_config: balance(input.class.own.exact_balance.outbound),
         bind_to_port: if service.bound { None } else { wkt::boolean(false) },
         max_connections_to_accept_per_socket_event: if service.bound { wkt::uint32(1) } else { None },
         ..Default::default()
