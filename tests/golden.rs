@@ -1,8 +1,8 @@
 //! What features look like: `tests/golden/<feature>/in.yaml` has objects, the other files what `istiod-lite translate`
 //! makes of them for one proxy and stock Envoy. `UPDATE_GOLDEN=1 cargo test --test offline golden` writes them anew.
 //!
-//! `in.yaml` begins with `# proxy: NAME.NAMESPACE`, `# shows: clusters endpoints listeners routes agent findings` (those of
-//! interest; agent is what Istio's agents are told beside, findings are what is said of the objects) and a line that says what to look at.
+//! `in.yaml` begins with `# proxy: NAME.NAMESPACE`, `# shows: clusters endpoints listeners routes extensions agent findings`
+//! (those of interest; agent is what Istio's agents are told beside, findings are what is said of the objects) and a line that says what to look at.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::{
@@ -11,7 +11,8 @@ use std::{
     process::{Command, Output},
 };
 
-const KINDS: [(&str, &str); 5] = [("clusters", "cds"), ("endpoints", "eds"), ("listeners", "lds"), ("routes", "rds"), ("agent", "pcds")];
+const KINDS: [(&str, &str); 6] =
+    [("clusters", "cds"), ("endpoints", "eds"), ("listeners", "lds"), ("routes", "rds"), ("extensions", "ecds"), ("agent", "pcds")];
 
 pub(crate) fn features() -> Vec<PathBuf> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden");

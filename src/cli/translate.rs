@@ -110,6 +110,7 @@ enum TypeFilter {
     Rds,
     Cds,
     Eds,
+    Ecds,
     Pcds,
     All,
 }
@@ -189,6 +190,7 @@ fn show(arguments: &Arguments, applied: &Applied, locations: &ObjectLocations, f
         TypeFilter::Rds => vec![ResourceType::Route],
         TypeFilter::Cds => vec![ResourceType::Cluster],
         TypeFilter::Eds => vec![ResourceType::Endpoint],
+        TypeFilter::Ecds => vec![ResourceType::ExtensionConfig],
         TypeFilter::Pcds => vec![ResourceType::ProxyConfig],
         TypeFilter::All => {
             let is_said = |kind: &ResourceType| *kind != ResourceType::ProxyConfig || arguments.multi_root_mesh;

@@ -78,12 +78,14 @@ pub struct Built<M> {
     pub clusters: Vec<SmolStr>,
     /// Route configurations that it subscribes to.
     pub routes: Vec<SmolStr>,
+    /// Extension configurations that it subscribes to.
+    pub extensions: Vec<SmolStr>,
 }
 
 impl<M> Built<M> {
     /// Returns a message that refers to nothing.
     pub fn new(message: M, origins: impl IntoIterator<Item = Origin>) -> Self {
-        Self { message, origins: origins.into_iter().collect(), clusters: Vec::new(), routes: Vec::new() }
+        Self { message, origins: origins.into_iter().collect(), clusters: Vec::new(), routes: Vec::new(), extensions: Vec::new() }
     }
 }
 

@@ -7,6 +7,7 @@ use envoy_types::pb::{
         BootstrapConfigDump, ClustersConfigDump, EcdsConfigDump, EndpointsConfigDump, ListenersConfigDump, RoutesConfigDump,
         ScopedRoutesConfigDump, SecretsConfigDump,
         clusters_config_dump::DynamicCluster,
+        ecds_config_dump::EcdsFilterConfig,
         endpoints_config_dump::DynamicEndpointConfig,
         listeners_config_dump::{DynamicListener, DynamicListenerState},
         routes_config_dump::DynamicRouteConfig,
@@ -30,7 +31,7 @@ pub fn sections(view: &View, include_endpoints: bool) -> Vec<Any> {
         section(&ScopedRoutesConfigDump::default()),
         section(&routes(view)),
         section(&secrets(view)),
-        section(&EcdsConfigDump::default()),
+        section(&extensions(view)),
     ]);
     sections
 }
@@ -90,6 +91,12 @@ fn secrets(view: &View) -> SecretsConfigDump {
         ..DynamicSecret::default()
     });
     SecretsConfigDump { dynamic_active_secrets: dynamic.collect(), ..SecretsConfigDump::default() }
+}
+
+fn extensions(view: &View) -> EcdsConfigDump {
+    let filters = resources(view, ResourceType::ExtensionConfig).into_iter();
+    let filters = filters.map(|filter| EcdsFilterConfig { ecds_filter: Some(filter), ..EcdsFilterConfig::default() });
+    EcdsConfigDump { ecds_filters: filters.collect() }
 }
 
 fn any(resource: &Resource) -> Any {

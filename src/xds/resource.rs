@@ -41,8 +41,9 @@ pub struct Resource {
     /// The message (the `value` of the `Any`).
     pub body: Body,
     /// The resources that the proxy must have to use this one, by type and name, sorted: of a cluster its endpoints when
-    /// they come by EDS; of a listener the route tables that it subscribes to, and the clusters that its TCP chains and
-    /// inline routes name; of a route table the clusters that its routes name.
+    /// they come by EDS; of a listener the route tables and extension configurations that it subscribes to, and the clusters
+    /// that its TCP chains and inline routes name; of a route table the clusters that its routes name, of an extension
+    /// configuration those that the filter calls.
     pub references: Arc<[(ResourceType, SmolStr)]>,
     /// The objects that it was made from, sorted.
     pub origins: Arc<[Origin]>,

@@ -3,7 +3,7 @@
 //! A type is added as a variant, its place in [`ResourceType::ALL`] and its [`Traits`]; whoever keeps something for each
 //! type keeps a [`PerType`](super::per_type::PerType), which grows with the list.
 
-use self::ResourceType::{Cluster, Endpoint, Listener, NameTable, ProxyConfig, Route, Secret};
+use self::ResourceType::{Cluster, Endpoint, ExtensionConfig, Listener, NameTable, ProxyConfig, Route, Secret};
 
 /// A resource type, in the order in which a push speaks of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -18,6 +18,9 @@ pub enum ResourceType {
     Route,
     /// `envoy.extensions.transport_sockets.tls.v3.Secret`
     Secret,
+    /// `envoy.config.core.v3.TypedExtensionConfig`: a filter that a listener names. It is replaced without the listener, which is
+    /// then neither made anew nor drained.
+    ExtensionConfig,
     /// `istio.networking.nds.v1.NameTable`: what pilot-agent resolves names by when it captures DNS. It is not ready
     /// before it has a table; with an empty one it asks the resolvers of its pod for every name.
     NameTable,
@@ -48,7 +51,7 @@ struct Traits {
 
 impl ResourceType {
     /// All of them, in push order.
-    pub const ALL: [Self; 7] = [Cluster, Endpoint, Listener, Route, Secret, NameTable, ProxyConfig];
+    pub const ALL: [Self; 8] = [Cluster, Endpoint, Listener, Route, Secret, ExtensionConfig, NameTable, ProxyConfig];
 
     /// Returns those that views have content of, in push order.
     pub fn in_views() -> impl Iterator<Item = Self> {
@@ -215,6 +218,21 @@ impl ResourceType {
                 is_drained: false,
                 has_names_in_errors: false,
                 awaits: None,
+                warms_with: None,
+                named_by: None,
+            },
+            ExtensionConfig => &Traits {
+                type_url: "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
+                word: "ecds",
+                noun: "extensionconfig",
+                rejects_metric: None,
+                is_in_views: true,
+                is_confidential: false,
+                is_wildcard: false,
+                is_removed_by_name: true,
+                is_drained: false,
+                has_names_in_errors: false,
+                awaits: Some(Cluster),
                 warms_with: None,
                 named_by: None,
             },

@@ -18,7 +18,11 @@ use crate::translate::input::Built;
 /// resource.
 pub(super) fn stand_in(kind: ResourceType, name: &str) -> Option<Arc<Resource>> {
     let resource = match kind {
-        ResourceType::Cluster | ResourceType::Listener | ResourceType::Secret | ResourceType::ProxyConfig => return None,
+        ResourceType::Cluster
+        | ResourceType::Listener
+        | ResourceType::Secret
+        | ResourceType::ExtensionConfig
+        | ResourceType::ProxyConfig => return None,
         ResourceType::Endpoint => encode::load_assignment(Built::new(empty_load_assignment(name), [])),
         ResourceType::Route => encode::route_configuration(&empty_route_configuration(name), []),
         ResourceType::NameTable => blank(kind, name),

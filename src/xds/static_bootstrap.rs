@@ -11,15 +11,15 @@ use envoy_types::pb::{
                 cluster::{ClusterDiscoveryType, DiscoveryType},
             },
             core::v3::{
-                Address, ConfigSource, Http2ProtocolOptions, Node, Pipe, TransportSocket, address, config_source::ConfigSourceSpecifier,
-                transport_socket,
+                Address, ConfigSource, Http2ProtocolOptions, Node, Pipe, TransportSocket, TypedExtensionConfig, address,
+                config_source::ConfigSourceSpecifier, transport_socket,
             },
             endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier},
             listener::v3::{Filter, FilterChain, Listener, filter::ConfigType},
             route::v3::RouteConfiguration,
         },
         extensions::{
-            filters::network::http_connection_manager::v3::{HttpConnectionManager, http_connection_manager::RouteSpecifier},
+            filters::network::http_connection_manager::v3::{HttpConnectionManager, http_connection_manager::RouteSpecifier, http_filter},
             transport_sockets::tls::v3::{
                 CommonTlsContext, DownstreamTlsContext, UpstreamTlsContext, common_tls_context::ValidationContextType,
             },
@@ -52,7 +52,7 @@ pub enum StaticBootstrapError {
     Common(String),
 }
 
-/// Puts everything that the proxy is to have into one bootstrap, endpoints inside clusters and routes inside listeners.
+/// Puts everything that the proxy is to have into one bootstrap, endpoints inside clusters, routes and filters inside listeners.
 ///
 /// # Errors
 /// When a resource does not decode, which is a fault of this program.
@@ -66,7 +66,7 @@ pub fn static_bootstrap(view: &View, proxy: &Proxy) -> Result<Bootstrap, StaticB
     }
     let mut listeners = Vec::new();
     for resource in view.iter(ResourceType::Listener) {
-        listeners.push(with_routes(Listener::decode(&resource.body[..])?, view)?);
+        listeners.push(with_all(Listener::decode(&resource.body[..])?, view)?);
     }
     let common = from_json(&Bootstrap::type_url(), &common_bootstrap()).map_err(StaticBootstrapError::Common)?;
     Ok(Bootstrap {
@@ -93,15 +93,32 @@ fn with_endpoints(mut cluster: Cluster, view: &View) -> Result<Cluster, DecodeEr
     Ok(cluster)
 }
 
-fn with_routes(mut listener: Listener, view: &View) -> Result<Listener, DecodeError> {
+fn with_all(mut listener: Listener, view: &View) -> Result<Listener, DecodeError> {
     for chain in listener.filter_chains.iter_mut().chain(&mut listener.default_filter_chain) {
-        inline_routes(chain, view)?;
+        inline_filters(chain, view)?;
+        inline_managers(chain, view)?;
         secrets_from_agent(&mut chain.transport_socket)?;
     }
     Ok(listener)
 }
 
-fn inline_routes(chain: &mut FilterChain, view: &View) -> Result<(), DecodeError> {
+fn inline_filters(chain: &mut FilterChain, view: &View) -> Result<(), DecodeError> {
+    for filter in &mut chain.filters {
+        if let Some(ConfigType::ConfigDiscovery(_)) = &filter.config_type {
+            filter.config_type = extension(&filter.name, view)?.map(ConfigType::TypedConfig);
+        }
+    }
+    // Of one that does not exist nothing is known, not even that it is to be waited for.
+    chain.filters.retain(|filter| filter.config_type.is_some());
+    Ok(())
+}
+
+fn extension(name: &str, view: &View) -> Result<Option<Any>, DecodeError> {
+    let Some(resource) = view.get(ResourceType::ExtensionConfig, name) else { return Ok(None) };
+    Ok(TypedExtensionConfig::decode(&resource.body[..])?.typed_config)
+}
+
+fn inline_managers(chain: &mut FilterChain, view: &View) -> Result<(), DecodeError> {
     for filter in &mut chain.filters {
         let Filter { config_type: Some(ConfigType::TypedConfig(config)), .. } = filter else { continue };
         if config.type_url != HttpConnectionManager::type_url() {
@@ -114,8 +131,14 @@ fn inline_routes(chain: &mut FilterChain, view: &View) -> Result<(), DecodeError
                 None => RouteConfiguration { name: rds.route_config_name.clone(), ..RouteConfiguration::default() },
             };
             manager.route_specifier = Some(RouteSpecifier::RouteConfig(routes));
-            *config = Any { type_url: HttpConnectionManager::type_url(), value: manager.encode_to_vec() };
         }
+        for filter in &mut manager.http_filters {
+            if let Some(http_filter::ConfigType::ConfigDiscovery(_)) = &filter.config_type {
+                filter.config_type = extension(&filter.name, view)?.map(http_filter::ConfigType::TypedConfig);
+            }
+        }
+        manager.http_filters.retain(|filter| filter.config_type.is_some());
+        *config = Any { type_url: HttpConnectionManager::type_url(), value: manager.encode_to_vec() };
     }
     Ok(())
 }

@@ -104,12 +104,14 @@ fn dump(view: &View) -> Dump {
         .filter(|cluster| cluster.refers_to(ResourceType::Endpoint, &cluster.name))
         .map(|cluster| &cluster.name)
         .collect();
-    let routed: BTreeSet<&SmolStr> =
-        view.iter(ResourceType::Listener).flat_map(|listener| listener.references_to(ResourceType::Route)).collect();
+    let named =
+        |kind| -> BTreeSet<&SmolStr> { view.iter(ResourceType::Listener).flat_map(|listener| listener.references_to(kind)).collect() };
+    let (routed, extending) = (named(ResourceType::Route), named(ResourceType::ExtensionConfig));
     let asked = |resource: &&Arc<Resource>| match resource.kind {
         ResourceType::Cluster | ResourceType::Listener => true,
         ResourceType::Endpoint => assigned.contains(&resource.name),
         ResourceType::Route => routed.contains(&resource.name),
+        ResourceType::ExtensionConfig => extending.contains(&resource.name),
         ResourceType::ProxyConfig => true,
         ResourceType::Secret | ResourceType::NameTable => false,
     };

@@ -12,7 +12,7 @@ use istiod_lite::{
     xds::{
         bounds::Bounds,
         resource::Resource,
-        resource_type::ResourceType::{Cluster, Endpoint, Listener, Route, Secret},
+        resource_type::ResourceType::{Cluster, Endpoint, ExtensionConfig, Listener, Route, Secret},
         transport::Options,
     },
 };
@@ -21,7 +21,7 @@ use tonic::Code;
 
 use super::{
     client::{DeltaClient, node, said},
-    server::{SETTINGS, Server, cluster, endpoint, listener, route},
+    server::{SETTINGS, Server, cluster, endpoint, extension, listener, route},
 };
 
 fn strings(names: &[&str]) -> Vec<String> {
@@ -356,16 +356,16 @@ async fn a_cluster_stays_while_a_draining_listener_has_a_table_that_names_it() {
 async fn types_that_are_not_served_are_answered_once() {
     let server = Server::start(SETTINGS, Vec::new()).await;
     let mut client = DeltaClient::connect(server.address).await;
-    let extensions = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig";
+    let scopes = "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration";
     let ask = |names: &[&str]| DeltaDiscoveryRequest {
         node: Some(node()),
-        type_url: extensions.into(),
+        type_url: scopes.into(),
         resource_names_subscribe: names.iter().map(ToString::to_string).collect(),
         ..DeltaDiscoveryRequest::default()
     };
-    client.send(ask(&["some.filter"]));
+    client.send(ask(&["some.scope"]));
     let response = client.next().await;
-    assert_eq!((response.type_url.as_str(), &response.removed_resources[..]), (extensions, &strings(&["some.filter"])[..]));
+    assert_eq!((response.type_url.as_str(), &response.removed_resources[..]), (scopes, &strings(&["some.scope"])[..]));
     client.nack(&response, "missing");
     client.silent().await;
 }
@@ -378,6 +378,90 @@ async fn a_secret_that_does_not_exist_is_answered_at_once() {
     client.open(Secret, &["kubernetes://cert"], &[]);
     assert_eq!(client.take().await, (Secret, strings(&[]), strings(&["kubernetes://cert"])));
     client.silent().await;
+}
+
+#[tokio::test]
+async fn a_filter_is_replaced_without_its_listener_and_stays_while_it_is_asked_for() {
+    let mesh = |content| vec![listener("l", 1, &[]), extension("f", content, &[])];
+    let server = Server::start(SETTINGS, mesh(1)).await;
+    let mut client = DeltaClient::connect(server.address).await;
+    client.open(Listener, &[], &[]);
+    assert_eq!(client.take().await, (Listener, strings(&["l"]), strings(&[])));
+    client.open(ExtensionConfig, &["f"], &[]);
+    assert_eq!(client.take().await, (ExtensionConfig, strings(&["f"]), strings(&[])));
+    server.set(mesh(2));
+    assert_eq!(client.take().await, (ExtensionConfig, strings(&["f"]), strings(&[])));
+    client.silent().await;
+    // A listener that still has the filter would answer all requests with an error.
+    server.set(vec![listener("l", 2, &[])]);
+    assert_eq!(client.take().await, (Listener, strings(&["l"]), strings(&[])));
+    client.silent().await;
+    client.change(ExtensionConfig, &[], &["f"]);
+    client.silent().await;
+    server.set(mesh(3));
+    assert_eq!(client.take().await, (Listener, strings(&["l"]), strings(&[])));
+    client.change(ExtensionConfig, &["f"], &[]);
+    assert_eq!(client.take().await, (ExtensionConfig, strings(&["f"]), strings(&[])));
+}
+
+#[tokio::test]
+async fn a_filter_that_does_not_exist_is_answered_and_sent_once_it_does() {
+    let server = Server::start(SETTINGS, Vec::new()).await;
+    let mut client = DeltaClient::connect(server.address).await;
+    client.open(ExtensionConfig, &["f"], &[]);
+    assert_eq!(client.take().await, (ExtensionConfig, strings(&[]), strings(&["f"])));
+    server.set(vec![extension("f", 1, &[])]);
+    assert_eq!(client.take().await, (ExtensionConfig, strings(&["f"]), strings(&[])));
+    client.silent().await;
+}
+
+#[tokio::test]
+async fn a_filter_comes_after_the_clusters_that_it_calls_and_these_go_after_it() {
+    let mesh = |name: &str| vec![cluster(name, 1), endpoint(name, 1), listener("l", 1, &[]), extension("f", 1, &[name])];
+    let replaced = |mut mesh: Vec<Resource>| {
+        mesh[3] = extension("f", 2, &["b"]);
+        mesh
+    };
+    let server = Server::start(SETTINGS, mesh("a")).await;
+    let mut client = DeltaClient::connect(server.address).await;
+    for (kind, names) in [(Cluster, &[][..]), (Endpoint, &["a"]), (Listener, &[]), (ExtensionConfig, &["f"])] {
+        client.open(kind, names, &[]);
+        client.take().await;
+    }
+    server.set(replaced(mesh("b")));
+    let clusters = client.next().await;
+    assert_eq!(said(&clusters), (Cluster, strings(&["b"]), strings(&[])));
+    client.silent().await;
+    client.ack(&clusters);
+    let filters = client.next().await;
+    assert_eq!(said(&filters), (ExtensionConfig, strings(&["f"]), strings(&[])));
+    client.silent().await;
+    client.ack(&filters);
+    assert_eq!(client.take().await, (Cluster, strings(&[]), strings(&["a"])));
+}
+
+#[tokio::test]
+async fn a_refused_filter_keeps_no_other_back() {
+    let mesh = |content| vec![extension("f", content, &[]), extension("g", content, &[])];
+    let server = Server::start(SETTINGS, mesh(1)).await;
+    let mut client = DeltaClient::connect(server.address).await;
+    client.open(ExtensionConfig, &["f", "g"], &[]);
+    client.take().await;
+    server.set(mesh(2));
+    let mut taken = Vec::new();
+    while taken.is_empty() {
+        let response = client.next().await;
+        let (_, names, _) = said(&response);
+        if names.contains(&"f".to_string()) {
+            client.nack(&response, "no such module");
+        } else {
+            client.ack(&response);
+            taken.extend(names);
+        }
+    }
+    client.silent().await;
+    assert_eq!(taken, ["g"]);
+    assert_eq!(server.status()[0].rejected[&ExtensionConfig].resources, ["f"]);
 }
 
 #[tokio::test]

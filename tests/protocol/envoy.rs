@@ -278,7 +278,7 @@ pub(crate) fn mesh(entry: u16, backend: u16, number: u64) -> Vec<Resource> {
     let host = VirtualHost { name: "all".into(), domains: vec!["*".into()], routes: vec![only], ..VirtualHost::default() };
     let header =
         RouteConfiguration { name: "r".into(), validate_clusters: Some(BoolValue { value: false }), ..RouteConfiguration::default() };
-    let built = Built { message: host, origins: Vec::new(), clusters: vec![name.into()], routes: Vec::new() };
+    let built = Built { clusters: vec![name.into()], ..Built::new(host, []) };
     vec![
         encode::cluster(Built::new(cluster, [])),
         encode::load_assignment(Built::new(assignment, [])),

@@ -102,11 +102,15 @@ pub(crate) fn view(generation: u64, resources: Vec<Resource>) -> View {
 }
 
 fn resource(kind: ResourceType, name: &str, content: u64) -> Resource {
-    use envoy_types::pb::envoy::config::{
-        cluster::v3::{Cluster, cluster::ClusterDiscoveryType},
-        endpoint::v3::ClusterLoadAssignment,
-        listener::v3::Listener,
-        route::v3::RouteConfiguration,
+    use envoy_types::pb::{
+        envoy::config::{
+            cluster::v3::{Cluster, cluster::ClusterDiscoveryType},
+            core::v3::TypedExtensionConfig,
+            endpoint::v3::ClusterLoadAssignment,
+            listener::v3::Listener,
+            route::v3::RouteConfiguration,
+        },
+        google::protobuf::Any,
     };
     use istiod_lite::translate::input::Built;
     let text = content.to_string();
@@ -133,6 +137,10 @@ fn resource(kind: ResourceType, name: &str, content: u64) -> Resource {
             let header = RouteConfiguration { name: name.into(), internal_only_headers: vec![text], ..RouteConfiguration::default() };
             encode::route_configuration(&header, [])
         }
+        ResourceType::ExtensionConfig => {
+            let config = Any { type_url: text, value: Vec::new() };
+            encode::extension_config(Built::new(TypedExtensionConfig { name: name.into(), typed_config: Some(config) }, []))
+        }
         ResourceType::Secret | ResourceType::NameTable | ResourceType::ProxyConfig => panic!("these views have none"),
     }
 }
@@ -151,6 +159,11 @@ pub(crate) fn listener(name: &str, content: u64, clusters: &[&str]) -> Resource 
 
 pub(crate) fn route(name: &str, content: u64, clusters: &[&str]) -> Resource {
     Resource { references: clusters_named(clusters), ..resource(ResourceType::Route, name, content) }
+}
+
+/// Returns an extension configuration whose filter calls these clusters.
+pub(crate) fn extension(name: &str, content: u64, clusters: &[&str]) -> Resource {
+    Resource { references: clusters_named(clusters), ..resource(ResourceType::ExtensionConfig, name, content) }
 }
 
 fn clusters_named(names: &[&str]) -> Arc<[(ResourceType, smol_str::SmolStr)]> {

@@ -3,13 +3,13 @@
 use envoy_types::pb::envoy::{config::endpoint::v3::ClusterLoadAssignment, service::discovery::v3::DiscoveryResponse};
 use istiod_lite::xds::{
     resource::Resource,
-    resource_type::ResourceType::{self, Cluster, Endpoint, Listener, Route},
+    resource_type::ResourceType::{self, Cluster, Endpoint, ExtensionConfig, Listener, Route},
 };
 use prost::Message;
 
 use super::{
     client::SotwClient,
-    server::{SETTINGS, Server, cluster, endpoint, listener, route},
+    server::{SETTINGS, Server, cluster, endpoint, extension, listener, route},
 };
 
 fn small_mesh() -> Vec<Resource> {
@@ -121,6 +121,23 @@ async fn missing_endpoints_and_tables_are_answered_as_empty() {
     client.silent().await;
     server.set(vec![route("none", 1, &[])]);
     assert_eq!(client.next().await.resources, [any(&route("none", 1, &[]))]);
+}
+
+#[tokio::test]
+async fn a_filter_is_replaced_alone_and_its_removal_is_not_told() {
+    let mesh = |content| vec![extension("f", content, &[]), extension("g", 1, &[])];
+    let server = Server::start(SETTINGS, mesh(1)).await;
+    let mut client = SotwClient::connect(server.address).await;
+    client.open(ExtensionConfig, &["f", "g"], "");
+    let first = client.next().await;
+    assert_eq!(first.resources.len(), 2);
+    client.ack(&first, &["f", "g"]);
+    server.set(mesh(2));
+    let second = client.next().await;
+    assert_eq!(second.resources, [any(&mesh(2)[0])]);
+    client.ack(&second, &["f", "g"]);
+    server.set(Vec::new());
+    client.silent().await;
 }
 
 #[tokio::test]

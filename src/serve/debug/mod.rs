@@ -85,6 +85,7 @@ const PAGES: &[Page] = &[
     Page { name: "connections", help: "Connected proxies, shortly", show: proxies::connections },
     Page { name: "convergence", help: "Recent changes and how far they are", show: convergence },
     Page { name: "diagnostics", help: "What was found wrong with objects", show: diagnostics },
+    Page { name: "ecdsz", help: "Extension configurations of the proxy ?proxyID=", show: proxies::ecdsz },
     Page { name: "edsz", help: "Endpoints of the proxy ?proxyID=", show: proxies::edsz },
     Page { name: "endpointShardz", help: "Endpoints by service", show: mesh::endpoint_shards },
     Page { name: "endpointz", help: "As endpointShardz", show: mesh::endpoint_shards },

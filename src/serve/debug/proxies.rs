@@ -67,6 +67,10 @@ pub(super) fn edsz(state: &DebugState, request: &PageRequest) -> Reply {
     with_view(state, request, |view| resources(view, &[ResourceType::Endpoint]))
 }
 
+pub(super) fn ecdsz(state: &DebugState, request: &PageRequest) -> Reply {
+    with_view(state, request, |view| resources(view, &[ResourceType::ExtensionConfig]))
+}
+
 /// Shows the services behind each proxy, by the name of its connection.
 pub(super) fn instancesz(state: &DebugState, request: &PageRequest) -> Reply {
     let world = state.world();
@@ -260,7 +264,7 @@ mod tests {
             ResourceType::Cluster => state(4, 4),
             ResourceType::Endpoint => state(5, 2),
             ResourceType::Listener => state(0, 0),
-            ResourceType::Route | ResourceType::Secret | ResourceType::NameTable | ResourceType::ProxyConfig => TypeState::default(),
+            _ => TypeState::default(),
         }));
         let expected = [
             ("Cluster".to_owned(), ConfigStatus::Synced),

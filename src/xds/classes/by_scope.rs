@@ -123,8 +123,12 @@ impl SharedByScope {
         match kind {
             ResourceType::Cluster => Some(self.clusters.layer()),
             ResourceType::Endpoint => Some(self.assignments.layer()),
-            ResourceType::Listener | ResourceType::Secret | ResourceType::NameTable | ResourceType::ProxyConfig => None,
             ResourceType::Route => Some(self.routes.layer()),
+            ResourceType::Listener
+            | ResourceType::Secret
+            | ResourceType::ExtensionConfig
+            | ResourceType::NameTable
+            | ResourceType::ProxyConfig => None,
         }
     }
 

@@ -105,7 +105,7 @@ impl PerProxy {
             ResourceType::Endpoint => inputs.assignments.iter().cloned().map(|input| cache.assignment(input)).collect(),
             ResourceType::Listener => listeners(inputs, cache),
             ResourceType::Route => inputs.tables.iter().cloned().map(|table| cache.table(table)).collect(),
-            ResourceType::Secret | ResourceType::NameTable | ResourceType::ProxyConfig => Vec::new(),
+            ResourceType::ExtensionConfig | ResourceType::Secret | ResourceType::NameTable | ResourceType::ProxyConfig => Vec::new(),
         });
         let unfit = ResourceType::ALL.into_iter().flat_map(|kind| &made[kind]).flat_map(|made| made.unfit.iter().cloned()).collect();
         let layers = PerType::from_fn(|kind| layer(&made[kind]));

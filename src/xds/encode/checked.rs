@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, iter, sync::Arc};
 
 use envoy_types::pb::envoy::config::{
     cluster::v3::Cluster,
+    core::v3::TypedExtensionConfig,
     endpoint::v3::ClusterLoadAssignment,
     listener::v3::{FilterChain, Listener},
     route::v3::{RouteConfiguration, VirtualHost},
@@ -107,6 +108,20 @@ pub fn listener(mut built: Built<Listener>) -> Encoded {
                 let unfit = Unfit::new(Part::Listener(name.as_str().into()), violation, built.origins);
                 return Encoded { name: name.into(), resource: None, unfit: Arc::new([Arc::new(unfit)]) };
             }
+        }
+    }
+}
+
+/// Encodes an extension configuration. One with a fault is left out: whoever makes one that a listener waits for makes another for
+/// that case.
+pub fn extension_config(built: Built<TypedExtensionConfig>) -> Encoded {
+    let (body, found) = canonical::checked(&built.message);
+    match found.into_iter().next() {
+        None => Encoded::sent(super::encoded_extension_config(built, body), Vec::new()),
+        Some(violation) => {
+            let name = SmolStr::new(&built.message.name);
+            let unfit = Unfit::new(Part::ExtensionConfig(name.clone()), violation, built.origins);
+            Encoded { name, resource: None, unfit: Arc::new([Arc::new(unfit)]) }
         }
     }
 }

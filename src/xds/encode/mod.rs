@@ -15,6 +15,7 @@ use envoy_types::pb::envoy::{
             Cluster,
             cluster::{ClusterDiscoveryType, DiscoveryType},
         },
+        core::v3::TypedExtensionConfig,
         endpoint::v3::ClusterLoadAssignment,
         listener::v3::Listener,
         route::v3::{RouteConfiguration, VirtualHost},
@@ -65,6 +66,12 @@ pub fn encoded_load_assignment(name: SmolStr, built: Built<Vec<u8>>) -> Resource
 pub fn listener(built: Built<Listener>) -> Resource {
     let body = canonical(&built.message);
     encoded_listener(built, body)
+}
+
+/// Encodes an extension configuration.
+pub fn extension_config(built: Built<TypedExtensionConfig>) -> Resource {
+    let body = canonical(&built.message);
+    encoded_extension_config(built, body)
 }
 
 /// Encodes a secret.
@@ -118,8 +125,15 @@ fn encoded_cluster(built: Built<Cluster>, body: Vec<u8>) -> Resource {
 
 fn encoded_listener(built: Built<Listener>, body: Vec<u8>) -> Resource {
     let name = built.message.name.as_str().into();
-    let references = references(built.clusters, built.routes).collect();
+    let extensions = named(ResourceType::ExtensionConfig, built.extensions);
+    let references = references(built.clusters, built.routes).chain(extensions).collect();
     resource(ResourceType::Listener, name, body.into(), references, built.origins)
+}
+
+fn encoded_extension_config(built: Built<TypedExtensionConfig>, body: Vec<u8>) -> Resource {
+    let name = built.message.name.as_str().into();
+    let references = references(built.clusters, built.routes).collect();
+    resource(ResourceType::ExtensionConfig, name, body.into(), references, built.origins)
 }
 
 fn encoded_virtual_host(built: Built<VirtualHost>, body: &[u8]) -> EncodedVirtualHost {
@@ -129,8 +143,11 @@ fn encoded_virtual_host(built: Built<VirtualHost>, body: &[u8]) -> EncodedVirtua
 }
 
 fn references(clusters: Vec<SmolStr>, routes: Vec<SmolStr>) -> impl Iterator<Item = (ResourceType, SmolStr)> {
-    let clusters = clusters.into_iter().map(|name| (ResourceType::Cluster, name));
-    clusters.chain(routes.into_iter().map(|name| (ResourceType::Route, name)))
+    named(ResourceType::Cluster, clusters).chain(named(ResourceType::Route, routes))
+}
+
+fn named(kind: ResourceType, names: Vec<SmolStr>) -> impl Iterator<Item = (ResourceType, SmolStr)> {
+    names.into_iter().map(move |name| (kind, name))
 }
 
 fn resource(kind: ResourceType, name: SmolStr, body: Body, references: Vec<(ResourceType, SmolStr)>, origins: Vec<Origin>) -> Resource {

@@ -48,6 +48,8 @@ pub enum Part {
     },
     /// A virtual host.
     VirtualHost(SmolStr),
+    /// The configuration of a filter.
+    ExtensionConfig(SmolStr),
 }
 
 impl Unfit {
@@ -85,6 +87,7 @@ impl Part {
             Self::Listener(_) => "there is no such listener",
             Self::Chain { .. } => "its connections are closed",
             Self::VirtualHost(_) => "requests for its domains get 503",
+            Self::ExtensionConfig(_) => "the filter is not there",
         }
     }
 }
@@ -98,6 +101,7 @@ impl fmt::Display for Part {
             Self::Listener(name) => write!(f, "listener {name}"),
             Self::Chain { listener, chain } => write!(f, "filter chain {chain} of listener {listener}"),
             Self::VirtualHost(name) => write!(f, "virtual host {name}"),
+            Self::ExtensionConfig(name) => write!(f, "extension configuration {name}"),
         }
     }
 }
