@@ -17,9 +17,10 @@ help: ## lists these targets
 doctor: ## says what this machine lacks, and gives the one line that installs it
 	@scripts/doctor
 
-setup: ## puts the project's own tools into .tools (Envoy 1.40 and 1.38, Kubernetes for tests, cargo-deny, cargo-shear)
+setup: ## puts the project's own tools into .tools (Envoy 1.40 and 1.38, Kubernetes and Prometheus for tests, cargo-deny, cargo-shear)
 	@scripts/setup-lint-tools
 	@scripts/setup-pki-lint
+	@scripts/setup-prometheus
 	@scripts/setup-envoy 1.40 1.38
 	@scripts/setup-go-tools kubernetes
 
@@ -54,6 +55,7 @@ demo-cluster: ## as root: shifts the same canary on a real Kubernetes node with 
 test: ## runs every test, with real Envoys and a real API server; WALK_STEPS, WALK_SEED set the random walk
 	@scripts/setup-envoy 1.40 1.38
 	@scripts/setup-pki-lint || echo "without pkilint the test that asks it is skipped"
+	@scripts/setup-prometheus || echo "without Prometheus the tests that ask it are skipped"
 	@scripts/setup-go-tools kubernetes istio extauthz
 	$(call timed,build,cargo test --locked $(PROFILE) --no-run)
 	$(call timed,tests,RUST_BACKTRACE=0 cargo test --locked $(PROFILE) --no-fail-fast)

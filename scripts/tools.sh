@@ -20,6 +20,16 @@ find_envoy() {
   return 1
 }
 
+# Prints the Prometheus to test with, which has promtool beside it: the person's own first, then the project's.
+find_prometheus() {
+  local candidate
+  for candidate in "${PROMETHEUS:-}" "$(command -v prometheus || true)" "$tools/prometheus/prometheus"; do
+    [ -n "$candidate" ] && [ -x "$(dirname "$candidate")/promtool" ] && "$candidate" --version >/dev/null 2>&1 || continue
+    printf '%s\n' "$candidate"; return 0
+  done
+  return 1
+}
+
 # Prints where the programs of scripts/go-tools/<name> are, or go when they are built.
 go_tools_folder() {
   local sum

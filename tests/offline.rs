@@ -15,5 +15,6 @@ mod hostile;
 mod inject;
 mod judge;
 mod near_linear;
+mod observability;
 mod oracle;
 mod references;

@@ -25,15 +25,19 @@ pub(crate) struct Telemetry {
 
 impl Default for Telemetry {
     fn default() -> Self {
-        let mut registry = Registry::with_prefix("istiod_lite_agent");
+        let mut registry = Registry::default();
         let (certificates, certificate_failures, certificate_expiry) = (Counter::default(), Counter::default(), Gauge::default());
         let (streams, dial_failures, scrape_failures) = (Counter::default(), Counter::default(), Counter::default());
-        registry.register("certificates", "Certificates received", certificates.clone());
-        registry.register("certificate_failures", "Requests for a certificate that failed", certificate_failures.clone());
-        registry.register("certificate_expiry_timestamp_seconds", "When the certificate expires, Unix time", certificate_expiry.clone());
-        registry.register("xds_streams", "Streams opened to the control plane", streams.clone());
-        registry.register("xds_dial_failures", "Failed attempts to reach the control plane", dial_failures.clone());
-        registry.register("scrape_failures", "Failed attempts to get the application's metrics", scrape_failures.clone());
+        registry.register("istiod_lite_agent_certificates", "Certificates received", certificates.clone());
+        registry.register("istiod_lite_agent_certificate_failures", "Requests for a certificate that failed", certificate_failures.clone());
+        registry.register(
+            "istiod_lite_agent_certificate_expiry_timestamp_seconds",
+            "When the certificate expires, Unix time",
+            certificate_expiry.clone(),
+        );
+        registry.register("istiod_lite_agent_xds_streams", "Streams opened to the control plane", streams.clone());
+        registry.register("istiod_lite_agent_xds_dial_failures", "Failed attempts to reach the control plane", dial_failures.clone());
+        registry.register("istiod_lite_agent_scrape_failures", "Failed attempts to get the application's metrics", scrape_failures.clone());
         Self { registry, certificates, certificate_failures, certificate_expiry, streams, dial_failures, scrape_failures }
     }
 }

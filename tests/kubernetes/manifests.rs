@@ -49,6 +49,13 @@ async fn every_way_to_install_is_taken_and_opens_what_it_says() -> Result<()> {
     let expected = json!({"ports": [{"port": 15017, "protocol": "TCP"}], "from": [{"ipBlock": {"cidr": "192.0.2.0/28"}}]});
     ensure!(rules[2] == expected && policy(&closed)? == policy(&base)?, "{rules}");
 
+    // The rest of that folder needs definitions of the Prometheus Operator, which are not here.
+    let built = succeeded(&api.kubectl(&["kustomize", &format!("{MANIFESTS}/observability")], "").await?)?;
+    let kinds = built.lines().filter_map(|line| line.strip_prefix("kind: ")).collect::<Vec<_>>();
+    ensure!(kinds == ["ConfigMap", "PodMonitor", "PrometheusRule", "ServiceMonitor"], "{kinds:?}");
+    let settings = applied(&api, &format!("{MANIFESTS}/observability/aks")).await?;
+    settings.named("ConfigMap", "ama-metrics-settings-configmap")?;
+
     let revision = applied(&api, &format!("{MANIFESTS}/revision")).await?;
     let selected = &revision.named("NetworkPolicy", "istiod-lite")?["spec"]["podSelector"]["matchLabels"];
     ensure!(*selected == json!({ "app": "istiod", "istio.io/rev": "lite" }), "{selected}");

@@ -35,6 +35,16 @@ pub fn go(tools: &str, program: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Returns `prometheus` or `promtool`: that of `PROMETHEUS` (a path to the former), else the machine's, else what
+/// `scripts/setup-prometheus` unpacked.
+pub fn prometheus(program: &str) -> Result<PathBuf> {
+    let own = env::var_os("PROMETHEUS").map(PathBuf::from).and_then(|path| path.parent().map(Path::to_path_buf));
+    let installed = env::var_os("PATH").map(|path| env::split_paths(&path).collect::<Vec<_>>()).unwrap_or_default();
+    let folders = own.into_iter().chain(installed).chain([project().join(".tools/prometheus")]);
+    let found = folders.map(|folder| folder.join(program)).find(|path| path.is_file());
+    found.with_context(|| format!("{program} is missing: run `scripts/setup-prometheus`"))
+}
+
 /// Returns the version of an Envoy binary, such as `1.40.0`.
 pub fn version_of(envoy: &Path) -> Result<String> {
     let text = run(envoy, &["--version"])?;
