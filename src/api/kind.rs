@@ -41,9 +41,8 @@ pub struct UnreadKind {
 const ISTIO_GROUPS: [&str; 4] = [NETWORKING, SECURITY, TELEMETRY, EXTENSIONS];
 
 /// Istio's kinds that are not read.
-const UNREAD_KINDS: [UnreadKind; 6] = [
+const UNREAD_KINDS: [UnreadKind; 5] = [
     unread(NETWORKING, "EnvoyFilter"),
-    unread(NETWORKING, "ProxyConfig"),
     unread(NETWORKING, "WorkloadGroup"),
     unread(TELEMETRY, "Telemetry"),
     unread(EXTENSIONS, "WasmPlugin"),

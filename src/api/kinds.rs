@@ -61,6 +61,16 @@ macro_rules! kinds {
                 read: istio_spec,
                 check: gateway,
             }
+            /// `networking.istio.io ProxyConfig`
+            ProxyConfig(istio::ProxyConfig) {
+                facts: istio(NETWORKING, &["v1beta1"], "proxyconfigs").meant_in("mesh/policy").shown(Shown {
+                    short_name: None,
+                    columns: &[AGE],
+                    purpose: "how proxies are started: threads, environment, image; for pods that are created from now on",
+                }),
+                read: istio_spec,
+                check: proxy_config,
+            }
             /// `networking.istio.io ServiceEntry`
             ServiceEntry(istio::ServiceEntry) {
                 facts: networking("serviceentries").meant_in("mesh/engine").shown(Shown {

@@ -1,5 +1,5 @@
-//! The part of Istio's ProxyConfig that injection and the agent read: MeshConfig's `defaultConfig`, and the annotation
-//! `proxy.istio.io/config` of one pod over it (contract §5.5).
+//! The part of Istio's ProxyConfig that injection and the agent read: MeshConfig's `defaultConfig`, the annotation
+//! `proxy.istio.io/config` of one pod over it (contract §5.5), and what objects of kind ProxyConfig say of that.
 
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ pub struct ProxyConfig {
     pub status_port: Option<u16>,
     /// `proxyMetadata`: environment variables of the agent.
     pub proxy_metadata: Labels,
+    /// `image.imageType`: which of the images that are built of one version.
+    pub image_type: Option<SmolStr>,
     /// `gatewayTopology`
     pub gateway_topology: Option<GatewayTopology>,
 }
@@ -137,6 +139,7 @@ impl ProxyConfig {
             interception_mode: above.interception_mode.or(self.interception_mode),
             status_port: above.status_port.or(self.status_port),
             proxy_metadata,
+            image_type: above.image_type.clone().or_else(|| self.image_type.clone()),
             gateway_topology: above.gateway_topology.or(self.gateway_topology),
         }
     }
@@ -151,10 +154,16 @@ impl ProxyConfig {
             ("interceptionMode", self.interception_mode.map(|mode| json!(mode.as_str()))),
             ("statusPort", self.status_port.map(|port| json!(port))),
             ("proxyMetadata", (!self.proxy_metadata.is_empty()).then(|| json!(self.proxy_metadata))),
+            ("image", self.image_type.as_ref().map(|kind| json!({ "imageType": kind }))),
             ("gatewayTopology", self.gateway_topology.map(GatewayTopology::to_json)),
         ];
         Value::Object(said.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect::<Map<_, _>>())
     }
+}
+
+/// Returns whether a text can be the type of an image: it stands at the end of the image's tag.
+pub fn is_image_type(text: &str) -> bool {
+    (1..=63).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
 }
 
 /// Formats a duration, with a fraction only if there is one: `45s`, `0.500s`.

@@ -6,14 +6,16 @@ use std::{
     io::{self, Read, Write},
     path::{Path, PathBuf},
     process::ExitCode,
+    slice,
+    sync::Arc,
 };
 
 use anyhow::Context;
 use serde_json::Value;
 
 use crate::{
-    api::{Spec, mesh_config::MeshConfig, yaml},
-    mesh::settings::{MeshSettings, ProxyDefaults},
+    api::{Diagnostic, Kind, Severity, Spec, mesh_config::MeshConfig, parse, yaml},
+    mesh::{engine::Engine, validate},
     peer_text::escaped,
     source::mesh_config::MeshConfigFile,
     system_error::explain,
@@ -24,12 +26,15 @@ use crate::{
     },
 };
 
+/// The cluster that objects in files are of.
+const CLUSTER: &str = "Kubernetes";
+
 /// Puts proxies into pods offline, by the same code as the webhook.
 ///
 /// Reads Pods and what holds a pod template (Deployments, StatefulSets, DaemonSets, ReplicaSets, Jobs, CronJobs, Lists of them);
 /// all else passes through as it is. Namespaces among the documents decide about what lies in them, by the labels that the
 /// webhook is configured with (istio-injection, istio.io/rev); what lies in a namespace that is not among them is injected unless
-/// it says no (sidecar.istio.io/inject: "false").
+/// it says no (sidecar.istio.io/inject: "false"). ProxyConfigs among them say how proxies are started.
 ///
 /// Exit status: 0 when all went well; 2 when an object was refused (it is named on stderr, and passes through as it is); 1 when
 /// there is no result.
@@ -79,6 +84,11 @@ pub(super) struct InjectionArguments {
     #[arg(long, env = "SIDECAR_IMAGE", value_name = "IMAGE", default_value_t = Settings::default().image)]
     sidecar_image: String,
 
+    /// Types of image that there are of it, as its tag with the type behind it (1.0-debug); proxies have another than the usual one if
+    /// a ProxyConfig or the pod says so.
+    #[arg(long, env = "SIDECAR_IMAGE_TYPES", value_name = "TYPE", value_delimiter = ',')]
+    sidecar_image_types: Vec<String>,
+
     /// When it is pulled [default: as Kubernetes has it for the image's tag].
     #[arg(long, env = "SIDECAR_IMAGE_PULL_POLICY", value_name = "POLICY", value_parser = ["Always", "IfNotPresent", "Never"])]
     sidecar_image_pull_policy: Option<String>,
@@ -119,6 +129,7 @@ impl InjectionArguments {
     pub(super) fn settings(self, namespace: &str, revision: &str, cluster: &str, domain: &str) -> Settings {
         Settings {
             image: self.sidecar_image,
+            image_types: self.sidecar_image_types,
             image_pull_policy: self.sidecar_image_pull_policy,
             image_pull_secrets: self.sidecar_image_pull_secrets,
             revision: revision.to_owned(),
@@ -140,9 +151,12 @@ impl InjectionArguments {
 
 pub(super) fn run(arguments: Arguments) -> ExitCode {
     match inject(arguments) {
-        Ok(notes) => {
+        Ok(Said { findings, notes }) => {
+            findings.iter().for_each(|finding| eprintln!("{finding}"));
             notes.iter().for_each(print_note);
-            let refused = notes.iter().any(|note| matches!(note.outcome, NoteOutcome::Refused(_)));
+            let is_error = |finding: &Diagnostic| finding.severity == Severity::Error;
+            let is_refused = |note: &Note| matches!(note.outcome, NoteOutcome::Refused(_));
+            let refused = findings.iter().any(is_error) || notes.iter().any(is_refused);
             if refused { ExitCode::from(2) } else { ExitCode::SUCCESS }
         }
         Err(error) => {
@@ -152,15 +166,23 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
-fn inject(arguments: Arguments) -> anyhow::Result<Vec<Note>> {
+/// What is said about the documents.
+struct Said {
+    /// About ProxyConfigs.
+    findings: Vec<Diagnostic>,
+    /// About what has pods.
+    notes: Vec<Note>,
+}
+
+fn inject(arguments: Arguments) -> anyhow::Result<Said> {
     let texts = arguments.file.iter().map(|path| read(path).map_err(failed(path))).collect::<Result<Vec<_>, _>>()?;
     let documents = documents(&arguments.file, &texts)?;
     let Arguments { istio_namespace, revision, cluster_id, domain, injection, .. } = arguments;
-    let config = mesh_config(arguments.mesh_config)?;
+    let mut engine = Engine::new(&domain, mesh_config(arguments.mesh_config)?);
+    let findings = learn_proxy_configs(&mut engine, documents.iter().map(|(_, document)| document), &arguments.namespace);
     let mut offline = Offline {
         settings: injection.settings(&istio_namespace, &revision, &cluster_id, &domain),
-        mesh: MeshSettings::of(&config),
-        defaults: ProxyDefaults::of(&config),
+        world: Arc::clone(engine.world()),
         namespace: arguments.namespace,
         namespaces: BTreeMap::new(),
     };
@@ -184,7 +206,28 @@ fn inject(arguments: Arguments) -> anyhow::Result<Vec<Note>> {
         Some(path) => fs::write(&path, result).map_err(failed(&path))?,
         None => io::stdout().lock().write_all(result.as_bytes())?,
     }
-    Ok(notes)
+    Ok(Said { findings, notes })
+}
+
+/// Applies the ProxyConfigs among the documents, and returns what is wrong or doubtful about them. `namespace` is that of those that
+/// name none.
+fn learn_proxy_configs<'v>(engine: &mut Engine, documents: impl Iterator<Item = &'v Value>, namespace: &str) -> Vec<Diagnostic> {
+    let mut findings = Vec::new();
+    for document in documents.flat_map(|document| document["items"].as_array().map_or(slice::from_ref(document), Vec::as_slice)) {
+        let group = document["apiVersion"].as_str().and_then(|version| version.split_once('/')).map_or("", |(group, _)| group);
+        if document["kind"] != Kind::ProxyConfig.as_str() || group != Kind::ProxyConfig.group() {
+            continue;
+        }
+        let mut document = document.clone();
+        if let Some(metadata) = document["metadata"].as_object_mut() {
+            metadata.entry("namespace").or_insert_with(|| namespace.into());
+        }
+        let parsed = parse(&document, &CLUSTER.into());
+        findings.extend(parsed.diagnostics);
+        engine.apply(parsed.objects.into_iter().map(|object| (object.key.clone(), Some(object))));
+    }
+    findings.extend(validate::check(engine.world()));
+    findings
 }
 
 fn failed(path: &Path) -> impl FnOnce(io::Error) -> anyhow::Error + use<> {
@@ -215,7 +258,7 @@ fn documents<'t>(paths: &[PathBuf], texts: &'t [String]) -> anyhow::Result<Vec<(
 fn mesh_config(path: Option<PathBuf>) -> anyhow::Result<MeshConfig> {
     let Some(path) = path else { return Ok(MeshConfig::default()) };
     let shown = path.display().to_string();
-    let read = MeshConfigFile { path, cluster: "Kubernetes".into() }.read();
+    let read = MeshConfigFile { path, cluster: CLUSTER.into() }.read();
     let refused = |found: Vec<_>| anyhow::anyhow!("--meshConfig: {}", found.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
     match read.map_err(refused)?.0.spec.clone() {
         Spec::MeshConfig(mesh) => Ok(MeshConfig::clone(&mesh)),

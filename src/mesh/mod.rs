@@ -13,6 +13,7 @@ pub mod peer_authentication;
 pub mod policy;
 pub mod policy_table;
 pub mod protocol;
+pub mod proxy_config;
 pub mod reach;
 pub mod request_authentication;
 pub mod routing;

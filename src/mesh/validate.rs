@@ -58,7 +58,7 @@ pub fn of(world: &World, object: &ObjectKey) -> Vec<Diagnostic> {
         }
         Kind::ServiceEntry => [services::check(world), endpoints::check(world)].concat(),
         Kind::WorkloadEntry => endpoints::check(world),
-        Kind::Sidecar | Kind::PeerAuthentication => singletons::check(world),
+        Kind::Sidecar | Kind::PeerAuthentication | Kind::ProxyConfig => singletons::check(world),
         _ => Vec::new(),
     };
     found.extend(unsupported::of(world, object));

@@ -16,6 +16,7 @@ use super::{
     },
     peer_authentication::PeerAuthentication,
     policy_table::PolicyTable,
+    proxy_config::ProxyConfig,
     reach::Reach,
     request_authentication::{FetchedKeys, RequestAuthentication},
     routing::model::{GatewayRef, RouteSet},
@@ -71,6 +72,8 @@ pub struct World {
     pub peer_authentications: PolicyTable<PeerAuthentication>,
     /// RequestAuthentications by object.
     pub request_authentications: PolicyTable<RequestAuthentication>,
+    /// ProxyConfigs by object; they, too, change nothing of what proxies are sent.
+    pub proxy_configs: PolicyTable<ProxyConfig>,
     /// The keys of issuers, by the URL where they are.
     pub key_sets: OrdMap<SmolStr, FetchedKeys>,
     /// AuthorizationPolicies by object.
@@ -157,7 +160,7 @@ impl World {
         let rules = self.destination_rules.origins().chain(self.gateways.origins());
         let workloads = self.peer_authentications.origins().chain(self.sidecars.origins());
         let requests = self.request_authentications.origins().chain(self.authorization_policies.origins());
-        let policies = workloads.chain(requests);
+        let policies = workloads.chain(requests).chain(self.proxy_configs.origins());
         rules.chain(policies).chain(self.routes.values().map(|routes| &routes.origin))
     }
 

@@ -1,13 +1,10 @@
 //! What injection makes of pods under the walked settings: some fields are for it alone.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use istiod_lite::{
     api::{Diagnostic, Kind, ObjectKey},
-    mesh::{
-        settings::{MeshSettings, ProxyDefaults},
-        world::World,
-    },
+    mesh::world::World,
     webhook::inject::{
         Settings,
         offline::{NoteOutcome, Offline},
@@ -30,11 +27,10 @@ impl Injection {
     }
 
     /// Returns what is changed in the pods, and what is said of the walked one.
-    pub(super) fn pods(&self, walked: &Value, world: &World) -> (Vec<Value>, Vec<Diagnostic>) {
+    pub(super) fn pods(&self, walked: &Value, world: &Arc<World>) -> (Vec<Value>, Vec<Diagnostic>) {
         let mut offline = Offline {
-            settings: Settings::default(),
-            mesh: MeshSettings::clone(&world.mesh),
-            defaults: ProxyDefaults::clone(&world.proxy_defaults),
+            settings: Settings { image_types: vec!["walked".to_owned()], ..Settings::default() },
+            world: Arc::clone(world),
             namespace: "default".to_owned(),
             namespaces: BTreeMap::new(),
         };

@@ -14,6 +14,7 @@ mod injection;
 mod manifests;
 mod objects;
 mod outage;
+mod proxy_configs;
 mod refusals;
 mod remote_clusters;
 mod replica;

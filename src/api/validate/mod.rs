@@ -11,6 +11,7 @@ mod host;
 mod http_route;
 mod kubernetes;
 mod locality_lb;
+mod proxy_config;
 mod regex;
 mod repeated;
 mod repeated_matches;

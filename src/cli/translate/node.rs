@@ -90,8 +90,7 @@ impl InjectedProxy<'_> {
             owner: None,
             parameters: &Parameters::default(),
             settings: &settings,
-            mesh: &self.world.mesh,
-            defaults: &self.world.proxy_defaults,
+            world: self.world,
         };
         inject(&pod, around).map(|injected| injected.pod).map_err(|refused| refused.to_string())
     }

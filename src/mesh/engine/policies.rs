@@ -19,6 +19,7 @@ use crate::{
         peer_authentication::{self, PeerAuthentication},
         policy::{authorizer, destination_rule, mtls},
         policy_table::{Policy, PolicyTable, Replaced},
+        proxy_config::{self, ProxyConfig},
         reach::Reach,
         request_authentication::{self, FetchedKeys, JwtRule, Keys, RequestAuthentication},
         settings::MeshSettings,
@@ -57,6 +58,7 @@ impl Engine {
         self.derive_key_sets(world, changed, dirty);
         self.derive_table::<DestinationRule>(world, changed, dirty);
         self.derive_table::<AuthorizationPolicy>(world, changed, dirty);
+        self.derive_table::<ProxyConfig>(world, changed, dirty);
         self.derive_unsupported(world, changed);
     }
 
@@ -275,6 +277,21 @@ impl Tabled for AuthorizationPolicy {
     fn touch(_: &Engine, world: &mut World, replaced: &[(NamedKey, Replaced<Self>)], dirty: &mut Dirty) {
         touch_selected(world, replaced, dirty);
     }
+}
+
+impl Tabled for ProxyConfig {
+    type Content = istio::ProxyConfig;
+
+    fn of(_: &Object, spec: &Arc<istio::ProxyConfig>, _: &MeshSettings) -> Arc<Self> {
+        Arc::new(proxy_config::proxy_config(spec))
+    }
+
+    fn table(world: &mut World) -> &mut PolicyTable<Self> {
+        &mut world.proxy_configs
+    }
+
+    /// Marks nothing: pods that are created later are injected by it, and proxies that run stay as they were started.
+    fn touch(_: &Engine, _: &mut World, _: &[(NamedKey, Replaced<Self>)], _: &mut Dirty) {}
 }
 
 impl Tabled for DestinationRule {

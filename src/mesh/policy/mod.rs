@@ -1,9 +1,11 @@
-//! Effective policies: which DestinationRule, which Sidecar, which mTLS mode, which tokens, who may do what.
+//! Effective policies: which DestinationRule, which Sidecar, which mTLS mode, which tokens, who may do what, how a
+//! proxy is started.
 
 mod authorization;
 pub mod authorizer;
 pub mod destination_rule;
 pub mod mtls;
+pub mod proxy_config;
 pub mod request_authentication;
 mod sidecar;
 pub mod workload;

@@ -1,4 +1,4 @@
-//! Kinds of which one object counts for a namespace: Sidecars and PeerAuthentications without a selector.
+//! Kinds of which one object counts for a namespace: Sidecars, PeerAuthentications and ProxyConfigs without a selector.
 
 use crate::{
     api::Diagnostic,
@@ -11,6 +11,7 @@ use crate::{
 pub(super) fn check(world: &World) -> Vec<Diagnostic> {
     let mut found = without_effect(&world.sidecars);
     found.extend(without_effect(&world.peer_authentications));
+    found.extend(without_effect(&world.proxy_configs));
     found
 }
 

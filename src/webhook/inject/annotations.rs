@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{settings::ProxyResources, value};
 use crate::api::{
     parse_proxy_config,
-    proxy_config::{InterceptionMode, ProxyConfig},
+    proxy_config::{InterceptionMode, ProxyConfig, is_image_type},
     yaml,
 };
 
@@ -22,6 +22,8 @@ pub(super) struct Annotations {
     /// The resources of the proxy, which replace the defaults as a whole.
     pub(super) resources: Option<ProxyResources>,
     pub(super) image: Option<String>,
+    /// The type of the operator's image, if the pod names no image of its own.
+    pub(super) image_type: Option<String>,
     pub(super) envoy_log_level: Option<String>,
     pub(super) component_log_level: Option<String>,
     pub(super) agent_log_level: Option<String>,
@@ -82,8 +84,7 @@ pub(super) struct AnnotationFindings {
 const READ_ELSEWHERE: [&str; 2] = ["sidecar.istio.io/inject", "sidecar.istio.io/status"];
 
 /// Annotations of Istio that the built-in templates do not support.
-const WITHOUT_EFFECT: [&str; 11] = [
-    "sidecar.istio.io/proxyImageType",
+const WITHOUT_EFFECT: [&str; 10] = [
     "sidecar.istio.io/bootstrapOverride",
     "sidecar.istio.io/statsInclusionPrefixes",
     "sidecar.istio.io/statsInclusionSuffixes",
@@ -107,6 +108,7 @@ pub(super) fn read(written: &BTreeMap<String, String>) -> (Annotations, Annotati
         capture: capture(&reader),
         resources: Some(resources(&reader)).filter(|resources| !resources.is_empty()),
         image: reader.read("sidecar.istio.io/proxyImage", value::present),
+        image_type: reader.read("sidecar.istio.io/proxyImageType", image_type),
         envoy_log_level: reader.read("sidecar.istio.io/logLevel", |text| value::one_of(text, &ENVOY_LOG_LEVELS)),
         component_log_level: reader.read("sidecar.istio.io/componentLogLevel", component_log_level),
         agent_log_level: reader.read("sidecar.istio.io/agentLogLevel", agent_log_level),
@@ -223,6 +225,10 @@ fn interception(text: &str) -> Result<InterceptionMode, String> {
     }
 }
 
+fn image_type(text: &str) -> Result<String, String> {
+    is_image_type(text).then(|| text.to_owned()).ok_or_else(|| "cannot be a part of an image's tag".to_owned())
+}
+
 fn component_log_level(text: &str) -> Result<String, String> {
     for component in text.split(',').filter(|component| !component.is_empty()) {
         let level = component.split_once(':').map(|(_, level)| level).ok_or("must be component:level, joined by commas")?;
@@ -321,6 +327,7 @@ mod tests {
             ("sidecar.istio.io/proxyMemory", "-1Gi"),
             ("sidecar.istio.io/proxyMemoryLimit", "1GiB"),
             ("sidecar.istio.io/proxyImage", " "),
+            ("sidecar.istio.io/proxyImageType", "a b"),
             ("sidecar.istio.io/logLevel", "loud"),
             ("sidecar.istio.io/componentLogLevel", "filter"),
             ("sidecar.istio.io/agentLogLevel", "default:loud"),
@@ -332,6 +339,8 @@ mod tests {
             ("sidecar.istio.io/userVolumeMount", r#"[{"name": "a"}, 1]"#),
             ("prometheus.istio.io/merge-metrics", "on"),
             ("proxy.istio.io/config", "concurrency: many"),
+            ("proxy.istio.io/config", "proxyMetadata: {a b: c}"),
+            ("proxy.istio.io/config", "image: {imageType: a b}"),
             ("proxy.istio.io/config", "a: [b"),
         ];
         for (name, value) in cases {

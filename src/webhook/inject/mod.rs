@@ -40,7 +40,7 @@ pub use self::{
 };
 use crate::{
     api::proxy_config::{InterceptionMode, ProxyConfig},
-    mesh::settings::{MeshSettings, ProxyDefaults},
+    mesh::{model::Labels, policy::proxy_config::proxy_config, world::World},
 };
 
 /// Where a pod is to run, and the settings that apply to it.
@@ -56,10 +56,8 @@ pub struct Surroundings<'a> {
     pub parameters: &'a Parameters,
     /// The settings of the operator.
     pub settings: &'a Settings,
-    /// The settings of the mesh.
-    pub mesh: &'a MeshSettings,
-    /// What the mesh says of injected proxies.
-    pub defaults: &'a ProxyDefaults,
+    /// What the mesh says of proxies.
+    pub world: &'a World,
 }
 
 /// A pod with its proxy.
@@ -81,13 +79,15 @@ pub struct Refused(pub Vec<String>);
 /// # Errors
 /// When the document is no pod, or its annotations ask for what cannot be done.
 pub fn inject(original: &Value, around: Surroundings<'_>) -> Result<Injected, Refused> {
-    let (annotations, found) = annotations::read(&typed(original)?.metadata.annotations.unwrap_or_default());
-    let config = around.defaults.config.with(&annotations.config);
+    let metadata = typed(original)?.metadata;
+    let (annotations, found) = annotations::read(&metadata.annotations.unwrap_or_default());
+    let labels = metadata.labels.into_iter().flatten().map(|(key, value)| (key.into(), value.into())).collect::<Labels>();
+    let config = proxy_config(around.world, around.namespace, &labels, &annotations.config);
     let template = annotations.template.unwrap_or_default();
     refuse(found.refusals, &annotations, &config, template)?;
 
     let port = annotations.status_port.or(config.status_port).unwrap_or(template::STATUS_PORT);
-    let merges_metrics = prometheus::is_wanted(&annotations, around.defaults);
+    let merges_metrics = prometheus::is_wanted(&annotations, &around.world.proxy_defaults);
     let mut pod = restore::restore(original, Some(port).filter(|_| merges_metrics));
     let before = typed(&pod)?;
     let owner = around.owner.cloned().unwrap_or_else(|| Owner::of(&before));
@@ -99,13 +99,14 @@ pub fn inject(original: &Value, around: Surroundings<'_>) -> Result<Injected, Re
         config: &config,
         parameters: around.parameters,
         settings: around.settings,
-        mesh: around.mesh,
+        mesh: &around.world.mesh,
     };
     let rendered = serde_json::to_value(template::render(template, &inputs)).map_err(|error| Refused(vec![error.to_string()]))?;
     let added = merge::merge(&mut pod, rendered);
 
     let mut warnings = found.warnings;
     let rewrites_probes = annotations.rewrite_probes.unwrap_or(around.settings.rewrite_probes) && inputs.status_port().is_some();
+    warnings.extend(template::doubt_of_image(&inputs));
     warnings.extend(obstacles::of(template, &inputs, around.pod_security, rewrites_probes));
     warnings.extend(added.left_out.iter().cloned());
     if let Some(port) = inputs.status_port() {

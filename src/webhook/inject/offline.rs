@@ -1,6 +1,6 @@
 //! Injects into documents instead of pods on their way into a cluster: adds the proxy to every pod template in them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::{Map as Fields, Value};
 
@@ -10,17 +10,15 @@ use super::{
     inject,
     shape::{StringMap, string_map},
 };
-use crate::mesh::settings::{MeshSettings, ProxyDefaults};
+use crate::mesh::world::World;
 
 /// Injects into documents.
 #[derive(Clone, Debug)]
 pub struct Offline {
     /// The settings of the operator.
     pub settings: Settings,
-    /// The settings of the mesh.
-    pub mesh: MeshSettings,
-    /// What the mesh says of injected proxies.
-    pub defaults: ProxyDefaults,
+    /// What the mesh says of proxies.
+    pub world: Arc<World>,
     /// The namespace of objects that name none.
     pub namespace: String,
     /// The labels of the namespaces that are known.
@@ -107,8 +105,7 @@ impl Offline {
             owner: owner.as_ref(),
             parameters: &Parameters::default(),
             settings: &self.settings,
-            mesh: &self.mesh,
-            defaults: &self.defaults,
+            world: &self.world,
         };
         let injected = inject(&pod, around).map_err(NoteOutcome::Refused)?;
         match injected.pod {

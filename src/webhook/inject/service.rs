@@ -163,8 +163,7 @@ impl Injector {
             owner: None,
             parameters,
             settings: &self.settings,
-            mesh: &world.mesh,
-            defaults: &world.proxy_defaults,
+            world: &world,
         };
         let injected = inject(object, around).and_then(|injected| {
             let patch = patch::between(object, &injected.pod).map_err(|error| Refused(vec![error.to_string()]))?;

@@ -10,6 +10,8 @@ use k8s_openapi::{
 pub struct Settings {
     /// The image with istiod-lite, Envoy and iptables, for sidecars, gateways and the init container.
     pub image: String,
+    /// The types of image that there are of it, each with the type at the end of the tag; `default` is the tag without any.
+    pub image_types: Vec<String>,
     /// `imagePullPolicy`; `None` for what the API server makes of the image's tag.
     pub image_pull_policy: Option<String>,
     /// The names of the Secrets for pulling the image.
@@ -74,6 +76,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             image: concat!("localhost/istiod-lite:", env!("CARGO_PKG_VERSION")).to_owned(),
+            image_types: Vec::new(),
             image_pull_policy: None,
             image_pull_secrets: Vec::new(),
             revision: "default".to_owned(),

@@ -7,16 +7,9 @@ use super::*;
 
 fn injected(pod: &Value) -> Result<Value, Refused> {
     let (parameters, settings) = (Parameters::default(), Settings::default());
-    let (mesh, defaults) = (MeshSettings::default(), ProxyDefaults::default());
-    let around = Surroundings {
-        namespace: "shop",
-        pod_security: None,
-        owner: None,
-        parameters: &parameters,
-        settings: &settings,
-        mesh: &mesh,
-        defaults: &defaults,
-    };
+    let world = World::default();
+    let around =
+        Surroundings { namespace: "shop", pod_security: None, owner: None, parameters: &parameters, settings: &settings, world: &world };
     inject(pod, around).map(|injected| injected.pod)
 }
 

@@ -65,6 +65,8 @@ fn change() -> impl Strategy<Value = Change> {
             .prop_map(|(namespace, name, host, export, selecting)| rule(namespace, name, host, export, selecting)),
         (namespace(), select(vec!["default", "wl"]), mode(), any::<bool>())
             .prop_map(|(namespace, name, mode, selecting)| peer(namespace, name, mode, selecting)),
+        (namespace(), name(), 0..2u32, any::<bool>())
+            .prop_map(|(namespace, name, threads, selecting)| proxy_config(namespace, name, threads, selecting)),
         (namespace(), select(vec!["s1", "s2"]), select(vec!["./*", "*/*", "one/*", "two/a.two.svc.cluster.local"]), any::<bool>())
             .prop_map(|(namespace, name, import, selecting)| sidecar(namespace, name, import, selecting)),
         (namespace(), select(vec!["e1", "e2"]), select(vec!["ext.example.com", "a.one.svc.cluster.local"]), any::<bool>(), created())
@@ -194,6 +196,12 @@ fn rule(namespace: &str, name: &str, host: &str, export: &str, selecting: bool) 
 fn peer(namespace: &str, name: &str, mode: PeerMtlsMode, selecting: bool) -> Change {
     let spec = istio::PeerAuthentication { mode, selector: selecting.then(|| labels_of(&[("app", "a")])), ..Default::default() };
     object(Kind::PeerAuthentication, namespace, name, &[], Spec::PeerAuthentication(Arc::new(spec)))
+}
+
+fn proxy_config(namespace: &str, name: &str, threads: u32, selecting: bool) -> Change {
+    let selector = selecting.then(|| labels_of(&[("app", "a")]));
+    let spec = istio::ProxyConfig { selector, concurrency: Some(threads), ..Default::default() };
+    object(Kind::ProxyConfig, namespace, name, &[], Spec::ProxyConfig(Arc::new(spec)))
 }
 
 fn sidecar(namespace: &str, name: &str, import: &str, selecting: bool) -> Change {

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{Capabilities, Container, SecurityContext};
 
-use super::{INIT, METRICS_PORT, READINESS_PORT, TemplateInputs, proxy};
+use super::{INIT, METRICS_PORT, READINESS_PORT, TemplateInputs, image, proxy};
 use crate::api::proxy_config::InterceptionMode;
 
 /// Renders the container, unless the pod's traffic is not captured.
@@ -12,7 +12,7 @@ pub(super) fn init_container(inputs: &TemplateInputs<'_>) -> Option<Container> {
     }
     Some(Container {
         name: INIT.to_owned(),
-        image: Some(proxy::image(inputs)),
+        image: Some(image::of(inputs)),
         image_pull_policy: inputs.settings.image_pull_policy.clone(),
         command: Some(vec!["istiod-lite".to_owned()]),
         args: Some(arguments(inputs)),

@@ -2,6 +2,7 @@
 
 mod capture;
 mod environment;
+mod image;
 mod proxy;
 mod volumes;
 
@@ -13,6 +14,7 @@ use k8s_openapi::{
 };
 
 pub(super) use self::{
+    image::doubt as doubt_of_image,
     proxy::{METRICS_PORT, READINESS_PORT, group, user},
     volumes::OWN as OWN_VOLUMES,
 };
@@ -46,7 +48,7 @@ pub(super) struct TemplateInputs<'a> {
     pub(super) namespace: &'a str,
     pub(super) owner: &'a Owner,
     pub(super) annotations: &'a Annotations,
-    /// The mesh's ProxyConfig, overridden by the pod's.
+    /// How the proxy is started, by all that is said of it.
     pub(super) config: &'a ProxyConfig,
     pub(super) parameters: &'a Parameters,
     pub(super) settings: &'a Settings,

@@ -8,7 +8,7 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use super::{PROXY, Template, TemplateInputs, environment, volumes};
+use super::{PROXY, Template, TemplateInputs, environment, image, volumes};
 use crate::api::proxy_config::InterceptionMode;
 
 /// The user that Envoy and the agent run as, whose traffic is not captured.
@@ -41,10 +41,6 @@ pub(super) fn gateway(inputs: &TemplateInputs<'_>) -> Container {
     }
 }
 
-pub(super) fn image(inputs: &TemplateInputs<'_>) -> String {
-    inputs.annotations.image.clone().unwrap_or_else(|| inputs.settings.image.clone())
-}
-
 pub(super) fn resources(inputs: &TemplateInputs<'_>) -> ResourceRequirements {
     inputs.annotations.resources.as_ref().unwrap_or(&inputs.settings.resources).requirements()
 }
@@ -68,7 +64,7 @@ fn completed(inputs: &TemplateInputs<'_>, field: impl Fn(&SecurityContext) -> Op
 fn container(template: Template, inputs: &TemplateInputs<'_>) -> Container {
     Container {
         name: PROXY.to_owned(),
-        image: Some(image(inputs)),
+        image: Some(image::of(inputs)),
         image_pull_policy: inputs.settings.image_pull_policy.clone(),
         command: Some(vec!["istiod-lite".to_owned()]),
         args: Some(arguments(template, inputs)),
