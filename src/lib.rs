@@ -12,6 +12,7 @@ mod common_bootstrap;
 pub mod controllers;
 pub mod identity;
 pub mod mesh;
+mod metric_tags;
 mod metrics;
 pub mod patience;
 pub mod peer_text;
@@ -28,6 +29,7 @@ pub mod translate;
 pub mod version;
 pub mod visits;
 pub mod webhook;
+mod workload_labels;
 pub mod xds;
 
 pub use cli::main;

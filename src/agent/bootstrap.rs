@@ -4,10 +4,9 @@ use std::{net::SocketAddr, path::Path};
 
 use serde_json::{Map, Value, json};
 
-use super::{application::connection::loopback_beside, settings::Settings};
-use crate::{common_bootstrap::common_bootstrap, version};
+use super::{application::connection::loopback_beside, settings::Settings, status::PROXY_METRICS};
+use crate::{common_bootstrap::common_bootstrap, version, workload_labels::OF_NODE};
 
-const ADMIN_CLUSTER: &str = "prometheus_stats";
 const AGENT_CLUSTER: &str = "agent";
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 const MANAGER: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
@@ -97,6 +96,7 @@ fn metadata(settings: &Settings) -> Value {
     for (key, value) in texts.into_iter().filter(|(_, value)| !value.is_empty()) {
         metadata.insert(key.to_owned(), value.into());
     }
+    metadata.insert(OF_NODE.to_owned(), workload.labels().to_string().into());
     metadata.insert("INSTANCE_IPS".to_owned(), ips.join(",").into());
     metadata.insert("LABELS".to_owned(), json!(workload.labels));
     metadata.insert("ENVOY_STATUS_PORT".to_owned(), settings.listen.status.port().into());
@@ -132,7 +132,6 @@ fn dynamic_resources(settings: &Settings) -> Value {
 
 fn clusters(settings: &Settings) -> Value {
     json!([
-        cluster(ADMIN_CLUSTER, address(settings.listen.admin)),
         cluster(AGENT_CLUSTER, address(reachable(settings.listen.agent))),
         grpc_cluster("sds-grpc", &settings.sds_socket()),
         grpc_cluster("xds-grpc", &settings.xds_socket()),
@@ -161,12 +160,12 @@ fn grpc_cluster(name: &str, socket: &Path) -> Value {
 
 fn listeners(settings: &Settings) -> Value {
     json!([
-        listener("prometheus", settings.listen.prometheus, "/stats/prometheus", ADMIN_CLUSTER),
-        listener("status", settings.listen.status, "/healthz/ready", AGENT_CLUSTER),
+        listener("prometheus", settings.listen.prometheus, "/stats/prometheus", PROXY_METRICS),
+        listener("status", settings.listen.status, "/healthz/ready", "/healthz/ready"),
     ])
 }
 
-fn listener(name: &str, at: SocketAddr, path: &str, cluster: &str) -> Value {
+fn listener(name: &str, at: SocketAddr, path: &str, of_agent: &str) -> Value {
     json!({
         "name": format!("{}_{}", at.ip(), at.port()),
         "address": address(at),
@@ -182,7 +181,7 @@ fn listener(name: &str, at: SocketAddr, path: &str, cluster: &str) -> Value {
                 "route_config": { "virtual_hosts": [{
                     "name": name,
                     "domains": ["*"],
-                    "routes": [{ "match": { "path": path }, "route": { "cluster": cluster } }],
+                    "routes": [{ "match": { "path": path }, "route": { "cluster": AGENT_CLUSTER, "prefix_rewrite": of_agent } }],
                 }] },
                 "http_filters": [{
                     "name": "envoy.filters.http.router",

@@ -12,6 +12,7 @@ pub(crate) mod certificate;
 pub(crate) mod drain;
 pub(crate) mod envoy;
 pub(crate) mod issuance;
+pub(crate) mod istio_metrics;
 pub(crate) mod launch;
 pub(crate) mod readiness;
 pub(crate) mod relay;

@@ -11,6 +11,7 @@ use std::{
 use serde_json::{Map, Value};
 
 use super::application::Application;
+use crate::workload_labels::WorkloadLabels;
 
 /// Everything that one agent needs to know; made by the command line.
 #[derive(Clone, Debug)]
@@ -208,6 +209,20 @@ impl Workload {
     /// Returns label `service.istio.io/canonical-revision`, or those that stand in for it, or `latest` (contract §5.4).
     pub(crate) fn canonical_revision(&self) -> &str {
         self.first_label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]).unwrap_or("latest")
+    }
+
+    /// Returns what metrics say of it.
+    pub(crate) fn labels(&self) -> WorkloadLabels<'_> {
+        let label = |key: &str| self.labels.get(key).map_or("", String::as_str);
+        WorkloadLabels {
+            workload: &self.workload_name,
+            namespace: &self.namespace,
+            canonical_service: self.canonical_name(),
+            canonical_revision: self.canonical_revision(),
+            cluster: &self.cluster_id,
+            app: label("app"),
+            version: label("version"),
+        }
     }
 
     fn first_label(&self, keys: &[&str]) -> Option<&str> {

@@ -21,6 +21,7 @@ use super::{
     application::{Application, ProbeAnswer, scrape},
     certificate::CurrentCertificate,
     drain::Draining,
+    istio_metrics::{IstioMetrics, Own},
     readiness::Readiness,
     settings::Settings,
     telemetry::Telemetry,
@@ -28,6 +29,9 @@ use super::{
 
 /// The content type of metrics as Envoy, and so this port, serves them.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4";
+
+/// Where the metrics of Envoy and of the agent are, without the application's.
+pub(crate) const PROXY_METRICS: &str = "/stats/proxy";
 
 /// What the agent's port shows and can start.
 #[derive(Clone)]
@@ -39,6 +43,7 @@ pub(crate) struct Status {
     draining: Draining,
     quit: Arc<Notify>,
     application: Arc<Application>,
+    istio_metrics: Arc<IstioMetrics>,
     /// The pod's own address, at which the application is probed.
     instance: IpAddr,
     /// The address that the port is bound to.
@@ -58,6 +63,7 @@ impl Status {
             draining,
             quit: Arc::default(),
             application: Arc::new(settings.application.clone()),
+            istio_metrics: Arc::new(IstioMetrics::new(Own::of(settings))),
             instance: settings.workload.ips.first().copied().unwrap_or(own),
             own,
         }
@@ -69,6 +75,7 @@ impl Status {
             .route("/healthz/ready", get(ready))
             .route("/metrics", get(metrics))
             .route("/stats/prometheus", get(all_metrics))
+            .route(PROXY_METRICS, get(proxy_metrics))
             .route("/drain", post(drain))
             .route("/quitquitquit", post(quit))
             .fallback(ask_application)
@@ -78,6 +85,14 @@ impl Status {
     /// Returns once somebody asked the agent to quit.
     pub(crate) async fn quit_requested(&self) {
         self.quit.notified().await;
+    }
+
+    /// Returns the metrics of Envoy, Istio's among them, and of the agent; or the answer that says why not.
+    async fn proxy_metrics(&self) -> Result<Vec<u8>, Response> {
+        let away = |error| (StatusCode::BAD_GATEWAY, format!("Envoy's admin interface at {error}\n")).into_response();
+        let envoy = self.admin.get("/stats/prometheus").await.map_err(away)?;
+        let (envoy, agent) = (self.istio_metrics.renamed(&String::from_utf8_lossy(&envoy)), self.telemetry.text());
+        Ok(scrape::joined([envoy.as_bytes(), agent.as_bytes()]))
     }
 
     fn may_command(&self, caller: SocketAddr) -> bool {
@@ -101,9 +116,9 @@ async fn metrics(State(status): State<Status>) -> Response {
 /// Serves the metrics of Envoy, the agent, and the application if it has some. An application that fails must not hide the proxy's
 /// metrics.
 async fn all_metrics(State(status): State<Status>) -> Response {
-    let envoy = match status.admin.get("/stats/prometheus").await {
+    let proxy = match status.proxy_metrics().await {
         Ok(text) => text,
-        Err(error) => return (StatusCode::BAD_GATEWAY, format!("Envoy's admin interface at {error}\n")).into_response(),
+        Err(failure) => return failure,
     };
     let application = match &status.application.scrape {
         None => None,
@@ -116,9 +131,15 @@ async fn all_metrics(State(status): State<Status>) -> Response {
             }
         },
     };
-    let agent = status.telemetry.text();
-    let texts = [envoy.as_ref(), agent.as_bytes()].into_iter().chain(application.as_deref());
-    ([(header::CONTENT_TYPE, TEXT_FORMAT)], scrape::joined(texts)).into_response()
+    text_of_metrics(scrape::joined([proxy.as_slice()].into_iter().chain(application.as_deref())))
+}
+
+async fn proxy_metrics(State(status): State<Status>) -> Response {
+    status.proxy_metrics().await.map_or_else(|failure| failure, text_of_metrics)
+}
+
+fn text_of_metrics(text: Vec<u8>) -> Response {
+    ([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response()
 }
 
 /// Starts the drain; with `?wait` it answers when the proxy is drained.

@@ -11,6 +11,8 @@ pub struct ExtensionProvider {
     pub name: SmolStr,
     /// `envoyExtAuthzHttp` or `envoyExtAuthzGrpc`; `None` for a kind that is not applied.
     pub ext_authz: Option<ExtAuthz>,
+    /// `prometheus`: whoever reports to it can be scraped.
+    pub prometheus: bool,
 }
 
 /// `envoyExtAuthzHttp`, `envoyExtAuthzGrpc`: a server that says whether a request may pass.

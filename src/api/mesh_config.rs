@@ -76,6 +76,8 @@ pub struct MeshConfig {
     pub path_normalization: PathNormalization,
     /// `extensionProviders`
     pub extension_providers: Vec<ExtensionProvider>,
+    /// `defaultProviders`
+    pub default_providers: DefaultProviders,
     /// `defaultConfig`, which is used by injection.
     pub default_config: ProxyConfig,
     /// `enablePrometheusMerge`, which is used by injection.
@@ -84,6 +86,13 @@ pub struct MeshConfig {
     pub features: Features,
     /// Whether proxies are given the roots of `caCertificates`, which is set by `ISTIO_MULTIROOT_MESH` and not by MeshConfig.
     pub multi_root: bool,
+}
+
+/// `defaultProviders`: whom proxies tell what they do, by the names of `extensionProviders`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DefaultProviders {
+    /// `metrics`
+    pub metrics: Vec<SmolStr>,
 }
 
 /// Choices for the whole mesh for which istiod has environment variables, and MeshConfig no field.
@@ -180,6 +189,7 @@ impl Default for MeshConfig {
             default_http_retry_policy: None,
             path_normalization: PathNormalization::default(),
             extension_providers: Vec::new(),
+            default_providers: DefaultProviders::default(),
             default_config: ProxyConfig::default(),
             enable_prometheus_merge: true,
             features: Features::default(),

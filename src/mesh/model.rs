@@ -10,6 +10,7 @@ mod identity;
 pub mod label;
 mod locality;
 mod located_labels;
+mod metrics_plan;
 mod mtls;
 mod origin;
 mod place;
@@ -27,6 +28,7 @@ pub use self::{
     identity::{Caller, SpiffeId},
     locality::Locality,
     located_labels::LocatedLabels,
+    metrics_plan::{MetricsPlan, StatsLogger},
     mtls::MtlsMode,
     origin::{NamedKey, Origin, Precedence},
     place::{Place, PlaceDetail, TrafficDistribution},

@@ -19,6 +19,9 @@ use crate::api::{
     proxy_config::{GatewayTopology, ProxyConfig},
 };
 
+/// The provider of metrics that every mesh has.
+const PROMETHEUS: &str = "prometheus";
+
 /// Settings for the whole mesh.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MeshSettings {
@@ -62,6 +65,8 @@ pub struct MeshSettings {
     pub enable_auto_mtls: bool,
     /// Whether HTTP ports are spoken to in HTTP/2 instead of HTTP/1.1, unless a DestinationRule says otherwise.
     pub h2_upgrade: bool,
+    /// Whether proxies report Istio's metrics of requests and connections.
+    pub metrics: bool,
     /// Where requests and connections are logged; `None`: nowhere.
     pub access_log: Option<AccessLog>,
     /// `exportTo` of services that have none, as written.
@@ -174,6 +179,7 @@ impl MeshSettings {
             inbound_localhost: config.inbound_localhost,
             enable_auto_mtls: config.enable_auto_mtls,
             h2_upgrade: config.h2_upgrade,
+            metrics: metrics(config),
             access_log: access_log(config),
             default_service_export_to: config.default_service_export_to.clone(),
             default_virtual_service_export_to: config.default_virtual_service_export_to.clone(),
@@ -264,6 +270,13 @@ fn ext_authz(config: &MeshConfig) -> BTreeMap<SmolStr, Arc<ExtAuthz>> {
     config.extension_providers.iter().filter_map(asked).collect()
 }
 
+// Proxies are scraped for the metrics: the provider has no settings, and one of that name is there unless the mesh has another.
+fn metrics(config: &MeshConfig) -> bool {
+    let known = |name: &SmolStr| config.extension_providers.iter().find(|provider| provider.name == *name);
+    let prometheus = |name: &SmolStr| known(name).map_or(name == PROMETHEUS, |provider| provider.prometheus);
+    config.default_providers.metrics.iter().any(prometheus)
+}
+
 // JSON has a fixed set of fields: a format that is written beside it has no effect.
 fn access_log(config: &MeshConfig) -> Option<AccessLog> {
     let format = match (config.access_log_json, config.access_log_format.as_str()) {
@@ -277,6 +290,7 @@ fn access_log(config: &MeshConfig) -> Option<AccessLog> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::mesh_config::DefaultProviders;
 
     #[test]
     fn there_is_an_access_log_only_where_a_file_is_named() {
@@ -294,6 +308,18 @@ mod tests {
         assert_eq!(of(false, ""), Some(AccessLogFormat::Default));
         assert_eq!(of(false, "%PROTOCOL%"), Some(AccessLogFormat::Text("%PROTOCOL%".into())));
         assert_eq!(of(true, "%PROTOCOL%"), Some(AccessLogFormat::Json));
+    }
+
+    #[test]
+    fn metrics_are_reported_where_a_provider_for_prometheus_is_named() {
+        let provider = |name: &str, prometheus| ExtensionProvider { name: name.into(), ext_authz: None, prometheus };
+        let of = |named: &[&str], providers: &[ExtensionProvider]| {
+            let default_providers = DefaultProviders { metrics: named.iter().map(SmolStr::new).collect() };
+            MeshSettings::of(&MeshConfig { default_providers, extension_providers: providers.to_vec(), ..MeshConfig::default() }).metrics
+        };
+        assert!(!of(&[], &[provider("prometheus", true)]));
+        assert!(of(&["prometheus"], &[]) && of(&["other", "own"], &[provider("own", true)]));
+        assert!(!of(&["own"], &[]) && !of(&["prometheus"], &[provider("prometheus", false)]));
     }
 
     #[test]

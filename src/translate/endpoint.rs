@@ -31,10 +31,21 @@ pub struct EndpointInput {
     /// Labels of the subset; `None`: all endpoints.
     subset: Option<Arc<Labels>>,
     choice: Choice,
+    /// Whether endpoints say all that metrics say of a workload.
+    all_labels: bool,
     unready: Unready,
     /// How endpoints are chosen by where the client is.
     nearness: Option<Arc<Nearness>>,
     origin: Origin,
+}
+
+/// What endpoints say of themselves.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Said {
+    /// That they can do mTLS.
+    pub(super) mtls: bool,
+    /// All that metrics say of a workload.
+    pub(super) all_labels: bool,
 }
 
 /// Which endpoints go in, and how.
@@ -87,7 +98,7 @@ pub fn inputs(
             let nearness = place.and_then(|place| Nearness::of(place, mesh, service, policy)).map(Arc::new);
             let subset = subset.map(|subset| Arc::clone(&subset.labels));
             let (endpoints, origin) = (of_port.clone(), service.origin.clone());
-            inputs.push(EndpointInput { name, endpoints, subset, choice, unready, nearness, origin });
+            inputs.push(EndpointInput { name, endpoints, subset, choice, all_labels: class.peers, unready, nearness, origin });
         }
     }
     inputs
@@ -100,7 +111,8 @@ pub fn load_assignment(input: &EndpointInput) -> Built<Vec<u8>> {
     // Another definition of the host may name endpoints by DNS, which Envoy refuses in an assignment.
     let of_subset = of_subset.filter(|endpoint| !matches!(endpoint.address, EndpointAddress::Host(_)));
     let within_reach = of_subset.filter(|endpoint| input.nearness.as_ref().is_none_or(|nearness| nearness.reaches(endpoint)));
-    let mut localities = by_locality(input.unready.chosen(within_reach), input.choice != Choice::Unmarked);
+    let said = Said { mtls: input.choice != Choice::Unmarked, all_labels: input.all_labels };
+    let mut localities = by_locality(input.unready.chosen(within_reach), said);
     if input.choice == Choice::MtlsOnly {
         // As with istiod, a locality whose endpoints were all left out stays, and is empty.
         for group in &mut localities {
@@ -142,19 +154,19 @@ pub(super) fn assignment(
     endpoints: &[Endpoint],
     unready: Unready,
     nearness: Option<&Nearness>,
-    keep_mtls: bool,
+    said: Said,
 ) -> ClusterLoadAssignment {
-    let localities = by_locality(unready.chosen(endpoints.iter()), keep_mtls);
+    let localities = by_locality(unready.chosen(endpoints.iter()), said);
     let localities = nearness.into_iter().fold(localities, |localities, nearness| nearness.apply(localities));
     // What was encoded just now can be read.
     ClusterLoadAssignment::decode(&wire::encode(name, &localities)[..]).unwrap_or_default()
 }
 
-fn by_locality(endpoints: Vec<(&Endpoint, Health)>, keep_mtls: bool) -> Vec<wire::Group<'_>> {
+fn by_locality(endpoints: Vec<(&Endpoint, Health)>, said: Said) -> Vec<wire::Group<'_>> {
     // A service has few localities, often one.
     let mut localities: Vec<(&Locality, Vec<wire::Sent<'_>>)> = Vec::new();
     for (endpoint, health) in endpoints {
-        let sent = wire::Sent { endpoint, health, mtls: keep_mtls && endpoint.mtls };
+        let sent = wire::Sent { endpoint, health, mtls: said.mtls && endpoint.mtls, all_labels: said.all_labels };
         match localities.iter_mut().find(|(locality, _)| **locality == *endpoint.backend.locality) {
             Some((_, group)) => group.push(sent),
             None => localities.push((&endpoint.backend.locality, vec![sent])),

@@ -7,7 +7,7 @@ use smol_str::SmolStr;
 
 pub use crate::mesh::by_ptr::ByPtr;
 
-use crate::mesh::model::{ExactBalance, Flavour, GatewayTopology, Interception, Labels, Origin, ProxyKind, TelemetryIdentity};
+use crate::mesh::model::{ExactBalance, Flavour, GatewayTopology, Interception, Labels, MetricsPlan, Origin, ProxyKind, TelemetryIdentity};
 
 /// What about a proxy decides how shared resources look: proxies of equal class and scope get equal bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -32,6 +32,8 @@ pub struct ProxyClass {
     pub idle_timeout: Option<Duration>,
     /// Its labels, as far as some route's `sourceLabels` can tell proxies apart by them.
     pub labels: Arc<Labels>,
+    /// Whether the proxies of the mesh tell each other who they are, for metrics.
+    pub peers: bool,
     /// What listeners alone read; the default value for what is no listener.
     pub listener: ListenerTraits,
 }
@@ -46,6 +48,8 @@ pub struct ListenerTraits {
     pub exact_balance: ExactBalance,
     /// What stands in front of a gateway; the default value for listeners of sidecars.
     pub topology: GatewayTopology,
+    /// Which of Istio's metrics they report.
+    pub metrics: MetricsPlan,
 }
 
 /// What a listener reads of a proxy's class: proxies of several namespaces may share one.

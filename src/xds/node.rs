@@ -13,8 +13,8 @@ use super::bounds::{ADDRESSES, Excess, LABELS, POD_PORTS};
 use crate::{
     api::go_duration,
     mesh::model::{
-        Caller, ExactBalance, Flavour, ForwardedCertificate, GatewayTopology, Interception, Labels, Locality, Proxy, ProxyKind, ProxyPorts,
-        TelemetryIdentity,
+        Caller, ExactBalance, Flavour, ForwardedCertificate, GatewayTopology, Interception, Labels, Locality, MetricsPlan, Proxy,
+        ProxyKind, ProxyPorts, StatsLogger, TelemetryIdentity,
     },
     peer_text::PeerText,
     visits::{Visit, Visited},
@@ -102,6 +102,8 @@ impl Node {
                 flavour: flavour(&node.extensions),
                 dns_domain: name(domain),
                 telemetry: Arc::new(telemetry),
+                stats_logger: stats_logger(node),
+                metrics: MetricsPlan::default(),
                 idle_timeout: metadata.text("IDLE_TIMEOUT").and_then(go_duration::parse),
                 http10: metadata.text("HTTP10") == Some("1"),
                 http_proxy_port: metadata.number("HTTP_PROXY_PORT"),
@@ -292,6 +294,18 @@ fn flavour(extensions: &[v3::Extension]) -> Flavour {
     }
 }
 
+/// Returns how Envoy counts for Istio's metrics; `None` when the extension for it is not built in.
+fn stats_logger(node: &v3::Node) -> Option<StatsLogger> {
+    const FIRST_WITH_SCOPES: (u32, u32) = (1, 40);
+    let version = match &node.user_agent_version_type {
+        Some(v3::node::UserAgentVersionType::UserAgentBuildVersion(build)) => build.version,
+        _ => None,
+    };
+    let scopes = version.is_some_and(|version| (version.major_number, version.minor_number) >= FIRST_WITH_SCOPES);
+    let counts = node.extensions.iter().any(|extension| extension.name == "envoy.access_loggers.stats");
+    counts.then_some(if scopes { StatsLogger::SharedScope } else { StatsLogger::Prefix })
+}
+
 fn locality(locality: &v3::Locality) -> Locality {
     let v3::Locality { region, zone, sub_zone } = locality;
     Locality { region: name(region), zone: name(zone), subzone: name(sub_zone) }
@@ -326,6 +340,9 @@ fn pod_ports(json: &str) -> Result<Vec<(SmolStr, u16)>, Excess> {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use StatsLogger::{Prefix, SharedScope};
+    use envoy_types::pb::envoy::r#type::v3::SemanticVersion;
 
     use super::*;
     use crate::{mesh::model::SpiffeId, visits::Visits};
@@ -370,6 +387,21 @@ mod tests {
         assert_eq!(Node::parse(&message).unwrap().proxy.flavour, Flavour::Stock);
         message.extensions.push(v3::Extension { name: "istio.stats".into(), ..v3::Extension::default() });
         assert_eq!(Node::parse(&message).unwrap().proxy.flavour, Flavour::Istio);
+    }
+
+    #[test]
+    fn its_version_says_how_it_counts() {
+        let logger = |extension: &str, minor_number| {
+            let version = Some(SemanticVersion { major_number: 1, minor_number, patch: 3 });
+            let build = v3::BuildVersion { version, ..v3::BuildVersion::default() };
+            let mut message = node("sidecar~1.1.1.1~a.b~b.svc", &[]);
+            message.user_agent_version_type = Some(v3::node::UserAgentVersionType::UserAgentBuildVersion(build));
+            message.extensions = vec![v3::Extension { name: extension.into(), ..v3::Extension::default() }];
+            Node::parse(&message).unwrap().proxy.stats_logger
+        };
+        let stats = "envoy.access_loggers.stats";
+        assert_eq!([39, 40, 41].map(|minor| logger(stats, minor)), [Prefix, SharedScope, SharedScope].map(Some));
+        assert_eq!(logger("envoy.access_loggers.file", 40), None);
     }
 
     #[test]

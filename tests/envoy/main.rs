@@ -14,6 +14,7 @@ mod gateway;
 mod guest;
 mod issuer;
 mod mesh;
+mod metrics;
 mod near;
 mod origination;
 mod publisher;

@@ -10,7 +10,7 @@ use crate::api::{
 };
 
 /// The kinds that are not applied.
-const WITHOUT_EFFECT: [&str; 13] = [
+const WITHOUT_EFFECT: [&str; 12] = [
     "zipkin",
     "lightstep",
     "datadog",
@@ -18,7 +18,6 @@ const WITHOUT_EFFECT: [&str; 13] = [
     "opencensus",
     "skywalking",
     "opentelemetry",
-    "prometheus",
     "envoyFileAccessLog",
     "envoyHttpAls",
     "envoyTcpAls",
@@ -66,7 +65,8 @@ impl Read for ExtensionProvider {
                 }
                 usable
             });
-            Self { name, ext_authz }
+            let prometheus = fields.with("prometheus", |node| node.message(|_| ())).is_some();
+            Self { name, ext_authz, prometheus }
         })
     }
 }

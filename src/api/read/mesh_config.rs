@@ -9,7 +9,7 @@ use super::{
 };
 use crate::api::{
     istio::OutboundTrafficPolicy,
-    mesh_config::{MeshConfig, PathNormalization},
+    mesh_config::{DefaultProviders, MeshConfig, PathNormalization},
     validate::{header_format, locality_setting},
 };
 
@@ -20,7 +20,7 @@ const LONGEST_PATH: usize = 4096;
 const LONGEST_FILE_NAME: usize = 255;
 
 /// Fields of Istio that do not affect what a proxy is sent: those of injection and bootstrap, and unsupported ones.
-const WITHOUT_EFFECT: [&str; 18] = [
+const WITHOUT_EFFECT: [&str; 17] = [
     "hboneIdleTimeout",
     "ingressClass",
     "ingressService",
@@ -36,7 +36,6 @@ const WITHOUT_EFFECT: [&str; 18] = [
     "serviceScopeConfigs",
     "verifyCertificateAtClient",
     "ca",
-    "defaultProviders",
     "defaultTrafficPolicy",
     "serviceEntryVisibility",
 ];
@@ -50,6 +49,7 @@ impl Read for MeshConfig {
         read_policies(&fields, &mut mesh);
         mesh.ca_certificates = ca_certificates(&fields);
         mesh.extension_providers = extension_provider::providers(&fields);
+        mesh.default_providers = fields.with("defaultProviders", |node| node.message(default_providers)).unwrap_or_default();
         mesh.default_config = fields.get("defaultConfig");
         fields.set("enablePrometheusMerge", &mut mesh.enable_prometheus_merge);
         for name in WITHOUT_EFFECT {
@@ -58,6 +58,13 @@ impl Read for MeshConfig {
         fields.finish();
         Some(mesh)
     }
+}
+
+fn default_providers(fields: &Fields<'_>) -> DefaultProviders {
+    for name in ["tracing", "accessLogging"] {
+        fields.unsupported(name);
+    }
+    DefaultProviders { metrics: fields.get("metrics") }
 }
 
 fn read_names(fields: &Fields<'_>, mesh: &mut MeshConfig) {

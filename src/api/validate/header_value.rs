@@ -76,7 +76,7 @@ fn fits(name: &str, parameter: &str) -> bool {
             let parts: Vec<&str> = parameter.split(':').collect();
             matches!(parts[..], [from, to, "ms" | "us" | "ns"] if !from.is_empty() && !to.is_empty())
         }
-        "CEL" => is_attribute(parameter),
+        "CEL" => is_plain(parameter),
         "FILTER_STATE" | "UPSTREAM_FILTER_STATE" => match parameter.split_once(':') {
             Some((_, form)) => matches!(form, "PLAIN" | "TYPED") || form.strip_prefix("FIELD:").is_some_and(|field| !field.is_empty()),
             None => true,
@@ -85,15 +85,36 @@ fn fits(name: &str, parameter: &str) -> bool {
     }
 }
 
-/// Returns whether an expression of CEL is plainly an attribute (`request.headers['x-a']`); of others only Envoy knows.
+/// Returns whether an expression of CEL is plainly an attribute (`request.headers['x-a']`), or plainly has one if another is some text
+/// (`… == 'text' ? … : ''`); of others only Envoy knows.
+fn is_plain(expression: &str) -> bool {
+    let is_text =
+        |text: &str| text.strip_prefix('\'').and_then(|text| text.strip_suffix('\'')).is_some_and(|text| !text.contains(['\'', '\\']));
+    match expression.strip_suffix(" : ''").and_then(|rest| rest.split_once(" ? ")) {
+        Some((condition, attribute)) => {
+            condition.split_once(" == ").is_some_and(|(left, right)| is_attribute(left) && is_text(right)) && is_attribute(attribute)
+        }
+        None => is_attribute(expression),
+    }
+}
+
 fn is_attribute(expression: &str) -> bool {
     let is_word = |word: &str| word.len() > 2 && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-    let is_step = |step: &str| match step.strip_suffix("']").and_then(|step| step.split_once("['")) {
-        Some((word, key)) => is_word(word) && is_header_name(key) && !key.contains('\''),
-        None => is_word(step),
-    };
-    let mut steps = expression.split('.').peekable();
-    steps.peek().is_some_and(|first| ATTRIBUTES.contains(first)) && steps.all(is_step)
+    let (first, mut rest) = expression.split_at(expression.find(['.', '[']).unwrap_or(expression.len()));
+    while !rest.is_empty() {
+        let (fits, after) = if let Some(word) = rest.strip_prefix('.') {
+            let (word, after) = word.split_at(word.find(['.', '[']).unwrap_or(word.len()));
+            (is_word(word), after)
+        } else {
+            let key = rest.strip_prefix("['").and_then(|key| key.split_once("']"));
+            key.map_or((false, ""), |(key, after)| (is_header_name(key) && !key.contains('\''), after))
+        };
+        if !fits {
+            return false;
+        }
+        rest = after;
+    }
+    ATTRIBUTES.contains(&first)
 }
 
 const ATTRIBUTES: &[&str] =
@@ -276,6 +297,8 @@ mod tests {
             "%METADATA(ROUTE:a)%",
             "%COMMON_DURATION(A:B:ms)%",
             "%CEL(request.headers['x-a'])%",
+            "%CEL(xds.node.metadata['a.b']['c'])%",
+            "%CEL(request.headers['x-a'] == 'b' ? xds.node.id : '')%",
         ] {
             assert_eq!(check(good), Ok(()), "{good}");
         }
@@ -297,6 +320,9 @@ mod tests {
             "%COMMON_DURATION(A:B:s)%",
             "%CEL(a b)%",
             "%CEL(request.path +)%",
+            "%CEL(request.path == 'b' ? 'c' : '')%",
+            "%CEL(request.path == 'b'' ? xds.node : '')%",
+            "%CEL(request.headers['a'b'])%",
             "%REQ(x):%",
             "%REQ(x):99999999999%",
             "%HOSTNAME(x)%",

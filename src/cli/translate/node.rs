@@ -68,9 +68,9 @@ impl InjectedProxy<'_> {
 
     /// Returns its node as Envoy sends it.
     pub(super) fn node(&self, described: &Value) -> Node {
-        // Of stock Envoy's extensions any one will do: it is told apart by having none of Istio's.
+        // Stock Envoy is told apart by having none of Istio's extensions; of its own only the one that counts for metrics matters.
         let extensions = match self.flavour {
-            Flavour::Stock => vec![Extension { name: "envoy.filters.http.router".into(), ..Extension::default() }],
+            Flavour::Stock => vec![Extension { name: "envoy.access_loggers.stats".into(), ..Extension::default() }],
             Flavour::Istio => Vec::new(),
         };
         let text = |field: &str| described[field].as_str().unwrap_or_default().to_owned();

@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use smol_str::{SmolStr, format_smolstr};
 
-use super::Locality;
+use super::{Locality, MetricsPlan, StatsLogger};
 use crate::api::{Labels, proxy_config::GatewayTopology};
 
 /// A proxy as it described itself, checked against what is known about its workload.
@@ -40,6 +40,10 @@ pub struct Proxy {
     pub dns_domain: SmolStr,
     /// Names for telemetry.
     pub telemetry: Arc<TelemetryIdentity>,
+    /// What a stock Envoy counts Istio's metrics by; `None`: it has nothing for that.
+    pub stats_logger: Option<StatsLogger>,
+    /// Which of Istio's metrics it reports: what the mesh says, once the proxy is held against the world.
+    pub metrics: MetricsPlan,
     /// `IDLE_TIMEOUT` of TCP proxies and HTTP connections.
     pub idle_timeout: Option<Duration>,
     /// `HTTP10` = "1"
@@ -156,6 +160,8 @@ impl Proxy {
             flavour: Flavour::Stock,
             dns_domain: format_smolstr!("{namespace}.svc.cluster.local"),
             telemetry: Arc::default(),
+            stats_logger: Some(StatsLogger::default()),
+            metrics: MetricsPlan::default(),
             idle_timeout: None,
             http10: false,
             http_proxy_port: None,

@@ -5,7 +5,9 @@ use std::{collections::BTreeSet, sync::Arc};
 use crate::{
     api::{Kind, selects},
     mesh::{
-        model::{EndpointAddress, EndpointSet, Locality, Proxy, Registry, Service, ServiceKey, ServicePort, TargetPort},
+        model::{
+            EndpointAddress, EndpointSet, Flavour, Locality, MetricsPlan, Proxy, Registry, Service, ServiceKey, ServicePort, TargetPort,
+        },
         world::{World, views},
     },
     visits::{Visit, Visited},
@@ -27,6 +29,7 @@ pub struct ServiceTarget {
 pub fn resolve_proxy(world: &World, declared: &Proxy) -> Proxy {
     let mut proxy = declared.clone();
     proxy.topology = proxy.topology.or(Some(world.mesh.gateway_topology));
+    proxy.metrics = metrics(world, &proxy);
     let Some((name, namespace)) = declared.id.rsplit_once('.') else { return proxy };
     let found = world.workload(&declared.cluster, namespace, name);
     let Some(pod) = found.filter(|workload| workload.kind == Kind::Pod) else { return proxy };
@@ -44,6 +47,14 @@ pub fn resolve_proxy(world: &World, declared: &Proxy) -> Proxy {
         proxy.service_account = pod.service_account.clone();
     }
     proxy
+}
+
+// Istio's own proxy has a filter for it (contract §3.8).
+fn metrics(world: &World, proxy: &Proxy) -> MetricsPlan {
+    match proxy.stats_logger.filter(|_| proxy.flavour == Flavour::Stock && world.mesh.metrics) {
+        Some(logger) => MetricsPlan { client: true, server: true, peers: true, logger },
+        None => MetricsPlan::default(),
+    }
 }
 
 /// Returns the ports of the services that have an endpoint at one of the proxy's addresses or select its labels; the

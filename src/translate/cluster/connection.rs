@@ -14,10 +14,13 @@ use envoy_types::pb::{
                 UpstreamHttpProtocolOptions,
             },
         },
-        extensions::upstreams::http::v3::{
-            HttpProtocolOptions,
-            http_protocol_options::{
-                ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig, explicit_http_config::ProtocolConfig,
+        extensions::{
+            filters::network::http_connection_manager::v3::HttpFilter,
+            upstreams::http::v3::{
+                HttpProtocolOptions,
+                http_protocol_options::{
+                    ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig, explicit_http_config::ProtocolConfig,
+                },
             },
         },
         r#type::v3::Percent,
@@ -46,6 +49,15 @@ pub(super) enum HttpVersion {
     Two,
     /// The version that the client spoke.
     Downstream,
+}
+
+/// What happens to requests once an endpoint is chosen.
+#[derive(Clone, Debug, Default)]
+pub(super) struct UpstreamHttp {
+    /// Which names of the request the connection takes.
+    pub(super) names: Option<UpstreamHttpProtocolOptions>,
+    /// Filters; none stand for Envoy's own.
+    pub(super) filters: Vec<HttpFilter>,
 }
 
 impl HttpVersion {
@@ -77,7 +89,7 @@ pub(super) fn apply(
     mesh: &MeshSettings,
     pool: Option<&ConnectionPool>,
     version: HttpVersion,
-    upstream: Option<UpstreamHttpProtocolOptions>,
+    upstream: UpstreamHttp,
 ) {
     let tcp = pool.map(|pool| &pool.tcp);
     let connect_timeout = tcp.and_then(|tcp| tcp.connect_timeout).unwrap_or(mesh.connect_timeout);
@@ -90,7 +102,7 @@ pub(super) fn apply(
 /// Returns the protocol options of the passthrough clusters: the client's version, and five minutes without traffic at most.
 pub(super) fn passthrough_options() -> HashMap<String, Any> {
     let common = CommonHttpOptions { idle_timeout: Some(wkt::duration(std::time::Duration::from_secs(300))), ..Default::default() };
-    protocol_options(Some(common), HttpVersion::Downstream, None, None).unwrap_or_default()
+    protocol_options(Some(common), HttpVersion::Downstream, None, UpstreamHttp::default()).unwrap_or_default()
 }
 
 /// Returns the one threshold. What no policy limits gets a limit that is never reached.
@@ -183,9 +195,9 @@ fn protocol_options(
     common: Option<CommonHttpOptions>,
     version: HttpVersion,
     pool: Option<&ConnectionPool>,
-    upstream_http: Option<UpstreamHttpProtocolOptions>,
+    UpstreamHttp { names, filters }: UpstreamHttp,
 ) -> Option<HashMap<String, Any>> {
-    if common.is_none() && upstream_http.is_none() && version == HttpVersion::One {
+    if common.is_none() && names.is_none() && filters.is_empty() && version == HttpVersion::One {
         return None;
     }
     let streams = pool.and_then(|pool| pool.http.max_concurrent_streams);
@@ -207,8 +219,9 @@ fn protocol_options(
     };
     let options = HttpProtocolOptions {
         common_http_protocol_options: common,
-        upstream_http_protocol_options: upstream_http,
+        upstream_http_protocol_options: names,
         upstream_protocol_options: Some(upstream),
+        http_filters: filters,
         ..Default::default()
     };
     Some(HashMap::from([(PROTOCOL_OPTIONS.to_owned(), wkt::any(&options))]))

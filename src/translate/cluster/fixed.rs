@@ -52,7 +52,7 @@ pub(super) fn cluster(input: &Fixed) -> Built<Cluster> {
         Which::BlackHole => format!("{};", naming::BLACK_HOLE_CLUSTER),
         Which::Passthrough | Which::InboundPassthrough => format!("{};", naming::PASSTHROUGH_CLUSTER),
     };
-    connection::apply(&mut cluster, &input.mesh, None, connection::HttpVersion::One, None);
+    connection::apply(&mut cluster, &input.mesh, None, connection::HttpVersion::One, connection::UpstreamHttp::default());
     match input.which {
         Which::BlackHole => {
             cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into()));

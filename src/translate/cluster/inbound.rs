@@ -10,12 +10,12 @@ use envoy_types::pb::envoy::config::{
     core::v3::{Address, Pipe, SocketAddress, address, socket_address::PortSpecifier},
     endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier},
 };
-use envoy_types::pb::google::protobuf::Duration;
+use envoy_types::pb::google::protobuf::{Duration, Value};
 use smol_str::SmolStr;
 
 use super::{
     ClusterInput, Profile,
-    connection::{self, HttpVersion},
+    connection::{self, HttpVersion, UpstreamHttp},
     fixed::passthrough_bind,
     outbound,
 };
@@ -128,16 +128,18 @@ pub(super) fn cluster(input: &Inbound) -> Built<Cluster> {
         ..Default::default()
     };
     let version = HttpVersion::of_port(input.protocol(), true);
-    connection::apply(&mut cluster, &input.mesh, input.pool(), version, None);
+    connection::apply(&mut cluster, &input.mesh, input.pool(), version, UpstreamHttp::default());
     if let Source::Ingress { service: Some(service), .. } = &input.source {
-        cluster.metadata = metadata::istio([("services", outbound::services(std::iter::once(&**service)))]);
+        let services = ("services", outbound::services(std::iter::once(&**service)));
+        cluster.metadata = metadata::istio(std::iter::once(services).chain(in_metrics(input, service)));
     }
     if let Source::Service { service, rule, beside, .. } = &input.source {
         let config = rule.as_ref().and_then(|rule| rule.origins.first()).map(naming::config_path);
         let config = config.map(|path| ("config", wkt::text_value(path.as_str())));
         let services = outbound::services(std::iter::once(&**service).chain(beside.iter().map(|service| &**service)));
         let services = (!service.mesh_external).then_some(("services", services));
-        cluster.metadata = metadata::istio(config.into_iter().chain(services));
+        let in_metrics = services.iter().flat_map(|_| in_metrics(input, service)).collect::<Vec<_>>();
+        cluster.metadata = metadata::istio(config.into_iter().chain(services).chain(in_metrics));
     }
     match input.endpoint() {
         Handover::Address { address, bound } => {
@@ -153,6 +155,10 @@ pub(super) fn cluster(input: &Inbound) -> Built<Cluster> {
         }
     }
     Built::new(cluster, input.origins())
+}
+
+fn in_metrics(input: &Inbound, service: &Service) -> impl Iterator<Item = (&'static str, Value)> {
+    input.profile.peers.then(|| outbound::in_metrics(service)).into_iter().flatten()
 }
 
 /// Where the application is reached.

@@ -47,6 +47,8 @@ pub struct Profile {
     pub ipv4: bool,
     /// It has an IPv6 address.
     pub ipv6: bool,
+    /// Whether the proxies of the mesh tell each other who they are, for metrics.
+    pub peers: bool,
 }
 
 /// Returns the clusters of a service: one for each port, and one for each port and subset of its DestinationRule. UDP
@@ -78,6 +80,6 @@ pub fn cluster(input: &ClusterInput) -> Built<Cluster> {
 
 impl From<&ProxyClass> for Profile {
     fn from(class: &ProxyClass) -> Self {
-        Self { kind: class.kind, flavour: class.flavour, ipv4: class.ipv4, ipv6: class.ipv6 }
+        Self { kind: class.kind, flavour: class.flavour, ipv4: class.ipv4, ipv6: class.ipv6, peers: class.peers }
     }
 }

@@ -27,7 +27,7 @@ use smol_str::SmolStr;
 
 use super::{
     ClusterInput, Profile,
-    connection::{self, HttpVersion},
+    connection::{self, HttpVersion, UpstreamHttp},
     upstream_tls::{self, AutoMtls, NamesOfRequest, Peer},
 };
 use crate::{
@@ -40,7 +40,10 @@ use crate::{
     },
     translate::{
         endpoint::{self, Nearness, Unready},
-        filter::http::dns_cache,
+        filter::{
+            http::dns_cache,
+            peer_header::{Told, writers},
+        },
         input::{Built, ByPtr, ProxyClass},
         metadata, naming, tls, wkt,
     },
@@ -213,7 +216,9 @@ pub(super) fn cluster(input: &Outbound) -> Built<Cluster> {
         common_lb_config: connection::common_lb_config(),
         ..Default::default()
     };
-    let upstream = input.names_of_request().and_then(NamesOfRequest::http_options);
+    let names = input.names_of_request().and_then(NamesOfRequest::http_options);
+    let told = input.told().filter(|_| protocol.is_http() || protocol == Protocol::Auto);
+    let upstream = UpstreamHttp { names, filters: told.map(writers).unwrap_or_default() };
     connection::apply(&mut cluster, &input.mesh, policy.connection_pool.as_deref(), version, upstream);
     discover(&mut cluster, input, &name);
     balance(&mut cluster, input, policy.load_balancer.as_deref());
@@ -293,8 +298,9 @@ fn resolve(cluster: &mut Cluster, input: &Outbound, endpoints: &[Endpoint]) {
         name: "envoy.network.dns_resolver.cares".into(),
         typed_config: Some(wkt::any(&CaresDnsResolverConfig { udp_max_queries: wkt::uint32(100), ..Default::default() })),
     });
-    let keep_mtls = endpoint::keeps_mtls(input.rule.as_deref(), input.subset(), input.port);
-    cluster.load_assignment = Some(endpoint::assignment(&cluster.name, endpoints, input.unready(), input.nearness.as_deref(), keep_mtls));
+    let mtls = endpoint::keeps_mtls(input.rule.as_deref(), input.subset(), input.port);
+    let said = endpoint::Said { mtls, all_labels: input.profile.peers };
+    cluster.load_assignment = Some(endpoint::assignment(&cluster.name, endpoints, input.unready(), input.nearness.as_deref(), said));
 }
 
 fn forward_proxy(input: &Outbound, allow_insecure_cluster_options: bool) -> CustomClusterType {
@@ -371,20 +377,30 @@ fn istio_metadata(input: &Outbound, subset: Option<&EffectiveSubset>) -> Option<
     }
     if input.discovery != Discovery::DynamicForwardProxy {
         fields.push(("services", services(std::iter::once(&*input.service))));
+        fields.extend(input.profile.peers.then(|| in_metrics(&input.service)).into_iter().flatten());
     }
     metadata::istio(fields)
+}
+
+/// Returns the service's names for metrics, which cannot be taken out of a list.
+pub(super) fn in_metrics(service: &Service) -> [(&'static str, Value); 2] {
+    let name = name_in_metrics(service);
+    [("host", wkt::text_value(service.hostname.as_str())), ("service", wkt::text_value(format!("{name};{}", service.namespace)))]
+}
+
+fn name_in_metrics(service: &Service) -> &str {
+    match service.registry {
+        Registry::Kubernetes => service.name.as_str(),
+        Registry::External => service.hostname.as_str(),
+    }
 }
 
 /// Returns `services: [{host, name, namespace}, …]`; what comes from a ServiceEntry is named by its host.
 pub(super) fn services<'a>(services: impl Iterator<Item = &'a Service>) -> Value {
     let named = services.map(|service| {
-        let name = match service.registry {
-            Registry::Kubernetes => service.name.as_str(),
-            Registry::External => service.hostname.as_str(),
-        };
         let fields = [
             ("host", wkt::text_value(service.hostname.as_str())),
-            ("name", wkt::text_value(name)),
+            ("name", wkt::text_value(name_in_metrics(service))),
             ("namespace", wkt::text_value(service.namespace.as_str())),
         ];
         wkt::struct_value(wkt::structure(fields))
@@ -424,6 +440,16 @@ impl Outbound {
         // An AUTO_PASSTHROUGH gateway passes bytes on.
         let tls = self.policy().tls.as_deref().filter(|_| self.naming == Naming::Plain);
         NamesOfRequest::of(tls, self.auto_mtls, self.discovery == Discovery::DynamicForwardProxy)
+    }
+
+    /// Returns which requests reach a proxy of the mesh by mTLS, if proxies tell each other who they are.
+    fn told(&self) -> Option<Told> {
+        let by_mtls = match (self.policy().tls.as_deref(), self.auto_mtls) {
+            (Some(ClientTls::IstioMutual { .. }), _) | (None, AutoMtls::Direct) => Some(Told::Always),
+            (None, AutoMtls::Match) => Some(Told::ByEndpoint),
+            _ => None,
+        };
+        by_mtls.filter(|_| self.profile.peers && self.naming == Naming::Plain)
     }
 
     fn policy(&self) -> &PortPolicy {

@@ -14,6 +14,7 @@ use crate::{
         metadata::ISTIO,
         wire::{chosen_number, nested, number, text},
     },
+    workload_labels::WorkloadLabels,
 };
 
 const TRANSPORT_SOCKET_MATCH: &str = "envoy.transport_socket_match";
@@ -45,6 +46,8 @@ pub(super) struct Sent<'a> {
     pub(super) health: Health,
     /// Whether it says that it can do mTLS.
     pub(super) mtls: bool,
+    /// Whether it says all that metrics say of a workload.
+    pub(super) all_labels: bool,
 }
 
 /// Returns the encoding of a `ClusterLoadAssignment` with these localities, in this order.
@@ -74,16 +77,17 @@ fn locality<'a>(bytes: &mut Vec<u8>, Group { locality, priority, weight, endpoin
     number(bytes, 5, *priority);
 }
 
-fn lb_endpoint<'a>(bytes: &mut Vec<u8>, Sent { endpoint, health, mtls }: Sent<'a>, shared: &mut Shared<'a>) {
+fn lb_endpoint<'a>(bytes: &mut Vec<u8>, sent: Sent<'a>, shared: &mut Shared<'a>) {
+    let endpoint = sent.endpoint;
     // LbEndpoint.endpoint, Endpoint.address
     nested(bytes, 1, |bytes| nested(bytes, 1, |bytes| address(bytes, endpoint)));
     // HEALTHY, UNHEALTHY
-    match health {
+    match sent.health {
         Health::Healthy => number(bytes, 2, 1),
         Health::Unready => number(bytes, 2, 2),
         Health::Unknown => {}
     }
-    nested(bytes, 3, |bytes| bytes.extend_from_slice(shared.metadata(endpoint, mtls)));
+    nested(bytes, 3, |bytes| bytes.extend_from_slice(shared.metadata(sent)));
     nested(bytes, 4, |bytes| number(bytes, 1, endpoint.backend.weight));
 }
 
@@ -104,17 +108,19 @@ fn address(bytes: &mut Vec<u8>, endpoint: &Endpoint) {
 /// The encoded metadata of the previous endpoint: neighbours are often alike.
 #[derive(Default)]
 struct Shared<'a> {
-    of: Option<(&'a Endpoint, bool)>,
+    of: Option<Sent<'a>>,
     bytes: Vec<u8>,
 }
 
 impl<'a> Shared<'a> {
-    fn metadata(&mut self, endpoint: &'a Endpoint, mtls: bool) -> &[u8] {
-        let alike = self.of.is_some_and(|(other, other_mtls)| mtls == other_mtls && same_workload(endpoint, other));
-        if !alike {
-            self.of = Some((endpoint, mtls));
+    fn metadata(&mut self, sent: Sent<'a>) -> &[u8] {
+        let alike = |other: Sent<'_>| {
+            (sent.mtls, sent.all_labels) == (other.mtls, other.all_labels) && same_workload(sent.endpoint, other.endpoint)
+        };
+        if !self.of.is_some_and(alike) {
+            self.of = Some(sent);
             self.bytes.clear();
-            metadata(&mut self.bytes, endpoint, mtls);
+            metadata(&mut self.bytes, sent);
         }
         &self.bytes
     }
@@ -129,9 +135,9 @@ fn same_workload(one: &Endpoint, other: &Endpoint) -> bool {
 }
 
 // The entries stand in canonical order: the shorter key first.
-fn metadata(bytes: &mut Vec<u8>, endpoint: &Endpoint, mtls: bool) {
-    entry(bytes, ISTIO, "workload", &workload(&endpoint.backend));
-    if mtls {
+fn metadata(bytes: &mut Vec<u8>, sent: Sent<'_>) {
+    entry(bytes, ISTIO, "workload", &workload(&sent.endpoint.backend, sent.all_labels).to_string());
+    if sent.mtls {
         entry(bytes, TRANSPORT_SOCKET_MATCH, "tlsMode", "istio");
     }
 }
@@ -150,13 +156,22 @@ fn entry(bytes: &mut Vec<u8>, key: &str, field: &str, value: &str) {
     });
 }
 
-// name;namespace;canonical name;canonical revision;cluster
-fn workload(backend: &Backend) -> String {
+// Labels `app` and `version` are mostly the canonical ones, and Istio's proxy is not told them.
+fn workload(backend: &Backend, all_labels: bool) -> WorkloadLabels<'_> {
     let label = |keys: [&str; 3]| keys.iter().find_map(|key| backend.labels.get(*key)).map_or("", SmolStr::as_str);
-    let canonical = label(["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
-    let canonical = if canonical.is_empty() { backend.workload.as_str() } else { canonical };
-    let revision = label(["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
-    [&backend.workload, &backend.namespace, canonical, revision, &backend.cluster].join(";")
+    let canonical_service = label(["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
+    let canonical_service = if canonical_service.is_empty() { backend.workload.as_str() } else { canonical_service };
+    let canonical_revision = label(["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
+    let own = |key: &str, canonical| if all_labels { backend.labels.get(key).map_or("", SmolStr::as_str) } else { canonical };
+    WorkloadLabels {
+        workload: &backend.workload,
+        namespace: &backend.namespace,
+        canonical_service,
+        canonical_revision,
+        cluster: &backend.cluster,
+        app: own("app", canonical_service),
+        version: own("version", canonical_revision),
+    }
 }
 
 #[cfg(test)]
@@ -188,7 +203,7 @@ mod tests {
     }
 
     fn sent((endpoint, mtls): (&Endpoint, bool)) -> Sent<'_> {
-        Sent { endpoint, health: endpoint.backend.health, mtls }
+        Sent { endpoint, health: endpoint.backend.health, mtls, all_labels: true }
     }
 
     fn group<'a>(locality: &'a Locality, priority: u32, endpoints: Vec<Sent<'a>>) -> Group<'a> {

@@ -18,7 +18,15 @@ use envoy_types::pb::envoy::{
 };
 use smol_str::SmolStr;
 
-use super::{Direction, access_log::access_log, http::HttpFilters, http::http_filters, policies::PolicyFilters, tracing::tracing};
+use super::{
+    Direction,
+    access_log::access_log,
+    http::{HttpFilters, http_filters},
+    metrics::of_requests,
+    peer_header::removed_early,
+    policies::PolicyFilters,
+    tracing::tracing,
+};
 use crate::{
     mesh::{
         model::ForwardedCertificate,
@@ -55,6 +63,8 @@ pub struct ConnectionManager<'a> {
     pub policies: &'a PolicyFilters,
     /// Whether it is the explicit HTTP proxy (`proxyHttpPort`), whose requests name the whole URL.
     pub explicit_proxy: bool,
+    /// Whether whoever connects to a sidecar has shown a certificate of the mesh.
+    pub from_mesh: bool,
 }
 
 /// Where routes come from.
@@ -104,6 +114,7 @@ const SERVER_NAME: &str = "istio-envoy";
 
 fn common(wanted: &ConnectionManager<'_>) -> HttpConnectionManager {
     let class = wanted.class;
+    let metrics = class.own.metrics;
     let paths = wanted.mesh.path_normalization;
     let escaped_slashes = match paths {
         PathNormalization::DecodeAndMergeSlashes => PathWithEscapedSlashesAction::UnescapeAndForward,
@@ -118,6 +129,7 @@ fn common(wanted: &ConnectionManager<'_>) -> HttpConnectionManager {
         sniffed: wanted.sniffed,
         dns_cache: wanted.dns_cache,
         policies: wanted.policies,
+        reads_peer: metrics.peers && wanted.from_mesh,
     };
     HttpConnectionManager {
         stat_prefix: format!("{};", wanted.stat_prefix),
@@ -125,7 +137,8 @@ fn common(wanted: &ConnectionManager<'_>) -> HttpConnectionManager {
         tracing: Some(tracing(class.flavour, &class.own.telemetry)),
         stream_idle_timeout: Some(Default::default()),
         common_http_protocol_options: idle_timeout(class),
-        access_log: access_log(wanted.mesh),
+        early_header_mutation_extensions: (metrics.peers && !wanted.from_mesh).then(removed_early).into_iter().collect(),
+        access_log: access_log(wanted.mesh).into_iter().chain(of_requests(metrics, wanted.direction)).collect(),
         use_remote_address: wkt::boolean(false),
         proxy_100_continue: true,
         upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".into(), ..Default::default() }],

@@ -33,6 +33,7 @@ use smol_str::SmolStr;
 use super::{
     Direction,
     jwt_authn::{JWT_AUTHN, jwt_authn},
+    peer_header,
     policies::PolicyFilters,
 };
 use crate::{
@@ -64,6 +65,8 @@ pub struct HttpFilters<'a> {
     pub dns_cache: Option<&'a SmolStr>,
     /// Those that hold policies.
     pub policies: &'a PolicyFilters,
+    /// Whether a stock Envoy reads who the client is, for metrics.
+    pub reads_peer: bool,
 }
 
 /// Returns all filters, the router last.
@@ -74,6 +77,7 @@ pub fn http_filters(wanted: HttpFilters<'_>) -> Vec<HttpFilter> {
     if istio {
         filters.push(filter("istio.metadata_exchange", peer_metadata(wanted.direction)));
     }
+    filters.extend(wanted.reads_peer.then(peer_header::reader));
     filters.extend_from_slice(&wanted.policies.asking);
     let tokens = wanted.tokens.and_then(|tokens| jwt_authn(tokens, wanted.direction == Direction::Gateway));
     filters.extend(tokens.map(|tokens| filter(JWT_AUTHN, wkt::any(&tokens))));
@@ -174,7 +178,8 @@ mod tests {
 
     fn names(flavour: Flavour, direction: Direction, sniffed: bool) -> Vec<String> {
         let policies = &PolicyFilters::default();
-        let wanted = HttpFilters { flavour, direction, tokens: None, grpc_web: true, sniffed, dns_cache: None, policies };
+        let wanted =
+            HttpFilters { flavour, direction, tokens: None, grpc_web: true, sniffed, dns_cache: None, policies, reads_peer: false };
         http_filters(wanted)
             .into_iter()
             .map(|filter| filter.name.rsplit_once("http.").map_or(filter.name.clone(), |(_, name)| name.into()))

@@ -5,15 +5,16 @@ use std::time::Duration;
 use envoy_types::pb::{
     envoy::{
         config::{
-            accesslog::v3::AccessLog,
+            accesslog::v3::{AccessLog, AccessLogFilter, AndFilter, access_log_filter::FilterSpecifier},
             listener::v3::{Filter, filter::ConfigType},
         },
+        data::accesslog::v3::AccessLogType,
         extensions::filters::network::{
             mongo_proxy::v3::MongoProxy,
             sni_dynamic_forward_proxy::v3::{FilterConfig as SniForwardProxy, filter_config::PortSpecifier},
             tcp_proxy::v3::{
-                TcpProxy,
-                tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight},
+                TcpProxy, UpstreamConnectMode,
+                tcp_proxy::{ClusterSpecifier, TcpAccessLogOptions, WeightedCluster, weighted_cluster::ClusterWeight},
             },
         },
         r#type::v3::{HashPolicy, hash_policy::PolicySpecifier},
@@ -22,9 +23,17 @@ use envoy_types::pb::{
 };
 use smol_str::SmolStr;
 
-use super::{access_log::access_log, http::dns_cache};
+use super::{
+    Direction,
+    access_log::access_log,
+    http::dns_cache,
+    metrics::{of_connections, only},
+};
 use crate::{
-    mesh::{model::Flavour, settings::MeshSettings},
+    mesh::{
+        model::{Flavour, MetricsPlan},
+        settings::MeshSettings,
+    },
     translate::{
         naming::BLACK_HOLE_CLUSTER,
         tls::PEER_EXCHANGE,
@@ -34,6 +43,8 @@ use crate::{
         },
     },
 };
+
+const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
 
 /// Where the bytes of a TCP chain go.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -73,8 +84,21 @@ impl TcpTarget {
     }
 }
 
+/// What is told of the connections of a chain, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Reports<'a> {
+    /// Mesh-wide settings: where connections are logged.
+    pub mesh: &'a MeshSettings,
+    /// Which metrics there are.
+    pub metrics: MetricsPlan,
+    /// Where the chain stands.
+    pub direction: Direction,
+    /// Whether the client shows a certificate of the mesh, which is told of its connections.
+    pub from_mesh: bool,
+}
+
 /// Returns the filters of a chain that ends in a TCP proxy.
-pub fn tcp_filters(target: &TcpTarget, mesh: &MeshSettings) -> Vec<Filter> {
+pub fn tcp_filters(target: &TcpTarget, reports: Reports<'_>) -> Vec<Filter> {
     let mut filters = Vec::with_capacity(2);
     if let Some((cache, port)) = &target.sni_forward {
         filters.push(sni_forward_proxy(cache, *port));
@@ -83,13 +107,13 @@ pub fn tcp_filters(target: &TcpTarget, mesh: &MeshSettings) -> Vec<Filter> {
         let config = MongoProxy { stat_prefix: target.stat_prefix.to_string(), ..Default::default() };
         filters.push(filter("envoy.filters.network.mongo_proxy", wkt::any(&config)));
     }
-    filters.push(tcp_proxy(target, access_log(mesh)));
+    filters.push(filter(TCP_PROXY, wkt::any(&reported(tcp_proxy(target), reports))));
     filters
 }
 
 /// Returns the filter that sends connections nowhere, without an access log.
 pub fn black_hole() -> Filter {
-    tcp_proxy(&TcpTarget::cluster(BLACK_HOLE_CLUSTER), Vec::new())
+    filter(TCP_PROXY, wkt::any(&tcp_proxy(&TcpTarget::cluster(BLACK_HOLE_CLUSTER))))
 }
 
 /// Returns the filter that exchanges metadata before the first byte of a TCP connection: first in each chain of Istio's
@@ -106,17 +130,45 @@ pub fn metadata_exchange_config() -> Any {
     )
 }
 
-fn tcp_proxy(target: &TcpTarget, access_log: Vec<AccessLog>) -> Filter {
-    let config = TcpProxy {
+fn tcp_proxy(target: &TcpTarget) -> TcpProxy {
+    TcpProxy {
         stat_prefix: target.stat_prefix.to_string(),
         idle_timeout: target.idle_timeout.map(wkt::duration),
         max_downstream_connection_duration: target.max_duration.map(wkt::duration),
-        access_log,
         hash_policy: if target.by_source_ip { vec![source_ip()] } else { Vec::new() },
         cluster_specifier: Some(cluster_specifier(target)),
         ..Default::default()
+    }
+}
+
+/// Returns the TCP proxy with what tells of its connections. Where they are counted, there is an entry for their beginning too, which
+/// other logs leave out; and a client's certificate has to be seen before that.
+fn reported(proxy: TcpProxy, reports: Reports<'_>) -> TcpProxy {
+    let logs = access_log(reports.mesh);
+    let metrics = of_connections(reports.metrics, reports.direction);
+    if metrics.is_empty() {
+        return TcpProxy { access_log: logs, ..proxy };
+    }
+    let awaits = reports.from_mesh && reports.direction == Direction::Inbound;
+    TcpProxy {
+        access_log: logs.into_iter().map(of_ends).chain(metrics).collect(),
+        access_log_options: Some(TcpAccessLogOptions { flush_access_log_on_connected: true, ..Default::default() }),
+        upstream_connect_mode: if awaits { UpstreamConnectMode::OnDownstreamTlsHandshake.into() } else { 0 },
+        max_early_data_bytes: if awaits { wkt::uint32(0) } else { None },
+        ..proxy
+    }
+}
+
+fn of_ends(log: AccessLog) -> AccessLog {
+    let ends = only(AccessLogType::TcpConnectionEnd);
+    let filter = match log.filter {
+        None => ends,
+        Some(filter) => {
+            let both = AndFilter { filters: vec![ends, filter] };
+            AccessLogFilter { filter_specifier: Some(FilterSpecifier::AndFilter(both)) }
+        }
     };
-    filter("envoy.filters.network.tcp_proxy", wkt::any(&config))
+    AccessLog { filter: Some(filter), ..log }
 }
 
 fn source_ip() -> HashPolicy {

@@ -63,6 +63,7 @@ impl Asked {
             http10: false,
             idle_timeout: None,
             labels: Arc::default(),
+            peers: false,
             listener: Default::default(),
         };
         let labels = [("app".into(), "app".into())].into_iter().collect();

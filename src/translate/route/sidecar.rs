@@ -360,6 +360,7 @@ mod tests {
             http10: false,
             idle_timeout: None,
             labels: Arc::default(),
+            peers: false,
             listener: Default::default(),
         }
     }

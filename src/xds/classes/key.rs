@@ -101,6 +101,7 @@ pub(super) fn class_of(proxy: &Proxy, distinguishing: &DistinguishingLabels, for
         http10: proxy.http10,
         idle_timeout: proxy.idle_timeout,
         labels: Arc::new(project(&proxy.labels, &distinguishing.routes)),
+        peers: proxy.metrics.peers,
         listener: if for_listeners { listener_traits(proxy) } else { ListenerTraits::default() },
     }
 }
@@ -111,6 +112,7 @@ fn listener_traits(proxy: &Proxy) -> ListenerTraits {
         telemetry: if proxy.flavour == Flavour::Istio { Arc::clone(&proxy.telemetry) } else { Arc::default() },
         exact_balance: proxy.exact_balance,
         topology: in_front.unwrap_or_default(),
+        metrics: proxy.metrics,
     }
 }
 

@@ -21,6 +21,7 @@ pub mod pilot_agent;
 pub mod process;
 pub mod random;
 pub mod said;
+pub mod series;
 pub mod statistics;
 pub mod tools;
 pub mod wait;

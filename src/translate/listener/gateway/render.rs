@@ -12,7 +12,7 @@ use crate::translate::{
         Direction,
         access_log::listener_access_log,
         connection_manager::{ConnectionManager, Routes, connection_manager},
-        network::{metadata_exchange, tcp_filters},
+        network::{Reports, metadata_exchange, tcp_filters},
         policies::PolicyFilters,
     },
     input::Built,
@@ -89,13 +89,16 @@ fn filters(
                 dns_cache: None,
                 policies,
                 explicit_proxy: false,
+                from_mesh: false,
             })]
         }
         Target::Tcp(target) => {
             built.clusters.extend(target.clusters.iter().map(|(cluster, _)| cluster.clone()));
             let exchanges = chain.tls.as_ref().is_some_and(|tls| tls.exchanges_metadata());
             let exchange = exchanges.then(|| metadata_exchange(input.class.flavour)).flatten();
-            exchange.into_iter().chain(policies.network.iter().cloned()).chain(tcp_filters(target, &input.mesh)).collect()
+            let metrics = input.class.own.metrics;
+            let reports = Reports { mesh: &input.mesh, metrics, direction: Direction::Gateway, from_mesh: false };
+            exchange.into_iter().chain(policies.network.iter().cloned()).chain(tcp_filters(target, reports)).collect()
         }
     }
 }

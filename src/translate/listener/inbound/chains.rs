@@ -16,7 +16,7 @@ use crate::{
         filter::{
             Direction,
             connection_manager::{ConnectionManager, Routes, connection_manager},
-            network::{TcpTarget, black_hole, metadata_exchange, tcp_filters},
+            network::{Reports, TcpTarget, black_hole, metadata_exchange, tcp_filters},
             policies::PolicyFilters,
         },
         listener::chain::{MESH, MESH_HTTP, MESH_TCP, PLAINTEXT_HTTP},
@@ -137,7 +137,7 @@ impl Handover {
             application_protocols: shape.alpn.iter().map(|name| (*name).to_owned()).collect(),
             ..Default::default()
         };
-        let body = if shape.http { self.http_filters(input, policies) } else { self.tcp_filters(input, policies) };
+        let body = if shape.http { self.http_filters(input, policies, shape.mtls) } else { self.tcp_filters(input, policies, shape.mtls) };
         FilterChain {
             name: if shape.http { self.http_name.to_string() } else { self.tcp_name.to_string() },
             filter_chain_match: Some(matcher),
@@ -147,17 +147,18 @@ impl Handover {
         }
     }
 
-    fn tcp_filters(&self, input: &InboundInput, policies: &PolicyFilters) -> Vec<Filter> {
+    fn tcp_filters(&self, input: &InboundInput, policies: &PolicyFilters, from_mesh: bool) -> Vec<Filter> {
         let target = TcpTarget {
             stat_prefix: self.tcp_stat_prefix.clone(),
             idle_timeout: input.class.idle_timeout,
             mongo: self.protocol == Protocol::Mongo,
             ..TcpTarget::cluster(self.cluster.clone())
         };
-        policies.network.iter().cloned().chain(tcp_filters(&target, &input.mesh)).collect()
+        let reports = Reports { mesh: &input.mesh, metrics: input.class.own.metrics, direction: Direction::Inbound, from_mesh };
+        policies.network.iter().cloned().chain(tcp_filters(&target, reports)).collect()
     }
 
-    fn http_filters(&self, input: &InboundInput, policies: &PolicyFilters) -> Vec<Filter> {
+    fn http_filters(&self, input: &InboundInput, policies: &PolicyFilters, from_mesh: bool) -> Vec<Filter> {
         vec![connection_manager(ConnectionManager {
             class: &input.class,
             mesh: &input.mesh,
@@ -171,6 +172,7 @@ impl Handover {
             dns_cache: None,
             policies,
             explicit_proxy: false,
+            from_mesh,
         })]
     }
 

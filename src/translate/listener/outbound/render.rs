@@ -14,7 +14,7 @@ use crate::{
             Direction,
             access_log::listener_access_log,
             connection_manager::{ConnectionManager, Routes, connection_manager},
-            network::{TcpTarget, black_hole, tcp_filters},
+            network::{Reports, TcpTarget, black_hole, tcp_filters},
             policies::PolicyFilters,
         },
         input::Built,
@@ -47,7 +47,7 @@ fn virtual_outbound(input: &ListenerInput) -> Built<Listener> {
     };
     let catch_all = FilterChain {
         name: "virtualOutbound-catchall-tcp".into(),
-        filters: tcp_filters(&everything_else(input), &input.mesh),
+        filters: tcp_filters(&everything_else(input), reports(input)),
         ..Default::default()
     };
     let listener = Listener {
@@ -87,6 +87,7 @@ fn http_proxy(input: &ListenerInput, port: u16) -> Built<Listener> {
         dns_cache: None,
         policies: &PolicyFilters::default(),
         explicit_proxy: true,
+        from_mesh: false,
     });
     let listener = Listener {
         name: name.into(),
@@ -153,9 +154,13 @@ fn passthrough_chain(input: &ListenerInput, built: &mut Built<Listener>) -> Filt
     FilterChain {
         name: PASSTHROUGH_CHAIN.into(),
         filter_chain_match: Some(FilterChainMatch::default()),
-        filters: tcp_filters(&everything_else(input), &input.mesh),
+        filters: tcp_filters(&everything_else(input), reports(input)),
         ..Default::default()
     }
+}
+
+fn reports(input: &ListenerInput) -> Reports<'_> {
+    Reports { mesh: &input.mesh, metrics: input.class.own.metrics, direction: Direction::Outbound, from_mesh: false }
 }
 
 fn everything_else(input: &ListenerInput) -> TcpTarget {
@@ -195,7 +200,7 @@ impl Chain {
         match &self.target {
             Target::Tcp(target) => {
                 built.clusters.extend(target.clusters.iter().map(|(cluster, _)| cluster.clone()));
-                tcp_filters(target, &input.mesh)
+                tcp_filters(target, reports(input))
             }
             Target::Http { routes, sniffed, grpc_web, dns_cache } => {
                 built.routes.push(routes.clone());
@@ -212,6 +217,7 @@ impl Chain {
                     dns_cache: dns_cache.as_ref(),
                     policies: &PolicyFilters::default(),
                     explicit_proxy: false,
+                    from_mesh: false,
                 })]
             }
         }
