@@ -1,18 +1,44 @@
-//! `extensionProviders` of MeshConfig: servers that proxies ask, by name.
+//! `extensionProviders` of MeshConfig: what proxies ask and what they report to, by name.
+
+mod access_log;
 
 use std::time::Duration;
 
 use smol_str::SmolStr;
 
+pub use self::access_log::{FileAccessLog, GrpcAccessLog, LogFormat, OtelAccessLog, StreamKind};
+
 /// `extensionProviders[]`
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ExtensionProvider {
     /// `name`
     pub name: SmolStr,
-    /// `envoyExtAuthzHttp` or `envoyExtAuthzGrpc`; `None` for a kind that is not applied.
-    pub ext_authz: Option<ExtAuthz>,
+    /// What it is; `None` for a kind that is not applied, or one that cannot be used.
+    pub provider: Option<Provider>,
+}
+
+/// The kinds of providers that are applied.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Provider {
+    /// `envoyExtAuthzHttp`, `envoyExtAuthzGrpc`
+    ExtAuthz(ExtAuthz),
+    /// `envoyFileAccessLog`
+    FileAccessLog(FileAccessLog),
+    /// `envoyHttpAls`, `envoyTcpAls`
+    GrpcAccessLog(GrpcAccessLog),
+    /// `envoyOtelAls`
+    OtelAccessLog(OtelAccessLog),
     /// `prometheus`: whoever reports to it can be scraped.
-    pub prometheus: bool,
+    Prometheus,
+}
+
+/// `service` and `port` of a provider: whom proxies call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProviderService {
+    /// `service`, as it is written: `host`, or `namespace/host`.
+    pub service: SmolStr,
+    /// `port`
+    pub port: u16,
 }
 
 /// `envoyExtAuthzHttp`, `envoyExtAuthzGrpc`: a server that says whether a request may pass.

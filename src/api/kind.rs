@@ -41,10 +41,9 @@ pub struct UnreadKind {
 const ISTIO_GROUPS: [&str; 4] = [NETWORKING, SECURITY, TELEMETRY, EXTENSIONS];
 
 /// Istio's kinds that are not read.
-const UNREAD_KINDS: [UnreadKind; 5] = [
+const UNREAD_KINDS: [UnreadKind; 4] = [
     unread(NETWORKING, "EnvoyFilter"),
     unread(NETWORKING, "WorkloadGroup"),
-    unread(TELEMETRY, "Telemetry"),
     unread(EXTENSIONS, "WasmPlugin"),
     unread(EXTENSIONS, "TrafficExtension"),
 ];
@@ -215,6 +214,10 @@ const fn networking(plural: &'static str) -> Facts {
 
 const fn security(plural: &'static str) -> Facts {
     istio(SECURITY, &["v1", "v1beta1"], plural)
+}
+
+const fn telemetry(plural: &'static str) -> Facts {
+    istio(TELEMETRY, &["v1", "v1alpha1"], plural)
 }
 
 const fn istio(group: &'static str, versions: &'static [&'static str], plural: &'static str) -> Facts {

@@ -141,6 +141,16 @@ macro_rules! kinds {
                 read: istio_spec,
                 check: request_authentication,
             }
+            /// `telemetry.istio.io Telemetry`
+            Telemetry(istio::Telemetry) {
+                facts: telemetry("telemetries").meant_in("mesh/telemetry").shown(Shown {
+                    short_name: Some("telemetry"),
+                    columns: &[AGE],
+                    purpose: "what proxies report: metrics, access logs and traces",
+                }),
+                read: istio_spec,
+                check: telemetry,
+            }
             /// The mesh-wide settings (`MeshConfig`), which come from a file or a ConfigMap's key.
             MeshConfig(mesh_config::MeshConfig) {
                 facts: part_of_another("mesh"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use smol_str::SmolStr;
 
 use super::{
-    extension_provider::ExtensionProvider,
+    extension_provider::{ExtensionProvider, LogFormat},
     istio::{LocalityLb, OutboundTrafficPolicy, RetryPolicy, TcpKeepalive, TlsProtocol},
     label_selector::LabelSelector,
     proxy_config::ProxyConfig,
@@ -54,10 +54,10 @@ pub struct MeshConfig {
     pub h2_upgrade: bool,
     /// `accessLogFile`; empty for no log.
     pub access_log_file: SmolStr,
-    /// `accessLogFormat`; empty for Istio's format.
-    pub access_log_format: SmolStr,
-    /// `accessLogEncoding: JSON`
-    pub access_log_json: bool,
+    /// `accessLogFormat` in its `accessLogEncoding`; `None` for Istio's text.
+    pub access_log_format: Option<LogFormat>,
+    /// `disableEnvoyListenerLog`: whether connections that no filter chain takes are not logged.
+    pub disable_listener_log: bool,
     /// `defaultServiceExportTo`
     pub default_service_export_to: Vec<SmolStr>,
     /// `defaultVirtualServiceExportTo`
@@ -88,11 +88,20 @@ pub struct MeshConfig {
     pub multi_root: bool,
 }
 
-/// `defaultProviders`: whom proxies tell what they do, by the names of `extensionProviders`.
+/// `defaultProviders`: whom proxies tell what they do where no Telemetry says otherwise, by the names of `extensionProviders`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DefaultProviders {
     /// `metrics`
     pub metrics: Vec<SmolStr>,
+    /// `accessLogging`
+    pub access_logging: Vec<SmolStr>,
+}
+
+impl DefaultProviders {
+    /// Iterates over all names.
+    pub fn names(&self) -> impl Iterator<Item = &SmolStr> {
+        self.metrics.iter().chain(&self.access_logging)
+    }
 }
 
 /// Choices for the whole mesh for which istiod has environment variables, and MeshConfig no field.
@@ -178,8 +187,8 @@ impl Default for MeshConfig {
             enable_auto_mtls: true,
             h2_upgrade: false,
             access_log_file: SmolStr::default(),
-            access_log_format: SmolStr::default(),
-            access_log_json: false,
+            access_log_format: None,
+            disable_listener_log: false,
             default_service_export_to: vec!["*".into()],
             default_virtual_service_export_to: vec!["*".into()],
             default_destination_rule_export_to: vec!["*".into()],

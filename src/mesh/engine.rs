@@ -177,6 +177,7 @@ impl Engine {
         self.derive_endpoints(world, dirty);
         self.derive_services(world, dirty);
         self.touch_asking(world, dirty);
+        self.touch_reporting(world, dirty);
         self.derive_routes(world, dirty);
     }
 
@@ -185,6 +186,7 @@ impl Engine {
         if !changed.iter().any(|id| id.kind() == Kind::MeshConfig) {
             return changed;
         }
+        world.mesh_config = self.store.all_of(Kind::MeshConfig).next().map(|object| object.key.clone());
         let written = self.store.first_of::<MeshConfig>();
         let MeshConfig { features, multi_root, .. } = *self.defaults;
         let written = written.map(|mesh| MeshConfig { domain: self.domain.clone(), features, multi_root, ..MeshConfig::clone(mesh) });

@@ -152,6 +152,16 @@ impl<T: Policy> PolicyTable<T> {
         Effective { mesh, namespace: of_namespace.filter(|_| namespace != root), workload }
     }
 
+    /// Returns what counts for a workload of `namespace` with these labels, for kinds whose objects are laid over one another, the
+    /// widest first: the oldest for the mesh, the oldest for the namespace, then all that name the workload, the oldest first.
+    pub fn layered<'a>(&'a self, root: &'a str, namespace: &'a str, labels: &Labels) -> Vec<&'a Arc<Configured<T>>> {
+        let Effective { mesh, namespace: of_namespace, .. } = self.effective(root, namespace, labels);
+        let named = self.in_namespace(namespace).visiting(Visited::Object).filter(|object| object.spec.attachment().names(labels));
+        let mut named: Vec<_> = named.collect();
+        named.sort_by(|a, b| a.precedence.cmp(&b.precedence));
+        mesh.into_iter().chain(of_namespace).chain(named).collect()
+    }
+
     /// Returns all objects that are for a workload of `namespace` with these labels, for kinds whose objects hold together: those of
     /// its own namespace before those of `root`, the root namespace, each the oldest first. An object of the root namespace is for the
     /// whole mesh, or for what it selects there; targets are of its own namespace.
@@ -294,6 +304,26 @@ mod tests {
         assert_eq!(names(&table.effective("root", "none", &labels("app", "web"))), [Some("old"), None, None]);
         // What is for the root namespace is for the mesh, and said once.
         assert_eq!(names(&table.effective("root", "root", &Labels::new())), [Some("old"), None, None]);
+    }
+
+    #[test]
+    fn layers_are_the_oldest_of_each_wide_level_and_all_that_name_the_workload() {
+        let table = table([
+            ("root", "young", 2, Rule::All),
+            ("root", "old", 1, Rule::All),
+            ("root", "web", 0, Rule::App(labels("app", "web"))),
+            ("shop", "a", 3, Rule::App(labels("app", "web"))),
+            ("shop", "b", 2, Rule::App(labels("app", "web"))),
+            ("shop", "db", 0, Rule::App(labels("app", "db"))),
+            ("shop", "all", 4, Rule::All),
+        ]);
+        let names = |namespace: &str| -> Vec<String> {
+            let found = table.layered("root", namespace, &labels("app", "web"));
+            found.iter().map(|object| format!("{}/{}", object.origin.object.namespace, object.origin.object.name)).collect()
+        };
+        assert_eq!(names("shop"), ["root/old", "shop/all", "shop/b", "shop/a"]);
+        assert_eq!(names("root"), ["root/old", "root/web"]);
+        assert_eq!(names("other"), ["root/old"]);
     }
 
     #[test]

@@ -32,6 +32,11 @@ impl Reach {
         Self { namespace, selector, targets }
     }
 
+    /// Returns all workloads.
+    pub(in crate::mesh) fn everywhere() -> Self {
+        Self { namespace: None, selector: Labels::new(), targets: Vec::new() }
+    }
+
     /// Returns whether a workload is among them.
     pub fn covers(&self, namespace: &str, labels: &Labels) -> bool {
         let attachment = match self.targets.is_empty() {

@@ -6,6 +6,7 @@ use smol_str::SmolStr;
 
 use super::{
     gateway::TlsVersion,
+    providers::Providers,
     routing::model::RetryPolicy,
     traffic::{
         LocalityLb, TcpKeepalive,
@@ -13,14 +14,11 @@ use super::{
     },
 };
 use crate::api::{
-    extension_provider::{ExtAuthz, ExtensionProvider},
+    extension_provider::{ExtAuthz, ExtensionProvider, Provider},
     istio,
     mesh_config::{self, CaCertificate, MeshConfig},
     proxy_config::{GatewayTopology, ProxyConfig},
 };
-
-/// The provider of metrics that every mesh has.
-const PROMETHEUS: &str = "prometheus";
 
 /// Settings for the whole mesh.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,8 +65,10 @@ pub struct MeshSettings {
     pub h2_upgrade: bool,
     /// Whether proxies report Istio's metrics of requests and connections.
     pub metrics: bool,
-    /// Where requests and connections are logged; `None`: nowhere.
-    pub access_log: Option<AccessLog>,
+    /// Whom proxies report to, by name.
+    pub providers: Providers,
+    /// Whether connections that no filter chain takes are logged, where others are.
+    pub logs_unmatched: bool,
     /// `exportTo` of services that have none, as written.
     pub default_service_export_to: Vec<SmolStr>,
     /// `exportTo` of VirtualServices that have none, as written.
@@ -111,26 +111,6 @@ pub struct ProxyDefaults {
     pub config: ProxyConfig,
     /// Whether the application's metrics are served together with the proxy's, unless the pod says otherwise.
     pub prometheus_merge: bool,
-}
-
-/// A file (mostly `/dev/stdout`) to which proxies log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AccessLog {
-    /// Its path.
-    pub file: SmolStr,
-    /// What a line looks like.
-    pub format: AccessLogFormat,
-}
-
-/// The format of an access log's lines.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AccessLogFormat {
-    /// Istio's text.
-    Default,
-    /// A text of the user's own, in Envoy's format language.
-    Text(SmolStr),
-    /// Istio's fields as JSON.
-    Json,
 }
 
 /// What happens to outbound traffic for destinations that the mesh does not know.
@@ -179,8 +159,9 @@ impl MeshSettings {
             inbound_localhost: config.inbound_localhost,
             enable_auto_mtls: config.enable_auto_mtls,
             h2_upgrade: config.h2_upgrade,
-            metrics: metrics(config),
-            access_log: access_log(config),
+            metrics: Providers::of(config).default_to_prometheus(),
+            providers: Providers::of(config),
+            logs_unmatched: !config.disable_listener_log,
             default_service_export_to: config.default_service_export_to.clone(),
             default_virtual_service_export_to: config.default_virtual_service_export_to.clone(),
             default_destination_rule_export_to: config.default_destination_rule_export_to.clone(),
@@ -266,25 +247,11 @@ impl From<mesh_config::PathNormalization> for PathNormalization {
 }
 
 fn ext_authz(config: &MeshConfig) -> BTreeMap<SmolStr, Arc<ExtAuthz>> {
-    let asked = |provider: &ExtensionProvider| Some((provider.name.clone(), Arc::new(provider.ext_authz.clone()?)));
-    config.extension_providers.iter().filter_map(asked).collect()
-}
-
-// Proxies are scraped for the metrics: the provider has no settings, and one of that name is there unless the mesh has another.
-fn metrics(config: &MeshConfig) -> bool {
-    let known = |name: &SmolStr| config.extension_providers.iter().find(|provider| provider.name == *name);
-    let prometheus = |name: &SmolStr| known(name).map_or(name == PROMETHEUS, |provider| provider.prometheus);
-    config.default_providers.metrics.iter().any(prometheus)
-}
-
-// JSON has a fixed set of fields: a format that is written beside it has no effect.
-fn access_log(config: &MeshConfig) -> Option<AccessLog> {
-    let format = match (config.access_log_json, config.access_log_format.as_str()) {
-        (true, _) => AccessLogFormat::Json,
-        (false, "") => AccessLogFormat::Default,
-        (false, text) => AccessLogFormat::Text(text.into()),
+    let asked = |of: &ExtensionProvider| match &of.provider {
+        Some(Provider::ExtAuthz(asked)) => Some((of.name.clone(), Arc::new(asked.clone()))),
+        _ => None,
     };
-    (!config.access_log_file.is_empty()).then(|| AccessLog { file: config.access_log_file.clone(), format })
+    config.extension_providers.iter().filter_map(asked).collect()
 }
 
 #[cfg(test)]
@@ -293,33 +260,15 @@ mod tests {
     use crate::api::mesh_config::DefaultProviders;
 
     #[test]
-    fn there_is_an_access_log_only_where_a_file_is_named() {
-        let nowhere = MeshConfig { access_log_json: true, ..MeshConfig::default() };
-        assert_eq!(MeshSettings::of(&nowhere).access_log, None);
-        let of = |json, format: &str| {
-            let config = MeshConfig {
-                access_log_file: "/dev/stdout".into(),
-                access_log_json: json,
-                access_log_format: format.into(),
-                ..MeshConfig::default()
-            };
-            MeshSettings::of(&config).access_log.map(|log| log.format)
-        };
-        assert_eq!(of(false, ""), Some(AccessLogFormat::Default));
-        assert_eq!(of(false, "%PROTOCOL%"), Some(AccessLogFormat::Text("%PROTOCOL%".into())));
-        assert_eq!(of(true, "%PROTOCOL%"), Some(AccessLogFormat::Json));
-    }
-
-    #[test]
     fn metrics_are_reported_where_a_provider_for_prometheus_is_named() {
-        let provider = |name: &str, prometheus| ExtensionProvider { name: name.into(), ext_authz: None, prometheus };
+        let provider = |name: &str, provider| ExtensionProvider { name: name.into(), provider };
         let of = |named: &[&str], providers: &[ExtensionProvider]| {
-            let default_providers = DefaultProviders { metrics: named.iter().map(SmolStr::new).collect() };
+            let default_providers = DefaultProviders { metrics: named.iter().map(SmolStr::new).collect(), ..DefaultProviders::default() };
             MeshSettings::of(&MeshConfig { default_providers, extension_providers: providers.to_vec(), ..MeshConfig::default() }).metrics
         };
-        assert!(!of(&[], &[provider("prometheus", true)]));
-        assert!(of(&["prometheus"], &[]) && of(&["other", "own"], &[provider("own", true)]));
-        assert!(!of(&["own"], &[]) && !of(&["prometheus"], &[provider("prometheus", false)]));
+        assert!(!of(&[], &[provider("prometheus", Some(Provider::Prometheus))]));
+        assert!(of(&["prometheus"], &[]) && of(&["other", "own"], &[provider("own", Some(Provider::Prometheus))]));
+        assert!(!of(&["own"], &[]) && !of(&["prometheus"], &[provider("prometheus", None)]));
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod lookups;
 mod routes;
 mod services;
 mod singletons;
+mod telemetry;
 mod tokens;
 mod unreached;
 mod unsupported;
@@ -34,6 +35,7 @@ pub fn check(world: &World) -> Vec<Diagnostic> {
     found.extend(singletons::check(world));
     found.extend(tokens::check(world));
     found.extend(authorization::check(world));
+    found.extend(telemetry::check(world));
     found.extend(unsupported::check(world));
     found.extend(services::check(world));
     found.extend(endpoints::check(world));
@@ -58,6 +60,10 @@ pub fn of(world: &World, object: &ObjectKey) -> Vec<Diagnostic> {
         }
         Kind::ServiceEntry => [services::check(world), endpoints::check(world)].concat(),
         Kind::WorkloadEntry => endpoints::check(world),
+        Kind::Telemetry => {
+            let own = world.telemetries.get(&key).map(|object| telemetry::of(world, object)).unwrap_or_default();
+            [own, singletons::check(world)].concat()
+        }
         Kind::Sidecar | Kind::PeerAuthentication | Kind::ProxyConfig => singletons::check(world),
         _ => Vec::new(),
     };

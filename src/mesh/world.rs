@@ -27,7 +27,7 @@ use super::{
     unsupported::Unsupported,
 };
 use crate::{
-    api::{ConfigId, Kind},
+    api::{ConfigId, Kind, ObjectKey, istio},
     visits::{Visit, Visited},
 };
 
@@ -40,6 +40,8 @@ pub struct World {
     pub generation: u64,
     /// Mesh-wide settings.
     pub mesh: Arc<MeshSettings>,
+    /// Where they are written; `None`: nowhere.
+    pub mesh_config: Option<ObjectKey>,
     /// Whom proxies trust, as far as the control plane says it.
     pub trust: Arc<Trust>,
     /// How proxies are injected; apart from `mesh`, as it changes nothing of what proxies are sent.
@@ -78,6 +80,8 @@ pub struct World {
     pub key_sets: OrdMap<SmolStr, FetchedKeys>,
     /// AuthorizationPolicies by object.
     pub authorization_policies: PolicyTable<AuthorizationPolicy>,
+    /// Telemetry objects.
+    pub telemetries: PolicyTable<istio::Telemetry>,
     /// Objects that ask for what is not built yet.
     pub unsupported: OrdMap<ConfigId, Arc<Unsupported>>,
     /// What the Secrets and ConfigMaps hold that some object names.
@@ -160,7 +164,7 @@ impl World {
         let rules = self.destination_rules.origins().chain(self.gateways.origins());
         let workloads = self.peer_authentications.origins().chain(self.sidecars.origins());
         let requests = self.request_authentications.origins().chain(self.authorization_policies.origins());
-        let policies = workloads.chain(requests).chain(self.proxy_configs.origins());
+        let policies = workloads.chain(requests).chain(self.proxy_configs.origins()).chain(self.telemetries.origins());
         rules.chain(policies).chain(self.routes.values().map(|routes| &routes.origin))
     }
 

@@ -7,7 +7,10 @@ use smol_str::SmolStr;
 
 pub use crate::mesh::by_ptr::ByPtr;
 
-use crate::mesh::model::{ExactBalance, Flavour, GatewayTopology, Interception, Labels, MetricsPlan, Origin, ProxyKind, TelemetryIdentity};
+use crate::mesh::{
+    model::{ExactBalance, Flavour, GatewayTopology, Interception, Labels, MetricsPlan, Origin, ProxyKind, TelemetryIdentity},
+    telemetry::SideTelemetry,
+};
 
 /// What about a proxy decides how shared resources look: proxies of equal class and scope get equal bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -50,6 +53,8 @@ pub struct ListenerTraits {
     pub topology: GatewayTopology,
     /// Which of Istio's metrics they report.
     pub metrics: MetricsPlan,
+    /// What is reported of the traffic that passes them.
+    pub reports: Arc<SideTelemetry>,
 }
 
 /// What a listener reads of a proxy's class: proxies of several namespaces may share one.

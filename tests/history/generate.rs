@@ -188,13 +188,27 @@ impl Made {
 }
 
 /// Each makes an object of one kind.
-const KINDS: [fn(&mut Made) -> String; 15] = [
+const KINDS: [fn(&mut Made) -> String; 16] = [
     |made| {
         let (name, namespace) = (made.text(&["default", "a"]), made.text(&NAMESPACES));
         let (issuer, app) = (made.text(&["a.example.org", "b.example.org"]), made.text(&APPS));
         let selector = made.text(&["", "yes"]).replace("yes", &format!(", selector: {{matchLabels: {{app: {app}}}}}"));
         let spec = format!("spec: {{jwtRules: [{{issuer: {issuer}, jwks: '{KEYS}'}}]{selector}}}");
         made.object("security.istio.io/v1", "RequestAuthentication", name, namespace, &spec)
+    },
+    |made| {
+        let (name, namespace, app) = (made.text(&["default", "a"]), made.text(&NAMESPACES), made.text(&APPS));
+        let selector = made.text(&["", "yes"]).replace("yes", &format!("selector: {{matchLabels: {{app: {app}}}}}, "));
+        let provider = made.text(&["", "envoy", "logs", "lost"]).to_owned();
+        let providers = if provider.is_empty() { String::new() } else { format!("providers: [{{name: {provider}}}], ") };
+        let more = made.text(&["", "disabled: true", "match: {mode: CLIENT}", "match: {mode: SERVER}", "filter: {expression: 'true'}"]);
+        made.object(
+            "telemetry.istio.io/v1",
+            "Telemetry",
+            name,
+            namespace,
+            &format!("spec: {{{selector}accessLogging: [{{{providers}{more}}}]}}"),
+        )
     },
     |made| {
         let zone = made.text(&["north-1", "north-2"]);
@@ -331,6 +345,7 @@ const KINDS: [fn(&mut Made) -> String; 15] = [
             "defaultServiceExportTo: ['.']",
             "proxyHttpPort: 15002",
             "inboundTrafficPolicy: {mode: LOCALHOST}",
+            "{defaultProviders: {accessLogging: [envoy]}, extensionProviders: [{name: logs, envoyHttpAls: {service: a.shop.svc.cluster.local, port: 80}}]}",
         ]);
         format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata: {{mesh: \"{mesh}\"}}")
     },

@@ -11,6 +11,7 @@ mod request_authentication;
 mod service_entry;
 mod sidecar;
 mod target;
+mod telemetry;
 mod traffic_policy;
 mod virtual_service;
 
@@ -25,5 +26,6 @@ pub use request_authentication::*;
 pub use service_entry::*;
 pub use sidecar::*;
 pub use target::*;
+pub use telemetry::*;
 pub use traffic_policy::*;
 pub use virtual_service::*;

@@ -1,29 +1,21 @@
 //! Reads `extensionProviders` of MeshConfig. What one of them must not be refuses the MeshConfig, as Istio's validation does; where
 //! Istio takes a provider and then denies what would be asked of it, it is not among those that there are.
 
+pub(super) mod access_log;
+
 use smol_str::SmolStr;
 
 use super::fields::{Fields, Node, Read};
 use crate::api::{
-    extension_provider::{ExtAuthz, ExtAuthzProtocol, ExtensionProvider, HttpCheck, RequestBody},
+    extension_provider::{ExtAuthz, ExtAuthzProtocol, ExtensionProvider, HttpCheck, Provider, ProviderService, RequestBody},
     validate::added_header,
 };
 
 /// The kinds that are not applied.
-const WITHOUT_EFFECT: [&str; 12] = [
-    "zipkin",
-    "lightstep",
-    "datadog",
-    "stackdriver",
-    "opencensus",
-    "skywalking",
-    "opentelemetry",
-    "envoyFileAccessLog",
-    "envoyHttpAls",
-    "envoyTcpAls",
-    "envoyOtelAls",
-    "sds",
-];
+const WITHOUT_EFFECT: [&str; 8] = ["zipkin", "lightstep", "datadog", "stackdriver", "opencensus", "skywalking", "opentelemetry", "sds"];
+/// The kinds that are.
+const APPLIED: [&str; 7] =
+    ["envoyExtAuthzHttp", "envoyExtAuthzGrpc", "envoyFileAccessLog", "envoyHttpAls", "envoyTcpAls", "envoyOtelAls", "prometheus"];
 const LONGEST_NAME: usize = 63;
 
 /// The statuses that Envoy may be told to answer with.
@@ -55,20 +47,32 @@ impl Read for ExtensionProvider {
             for kind in WITHOUT_EFFECT {
                 fields.unsupported(kind);
             }
-            fields.exclusive(&["envoyExtAuthzHttp", "envoyExtAuthzGrpc"]);
-            let http = fields.with("envoyExtAuthzHttp", |node| node.message(of_http)).flatten();
-            let grpc = fields.with("envoyExtAuthzGrpc", |node| node.message(of_grpc)).flatten();
-            let ext_authz = http.or(grpc).filter(|_| {
-                let usable = is_name(&name);
-                if !usable {
-                    fields.warn("name", format!("must have lowercase letters, digits and hyphens only, at most {LONGEST_NAME}: {DENIED}"));
-                }
-                usable
-            });
-            let prometheus = fields.with("prometheus", |node| node.message(|_| ())).is_some();
-            Self { name, ext_authz, prometheus }
+            fields.exclusive(&APPLIED);
+            let provider = provider(fields, &name);
+            Self { name, provider }
         })
     }
+}
+
+fn provider(fields: &Fields<'_>, name: &str) -> Option<Provider> {
+    let other = |field: &'static str, read: fn(&Fields<'_>) -> Provider| fields.with(field, |node| node.message(read));
+    ext_authz(fields, name)
+        .or_else(|| other("envoyFileAccessLog", |fields| Provider::FileAccessLog(access_log::file(fields))))
+        .or_else(|| other("envoyHttpAls", |fields| Provider::GrpcAccessLog(access_log::http_stream(fields))))
+        .or_else(|| other("envoyTcpAls", |fields| Provider::GrpcAccessLog(access_log::tcp_stream(fields))))
+        .or_else(|| other("envoyOtelAls", |fields| Provider::OtelAccessLog(access_log::otel(fields))))
+        .or_else(|| other("prometheus", |_| Provider::Prometheus))
+}
+
+fn ext_authz(fields: &Fields<'_>, name: &str) -> Option<Provider> {
+    let http = fields.with("envoyExtAuthzHttp", |node| node.message(of_http)).flatten();
+    let grpc = fields.with("envoyExtAuthzGrpc", |node| node.message(of_grpc)).flatten();
+    let ext_authz = http.or(grpc)?;
+    if !is_name(name) {
+        fields.warn("name", format!("must have lowercase letters, digits and hyphens only, at most {LONGEST_NAME}: {DENIED}"));
+        return None;
+    }
+    Some(Provider::ExtAuthz(ext_authz))
 }
 
 const DENIED: &str = "what a policy would ask of it is denied";
@@ -121,16 +125,22 @@ fn of_http(fields: &Fields<'_>) -> Option<ExtAuthz> {
 }
 
 fn of_either(fields: &Fields<'_>, protocol: ExtAuthzProtocol) -> ExtAuthz {
-    let read = ExtAuthz {
-        service: fields.get("service"),
-        port: fields.get("port"),
+    let ProviderService { service, port } = server(fields);
+    ExtAuthz {
+        service,
+        port,
         timeout: fields.opt("timeout"),
         fail_open: fields.get("failOpen"),
         clear_route_cache: fields.get("clearRouteCache"),
         status_on_error: status(fields),
         body: fields.with("includeRequestBodyInCheck", |node| node.message(body)).flatten(),
         protocol,
-    };
+    }
+}
+
+/// Reads `service` and `port`.
+fn server(fields: &Fields<'_>) -> ProviderService {
+    let read = ProviderService { service: fields.get("service"), port: fields.get("port") };
     if read.service.is_empty() {
         fields.refuse("service", "is missing: write the host of a service, or namespace/host");
     }
@@ -211,9 +221,10 @@ mod tests {
                 to_downstream_on_allow: names(&["down"]),
             }),
         };
-        assert_eq!(http.ext_authz.as_ref(), Some(&expected));
-        assert_eq!(grpc.ext_authz.as_ref().map(|grpc| (&grpc.protocol, grpc.port)), Some((&ExtAuthzProtocol::Grpc, 9000)));
-        assert_eq!(other.ext_authz, None);
+        assert_eq!(http.provider, Some(Provider::ExtAuthz(expected)));
+        let Some(Provider::ExtAuthz(grpc)) = &grpc.provider else { panic!("{grpc:?}") };
+        assert_eq!((&grpc.protocol, grpc.port), (&ExtAuthzProtocol::Grpc, 9000));
+        assert_eq!(other.provider, None);
     }
 
     #[test]
@@ -247,7 +258,7 @@ mod tests {
             "{name: a, envoyExtAuthzHttp: {service: a.svc, port: 80, headersToUpstreamOnAllow: [x, '*']}}",
         ] {
             let (providers, said) = read(&format!("extensionProviders: [{wrong}]"));
-            assert_eq!(providers[0].ext_authz, None, "{wrong}");
+            assert_eq!(providers[0].provider, None, "{wrong}");
             assert!(said[0].contains("what a policy would ask of it is denied"), "{said:?}");
         }
     }

@@ -1,26 +1,29 @@
 //! Reads MeshConfig over its defaults (contract §7).
 
+use serde_json::{Map, Value};
+use smol_str::SmolStr;
+
 use super::{
     ca_certificates::ca_certificates,
-    extension_provider,
+    extension_provider::{
+        self,
+        access_log::{DEEPEST, UNSURE, check_json, is_stream, log_path},
+    },
     fields::{Fields, Node, Read},
     gateway::outbound_mode,
     mesh_tls::tls,
 };
 use crate::api::{
+    extension_provider::LogFormat,
     istio::OutboundTrafficPolicy,
     mesh_config::{DefaultProviders, MeshConfig, PathNormalization},
-    validate::{header_format, locality_setting},
+    validate::{locality_setting, log_format},
 };
 
 /// Where the bootstraps of proxies listen: administration, the agent, readiness and metrics.
 const BOOTSTRAP_PORTS: [u16; 4] = [15000, 15020, 15021, 15090];
-/// Linux's limits, in bytes.
-const LONGEST_PATH: usize = 4096;
-const LONGEST_FILE_NAME: usize = 255;
-
 /// Fields of Istio that do not affect what a proxy is sent: those of injection and bootstrap, and unsupported ones.
-const WITHOUT_EFFECT: [&str; 17] = [
+const WITHOUT_EFFECT: [&str; 16] = [
     "hboneIdleTimeout",
     "ingressClass",
     "ingressService",
@@ -28,7 +31,6 @@ const WITHOUT_EFFECT: [&str; 17] = [
     "ingressSelector",
     "enableTracing",
     "enableEnvoyAccessLogService",
-    "disableEnvoyListenerLog",
     "configSources",
     "zoneAwareLbSetting",
     "certificates",
@@ -49,7 +51,7 @@ impl Read for MeshConfig {
         read_policies(&fields, &mut mesh);
         mesh.ca_certificates = ca_certificates(&fields);
         mesh.extension_providers = extension_provider::providers(&fields);
-        mesh.default_providers = fields.with("defaultProviders", |node| node.message(default_providers)).unwrap_or_default();
+        mesh.default_providers = default_providers(&fields);
         mesh.default_config = fields.get("defaultConfig");
         fields.set("enablePrometheusMerge", &mut mesh.enable_prometheus_merge);
         for name in WITHOUT_EFFECT {
@@ -58,13 +60,6 @@ impl Read for MeshConfig {
         fields.finish();
         Some(mesh)
     }
-}
-
-fn default_providers(fields: &Fields<'_>) -> DefaultProviders {
-    for name in ["tracing", "accessLogging"] {
-        fields.unsupported(name);
-    }
-    DefaultProviders { metrics: fields.get("metrics") }
 }
 
 fn read_names(fields: &Fields<'_>, mesh: &mut MeshConfig) {
@@ -99,9 +94,7 @@ fn read_proxy_defaults(fields: &Fields<'_>, mesh: &mut MeshConfig) {
     }
     fields.set("protocolDetectionTimeout", &mut mesh.protocol_detection_timeout);
     fields.set("accessLogFile", &mut mesh.access_log_file);
-    fields.set("accessLogFormat", &mut mesh.access_log_format);
-    let encodings = [("TEXT", false), ("JSON", true)];
-    mesh.access_log_json = fields.with("accessLogEncoding", |node| node.one_of(&encodings)).unwrap_or_default();
+    fields.set("disableEnvoyListenerLog", &mut mesh.disable_listener_log);
     access_log(fields, mesh);
 }
 
@@ -122,16 +115,53 @@ fn listening_ports_differ(fields: &Fields<'_>, mesh: &MeshConfig) {
 }
 
 // Every listener of every proxy has the log, and is refused with it.
-fn access_log(fields: &Fields<'_>, mesh: &MeshConfig) {
-    let is_path = |file: &str| file.len() < LONGEST_PATH && file.split('/').all(|name| name.len() <= LONGEST_FILE_NAME);
-    if !is_path(&mesh.access_log_file) || mesh.access_log_file.chars().any(char::is_control) {
-        fields.refuse("accessLogFile", "must be the path of a file, such as /dev/stdout");
+fn access_log(fields: &Fields<'_>, mesh: &mut MeshConfig) {
+    if let Err(why) = log_path(&mesh.access_log_file) {
+        fields.refuse("accessLogFile", why);
+    } else if !is_stream(&mesh.access_log_file) {
+        fields.warn("accessLogFile", UNSURE);
     }
-    if !mesh.access_log_json
-        && let Err(why) = header_format(&mesh.access_log_format)
-    {
+    let encodings = [("TEXT", false), ("JSON", true)];
+    let is_json = fields.with("accessLogEncoding", |node| node.one_of(&encodings)).unwrap_or_default();
+    let written: Option<SmolStr> = fields.nonempty("accessLogFormat");
+    mesh.access_log_format = match (is_json, written) {
+        (false, written) => written.map(|text| text_format(fields, text)),
+        (true, None) => Some(LogFormat::Json(Map::new())),
+        (true, Some(written)) => Some(LogFormat::Json(json_format(fields, &written))),
+    };
+}
+
+fn text_format(fields: &Fields<'_>, text: SmolStr) -> LogFormat {
+    if let Err(why) = log_format(&text) {
         fields.refuse("accessLogFormat", why);
     }
+    LogFormat::Text(text)
+}
+
+/// Returns the keys of a JSON format, of which there are none where it is no JSON object: Istio's are logged then, as in Istio.
+fn json_format(fields: &Fields<'_>, written: &str) -> Map<String, Value> {
+    let Ok(Value::Object(keys)) = serde_json::from_str(written) else {
+        fields.warn("accessLogFormat", "is no JSON object, and has no effect with accessLogEncoding JSON: Istio's keys are logged");
+        return Map::new();
+    };
+    let value = Value::Object(keys);
+    fields.with("accessLogFormat", |node| {
+        check_json(&value, &node.path, node.findings, DEEPEST);
+        Some(())
+    });
+    match value {
+        Value::Object(keys) => keys,
+        _ => Map::new(),
+    }
+}
+
+/// Reads `defaultProviders`.
+fn default_providers(fields: &Fields<'_>) -> DefaultProviders {
+    let read = |fields: &Fields<'_>| {
+        fields.unsupported("tracing");
+        DefaultProviders { metrics: fields.get("metrics"), access_logging: fields.get("accessLogging") }
+    };
+    fields.with("defaultProviders", |node| node.message(read)).unwrap_or_default()
 }
 
 fn read_policies(fields: &Fields<'_>, mesh: &mut MeshConfig) {

@@ -22,6 +22,7 @@ mod request_authentication;
 mod scalar;
 mod service_entry;
 mod target;
+mod telemetry;
 mod traffic_policy;
 mod virtual_service;
 

@@ -250,7 +250,7 @@ status: {phase: Running, podIP: 10.1.0.1}
 #[test]
 fn mesh_config_is_read_over_its_defaults() {
     let document = json!({"accessLogFile": "/dev/stdout", "outboundTrafficPolicy": {"mode": "REGISTRY_ONLY"}, "connect_timeout": "3s",
-        "rootNamespace": "", "pathNormalization": {"normalization": "NONE"}, "defaultProviders": {"metrics": ["prometheus"], "tracing": ["zipkin"]}, "meshMTLS": {}, "foo": 1});
+        "rootNamespace": "", "pathNormalization": {"normalization": "NONE"}, "defaultProviders": {"accessLogging": ["envoy"], "metrics": ["prometheus"]}, "enableEnvoyAccessLogService": true, "meshMTLS": {}, "foo": 1});
     let parsed = parse_mesh_config(&document, &"Kubernetes".into());
     let Spec::MeshConfig(mesh) = &parsed.objects[0].spec else { panic!() };
     assert_eq!(
@@ -260,14 +260,17 @@ fn mesh_config_is_read_over_its_defaults() {
             outbound_traffic_policy: crate::api::istio::OutboundTrafficPolicy::RegistryOnly,
             connect_timeout: Duration::from_secs(3),
             path_normalization: crate::api::mesh_config::PathNormalization::None,
-            default_providers: crate::api::mesh_config::DefaultProviders { metrics: vec!["prometheus".into()] },
+            default_providers: crate::api::mesh_config::DefaultProviders {
+                metrics: vec!["prometheus".into()],
+                access_logging: vec!["envoy".into()],
+            },
             ..MeshConfig::default()
         }
     );
     assert_eq!(
         said(&parsed),
         [
-            "warning: MeshConfig/istio defaultProviders.tracing: field tracing is not supported yet and has no effect",
+            "warning: MeshConfig/istio enableEnvoyAccessLogService: field enableEnvoyAccessLogService is not supported yet and has no effect",
             "warning: MeshConfig/istio foo: unknown field: it has no effect",
         ]
     );

@@ -2,7 +2,7 @@
 //! not know, or whose parameters do not fit.
 
 use super::{
-    Check,
+    Check, cel,
     text::{LONGEST_HEADER, is_header_name},
 };
 use crate::api::findings::Path;
@@ -21,18 +21,28 @@ impl Check<'_> {
 
 /// Checks a text in which `%…%` is a command.
 pub(super) fn check(value: &str) -> Result<(), String> {
-    let mut rest = value;
+    commands(value, &[])
+}
+
+/// Checks the format of an access log, which may have a command more: Istio adds the formatter for it.
+pub(super) fn check_log(format: &str) -> Result<(), String> {
+    commands(format, &["REQ_WITHOUT_QUERY"])
+}
+
+fn commands(text: &str, more: &[&str]) -> Result<(), String> {
+    let mut rest = text;
     while let Some((_, after)) = rest.split_once('%') {
         rest = match after.strip_prefix('%') {
             Some(after) => after,
-            None => command(after)?,
+            None => command(after, more)?,
         };
     }
     Ok(())
 }
 
 /// Checks the command that stands here, `NAME%`, `NAME(parameter)%` or `NAME(parameter):3%`, and returns what comes after it.
-fn command(text: &str) -> Result<&str, String> {
+/// `more` are commands that take a parameter, beside those that there are everywhere.
+fn command<'t>(text: &'t str, more: &[&str]) -> Result<&'t str, String> {
     let no_command = || "has a % that starts no command: a plain percent sign is written %%".to_owned();
     let length = text.find(|letter: char| !(letter.is_ascii_uppercase() || letter.is_ascii_digit() || letter == '_')).unwrap_or(text.len());
     let (name, after) = text.split_at(length);
@@ -40,11 +50,11 @@ fn command(text: &str) -> Result<&str, String> {
         return Err(no_command());
     }
     let (parameter, after) = match after.strip_prefix('(') {
-        Some(inner) => inner.split_once(')').map(|(parameter, after)| (Some(parameter), after)).ok_or_else(no_command)?,
+        Some(inner) => closed(inner).map(|(parameter, after)| (Some(parameter), after)).ok_or_else(no_command)?,
         None => (None, after),
     };
     let (limit, after) = after.split_once('%').ok_or_else(no_command)?;
-    let parameterized = WITH_PARAMETER.contains(&name);
+    let parameterized = WITH_PARAMETER.contains(&name) || more.contains(&name);
     match parameter {
         _ if !parameterized && !WITHOUT_PARAMETER.contains(&name) && !EITHER_WAY.contains(&name) => {
             return Err(format!("Envoy knows no command %{name}%; a plain percent sign is written %%"));
@@ -62,21 +72,31 @@ fn command(text: &str) -> Result<&str, String> {
     }
 }
 
+/// Returns the parameter up to the first bracket that ends the command, and what comes after that bracket.
+fn closed(inner: &str) -> Option<(&str, &str)> {
+    let ends = |after: &str| {
+        after.strip_prefix(':').map_or(after, |limit| limit.trim_start_matches(|digit: char| digit.is_ascii_digit())).starts_with('%')
+    };
+    let brackets = inner.match_indices(')').map(|(at, _)| (&inner[..at], &inner[at + 1..]));
+    brackets.into_iter().find(|(_, after)| ends(after))
+}
+
 fn fits(name: &str, parameter: &str) -> bool {
     match name {
         // A header, and perhaps another one that stands in for it.
-        "REQ" | "RESP" | "TRAILER" | "REQUEST_HEADER" | "RESPONSE_HEADER" | "RESPONSE_TRAILER" => {
+        "REQ" | "REQ_WITHOUT_QUERY" | "RESP" | "TRAILER" | "REQUEST_HEADER" | "RESPONSE_HEADER" | "RESPONSE_TRAILER" => {
             let is_name = |name: &str| name.is_empty() || is_header_name(name.strip_prefix(':').unwrap_or(name));
             parameter.matches('?').count() <= 1 && parameter.split('?').all(is_name)
         }
         "PATH" => parameter == "WQ" || parameter == "NQ",
         "REQUESTED_SERVER_NAME" => ["SNI_ONLY", "SNI_FIRST", "HOST_FIRST"].contains(&parameter),
+        "GRPC_STATUS" => ["CAMEL_STRING", "SNAKE_STRING", "NUMBER"].contains(&parameter),
         "METADATA" => METADATA.contains(&parameter.split(':').next().unwrap_or_default()),
         "COMMON_DURATION" => {
             let parts: Vec<&str> = parameter.split(':').collect();
             matches!(parts[..], [from, to, "ms" | "us" | "ns"] if !from.is_empty() && !to.is_empty())
         }
-        "CEL" => is_plain(parameter),
+        "CEL" => cel::check(parameter).is_ok(),
         "FILTER_STATE" | "UPSTREAM_FILTER_STATE" => match parameter.split_once(':') {
             Some((_, form)) => matches!(form, "PLAIN" | "TYPED") || form.strip_prefix("FIELD:").is_some_and(|field| !field.is_empty()),
             None => true,
@@ -85,40 +105,6 @@ fn fits(name: &str, parameter: &str) -> bool {
     }
 }
 
-/// Returns whether an expression of CEL is plainly an attribute (`request.headers['x-a']`), or plainly has one if another is some text
-/// (`… == 'text' ? … : ''`); of others only Envoy knows.
-fn is_plain(expression: &str) -> bool {
-    let is_text =
-        |text: &str| text.strip_prefix('\'').and_then(|text| text.strip_suffix('\'')).is_some_and(|text| !text.contains(['\'', '\\']));
-    match expression.strip_suffix(" : ''").and_then(|rest| rest.split_once(" ? ")) {
-        Some((condition, attribute)) => {
-            condition.split_once(" == ").is_some_and(|(left, right)| is_attribute(left) && is_text(right)) && is_attribute(attribute)
-        }
-        None => is_attribute(expression),
-    }
-}
-
-fn is_attribute(expression: &str) -> bool {
-    let is_word = |word: &str| word.len() > 2 && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-    let (first, mut rest) = expression.split_at(expression.find(['.', '[']).unwrap_or(expression.len()));
-    while !rest.is_empty() {
-        let (fits, after) = if let Some(word) = rest.strip_prefix('.') {
-            let (word, after) = word.split_at(word.find(['.', '[']).unwrap_or(word.len()));
-            (is_word(word), after)
-        } else {
-            let key = rest.strip_prefix("['").and_then(|key| key.split_once("']"));
-            key.map_or((false, ""), |(key, after)| (is_header_name(key) && !key.contains('\''), after))
-        };
-        if !fits {
-            return false;
-        }
-        rest = after;
-    }
-    ATTRIBUTES.contains(&first)
-}
-
-const ATTRIBUTES: &[&str] =
-    &["connection", "destination", "filter_state", "metadata", "request", "response", "source", "upstream", "upstream_filter_state", "xds"];
 const METADATA: &[&str] = &["CLUSTER", "DYNAMIC", "LISTENER", "LISTENER_FILTER_CHAIN", "ROUTE", "UPSTREAM_HOST", "VIRTUAL_HOST"];
 const WITH_PARAMETER: &[&str] = &[
     "CEL",
@@ -148,6 +134,7 @@ const EITHER_WAY: &[&str] = &[
     "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
     "EMIT_TIME",
     "EMIT_TIME_LOCAL",
+    "GRPC_STATUS",
     "PATH",
     "REQUESTED_SERVER_NAME",
     "RESPONSE_CODE_DETAILS",
@@ -210,7 +197,6 @@ const WITHOUT_PARAMETER: &[&str] = &[
     "DOWNSTREAM_WIRE_BYTES_SENT",
     "DURATION",
     "FILTER_CHAIN_NAME",
-    "GRPC_STATUS",
     "GRPC_STATUS_NUMBER",
     "HOSTNAME",
     "LOCAL_REPLY_BODY",
@@ -299,6 +285,9 @@ mod tests {
             "%CEL(request.headers['x-a'])%",
             "%CEL(xds.node.metadata['a.b']['c'])%",
             "%CEL(request.headers['x-a'] == 'b' ? xds.node.id : '')%",
+            "%CEL(request.path.contains('a') ? '(' : ')')%",
+            "%GRPC_STATUS%",
+            "%GRPC_STATUS(NUMBER)%",
         ] {
             assert_eq!(check(good), Ok(()), "{good}");
         }
@@ -329,8 +318,18 @@ mod tests {
             "%PROTOCOL:3%",
             "%FILTER_STATE(x:NOPE)%",
             "%DYNAMIC_METADATA%",
+            "%GRPC_STATUS(x)%",
+            "%REQ_WITHOUT_QUERY(:path)%",
         ] {
             assert!(check(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn logs_may_leave_queries_out() {
+        assert_eq!(check_log("%REQ_WITHOUT_QUERY(x-path?:path):80% %PROTOCOL%"), Ok(()));
+        for bad in ["%REQ_WITHOUT_QUERY%", "%REQ_WITHOUT_QUERY(a?b?c)%", "%NOPE%"] {
+            assert!(check_log(bad).is_err(), "{bad}");
         }
     }
 }

@@ -3,6 +3,7 @@
 //! applied: Envoy, or a person, would misunderstand it.
 
 mod authorization_policy;
+mod cel;
 mod destination_rule;
 mod dry_run;
 mod gateway;
@@ -19,6 +20,7 @@ mod request_authentication;
 mod service_entry;
 mod sidecar;
 mod target;
+mod telemetry;
 mod text;
 mod traffic_distribution;
 mod unread_metadata;
@@ -61,6 +63,16 @@ pub fn re2(expression: &str) -> Result<(), String> {
 /// Checks the commands (`%…%`) in the value of a header that Envoy adds; the error says which it does not understand.
 pub fn header_format(value: &str) -> Result<(), String> {
     header_value::check(value)
+}
+
+/// Checks the commands (`%…%`) in the format of an access log; the error says which Envoy does not understand.
+pub(super) fn log_format(value: &str) -> Result<(), String> {
+    header_value::check_log(value)
+}
+
+/// Returns whether a text is the name of a header.
+pub(super) fn is_header_name(name: &str) -> bool {
+    text::is_header_name(name)
 }
 
 /// Checks a `localityLbSetting` that stands at this path.

@@ -17,8 +17,9 @@ use crate::{
         model::{Hostname, NamedKey, ServiceKey, Visibility},
         names,
         peer_authentication::{self, PeerAuthentication},
-        policy::{authorizer, destination_rule, mtls},
+        policy::{destination_rule, mtls},
         policy_table::{Policy, PolicyTable, Replaced},
+        providers::named,
         proxy_config::{self, ProxyConfig},
         reach::Reach,
         request_authentication::{self, FetchedKeys, JwtRule, Keys, RequestAuthentication},
@@ -59,6 +60,7 @@ impl Engine {
         self.derive_table::<DestinationRule>(world, changed, dirty);
         self.derive_table::<AuthorizationPolicy>(world, changed, dirty);
         self.derive_table::<ProxyConfig>(world, changed, dirty);
+        self.derive_table::<istio::Telemetry>(world, changed, dirty);
         self.derive_unsupported(world, changed);
     }
 
@@ -128,7 +130,7 @@ impl Engine {
 
     /// Marks the workloads whose policies have a service asked that appeared, vanished or differs.
     pub(super) fn touch_asking(&self, world: &World, dirty: &mut Dirty) {
-        let differs = |provider: &Arc<ExtAuthz>| dirty.touched.services.contains(&authorizer::named(&provider.service).1);
+        let differs = |provider: &Arc<ExtAuthz>| dirty.touched.services.contains(&named(&provider.service).1);
         let differing: BTreeSet<&SmolStr> = world.mesh.ext_authz.iter().filter(|(_, of)| differs(of)).map(|(name, _)| name).collect();
         if differing.is_empty() {
             return;
@@ -136,6 +138,25 @@ impl Engine {
         let policies = world.authorization_policies.values().visiting(Visited::Object);
         let asking = policies.filter(|policy| policy.spec.provider().is_some_and(|name| differing.contains(name)));
         dirty.touched.policies.extend(asking.map(|policy| Reach::of(policy, &world.mesh.root_namespace)));
+    }
+
+    /// Marks the workloads that report to a service that appeared, vanished or differs.
+    pub(super) fn touch_reporting(&self, world: &World, dirty: &mut Dirty) {
+        let services = &dirty.touched.services;
+        let providers = world.mesh.providers.iter().filter(|of| of.takes_logs());
+        let differing = providers.filter(|of| of.service().is_some_and(|(written, _)| services.contains(&named(written).1)));
+        let differing: Vec<&SmolStr> = differing.map(|of| &of.name).collect();
+        if differing.is_empty() {
+            return;
+        }
+        let names = |name: &SmolStr| differing.iter().any(|of| of.eq_ignore_ascii_case(name));
+        if world.mesh.providers.defaults.names().any(names) {
+            dirty.touched.policies.push(Reach::everywhere());
+            return;
+        }
+        let objects = world.telemetries.values().visiting(Visited::Object);
+        let reporting = objects.filter(|object| object.spec.providers().any(names));
+        dirty.touched.policies.extend(reporting.map(|object| Reach::of(object, &world.mesh.root_namespace)));
     }
 
     fn derive_table<T: Tabled>(&self, world: &mut World, changed: &[Id], dirty: &mut Dirty) {
@@ -292,6 +313,22 @@ impl Tabled for ProxyConfig {
 
     /// Marks nothing: pods that are created later are injected by it, and proxies that run stay as they were started.
     fn touch(_: &Engine, _: &mut World, _: &[(NamedKey, Replaced<Self>)], _: &mut Dirty) {}
+}
+
+impl Tabled for istio::Telemetry {
+    type Content = Self;
+
+    fn of(_: &Object, spec: &Arc<Self>, _: &MeshSettings) -> Arc<Self> {
+        Arc::clone(spec)
+    }
+
+    fn table(world: &mut World) -> &mut PolicyTable<Self> {
+        &mut world.telemetries
+    }
+
+    fn touch(_: &Engine, world: &mut World, replaced: &[(NamedKey, Replaced<Self>)], dirty: &mut Dirty) {
+        touch_selected(world, replaced, dirty);
+    }
 }
 
 impl Tabled for DestinationRule {

@@ -153,4 +153,9 @@ impl Service {
     pub fn port(&self, number: u16) -> Option<&ServicePort> {
         self.ports.iter().find(|port| port.number == number)
     }
+
+    /// Returns whether proxies that see it have a cluster for a port, once it has endpoints.
+    pub fn has_cluster_for(&self, number: u16) -> bool {
+        self.external_name.is_none() && self.port(number).is_some_and(|port| port.protocol != Protocol::Udp)
+    }
 }

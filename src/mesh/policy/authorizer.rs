@@ -1,10 +1,13 @@
 //! Whom policies of action CUSTOM have asked: a provider of MeshConfig, and the service that it names (contract §6.7).
 
-use smol_str::SmolStr;
-
 use crate::{
     api::extension_provider::ExtAuthz,
-    mesh::{by_ptr::ByPtr, model::Hostname, world::World},
+    mesh::{
+        by_ptr::ByPtr,
+        model::Hostname,
+        policy::server::{NoServer, server},
+        world::World,
+    },
 };
 
 /// A server that is asked.
@@ -22,34 +25,15 @@ pub enum NoAuthorizer {
     /// There is no provider of that name.
     #[error("MeshConfig has no envoyExtAuthzHttp or envoyExtAuthzGrpc of this name in extensionProviders")]
     Provider,
-    /// There is no such service.
-    #[error("there is no service {0}, which extensionProviders of MeshConfig name for it")]
-    Service(SmolStr),
-    /// There are several.
-    #[error("several namespaces define {0}, which extensionProviders of MeshConfig name for it: write NAMESPACE/{0}")]
-    Ambiguous(SmolStr),
+    /// There is no service that could be asked.
+    #[error(transparent)]
+    Server(#[from] NoServer),
 }
 
 /// Finds the server of a provider.
 pub fn authorizer(world: &World, provider: &str) -> Result<Authorizer, NoAuthorizer> {
     let provider = world.mesh.ext_authz.get(provider).ok_or(NoAuthorizer::Provider)?;
-    let (namespace, hostname) = named(&provider.service);
-    let defining = world.services_named(&hostname).map(|service| &service.namespace);
-    let mut namespaces: Vec<_> = defining.filter(|defining| namespace.is_none_or(|namespace| *defining == namespace)).collect();
-    namespaces.dedup();
-    match namespaces.len() {
-        0 => Err(NoAuthorizer::Service(provider.service.clone())),
-        1 => Ok(Authorizer { provider: provider.into(), hostname }),
-        _ => Err(NoAuthorizer::Ambiguous(provider.service.clone())),
-    }
-}
-
-/// Returns the namespace, if there is one, and the host of what is written.
-pub(in crate::mesh) fn named(written: &str) -> (Option<&str>, Hostname) {
-    match written.split_once('/') {
-        Some((namespace, host)) => (Some(namespace), Hostname::new(host)),
-        None => (None, Hostname::new(written)),
-    }
+    Ok(Authorizer { provider: provider.into(), hostname: server(world, &provider.service)? })
 }
 
 #[cfg(test)]
@@ -84,7 +68,7 @@ mod tests {
         let document = |text: &str| parse(&value(text), &"Kubernetes".into());
         applied(parse_mesh_config(&value(PROVIDER), &"Kubernetes".into()));
         let world = applied(document(POLICY)).world;
-        assert_eq!(authorizer(&world, "guard"), Err(NoAuthorizer::Service("guard.guards.svc.cluster.local".into())));
+        assert_eq!(authorizer(&world, "guard"), Err(NoServer::Service("guard.guards.svc.cluster.local".into()).into()));
         assert_eq!(authorizer(&world, "other"), Err(NoAuthorizer::Provider));
         assert_eq!(applied(document(OTHER)).touched.policies, []);
         let Applied { world, touched, .. } = applied(document(GUARD));

@@ -7,5 +7,6 @@ pub mod destination_rule;
 pub mod mtls;
 pub mod proxy_config;
 pub mod request_authentication;
+pub mod server;
 mod sidecar;
 pub mod workload;

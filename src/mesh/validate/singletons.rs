@@ -1,4 +1,5 @@
-//! Kinds of which one object counts for a namespace: Sidecars, PeerAuthentications and ProxyConfigs without a selector.
+//! Kinds of which one object counts for a namespace: Sidecars, PeerAuthentications, ProxyConfigs and Telemetries without
+//! a selector.
 
 use crate::{
     api::Diagnostic,
@@ -12,6 +13,7 @@ pub(super) fn check(world: &World) -> Vec<Diagnostic> {
     let mut found = without_effect(&world.sidecars);
     found.extend(without_effect(&world.peer_authentications));
     found.extend(without_effect(&world.proxy_configs));
+    found.extend(without_effect(&world.telemetries));
     found
 }
 

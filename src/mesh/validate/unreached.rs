@@ -6,7 +6,7 @@ use super::authorization;
 use crate::{
     api::{Diagnostic, Kind},
     mesh::{
-        model::{Hostname, Origin, Protocol, Service},
+        model::{Hostname, Origin, Service},
         policy::destination_rule,
         routing::model::{Destination, RouteSet, RuleSource},
         scope::Scope,
@@ -86,7 +86,7 @@ impl Unreached<'_> {
 
     /// Returns the service with that port, if the proxies see it.
     fn service(&self) -> Option<&Arc<Service>> {
-        self.scope.services.get(self.host).filter(|service| has_port(service, self.port))
+        self.scope.services.get(self.host).filter(|service| service.has_cluster_for(self.port))
     }
 
     fn finding(&self, set: &RouteSet, source: &RuleSource, to: &Destination) -> Option<Diagnostic> {
@@ -107,7 +107,7 @@ impl Unreached<'_> {
                 format!("proxies of namespace {namespace} see no DestinationRule that defines subset {subset} of {host}: they answer 503");
             return if told { None } else { at_route(message) };
         }
-        let of_port = || self.world.services_named(host).filter(|service| has_port(service, *port));
+        let of_port = || self.world.services_named(host).filter(|service| service.has_cluster_for(*port));
         if let Some(imported) = of_port().find(|service| service.export_to.allows(namespace)) {
             let sidecar = self.scope.sidecar.as_ref()?;
             let message = format!(
@@ -146,7 +146,7 @@ impl Unreached<'_> {
     fn is_called(&self, set: &RouteSet) -> bool {
         set.hosts.iter().any(|host| {
             let mut services = self.world.services_named(host).peekable();
-            services.peek().is_none() || services.any(|service| has_port(service, self.port))
+            services.peek().is_none() || services.any(|service| service.has_cluster_for(self.port))
         })
     }
 
@@ -155,8 +155,4 @@ impl Unreached<'_> {
         let message = format!("{host} is found by DNS and has no endpoint for port {port}, so that there is no cluster: requests get 503");
         Diagnostic::warning(field, message).of(&at.object)
     }
-}
-
-fn has_port(service: &Service, port: u16) -> bool {
-    service.external_name.is_none() && service.port(port).is_some_and(|port| port.protocol != Protocol::Udp)
 }

@@ -6,7 +6,8 @@ use super::{DebugState, PageRequest, Reply};
 use crate::{
     mesh::{
         model::{Endpoint, EndpointAddress, Origin, Registry, Service},
-        settings::{AccessLogFormat, MeshSettings, TlsSettings},
+        providers::LogFormat,
+        settings::{MeshSettings, TlsSettings},
     },
     serve::readiness::SOURCES_SYNCED,
 };
@@ -99,10 +100,11 @@ fn object_entry(origin: &Origin) -> Value {
 }
 
 fn settings(mesh: &MeshSettings) -> Value {
-    let (log_format, log_encoding) = match mesh.access_log.as_ref().map(|log| &log.format) {
-        Some(AccessLogFormat::Text(text)) => (text.as_str(), "TEXT"),
-        Some(AccessLogFormat::Json) => ("", "JSON"),
-        Some(AccessLogFormat::Default) | None => ("", "TEXT"),
+    let log = mesh.providers.mesh_log().unwrap_or_default();
+    let (log_format, log_encoding) = match log.format {
+        Some(LogFormat::Text(text)) => (text.to_string(), "TEXT"),
+        Some(LogFormat::Json(keys)) => (Value::Object(keys).to_string(), "JSON"),
+        None => (String::new(), "TEXT"),
     };
     json!({
         "rootNamespace": mesh.root_namespace,
@@ -118,7 +120,7 @@ fn settings(mesh: &MeshSettings) -> Value {
         "protocolDetectionTimeout": seconds(mesh.protocol_detection_timeout),
         "outboundTrafficPolicy": {"mode": format!("{:?}", mesh.outbound_traffic_policy)},
         "enableAutoMtls": mesh.enable_auto_mtls,
-        "accessLogFile": mesh.access_log.as_ref().map(|log| log.file.as_str()).unwrap_or_default(),
+        "accessLogFile": log.path,
         "accessLogFormat": log_format,
         "accessLogEncoding": log_encoding,
         "defaultServiceExportTo": mesh.default_service_export_to,

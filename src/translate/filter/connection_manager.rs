@@ -20,7 +20,7 @@ use smol_str::SmolStr;
 
 use super::{
     Direction,
-    access_log::access_log,
+    access_log::access_logs,
     http::{HttpFilters, http_filters},
     metrics::of_requests,
     peer_header::removed_early,
@@ -138,7 +138,7 @@ fn common(wanted: &ConnectionManager<'_>) -> HttpConnectionManager {
         stream_idle_timeout: Some(Default::default()),
         common_http_protocol_options: idle_timeout(class),
         early_header_mutation_extensions: (metrics.peers && !wanted.from_mesh).then(removed_early).into_iter().collect(),
-        access_log: access_log(wanted.mesh).into_iter().chain(of_requests(metrics, wanted.direction)).collect(),
+        access_log: access_logs(&class.own.reports).into_iter().chain(of_requests(metrics, wanted.direction)).collect(),
         use_remote_address: wkt::boolean(false),
         proxy_100_continue: true,
         upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".into(), ..Default::default() }],

@@ -25,16 +25,14 @@ use smol_str::SmolStr;
 
 use super::{
     Direction,
-    access_log::access_log,
+    access_log::access_logs,
     http::dns_cache,
     metrics::{of_connections, only},
 };
 use crate::{
-    mesh::{
-        model::{Flavour, MetricsPlan},
-        settings::MeshSettings,
-    },
+    mesh::model::Flavour,
     translate::{
+        input::ListenerClass,
         naming::BLACK_HOLE_CLUSTER,
         tls::PEER_EXCHANGE,
         wkt::{
@@ -87,10 +85,8 @@ impl TcpTarget {
 /// What is told of the connections of a chain, and when.
 #[derive(Clone, Copy, Debug)]
 pub struct Reports<'a> {
-    /// Mesh-wide settings: where connections are logged.
-    pub mesh: &'a MeshSettings,
-    /// Which metrics there are.
-    pub metrics: MetricsPlan,
+    /// The class of proxies: which logs and metrics they have.
+    pub class: &'a ListenerClass,
     /// Where the chain stands.
     pub direction: Direction,
     /// Whether the client shows a certificate of the mesh, which is told of its connections.
@@ -144,8 +140,8 @@ fn tcp_proxy(target: &TcpTarget) -> TcpProxy {
 /// Returns the TCP proxy with what tells of its connections. Where they are counted, there is an entry for their beginning too, which
 /// other logs leave out; and a client's certificate has to be seen before that.
 fn reported(proxy: TcpProxy, reports: Reports<'_>) -> TcpProxy {
-    let logs = access_log(reports.mesh);
-    let metrics = of_connections(reports.metrics, reports.direction);
+    let logs = access_logs(&reports.class.own.reports);
+    let metrics = of_connections(reports.class.own.metrics, reports.direction);
     if metrics.is_empty() {
         return TcpProxy { access_log: logs, ..proxy };
     }

@@ -14,9 +14,12 @@ mod tests;
 
 use envoy_types::pb::envoy::config::{
     core::v3::{Address, Pipe, SocketAddress, address, socket_address::PortSpecifier},
-    listener::v3::listener::{
-        ConnectionBalanceConfig,
-        connection_balance_config::{BalanceType, ExactBalance},
+    listener::v3::{
+        Listener,
+        listener::{
+            ConnectionBalanceConfig,
+            connection_balance_config::{BalanceType, ExactBalance},
+        },
     },
 };
 
@@ -25,6 +28,21 @@ pub use self::{
     held::{Holder, holds_own_addresses},
     refused::{Onward, Reason, Refused},
 };
+use super::{
+    filter::access_log,
+    input::{Built, ListenerClass},
+};
+
+/// Notes whom the filters of a listener report to, and which objects have them do so; names each cluster and object once.
+pub(crate) fn note_reports(built: &mut Built<Listener>, class: &ListenerClass) {
+    let reports = &class.own.reports;
+    built.clusters.extend(access_log::clusters(reports));
+    built.clusters.sort_unstable();
+    built.clusters.dedup();
+    built.origins.extend(reports.origins.iter().cloned());
+    built.origins.sort_unstable();
+    built.origins.dedup();
+}
 
 /// Returns how a listener shares connections out among threads; `None`: to whichever accepts them.
 pub(crate) fn balance(exact: bool) -> Option<ConnectionBalanceConfig> {

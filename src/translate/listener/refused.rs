@@ -9,6 +9,7 @@ use super::held::Holder;
 use crate::mesh::{
     gateway::{Refusal, RefusedListener},
     model::{Hostname, ObjectKey, Origin, Protocol},
+    telemetry::UnseenCollector,
 };
 
 /// Something that is not sent, so that the rest can be.
@@ -43,6 +44,8 @@ pub enum Reason {
     Replaced(u16, ObjectKey),
     /// Routes are too many for all the servers that have them, one of them on this port.
     TooManyRoutes(u16),
+    /// Proxies of a namespace have no cluster for a port of a service to which they should report.
+    UnseenCollector(Hostname, u16, SmolStr),
     /// The workload's port is taken to speak what another Service declares, which came first.
     Declared(u16, Protocol, ObjectKey),
 }
@@ -70,6 +73,13 @@ impl Refused {
 impl From<RefusedListener> for Refused {
     fn from(refused: RefusedListener) -> Self {
         Self { origin: refused.gateway, field: refused.field, reason: Reason::Server(refused.reason) }
+    }
+}
+
+impl From<UnseenCollector> for Refused {
+    fn from(unseen: UnseenCollector) -> Self {
+        let UnseenCollector { origin, field, hostname, port, namespace } = unseen;
+        Self { origin, field, reason: Reason::UnseenCollector(hostname, port, namespace) }
     }
 }
 
@@ -103,6 +113,13 @@ impl fmt::Display for Reason {
                     f,
                     "no VirtualService has {routes} routes for this port and these hosts that are bound here: connections for them on \
                      port {port} are not taken"
+                )
+            }
+            Self::UnseenCollector(host, port, namespace) => {
+                write!(
+                    f,
+                    "proxies of namespace {namespace} see no port {port} of {host} (it is not exported to them, or a Sidecar does not import \
+                     it): nothing is reported to it"
                 )
             }
             Self::Declared(port, protocol, by) => {

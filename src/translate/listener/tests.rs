@@ -29,6 +29,7 @@ use crate::{
         model::{Flavour, Interception, Labels, MtlsMode, Proxy, ProxyKind, ProxyPorts},
         policy::{mtls::workload_mtls, request_authentication::token_rules, workload::WorkloadPolicies},
         scope,
+        telemetry::EffectiveTelemetry,
         world::World,
     },
     translate::input::{Built, ProxyClass},
@@ -72,6 +73,13 @@ impl Asked {
 
     fn stock(mut self) -> Self {
         self.class.flavour = Flavour::Stock;
+        self
+    }
+
+    /// Reports what the mesh has all proxies report.
+    fn reporting(mut self) -> Self {
+        let proxy = Proxy::new(self.class.kind, "app.shop");
+        self.class.listener.reports = EffectiveTelemetry::of(&self.world, &self.scope(), &proxy).client;
         self
     }
 
@@ -459,7 +467,7 @@ fn paths_are_normalized_as_the_mesh_asks() {
 #[test]
 fn logs_are_where_traffic_is() {
     let mesh = MeshConfig { access_log_file: "/dev/stdout".into(), proxy_http_port: 15002, ..Default::default() };
-    let asked = Asked::with(mesh, MESH);
+    let asked = Asked::with(mesh, MESH).reporting();
     let (out, inside) = (asked.outbound(), asked.inbound());
     let log = |value: &Value| value.get("access_log").is_some();
     let last = |chain: &Value| chain["filters"].as_array().unwrap().last().unwrap()["typed_config"].clone();

@@ -41,7 +41,10 @@ impl<'a> Concern<'a> {
             || (self.at_gateways && proxy.kind == ProxyKind::Gateway)
             || touched.policies.iter().any(|reach| reach.covers(&proxy.namespace, &proxy.labels))
             || self.addresses(proxy)
-            || self.imported.get(&keys.shared.scope).is_some_and(|hosts| hosts.iter().any(|host| self.may_answer_for(proxy, host)))
+            || self
+                .imported
+                .get(&keys.shared.scope)
+                .is_some_and(|hosts| hosts.iter().any(|host| self.may_answer_for(proxy, host) || self.world.mesh.providers.report_to(host)))
     }
 
     /// Returns whether something changed at the proxy's addresses, or about a service of any namespace that has an endpoint there:

@@ -22,6 +22,7 @@ use crate::{
         credential::SecretName,
         model::{Hostname, Proxy, ProxyKind},
         scope::{Scope, ScopeKey, scope_key, scope_of},
+        telemetry::EffectiveTelemetry,
         world::{Touched, World},
     },
     translate::listener::Refused,
@@ -70,12 +71,13 @@ impl Groups {
     pub(super) fn ensure(&mut self, world: &World, proxy: &Proxy, distinguishing: &DistinguishingLabels) -> Keys {
         let key = scope_key(world, proxy.kind, &proxy.namespace, &proxy.labels);
         let scope = self.scopes.entry(key.clone()).or_insert_with(|| scope_of(world, &key));
-        let shared = SharedKey { scope: key.clone(), class: class_of(proxy, distinguishing, false) };
+        let telemetry = EffectiveTelemetry::of(world, scope, proxy);
+        let shared = SharedKey { scope: key.clone(), class: class_of(proxy, distinguishing, None) };
         if let Entry::Vacant(entry) = self.shared.entry(shared.clone()) {
             entry.insert(SharedByScope::new(world, scope, &shared.class, &mut self.cache));
         }
         let listeners = (proxy.kind == ProxyKind::Sidecar).then(|| ListenersKey {
-            class: class_of(proxy, distinguishing, true),
+            class: class_of(proxy, distinguishing, Some(&telemetry.client)),
             http_proxy_port: proxy.http_proxy_port,
             own: own_addresses(world, scope, proxy),
             ports: proxy.ports,
@@ -94,7 +96,9 @@ impl Groups {
             let shared = self.shared.entry(shared.clone()).or_default();
             entry.insert(LocatedResources::new(world, scope, located, shared, &mut self.cache));
         }
-        let own = Arc::new(PerProxyInputs::of(world, scope, &shared, proxy, distinguishing));
+        let reports = if proxy.kind == ProxyKind::Gateway { &telemetry.client } else { &telemetry.server };
+        let class = class_of(proxy, distinguishing, Some(reports));
+        let own = Arc::new(PerProxyInputs::of(world, scope, &shared, proxy, &class).without_collectors(telemetry.unseen));
         if let Entry::Vacant(entry) = self.own.entry(Arc::clone(&own)) {
             let clusters = self.shared.entry(shared.clone()).or_default().clusters();
             entry.insert(PerProxy::new(&own, clusters, &mut self.cache));

@@ -9,6 +9,7 @@ use crate::{
     mesh::{
         model::{Flavour, Labels, Place, PlaceDetail, Proxy, ProxyKind, ProxyPorts, Resolution, Service},
         scope::{Scope, ScopeKey},
+        telemetry::SideTelemetry,
         traffic::place_detail,
         world::World,
     },
@@ -88,8 +89,8 @@ pub(super) fn is_located(world: &World, scope: &Scope, service: &Service) -> boo
     place_detail(&world.mesh.locality_lb, service, scope.destination_rules.get(&service.hostname).map(Arc::as_ref)).is_some()
 }
 
-/// Returns the class of a proxy: for listeners with what they alone read, for the rest without it.
-pub(super) fn class_of(proxy: &Proxy, distinguishing: &DistinguishingLabels, for_listeners: bool) -> ProxyClass {
+/// Returns the class of a proxy: for listeners with what they alone read, `reports` of their side among it; for the rest without it.
+pub(super) fn class_of(proxy: &Proxy, distinguishing: &DistinguishingLabels, reports: Option<&Arc<SideTelemetry>>) -> ProxyClass {
     ProxyClass {
         kind: proxy.kind,
         flavour: proxy.flavour,
@@ -102,17 +103,18 @@ pub(super) fn class_of(proxy: &Proxy, distinguishing: &DistinguishingLabels, for
         idle_timeout: proxy.idle_timeout,
         labels: Arc::new(project(&proxy.labels, &distinguishing.routes)),
         peers: proxy.metrics.peers,
-        listener: if for_listeners { listener_traits(proxy) } else { ListenerTraits::default() },
+        listener: reports.map(|reports| listener_traits(proxy, reports)).unwrap_or_default(),
     }
 }
 
-fn listener_traits(proxy: &Proxy) -> ListenerTraits {
+fn listener_traits(proxy: &Proxy, reports: &Arc<SideTelemetry>) -> ListenerTraits {
     let in_front = proxy.topology.filter(|_| proxy.kind == ProxyKind::Gateway);
     ListenerTraits {
         telemetry: if proxy.flavour == Flavour::Istio { Arc::clone(&proxy.telemetry) } else { Arc::default() },
         exact_balance: proxy.exact_balance,
         topology: in_front.unwrap_or_default(),
         metrics: proxy.metrics,
+        reports: Arc::clone(reports),
     }
 }
 
@@ -134,7 +136,12 @@ pub(super) fn own_addresses(world: &World, scope: &Scope, proxy: &Proxy) -> Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mesh::model::{ExactBalance, GatewayTopology, TelemetryIdentity};
+    use crate::mesh::{
+        by_ptr::ByPtr,
+        model::{ExactBalance, GatewayTopology, TelemetryIdentity},
+        providers::NamedProvider,
+        telemetry::AccessLog,
+    };
 
     #[test]
     fn what_only_listeners_read_is_not_part_of_what_is_shared() {
@@ -146,10 +153,13 @@ mod tests {
         let labels = DistinguishingLabels::default();
         let scope = ScopeKey { kind: proxy.kind, namespace: "edge".into(), sidecar: None, rules: Vec::new() };
 
-        let class = class_of(&proxy, &labels, true);
-        assert_eq!(class.listener.exact_balance, proxy.exact_balance);
+        let log = NamedProvider { name: "log".into(), provider: None };
+        let log = AccessLog { provider: ByPtr(Arc::new(log)), collector: None, filter: None };
+        let reports = Arc::new(SideTelemetry { access_logs: vec![log], ..SideTelemetry::default() });
+        let class = class_of(&proxy, &labels, Some(&reports));
+        assert_eq!((class.listener.exact_balance, &class.listener.reports), (proxy.exact_balance, &reports));
         let ports = ProxyPorts::default();
         let listeners = ListenersKey { scope: scope.clone(), class, http_proxy_port: None, own: Vec::new(), ports };
-        assert!(listeners.shared() == SharedKey { scope, class: class_of(&proxy, &labels, false) });
+        assert!(listeners.shared() == SharedKey { scope, class: class_of(&proxy, &labels, None) });
     }
 }

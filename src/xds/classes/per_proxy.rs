@@ -7,12 +7,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use imbl::OrdMap;
 use smol_str::SmolStr;
 
-use super::{
-    cached_units::Changes,
-    key::{DistinguishingLabels, SharedKey, class_of},
-    missing::MissingClusters,
-    resource_cache::ResourceCache,
-};
+use super::{cached_units::Changes, key::SharedKey, missing::MissingClusters, resource_cache::ResourceCache};
 use crate::{
     api::{Diagnostic, ObjectKey},
     mesh::{
@@ -22,6 +17,7 @@ use crate::{
         policy::{mtls::workload_mtls, request_authentication::token_rules, workload::WorkloadPolicies},
         routing::model::GatewayRef,
         scope::{Scope, ServiceTarget, gateways_for, routes_for_gateway, service_targets},
+        telemetry::UnseenCollector,
         world::{Gateway, World},
     },
     translate::{
@@ -73,12 +69,18 @@ pub(super) struct PerProxy {
 const NAMING: [ResourceType; 2] = [ResourceType::Listener, ResourceType::Route];
 
 impl PerProxyInputs {
-    pub(super) fn of(world: &World, scope: &Scope, shared: &SharedKey, proxy: &Proxy, distinguishing: &DistinguishingLabels) -> Self {
-        let class = class_of(proxy, distinguishing, true);
+    /// Returns what decides about a proxy; `class` is that of the listeners of its own side.
+    pub(super) fn of(world: &World, scope: &Scope, shared: &SharedKey, proxy: &Proxy, class: &ProxyClass) -> Self {
         match proxy.kind {
-            ProxyKind::Sidecar => sidecar(world, scope, proxy, &class),
-            ProxyKind::Gateway => Self { shared: Some(shared.clone()), ..gateway_proxy(world, scope, proxy, &class) },
+            ProxyKind::Sidecar => sidecar(world, scope, proxy, class),
+            ProxyKind::Gateway => Self { shared: Some(shared.clone()), ..gateway_proxy(world, scope, proxy, class) },
         }
+    }
+
+    /// Adds what its listeners do not report, because there is no cluster for who should take it.
+    pub(super) fn without_collectors(mut self, unseen: BTreeSet<UnseenCollector>) -> Self {
+        self.refused.extend(unseen.into_iter().map(Refused::from));
+        self
     }
 
     /// Returns whether it is a gateway's that passes mTLS on: only such have clusters and endpoints of services of their own.

@@ -105,6 +105,11 @@ fn change() -> impl Strategy<Value = Change> {
             let map = kubernetes::ConfigMap { entries: vec![("ca.crt", text.as_bytes().to_vec().into())] };
             object(Kind::ConfigMap, namespace, name, &[], Spec::ConfigMap(Arc::new(map)))
         }),
+        (namespace(), select(vec!["a", "envoy"]), any::<bool>()).prop_map(|(namespace, provider, disabled)| {
+            let entry = istio::AccessLogging { providers: vec![provider.into()], disabled, ..Default::default() };
+            let spec = istio::Telemetry { access_logging: vec![entry], ..Default::default() };
+            object(Kind::Telemetry, namespace, "all", &[], Spec::Telemetry(Arc::new(spec)))
+        }),
         (namespace(), any::<bool>()).prop_map(|(namespace, of_tokens)| match of_tokens {
             true => {
                 let rule = istio::JwtRule { issuer: "a".into(), jwks_uri: "https://a/keys".into(), ..istio::JwtRule::default() };

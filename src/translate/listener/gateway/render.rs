@@ -10,7 +10,7 @@ use super::{Chain, GatewayListenerInput, Target};
 use crate::translate::{
     filter::{
         Direction,
-        access_log::listener_access_log,
+        access_log::listener_access_logs,
         connection_manager::{ConnectionManager, Routes, connection_manager},
         network::{Reports, metadata_exchange, tcp_filters},
         policies::PolicyFilters,
@@ -20,6 +20,7 @@ use crate::translate::{
         address, balance,
         chain::outgoing_chain,
         inspector::{proxy_protocol, tls_inspector},
+        note_reports,
     },
     wkt,
 };
@@ -56,12 +57,11 @@ pub(super) fn listener(input: &GatewayListenerInput) -> Built<Listener> {
             .collect(),
         traffic_direction: TrafficDirection::Outbound.into(),
         connection_balance_config: balance(input.class.own.exact_balance.outbound),
-        access_log: listener_access_log(&input.mesh),
+        access_log: listener_access_logs(&input.class.own.reports, &input.mesh),
         max_connections_to_accept_per_socket_event: wkt::uint32(1),
         ..Default::default()
     };
-    built.clusters.sort_unstable();
-    built.clusters.dedup();
+    note_reports(&mut built, &input.class);
     built.routes.sort_unstable();
     built
 }
@@ -96,8 +96,7 @@ fn filters(
             built.clusters.extend(target.clusters.iter().map(|(cluster, _)| cluster.clone()));
             let exchanges = chain.tls.as_ref().is_some_and(|tls| tls.exchanges_metadata());
             let exchange = exchanges.then(|| metadata_exchange(input.class.flavour)).flatten();
-            let metrics = input.class.own.metrics;
-            let reports = Reports { mesh: &input.mesh, metrics, direction: Direction::Gateway, from_mesh: false };
+            let reports = Reports { class: &input.class, direction: Direction::Gateway, from_mesh: false };
             exchange.into_iter().chain(policies.network.iter().cloned()).chain(tcp_filters(target, reports)).collect()
         }
     }

@@ -154,7 +154,7 @@ impl Handover {
             mongo: self.protocol == Protocol::Mongo,
             ..TcpTarget::cluster(self.cluster.clone())
         };
-        let reports = Reports { mesh: &input.mesh, metrics: input.class.own.metrics, direction: Direction::Inbound, from_mesh };
+        let reports = Reports { class: &input.class, direction: Direction::Inbound, from_mesh };
         policies.network.iter().cloned().chain(tcp_filters(&target, reports)).collect()
     }
 

@@ -15,6 +15,7 @@ use super::{
     address, balance,
     held::HeldAddresses,
     inspector::{disabled_but_for, disabled_for, http_inspector, original_dst, original_src, tls_inspector},
+    note_reports,
     refused::{Reason, Refused},
 };
 use crate::{
@@ -27,7 +28,7 @@ use crate::{
         world::{EffectiveMtls, Sidecar},
     },
     translate::{
-        filter::{access_log::listener_access_log, policies::PolicyFilters},
+        filter::{access_log::listener_access_logs, policies::PolicyFilters},
         input::{Built, ByPtr, ListenerClass, ProxyClass},
         naming::{BLACK_HOLE_CLUSTER, INBOUND_PASSTHROUGH_CLUSTER, inbound_cluster, statistics_name},
         wkt,
@@ -215,9 +216,7 @@ fn virtual_inbound(input: &InboundInput, policies: &PolicyFilters, ports: &[&Inb
     built.clusters = vec![BLACK_HOLE_CLUSTER.into(), INBOUND_PASSTHROUGH_CLUSTER.into()];
     built.clusters.extend(ports.iter().map(|port| inbound_cluster(port.target_port)));
     built.clusters.extend(policies.clusters.iter().cloned());
-    built.clusters.sort_unstable();
-    built.origins.sort_unstable();
-    built.origins.dedup();
+    note_reports(&mut built, &input.class);
     built
 }
 
@@ -232,6 +231,7 @@ fn own_listener(input: &InboundInput, policies: &PolicyFilters, port: &InboundPo
     let mut built = Built::new(listener, origins.cloned());
     built.clusters = vec![inbound_cluster(port.target_port)];
     built.clusters.extend(policies.clusters.iter().cloned());
+    note_reports(&mut built, &input.class);
     built
 }
 
@@ -246,7 +246,7 @@ fn listener(input: &InboundInput, binds: &[SmolStr], port: u16, filter_chains: V
         continue_on_listener_filters_timeout: true,
         listener_filters_timeout: Some(wkt::duration(input.mesh.protocol_detection_timeout)),
         max_connections_to_accept_per_socket_event: wkt::uint32(1),
-        access_log: listener_access_log(&input.mesh),
+        access_log: listener_access_logs(&input.class.own.reports, &input.mesh),
         ..Default::default()
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     translate::{
         filter::{
             Direction,
-            access_log::listener_access_log,
+            access_log::listener_access_logs,
             connection_manager::{ConnectionManager, Routes, connection_manager},
             network::{Reports, TcpTarget, black_hole, tcp_filters},
             policies::PolicyFilters,
@@ -22,6 +22,7 @@ use crate::{
             address, balance,
             chain::{ChainMatch, PASSTHROUGH_CHAIN, outgoing_chain},
             inspector::{http_inspector, tls_inspector},
+            note_reports,
         },
         naming::{BLACK_HOLE_CLUSTER, PASSTHROUGH_CLUSTER},
         wkt,
@@ -58,13 +59,13 @@ fn virtual_outbound(input: &ListenerInput) -> Built<Listener> {
         use_original_dst: wkt::boolean(true),
         transparent: if input.class.interception == Interception::Tproxy { wkt::boolean(true) } else { None },
         traffic_direction: TrafficDirection::Outbound.into(),
-        access_log: listener_access_log(&input.mesh),
+        access_log: listener_access_logs(&input.class.own.reports, &input.mesh),
         max_connections_to_accept_per_socket_event: wkt::uint32(1),
         ..Default::default()
     };
     let mut built = Built::new(listener, []);
     built.clusters = vec![BLACK_HOLE_CLUSTER.into(), everything_else_cluster(input).into()];
-    finished(built)
+    finished(built, input)
 }
 
 fn second_wildcard(input: &ListenerInput) -> Option<&'static str> {
@@ -102,7 +103,7 @@ fn http_proxy(input: &ListenerInput, port: u16) -> Built<Listener> {
     };
     let mut built = Built::new(listener, []);
     built.routes = vec![routes];
-    built
+    finished(built, input)
 }
 
 fn service_listener(input: &ListenerInput, service: &ServiceListener) -> Built<Listener> {
@@ -146,7 +147,7 @@ fn service_listener(input: &ListenerInput, service: &ServiceListener) -> Built<L
         max_connections_to_accept_per_socket_event: if service.bound { wkt::uint32(1) } else { None },
         ..Default::default()
     };
-    finished(built)
+    finished(built, input)
 }
 
 fn passthrough_chain(input: &ListenerInput, built: &mut Built<Listener>) -> FilterChain {
@@ -160,7 +161,7 @@ fn passthrough_chain(input: &ListenerInput, built: &mut Built<Listener>) -> Filt
 }
 
 fn reports(input: &ListenerInput) -> Reports<'_> {
-    Reports { mesh: &input.mesh, metrics: input.class.own.metrics, direction: Direction::Outbound, from_mesh: false }
+    Reports { class: &input.class, direction: Direction::Outbound, from_mesh: false }
 }
 
 fn everything_else(input: &ListenerInput) -> TcpTarget {
@@ -175,13 +176,10 @@ fn additional<'a>(addresses: impl IntoIterator<Item = &'a str>, port: u16) -> Ve
     addresses.into_iter().map(|ip| AdditionalAddress { address: Some(address(ip, port)), ..Default::default() }).collect()
 }
 
-fn finished(mut built: Built<Listener>) -> Built<Listener> {
-    built.clusters.sort_unstable();
-    built.clusters.dedup();
+fn finished(mut built: Built<Listener>, input: &ListenerInput) -> Built<Listener> {
+    note_reports(&mut built, &input.class);
     built.routes.sort_unstable();
     built.routes.dedup();
-    built.origins.sort_unstable();
-    built.origins.dedup();
     built
 }
 

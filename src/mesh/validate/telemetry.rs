@@ -1,0 +1,209 @@
+//! Telemetry objects, and defaults of MeshConfig, by which less is reported than it looks: they are for nobody, name providers that
+//! there are not, or nobody takes what is reported.
+
+use std::sync::Arc;
+
+use smol_str::{SmolStr, format_smolstr};
+
+use crate::{
+    api::{Diagnostic, istio::Telemetry},
+    mesh::{
+        configured::Configured,
+        policy::server::server,
+        policy_table::{Attachment, Policy},
+        providers::NamedProvider,
+        world::World,
+    },
+    visits::{Visit, Visited},
+};
+
+pub(super) fn check(world: &World) -> Vec<Diagnostic> {
+    let mut found = of_mesh(world);
+    found.extend(world.telemetries.values().visiting(Visited::Object).flat_map(|telemetry| of(world, telemetry)));
+    found
+}
+
+/// Returns what is doubtful about one object.
+pub(super) fn of(world: &World, telemetry: &Arc<Configured<Telemetry>>) -> Vec<Diagnostic> {
+    let mut found: Vec<Diagnostic> = for_nobody(world, telemetry).into_iter().collect();
+    for (at, entry) in telemetry.spec.access_logging.iter().enumerate() {
+        for (number, name) in entry.providers.iter().enumerate() {
+            let field = format_smolstr!("spec.accessLogging[{at}].providers[{number}].name");
+            found.extend(unusable(world, name).map(|why| Diagnostic::warning(field, why).of(&telemetry.origin.object)));
+        }
+        let inherits = entry.providers.is_empty() && !entry.disabled && world.mesh.providers.defaults.access_logging.is_empty();
+        if inherits && !names_logs_elsewhere(world, telemetry) {
+            let why = "has no effect: neither this names providers, nor what it could inherit some from (name one, such as envoy)";
+            found.push(Diagnostic::warning(format_smolstr!("spec.accessLogging[{at}]"), why).of(&telemetry.origin.object));
+        }
+    }
+    found
+}
+
+/// Returns whether any object names a provider of logs that this one may inherit, itself among them.
+fn names_logs_elsewhere(world: &World, telemetry: &Configured<Telemetry>) -> bool {
+    let own = &telemetry.origin.object.namespace;
+    let wider = [own, &world.mesh.root_namespace].into_iter().flat_map(|namespace| world.telemetries.in_namespace(namespace));
+    wider.visiting(Visited::Object).any(|other| other.spec.access_logging.iter().any(|entry| !entry.providers.is_empty()))
+}
+
+/// Returns what is doubtful about MeshConfig's default providers.
+fn of_mesh(world: &World) -> Vec<Diagnostic> {
+    let Some(object) = &world.mesh_config else { return Vec::new() };
+    let defaults = world.mesh.providers.defaults.access_logging.iter();
+    let told =
+        |name| unusable(world, name).map(|why| Diagnostic::warning("defaultProviders.accessLogging", format!("{name}: {why}")).of(object));
+    defaults.filter_map(told).collect()
+}
+
+fn for_nobody(world: &World, telemetry: &Configured<Telemetry>) -> Option<Diagnostic> {
+    let attachment = telemetry.spec.attachment();
+    let (field, wanted) = match attachment {
+        Attachment::Namespace => return None,
+        Attachment::Selector(labels) => {
+            let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            ("spec.selector", format!("has the labels {}", labels.join(",")))
+        }
+        // What else there may be in targetRefs is told by itself.
+        Attachment::Targets(targets) if targets.iter().any(|target| target.kind != "Gateway") => return None,
+        Attachment::Targets(_) => ("spec.targetRefs", "stands for one of these".to_owned()),
+    };
+    let namespace = &telemetry.origin.object.namespace;
+    let mut workloads = world.workloads_in(namespace, "").visiting(Visited::Object);
+    let is_for_some = workloads.any(|workload| attachment.covers(&workload.labels));
+    (!is_for_some).then(|| {
+        let message = format!("no workload of namespace {namespace} {wanted}: it has no effect");
+        Diagnostic::warning(field, message).of(&telemetry.origin.object)
+    })
+}
+
+/// Says why nothing is logged to a provider.
+fn unusable(world: &World, name: &SmolStr) -> Option<String> {
+    let Some(provider) = world.mesh.providers.find(name) else {
+        return Some("MeshConfig has no provider of this name in extensionProviders: it has no effect".to_owned());
+    };
+    match provider.takes_logs() {
+        false => Some("is a provider that takes no access logs: it has no effect here".to_owned()),
+        true => unreached(world, provider),
+    }
+}
+
+/// Says why nobody takes what is sent to a provider.
+fn unreached(world: &World, provider: &NamedProvider) -> Option<String> {
+    let (written, port) = provider.service()?;
+    let host = match server(world, written) {
+        Ok(host) => host,
+        Err(why) => return Some(format!("{why}: nothing is reported to it")),
+    };
+    let has_port = world.services_named(&host).any(|service| service.has_cluster_for(port));
+    (!has_port).then(|| format!("{host} has no port {port}, which extensionProviders of MeshConfig name for it: nothing is reported to it"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::{
+            mesh_config::MeshConfig,
+            parse, parse_mesh_config,
+            yaml::{Document, document, documents},
+        },
+        mesh::engine::Engine,
+    };
+
+    const MESH_CONFIG: &str = "
+extensionProviders:
+- {name: lost, envoyOtelAls: {service: gone.shop.svc.cluster.local, port: 4317}}
+- {name: port, envoyTcpAls: {service: shop/logs.shop.svc.cluster.local, port: 1}}
+- {name: logs, envoyHttpAls: {service: logs.shop.svc.cluster.local, port: 9001}}
+- {name: asked, envoyExtAuthzGrpc: {service: logs.shop.svc.cluster.local, port: 9001}}
+";
+    const MESH: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: logs, namespace: shop}
+spec: {clusterIP: 10.96.0.1, ports: [{name: grpc, port: 9001}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-1, namespace: shop, labels: {app: web}}
+spec: {serviceAccountName: web}
+status: {phase: Running, podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}]}
+";
+
+    fn findings(mesh: &str, yaml: &str) -> Vec<String> {
+        let mut engine = Engine::new("cluster.local", MeshConfig::default());
+        let value = |text| document(Document { lines_before: 0, text }).unwrap();
+        let mut parsed = vec![parse_mesh_config(&value(&format!("{MESH_CONFIG}{mesh}")), &"Kubernetes".into())];
+        parsed.extend(documents(MESH).into_iter().chain(documents(yaml)).map(|text| parse(&document(text).unwrap(), &"Kubernetes".into())));
+        for parsed in parsed {
+            assert_eq!(parsed.refused, []);
+            engine.apply(parsed.objects.into_iter().map(|object| (object.key.clone(), Some(object))));
+        }
+        check(engine.world()).iter().map(ToString::to_string).collect()
+    }
+
+    fn telemetry(name: &str, spec: &str) -> String {
+        format!("---\napiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{{spec}}}\n")
+    }
+
+    #[test]
+    fn providers_that_log_nothing_are_named() {
+        let names = ["LOGS", "envoy", "nope", "asked", "prometheus", "lost", "port"];
+        let providers = names.map(|name| format!("{{name: {name}}}")).join(", ");
+        let found = findings(
+            "defaultProviders: {accessLogging: [envoy, nope]}",
+            &telemetry("a", &format!("accessLogging: [{{providers: [{providers}]}}]")),
+        );
+        let of = |number: usize, why: &str| format!("warning: Telemetry/shop/a spec.accessLogging[0].providers[{number}].name: {why}");
+        assert_eq!(
+            found,
+            [
+                "warning: MeshConfig/istio defaultProviders.accessLogging: nope: MeshConfig has no provider of this name in \
+                 extensionProviders: it has no effect"
+                    .to_owned(),
+                of(2, "MeshConfig has no provider of this name in extensionProviders: it has no effect"),
+                of(3, "is a provider that takes no access logs: it has no effect here"),
+                of(4, "is a provider that takes no access logs: it has no effect here"),
+                of(
+                    5,
+                    "there is no service gone.shop.svc.cluster.local, which extensionProviders of MeshConfig name for it: nothing is reported to it"
+                ),
+                of(
+                    6,
+                    "logs.shop.svc.cluster.local has no port 1, which extensionProviders of MeshConfig name for it: nothing is reported to it"
+                ),
+            ]
+        );
+    }
+
+    #[test]
+    fn who_is_for_nobody_is_named() {
+        let logging = "accessLogging: [{providers: [{name: envoy}]}]";
+        let found = findings(
+            "",
+            &[
+                telemetry("web", &format!("selector: {{matchLabels: {{app: web}}}}, {logging}")),
+                telemetry("db", &format!("selector: {{matchLabels: {{app: db}}}}, {logging}")),
+                telemetry("edge", &format!("targetRefs: [{{group: gateway.networking.k8s.io, kind: Gateway, name: edge}}], {logging}")),
+            ]
+            .concat(),
+        );
+        assert_eq!(
+            found,
+            [
+                "warning: Telemetry/shop/db spec.selector: no workload of namespace shop has the labels app=db: it has no effect",
+                "warning: Telemetry/shop/edge spec.targetRefs: no workload of namespace shop stands for one of these: it has no effect",
+            ]
+        );
+    }
+
+    #[test]
+    fn who_inherits_nothing_is_named() {
+        let none = telemetry("web", "accessLogging: [{}]");
+        assert!(findings("", &none)[0].starts_with("warning: Telemetry/shop/web spec.accessLogging[0]: has no effect: neither"));
+        assert_eq!(findings("defaultProviders: {accessLogging: [envoy]}", &none), [""; 0]);
+        let named = telemetry("all", "accessLogging: [{providers: [{name: envoy}]}]");
+        assert_eq!(findings("", &(named + &none)), [""; 0]);
+    }
+}
