@@ -18,6 +18,7 @@ pub mod patience;
 pub mod peer_text;
 mod polls;
 pub mod proto;
+mod reflection;
 pub mod serve;
 mod signals;
 mod source;

@@ -41,8 +41,7 @@ pub struct UnreadKind {
 const ISTIO_GROUPS: [&str; 4] = [NETWORKING, SECURITY, TELEMETRY, EXTENSIONS];
 
 /// Istio's kinds that are not read.
-const UNREAD_KINDS: [UnreadKind; 4] = [
-    unread(NETWORKING, "EnvoyFilter"),
+const UNREAD_KINDS: [UnreadKind; 3] = [
     unread(NETWORKING, "WorkloadGroup"),
     unread(EXTENSIONS, "WasmPlugin"),
     unread(EXTENSIONS, "TrafficExtension"),
@@ -210,6 +209,10 @@ const fn core(plural: &'static str) -> Facts {
 
 const fn networking(plural: &'static str) -> Facts {
     istio(NETWORKING, &["v1", "v1beta1", "v1alpha3"], plural)
+}
+
+const fn networking_alpha(plural: &'static str) -> Facts {
+    istio(NETWORKING, &["v1alpha3"], plural)
 }
 
 const fn security(plural: &'static str) -> Facts {

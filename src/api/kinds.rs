@@ -51,6 +51,16 @@ macro_rules! kinds {
                 read: istio_spec,
                 check: destination_rule,
             }
+            /// `networking.istio.io EnvoyFilter`
+            EnvoyFilter(istio::EnvoyFilter) {
+                facts: networking_alpha("envoyfilters").meant_in("mesh/policy").shown(Shown {
+                    short_name: None,
+                    columns: &[AGE],
+                    purpose: "changes of what proxies are sent, in Envoy's own words",
+                }),
+                read: istio_spec,
+                check: envoy_filter,
+            }
             /// `networking.istio.io Gateway`
             Gateway(istio::Gateway) {
                 facts: networking("gateways").with_group_in_text().meant_in("mesh/scope").shown(Shown {

@@ -5,6 +5,7 @@ pub mod by_ptr;
 pub mod configured;
 pub mod credential;
 pub mod engine;
+pub mod envoy_filter;
 mod first_seen;
 pub mod gateway;
 pub mod model;

@@ -10,6 +10,7 @@ use super::{
     authorization::AuthorizationPolicy,
     configured::Configured,
     credential::{Credential, Holder, Part, Scheme, SecretName, SecretUse},
+    envoy_filter::EnvoyFilter,
     gateway,
     model::{
         Eclipsed, EndpointSet, Hostname, Labels, MtlsMode, Origin, PlaceDetail, Service, ServiceKey, UnusedEndpoint, Workload, WorkloadKey,
@@ -82,6 +83,8 @@ pub struct World {
     pub authorization_policies: PolicyTable<AuthorizationPolicy>,
     /// Telemetry objects.
     pub telemetries: PolicyTable<istio::Telemetry>,
+    /// EnvoyFilters by object.
+    pub envoy_filters: PolicyTable<EnvoyFilter>,
     /// Objects that ask for what is not built yet.
     pub unsupported: OrdMap<ConfigId, Arc<Unsupported>>,
     /// What the Secrets and ConfigMaps hold that some object names.
@@ -164,7 +167,8 @@ impl World {
         let rules = self.destination_rules.origins().chain(self.gateways.origins());
         let workloads = self.peer_authentications.origins().chain(self.sidecars.origins());
         let requests = self.request_authentications.origins().chain(self.authorization_policies.origins());
-        let policies = workloads.chain(requests).chain(self.proxy_configs.origins()).chain(self.telemetries.origins());
+        let policies = workloads.chain(requests).chain(self.envoy_filters.origins()).chain(self.proxy_configs.origins());
+        let policies = policies.chain(self.telemetries.origins());
         rules.chain(policies).chain(self.routes.values().map(|routes| &routes.origin))
     }
 

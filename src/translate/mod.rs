@@ -7,6 +7,7 @@ pub mod input;
 pub mod listener;
 pub mod metadata;
 pub mod naming;
+pub mod patch;
 pub mod route;
 pub mod secret;
 pub mod tls;

@@ -62,6 +62,10 @@ pub enum NodeError {
     Excess(#[from] Excess),
 }
 
+/// How many texts of a proxy's metadata are kept, and how long they are at most.
+const MARKS: usize = 128;
+const LONGEST_MARK: usize = 256;
+
 impl Node {
     /// Reads Envoy's account of itself.
     ///
@@ -92,6 +96,7 @@ impl Node {
                 kind,
                 namespace,
                 service_account: metadata.name("SERVICE_ACCOUNT").unwrap_or_default(),
+                metadata: Arc::new(metadata.texts()),
                 ips,
                 labels: Arc::new(labels),
                 cluster,
@@ -207,6 +212,13 @@ impl<'a> Metadata<'a> {
             Kind::StringValue(text) => Some(text),
             _ => None,
         }
+    }
+
+    /// Returns the texts that EnvoyFilters may tell proxies apart by. Long ones are no marks; of very many the first count.
+    fn texts(&self) -> Labels {
+        let mut texts = self.0.map(|metadata| strings(&metadata.fields)).unwrap_or_default();
+        texts.retain(|key, text| key.len() <= LONGEST_MARK && text.len() <= LONGEST_MARK);
+        texts.into_iter().take(MARKS).collect()
     }
 
     fn structure(&self, key: &str) -> Option<Metadata<'a>> {

@@ -2,6 +2,7 @@
 
 mod authorization_policy;
 mod destination_rule;
+mod envoy_filter;
 mod gateway;
 mod http_route;
 mod peer_authentication;
@@ -17,6 +18,7 @@ mod virtual_service;
 
 pub use authorization_policy::*;
 pub use destination_rule::*;
+pub use envoy_filter::*;
 pub use gateway::*;
 pub use http_route::*;
 pub use peer_authentication::*;

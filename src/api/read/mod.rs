@@ -6,6 +6,7 @@
 
 mod authorization_policy;
 mod ca_certificates;
+mod envoy_filter;
 mod extension_provider;
 mod fields;
 mod gateway;

@@ -6,6 +6,7 @@ mod authorization_policy;
 mod cel;
 mod destination_rule;
 mod dry_run;
+mod envoy_filter;
 mod gateway;
 mod header_value;
 mod host;

@@ -31,7 +31,7 @@ impl Check<'_> {
         }
     }
 
-    fn target_ref(self, named: &TargetRef, at: &Path<'_>) {
+    pub(super) fn target_ref(self, named: &TargetRef, at: &Path<'_>) {
         if named.name.is_empty() {
             self.error(&at.field("name"), "is missing");
         }

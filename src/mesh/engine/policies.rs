@@ -13,6 +13,7 @@ use crate::{
     mesh::{
         authorization::{self, AuthorizationPolicy},
         configured::Configured,
+        envoy_filter::EnvoyFilter,
         gateway::{self, Gateway},
         model::{Hostname, NamedKey, ServiceKey, Visibility},
         names,
@@ -61,6 +62,7 @@ impl Engine {
         self.derive_table::<AuthorizationPolicy>(world, changed, dirty);
         self.derive_table::<ProxyConfig>(world, changed, dirty);
         self.derive_table::<istio::Telemetry>(world, changed, dirty);
+        self.derive_table::<EnvoyFilter>(world, changed, dirty);
         self.derive_unsupported(world, changed);
     }
 
@@ -324,6 +326,22 @@ impl Tabled for istio::Telemetry {
 
     fn table(world: &mut World) -> &mut PolicyTable<Self> {
         &mut world.telemetries
+    }
+
+    fn touch(_: &Engine, world: &mut World, replaced: &[(NamedKey, Replaced<Self>)], dirty: &mut Dirty) {
+        touch_selected(world, replaced, dirty);
+    }
+}
+
+impl Tabled for EnvoyFilter {
+    type Content = istio::EnvoyFilter;
+
+    fn of(object: &Object, spec: &Arc<istio::EnvoyFilter>, _: &MeshSettings) -> Arc<Self> {
+        Arc::new(Self::of(object, spec))
+    }
+
+    fn table(world: &mut World) -> &mut PolicyTable<Self> {
+        &mut world.envoy_filters
     }
 
     fn touch(_: &Engine, world: &mut World, replaced: &[(NamedKey, Replaced<Self>)], dirty: &mut Dirty) {

@@ -20,6 +20,8 @@ pub struct Proxy {
     pub namespace: SmolStr,
     /// `SERVICE_ACCOUNT`; empty if unknown.
     pub service_account: SmolStr,
+    /// The texts that it says of itself beside: its version, what its operator set.
+    pub metadata: Arc<Labels>,
     /// Its addresses, the primary first.
     pub ips: Vec<IpAddr>,
     /// Labels of its workload: the pod's if it is known, or else those in the metadata.
@@ -150,6 +152,7 @@ impl Proxy {
             kind,
             namespace: namespace.into(),
             service_account: SmolStr::default(),
+            metadata: Arc::default(),
             ips: Vec::new(),
             labels: Arc::default(),
             cluster: "Kubernetes".into(),

@@ -63,9 +63,15 @@ pub fn gateway_tables(
     let tables = tables.iter().zip(entries).map(|(servers, entries)| {
         let tls = servers.name.starts_with("https.");
         let hosts = if entries.is_empty() { vec![black_hole(servers)] } else { share(entries, &closed, mesh, tls) };
-        RouteTable { name: servers.name.clone(), hosts, lost: Vec::new() }
+        RouteTable { name: servers.name.clone(), hosts, lost: Vec::new(), servers: Some(ports(servers)) }
     });
     GatewayTables { tables: tables.collect(), refused }
+}
+
+/// Returns the ports of the servers that a table is for.
+fn ports(table: &GatewayRouteTable) -> Vec<u16> {
+    let ports: BTreeSet<u16> = table.servers.iter().map(|server| server.port).collect();
+    ports.into_iter().collect()
 }
 
 /// The rules of a set that apply, if any do, by Gateway.

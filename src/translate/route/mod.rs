@@ -45,6 +45,8 @@ pub struct RouteTable {
     pub hosts: Vec<VirtualHostInput>,
     /// Domains that another virtual host has: Envoy refuses a table in which one is twice.
     pub lost: Vec<LostDomain>,
+    /// The ports of the servers that it is for, if it is a gateway's.
+    pub servers: Option<Vec<u16>>,
 }
 
 /// A domain that an object asked for, and that the table gave to another one.

@@ -160,7 +160,7 @@ pub fn table(scope: &Scope, class: &ProxyClass, mesh: &Arc<MeshSettings>, name: 
         add_catch_all(&mut hosts, scope.allow_any);
         hosts
     };
-    Some(RouteTable { name: name.into(), hosts, lost })
+    Some(RouteTable { name: name.into(), hosts, lost, servers: None })
 }
 
 /// Returns all ports of the services that a listener shows.

@@ -186,8 +186,8 @@ async fn kinds_that_are_not_read_pass_with_a_warning_and_unknown_ones_do_not() {
     let webhook = Webhook::on(engine(SHOP));
     let object =
         |api_version: &str, kind: &str| json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": "all", "namespace": "shop"}});
-    let answer = webhook.asked(create(object("networking.istio.io/v1alpha3", "EnvoyFilter"))).await;
-    let warning = "EnvoyFilter/shop/all: is not read by istiod-lite: it has no effect";
+    let answer = webhook.asked(create(object("networking.istio.io/v1", "WorkloadGroup"))).await;
+    let warning = "WorkloadGroup/shop/all: is not read by istiod-lite: it has no effect";
     assert_eq!((&answer["allowed"], &answer["warnings"]), (&json!(true), &json!([warning])));
     for (api_version, kind) in [("networking.istio.io/v1", "VirtualServices"), ("v1", "Pod"), ("", "")] {
         let answer = webhook.asked(create(object(api_version, kind))).await;

@@ -16,7 +16,7 @@ use crate::{
     mesh::{model::Hostname, policy::mtls::service_mtls, scope::Scope, world::World},
     translate::{cluster, endpoint},
     visits::{self, Visit, Visited},
-    xds::view::Layer,
+    xds::{encode::patch_report::PatchReport, view::Layer},
 };
 
 /// Load assignments and clusters of such services. All others are [`SharedByScope`]'s.
@@ -58,6 +58,11 @@ impl LocatedResources {
         self.assignments.findings().chain(self.clusters.findings())
     }
 
+    /// Returns what came of patches.
+    pub(super) fn reports(&self) -> impl Iterator<Item = &PatchReport> {
+        self.clusters.reports()
+    }
+
     /// Brings the resources up to a new world, in which those of the scope are up to date already.
     pub(super) fn update(&mut self, step: Step<'_>, key: &LocatedKey, shared: &SharedByScope, cache: &mut ResourceCache) {
         if step.is_rescoped() {
@@ -93,7 +98,7 @@ impl LocatedResources {
             let (rule, endpoints) = (scope.destination_rules.get(host), world.endpoints.get(&service.key()));
             let mtls = Some(service_mtls(world, &service.namespace));
             let inputs = cluster::inputs(class, &world.mesh, place, service, rule, mtls, endpoints);
-            inputs.into_iter().map(|input| cache.cluster(input)).collect()
+            inputs.into_iter().map(|input| cache.cluster(input, &key.shared.patching)).collect()
         });
         self.clusters.replace(host, clusters);
         // Nobody asks what changed here.

@@ -10,8 +10,9 @@ use smol_str::SmolStr;
 
 use super::{
     cached_units::CachedUnits,
-    key::{ListenersKey, is_located},
+    key::{ListenersKey, SharedKey, is_located},
     missing::MissingClusters,
+    patching::Patching,
     resource_cache::ResourceCache,
 };
 use crate::{
@@ -34,7 +35,11 @@ use crate::{
         route::{self, LostDomain},
     },
     visits::{self, Visit, Visited},
-    xds::{encode::checked, resource_type::ResourceType, view::Layer},
+    xds::{
+        encode::{checked, patch_report::PatchReport},
+        resource_type::ResourceType,
+        view::Layer,
+    },
 };
 
 /// Clusters, endpoints and route tables.
@@ -82,10 +87,10 @@ enum ClusterOwner {
 }
 
 impl SharedByScope {
-    pub(super) fn new(world: &World, scope: &Scope, class: &ProxyClass, cache: &mut ResourceCache) -> Self {
+    pub(super) fn new(world: &World, scope: &Scope, key: &SharedKey, cache: &mut ResourceCache) -> Self {
         let mut group = Self::default();
-        group.translate_everything(world, scope, class, cache);
-        group.check(world, scope, class, true);
+        group.translate_everything(world, scope, key, cache);
+        group.check(world, scope, &key.class, true);
         group
     }
 
@@ -112,6 +117,11 @@ impl SharedByScope {
         found
     }
 
+    /// Returns what came of patches.
+    pub(super) fn reports(&self) -> impl Iterator<Item = &PatchReport> {
+        self.clusters.reports().chain(self.routes.reports())
+    }
+
     /// Returns the secrets that clusters ask for, with the DestinationRules that name them.
     pub(super) fn secrets(&self) -> impl Iterator<Item = &(ObjectKey, SecretName)> {
         self.secrets.values().flatten()
@@ -133,15 +143,15 @@ impl SharedByScope {
     }
 
     /// Brings the resources up to a new world.
-    pub(super) fn update(&mut self, step: Step<'_>, class: &ProxyClass, cache: &mut ResourceCache) {
+    pub(super) fn update(&mut self, step: Step<'_>, key: &SharedKey, cache: &mut ResourceCache) {
         let Step { world, new, touched, .. } = step;
         if step.is_rescoped() {
-            self.translate_everything(world, new, class, cache);
+            self.translate_everything(world, new, key, cache);
         } else {
-            self.translate_touched(step, class, cache);
+            self.translate_touched(step, key, cache);
         }
         let reimported = step.is_rescoped() || !touched.services.is_empty() || !touched.routes.is_empty();
-        self.check(world, new, class, reimported);
+        self.check(world, new, &key.class, reimported);
     }
 
     /// Finds what cannot be given as it is asked for, where that may have changed.
@@ -155,11 +165,12 @@ impl SharedByScope {
         }
     }
 
-    fn translate_touched(&mut self, step: Step<'_>, class: &ProxyClass, cache: &mut ResourceCache) {
+    fn translate_touched(&mut self, step: Step<'_>, key: &SharedKey, cache: &mut ResourceCache) {
         let Step { world, new, touched, .. } = step;
+        let class = &key.class;
         let services = step.services();
         for host in &services {
-            self.translate_clusters(world, new, class, host, cache);
+            self.translate_clusters(world, new, key, host, cache);
         }
         for host in services.iter().copied().chain(&touched.endpoints) {
             self.translate_endpoints(world, new, class, host, cache);
@@ -167,20 +178,20 @@ impl SharedByScope {
         // Clusters of DNS services hold their endpoints.
         let by_dns = |host: &&Hostname| new.services.get(*host).is_some_and(|service| holds_endpoints(service));
         for host in touched.endpoints.iter().filter(by_dns) {
-            self.translate_clusters(world, new, class, host, cache);
+            self.translate_clusters(world, new, key, host, cache);
         }
         if class.kind == ProxyKind::Sidecar {
             let hosts: BTreeSet<&Hostname> = touched.services.iter().chain(&touched.routes).collect();
             let now = route::tables_with(new, class, &world.mesh, &hosts);
             let before = route::tables_with(step.old, class, &world.mesh, &hosts);
             for table in &now {
-                self.translate_table(world, new, class, table, cache);
+                self.translate_table(world, new, key, table, cache);
             }
             let others: BTreeSet<SmolStr> = before.difference(&now).cloned().collect();
             let stay = route::existing_tables(new, class, &world.mesh, &others);
             for table in &others {
                 if stay.contains(table) {
-                    self.translate_table(world, new, class, table, cache);
+                    self.translate_table(world, new, key, table, cache);
                 } else {
                     self.routes.replace(table, Vec::new());
                     self.lost.remove(table);
@@ -189,16 +200,17 @@ impl SharedByScope {
         }
     }
 
-    fn translate_everything(&mut self, world: &World, scope: &Scope, class: &ProxyClass, cache: &mut ResourceCache) {
+    fn translate_everything(&mut self, world: &World, scope: &Scope, key: &SharedKey, cache: &mut ResourceCache) {
+        let class = &key.class;
         self.clusters.retain(|owner| match owner {
             ClusterOwner::Fixed => true,
             ClusterOwner::Service(host) => scope.services.contains_key(host),
         });
         self.secrets.retain(|host, _| scope.services.contains_key(host));
-        let fixed = cluster::fixed_inputs(class, &world.mesh).into_iter().map(|input| cache.cluster(input)).collect();
+        let fixed = cluster::fixed_inputs(class, &world.mesh).into_iter().map(|input| cache.cluster(input, &key.patching)).collect();
         self.clusters.replace(&ClusterOwner::Fixed, fixed);
         for host in scope.services.keys() {
-            self.translate_clusters(world, scope, class, host, cache);
+            self.translate_clusters(world, scope, key, host, cache);
         }
         self.assignments.retain(|host| scope.services.contains_key(host));
         for host in scope.services.keys() {
@@ -209,18 +221,19 @@ impl SharedByScope {
             self.routes.retain(|name| tables.contains(name));
             self.lost.retain(|name, _| tables.contains(name));
             for name in &tables {
-                self.translate_table(world, scope, class, name, cache);
+                self.translate_table(world, scope, key, name, cache);
             }
         }
     }
 
-    fn translate_clusters(&mut self, world: &World, scope: &Scope, class: &ProxyClass, host: &Hostname, cache: &mut ResourceCache) {
+    fn translate_clusters(&mut self, world: &World, scope: &Scope, key: &SharedKey, host: &Hostname, cache: &mut ResourceCache) {
+        let class = &key.class;
         visits::count(Visited::Service, 1);
         let resources = scope.services.get(host).map_or_else(Vec::new, |service| {
             let rule = scope.destination_rules.get(host);
             let mtls = Some(service_mtls(world, &service.namespace));
             let inputs = cluster::inputs(class, &world.mesh, None, service, rule, mtls, world.endpoints.get(&service.key()));
-            inputs.into_iter().map(|input| cache.cluster(input)).collect()
+            inputs.into_iter().map(|input| cache.cluster(input, &key.patching)).collect()
         });
         self.clusters.replace(&ClusterOwner::Service(host.clone()), resources);
         let secrets = secrets_of(world, scope, class, host);
@@ -242,8 +255,8 @@ impl SharedByScope {
         self.assignments.replace(host, resources);
     }
 
-    fn translate_table(&mut self, world: &World, scope: &Scope, class: &ProxyClass, name: &SmolStr, cache: &mut ResourceCache) {
-        let mut table = route::table(scope, class, &world.mesh, name);
+    fn translate_table(&mut self, world: &World, scope: &Scope, key: &SharedKey, name: &SmolStr, cache: &mut ResourceCache) {
+        let mut table = route::table(scope, &key.class, &world.mesh, name);
         let lost = table.as_mut().map(|table| std::mem::take(&mut table.lost)).unwrap_or_default();
         if lost.is_empty() {
             self.lost.remove(name);
@@ -252,7 +265,7 @@ impl SharedByScope {
             self.lost.insert(name.clone(), lost.iter().map(told).collect());
         }
         let before = self.routes.layer().get(name);
-        let made = table.map(|table| cache.table(table)).map(|made| match before {
+        let made = table.map(|table| cache.table(table, &key.patching)).map(|made| match before {
             Some(before) if !made.unfit.is_empty() => checked::keeping_virtual_hosts(made, before),
             _ => made,
         });
@@ -278,6 +291,11 @@ impl OutboundListeners {
     fn check(&mut self, shared: &SharedByScope) {
         let changes = self.listeners.take_changes();
         self.missing.update(self.listeners.layer(), &changes, shared.clusters(), shared.renamed());
+    }
+
+    /// Returns what came of patches.
+    pub(super) fn reports(&self) -> impl Iterator<Item = &PatchReport> {
+        self.listeners.reports()
     }
 
     /// Returns the listeners.
@@ -327,16 +345,16 @@ impl OutboundListeners {
         self.listeners.retain(|group| planned.contains_key(group));
         self.refused.retain(|group, _| planned.contains_key(group));
         for (group, planned) in planned {
-            self.replace(group, planned, cache);
+            self.replace(group, planned, &key.patching, cache);
         }
     }
 
     fn translate(&mut self, world: &World, scope: &Scope, key: &ListenersKey, group: Group, cache: &mut ResourceCache) {
-        self.replace(group, outbound::planned(key.view(world, scope), group), cache);
+        self.replace(group, outbound::planned(key.view(world, scope), group), &key.patching, cache);
     }
 
-    fn replace(&mut self, group: Group, planned: Planned, cache: &mut ResourceCache) {
-        let made = planned.listeners.into_iter().map(|input| cache.outbound_listener(input)).collect();
+    fn replace(&mut self, group: Group, planned: Planned, patching: &Patching, cache: &mut ResourceCache) {
+        let made = planned.listeners.into_iter().map(|input| cache.outbound_listener(input, patching)).collect();
         self.listeners.replace(&group, made);
         match planned.refused.is_empty() {
             true => drop(self.refused.remove(&group)),

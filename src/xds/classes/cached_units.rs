@@ -12,7 +12,7 @@ use smol_str::SmolStr;
 use crate::{
     api::Diagnostic,
     xds::{
-        encode::{Part, Unfit, checked::Encoded},
+        encode::{Part, Unfit, checked::Encoded, patch_report::PatchReport},
         view::Layer,
     },
 };
@@ -25,6 +25,8 @@ pub(super) struct CachedUnits<O> {
     changes: Changes,
     /// What Envoy would refuse, by owner; no entry is empty.
     unfit: BTreeMap<O, Vec<Unsent>>,
+    /// What came of patches, by owner; no entry is empty.
+    reports: BTreeMap<O, Vec<Arc<PatchReport>>>,
 }
 
 /// What is not sent as it was made.
@@ -46,7 +48,13 @@ pub(super) struct Changes {
 
 impl<O> Default for CachedUnits<O> {
     fn default() -> Self {
-        Self { owners: BTreeMap::new(), layer: Arc::new(OrdMap::new()), changes: Changes::default(), unfit: BTreeMap::new() }
+        Self {
+            owners: BTreeMap::new(),
+            layer: Arc::new(OrdMap::new()),
+            changes: Changes::default(),
+            unfit: BTreeMap::new(),
+            reports: BTreeMap::new(),
+        }
     }
 }
 
@@ -60,9 +68,10 @@ impl<O: Ord + Clone> CachedUnits<O> {
     /// the one before where it is.
     pub(super) fn replace(&mut self, owner: &O, made: Vec<Encoded>) {
         let before = self.owners.remove(owner).unwrap_or_default();
-        let stays: HashSet<&SmolStr> = made.iter().map(|encoded| &encoded.name).collect();
+        let stays: HashSet<&SmolStr> = made.iter().filter(|encoded| !encoded.is_removed()).map(|encoded| &encoded.name).collect();
         let (kept, gone): (HashSet<SmolStr>, HashSet<SmolStr>) = before.into_iter().partition(|name| stays.contains(name));
         self.set_unfit(owner, &made, &kept);
+        self.set_reports(owner, &made);
         for name in &gone {
             Arc::make_mut(&mut self.layer).remove(name);
             self.changes.made.remove(name);
@@ -98,6 +107,19 @@ impl<O: Ord + Clone> CachedUnits<O> {
     pub(super) fn clusters_left_out(&self) -> BTreeSet<&SmolStr> {
         let gone = self.unfit.values().flatten().filter(|unsent| !unsent.kept);
         gone.filter_map(|unsent| if let Part::Cluster(name) = &unsent.unfit.part { Some(name) } else { None }).collect()
+    }
+
+    /// Returns what came of patches.
+    pub(super) fn reports(&self) -> impl Iterator<Item = &PatchReport> {
+        self.reports.values().flatten().map(Arc::as_ref)
+    }
+
+    fn set_reports(&mut self, owner: &O, made: &[Encoded]) {
+        let reports: Vec<_> = made.iter().filter_map(|encoded| encoded.report.clone()).collect();
+        match reports.is_empty() {
+            true => drop(self.reports.remove(owner)),
+            false => drop(self.reports.insert(owner.clone(), reports)),
+        }
     }
 
     fn set_unfit(&mut self, owner: &O, made: &[Encoded], before: &HashSet<SmolStr>) {
@@ -145,13 +167,13 @@ mod tests {
             origins: Arc::new([]),
             virtual_hosts: Arc::default(),
         };
-        Encoded { name: name.into(), resource: Some(Arc::new(resource)), unfit: Arc::default() }
+        Encoded { name: name.into(), resource: Some(Arc::new(resource)), unfit: Arc::default(), report: None }
     }
 
     fn unfit(name: &str) -> Encoded {
         let violation = Violation { path: Vec::new(), what: "is wrong".to_owned() };
         let unfit = Unfit { part: Part::Cluster(name.into()), violation, origins: Arc::default(), is_kept: false };
-        Encoded { name: name.into(), resource: None, unfit: Arc::new([Arc::new(unfit)]) }
+        Encoded { name: name.into(), resource: None, unfit: Arc::new([Arc::new(unfit)]), report: None }
     }
 
     fn versions(units: &CachedUnits<&'static str>) -> Vec<(String, u64)> {

@@ -9,9 +9,12 @@ use std::{
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
+    added::{AddedKey, AddedResources},
     by_place::LocatedResources,
     by_scope::{OutboundListeners, SharedByScope, Step, differing},
     key::{DistinguishingLabels, ListenersKey, LocatedKey, SharedKey, class_of, own_addresses, place_of},
+    patch_findings::PatchFindings,
+    patching::Patching,
     per_proxy::{PerProxy, PerProxyInputs},
     resource_cache::{ResourceCache, Translations},
     users::{Keys, Users},
@@ -60,6 +63,7 @@ pub(super) struct Groups {
     listeners: FxHashMap<ListenersKey, OutboundListeners>,
     located: FxHashMap<LocatedKey, LocatedResources>,
     own: FxHashMap<Arc<PerProxyInputs>, PerProxy>,
+    added: FxHashMap<Arc<AddedKey>, AddedResources>,
     /// How many proxies each group has.
     users: Users,
     /// Stands where a proxy has no layer. It is one for all, as equal layers are known by their pointers.
@@ -72,15 +76,21 @@ impl Groups {
         let key = scope_key(world, proxy.kind, &proxy.namespace, &proxy.labels);
         let scope = self.scopes.entry(key.clone()).or_insert_with(|| scope_of(world, &key));
         let telemetry = EffectiveTelemetry::of(world, scope, proxy);
-        let shared = SharedKey { scope: key.clone(), class: class_of(proxy, distinguishing, None) };
+        let patching = Patching::of(world, proxy).with_extensions(|patch, having| {
+            let made = self.cache.added(ResourceType::ExtensionConfig, patch, having);
+            made.resource.map(|resource| resource.name.clone())
+        });
+        let shared = SharedKey { scope: key.clone(), class: class_of(proxy, distinguishing, None), patching: patching.of_scope() };
         if let Entry::Vacant(entry) = self.shared.entry(shared.clone()) {
-            entry.insert(SharedByScope::new(world, scope, &shared.class, &mut self.cache));
+            entry.insert(SharedByScope::new(world, scope, &shared, &mut self.cache));
         }
         let listeners = (proxy.kind == ProxyKind::Sidecar).then(|| ListenersKey {
             class: class_of(proxy, distinguishing, Some(&telemetry.client)),
             http_proxy_port: proxy.http_proxy_port,
             own: own_addresses(world, scope, proxy),
             ports: proxy.ports,
+            patching: patching.of_outbound_listeners(),
+            of_scope: shared.patching.clone(),
             scope: key,
         });
         if let Some(listeners) = &listeners
@@ -98,12 +108,32 @@ impl Groups {
         }
         let reports = if proxy.kind == ProxyKind::Gateway { &telemetry.client } else { &telemetry.server };
         let class = class_of(proxy, distinguishing, Some(reports));
-        let own = Arc::new(PerProxyInputs::of(world, scope, &shared, proxy, &class).without_collectors(telemetry.unseen));
+        let own = PerProxyInputs::of(world, scope, &shared, proxy, &class, patching.of_own());
+        let own = Arc::new(own.without_collectors(telemetry.unseen));
         if let Entry::Vacant(entry) = self.own.entry(Arc::clone(&own)) {
             let clusters = self.shared.entry(shared.clone()).or_default().clusters();
             entry.insert(PerProxy::new(&own, clusters, &mut self.cache));
         }
-        Keys { shared, listeners, located, own }
+        let added = Some(patching.of_added()).filter(|patching| !patching.patches.is_empty());
+        let added = added
+            .map(|patching| Arc::new(AddedKey { patching, shared: shared.clone(), listeners: listeners.clone(), own: Arc::clone(&own) }));
+        if let Some(added) = &added
+            && !self.added.contains_key(added)
+        {
+            let mut resources = AddedResources::new(&added.patching, &mut self.cache);
+            resources.place(|kind, name| self.has(added, kind, name));
+            self.added.insert(Arc::clone(added), resources);
+        }
+        Keys { shared, listeners, located, own, added }
+    }
+
+    /// Returns whether proxies have a resource of that name beside those that are added.
+    fn has(&self, key: &AddedKey, kind: ResourceType, name: &str) -> bool {
+        let shared = self.shared.get(&key.shared).and_then(|shared| shared.layer(kind));
+        let listeners = key.listeners.as_ref().and_then(|key| self.listeners.get(key));
+        let outbound = listeners.filter(|_| kind == ResourceType::Listener).map(OutboundListeners::layer);
+        let own = self.own.get(&key.own).map(|own| own.layer(kind));
+        [shared, outbound, own].into_iter().flatten().any(|layer| layer.contains_key(name))
     }
 
     /// Brings the scopes up to a new world, before proxies are sorted by them; returns those before.
@@ -132,7 +162,7 @@ impl Groups {
         let Self { scopes, shared, listeners, located, cache, .. } = self;
         let step = |key: &ScopeKey| Some(Step { world, old: before.get(key)?, new: scopes.get(key)?, touched });
         for (key, group) in &mut *shared {
-            step(&key.scope).into_iter().for_each(|step| group.update(step, &key.class, cache));
+            step(&key.scope).into_iter().for_each(|step| group.update(step, key, cache));
         }
         for (key, group) in listeners {
             let (Some(step), Some(shared)) = (step(&key.scope), shared.get(&key.shared())) else { continue };
@@ -142,6 +172,11 @@ impl Groups {
             let (Some(step), Some(shared)) = (step(&key.shared.scope), shared.get(&key.shared)) else { continue };
             group.update(step, key, shared, cache);
         }
+        let mut added = mem::take(&mut self.added);
+        for (key, resources) in &mut added {
+            resources.place(|kind, name| self.has(key, kind, name));
+        }
+        self.added = added;
     }
 
     /// Follows the clusters that appeared or vanished where a proxy's own listeners and routes name them.
@@ -160,6 +195,7 @@ impl Groups {
     /// Returns what of the objects the proxies of these keys cannot be given.
     pub(super) fn findings<'a>(&self, world: &World, used: impl IntoIterator<Item = &'a Keys>) -> BTreeSet<Diagnostic> {
         let mut found = BTreeSet::new();
+        let mut patches = PatchFindings::default();
         let mut asked: FxHashSet<*const ()> = FxHashSet::default();
         let mut first = |group: *const ()| asked.insert(group);
         for keys in used {
@@ -168,21 +204,33 @@ impl Groups {
             let left_out = shared.left_out();
             if first(std::ptr::from_ref(shared).cast()) {
                 found.extend(shared.findings(world, scope));
+                patches.select(&keys.shared.patching.patches);
+                shared.reports().for_each(|report| patches.report(report));
             }
             let listeners = keys.listeners.as_ref().and_then(|key| self.listeners.get(key));
             if let Some(listeners) = listeners.filter(|listeners| first(std::ptr::from_ref(*listeners).cast())) {
                 found.extend(listeners.findings(world, scope, &left_out));
                 found.extend(listeners.refused().map(finding));
+                listeners.reports().for_each(|report| patches.report(report));
             }
+            keys.listeners.iter().for_each(|key| patches.select(&key.patching.patches));
             let located = keys.located.as_ref().and_then(|key| self.located.get(key));
             if let Some(located) = located.filter(|located| first(std::ptr::from_ref(*located).cast())) {
                 found.extend(located.findings());
+                located.reports().for_each(|report| patches.report(report));
             }
             if let Some(own) = self.own.get(&keys.own).filter(|own| first(std::ptr::from_ref(*own).cast())) {
                 found.extend(keys.own.refused().map(finding));
                 found.extend(own.findings(world, scope, &left_out));
+                keys.own.patches().into_iter().for_each(|of_own| patches.select(of_own));
+                own.reports().for_each(|report| patches.report(report));
+            }
+            let added = keys.added.as_ref().and_then(|key| self.added.get(key));
+            if let Some(added) = added.filter(|added| first(std::ptr::from_ref(*added).cast())) {
+                added.reports().for_each(|report| patches.report(report));
             }
         }
+        found.extend(patches.findings());
         found
     }
 
@@ -197,13 +245,15 @@ impl Groups {
         let listeners = keys.listeners.as_ref().and_then(|key| self.listeners.get(key));
         let located = keys.located.as_ref().and_then(|key| self.located.get(key));
         let own = self.own.get(&keys.own);
+        let added = keys.added.as_ref().and_then(|key| self.added.get(key));
         PerType::from_fn(|kind| {
             let outbound = listeners.filter(|_| kind == ResourceType::Listener).map(OutboundListeners::layer);
             let near = located.filter(|_| kind == ResourceType::Cluster).and_then(LocatedResources::clusters);
             let common = near.or_else(|| shared.and_then(|shared| shared.layer(kind))).or(outbound);
             let located = located.filter(|_| kind == ResourceType::Endpoint).map(LocatedResources::assignments);
             let layers = [common, located, own.map(|own| own.layer(kind))];
-            layers.map(|layer| Arc::clone(layer.unwrap_or(&self.empty))).into()
+            let layers = layers.map(|layer| layer.unwrap_or(&self.empty));
+            layers.into_iter().chain(added.map(|added| added.layer(kind))).cloned().collect()
         })
     }
 
@@ -224,6 +274,7 @@ impl Groups {
         unused.listeners.map(|key| self.listeners.remove(key));
         unused.located.map(|key| self.located.remove(key));
         unused.own.map(|key| self.own.remove(key));
+        unused.added.map(|key| self.added.remove(key));
         unused.scope.map(|key| self.scopes.remove(key));
     }
 
@@ -235,7 +286,7 @@ impl Groups {
     /// Returns how many groups there are, and how many translations are remembered.
     pub(super) fn size(&self) -> GroupsSize {
         GroupsSize {
-            groups: self.scopes.len() + self.shared.len() + self.listeners.len() + self.located.len() + self.own.len(),
+            groups: self.scopes.len() + self.shared.len() + self.listeners.len() + self.located.len() + self.own.len() + self.added.len(),
             translations: self.cache.len(),
         }
     }

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use smol_str::SmolStr;
 
+use super::patching::Patching;
 use crate::{
     mesh::{
         model::{Flavour, Labels, Place, PlaceDetail, Proxy, ProxyKind, ProxyPorts, Resolution, Service},
@@ -25,6 +26,8 @@ use crate::{
 pub(super) struct SharedKey {
     pub(super) scope: ScopeKey,
     pub(super) class: ProxyClass,
+    /// The patches for clusters and routes.
+    pub(super) patching: Patching,
 }
 
 /// What proxies have in common that share outbound listeners.
@@ -36,6 +39,10 @@ pub(super) struct ListenersKey {
     /// The proxy's own addresses, as far as headless services have endpoints there or its Sidecar binds them.
     pub(super) own: Vec<IpAddr>,
     pub(super) ports: ProxyPorts,
+    /// The patches for listeners.
+    pub(super) patching: Patching,
+    /// Those for the clusters that the listeners name.
+    pub(super) of_scope: Patching,
 }
 
 impl ListenersKey {
@@ -49,7 +56,7 @@ impl ListenersKey {
 impl ListenersKey {
     /// Returns the key of what these proxies share with those that are named otherwise in traces.
     pub(super) fn shared(&self) -> SharedKey {
-        SharedKey { scope: self.scope.clone(), class: self.class.without_listeners() }
+        SharedKey { scope: self.scope.clone(), class: self.class.without_listeners(), patching: self.of_scope.clone() }
     }
 }
 
@@ -159,7 +166,16 @@ mod tests {
         let class = class_of(&proxy, &labels, Some(&reports));
         assert_eq!((class.listener.exact_balance, &class.listener.reports), (proxy.exact_balance, &reports));
         let ports = ProxyPorts::default();
-        let listeners = ListenersKey { scope: scope.clone(), class, http_proxy_port: None, own: Vec::new(), ports };
-        assert!(listeners.shared() == SharedKey { scope, class: class_of(&proxy, &labels, None) });
+        let patching = Patching::none(proxy.kind, proxy.flavour);
+        let listeners = ListenersKey {
+            scope: scope.clone(),
+            class,
+            http_proxy_port: None,
+            own: Vec::new(),
+            ports,
+            patching: patching.clone(),
+            of_scope: patching.clone(),
+        };
+        assert!(listeners.shared() == SharedKey { scope, class: class_of(&proxy, &labels, None), patching });
     }
 }

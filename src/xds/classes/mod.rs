@@ -5,6 +5,7 @@
 //! change is translated once for each distinct input, however many groups contain the result. Secrets are added for callers
 //! who have proven who they are: those of their namespace that some object names, with keys if their account may read them.
 
+mod added;
 mod by_place;
 mod by_scope;
 mod cached_units;
@@ -13,6 +14,8 @@ mod groups;
 mod key;
 mod memo;
 mod missing;
+mod patch_findings;
+mod patching;
 mod per_proxy;
 mod resource_cache;
 mod secret_access;

@@ -7,14 +7,14 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use imbl::OrdMap;
 use smol_str::SmolStr;
 
-use super::{cached_units::Changes, key::SharedKey, missing::MissingClusters, resource_cache::ResourceCache};
+use super::{cached_units::Changes, key::SharedKey, missing::MissingClusters, patching::Patching, resource_cache::ResourceCache};
 use crate::{
     api::{Diagnostic, ObjectKey},
     mesh::{
         credential::SecretName,
         gateway::Listener,
-        model::{Hostname, Place, Proxy, ProxyKind, Service},
-        policy::{mtls::workload_mtls, request_authentication::token_rules, workload::WorkloadPolicies},
+        model::{Flavour, Hostname, Place, Proxy, ProxyKind, Service},
+        policy::{envoy_filter::Patches, mtls::workload_mtls, request_authentication::token_rules, workload::WorkloadPolicies},
         routing::model::GatewayRef,
         scope::{Scope, ServiceTarget, gateways_for, routes_for_gateway, service_targets},
         telemetry::UnseenCollector,
@@ -33,7 +33,7 @@ use crate::{
     },
     visits::{Visit, Visited},
     xds::{
-        encode::{Unfit, checked::Encoded},
+        encode::{Unfit, checked::Encoded, patch_report::PatchReport},
         per_type::PerType,
         resource_type::ResourceType,
         view::Layer,
@@ -53,6 +53,8 @@ pub(super) struct PerProxyInputs {
     refused: BTreeSet<Refused>,
     /// The secrets that its listeners ask for, with the Gateways that name them.
     secrets: BTreeSet<(ObjectKey, SecretName)>,
+    /// The patches for all of it; `None`: there are none.
+    patching: Option<Patching>,
 }
 
 /// The resources made from it.
@@ -63,6 +65,8 @@ pub(super) struct PerProxy {
     missing: [MissingClusters; 2],
     /// What Envoy would refuse.
     unfit: Vec<Arc<Unfit>>,
+    /// What came of patches.
+    reports: Vec<Arc<PatchReport>>,
 }
 
 /// The types of its own resources that name clusters of services.
@@ -70,10 +74,18 @@ const NAMING: [ResourceType; 2] = [ResourceType::Listener, ResourceType::Route];
 
 impl PerProxyInputs {
     /// Returns what decides about a proxy; `class` is that of the listeners of its own side.
-    pub(super) fn of(world: &World, scope: &Scope, shared: &SharedKey, proxy: &Proxy, class: &ProxyClass) -> Self {
+    pub(super) fn of(
+        world: &World,
+        scope: &Scope,
+        shared: &SharedKey,
+        proxy: &Proxy,
+        class: &ProxyClass,
+        patching: Patching,
+    ) -> Self {
+        let patching = Some(patching).filter(|patching| !patching.patches.is_empty());
         match proxy.kind {
-            ProxyKind::Sidecar => sidecar(world, scope, proxy, class),
-            ProxyKind::Gateway => Self { shared: Some(shared.clone()), ..gateway_proxy(world, scope, proxy, class) },
+            ProxyKind::Sidecar => Self { patching: patching.map(|of| of.behind(world, proxy)), ..sidecar(world, scope, proxy, class) },
+            ProxyKind::Gateway => Self { shared: Some(shared.clone()), patching, ..gateway_proxy(world, scope, proxy, class) },
         }
     }
 
@@ -81,6 +93,11 @@ impl PerProxyInputs {
     pub(super) fn without_collectors(mut self, unseen: BTreeSet<UnseenCollector>) -> Self {
         self.refused.extend(unseen.into_iter().map(Refused::from));
         self
+    }
+
+    /// Returns the patches for all of it.
+    pub(super) fn patches(&self) -> Option<&Patches> {
+        self.patching.as_ref().map(|patching| &patching.patches)
     }
 
     /// Returns whether it is a gateway's that passes mTLS on: only such have clusters and endpoints of services of their own.
@@ -102,21 +119,25 @@ impl PerProxyInputs {
 impl PerProxy {
     /// Translates the inputs.
     pub(super) fn new(inputs: &PerProxyInputs, clusters: &Layer, cache: &mut ResourceCache) -> Self {
+        // Without patches it does not matter for whom they are.
+        let none = Patching::none(ProxyKind::Sidecar, Flavour::Stock);
+        let patching = inputs.patching.as_ref().unwrap_or(&none);
         let made = PerType::from_fn(|kind| match kind {
-            ResourceType::Cluster => inputs.clusters.iter().cloned().map(|input| cache.cluster(input)).collect(),
+            ResourceType::Cluster => inputs.clusters.iter().cloned().map(|input| cache.cluster(input, patching)).collect(),
             ResourceType::Endpoint => inputs.assignments.iter().cloned().map(|input| cache.assignment(input)).collect(),
-            ResourceType::Listener => listeners(inputs, cache),
-            ResourceType::Route => inputs.tables.iter().cloned().map(|table| cache.table(table)).collect(),
+            ResourceType::Listener => listeners(inputs, patching, cache),
+            ResourceType::Route => inputs.tables.iter().cloned().map(|table| cache.table(table, patching)).collect(),
             ResourceType::ExtensionConfig | ResourceType::Secret | ResourceType::NameTable | ResourceType::ProxyConfig => Vec::new(),
         });
         let unfit = ResourceType::ALL.into_iter().flat_map(|kind| &made[kind]).flat_map(|made| made.unfit.iter().cloned()).collect();
+        let reports = ResourceType::ALL.into_iter().flat_map(|kind| &made[kind]).filter_map(|made| made.report.clone()).collect();
         let layers = PerType::from_fn(|kind| layer(&made[kind]));
         let mut missing: [MissingClusters; 2] = Default::default();
         for (missing, kind) in missing.iter_mut().zip(NAMING) {
             let made = Changes { made: layers[kind].keys().cloned().collect(), ..Changes::default() };
             missing.update(&layers[kind], &made, clusters, &BTreeSet::new());
         }
-        Self { layers, missing, unfit }
+        Self { layers, missing, unfit, reports }
     }
 
     /// Follows the clusters that appeared or vanished.
@@ -132,15 +153,20 @@ impl PerProxy {
         found.flatten().chain(self.unfit.iter().flat_map(|unfit| unfit.findings(false))).collect()
     }
 
+    /// Returns what came of patches.
+    pub(super) fn reports(&self) -> impl Iterator<Item = &PatchReport> {
+        self.reports.iter().map(Arc::as_ref)
+    }
+
     /// Returns the resources of one type.
     pub(super) fn layer(&self, kind: ResourceType) -> &Layer {
         &self.layers[kind]
     }
 }
 
-fn listeners(inputs: &PerProxyInputs, cache: &mut ResourceCache) -> Vec<Encoded> {
-    let mut listeners: Vec<_> = inputs.inbound.iter().cloned().flat_map(|input| cache.inbound_listeners(input)).collect();
-    listeners.extend(inputs.gateway.iter().cloned().map(|input| cache.gateway_listener(input)));
+fn listeners(inputs: &PerProxyInputs, patching: &Patching, cache: &mut ResourceCache) -> Vec<Encoded> {
+    let mut listeners: Vec<_> = inputs.inbound.iter().cloned().flat_map(|input| cache.inbound_listeners(input, patching)).collect();
+    listeners.extend(inputs.gateway.iter().cloned().map(|input| cache.gateway_listener(input, patching)));
     listeners
 }
 

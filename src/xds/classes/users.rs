@@ -5,6 +5,7 @@ use std::{hash::Hash, sync::Arc};
 use rustc_hash::FxHashMap;
 
 use super::{
+    added::AddedKey,
     key::{ListenersKey, LocatedKey, SharedKey},
     per_proxy::PerProxyInputs,
 };
@@ -19,6 +20,8 @@ pub(super) struct Keys {
     /// None while it counts for no service where clients are.
     pub(super) located: Option<LocatedKey>,
     pub(super) own: Arc<PerProxyInputs>,
+    /// None while no EnvoyFilter adds anything.
+    pub(super) added: Option<Arc<AddedKey>>,
 }
 
 /// The number of proxies by group.
@@ -29,6 +32,7 @@ pub(super) struct Users {
     listeners: Counts<ListenersKey>,
     located: Counts<LocatedKey>,
     own: Counts<Arc<PerProxyInputs>>,
+    added: Counts<Arc<AddedKey>>,
 }
 
 /// Those groups of a proxy that have no proxy.
@@ -39,6 +43,7 @@ pub(super) struct Unused<'a> {
     pub(super) listeners: Option<&'a ListenersKey>,
     pub(super) located: Option<&'a LocatedKey>,
     pub(super) own: Option<&'a Arc<PerProxyInputs>>,
+    pub(super) added: Option<&'a Arc<AddedKey>>,
 }
 
 #[derive(Debug)]
@@ -52,15 +57,17 @@ impl Users {
         keys.listeners.iter().for_each(|key| self.listeners.add(key));
         keys.located.iter().for_each(|key| self.located.add(key));
         self.own.add(&keys.own);
+        keys.added.iter().for_each(|key| self.added.add(key));
     }
 
     /// Counts a proxy no longer; returns whether it was the last of some group.
     pub(super) fn leave(&mut self, keys: &Keys) -> bool {
         let listeners = keys.listeners.as_ref().is_some_and(|key| self.listeners.take(key));
         let located = keys.located.as_ref().is_some_and(|key| self.located.take(key));
+        let added = keys.added.as_ref().is_some_and(|key| self.added.take(key));
         // Each is to be counted.
         let others = [self.scopes.take(&keys.shared.scope), self.shared.take(&keys.shared), self.own.take(&keys.own)];
-        listeners || located || others.contains(&true)
+        listeners || located || added || others.contains(&true)
     }
 
     /// Returns which of a proxy's groups have no proxy.
@@ -71,6 +78,7 @@ impl Users {
             listeners: keys.listeners.as_ref().filter(|key| !self.listeners.has(key)),
             located: keys.located.as_ref().filter(|key| !self.located.has(key)),
             own: Some(&keys.own).filter(|key| !self.own.has(key)),
+            added: keys.added.as_ref().filter(|key| !self.added.has(key)),
         }
     }
 }

@@ -17,6 +17,7 @@ use super::{
     canonical,
     constraints::{Step, Violation, violations},
     field_at::field_at,
+    patch_report::PatchReport,
     unfit::{Part, Unfit},
 };
 use crate::{
@@ -37,6 +38,8 @@ pub struct Encoded {
     pub resource: Option<Arc<Resource>>,
     /// What was left out or closed.
     pub unfit: Arc<[Arc<Unfit>]>,
+    /// What came of patches, if there are some for it.
+    pub report: Option<Arc<PatchReport>>,
 }
 
 /// What came of a virtual host.
@@ -56,7 +59,7 @@ pub fn cluster(built: Built<Cluster>) -> Encoded {
         Some(violation) => {
             let name = SmolStr::new(&built.message.name);
             let unfit = Unfit::new(Part::Cluster(name.clone()), violation, built.origins);
-            Encoded { name, resource: None, unfit: Arc::new([Arc::new(unfit)]) }
+            Encoded::unsent(name, unfit)
         }
     }
 }
@@ -84,7 +87,7 @@ pub fn load_assignment(name: SmolStr, built: Built<Vec<u8>>) -> Encoded {
         }
         _ => {
             let unfit = Unfit::new(Part::LoadAssignment(name.clone()), violation, built.origins);
-            Encoded { name, resource: None, unfit: Arc::new([Arc::new(unfit)]) }
+            Encoded::unsent(name, unfit)
         }
     }
 }
@@ -106,7 +109,7 @@ pub fn listener(mut built: Built<Listener>) -> Encoded {
             }
             (Some(violation), _) => {
                 let unfit = Unfit::new(Part::Listener(name.as_str().into()), violation, built.origins);
-                return Encoded { name: name.into(), resource: None, unfit: Arc::new([Arc::new(unfit)]) };
+                return Encoded::unsent(name.into(), unfit);
             }
         }
     }
@@ -121,7 +124,7 @@ pub fn extension_config(built: Built<TypedExtensionConfig>) -> Encoded {
         Some(violation) => {
             let name = SmolStr::new(&built.message.name);
             let unfit = Unfit::new(Part::ExtensionConfig(name.clone()), violation, built.origins);
-            Encoded { name, resource: None, unfit: Arc::new([Arc::new(unfit)]) }
+            Encoded::unsent(name, unfit)
         }
     }
 }
@@ -183,7 +186,16 @@ impl Encoded {
     fn sent(resource: Resource, unfit: Vec<Arc<Unfit>>) -> Self {
         // All share one empty list.
         let unfit = if unfit.is_empty() { Arc::default() } else { unfit.into() };
-        Self { name: resource.name.clone(), resource: Some(Arc::new(resource)), unfit }
+        Self { name: resource.name.clone(), resource: Some(Arc::new(resource)), unfit, report: None }
+    }
+
+    fn unsent(name: SmolStr, unfit: Unfit) -> Self {
+        Self { name, resource: None, unfit: Arc::new([Arc::new(unfit)]), report: None }
+    }
+
+    /// Returns whether there is none because a patch removes it.
+    pub fn is_removed(&self) -> bool {
+        self.report.as_ref().is_some_and(|report| report.removes)
     }
 }
 

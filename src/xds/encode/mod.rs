@@ -5,6 +5,8 @@ pub mod checked;
 pub mod constraints;
 mod entries;
 mod field_at;
+pub mod patch_report;
+pub mod patched;
 mod unfit;
 
 use std::sync::Arc;

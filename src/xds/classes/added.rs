@@ -1,0 +1,112 @@
+//! Clusters, listeners and extension configurations that EnvoyFilters add. They stand beside all others of a proxy, which have their names first.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use imbl::OrdMap;
+use smol_str::{SmolStr, format_smolstr};
+
+use super::{
+    key::{ListenersKey, SharedKey},
+    patching::Patching,
+    per_proxy::PerProxyInputs,
+    resource_cache::ResourceCache,
+};
+use crate::{
+    mesh::{
+        by_ptr::ByPtr,
+        envoy_filter::{ApplyTo, Patch},
+    },
+    xds::{
+        encode::{
+            checked::Encoded,
+            patch_report::{PatchFault, PatchReport},
+        },
+        per_type::PerType,
+        resource_type::ResourceType,
+        view::Layer,
+    },
+};
+
+/// What proxies have in common that are given the same in addition: all the rest, with which it may collide.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct AddedKey {
+    pub(super) patching: Patching,
+    pub(super) shared: SharedKey,
+    pub(super) listeners: Option<ListenersKey>,
+    pub(super) own: Arc<PerProxyInputs>,
+}
+
+/// The resources that are added.
+#[derive(Debug, Default)]
+pub(super) struct AddedResources {
+    made: Vec<Added>,
+    /// The places in `made` of those whose names were free; `None`: nobody looked yet.
+    placed: Option<BTreeSet<usize>>,
+    layers: PerType<Layer>,
+    collisions: Vec<PatchReport>,
+}
+
+#[derive(Debug)]
+struct Added {
+    kind: ResourceType,
+    patch: ByPtr<Patch>,
+    encoded: Encoded,
+}
+
+impl AddedResources {
+    pub(super) fn new(patching: &Patching, cache: &mut ResourceCache) -> Self {
+        let made = patching.patches.as_slice().iter().filter_map(|patch| {
+            let kind = match patch.apply_to {
+                ApplyTo::Cluster => ResourceType::Cluster,
+                ApplyTo::Listener => ResourceType::Listener,
+                ApplyTo::ExtensionConfig => ResourceType::ExtensionConfig,
+                _ => return None,
+            };
+            Some(Added { kind, patch: patch.clone(), encoded: cache.added(kind, patch, &patching.having) })
+        });
+        Self { made: made.collect(), ..Self::default() }
+    }
+
+    /// Finds out which of the names are free now. What others have is theirs.
+    pub(super) fn place(&mut self, is_taken: impl Fn(ResourceType, &str) -> bool) {
+        let (mut placed, mut names) = (BTreeSet::new(), BTreeSet::new());
+        for (at, Added { kind, encoded, .. }) in self.made.iter().enumerate() {
+            let name = &encoded.name;
+            if encoded.resource.is_some() && !is_taken(*kind, name) && names.insert((*kind, name.clone())) {
+                placed.insert(at);
+            }
+        }
+        if self.placed.as_ref() == Some(&placed) {
+            return;
+        }
+        self.layers = PerType::from_fn(|of| {
+            Arc::new(layer(self.made.iter().enumerate().filter(|(at, added)| added.kind == of && placed.contains(at))))
+        });
+        let colliding = self.made.iter().enumerate().filter(|(at, added)| added.encoded.resource.is_some() && !placed.contains(at));
+        self.collisions = colliding.map(|(_, added)| added.collision()).collect();
+        self.placed = Some(placed);
+    }
+
+    /// Returns the resources of one type.
+    pub(super) fn layer(&self, kind: ResourceType) -> &Layer {
+        &self.layers[kind]
+    }
+
+    /// Returns what came of the patches.
+    pub(super) fn reports(&self) -> impl Iterator<Item = &PatchReport> {
+        let made = self.made.iter().filter_map(|added| added.encoded.report.as_deref());
+        made.chain(&self.collisions)
+    }
+}
+
+impl Added {
+    fn collision(&self) -> PatchReport {
+        let part = format_smolstr!("{} {}", self.kind.noun(), self.encoded.name);
+        let what = "there is another one of this name".to_owned();
+        PatchReport { faults: vec![PatchFault { patch: self.patch.clone(), part, what }], ..PatchReport::default() }
+    }
+}
+
+fn layer<'a>(added: impl Iterator<Item = (usize, &'a Added)>) -> OrdMap<SmolStr, Arc<crate::xds::resource::Resource>> {
+    added.filter_map(|(_, added)| added.encoded.resource.clone()).map(|resource| (resource.name.clone(), resource)).collect()
+}

@@ -1,0 +1,36 @@
+//! What came of patches for one resource, or for several.
+
+use smol_str::SmolStr;
+
+use crate::mesh::{by_ptr::ByPtr, envoy_filter::Patch, policy::envoy_filter::Patches};
+
+/// What came of the patches.
+#[derive(Debug, Default)]
+pub struct PatchReport {
+    /// Those that found what they are for.
+    pub applied: Patches,
+    /// Those that are left out.
+    pub faults: Vec<PatchFault>,
+    /// Whether one of them removes the resource.
+    pub removes: bool,
+}
+
+/// A patch that is left out of a resource.
+#[derive(Clone, Debug)]
+pub struct PatchFault {
+    /// The patch.
+    pub patch: ByPtr<Patch>,
+    /// The resource.
+    pub part: SmolStr,
+    /// What is wrong with what it would make of it.
+    pub what: String,
+}
+
+impl PatchReport {
+    /// Adds what came of patches for a part of what this is about.
+    pub(super) fn absorb(&mut self, other: &Self) {
+        let new = other.applied.as_slice().iter().filter(|patch| !self.applied.as_slice().contains(patch));
+        self.applied = self.applied.as_slice().iter().chain(new).cloned().collect();
+        self.faults.extend(other.faults.iter().cloned());
+    }
+}
