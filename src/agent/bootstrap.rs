@@ -4,7 +4,12 @@ use std::{net::SocketAddr, path::Path};
 
 use serde_json::{Map, Value, json};
 
-use super::{application::connection::loopback_beside, settings::Settings, status::PROXY_METRICS};
+use super::{
+    application::connection::loopback_beside,
+    settings::{BootstrapOptions, Settings},
+    statistics,
+    status::PROXY_METRICS,
+};
 use crate::{common_bootstrap::common_bootstrap, version, workload_labels::OF_NODE};
 
 const AGENT_CLUSTER: &str = "agent";
@@ -15,11 +20,31 @@ const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 /// Returns the bootstrap as JSON (contract §2.3).
 pub(crate) fn bootstrap(settings: &Settings) -> Value {
     let mut bootstrap = common_bootstrap();
+    statistics::lay_over(&mut bootstrap, &settings.bootstrap.statistics, &settings.workload.ips);
+    lay_over_runtime(&mut bootstrap, &settings.bootstrap);
     bootstrap["node"] = node(settings);
     bootstrap["admin"] = json!({ "address": address(settings.listen.admin) });
     bootstrap["dynamic_resources"] = dynamic_resources(settings);
     bootstrap["static_resources"] = json!({ "clusters": clusters(settings), "listeners": listeners(settings) });
     bootstrap
+}
+
+/// Lays the runtime that users want over our own, and their limit of connections.
+fn lay_over_runtime(bootstrap: &mut Value, wanted: &BootstrapOptions) {
+    if let Some(runtime) = bootstrap.pointer_mut("/layered_runtime/layers/0/static_layer").and_then(Value::as_object_mut) {
+        for (name, value) in &wanted.runtime {
+            match value.as_str() {
+                "" => _ = runtime.remove(name),
+                // Envoy wants no text for one of these.
+                "true" | "false" => _ = runtime.insert(name.clone(), (value == "true").into()),
+                text => _ = runtime.insert(name.clone(), text.into()),
+            }
+        }
+    }
+    let limit = bootstrap.pointer_mut("/overload_manager/resource_monitors/0/typed_config/max_active_downstream_connections");
+    if let (Some(limit), Some(wanted)) = (limit, wanted.connections) {
+        *limit = wanted.into();
+    }
 }
 
 /// Returns the node id, `type~ip~pod.namespace~namespace.svc.domain` (contract §2.4).
@@ -71,7 +96,7 @@ pub(crate) fn environment(settings: &Settings) -> impl Iterator<Item = (&'static
 pub(crate) fn node(settings: &Settings) -> Value {
     json!({
         "id": node_id(settings),
-        "cluster": format!("{}.{}", settings.workload.canonical_name(), settings.workload.namespace),
+        "cluster": settings.workload.service_name,
         "metadata": metadata(settings),
     })
 }
@@ -227,6 +252,18 @@ mod tests {
         for (field, value) in common_bootstrap().as_object().unwrap() {
             assert_eq!(&bootstrap[field], value, "{field}");
         }
+    }
+
+    #[test]
+    fn what_users_want_is_laid_over() {
+        let mut settings = settings();
+        let runtime = [("re2.max_program_size.error_level", ""), ("a.feature", "false"), ("a.number", "7")];
+        settings.bootstrap.runtime = runtime.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        settings.bootstrap.connections = Some(50);
+        let bootstrap = bootstrap(&settings);
+        assert_eq!(bootstrap["layered_runtime"]["layers"][0]["static_layer"], json!({ "a.feature": false, "a.number": "7" }));
+        let monitor = &bootstrap["overload_manager"]["resource_monitors"][0]["typed_config"];
+        assert_eq!(monitor["max_active_downstream_connections"], 50);
     }
 
     #[test]

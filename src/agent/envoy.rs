@@ -66,11 +66,15 @@ fn arguments(settings: &Settings) -> Vec<OsString> {
     let options = [
         ("--drain-time-s", settings.drain.listener.as_secs().max(1).to_string()),
         ("--drain-strategy", "immediate".to_owned()),
+        ("--file-flush-interval-msec", settings.envoy.file_flush_interval.as_millis().max(1).to_string()),
         ("--log-level", settings.envoy.log_level.clone()),
     ];
     arguments.extend(options.into_iter().flat_map(|(option, value)| [option.into(), value.into()]));
     if settings.envoy.concurrency > 0 {
         arguments.extend(["--concurrency".into(), settings.envoy.concurrency.to_string().into()]);
+    }
+    if let Some(size) = settings.envoy.file_flush_min_size_kb {
+        arguments.extend(["--file-flush-min-size-kb".into(), size.to_string().into()]);
     }
     // Hot restart would need shared memory that several Envoys on one machine fight over.
     arguments.push("--disable-hot-restart".into());
@@ -89,12 +93,13 @@ mod tests {
     fn arguments_of_a_sidecar() {
         let mut settings = settings();
         settings.envoy.arguments = vec!["--enable-core-dump".into()];
+        settings.envoy.file_flush_min_size_kb = Some(16);
         let arguments = arguments(&settings);
         let text: Vec<&str> = arguments.iter().filter_map(|argument| argument.to_str()).collect();
         assert_eq!(
             text.join(" "),
-            "-c run/bootstrap.json --drain-time-s 45 --drain-strategy immediate --log-level warning --concurrency 2 \
-             --disable-hot-restart --skip-deprecated-logs --enable-core-dump"
+            "-c run/bootstrap.json --drain-time-s 45 --drain-strategy immediate --file-flush-interval-msec 1000 --log-level warning \
+             --concurrency 2 --file-flush-min-size-kb 16 --disable-hot-restart --skip-deprecated-logs --enable-core-dump"
         );
         settings.envoy.concurrency = 0;
         assert!(!super::arguments(&settings).contains(&"--concurrency".into()));

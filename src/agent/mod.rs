@@ -20,6 +20,7 @@ pub(crate) mod revocation;
 pub(crate) mod roots;
 pub(crate) mod sds;
 pub(crate) mod settings;
+mod statistics;
 pub(crate) mod status;
 pub(crate) mod telemetry;
 pub(crate) mod upstream;

@@ -28,6 +28,8 @@ pub(crate) struct Settings {
     pub listen: Listen,
     /// How Envoy is run.
     pub envoy: EnvoyOptions,
+    /// What users want of Envoy's bootstrap.
+    pub bootstrap: BootstrapOptions,
     /// How a proxy ends.
     pub drain: Drain,
     /// How the agent reaches the application: probes and metrics.
@@ -76,6 +78,8 @@ pub(crate) struct Workload {
     pub annotations: BTreeMap<String, String>,
     /// `WORKLOAD_NAME`
     pub workload_name: String,
+    /// What it is called in traces, and as Envoy's local cluster.
+    pub service_name: String,
     /// `INTERCEPTION_MODE`
     pub interception: InterceptionMode,
     /// `CLUSTER_ID`
@@ -142,6 +146,10 @@ pub(crate) struct EnvoyOptions {
     pub binary: PathBuf,
     /// Worker threads; 0: one for each CPU.
     pub concurrency: u32,
+    /// How often access logs are written.
+    pub file_flush_interval: Duration,
+    /// With how many kB of an access log Envoy waits no longer; `None`: with as many as is usual.
+    pub file_flush_min_size_kb: Option<u32>,
     /// Envoy's log level.
     pub log_level: String,
     /// Further arguments.
@@ -161,6 +169,36 @@ pub(crate) struct Drain {
     /// The shortest time between the start of the drain and the end, even with no connection open: for so long others may still
     /// send to this proxy. If it is longer than `duration`, `duration` counts.
     pub minimum: Duration,
+}
+
+/// What users want of Envoy's bootstrap, by ProxyConfig and annotations.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct BootstrapOptions {
+    /// Which of Envoy's own statistics are kept, and how.
+    pub statistics: Statistics,
+    /// Envoy's runtime, over our own; an empty value takes one of ours away.
+    pub runtime: BTreeMap<String, String>,
+    /// How many connections the proxy may have; `None`: any number.
+    pub connections: Option<u32>,
+}
+
+/// Which of Envoy's own statistics are kept beside those that always are, and how.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Statistics {
+    /// Those whose names begin so. `{pod_ip}` stands for each of the proxy's addresses, here and below.
+    pub prefixes: Vec<String>,
+    /// Those whose names end so.
+    pub suffixes: Vec<String>,
+    /// Those whose names match.
+    pub regexps: Vec<String>,
+    /// Names of labels beside the usual ones.
+    pub tags: Vec<String>,
+    /// The bounds of the buckets of histograms whose names begin so.
+    pub buckets: BTreeMap<String, Vec<f64>>,
+    /// How often they are flushed.
+    pub flush_interval: Option<Duration>,
+    /// After which time without use one is forgotten.
+    pub eviction_interval: Option<Duration>,
 }
 
 // === impl Role ===
@@ -266,6 +304,7 @@ pub(super) mod tests {
                 labels: [("app", "reviews"), ("version", "v1")].map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
                 annotations: BTreeMap::new(),
                 workload_name: "reviews-v1".to_owned(),
+                service_name: "reviews.shop".to_owned(),
                 interception: InterceptionMode::None,
                 cluster_id: "Kubernetes".to_owned(),
                 mesh_id: "cluster.local".to_owned(),
@@ -294,10 +333,13 @@ pub(super) mod tests {
             envoy: EnvoyOptions {
                 binary: "envoy".into(),
                 concurrency: 2,
+                file_flush_interval: Duration::from_secs(1),
+                file_flush_min_size_kb: None,
                 log_level: "warning".to_owned(),
                 arguments: Vec::new(),
                 launcher: None,
             },
+            bootstrap: BootstrapOptions::default(),
             drain: Drain { listener: Duration::from_secs(45), duration: Some(Duration::from_secs(5)), minimum: Duration::ZERO },
             application: Application::default(),
             proxy_config: Map::new(),

@@ -17,6 +17,7 @@ pub mod mesh_config;
 pub mod object;
 pub mod proxy_config;
 mod read;
+pub mod stats_annotations;
 pub mod trust_bundle;
 mod validate;
 pub mod value;

@@ -42,5 +42,5 @@ pub use self::{
 pub(crate) use crate::api::host_index::HostIndex;
 pub use crate::api::{
     Labels, ObjectKey,
-    proxy_config::{ForwardedCertificate, GatewayTopology},
+    proxy_config::{CertificateDetails, Disabled, ForwardedCertificate, GatewayTopology, ProxyHeaders, ServerHeader},
 };

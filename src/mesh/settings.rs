@@ -17,7 +17,7 @@ use crate::api::{
     extension_provider::{ExtAuthz, ExtensionProvider, Provider},
     istio,
     mesh_config::{self, CaCertificate, MeshConfig},
-    proxy_config::{GatewayTopology, ProxyConfig},
+    proxy_config::{GatewayTopology, ProxyConfig, ProxyHeaders},
 };
 
 /// Settings for the whole mesh.
@@ -91,6 +91,8 @@ pub struct MeshSettings {
     pub send_unready_endpoints: bool,
     /// What stands in front of gateways whose proxies have no configuration of their own.
     pub gateway_topology: GatewayTopology,
+    /// Which headers of their own proxies without a configuration of their own put into requests and answers.
+    pub proxy_headers: Arc<ProxyHeaders>,
 }
 
 /// What is asked of TLS; whatever is not said is left to the proxy.
@@ -173,6 +175,7 @@ impl MeshSettings {
             several_ext_authz: config.features.several_ext_authz,
             send_unready_endpoints: config.features.send_unready_endpoints,
             gateway_topology: config.default_config.gateway_topology.unwrap_or_default(),
+            proxy_headers: Arc::new(config.default_config.proxy_headers.clone().unwrap_or_default()),
         }
     }
 }

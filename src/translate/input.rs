@@ -8,7 +8,10 @@ use smol_str::SmolStr;
 pub use crate::mesh::by_ptr::ByPtr;
 
 use crate::mesh::{
-    model::{ExactBalance, Flavour, GatewayTopology, Interception, Labels, MetricsPlan, Origin, ProxyKind, TelemetryIdentity},
+    model::{
+        Disabled, ExactBalance, Flavour, GatewayTopology, Interception, Labels, MetricsPlan, Origin, ProxyHeaders, ProxyKind,
+        TelemetryIdentity,
+    },
     telemetry::SideTelemetry,
 };
 
@@ -37,8 +40,21 @@ pub struct ProxyClass {
     pub labels: Arc<Labels>,
     /// Whether the proxies of the mesh tell each other who they are, for metrics.
     pub peers: bool,
+    /// What it does to headers, as far as routes say that.
+    pub routes: RouteTraits,
+    /// Whether names of HTTP/1 headers keep their case.
+    pub preserves_case: bool,
     /// What listeners alone read; the default value for what is no listener.
     pub listener: ListenerTraits,
+}
+
+/// What of a proxy its routes read; the default value for what is usual.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct RouteTraits {
+    /// Whether nobody is told how often a request was tried.
+    pub omits_attempts: bool,
+    /// Whether the host that a client asked for is kept in `x-forwarded-host` where a route writes another one.
+    pub keeps_host: bool,
 }
 
 /// What of a proxy its listeners read, and nothing else that it is sent.
@@ -55,6 +71,8 @@ pub struct ListenerTraits {
     pub metrics: MetricsPlan,
     /// What is reported of the traffic that passes them.
     pub reports: Arc<SideTelemetry>,
+    /// Which headers of its own the proxy puts into requests and answers.
+    pub headers: Arc<ProxyHeaders>,
 }
 
 /// What a listener reads of a proxy's class: proxies of several namespaces may share one.
@@ -95,6 +113,15 @@ impl<M> Built<M> {
     /// Returns a message that refers to nothing.
     pub fn new(message: M, origins: impl IntoIterator<Item = Origin>) -> Self {
         Self { message, origins: origins.into_iter().collect(), clusters: Vec::new(), routes: Vec::new(), extensions: Vec::new() }
+    }
+}
+
+// === impl RouteTraits ===
+
+impl RouteTraits {
+    /// Takes what routes say of a proxy's headers.
+    pub fn of(headers: &ProxyHeaders) -> Self {
+        Self { omits_attempts: headers.attempt_count == Some(Disabled(true)), keeps_host: headers.forwarded_host.unwrap_or_default() }
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod cluster;
 pub mod endpoint;
 pub mod filter;
+mod header_case;
 pub mod input;
 pub mod listener;
 pub mod metadata;

@@ -13,8 +13,8 @@ use super::bounds::{ADDRESSES, Excess, LABELS, POD_PORTS};
 use crate::{
     api::go_duration,
     mesh::model::{
-        Caller, ExactBalance, Flavour, ForwardedCertificate, GatewayTopology, Interception, Labels, Locality, MetricsPlan, Proxy,
-        ProxyKind, ProxyPorts, StatsLogger, TelemetryIdentity,
+        Caller, CertificateDetails, Disabled, ExactBalance, Flavour, ForwardedCertificate, GatewayTopology, Interception, Labels, Locality,
+        MetricsPlan, Proxy, ProxyHeaders, ProxyKind, ProxyPorts, ServerHeader, StatsLogger, TelemetryIdentity,
     },
     peer_text::PeerText,
     visits::{Visit, Visited},
@@ -86,6 +86,7 @@ impl Node {
         let ips = addresses(metadata.text("INSTANCE_IPS"), ip).ok_or_else(|| NodeError::Address(PeerText::new(&node.id)))?;
         let namespace = metadata.name("NAMESPACE").unwrap_or_else(|| name(domain.split('.').next().unwrap_or_default()));
         let labels = metadata.labels("LABELS")?;
+        let config = metadata.structure("PROXY_CONFIG");
         let cluster = metadata.name("CLUSTER_ID").unwrap_or_else(|| "Kubernetes".into());
         let telemetry = telemetry(&metadata, &labels, &namespace, &cluster);
         Ok(Self {
@@ -121,9 +122,8 @@ impl Node {
                     inbound: metadata.flag("INBOUND_LISTENER_EXACT_BALANCE"),
                     outbound: metadata.flag("OUTBOUND_LISTENER_EXACT_BALANCE"),
                 },
-                topology: metadata
-                    .structure("PROXY_CONFIG")
-                    .map(|config| config.structure("gatewayTopology").map(topology).unwrap_or_default()),
+                topology: config.as_ref().map(|config| config.structure("gatewayTopology").map(topology).unwrap_or_default()),
+                headers: config.map(|config| Arc::new(config.structure("proxyHeaders").map(headers).unwrap_or_default())),
                 pod_ports: metadata.text("POD_PORTS").map_or(Ok(Vec::new()), pod_ports)?,
             }),
         })
@@ -264,6 +264,35 @@ fn topology(said: Metadata<'_>) -> GatewayTopology {
         trusted_proxies: said.number("numTrustedProxies").unwrap_or_default(),
         forwarded_certificate: said.text("forwardClientCertDetails").and_then(ForwardedCertificate::named),
         proxy_protocol: said.structure("proxyProtocol").is_some(),
+    }
+}
+
+/// Reads `proxyHeaders` as the injector writes it.
+fn headers(said: Metadata<'_>) -> ProxyHeaders {
+    let disabled = |key: &str| said.structure(key).map(|said| Disabled(said.flag("disabled")));
+    let enabled = |key: &str| said.structure(key).map(|said| said.flag("enabled"));
+    let details = |said: Metadata<'_>| {
+        let detail = |key: &str| said.value(key).map(|_| said.flag(key));
+        CertificateDetails {
+            subject: detail("subject"),
+            cert: detail("cert"),
+            chain: detail("chain"),
+            dns: detail("dns"),
+            uri: detail("uri"),
+        }
+    };
+    let server = |said: Metadata<'_>| ServerHeader { disabled: said.flag("disabled"), value: said.name("value").unwrap_or_default() };
+    ProxyHeaders {
+        forwarded_certificate: said.text("forwardedClientCert").and_then(ForwardedCertificate::named),
+        certificate_details: said.structure("setCurrentClientCertDetails").map(details),
+        request_id: disabled("requestId"),
+        server: said.structure("server").map(server),
+        attempt_count: disabled("attemptCount"),
+        envoy_debug_headers: disabled("envoyDebugHeaders"),
+        exchange_in_mesh: said.structure("metadataExchangeHeaders").map(|said| said.text("mode") == Some("IN_MESH")),
+        preserve_case: said.value("preserveHttp1HeaderCase").map(|_| said.flag("preserveHttp1HeaderCase")),
+        forwarded_host: enabled("xForwardedHost"),
+        forwarded_port: enabled("xForwardedPort"),
     }
 }
 
@@ -430,6 +459,45 @@ mod tests {
         assert_eq!(topology(&metadata), Some(GatewayTopology { trusted_proxies: 2, forwarded_certificate, proxy_protocol: true }));
         assert_eq!(topology(&[("PROXY_CONFIG", structure(&[]))]), Some(GatewayTopology::default()), "its own configuration says nothing");
         assert_eq!(topology(&[]), None, "the mesh's holds");
+    }
+
+    #[test]
+    fn a_proxy_says_which_headers_it_sends() {
+        let structure = |fields: &[(&str, Value)]| {
+            let fields = fields.iter().map(|(key, value)| (key.to_string(), value.clone())).collect();
+            Value { kind: Some(Kind::StructValue(Struct { fields })) }
+        };
+        let flag = |flag| Value { kind: Some(Kind::BoolValue(flag)) };
+        let disabled = structure(&[("disabled", flag(true))]);
+        let said = [
+            ("forwardedClientCert", text("FORWARD_ONLY")),
+            ("setCurrentClientCertDetails", structure(&[("chain", flag(true)), ("dns", flag(false))])),
+            ("requestId", disabled.clone()),
+            ("server", structure(&[("value", text("shop\nx"))])),
+            ("attemptCount", disabled.clone()),
+            ("envoyDebugHeaders", disabled),
+            ("metadataExchangeHeaders", structure(&[("mode", text("IN_MESH"))])),
+            ("preserveHttp1HeaderCase", flag(true)),
+            ("xForwardedHost", structure(&[("enabled", flag(true))])),
+            ("xForwardedPort", structure(&[("enabled", flag(false))])),
+        ];
+        let metadata = [("PROXY_CONFIG", structure(&[("proxyHeaders", structure(&said))]))];
+        let headers = |metadata: &[(&str, Value)]| Node::parse(&node("sidecar~1.1.1.1~a.b~b.svc", metadata)).unwrap().proxy.headers.clone();
+        let expected = ProxyHeaders {
+            forwarded_certificate: Some(ForwardedCertificate::ForwardOnly),
+            certificate_details: Some(CertificateDetails { chain: Some(true), dns: Some(false), ..CertificateDetails::default() }),
+            request_id: Some(Disabled(true)),
+            server: Some(ServerHeader { disabled: false, value: r"shop\nx".into() }),
+            attempt_count: Some(Disabled(true)),
+            envoy_debug_headers: Some(Disabled(true)),
+            exchange_in_mesh: Some(true),
+            preserve_case: Some(true),
+            forwarded_host: Some(true),
+            forwarded_port: Some(false),
+        };
+        assert_eq!(headers(&metadata).as_deref(), Some(&expected));
+        assert_eq!(headers(&[("PROXY_CONFIG", structure(&[]))]).as_deref(), Some(&ProxyHeaders::default()), "its own says nothing");
+        assert_eq!(headers(&[]), None, "the mesh's holds");
     }
 
     #[test]

@@ -46,6 +46,17 @@ pub(crate) fn capturing(name: &str, at: SocketAddr, is_right: bool) -> Any {
     })
 }
 
+/// Returns a listener at `at` whose statistics have this prefix.
+pub(crate) fn counted(at: SocketAddr, stat_prefix: &str) -> Any {
+    any(&Listener {
+        name: "counted".to_owned(),
+        address: Some(address(at)),
+        stat_prefix: stat_prefix.to_owned(),
+        filter_chains: vec![FilterChain { filters: Vec::new(), ..Default::default() }],
+        ..Default::default()
+    })
+}
+
 /// Returns a listener at `at` that wants a client certificate and answers each request with `answer`.
 pub(crate) fn answering(at: SocketAddr, answer: &str) -> Any {
     any(&Listener {

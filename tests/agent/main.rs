@@ -1,6 +1,7 @@
 //! `istiod-lite agent` with a real Envoy, against a control plane in this process.
 
 mod client;
+mod configured;
 mod control_plane;
 mod draining;
 mod files;

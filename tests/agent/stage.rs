@@ -35,6 +35,8 @@ pub(crate) struct Stage {
     /// Variables of the agent's environment.
     pub(crate) environment: Vec<(&'static str, String)>,
     pub(crate) interception: &'static str,
+    /// How many threads Envoy has; `None`: as ProxyConfig says.
+    pub(crate) threads: Option<u8>,
     envoy: PathBuf,
     ip: IpAddr,
     agent: Option<Child>,
@@ -56,6 +58,7 @@ impl Stage {
             folder: TempDir::new()?,
             environment: Vec::new(),
             interception: "NONE",
+            threads: Some(1),
             envoy,
             ip,
             agent: None,
@@ -88,18 +91,8 @@ impl Stage {
         let ip = self.ip.to_string();
         let child = Command::new(env!("CARGO_BIN_EXE_istiod-lite"))
             .args(["agent", role, "--name", "reviews-1", "--namespace", "shop", "--service-account", "reviews"])
-            .args([
-                "--listen-address",
-                &ip,
-                "--ip",
-                &ip,
-                "--interception",
-                self.interception,
-                "--labels",
-                "app=reviews",
-                "--concurrency",
-                "1",
-            ])
+            .args(["--listen-address", &ip, "--ip", &ip, "--interception", self.interception, "--labels", "app=reviews"])
+            .args(self.threads.map(|threads| format!("--concurrency={threads}")))
             .args(["--discovery-address", &self.at(15012).to_string()])
             .env("TERMINATION_DRAIN_DURATION_SECONDS", "3")
             .env("MINIMUM_DRAIN_DURATION", "0s")

@@ -12,6 +12,7 @@ mod expiry;
 mod faults;
 mod gateway;
 mod guest;
+mod headers;
 mod issuer;
 mod mesh;
 mod metrics;

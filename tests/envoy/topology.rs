@@ -34,7 +34,7 @@ async fn the_client_is_whom_trusted_proxies_name() -> Result<()> {
         ("proxyProtocol: {}", false, None),
         ("numTrustedProxies: 1, proxyProtocol: {}", true, Some("198.51.100.2")),
     ] {
-        let gateway = Gateway::start(target, topology).await?;
+        let gateway = Gateway::start(target, &objects(target, topology)).await?;
         let client = client_seen(target, proxied).await?;
         ensure!(client.as_deref() == expected, "{topology:?}, by the PROXY protocol: {proxied}: {client:?}, wanted {expected:?}");
         drop(gateway);
@@ -43,17 +43,18 @@ async fn the_client_is_whom_trusted_proxies_name() -> Result<()> {
 }
 
 /// An Envoy with what a gateway's proxy is sent, in its bootstrap.
-struct Gateway {
+pub(crate) struct Gateway {
     _envoy: Process,
     _home: tempfile::TempDir,
 }
 
 impl Gateway {
-    async fn start(target: SocketAddr, topology: &str) -> Result<Self> {
+    /// Starts it with what `gateway-1.edge` is sent for these objects, and waits until it listens at `target`.
+    pub(crate) async fn start(target: SocketAddr, objects: &str) -> Result<Self> {
         let options = options("1.40", true)?;
         let home = tempfile::tempdir()?;
         let file = |name: &str| home.path().join(name).to_string_lossy().into_owned();
-        fs::write(file("in.yaml"), objects(target, topology))?;
+        fs::write(file("in.yaml"), objects)?;
         let arguments = ["translate", "-f", &file("in.yaml"), "--proxy", "gateway-1.edge", "--bootstrap", "-o", "json"];
         fs::write(file("bootstrap.json"), run(&options.istiod_lite, &arguments)?)?;
         let mut command = Command::new(&options.envoy);

@@ -1,13 +1,15 @@
 //! What a pod tells its proxy besides flags: node metadata and settings in environment variables (contract §2.5, §5.4), and labels
 //! and annotations in files of the downward API.
 
-use std::{collections::BTreeMap, env, fs, net::IpAddr, path::Path, time::Duration};
+use std::{collections::BTreeMap, env, fs, net::IpAddr, path::Path};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use serde_json::{Map, Value};
 
-use super::options::duration;
-use crate::agent::application::{Probers, Scrape};
+use crate::{
+    agent::application::{Probers, Scrape},
+    api::{Severity, parse_proxy_config, proxy_config::ProxyConfig},
+};
 
 /// Where the injector mounts the downward API's files.
 const POD_INFO: &str = "/etc/istio/pod";
@@ -23,13 +25,6 @@ pub(crate) struct PodInfo {
     pub(crate) labels: BTreeMap<String, String>,
     /// Its annotations.
     pub(crate) annotations: BTreeMap<String, String>,
-}
-
-/// `PROXY_CONFIG`: some fields have an effect here, and all of them go into the node's metadata.
-#[derive(Debug, Default)]
-pub(super) struct ProxyConfig {
-    /// All fields.
-    pub(super) fields: Map<String, Value>,
 }
 
 impl Environment {
@@ -52,13 +47,19 @@ impl Environment {
         Ok(metadata)
     }
 
-    /// Reads `PROXY_CONFIG`, which the injector writes as JSON.
-    pub(super) fn proxy_config(&self) -> anyhow::Result<ProxyConfig> {
-        let fields = match self.variable("PROXY_CONFIG") {
+    /// Reads `PROXY_CONFIG`, which the injector writes as JSON: all fields, and those that have an effect here.
+    pub(super) fn proxy_config(&self) -> anyhow::Result<(Map<String, Value>, ProxyConfig)> {
+        let fields: Map<String, Value> = match self.variable("PROXY_CONFIG") {
             Some(text) => serde_json::from_str(text).context("PROXY_CONFIG is no JSON object")?,
             None => Map::new(),
         };
-        Ok(ProxyConfig { fields })
+        let document = Value::Object(fields.clone());
+        let (config, _) = parse_proxy_config(&document).map_err(|found| {
+            let errors = found.iter().filter(|finding| finding.severity == Severity::Error);
+            let errors: Vec<String> = errors.map(|error| format!("PROXY_CONFIG.{}: {}", error.field, error.message)).collect();
+            anyhow::anyhow!("{}", errors.join("; "))
+        })?;
+        Ok((fields, config))
     }
 
     /// Reads `ISTIO_CPU_LIMIT`: how many CPUs the container may use, rounded up by the kubelet.
@@ -91,57 +92,6 @@ impl Environment {
     /// Returns the value of a variable that is set and not empty.
     fn variable(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
-    }
-}
-
-// === impl ProxyConfig ===
-
-impl ProxyConfig {
-    pub(super) fn discovery_address(&self) -> anyhow::Result<Option<String>> {
-        self.text("discoveryAddress").map(|text| text.map(str::to_owned))
-    }
-
-    pub(super) fn interception_mode(&self) -> anyhow::Result<Option<&str>> {
-        self.text("interceptionMode")
-    }
-
-    pub(super) fn concurrency(&self) -> anyhow::Result<Option<u32>> {
-        self.number("concurrency")
-    }
-
-    pub(super) fn status_port(&self) -> anyhow::Result<Option<u16>> {
-        self.number("statusPort").map(|port| port.filter(|port| *port > 0))
-    }
-
-    pub(super) fn drain_duration(&self) -> anyhow::Result<Option<Duration>> {
-        self.duration("drainDuration")
-    }
-
-    pub(super) fn termination_drain_duration(&self) -> anyhow::Result<Option<Duration>> {
-        self.duration("terminationDrainDuration")
-    }
-
-    fn duration(&self, field: &str) -> anyhow::Result<Option<Duration>> {
-        let read = |text| duration(text).map_err(|reason| anyhow::anyhow!("PROXY_CONFIG.{field}: {reason}"));
-        self.text(field)?.map(read).transpose()
-    }
-
-    fn text(&self, field: &str) -> anyhow::Result<Option<&str>> {
-        match self.fields.get(field) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text).filter(|text| !text.is_empty()).map(String::as_str)),
-            Some(other) => bail!("PROXY_CONFIG.{field}: {other} is no text"),
-        }
-    }
-
-    fn number<T: TryFrom<u64>>(&self, field: &str) -> anyhow::Result<Option<T>> {
-        match self.fields.get(field) {
-            None | Some(Value::Null) => Ok(None),
-            Some(value) => match value.as_u64().and_then(|number| T::try_from(number).ok()) {
-                Some(number) => Ok(Some(number)),
-                None => bail!("PROXY_CONFIG.{field}: {value} is no number that is possible here"),
-            },
-        }
     }
 }
 
@@ -189,6 +139,8 @@ fn has_flag(variable: &str) -> bool {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     pub(crate) fn environment(variables: &[(&str, &str)]) -> Environment {
@@ -206,16 +158,14 @@ pub(super) mod tests {
 
     #[test]
     fn proxy_config_is_read_and_its_faults_are_named() {
-        let text = r#"{"discoveryAddress":"istiod-x.a.svc:15012","concurrency":4,"drainDuration":"7s","terminationDrainDuration":"9s"}"#;
-        let config = environment(&[("PROXY_CONFIG", text)]).proxy_config().unwrap();
-        assert_eq!(config.discovery_address().unwrap().as_deref(), Some("istiod-x.a.svc:15012"));
-        assert_eq!(config.concurrency().unwrap(), Some(4));
-        assert_eq!(config.termination_drain_duration().unwrap(), Some(Duration::from_secs(9)));
-        assert_eq!(config.status_port().unwrap(), None);
-        assert!(environment(&[]).proxy_config().unwrap().concurrency().unwrap().is_none());
-        let wrong = environment(&[("PROXY_CONFIG", r#"{"concurrency":"many","drainDuration":"soon"}"#)]).proxy_config().unwrap();
-        assert!(wrong.concurrency().unwrap_err().to_string().contains("PROXY_CONFIG.concurrency"));
-        assert!(wrong.drain_duration().unwrap_err().to_string().contains("PROXY_CONFIG.drainDuration"));
+        let text = r#"{"discoveryAddress":"istiod-x.a.svc:15012","concurrency":4,"terminationDrainDuration":"9s","configPath":"./etc"}"#;
+        let (fields, config) = environment(&[("PROXY_CONFIG", text)]).proxy_config().unwrap();
+        assert_eq!((fields.len(), config.discovery_address.as_deref()), (4, Some("istiod-x.a.svc:15012")));
+        assert_eq!((config.concurrency, config.termination_drain_duration), (Some(4), Some(Duration::from_secs(9))));
+        assert_eq!(environment(&[]).proxy_config().unwrap(), (Map::new(), ProxyConfig::default()));
+        let wrong = environment(&[("PROXY_CONFIG", r#"{"concurrency":"many","drainDuration":"soon"}"#)]).proxy_config();
+        let said = wrong.unwrap_err().to_string();
+        assert!(said.contains("PROXY_CONFIG.concurrency: ") && said.contains("PROXY_CONFIG.drainDuration: "), "{said}");
         assert!(environment(&[("PROXY_CONFIG", "x")]).proxy_config().is_err());
     }
 

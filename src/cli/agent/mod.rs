@@ -1,5 +1,6 @@
 //! `istiod-lite agent`
 
+mod bootstrap;
 mod drain;
 mod environment;
 mod options;

@@ -110,9 +110,9 @@ pub(super) struct ListenOptions {
     /// Address for every port of agent and admin [default: all addresses, admin on loopback]
     #[arg(long, alias = "listen", value_name = "IP")]
     pub(super) listen_address: Option<IpAddr>,
-    /// Envoy's admin
-    #[arg(long, default_value_t = 15000)]
-    pub(super) admin_port: u16,
+    /// Envoy's admin [default: as PROXY_CONFIG says, 15000]
+    #[arg(long)]
+    pub(super) admin_port: Option<u16>,
     /// Readiness
     #[arg(long, default_value_t = 15021)]
     pub(super) status_port: u16,

@@ -8,41 +8,49 @@ use std::{
 };
 
 use anyhow::{Context, anyhow, bail};
-use clap::ValueEnum;
 
 use super::{
-    environment::{Environment, PodInfo, ProxyConfig, concerns_the_proxy},
+    bootstrap,
+    environment::{Environment, PodInfo, concerns_the_proxy},
     options::{DiscoveryOptions, EnvoyArguments, ListenOptions, ProxyOptions, WorkloadOptions},
 };
-use crate::agent::{
-    application::Application,
-    settings::{CertificatePolicy, ControlPlane, Drain, EnvoyOptions, InterceptionMode, Listen, Role, Settings, Workload},
-    work_dir,
+use crate::{
+    agent::{
+        application::Application,
+        settings::{CertificatePolicy, ControlPlane, Drain, EnvoyOptions, InterceptionMode, Listen, Role, Settings, Workload},
+        work_dir,
+    },
+    api::proxy_config::{self, ProxyConfig, ServiceName},
 };
 
 /// The name of istiod's Service in its usual namespace.
 const DISCOVERY_NAME: &str = "istiod.istio-system.svc";
 const DISCOVERY_PORT: u16 = 15012;
 const AGENT_PORT: u16 = 15020;
+const ADMIN_PORT: u16 = 15000;
 const CONCURRENCY: u32 = 2;
 const DRAIN: Duration = Duration::from_secs(45);
 const TERMINATION_DRAIN: Duration = Duration::from_secs(5);
+/// As pilot-agent has it: with Envoy's own ten seconds, people who look at a log believe that it is empty.
+const FILE_FLUSH: Duration = Duration::from_secs(1);
 
 /// Returns everything that the agent needs to know.
 pub(super) fn of(role: Role, options: ProxyOptions, environment: &Environment, pod: PodInfo) -> anyhow::Result<Settings> {
-    let config = environment.proxy_config()?;
+    let (fields, config) = environment.proxy_config()?;
+    let bootstrap = bootstrap::of(&pod.annotations, environment, &config);
     let workload = workload(options.workload, options.listen.listen_address, environment, &config, pod)?;
     let wanted = options.envoy.work_dir.clone().unwrap_or_else(|| default_work_dir(&workload));
     Ok(Settings {
         role,
         certificate: CertificatePolicy { ttl: options.discovery.cert_ttl, renew_at_fraction: options.discovery.renew_at_fraction },
         discovery: discovery(options.discovery, environment, &config)?,
-        listen: listen(&options.listen, &workload, &config)?,
-        drain: drain(&options.envoy, &config)?,
+        listen: listen(&options.listen, &workload, &config),
+        bootstrap,
+        drain: drain(&options.envoy, &config),
         work_dir: work_dir::private(&wanted),
         envoy: envoy(options.envoy, environment, &config)?,
         application: Application { probers: environment.probers()?, scrape: environment.scrape()? },
-        proxy_config: config.fields,
+        proxy_config: fields,
         workload,
     })
 }
@@ -63,7 +71,8 @@ fn workload(
     if ips.is_empty() {
         bail!("--ip (INSTANCE_IPS, INSTANCE_IP) is missing: the control plane refuses a proxy without an address");
     }
-    Ok(Workload {
+    let mut workload = Workload {
+        service_name: String::new(),
         ips,
         labels,
         annotations: annotations.into_iter().filter(|(key, _)| concerns_the_proxy(key)).collect(),
@@ -71,7 +80,7 @@ fn workload(
         name: options.name,
         namespace: options.namespace,
         service_account: options.service_account,
-        interception: interception(options.interception, config)?,
+        interception: options.interception.unwrap_or_else(|| interception(config.interception_mode.unwrap_or_default())),
         cluster_id: options.cluster_id,
         mesh_id: options.mesh_id.unwrap_or_else(|| options.trust_domain.clone()),
         node_name: options.node_name,
@@ -79,21 +88,41 @@ fn workload(
         trust_domain: options.trust_domain,
         dns_domain: options.dns_domain,
         metadata: environment.metadata()?,
-    })
+    };
+    workload.service_name = service_name(config.service_name.as_ref(), &workload);
+    Ok(workload)
 }
 
-fn interception(flag: Option<InterceptionMode>, config: &ProxyConfig) -> anyhow::Result<InterceptionMode> {
-    if let Some(mode) = flag {
-        return Ok(mode);
+/// Returns what the proxy is called in traces.
+fn service_name(asked: Option<&ServiceName>, workload: &Workload) -> String {
+    let Workload { namespace, .. } = workload;
+    let by_app = || match workload.labels.get("app").filter(|app| !app.is_empty()) {
+        Some(app) => format!("{app}.{namespace}"),
+        None => format!("{}.{namespace}", workload.workload_name),
+    };
+    match asked {
+        // What Istio's MeshConfig says of itself, which means nothing there either.
+        Some(ServiceName::Written(name)) if name != "istio-proxy" => name.to_string(),
+        Some(ServiceName::AppLabelAndNamespace) => by_app(),
+        Some(ServiceName::CanonicalNameOnly) => workload.canonical_name().to_owned(),
+        Some(ServiceName::CanonicalNameAndNamespace | ServiceName::Written(_)) | None => {
+            format!("{}.{namespace}", workload.canonical_name())
+        }
     }
-    let Some(text) = config.interception_mode()? else { return Ok(InterceptionMode::default()) };
-    InterceptionMode::from_str(text, true).map_err(|reason| anyhow!("PROXY_CONFIG.interceptionMode: {reason}"))
+}
+
+fn interception(mode: proxy_config::InterceptionMode) -> InterceptionMode {
+    match mode {
+        proxy_config::InterceptionMode::Redirect => InterceptionMode::Redirect,
+        proxy_config::InterceptionMode::Tproxy => InterceptionMode::Tproxy,
+        proxy_config::InterceptionMode::None => InterceptionMode::None,
+    }
 }
 
 fn discovery(options: DiscoveryOptions, environment: &Environment, config: &ProxyConfig) -> anyhow::Result<ControlPlane> {
     let address = match options.discovery_address {
         Some(address) => address,
-        None => config.discovery_address()?.unwrap_or_else(|| format!("{DISCOVERY_NAME}:{DISCOVERY_PORT}")),
+        None => config.discovery_address.as_ref().map_or_else(|| format!("{DISCOVERY_NAME}:{DISCOVERY_PORT}"), ToString::to_string),
     };
     let server_name = match options.discovery_san {
         Some(name) => name,
@@ -117,35 +146,37 @@ fn server_name(address: &str) -> anyhow::Result<String> {
     Ok(if host.parse::<IpAddr>().is_ok() { DISCOVERY_NAME.to_owned() } else { host.to_owned() })
 }
 
-fn listen(options: &ListenOptions, workload: &Workload, config: &ProxyConfig) -> anyhow::Result<Listen> {
+fn listen(options: &ListenOptions, workload: &Workload, config: &ProxyConfig) -> Listen {
     let v6_only = workload.ips.iter().all(IpAddr::is_ipv6);
     let (any, loopback): (IpAddr, IpAddr) = match v6_only {
         true => (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::LOCALHOST.into()),
         false => (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.into()),
     };
     let (public, private) = (options.listen_address.unwrap_or(any), options.listen_address.unwrap_or(loopback));
-    let agent = options.agent_port.or(config.status_port()?).unwrap_or(AGENT_PORT);
-    Ok(Listen {
-        admin: (private, options.admin_port).into(),
+    let agent = options.agent_port.or(config.status_port.filter(|port| *port > 0)).unwrap_or(AGENT_PORT);
+    Listen {
+        admin: (private, options.admin_port.or(config.proxy_admin_port).unwrap_or(ADMIN_PORT)).into(),
         status: (public, options.status_port).into(),
         prometheus: (public, options.prometheus_port).into(),
         agent: (public, agent).into(),
-    })
+    }
 }
 
-fn drain(options: &EnvoyArguments, config: &ProxyConfig) -> anyhow::Result<Drain> {
-    let duration = options.termination_drain_duration.or(config.termination_drain_duration()?).unwrap_or(TERMINATION_DRAIN);
-    Ok(Drain {
-        listener: options.drain_duration.or(config.drain_duration()?).unwrap_or(DRAIN),
+fn drain(options: &EnvoyArguments, config: &ProxyConfig) -> Drain {
+    let duration = options.termination_drain_duration.or(config.termination_drain_duration).unwrap_or(TERMINATION_DRAIN);
+    Drain {
+        listener: options.drain_duration.or(config.drain_duration).unwrap_or(DRAIN),
         duration: (!options.exit_on_zero_active_connections).then_some(duration),
         minimum: options.minimum_drain_duration,
-    })
+    }
 }
 
 fn envoy(options: EnvoyArguments, environment: &Environment, config: &ProxyConfig) -> anyhow::Result<EnvoyOptions> {
     Ok(EnvoyOptions {
-        concurrency: options.concurrency.or(config.concurrency()?).or(environment.cpu_limit()).unwrap_or(CONCURRENCY),
+        concurrency: options.concurrency.or(config.concurrency).or(environment.cpu_limit()).unwrap_or(CONCURRENCY),
         binary: options.envoy.map_or_else(|| search_path("envoy"), Ok)?,
+        file_flush_interval: config.file_flush_interval.unwrap_or(FILE_FLUSH),
+        file_flush_min_size_kb: config.file_flush_min_size_kb,
         log_level: options.envoy_log_level,
         arguments: options.envoy_arg,
         launcher: Some(env::current_exe().context("this program's own path")?),

@@ -5,7 +5,10 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use smol_str::{SmolStr, format_smolstr};
 
 use super::{Locality, MetricsPlan, StatsLogger};
-use crate::api::{Labels, proxy_config::GatewayTopology};
+use crate::api::{
+    Labels,
+    proxy_config::{GatewayTopology, ProxyHeaders},
+};
 
 /// A proxy as it described itself, checked against what is known about its workload.
 ///
@@ -59,6 +62,8 @@ pub struct Proxy {
     /// What stands in front of a gateway: `gatewayTopology` of `PROXY_CONFIG`; `None` for a proxy without that, until the mesh's
     /// default takes its place.
     pub topology: Option<GatewayTopology>,
+    /// Which headers of its own it puts into requests and answers: `proxyHeaders` of `PROXY_CONFIG`, likewise.
+    pub headers: Option<Arc<ProxyHeaders>>,
     /// Named container ports (`POD_PORTS`), for named target ports.
     pub pod_ports: Vec<(SmolStr, u16)>,
 }
@@ -171,6 +176,7 @@ impl Proxy {
             ports: ProxyPorts::default(),
             exact_balance: ExactBalance::default(),
             topology: None,
+            headers: None,
             pod_ports: Vec::new(),
         }
     }

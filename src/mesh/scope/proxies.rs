@@ -30,6 +30,7 @@ pub fn resolve_proxy(world: &World, declared: &Proxy) -> Proxy {
     let mut proxy = declared.clone();
     proxy.topology = proxy.topology.or(Some(world.mesh.gateway_topology));
     proxy.metrics = metrics(world, &proxy);
+    proxy.headers.get_or_insert_with(|| Arc::clone(&world.mesh.proxy_headers));
     let Some((name, namespace)) = declared.id.rsplit_once('.') else { return proxy };
     let found = world.workload(&declared.cluster, namespace, name);
     let Some(pod) = found.filter(|workload| workload.kind == Kind::Pod) else { return proxy };

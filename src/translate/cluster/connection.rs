@@ -34,7 +34,7 @@ use crate::{
         settings::MeshSettings,
         traffic::{ConnectionPool, OutlierDetection, TcpKeepalive as Keepalive},
     },
-    translate::wkt,
+    translate::{header_case::preserving_case, wkt},
 };
 
 const PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -58,6 +58,8 @@ pub(super) struct UpstreamHttp {
     pub(super) names: Option<UpstreamHttpProtocolOptions>,
     /// Filters; none stand for Envoy's own.
     pub(super) filters: Vec<HttpFilter>,
+    /// Whether names of HTTP/1 headers keep their case.
+    pub(super) preserves_case: bool,
 }
 
 impl HttpVersion {
@@ -69,6 +71,11 @@ impl HttpVersion {
             Protocol::Auto if sniffed => Self::Downstream,
             _ => Self::One,
         }
+    }
+
+    /// Returns whether headers of a port may have names in any case: those of HTTP/2 are lower case.
+    pub(super) fn has_case(self, protocol: Protocol) -> bool {
+        self != Self::Two && (protocol.is_http() || protocol == Protocol::Auto)
     }
 
     /// Returns the version after `h2UpgradePolicy` and `useClientProtocol`. A rule may upgrade any port but a sniffed
@@ -100,9 +107,10 @@ pub(super) fn apply(
 }
 
 /// Returns the protocol options of the passthrough clusters: the client's version, and five minutes without traffic at most.
-pub(super) fn passthrough_options() -> HashMap<String, Any> {
+pub(super) fn passthrough_options(preserves_case: bool) -> HashMap<String, Any> {
     let common = CommonHttpOptions { idle_timeout: Some(wkt::duration(std::time::Duration::from_secs(300))), ..Default::default() };
-    protocol_options(Some(common), HttpVersion::Downstream, None, UpstreamHttp::default()).unwrap_or_default()
+    let upstream = UpstreamHttp { preserves_case, ..UpstreamHttp::default() };
+    protocol_options(Some(common), HttpVersion::Downstream, None, upstream).unwrap_or_default()
 }
 
 /// Returns the one threshold. What no policy limits gets a limit that is never reached.
@@ -195,16 +203,15 @@ fn protocol_options(
     common: Option<CommonHttpOptions>,
     version: HttpVersion,
     pool: Option<&ConnectionPool>,
-    UpstreamHttp { names, filters }: UpstreamHttp,
+    UpstreamHttp { names, filters, preserves_case }: UpstreamHttp,
 ) -> Option<HashMap<String, Any>> {
-    if common.is_none() && names.is_none() && filters.is_empty() && version == HttpVersion::One {
+    if common.is_none() && names.is_none() && filters.is_empty() && version == HttpVersion::One && !preserves_case {
         return None;
     }
     let streams = pool.and_then(|pool| pool.http.max_concurrent_streams);
+    let http1 = Http1ProtocolOptions { header_key_format: preserves_case.then(preserving_case), ..Default::default() };
     let upstream = match version {
-        HttpVersion::One => {
-            UpstreamProtocolOptions::ExplicitHttpConfig(explicit(ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default())))
-        }
+        HttpVersion::One => UpstreamProtocolOptions::ExplicitHttpConfig(explicit(ProtocolConfig::HttpProtocolOptions(http1))),
         HttpVersion::Two => {
             UpstreamProtocolOptions::ExplicitHttpConfig(explicit(ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions {
                 max_concurrent_streams: streams.and_then(wkt::uint32),
@@ -212,7 +219,7 @@ fn protocol_options(
             })))
         }
         HttpVersion::Downstream => UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
-            http_protocol_options: Some(Http1ProtocolOptions::default()),
+            http_protocol_options: Some(http1),
             http2_protocol_options: Some(Http2ProtocolOptions::default()),
             ..Default::default()
         }),

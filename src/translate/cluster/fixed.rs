@@ -62,7 +62,7 @@ pub(super) fn cluster(input: &Fixed) -> Built<Cluster> {
         Which::Passthrough | Which::InboundPassthrough => {
             cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst.into()));
             cluster.lb_policy = LbPolicy::ClusterProvided.into();
-            cluster.typed_extension_protocol_options = connection::passthrough_options();
+            cluster.typed_extension_protocol_options = connection::passthrough_options(input.profile.preserves_case);
         }
     }
     match input.which {

@@ -127,8 +127,10 @@ pub(super) fn cluster(input: &Inbound) -> Built<Cluster> {
         common_lb_config: connection::common_lb_config(),
         ..Default::default()
     };
-    let version = HttpVersion::of_port(input.protocol(), true);
-    connection::apply(&mut cluster, &input.mesh, input.pool(), version, UpstreamHttp::default());
+    let protocol = input.protocol();
+    let version = HttpVersion::of_port(protocol, true);
+    let preserves_case = input.profile.preserves_case && version.has_case(protocol);
+    connection::apply(&mut cluster, &input.mesh, input.pool(), version, UpstreamHttp { preserves_case, ..Default::default() });
     if let Source::Ingress { service: Some(service), .. } = &input.source {
         let services = ("services", outbound::services(std::iter::once(&**service)));
         cluster.metadata = metadata::istio(std::iter::once(services).chain(in_metrics(input, service)));

@@ -49,6 +49,8 @@ pub struct Profile {
     pub ipv6: bool,
     /// Whether the proxies of the mesh tell each other who they are, for metrics.
     pub peers: bool,
+    /// Names of HTTP/1 headers keep their case.
+    pub preserves_case: bool,
 }
 
 /// Returns the clusters of a service: one for each port, and one for each port and subset of its DestinationRule. UDP
@@ -80,6 +82,13 @@ pub fn cluster(input: &ClusterInput) -> Built<Cluster> {
 
 impl From<&ProxyClass> for Profile {
     fn from(class: &ProxyClass) -> Self {
-        Self { kind: class.kind, flavour: class.flavour, ipv4: class.ipv4, ipv6: class.ipv6, peers: class.peers }
+        Self {
+            kind: class.kind,
+            flavour: class.flavour,
+            ipv4: class.ipv4,
+            ipv6: class.ipv6,
+            peers: class.peers,
+            preserves_case: class.preserves_case,
+        }
     }
 }

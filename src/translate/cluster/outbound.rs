@@ -218,7 +218,8 @@ pub(super) fn cluster(input: &Outbound) -> Built<Cluster> {
     };
     let names = input.names_of_request().and_then(NamesOfRequest::http_options);
     let told = input.told().filter(|_| protocol.is_http() || protocol == Protocol::Auto);
-    let upstream = UpstreamHttp { names, filters: told.map(writers).unwrap_or_default() };
+    let preserves_case = input.profile.preserves_case && version.has_case(protocol);
+    let upstream = UpstreamHttp { names, filters: told.map(writers).unwrap_or_default(), preserves_case };
     connection::apply(&mut cluster, &input.mesh, policy.connection_pool.as_deref(), version, upstream);
     discover(&mut cluster, input, &name);
     balance(&mut cluster, input, policy.load_balancer.as_deref());

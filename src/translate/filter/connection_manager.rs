@@ -10,7 +10,8 @@ use envoy_types::pb::envoy::{
         filters::network::http_connection_manager::v3::{
             HttpConnectionManager, Rds, RequestIdExtension,
             http_connection_manager::{
-                ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier, SetCurrentClientCertDetails, UpgradeConfig,
+                ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier, ServerHeaderTransformation,
+                SetCurrentClientCertDetails, UpgradeConfig,
             },
         },
         request_id::uuid::v3::UuidRequestIdConfig,
@@ -29,11 +30,11 @@ use super::{
 };
 use crate::{
     mesh::{
-        model::ForwardedCertificate,
+        model::{CertificateDetails, Disabled, ForwardedCertificate, ServerHeader},
         policy::request_authentication::TokenRules,
         settings::{MeshSettings, PathNormalization},
     },
-    translate::{input::ListenerClass, tls::ads, wkt},
+    translate::{header_case::preserving_case, input::ListenerClass, tls::ads, wkt},
 };
 
 /// What decides how a connection manager looks.
@@ -79,6 +80,7 @@ pub enum Routes {
 /// Returns the network filter.
 pub fn connection_manager(wanted: ConnectionManager<'_>) -> Filter {
     let mut manager = common(&wanted);
+    let headers = &wanted.class.own.headers;
     match wanted.direction {
         Direction::Outbound => {
             manager.http_protocol_options = http1_options(&wanted);
@@ -87,20 +89,19 @@ pub fn connection_manager(wanted: ConnectionManager<'_>) -> Filter {
         Direction::Inbound => {
             manager.http_protocol_options = http1_options(&wanted);
             manager.http2_protocol_options = wanted.http2.then(Default::default);
-            manager.server_name = SERVER_NAME.into();
-            manager.forward_client_cert_details = ForwardClientCertDetails::AppendForward.into();
-            manager.set_current_client_cert_details = Some(client_certificate(false));
+            let forwarded = headers.forwarded_certificate.unwrap_or(ForwardedCertificate::AppendForward);
+            manager.forward_client_cert_details = forwarded_certificate(forwarded).into();
+            manager.set_current_client_cert_details = Some(asked_of_client_certificate(headers.certificate_details.unwrap_or_default()));
         }
         Direction::Gateway => {
             manager.http_protocol_options = Some(http1_options(&wanted).unwrap_or_default());
-            manager.server_name = SERVER_NAME.into();
             manager.use_remote_address = wkt::boolean(true);
             let topology = wanted.class.own.topology;
-            let forwarded = forwarded(topology.forwarded_certificate);
+            let forwarded = forwarded_certificate(topology.forwarded_certificate.unwrap_or(ForwardedCertificate::SanitizeSet));
             let says_whose = matches!(forwarded, ForwardClientCertDetails::AppendForward | ForwardClientCertDetails::SanitizeSet);
             manager.xff_num_trusted_hops = topology.trusted_proxies.into();
             manager.forward_client_cert_details = forwarded.into();
-            manager.set_current_client_cert_details = says_whose.then(|| client_certificate(true));
+            manager.set_current_client_cert_details = says_whose.then(client_certificate);
         }
     }
     manager.route_specifier = Some(match wanted.routes {
@@ -110,7 +111,15 @@ pub fn connection_manager(wanted: ConnectionManager<'_>) -> Filter {
     Filter { name: "envoy.filters.network.http_connection_manager".into(), config_type: Some(ConfigType::TypedConfig(wkt::any(&manager))) }
 }
 
-const SERVER_NAME: &str = "istio-envoy";
+/// Sets what the header `server` of answers says.
+fn say_server(manager: &mut HttpConnectionManager, direction: Direction, asked: Option<&ServerHeader>) {
+    let usual = if direction == Direction::Outbound { "" } else { "istio-envoy" };
+    match asked {
+        Some(asked) if asked.disabled => manager.server_header_transformation = ServerHeaderTransformation::PassThrough.into(),
+        Some(asked) if !asked.value.is_empty() => manager.server_name = asked.value.to_string(),
+        _ => manager.server_name = usual.into(),
+    }
+}
 
 fn common(wanted: &ConnectionManager<'_>) -> HttpConnectionManager {
     let class = wanted.class;
@@ -121,7 +130,9 @@ fn common(wanted: &ConnectionManager<'_>) -> HttpConnectionManager {
         _ => PathWithEscapedSlashesAction::KeepUnchanged,
     };
     let request_id = UuidRequestIdConfig { use_request_id_for_trace_sampling: wkt::boolean(true), ..Default::default() };
+    let headers = &class.own.headers;
     let filters = HttpFilters {
+        headers,
         flavour: class.flavour,
         direction: wanted.direction,
         tokens: wanted.tokens,
@@ -130,8 +141,11 @@ fn common(wanted: &ConnectionManager<'_>) -> HttpConnectionManager {
         dns_cache: wanted.dns_cache,
         policies: wanted.policies,
         reads_peer: metrics.peers && wanted.from_mesh,
+        explicit_proxy: wanted.explicit_proxy,
     };
-    HttpConnectionManager {
+    let mut manager = HttpConnectionManager {
+        generate_request_id: if headers.request_id == Some(Disabled(true)) { wkt::boolean(false) } else { None },
+        append_x_forwarded_port: headers.forwarded_port == Some(true),
         stat_prefix: format!("{};", wanted.stat_prefix),
         http_filters: http_filters(filters),
         tracing: Some(tracing(class.flavour, &class.own.telemetry)),
@@ -147,7 +161,9 @@ fn common(wanted: &ConnectionManager<'_>) -> HttpConnectionManager {
         path_with_escaped_slashes_action: escaped_slashes.into(),
         request_id_extension: Some(RequestIdExtension { typed_config: Some(wkt::any(&request_id)) }),
         ..Default::default()
-    }
+    };
+    say_server(&mut manager, wanted.direction, headers.server.as_ref());
+    manager
 }
 
 fn idle_timeout(class: &ListenerClass) -> Option<envoy_types::pb::envoy::config::core::v3::HttpProtocolOptions> {
@@ -156,16 +172,18 @@ fn idle_timeout(class: &ListenerClass) -> Option<envoy_types::pb::envoy::config:
 }
 
 fn http1_options(wanted: &ConnectionManager<'_>) -> Option<Http1ProtocolOptions> {
-    (wanted.class.http10 || wanted.explicit_proxy).then(|| Http1ProtocolOptions {
+    let preserves_case = wanted.class.own.headers.preserve_case == Some(true);
+    (wanted.class.http10 || wanted.explicit_proxy || preserves_case).then(|| Http1ProtocolOptions {
+        header_key_format: preserves_case.then(preserving_case),
         accept_http_10: wanted.class.http10,
         allow_absolute_url: if wanted.explicit_proxy { wkt::boolean(true) } else { None },
         ..Default::default()
     })
 }
 
-/// Returns what a gateway does with the header of client certificates.
-fn forwarded(asked: Option<ForwardedCertificate>) -> ForwardClientCertDetails {
-    match asked.unwrap_or(ForwardedCertificate::SanitizeSet) {
+/// Returns what is done with the header of client certificates.
+fn forwarded_certificate(asked: ForwardedCertificate) -> ForwardClientCertDetails {
+    match asked {
         ForwardedCertificate::Sanitize => ForwardClientCertDetails::Sanitize,
         ForwardedCertificate::ForwardOnly => ForwardClientCertDetails::ForwardOnly,
         ForwardedCertificate::AppendForward => ForwardClientCertDetails::AppendForward,
@@ -174,6 +192,19 @@ fn forwarded(asked: Option<ForwardedCertificate>) -> ForwardClientCertDetails {
     }
 }
 
-fn client_certificate(cert: bool) -> SetCurrentClientCertDetails {
-    SetCurrentClientCertDetails { subject: wkt::boolean(true), cert, dns: true, uri: true, ..Default::default() }
+/// Returns what a gateway says of a client's certificate.
+fn client_certificate() -> SetCurrentClientCertDetails {
+    SetCurrentClientCertDetails { subject: wkt::boolean(true), cert: true, dns: true, uri: true, ..Default::default() }
+}
+
+/// Returns what a sidecar says of a client's certificate.
+fn asked_of_client_certificate(asked: CertificateDetails) -> SetCurrentClientCertDetails {
+    SetCurrentClientCertDetails {
+        subject: wkt::boolean(asked.subject.unwrap_or(true)),
+        cert: asked.cert.unwrap_or_default(),
+        chain: asked.chain.unwrap_or_default(),
+        dns: asked.dns.unwrap_or(true),
+        uri: asked.uri.unwrap_or(true),
+        ..Default::default()
+    }
 }

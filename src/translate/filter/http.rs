@@ -37,7 +37,10 @@ use super::{
     policies::PolicyFilters,
 };
 use crate::{
-    mesh::{model::Flavour, policy::request_authentication::TokenRules},
+    mesh::{
+        model::{Disabled, Flavour, ProxyHeaders},
+        policy::request_authentication::TokenRules,
+    },
     proto::alpn::{
         FilterConfig as Alpn,
         filter_config::{AlpnOverride, Protocol},
@@ -67,6 +70,10 @@ pub struct HttpFilters<'a> {
     pub policies: &'a PolicyFilters,
     /// Whether a stock Envoy reads who the client is, for metrics.
     pub reads_peer: bool,
+    /// Which headers of its own the proxy puts into requests and answers.
+    pub headers: &'a ProxyHeaders,
+    /// Whether it is the explicit HTTP proxy.
+    pub explicit_proxy: bool,
 }
 
 /// Returns all filters, the router last.
@@ -75,7 +82,8 @@ pub fn http_filters(wanted: HttpFilters<'_>) -> Vec<HttpFilter> {
     let outgoing = wanted.direction != Direction::Inbound;
     let mut filters = Vec::with_capacity(8);
     if istio {
-        filters.push(filter("istio.metadata_exchange", peer_metadata(wanted.direction)));
+        let in_mesh = wanted.headers.exchange_in_mesh == Some(true) && !wanted.explicit_proxy;
+        filters.push(filter("istio.metadata_exchange", peer_metadata(wanted.direction, in_mesh)));
     }
     filters.extend(wanted.reads_peer.then(peer_header::reader));
     filters.extend_from_slice(&wanted.policies.asking);
@@ -97,17 +105,23 @@ pub fn http_filters(wanted: HttpFilters<'_>) -> Vec<HttpFilter> {
     if let Some(cache) = wanted.dns_cache {
         filters.push(filter("envoy.filters.http.dynamic_forward_proxy", wkt::any(&dynamic_forward_proxy(cache))));
     }
-    filters.push(filter("envoy.filters.http.router", wkt::any(&Router::default())));
+    let suppress_envoy_headers = wanted.headers.envoy_debug_headers == Some(Disabled(true));
+    filters.push(filter("envoy.filters.http.router", wkt::any(&Router { suppress_envoy_headers, ..Default::default() })));
     filters
 }
 
-fn peer_metadata(direction: Direction) -> Any {
+/// Returns how the proxy tells of itself: if `in_mesh`, not to what is outside of the mesh.
+fn peer_metadata(direction: Direction, in_mesh: bool) -> Any {
     let way = |name| Value::Object(vec![(name, Value::Object(Vec::new()))]);
+    let limits = if in_mesh { vec![("skip_external_clusters", Value::Bool(true))] } else { Vec::new() };
     let discovery = Value::List(vec![way("istio_headers"), way("workload_discovery")]);
     let propagation = Value::List(vec![way("istio_headers")]);
     let fields = match direction {
         Direction::Inbound => vec![("downstream_discovery", discovery), ("downstream_propagation", propagation)],
-        Direction::Outbound | Direction::Gateway => vec![("upstream_discovery", discovery), ("upstream_propagation", propagation)],
+        Direction::Outbound | Direction::Gateway => {
+            let propagation = Value::List(vec![Value::Object(vec![("istio_headers", Value::Object(limits))])]);
+            vec![("upstream_discovery", discovery), ("upstream_propagation", propagation)]
+        }
     };
     typed_struct("type.googleapis.com/io.istio.http.peer_metadata.Config", fields)
 }
@@ -178,8 +192,19 @@ mod tests {
 
     fn names(flavour: Flavour, direction: Direction, sniffed: bool) -> Vec<String> {
         let policies = &PolicyFilters::default();
-        let wanted =
-            HttpFilters { flavour, direction, tokens: None, grpc_web: true, sniffed, dns_cache: None, policies, reads_peer: false };
+        let headers = &ProxyHeaders::default();
+        let wanted = HttpFilters {
+            flavour,
+            direction,
+            tokens: None,
+            grpc_web: true,
+            sniffed,
+            dns_cache: None,
+            policies,
+            reads_peer: false,
+            headers,
+            explicit_proxy: false,
+        };
         http_filters(wanted)
             .into_iter()
             .map(|filter| filter.name.rsplit_once("http.").map_or(filter.name.clone(), |(_, name)| name.into()))

@@ -65,6 +65,8 @@ impl Asked {
             idle_timeout: None,
             labels: Arc::default(),
             peers: false,
+            routes: Default::default(),
+            preserves_case: false,
             listener: Default::default(),
         };
         let labels = [("app".into(), "app".into())].into_iter().collect();

@@ -21,14 +21,17 @@ use crate::{
         },
         settings::MeshSettings,
     },
-    translate::{input::Built, metadata, naming},
+    translate::{
+        input::{Built, RouteTraits},
+        metadata, naming,
+    },
 };
 
 pub(super) fn virtual_host(input: &VirtualHostInput) -> Built<VirtualHost> {
     let mut host = VirtualHost {
         name: input.name.to_string(),
         domains: input.domains.iter().map(SmolStr::to_string).collect(),
-        include_request_attempt_count: true,
+        include_request_attempt_count: !input.traits.omits_attempts,
         ..Default::default()
     };
     let mut origins = Vec::new();
@@ -38,7 +41,7 @@ pub(super) fn virtual_host(input: &VirtualHostInput) -> Built<VirtualHost> {
             origins.push(default.origin.clone());
         }
         Content::Routes { mesh, selections, tls, require_tls } => {
-            host.routes = http_routes(selections, *tls, mesh);
+            host.routes = http_routes(selections, *tls, mesh, input.traits);
             for selection in selections {
                 origins.push(selection.routes.origin.clone());
                 origins.extend(selection.routes.merged.iter().cloned());
@@ -47,7 +50,7 @@ pub(super) fn virtual_host(input: &VirtualHostInput) -> Built<VirtualHost> {
                 host.require_tls = TlsRequirementType::All.into();
             }
         }
-        Content::AllowAny => host.routes = vec![catch_all("allow_any", pass_through())],
+        Content::AllowAny => host.routes = vec![catch_all("allow_any", pass_through(input.traits))],
         Content::BlockAll => host.routes = vec![catch_all("block_all", action::direct_response(502, &[]))],
         Content::Closed(by) => {
             host.routes = vec![catch_all("closed", action::direct_response(503, &[]))];
@@ -67,20 +70,27 @@ pub(super) fn closed(host: &VirtualHost) -> VirtualHost {
 }
 
 // Where several VirtualServices share a host, routes that take everything go last.
-fn http_routes(selections: &[Arc<HttpSelection>], tls: bool, mesh: &MeshSettings) -> Vec<Route> {
+fn http_routes(selections: &[Arc<HttpSelection>], tls: bool, mesh: &MeshSettings, traits: RouteTraits) -> Vec<Route> {
     let shared = selections.len() > 1;
     let mut routes: Vec<(bool, &RulePrecedence, Route)> = Vec::new();
     for selection in selections {
         routes.extend(selection.rules().map(|(rule, matched)| {
             let last = shared && matched.is_none_or(HttpMatch::takes_everything);
-            (last, &rule.precedence, http_route(selection, tls, rule, matched, mesh))
+            (last, &rule.precedence, http_route(selection, tls, rule, matched, mesh, traits))
         }));
     }
     routes.sort_by(|(last, precedence, _), (other_last, other, _)| (last, precedence).cmp(&(other_last, other)));
     routes.into_iter().map(|(_, _, route)| route).collect()
 }
 
-fn http_route(selection: &HttpSelection, tls: bool, rule: &HttpRule, matched: Option<&HttpMatch>, mesh: &MeshSettings) -> Route {
+fn http_route(
+    selection: &HttpSelection,
+    tls: bool,
+    rule: &HttpRule,
+    matched: Option<&HttpMatch>,
+    mesh: &MeshSettings,
+    traits: RouteTraits,
+) -> Route {
     // A sidecar knows no tokens of its application's requests: whether the match holds cannot be told.
     let undecidable = !selection.at_gateway && matched.is_some_and(|matched| !matched.claims.is_empty());
     let mut route_match = matching::route_match(matched);
@@ -94,7 +104,8 @@ fn http_route(selection: &HttpSelection, tls: bool, rule: &HttpRule, matched: Op
         HttpAction::Redirect(redirect) => action::redirect(redirect, selection.port, tls),
         HttpAction::DirectResponse { status, body } => action::direct_response(*status, body),
         HttpAction::Forward(to) => {
-            let (action, all) = action::forward(selection, rule, to, mesh.default_http_retry_policy.as_ref());
+            let (mut action, all) = action::forward(selection, rule, to, mesh.default_http_retry_policy.as_ref());
+            action.append_x_forwarded_host = traits.keeps_host && rule.rewrite.is_some();
             headers = all;
             if let [only] = to.as_slice()
                 && let Some(resolved) = selection.resolved(&only.destination)
@@ -148,8 +159,8 @@ fn catch_all(name: &str, action: Action) -> Route {
     Route { name: name.into(), r#match: Some(matching::route_match(None)), action: Some(action), ..Default::default() }
 }
 
-fn pass_through() -> Action {
-    Action::Route(unlimited(naming::PASSTHROUGH_CLUSTER))
+fn pass_through(traits: RouteTraits) -> Action {
+    Action::Route(RouteAction { append_x_forwarded_host: traits.keeps_host, ..unlimited(naming::PASSTHROUGH_CLUSTER) })
 }
 
 // No timeout, and none for gRPC either (`max_grpc_timeout` is deprecated but what Istio sends).

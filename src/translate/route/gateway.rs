@@ -23,7 +23,7 @@ use crate::{
         settings::MeshSettings,
     },
     translate::{
-        input::ProxyClass,
+        input::{ProxyClass, RouteTraits},
         listener::{
             Onward, Reason, Refused,
             gateway::{GatewayRouteTable, RoutedServer},
@@ -62,7 +62,8 @@ pub fn gateway_tables(
     refused.extend(closed.iter().map(|(set, port)| Refused::new(&set.origin, "spec.http", Reason::TooManyRoutes(*port))));
     let tables = tables.iter().zip(entries).map(|(servers, entries)| {
         let tls = servers.name.starts_with("https.");
-        let hosts = if entries.is_empty() { vec![black_hole(servers)] } else { share(entries, &closed, mesh, tls) };
+        let hosts =
+            if entries.is_empty() { vec![black_hole(servers, class.routes)] } else { share(entries, &closed, mesh, class.routes, tls) };
         RouteTable { name: servers.name.clone(), hosts, lost: Vec::new(), servers: Some(ports(servers)) }
     });
     GatewayTables { tables: tables.collect(), refused }
@@ -218,6 +219,7 @@ fn share(
     entries: BTreeMap<HostOrder, Entry>,
     closed: &HashMap<ByPtr<RouteSet>, u16>,
     mesh: &Arc<MeshSettings>,
+    traits: RouteTraits,
     tls: bool,
 ) -> Vec<VirtualHostInput> {
     let mut hosts: Vec<VirtualHostInput> = Vec::new();
@@ -236,13 +238,13 @@ fn share(
             Some(selection) => Content::Closed(selection.routes.origin.clone()),
             None => Content::Routes { mesh: mesh.into(), selections: entry.selections, tls, require_tls: entry.require_tls },
         };
-        hosts.push(VirtualHostInput { name, domains: vec![host.text().clone()], content });
+        hosts.push(VirtualHostInput { name, domains: vec![host.text().clone()], traits, content });
     }
     hosts.sort_by(|a, b| a.name.cmp(&b.name));
     hosts
 }
 
-fn black_hole(servers: &GatewayRouteTable) -> VirtualHostInput {
+fn black_hole(servers: &GatewayRouteTable, traits: RouteTraits) -> VirtualHostInput {
     let port = servers.servers.first().map_or(0, |server| server.port);
-    VirtualHostInput { name: format_smolstr!("blackhole:{port}"), domains: vec!["*".into()], content: Content::BlackHole }
+    VirtualHostInput { name: format_smolstr!("blackhole:{port}"), domains: vec!["*".into()], traits, content: Content::BlackHole }
 }

@@ -23,7 +23,7 @@ pub use self::{
     sidecar::{existing_tables, table, tables, tables_with},
 };
 use super::{
-    input::{Built, ByPtr},
+    input::{Built, ByPtr, RouteTraits},
     wkt,
 };
 use crate::mesh::{
@@ -65,6 +65,7 @@ pub struct LostDomain {
 pub struct VirtualHostInput {
     name: SmolStr,
     domains: Vec<SmolStr>,
+    traits: RouteTraits,
     content: Content,
 }
 

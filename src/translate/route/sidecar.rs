@@ -22,7 +22,10 @@ use crate::{
         scope::{EgressScope, Scope},
         settings::MeshSettings,
     },
-    translate::{input::ProxyClass, listener::outbound::route_tables},
+    translate::{
+        input::{ProxyClass, RouteTraits},
+        listener::outbound::route_tables,
+    },
     visits::{Visit, Visited},
 };
 
@@ -157,7 +160,7 @@ pub fn table(scope: &Scope, class: &ProxyClass, mesh: &Arc<MeshSettings>, name: 
         let port = name.parse().ok()?;
         let egress = scope.egress.iter().find(|egress| of_port(egress, port))?;
         let mut hosts = context.port(egress, port, &mut lost);
-        add_catch_all(&mut hosts, scope.allow_any);
+        add_catch_all(&mut hosts, class.routes, scope.allow_any);
         hosts
     };
     Some(RouteTable { name: name.into(), hosts, lost, servers: None })
@@ -175,15 +178,15 @@ fn of_port(egress: &EgressScope, port: u16) -> bool {
 }
 
 // Envoy refuses a table with two of them, and a VirtualService may be for every host.
-fn add_catch_all(hosts: &mut Vec<VirtualHostInput>, allow_any: bool) {
+fn add_catch_all(hosts: &mut Vec<VirtualHostInput>, traits: RouteTraits, allow_any: bool) {
     if !hosts.iter().any(|host| host.domains.iter().any(|domain| domain == "*")) {
-        hosts.push(catch_all(allow_any));
+        hosts.push(catch_all(traits, allow_any));
     }
 }
 
-fn catch_all(allow_any: bool) -> VirtualHostInput {
+fn catch_all(traits: RouteTraits, allow_any: bool) -> VirtualHostInput {
     let (name, content) = if allow_any { ("allow_any", Content::AllowAny) } else { ("block_all", Content::BlockAll) };
-    VirtualHostInput { name: name.into(), domains: vec!["*".into()], content }
+    VirtualHostInput { name: name.into(), domains: vec!["*".into()], traits, content }
 }
 
 /// The proxies that a table is for.
@@ -245,7 +248,7 @@ impl<'a> TableContext<'a> {
             })
             .collect();
         hosts.sort_by(|a, b| a.name.cmp(&b.name));
-        add_catch_all(&mut hosts, self.scope.allow_any);
+        add_catch_all(&mut hosts, self.class.routes, self.scope.allow_any);
         hosts
     }
 
@@ -273,7 +276,7 @@ impl<'a> TableContext<'a> {
         let mut hosts = Vec::new();
         let mut push = |host: &Hostname, domains: Vec<SmolStr>, content| {
             if !domains.is_empty() {
-                hosts.push(VirtualHostInput { name: format_smolstr!("{host}:{port}"), domains, content });
+                hosts.push(VirtualHostInput { name: format_smolstr!("{host}:{port}"), domains, traits: self.class.routes, content });
             }
         };
         let mut done: BTreeSet<&Hostname> = BTreeSet::new();
@@ -361,6 +364,8 @@ mod tests {
             idle_timeout: None,
             labels: Arc::default(),
             peers: false,
+            routes: Default::default(),
+            preserves_case: false,
             listener: Default::default(),
         }
     }

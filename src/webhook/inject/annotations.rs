@@ -10,6 +10,7 @@ use super::{settings::ProxyResources, value};
 use crate::api::{
     parse_proxy_config,
     proxy_config::{InterceptionMode, ProxyConfig, is_image_type},
+    stats_annotations::{STATS_ANNOTATIONS, StatsAnnotations, WrongAnnotation},
     yaml,
 };
 
@@ -84,14 +85,8 @@ pub(super) struct AnnotationFindings {
 const READ_ELSEWHERE: [&str; 2] = ["sidecar.istio.io/inject", "sidecar.istio.io/status"];
 
 /// Annotations of Istio that the built-in templates do not support.
-const WITHOUT_EFFECT: [&str; 10] = [
+const WITHOUT_EFFECT: [&str; 4] = [
     "sidecar.istio.io/bootstrapOverride",
-    "sidecar.istio.io/statsInclusionPrefixes",
-    "sidecar.istio.io/statsInclusionSuffixes",
-    "sidecar.istio.io/statsInclusionRegexps",
-    "sidecar.istio.io/extraStatTags",
-    "sidecar.istio.io/statsHistogramBuckets",
-    "sidecar.istio.io/statsFlushInterval",
     "traffic.sidecar.istio.io/kubevirtInterfaces",
     "istio.io/reroute-virtual-interfaces",
     "readiness.status.sidecar.istio.io/applicationPorts",
@@ -127,6 +122,7 @@ pub(super) fn read(written: &BTreeMap<String, String>) -> (Annotations, Annotati
         config: proxy_config(&reader).unwrap_or_default(),
     };
     native_sidecar(&reader);
+    statistics(&reader);
     (annotations, reader.finish())
 }
 
@@ -296,6 +292,18 @@ fn native_sidecar(reader: &Reader<'_>) {
     }
 }
 
+/// Checks what the agent reads of the annotations by itself.
+fn statistics(reader: &Reader<'_>) {
+    reader.known.borrow_mut().extend(STATS_ANNOTATIONS);
+    let (_, wrong) = StatsAnnotations::read(|name| reader.written.get(name).map(String::as_str));
+    for WrongAnnotation { name, why, is_fatal } in wrong {
+        match is_fatal {
+            true => reader.refuse(name, &why),
+            false => reader.warn(name, &format!("{why}; the value has no effect")),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -335,6 +343,10 @@ mod tests {
             ("sidecar.istio.io/rewriteAppHTTPProbers", "yes"),
             ("sidecar.istio.io/capNetBindService", "yes"),
             ("sidecar.istio.io/nativeSidecar", "maybe"),
+            ("sidecar.istio.io/statsInclusionRegexps", "a.*,(b"),
+            ("sidecar.istio.io/statsHistogramBuckets", r#"{"a": [1], "b": [0]}"#),
+            ("sidecar.istio.io/statsFlushInterval", "5m"),
+            ("sidecar.istio.io/statsEvictionInterval", "0s"),
             ("sidecar.istio.io/userVolume", "{"),
             ("sidecar.istio.io/userVolumeMount", r#"[{"name": "a"}, 1]"#),
             ("prometheus.istio.io/merge-metrics", "on"),
@@ -354,7 +366,8 @@ mod tests {
     fn what_has_no_effect_is_a_warning() {
         let said = found(&[
             ("sidecar.istio.io/proxyCpu", "1"),
-            ("sidecar.istio.io/extraStatTags", "a"),
+            ("sidecar.istio.io/bootstrapOverride", "a"),
+            ("sidecar.istio.io/statsFlushInterval", "5"),
             ("sidecar.istio.io/nativeSidecar", "false"),
             ("proxy.istio.io/config", "tracing: {}"),
             ("example.com/other", "x"),
@@ -362,8 +375,13 @@ mod tests {
         ]);
         assert_eq!(said.refusals, [""; 0]);
         let warnings: Vec<_> = said.warnings.iter().map(|warning| warning.split(": ").next().unwrap()).collect();
-        let expected =
-            ["proxy.istio.io/config", "sidecar.istio.io/nativeSidecar", "sidecar.istio.io/extraStatTags", "sidecar.istio.io/proxyCpu"];
+        let expected = [
+            "proxy.istio.io/config",
+            "sidecar.istio.io/nativeSidecar",
+            "sidecar.istio.io/statsFlushInterval",
+            "sidecar.istio.io/bootstrapOverride",
+            "sidecar.istio.io/proxyCpu",
+        ];
         assert_eq!(warnings, expected.map(|name| format!("annotation {name}")));
     }
 

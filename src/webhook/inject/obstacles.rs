@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{Container, ContainerPort, PodSecurityContext, P
 use super::{
     annotations::Template,
     merge::AUTO_IMAGE,
-    template::{self, ADMIN_PORT, INIT, METRICS_PORT, OWN_VOLUMES, PROXY, READINESS_PORT, TLS_MODE, TemplateInputs},
+    template::{self, INIT, METRICS_PORT, OWN_VOLUMES, PROXY, READINESS_PORT, TLS_MODE, TemplateInputs},
 };
 use crate::api::proxy_config::InterceptionMode;
 
@@ -34,7 +34,7 @@ pub(super) fn of(template: Template, inputs: &TemplateInputs<'_>, pod_security: 
 /// Warns of ports that both the proxy and the application would bind.
 fn ports_of_the_proxy(template: Template, inputs: &TemplateInputs<'_>, spec: &PodSpec) -> Vec<String> {
     let (mesh, status) = (inputs.mesh, inputs.status_port());
-    let mut taken = vec![(ADMIN_PORT, "Envoy's admin"), (READINESS_PORT, "its readiness"), (METRICS_PORT, "its metrics")];
+    let mut taken = vec![(inputs.admin_port(), "Envoy's admin"), (READINESS_PORT, "its readiness"), (METRICS_PORT, "its metrics")];
     taken.extend(status.map(|port| (port, "the agent")));
     if template == Template::Sidecar {
         taken.extend([(mesh.proxy_listen_port, "outbound traffic"), (mesh.proxy_inbound_listen_port, "inbound traffic")]);

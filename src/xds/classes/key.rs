@@ -15,7 +15,7 @@ use crate::{
         world::World,
     },
     translate::{
-        input::{ListenerTraits, ProxyClass},
+        input::{ListenerTraits, ProxyClass, RouteTraits},
         listener::{holds_own_addresses, outbound::OutboundView},
     },
     visits::{Visit, Visited},
@@ -108,6 +108,8 @@ pub(super) fn class_of(proxy: &Proxy, distinguishing: &DistinguishingLabels, rep
         ipv6: proxy.ips.iter().any(IpAddr::is_ipv6),
         http10: proxy.http10,
         idle_timeout: proxy.idle_timeout,
+        routes: proxy.headers.as_deref().map(RouteTraits::of).unwrap_or_default(),
+        preserves_case: proxy.headers.as_ref().is_some_and(|headers| headers.preserve_case == Some(true)),
         labels: Arc::new(project(&proxy.labels, &distinguishing.routes)),
         peers: proxy.metrics.peers,
         listener: reports.map(|reports| listener_traits(proxy, reports)).unwrap_or_default(),
@@ -122,6 +124,7 @@ fn listener_traits(proxy: &Proxy, reports: &Arc<SideTelemetry>) -> ListenerTrait
         topology: in_front.unwrap_or_default(),
         metrics: proxy.metrics,
         reports: Arc::clone(reports),
+        headers: proxy.headers.clone().unwrap_or_default(),
     }
 }
 

@@ -91,8 +91,10 @@ fn workload(inputs: &TemplateInputs<'_>, variables: &mut Variables) {
     if !inputs.owner.name.is_empty() {
         variables.set("ISTIO_META_OWNER", inputs.owner.url(inputs.namespace));
     }
-    let mesh_id = if settings.mesh_id.is_empty() { inputs.mesh.trust_domain.as_str() } else { &settings.mesh_id };
-    variables.set("ISTIO_META_MESH_ID", mesh_id);
+    let mesh_id = [Some(settings.mesh_id.as_str()), inputs.config.mesh_id.as_deref(), Some(&inputs.mesh.trust_domain)];
+    if let Some(mesh_id) = mesh_id.into_iter().flatten().find(|id| !id.is_empty()) {
+        variables.set("ISTIO_META_MESH_ID", mesh_id);
+    }
 }
 
 fn pod_ports(inputs: &TemplateInputs<'_>) -> String {

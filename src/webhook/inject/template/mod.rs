@@ -36,8 +36,8 @@ pub(super) const INIT: &str = "istio-init";
 
 /// The label by which a pod says how its clients are to speak to it.
 pub(super) const TLS_MODE: &str = "security.istio.io/tlsMode";
-/// The port of Envoy's admin, on loopback.
-pub(super) const ADMIN_PORT: u16 = 15000;
+/// The port of Envoy's admin, on loopback, by default.
+const ADMIN_PORT: u16 = 15000;
 /// The agent's own port by default.
 pub(super) const STATUS_PORT: u16 = 15020;
 
@@ -91,6 +91,11 @@ impl TemplateInputs<'_> {
     pub(super) fn status_port(&self) -> Option<u16> {
         let port = self.annotations.status_port.or(self.config.status_port).unwrap_or(STATUS_PORT);
         Some(port).filter(|port| *port != 0)
+    }
+
+    /// Returns the port of Envoy's admin.
+    pub(super) fn admin_port(&self) -> u16 {
+        self.config.proxy_admin_port.unwrap_or(ADMIN_PORT)
     }
 
     /// Returns the names of all containers except the proxy, which the user may have completed.
