@@ -58,8 +58,11 @@ impl Family {
     }
 }
 
-/// Returns name, value and labels of a line. Values of labels stay escaped.
-fn read(sample: &str) -> Option<(&str, f64, Vec<(&str, &str)>)> {
+/// Names and values of labels. Values stay escaped.
+type Labels<'a> = Vec<(&'a str, &'a str)>;
+
+/// Returns name, value and labels of a line.
+fn read(sample: &str) -> Option<(&str, f64, Labels<'_>)> {
     let (name, rest) = sample.split_once('{')?;
     let (mut labels, value) = rest.rsplit_once("} ")?;
     let mut pairs = Vec::new();

@@ -106,7 +106,7 @@ impl CertificateDetails {
 
 impl ServerHeader {
     fn to_json(&self) -> Value {
-        object([("disabled", self.disabled.then(|| json!(true))), ("value", (!self.value.is_empty()).then(|| json!(self.value)))])
+        object([("disabled", self.disabled.then_some(json!(true))), ("value", (!self.value.is_empty()).then(|| json!(self.value)))])
     }
 }
 
