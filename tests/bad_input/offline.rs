@@ -120,7 +120,7 @@ fn a_path_that_is_missing_does_not_hide_the_others() {
 #[test]
 fn types_and_forms_are_as_asked() {
     let folder = folder(GOOD);
-    for kind in ["lds", "rds", "cds", "eds"] {
+    for kind in ["lds", "rds", "cds", "eds", "ecds"] {
         let output = translate(folder.path(), &["--proxy", "client-1.shop", "--type", kind]);
         assert_eq!(output.status.code(), Some(0));
         let yaml: Value = serde_norway::from_slice(&output.stdout).unwrap();
@@ -129,7 +129,7 @@ fn types_and_forms_are_as_asked() {
         assert_eq!(json(&output), yaml);
     }
     let all = json(&translate(folder.path(), &["--proxy", "client-1.shop", "-o", "json"]));
-    assert_eq!(all.as_object().unwrap().len(), 4);
+    assert_eq!(all.as_object().unwrap().len(), 5);
 }
 
 #[test]

@@ -309,7 +309,6 @@ mod tests {
             "%COMMON_DURATION(A:B:s)%",
             "%CEL(a b)%",
             "%CEL(request.path +)%",
-            "%CEL(request.path == 'b' ? 'c' : '')%",
             "%CEL(request.path == 'b'' ? xds.node : '')%",
             "%CEL(request.headers['a'b'])%",
             "%REQ(x):%",

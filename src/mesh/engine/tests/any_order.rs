@@ -110,6 +110,10 @@ fn change() -> impl Strategy<Value = Change> {
             let spec = istio::Telemetry { access_logging: vec![entry], ..Default::default() };
             object(Kind::Telemetry, namespace, "all", &[], Spec::Telemetry(Arc::new(spec)))
         }),
+        (namespace(), select(vec![-1, 1])).prop_map(|(namespace, priority)| {
+            let spec = istio::EnvoyFilter { priority, patches: vec![istio::ConfigPatch::default()], ..Default::default() };
+            object(Kind::EnvoyFilter, namespace, "all", &[], Spec::EnvoyFilter(Arc::new(spec)))
+        }),
         (namespace(), any::<bool>()).prop_map(|(namespace, of_tokens)| match of_tokens {
             true => {
                 let rule = istio::JwtRule { issuer: "a".into(), jwks_uri: "https://a/keys".into(), ..istio::JwtRule::default() };
