@@ -41,11 +41,8 @@ pub struct UnreadKind {
 const ISTIO_GROUPS: [&str; 4] = [NETWORKING, SECURITY, TELEMETRY, EXTENSIONS];
 
 /// Istio's kinds that are not read.
-const UNREAD_KINDS: [UnreadKind; 3] = [
-    unread(NETWORKING, "WorkloadGroup"),
-    unread(EXTENSIONS, "WasmPlugin"),
-    unread(EXTENSIONS, "TrafficExtension"),
-];
+const UNREAD_KINDS: [UnreadKind; 3] =
+    [unread(NETWORKING, "WorkloadGroup"), unread(EXTENSIONS, "WasmPlugin"), unread(EXTENSIONS, "TrafficExtension")];
 
 const NETWORKING: &str = "networking.istio.io";
 const SECURITY: &str = "security.istio.io";

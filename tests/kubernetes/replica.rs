@@ -306,6 +306,7 @@ fn rights(user: &str) -> Vec<Value> {
         rule("apiextensions.k8s.io", &["customresourcedefinitions"], &[], &read),
         rule("networking.istio.io", &["*"], &[], &follow),
         rule("security.istio.io", &["*"], &[], &follow),
+        rule("telemetry.istio.io", &["*"], &[], &follow),
         rule("", &["configmaps"], &[&root_certificate, &revocation_list], &["list", "watch", "patch", "create"]),
         rule("events.k8s.io", &["events"], &[], &["create"]),
         rule(

@@ -83,6 +83,7 @@ fn narrow_rights(user: &str, namespaces: &[&str]) -> Vec<Value> {
         rule("discovery.k8s.io", &["endpointslices"]),
         rule("networking.istio.io", &["*"]),
         rule("security.istio.io", &["*"]),
+        rule("telemetry.istio.io", &["*"]),
     ]);
     let mut rights = vec![json!({
         "apiVersion": format!("{GROUP}/v1"), "kind": "ClusterRole", "metadata": { "name": user }, "rules": cluster,

@@ -210,6 +210,7 @@ fn text(text: &str) -> Field {
 fn of_json(map: Map<String, Value>) -> Field {
     let field = |value: Value| match value {
         Value::Object(map) => of_json(map),
+        Value::Bool(flag) => Field { kind: Some(Kind::BoolValue(flag)) },
         Value::Number(number) => Field { kind: number.as_f64().map(Kind::NumberValue) },
         other => text(other.as_str().unwrap_or_default()),
     };
@@ -221,9 +222,9 @@ fn of_json(map: Map<String, Value>) -> Field {
 async fn sent(address: SocketAddr, case: &Case<'_>, shown: &Shown) -> Shown {
     let mut client = SotwClient::connect(address).await;
     let mut all = Shown::new();
-    for kind in [ResourceType::Cluster, ResourceType::Endpoint, ResourceType::Listener, ResourceType::Route] {
+    for kind in ResourceType::in_views().filter(|kind| shown.contains_key(kind.as_str())) {
         let expected = &shown[kind.as_str()];
-        let named = matches!(kind, ResourceType::Endpoint | ResourceType::Route);
+        let named = !matches!(kind, ResourceType::Cluster | ResourceType::Listener);
         let resource_names: Vec<String> = if named { expected.keys().cloned().collect() } else { Vec::new() };
         let received = all.entry(kind.as_str().to_owned()).or_default();
         if expected.is_empty() {

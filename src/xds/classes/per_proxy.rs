@@ -74,14 +74,7 @@ const NAMING: [ResourceType; 2] = [ResourceType::Listener, ResourceType::Route];
 
 impl PerProxyInputs {
     /// Returns what decides about a proxy; `class` is that of the listeners of its own side.
-    pub(super) fn of(
-        world: &World,
-        scope: &Scope,
-        shared: &SharedKey,
-        proxy: &Proxy,
-        class: &ProxyClass,
-        patching: Patching,
-    ) -> Self {
+    pub(super) fn of(world: &World, scope: &Scope, shared: &SharedKey, proxy: &Proxy, class: &ProxyClass, patching: Patching) -> Self {
         let patching = Some(patching).filter(|patching| !patching.patches.is_empty());
         match proxy.kind {
             ProxyKind::Sidecar => Self { patching: patching.map(|of| of.behind(world, proxy)), ..sidecar(world, scope, proxy, class) },
