@@ -33,6 +33,22 @@ pub enum Attachment<'a> {
     Targets(&'a [TargetRef]),
 }
 
+impl Attachment<'_> {
+    /// Returns the field that says for which workloads the object is, and how they are described; `None` where that is no workload in
+    /// particular, or something that is told by itself: another kind in `targetRefs`.
+    pub(in crate::mesh) fn described(&self) -> Option<(&'static str, String)> {
+        match self {
+            Self::Namespace => None,
+            Self::Selector(labels) => {
+                let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                Some(("spec.selector", format!("has the labels {}", labels.join(","))))
+            }
+            Self::Targets(targets) if targets.iter().any(|target| target.kind != "Gateway") => None,
+            Self::Targets(_) => Some(("spec.targetRefs", "stands for one of these".to_owned())),
+        }
+    }
+}
+
 /// A kind whose objects are attached to workloads.
 pub trait Policy {
     /// Returns what the object is for.

@@ -15,7 +15,7 @@ use crate::{
             authorizer::{Authorizer, authorizer},
             mtls::workload_mtls,
         },
-        policy_table::{Attachment, Policy},
+        policy_table::Policy,
         scope::Scope,
         world::World,
     },
@@ -80,16 +80,7 @@ impl<'a> LookedAt<'a> {
     }
 
     fn for_nobody(&self) -> Option<Diagnostic> {
-        let (field, wanted) = match self.policy.spec.attachment() {
-            Attachment::Namespace => return None,
-            Attachment::Selector(labels) => {
-                let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
-                ("spec.selector", format!("has the labels {}", labels.join(",")))
-            }
-            // What else there may be in targetRefs is not supported, which is said by itself.
-            Attachment::Targets(targets) if targets.iter().any(|target| target.kind != "Gateway") => return None,
-            Attachment::Targets(_) => ("spec.targetRefs", "stands for one of these".to_owned()),
-        };
+        let (field, wanted) = self.policy.spec.attachment().described()?;
         self.workloads().next().is_none().then(|| self.warning(field, format!("no workload {wanted}: the policy decides about nobody")))
     }
 

@@ -7,13 +7,7 @@ use smol_str::{SmolStr, format_smolstr};
 
 use crate::{
     api::{Diagnostic, istio::Telemetry},
-    mesh::{
-        configured::Configured,
-        policy::server::server,
-        policy_table::{Attachment, Policy},
-        providers::NamedProvider,
-        world::World,
-    },
+    mesh::{configured::Configured, policy::server::server, policy_table::Policy, providers::NamedProvider, world::World},
     visits::{Visit, Visited},
 };
 
@@ -58,16 +52,7 @@ fn of_mesh(world: &World) -> Vec<Diagnostic> {
 
 fn for_nobody(world: &World, telemetry: &Configured<Telemetry>) -> Option<Diagnostic> {
     let attachment = telemetry.spec.attachment();
-    let (field, wanted) = match attachment {
-        Attachment::Namespace => return None,
-        Attachment::Selector(labels) => {
-            let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
-            ("spec.selector", format!("has the labels {}", labels.join(",")))
-        }
-        // What else there may be in targetRefs is told by itself.
-        Attachment::Targets(targets) if targets.iter().any(|target| target.kind != "Gateway") => return None,
-        Attachment::Targets(_) => ("spec.targetRefs", "stands for one of these".to_owned()),
-    };
+    let (field, wanted) = attachment.described()?;
     let namespace = &telemetry.origin.object.namespace;
     let mut workloads = world.workloads_in(namespace, "").visiting(Visited::Object);
     let is_for_some = workloads.any(|workload| attachment.covers(&workload.labels));

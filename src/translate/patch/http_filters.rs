@@ -4,7 +4,6 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 
 use super::{
     list, matching,
-    merge::merge_any,
     run::{Run, Step},
 };
 use crate::mesh::envoy_filter::PatchOperation;
@@ -27,16 +26,11 @@ pub(super) fn patch_http_filters(run: &mut Run<'_>, steps: &[Step<'_>], filters:
 
 fn merge_filter(run: &mut Run<'_>, step: Step<'_>, filter: &mut HttpFilter) {
     // That a filter finds its configuration elsewhere is no mistake of a patch for all filters.
-    let Some(ConfigType::TypedConfig(own)) = &filter.config_type else { return };
+    let Some(ConfigType::TypedConfig(own)) = &mut filter.config_type else { return };
     let Some(value) = run.value::<HttpFilter>(step) else { return };
-    if let Some(ConfigType::TypedConfig(other)) = &value.config_type {
-        match merge_any(own, other) {
-            Ok(merged) => filter.config_type = Some(ConfigType::TypedConfig(merged)),
-            Err(why) => return run.failed(step, why),
-        }
-    }
-    if !value.name.is_empty() {
-        filter.name = value.name;
-    }
-    run.applied(step);
+    let other = match value.config_type {
+        Some(ConfigType::TypedConfig(other)) => Some(other),
+        _ => None,
+    };
+    run.merge_filter(step, (&mut filter.name, own), (value.name, other));
 }

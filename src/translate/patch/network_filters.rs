@@ -13,7 +13,6 @@ use super::{
     http_filters::patch_http_filters,
     list,
     matching::{self, Place},
-    merge::merge_any,
     route::patch_whole,
     run::{Run, Step},
 };
@@ -63,18 +62,13 @@ pub(super) fn patch_network_filters(run: &mut Run<'_>, place: &Place, chain: &mu
 
 fn merge_filter(run: &mut Run<'_>, step: Step<'_>, filter: &mut Filter) {
     // That a filter finds its configuration elsewhere is no mistake of a patch for all filters.
-    let Some(ConfigType::TypedConfig(own)) = &filter.config_type else { return };
+    let Some(ConfigType::TypedConfig(own)) = &mut filter.config_type else { return };
     let Some(value) = run.value::<Filter>(step) else { return };
-    if let Some(ConfigType::TypedConfig(other)) = &value.config_type {
-        match merge_any(own, other) {
-            Ok(merged) => filter.config_type = Some(ConfigType::TypedConfig(merged)),
-            Err(why) => return run.failed(step, why),
-        }
-    }
-    if !value.name.is_empty() {
-        filter.name = value.name;
-    }
-    run.applied(step);
+    let other = match value.config_type {
+        Some(ConfigType::TypedConfig(other)) => Some(other),
+        _ => None,
+    };
+    run.merge_filter(step, (&mut filter.name, own), (value.name, other));
 }
 
 /// Changes the connection manager that a filter is, if it is one.

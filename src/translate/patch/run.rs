@@ -1,10 +1,14 @@
 //! One application of patches to one message, and what came of each.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
 
+use envoy_types::pb::google::protobuf::Any;
 use prost::{Message, Name};
 
-use super::merge::merge;
+use super::merge::{merge, merge_any};
 use crate::mesh::{
     by_ptr::ByPtr,
     envoy_filter::{ApplyTo, Patch},
@@ -107,6 +111,18 @@ impl<'a> Run<'a> {
             self.applied.remove(&step.at);
             self.failed(step, why);
         }
+    }
+
+    /// Merges the name and configuration that a patch holds into those of a filter.
+    pub(super) fn merge_filter(&mut self, step: Step<'_>, (name, own): (&mut String, &mut Any), (renamed, other): (String, Option<Any>)) {
+        match other.map(|other| merge_any(own, &other)).transpose() {
+            Ok(merged) => *own = merged.unwrap_or_else(|| mem::take(own)),
+            Err(why) => return self.failed(step, why),
+        }
+        if !renamed.is_empty() {
+            *name = renamed;
+        }
+        self.applied(step);
     }
 
     pub(super) fn end<M>(self, message: Option<M>) -> Patched<M> {
