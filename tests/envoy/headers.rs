@@ -10,7 +10,10 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{mesh::turn, topology::Gateway};
+use crate::{
+    mesh::turn,
+    topology::{Gateway, gateway_at},
+};
 
 /// What was said on both sides of a gateway.
 struct Seen {
@@ -104,28 +107,11 @@ async fn serve(at: SocketAddr) -> Result<JoinHandle<()>> {
 }
 
 fn objects(target: SocketAddr, application: SocketAddr, headers: &str) -> String {
-    let (bind, port) = (target.ip(), target.port());
     let (address, application_port) = (application.ip(), application.port());
+    let gateway = gateway_at(target, &format!("proxyHeaders: {{{headers}}}"));
     format!(
         "\
-apiVersion: v1
-kind: Pod
-metadata:
-  name: gateway-1
-  namespace: edge
-  labels: {{istio: ingressgateway}}
-  annotations: {{proxy.istio.io/config: 'proxyHeaders: {{{headers}}}'}}
-spec: {{containers: [{{name: istio-proxy, image: auto}}]}}
-status: {{podIP: {bind}}}
----
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {{name: public, namespace: edge}}
-spec:
-  selector: {{istio: ingressgateway}}
-  servers: [{{port: {{number: {port}, name: http, protocol: HTTP}}, bind: {bind}, hosts: ['*']}}]
----
-apiVersion: networking.istio.io/v1
+{gateway}apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {{name: application, namespace: edge}}
 spec:

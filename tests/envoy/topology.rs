@@ -69,7 +69,8 @@ impl Gateway {
     }
 }
 
-fn objects(target: SocketAddr, topology: &str) -> String {
+/// Returns the objects of a gateway that listens at an address and has a ProxyConfig; more documents may follow.
+pub(crate) fn gateway_at(target: SocketAddr, config: &str) -> String {
     let (bind, port) = (target.ip(), target.port());
     format!(
         "\
@@ -79,7 +80,7 @@ metadata:
   name: gateway-1
   namespace: edge
   labels: {{istio: ingressgateway}}
-  annotations: {{proxy.istio.io/config: 'gatewayTopology: {{{topology}}}'}}
+  annotations: {{proxy.istio.io/config: '{config}'}}
 spec: {{containers: [{{name: istio-proxy, image: auto}}]}}
 status: {{podIP: {bind}}}
 ---
@@ -90,15 +91,21 @@ spec:
   selector: {{istio: ingressgateway}}
   servers: [{{port: {{number: {port}, name: http, protocol: HTTP}}, bind: {bind}, hosts: ['*']}}]
 ---
+"
+    )
+}
+
+fn objects(target: SocketAddr, topology: &str) -> String {
+    gateway_at(target, &format!("gatewayTopology: {{{topology}}}"))
+        + "\
 apiVersion: networking.istio.io/v1
 kind: VirtualService
-metadata: {{name: shop, namespace: edge}}
+metadata: {name: shop, namespace: edge}
 spec:
   hosts: [shop.example.com]
   gateways: [public]
-  http: [{{directResponse: {{status: 200}}, headers: {{response: {{set: {{x-client: '%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%'}}}}}}}}]
+  http: [{directResponse: {status: 200}, headers: {response: {set: {x-client: '%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%'}}}}]
 "
-    )
 }
 
 /// Returns the client's address as the gateway sees it; `None` if the connection is closed without an answer.
