@@ -172,7 +172,7 @@ async fn plaintext(mesh: &Mesh) -> Result<()> {
 
 /// Sends a request that some workload must answer, without having seen the header.
 async fn asked(target: SocketAddr, host: &str, path: &str, headers: &[(&str, &str)]) -> Result<Response> {
-    let answer = get_with(target, host, path, headers).await?;
+    let answer = get_with(target, host, path, &[headers, &[(HEADERS, "all")]].concat()).await?;
     ensure!(!answer.header(VERSION).is_empty(), "{target}{path}: no workload answered: {} {}", answer.status, answer.text());
     let seen = answer.header(HEADERS);
     ensure!(seen.contains("host") && !seen.contains(PEER_HEADER), "{target}{path}: the application saw {seen}");

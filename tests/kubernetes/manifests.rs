@@ -91,8 +91,9 @@ fn base_rules(base: &Stored) -> Result<String> {
 
 async fn applied(api: &ApiServer, folder: &str) -> Result<Stored> {
     let output = api.kubectl(&["apply", "--server-side", "--dry-run=server", "-o", "json", "-k", folder], "").await?;
-    let list: Value = serde_json::from_str(&succeeded(&output)?)?;
-    Ok(Stored(list["items"].as_array().cloned().context("no list")?))
+    let applied: Value = serde_json::from_str(&succeeded(&output)?)?;
+    // One object stands for itself.
+    Ok(Stored(applied["items"].as_array().cloned().unwrap_or_else(|| vec![applied])))
 }
 
 fn container(stored: &Stored) -> Result<&Value> {

@@ -41,8 +41,7 @@ pub const HEALTH: &str = "x-health";
 pub const ATTEMPT: &str = "x-attempt";
 /// The certificates that the sidecar saw, as Envoy forwards them.
 pub const PEER: &str = "x-peer";
-
-/// The names of all headers of the request, in the order in which they came.
+/// The names of all headers of the request, in the order in which they came: for requests that have a header of this name.
 pub const HEADERS: &str = "x-headers";
 
 /// A running workload; it ends when dropped.
@@ -157,8 +156,10 @@ fn answer(state: &State, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     headers.insert(HEALTH, HeaderValue::from_static(health));
     headers.insert(ATTEMPT, asked("x-envoy-attempt-count"));
     headers.insert(PEER, asked("x-forwarded-client-cert"));
-    let names = request.headers().keys().map(HeaderName::as_str).collect::<Vec<_>>().join(",");
-    headers.extend(HeaderValue::try_from(names).ok().map(|names| (HeaderName::from_static(HEADERS), names)));
+    if request.headers().contains_key(HEADERS) {
+        let names = request.headers().keys().map(HeaderName::as_str).collect::<Vec<_>>().join(",");
+        headers.extend(HeaderValue::try_from(names).ok().map(|names| (HeaderName::from_static(HEADERS), names)));
+    }
     if request.uri().path() == READINESS && state.unready.load(Ordering::Relaxed) {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     }
