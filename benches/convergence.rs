@@ -75,6 +75,7 @@ async fn main() -> Result<()> {
         delta: true,
         debounce: Some("10ms"),
         certificate_ttl: None,
+        listener_drain: None,
     };
     let mesh = Mesh::start(options.clone(), Loopback::free()?).await?;
     let _clients = more_clients(&mesh, &options).await?;

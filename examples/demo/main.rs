@@ -57,7 +57,14 @@ async fn show(arguments: Arguments) -> Result<bool> {
     let envoy = tools::envoy("1.40")?;
     let protocol = if arguments.delta { "delta" } else { "state of the world" };
     println!("istiod-lite demo: Envoy {}, {protocol} xDS, mTLS STRICT, {} proxies", tools::version_of(&envoy)?, PODS.len());
-    let options = Options { istiod_lite: tools::istiod_lite()?, envoy, delta: arguments.delta, debounce: None, certificate_ttl: None };
+    let options = Options {
+        istiod_lite: tools::istiod_lite()?,
+        envoy,
+        delta: arguments.delta,
+        debounce: None,
+        certificate_ttl: None,
+        listener_drain: None,
+    };
     let mut mesh = Mesh::start(options, Loopback::of_the_demo()?).await?;
     let passed = canary::run(&mut mesh).await?;
     if arguments.keep {

@@ -69,7 +69,14 @@ impl Stage {
 
     async fn of_program(program: PathBuf, mesh: &str, arguments: &[&str]) -> Self {
         let (home, network) = (tempfile::tempdir().unwrap(), Loopback::free().unwrap());
-        let options = Options { istiod_lite: program, envoy: PathBuf::new(), delta: false, debounce: Some("10ms"), certificate_ttl: None };
+        let options = Options {
+            istiod_lite: program,
+            envoy: PathBuf::new(),
+            delta: false,
+            debounce: Some("10ms"),
+            certificate_ttl: None,
+            listener_drain: None,
+        };
         for folder in ["logs", "config"] {
             fs::create_dir(home.path().join(folder)).unwrap();
         }

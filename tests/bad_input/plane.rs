@@ -48,7 +48,14 @@ impl ControlPlane {
             fs::create_dir(home.path().join(folder)).unwrap();
         }
         launch::ceremony(&istiod_lite, home.path()).unwrap();
-        let options = Options { istiod_lite, envoy: PathBuf::new(), delta: false, debounce: Some("10ms"), certificate_ttl: None };
+        let options = Options {
+            istiod_lite,
+            envoy: PathBuf::new(),
+            delta: false,
+            debounce: Some("10ms"),
+            certificate_ttl: None,
+            listener_drain: None,
+        };
         fs::write(home.path().join("config").join(GOOD_FILE), GOOD).unwrap();
         let mut process = launch::control_plane(&options, home.path(), network.address(1)).unwrap();
         wait_until_ready(&mut process, network.socket(1, PORT_PLAIN_HTTP), "/ready").await.unwrap();

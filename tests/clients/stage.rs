@@ -91,5 +91,12 @@ impl Stage {
 /// Returns what processes are started with.
 pub(crate) fn options() -> Result<Options> {
     let istiod_lite = PathBuf::from(env!("CARGO_BIN_EXE_istiod-lite"));
-    Ok(Options { istiod_lite, envoy: tools::envoy("1.40")?, delta: true, debounce: Some("10ms"), certificate_ttl: None })
+    Ok(Options {
+        istiod_lite,
+        envoy: tools::envoy("1.40")?,
+        delta: true,
+        debounce: Some("10ms"),
+        certificate_ttl: None,
+        listener_drain: None,
+    })
 }

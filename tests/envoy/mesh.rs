@@ -41,6 +41,7 @@ pub(crate) fn options(envoy_minor: &str, delta: bool) -> Result<Options> {
         delta,
         debounce: Some("10ms"),
         certificate_ttl: None,
+        listener_drain: None,
     })
 }
 

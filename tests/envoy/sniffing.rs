@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::mesh::{start, turn};
 
-const HOST: &str = "any.shop.svc.cluster.local:9070";
+pub(crate) const HOST: &str = "any.shop.svc.cluster.local:9070";
 /// What the server's sidecar says of a client that proved who it is. TCP has no headers to say it in.
 const CLIENT_IDENTITY: &str = "URI=spiffe://cluster.local/ns/shop/sa/client";
 
@@ -50,7 +50,7 @@ async fn sniff(envoy_minor: &str) -> Result<()> {
 
     let first = http_client::get(target, HOST, "/").await?;
     ensure!(first.status == StatusCode::OK && first.header(PEER).contains(CLIENT_IDENTITY), "HTTP/1 was not HTTP to the server: {first:?}");
-    let second = get_http2(target).await?;
+    let second = get_http2(target, &[]).await?;
     let peer = second.headers().get(PEER).and_then(|value| value.to_str().ok()).unwrap_or_default();
     ensure!(second.status() == StatusCode::OK && peer.contains(CLIENT_IDENTITY), "HTTP/2 was not HTTP to the server: {second:?}");
     ensure!(echo(target).await? == "neither of the two\n", "the echo differs");
@@ -61,11 +61,12 @@ async fn sniff(envoy_minor: &str) -> Result<()> {
     mesh.check_running()
 }
 
-async fn get_http2(target: SocketAddr) -> Result<Response<Incoming>> {
+pub(crate) async fn get_http2(target: SocketAddr, headers: &[(&str, &str)]) -> Result<Response<Incoming>> {
     let stream = TcpStream::connect(target).await?;
     let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request = Request::get(format!("http://{HOST}/")).body(Empty::<Bytes>::new())?;
+    let request = headers.iter().fold(Request::get(format!("http://{HOST}/")), |request, (name, value)| request.header(*name, *value));
+    let request = request.body(Empty::<Bytes>::new())?;
     Ok(tokio::time::timeout(START, sender.send_request(request)).await??)
 }
 
@@ -93,7 +94,7 @@ async fn server_connections(mesh: &mut Mesh) -> Result<(u64, u64, u64)> {
 }
 
 /// Declares a service whose port says no protocol, and the ports for it on both sidecars.
-fn declare(mesh: &Mesh) -> Result<()> {
+pub(crate) fn declare(mesh: &Mesh) -> Result<()> {
     let server = mesh.network().address(REVIEWS_V1.host);
     let client = mesh.network().address(CLIENT.host);
     mesh.manifests().write(

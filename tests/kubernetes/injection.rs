@@ -208,7 +208,7 @@ fn discovery(api: &ApiServer, network: &Loopback, home: &TempDir) -> Result<Proc
 
 fn options() -> Result<Options> {
     let istiod_lite = PathBuf::from(env!("CARGO_BIN_EXE_istiod-lite"));
-    Ok(Options { istiod_lite, envoy: PathBuf::new(), delta: true, debounce: Some("10ms"), certificate_ttl: None })
+    Ok(Options { istiod_lite, envoy: PathBuf::new(), delta: true, debounce: Some("10ms"), certificate_ttl: None, listener_drain: None })
 }
 
 // === fixtures ===

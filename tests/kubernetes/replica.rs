@@ -97,6 +97,7 @@ impl Installation {
             delta: true,
             debounce: Some("10ms"),
             certificate_ttl: None,
+            listener_drain: None,
         };
         let address = self.network.address(host);
         let process = launch::replica(name, &options, self.home.path(), address, &arguments)?;

@@ -346,5 +346,6 @@ fn options() -> Result<Options> {
         delta: true,
         debounce: Some("10ms"),
         certificate_ttl: None,
+        listener_drain: None,
     })
 }

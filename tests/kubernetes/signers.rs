@@ -338,6 +338,7 @@ fn options() -> Result<mesh::Options> {
         delta: true,
         debounce: Some("10ms"),
         certificate_ttl: None,
+        listener_drain: None,
     })
 }
 

@@ -122,6 +122,7 @@ pub fn agent(command: &mut Command, options: &Options, home: &Path, pod: Pod, ad
     command.arg("--revocation-list").arg(home.join("ca/ca-crl.pem"));
     command.arg("--token-file").arg(home.join(format!("{}.token", pod.name)));
     command.arg("--work-dir").arg(home.join(pod.name));
+    command.args(options.listener_drain.iter().flat_map(|drain| ["--drain-duration", drain]));
     command.args(options.certificate_ttl.iter().flat_map(|ttl| ["--cert-ttl", ttl]));
     command.arg("--envoy").arg(&options.envoy).arg(if options.delta { "--delta" } else { "--sotw" });
 }

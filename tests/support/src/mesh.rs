@@ -54,6 +54,8 @@ pub struct Options {
     pub debounce: Option<&'static str>,
     /// How long the agents' certificates live; `None`: their default.
     pub certificate_ttl: Option<&'static str>,
+    /// How long Envoys keep the connections of listeners that changed; `None`: the agents' default.
+    pub listener_drain: Option<&'static str>,
 }
 
 /// One pod: its number in the network, its name and who it is.

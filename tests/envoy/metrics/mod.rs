@@ -1,6 +1,11 @@
 //! Istio's standard metrics of stock Envoys, as whoever scrapes their agents finds them: exactly what was sent, under exactly the
 //! labels that Istio's own proxy has.
 
+mod calls;
+mod expected;
+mod outsiders;
+mod updates;
+
 use std::{collections::BTreeMap, fs, net::SocketAddr};
 
 use anyhow::{Context, Result, ensure};
@@ -9,9 +14,10 @@ use harness::{
     http_client::{Response, get_with},
     manifest::with_weights,
     mesh::{
-        CLIENT, CONVERGE, GATEWAY, MESH_HOST, Mesh, PODS, PUBLIC_HOST, Pod, REVIEWS_V1, REVIEWS_V2, VIRTUAL_SERVICE, VIRTUAL_SERVICE_FILE,
+        CLIENT, CONVERGE, GATEWAY, MESH_HOST, Mesh, Options, PODS, PUBLIC_HOST, Pod, REVIEWS_V1, REVIEWS_V2, VIRTUAL_SERVICE,
+        VIRTUAL_SERVICE_FILE,
     },
-    series::{Labels, Scrape},
+    series::Scrape,
     wait,
     workload::{HEADERS, READINESS, VERSION},
 };
@@ -21,6 +27,7 @@ use tokio::{
     net::TcpStream,
 };
 
+use self::expected::{Expected, Service, UNKNOWN, Workload, joined, of_destination, of_http, of_source, of_tcp};
 use crate::mesh::{options, turn};
 
 /// The header by which proxies tell each other who they are.
@@ -28,10 +35,11 @@ const PEER_HEADER: &str = "x-istiod-lite-peer";
 const FORGED: (&str, &str) = (PEER_HEADER, "forged;forged;forged;forged;forged");
 /// Where an agent is scraped.
 const AGENT_PORT: u16 = 15020;
-const UNKNOWN: &str = "unknown";
+const MESH_CONFIG: &str = "mesh.yaml";
+const REPORTING: &str = "defaultProviders: {metrics: [prometheus]}\n";
 const REQUESTS: &str = "istio_requests_total";
 const HISTOGRAMS: [&str; 3] = ["istio_request_duration_milliseconds", "istio_request_bytes", "istio_response_bytes"];
-const SERVICE: [&str; 3] = ["reviews.shop.svc.cluster.local", "reviews", "shop"];
+const REVIEWS: Service = ["reviews.shop.svc.cluster.local", "reviews", "shop"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn envoy_1_40() -> Result<()> {
@@ -45,21 +53,25 @@ async fn envoy_1_38() -> Result<()> {
 
 async fn each_request_is_counted_once_on_each_side(envoy_minor: &str) -> Result<()> {
     let _turn = turn().await?;
-    let (mut mesh, _config) = start(envoy_minor).await?;
+    let (mut mesh, config) = start(envoy_minor).await?;
     let halves = with_weights(&mesh.manifests().read(VIRTUAL_SERVICE_FILE)?, 50, 50);
     mesh.apply(VIRTUAL_SERVICE_FILE, &halves, VIRTUAL_SERVICE).await?;
     requests_of_both_ways(&mesh).await?;
     connections(&mesh).await?;
     plaintext(&mesh).await?;
+    calls::are_told_from_requests(&mesh).await?;
+    outsiders::see_no_header(&mesh).await?;
+    updates::keep_counts(&mesh, config.path(), envoy_minor).await?;
     mesh.check_running()
 }
 
 /// Starts a mesh whose proxies report; its MeshConfig is in the folder that comes with it.
 async fn start(envoy_minor: &str) -> Result<(Mesh, TempDir)> {
     let config = tempfile::tempdir()?;
-    let file = config.path().join("mesh.yaml");
-    fs::write(&file, "defaultProviders: {metrics: [prometheus]}\n")?;
-    let mesh = Mesh::start_with(options(envoy_minor, true)?, Loopback::free()?, vec!["--meshConfig".into(), file.into()]).await?;
+    let file = config.path().join(MESH_CONFIG);
+    fs::write(&file, REPORTING)?;
+    let options = Options { listener_drain: Some("3s"), ..options(envoy_minor, true)? };
+    let mesh = Mesh::start_with(options, Loopback::free()?, vec!["--meshConfig".into(), file.into()]).await?;
     Ok((mesh, config))
 }
 
@@ -72,14 +84,14 @@ async fn requests_of_both_ways(mesh: &Mesh) -> Result<()> {
     for (target, host, from) in [(gateway, PUBLIC_HOST, Workload::of(GATEWAY)), (client, MESH_HOST, Workload::of(CLIENT))] {
         for at in 0..40 {
             let answer = asked(target, host, "/", &[FORGED][..at % 2]).await?;
-            expected.request(&from, version(&answer)?, "200");
+            expected.request(&from, version(&answer)?, REVIEWS, &of_http("200", "-"));
         }
         for version in ["v1", "v2"] {
             mesh.workload(version).fail_probes(true);
         }
         for _ in 0..5 {
             let answer = asked(target, host, READINESS, &[]).await?;
-            expected.request(&from, version(&answer)?, "503");
+            expected.request(&from, version(&answer)?, REVIEWS, &of_http("503", "-"));
         }
         for version in ["v1", "v2"] {
             mesh.workload(version).fail_probes(false);
@@ -91,7 +103,12 @@ async fn requests_of_both_ways(mesh: &Mesh) -> Result<()> {
         let labels = [of_http("404", "NR"), of_source(&Workload::of(GATEWAY), UNKNOWN), of_destination(&Workload::default(), UNKNOWN)];
         expected.add(GATEWAY, joined("source", labels, [UNKNOWN; 3], UNKNOWN));
     }
-    expected.are_counted(mesh, &before).await
+    expected.are_counted(mesh, &before).await?;
+    // Envoy's own port leads to the same.
+    let [agent, envoy] = [AGENT_PORT, 15090].map(|port| mesh.network().socket(CLIENT.host, port));
+    let (of_agent, of_envoy) = (Scrape::once(agent).await?, Scrape::once(envoy).await?);
+    ensure!(of_agent.of_metric(REQUESTS).eq(of_envoy.of_metric(REQUESTS)), "{of_envoy:#?}");
+    Ok(())
 }
 
 /// Connects by TCP, and sends a thousand bytes back and forth on each connection.
@@ -135,14 +152,14 @@ async fn connections(mesh: &Mesh) -> Result<()> {
             let labels = joined(
                 "destination",
                 [of_tcp(), of_source(&unnamed, &client.principal), of_destination(&to, &to.principal)],
-                SERVICE,
+                REVIEWS,
                 "mutual_tls",
             );
             let count = seen.get(&labels).copied().unwrap_or_default();
             ensure!(seen.len() <= 1 && seen.values().sum::<f64>() == count, "{}: {metric}: {seen:#?}\nnot only\n{labels:#?}", server.name);
             if count > 0.0 {
                 let labels = [of_tcp(), of_source(&client, &client.principal), of_destination(&to, &to.principal)];
-                of_client.insert(joined("source", labels, SERVICE, UNKNOWN), count);
+                of_client.insert(joined("source", labels, REVIEWS, UNKNOWN), count);
             }
         }
         let seen = after[CLIENT.name].growth(&before[CLIENT.name], metric);
@@ -165,7 +182,7 @@ async fn plaintext(mesh: &Mesh) -> Result<()> {
         asked(target, MESH_HOST, "/", &[FORGED]).await?;
         let server = Workload::of(REVIEWS_V1);
         let labels = [of_http("200", "-"), of_source(&Workload::default(), UNKNOWN), of_destination(&server, UNKNOWN)];
-        expected.add(REVIEWS_V1, joined("destination", labels, SERVICE, "none"));
+        expected.add(REVIEWS_V1, joined("destination", labels, REVIEWS, "none"));
     }
     expected.are_counted(mesh, &before).await
 }
@@ -202,127 +219,4 @@ async fn scrape(mesh: &Mesh) -> Result<BTreeMap<&'static str, Scrape>> {
         scrapes.insert(pod.name, settled.await.context(pod.name)?);
     }
     Ok(scrapes)
-}
-
-/// What each proxy has to report more than before.
-#[derive(Default)]
-struct Expected(BTreeMap<&'static str, BTreeMap<Labels, f64>>);
-
-impl Expected {
-    /// Adds a request that a workload answered, with mTLS.
-    fn request(&mut self, from: &Workload, server: Pod, code: &str) {
-        let to = Workload::of(server);
-        let labels = || [of_http(code, "-"), of_source(from, &from.principal), of_destination(&to, &to.principal)];
-        self.add(from.pod, joined("source", labels(), SERVICE, UNKNOWN));
-        self.add(server, joined("destination", labels(), SERVICE, "mutual_tls"));
-    }
-
-    fn add(&mut self, pod: Pod, labels: Labels) {
-        *self.0.entry(pod.name).or_default().entry(labels).or_default() += 1.0;
-    }
-
-    /// Waits until the proxies report just this.
-    async fn are_counted(&self, mesh: &Mesh, before: &BTreeMap<&'static str, Scrape>) -> Result<()> {
-        let after = wait::until("the metrics of what was sent", CONVERGE, || async {
-            let after = scrape(mesh).await?;
-            for pod in PODS {
-                let seen = after[pod.name].growth(&before[pod.name], REQUESTS);
-                let expected = self.0.get(pod.name).cloned().unwrap_or_default();
-                ensure!(seen == expected, "{}: {seen:#?}\nnot\n{expected:#?}", pod.name);
-            }
-            Ok(after)
-        })
-        .await?;
-        for (pod, expected) in &self.0 {
-            for metric in HISTOGRAMS {
-                let grown = after[pod].growth(&before[pod], &format!("{metric}_bucket"));
-                let all = grown.into_iter().filter(|(labels, _)| labels.get("le").is_some_and(|bound| bound == "+Inf"));
-                ensure!(all.map(|(_, by)| by).sum::<f64>() == expected.values().sum::<f64>(), "{pod}: {metric}: buckets");
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What metrics say of a workload; the default is one that is not known.
-struct Workload {
-    pod: Pod,
-    name: String,
-    namespace: String,
-    app: String,
-    version: String,
-    revision: String,
-    cluster: String,
-    principal: String,
-}
-
-impl Default for Workload {
-    fn default() -> Self {
-        let unknown = || UNKNOWN.to_owned();
-        let revision = "latest".to_owned();
-        let (name, namespace, app, version, cluster, principal) = (unknown(), unknown(), unknown(), unknown(), unknown(), unknown());
-        Self { pod: CLIENT, name, namespace, app, version, revision, cluster, principal }
-    }
-}
-
-impl Workload {
-    fn of(pod: Pod) -> Self {
-        let label = |key: &str| pod.labels.iter().find(|(label, _)| *label == key).map(|(_, value)| (*value).to_owned());
-        Self {
-            pod,
-            name: pod.name.to_owned(),
-            namespace: pod.namespace.to_owned(),
-            app: label("app").unwrap_or_default(),
-            version: label("version").unwrap_or_else(|| UNKNOWN.to_owned()),
-            revision: label("version").unwrap_or_else(|| "latest".to_owned()),
-            cluster: "Kubernetes".to_owned(),
-            principal: format!("spiffe://cluster.local/ns/{}/sa/{}", pod.namespace, pod.service_account),
-        }
-    }
-
-    fn labels(&self, side: &str, principal: &str) -> Labels {
-        let labels = [
-            ("workload", &*self.name),
-            ("workload_namespace", &self.namespace),
-            ("principal", principal),
-            ("app", &self.app),
-            ("version", &self.version),
-            ("canonical_service", &self.app),
-            ("canonical_revision", &self.revision),
-            ("cluster", &self.cluster),
-        ];
-        labels.into_iter().map(|(label, value)| (format!("{side}_{label}"), value.to_owned())).collect()
-    }
-}
-
-fn of_source(workload: &Workload, principal: &str) -> Labels {
-    workload.labels("source", principal)
-}
-
-fn of_destination(workload: &Workload, principal: &str) -> Labels {
-    workload.labels("destination", principal)
-}
-
-fn of_http(code: &str, flags: &str) -> Labels {
-    owned([("request_protocol", "http"), ("response_code", code), ("grpc_response_status", ""), ("response_flags", flags)])
-}
-
-fn of_tcp() -> Labels {
-    owned([("request_protocol", "tcp"), ("response_flags", "-")])
-}
-
-/// Returns all labels of a series: Istio has 25 of HTTP, and 23 of TCP.
-fn joined(reporter: &str, parts: [Labels; 3], [service, name, namespace]: [&str; 3], security: &str) -> Labels {
-    let common = owned([
-        ("reporter", reporter),
-        ("destination_service", service),
-        ("destination_service_name", name),
-        ("destination_service_namespace", namespace),
-        ("connection_security_policy", security),
-    ]);
-    parts.into_iter().flatten().chain(common).collect()
-}
-
-fn owned<const COUNT: usize>(labels: [(&str, &str); COUNT]) -> Labels {
-    labels.into_iter().map(|(label, value)| (label.to_owned(), value.to_owned())).collect()
 }
