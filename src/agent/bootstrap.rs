@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     application::connection::loopback_beside,
+    kept_statistics,
     settings::{BootstrapOptions, Settings},
     statistics,
     status::PROXY_METRICS,
@@ -20,6 +21,9 @@ const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 /// Returns the bootstrap as JSON (contract §2.3).
 pub(crate) fn bootstrap(settings: &Settings) -> Value {
     let mut bootstrap = common_bootstrap();
+    if !settings.envoy.all_statistics {
+        bootstrap["stats_config"]["stats_matcher"] = kept_statistics::matcher();
+    }
     statistics::lay_over(&mut bootstrap, &settings.bootstrap.statistics, &settings.workload.ips);
     lay_over_runtime(&mut bootstrap, &settings.bootstrap);
     bootstrap["node"] = node(settings);
@@ -248,7 +252,9 @@ mod tests {
 
     #[test]
     fn it_says_all_that_other_bootstraps_say() {
-        let bootstrap = bootstrap(&settings());
+        let mut settings = settings();
+        settings.envoy.all_statistics = true;
+        let bootstrap = bootstrap(&settings);
         for (field, value) in common_bootstrap().as_object().unwrap() {
             assert_eq!(&bootstrap[field], value, "{field}");
         }

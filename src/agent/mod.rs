@@ -13,6 +13,7 @@ pub(crate) mod drain;
 pub(crate) mod envoy;
 pub(crate) mod issuance;
 pub(crate) mod istio_metrics;
+mod kept_statistics;
 pub(crate) mod launch;
 pub(crate) mod readiness;
 pub(crate) mod relay;

@@ -150,6 +150,8 @@ pub(crate) struct EnvoyOptions {
     pub file_flush_interval: Duration,
     /// With how many kB of an access log Envoy waits no longer; `None`: with as many as is usual.
     pub file_flush_min_size_kb: Option<u32>,
+    /// Whether Envoy keeps all its statistics, not only those of use.
+    pub all_statistics: bool,
     /// Envoy's log level.
     pub log_level: String,
     /// Further arguments.
@@ -335,6 +337,7 @@ pub(super) mod tests {
                 concurrency: 2,
                 file_flush_interval: Duration::from_secs(1),
                 file_flush_min_size_kb: None,
+                all_statistics: false,
                 log_level: "warning".to_owned(),
                 arguments: Vec::new(),
                 launcher: None,

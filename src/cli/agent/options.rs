@@ -133,6 +133,10 @@ pub(super) struct EnvoyArguments {
     /// Worker threads; 0: one for each CPU [default: as PROXY_CONFIG says, ISTIO_CPU_LIMIT, 2]
     #[arg(long)]
     pub(super) concurrency: Option<u32>,
+    /// Keep all of Envoy's statistics, not only those that dashboards read
+    #[arg(long, env = "ENVOY_ALL_STATISTICS", action = clap::ArgAction::Set, num_args = 0..=1, default_value = "false",
+          default_missing_value = "true")]
+    pub(super) all_statistics: bool,
     /// Folder for sockets and bootstrap [default: one of its own in the temporary folder]
     #[arg(long, value_name = "DIR")]
     pub(super) work_dir: Option<PathBuf>,

@@ -177,6 +177,7 @@ fn envoy(options: EnvoyArguments, environment: &Environment, config: &ProxyConfi
         binary: options.envoy.map_or_else(|| search_path("envoy"), Ok)?,
         file_flush_interval: config.file_flush_interval.unwrap_or(FILE_FLUSH),
         file_flush_min_size_kb: config.file_flush_min_size_kb,
+        all_statistics: options.all_statistics,
         log_level: options.envoy_log_level,
         arguments: options.envoy_arg,
         launcher: Some(env::current_exe().context("this program's own path")?),

@@ -114,6 +114,8 @@ pub fn agent(command: &mut Command, options: &Options, home: &Path, pod: Pod, ad
         command.arg("--listen").arg(address.to_string());
     }
     command.args(["--interception-mode", interception, "--concurrency", "1"]);
+    // Tests hold what clients see against what Envoy counts.
+    command.arg("--all-statistics");
     // Nobody calls a mesh that is taken down.
     command.args(["--minimum-drain-duration", "0s"]);
     command.arg("--discovery-address").arg(discovery.to_string());
