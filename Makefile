@@ -99,9 +99,9 @@ advisories: ## looks for known vulnerabilities in dependencies in the newest dat
 	rm -rf target/advisories
 	.tools/bin/cargo-deny --locked check advisories
 
-bench: ## measures README's figures: a sidecar of 1,000 services, certificates, convergence of 20 Envoys, memory; not part of test
+bench: ## measures README's figures: a sidecar of 1,000 services, certificates, convergence of 20 Envoys, memory, metrics; not part of test
 	@scripts/setup-envoy 1.40
-	cargo bench --locked --workspace --bench sidecar --bench certificates --bench convergence --bench memory
+	cargo bench --locked --workspace --bench sidecar --bench certificates --bench convergence --bench memory --bench telemetry
 
 clean: ## removes what was built and fetched
 	rm -rf target .tools .demo
