@@ -32,7 +32,7 @@ pub(super) async fn are_told_from_requests(mesh: &Mesh) -> Result<()> {
     let (mut expected, client) = (Expected::default(), Workload::of(CLIENT));
     let (call, page) = (("content-type", "application/grpc"), ("content-type", "application/json"));
     for (header, request) in [(call, of_grpc("0")), (call, of_grpc("0")), (page, of_http("200", "-")), (call, of_grpc("0"))] {
-        let answer = get_http2(target, &[header]).await?;
+        let answer = get_http2(target, &[header, (HEADERS, "all")]).await?;
         let seen = answer.headers().get(HEADERS).and_then(|names| names.to_str().ok()).unwrap_or_default();
         ensure!(seen.contains("content-type") && !seen.contains(PEER_HEADER), "{}: the application saw {seen}", answer.status());
         expected.request(&client, REVIEWS_V1, ANY, &request);
