@@ -21,6 +21,7 @@ const PROTOS: &[&str] = &[
     "istio/v1/auth/ca.proto",
     "istio/mesh/v1alpha1/proxy.proto",
     "istio/envoy/config/filter/http/alpn/v2alpha1/config.proto",
+    "istio/envoy/extensions/stats/config.proto",
     "udpa/type/v1/typed_struct.proto",
     "xds/type/v3/typed_struct.proto",
 ];
@@ -44,6 +45,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .enable_type_names()
         .type_name_domain(["."], "type.googleapis.com")
         .compile_well_known_types()
+        // Its map encodes in a fixed order.
+        .btree_map([".stats"])
         .extern_path(".google.protobuf", "::envoy_types::pb::google::protobuf");
     tonic_prost_build::configure().compile_fds_with_config(own, config)?;
     Ok(())

@@ -16,6 +16,11 @@ pub mod alpn {
     tonic::include_proto!("istio.envoy.config.filter.http.alpn.v2alpha1");
 }
 
+/// The filter `istio.stats`.
+pub mod stats {
+    tonic::include_proto!("stats");
+}
+
 /// `TypedStruct` under the name that Envoy's filters are given.
 pub mod udpa {
     tonic::include_proto!("udpa.r#type.v1");

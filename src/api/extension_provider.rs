@@ -1,12 +1,16 @@
 //! `extensionProviders` of MeshConfig: what proxies ask and what they report to, by name.
 
 mod access_log;
+mod tracer;
 
 use std::time::Duration;
 
 use smol_str::SmolStr;
 
-pub use self::access_log::{FileAccessLog, GrpcAccessLog, LogFormat, OtelAccessLog, StreamKind};
+pub use self::{
+    access_log::{FileAccessLog, GrpcAccessLog, LogFormat, OtelAccessLog, StreamKind},
+    tracer::{OpenTelemetry, OtelExport, Zipkin},
+};
 
 /// `extensionProviders[]`
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +32,10 @@ pub enum Provider {
     GrpcAccessLog(GrpcAccessLog),
     /// `envoyOtelAls`
     OtelAccessLog(OtelAccessLog),
+    /// `zipkin`
+    Zipkin(Zipkin),
+    /// `opentelemetry`
+    OpenTelemetry(OpenTelemetry),
     /// `prometheus`: whoever reports to it can be scraped.
     Prometheus,
 }

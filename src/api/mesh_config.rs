@@ -56,6 +56,8 @@ pub struct MeshConfig {
     pub access_log_file: SmolStr,
     /// `accessLogFormat` in its `accessLogEncoding`; `None` for Istio's text.
     pub access_log_format: Option<LogFormat>,
+    /// `enableTracing`: whether requests are traced where nothing else says how.
+    pub enable_tracing: bool,
     /// `disableEnvoyListenerLog`: whether connections that no filter chain takes are not logged.
     pub disable_listener_log: bool,
     /// `defaultServiceExportTo`
@@ -91,6 +93,8 @@ pub struct MeshConfig {
 /// `defaultProviders`: whom proxies tell what they do where no Telemetry says otherwise, by the names of `extensionProviders`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DefaultProviders {
+    /// `tracing`
+    pub tracing: Vec<SmolStr>,
     /// `metrics`
     pub metrics: Vec<SmolStr>,
     /// `accessLogging`
@@ -100,7 +104,7 @@ pub struct DefaultProviders {
 impl DefaultProviders {
     /// Iterates over all names.
     pub fn names(&self) -> impl Iterator<Item = &SmolStr> {
-        self.metrics.iter().chain(&self.access_logging)
+        self.tracing.iter().chain(&self.metrics).chain(&self.access_logging)
     }
 }
 
@@ -188,6 +192,7 @@ impl Default for MeshConfig {
             h2_upgrade: false,
             access_log_file: SmolStr::default(),
             access_log_format: None,
+            enable_tracing: true,
             disable_listener_log: false,
             default_service_export_to: vec!["*".into()],
             default_virtual_service_export_to: vec!["*".into()],

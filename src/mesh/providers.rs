@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use smol_str::SmolStr;
 
-pub use crate::api::extension_provider::{FileAccessLog, GrpcAccessLog, LogFormat, OtelAccessLog, Provider, StreamKind};
+pub use crate::api::extension_provider::{
+    FileAccessLog, GrpcAccessLog, LogFormat, OpenTelemetry, OtelAccessLog, OtelExport, Provider, StreamKind, Zipkin,
+};
 use crate::{
     api::mesh_config::{DefaultProviders, MeshConfig},
     mesh::model::Hostname,
@@ -19,6 +21,8 @@ pub struct Providers {
     pub(in crate::mesh) defaults: DefaultProviders,
     /// The log of `accessLogFile`, for proxies that nothing else gives one.
     pub(in crate::mesh) mesh_log: Option<Arc<NamedProvider>>,
+    /// Whether requests of proxies are traced for which nothing says how: sampled, with Istio's tags, and without a collector.
+    pub(in crate::mesh) traces: bool,
 }
 
 /// A provider. It is shared, so that proxies with the same have it in common by pointer.
@@ -33,16 +37,17 @@ pub struct NamedProvider {
 /// The name of the provider that is a log on standard output. It has the format of MeshConfig's own log, unless it is given another.
 const ENVOY: &str = "envoy";
 /// Other names that Istio knows without MeshConfig.
-const ALWAYS: [(&str, Option<Provider>); 2] = [("prometheus", Some(Provider::Prometheus)), ("stackdriver", None)];
+const PROMETHEUS: &str = "prometheus";
+const STACKDRIVER: &str = "stackdriver";
 
 impl Providers {
     /// Converts what MeshConfig says.
     pub fn of(config: &MeshConfig) -> Self {
         let format = config.access_log_format.clone();
         let stdout = FileAccessLog { path: "/dev/stdout".into(), format: format.clone(), omit_empty_values: false };
+        let always = [(PROMETHEUS, Some(Provider::Prometheus)), (STACKDRIVER, None), (ENVOY, Some(Provider::FileAccessLog(stdout)))];
         let mut named: Vec<NamedProvider> =
-            ALWAYS.into_iter().map(|(name, provider)| NamedProvider { name: name.into(), provider }).collect();
-        named.push(NamedProvider { name: ENVOY.into(), provider: Some(Provider::FileAccessLog(stdout)) });
+            always.into_iter().map(|(name, provider)| NamedProvider { name: name.into(), provider }).collect();
         for written in &config.extension_providers {
             let provider = written.provider.clone().map(|provider| with_mesh_format(&written.name, provider, config));
             match named.iter_mut().find(|known| known.name == written.name) {
@@ -57,6 +62,7 @@ impl Providers {
             named: named.into_iter().map(Arc::new).collect(),
             defaults: config.default_providers.clone(),
             mesh_log: mesh_log.map(Arc::new),
+            traces: config.enable_tracing,
         }
     }
 
@@ -81,7 +87,16 @@ impl Providers {
 
     /// Returns whether one of them reports to that host.
     pub fn report_to(&self, host: &Hostname) -> bool {
-        self.iter().any(|of| of.takes_logs() && of.service().is_some_and(|(written, _)| named(written).1 == *host))
+        self.iter().any(|of| of.takes().is_some() && of.service().is_some_and(|(written, _)| named(written).1 == *host))
+    }
+
+    /// Returns the default providers of a signal.
+    pub(in crate::mesh) fn defaults_of(&self, signal: Signal) -> &[SmolStr] {
+        match signal {
+            Signal::Logs => &self.defaults.access_logging,
+            Signal::Spans => &self.defaults.tracing,
+            Signal::Metrics => &self.defaults.metrics,
+        }
     }
 
     /// Iterates over all of them.
@@ -98,13 +113,20 @@ impl NamedProvider {
             Provider::FileAccessLog(_) | Provider::Prometheus => return None,
             Provider::GrpcAccessLog(log) => &log.server,
             Provider::OtelAccessLog(log) => &log.server,
+            Provider::Zipkin(tracer) => &tracer.server,
+            Provider::OpenTelemetry(tracer) => &tracer.server,
         };
         Some((&server.service, server.port))
     }
 
-    /// Returns whether access logs can be written to it.
-    pub(in crate::mesh) fn takes_logs(&self) -> bool {
-        matches!(&self.provider, Some(Provider::FileAccessLog(_) | Provider::GrpcAccessLog(_) | Provider::OtelAccessLog(_)))
+    /// Returns what can be reported to it; `None`: it is for something else.
+    pub fn takes(&self) -> Option<Signal> {
+        match self.provider.as_ref()? {
+            Provider::ExtAuthz(_) => None,
+            Provider::FileAccessLog(_) | Provider::GrpcAccessLog(_) | Provider::OtelAccessLog(_) => Some(Signal::Logs),
+            Provider::Zipkin(_) | Provider::OpenTelemetry(_) => Some(Signal::Spans),
+            Provider::Prometheus => Some(Signal::Metrics),
+        }
     }
 }
 
@@ -113,6 +135,28 @@ pub(in crate::mesh) fn named(written: &str) -> (Option<&str>, Hostname) {
     match written.split_once('/') {
         Some((namespace, host)) => (Some(namespace), Hostname::new(host)),
         None => (None, Hostname::new(written)),
+    }
+}
+
+/// What can be reported to a provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// Access logs.
+    Logs,
+    /// Spans.
+    Spans,
+    /// Metrics.
+    Metrics,
+}
+
+impl Signal {
+    /// Returns the field of Telemetry and of `defaultProviders` that is about it.
+    pub(in crate::mesh) fn field(self) -> &'static str {
+        match self {
+            Self::Logs => "accessLogging",
+            Self::Spans => "tracing",
+            Self::Metrics => "metrics",
+        }
     }
 }
 

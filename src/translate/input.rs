@@ -73,6 +73,8 @@ pub struct ListenerTraits {
     pub reports: Arc<SideTelemetry>,
     /// Which headers of its own the proxy puts into requests and answers.
     pub headers: Arc<ProxyHeaders>,
+    /// The service that spans name, where the listener says it; else the default value.
+    pub service_name: SmolStr,
 }
 
 /// What a listener reads of a proxy's class: proxies of several namespaces may share one.

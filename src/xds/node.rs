@@ -110,6 +110,7 @@ impl Node {
                 telemetry: Arc::new(telemetry),
                 stats_logger: stats_logger(node),
                 metrics: MetricsPlan::default(),
+                service_cluster: name(&node.cluster),
                 idle_timeout: metadata.text("IDLE_TIMEOUT").and_then(go_duration::parse),
                 http10: metadata.text("HTTP10") == Some("1"),
                 http_proxy_port: metadata.number("HTTP_PROXY_PORT"),

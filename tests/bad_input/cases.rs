@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::symlink, path::Path};
 
 use harness::mistakes::{self, Mistake};
 
-use crate::policies::policies;
+use crate::{policies::policies, telemetries::telemetries};
 
 /// A file beside the good ones, and the findings it leads to.
 pub(crate) struct Case {
@@ -125,6 +125,7 @@ pub(crate) fn all() -> Vec<Case> {
     let mut cases = documents();
     cases.extend(istio());
     cases.extend(policies());
+    cases.extend(telemetries());
     cases.extend(kubernetes());
     cases
 }

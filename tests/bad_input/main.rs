@@ -9,3 +9,4 @@ mod offline;
 mod plane;
 mod policies;
 mod served;
+mod telemetries;

@@ -20,6 +20,7 @@ mod near;
 mod origination;
 mod publisher;
 mod redirects;
+mod reports;
 mod revocation;
 mod rotation;
 mod several_roots;

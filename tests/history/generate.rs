@@ -202,13 +202,18 @@ const KINDS: [fn(&mut Made) -> String; 16] = [
         let provider = made.text(&["", "envoy", "logs", "lost"]).to_owned();
         let providers = if provider.is_empty() { String::new() } else { format!("providers: [{{name: {provider}}}], ") };
         let more = made.text(&["", "disabled: true", "match: {mode: CLIENT}", "match: {mode: SERVER}", "filter: {expression: 'true'}"]);
-        made.object(
-            "telemetry.istio.io/v1",
-            "Telemetry",
-            name,
-            namespace,
-            &format!("spec: {{{selector}accessLogging: [{{{providers}{more}}}]}}"),
-        )
+        let tracing = made.text(&[
+            "",
+            ", tracing: [{providers: [{name: spans}]}]",
+            ", tracing: [{randomSamplingPercentage: 5, match: {mode: CLIENT}}]",
+        ]);
+        let metrics = made.text(&[
+            "",
+            ", metrics: [{overrides: [{disabled: true}]}]",
+            ", metrics: [{overrides: [{match: {mode: SERVER}, tagOverrides: {a: {operation: REMOVE}}}]}]",
+        ]);
+        let spec = format!("spec: {{{selector}accessLogging: [{{{providers}{more}}}]{tracing}{metrics}}}");
+        made.object("telemetry.istio.io/v1", "Telemetry", name, namespace, &spec)
     },
     |made| {
         let zone = made.text(&["north-1", "north-2"]);
@@ -345,7 +350,7 @@ const KINDS: [fn(&mut Made) -> String; 16] = [
             "defaultServiceExportTo: ['.']",
             "proxyHttpPort: 15002",
             "inboundTrafficPolicy: {mode: LOCALHOST}",
-            "{defaultProviders: {accessLogging: [envoy]}, extensionProviders: [{name: logs, envoyHttpAls: {service: a.shop.svc.cluster.local, port: 80}}]}",
+            "{defaultProviders: {accessLogging: [envoy], metrics: [prometheus]}, extensionProviders: [{name: logs, envoyHttpAls: {service: a.shop.svc.cluster.local, port: 80}}, {name: spans, zipkin: {service: b.web.svc.cluster.local, port: 80}}]}",
         ]);
         format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata: {{mesh: \"{mesh}\"}}")
     },

@@ -2,6 +2,7 @@
 //! Istio takes a provider and then denies what would be asked of it, it is not among those that there are.
 
 pub(super) mod access_log;
+mod tracer;
 
 use smol_str::SmolStr;
 
@@ -12,10 +13,19 @@ use crate::api::{
 };
 
 /// The kinds that are not applied.
-const WITHOUT_EFFECT: [&str; 8] = ["zipkin", "lightstep", "datadog", "stackdriver", "opencensus", "skywalking", "opentelemetry", "sds"];
+const WITHOUT_EFFECT: [&str; 6] = ["lightstep", "datadog", "stackdriver", "opencensus", "skywalking", "sds"];
 /// The kinds that are.
-const APPLIED: [&str; 7] =
-    ["envoyExtAuthzHttp", "envoyExtAuthzGrpc", "envoyFileAccessLog", "envoyHttpAls", "envoyTcpAls", "envoyOtelAls", "prometheus"];
+const APPLIED: [&str; 9] = [
+    "envoyExtAuthzHttp",
+    "envoyExtAuthzGrpc",
+    "envoyFileAccessLog",
+    "envoyHttpAls",
+    "envoyTcpAls",
+    "envoyOtelAls",
+    "zipkin",
+    "opentelemetry",
+    "prometheus",
+];
 const LONGEST_NAME: usize = 63;
 
 /// The statuses that Envoy may be told to answer with.
@@ -61,6 +71,8 @@ fn provider(fields: &Fields<'_>, name: &str) -> Option<Provider> {
         .or_else(|| other("envoyHttpAls", |fields| Provider::GrpcAccessLog(access_log::http_stream(fields))))
         .or_else(|| other("envoyTcpAls", |fields| Provider::GrpcAccessLog(access_log::tcp_stream(fields))))
         .or_else(|| other("envoyOtelAls", |fields| Provider::OtelAccessLog(access_log::otel(fields))))
+        .or_else(|| other("zipkin", |fields| Provider::Zipkin(tracer::zipkin(fields))))
+        .or_else(|| other("opentelemetry", |fields| Provider::OpenTelemetry(tracer::open_telemetry(fields))))
         .or_else(|| other("prometheus", |_| Provider::Prometheus))
 }
 
@@ -199,9 +211,9 @@ mod tests {
              clearRouteCache: true, statusOnError: '503', includeRequestBodyInCheck: {maxRequestBytes: 7, allowPartialMessage: true, \
              packAsBytes: true}, pathPrefix: /check, includeHeadersInCheck: [old], includeRequestHeadersInCheck: [x-*], \
              includeAdditionalHeadersInCheck: {b: '2', a: '1'}, headersToUpstreamOnAllow: [up], headersToDownstreamOnDeny: ['*-deny'], \
-             headersToDownstreamOnAllow: [down]}}, {name: b, envoyExtAuthzGrpc: {service: b.svc, port: 9000}}, {name: Z, zipkin: {}}]",
+             headersToDownstreamOnAllow: [down]}}, {name: b, envoyExtAuthzGrpc: {service: b.svc, port: 9000}}, {name: Z, datadog: {}}]",
         );
-        assert_eq!(said, ["warning: extensionProviders[2].zipkin: field zipkin is not supported yet and has no effect"]);
+        assert_eq!(said, ["warning: extensionProviders[2].datadog: field datadog is not supported yet and has no effect"]);
         let [http, grpc, other] = &providers[..] else { panic!("{providers:?}") };
         let names = |names: &[&str]| names.iter().map(SmolStr::new).collect::<Vec<_>>();
         let expected = ExtAuthz {
@@ -243,7 +255,7 @@ mod tests {
             "{name: a, envoyExtAuthzHttp: {service: a.svc, port: 80, includeAdditionalHeadersInCheck: {'a b': c}}}",
             "{name: a, envoyExtAuthzHttp: {service: a.svc, port: 80, includeAdditionalHeadersInCheck: {a: '%B'}}}",
             "{name: a, envoyExtAuthzHttp: {service: a.svc, port: 80}, envoyExtAuthzGrpc: {service: a.svc, port: 80}}",
-            "{name: a, zipkin: {}}, {name: a, envoyExtAuthzGrpc: {service: a.svc, port: 80}}",
+            "{name: a, prometheus: {}}, {name: a, envoyExtAuthzGrpc: {service: a.svc, port: 80}}",
         ] {
             let said = said(wrong);
             assert!(said.iter().any(|said| said.starts_with("error: extensionProviders")), "{wrong}: {said:?}");

@@ -23,13 +23,12 @@ use crate::api::{
 /// Where the bootstraps of proxies listen: administration, the agent, readiness and metrics.
 const BOOTSTRAP_PORTS: [u16; 4] = [15000, 15020, 15021, 15090];
 /// Fields of Istio that do not affect what a proxy is sent: those of injection and bootstrap, and unsupported ones.
-const WITHOUT_EFFECT: [&str; 16] = [
+const WITHOUT_EFFECT: [&str; 15] = [
     "hboneIdleTimeout",
     "ingressClass",
     "ingressService",
     "ingressControllerMode",
     "ingressSelector",
-    "enableTracing",
     "enableEnvoyAccessLogService",
     "configSources",
     "zoneAwareLbSetting",
@@ -95,6 +94,7 @@ fn read_proxy_defaults(fields: &Fields<'_>, mesh: &mut MeshConfig) {
     fields.set("protocolDetectionTimeout", &mut mesh.protocol_detection_timeout);
     fields.set("accessLogFile", &mut mesh.access_log_file);
     fields.set("disableEnvoyListenerLog", &mut mesh.disable_listener_log);
+    fields.set("enableTracing", &mut mesh.enable_tracing);
     access_log(fields, mesh);
 }
 
@@ -157,9 +157,10 @@ fn json_format(fields: &Fields<'_>, written: &str) -> Map<String, Value> {
 
 /// Reads `defaultProviders`.
 fn default_providers(fields: &Fields<'_>) -> DefaultProviders {
-    let read = |fields: &Fields<'_>| {
-        fields.unsupported("tracing");
-        DefaultProviders { metrics: fields.get("metrics"), access_logging: fields.get("accessLogging") }
+    let read = |fields: &Fields<'_>| DefaultProviders {
+        tracing: fields.get("tracing"),
+        metrics: fields.get("metrics"),
+        access_logging: fields.get("accessLogging"),
     };
     fields.with("defaultProviders", |node| node.message(read)).unwrap_or_default()
 }

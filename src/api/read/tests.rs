@@ -263,6 +263,7 @@ fn mesh_config_is_read_over_its_defaults() {
             default_providers: crate::api::mesh_config::DefaultProviders {
                 metrics: vec!["prometheus".into()],
                 access_logging: vec!["envoy".into()],
+                ..Default::default()
             },
             ..MeshConfig::default()
         }

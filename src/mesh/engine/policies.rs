@@ -145,7 +145,7 @@ impl Engine {
     /// Marks the workloads that report to a service that appeared, vanished or differs.
     pub(super) fn touch_reporting(&self, world: &World, dirty: &mut Dirty) {
         let services = &dirty.touched.services;
-        let providers = world.mesh.providers.iter().filter(|of| of.takes_logs());
+        let providers = world.mesh.providers.iter().filter(|of| of.takes().is_some());
         let differing = providers.filter(|of| of.service().is_some_and(|(written, _)| services.contains(&named(written).1)));
         let differing: Vec<&SmolStr> = differing.map(|of| &of.name).collect();
         if differing.is_empty() {

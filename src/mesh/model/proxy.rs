@@ -49,6 +49,8 @@ pub struct Proxy {
     pub stats_logger: Option<StatsLogger>,
     /// Which of Istio's metrics it reports: what the mesh says, once the proxy is held against the world.
     pub metrics: MetricsPlan,
+    /// The name of its service (`cluster` of the node), which it has in traces.
+    pub service_cluster: SmolStr,
     /// `IDLE_TIMEOUT` of TCP proxies and HTTP connections.
     pub idle_timeout: Option<Duration>,
     /// `HTTP10` = "1"
@@ -170,6 +172,7 @@ impl Proxy {
             telemetry: Arc::default(),
             stats_logger: Some(StatsLogger::default()),
             metrics: MetricsPlan::default(),
+            service_cluster: SmolStr::default(),
             idle_timeout: None,
             http10: false,
             http_proxy_port: None,

@@ -6,9 +6,15 @@
 
 mod access_logging;
 mod effective;
+mod metrics;
+mod tracing;
 
-pub use self::effective::{AccessLog, EffectiveTelemetry, SideTelemetry, UnseenCollector};
+pub use self::{
+    effective::{AccessLog, EffectiveTelemetry, Percentage, SideTelemetry, Tracer, Tracing, UnseenCollector},
+    metrics::{MetricOverride, ReportedMetrics},
+};
 use super::policy_table::{Attachment, Policy};
+pub use crate::api::istio::{CustomTag, METRICS};
 use crate::api::istio::{Telemetry, WorkloadMode};
 
 /// Which traffic of a proxy is reported.

@@ -7,7 +7,13 @@ use smol_str::{SmolStr, format_smolstr};
 
 use crate::{
     api::{Diagnostic, istio::Telemetry},
-    mesh::{configured::Configured, policy::server::server, policy_table::Policy, providers::NamedProvider, world::World},
+    mesh::{
+        configured::Configured,
+        policy::server::server,
+        policy_table::Policy,
+        providers::{NamedProvider, Signal},
+        world::World,
+    },
     visits::{Visit, Visited},
 };
 
@@ -19,35 +25,49 @@ pub(super) fn check(world: &World) -> Vec<Diagnostic> {
 
 /// Returns what is doubtful about one object.
 pub(super) fn of(world: &World, telemetry: &Arc<Configured<Telemetry>>) -> Vec<Diagnostic> {
-    let mut found: Vec<Diagnostic> = for_nobody(world, telemetry).into_iter().collect();
-    for (at, entry) in telemetry.spec.access_logging.iter().enumerate() {
-        for (number, name) in entry.providers.iter().enumerate() {
-            let field = format_smolstr!("spec.accessLogging[{at}].providers[{number}].name");
-            found.extend(unusable(world, name).map(|why| Diagnostic::warning(field, why).of(&telemetry.origin.object)));
+    let mut found: Vec<Diagnostic> = for_nobody(world, telemetry).into_iter().chain(not_on_stock(world, telemetry)).collect();
+    for (signal, entry, providers) in named(&telemetry.spec) {
+        let (at, defaults) = (signal.field(), world.mesh.providers.defaults_of(signal));
+        for (number, name) in providers.iter().enumerate() {
+            let field = format_smolstr!("spec.{at}[{entry}].providers[{number}].name");
+            found.extend(unusable(world, name, signal).map(|why| Diagnostic::warning(field, why).of(&telemetry.origin.object)));
         }
-        let inherits = entry.providers.is_empty() && !entry.disabled && world.mesh.providers.defaults.access_logging.is_empty();
-        if inherits && !names_logs_elsewhere(world, telemetry) {
-            let why = "has no effect: neither this names providers, nor what it could inherit some from (name one, such as envoy)";
-            found.push(Diagnostic::warning(format_smolstr!("spec.accessLogging[{at}]"), why).of(&telemetry.origin.object));
+        if providers.is_empty() && defaults.is_empty() && !names_some_elsewhere(world, telemetry, signal) {
+            let why = "has no effect: neither this names providers, nor what it could inherit some from";
+            found.push(Diagnostic::warning(format_smolstr!("spec.{at}[{entry}]"), why).of(&telemetry.origin.object));
         }
     }
     found
 }
 
-/// Returns whether any object names a provider of logs that this one may inherit, itself among them.
-fn names_logs_elsewhere(world: &World, telemetry: &Configured<Telemetry>) -> bool {
+/// Returns each entry of an object: what it is about, where it stands, and the providers that it names.
+fn named(spec: &Telemetry) -> Vec<(Signal, usize, &Vec<SmolStr>)> {
+    let logs = spec.access_logging.iter().map(|entry| &entry.providers).enumerate();
+    let spans = spec.tracing.iter().map(|entry| &entry.providers).enumerate();
+    let metrics = spec.metrics.iter().map(|entry| &entry.providers).enumerate();
+    let logs = logs.map(|(at, providers)| (Signal::Logs, at, providers));
+    let spans = spans.map(|(at, providers)| (Signal::Spans, at, providers));
+    logs.chain(spans).chain(metrics.map(|(at, providers)| (Signal::Metrics, at, providers))).collect()
+}
+
+/// Returns whether any object names a provider that this one may inherit, itself among them.
+fn names_some_elsewhere(world: &World, telemetry: &Configured<Telemetry>, signal: Signal) -> bool {
     let own = &telemetry.origin.object.namespace;
     let wider = [own, &world.mesh.root_namespace].into_iter().flat_map(|namespace| world.telemetries.in_namespace(namespace));
-    wider.visiting(Visited::Object).any(|other| other.spec.access_logging.iter().any(|entry| !entry.providers.is_empty()))
+    let names = |spec: &Telemetry| named(spec).into_iter().any(|(of, _, providers)| of == signal && !providers.is_empty());
+    wider.visiting(Visited::Object).any(|other| names(&other.spec))
 }
 
 /// Returns what is doubtful about MeshConfig's default providers.
 fn of_mesh(world: &World) -> Vec<Diagnostic> {
     let Some(object) = &world.mesh_config else { return Vec::new() };
-    let defaults = world.mesh.providers.defaults.access_logging.iter();
-    let told =
-        |name| unusable(world, name).map(|why| Diagnostic::warning("defaultProviders.accessLogging", format!("{name}: {why}")).of(object));
-    defaults.filter_map(told).collect()
+    let defaults = [Signal::Logs, Signal::Spans, Signal::Metrics];
+    let named = defaults.into_iter().flat_map(|signal| world.mesh.providers.defaults_of(signal).iter().map(move |name| (signal, name)));
+    let told = |(signal, name): (Signal, &SmolStr)| {
+        let why = unusable(world, name, signal)?;
+        Some(Diagnostic::warning(format_smolstr!("defaultProviders.{}", signal.field()), format!("{name}: {why}")).of(object))
+    };
+    named.filter_map(told).collect()
 }
 
 fn for_nobody(world: &World, telemetry: &Configured<Telemetry>) -> Option<Diagnostic> {
@@ -62,15 +82,49 @@ fn for_nobody(world: &World, telemetry: &Configured<Telemetry>) -> Option<Diagno
     })
 }
 
-/// Says why nothing is logged to a provider.
-fn unusable(world: &World, name: &SmolStr) -> Option<String> {
+/// Returns what stock Envoys do not do of what is asked of metrics.
+fn not_on_stock(world: &World, telemetry: &Configured<Telemetry>) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    let mut tell = |field: SmolStr, why: &str| found.push(Diagnostic::warning(field, why).of(&telemetry.origin.object));
+    for (number, entry) in telemetry.spec.metrics.iter().enumerate() {
+        let at = format_smolstr!("spec.metrics[{number}]");
+        for (number, _) in entry.overrides.iter().enumerate().filter(|(_, of)| !of.tags.is_empty()) {
+            tell(
+                format_smolstr!("{at}.overrides[{number}].tagOverrides"),
+                "has an effect on Istio's proxy only: metrics of a stock Envoy keep their labels",
+            );
+        }
+        if entry.reporting_interval.is_some() {
+            tell(
+                format_smolstr!("{at}.reportingInterval"),
+                "has an effect on Istio's proxy only: a stock Envoy counts a connection when it ends",
+            );
+        }
+        let prometheus = |name: &SmolStr| world.mesh.providers.find(name).and_then(|known| known.takes()) == Some(Signal::Metrics);
+        if !world.mesh.metrics && entry.providers.iter().any(prometheus) {
+            tell(
+                format_smolstr!("{at}.providers"),
+                "has an effect on Istio's proxy only: stock Envoys report metrics where defaultProviders.metrics of MeshConfig names such a provider",
+            );
+        }
+    }
+    found
+}
+
+/// Says why nothing is reported to a provider.
+fn unusable(world: &World, name: &SmolStr, signal: Signal) -> Option<String> {
     let Some(provider) = world.mesh.providers.find(name) else {
         return Some("MeshConfig has no provider of this name in extensionProviders: it has no effect".to_owned());
     };
-    match provider.takes_logs() {
-        false => Some("is a provider that takes no access logs: it has no effect here".to_owned()),
-        true => unreached(world, provider),
+    if provider.takes() == Some(signal) {
+        return unreached(world, provider);
     }
+    let what = match signal {
+        Signal::Logs => "access logs",
+        Signal::Spans => "spans",
+        Signal::Metrics => "metrics",
+    };
+    Some(format!("is a provider that takes no {what}: it has no effect here"))
 }
 
 /// Says why nobody takes what is sent to a provider.
@@ -186,6 +240,7 @@ status: {phase: Running, podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}]}
     #[test]
     fn who_inherits_nothing_is_named() {
         let none = telemetry("web", "accessLogging: [{}]");
+        assert_eq!(findings("", &telemetry("web", "tracing: [{}], metrics: [{}]")).len(), 2);
         assert!(findings("", &none)[0].starts_with("warning: Telemetry/shop/web spec.accessLogging[0]: has no effect: neither"));
         assert_eq!(findings("defaultProviders: {accessLogging: [envoy]}", &none), [""; 0]);
         let named = telemetry("all", "accessLogging: [{providers: [{name: envoy}]}]");

@@ -59,7 +59,7 @@ fn logger(log: &telemetry::AccessLog) -> Option<(&'static str, Any)> {
         Provider::FileAccessLog(log) => Some(("envoy.access_loggers.file", file::config(log))),
         Provider::GrpcAccessLog(of) => Some(service::envoy(of, cluster(log)?)),
         Provider::OtelAccessLog(of) => Some(("envoy.access_loggers.open_telemetry", service::open_telemetry(of, cluster(log)?))),
-        Provider::ExtAuthz(_) | Provider::Prometheus => None,
+        _ => None,
     }
 }
 

@@ -129,11 +129,11 @@ fn common(wanted: &ConnectionManager<'_>) -> HttpConnectionManager {
         PathNormalization::DecodeAndMergeSlashes => PathWithEscapedSlashesAction::UnescapeAndForward,
         _ => PathWithEscapedSlashesAction::KeepUnchanged,
     };
-    let request_id = UuidRequestIdConfig { use_request_id_for_trace_sampling: wkt::boolean(true), ..Default::default() };
+    let by_request_id = class.own.reports.tracing.as_ref().is_none_or(|tracing| tracing.by_request_id);
+    let request_id = UuidRequestIdConfig { use_request_id_for_trace_sampling: wkt::boolean(by_request_id), ..Default::default() };
     let headers = &class.own.headers;
     let filters = HttpFilters {
-        headers,
-        flavour: class.flavour,
+        class,
         direction: wanted.direction,
         tokens: wanted.tokens,
         grpc_web: wanted.grpc_web,
@@ -148,11 +148,11 @@ fn common(wanted: &ConnectionManager<'_>) -> HttpConnectionManager {
         append_x_forwarded_port: headers.forwarded_port == Some(true),
         stat_prefix: format!("{};", wanted.stat_prefix),
         http_filters: http_filters(filters),
-        tracing: Some(tracing(class.flavour, &class.own.telemetry)),
+        tracing: tracing(class, wanted.direction),
         stream_idle_timeout: Some(Default::default()),
         common_http_protocol_options: idle_timeout(class),
         early_header_mutation_extensions: (metrics.peers && !wanted.from_mesh).then(removed_early).into_iter().collect(),
-        access_log: access_logs(&class.own.reports).into_iter().chain(of_requests(metrics, wanted.direction)).collect(),
+        access_log: access_logs(&class.own.reports).into_iter().chain(of_requests(metrics, wanted.direction, &class.own.reports)).collect(),
         use_remote_address: wkt::boolean(false),
         proxy_100_continue: true,
         upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".into(), ..Default::default() }],

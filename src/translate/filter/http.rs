@@ -31,31 +31,34 @@ use envoy_types::pb::{
 use smol_str::SmolStr;
 
 use super::{
-    Direction,
+    Direction, istio_stats,
     jwt_authn::{JWT_AUTHN, jwt_authn},
     peer_header,
     policies::PolicyFilters,
 };
 use crate::{
     mesh::{
-        model::{Disabled, Flavour, ProxyHeaders},
+        model::{Disabled, Flavour},
         policy::request_authentication::TokenRules,
     },
     proto::alpn::{
         FilterConfig as Alpn,
         filter_config::{AlpnOverride, Protocol},
     },
-    translate::wkt::{
-        self,
-        typed_struct::{Value, typed_struct},
+    translate::{
+        input::ListenerClass,
+        wkt::{
+            self,
+            typed_struct::{Value, typed_struct},
+        },
     },
 };
 
 /// What decides which filters a connection manager has.
 #[derive(Clone, Copy, Debug)]
 pub struct HttpFilters<'a> {
-    /// Stock Envoy or Istio's.
-    pub flavour: Flavour,
+    /// The class of proxies.
+    pub class: &'a ListenerClass,
     /// Where it stands.
     pub direction: Direction,
     /// Which tokens are good.
@@ -70,19 +73,18 @@ pub struct HttpFilters<'a> {
     pub policies: &'a PolicyFilters,
     /// Whether a stock Envoy reads who the client is, for metrics.
     pub reads_peer: bool,
-    /// Which headers of its own the proxy puts into requests and answers.
-    pub headers: &'a ProxyHeaders,
     /// Whether it is the explicit HTTP proxy.
     pub explicit_proxy: bool,
 }
 
 /// Returns all filters, the router last.
 pub fn http_filters(wanted: HttpFilters<'_>) -> Vec<HttpFilter> {
-    let istio = wanted.flavour == Flavour::Istio;
+    let istio = wanted.class.flavour == Flavour::Istio;
+    let headers = &wanted.class.own.headers;
     let outgoing = wanted.direction != Direction::Inbound;
     let mut filters = Vec::with_capacity(8);
     if istio {
-        let in_mesh = wanted.headers.exchange_in_mesh == Some(true) && !wanted.explicit_proxy;
+        let in_mesh = headers.exchange_in_mesh == Some(true) && !wanted.explicit_proxy;
         filters.push(filter("istio.metadata_exchange", peer_metadata(wanted.direction, in_mesh)));
     }
     filters.extend(wanted.reads_peer.then(peer_header::reader));
@@ -102,10 +104,11 @@ pub fn http_filters(wanted: HttpFilters<'_>) -> Vec<HttpFilter> {
     }
     filters.push(filter("envoy.filters.http.fault", wkt::any(&HttpFault::default())));
     filters.push(filter("envoy.filters.http.cors", wkt::any(&Cors {})));
+    filters.extend(istio_stats::configs(wanted.class, wanted.direction).into_iter().map(|config| filter(istio_stats::NAME, config)));
     if let Some(cache) = wanted.dns_cache {
         filters.push(filter("envoy.filters.http.dynamic_forward_proxy", wkt::any(&dynamic_forward_proxy(cache))));
     }
-    let suppress_envoy_headers = wanted.headers.envoy_debug_headers == Some(Disabled(true));
+    let suppress_envoy_headers = headers.envoy_debug_headers == Some(Disabled(true));
     filters.push(filter("envoy.filters.http.router", wkt::any(&Router { suppress_envoy_headers, ..Default::default() })));
     filters
 }
@@ -188,13 +191,25 @@ fn filter(name: &str, config: Any) -> HttpFilter {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::{
+        mesh::{
+            model::Interception,
+            telemetry::{ReportedMetrics, SideTelemetry},
+        },
+        translate::input::ListenerTraits,
+    };
 
     fn names(flavour: Flavour, direction: Direction, sniffed: bool) -> Vec<String> {
         let policies = &PolicyFilters::default();
-        let headers = &ProxyHeaders::default();
+        let reports = SideTelemetry { metrics: vec![ReportedMetrics::default()], ..SideTelemetry::default() };
+        let own = ListenerTraits { reports: Arc::new(reports), ..ListenerTraits::default() };
+        let interception = Interception::Redirect;
+        let class = &ListenerClass { flavour, interception, ipv4: true, ipv6: false, http10: false, idle_timeout: None, own };
         let wanted = HttpFilters {
-            flavour,
+            class,
             direction,
             tokens: None,
             grpc_web: true,
@@ -202,7 +217,6 @@ mod tests {
             dns_cache: None,
             policies,
             reads_peer: false,
-            headers,
             explicit_proxy: false,
         };
         http_filters(wanted)
@@ -215,7 +229,7 @@ mod tests {
     fn istios_filters_are_for_istios_proxy_only() {
         assert_eq!(
             names(Flavour::Istio, Direction::Outbound, true),
-            ["istio.metadata_exchange", "grpc_web", "grpc_stats", "istio.alpn", "fault", "cors", "router"]
+            ["istio.metadata_exchange", "grpc_web", "grpc_stats", "istio.alpn", "fault", "cors", "istio.stats", "router"]
         );
         assert_eq!(names(Flavour::Istio, Direction::Inbound, true)[3], "fault");
         assert_eq!(names(Flavour::Stock, Direction::Outbound, false), ["grpc_web", "grpc_stats", "fault", "cors", "router"]);

@@ -18,7 +18,10 @@ use super::{
     peer_header::{METADATA_KEY, METADATA_NAMESPACE},
 };
 use crate::{
-    mesh::model::{MetricsPlan, StatsLogger},
+    mesh::{
+        model::{MetricsPlan, StatsLogger},
+        telemetry::SideTelemetry,
+    },
     metric_tags::{DESTINATION, HOST, PEER, REQUEST, SCOPE, SERVICE, SOURCE, TCP},
     translate::wkt,
 };
@@ -40,8 +43,8 @@ const NEVER_CONNECTED: &str = "%CEL(has(upstream.local_address) ? 0 : 1)%";
 /// The longest text of a workload that is read.
 const LONGEST_PEER: usize = 512;
 
-/// Returns the logger of requests, if they are reported there.
-pub(super) fn of_requests(plan: MetricsPlan, direction: Direction) -> Option<AccessLog> {
+/// Returns the logger of requests, if they are reported there: of those metrics that Telemetry objects leave.
+pub(super) fn of_requests(plan: MetricsPlan, direction: Direction, reports: &SideTelemetry) -> Option<AccessLog> {
     let side = Side::of(plan, direction)?;
     let tags = side.http_tags(direction);
     let stat = |name: &str| Some(Stat { name: name.into(), tags: tags.clone() });
@@ -55,12 +58,12 @@ pub(super) fn of_requests(plan: MetricsPlan, direction: Direction) -> Option<Acc
         ],
         ..scoped(plan.logger)
     };
-    Some(logger(&config, None))
+    kept(config, reports).map(|config| logger(&config, None))
 }
 
 /// Returns the loggers of connections that are not looked into. They need an entry for the moment at which a connection is passed on
 /// as well as for its end.
-pub(super) fn of_connections(plan: MetricsPlan, direction: Direction) -> Vec<AccessLog> {
+pub(super) fn of_connections(plan: MetricsPlan, direction: Direction, reports: &SideTelemetry) -> Vec<AccessLog> {
     let Some(side) = Side::of(plan, direction) else { return Vec::new() };
     let tags = side.tcp_tags();
     let counter = |name: &str| Counter { stat: Some(Stat { name: name.into(), tags: tags.clone() }), ..Default::default() };
@@ -76,7 +79,16 @@ pub(super) fn of_connections(plan: MetricsPlan, direction: Direction) -> Vec<Acc
         ],
         ..scoped(plan.logger)
     };
-    vec![logger(&begun, Some(AccessLogType::TcpUpstreamConnected)), logger(&ended, Some(AccessLogType::TcpConnectionEnd))]
+    let loggers = [(begun, AccessLogType::TcpUpstreamConnected), (ended, AccessLogType::TcpConnectionEnd)];
+    loggers.into_iter().filter_map(|(config, entry)| Some(logger(&kept(config, reports)?, Some(entry)))).collect()
+}
+
+/// Returns a logger of what is reported of its metrics; `None`: nothing.
+fn kept(mut config: Config, reports: &SideTelemetry) -> Option<Config> {
+    let is_kept = |stat: &Option<Stat>| stat.as_ref().is_some_and(|stat| reports.counts(&stat.name));
+    config.counters.retain(|counter| is_kept(&counter.stat));
+    config.histograms.retain(|histogram| is_kept(&histogram.stat));
+    (!config.counters.is_empty() || !config.histograms.is_empty()).then_some(config)
 }
 
 /// Returns a filter for the entries of one type.
@@ -188,8 +200,35 @@ mod tests {
     use prost::Message;
 
     use super::*;
+    use crate::mesh::telemetry::{MetricOverride, ReportedMetrics};
 
     const ALL: MetricsPlan = MetricsPlan { client: true, server: true, peers: true, logger: StatsLogger::SharedScope };
+
+    fn of_requests(plan: MetricsPlan, direction: Direction) -> Option<AccessLog> {
+        super::of_requests(plan, direction, &without(&[]))
+    }
+
+    fn of_connections(plan: MetricsPlan, direction: Direction) -> Vec<AccessLog> {
+        super::of_connections(plan, direction, &without(&[]))
+    }
+
+    fn without(disabled: &[&str]) -> SideTelemetry {
+        let off = MetricOverride { disabled: true, ..MetricOverride::default() };
+        let overrides = disabled.iter().map(|name| ((*name).into(), off.clone())).collect();
+        let metrics = vec![ReportedMetrics { overrides, reporting_interval: None }];
+        SideTelemetry { metrics, ..SideTelemetry::default() }
+    }
+
+    #[test]
+    fn what_telemetry_takes_away_is_not_counted() {
+        let direction = Direction::Inbound;
+        assert!(super::of_requests(ALL, direction, &SideTelemetry::default()).is_none());
+        assert!(super::of_connections(ALL, direction, &SideTelemetry::default()).is_empty());
+        let config = decoded(&super::of_requests(ALL, direction, &without(&["REQUEST_COUNT", "REQUEST_SIZE"])).unwrap());
+        assert_eq!((config.counters.len(), config.histograms.len()), (0, 2));
+        let ended = &without(&["TCP_OPENED_CONNECTIONS"]);
+        assert_eq!(super::of_connections(ALL, direction, ended).len(), 1);
+    }
 
     fn decoded(log: &AccessLog) -> Config {
         let Some(access_log::ConfigType::TypedConfig(any)) = &log.config_type else { panic!("no configuration") };

@@ -27,6 +27,7 @@ use super::{
     Direction,
     access_log::access_logs,
     http::dns_cache,
+    istio_stats,
     metrics::{of_connections, only},
 };
 use crate::{
@@ -95,7 +96,7 @@ pub struct Reports<'a> {
 
 /// Returns the filters of a chain that ends in a TCP proxy.
 pub fn tcp_filters(target: &TcpTarget, reports: Reports<'_>) -> Vec<Filter> {
-    let mut filters = Vec::with_capacity(2);
+    let mut filters = stats(reports.class, reports.direction);
     if let Some((cache, port)) = &target.sni_forward {
         filters.push(sni_forward_proxy(cache, *port));
     }
@@ -110,6 +111,11 @@ pub fn tcp_filters(target: &TcpTarget, reports: Reports<'_>) -> Vec<Filter> {
 /// Returns the filter that sends connections nowhere, without an access log.
 pub fn black_hole() -> Filter {
     filter(TCP_PROXY, wkt::any(&tcp_proxy(&TcpTarget::cluster(BLACK_HOLE_CLUSTER))))
+}
+
+/// Returns the filters that count connections, in Istio's proxy.
+pub fn stats(class: &ListenerClass, direction: Direction) -> Vec<Filter> {
+    istio_stats::configs(class, direction).into_iter().map(|config| filter(istio_stats::NAME, config)).collect()
 }
 
 /// Returns the filter that exchanges metadata before the first byte of a TCP connection: first in each chain of Istio's
@@ -141,7 +147,7 @@ fn tcp_proxy(target: &TcpTarget) -> TcpProxy {
 /// other logs leave out; and a client's certificate has to be seen before that.
 fn reported(proxy: TcpProxy, reports: Reports<'_>) -> TcpProxy {
     let logs = access_logs(&reports.class.own.reports);
-    let metrics = of_connections(reports.class.own.metrics, reports.direction);
+    let metrics = of_connections(reports.class.own.metrics, reports.direction, &reports.class.own.reports);
     if metrics.is_empty() {
         return TcpProxy { access_log: logs, ..proxy };
     }

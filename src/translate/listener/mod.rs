@@ -29,14 +29,14 @@ pub use self::{
     refused::{Onward, Reason, Refused},
 };
 use super::{
-    filter::access_log,
+    filter::{access_log, tracing},
     input::{Built, ListenerClass},
 };
 
 /// Notes whom the filters of a listener report to, and which objects have them do so; names each cluster and object once.
 pub(crate) fn note_reports(built: &mut Built<Listener>, class: &ListenerClass) {
     let reports = &class.own.reports;
-    built.clusters.extend(access_log::clusters(reports));
+    built.clusters.extend(access_log::clusters(reports).chain(tracing::cluster(reports)));
     built.clusters.sort_unstable();
     built.clusters.dedup();
     built.origins.extend(reports.origins.iter().cloned());

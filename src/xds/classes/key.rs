@@ -125,6 +125,7 @@ fn listener_traits(proxy: &Proxy, reports: &Arc<SideTelemetry>) -> ListenerTrait
         metrics: proxy.metrics,
         reports: Arc::clone(reports),
         headers: proxy.headers.clone().unwrap_or_default(),
+        service_name: if reports.names_service() { proxy.service_cluster.clone() } else { SmolStr::default() },
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
         filter::{
             Direction,
             connection_manager::{ConnectionManager, Routes, connection_manager},
-            network::{Reports, TcpTarget, black_hole, metadata_exchange, tcp_filters},
+            network::{Reports, TcpTarget, black_hole, metadata_exchange, stats, tcp_filters},
             policies::PolicyFilters,
         },
         listener::chain::{MESH, MESH_HTTP, MESH_TCP, PLAINTEXT_HTTP},
@@ -30,7 +30,8 @@ use crate::{
 /// Returns the chains for ports that no service names, and for the listener's own port (which nobody may reach: a loop).
 pub(super) fn passthrough(input: &InboundInput, policies: &PolicyFilters) -> Vec<FilterChain> {
     let own_port = FilterChainMatch { destination_port: wkt::uint32(input.mesh.proxy_inbound_listen_port.into()), ..Default::default() };
-    let filters = metadata_exchange(input.class.flavour).into_iter().chain([black_hole()]);
+    let counted = stats(&input.class, Direction::Inbound);
+    let filters = metadata_exchange(input.class.flavour).into_iter().chain(counted).chain([black_hole()]);
     let mut chains = vec![FilterChain {
         name: "virtualInbound-blackhole".into(),
         filter_chain_match: Some(own_port),

@@ -14,7 +14,7 @@ use crate::{
             Direction,
             access_log::listener_access_logs,
             connection_manager::{ConnectionManager, Routes, connection_manager},
-            network::{Reports, TcpTarget, black_hole, tcp_filters},
+            network::{Reports, TcpTarget, black_hole, stats, tcp_filters},
             policies::PolicyFilters,
         },
         input::Built,
@@ -43,7 +43,7 @@ fn virtual_outbound(input: &ListenerInput) -> Built<Listener> {
     let black_hole = FilterChain {
         name: "virtualOutbound-blackhole".into(),
         filter_chain_match: Some(own_port),
-        filters: vec![black_hole()],
+        filters: stats(&input.class, Direction::Outbound).into_iter().chain([black_hole()]).collect(),
         ..Default::default()
     };
     let catch_all = FilterChain {
