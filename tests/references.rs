@@ -1,5 +1,5 @@
-//! What is named is there: in all golden and oracle cases every route table that a listener names has content, and every
-//! cluster that a listener or a route names is among the proxy's clusters, or a finding says why not.
+//! What is named is there: in all golden and oracle cases every route table that a listener names has content, every filter that it
+//! names is sent, and every cluster that a listener or a route names is among the proxy's clusters, or a finding says why not.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -13,7 +13,7 @@ use istiod_lite::{
         validate,
         world::{Touched, World},
     },
-    xds::{classes::Classes, resource_type::ResourceType, view::View},
+    xds::{classes::Classes, resource::Resource, resource_type::ResourceType, view::View},
 };
 use prost::Message;
 
@@ -73,12 +73,12 @@ fn dangling(objects: &str, proxy: &Proxy) -> Vec<String> {
     classes.prepare(world, &Touched { everything: true, ..Touched::default() }).send();
     let view = classes.view_for(proxy);
     findings.extend(classes.findings_for(proxy));
-    let told = |cluster: &String| {
-        let host = cluster.rsplit('|').next().unwrap_or_default();
+    let told = |named: &String| {
+        let host = named.rsplit('|').next().unwrap_or_default();
         findings.iter().any(|finding| finding.message.contains(host))
     };
     let mut faults: Vec<_> = unanswered(&view).into_iter().map(|table| format!("{}: no content in table {table}", proxy.id)).collect();
-    faults.extend(unsent(&view).into_iter().filter(|cluster| !told(cluster)).map(|cluster| format!("{}: no cluster {cluster}", proxy.id)));
+    faults.extend(unsent(&view).into_iter().filter(|named| !told(named)).map(|named| format!("{}: {named} is not sent", proxy.id)));
     faults
 }
 
@@ -92,9 +92,15 @@ fn unanswered(view: &View) -> Vec<String> {
     named.filter(|name| !has_content(name)).map(ToString::to_string).collect()
 }
 
-/// The clusters that listeners and routes name and that the proxy does not get.
+/// The clusters and filters that listeners and routes name and that the proxy does not get.
 fn unsent(view: &View) -> Vec<String> {
     let resources = view.iter(ResourceType::Listener).chain(view.iter(ResourceType::Route));
-    let named = resources.flat_map(|resource| resource.references_to(ResourceType::Cluster));
-    named.filter(|name| view.get(ResourceType::Cluster, name).is_none()).map(ToString::to_string).collect()
+    let unsent = |kind: ResourceType| {
+        move |resource: &Resource| {
+            let named = resource.references_to(kind).filter(|name| view.get(kind, name).is_none());
+            named.map(ToString::to_string).collect::<Vec<_>>()
+        }
+    };
+    let (clusters, filters) = (unsent(ResourceType::Cluster), unsent(ResourceType::ExtensionConfig));
+    resources.flat_map(|resource| [clusters(resource), filters(resource)].concat()).collect()
 }

@@ -2,7 +2,7 @@
 //! starts and ends Envoy.
 //!
 //! [`run`] ties the pieces together: [`issuance`] gets certificates, [`sds`] serves them to Envoy, [`relay`] carries Envoy's
-//! configuration stream to the control plane, [`status`] answers on the agent's port, [`envoy`] starts and ends Envoy.
+//! configuration stream to the control plane, [`modules`] fetches what filters run, [`status`] answers on the agent's port, [`envoy`] starts and ends Envoy.
 
 pub(crate) mod admin;
 pub(crate) mod application;
@@ -15,6 +15,7 @@ pub(crate) mod issuance;
 pub(crate) mod istio_metrics;
 mod kept_statistics;
 pub(crate) mod launch;
+pub(crate) mod modules;
 pub(crate) mod readiness;
 pub(crate) mod relay;
 pub(crate) mod revocation;
@@ -39,7 +40,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tracing::info;
 
 use self::{
-    admin::Admin, drain::Draining, envoy::Envoy, issuance::Issuance, relay::Relay, roots::TrustFiles, sds::SecretService,
+    admin::Admin, drain::Draining, envoy::Envoy, issuance::Issuance, modules::Modules, relay::Relay, roots::TrustFiles, sds::SecretService,
     settings::Settings, status::Status, telemetry::Telemetry,
 };
 use crate::{signals::TerminationSignals, system_error::explain};
@@ -141,6 +142,7 @@ async fn start_services(settings: &Settings, draining: &Draining, services: &mut
         cluster_id: settings.workload.cluster_id.clone(),
         certificate: certificate.clone(),
         renewal: Arc::clone(&renewal),
+        modules: Arc::new(Modules::new(settings.modules_folder(), settings.plain_registries.clone())),
         telemetry: telemetry.clone(),
     });
     services.spawn(async move { service_ended("ADS relay", Err::<(), _>(relay.serve(sockets.xds).await)) });

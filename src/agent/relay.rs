@@ -1,8 +1,11 @@
 //! The ADS relay: one stream to the control plane for each stream from Envoy, delta and state-of-the-world alike.
 //!
-//! Messages pass as the HTTP/2 frames in which they came: nothing is decoded, nothing is bounded, and flow control reaches from end
-//! to end. While the control plane cannot be reached, Envoy's stream stays open and the dial is repeated with growing pauses. When an
+//! Messages pass as the HTTP/2 frames in which they came: nothing is bounded, and flow control reaches from end to end. Nothing is
+//! decoded but the answers that name modules in WebAssembly, which are fetched here ([`answers`]). While the control plane cannot be reached, Envoy's stream stays open and the dial is repeated with growing pauses. When an
 //! established stream breaks, Envoy's breaks too, so that Envoy says on a new one what it has. It goes on serving in both cases.
+
+mod answers;
+mod messages;
 
 use std::{
     convert::Infallible,
@@ -21,8 +24,10 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
+use self::answers::Answers;
 use super::{
     certificate::{CurrentCertificate, WorkloadCertificate},
+    modules::Modules,
     settings::ControlPlane,
     telemetry::Telemetry,
     upstream::{self, Token},
@@ -55,6 +60,8 @@ pub(crate) struct Relay {
     pub certificate: CurrentCertificate,
     /// Told when the certificate is to be renewed before its time.
     pub renewal: Arc<Notify>,
+    /// Fetches what filters run.
+    pub modules: Arc<Modules>,
     /// Counters.
     pub telemetry: Arc<Telemetry>,
 }
@@ -102,7 +109,11 @@ impl Relay {
         self.show_what_is_trusted();
         let opened = Instant::now();
         match sender.send_request(upstream_request).await {
-            Ok(response) => relayed(response, sender, opened),
+            Ok(response) => {
+                let (parts, body) = relayed(response, sender, opened).into_parts();
+                let answers = Answers::new(body, Arc::clone(&self.modules), delta);
+                Response::from_parts(parts, Either::Left(answers.boxed_unsync()))
+            }
             Err(error) => {
                 warn!("ADS stream failed after {:?}: {error}", opened.elapsed());
                 refusal(UNAVAILABLE, "the control plane closed the connection")
@@ -182,7 +193,7 @@ impl Relay {
 }
 
 /// Returns the control plane's answer for Envoy. It holds `sender` as long as the stream lives: dropping it would end the connection.
-fn relayed(response: Response<Incoming>, sender: SendRequest<Incoming>, opened: Instant) -> Response<Body> {
+fn relayed(response: Response<Incoming>, sender: SendRequest<Incoming>, opened: Instant) -> Response<UnsyncBoxBody<Bytes, hyper::Error>> {
     let (parts, body) = response.into_parts();
     log_status(&parts.headers, opened);
     let logged = body.map_frame(move |frame| {
@@ -196,7 +207,7 @@ fn relayed(response: Response<Incoming>, sender: SendRequest<Incoming>, opened: 
         warn!("ADS stream broke after {:?}: {error}", opened.elapsed());
         error
     });
-    Response::from_parts(parts, Either::Left(logged.boxed_unsync()))
+    Response::from_parts(parts, logged.boxed_unsync())
 }
 
 fn log_status(headers: &HeaderMap, opened: Instant) {

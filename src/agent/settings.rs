@@ -36,6 +36,8 @@ pub(crate) struct Settings {
     pub application: Application,
     /// `PROXY_CONFIG` as the injector wrote it; part of the node's metadata.
     pub proxy_config: Map<String, Value>,
+    /// Registries that modules are fetched from without TLS, `host:port`; `*`: all.
+    pub plain_registries: Vec<String>,
     /// Folder for sockets and bootstrap; created if missing, readable by its owner only.
     pub work_dir: PathBuf,
 }
@@ -283,6 +285,11 @@ impl Settings {
         self.work_dir.join("sds.sock")
     }
 
+    /// Returns the folder of the modules that were fetched.
+    pub(crate) fn modules_folder(&self) -> PathBuf {
+        self.work_dir.join("modules")
+    }
+
     /// Returns the bootstrap file.
     pub(crate) fn bootstrap_file(&self) -> PathBuf {
         self.work_dir.join("bootstrap.json")
@@ -346,6 +353,7 @@ pub(super) mod tests {
             drain: Drain { listener: Duration::from_secs(45), duration: Some(Duration::from_secs(5)), minimum: Duration::ZERO },
             application: Application::default(),
             proxy_config: Map::new(),
+            plain_registries: Vec::new(),
             work_dir: "run".into(),
         }
     }

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 /// The content of a Secret's entry. Copies share it, and no log or dump shows it.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Confidential(Arc<[u8]>);
 
 impl Confidential {

@@ -41,8 +41,7 @@ pub struct UnreadKind {
 const ISTIO_GROUPS: [&str; 4] = [NETWORKING, SECURITY, TELEMETRY, EXTENSIONS];
 
 /// Istio's kinds that are not read.
-const UNREAD_KINDS: [UnreadKind; 3] =
-    [unread(NETWORKING, "WorkloadGroup"), unread(EXTENSIONS, "WasmPlugin"), unread(EXTENSIONS, "TrafficExtension")];
+const UNREAD_KINDS: [UnreadKind; 1] = [unread(NETWORKING, "WorkloadGroup")];
 
 const NETWORKING: &str = "networking.istio.io";
 const SECURITY: &str = "security.istio.io";
@@ -218,6 +217,10 @@ const fn security(plural: &'static str) -> Facts {
 
 const fn telemetry(plural: &'static str) -> Facts {
     istio(TELEMETRY, &["v1", "v1alpha1"], plural)
+}
+
+const fn extensions(plural: &'static str) -> Facts {
+    istio(EXTENSIONS, &["v1alpha1"], plural)
 }
 
 const fn istio(group: &'static str, versions: &'static [&'static str], plural: &'static str) -> Facts {

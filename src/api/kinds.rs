@@ -161,6 +161,26 @@ macro_rules! kinds {
                 read: istio_spec,
                 check: telemetry,
             }
+            /// `extensions.istio.io TrafficExtension`
+            TrafficExtension(istio::TrafficExtension) {
+                facts: extensions("trafficextensions").meant_in("mesh/extension").shown(Shown {
+                    short_name: None,
+                    columns: &[AGE],
+                    purpose: "code of users' own that proxies run: WebAssembly, or a script in Lua",
+                }),
+                read: istio_spec,
+                check: traffic_extension,
+            }
+            /// `extensions.istio.io WasmPlugin`
+            WasmPlugin(istio::WasmPlugin) {
+                facts: extensions("wasmplugins").meant_in("mesh/extension").shown(Shown {
+                    short_name: None,
+                    columns: &[AGE],
+                    purpose: "WebAssembly that proxies run",
+                }),
+                read: istio_spec,
+                check: wasm_plugin,
+            }
             /// The mesh-wide settings (`MeshConfig`), which come from a file or a ConfigMap's key.
             MeshConfig(mesh_config::MeshConfig) {
                 facts: part_of_another("mesh"),

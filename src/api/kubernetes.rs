@@ -83,7 +83,7 @@ pub struct SliceEndpoint {
     pub pod: Option<(SmolStr, SmolStr)>,
 }
 
-/// `v1 Secret`: those of its entries that a certificate for TLS consists of. All others stay unread.
+/// `v1 Secret`: those of its entries that a certificate for TLS consists of, and what a registry asks for. All others stay unread.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Secret {
     /// The entries that are there, by key ([`CREDENTIAL_KEYS`](Self::CREDENTIAL_KEYS)).
@@ -91,9 +91,12 @@ pub struct Secret {
 }
 
 impl Secret {
-    /// The keys of the entries that are read: those of a `kubernetes.io/tls` Secret, and Istio's own.
-    pub const CREDENTIAL_KEYS: [&'static str; 9] =
-        ["tls.crt", "tls.key", "ca.crt", "ca.crl", "tls.ocsp-staple", "cert", "key", "cacert", "crl"];
+    /// The key of what registries ask for, in a `kubernetes.io/dockerconfigjson` Secret.
+    pub const PULL_KEY: &'static str = ".dockerconfigjson";
+
+    /// The keys of the entries that are read: those of a `kubernetes.io/tls` Secret, Istio's own, and that for registries.
+    pub const CREDENTIAL_KEYS: [&'static str; 10] =
+        ["tls.crt", "tls.key", "ca.crt", "ca.crl", "tls.ocsp-staple", "cert", "key", "cacert", "crl", Self::PULL_KEY];
 
     /// Returns an entry.
     pub fn entry(&self, key: &str) -> Option<&Confidential> {

@@ -14,6 +14,7 @@ mod kinds;
 pub mod kubernetes;
 pub mod label_selector;
 pub mod mesh_config;
+pub mod module_url;
 pub mod object;
 pub mod proxy_config;
 mod read;

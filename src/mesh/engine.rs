@@ -11,6 +11,7 @@ mod credentials;
 mod definitions;
 mod delegations;
 mod endpoints;
+mod extensions;
 mod joining;
 mod links;
 mod marks;
@@ -171,6 +172,7 @@ impl Engine {
         self.derive_trust(world, &changed);
         self.mark(world, &changed, dirty);
         self.derive_policies(world, &changed, dirty);
+        self.derive_extensions(world, &changed, dirty);
         self.derive_credentials(world, &changed, dirty);
         self.derive_workloads(world, dirty);
         self.derive_definitions(world, dirty);

@@ -6,6 +6,7 @@ pub mod configured;
 pub mod credential;
 pub mod engine;
 pub mod envoy_filter;
+pub mod extension;
 mod first_seen;
 pub mod gateway;
 pub mod model;

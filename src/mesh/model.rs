@@ -33,7 +33,7 @@ pub use self::{
     origin::{NamedKey, Origin, Precedence},
     place::{Place, PlaceDetail, TrafficDistribution},
     protocol::Protocol,
-    proxy::{ExactBalance, Flavour, Interception, Proxy, ProxyKind, ProxyPorts, TelemetryIdentity},
+    proxy::{ExactBalance, Flavour, Interception, Proxy, ProxyKind, ProxyPorts, TelemetryIdentity, WasmSupport},
     service::{Registry, Resolution, Service, ServiceKey, ServicePort, TargetPort, UNSPECIFIED},
     unused_endpoint::{Unusable, UnusedEndpoint},
     visibility::Visibility,

@@ -7,6 +7,7 @@ mod authorization;
 mod destination_rules;
 mod endpoints;
 mod envoy_filters;
+mod extensions;
 mod gateways;
 mod imports;
 mod lookups;
@@ -38,6 +39,7 @@ pub fn check(world: &World) -> Vec<Diagnostic> {
     found.extend(authorization::check(world));
     found.extend(telemetry::check(world));
     found.extend(envoy_filters::check(world));
+    found.extend(extensions::check(world));
     found.extend(unsupported::check(world));
     found.extend(services::check(world));
     found.extend(endpoints::check(world));
@@ -61,6 +63,7 @@ pub fn of(world: &World, object: &ObjectKey) -> Vec<Diagnostic> {
             world.authorization_policies.get(&key).map(|policy| authorization::of(world, policy)).unwrap_or_default()
         }
         Kind::EnvoyFilter => world.envoy_filters.get(&key).map(envoy_filters::of).unwrap_or_default(),
+        Kind::TrafficExtension | Kind::WasmPlugin => extensions::check(world),
         Kind::ServiceEntry => [services::check(world), endpoints::check(world)].concat(),
         Kind::WorkloadEntry => endpoints::check(world),
         Kind::Telemetry => {

@@ -11,6 +11,7 @@ use super::{
     configured::Configured,
     credential::{Credential, Holder, Part, Scheme, SecretName, SecretUse},
     envoy_filter::EnvoyFilter,
+    extension::{Extension, PullSecret},
     gateway,
     model::{
         Eclipsed, EndpointSet, Hostname, Labels, MtlsMode, Origin, PlaceDetail, Service, ServiceKey, UnusedEndpoint, Workload, WorkloadKey,
@@ -85,6 +86,10 @@ pub struct World {
     pub telemetries: PolicyTable<istio::Telemetry>,
     /// EnvoyFilters by object.
     pub envoy_filters: PolicyTable<EnvoyFilter>,
+    /// TrafficExtensions by object, and WasmPlugins by a name that no object has.
+    pub extensions: PolicyTable<Extension>,
+    /// What registries ask for, by the Secrets that extensions name.
+    pub pull_secrets: OrdMap<NamedKey, PullSecret>,
     /// Objects that ask for what is not built yet.
     pub unsupported: OrdMap<ConfigId, Arc<Unsupported>>,
     /// What the Secrets and ConfigMaps hold that some object names.
@@ -168,7 +173,7 @@ impl World {
         let workloads = self.peer_authentications.origins().chain(self.sidecars.origins());
         let requests = self.request_authentications.origins().chain(self.authorization_policies.origins());
         let policies = workloads.chain(requests).chain(self.envoy_filters.origins()).chain(self.proxy_configs.origins());
-        let policies = policies.chain(self.telemetries.origins());
+        let policies = policies.chain(self.telemetries.origins()).chain(self.extensions.origins());
         rules.chain(policies).chain(self.routes.values().map(|routes| &routes.origin))
     }
 

@@ -8,6 +8,7 @@ use smol_str::SmolStr;
 pub use crate::mesh::by_ptr::ByPtr;
 
 use crate::mesh::{
+    extension::PlacedExtension,
     model::{
         Disabled, ExactBalance, Flavour, GatewayTopology, Interception, Labels, MetricsPlan, Origin, ProxyHeaders, ProxyKind,
         TelemetryIdentity,
@@ -75,6 +76,8 @@ pub struct ListenerTraits {
     pub headers: Arc<ProxyHeaders>,
     /// The service that spans name, where the listener says it; else the default value.
     pub service_name: SmolStr,
+    /// Code of users' own that it runs, in the order in which it goes first.
+    pub extensions: Arc<[PlacedExtension]>,
 }
 
 /// What a listener reads of a proxy's class: proxies of several namespaces may share one.

@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod endpoint;
+pub mod extension;
 pub mod filter;
 mod header_case;
 pub mod input;

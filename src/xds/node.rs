@@ -14,11 +14,14 @@ use crate::{
     api::go_duration,
     mesh::model::{
         Caller, CertificateDetails, Disabled, ExactBalance, Flavour, ForwardedCertificate, GatewayTopology, Interception, Labels, Locality,
-        MetricsPlan, Proxy, ProxyHeaders, ProxyKind, ProxyPorts, ServerHeader, StatsLogger, TelemetryIdentity,
+        MetricsPlan, Proxy, ProxyHeaders, ProxyKind, ProxyPorts, ServerHeader, StatsLogger, TelemetryIdentity, WasmSupport,
     },
     peer_text::PeerText,
     visits::{Visit, Visited},
 };
+
+/// What runs WebAssembly, where Envoy was built with it.
+const WASM_RUNTIME: &str = "envoy.wasm.runtime.v8";
 
 /// What a proxy said about itself in its first request, reduced to what is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,6 +129,7 @@ impl Node {
                 topology: config.as_ref().map(|config| config.structure("gatewayTopology").map(topology).unwrap_or_default()),
                 headers: config.map(|config| Arc::new(config.structure("proxyHeaders").map(headers).unwrap_or_default())),
                 pod_ports: metadata.text("POD_PORTS").map_or(Ok(Vec::new()), pod_ports)?,
+                wasm: wasm(&node.extensions, &metadata),
             }),
         })
     }
@@ -346,6 +350,16 @@ fn stats_logger(node: &v3::Node) -> Option<StatsLogger> {
     let scopes = version.is_some_and(|version| (version.major_number, version.minor_number) >= FIRST_WITH_SCOPES);
     let counts = node.extensions.iter().any(|extension| extension.name == "envoy.access_loggers.stats");
     counts.then_some(if scopes { StatsLogger::SharedScope } else { StatsLogger::Prefix })
+}
+
+/// Returns what the proxy can do with WebAssembly. All that reports no extensions counts as Istio's own, which has everything.
+fn wasm(extensions: &[v3::Extension], metadata: &Metadata<'_>) -> WasmSupport {
+    if extensions.is_empty() {
+        return WasmSupport { runs: true, fetches: true };
+    }
+    let runs = extensions.iter().any(|extension| extension.name == WASM_RUNTIME);
+    // Agents say how the proxy is configured: nobody else does.
+    WasmSupport { runs, fetches: metadata.value("PROXY_CONFIG").is_some() }
 }
 
 fn locality(locality: &v3::Locality) -> Locality {

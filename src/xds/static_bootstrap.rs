@@ -11,8 +11,8 @@ use envoy_types::pb::{
                 cluster::{ClusterDiscoveryType, DiscoveryType},
             },
             core::v3::{
-                Address, ConfigSource, Http2ProtocolOptions, Node, Pipe, TransportSocket, TypedExtensionConfig, address,
-                config_source::ConfigSourceSpecifier, transport_socket,
+                Address, ConfigSource, ExtensionConfigSource, Http2ProtocolOptions, Node, Pipe, TransportSocket, TypedExtensionConfig,
+                address, config_source::ConfigSourceSpecifier, transport_socket,
             },
             endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier},
             listener::v3::{Filter, FilterChain, Listener, filter::ConfigType},
@@ -104,8 +104,8 @@ fn with_all(mut listener: Listener, view: &View) -> Result<Listener, DecodeError
 
 fn inline_filters(chain: &mut FilterChain, view: &View) -> Result<(), DecodeError> {
     for filter in &mut chain.filters {
-        if let Some(ConfigType::ConfigDiscovery(_)) = &filter.config_type {
-            filter.config_type = extension(&filter.name, view)?.map(ConfigType::TypedConfig);
+        if let Some(ConfigType::ConfigDiscovery(source)) = &filter.config_type {
+            filter.config_type = extension(&filter.name, source, view)?.map(ConfigType::TypedConfig);
         }
     }
     // Of one that does not exist nothing is known, not even that it is to be waited for.
@@ -113,7 +113,11 @@ fn inline_filters(chain: &mut FilterChain, view: &View) -> Result<(), DecodeErro
     Ok(())
 }
 
-fn extension(name: &str, view: &View) -> Result<Option<Any>, DecodeError> {
+/// Returns what a filter does: what is said to do it meanwhile, if something is, as nobody fetches modules for a static bootstrap.
+fn extension(name: &str, source: &ExtensionConfigSource, view: &View) -> Result<Option<Any>, DecodeError> {
+    if source.default_config.is_some() {
+        return Ok(source.default_config.clone());
+    }
     let Some(resource) = view.get(ResourceType::ExtensionConfig, name) else { return Ok(None) };
     Ok(TypedExtensionConfig::decode(&resource.body[..])?.typed_config)
 }
@@ -133,8 +137,8 @@ fn inline_managers(chain: &mut FilterChain, view: &View) -> Result<(), DecodeErr
             manager.route_specifier = Some(RouteSpecifier::RouteConfig(routes));
         }
         for filter in &mut manager.http_filters {
-            if let Some(http_filter::ConfigType::ConfigDiscovery(_)) = &filter.config_type {
-                filter.config_type = extension(&filter.name, view)?.map(http_filter::ConfigType::TypedConfig);
+            if let Some(http_filter::ConfigType::ConfigDiscovery(source)) = &filter.config_type {
+                filter.config_type = extension(&filter.name, source, view)?.map(http_filter::ConfigType::TypedConfig);
             }
         }
         manager.http_filters.retain(|filter| filter.config_type.is_some());

@@ -4,6 +4,7 @@
 
 mod cases;
 mod commands;
+mod extensions;
 mod filters;
 mod offline;
 mod plane;

@@ -66,6 +66,14 @@ fn what_a_refused_object_closes_stays_closed() {
     let untouched = cluster(&rule("loadBalancer: {simple: RUOND_ROBIN}"));
     assert_eq!(untouched, cluster("# nothing\n"), "a rule without TLS takes nothing down");
 
+    let extension = |spec: &str| {
+        let yaml = object("WasmPlugin", "extensions", spec).replace("/v1\n", "/v1alpha1\n");
+        let name = "extensions.istio.io/trafficextension/shop.bad~istio-translated-wasmplugin";
+        of(&yaml, &["--type", "ecds"])["ecds"][name]["typed_config"]["rules_stat_prefix"].clone()
+    };
+    assert_eq!(extension("{url: 'ftp://a/b'}"), "wasm-default-deny");
+    assert_eq!(extension("{url: 'ftp://a/b', failStrategy: FAIL_OPEN}"), Value::Null);
+
     let chains = |yaml: &str| of(yaml, &["--type", "lds"])["lds"]["virtualInbound"]["filter_chains"].clone();
     let strict = |mode: &str| chains(&object("PeerAuthentication", "security", &format!("{{mtls: {{mode: {mode}}}}}")));
     assert_eq!(strict("STRCT"), strict("STRICT"));

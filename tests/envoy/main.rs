@@ -9,6 +9,7 @@ mod decisions;
 mod discovery;
 mod ending;
 mod expiry;
+mod extensions;
 mod faults;
 mod gateway;
 mod guest;

@@ -6,7 +6,7 @@ use istiod_lite::{
     api::{self, Diagnostic, Kind, Object, ObjectKey, Parsed, Severity, Spec, key_set::KeySet, mesh_config::MeshConfig, yaml},
     mesh::{
         engine::Engine,
-        model::{Flavour, Interception, Proxy, ProxyKind},
+        model::{Flavour, Interception, Proxy, ProxyKind, WasmSupport},
         validate,
         world::{Touched, World},
     },
@@ -276,6 +276,7 @@ pub(crate) fn proxies(world: &World) -> Vec<Proxy> {
             flavour,
             interception,
             pod_ports: pod.ports.to_vec(),
+            wasm: WasmSupport { runs: true, fetches: true },
             ..Proxy::new(kind, id)
         }
     };

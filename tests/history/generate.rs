@@ -44,7 +44,7 @@ const LABELS: [&str; 3] = ["version: v1", "version: v2", "topology.kubernetes.io
 const KEYS: &str = r#"{"keys": [{"kty": "EC", "crv": "P-256", "kid": "a", "x": "2AQnw_LVvkQb81SOAWW8DV2Jf7Eip6yNFCEBsQcEHlk", "y": "zKH22cX99-CKqp1CkpdcfquxVo2n7dQeBo7-rakurf4"}]}"#;
 
 /// Objects that are refused, and one of each kind that leaves something of itself.
-const REFUSED: [&str; 8] = [
+const REFUSED: [&str; 9] = [
     "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a, namespace: shop}\nspec: {hosts: [a], http: [{route: [{destination: {host: a}, weight: -1}]}]}",
     "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: a, namespace: shop}\nspec: {host: a.shop.svc.cluster.local, trafficPolicy: {tls: {mode: SIMPEL}}}",
     "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: b, namespace: web}\nspec: {host: b, trafficPolicy: {tls: {mode: SIMPLE}, loadBalancer: {simple: BEST}}}",
@@ -53,6 +53,7 @@ const REFUSED: [&str; 8] = [
     "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: a, namespace: shop}\nspec: {hosts: [a.example.com], ports: [{number: 99999, name: a, protocol: TCP}]}",
     "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: a, namespace: shop}\nspec: {selector: {app: edge}, servers: 7}",
     "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: shop}\nspec: {ports: 7}",
+    "apiVersion: extensions.istio.io/v1alpha1\nkind: WasmPlugin\nmetadata: {name: a, namespace: shop}\nspec: {url: 'ftp://a'}",
 ];
 
 /// Returns the history of that number among those of the seed.
@@ -172,6 +173,13 @@ impl Made {
         self.object("networking.istio.io/v1", kind, name, namespace, &format!("spec: {{{spec}}}"))
     }
 
+    fn extension(&mut self, kind: &str, spec: &str) -> String {
+        let (name, namespace, app) = (self.text(&NAMES[..2]), self.text(&NAMESPACES), self.text(&APPS));
+        let selector = self.text(&["", "yes"]).replace("yes", &format!(", selector: {{matchLabels: {{app: {app}}}}}"));
+        let place = self.text(&["", ", phase: AUTHN", ", phase: STATS", ", priority: 7"]);
+        self.object("extensions.istio.io/v1alpha1", kind, name, namespace, &format!("spec: {{{spec}{selector}{place}}}"))
+    }
+
     fn port(&mut self) -> &'static str {
         self.text(&[
             "{name: http, port: 80, targetPort: 8080}",
@@ -188,7 +196,23 @@ impl Made {
 }
 
 /// Each makes an object of one kind.
-const KINDS: [fn(&mut Made) -> String; 16] = [
+const KINDS: [fn(&mut Made) -> String; 18] = [
+    |made| {
+        let url = made.text(&["file:///a.wasm", "https://a.example.com/a.wasm", "oci://a.example.com/a:v1"]);
+        let more = made.text(&[
+            "failStrategy: FAIL_OPEN",
+            "type: NETWORK",
+            "pluginConfig: {a: 1}",
+            "pluginConfig: {a: 2}",
+            "imagePullSecret: a",
+            "match: [{mode: SERVER, ports: [{number: 8080}]}]",
+        ]);
+        made.extension("WasmPlugin", &format!("url: '{url}', {more}"))
+    },
+    |made| {
+        let code = made.text(&["-- a", "-- b"]);
+        made.extension("TrafficExtension", &format!("lua: {{inlineCode: '{code}'}}"))
+    },
     |made| {
         let (name, namespace) = (made.text(&["default", "a"]), made.text(&NAMESPACES));
         let (issuer, app) = (made.text(&["a.example.org", "b.example.org"]), made.text(&APPS));

@@ -192,12 +192,16 @@ impl<'a> Case<'a> {
         fields.extend(self.says.iter().map(|(key, value)| (key.clone(), serde_json::from_str(value).map_or(text(value), of_json))));
         let labels = labels.iter().map(|(key, value)| (key.clone(), text(value.as_str().unwrap_or_default()))).collect();
         fields.insert("LABELS".to_owned(), Field { kind: Some(Kind::StructValue(Struct { fields: labels })) });
-        let extension = if self.flags.istio { "istio.stats" } else { "envoy.filters.http.router" };
+        let extensions = if self.flags.istio {
+            ["istio.stats", "envoy.wasm.runtime.v8"]
+        } else {
+            ["envoy.access_loggers.stats", "envoy.wasm.runtime.v8"]
+        };
         let kind = if is_gateway { "router" } else { "sidecar" };
         Node {
             id: format!("{kind}~{}~{}~{namespace}.svc.{}", ips[0], self.proxy, self.flags.domain),
             metadata: Some(Struct { fields }),
-            extensions: vec![Extension { name: extension.into(), ..Extension::default() }],
+            extensions: extensions.map(|name| Extension { name: name.into(), ..Extension::default() }).into(),
             ..Node::default()
         }
     }
@@ -218,13 +222,13 @@ fn of_json(map: Map<String, Value>) -> Field {
     Field { kind: Some(Kind::StructValue(Struct { fields })) }
 }
 
-/// Returns what a stream of the proxy is sent. It asks for all load assignments and route tables that are shown.
+/// Returns what a stream of the proxy is sent. It asks for all that is shown of what is asked for by name.
 async fn sent(address: SocketAddr, case: &Case<'_>, shown: &Shown) -> Shown {
     let mut client = SotwClient::connect(address).await;
     let mut all = Shown::new();
     for kind in ResourceType::in_views().filter(|kind| shown.contains_key(kind.as_str())) {
         let expected = &shown[kind.as_str()];
-        let named = !matches!(kind, ResourceType::Cluster | ResourceType::Listener);
+        let named = !kind.is_wildcard();
         let resource_names: Vec<String> = if named { expected.keys().cloned().collect() } else { Vec::new() };
         let received = all.entry(kind.as_str().to_owned()).or_default();
         if expected.is_empty() {

@@ -13,6 +13,7 @@ mod service_entry;
 mod sidecar;
 mod target;
 mod telemetry;
+mod traffic_extension;
 mod traffic_policy;
 mod virtual_service;
 
@@ -29,5 +30,6 @@ pub use service_entry::*;
 pub use sidecar::*;
 pub use target::*;
 pub use telemetry::*;
+pub use traffic_extension::*;
 pub use traffic_policy::*;
 pub use virtual_service::*;

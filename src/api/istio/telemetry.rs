@@ -123,10 +123,10 @@ pub const METRICS: [(&str, &str); 10] = [
     ("TCP_SENT_BYTES", "tcp_sent_bytes_total"),
 ];
 
-/// `match.mode`: which side of the traffic is meant.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// `match.mode`: which side of a workload's traffic is meant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum WorkloadMode {
-    /// `CLIENT_AND_SERVER`
+    /// `CLIENT_AND_SERVER`; `UNDEFINED` where extensions say it
     #[default]
     ClientAndServer,
     /// `CLIENT`: what workloads send, and what goes through gateways.

@@ -24,6 +24,7 @@ mod scalar;
 mod service_entry;
 mod target;
 mod telemetry;
+mod traffic_extension;
 mod traffic_policy;
 mod virtual_service;
 

@@ -6,6 +6,7 @@
 
 mod authorization_policy;
 mod destination_rule;
+mod extension;
 pub(super) mod mesh_config;
 mod peer_authentication;
 mod request_authentication;
@@ -19,6 +20,7 @@ use super::fields::{Node, Read};
 use crate::api::{
     Diagnostic, Kind, Labels, Metadata, Object, ObjectKey, Spec,
     findings::{Findings, Path},
+    istio::PolicyTarget,
     validate,
 };
 
@@ -50,6 +52,7 @@ pub(super) fn of(key: &ObjectKey, metadata: &Arc<Metadata>, document: &Value) ->
         Kind::PeerAuthentication => peer_authentication::left(spec),
         Kind::RequestAuthentication => request_authentication::left(key, spec),
         Kind::Sidecar => sidecar::left(key, spec),
+        Kind::TrafficExtension | Kind::WasmPlugin => extension::left(key, spec),
         _ => None,
     }?;
     let message = format!("{NO_GOOD_VERSION}: {}", left.consequence);
@@ -81,6 +84,14 @@ fn selected(selector: &Value, labels: &str) -> Option<Labels> {
     };
     let labels = selector.get(labels).and_then(Value::as_object)?;
     labels.iter().map(|(name, value)| Some((name.as_str().into(), text(value)?))).collect()
+}
+
+/// Reads whom a policy is for.
+fn target(spec: &Value) -> PolicyTarget {
+    let selector = field(spec, "selector", |node| selected(node.value, "matchLabels")).flatten();
+    let single = field_of(spec, "targetRef").flatten();
+    let several = field_of(spec, "targetRefs").flatten().unwrap_or_default();
+    PolicyTarget { selector, single: single.is_some(), refs: single.map_or(several, |single| vec![single]) }
 }
 
 /// Reads a field by itself: `None` if it is absent, `Some(None)` if anything is wrong with it.

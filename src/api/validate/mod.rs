@@ -24,6 +24,7 @@ mod target;
 mod telemetry;
 mod text;
 mod traffic_distribution;
+mod traffic_extension;
 mod unread_metadata;
 mod virtual_service;
 

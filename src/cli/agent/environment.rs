@@ -89,6 +89,12 @@ impl Environment {
         Scrape::parse(text).map_err(|reason| anyhow::anyhow!("ISTIO_PROMETHEUS_ANNOTATIONS: {reason}"))
     }
 
+    /// Reads `WASM_INSECURE_REGISTRIES`: where modules may be fetched from without TLS.
+    pub(super) fn plain_registries(&self) -> Vec<String> {
+        let listed = self.variable("WASM_INSECURE_REGISTRIES").unwrap_or_default().split(',').map(str::trim);
+        listed.filter(|registry| !registry.is_empty()).map(str::to_owned).collect()
+    }
+
     /// Returns the value of a variable that is set and not empty.
     fn variable(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())

@@ -51,6 +51,7 @@ pub(super) fn of(role: Role, options: ProxyOptions, environment: &Environment, p
         envoy: envoy(options.envoy, environment, &config)?,
         application: Application { probers: environment.probers()?, scrape: environment.scrape()? },
         proxy_config: fields,
+        plain_registries: environment.plain_registries(),
         workload,
     })
 }

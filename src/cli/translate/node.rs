@@ -28,6 +28,9 @@ const PROXY: &str = "istio-proxy";
 /// The annotation that says which proxy a pod gets.
 const TEMPLATE: &str = "inject.istio.io/templates";
 
+/// Those of a stock Envoy's extensions that count: for metrics, and for WebAssembly. It is told apart by having none of Istio's.
+const STOCK_EXTENSIONS: [&str; 2] = ["envoy.access_loggers.stats", "envoy.wasm.runtime.v8"];
+
 /// A proxy that runs beside a pod's application, or is all of the pod.
 pub(super) struct InjectedProxy<'a> {
     /// Its pod.
@@ -68,9 +71,8 @@ impl InjectedProxy<'_> {
 
     /// Returns its node as Envoy sends it.
     pub(super) fn node(&self, described: &Value) -> Node {
-        // Stock Envoy is told apart by having none of Istio's extensions; of its own only the one that counts for metrics matters.
         let extensions = match self.flavour {
-            Flavour::Stock => vec![Extension { name: "envoy.access_loggers.stats".into(), ..Extension::default() }],
+            Flavour::Stock => STOCK_EXTENSIONS.map(|name| Extension { name: name.into(), ..Extension::default() }).into(),
             Flavour::Istio => Vec::new(),
         };
         let text = |field: &str| described[field].as_str().unwrap_or_default().to_owned();

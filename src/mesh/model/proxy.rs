@@ -68,6 +68,17 @@ pub struct Proxy {
     pub headers: Option<Arc<ProxyHeaders>>,
     /// Named container ports (`POD_PORTS`), for named target ports.
     pub pod_ports: Vec<(SmolStr, u16)>,
+    /// What it can do with modules in WebAssembly.
+    pub wasm: WasmSupport,
+}
+
+/// What a proxy can do with modules in WebAssembly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct WasmSupport {
+    /// It was built with what runs them.
+    pub runs: bool,
+    /// An agent beside it fetches them, and hands on files.
+    pub fetches: bool,
 }
 
 /// Which ports a proxy holds before it is sent anything, and which it cannot bind.
@@ -181,6 +192,7 @@ impl Proxy {
             topology: None,
             headers: None,
             pod_ports: Vec::new(),
+            wasm: WasmSupport::default(),
         }
     }
 }

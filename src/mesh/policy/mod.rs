@@ -5,6 +5,7 @@ mod authorization;
 pub mod authorizer;
 pub mod destination_rule;
 pub mod envoy_filter;
+pub mod extensions;
 pub mod mtls;
 pub mod proxy_config;
 pub mod request_authentication;

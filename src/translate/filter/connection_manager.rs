@@ -22,6 +22,7 @@ use smol_str::SmolStr;
 use super::{
     Direction,
     access_log::access_logs,
+    extensions::Extensions,
     http::{HttpFilters, http_filters},
     metrics::of_requests,
     peer_header::removed_early,
@@ -62,6 +63,8 @@ pub struct ConnectionManager<'a> {
     pub dns_cache: Option<&'a SmolStr>,
     /// The filters that hold policies.
     pub policies: &'a PolicyFilters,
+    /// Code of users' own for the port.
+    pub extensions: &'a Extensions<'a>,
     /// Whether it is the explicit HTTP proxy (`proxyHttpPort`), whose requests name the whole URL.
     pub explicit_proxy: bool,
     /// Whether whoever connects to a sidecar has shown a certificate of the mesh.
@@ -142,6 +145,7 @@ fn common(wanted: &ConnectionManager<'_>) -> HttpConnectionManager {
         policies: wanted.policies,
         reads_peer: metrics.peers && wanted.from_mesh,
         explicit_proxy: wanted.explicit_proxy,
+        extensions: wanted.extensions,
     };
     let mut manager = HttpConnectionManager {
         generate_request_id: if headers.request_id == Some(Disabled(true)) { wkt::boolean(false) } else { None },

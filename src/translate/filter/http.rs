@@ -31,13 +31,16 @@ use envoy_types::pb::{
 use smol_str::SmolStr;
 
 use super::{
-    Direction, istio_stats,
+    Direction,
+    extensions::Extensions,
+    istio_stats,
     jwt_authn::{JWT_AUTHN, jwt_authn},
     peer_header,
     policies::PolicyFilters,
 };
 use crate::{
     mesh::{
+        extension::ExtensionPhase as Phase,
         model::{Disabled, Flavour},
         policy::request_authentication::TokenRules,
     },
@@ -75,6 +78,8 @@ pub struct HttpFilters<'a> {
     pub reads_peer: bool,
     /// Whether it is the explicit HTTP proxy.
     pub explicit_proxy: bool,
+    /// Those of users' own.
+    pub extensions: &'a Extensions<'a>,
 }
 
 /// Returns all filters, the router last.
@@ -89,9 +94,13 @@ pub fn http_filters(wanted: HttpFilters<'_>) -> Vec<HttpFilter> {
     }
     filters.extend(wanted.reads_peer.then(peer_header::reader));
     filters.extend_from_slice(&wanted.policies.asking);
+    filters.extend(wanted.extensions.http(Phase::Authn));
     let tokens = wanted.tokens.and_then(|tokens| jwt_authn(tokens, wanted.direction == Direction::Gateway));
     filters.extend(tokens.map(|tokens| filter(JWT_AUTHN, wkt::any(&tokens))));
+    filters.extend(wanted.extensions.http(Phase::Authz));
     filters.extend_from_slice(&wanted.policies.http);
+    filters.extend(wanted.extensions.http(Phase::Stats));
+    filters.extend(wanted.extensions.http(Phase::Unspecified));
     if wanted.grpc_web {
         filters.push(filter("envoy.filters.http.grpc_web", wkt::any(&GrpcWeb {})));
     }
@@ -208,6 +217,7 @@ mod tests {
         let own = ListenerTraits { reports: Arc::new(reports), ..ListenerTraits::default() };
         let interception = Interception::Redirect;
         let class = &ListenerClass { flavour, interception, ipv4: true, ipv6: false, http10: false, idle_timeout: None, own };
+        let extensions = &Extensions::default();
         let wanted = HttpFilters {
             class,
             direction,
@@ -218,6 +228,7 @@ mod tests {
             policies,
             reads_peer: false,
             explicit_proxy: false,
+            extensions,
         };
         http_filters(wanted)
             .into_iter()

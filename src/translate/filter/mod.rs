@@ -3,6 +3,7 @@
 pub mod access_log;
 pub mod connection_manager;
 mod ext_authz;
+pub mod extensions;
 pub mod http;
 mod istio_stats;
 pub mod jwt_authn;

@@ -17,7 +17,9 @@ pub struct PolicyFilters {
     pub asking: Vec<HttpFilter>,
     /// Those of a connection manager that come after.
     pub http: Vec<HttpFilter>,
-    /// Those of a chain that ends in a TCP proxy.
+    /// Those of a chain that ends in a TCP proxy that have somebody asked.
+    pub asking_of_connections: Vec<Filter>,
+    /// Those of such a chain that come after.
     pub network: Vec<Filter>,
     /// The clusters of those that are asked.
     pub clusters: Vec<SmolStr>,
@@ -26,12 +28,11 @@ pub struct PolicyFilters {
 impl PolicyFilters {
     /// Makes the filters.
     pub fn of(policies: &WorkloadPolicies) -> Self {
-        let mut network = custom::network_filters(policies);
-        network.extend(rbac::network_filters(&policies.authorization));
         Self {
             asking: custom::http_filters(policies),
             http: rbac::http_filters(&policies.authorization),
-            network,
+            asking_of_connections: custom::network_filters(policies),
+            network: rbac::network_filters(&policies.authorization),
             clusters: policies.authorizers.values().flatten().map(ext_authz::cluster).collect(),
         }
     }

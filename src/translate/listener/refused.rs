@@ -46,6 +46,10 @@ pub enum Reason {
     TooManyRoutes(u16),
     /// Proxies of a namespace have no cluster for a port of a service to which they should report.
     UnseenCollector(Hostname, u16, SmolStr),
+    /// The proxy runs no WebAssembly. Whether its traffic passes all the same.
+    NoWasm(bool),
+    /// Nobody fetches a module for the proxy. Whether its traffic passes all the same.
+    NotFetched(bool),
     /// The workload's port is taken to speak what another Service declares, which came first.
     Declared(u16, Protocol, ObjectKey),
 }
@@ -65,7 +69,7 @@ pub enum Onward {
 
 impl Refused {
     /// Returns what names an object, where it asks for something, and why that is not sent.
-    pub(in crate::translate) fn new(origin: &Origin, field: impl Into<SmolStr>, reason: Reason) -> Self {
+    pub fn new(origin: &Origin, field: impl Into<SmolStr>, reason: Reason) -> Self {
         Self { origin: origin.clone(), field: field.into(), reason }
     }
 }
@@ -81,6 +85,10 @@ impl From<UnseenCollector> for Refused {
         let UnseenCollector { origin, field, hostname, port, namespace } = unseen;
         Self { origin, field, reason: Reason::UnseenCollector(hostname, port, namespace) }
     }
+}
+
+fn meanwhile(open: bool) -> &'static str {
+    if open { "their traffic passes without the module, as failStrategy says" } else { "their traffic is refused, as failStrategy says" }
 }
 
 impl fmt::Display for Reason {
@@ -126,6 +134,14 @@ impl fmt::Display for Reason {
                 let spoken =
                     if *protocol == Protocol::Auto { "what is sniffed".to_owned() } else { format!("{protocol:?}").to_uppercase() };
                 write!(f, "workloads take {spoken} on their port {port}, as {by} declares, which came first: declare the same protocol")
+            }
+            Self::NoWasm(open) => {
+                let then = meanwhile(*open);
+                write!(f, "some of its proxies were built without what runs WebAssembly (V8): {then}")
+            }
+            Self::NotFetched(open) => {
+                let then = meanwhile(*open);
+                write!(f, "some of its proxies have no agent beside them that fetches modules: {then} (a file:// needs none)")
             }
             Self::TooManyRoutes(port) => {
                 write!(

@@ -71,8 +71,10 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    /// Finds the groups of a proxy, and makes those that do not exist yet.
-    pub(super) fn ensure(&mut self, world: &World, proxy: &Proxy, distinguishing: &DistinguishingLabels) -> Keys {
+    /// Finds the groups of a proxy, and makes those that do not exist yet. `asking` is the proxy, and whether its caller has proven to
+    /// be of its namespace.
+    pub(super) fn ensure(&mut self, world: &World, asking: (&Proxy, bool), distinguishing: &DistinguishingLabels) -> Keys {
+        let (proxy, _) = asking;
         let key = scope_key(world, proxy.kind, &proxy.namespace, &proxy.labels);
         let scope = self.scopes.entry(key.clone()).or_insert_with(|| scope_of(world, &key));
         let telemetry = EffectiveTelemetry::of(world, scope, proxy);
@@ -80,12 +82,12 @@ impl Groups {
             let made = self.cache.added(ResourceType::ExtensionConfig, patch, having);
             made.resource.map(|resource| resource.name.clone())
         });
-        let shared = SharedKey { scope: key.clone(), class: class_of(proxy, distinguishing, None), patching: patching.of_scope() };
+        let shared = SharedKey { scope: key.clone(), class: class_of(world, proxy, distinguishing, None), patching: patching.of_scope() };
         if let Entry::Vacant(entry) = self.shared.entry(shared.clone()) {
             entry.insert(SharedByScope::new(world, scope, &shared, &mut self.cache));
         }
         let listeners = (proxy.kind == ProxyKind::Sidecar).then(|| ListenersKey {
-            class: class_of(proxy, distinguishing, Some(&telemetry.client)),
+            class: class_of(world, proxy, distinguishing, Some(&telemetry.client)),
             http_proxy_port: proxy.http_proxy_port,
             own: own_addresses(world, scope, proxy),
             ports: proxy.ports,
@@ -107,8 +109,8 @@ impl Groups {
             entry.insert(LocatedResources::new(world, scope, located, shared, &mut self.cache));
         }
         let reports = if proxy.kind == ProxyKind::Gateway { &telemetry.client } else { &telemetry.server };
-        let class = class_of(proxy, distinguishing, Some(reports));
-        let own = PerProxyInputs::of(world, scope, &shared, proxy, &class, patching.of_own());
+        let class = class_of(world, proxy, distinguishing, Some(reports));
+        let own = PerProxyInputs::of(world, scope, &shared, asking, &class, patching.of_own());
         let own = Arc::new(own.without_collectors(telemetry.unseen));
         if let Entry::Vacant(entry) = self.own.entry(Arc::clone(&own)) {
             let clusters = self.shared.entry(shared.clone()).or_default().clusters();

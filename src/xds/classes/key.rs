@@ -8,7 +8,9 @@ use smol_str::SmolStr;
 use super::patching::Patching;
 use crate::{
     mesh::{
+        extension::PlacedExtension,
         model::{Flavour, Labels, Place, PlaceDetail, Proxy, ProxyKind, ProxyPorts, Resolution, Service},
+        policy::extensions::workload_extensions,
         scope::{Scope, ScopeKey},
         telemetry::SideTelemetry,
         traffic::place_detail,
@@ -97,7 +99,12 @@ pub(super) fn is_located(world: &World, scope: &Scope, service: &Service) -> boo
 }
 
 /// Returns the class of a proxy: for listeners with what they alone read, `reports` of their side among it; for the rest without it.
-pub(super) fn class_of(proxy: &Proxy, distinguishing: &DistinguishingLabels, reports: Option<&Arc<SideTelemetry>>) -> ProxyClass {
+pub(super) fn class_of(
+    world: &World,
+    proxy: &Proxy,
+    distinguishing: &DistinguishingLabels,
+    reports: Option<&Arc<SideTelemetry>>,
+) -> ProxyClass {
     ProxyClass {
         kind: proxy.kind,
         flavour: proxy.flavour,
@@ -112,11 +119,12 @@ pub(super) fn class_of(proxy: &Proxy, distinguishing: &DistinguishingLabels, rep
         preserves_case: proxy.headers.as_ref().is_some_and(|headers| headers.preserve_case == Some(true)),
         labels: Arc::new(project(&proxy.labels, &distinguishing.routes)),
         peers: proxy.metrics.peers,
-        listener: reports.map(|reports| listener_traits(proxy, reports)).unwrap_or_default(),
+        listener: reports.map(|reports| listener_traits(world, proxy, reports)).unwrap_or_default(),
     }
 }
 
-fn listener_traits(proxy: &Proxy, reports: &Arc<SideTelemetry>) -> ListenerTraits {
+fn listener_traits(world: &World, proxy: &Proxy, reports: &Arc<SideTelemetry>) -> ListenerTraits {
+    let extensions = workload_extensions(world, &proxy.namespace, &proxy.labels);
     let in_front = proxy.topology.filter(|_| proxy.kind == ProxyKind::Gateway);
     ListenerTraits {
         telemetry: if proxy.flavour == Flavour::Istio { Arc::clone(&proxy.telemetry) } else { Arc::default() },
@@ -126,6 +134,7 @@ fn listener_traits(proxy: &Proxy, reports: &Arc<SideTelemetry>) -> ListenerTrait
         reports: Arc::clone(reports),
         headers: proxy.headers.clone().unwrap_or_default(),
         service_name: if reports.names_service() { proxy.service_cluster.clone() } else { SmolStr::default() },
+        extensions: extensions.iter().map(|extension| PlacedExtension::of(&extension.spec, proxy.flavour)).collect(),
     }
 }
 
@@ -164,10 +173,11 @@ mod tests {
         let labels = DistinguishingLabels::default();
         let scope = ScopeKey { kind: proxy.kind, namespace: "edge".into(), sidecar: None, rules: Vec::new() };
 
+        let world = World::default();
         let log = NamedProvider { name: "log".into(), provider: None };
         let log = AccessLog { provider: ByPtr(Arc::new(log)), collector: None, filter: None };
         let reports = Arc::new(SideTelemetry { access_logs: vec![log], ..SideTelemetry::default() });
-        let class = class_of(&proxy, &labels, Some(&reports));
+        let class = class_of(&world, &proxy, &labels, Some(&reports));
         assert_eq!((class.listener.exact_balance, &class.listener.reports), (proxy.exact_balance, &reports));
         let ports = ProxyPorts::default();
         let patching = Patching::none(proxy.kind, proxy.flavour);
@@ -180,6 +190,6 @@ mod tests {
             patching: patching.clone(),
             of_scope: patching.clone(),
         };
-        assert!(listeners.shared() == SharedKey { scope, class: class_of(&proxy, &labels, None), patching });
+        assert!(listeners.shared() == SharedKey { scope, class: class_of(&world, &proxy, &labels, None), patching });
     }
 }

@@ -10,6 +10,7 @@ mod by_place;
 mod by_scope;
 mod cached_units;
 mod concern;
+mod extending;
 mod groups;
 mod key;
 mod memo;
@@ -231,7 +232,7 @@ impl Classes {
         let mut state = self.0.lock();
         let state = &mut *state;
         let proxy = resolve_proxy(&state.world, proxy);
-        let keys = state.groups.ensure(&state.world, &proxy, &state.distinguishing);
+        let keys = state.groups.ensure(&state.world, (&proxy, false), &state.distinguishing);
         let mut layers = state.groups.layers(&keys);
         state.trust.add_to(&mut layers);
         View::new(state.world.generation, layers)
@@ -242,7 +243,7 @@ impl Classes {
         let mut state = self.0.lock();
         let state = &mut *state;
         let proxy = resolve_proxy(&state.world, proxy);
-        let keys = state.groups.ensure(&state.world, &proxy, &state.distinguishing);
+        let keys = state.groups.ensure(&state.world, (&proxy, false), &state.distinguishing);
         let mut found = state.groups.findings(&state.world, [&keys]);
         found.extend(state.secret_findings(&keys, &proxy.namespace, None));
         found
@@ -264,7 +265,7 @@ impl Views for Classes {
         let mut state = self.0.lock();
         let state = &mut *state;
         let proxy = resolve_proxy(&state.world, &node.proxy);
-        let keys = state.groups.ensure(&state.world, &proxy, &state.distinguishing);
+        let keys = state.groups.ensure(&state.world, (&proxy, account.is_some()), &state.distinguishing);
         let of = (&state.groups, &state.secrets, &state.trust);
         let view = self.0.view(state.world.generation, of, &keys, account.as_ref());
         let (sender, receiver) = watch::channel(view.clone());
@@ -366,7 +367,8 @@ impl State {
         let concerned = |ConnectedProxy { proxy, keys, .. }: &ConnectedProxy| all || concern.covers(proxy, keys);
         for connected in self.proxies.values_mut().visiting(Visited::Proxy).filter(|connected| concerned(connected)) {
             connected.proxy = resolve_proxy(&self.world, &connected.node.proxy);
-            let keys = self.groups.ensure(&self.world, &connected.proxy, &self.distinguishing);
+            let asking = (&connected.proxy, connected.account.is_some());
+            let keys = self.groups.ensure(&self.world, asking, &self.distinguishing);
             if keys != connected.keys {
                 self.groups.enter(&keys);
                 let before = mem::replace(&mut connected.keys, keys);

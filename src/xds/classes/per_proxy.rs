@@ -7,7 +7,14 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use imbl::OrdMap;
 use smol_str::SmolStr;
 
-use super::{cached_units::Changes, key::SharedKey, missing::MissingClusters, patching::Patching, resource_cache::ResourceCache};
+use super::{
+    cached_units::Changes,
+    extending::{Extending, extending},
+    key::SharedKey,
+    missing::MissingClusters,
+    patching::Patching,
+    resource_cache::ResourceCache,
+};
 use crate::{
     api::{Diagnostic, ObjectKey},
     mesh::{
@@ -23,6 +30,7 @@ use crate::{
     translate::{
         cluster::{self, ClusterInput, InboundTarget},
         endpoint::{self, EndpointInput},
+        extension::ExtensionInput,
         input::ProxyClass,
         listener::{
             Refused,
@@ -50,6 +58,8 @@ pub(super) struct PerProxyInputs {
     inbound: Option<InboundInput>,
     gateway: Vec<GatewayListenerInput>,
     tables: Vec<RouteTable>,
+    /// What filters of users' own do.
+    extensions: Vec<ExtensionInput>,
     refused: BTreeSet<Refused>,
     /// The secrets that its listeners ask for, with the Gateways that name them.
     secrets: BTreeSet<(ObjectKey, SecretName)>,
@@ -73,13 +83,24 @@ pub(super) struct PerProxy {
 const NAMING: [ResourceType; 2] = [ResourceType::Listener, ResourceType::Route];
 
 impl PerProxyInputs {
-    /// Returns what decides about a proxy; `class` is that of the listeners of its own side.
-    pub(super) fn of(world: &World, scope: &Scope, shared: &SharedKey, proxy: &Proxy, class: &ProxyClass, patching: Patching) -> Self {
+    /// Finds what decides about a proxy; `class` is that of the listeners of its own side. `proven`: its caller has proven to be of its
+    /// namespace.
+    pub(super) fn of(
+        world: &World,
+        scope: &Scope,
+        shared: &SharedKey,
+        (proxy, proven): (&Proxy, bool),
+        class: &ProxyClass,
+        patching: Patching,
+    ) -> Self {
         let patching = Some(patching).filter(|patching| !patching.patches.is_empty());
-        match proxy.kind {
+        let mut own = match proxy.kind {
             ProxyKind::Sidecar => Self { patching: patching.map(|of| of.behind(world, proxy)), ..sidecar(world, scope, proxy, class) },
             ProxyKind::Gateway => Self { shared: Some(shared.clone()), patching, ..gateway_proxy(world, scope, proxy, class) },
-        }
+        };
+        let Extending { extensions, refused } = extending(world, proxy, proven);
+        own.refused.extend(refused);
+        Self { extensions, ..own }
     }
 
     /// Adds what its listeners do not report, because there is no cluster for who should take it.
@@ -120,7 +141,8 @@ impl PerProxy {
             ResourceType::Endpoint => inputs.assignments.iter().cloned().map(|input| cache.assignment(input)).collect(),
             ResourceType::Listener => listeners(inputs, patching, cache),
             ResourceType::Route => inputs.tables.iter().cloned().map(|table| cache.table(table, patching)).collect(),
-            ResourceType::ExtensionConfig | ResourceType::Secret | ResourceType::NameTable | ResourceType::ProxyConfig => Vec::new(),
+            ResourceType::ExtensionConfig => inputs.extensions.iter().cloned().map(|input| cache.extension_config(input)).collect(),
+            ResourceType::Secret | ResourceType::NameTable | ResourceType::ProxyConfig => Vec::new(),
         });
         let unfit = ResourceType::ALL.into_iter().flat_map(|kind| &made[kind]).flat_map(|made| made.unfit.iter().cloned()).collect();
         let reports = ResourceType::ALL.into_iter().flat_map(|kind| &made[kind]).filter_map(|made| made.report.clone()).collect();

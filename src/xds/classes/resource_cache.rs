@@ -16,6 +16,7 @@ use crate::{
     translate::{
         cluster::{self, ClusterInput},
         endpoint::{self, EndpointInput},
+        extension::{self, ExtensionInput},
         input::ByPtr,
         listener::{
             gateway::{self, GatewayListenerInput},
@@ -50,6 +51,7 @@ pub(super) struct ResourceCache {
     added: Memo<(ByPtr<Patch>, Capabilities), Encoded>,
     patched_headers: Memo<(Vec<u8>, Arc<TablePatching>), Arc<PatchedHeader>>,
     patched_hosts: Memo<(ByPtr<CheckedVirtualHost>, Arc<TablePatching>), Arc<PatchedHost>>,
+    extensions: Memo<ExtensionInput, Encoded>,
     translations: Translations,
 }
 
@@ -81,12 +83,13 @@ struct JoinedTable {
 pub type Translations = Family<MetricLabels<1, &'static str>, ExactCounter>;
 
 /// The labels in [`Translations`].
-pub(super) const TRANSLATED: [&str; 6] = ["cluster", "load_assignment", "listener", "virtual_host", "route_table", "patched"];
+pub(super) const TRANSLATED: [&str; 7] =
+    ["cluster", "load_assignment", "listener", "virtual_host", "route_table", "patched", "extension_config"];
 
 impl Default for ResourceCache {
     fn default() -> Self {
         let translations = Translations::default();
-        let [cluster, load_assignment, listener, virtual_host, route_table, patched] =
+        let [cluster, load_assignment, listener, virtual_host, route_table, patched, extension_config] =
             TRANSLATED.map(|what| translations.get_or_create(&[("type", what)]).clone());
         Self {
             clusters: Memo::counting(cluster),
@@ -100,6 +103,7 @@ impl Default for ResourceCache {
             added: Memo::counting(patched.clone()),
             patched_headers: Memo::counting(patched.clone()),
             patched_hosts: Memo::counting(patched),
+            extensions: Memo::counting(extension_config),
             translations,
         }
     }
@@ -192,6 +196,13 @@ impl ResourceCache {
         self.tables.get(joined, |joined| checked::route_configuration(header, joined.hosts.iter().map(|host| &*host.0)))
     }
 
+    pub(super) fn extension_config(&mut self, input: ExtensionInput) -> Encoded {
+        self.extensions.get(input, |input| {
+            let built = extension::extension_config(input);
+            if extension::is_rewritten(input) { checked::rewritten_extension_config(built) } else { checked::extension_config(built) }
+        })
+    }
+
     /// Lets go of all that no group holds. Tables hold virtual hosts, and what is patched holds what it was.
     pub(super) fn drop_unused(&mut self) {
         self.patched.drop_unused();
@@ -205,6 +216,7 @@ impl ResourceCache {
         self.outbound.drop_unused();
         self.inbound.drop_unused();
         self.gateway.drop_unused();
+        self.extensions.drop_unused();
     }
 
     /// Returns how many translations are remembered.
@@ -219,6 +231,7 @@ impl ResourceCache {
             + self.added.len()
             + self.patched_headers.len()
             + self.patched_hosts.len()
+            + self.extensions.len()
     }
 
     /// Returns the counters.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Left, alone, field, field_of, is_right, selected};
+use super::{Left, alone, field, field_of, is_right, target};
 use crate::api::{
     ObjectKey, Spec,
-    istio::{ClaimToHeader, JwtHeader, JwtRule, PolicyTarget, RequestAuthentication},
+    istio::{ClaimToHeader, JwtHeader, JwtRule, RequestAuthentication},
     read::fields::Read,
 };
 
@@ -22,13 +22,6 @@ pub(super) fn left(key: &ObjectKey, spec: &Value) -> Option<Left> {
     let authentication = RequestAuthentication { target: target(spec), rules };
     let consequence = "its rules hold where they can be read, and of an issuer whose rule cannot no token is good".to_owned();
     (!authentication.rules.is_empty()).then(|| Left { spec: Spec::RequestAuthentication(Arc::new(authentication)), consequence })
-}
-
-fn target(spec: &Value) -> PolicyTarget {
-    let selector = field(spec, "selector", |node| selected(node.value, "matchLabels")).flatten();
-    let single = field_of(spec, "targetRef").flatten();
-    let several = field_of(spec, "targetRefs").flatten().unwrap_or_default();
-    PolicyTarget { selector, single: single.is_some(), refs: single.map_or(several, |single| vec![single]) }
 }
 
 /// Returns a rule in which nothing is wrong.

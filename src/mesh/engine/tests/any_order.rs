@@ -87,7 +87,9 @@ fn change() -> impl Strategy<Value = Change> {
             object(Kind::Gateway, namespace, "public", &[], Spec::Gateway(Arc::new(spec)))
         }),
         (namespace(), secret_name(), select(vec!["x", "y"])).prop_map(|(namespace, name, text)| {
-            let secret = kubernetes::Secret { entries: vec![("tls.crt", text.as_bytes().to_vec().into())] };
+            let registries = format!(r#"{{"auths": {{"{text}": {{}}}}}}"#);
+            let entries = [("tls.crt", text.to_owned()), (kubernetes::Secret::PULL_KEY, registries)];
+            let secret = kubernetes::Secret { entries: entries.map(|(key, text)| (key, text.into_bytes().into())).into() };
             object(Kind::Secret, namespace, name, &[], Spec::Secret(Arc::new(secret)))
         }),
         (namespace(), name(), secret_name()).prop_map(|(namespace, app, roots)| {
@@ -113,6 +115,17 @@ fn change() -> impl Strategy<Value = Change> {
         (namespace(), select(vec![-1, 1])).prop_map(|(namespace, priority)| {
             let spec = istio::EnvoyFilter { priority, patches: vec![istio::ConfigPatch::default()], ..Default::default() };
             object(Kind::EnvoyFilter, namespace, "all", &[], Spec::EnvoyFilter(Arc::new(spec)))
+        }),
+        (namespace(), select(vec!["", "a", "two/a"])).prop_map(|(namespace, pull_secret)| {
+            let module = istio::WasmModule { url: "a/b".into(), pull_secret: pull_secret.into(), ..Default::default() };
+            let spec = istio::WasmPlugin { module, ..Default::default() };
+            object(Kind::WasmPlugin, namespace, "all", &[], Spec::WasmPlugin(Arc::new(spec)))
+        }),
+        (namespace(), any::<bool>()).prop_map(|(namespace, is_script)| {
+            let module = istio::WasmModule { url: "a/b".into(), pull_secret: "a".into(), ..Default::default() };
+            let code = if is_script { istio::ExtensionCode::Lua("-- a".into()) } else { istio::ExtensionCode::Wasm(module) };
+            let spec = istio::TrafficExtension { code: Some(code), ..Default::default() };
+            object(Kind::TrafficExtension, namespace, "all", &[], Spec::TrafficExtension(Arc::new(spec)))
         }),
         (namespace(), any::<bool>()).prop_map(|(namespace, of_tokens)| match of_tokens {
             true => {

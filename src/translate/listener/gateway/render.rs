@@ -12,6 +12,7 @@ use crate::translate::{
         Direction,
         access_log::listener_access_logs,
         connection_manager::{ConnectionManager, Routes, connection_manager},
+        extensions::Extensions,
         network::{Reports, metadata_exchange, tcp_filters},
         policies::PolicyFilters,
     },
@@ -32,9 +33,12 @@ pub(super) fn listener(input: &GatewayListenerInput) -> Built<Listener> {
     let policies = PolicyFilters::of(&input.policies);
     let mut built = Built::new(Listener::default(), input.origins.iter().chain(input.policies.origins()).cloned());
     built.clusters.extend(policies.clusters.iter().cloned());
+    let extensions = Extensions::at(&input.class.own.extensions, Direction::Gateway, input.port);
+    extensions.note(input.chains.iter().any(|chain| matches!(chain.target, Target::Http { .. })), &mut built);
+    let own = OwnFilters { policies: &policies, extensions: &extensions };
     let chains = input.chains.iter().map(|chain| {
         let tls = chain.tls.as_ref().map(|tls| tls.socket(input.class.flavour, &input.mesh));
-        outgoing_chain(&chain.matcher, filters(input, &policies, &name, chain, &mut built), tls, None)
+        outgoing_chain(&chain.matcher, filters(input, &own, &name, chain, &mut built), tls, None)
     });
     let filter_chains = chains.collect();
     built.message = Listener {
@@ -66,17 +70,17 @@ pub(super) fn listener(input: &GatewayListenerInput) -> Built<Listener> {
     built
 }
 
-fn filters(
-    input: &GatewayListenerInput,
-    policies: &PolicyFilters,
-    name: &SmolStr,
-    chain: &Chain,
-    built: &mut Built<Listener>,
-) -> Vec<Filter> {
+/// The filters that the chains of a listener have in common.
+struct OwnFilters<'a> {
+    policies: &'a PolicyFilters,
+    extensions: &'a Extensions<'a>,
+}
+
+fn filters(input: &GatewayListenerInput, own: &OwnFilters<'_>, name: &SmolStr, chain: &Chain, built: &mut Built<Listener>) -> Vec<Filter> {
     match &chain.target {
         Target::Http { routes, grpc_web } => {
             built.routes.push(routes.clone());
-            vec![connection_manager(ConnectionManager {
+            let manager = connection_manager(ConnectionManager {
                 class: &input.class,
                 mesh: &input.mesh,
                 direction: Direction::Gateway,
@@ -87,17 +91,19 @@ fn filters(
                 grpc_web: *grpc_web,
                 sniffed: false,
                 dns_cache: None,
-                policies,
+                policies: own.policies,
+                extensions: own.extensions,
                 explicit_proxy: false,
                 from_mesh: false,
-            })]
+            });
+            own.extensions.before_requests().chain([manager]).collect()
         }
         Target::Tcp(target) => {
             built.clusters.extend(target.clusters.iter().map(|(cluster, _)| cluster.clone()));
             let exchanges = chain.tls.as_ref().is_some_and(|tls| tls.exchanges_metadata());
             let exchange = exchanges.then(|| metadata_exchange(input.class.flavour)).flatten();
             let reports = Reports { class: &input.class, direction: Direction::Gateway, from_mesh: false };
-            exchange.into_iter().chain(policies.network.iter().cloned()).chain(tcp_filters(target, reports)).collect()
+            exchange.into_iter().chain(own.extensions.among_policies(own.policies)).chain(tcp_filters(target, reports)).collect()
         }
     }
 }

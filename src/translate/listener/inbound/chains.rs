@@ -1,7 +1,7 @@
 //! The filter chains of inbound ports. mTLS mode and protocol decide which there are (contract §3.4, table).
 
 use envoy_types::pb::envoy::config::{
-    listener::v3::{Filter, FilterChain, FilterChainMatch},
+    listener::v3::{Filter, FilterChain, FilterChainMatch, Listener},
     route::v3::{
         Decorator, RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route, route_action,
         route_match::PathSpecifier,
@@ -9,16 +9,18 @@ use envoy_types::pb::envoy::config::{
 };
 use smol_str::SmolStr;
 
-use super::{InboundInput, InboundPort};
+use super::{InboundInput, InboundPort, carries};
 use crate::{
     mesh::model::{Flavour, MtlsMode, Protocol},
     translate::{
         filter::{
             Direction,
             connection_manager::{ConnectionManager, Routes, connection_manager},
+            extensions::Extensions,
             network::{Reports, TcpTarget, black_hole, metadata_exchange, stats, tcp_filters},
             policies::PolicyFilters,
         },
+        input::Built,
         listener::chain::{MESH, MESH_HTTP, MESH_TCP, PLAINTEXT_HTTP},
         metadata::istio_config,
         naming::{INBOUND_PASSTHROUGH_CLUSTER, config_path, inbound_cluster},
@@ -68,6 +70,15 @@ pub(super) fn port(input: &InboundInput, policies: &PolicyFilters, port: &Inboun
         }
     }
     chains
+}
+
+/// Notes what the chains of these ports ask for of what users' own filters do. `captured`: so do those of all other ports.
+pub(super) fn note_extensions(input: &InboundInput, ports: &[&InboundPort], captured: bool, built: &mut Built<Listener>) {
+    let own = ports.iter().map(|port| (port.target_port, carries(port.protocol) != Some(false)));
+    let others = [0].into_iter().chain(input.mtls.ports.iter().map(|(port, _)| *port)).map(|port| (port, true));
+    for (port, requests) in own.chain(others.filter(|_| captured)) {
+        Extensions::at(&input.class.own.extensions, Direction::Inbound, port).note(requests, built);
+    }
 }
 
 /// Where a port's traffic is handed over, and under which names.
@@ -156,11 +167,12 @@ impl Handover {
             ..TcpTarget::cluster(self.cluster.clone())
         };
         let reports = Reports { class: &input.class, direction: Direction::Inbound, from_mesh };
-        policies.network.iter().cloned().chain(tcp_filters(&target, reports)).collect()
+        self.extensions(input).among_policies(policies).into_iter().chain(tcp_filters(&target, reports)).collect()
     }
 
     fn http_filters(&self, input: &InboundInput, policies: &PolicyFilters, from_mesh: bool) -> Vec<Filter> {
-        vec![connection_manager(ConnectionManager {
+        let extensions = self.extensions(input);
+        let manager = connection_manager(ConnectionManager {
             class: &input.class,
             mesh: &input.mesh,
             direction: Direction::Inbound,
@@ -172,9 +184,15 @@ impl Handover {
             sniffed: false,
             dns_cache: None,
             policies,
+            extensions: &extensions,
             explicit_proxy: false,
             from_mesh,
-        })]
+        });
+        extensions.before_requests().chain([manager]).collect()
+    }
+
+    fn extensions<'a>(&self, input: &'a InboundInput) -> Extensions<'a> {
+        Extensions::at(&input.class.own.extensions, Direction::Inbound, self.destination.unwrap_or_default())
     }
 
     // Everything goes to the application (contract §3.6 "Inbound").

@@ -14,6 +14,7 @@ use crate::{
             Direction,
             access_log::listener_access_logs,
             connection_manager::{ConnectionManager, Routes, connection_manager},
+            extensions::Extensions,
             network::{Reports, TcpTarget, black_hole, stats, tcp_filters},
             policies::PolicyFilters,
         },
@@ -75,6 +76,7 @@ fn second_wildcard(input: &ListenerInput) -> Option<&'static str> {
 fn http_proxy(input: &ListenerInput, port: u16) -> Built<Listener> {
     let name = input.name();
     let routes = SmolStr::new_static("http_proxy");
+    let extensions = Extensions::at(&input.class.own.extensions, Direction::Outbound, port);
     let manager = connection_manager(ConnectionManager {
         class: &input.class,
         mesh: &input.mesh,
@@ -87,13 +89,15 @@ fn http_proxy(input: &ListenerInput, port: u16) -> Built<Listener> {
         sniffed: false,
         dns_cache: None,
         policies: &PolicyFilters::default(),
+        extensions: &extensions,
         explicit_proxy: true,
         from_mesh: false,
     });
+    let filters = extensions.before_requests().chain([manager]).collect();
     let listener = Listener {
         name: name.into(),
         address: Some(address(input.class.localhost(), port)),
-        filter_chains: vec![outgoing_chain(&ChainMatch::default(), vec![manager], None, None)],
+        filter_chains: vec![outgoing_chain(&ChainMatch::default(), filters, None, None)],
         traffic_direction: TrafficDirection::Outbound.into(),
         connection_balance_config: balance(input.class.own.exact_balance.outbound),
         continue_on_listener_filters_timeout: true,
@@ -103,6 +107,7 @@ fn http_proxy(input: &ListenerInput, port: u16) -> Built<Listener> {
     };
     let mut built = Built::new(listener, []);
     built.routes = vec![routes];
+    extensions.note(true, &mut built);
     finished(built, input)
 }
 
@@ -113,9 +118,12 @@ fn service_listener(input: &ListenerInput, service: &ServiceListener) -> Built<L
     let inspectors = [looks_at_tls.then(tls_inspector), sniffs.then(http_inspector)];
     let first = service.binds.first().map_or("", SmolStr::as_str);
     let mut built = Built::new(Listener::default(), [service.origin.clone()]);
+    let extensions = Extensions::at(&input.class.own.extensions, Direction::Outbound, service.port);
+    extensions.note(service.chains.iter().any(|chain| matches!(chain.target, Target::Http { .. })), &mut built);
     let (mut chains, mut default) = (Vec::new(), None);
     for planned in &service.chains {
-        let chain = outgoing_chain(&planned.matcher, planned.filters(input, &name, &mut built), None, planned.config.as_ref());
+        let filters = planned.filters(input, &extensions, &name, &mut built);
+        let chain = outgoing_chain(&planned.matcher, filters, None, planned.config.as_ref());
         if planned.matcher.is_all() {
             default = Some(chain)
         } else {
@@ -192,17 +200,20 @@ impl Chain {
     fn filters(
         &self,
         input: &ListenerInput,
+        extensions: &Extensions<'_>,
         name: &str,
         built: &mut Built<Listener>,
     ) -> Vec<envoy_types::pb::envoy::config::listener::v3::Filter> {
         match &self.target {
             Target::Tcp(target) => {
                 built.clusters.extend(target.clusters.iter().map(|(cluster, _)| cluster.clone()));
-                tcp_filters(target, reports(input))
+                let mut filters = extensions.among_policies(&PolicyFilters::default());
+                filters.extend(tcp_filters(target, reports(input)));
+                filters
             }
             Target::Http { routes, sniffed, grpc_web, dns_cache } => {
                 built.routes.push(routes.clone());
-                vec![connection_manager(ConnectionManager {
+                let manager = connection_manager(ConnectionManager {
                     class: &input.class,
                     mesh: &input.mesh,
                     direction: Direction::Outbound,
@@ -214,9 +225,11 @@ impl Chain {
                     sniffed: *sniffed,
                     dns_cache: dns_cache.as_ref(),
                     policies: &PolicyFilters::default(),
+                    extensions,
                     explicit_proxy: false,
                     from_mesh: false,
-                })]
+                });
+                extensions.before_requests().chain([manager]).collect()
             }
         }
     }
