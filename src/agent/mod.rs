@@ -16,6 +16,7 @@ pub(crate) mod istio_metrics;
 mod kept_statistics;
 pub(crate) mod launch;
 pub(crate) mod modules;
+pub(crate) mod output;
 pub(crate) mod readiness;
 pub(crate) mod relay;
 pub(crate) mod revocation;
@@ -132,6 +133,13 @@ async fn start_services(settings: &Settings, draining: &Draining, services: &mut
         roots::follow(issued, files, joined_sender, &told).await;
         service_ended("roots", Ok::<_, io::Error>(()))
     });
+    if let Some(folder) = settings.output.clone() {
+        let current = joined.clone();
+        services.spawn(async move {
+            output::follow(current, folder).await;
+            service_ended("certificate files", Ok::<_, io::Error>(()))
+        });
+    }
     let secrets = tonic::transport::Server::builder()
         .add_service(SecretDiscoveryServiceServer::new(SecretService::new(joined)))
         .serve_with_incoming(UnixListenerStream::new(sockets.sds));

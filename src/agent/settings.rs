@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use super::application::Application;
+use super::{application::Application, output::OutputFolder};
 use crate::workload_labels::WorkloadLabels;
 
 /// Everything that one agent needs to know; made by the command line.
@@ -40,6 +40,8 @@ pub(crate) struct Settings {
     pub plain_registries: Vec<String>,
     /// Folder for sockets and bootstrap; created if missing, readable by its owner only.
     pub work_dir: PathBuf,
+    /// Where key, certificate and roots are written for others; `None`: nowhere.
+    pub output: Option<OutputFolder>,
 }
 
 /// The first part of a node id (contract §2.4).
@@ -355,6 +357,7 @@ pub(super) mod tests {
             proxy_config: Map::new(),
             plain_registries: Vec::new(),
             work_dir: "run".into(),
+            output: None,
         }
     }
 

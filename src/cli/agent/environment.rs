@@ -67,6 +67,11 @@ impl Environment {
         self.variable("ISTIO_CPU_LIMIT")?.parse().ok().filter(|limit| *limit > 0)
     }
 
+    /// Returns whether this is a pod of Kubernetes.
+    pub(super) fn in_a_pod(&self) -> bool {
+        self.variable("KUBERNETES_SERVICE_HOST").is_some()
+    }
+
     /// Reads `INSTANCE_IP`, for pods whose injector does not write all addresses.
     pub(super) fn instance_ip(&self) -> anyhow::Result<Option<IpAddr>> {
         self.variable("INSTANCE_IP").map(|text| text.parse().with_context(|| format!("INSTANCE_IP: {text:?}"))).transpose()

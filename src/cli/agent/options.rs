@@ -96,6 +96,10 @@ pub(super) struct DiscoveryOptions {
     /// Part of a certificate's life after which it is renewed
     #[arg(long, env = "SECRET_GRACE_PERIOD_RATIO", default_value_t = 0.5, value_parser = fraction)]
     pub(super) renew_at_fraction: f64,
+    /// Folder into which key, certificate and roots are written as well (key.pem, cert-chain.pem, root-cert.pem), for programs beside
+    /// the proxy that speak mutual TLS by themselves
+    #[arg(long, env = "OUTPUT_CERTS", value_name = "FOLDER")]
+    pub(super) output_certs: Option<PathBuf>,
     /// Delta xDS (the default)
     #[arg(long, overrides_with = "sotw")]
     pub(super) delta: bool,

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     agent::{
         application::Application,
+        output::OutputFolder,
         settings::{CertificatePolicy, ControlPlane, Drain, EnvoyOptions, InterceptionMode, Listen, Role, Settings, Workload},
         work_dir,
     },
@@ -43,6 +44,7 @@ pub(super) fn of(role: Role, options: ProxyOptions, environment: &Environment, p
     Ok(Settings {
         role,
         certificate: CertificatePolicy { ttl: options.discovery.cert_ttl, renew_at_fraction: options.discovery.renew_at_fraction },
+        output: options.discovery.output_certs.clone().map(|path| OutputFolder { path, in_a_pod: environment.in_a_pod() }),
         discovery: discovery(options.discovery, environment, &config)?,
         listen: listen(&options.listen, &workload, &config),
         bootstrap,
