@@ -37,9 +37,10 @@ image: ## makes the image as target/image/{rootfs,istiod-lite}.tar, and the demo
 	@cargo build --quiet --locked --release --bin reviews
 	@tests/cluster/box/images.py target/image --reviews target/release/reviews
 
-demo: ## shifts a canary through real Envoys, live; ARGS="--keep" leaves it running
+demo: ## shifts a canary through real Envoys, live; ARGS="--keep" leaves it running, ARGS="--judge prometheus" has metrics decide
 	@scripts/doctor >/dev/null || { scripts/doctor; exit 1; }
 	@scripts/setup-envoy 1.40
+	@$(if $(findstring prometheus,$(ARGS)),scripts/setup-prometheus)
 	@echo "building (a few minutes the first time)"
 	@cargo build --quiet --locked $(PROFILE) --bin istiod-lite --example demo
 	@ENVOY="$$(. scripts/tools.sh && find_envoy 1.40)" $(BUILT)/examples/demo $(ARGS)

@@ -1,5 +1,6 @@
 //! The demo: a canary shifted through real Envoys while load runs, only the VirtualService's file being edited.
-//! `make demo` builds and runs it; `make demo ARGS="--keep"` leaves the mesh running afterwards.
+//! `make demo` builds and runs it; `make demo ARGS="--keep"` leaves the mesh running afterwards. With `--judge prometheus`, what the
+//! proxies report decides whether a release goes on or back.
 
 use std::{env, process::ExitCode};
 
@@ -35,17 +36,26 @@ async fn main() -> ExitCode {
 struct Arguments {
     keep: bool,
     delta: bool,
+    /// Whether Prometheus judges the canary.
+    judged: bool,
 }
 
 impl Arguments {
-    fn parse(given: impl Iterator<Item = String>) -> Result<Self> {
-        let mut arguments = Self { keep: false, delta: true };
-        for argument in given {
+    fn parse(mut given: impl Iterator<Item = String>) -> Result<Self> {
+        let mut arguments = Self { keep: false, delta: true, judged: false };
+        while let Some(argument) = given.next() {
             match argument.as_str() {
                 "--keep" => arguments.keep = true,
                 "--sotw" => arguments.delta = false,
-                "--help" | "-h" => bail!("--keep leaves the mesh running; --sotw uses state-of-the-world xDS instead of delta"),
-                other => bail!("no such argument: {other} (--keep, --sotw)"),
+                "--judge" => match given.next().as_deref() {
+                    Some("prometheus") => arguments.judged = true,
+                    other => bail!("--judge {}: only prometheus can judge", other.unwrap_or_default()),
+                },
+                "--help" | "-h" => bail!(
+                    "--keep leaves the mesh running; --sotw uses state-of-the-world xDS instead of delta; --judge prometheus promotes a \
+                     good release and rolls back a bad one by what proxies report"
+                ),
+                other => bail!("no such argument: {other} (--keep, --sotw, --judge prometheus)"),
             }
         }
         Ok(arguments)
@@ -65,8 +75,15 @@ async fn show(arguments: Arguments) -> Result<bool> {
         certificate_ttl: None,
         listener_drain: None,
     };
-    let mut mesh = Mesh::start(options, Loopback::of_the_demo()?).await?;
-    let passed = canary::run(&mut mesh).await?;
+    let network = Loopback::of_the_demo()?;
+    let (mut mesh, passed);
+    if arguments.judged {
+        mesh = Mesh::start_reporting(options, network).await?;
+        passed = canary::judged::run(&mut mesh).await?;
+    } else {
+        mesh = Mesh::start(options, network).await?;
+        passed = canary::run(&mut mesh).await?;
+    }
     if arguments.keep {
         print_addresses(&mut mesh);
         tokio::signal::ctrl_c().await?;

@@ -19,6 +19,7 @@ mod mesh;
 mod metrics;
 mod near;
 mod origination;
+mod prometheus;
 mod publisher;
 mod redirects;
 mod reports;

@@ -5,7 +5,7 @@ use std::{
     ffi::OsString,
     fs,
     net::{IpAddr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
 };
 
@@ -125,8 +125,17 @@ pub fn agent(command: &mut Command, options: &Options, home: &Path, pod: Pod, ad
     command.arg("--token-file").arg(home.join(format!("{}.token", pod.name)));
     command.arg("--work-dir").arg(home.join(pod.name));
     command.args(options.listener_drain.iter().flat_map(|drain| ["--drain-duration", drain]));
+    let certificates = certificates(home, pod);
+    if certificates.is_dir() {
+        command.arg("--output-certs").arg(certificates);
+    }
     command.args(options.certificate_ttl.iter().flat_map(|ttl| ["--cert-ttl", ttl]));
     command.arg("--envoy").arg(&options.envoy).arg(if options.delta { "--delta" } else { "--sotw" });
+}
+
+/// Returns the folder into which a pod's agent writes key, certificate and roots, if it is there when the agent starts.
+pub fn certificates(home: &Path, pod: Pod) -> PathBuf {
+    home.join(format!("{}.certificates", pod.name))
 }
 
 /// Has the kernel end the process with this one. A runner that is killed cannot tidy up: the kernel ends its children

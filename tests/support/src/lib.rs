@@ -19,6 +19,7 @@ pub mod mistakes;
 pub mod namespace;
 pub mod pilot_agent;
 pub mod process;
+pub mod prometheus;
 pub mod random;
 pub mod said;
 pub mod series;

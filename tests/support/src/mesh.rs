@@ -23,6 +23,7 @@ use crate::{
     load::{self, Load},
     manifest::{Manifests, with_weights},
     process::{self, Process},
+    prometheus::{Job, Prometheus},
     tools, wait,
     workload::Workload,
 };
@@ -106,6 +107,9 @@ pub const REVIEWS_V2: Pod = Pod {
     role: "sidecar",
 };
 
+/// The number of a Prometheus in the network.
+const HOST_PROMETHEUS: u8 = 9;
+
 /// The pods of `manifests/folder-demo`.
 pub const PODS: [Pod; 4] = [GATEWAY, CLIENT, REVIEWS_V1, REVIEWS_V2];
 
@@ -141,6 +145,11 @@ impl Proxy {
     /// Returns Envoy's admin port.
     pub fn admin(&self) -> Admin {
         Admin::new(SocketAddr::new(self.address, 15000))
+    }
+
+    /// Returns the agent's port, where its metrics are.
+    pub fn agent_port(&self) -> SocketAddr {
+        SocketAddr::new(self.address, 15020)
     }
 
     /// Returns the agent.
@@ -193,6 +202,27 @@ impl Mesh {
         mesh.wait_for_proxies().await?;
         mesh.wait_for_traffic().await?;
         Ok(mesh)
+    }
+
+    /// Starts it with proxies that report Istio's standard metrics.
+    pub async fn start_reporting(options: Options, network: Loopback) -> Result<Self> {
+        Self::start_with(options, network, Self::reporting()).await
+    }
+
+    /// Returns the arguments of a control plane whose proxies report Istio's standard metrics.
+    pub fn reporting() -> Vec<OsString> {
+        vec!["--meshConfig".into(), tools::project().join("examples/demo/mesh.yaml").into()]
+    }
+
+    /// Starts a Prometheus that scrapes every agent, and waits for a first scrape of each. Its job is `mesh`.
+    pub async fn prometheus(&self, every: Duration) -> Result<Prometheus> {
+        let targets: Vec<_> = self.proxies.iter().map(|proxy| (proxy.agent_port(), proxy.pod.name)).collect();
+        let count = targets.len();
+        let job = Job { name: "mesh", every, path: "/stats/prometheus", targets, further: serde_json::json!({}) };
+        let address = self.network.socket(HOST_PROMETHEUS, 9090);
+        let mut prometheus = Prometheus::start(&self.options.istiod_lite, self.home.path(), address, &[job]).await?;
+        prometheus.wait_for_targets(count).await?;
+        Ok(prometheus)
     }
 
     /// Returns the folder of YAML.

@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -55,26 +56,45 @@ pub struct Workload {
 struct State {
     version: String,
     bad: AtomicBool,
+    failing: AtomicBool,
     unready: AtomicBool,
+    /// How long an answer takes, in milliseconds.
+    delay: AtomicU64,
     answered: AtomicU64,
+    /// Bytes echoed.
+    echoed: AtomicU64,
+}
+
+impl State {
+    fn of(version: &str) -> Arc<Self> {
+        Arc::new(Self {
+            version: version.to_owned(),
+            bad: false.into(),
+            failing: false.into(),
+            unready: false.into(),
+            delay: 0.into(),
+            answered: 0.into(),
+            echoed: 0.into(),
+        })
+    }
 }
 
 impl Workload {
     /// Serves HTTP on `http` and, if asked for, echoes TCP on `echo`.
     pub async fn start(version: &str, http: SocketAddr, echo: Option<SocketAddr>) -> Result<Self> {
-        let state = Arc::new(State { version: version.to_owned(), bad: false.into(), unready: false.into(), answered: 0.into() });
+        let state = State::of(version);
         let listener = TcpListener::bind(http).await.with_context(|| format!("workload on {http}"))?;
         let mut tasks = vec![tokio::spawn(serve_http(listener, state.clone()))];
         if let Some(echo) = echo {
             let listener = TcpListener::bind(echo).await.with_context(|| format!("echo on {echo}"))?;
-            tasks.push(tokio::spawn(serve_echo(listener)));
+            tasks.push(tokio::spawn(serve_echo(listener, state.clone())));
         }
         Ok(Self { state, tasks })
     }
 
     /// Serves HTTP/1, HTTP/2 without TLS, and an echo of what is neither, all on one port.
     pub async fn start_any(version: &str, address: SocketAddr) -> Result<Self> {
-        let state = Arc::new(State { version: version.to_owned(), bad: false.into(), unready: false.into(), answered: 0.into() });
+        let state = State::of(version);
         let listener = TcpListener::bind(address).await.with_context(|| format!("workload on {address}"))?;
         Ok(Self { state: state.clone(), tasks: vec![tokio::spawn(serve_any(listener, state))] })
     }
@@ -82,6 +102,17 @@ impl Workload {
     /// Makes it answer from now on as a bad release would (or no longer).
     pub fn misbehave(&self, bad: bool) {
         self.state.bad.store(bad, Ordering::Relaxed);
+    }
+
+    /// Makes it answer every request but those of probes with 500 from now on, as a bad release (or no longer).
+    pub fn fail_requests(&self, fail: bool) {
+        self.misbehave(fail);
+        self.state.failing.store(fail, Ordering::Relaxed);
+    }
+
+    /// Makes it take so long for each answer from now on.
+    pub fn slow_down(&self, delay: Duration) {
+        self.state.delay.store(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Lets its probes fail from now on (or no longer), while it answers all other requests as before.
@@ -92,6 +123,11 @@ impl Workload {
     /// Returns how many requests reached it.
     pub fn answered(&self) -> u64 {
         self.state.answered.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many bytes it has echoed.
+    pub fn echoed(&self) -> u64 {
+        self.state.echoed.load(Ordering::Relaxed)
     }
 }
 
@@ -107,8 +143,11 @@ async fn serve_http(listener: TcpListener, state: Arc<State>) {
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
             let service = service_fn(move |request| {
-                let answer = answer(&state, &request);
-                async move { Ok::<_, Infallible>(answer) }
+                let (answer, delay) = (answer(&state, &request), Duration::from_millis(state.delay.load(Ordering::Relaxed)));
+                async move {
+                    tokio::time::sleep(delay).await;
+                    Ok::<_, Infallible>(answer)
+                }
             });
             // A client that goes away is no failure of the workload.
             let _ = patient_http1().serve_connection(TokioIo::new(stream), service).await;
@@ -129,7 +168,7 @@ async fn serve_any(listener: TcpListener, state: Arc<State>) {
             match &first {
                 b"GET " => drop(patient_http1().serve_connection(TokioIo::new(stream), service).await),
                 b"PRI " => drop(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await),
-                _ => echo(stream).await,
+                _ => drop(echo(stream).await),
             }
         });
     }
@@ -165,22 +204,28 @@ fn answer(state: &State, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         let names = request.headers().keys().map(HeaderName::as_str).collect::<Vec<_>>().join(",");
         headers.extend(HeaderValue::try_from(names).ok().map(|names| (HeaderName::from_static(HEADERS), names)));
     }
-    if request.uri().path() == READINESS && state.unready.load(Ordering::Relaxed) {
+    let probe = request.uri().path() == READINESS;
+    if probe && state.unready.load(Ordering::Relaxed) {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
+    if !probe && state.failing.load(Ordering::Relaxed) {
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
     }
     response
 }
 
-async fn serve_echo(listener: TcpListener) {
+async fn serve_echo(listener: TcpListener, state: Arc<State>) {
     while let Ok((stream, _)) = listener.accept().await {
-        tokio::spawn(echo(stream));
+        let state = state.clone();
+        tokio::spawn(async move { state.echoed.fetch_add(echo(stream).await, Ordering::Relaxed) });
     }
 }
 
-async fn echo(mut stream: TcpStream) {
+/// Returns how many bytes it has sent back, when the client ends.
+async fn echo(mut stream: TcpStream) -> u64 {
     let _ = stream.set_nodelay(true);
     let (mut reader, mut writer) = stream.split();
-    let _ = copy(&mut reader, &mut writer).await;
+    copy(&mut reader, &mut writer).await.unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -188,7 +233,7 @@ mod tests {
     use std::{
         pin::Pin,
         task::{self, Poll},
-        time::{Duration, Instant},
+        time::Instant,
     };
 
     use hyper::rt::{Sleep, Timer};
@@ -249,6 +294,22 @@ mod tests {
         workload.misbehave(true);
         assert_eq!(get(http, "reviews", "/").await.unwrap().header(HEALTH), "bad");
         assert_eq!(workload.answered(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_bad_release_fails_and_is_ready_all_the_same() {
+        let network = Loopback::free().unwrap();
+        let http = network.socket(1, 9080);
+        let workload = Workload::start("v7", http, None).await.unwrap();
+        workload.slow_down(Duration::from_millis(30));
+        workload.fail_requests(true);
+        let begun = Instant::now();
+        let answer = get(http, "reviews", "/").await.unwrap();
+        assert_eq!((answer.status, answer.header(HEALTH)), (StatusCode::INTERNAL_SERVER_ERROR, "bad"));
+        assert!(begun.elapsed() >= Duration::from_millis(30));
+        assert_eq!(get(http, "reviews", READINESS).await.unwrap().status, StatusCode::OK);
+        workload.fail_requests(false);
+        assert_eq!(get(http, "reviews", "/").await.unwrap().status, StatusCode::OK);
     }
 
     #[tokio::test]

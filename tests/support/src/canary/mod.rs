@@ -1,5 +1,6 @@
 //! The canary: its steps, and what is measured at each. The same in the folder's mesh and on a cluster.
 
+pub mod judged;
 mod table;
 
 use std::time::{Duration, Instant};

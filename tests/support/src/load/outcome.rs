@@ -93,6 +93,12 @@ impl Window {
         self.outcomes.iter().filter_map(Outcome::failure).collect()
     }
 
+    /// Returns the failures but for answers that a bad release gave by itself.
+    pub fn failures_of_the_mesh(&self) -> Vec<Failure> {
+        let own = |outcome: &&Outcome| outcome.result.as_ref().is_ok_and(|answer| answer.bad_release && answer.attempt <= 1);
+        self.outcomes.iter().filter(|outcome| !own(outcome)).filter_map(Outcome::failure).collect()
+    }
+
     /// Returns the versions seen on a path, of requests that chose anew (HTTP, answered with 200).
     pub fn sample(&self, path: &str) -> Sample {
         let mut sample = Sample::default();
