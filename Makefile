@@ -9,7 +9,7 @@ PROFILE := $(if $(RELEASE),--release,)
 BUILT := target/$(if $(RELEASE),release,debug)
 timed = @started=$$SECONDS; $(2); echo "$(1): $$((SECONDS - started)) s"
 
-.PHONY: help doctor setup setup-root demo demo-cluster build image test conflicts constraints hostile rotations test-cluster lint bench fuzz advisories clean
+.PHONY: help doctor setup setup-root demo demo-cluster build image test conflicts constraints hostile rotations test-cluster test-delivery lint bench fuzz advisories clean
 
 help: ## lists these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -82,6 +82,13 @@ test-cluster: ## as root: tests the mesh on a real Kubernetes node with real pod
 	@scripts/setup-go-tools kubernetes coredns istio
 	$(call timed,build-cluster,cargo build --locked $(PROFILE) --bin istiod-lite --bin reviews --test cluster)
 	$(call timed,test-cluster,RUST_BACKTRACE=0 CLUSTER_TESTS=1 cargo test --locked $(PROFILE) --test cluster -- $(TESTS))
+
+test-delivery: ## as root: has Flagger and Argo Rollouts, unmodified, deliver releases on such a node; not part of CI (their builds take a quarter of an hour)
+	@scripts/setup-envoy 1.40
+	@scripts/setup-prometheus
+	@scripts/setup-go-tools kubernetes coredns istio flagger argo-rollouts
+	$(call timed,build-cluster,cargo build --locked $(PROFILE) --bin istiod-lite --bin reviews --test cluster)
+	$(call timed,test-delivery,RUST_BACKTRACE=0 CLUSTER_TESTS=delivery cargo test --locked $(PROFILE) --test cluster -- $(TESTS))
 
 lint: ## checks formatting, clippy, unused dependencies, licences and banned crates
 	$(call timed,fmt,cargo fmt --all --check)

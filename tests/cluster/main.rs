@@ -3,6 +3,7 @@
 
 mod canary;
 mod control_plane;
+mod delivery;
 mod identity;
 mod install;
 mod istioctl;
@@ -20,8 +21,11 @@ use tokio::runtime::Runtime;
 
 use self::stage::Theatre;
 
-/// Set by `make test-cluster`: plain `cargo test` leaves this to it.
+/// Set by `make test-cluster`, and to [`DELIVERY`] by `make test-delivery`: plain `cargo test` leaves this to them.
 const ASKED_FOR: &str = "CLUSTER_TESTS";
+
+/// Asks for the tests of canary controllers in place of the others.
+const DELIVERY: &str = "delivery";
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -61,6 +65,9 @@ fn trials(theatre: &Arc<Theatre>) -> Vec<Trial> {
                 Trial::test(stringify!($test), move || theatre.play(async |cluster| $module::$test(cluster).await).map_err(failed))
             }),*]
         };
+    }
+    if env::var(ASKED_FOR).as_deref() == Ok(DELIVERY) {
+        return trials![delivery::flagger_promotes_and_rolls_back, delivery::argo_rollouts_promotes_and_rolls_back];
     }
     let mut trials = trials![
         install::three_folders_bring_up_a_working_mesh,

@@ -1,7 +1,7 @@
 //! The workload of the cluster's demo as a program: what the image `reviews` runs.
 //!
 //! ```text
-//! reviews serve VERSION      HTTP on 9080, TCP echo on 9000, until SIGTERM
+//! reviews serve VERSION      HTTP on 9080, TCP echo on 9000, until SIGTERM; with `failing` after it, as a bad release: 500 to all
 //! reviews get URL            one GET, printed whole; exit status 1 unless it is answered with 200
 //! reviews turn bad|good      tells the server in the same container to misbehave, or no longer
 //! reviews turn unready|ready tells it to fail its readiness probe while it serves, or no longer
@@ -31,13 +31,14 @@ async fn main() -> ExitCode {
     let arguments = env::args().skip(1).collect::<Vec<_>>();
     let arguments = arguments.iter().map(String::as_str).collect::<Vec<_>>();
     let done = match arguments.as_slice() {
-        ["serve", version] => serve(version).await,
+        ["serve", version] => serve(version, false).await,
+        ["serve", version, "failing"] => serve(version, true).await,
         ["get", url] => ask(url).await,
         ["turn", "bad"] => signal_process(SERVER, Signal::SIGUSR1),
         ["turn", "good"] => signal_process(SERVER, Signal::SIGUSR2),
         ["turn", "unready"] => signal_process(SERVER, Signal::SIGHUP),
         ["turn", "ready"] => signal_process(SERVER, Signal::SIGWINCH),
-        _ => Err(anyhow::anyhow!("usage: reviews serve VERSION | get URL | turn bad|good|unready|ready")),
+        _ => Err(anyhow::anyhow!("usage: reviews serve VERSION [failing] | get URL | turn bad|good|unready|ready")),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -48,9 +49,10 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn serve(version: &str) -> Result<()> {
+async fn serve(version: &str, failing: bool) -> Result<()> {
     let everywhere = |port| SocketAddr::from(([0, 0, 0, 0], port));
     let workload = Workload::start(version, everywhere(HTTP_PORT), Some(everywhere(ECHO_PORT))).await?;
+    workload.fail_requests(failing);
     let (mut bad, mut good) = (signal(SignalKind::user_defined1())?, signal(SignalKind::user_defined2())?);
     let (mut unready, mut ready) = (signal(SignalKind::hangup())?, signal(SignalKind::window_change())?);
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

@@ -98,6 +98,11 @@ impl Cluster {
         &self.node
     }
 
+    /// Returns the administrator's kubeconfig. Its address is one of the node's network.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("kubeconfig")
+    }
+
     /// Returns where the logs of the daemons are.
     pub fn logs(&self) -> PathBuf {
         self.folder.path().join("logs")
@@ -123,14 +128,14 @@ impl Cluster {
     pub fn kubectl_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/proc/{}/ns/net", self.init)).arg("--").arg(&self.kubectl);
-        command.arg("--kubeconfig").arg(self.folder.path().join("kubeconfig")).args(arguments);
+        command.arg("--kubeconfig").arg(self.kubeconfig()).args(arguments);
         command
     }
 
     /// Returns Istio's `istioctl` for this cluster.
     pub fn istioctl(&self) -> Istioctl {
         let network = format!("--net=/proc/{}/ns/net", self.init);
-        Istioctl::new(self.folder.path().join("kubeconfig"), Reach::Cluster).wrapped(["nsenter".to_owned(), network, "--".to_owned()])
+        Istioctl::new(self.kubeconfig(), Reach::Cluster).wrapped(["nsenter".to_owned(), network, "--".to_owned()])
     }
 
     /// Returns `kubectl` of this cluster, as a shell says it.
