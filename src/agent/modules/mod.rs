@@ -118,6 +118,12 @@ impl Modules {
         Self { folder, client: Client::new(plain), known: Mutex::default(), again: Mutex::new(Backoff::new(AGAIN.0, AGAIN.1)) }
     }
 
+    /// Lets a test wait less before modules are tried again.
+    #[cfg(test)]
+    pub(crate) fn impatient(self, again: Duration) -> Self {
+        Self { again: Mutex::new(Backoff::new(again, again)), ..self }
+    }
+
     /// Returns the file of a module, which is fetched if it has to be.
     ///
     /// # Errors

@@ -56,9 +56,10 @@ mod tests {
         assert_eq!(parsed.objects.len(), 0, "{spec} is to be refused");
         let (target, placement, module) = match &parsed.refused.remove(0).remnant?.object.spec {
             Spec::WasmPlugin(plugin) => (plugin.target.clone(), plugin.placement.clone(), plugin.module.clone()),
-            Spec::TrafficExtension(TrafficExtension { target, placement, code: Some(ExtensionCode::Wasm(module)) }) => {
-                (target.clone(), placement.clone(), module.clone())
-            }
+            Spec::TrafficExtension(extension) => match &extension.code {
+                Some(ExtensionCode::Wasm(module)) => (extension.target.clone(), extension.placement.clone(), module.clone()),
+                other => panic!("{other:?}"),
+            },
             other => panic!("{other:?}"),
         };
         assert!(module.refused);
