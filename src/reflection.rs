@@ -52,7 +52,8 @@ pub(crate) fn message_type(name: &str) -> Result<MessageDescriptor, String> {
 
 /// Returns whether Envoy itself has the type: not Istio alone, nor nobody that is known here.
 pub(crate) fn is_of_envoy(full_name: &str) -> bool {
-    message_type(full_name).is_ok_and(|kind| !kind.package_name().starts_with("istio."))
+    let of_istio = |package: &str| package.starts_with("istio.") || package == "stats";
+    message_type(full_name).is_ok_and(|kind| !of_istio(kind.package_name()))
 }
 
 /// Reads a message of that type from the JSON of protobuf, which may name fields either way.

@@ -18,6 +18,7 @@ use envoy_types::pb::{
     envoy::{
         config::{
             bootstrap::v3::{Bootstrap, bootstrap::StaticResources},
+            cluster::v3::Cluster,
             core::v3::{Address, Pipe, SocketAddress, address, socket_address::PortSpecifier},
             listener::v3::{Filter, FilterChain, Listener, filter::ConfigType},
         },
@@ -52,6 +53,8 @@ struct Question {
     common: Bootstrap,
     /// What it has not been asked before.
     new: HashSet<u64>,
+    /// The clusters that listeners may name.
+    names: HashSet<String>,
 }
 
 impl Judge {
@@ -129,10 +132,11 @@ impl Judge {
         question.common = Bootstrap { node: None, static_resources: None, ..sent.clone() };
         let Some(sent) = &sent.static_resources else { return };
         for cluster in &sent.clusters {
+            question.name(&cluster.name);
             let hash = self.hasher.hash_one(cluster.encode_to_vec());
             if !self.taken.contains(&hash) && question.new.insert(hash) {
                 let name = format!("{}#{proxy}", cluster.name);
-                question.resources.clusters.push(envoy_types::pb::envoy::config::cluster::v3::Cluster { name, ..cluster.clone() });
+                question.resources.clusters.push(Cluster { name, ..cluster.clone() });
             }
         }
         let together: Vec<Vec<u8>> = sent.listeners.iter().map(Listener::encode_to_vec).collect();
@@ -155,6 +159,16 @@ impl Judge {
             let more = asked.additional_addresses.iter_mut().filter_map(|more| more.address.as_mut());
             asked.address.iter_mut().chain(more).for_each(|address| addresses.replace(address));
             question.resources.listeners.push(asked);
+        }
+    }
+}
+
+impl Question {
+    /// Has a cluster of that name: tracers of Zipkin are refused whose cluster is not there already.
+    fn name(&mut self, cluster: &str) {
+        if self.names.insert(cluster.to_owned()) {
+            let cluster = Cluster { name: cluster.to_owned(), ..Cluster::default() };
+            self.resources.clusters.push(cluster);
         }
     }
 }

@@ -27,6 +27,7 @@ async fn an_envoy_is_started_as_proxy_config_and_annotations_say() -> Result<()>
         ("statsEvictionInterval", "1m"),
         ("extraStatTags", "shard,team"),
         ("statsInclusionRegexps", "(a"),
+        ("statsInclusionPrefixes", "http."),
     ];
     let lines = annotations.map(|(name, value)| format!("sidecar.istio.io/{name}={}\n", json!(value)));
     let file = stage.folder.path().join("annotations");

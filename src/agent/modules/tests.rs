@@ -186,7 +186,7 @@ async fn what_is_no_module_or_not_the_one_that_is_meant_is_refused() {
         (Wanted { patience: Duration::from_millis(50), ..stage.http("slow") }, "not there within"),
         (Wanted { url: "http://127.0.0.1:1/x".into(), ..stage.http("") }, "where no module may be fetched from"),
         (Wanted { url: "http://169.254.169.254/latest".into(), ..stage.http("") }, "where no module may be fetched from"),
-        (Wanted { url: "file:///etc/passwd".into(), ..stage.http("") }, "names no host"),
+        (Wanted { url: "file:///etc/passwd".into(), ..stage.http("") }, "is no URL"),
     ] {
         let refused = stage.get(&wanted).await.0.unwrap_err();
         assert!(refused.contains(why), "{}: {refused}", wanted.url);

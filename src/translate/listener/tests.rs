@@ -375,7 +375,7 @@ fn a_service_that_changes_behind_its_ports_plans_the_same() {
 
 #[test]
 fn a_stock_envoy_gets_nothing_that_only_istios_has() {
-    let asked = Asked::of(MESH).stock();
+    let asked = Asked::of(MESH).stock().reporting();
     let text = serde_json::to_string(&[asked.outbound(), asked.inbound()]).unwrap();
     for only in ["istio.metadata_exchange", "istio.alpn", "istio.stats", "TypedStruct"] {
         assert!(!text.contains(only), "{only}");

@@ -43,7 +43,7 @@ pub(super) struct ResourceCache {
     clusters: Memo<ClusterInput, Encoded>,
     assignments: Memo<EndpointInput, Encoded>,
     outbound: Memo<ListenerInput, Encoded>,
-    inbound: Memo<InboundInput, Arc<Vec<Encoded>>>,
+    inbound: Memo<InboundInput, InboundListeners>,
     gateway: Memo<GatewayListenerInput, Encoded>,
     virtual_hosts: Memo<VirtualHostInput, Arc<CheckedVirtualHost>>,
     tables: Memo<JoinedTable, Encoded>,
@@ -62,6 +62,10 @@ struct PatchedInput {
     patches: Patches,
     having: Capabilities,
 }
+
+/// The inbound listeners of a sidecar. Whoever asks for them holds each by itself.
+#[derive(Clone, Debug)]
+struct InboundListeners(Arc<[Encoded]>);
 
 /// What patches made of a resource.
 #[derive(Clone, Debug)]
@@ -156,9 +160,9 @@ impl ResourceCache {
     }
 
     pub(super) fn inbound_listeners(&mut self, input: InboundInput, patching: &Patching) -> Vec<Encoded> {
-        let make = |input: &InboundInput| Arc::new(inbound::listeners(input).into_iter().map(checked::listener).collect());
-        let made: Vec<Encoded> = self.inbound.get(input, make).to_vec();
-        made.into_iter().map(|made| self.patched_listener(made, patching)).collect()
+        let make = |input: &InboundInput| InboundListeners(inbound::listeners(input).into_iter().map(checked::listener).collect());
+        let InboundListeners(made) = self.inbound.get(input, make);
+        made.iter().map(|made| self.patched_listener(made.clone(), patching)).collect()
     }
 
     pub(super) fn gateway_listener(&mut self, input: GatewayListenerInput, patching: &Patching) -> Encoded {
@@ -259,6 +263,12 @@ impl Shared for PatchedResult {
             let by_report = made.report.as_ref().is_some_and(Shared::is_held);
             by_report || (self.is_new && made.resource.as_ref().is_some_and(Shared::is_held))
         })
+    }
+}
+
+impl Shared for InboundListeners {
+    fn is_held(&self) -> bool {
+        self.0.iter().any(Shared::is_held)
     }
 }
 
