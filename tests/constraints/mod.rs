@@ -5,6 +5,8 @@
 //! printed; it is no failure, since Envoy judges more than a message by itself.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod expressions;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     env, fs,
