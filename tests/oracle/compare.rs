@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-/// Resources by type (`cds`, `eds`, `lds`, `rds`, and `pcds` where it was asked for) and name.
+/// Resources by type (`cds`, `eds`, `lds`, `rds`, and `ecds` or `pcds` where there were some) and name.
 pub(crate) type Dump = BTreeMap<String, BTreeMap<String, Value>>;
 
 /// What a comparison found.
@@ -33,7 +33,7 @@ fn is_of_the_moment(kind: &str, name: &str) -> bool {
 
 pub(crate) fn compare(theirs: &Dump, ours: &Dump) -> Report {
     let mut report = Report::default();
-    let asked = ["cds", "eds", "lds", "rds"].into_iter().chain(theirs.contains_key("pcds").then_some("pcds"));
+    let asked = ["cds", "eds", "lds", "rds"].into_iter().chain(["ecds", "pcds"].into_iter().filter(|kind| theirs.contains_key(*kind)));
     for kind in asked {
         let empty = BTreeMap::new();
         let (theirs, ours) = (theirs.get(kind).unwrap_or(&empty), ours.get(kind).unwrap_or(&empty));
