@@ -1,6 +1,7 @@
 //! Messages of Envoy's API by their descriptors: what is only known by its name, or written as JSON by users.
 
 mod named;
+mod typed_struct;
 
 use std::sync::LazyLock;
 
@@ -10,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::proto;
 
-pub(crate) use self::named::named;
+pub(crate) use self::{named::named, typed_struct::is_typed_struct};
 
 // Decoded on first use, as it takes tens of milliseconds and megabytes.
 static POOL: LazyLock<Result<DescriptorPool, String>> =
@@ -29,6 +30,8 @@ pub(crate) struct Written {
     pub(crate) message: Vec<u8>,
     /// The paths of fields that the message does not have, and that say nothing.
     pub(crate) unknown: Vec<String>,
+    /// The types that are not known here, by the paths of the fields that name them. What is of such a type is taken as it is.
+    pub(crate) unknown_types: Vec<(String, String)>,
 }
 
 /// Why JSON is no message.
@@ -66,7 +69,10 @@ pub(crate) fn from_json(type_name: &str, value: &Value) -> Result<Written, Mista
         Ok(message) => {
             let mut unknown = Vec::new();
             unknown_fields(&kind, value, "", &mut unknown);
-            Ok(Written { message: message.encode_to_vec(), unknown })
+            let mut packed = typed_struct::Found::default();
+            typed_struct::check(&kind, value, "", &mut packed)?;
+            unknown.append(&mut packed.unknown);
+            Ok(Written { message: message.encode_to_vec(), unknown, unknown_types: packed.types })
         }
         Err(what) => Err(mistake(&kind, value, String::new(), what)),
     }

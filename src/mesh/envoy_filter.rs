@@ -56,6 +56,8 @@ pub struct Patch {
     pub extensions: Vec<SmolStr>,
     /// The types of what is packed into it that only Istio's proxy knows, if any does.
     pub types_of_istio: Vec<SmolStr>,
+    /// Messages that come as `TypedStruct` in it, encoded, with their types by full name.
+    pub structs: Vec<(SmolStr, Vec<u8>)>,
     version: Option<VersionPattern>,
     metadata: Labels,
 }
@@ -122,6 +124,7 @@ impl Patch {
             value,
             clusters: named.clusters.into_iter().collect(),
             extensions: named.extensions.into_iter().collect(),
+            structs: named.contents,
             types_of_istio: named.types.into_iter().filter(|name| !reflection::is_of_envoy(name)).collect(),
             version: version.map(|text| VersionPattern { text: text.clone(), compiled: regex_lite::Regex::new(text).ok() }),
             metadata: written.proxy_metadata.clone(),

@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 
 use envoy_types::pb::google::protobuf::Any;
-use prost::Name;
+use prost::{Message, Name};
 use prost_reflect::{DynamicMessage, Kind, ReflectMessage, Value};
 use smol_str::SmolStr;
 
-use super::message_type;
+use super::{
+    message_type,
+    typed_struct::{content, is_typed_struct},
+};
 
 /// What a message names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,6 +21,8 @@ pub(crate) struct Named {
     pub(crate) types: BTreeSet<SmolStr>,
     /// Extension configurations that are asked for over ADS.
     pub(crate) extensions: BTreeSet<SmolStr>,
+    /// Messages that come as `TypedStruct`, encoded, with their types by full name.
+    pub(crate) contents: Vec<(SmolStr, Vec<u8>)>,
 }
 
 /// Fields that name a cluster, wherever they stand.
@@ -29,7 +34,6 @@ const WEIGHTED: [&str; 2] = [
 ];
 /// A cluster's own endpoints have its name.
 const ASSIGNMENT: &str = "envoy.config.endpoint.v3.ClusterLoadAssignment";
-const TYPED_STRUCTS: [&str; 2] = ["udpa.type.v1.TypedStruct", "xds.type.v3.TypedStruct"];
 
 /// Returns what an encoded message of that type names.
 pub(crate) fn named(type_name: &str, encoded: &[u8]) -> Named {
@@ -48,8 +52,9 @@ impl Named {
         if full_name == Any::full_name() {
             return self.packed(message);
         }
-        if TYPED_STRUCTS.contains(&full_name) {
+        if is_typed_struct(full_name) {
             self.types.extend(text(message, "type_url").map(|url| full_name_of(&url)));
+            return self.held(message);
         }
         if is_discovered(message) {
             self.extensions.extend(text(message, "name").map(SmolStr::from));
@@ -73,6 +78,13 @@ impl Named {
             Value::List(items) => items.iter().for_each(|item| self.value(item)),
             Value::Map(entries) => entries.values().for_each(|entry| self.value(entry)),
             _ => {}
+        }
+    }
+
+    fn held(&mut self, holder: &DynamicMessage) {
+        if let Some(content) = content(holder) {
+            self.walk(&content);
+            self.contents.push((content.descriptor().full_name().into(), content.encode_to_vec()));
         }
     }
 

@@ -32,6 +32,12 @@ fn buffer() -> Value {
     packed("envoy.extensions.filters.http.buffer.v3.Buffer", json!({"max_request_bytes": 7}))
 }
 
+/// Returns a rate limit, packed as JSON.
+fn limit(fields: Value) -> Value {
+    let kind = "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
+    packed("udpa.type.v1.TypedStruct", json!({"type_url": kind, "value": fields}))
+}
+
 fn spec(patch: Value) -> Value {
     json!({"workloadSelector": {"labels": {"app": "client"}}, "configPatches": [patch]})
 }
@@ -130,6 +136,11 @@ fn unreadable() -> Vec<Broken> {
             "left out",
         ),
         broken(
+            spec(http("INSERT_FIRST", json!({"name": "s", "typed_config": limit(json!({"token_bucket": {"max_tokens": "many"}}))}))),
+            "spec.configPatches[0].patch.value.typed_config.value.token_bucket.max_tokens",
+            "left out",
+        ),
+        broken(
             spec(outbound("LISTENER", "MERGE", json!({"filter_chains": {}}))),
             "spec.configPatches[0].patch.value.filter_chains",
             "left out",
@@ -153,6 +164,8 @@ fn unsendable() -> Vec<Broken> {
         broken(spec(http("ADD", json!({"name": "behind", "typed_config": buffer()}))), at, "must be the last"),
         broken(spec(http("INSERT_FIRST", json!({"name": "bare"}))), at, "HTTP filter bare has no typed_config"),
         broken(spec(http("INSERT_FIRST", json!({"name": "s", "typed_config": stats}))), at, "no extension of type stats.PluginConfig"),
+        broken(spec(http("INSERT_FIRST", json!({"name": "s", "typed_config": limit(json!({}))}))), at, "LocalRateLimit: stat_prefix: "),
+        broken(spec(outbound("CLUSTER", "ADD", json!({"connect_timeout": "1s"}))), at, "what becomes of the cluster that it adds (name: "),
         broken(spec(http("INSERT_FIRST", discovered)), at, "adds an EXTENSION_CONFIG \"absent\""),
         broken(spec(outbound("NETWORK_FILTER", "ADD", json!({"name": "echo", "typed_config": echo}))), at, "must be the last of its chain"),
         broken(spec(merging), at, "cannot be merged with envoy.extensions.filters.network.echo.v3.Echo"),

@@ -123,6 +123,10 @@ fn value(node: Node<'_>, apply_to: ApplyTo) -> Option<PatchValue> {
     for path in read.iter().flat_map(|written| &written.unknown) {
         node.findings.warning(&node.path.field(path), "unknown field: it has no effect");
     }
+    for (path, name) in read.iter().flat_map(|written| &written.unknown_types) {
+        let what = format!("{name} is not known here: what is of this type is sent as it is, to Istio's proxies alone");
+        node.findings.warning(&node.path.field(path), what);
+    }
     let message = read.map(|written| written.message);
     Some(PatchValue::new(node.value, message.map_err(|mistake| ValueMistake { path: mistake.path.into(), what: mistake.what.into() })))
 }

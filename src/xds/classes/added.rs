@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use imbl::OrdMap;
-use smol_str::{SmolStr, format_smolstr};
+use smol_str::SmolStr;
 
 use super::{
     key::{ListenersKey, SharedKey},
@@ -20,6 +20,7 @@ use crate::{
         encode::{
             checked::Encoded,
             patch_report::{PatchFault, PatchReport},
+            patched::part,
         },
         per_type::PerType,
         resource_type::ResourceType,
@@ -101,7 +102,7 @@ impl AddedResources {
 
 impl Added {
     fn collision(&self) -> PatchReport {
-        let part = format_smolstr!("{} {}", self.kind.noun(), self.encoded.name);
+        let part = part(self.kind, &self.encoded.name);
         let what = "there is another one of this name".to_owned();
         PatchReport { faults: vec![PatchFault { patch: self.patch.clone(), part, what }], ..PatchReport::default() }
     }

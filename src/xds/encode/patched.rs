@@ -8,11 +8,12 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
 use prost::{Message, Name};
-use smol_str::SmolStr;
+use smol_str::{SmolStr, format_smolstr};
 
 use super::{
     canonical,
     checked::Encoded,
+    constraints::violations_of,
     patch_report::{PatchFault, PatchReport},
 };
 use crate::{
@@ -54,17 +55,27 @@ pub fn listener(base: &Encoded, patches: &Patches, having: &Capabilities) -> Opt
 
 /// Encodes the cluster that a patch adds.
 pub fn added_cluster(patch: &ByPtr<Patch>, having: &Capabilities) -> Encoded {
-    added(patch, having, rules::cluster, |cluster| &cluster.name, super::encoded_cluster)
+    let adding = Adding { patch, having, kind: ResourceType::Cluster };
+    added(&adding, rules::cluster, |cluster| &cluster.name, super::encoded_cluster)
 }
 
 /// Encodes the listener that a patch adds.
 pub fn added_listener(patch: &ByPtr<Patch>, having: &Capabilities) -> Encoded {
-    added(patch, having, rules::listener, |listener| &listener.name, super::encoded_listener)
+    let adding = Adding { patch, having, kind: ResourceType::Listener };
+    added(&adding, rules::listener, |listener| &listener.name, super::encoded_listener)
 }
 
 /// Encodes the extension configuration that a patch adds.
 pub fn added_extension_config(patch: &ByPtr<Patch>, having: &Capabilities) -> Encoded {
-    added(patch, having, |_: &TypedExtensionConfig| None, |config| &config.name, super::encoded_extension_config)
+    let adding = Adding { patch, having, kind: ResourceType::ExtensionConfig };
+    added(&adding, |_: &TypedExtensionConfig| None, |config| &config.name, super::encoded_extension_config)
+}
+
+/// A patch that adds a resource of a type, and for whom.
+struct Adding<'a> {
+    patch: &'a ByPtr<Patch>,
+    having: &'a Capabilities,
+    kind: ResourceType,
 }
 
 /// How patches are applied to messages of one type, and what Envoy has against what comes of it.
@@ -94,7 +105,7 @@ where
 {
     let resource = base.resource.as_ref()?;
     let message = M::decode(&resource.body[..]).ok()?;
-    let Outcome { made, report } = judged.outcome(&message, &part(resource), patches)?;
+    let Outcome { made, report } = judged.outcome(&message, &part(resource.kind, &resource.name), patches)?;
     let resource = match made {
         // What changed nothing leaves what there is.
         Some(_) if report.applied.is_empty() => base.resource.clone(),
@@ -118,8 +129,7 @@ fn built<M>(message: M, base: &Resource, applied: &Patches) -> Built<M> {
 }
 
 fn added<M: Message + Name + Default>(
-    patch: &ByPtr<Patch>,
-    having: &Capabilities,
+    &Adding { patch, having, kind }: &Adding<'_>,
     rules: impl Fn(&M) -> Option<String>,
     name: impl Fn(&M) -> &str,
     encode: impl FnOnce(Built<M>, Vec<u8>) -> Resource,
@@ -127,7 +137,7 @@ fn added<M: Message + Name + Default>(
     let read = M::decode(&patch.value[..]).map_err(|error| error.to_string());
     let (named, judged) = match read {
         Ok(message) => {
-            let judged = lacking(patch, having).map_or_else(|| judge(&message, &rules), Err);
+            let judged = objection(patch, having).map_or_else(|| judge(&message, &rules), Err);
             (SmolStr::new(name(&message)), judged.map(|body| (message, body)))
         }
         Err(why) => (SmolStr::default(), Err(why)),
@@ -144,7 +154,7 @@ fn added<M: Message + Name + Default>(
             Encoded { name: named, resource: Some(Arc::new(resource)), unfit: Arc::default(), report: Some(Arc::new(report)) }
         }
         Err(what) => {
-            let faults = vec![PatchFault { patch: patch.clone(), part: named.clone(), what }];
+            let faults = vec![PatchFault { patch: patch.clone(), part: part(kind, &named), what }];
             let report = PatchReport { applied: one, faults, removes: true };
             Encoded { name: named, resource: None, unfit: Arc::default(), report: Some(Arc::new(report)) }
         }
@@ -165,7 +175,7 @@ impl<R, J> Judged<'_, R, J> {
         if first.applied.is_empty() && first.failures.is_empty() {
             return None;
         }
-        let unknown = |patch: &ByPtr<Patch>| Some(fault(patch, lacking(patch, self.having)?));
+        let unknown = |patch: &ByPtr<Patch>| Some(fault(patch, objection(patch, self.having)?));
         let mut faults: Vec<PatchFault> = first.applied.as_slice().iter().filter_map(unknown).collect();
         let usable = patches.that(|patch| faults.iter().all(|fault| !std::ptr::eq(&*fault.patch.0, patch)));
         let all = if faults.is_empty() { first } else { run(&usable) };
@@ -222,19 +232,26 @@ fn judge<M: Message + Name>(message: &M, rules: &impl Fn(&M) -> Option<String>) 
     }
 }
 
-/// Returns what a patch asks for that proxies do not have.
-fn lacking(patch: &Patch, having: &Capabilities) -> Option<String> {
+/// Returns what is wrong with a patch, whatever it is applied to: it asks for what proxies do not have, or holds as JSON what Envoy would
+/// refuse.
+fn objection(patch: &Patch, having: &Capabilities) -> Option<String> {
     if let Some(missing) = patch.types_of_istio.first().filter(|_| having.flavour == Flavour::Stock) {
         return Some(format!("this Envoy has no extension of type {missing}"));
     }
     // Its listener would wait for it.
-    let missing = patch.extensions.iter().find(|name| !having.extensions.contains(*name))?;
-    Some(format!("no patch for these proxies adds an EXTENSION_CONFIG {missing:?}"))
+    if let Some(missing) = patch.extensions.iter().find(|name| !having.extensions.contains(*name)) {
+        return Some(format!("no patch for these proxies adds an EXTENSION_CONFIG {missing:?}"));
+    }
+    let wrong = |(kind, encoded): &(SmolStr, Vec<u8>)| Some(format!("{kind}: {}", violations_of(kind, encoded).first()?));
+    patch.structs.iter().find_map(wrong)
 }
 
-fn part(resource: &Resource) -> SmolStr {
-    match resource.kind {
-        ResourceType::Cluster => smol_str::format_smolstr!("cluster {}", resource.name),
-        _ => smol_str::format_smolstr!("listener {}", resource.name),
-    }
+/// Returns how a resource is called in findings.
+pub fn part(kind: ResourceType, name: &str) -> SmolStr {
+    let noun = match kind {
+        ResourceType::Cluster => "cluster",
+        ResourceType::ExtensionConfig => "extension configuration",
+        _ => "listener",
+    };
+    if name.is_empty() { format_smolstr!("the {noun} that it adds") } else { format_smolstr!("{noun} {name}") }
 }

@@ -18,10 +18,9 @@ use envoy_types::pb::{
 };
 use prost::{Message, Name};
 
-use crate::proto::udpa::TypedStruct;
+use crate::{proto::udpa::TypedStruct, reflection::is_typed_struct};
 
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
-const TYPED_STRUCTS: [&str; 2] = ["udpa.type.v1.TypedStruct", "xds.type.v3.TypedStruct"];
 
 /// Network filters that end a chain.
 const TERMINAL: [&str; 7] = [
@@ -139,7 +138,7 @@ fn not_last(filter: &HttpFilter) -> String {
 fn type_of(any: &Any) -> String {
     let name = |url: &str| url.rsplit('/').next().unwrap_or_default().to_owned();
     let own = name(&any.type_url);
-    match TYPED_STRUCTS.contains(&own.as_str()) {
+    match is_typed_struct(&own) {
         true => TypedStruct::decode(&any.value[..]).map_or(own, |inner| name(&inner.type_url)),
         false => own,
     }
