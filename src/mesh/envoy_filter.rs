@@ -5,6 +5,7 @@ use std::sync::Arc;
 use smol_str::{SmolStr, format_smolstr};
 
 use super::{
+    configured::Configured,
     model::{Labels, Origin},
     policy_table::{Attachment, Policy},
 };
@@ -31,6 +32,8 @@ pub struct EnvoyFilter {
     pub patches: Vec<Arc<Patch>>,
     /// What cannot, whatever it is applied to.
     pub unusable: Vec<UnusablePatch>,
+    /// What the object said before, the newest first, as far as all of it was messages: it stays where this cannot be applied.
+    pub earlier: Vec<Arc<Configured<EnvoyFilter>>>,
 }
 
 /// One change.
@@ -79,6 +82,8 @@ struct VersionPattern {
     compiled: Option<regex_lite::Regex>,
 }
 
+/// How many earlier contents of an object are kept: enough for one who mends a mistake in a few steps.
+const KEPT: usize = 4;
 /// The metadata of proxies in which their version is.
 const VERSION: &str = "ISTIO_VERSION";
 
@@ -97,11 +102,32 @@ impl EnvoyFilter {
         }
         filter
     }
+
+    /// Adds what the object said before.
+    pub(in crate::mesh) fn following(mut self, before: &Configured<Self>) -> Self {
+        let old = &before.spec;
+        if (&self.target, self.priority, &self.patches, &self.unusable) == (&old.target, old.priority, &old.patches, &old.unusable) {
+            return Self { earlier: old.earlier.clone(), ..self };
+        }
+        let without_others = || Arc::new(Configured { spec: Arc::new(Self { earlier: Vec::new(), ..Self::clone(old) }), ..before.clone() });
+        let newest = old.unusable.is_empty().then(without_others);
+        self.earlier = newest.into_iter().chain(old.earlier.iter().cloned()).take(KEPT).collect();
+        self
+    }
+
+    /// Returns what counts of it, and what may stand in for that: what the object says, unless some of it is no message and it said
+    /// something else before.
+    pub(in crate::mesh) fn in_effect(&self) -> (&Self, &[Arc<Configured<Self>>]) {
+        match self.earlier.split_first().filter(|_| !self.unusable.is_empty()) {
+            Some((newest, earlier)) => (&newest.spec, earlier),
+            None => (self, &self.earlier),
+        }
+    }
 }
 
 impl Policy for EnvoyFilter {
     fn attachment(&self) -> Attachment<'_> {
-        Attachment::of_target(&self.target)
+        Attachment::of_target(&self.in_effect().0.target)
     }
 }
 

@@ -42,6 +42,11 @@ trait Tabled: PartialEq + Sized {
     /// Returns what an object means.
     fn of(object: &Object, spec: &Arc<Self::Content>, mesh: &MeshSettings) -> Arc<Self>;
 
+    /// Adds what is to be known of the content before.
+    fn following(new: Arc<Self>, _before: &Configured<Self>) -> Arc<Self> {
+        new
+    }
+
     /// Returns the table.
     fn table(world: &mut World) -> &mut PolicyTable<Self>;
 
@@ -172,6 +177,10 @@ impl Engine {
             let new = self.store.config_of(&id.namespace, &id.name);
             let new = new.map(|(object, spec)| Configured::new(object, T::of(object, spec, &world.mesh)));
             let key = (id.namespace.clone(), id.name.clone());
+            let new = new.map(|new| match T::table(world).get(&key) {
+                Some(before) => Configured { spec: T::following(new.spec, before), ..new },
+                None => new,
+            });
             if let Some(both) = T::table(world).replace(&key, new) {
                 replaced.push((key, both));
             }
@@ -338,6 +347,10 @@ impl Tabled for EnvoyFilter {
 
     fn of(object: &Object, spec: &Arc<istio::EnvoyFilter>, _: &MeshSettings) -> Arc<Self> {
         Arc::new(Self::of(object, spec))
+    }
+
+    fn following(new: Arc<Self>, before: &Configured<Self>) -> Arc<Self> {
+        Arc::new(Arc::unwrap_or_clone(new).following(before))
     }
 
     fn table(world: &mut World) -> &mut PolicyTable<Self> {

@@ -32,6 +32,11 @@ impl Origin {
     pub fn of(object: &Object) -> Self {
         Self { object: object.key.clone(), generation: object.metadata.generation }
     }
+
+    /// Returns ` (generation 3)`; nothing where it is unknown.
+    pub fn in_brackets(&self) -> String {
+        if self.generation == 0 { String::new() } else { format!(" (generation {})", self.generation) }
+    }
 }
 
 impl Precedence {

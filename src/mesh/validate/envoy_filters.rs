@@ -1,4 +1,4 @@
-//! Patches of EnvoyFilters that are no messages of Envoy's: each is left out, and the others are applied.
+//! Patches of EnvoyFilters that are no messages of Envoy's: the object stays as it was before, or each is left out alone.
 
 use std::sync::Arc;
 
@@ -14,8 +14,12 @@ pub(super) fn check(world: &World) -> Vec<Diagnostic> {
 
 /// Returns what is wrong with the patches of one object.
 pub(super) fn of(filter: &Arc<Configured<EnvoyFilter>>) -> Vec<Diagnostic> {
+    let outcome = match filter.spec.earlier.first() {
+        Some(earlier) => format!("all of the object stays as it was before{}", earlier.origin.in_brackets()),
+        None => "this patch is left out, and the others are applied".to_owned(),
+    };
     let found = filter.spec.unusable.iter().map(|unusable| {
-        let message = format!("{}: this patch is left out, and the others are applied", unusable.what);
+        let message = format!("{}: {outcome}", unusable.what);
         Diagnostic::error(unusable.field.clone(), message).of(&filter.origin.object)
     });
     found.collect()

@@ -15,12 +15,14 @@ use crate::{
     mesh::{
         by_ptr::ByPtr,
         envoy_filter::{ApplyTo, Patch},
+        policy::envoy_filter::Patches,
     },
     xds::{
         encode::{
             checked::Encoded,
             patch_report::{PatchFault, PatchReport},
-            patched::part,
+            patched::{Capabilities, part},
+            standing_in::or_before,
         },
         per_type::PerType,
         resource_type::ResourceType,
@@ -44,11 +46,14 @@ pub(super) struct AddedResources {
     /// The places in `made` of those whose names were free; `None`: nobody looked yet.
     placed: Option<BTreeSet<usize>>,
     layers: PerType<Layer>,
+    /// What came of the patches, by type.
+    reports: Vec<PatchReport>,
     collisions: Vec<PatchReport>,
 }
 
+/// A resource that a patch adds, or would.
 #[derive(Debug)]
-struct Added {
+pub(super) struct Added {
     kind: ResourceType,
     patch: ByPtr<Patch>,
     encoded: Encoded,
@@ -56,16 +61,13 @@ struct Added {
 
 impl AddedResources {
     pub(super) fn new(patching: &Patching, cache: &mut ResourceCache) -> Self {
-        let made = patching.patches.as_slice().iter().filter_map(|patch| {
-            let kind = match patch.apply_to {
-                ApplyTo::Cluster => ResourceType::Cluster,
-                ApplyTo::Listener => ResourceType::Listener,
-                ApplyTo::ExtensionConfig => ResourceType::ExtensionConfig,
-                _ => return None,
-            };
-            Some(Added { kind, patch: patch.clone(), encoded: cache.added(kind, patch, &patching.having) })
-        });
-        Self { made: made.collect(), ..Self::default() }
+        let mut resources = Self::default();
+        for kind in [ResourceType::Cluster, ResourceType::Listener, ResourceType::ExtensionConfig] {
+            let (made, report) = made(kind, &patching.patches, &patching.having, cache);
+            resources.made.extend(made);
+            resources.reports.push(report);
+        }
+        resources
     }
 
     /// Finds out which of the names are free now. What others have is theirs.
@@ -95,16 +97,46 @@ impl AddedResources {
 
     /// Returns what came of the patches.
     pub(super) fn reports(&self) -> impl Iterator<Item = &PatchReport> {
-        let made = self.made.iter().filter_map(|added| added.encoded.report.as_deref());
-        made.chain(&self.collisions)
+        self.reports.iter().chain(&self.collisions)
+    }
+}
+
+/// Encodes the resources of one type that patches add, or what their objects added before.
+pub(super) fn made(kind: ResourceType, patches: &Patches, having: &Capabilities, cache: &mut ResourceCache) -> (Vec<Added>, PatchReport) {
+    let of_kind = patches.that(|patch| type_of(patch.apply_to) == Some(kind));
+    let mut encode = |patches: &Patches| {
+        let mut report = PatchReport::default();
+        let made = patches.as_slice().iter().map(|patch| {
+            let encoded = cache.added(kind, patch, having);
+            encoded.report.iter().for_each(|of_one| report.absorb(of_one));
+            Added { kind, patch: patch.clone(), encoded }
+        });
+        let made: Vec<Added> = made.collect();
+        (made, report)
+    };
+    let newest = encode(&of_kind);
+    or_before(newest, &of_kind, encode)
+}
+
+fn type_of(apply_to: ApplyTo) -> Option<ResourceType> {
+    match apply_to {
+        ApplyTo::Cluster => Some(ResourceType::Cluster),
+        ApplyTo::Listener => Some(ResourceType::Listener),
+        ApplyTo::ExtensionConfig => Some(ResourceType::ExtensionConfig),
+        _ => None,
     }
 }
 
 impl Added {
+    /// Returns the name, if the resource can be sent.
+    pub(super) fn name(&self) -> Option<SmolStr> {
+        self.encoded.resource.as_ref().map(|resource| resource.name.clone())
+    }
+
     fn collision(&self) -> PatchReport {
         let part = part(self.kind, &self.encoded.name);
         let what = "there is another one of this name".to_owned();
-        PatchReport { faults: vec![PatchFault { patch: self.patch.clone(), part, what }], ..PatchReport::default() }
+        PatchReport { faults: vec![PatchFault { patch: self.patch.clone(), part, what, instead: None }], ..PatchReport::default() }
     }
 }
 

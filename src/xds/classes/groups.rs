@@ -9,7 +9,7 @@ use std::{
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
-    added::{AddedKey, AddedResources},
+    added::{self, Added, AddedKey, AddedResources},
     by_place::LocatedResources,
     by_scope::{OutboundListeners, SharedByScope, Step, differing},
     key::{DistinguishingLabels, ListenersKey, LocatedKey, SharedKey, class_of, own_addresses, place_of},
@@ -78,9 +78,9 @@ impl Groups {
         let key = scope_key(world, proxy.kind, &proxy.namespace, &proxy.labels);
         let scope = self.scopes.entry(key.clone()).or_insert_with(|| scope_of(world, &key));
         let telemetry = EffectiveTelemetry::of(world, scope, proxy);
-        let patching = Patching::of(world, proxy).with_extensions(|patch, having| {
-            let made = self.cache.added(ResourceType::ExtensionConfig, patch, having);
-            made.resource.map(|resource| resource.name.clone())
+        let patching = Patching::of(world, proxy).with_extensions(|patches, having| {
+            let (made, _) = added::made(ResourceType::ExtensionConfig, patches, having, &mut self.cache);
+            made.iter().filter_map(Added::name).collect()
         });
         let shared = SharedKey { scope: key.clone(), class: class_of(world, proxy, distinguishing, None), patching: patching.of_scope() };
         if let Entry::Vacant(entry) = self.shared.entry(shared.clone()) {

@@ -6,9 +6,9 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use smol_str::SmolStr;
 
 use crate::{
-    api::Diagnostic,
+    api::{Diagnostic, ObjectKey},
     mesh::{by_ptr::ByPtr, envoy_filter::Patch, policy::envoy_filter::Patches},
-    xds::encode::patch_report::PatchReport,
+    xds::encode::patch_report::{PatchFault, PatchReport},
 };
 
 /// What came of patches for many resources.
@@ -17,7 +17,9 @@ pub(super) struct PatchFindings<'a> {
     selected: FxHashSet<&'a ByPtr<Patch>>,
     applied: FxHashSet<&'a ByPtr<Patch>>,
     /// By patch what is wrong, by resource.
-    faults: FxHashMap<&'a ByPtr<Patch>, BTreeMap<&'a SmolStr, &'a str>>,
+    faults: FxHashMap<&'a ByPtr<Patch>, BTreeMap<&'a SmolStr, &'a PatchFault>>,
+    /// The objects for which something that they said before stands in: nothing more is known of what they say now.
+    replaced: FxHashSet<&'a ObjectKey>,
 }
 
 impl<'a> PatchFindings<'a> {
@@ -30,26 +32,34 @@ impl<'a> PatchFindings<'a> {
     pub(super) fn report(&mut self, report: &'a PatchReport) {
         self.applied.extend(report.applied.as_slice());
         for fault in &report.faults {
-            self.faults.entry(&fault.patch).or_default().entry(&fault.part).or_insert(&fault.what);
+            self.faults.entry(&fault.patch).or_default().entry(&fault.part).or_insert(fault);
+            self.replaced.extend(fault.instead.as_ref().map(|content| &content.object));
         }
     }
 
     /// Returns the findings, one of a patch.
     pub(super) fn findings(self) -> impl Iterator<Item = Diagnostic> {
-        let Self { selected, applied, faults } = self;
+        let Self { selected, applied, faults, replaced } = self;
         let told: Vec<Diagnostic> = faults.iter().filter_map(|(patch, parts)| left_out(patch, parts)).collect();
-        let idle = selected.into_iter().filter(move |patch| !applied.contains(patch) && !faults.contains_key(patch));
+        let is_idle = move |patch: &&ByPtr<Patch>| {
+            !applied.contains(patch) && !faults.contains_key(patch) && !replaced.contains(&patch.origin.object)
+        };
+        let idle = selected.into_iter().filter(is_idle);
         told.into_iter().chain(idle.map(|patch| without_effect(patch)))
     }
 }
 
-fn left_out(patch: &Patch, parts: &BTreeMap<&SmolStr, &str>) -> Option<Diagnostic> {
-    let (part, what) = parts.first_key_value()?;
+fn left_out(patch: &Patch, parts: &BTreeMap<&SmolStr, &PatchFault>) -> Option<Diagnostic> {
+    let (part, PatchFault { what, instead, .. }) = parts.first_key_value()?;
     let others = match parts.len() - 1 {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    let message = format!("cannot be what becomes of {part}{others} ({what}): this patch is left out there, and the others are applied");
+    let outcome = match instead {
+        Some(content) => format!("what the object said before{} stays there", content.in_brackets()),
+        None => "this patch is left out there, and the others are applied".to_owned(),
+    };
+    let message = format!("cannot be what becomes of {part}{others} ({what}): {outcome}");
     Some(Diagnostic::error(patch.field("patch"), message).of(&patch.origin.object))
 }
 

@@ -10,7 +10,6 @@ use smol_str::SmolStr;
 
 use crate::{
     mesh::{
-        by_ptr::ByPtr,
         envoy_filter::{ApplyTo, ObjectMatch, Patch, PatchContext, PatchOperation},
         model::{Flavour, Hostname, Proxy, ProxyKind},
         policy::envoy_filter::Patches,
@@ -43,13 +42,12 @@ impl Patching {
         Self { patches: Patches::default(), kind, having, hosts: BTreeMap::new() }
     }
 
-    /// Adds the names of the extension configurations that proxies are given, of those that patches add; `name` says how one is called,
-    /// if it can be sent.
-    pub(super) fn with_extensions(mut self, mut name: impl FnMut(&ByPtr<Patch>, &Capabilities) -> Option<SmolStr>) -> Self {
-        let adding = self.patches.as_slice().iter().filter(|patch| patch.apply_to == ApplyTo::ExtensionConfig);
-        let names: BTreeSet<SmolStr> = adding.filter_map(|patch| name(patch, &self.having)).collect();
-        if !names.is_empty() {
-            self.having.extensions = Arc::new(names);
+    /// Adds the names of the extension configurations that proxies are given, of those that patches add; `names` says which can be
+    /// sent.
+    pub(super) fn with_extensions(mut self, names: impl FnOnce(&Patches, &Capabilities) -> BTreeSet<SmolStr>) -> Self {
+        let adding = self.patches.that(|patch| patch.apply_to == ApplyTo::ExtensionConfig);
+        if !adding.is_empty() {
+            self.having.extensions = Arc::new(names(&adding, &self.having));
         }
         self
     }

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use smol_str::SmolStr;
 
 mod any_history;
+mod earlier_patches;
 mod extensions;
 mod patches;
 mod secrets;

@@ -7,6 +7,7 @@ mod entries;
 mod field_at;
 pub mod patch_report;
 pub mod patched;
+pub(super) mod standing_in;
 mod unfit;
 
 use std::sync::Arc;

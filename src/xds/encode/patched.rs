@@ -15,6 +15,7 @@ use super::{
     checked::Encoded,
     constraints::violations_of,
     patch_report::{PatchFault, PatchReport},
+    standing_in::or_before,
 };
 use crate::{
     mesh::{
@@ -154,7 +155,7 @@ fn added<M: Message + Name + Default>(
             Encoded { name: named, resource: Some(Arc::new(resource)), unfit: Arc::default(), report: Some(Arc::new(report)) }
         }
         Err(what) => {
-            let faults = vec![PatchFault { patch: patch.clone(), part: part(kind, &named), what }];
+            let faults = vec![PatchFault { patch: patch.clone(), part: part(kind, &named), what, instead: None }];
             let report = PatchReport { applied: one, faults, removes: true };
             Encoded { name: named, resource: None, unfit: Arc::default(), report: Some(Arc::new(report)) }
         }
@@ -162,15 +163,29 @@ fn added<M: Message + Name + Default>(
 }
 
 impl<R, J> Judged<'_, R, J> {
-    /// Returns what the patches make of a message; `None` if none is for it.
+    /// Returns what the patches make of a message, or what their objects said before; `None` if none is for it.
     fn outcome<M>(&self, base: &M, part: &SmolStr, patches: &Patches) -> Option<Outcome<M>>
     where
         M: Message + Name + Clone,
         R: Fn(M, &Patches) -> Patched<M>,
         J: Fn(&M) -> Option<String>,
     {
+        let of = |outcome: Outcome<M>| (outcome.made, outcome.report);
+        // What none of them is for stays as it is.
+        let unchanged = || (Some((base.clone(), Vec::new())), PatchReport::default());
+        let newest = of(self.newest(base, part, patches)?);
+        let (made, report) = or_before(newest, patches, |before| self.newest(base, part, before).map_or_else(unchanged, of));
+        Some(Outcome { made, report })
+    }
+
+    fn newest<M>(&self, base: &M, part: &SmolStr, patches: &Patches) -> Option<Outcome<M>>
+    where
+        M: Message + Name + Clone,
+        R: Fn(M, &Patches) -> Patched<M>,
+        J: Fn(&M) -> Option<String>,
+    {
         let run = |patches: &Patches| (self.run)(base.clone(), patches);
-        let fault = |patch: &ByPtr<Patch>, what: String| PatchFault { patch: patch.clone(), part: part.clone(), what };
+        let fault = |patch: &ByPtr<Patch>, what: String| PatchFault { patch: patch.clone(), part: part.clone(), what, instead: None };
         let first = run(patches);
         if first.applied.is_empty() && first.failures.is_empty() {
             return None;

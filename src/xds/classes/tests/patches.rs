@@ -12,7 +12,7 @@ use super::*;
 const MANAGER: &str = "envoy.filters.network.http_connection_manager";
 
 /// Returns an EnvoyFilter for pods with a label.
-fn filter(name: &str, app: &str, patches: &Value) -> String {
+pub(super) fn filter(name: &str, app: &str, patches: &Value) -> String {
     let object = json!({
         "apiVersion": "networking.istio.io/v1alpha3",
         "kind": "EnvoyFilter",
@@ -22,7 +22,7 @@ fn filter(name: &str, app: &str, patches: &Value) -> String {
     object.to_string()
 }
 
-fn plane() -> Plane {
+pub(super) fn plane() -> Plane {
     let mut plane = Plane::new();
     plane.apply(&format!("{SHOP}---{REVIEWS}"));
     plane.connect(ProxyKind::Sidecar, "a-1.shop", [10, 0, 0, 2]);
@@ -32,12 +32,12 @@ fn plane() -> Plane {
 }
 
 impl Plane {
-    fn view(&self, id: &str) -> View {
+    pub(super) fn view(&self, id: &str) -> View {
         let (_, views) = self.connected.iter().find(|(node, _)| node.proxy.id == id).unwrap();
         views.borrow().clone()
     }
 
-    fn told(&self) -> Vec<String> {
+    pub(super) fn told(&self) -> Vec<String> {
         self.classes.findings().borrow().iter().map(ToString::to_string).collect()
     }
 }
@@ -49,17 +49,31 @@ fn changed<'a>(
     before.iter().filter(|(key, version)| now.get(*key) != Some(version)).map(|((_, name), _)| name.as_str()).collect()
 }
 
-fn lua(name: &str) -> Value {
+pub(super) fn lua(name: &str) -> Value {
     let code = json!({"inline_string": "function envoy_on_request(handle) end"});
     json!({"name": name, "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua", "default_source_code": code}})
 }
 
-fn before_router(context: &str, value: &Value) -> Value {
+pub(super) fn before_router(context: &str, value: &Value) -> Value {
     let filter = json!({"name": MANAGER, "subFilter": {"name": "envoy.filters.http.router"}});
     json!({
         "applyTo": "HTTP_FILTER",
         "match": {"context": context, "listener": {"filterChain": {"filter": filter}}},
         "patch": {"operation": "INSERT_BEFORE", "value": value},
+    })
+}
+
+/// Returns a patch of all outbound clusters.
+pub(super) fn merging(value: &Value) -> Value {
+    json!({"applyTo": "CLUSTER", "match": {"context": "SIDECAR_OUTBOUND"}, "patch": {"operation": "MERGE", "value": value}})
+}
+
+/// Returns a patch that Envoy would refuse: the router must be the last filter.
+pub(super) fn behind_router() -> Value {
+    json!({
+        "applyTo": "HTTP_FILTER",
+        "match": {"context": "SIDECAR_OUTBOUND", "listener": {"filterChain": {"filter": {"name": MANAGER}}}},
+        "patch": {"operation": "ADD", "value": lua("behind")},
     })
 }
 
@@ -88,19 +102,13 @@ fn only_what_a_filter_selects_is_made_anew() {
 #[test]
 fn what_envoy_would_refuse_is_left_out_alone() {
     let mut plane = plane();
-    let merging = |value: Value| json!({"applyTo": "CLUSTER", "match": {"context": "SIDECAR_OUTBOUND"}, "patch": {"operation": "MERGE", "value": value}});
-    let behind = json!({
-        "applyTo": "HTTP_FILTER",
-        "match": {"context": "SIDECAR_OUTBOUND", "listener": {"filterChain": {"filter": {"name": MANAGER}}}},
-        "patch": {"operation": "ADD", "value": lua("behind")},
-    });
     let nowhere =
         json!({"applyTo": "LISTENER", "match": {"listener": {"name": "none"}}, "patch": {"operation": "MERGE", "value": {"name": "none"}}});
     let unknown = json!({"name": "x", "typed_config": {"@type": "type.googleapis.com/no.Such"}});
     let patches = json!([
-        merging(json!({"connect_timeout": "3s"})),
-        merging(json!({"connect_timeout": "-3s"})),
-        behind,
+        merging(&json!({"connect_timeout": "3s"})),
+        merging(&json!({"connect_timeout": "-3s"})),
+        behind_router(),
         before_router("SIDECAR_OUTBOUND", &lua("good")),
         nowhere,
         before_router("SIDECAR_OUTBOUND", &unknown),

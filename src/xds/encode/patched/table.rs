@@ -17,6 +17,7 @@ use crate::{
         encode::{
             checked::CheckedVirtualHost,
             patch_report::{PatchFault, PatchReport},
+            standing_in::or_before,
         },
         resource::{EncodedVirtualHost, Resource},
     },
@@ -69,17 +70,27 @@ pub fn header(base: &RouteConfiguration, of: &TablePatching) -> PatchedHeader {
     let hosts = std::mem::take(&mut header.virtual_hosts);
     let merged = report.applied.clone();
     let mut brought: Vec<_> = hosts.into_iter().map(|host| (merged.clone(), encoded(host, by.clone(), Vec::new()))).collect();
-    for patch in of.patches.as_slice() {
+    let add = |patches: &Patches| added_hosts(of, &part, patches);
+    let (hosts, of_hosts) = or_before(add(&of.patches), &of.patches, add);
+    brought.extend(hosts);
+    report.absorb(&of_hosts);
+    PatchedHeader { header, brought, report }
+}
+
+/// Returns the virtual hosts that patches add, each with its patch.
+fn added_hosts(of: &TablePatching, part: &SmolStr, patches: &Patches) -> (Vec<(Patches, Arc<CheckedVirtualHost>)>, PatchReport) {
+    let (mut hosts, mut report) = (Vec::new(), PatchReport::default());
+    for patch in patches.as_slice() {
         let one: Patches = [patch.clone()].into_iter().collect();
         let run = |_: VirtualHost, patches: &Patches| patch::added_host(&of.table, patches);
         let judged = Judged { run, rules: |_: &VirtualHost| None, having: &of.having };
-        let Some(Outcome { made, report: of_host }) = judged.outcome(&VirtualHost::default(), &part, &one) else { continue };
+        let Some(Outcome { made, report: of_host }) = judged.newest(&VirtualHost::default(), part, &one) else { continue };
         if let Some((host, _)) = made {
-            brought.push((one.clone(), encoded(host, vec![patch.origin.clone()], patch.clusters.clone())));
+            hosts.push((one, encoded(host, vec![patch.origin.clone()], patch.clusters.clone())));
         }
         report.absorb(&of_host);
     }
-    PatchedHeader { header, brought, report }
+    (hosts, report)
 }
 
 /// Applies patches to a virtual host.
@@ -128,6 +139,7 @@ pub fn hosts(
             patch: patch.clone(),
             part: part(of),
             what: format!("another virtual host has the domain {domain:?}"),
+            instead: None,
         };
         report.faults.extend(patches.as_slice().iter().map(fault));
     };
