@@ -57,7 +57,8 @@ test: ## runs every test, with real Envoys and a real API server; WALK_STEPS, WA
 	@scripts/setup-envoy 1.40 1.38
 	@scripts/setup-pki-lint || echo "without pkilint the test that asks it is skipped"
 	@scripts/setup-prometheus || echo "without Prometheus the tests that ask it are skipped"
-	@scripts/setup-go-tools kubernetes istio extauthz
+	@scripts/setup-redis || echo "without redis-server the test of rate limits by a service fails"
+	@scripts/setup-go-tools kubernetes istio extauthz ratelimit
 	$(call timed,build,cargo test --locked $(PROFILE) --no-run)
 	$(call timed,tests,RUST_BACKTRACE=0 cargo test --locked $(PROFILE) --no-fail-fast)
 

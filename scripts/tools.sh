@@ -30,6 +30,16 @@ find_prometheus() {
   return 1
 }
 
+# Prints the redis-server to test with: the machine's own first, then the project's.
+find_redis() {
+  local candidate
+  for candidate in "$(command -v redis-server || true)" "$tools/redis/bin/redis-server"; do
+    [ -n "$candidate" ] && "$candidate" --version >/dev/null 2>&1 || continue
+    printf '%s\n' "$candidate"; return 0
+  done
+  return 1
+}
+
 # Prints where the programs of scripts/go-tools/<name> are, or go when they are built.
 go_tools_folder() {
   local sum

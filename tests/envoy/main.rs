@@ -8,6 +8,7 @@ mod credentials;
 mod decisions;
 mod discovery;
 mod ending;
+mod envoy_filters;
 mod expiry;
 mod extensions;
 mod faults;

@@ -109,7 +109,7 @@ spec:
 }
 
 /// Returns the client's address as the gateway sees it; `None` if the connection is closed without an answer.
-async fn client_seen(target: SocketAddr, proxied: bool) -> Result<Option<String>> {
+pub(crate) async fn client_seen(target: SocketAddr, proxied: bool) -> Result<Option<String>> {
     let mut stream = TcpStream::connect(target).await?;
     let header = if proxied { format!("PROXY TCP4 {PROXIED} {} 4000 {}\r\n", target.ip(), target.port()) } else { String::new() };
     let request = format!("{header}GET / HTTP/1.1\r\nhost: shop.example.com\r\nx-forwarded-for: {FORWARDED}\r\nconnection: close\r\n\r\n");

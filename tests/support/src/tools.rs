@@ -45,6 +45,14 @@ pub fn prometheus(program: &str) -> Result<PathBuf> {
     found.with_context(|| format!("{program} is missing: run `scripts/setup-prometheus`"))
 }
 
+/// Returns `redis-server`: the machine's, else what `scripts/setup-redis` unpacked.
+pub fn redis() -> Result<PathBuf> {
+    let installed = env::var_os("PATH").map(|path| env::split_paths(&path).collect::<Vec<_>>()).unwrap_or_default();
+    let folders = installed.into_iter().chain([project().join(".tools/redis/bin")]);
+    let found = folders.map(|folder| folder.join("redis-server")).find(|path| path.is_file());
+    found.context("redis-server is missing: run `scripts/setup-redis`")
+}
+
 /// Returns the version of an Envoy binary, such as `1.40.0`.
 pub fn version_of(envoy: &Path) -> Result<String> {
     let text = run(envoy, &["--version"])?;
