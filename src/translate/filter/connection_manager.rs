@@ -85,10 +85,7 @@ pub fn connection_manager(wanted: ConnectionManager<'_>) -> Filter {
     let mut manager = common(&wanted);
     let headers = &wanted.class.own.headers;
     match wanted.direction {
-        Direction::Outbound => {
-            manager.http_protocol_options = http1_options(&wanted);
-            manager.proxy_100_continue = !wanted.explicit_proxy;
-        }
+        Direction::Outbound => manager.http_protocol_options = http1_options(&wanted),
         Direction::Inbound => {
             manager.http_protocol_options = http1_options(&wanted);
             manager.http2_protocol_options = wanted.http2.then(Default::default);

@@ -239,9 +239,11 @@ impl<'a> TableContext<'a> {
                 for host in &mut hosts {
                     let plain = std::mem::take(&mut host.domains);
                     let service = host.name.rsplit_once(':').is_some_and(|(name, _)| egress.services.contains_key(&Hostname::new(name)));
-                    let with_port = plain.iter().filter(|_| service).map(|domain| format_smolstr!("{domain}:{port}")).collect::<Vec<_>>();
-                    let plain = if port == DEFAULT_HTTP_PORT { plain } else { Vec::new() };
-                    host.domains = plain.into_iter().chain(with_port).collect();
+                    let forms = |domain: SmolStr| {
+                        let with_port = service.then(|| format_smolstr!("{domain}:{port}"));
+                        (port == DEFAULT_HTTP_PORT).then_some(domain).into_iter().chain(with_port)
+                    };
+                    host.domains = plain.into_iter().flat_map(forms).collect();
                 }
                 hosts.retain(|host| !host.domains.is_empty());
                 hosts
