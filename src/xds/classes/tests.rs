@@ -9,6 +9,7 @@ mod earlier_patches;
 mod extensions;
 mod patches;
 mod secrets;
+mod telemetry;
 
 use super::*;
 use crate::{
