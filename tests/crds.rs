@@ -1,4 +1,4 @@
-//! `manifests/crds`: the definitions of Istio's kinds for clusters that have none, made from the kinds that are read.
+//! `manifests/crds`: the definitions of Istio's kinds, for clusters that have none, and of our own, made from the kinds that are read.
 //! `UPDATE_GOLDEN=1 cargo test --test offline crds` writes them anew.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -15,7 +15,7 @@ use k8s_openapi::{
 };
 use serde_json::json;
 
-/// A kind of Istio's, where it is kept and what users see of it.
+/// A kind, where it is kept and what users see of it.
 #[derive(Clone, Copy)]
 struct Defined {
     kind: Kind,
@@ -131,10 +131,15 @@ fn column(name: &str, path: &str) -> CustomResourceColumnDefinition {
 fn schema(defined: Defined) -> JSONSchemaProps {
     let kind = defined.kind.as_str();
     let spec = JSONSchemaProps {
-        description: Some(format!("{kind}: {}. Fields: https://istio.io/latest/docs/reference/config/", defined.shown.purpose)),
+        description: Some(format!("{kind}: {}. Fields: {}", defined.shown.purpose, fields_of(defined))),
         ..open("object")
     };
     JSONSchemaProps { properties: Some([("spec".to_owned(), spec), ("status".to_owned(), status())].into()), ..open("object") }
+}
+
+/// Returns where the fields are explained.
+fn fields_of(defined: Defined) -> &'static str {
+    if defined.resource.group.ends_with(".istio.io") { "https://istio.io/latest/docs/reference/config/" } else { "docs/rate-limits.md" }
 }
 
 // A list with keys, so that every writer of conditions owns its own.

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use crate::metric_tags::SCOPE;
 
-const PREFIXES: [&str; 8] = ["reporter=", "component", SCOPE, "cluster_manager", "listener_manager", "server", "cluster.xds-grpc", "wasm"];
+const PREFIXES: [&str; 9] =
+    ["reporter=", "component", SCOPE, "cluster_manager", "listener_manager", "server", "cluster.xds-grpc", "wasm", "rate_limit."];
 const SUFFIXES: [&str; 9] = [
     "rbac.allowed",
     "rbac.denied",

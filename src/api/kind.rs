@@ -37,8 +37,8 @@ pub struct UnreadKind {
     pub name: &'static str,
 }
 
-/// Groups of Istio's kinds, all of which the validating webhook is asked about (contract §5.6).
-const ISTIO_GROUPS: [&str; 4] = [NETWORKING, SECURITY, TELEMETRY, EXTENSIONS];
+/// Groups of Istio's kinds and of our own, all of which the validating webhook is asked about (contract §5.6).
+const CONFIGURATION_GROUPS: [&str; 5] = [NETWORKING, SECURITY, TELEMETRY, EXTENSIONS, OWN];
 
 /// Istio's kinds that are not read.
 const UNREAD_KINDS: [UnreadKind; 1] = [unread(NETWORKING, "WorkloadGroup")];
@@ -47,6 +47,8 @@ const NETWORKING: &str = "networking.istio.io";
 const SECURITY: &str = "security.istio.io";
 const TELEMETRY: &str = "telemetry.istio.io";
 const EXTENSIONS: &str = "extensions.istio.io";
+/// The group of kinds of our own.
+const OWN: &str = "istiod-lite.io";
 const AGE: (&str, &str) = ("Age", ".metadata.creationTimestamp");
 
 macro_rules! define_kind {
@@ -121,9 +123,9 @@ impl Kind {
         self.facts().local
     }
 
-    /// Returns whether it is one of Istio's kinds.
-    pub fn is_istio(self) -> bool {
-        ISTIO_GROUPS.contains(&self.group())
+    /// Returns whether it is one of Istio's kinds, or of our own.
+    pub fn is_configuration(self) -> bool {
+        CONFIGURATION_GROUPS.contains(&self.group())
     }
 
     /// Returns whether its objects have a status with conditions.
@@ -223,6 +225,11 @@ const fn extensions(plural: &'static str) -> Facts {
     istio(EXTENSIONS, &["v1alpha1"], plural)
 }
 
+const fn own(plural: &'static str) -> Facts {
+    istio(OWN, &["v1alpha1"], plural)
+}
+
+/// Returns the facts about a kind whose objects are written as Istio's are.
 const fn istio(group: &'static str, versions: &'static [&'static str], plural: &'static str) -> Facts {
     Facts { resource: Some(ApiResource { group, versions, plural, namespaced: true }), local: false, has_status: true, ..core(plural) }
 }
@@ -260,24 +267,26 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_has_a_room_and_istios_kinds_a_definition() {
+    fn every_kind_has_a_room_and_configuration_a_definition() {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
         for kind in Kind::ALL {
             assert!(!kind.room().is_empty() && sources.join(kind.room()).is_dir(), "{kind}: {:?}", kind.room());
-            assert_eq!(kind.is_istio(), kind.shown().is_some(), "{kind}");
-            assert_eq!(kind.is_istio(), kind.has_status(), "{kind}");
+            assert_eq!(kind.is_configuration(), kind.shown().is_some(), "{kind}");
+            assert_eq!(kind.is_configuration(), kind.has_status(), "{kind}");
         }
     }
 
     #[test]
     fn a_kind_is_read_or_not() {
-        assert!(UNREAD_KINDS.iter().all(|unread| Kind::of(unread.group, unread.name).is_none() && ISTIO_GROUPS.contains(&unread.group)));
+        assert!(
+            UNREAD_KINDS.iter().all(|unread| Kind::of(unread.group, unread.name).is_none() && CONFIGURATION_GROUPS.contains(&unread.group))
+        );
     }
 
     #[test]
     fn the_documentation_names_all_kinds() {
         let text = include_str!("../../docs/compatibility.md");
-        for kind in Kind::ALL.into_iter().filter(|kind| kind.is_istio()) {
+        for kind in Kind::ALL.into_iter().filter(|kind| kind.is_configuration()) {
             let versions = kind.resource().unwrap().versions.join(", ");
             let row = format!("| `{}` | `{}` | {versions} |", kind.as_str(), kind.group());
             assert!(text.contains(&row), "{row}");

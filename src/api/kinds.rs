@@ -181,6 +181,16 @@ macro_rules! kinds {
                 read: istio_spec,
                 check: wasm_plugin,
             }
+            /// `istiod-lite.io RateLimitPolicy`
+            RateLimitPolicy(rate_limit_policy::RateLimitPolicy) {
+                facts: own("ratelimitpolicies").meant_in("mesh/rate_limit").shown(Shown {
+                    short_name: None,
+                    columns: &[AGE],
+                    purpose: "how many requests workloads take",
+                }),
+                read: istio_spec,
+                check: rate_limit_policy,
+            }
             /// The mesh-wide settings (`MeshConfig`), which come from a file or a ConfigMap's key.
             MeshConfig(mesh_config::MeshConfig) {
                 facts: part_of_another("mesh"),

@@ -17,6 +17,7 @@ pub mod mesh_config;
 pub mod module_url;
 pub mod object;
 pub mod proxy_config;
+pub mod rate_limit_policy;
 mod read;
 pub mod stats_annotations;
 pub mod trust_bundle;

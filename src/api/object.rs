@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use smol_str::SmolStr;
 
-use super::{istio, key_set, kind::Kind, kinds::kinds, kubernetes, label_selector::Labels, mesh_config, trust_bundle};
+use super::{istio, key_set, kind::Kind, kinds::kinds, kubernetes, label_selector::Labels, mesh_config, rate_limit_policy, trust_bundle};
 use crate::peer_text::PeerText;
 
 /// What names one object in all clusters: rule 12 of the architecture.

@@ -17,6 +17,7 @@ pub mod policy_table;
 pub mod protocol;
 pub mod providers;
 pub mod proxy_config;
+pub mod rate_limit;
 pub mod reach;
 pub mod request_authentication;
 pub mod routing;

@@ -37,6 +37,16 @@ impl Reach {
         Self { namespace: None, selector: Labels::new(), targets: Vec::new() }
     }
 
+    /// Returns all workloads of a namespace.
+    pub(in crate::mesh) fn within(namespace: &SmolStr) -> Self {
+        Self { namespace: Some(namespace.clone()), ..Self::everywhere() }
+    }
+
+    /// Returns the workloads of all namespaces that have these labels; all of them, if there are none.
+    pub(in crate::mesh) fn selected(labels: &Labels) -> Self {
+        Self { selector: labels.clone(), ..Self::everywhere() }
+    }
+
     /// Returns whether a workload is among them.
     pub fn covers(&self, namespace: &str, labels: &Labels) -> bool {
         let attachment = match self.targets.is_empty() {

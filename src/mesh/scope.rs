@@ -5,6 +5,7 @@ mod gateways;
 mod imports;
 mod key;
 mod proxies;
+mod rate_limits;
 mod update;
 
 use std::sync::Arc;
@@ -26,6 +27,8 @@ pub use build::scope_of;
 pub use gateways::{gateways_for, routes_for_gateway};
 pub use key::{ScopeKey, scope_key};
 pub use proxies::{ServiceTarget, resolve_proxy, service_targets};
+pub(in crate::mesh) use rate_limits::rate_limit_reach;
+pub use rate_limits::{AppliedLimits, placed_limits, workload_rate_limits};
 
 /// Outbound view of one group of proxies: same namespace, same Sidecar (or none), same kind.
 #[derive(Clone, Debug)]

@@ -11,6 +11,7 @@ mod extensions;
 mod gateways;
 mod imports;
 mod lookups;
+mod rate_limits;
 mod routes;
 mod services;
 mod singletons;
@@ -40,6 +41,7 @@ pub fn check(world: &World) -> Vec<Diagnostic> {
     found.extend(telemetry::check(world));
     found.extend(envoy_filters::check(world));
     found.extend(extensions::check(world));
+    found.extend(rate_limits::check(world));
     found.extend(unsupported::check(world));
     found.extend(services::check(world));
     found.extend(endpoints::check(world));
@@ -64,6 +66,7 @@ pub fn of(world: &World, object: &ObjectKey) -> Vec<Diagnostic> {
         }
         Kind::EnvoyFilter => world.envoy_filters.get(&key).map(envoy_filters::of).unwrap_or_default(),
         Kind::TrafficExtension | Kind::WasmPlugin => extensions::check(world),
+        Kind::RateLimitPolicy => world.rate_limit_policies.get(&key).map(|policy| rate_limits::of(world, policy)).unwrap_or_default(),
         Kind::ServiceEntry => [services::check(world), endpoints::check(world)].concat(),
         Kind::WorkloadEntry => endpoints::check(world),
         Kind::Telemetry => {

@@ -19,6 +19,7 @@ use super::{
     peer_authentication::PeerAuthentication,
     policy_table::PolicyTable,
     proxy_config::ProxyConfig,
+    rate_limit::RateLimitPolicy,
     reach::Reach,
     request_authentication::{FetchedKeys, RequestAuthentication},
     routing::model::{GatewayRef, RouteSet},
@@ -88,6 +89,8 @@ pub struct World {
     pub envoy_filters: PolicyTable<EnvoyFilter>,
     /// TrafficExtensions by object, and WasmPlugins by a name that no object has.
     pub extensions: PolicyTable<Extension>,
+    /// RateLimitPolicies by object.
+    pub rate_limit_policies: PolicyTable<RateLimitPolicy>,
     /// What registries ask for, by the Secrets that extensions name.
     pub pull_secrets: OrdMap<NamedKey, PullSecret>,
     /// Objects that ask for what is not built yet.
@@ -173,7 +176,8 @@ impl World {
         let workloads = self.peer_authentications.origins().chain(self.sidecars.origins());
         let requests = self.request_authentications.origins().chain(self.authorization_policies.origins());
         let policies = workloads.chain(requests).chain(self.envoy_filters.origins()).chain(self.proxy_configs.origins());
-        let policies = policies.chain(self.telemetries.origins()).chain(self.extensions.origins());
+        let policies =
+            policies.chain(self.telemetries.origins()).chain(self.extensions.origins()).chain(self.rate_limit_policies.origins());
         rules.chain(policies).chain(self.routes.values().map(|routes| &routes.origin))
     }
 

@@ -10,6 +10,7 @@ pub mod listener;
 pub mod metadata;
 pub mod naming;
 pub mod patch;
+pub mod rate_limit;
 pub mod route;
 pub mod secret;
 pub mod tls;

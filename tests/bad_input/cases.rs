@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::symlink, path::Path};
 
 use harness::mistakes::{self, Mistake};
 
-use crate::{extensions::extensions, policies::policies, telemetries::telemetries};
+use crate::{extensions::extensions, policies::policies, rate_limits::rate_limits, telemetries::telemetries};
 
 /// A file beside the good ones, and the findings it leads to.
 pub(crate) struct Case {
@@ -127,6 +127,7 @@ pub(crate) fn all() -> Vec<Case> {
     cases.extend(policies());
     cases.extend(telemetries());
     cases.extend(extensions());
+    cases.extend(rate_limits());
     cases.extend(kubernetes());
     cases
 }

@@ -9,5 +9,6 @@ mod filters;
 mod offline;
 mod plane;
 mod policies;
+mod rate_limits;
 mod served;
 mod telemetries;

@@ -4,6 +4,7 @@
 mod authorizer;
 mod canary;
 mod capture;
+mod counting;
 mod credentials;
 mod decisions;
 mod discovery;
@@ -22,6 +23,7 @@ mod near;
 mod origination;
 mod prometheus;
 mod publisher;
+mod rate_limits;
 mod redirects;
 mod reports;
 mod revocation;

@@ -3,7 +3,7 @@
 //! makes the tables of "Not yet" in docs/compatibility.md. `UPDATE_GOLDEN=1 cargo test --test offline fields` writes them anew;
 //! `FIELD=spec.http cargo test …` walks over some fields only.
 //!
-//! `istio.txt`, `mesh_config.txt` and `kubernetes.txt` have the fields, `mesh.yaml` and `kinds/` the objects around them, `settings.yaml` what single fields need.
+//! `istio.txt`, `own.txt`, `mesh_config.txt` and `kubernetes.txt` have the fields, `mesh.yaml` and `kinds/` the objects around them, `settings.yaml` what single fields need.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod document;

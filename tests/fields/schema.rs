@@ -1,4 +1,4 @@
-//! The fields of Istio's kinds, as its definitions list them (`istio.txt`, written by `scripts/istio-fields`), those of MeshConfig, as
+//! The fields of Istio's kinds, as its definitions list them (`istio.txt`, written by `scripts/istio-fields`), those of our own (`own.txt`), those of MeshConfig, as
 //! its descriptor does (`mesh_config.txt`, written by `scripts/mesh-config-fields`), and those of Kubernetes' kinds that istiod reads.
 
 use std::collections::BTreeSet;
@@ -28,7 +28,7 @@ impl Field {
 
 impl Schema {
     pub(crate) fn load() -> Self {
-        let text = ["istio.txt", "mesh_config.txt", "kubernetes.txt"].map(super::read).concat();
+        let text = ["istio.txt", "own.txt", "mesh_config.txt", "kubernetes.txt"].map(super::read).concat();
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         let fields = lines.map(|line| {
             let mut words = line.split(' ').map(str::to_owned);

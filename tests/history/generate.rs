@@ -196,7 +196,7 @@ impl Made {
 }
 
 /// Each makes an object of one kind.
-const KINDS: [fn(&mut Made) -> String; 18] = [
+const KINDS: [fn(&mut Made) -> String; 19] = [
     |made| {
         let url = made.text(&["file:///a.wasm", "https://a.example.com/a.wasm", "oci://a.example.com/a:v1"]);
         let more = made.text(&[
@@ -208,6 +208,15 @@ const KINDS: [fn(&mut Made) -> String; 18] = [
             "match: [{mode: SERVER, ports: [{number: 8080}]}]",
         ]);
         made.extension("WasmPlugin", &format!("url: '{url}', {more}"))
+    },
+    |made| {
+        let (name, namespace, app) = (made.text(&NAMES[..2]), made.text(&NAMESPACES), made.text(&APPS));
+        let target =
+            made.text(&["", "selector: {matchLabels: {app: APP}}, ", "targetRefs: [{kind: Service, name: APP}], "]).replace("APP", app);
+        let limits =
+            made.text(&["requests: 1", "requests: 2, interval: 1m", "requests: 1, per: {header: x-user}", "requests: 1, shadow: true"]);
+        let spec = format!("spec: {{{target}limits: [{{name: a, {limits}}}]}}");
+        made.object("istiod-lite.io/v1alpha1", "RateLimitPolicy", name, namespace, &spec)
     },
     |made| {
         let code = made.text(&["-- a", "-- b"]);

@@ -18,6 +18,7 @@ mod mesh_tls;
 mod metadata;
 mod peer_authentication;
 mod proxy_config;
+mod rate_limit_policy;
 mod remnant;
 mod request_authentication;
 mod scalar;

@@ -7,7 +7,7 @@ use crate::api::{
 };
 
 pub(super) fn check(object: &Object, findings: &Findings) {
-    let value = object.metadata.annotations.get(DRY_RUN).filter(|_| object.key.kind.is_istio());
+    let value = object.metadata.annotations.get(DRY_RUN).filter(|_| object.key.kind.is_configuration());
     let Some(value) = value else { return };
     let wrong = match &object.spec {
         Spec::AuthorizationPolicy(policy) => match policy.action {

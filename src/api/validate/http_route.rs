@@ -160,7 +160,7 @@ impl Check<'_> {
         }
     }
 
-    fn string_match(self, found: &StringMatch, at: &Path<'_>) {
+    pub(super) fn string_match(self, found: &StringMatch, at: &Path<'_>) {
         match found {
             StringMatch::Prefix(prefix) if prefix.is_empty() => self.error(&at.field("prefix"), "must not be empty"),
             // This is no expression, but stands for "is present".

@@ -14,6 +14,7 @@ mod http_route;
 mod kubernetes;
 mod locality_lb;
 mod proxy_config;
+mod rate_limit_policy;
 mod regex;
 mod repeated;
 mod repeated_matches;

@@ -22,8 +22,10 @@ use crate::{
         policy_table::{Policy, PolicyTable, Replaced},
         providers::named,
         proxy_config::{self, ProxyConfig},
+        rate_limit::RateLimitPolicy,
         reach::Reach,
         request_authentication::{self, FetchedKeys, JwtRule, Keys, RequestAuthentication},
+        scope::rate_limit_reach,
         settings::MeshSettings,
         sidecar::{self, Sidecar},
         traffic::{self, DestinationRule},
@@ -68,6 +70,7 @@ impl Engine {
         self.derive_table::<ProxyConfig>(world, changed, dirty);
         self.derive_table::<istio::Telemetry>(world, changed, dirty);
         self.derive_table::<EnvoyFilter>(world, changed, dirty);
+        self.derive_table::<RateLimitPolicy>(world, changed, dirty);
         self.derive_unsupported(world, changed);
     }
 
@@ -359,6 +362,23 @@ impl Tabled for EnvoyFilter {
 
     fn touch(_: &Engine, world: &mut World, replaced: &[(NamedKey, Replaced<Self>)], dirty: &mut Dirty) {
         touch_selected(world, replaced, dirty);
+    }
+}
+
+impl Tabled for RateLimitPolicy {
+    type Content = Self;
+
+    fn of(_: &Object, spec: &Arc<Self>, _: &MeshSettings) -> Arc<Self> {
+        Arc::clone(spec)
+    }
+
+    fn table(world: &mut World) -> &mut PolicyTable<Self> {
+        &mut world.rate_limit_policies
+    }
+
+    fn touch(_: &Engine, world: &mut World, replaced: &[(NamedKey, Replaced<Self>)], dirty: &mut Dirty) {
+        let policies = replaced.iter().flat_map(|(_, both)| both.both());
+        dirty.touched.policies.extend(policies.flat_map(|policy| rate_limit_reach(world, policy)));
     }
 }
 

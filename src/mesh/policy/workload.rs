@@ -10,6 +10,7 @@ use crate::mesh::{
     configured::Configured,
     model::{Labels, Origin},
     policy::authorizer::{Authorizer, authorizer},
+    rate_limit::PlacedLimit,
     world::World,
 };
 
@@ -21,6 +22,8 @@ pub struct WorkloadPolicies {
     /// Whom those of action CUSTOM have asked, by the name of the provider; `None`: nobody can be asked, or it is not clear who of
     /// several.
     pub authorizers: BTreeMap<SmolStr, Option<Authorizer>>,
+    /// How many requests it takes.
+    pub rate_limits: Vec<PlacedLimit>,
 }
 
 impl WorkloadPolicies {
@@ -31,7 +34,12 @@ impl WorkloadPolicies {
         let may_be_asked = providers.len() == 1 || world.mesh.several_ext_authz;
         let asked = |name| may_be_asked.then(|| authorizer(world, name).ok()).flatten();
         let authorizers = providers.into_iter().map(|name| (name.clone(), asked(name))).collect();
-        Self { authorization: authorization.into_iter().map(ByPtr::from).collect(), authorizers }
+        Self { authorization: authorization.into_iter().map(ByPtr::from).collect(), authorizers, rate_limits: Vec::new() }
+    }
+
+    /// Adds the limits.
+    pub fn with_rate_limits(self, rate_limits: Vec<PlacedLimit>) -> Self {
+        Self { rate_limits, ..self }
     }
 
     /// Iterates over the objects that say so.

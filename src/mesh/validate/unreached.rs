@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::authorization;
+use super::{authorization, rate_limits};
 use crate::{
     api::{Diagnostic, Kind},
     mesh::{
@@ -38,6 +38,10 @@ impl Unreached<'_> {
         let asking = authorization::not_imported(self.world, self.scope, (self.host, self.port), origins);
         if !asking.is_empty() {
             return asking;
+        }
+        let counting = rate_limits::not_imported(self.world, self.scope, (self.host, self.port));
+        if !counting.is_empty() {
+            return counting;
         }
         let sets = self.sets(origins);
         let mut written: Vec<_> = sets.iter().flat_map(|set| self.written(set)).collect();

@@ -47,6 +47,8 @@ pub struct ConnectionManager<'a> {
     pub mesh: &'a MeshSettings,
     /// Where it stands.
     pub direction: Direction,
+    /// The workload's port; 0: any, or none.
+    pub port: u16,
     /// Prefix of its statistics, without the closing `;`.
     pub stat_prefix: &'a str,
     /// Where its routes come from.
@@ -135,6 +137,7 @@ fn common(wanted: &ConnectionManager<'_>) -> HttpConnectionManager {
     let filters = HttpFilters {
         class,
         direction: wanted.direction,
+        port: wanted.port,
         tokens: wanted.tokens,
         grpc_web: wanted.grpc_web,
         sniffed: wanted.sniffed,

@@ -64,6 +64,8 @@ pub struct HttpFilters<'a> {
     pub class: &'a ListenerClass,
     /// Where it stands.
     pub direction: Direction,
+    /// The workload's port; 0: any, or none.
+    pub port: u16,
     /// Which tokens are good.
     pub tokens: Option<&'a TokenRules>,
     /// Whether the port speaks gRPC-Web.
@@ -99,6 +101,7 @@ pub fn http_filters(wanted: HttpFilters<'_>) -> Vec<HttpFilter> {
     filters.extend(tokens.map(|tokens| filter(JWT_AUTHN, wkt::any(&tokens))));
     filters.extend(wanted.extensions.http(Phase::Authz));
     filters.extend_from_slice(&wanted.policies.http);
+    filters.extend(wanted.policies.limits.at(wanted.port));
     filters.extend(wanted.extensions.http(Phase::Stats));
     filters.extend(wanted.extensions.http(Phase::Unspecified));
     if wanted.grpc_web {
@@ -221,6 +224,7 @@ mod tests {
         let wanted = HttpFilters {
             class,
             direction,
+            port: 0,
             tokens: None,
             grpc_web: true,
             sniffed,

@@ -11,6 +11,7 @@ mod metrics;
 pub mod network;
 pub mod peer_header;
 pub mod policies;
+mod rate_limits;
 mod rbac;
 pub mod tracing;
 

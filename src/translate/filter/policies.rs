@@ -6,6 +6,7 @@ use smol_str::SmolStr;
 
 use super::{
     ext_authz,
+    rate_limits::LimitFilters,
     rbac::{self, custom},
 };
 use crate::mesh::policy::workload::WorkloadPolicies;
@@ -23,6 +24,8 @@ pub struct PolicyFilters {
     pub network: Vec<Filter>,
     /// The clusters of those that are asked.
     pub clusters: Vec<SmolStr>,
+    /// Those of a connection manager that hold limits, behind all others.
+    pub limits: LimitFilters,
 }
 
 impl PolicyFilters {
@@ -34,6 +37,7 @@ impl PolicyFilters {
             asking_of_connections: custom::network_filters(policies),
             network: rbac::network_filters(&policies.authorization),
             clusters: policies.authorizers.values().flatten().map(ext_authz::cluster).collect(),
+            limits: LimitFilters::of(&policies.rate_limits),
         }
     }
 }

@@ -157,7 +157,7 @@ enum ObjectType {
 impl ObjectType {
     fn of(object: &Outline<'_>) -> Self {
         let (api_version, kind, group) = (&object.api_version, &object.kind, object.group());
-        if Kind::of(group, kind).is_some_and(Kind::is_istio) {
+        if Kind::of(group, kind).is_some_and(Kind::is_configuration) {
             return Self::Read;
         }
         UnreadKind::of(group, kind).map_or_else(|| Self::Unknown(format!("{kind:?} ({api_version:?})")), Self::Unread)

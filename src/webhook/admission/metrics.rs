@@ -54,7 +54,7 @@ impl AdmissionMetrics {
 /// Returns what names a resource that is read. Anybody may ask about others, and must not make series without end.
 fn known(resource: &GroupVersionResource) -> [&str; 3] {
     let GroupVersionResource { group, version, resource } = resource;
-    let mut read = Kind::ALL.into_iter().filter(|kind| kind.is_istio()).filter_map(Kind::resource);
+    let mut read = Kind::ALL.into_iter().filter(|kind| kind.is_configuration()).filter_map(Kind::resource);
     let is_read =
         |known: &'static ApiResource| known.group == *group && known.plural == *resource && known.versions.contains(&version.as_str());
     if read.any(is_read) { [group, version, resource] } else { ["unknown"; 3] }

@@ -23,7 +23,7 @@ use crate::{
         model::{Flavour, Hostname, Place, Proxy, ProxyKind, Service},
         policy::{envoy_filter::Patches, mtls::workload_mtls, request_authentication::token_rules, workload::WorkloadPolicies},
         routing::model::GatewayRef,
-        scope::{Scope, ServiceTarget, gateways_for, routes_for_gateway, service_targets},
+        scope::{Scope, ServiceTarget, gateways_for, placed_limits, routes_for_gateway, service_targets, workload_rate_limits},
         telemetry::UnseenCollector,
         world::{Gateway, World},
     },
@@ -37,6 +37,7 @@ use crate::{
             gateway::{self, GatewayListenerInput, GatewayView},
             inbound::{self, InboundInput, InboundView},
         },
+        rate_limit::RateLimitInput,
         route::{self, RouteTable},
     },
     visits::{Visit, Visited},
@@ -60,6 +61,8 @@ pub(super) struct PerProxyInputs {
     tables: Vec<RouteTable>,
     /// What filters of users' own do.
     extensions: Vec<ExtensionInput>,
+    /// What filters that hold limits do.
+    rate_limits: Vec<RateLimitInput>,
     refused: BTreeSet<Refused>,
     /// The secrets that its listeners ask for, with the Gateways that name them.
     secrets: BTreeSet<(ObjectKey, SecretName)>,
@@ -141,7 +144,7 @@ impl PerProxy {
             ResourceType::Endpoint => inputs.assignments.iter().cloned().map(|input| cache.assignment(input)).collect(),
             ResourceType::Listener => listeners(inputs, patching, cache),
             ResourceType::Route => inputs.tables.iter().cloned().map(|table| cache.table(table, patching)).collect(),
-            ResourceType::ExtensionConfig => inputs.extensions.iter().cloned().map(|input| cache.extension_config(input)).collect(),
+            ResourceType::ExtensionConfig => extension_configs(inputs, cache),
             ResourceType::Secret | ResourceType::NameTable | ResourceType::ProxyConfig => Vec::new(),
         });
         let unfit = ResourceType::ALL.into_iter().flat_map(|kind| &made[kind]).flat_map(|made| made.unfit.iter().cloned()).collect();
@@ -185,25 +188,34 @@ fn listeners(inputs: &PerProxyInputs, patching: &Patching, cache: &mut ResourceC
     listeners
 }
 
+fn extension_configs(inputs: &PerProxyInputs, cache: &mut ResourceCache) -> Vec<Encoded> {
+    let mut configs: Vec<_> = inputs.extensions.iter().cloned().map(|input| cache.extension_config(input)).collect();
+    configs.extend(inputs.rate_limits.iter().cloned().map(|input| cache.rate_limit(input)));
+    configs
+}
+
 fn sidecar(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass) -> PerProxyInputs {
     let targets = inbound_targets(world, scope, proxy);
     let workload = proxy.ips.first().copied().unwrap_or(IpAddr::from([127, 0, 0, 1]));
     let sidecar = scope.sidecar.as_ref();
+    let services = service_targets(world, proxy);
+    let limits = workload_rate_limits(world, proxy, &services);
     let shared = class.without_listeners();
     let (inbound, refused) = inbound::planned(InboundView {
         class,
         mesh: &world.mesh,
         mtls: &workload_mtls(world, &proxy.namespace, &proxy.labels),
         tokens: &Arc::new(token_rules(world, &proxy.namespace, &proxy.labels)),
-        policies: &WorkloadPolicies::of(world, &proxy.namespace, &proxy.labels),
+        policies: &WorkloadPolicies::of(world, &proxy.namespace, &proxy.labels).with_rate_limits(placed_limits(world, &limits)),
         sidecar: sidecar.map(Arc::as_ref),
-        targets: &service_targets(world, proxy),
+        targets: &services,
         workload: &proxy.ips,
         ports: proxy.ports,
     });
     PerProxyInputs {
         clusters: cluster::inbound_inputs(&shared, &world.mesh, sidecar, &targets, workload),
         inbound: Some(inbound),
+        rate_limits: RateLimitInput::of(world, &limits),
         refused,
         ..PerProxyInputs::default()
     }
@@ -212,7 +224,8 @@ fn sidecar(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass) -> P
 fn gateway_proxy(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass) -> PerProxyInputs {
     let gateways = gateways_for(world, &proxy.labels);
     let targets = service_targets(world, proxy);
-    let policies = WorkloadPolicies::of(world, &proxy.namespace, &proxy.labels);
+    let limits = workload_rate_limits(world, proxy, &targets);
+    let policies = WorkloadPolicies::of(world, &proxy.namespace, &proxy.labels).with_rate_limits(placed_limits(world, &limits));
     let plan = gateway::plan(GatewayView {
         class,
         mesh: &world.mesh,
@@ -232,7 +245,8 @@ fn gateway_proxy(world: &World, scope: &Scope, proxy: &Proxy, class: &ProxyClass
     let (clusters, assignments) =
         if passes_mtls_on(&gateways) { auto_passthrough(world, scope, class, place.as_ref()) } else { Default::default() };
     let secrets = secrets_of(&gateways);
-    PerProxyInputs { clusters, assignments, tables, gateway: plan.listeners, refused, secrets, ..PerProxyInputs::default() }
+    let rate_limits = RateLimitInput::of(world, &limits);
+    PerProxyInputs { clusters, assignments, tables, gateway: plan.listeners, rate_limits, refused, secrets, ..PerProxyInputs::default() }
 }
 
 fn secrets_of(gateways: &[Arc<Gateway>]) -> BTreeSet<(ObjectKey, SecretName)> {

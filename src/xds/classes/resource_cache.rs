@@ -24,6 +24,7 @@ use crate::{
             outbound::{self, ListenerInput},
         },
         patch::TableIdentity,
+        rate_limit::{self, RateLimitInput},
         route::{self, RouteTable, VirtualHostInput},
     },
     xds::{
@@ -52,6 +53,7 @@ pub(super) struct ResourceCache {
     patched_headers: Memo<(Vec<u8>, Arc<TablePatching>), Arc<PatchedHeader>>,
     patched_hosts: Memo<(ByPtr<CheckedVirtualHost>, Arc<TablePatching>), Arc<PatchedHost>>,
     extensions: Memo<ExtensionInput, Encoded>,
+    rate_limits: Memo<RateLimitInput, Encoded>,
     translations: Translations,
 }
 
@@ -87,13 +89,13 @@ struct JoinedTable {
 pub type Translations = Family<MetricLabels<1, &'static str>, ExactCounter>;
 
 /// The labels in [`Translations`].
-pub(super) const TRANSLATED: [&str; 7] =
-    ["cluster", "load_assignment", "listener", "virtual_host", "route_table", "patched", "extension_config"];
+pub(super) const TRANSLATED: [&str; 8] =
+    ["cluster", "load_assignment", "listener", "virtual_host", "route_table", "patched", "extension_config", "rate_limit"];
 
 impl Default for ResourceCache {
     fn default() -> Self {
         let translations = Translations::default();
-        let [cluster, load_assignment, listener, virtual_host, route_table, patched, extension_config] =
+        let [cluster, load_assignment, listener, virtual_host, route_table, patched, extension_config, rate_limit] =
             TRANSLATED.map(|what| translations.get_or_create(&[("type", what)]).clone());
         Self {
             clusters: Memo::counting(cluster),
@@ -108,6 +110,7 @@ impl Default for ResourceCache {
             patched_headers: Memo::counting(patched.clone()),
             patched_hosts: Memo::counting(patched),
             extensions: Memo::counting(extension_config),
+            rate_limits: Memo::counting(rate_limit),
             translations,
         }
     }
@@ -207,6 +210,10 @@ impl ResourceCache {
         })
     }
 
+    pub(super) fn rate_limit(&mut self, input: RateLimitInput) -> Encoded {
+        self.rate_limits.get(input, |input| checked::extension_config(rate_limit::filter_config(input)))
+    }
+
     /// Lets go of all that no group holds. Tables hold virtual hosts, and what is patched holds what it was.
     pub(super) fn drop_unused(&mut self) {
         self.patched.drop_unused();
@@ -221,6 +228,7 @@ impl ResourceCache {
         self.inbound.drop_unused();
         self.gateway.drop_unused();
         self.extensions.drop_unused();
+        self.rate_limits.drop_unused();
     }
 
     /// Returns how many translations are remembered.
@@ -236,6 +244,7 @@ impl ResourceCache {
             + self.patched_headers.len()
             + self.patched_hosts.len()
             + self.extensions.len()
+            + self.rate_limits.len()
     }
 
     /// Returns the counters.

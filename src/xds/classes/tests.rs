@@ -8,6 +8,7 @@ mod any_history;
 mod earlier_patches;
 mod extensions;
 mod patches;
+mod rate_limits;
 mod secrets;
 mod telemetry;
 
@@ -94,6 +95,12 @@ impl Plane {
         let objects: Vec<_> = parsed.flat_map(|parsed| parsed.objects).map(|object| (object.key.clone(), Some(object))).collect();
         assert!(!objects.is_empty());
         let applied = self.engine.apply(objects);
+        self.classes.prepare(applied.world, &applied.touched).send();
+    }
+
+    fn remove(&mut self, kind: Kind, namespace: &str, name: &str) {
+        let key = ObjectKey { cluster: "Kubernetes".into(), kind, namespace: namespace.into(), name: name.into() };
+        let applied = self.engine.apply([(key, None)]);
         self.classes.prepare(applied.world, &applied.touched).send();
     }
 

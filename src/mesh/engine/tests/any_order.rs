@@ -11,6 +11,7 @@ use super::*;
 use crate::{
     api::{
         mesh_config::{CaCertificate, RootsFrom},
+        rate_limit_policy::{RateLimit, RateLimitPolicy},
         trust_bundle::TrustBundle,
     },
     mesh::{
@@ -126,6 +127,11 @@ fn change() -> impl Strategy<Value = Change> {
             let code = if is_script { istio::ExtensionCode::Lua("-- a".into()) } else { istio::ExtensionCode::Wasm(module) };
             let spec = istio::TrafficExtension { code: Some(code), ..Default::default() };
             object(Kind::TrafficExtension, namespace, "all", &[], Spec::TrafficExtension(Arc::new(spec)))
+        }),
+        (namespace(), select(vec![1, 2])).prop_map(|(namespace, requests)| {
+            let limit = RateLimit { name: "a".into(), requests, ..RateLimit::default() };
+            let spec = RateLimitPolicy { limits: vec![limit.into()], ..RateLimitPolicy::default() };
+            object(Kind::RateLimitPolicy, namespace, "all", &[], Spec::RateLimitPolicy(Arc::new(spec)))
         }),
         (namespace(), any::<bool>()).prop_map(|(namespace, of_tokens)| match of_tokens {
             true => {

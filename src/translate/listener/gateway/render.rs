@@ -34,7 +34,11 @@ pub(super) fn listener(input: &GatewayListenerInput) -> Built<Listener> {
     let mut built = Built::new(Listener::default(), input.origins.iter().chain(input.policies.origins()).cloned());
     built.clusters.extend(policies.clusters.iter().cloned());
     let extensions = Extensions::at(&input.class.own.extensions, Direction::Gateway, input.port);
-    extensions.note(input.chains.iter().any(|chain| matches!(chain.target, Target::Http { .. })), &mut built);
+    let takes_requests = input.chains.iter().any(|chain| matches!(chain.target, Target::Http { .. }));
+    extensions.note(takes_requests, &mut built);
+    if takes_requests {
+        policies.limits.note(input.port, &mut built);
+    }
     let own = OwnFilters { policies: &policies, extensions: &extensions };
     let chains = input.chains.iter().map(|chain| {
         let tls = chain.tls.as_ref().map(|tls| tls.socket(input.class.flavour, &input.mesh));
@@ -84,6 +88,7 @@ fn filters(input: &GatewayListenerInput, own: &OwnFilters<'_>, name: &SmolStr, c
                 class: &input.class,
                 mesh: &input.mesh,
                 direction: Direction::Gateway,
+                port: input.port,
                 stat_prefix: &format!("outbound_{name}"),
                 routes: Routes::Rds(routes.clone()),
                 tokens: Some(&input.tokens),

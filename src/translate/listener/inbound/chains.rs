@@ -72,12 +72,21 @@ pub(super) fn port(input: &InboundInput, policies: &PolicyFilters, port: &Inboun
     chains
 }
 
-/// Notes what the chains of these ports ask for of what users' own filters do. `captured`: so do those of all other ports.
-pub(super) fn note_extensions(input: &InboundInput, ports: &[&InboundPort], captured: bool, built: &mut Built<Listener>) {
+/// Notes what the chains of these ports ask for of what filters do. `captured`: so do those of all other ports.
+pub(super) fn note_extensions(
+    input: &InboundInput,
+    policies: &PolicyFilters,
+    ports: &[&InboundPort],
+    captured: bool,
+    built: &mut Built<Listener>,
+) {
     let own = ports.iter().map(|port| (port.target_port, carries(port.protocol) != Some(false)));
     let others = [0].into_iter().chain(input.mtls.ports.iter().map(|(port, _)| *port)).map(|port| (port, true));
     for (port, requests) in own.chain(others.filter(|_| captured)) {
         Extensions::at(&input.class.own.extensions, Direction::Inbound, port).note(requests, built);
+        if requests {
+            policies.limits.note(port, built);
+        }
     }
 }
 
@@ -176,6 +185,7 @@ impl Handover {
             class: &input.class,
             mesh: &input.mesh,
             direction: Direction::Inbound,
+            port: self.destination.unwrap_or_default(),
             stat_prefix: &self.stat_prefix,
             routes: Routes::Inline(Box::new(self.routes())),
             tokens: Some(&input.tokens),

@@ -216,7 +216,7 @@ fn virtual_inbound(input: &InboundInput, policies: &PolicyFilters, ports: &[&Inb
     built.clusters = vec![BLACK_HOLE_CLUSTER.into(), INBOUND_PASSTHROUGH_CLUSTER.into()];
     built.clusters.extend(ports.iter().map(|port| inbound_cluster(port.target_port)));
     built.clusters.extend(policies.clusters.iter().cloned());
-    chains::note_extensions(input, ports, true, &mut built);
+    chains::note_extensions(input, policies, ports, true, &mut built);
     note_reports(&mut built, &input.class);
     built
 }
@@ -232,7 +232,7 @@ fn own_listener(input: &InboundInput, policies: &PolicyFilters, port: &InboundPo
     let mut built = Built::new(listener, origins.cloned());
     built.clusters = vec![inbound_cluster(port.target_port)];
     built.clusters.extend(policies.clusters.iter().cloned());
-    chains::note_extensions(input, &[port], false, &mut built);
+    chains::note_extensions(input, policies, &[port], false, &mut built);
     note_reports(&mut built, &input.class);
     built
 }

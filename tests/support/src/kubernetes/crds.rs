@@ -18,6 +18,7 @@ const KINDS: &[(&str, &str, &str, &[&str])] = &[
     ("security.istio.io", "PeerAuthentication", "peerauthentications", &["v1", "v1beta1"]),
     ("security.istio.io", "RequestAuthentication", "requestauthentications", &["v1", "v1beta1"]),
     ("telemetry.istio.io", "Telemetry", "telemetries", &["v1", "v1alpha1"]),
+    ("istiod-lite.io", "RateLimitPolicy", "ratelimitpolicies", &["v1alpha1"]),
     ("extensions.istio.io", "TrafficExtension", "trafficextensions", &["v1alpha1"]),
     ("extensions.istio.io", "WasmPlugin", "wasmplugins", &["v1alpha1"]),
 ];
