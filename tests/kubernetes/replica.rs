@@ -308,6 +308,8 @@ fn rights(user: &str) -> Vec<Value> {
         rule("networking.istio.io", &["*"], &[], &follow),
         rule("security.istio.io", &["*"], &[], &follow),
         rule("telemetry.istio.io", &["*"], &[], &follow),
+        rule("extensions.istio.io", &["*"], &[], &follow),
+        rule("istiod-lite.io", &["*"], &[], &follow),
         rule("", &["configmaps"], &[&root_certificate, &revocation_list], &["list", "watch", "patch", "create"]),
         rule("events.k8s.io", &["events"], &[], &["create"]),
         rule(

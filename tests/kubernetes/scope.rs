@@ -84,6 +84,8 @@ fn narrow_rights(user: &str, namespaces: &[&str]) -> Vec<Value> {
         rule("networking.istio.io", &["*"]),
         rule("security.istio.io", &["*"]),
         rule("telemetry.istio.io", &["*"]),
+        rule("extensions.istio.io", &["*"]),
+        rule("istiod-lite.io", &["*"]),
     ]);
     let mut rights = vec![json!({
         "apiVersion": format!("{GROUP}/v1"), "kind": "ClusterRole", "metadata": { "name": user }, "rules": cluster,
