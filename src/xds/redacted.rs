@@ -74,7 +74,9 @@ fn without_credentials(body: &[u8]) -> Result<Vec<u8>, DecodeError> {
 fn hide_credentials(plugin: &mut PluginConfig) {
     let Some(Vm::VmConfig(vm)) = &mut plugin.vm else { return };
     let variables = vm.environment_variables.as_mut();
-    if let Some(credentials) = variables.and_then(|variables| variables.key_values.get_mut(PULL_SECRET)) {
+    let credentials = variables.and_then(|variables| variables.key_values.get_mut(PULL_SECRET));
+    // An empty text says that there are none.
+    if let Some(credentials) = credentials.filter(|credentials| !credentials.is_empty()) {
         *credentials = REDACTED_CREDENTIALS.to_owned();
     }
 }
@@ -119,5 +121,16 @@ mod tests {
             let shown = resource_to_json(&resource).to_string();
             assert!(shown.contains("<Redacted>") && shown.contains("bank") && !shown.contains("hunter2"), "{shown}");
         }
+    }
+
+    #[test]
+    fn that_there_are_no_credentials_is_shown() {
+        let key_values = HashMap::from([(PULL_SECRET.into(), String::new())]);
+        let environment_variables = Some(EnvironmentVariables { key_values, ..Default::default() });
+        let mut plugin =
+            PluginConfig { vm: Some(Vm::VmConfig(VmConfig { environment_variables, ..Default::default() })), ..Default::default() };
+        let before = plugin.clone();
+        hide_credentials(&mut plugin);
+        assert_eq!(plugin, before);
     }
 }

@@ -67,7 +67,8 @@ fn an_object_touches_the_proxies_that_it_is_for_and_of_them_their_listeners() {
         }
         let counted = plane.classes.translated();
         let made: Vec<_> = counted.iter().filter(|(what, count)| counts[*what] != **count).map(|(what, _)| *what).collect();
-        assert_eq!(made, ["listener"], "{namespace} {target}");
+        // What an earlier object had made is remembered.
+        assert!(made.iter().all(|what| *what == "listener"), "{namespace} {target}: {made:?}");
         plane.check();
         removed(&mut plane, namespace);
         plane.check();
