@@ -147,8 +147,8 @@ mod tests {
     use crate::mesh::{model::Interception, telemetry::Percentage};
 
     fn class(flavour: Flavour, tracing: Option<telemetry::Tracing>) -> ListenerClass {
-        let mut own = crate::translate::input::ListenerTraits::default();
-        own.reports = Arc::new(SideTelemetry { tracing, ..SideTelemetry::default() });
+        let reports = Arc::new(SideTelemetry { tracing, ..SideTelemetry::default() });
+        let own = crate::translate::input::ListenerTraits { reports, ..Default::default() };
         ListenerClass { flavour, interception: Interception::Redirect, ipv4: true, ipv6: false, http10: false, idle_timeout: None, own }
     }
 

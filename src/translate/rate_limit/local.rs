@@ -28,7 +28,7 @@ pub(super) fn filter(limit: &RateLimit, object: &ObjectKey) -> LocalRateLimit {
     let bucket = bucket(limit);
     let together = LocalRateLimitDescriptor {
         entries: vec![entry(LIMIT, &limit.name)],
-        token_bucket: Some(bucket.clone()),
+        token_bucket: Some(bucket),
         ..LocalRateLimitDescriptor::default()
     };
     // A value that is left empty stands for any.
