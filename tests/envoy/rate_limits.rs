@@ -1,7 +1,7 @@
 //! Limits in real Envoys: so many requests are taken and no more, of each header's value and each client by itself, and a limit changes
 //! while connections go on.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use harness::{
     http_client::{Connection, get_with},
     load::Path,
@@ -118,6 +118,16 @@ fn way(path: &Path) -> Way<'_> {
     Way { path, uri: "/", headers: &[] }
 }
 
+/// Waits until a request is refused that comes another way: connections from before the limit do not meet it until they are drained.
+async fn refused(way: &Way<'_>) -> Result<()> {
+    wait::until("a refusal", CONVERGE, || async {
+        let status = way.ask().await?.status;
+        ensure!(status == StatusCode::TOO_MANY_REQUESTS, "{status}");
+        Ok(())
+    })
+    .await
+}
+
 const OF_REVIEWS: &str = "selector: {matchLabels: {app: reviews}}";
 const GATEWAY: usize = 0;
 const CLIENT: usize = 1;
@@ -133,7 +143,7 @@ async fn so_many_requests_are_taken_and_no_more() -> Result<()> {
         // All together, whoever calls.
         stage.limit(OF_REVIEWS, "requests: 7")?;
         ensure!(stage.taken(&way(client), 7).await? == 7, "{envoy}");
-        ensure!(way(gateway).ask().await?.status == StatusCode::TOO_MANY_REQUESTS);
+        refused(&way(gateway)).await?;
         ensure!(stage.counted(REVIEWS, "ok").await? == Some(7));
         for other in [GATEWAY, CLIENT] {
             ensure!(stage.counted(other, "enabled").await?.is_none(), "{other} holds a limit that is not its own");
@@ -170,7 +180,7 @@ async fn each_value_and_each_client_has_a_count_of_its_own() -> Result<()> {
         }
         // A value is whoever says it.
         let alice = Way { headers: &[("x-user", "alice")], ..way(gateway) };
-        ensure!(alice.ask().await?.status == StatusCode::TOO_MANY_REQUESTS, "{envoy}");
+        refused(&alice).await.context(envoy)?;
         stage.unlimited(&[client]).await?;
 
         // The gateway and the client have proven to be somebody; whoever calls without a certificate is nobody.
