@@ -75,8 +75,8 @@ async fn first_requests_count(mesh: &Mesh, prometheus: &Prometheus) -> Result<()
 /// Sends a burst between two scrapes of every proxy, and returns what is known of it.
 async fn measured(mesh: &mut Mesh, prometheus: &Prometheus) -> Result<Truth> {
     for _ in 0..TRIES {
-        // So that the window has nothing else.
-        tokio::time::sleep(Duration::from_secs(WINDOW) + EVERY).await;
+        // So that the window has nothing else, not even what histograms have late of a burst that was given up.
+        tokio::time::sleep(Duration::from_secs(WINDOW) + EVERY + FLUSH).await;
         if let Some(truth) = Burst::send(mesh, prometheus).await? {
             tokio::time::sleep(FLUSH + EVERY).await;
             return Ok(truth);
