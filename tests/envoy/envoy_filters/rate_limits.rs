@@ -16,6 +16,7 @@ use harness::{
     tools, wait,
     workload::Workload,
 };
+use tokio::net::TcpStream;
 
 use crate::mesh::{start, turn};
 
@@ -162,14 +163,17 @@ struct Counting {
 }
 
 impl Counting {
-    fn start(mesh: &Mesh) -> Result<Self> {
+    async fn start(mesh: &Mesh) -> Result<Self> {
         let folder = mesh.home().join("ratelimit");
         fs::create_dir_all(folder.join("limits/config"))?;
         fs::write(folder.join("limits/config/config.yaml"), LIMITS)?;
         let (address, redis) = (mesh.network().address(COUNTING).to_string(), mesh.network().socket(COUNTING, 6379));
         let mut command = Command::new(tools::redis()?);
         command.args(["--bind", &address, "--port", &redis.port().to_string(), "--save", "", "--appendonly", "no"]);
+        let address = redis;
         let redis = Process::start("redis", command, &mesh.home().join("logs"))?;
+        // The service ends where there is no Redis when it starts.
+        wait::until("Redis", START, || async { Ok(TcpStream::connect(address).await.map(drop)?) }).await?;
         Ok(Self { _redis: redis, service: Self::service(mesh)? })
     }
 
@@ -259,7 +263,7 @@ async fn a_gateway_asks_the_service_that_counts_for_all() -> Result<()> {
     const FILE: &str = "ratelimit.yaml";
     let _turn = turn().await?;
     let mut mesh = start("1.40", true).await?;
-    let mut counting = Counting::start(&mesh)?;
+    let mut counting = Counting::start(&mesh).await?;
     let gateway = (mesh.paths()[0].target, PUBLIC_HOST);
     mesh.manifests().write(FILE, &asking(&mesh))?;
     // What nobody limits passes, before and after.
