@@ -190,6 +190,9 @@ impl<'a> Case<'a> {
         ];
         let mut fields: std::collections::HashMap<_, _> = said.into_iter().map(|(key, value)| (key.to_owned(), text(value))).collect();
         fields.extend(self.says.iter().map(|(key, value)| (key.clone(), serde_json::from_str(value).map_or(text(value), of_json))));
+        let canonical = ["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"];
+        let canonical = canonical.iter().find_map(|label| labels.get(*label)?.as_str()).unwrap_or(name);
+        let cluster = format!("{canonical}.{namespace}");
         let labels = labels.iter().map(|(key, value)| (key.clone(), text(value.as_str().unwrap_or_default()))).collect();
         fields.insert("LABELS".to_owned(), Field { kind: Some(Kind::StructValue(Struct { fields: labels })) });
         let extensions = if self.flags.istio {
@@ -200,6 +203,7 @@ impl<'a> Case<'a> {
         let kind = if is_gateway { "router" } else { "sidecar" };
         Node {
             id: format!("{kind}~{}~{}~{namespace}.svc.{}", ips[0], self.proxy, self.flags.domain),
+            cluster,
             metadata: Some(Struct { fields }),
             extensions: extensions.map(|name| Extension { name: name.into(), ..Extension::default() }).into(),
             ..Node::default()
