@@ -47,6 +47,12 @@ async fn a_prometheus_with_certificates_of_the_mesh_scrapes_through_sidecars() -
         Ok(())
     })
     .await?;
+    wait::until("attempts without a certificate", START, || async {
+        let tried = prometheus.query("up{job=\"without\"}").await?;
+        ensure!(tried.len() == 2, "{tried:?}");
+        Ok(())
+    })
+    .await?;
     let refused = prometheus.query("max_over_time(up{job=\"without\"}[1m])").await?;
     ensure!(refused.len() == 2 && refused.iter().all(|sample| sample.value == 0.0), "scraped without a certificate: {refused:?}");
     Ok(())
