@@ -90,6 +90,17 @@ impl Plane {
         Self { engine: Engine::new("cluster.local", MeshConfig::default()), classes: Classes::default(), connected: Vec::new() }
     }
 
+    /// Makes a plane of the shop with a gateway and two sidecars, the second behind `reviews`.
+    fn of_three() -> Self {
+        let mut plane = Self::new();
+        plane.apply(SHOP);
+        plane.apply(REVIEWS);
+        plane.connect(ProxyKind::Gateway, "gateway-1.istio-system", [10, 0, 0, 1]);
+        plane.connect(ProxyKind::Sidecar, "a-1.shop", [10, 0, 0, 2]);
+        plane.connect(ProxyKind::Sidecar, "b-1.shop", [10, 0, 0, 3]);
+        plane
+    }
+
     fn apply(&mut self, yaml: &str) {
         let parsed = documents(yaml).into_iter().map(|text| parse(&document(text).unwrap(), &"Kubernetes".into()));
         let objects: Vec<_> = parsed.flat_map(|parsed| parsed.objects).map(|object| (object.key.clone(), Some(object))).collect();

@@ -19,17 +19,6 @@ const OF_A: &str = "selector: {matchLabels: {app: a}}, ";
 const OF_REVIEWS: &str = "targetRefs: [{kind: Service, name: reviews}], ";
 const OF_PUBLIC: &str = "targetRefs: [{group: networking.istio.io, kind: Gateway, name: public}], ";
 
-/// Returns a plane with a gateway and two sidecars, the second behind `reviews`.
-fn plane() -> Plane {
-    let mut plane = Plane::new();
-    plane.apply(SHOP);
-    plane.apply(REVIEWS);
-    plane.connect(ProxyKind::Gateway, "gateway-1.istio-system", [10, 0, 0, 1]);
-    plane.connect(ProxyKind::Sidecar, "a-1.shop", [10, 0, 0, 2]);
-    plane.connect(ProxyKind::Sidecar, "b-1.shop", [10, 0, 0, 3]);
-    plane
-}
-
 fn resources(plane: &Plane, at: usize, kind: ResourceType) -> Vec<Arc<Resource>> {
     plane.connected[at].1.borrow().iter(kind).cloned().collect()
 }
@@ -56,7 +45,7 @@ fn holders(plane: &Plane) -> Vec<usize> {
 
 #[test]
 fn a_limit_is_for_the_workloads_that_it_names_and_no_others_bytes_change() {
-    let mut plane = plane();
+    let mut plane = Plane::of_three();
     for (target, of) in [(OF_A, vec![A]), (OF_REVIEWS, vec![B]), (OF_PUBLIC, vec![GATEWAY]), ("", vec![A, B])] {
         let before = [GATEWAY, A, B].map(|at| all(&plane, at));
         plane.apply(&policy(target, "requests: 1"));
@@ -76,7 +65,7 @@ fn a_limit_is_for_the_workloads_that_it_names_and_no_others_bytes_change() {
 
 #[test]
 fn a_limit_changes_without_the_listeners_that_hold_it() {
-    let mut plane = plane();
+    let mut plane = Plane::of_three();
     plane.apply(&policy(OF_A, "requests: 1"));
     let (listeners, counts) = (resources(&plane, A, ResourceType::Listener), plane.classes.translated());
     let first = plane.connected[A].1.borrow().get(ResourceType::ExtensionConfig, FILTER).cloned().unwrap();
@@ -92,7 +81,7 @@ fn a_limit_changes_without_the_listeners_that_hold_it() {
 
 #[test]
 fn a_limit_follows_the_service_that_it_names() {
-    let mut plane = plane();
+    let mut plane = Plane::of_three();
     plane.apply(&policy(OF_REVIEWS, "requests: 1"));
     assert_eq!(holders(&plane), [B]);
     plane.apply(&REVIEWS.replace("app: b", "app: a"));

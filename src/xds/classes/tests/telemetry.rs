@@ -16,12 +16,7 @@ const OF_A: &str = "selector: {matchLabels: {app: a}}, ";
 
 /// Returns a plane with a gateway in the root namespace, two sidecars in one namespace and one in another.
 fn plane() -> Plane {
-    let mut plane = Plane::new();
-    plane.apply(SHOP);
-    plane.apply(REVIEWS);
-    plane.connect(ProxyKind::Gateway, "gateway-1.istio-system", [10, 0, 0, 1]);
-    plane.connect(ProxyKind::Sidecar, "a-1.shop", [10, 0, 0, 2]);
-    plane.connect(ProxyKind::Sidecar, "b-1.shop", [10, 0, 0, 3]);
+    let mut plane = Plane::of_three();
     plane.connect(ProxyKind::Sidecar, "c-1.other", [10, 0, 0, 4]);
     plane
 }
